@@ -1,0 +1,33 @@
+# `make demo` and `make test` are complete on a machine with python3 (3.11 to 3.13) and make.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := checkpoints/runs/demo
+
+.PHONY: install demo test lint clean
+
+install: .venv/installed
+
+# The stamp is written last: an installation that was interrupted is done again, a whole one is not.
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"advgan needs Python 3.11 to 3.13, found {v[0]}.{v[1]}; name another with PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[demo,dev]"
+	@touch $@
+
+demo: install
+	$(BIN)/python train/classifier.py --recipe recipes/demo-classifier.yaml --output-dir $(RUN) --overwrite
+	$(BIN)/accelerate launch --config_file train/accelerate.yaml train/advgan.py --recipe recipes/demo.yaml \
+		--target-weights $(RUN) --output-dir $(RUN) --overwrite
+	$(BIN)/python eval/compare.py --recipe recipes/demo-compare.yaml \
+		--target-weights $(RUN) --generator $(RUN) --output-dir $(RUN)
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build *.egg-info checkpoints/runs

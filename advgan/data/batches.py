@@ -1,0 +1,100 @@
+"""The order of training: which images a step sees is a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from advgan.data.split import Split
+from advgan.errors import InputError
+
+
+def training_batches(
+    split: Split,
+    batch_size: int,
+    *,
+    seed: int,
+    first: int = 0,
+    last: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches for the steps first, ..., last - 1.
+
+    An epoch is a fresh permutation of the split, drawn from (seed, epoch) and cut into len(split) // batch_size batches
+    (the rest of it is dropped). So a run resumes at any step with the images that it would have seen, and any number of
+    processes sees the same global batch, of which rank r gets the r-th equal part. Global random state is not touched.
+
+    Args:
+        batch_size: images of a step over all processes.
+        workers: processes that decode ahead when the split lies in files; unused when it is in memory.
+
+    Yields:
+        x float32 `(batch_size / world, c, h, w)` in [0, 1] and y int64 `(batch_size / world,)`.
+
+    Raises:
+        InputError: at once, for a batch that is larger than the split or not divisible by `world`, and for other values
+            out of range; later, for image files that cannot be decoded.
+    """
+    if not 1 <= batch_size <= len(split):
+        raise InputError(f"batch size must be in 1..{len(split)}, the number of training images, got {batch_size}")
+    if world < 1 or not 0 <= rank < world:
+        raise InputError(f"rank must be in 0..world-1, got rank {rank} of world {world}")
+    if batch_size % world:
+        raise InputError(f"batch size must be divisible by the number of processes {world}, got {batch_size}")
+    for name, value in (("seed", seed), ("first", first), ("workers", workers)):
+        if value < 0:
+            raise InputError(f"{name} must be at least 0, got {value}")
+    loader: DataLoader[Any] = DataLoader(
+        _Source(split),
+        batch_sampler=_shares(len(split), batch_size, seed, range(first, last), rank, world),
+        num_workers=0 if split.in_memory else workers,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # otherwise the loader draws from the global one
+    )
+    return _raise_errors(loader)
+
+
+def _shares(n: int, batch_size: int, seed: int, steps: range, rank: int, world: int) -> Iterator[list[int]]:
+    """For each step, the indices of this rank's part of the global batch."""
+    per_epoch, share = n // batch_size, batch_size // world
+    epoch, order = -1, np.empty(0, int)
+    for step in steps:
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            order = np.random.default_rng((seed, epoch)).permutation(n)
+        start = step % per_epoch * batch_size + rank * share
+        yield order[start : start + share].tolist()
+
+
+class _Source(Dataset[Any]):
+    """The split as a worker serves it: a whole batch, or the error.
+
+    Raised in a worker, the error would reach the user with the worker's traceback in its message, seconds later.
+    """
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | InputError:
+        try:
+            return self.split.__getitems__(indices)
+        except InputError as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _raise_errors(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch

@@ -1,0 +1,101 @@
+"""The containers: a Split is images and labels, Data is three splits and the names of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from advgan.data.images import ImageFiles
+from advgan.errors import InputError
+
+
+class Split(Dataset[tuple[Tensor, Tensor]]):
+    """Images `(n, c, h, w)` uint8, a tensor or files that are decoded when asked for, and labels `(n,)` int64.
+
+    Whatever leaves a split is float32 in [0, 1], pixel / 255.
+    """
+
+    def __init__(self, images: Tensor | ImageFiles, labels: Tensor) -> None:
+        if len(images) != len(labels):
+            raise InputError(f"as many labels as images expected, got {len(labels)} labels for {len(images)} images")
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """One image `(c, h, w)` and its label, an int64 scalar."""
+        x, y = self.__getitems__([index])
+        return x[0], y[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images `(n, c, h, w)` and labels `(n,)` at once; what a DataLoader calls with a batch of indices."""
+        return self.images[list(indices)].float().div_(255), self.labels[indices]
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.images, Tensor)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in their order; the last batch may be smaller."""
+        if batch_size < 1:
+            raise InputError(f"batch size must be at least 1, got {batch_size}")
+        indices = range(len(self))
+        return (self.__getitems__(indices[i : i + batch_size]) for i in range(0, len(self), batch_size))
+
+    def first(self, n: int) -> Split:
+        """The first n images, or all if there are fewer."""
+        if n < 1:
+            raise InputError(f"the number of images must be at least 1, got {n}")
+        images = self.images[:n] if isinstance(self.images, Tensor) else self.images.first(n)
+        return Split(images, self.labels[:n])
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: disjoint splits to train on, to choose on (validation) and to report on (test, seen once)."""
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(c, h, w)`"""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+def hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Choose the validation images of a set that has none: a tenth, at most 5,000, of each class its share.
+
+    Every class with two images or more gives at least one. The choice is a function of the labels and the seed alone.
+
+    Returns:
+        The indices that stay in train and those held out, each int64 and rising.
+    """
+    counts = labels.bincount()
+    total = min(len(labels) // 10, 5000)
+    # Rounding the running sum, not each class, makes the shares add up to the total.
+    ends = counts.cumsum(0) * total // len(labels)
+    shares = ends.diff(prepend=ends.new_zeros(1)).clamp(min=1).minimum(counts - 1)
+    rng = np.random.default_rng(seed)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label, share in enumerate(shares.tolist()):
+        members = (labels == label).nonzero().flatten()
+        held[members[rng.permutation(len(members))[: max(share, 0)]]] = True
+    if not held.any():
+        raise InputError(f"no validation images can be taken from {len(labels)} training images: no class has two")
+    return (~held).nonzero().flatten(), held.nonzero().flatten()

@@ -1,0 +1,72 @@
+"""mnist, fashion-mnist and cifar10 as torchvision knows them: a local copy, else a download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advgan.data.split import Data, Split, hold_out
+from advgan.errors import InputError
+
+# name -> torchvision's class, what it reads under the data folder, the names of the labels
+SETS = {
+    "mnist": ("MNIST", "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte", tuple("0123456789")),
+    "fashion-mnist": (
+        "FashionMNIST",
+        "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",
+        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+    "cifar10": (
+        "CIFAR10",
+        "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}",
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
+}
+
+
+def load_torchvision(name: str, root: Path, seed: int) -> Data:
+    """Load one of `SETS` from `root`, or download it to there; the validation part is drawn from train (`hold_out`).
+
+    Raises:
+        InputError: there is no usable copy and the download failed; says where it looked and what to do.
+    """
+    classes = SETS[name][2]
+    train, test = (_to_split(_open(name, root, train=train)) for train in (True, False))
+    assert isinstance(train.images, Tensor)
+    kept, held = hold_out(train.labels, seed)
+    return Data(
+        name,
+        train=Split(train.images[kept], train.labels[kept]),
+        validation=Split(train.images[held], train.labels[held]),
+        test=test,
+        classes=classes,
+    )
+
+
+def _open(name: str, root: Path, train: bool) -> Any:
+    import torchvision.datasets  # slow to import, and mnist5k and folder do without
+
+    class_name, layout, _ = SETS[name]
+    failures = []
+    for download in (False, True):
+        try:
+            return getattr(torchvision.datasets, class_name)(root, train=train, download=download)
+        except Exception as error:  # torchvision raises anything: RuntimeError, URLError, pickle's own, ...
+            failures.append(shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ..."))
+    raise InputError(
+        f"cannot load {name}: no usable copy at {root}/{layout} ({failures[0]}), and the download to {root} failed "
+        f"({failures[1]}); put the files there, name the folder that has them with --data-dir, "
+        f"or take the data set mnist5k, which needs no network"
+    )
+
+
+def _to_split(dataset: Any) -> Split:
+    """torchvision keeps grey images as a tensor `(n, h, w)`, coloured ones as an array `(n, h, w, 3)`."""
+    images = torch.from_numpy(np.asarray(dataset.data))
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return Split(images.contiguous(), torch.as_tensor(dataset.targets, dtype=torch.long))

@@ -1,0 +1,49 @@
+"""The critic: is this an image as it was, or a perturbed one?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from advgan.errors import InputError
+from advgan.generator import Architecture, InstanceNorm
+
+
+class Discriminator(nn.Module):
+    """Images (n, channels, h, w) in [0, 1], at least 8 x 8, -> scores (n,), higher for clean ones.
+
+    "patch"  ours: patches scored where they stand, the image's score is their mean; no normalisation, so that what it
+             says of one image does not depend on the others in the batch (clean and perturbed ones go in together)
+    "paper"  Xiao et al. 2018: C8, C16, C32 of 4 x 4 with stride 2, LeakyReLU .2, then one score for the whole image
+    """
+
+    def __init__(self, channels: int = 1, architecture: Architecture = "patch", width: int = 32) -> None:
+        super().__init__()
+        if channels < 1 or width < 1:
+            raise InputError(f"channels and width must be at least 1, got {channels} and {width}")
+        leaky = nn.LeakyReLU(0.2, inplace=True)
+        if architecture == "patch":
+            self.network = nn.Sequential(
+                nn.Conv2d(channels, width, 4, stride=4),
+                leaky,
+                nn.Conv2d(width, width, 3, stride=2, padding=1),
+                leaky,
+                nn.Conv2d(width, 1, 1),
+            )
+        else:
+            self.network = nn.Sequential(
+                nn.Conv2d(channels, 8, 4, stride=2, padding=1),
+                leaky,
+                nn.Conv2d(8, 16, 4, stride=2, padding=1),
+                InstanceNorm(16),
+                leaky,
+                nn.Conv2d(16, 32, 4, stride=2, padding=1),
+                InstanceNorm(32),
+                leaky,
+                nn.Conv2d(32, 1, 1),
+            )
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.network((2 * x - 1).contiguous(memory_format=torch.channels_last))
+        return scores.mean((1, 2, 3))

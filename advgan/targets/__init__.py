@@ -1,0 +1,13 @@
+"""The classifiers under attack: build one by name, load it with its weights, save it, check that it can be attacked.
+
+A family is a file (`mnist.py`, `cifar.py`); a family joins by adding its names to `TARGETS`.
+"""
+
+from __future__ import annotations
+
+from advgan.targets.base import ImageShape, Target
+from advgan.targets.checkpoint import load_target, save_target
+from advgan.targets.guards import check_target
+from advgan.targets.registry import TARGETS, build_target
+
+__all__ = ["TARGETS", "ImageShape", "Target", "build_target", "check_target", "load_target", "save_target"]

@@ -1,0 +1,117 @@
+"""A target on disk: `config.json` (name and shapes), `model.safetensors`, and a `README.md` card for its reader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from advgan.errors import InputError
+from advgan.targets.base import ImageShape, Target
+from advgan.targets.registry import build_target, target_family
+from advgan.training import write_aside
+
+
+def save_target(model: Target, directory: Path | str, card: str) -> None:
+    """Write `model` and its `card` (Markdown) to `directory`, aside and renamed; what stood there goes."""
+    config = {"name": model.name, "image_shape": model.image_shape, "num_classes": model.num_classes}
+    weights = {key: tensor.cpu().contiguous() for key, tensor in model.state_dict().items()}
+
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "README.md").write_text(card)
+
+    write_aside(Path(directory), write)
+
+
+def load_target(
+    name: str,
+    weights: Path | str | None = None,
+    *,
+    image_shape: ImageShape | None = None,
+    num_classes: int | None = None,
+) -> Target:
+    """Target `name` with trained `weights`: float32, in eval mode, frozen.
+
+    `weights` is what `save_target` wrote, a run directory with it in `classifier/`, or a file of weights: .safetensors,
+    or anything else that torch.load reads with weights_only=True. Shape and number of classes default to those of the
+    config.json beside the weights, else to those of the data set the target was made for. Raises InputError when the
+    weights are not there, damaged, or another model's.
+    """
+    target_family(name)
+    if weights is None:
+        raise InputError(
+            f"{name} needs trained weights, expected a directory or a file: train them with "
+            f"`python train/classifier.py --target {name} --output-dir DIR`, then give DIR"
+        )
+    file = _weights_file(Path(weights))
+    config = _read_config(file.with_name("config.json"))
+    if config.get("name", name) != name:
+        raise InputError(f"{weights} holds target {config['name']}, expected {name}")
+    if image_shape is None and "image_shape" in config:
+        image_shape = tuple(config["image_shape"])
+    model = build_target(name, image_shape, config.get("num_classes") if num_classes is None else num_classes)
+    state = _read_weights(file)
+    _check_fit(model, state, file)
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)
+
+
+def _weights_file(weights: Path) -> Path:
+    """The file that `weights` means."""
+    candidates = [weights / "model.safetensors", weights / "classifier" / "model.safetensors"]
+    file = next((path for path in [weights, *candidates] if path.is_file()), None)
+    if file is None:
+        found = "a directory without them" if weights.is_dir() else "nothing"
+        raise InputError(f"no target weights at {weights}: expected a file, or model.safetensors in it, found {found}")
+    return file
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """What config.json says, {} where there is none or another program's."""
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    return config if isinstance(config, dict) and "name" in config else {}
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors in `file` by name; those under "state_dict" if there are such, without DataParallel's prefix."""
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can end in nearly any exception
+        kind = "truncated or not safetensors" if isinstance(error, SafetensorError) else "truncated or not only weights"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"cannot read weights {file}: {kind} ({reason[:120]})") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"{file} holds no weights, expected a mapping from parameter names to tensors")
+    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def _check_fit(model: Target, state: dict[str, Tensor], file: Path) -> None:
+    """Raise InputError unless names and shapes in `state` are the model's; BatchNorm's step counters may be missing."""
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    found = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    missing, unexpected = [k for k in expected if k not in found], [k for k in found if k not in expected]
+    reshaped = [f"{k} {found[k]} for {expected[k]}" for k in expected if k in found and found[k] != expected[k]]
+    problems = [
+        f"{len(names)} {word} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        for word, names in [("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)]
+        if names
+    ]
+    if problems:
+        shape = "x".join(map(str, model.image_shape))
+        wanted = f"{model.name} for {shape} images and {model.num_classes} classes"
+        raise InputError(f"{file} does not fit {wanted}: {', '.join(problems)}")

@@ -1,0 +1,90 @@
+"""The threat model: which images an attacker may answer with, and the measure of what was answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from advgan.errors import InputError
+
+Norm = Literal["linf", "l2"]
+NORMS: tuple[Norm, ...] = ("linf", "l2")
+TOLERANCE = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of one subtraction; of a sum of squares
+
+
+def check_eps(eps: float, norm: str, name: str = "eps") -> float:
+    """`eps` itself, if it is a radius that the norm allows: (0, 1] for linf, any positive number for l2."""
+    if norm not in NORMS:
+        raise InputError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    largest = 1.0 if norm == "linf" else float("inf")
+    if not 0 < eps <= largest or eps == float("inf"):
+        expected = "in (0, 1] (pixels lie in [0, 1]; 8 of 255 grey levels is 8/255)" if norm == "linf" else "positive"
+        raise InputError(f"{name} must be {expected}, got {eps}")
+    return float(eps)
+
+
+def delta_norms(delta: Tensor) -> dict[str, Tensor]:
+    """Per-sample norms of `delta` (n, c, h, w), each (n,) float32; l0 counts pixels (positions), not channels."""
+    flat = delta.detach().float().flatten(1)
+    return {
+        "l0": (delta.detach() != 0).any(dim=1).flatten(1).sum(1).float(),
+        "l2": flat.norm(dim=1),
+        "linf": flat.abs().amax(1),
+    }
+
+
+def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
+    """`x_adv` as uint8 (n, c, h, w), every pixel moved from clean `x` by a whole number of grey levels, rounded toward zero.
+
+    Nearest rounding would leave the ball: 0.3 * 255 = 76.5 would become 77. A clean image that is itself 8-bit stays exact.
+    """
+    clean = (x * 255).round()
+    levels = ((x_adv.double() - x.double()) * 255 + 1e-4 * torch.sign(x_adv.double() - x.double())).trunc()
+    return (clean + levels).clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Threat:
+    """The ball of radius `eps` (pixel units of [0, 1]) around a clean image, cut with the box [0, 1].
+
+    Raises InputError for an unknown norm or a radius that the norm does not allow.
+    """
+
+    norm: Norm = "linf"
+    eps: float = 0.3
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Nearest point in the ball, then in the box, in float32 (bf16(8/255) is larger than 8/255). Shape of `x`.
+
+        Take gradients at the result, never through it: since torch 2.15 clamp passes none at its bounds.
+        """
+        x, delta = x.float(), x_adv.float() - x.float()
+        if self.norm == "linf":
+            delta = delta.clamp(-self.eps, self.eps)
+        else:
+            length = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
+            delta = delta * (self.eps / length).clamp_max(1).view(-1, *[1] * (x.ndim - 1))
+        return (x + delta).clamp(0, 1)
+
+    def violations(self, x_adv: Tensor, x: Tensor) -> list[str]:
+        """What is wrong with `x_adv` as an answer to `x` (n, c, h, w), in words; empty when it keeps every promise."""
+        if x_adv.shape != x.shape:
+            return [f"shape {tuple(x_adv.shape)} instead of {tuple(x.shape)}"]
+        if x_adv.dtype != torch.float32:
+            return [f"dtype {x_adv.dtype} instead of torch.float32"]
+        if not torch.isfinite(x_adv).all():
+            return [f"{int((~torch.isfinite(x_adv)).flatten(1).any(1).sum())} images with NaN or infinity"]
+        found = []
+        if x_adv.min() < 0 or x_adv.max() > 1:
+            found.append(f"pixels outside [0, 1]: {x_adv.min().item():.6g} to {x_adv.max().item():.6g}")
+        longest = delta_norms(x_adv - x)[self.norm].max().item() if len(x) else 0.0
+        if longest > self.eps + TOLERANCE[self.norm]:
+            found.append(f"{self.norm} {longest:.7g} exceeds eps {self.eps:.7g}")
+        return found

@@ -1,0 +1,230 @@
+"""What every training program needs around its loop: processes and threads, a clean stop, a run directory never half-written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from advgan.errors import InputError
+
+
+def start(seed: int, threads: int | None = None) -> Accelerator:
+    """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
+
+    `threads` per process; None shares the cores this program may use among its local processes, because the launcher
+    forces one thread otherwise and halves the speed on a CPU. Raises InputError for engines that cannot train two networks.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    _start_missing_processes()
+    accelerator = Accelerator()
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
+        raise InputError(
+            "expected one process or data parallel processes: two networks that train in turn cannot share one "
+            f"{accelerator.distributed_type.value} engine; choose distributed_type NO, MULTI_GPU or MULTI_CPU"
+        )
+    if accelerator.device.type == "cpu" or threads is not None:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
+    set_seed(seed)
+    return accelerator
+
+
+def _start_missing_processes() -> None:
+    """Start the processes that `accelerate launch --cpu --num_processes N` was asked for and did not start.
+
+    Without MPI its simple launcher sets MASTER_ADDR for N processes, then starts a single one (accelerate 1.15). That one
+    becomes torchrun here, which starts all N; N itself stands only on the launcher's command line.
+    """
+    environment = os.environ
+    if "MASTER_ADDR" not in environment or "ACCELERATE_USE_CPU" not in environment or "WORLD_SIZE" in environment:
+        return
+    parent = psutil.Process().parent()
+    words = " ".join(parent.cmdline() if parent else [])
+    count = re.search(r"--num[_-]processes[ =](\d+)", words)
+    if count is None or "accelerate" not in words or any(k in environment for k in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")):
+        return
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count.group(1)]
+    environment.setdefault("OMP_NUM_THREADS", "1")  # or torchrun warns; `start` sets the real number
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])
+
+
+class Stop:
+    """Ctrl-C and SIGTERM as a question that the loop asks after each step; a second Ctrl-C interrupts at once.
+
+    with Stop() as stop:
+        for batch in batches:
+            ...
+            if stop.requested(accelerator): save and leave
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+
+    def __enter__(self) -> Stop:
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def requested(self, accelerator: Accelerator) -> bool:
+        """Whether any process was asked to stop (all processes answer alike, so all must ask).
+
+        A launcher that was killed passes no signal on: its end counts as one.
+        """
+        orphan = self._launcher is not None and os.getppid() != self._launcher
+        if accelerator.num_processes == 1:
+            return self.asked or orphan
+        flag = torch.tensor([float(self.asked or orphan)], device=accelerator.device)
+        return bool(accelerator.reduce(flag, reduction="sum").item() > 0)
+
+
+class Record:
+    """A dict of plain numbers and lists that is saved and restored with the training state."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.values
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.values.update(state)
+
+
+def claim(output_dir: Path, artefact: str, *, resume: bool, overwrite: bool) -> None:
+    """Make `output_dir` and see that `artefact` (a folder in it) may be written there. Raises InputError otherwise.
+
+    What an earlier run has made is kept unless `overwrite` says otherwise; `resume` continues it.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to output directory {output_dir}: {error.strerror}") from None
+    if resume and not latest_state(output_dir, artefact):
+        raise InputError(f"nothing to resume: {output_dir} holds no saved training state of a {artefact}")
+    made = [p for p in (output_dir / artefact, output_dir / "state" / artefact) if p.exists()]
+    if made and not resume and not overwrite:
+        raise InputError(
+            f"output directory {output_dir} already holds a {artefact} run: continue it with --resume, "
+            "replace it with --overwrite, or choose another --output-dir"
+        )
+
+
+def write_aside(directory: Path, write: Callable[[Path], Any]) -> None:
+    """Fill `directory` by `write(temporary directory)`, then rename: it is whole, or as it was before."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        aside.chmod(0o755)
+        write(aside)
+        old = aside.with_name(aside.name + "-old")
+        if directory.exists():
+            directory.rename(old)
+        aside.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write `text` beside `path`, then rename: the file is whole, or as it was before."""
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+def save_state(accelerator: Accelerator, output_dir: Path, artefact: str, step: int) -> None:
+    """Accelerate's full training state after `step` steps, written aside and renamed; the one before it goes."""
+    states = output_dir / "state" / artefact
+    whole, aside = states / f"step-{step:07d}", states / f".step-{step:07d}"
+    if accelerator.is_main_process:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(aside))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(whole, ignore_errors=True)
+        aside.rename(whole)
+        for other in states.iterdir():
+            if other != whole:
+                shutil.rmtree(other)
+    accelerator.wait_for_everyone()
+
+
+def latest_state(output_dir: Path, artefact: str) -> Path | None:
+    """The newest whole training state of a run, if there is one."""
+    return max((output_dir / "state" / artefact).glob("step-*"), default=None)
+
+
+def load_state(accelerator: Accelerator, output_dir: Path, artefact: str) -> None:
+    """Restore what `save_state` saved into everything prepared or registered. Raises InputError where it does not fit."""
+    state = latest_state(output_dir, artefact)
+    assert state is not None, "claim() has looked"
+    try:
+        accelerator.load_state(str(state))
+    except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"cannot resume from {state}: it was saved by other settings or is damaged ({reason})") from None
+
+
+def open_log(
+    accelerator: Accelerator, output_dir: Path, name: str, step: int, settings: dict[str, Any]
+) -> SummaryWriter | None:
+    """TensorBoard's writer for `<output_dir>/logs/<name>`, in the main process only; a run from step 0 begins it anew.
+
+    Not Accelerate's tracker: that one drops numpy scalars and lists and writes hyperparameters TensorBoard cannot read.
+    """
+    if not accelerator.is_main_process:
+        return None
+    directory = output_dir / "logs" / name
+    if step == 0:
+        shutil.rmtree(directory, ignore_errors=True)
+    log = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+    log.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
+    return log
+
+
+def progress_bar(accelerator: Accelerator) -> Progress:
+    """A bar with steps, time and the `figures` field (losses, validation); silent in all processes but the main one."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        disable=not accelerator.is_main_process,
+    )

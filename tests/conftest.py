@@ -1,0 +1,58 @@
+"""What several tests need: a small data set in class folders, a trained target for it, and programs run as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def environment() -> dict[str, str]:
+    """The user's environment without what a launcher around the tests may have set; one thread: many tests, few cores."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_", "RANK"))}
+    return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "default"}
+
+
+@pytest.fixture(scope="session")
+def program() -> Run:
+    """Run `python <words>` or, with launch=[...], `accelerate launch <options> <words>` from the repository root."""
+
+    def run(*words: object, launch: list[str] | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+        before = [] if launch is None else ["-m", "accelerate.commands.accelerate_cli", "launch", *launch]
+        command = [sys.executable, *before, *map(str, words)]
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder data set of 3 easy classes (a bar at the top, in the middle, at the bottom), 28 x 28 grey, noisy."""
+    root, rng = tmp_path_factory.mktemp("digits"), np.random.default_rng(0)
+    for split, n in {"train": 40, "val": 16, "test": 16}.items():
+        for label, name in enumerate(("bottom", "middle", "top")):
+            directory = root / split / name
+            directory.mkdir(parents=True)
+            for i in range(n):
+                image = rng.integers(0, 60, (28, 28))
+                row = 20 - 8 * label + int(rng.integers(-2, 3))
+                image[row : row + 4, 4:24] += 150
+                Image.fromarray(image.astype(np.uint8)).save(directory / f"{i}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)

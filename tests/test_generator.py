@@ -1,0 +1,146 @@
+"""Promises of the generator: ball and box by construction, no dead pixel, one pass, checkpoints that load or say why not."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advgan import Generator, InputError
+from advgan.discriminator import Discriminator
+from advgan.generator import bounded
+from advgan.threat import Threat
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from([1, 3]), st.integers(1, 41), st.integers(1, 41), st.sampled_from(["linf", "l2"]),
+    st.floats(0.001, 1.0), st.sampled_from(["patch", "paper"]), st.integers(0, 9),
+)  # fmt: skip
+def test_every_answer_is_in_ball_and_box(channels, h, w, norm, eps, architecture, seed):
+    torch.manual_seed(seed)
+    generator = Generator(channels, eps, norm, architecture=architecture, patch=4, width=4, depth=1)
+    x = torch.rand(2, channels, h, w).round(decimals=1)  # with pixels at 0 and 1
+    with torch.no_grad():
+        list(generator.parameters())[-1].mul_(100)  # far out on the tanh
+    x_adv = generator.perturb(x)
+    assert not x_adv.requires_grad
+    assert Threat(norm, eps).violations(x_adv, x) == []
+    torch.testing.assert_close(generator(x), x_adv, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_every_pixel_of_a_saturated_image_receives_gradient(norm, value):
+    x, raw = torch.full((2, 1, 6, 6), value), torch.randn(2, 1, 6, 6, requires_grad=True)
+    towards = torch.rand(2, 1, 6, 6) + 0.5
+    (bounded(raw, x, norm, 0.3) * towards).sum().backward()
+    assert (raw.grad != 0).all()
+
+
+def test_linf_bound_is_the_equation():
+    x, raw = torch.rand(4, 1, 5, 5), 3 * torch.randn(4, 1, 5, 5)
+    low, high = (x - 0.3).clamp(min=0), (x + 0.3).clamp(max=1)
+    torch.testing.assert_close(bounded(raw, x, "linf", 0.3), low + (high - low) * (1 + raw.tanh()) / 2)
+
+
+def test_the_bound_holds_under_bfloat16():
+    x, generator = torch.rand(4, 1, 8, 8), Generator(1, 8 / 255, width=8, depth=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        x_adv = generator(100 * x)
+        x_adv = generator(x)
+    assert x_adv.dtype == torch.float32
+    assert Threat("linf", 8 / 255).violations(x_adv.detach(), x) == []
+
+
+def test_an_image_alone_gives_what_it_gives_in_a_batch_larger_than_a_chunk():
+    generator, x = Generator(width=8, depth=1).eval(), torch.rand(300, 1, 12, 12)
+    whole = generator.perturb(x)
+    torch.testing.assert_close(generator.perturb(x[299:]), whole[299:], atol=1e-6, rtol=1e-5)
+    assert generator.perturb(x[:0]).shape == (0, 1, 12, 12)
+
+
+def test_a_smaller_eps_is_kept():
+    generator, x = Generator(eps=0.3, width=8, depth=1), torch.rand(3, 1, 12, 12)
+    assert Threat("linf", 0.1).violations(generator.perturb(x, eps=0.1), x) == []
+
+
+@pytest.mark.parametrize("architecture", ["patch", "paper"])
+@pytest.mark.parametrize("size", [8, 28, 33])
+def test_the_discriminator_scores_images_one_by_one(architecture, size):
+    discriminator, x = Discriminator(3, architecture), torch.rand(5, 3, size, size)
+    scores = discriminator(x)
+    assert scores.shape == (5,)
+    torch.testing.assert_close(discriminator(x[2:3]), scores[2:3], atol=1e-5, rtol=1e-4)
+
+
+def test_checkpoint_round_trip(tmp_path):
+    generator, x = Generator(3, 8 / 255, y_target=2, width=8, depth=1).eval(), torch.rand(2, 3, 10, 10)
+    generator.save_pretrained(tmp_path / "generator")
+    for source in (tmp_path / "generator", tmp_path):  # the folder itself, or the run that holds it
+        loaded = Generator.from_pretrained(source)
+        assert not loaded.training
+        assert loaded.threat == Threat("linf", 8 / 255, targeted=True)
+        assert torch.equal(loaded.perturb(x, y_target=2), generator.perturb(x))
+
+
+def test_checkpoints_that_cannot_be_loaded_say_why(tmp_path):
+    with pytest.raises(InputError, match="no generator in .*missing"):
+        Generator.from_pretrained(tmp_path / "missing")
+    with pytest.raises(InputError, match=r"no generator in .*expected config\.json"):
+        Generator.from_pretrained(tmp_path)
+    Generator(width=8, depth=1).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"width": 16}))
+    with pytest.raises(InputError, match="not a generator of this architecture"):
+        Generator.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(InputError, match="damaged"):
+        Generator.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="no generator in"):
+        Generator.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        Generator.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("x", "arguments", "message"),
+    [
+        (torch.rand(2, 3, 8, 8), {}, r"expects float images \(n, 1, h, w\).*\(2, 3, 8, 8\)"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), {}, "got torch.uint8"),
+        (torch.rand(1, 8, 8), {}, r"got torch.float32 \(1, 8, 8\)"),
+        (255 * torch.rand(2, 1, 8, 8), {}, r"must lie in \[0, 1\]"),
+        (torch.full((2, 1, 8, 8), float("nan")), {}, r"must lie in \[0, 1\], got nan"),
+        (torch.rand(2, 1, 8, 8), {"eps": 0.4}, "trained for eps 0.3, the larger 0.4"),
+        (torch.rand(2, 1, 8, 8), {"eps": 0.0}, "eps must be in"),
+        (torch.rand(2, 1, 8, 8), {"y_target": 3}, "trained untargeted"),
+    ],
+)
+def test_images_of_another_kind_are_refused(x, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Generator(width=4, depth=0).perturb(x, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"eps": 0}, "eps must be"), ({"norm": "l3"}, "norm must be"), ({"width": 0}, "width must be at least 1, got 0"),
+     ({"depth": -1}, "depth must not"), ({"architecture": "resnet"}, "patch or paper, got 'resnet'")],
+)  # fmt: skip
+def test_impossible_generators_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Generator(**arguments)
+
+
+def test_saving_warns_about_nothing(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Generator(width=4, depth=0).save_pretrained(tmp_path)
+        Generator.from_pretrained(tmp_path)

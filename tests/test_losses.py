@@ -1,0 +1,71 @@
+"""Each loss against values computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from advgan import losses
+
+Z = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 5.0]])
+Y = torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("y_target", "kappa", "expected"),
+    [(None, 0, [2, 0]), (None, 1, [3, 0]), (None, 4, [6, 1]), ([2, 2], 0, [3, 0]), ([2, 2], 4, [7, 1])],
+)
+def test_margin(y_target, kappa, expected):
+    y_target = None if y_target is None else torch.tensor(y_target)
+    assert losses.adversarial(Z, Y, y_target, kappa=kappa).tolist() == expected
+
+
+def test_cross_entropy_forms():
+    def ce(row, label):
+        return math.log(sum(math.exp(v) for v in row)) - row[label]
+
+    rows = Z.tolist()
+    untargeted = losses.adversarial(Z, Y, form="cross-entropy").tolist()
+    assert untargeted == pytest.approx([-ce(rows[0], 0), -ce(rows[1], 1)])
+    lecture = losses.adversarial(Z, Y, torch.tensor([2, 0]), form="cross-entropy").tolist()
+    assert lecture == pytest.approx([ce(rows[0], 2) - ce(rows[0], 0), ce(rows[1], 0) - ce(rows[1], 1)])
+
+
+@pytest.mark.parametrize(
+    ("form", "d_loss", "g_loss"),
+    [
+        ("least-squares", 0.5 * (0.25 + 4), 0.5),
+        ("bce", math.log1p(math.exp(-0.5)) + math.log1p(math.exp(2)), math.log1p(math.exp(-2))),
+        ("hinge", 0.5 + 3, -2),
+    ],
+)
+def test_gan_losses(form, d_loss, g_loss):
+    real, fake = torch.tensor([0.5]), torch.tensor([2.0])
+    assert losses.gan_discriminator(real, fake, form=form).item() == pytest.approx(d_loss)
+    assert losses.gan_generator(fake, form=form).item() == pytest.approx(g_loss)
+
+
+def test_a_bad_answer_of_the_discriminator_costs_it_more_and_the_generator_less():
+    for form in ("least-squares", "bce", "hinge"):
+        score = torch.tensor([-0.1, 0.5])
+        right, wrong = losses.gan_discriminator(torch.tensor([0.9, 0.9]), score, form=form).tolist()
+        assert wrong > right
+        caught, passed = losses.gan_generator(score, form=form).tolist()
+        assert passed < caught
+    assert losses.looks_real(torch.tensor([0.2, 0.8]), form="least-squares").tolist() == [False, True]
+    assert losses.looks_real(torch.tensor([-0.2, 0.2]), form="bce").tolist() == [False, True]
+
+
+def test_hinge_bites_above_c_only():
+    delta = torch.zeros(2, 1, 2, 2)
+    delta[0, 0, 0] = torch.tensor([3.0, 4.0])
+    delta[1, 0, 0, 0] = 1.0
+    assert losses.hinge(delta, 2.0).tolist() == [3, 0]
+
+
+def test_gradients_are_those_of_the_equations():
+    z = Z.clone().requires_grad_(True)
+    losses.adversarial(z, Y, kappa=0.0).sum().backward()
+    assert z.grad.tolist() == [[1, -1, 0], [0, 0, 0]]  # the second image is fooled already: nothing pulls any more

@@ -1,0 +1,76 @@
+"""Ball and box, measured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advgan.threat import Threat, check_eps, delta_norms, to_8bit
+
+SHAPES = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, st.sampled_from(["linf", "l2"]), st.floats(0.01, 1.0), st.integers(0, 99))
+def test_projection_lands_in_ball_and_box_and_leaves_inner_points(shape, norm, eps, seed):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.rand(shape, generator=rng)
+    far = x + 5 * torch.randn(shape, generator=rng)
+    threat = Threat(norm, eps)
+    projected = threat.project(far, x)
+    assert threat.violations(projected, x) == []
+    torch.testing.assert_close(threat.project(projected, x), projected, atol=1e-6, rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.004, 1.0), st.integers(0, 99))
+def test_8bit_images_stay_in_the_ball(eps, seed):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (2, 1, 6, 6), generator=rng) / 255
+    x_adv = (x + eps * torch.randn(x.shape, generator=rng).sign()).clamp(0, 1)
+    levels = to_8bit(x_adv, x)
+    assert levels.dtype == torch.uint8
+    delta = levels / 255 - x
+    assert delta.abs().max() <= eps + 1e-6
+    assert (delta.abs() <= (x_adv - x).abs() + 1e-6).all()  # toward zero
+    assert ((x_adv - x - delta).abs() < 1 / 255 + 1e-6).all()  # and by less than a level
+
+
+def test_8bit_keeps_whole_levels_and_does_not_round_up():
+    x = torch.zeros(1, 1, 1, 3)
+    x_adv = torch.tensor([[[[0.3, 8 / 255, 7.99 / 255]]]])
+    assert to_8bit(x_adv, x).flatten().tolist() == [76, 8, 7]  # 0.3 * 255 = 76.5
+
+
+def test_norms_of_a_known_perturbation():
+    delta = torch.zeros(1, 3, 4, 4)
+    delta[0, :, 1, 1] = torch.tensor([0.3, 0.0, -0.4])
+    norms = delta_norms(delta)
+    assert [norms[k].item() for k in ("l0", "l2", "linf")] == pytest.approx([1, 0.5, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x + 0.2, "linf 0.2"),
+        (lambda x: x * 0 - 0.05, "outside"),
+        (lambda x: x / 0, "NaN"),
+        (lambda x: x.double(), "dtype"),
+        (lambda x: x[:, :, 1:], "shape"),
+    ],
+)
+def test_violations_are_named(change, message):
+    x = torch.full((2, 1, 4, 4), 0.04)
+    assert any(message in found for found in Threat("linf", 0.1).violations(change(x), x))
+
+
+@pytest.mark.parametrize(
+    ("eps", "norm", "message"),
+    [(0, "linf", "in \\(0, 1\\].*got 0"), (1.5, "linf", "got 1.5"), (-1, "l2", "positive, got -1"),
+     (float("nan"), "linf", "got nan"), (float("inf"), "l2", "got inf"), (0.1, "l1", "norm must be one of")],
+)  # fmt: skip
+def test_impossible_balls_are_refused(eps, norm, message):
+    with pytest.raises(ValueError, match=message):
+        check_eps(eps, norm)

@@ -1,0 +1,234 @@
+"""train/advgan.py as its users run it: launched, interrupted, resumed, on two processes, given nonsense."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim import SGD
+
+from advgan import Generator
+from advgan.discriminator import Discriminator
+from advgan.settings import run
+
+from .conftest import ROOT, Run, environment
+
+SMALL = ["--width", "8", "--depth", "1", "--batch-size", "20", "--validate-every", "4", "--kappa", "5"]
+
+
+@pytest.fixture(scope="session")
+def target(program: Run, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("target")
+    program(
+        "train/classifier.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-c",
+        "--epochs", 4, "--batch-size", 20, "--output-dir", directory,
+    )  # fmt: skip
+    return directory
+
+
+@pytest.fixture
+def words(digits: Path, target: Path) -> list[str]:
+    """The flags of a run that takes seconds."""
+    return ["--dataset", "folder", "--data-dir", str(digits), "--target-weights", str(target), *SMALL]
+
+
+@pytest.fixture(scope="session")
+def advgan() -> ModuleType:
+    """The program as a module, under another name than the library's."""
+    spec = importlib.util.spec_from_file_location("train_advgan", ROOT / "train" / "advgan.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train_advgan"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.program
+def test_the_literal_launch_trains_a_generator_and_logs_what_was_promised(program, words, tmp_path):
+    done = program("train/advgan.py", *words, "--max-steps", 40, "--output-dir", tmp_path, launch=[])
+    assert "tensorboard --logdir" in done.stdout
+    generator = Generator.from_pretrained(tmp_path)
+    x = torch.rand(4, 1, 28, 28)
+    assert generator.threat.violations(generator.perturb(x), x) == []
+    card = (tmp_path / "generator" / "README.md").read_text()
+    for promise in ("attack success rate", "0.05 L_GAN", "0.05 L_hinge", "images with an active hinge", "discriminator's"):
+        assert promise in card
+    summary = json.loads((tmp_path / "training.json").read_text())
+    assert [h["step"] for h in summary["history"]] == list(range(4, 41, 4))
+    assert summary["best_validation_asr"] == max(h["asr"] for h in summary["history"])
+
+    events = EventAccumulator(str(tmp_path / "logs" / "advgan"), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()
+    for tag in ("loss adversarial", "loss GAN", "loss hinge", "loss discriminator", "D(real)", "D(fake)", "learning rate"):
+        assert f"train/{tag}" in tags["scalars"]
+    for tag in ("asr", "l2", "linf", "hinge_active", "d_accuracy"):
+        assert len(events.Scalars(f"validation/{tag}")) == 10
+    assert tags["histograms"] == ["validation/predicted classes"]
+    assert events.Images("validation/clean, perturbation, adversarial")[0].width > 200
+    assert "settings/text_summary" in tags["tensors"]
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]  # nothing half-written
+
+
+@pytest.mark.program
+def test_interrupted_and_resumed_equals_uninterrupted(program, words, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    program("train/advgan.py", *words, "--max-steps", 60, "--output-dir", whole)
+    command = [sys.executable, "train/advgan.py", *words, "--max-steps", "60", "--output-dir", str(parts)]
+    running = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((parts / "state" / "generator").glob("step-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.send_signal(signal.SIGTERM)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "--resume continues" in output
+    program("train/advgan.py", *words, "--max-steps", 60, "--output-dir", parts, "--resume")
+    first, second = (load_file(d / "generator" / "model.safetensors") for d in (whole, parts))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    histories = [json.loads((d / "training.json").read_text())["history"] for d in (whole, parts)]
+    for a, b in zip(*histories, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+
+@pytest.mark.program
+def test_two_processes_equal_one(program, words, tmp_path):
+    words = [*words, "--max-steps", "8"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    program("train/advgan.py", *words, "--output-dir", one)
+    done = program("train/advgan.py", *words, "--output-dir", two, launch=["--cpu", "--num_processes", "2"])
+    assert "2 processes" in done.stdout
+    first, second = (json.loads((d / "training.json").read_text())["history"] for d in (one, two))
+    for a, b in zip(first, second, strict=True):
+        assert (a["n"], a["n_correct"]) == (b["n"], b["n_correct"])
+        assert a["l2"] == pytest.approx(b["l2"], rel=1e-3)
+        assert a["asr"] == pytest.approx(b["asr"], abs=1.01 / a["n"])
+    weights = (load_file(d / "generator" / "model.safetensors") for d in (one, two))
+    for name, (a, b) in {n: (v, w) for (n, v), (_, w) in zip(*(sorted(x.items()) for x in weights), strict=True)}.items():
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3, msg=name)
+
+
+def test_each_step_trains_its_own_network(advgan):
+    torch.manual_seed(0)
+    x, y = torch.rand(6, 1, 12, 12), torch.arange(6) % 3
+    generator, discriminator = Generator(width=8, depth=1), Discriminator()
+    target = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 3)).requires_grad_(False)
+    settings, accelerator = advgan.Settings(kappa=10.0), Accelerator(cpu=True)
+
+    def weights(net):
+        return [p.detach().clone() for p in net.parameters()]
+
+    def same(net, before):
+        return [torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True)]
+
+    g, d, t = weights(generator), weights(discriminator), weights(target)
+    x_adv = generator(x)
+    advgan.discriminator_step(discriminator, SGD(discriminator.parameters(), 0.1), x, x_adv.detach(), settings, accelerator)
+    assert all(same(generator, g))
+    assert all(p.grad is None for p in generator.parameters())
+    assert not any(same(discriminator, d))
+    d, gradients = weights(discriminator), [p.grad.clone() for p in discriminator.parameters()]
+    advgan.generator_step(
+        generator, SGD(generator.parameters(), 0.1), discriminator, target, x, x_adv, y, 0.1, settings, accelerator
+    )
+    assert all(same(discriminator, d))
+    assert all(torch.equal(p.grad, q) for p, q in zip(discriminator.parameters(), gradients, strict=True))
+    assert all(same(target, t))
+    assert not any(same(generator, g))
+    assert all(p.requires_grad for p in discriminator.parameters())
+
+
+def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
+    run(advgan.main, advgan.Settings, [*words, "--y-target", "1", "--max-steps", "4", "--output-dir", str(tmp_path)])
+    history = json.loads((tmp_path / "training.json").read_text())["history"]
+    assert history[-1]["n"] == 48
+    assert history[-1]["n_correct"] <= 32
+    assert json.loads((tmp_path / "generator" / "config.json").read_text())["y_target"] == 1
+    assert "toward class 1" in (tmp_path / "generator" / "README.md").read_text()
+
+
+def test_nan_stops_with_step_and_term_and_keeps_the_last_good_generator(advgan, words, tmp_path):
+    words = [*words, "--max-steps", "20", "--validate-every", "1", "--output-dir", str(tmp_path)]
+    words += ["--learning-rate", "1e36", "--warmup", "0.9", "--ema", "0"]
+    with pytest.raises(SystemExit, match=r"step \d+: .*(adversarial|GAN|gradient).* is not finite.*last good generator"):
+        run(advgan.main, advgan.Settings, words)
+    weights = load_file(tmp_path / "generator" / "model.safetensors")
+    assert all(torch.isfinite(w).all() for w in weights.values())
+
+
+def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(advgan, words, tmp_path, capsys):
+    words = [*words, "--max-steps", "4", "--output-dir", str(tmp_path)]
+    run(advgan.main, advgan.Settings, words)
+    made = (tmp_path / "generator" / "model.safetensors").read_bytes()
+    for extra, message in (
+        ([], "already holds a generator run: continue it with --resume"),
+        (["--resume", "--eps", "0.2"], "but eps was 0.3, now 0.2"),
+        (["--resume", "--width", "16"], "cannot resume from"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            run(advgan.main, advgan.Settings, words + extra)
+        assert exit_.value.code == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "generator" / "model.safetensors").read_bytes() == made
+    run(advgan.main, advgan.Settings, [*words, "--overwrite", "--seed", "1"])
+    assert (tmp_path / "generator" / "model.safetensors").read_bytes() != made
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--eps", "0"], r"eps must be in \(0, 1\]"),
+        (["--eps", "300/255"], "eps must be in"),
+        (["--y-target", "3"], "y_target must be a class from 0 to 2, got 3"),
+        (["--y-target", "-1"], "y_target must be a class from 0 to 2, got -1"),
+        (["--batch-size", "1000"], "batch size"),
+        (["--alpha", "-1"], "alpha must not be negative, got -1"),
+        (["--ema", "1"], r"ema must be in \[0, 1\), got 1"),
+        (["--max-steps", "0"], "max_steps must be at least 1, got 0"),
+        (["--threads", "0"], "threads must be at least 1, got 0"),
+        (["--target", "mnist-z"], "mnist-z"),
+        (["--target", "mnist-a"], "mnist-c"),
+        (["--target-weights", "nowhere"], "nowhere"),
+        (["--data-dir", "nowhere"], "nowhere"),
+        (["--dataset", "imagenet"], "unknown data set 'imagenet'"),
+        (["--resume"], "nothing to resume"),
+        (["--output-dir", "/proc/advgan"], "cannot write to output directory /proc/advgan"),
+    ],
+)
+def test_nonsense_is_one_line_and_exit_code_2_and_leaves_nothing(advgan, words, tmp_path, capsys, extra, message):
+    output = tmp_path / "run"
+    with pytest.raises(SystemExit) as exit_:
+        run(advgan.main, advgan.Settings, [*words, "--output-dir", str(output), *extra])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+    assert not output.exists() or not list(output.iterdir())
+
+
+@pytest.mark.program
+def test_exit_code_2_reaches_the_shell(program):
+    done = program("train/advgan.py", "--eps", "2", code=2)
+    assert done.stderr.startswith("error: eps must be in (0, 1]")
+
+
+@pytest.mark.program
+def test_help_documents_every_flag(program, advgan):
+    text = program("train/advgan.py", "--help").stdout
+    for flag in advgan.Settings.__dataclass_fields__:
+        assert f"--{flag.replace('_', '-')}" in text

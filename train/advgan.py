@@ -1,0 +1,421 @@
+"""Train a generator that attacks a fixed classifier in one forward pass (AdvGAN, Xiao et al. 2018, arXiv:1801.02610).
+
+accelerate launch train/advgan.py                                    the embedded digits, with all defaults
+accelerate launch --cpu --num_processes 2 train/advgan.py ...        several processes share each batch
+python train/advgan.py --dataset mnist --data-dir data --target mnist-c --target-weights RUN --eps 8/255
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# `accelerate launch` puts train/ first on the path, where `import advgan` would find this very file.
+sys.path.insert(0, str(ROOT))
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
+
+from advgan import losses, training
+from advgan.data import Split, load_data, training_batches
+from advgan.discriminator import Discriminator
+from advgan.errors import InputError
+from advgan.evaluation.validation import Judgement, Validation
+from advgan.generator import Architecture, Generator
+from advgan.report.gallery import gallery
+from advgan.settings import Real, run
+from advgan.targets import check_target, load_target
+from advgan.threat import Norm, check_eps
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
+
+    recipe: Path | None = None
+    """YAML file of settings that become the defaults; flags override it"""
+    dataset: str = "mnist5k"
+    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
+    data_dir: Path = Path("data")
+    """Where the data set lies, or is downloaded to"""
+    image_size: int | None = None
+    """Resize and crop the images of a folder to this many pixels a side"""
+    target: str = "mnist-c"
+    """The classifier under attack"""
+    target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
+    """Its weights: a run of train/classifier.py, or a .safetensors file"""
+    eps: Real = 0.3
+    """Radius of the ball, in pixel units of [0, 1]"""
+    norm: Norm = "linf"
+    """Norm of the ball"""
+    y_target: int | None = None
+    """Pull every image toward this class; None: away from its own"""
+    output_dir: Path = Path("checkpoints/runs/advgan")
+    """Where generator/, state/ and logs/ go"""
+    resume: bool = False
+    """Continue the run in the output directory where it stopped"""
+    overwrite: bool = False
+    """Replace an earlier run in the output directory"""
+    epochs: int = 20
+    """Passes over the training images"""
+    max_steps: int | None = None
+    """Steps in all; overrides epochs, and the schedule follows it"""
+    batch_size: int = 128
+    """Images a step, over all processes"""
+    seed: int = 0
+    """Of weights and batches"""
+    threads: int | None = None
+    """CPU threads a process; None shares the cores among the processes"""
+
+    adversarial: losses.Adversarial = "margin"
+    """Adversarial loss on the target's logits"""
+    kappa: Real = 5.0
+    """Margin that the adversarial loss asks for (form margin)"""
+    gan: losses.GAN = "least-squares"
+    """Form of the GAN loss"""
+    alpha: Real = 0.05
+    """Weight of the GAN loss; 0 leaves it out"""
+    beta: Real = 0.05
+    """Weight of the hinge loss; 0 leaves it out"""
+    hinge_c: Real | None = None
+    """l2 length from which the hinge bites; None: 0.9 of the length of random-sign noise of this eps on the training images"""
+
+    architecture: Architecture = "patch"
+    """Both networks: patch (ours) or paper (Xiao et al. 2018)"""
+    patch: int = 4
+    """Pixels a side that become one position of the generator"""
+    width: int = 64
+    """Channels of the generator"""
+    depth: int = 2
+    """Residual blocks of the generator"""
+
+    learning_rate: Real = 3e-3
+    """Peak of the generator's one-cycle schedule (Adam)"""
+    discriminator_learning_rate: Real = 1e-3
+    """The discriminator's, constant (Adam)"""
+    warmup: Real = 0.3
+    """Share of the steps in which the learning rate rises"""
+    ema: Real = 0.95
+    """Decay of the averaged weights that are validated and kept; 0 keeps the latest"""
+    clip_norm: Real = 10.0
+    """Largest gradient norm of the generator"""
+    validate_every: int = 50
+    """Steps between validations (and saves)"""
+    validation_images: int = 2000
+    """Validation images used, at most"""
+
+
+# What a resumed run may change: where things are and how fast they go, not what is computed.
+FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "threads"}
+
+
+def main(settings: Settings) -> None:
+    check(settings)
+    accelerator = training.start(settings.seed, settings.threads)
+    training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
+    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    if settings.y_target is not None and not 0 <= settings.y_target < data.num_classes:
+        raise InputError(f"y_target must be a class from 0 to {data.num_classes - 1}, got {settings.y_target}")
+    held_out = data.validation.first(settings.validation_images)
+    target = load_target(
+        settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
+    )
+    target = check_target(target, next(held_out.batches(8))[0], data.num_classes)
+    target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
+
+    total = settings.max_steps or settings.epochs * (len(data.train) // settings.batch_size)
+    c = noise_length(data.train, settings) * 0.9 if settings.hinge_c is None else settings.hinge_c
+    channels = data.image_shape[0]
+    generator = Generator(
+        channels, settings.eps, settings.norm, settings.y_target,
+        settings.architecture, settings.patch, settings.width, settings.depth,
+    )  # fmt: skip
+    discriminator = Discriminator(channels, settings.architecture)
+    optimizer_g = Adam(generator.parameters(), settings.learning_rate, betas=(0.5, 0.999))
+    optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
+    schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total, settings.warmup))
+    averaged = AveragedModel(generator, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+    record = training.Record(step=0, seconds=0.0, best=-1.0, history=[], passes=[], said=[], settings=plain(settings))
+    generator, discriminator, optimizer_g, optimizer_d = accelerator.prepare(
+        generator, discriminator, optimizer_g, optimizer_d
+    )
+    accelerator.register_for_checkpointing(schedule, averaged, record)
+    if settings.resume:
+        training.load_state(accelerator, settings.output_dir, "generator")
+        insist_on_the_same(record["settings"], plain(settings))
+
+    validation = Validation(target, held_out, accelerator, settings.y_target)
+    critic = accelerator.unwrap_model(discriminator)
+    log = training.open_log(accelerator, settings.output_dir, "advgan", record["step"], plain(settings))
+    batches = training_batches(
+        data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
+        rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
+    )  # fmt: skip
+    with training.Stop() as stop, training.progress_bar(accelerator) as bar:
+        task = bar.add_task("advgan", total=total, completed=record["step"], figures="")
+        for x, y in batches:
+            began = time.perf_counter()
+            x, y = x.to(accelerator.device), y.to(accelerator.device)
+            x_adv = generator(x)
+            parts = discriminator_step(discriminator, optimizer_d, x, x_adv.detach(), settings, accelerator)
+            parts |= generator_step(generator, optimizer_g, critic, target, x, x_adv, y, c, settings, accelerator)
+            terms = dict(zip(parts, torch.stack(list(parts.values())).tolist(), strict=True))  # one synchronisation
+            stop_at_nan(terms, record["step"] + 1, settings.output_dir)
+            schedule.step()
+            averaged.update_parameters(accelerator.unwrap_model(generator))
+            record["step"] += 1
+            record["seconds"] += time.perf_counter() - began
+            step = record["step"]
+
+            bar.update(task, completed=step, figures=progress(terms, record))
+            if log and (step % 10 == 0 or step == total):
+                for name, value in terms.items():
+                    log.add_scalar(f"train/{name}", value, step)
+                log.add_scalar("train/learning rate", schedule.get_last_lr()[0], step)
+            stopping = stop.requested(accelerator)
+            if step % settings.validate_every == 0 or step == total:
+                record["passes"] += [seconds_per_pass(target, x, y) for _ in range(2)]
+                kept = averaged.module if settings.ema else accelerator.unwrap_model(generator)
+                judgement = validation(kept, critic, c=c, gan=settings.gan)
+                better = keep_history(record, judgement)
+                if log:
+                    say(judgement, record, bar)
+                    report(log, judgement, step, data.classes)
+                if log and better:
+                    training.write_aside(settings.output_dir / "generator", lambda d: save(d, kept, settings, c, record))
+                training.save_state(accelerator, settings.output_dir, "generator", step)
+            elif stopping:
+                training.save_state(accelerator, settings.output_dir, "generator", step)
+            if stopping:
+                break  # safe: the loader is not a prepared one, and every process stops at this step
+    if log:
+        log.close()
+        conclude(settings, record, total)
+    accelerator.end_training()
+
+
+def discriminator_step(
+    discriminator: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    x_adv: Tensor,
+    settings: Settings,
+    accelerator: Accelerator,
+) -> dict[str, Tensor]:
+    """Clean and (detached) perturbed images in one forward pass; nothing of it reaches the generator."""
+    real, fake = discriminator(torch.cat([x, x_adv])).chunk(2)
+    loss = losses.gan_discriminator(real, fake, form=settings.gan).mean()
+    optimizer.zero_grad()
+    accelerator.backward(loss)
+    optimizer.step()
+    return {"loss discriminator": loss.detach(), "D(real)": real.detach().mean(), "D(fake)": fake.detach().mean()}
+
+
+def generator_step(
+    generator: nn.Module,
+    optimizer: Optimizer,
+    critic: nn.Module,
+    target: nn.Module,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    c: float,
+    settings: Settings,
+    accelerator: Accelerator,
+) -> dict[str, Tensor]:
+    """L_adv + alpha L_GAN + beta L_hinge, in one backward pass.
+
+    `critic` is the unwrapped discriminator, frozen for the while: its own gradients stay as they are, and its
+    data-parallel wrapper never sees a forward pass without a backward one.
+    """
+    critic.requires_grad_(False)
+    with accelerator.autocast():
+        logits, judged = target(x_adv).float(), critic(x_adv).float()
+    critic.requires_grad_(True)
+    y_target = None if settings.y_target is None else torch.full_like(y, settings.y_target)
+    adversarial = losses.adversarial(logits, y, y_target, form=settings.adversarial, kappa=settings.kappa).mean()
+    gan = losses.gan_generator(judged, form=settings.gan).mean()
+    hinge = losses.hinge(x_adv - x, c).mean()
+    optimizer.zero_grad()
+    accelerator.backward(adversarial + settings.alpha * gan + settings.beta * hinge)
+    length = accelerator.clip_grad_norm_(generator.parameters(), settings.clip_norm)
+    optimizer.step()
+    parts = {"loss adversarial": adversarial, "loss GAN": gan, "loss hinge": hinge, "gradient norm": length}
+    return {name: torch.as_tensor(value).detach() for name, value in parts.items()}
+
+
+def check(settings: Settings) -> None:
+    """Refuse what cannot work, before any work."""
+    check_eps(settings.eps, settings.norm)
+    for name in ("batch_size", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm"):
+        if not getattr(settings, name) > 0:
+            raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
+    for name in ("kappa", "alpha", "beta", "hinge_c", "discriminator_learning_rate"):
+        if (value := getattr(settings, name)) is not None and not value >= 0:
+            raise InputError(f"{name} must not be negative, got {value}")
+    for name in ("ema", "warmup"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
+    if settings.max_steps is not None and settings.max_steps < 1:
+        raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON knows them."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()}
+
+
+def insist_on_the_same(before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in FREE and before.get(k) != v]
+    if changed:
+        raise InputError(f"a run is resumed with its own settings, but {'; '.join(changed)}")
+
+
+def noise_length(train: Split, settings: Settings) -> float:
+    """The root mean square l2 length of random-sign noise of this eps on the training images, cut at the box.
+
+    Half the pixels go up, half down: E ||delta||^2 = sum of (min(eps, 1 - x)^2 + min(eps, x)^2) / 2. For l2: eps itself.
+    """
+    if settings.norm == "l2":
+        return settings.eps
+    x, _ = next(train.first(512).batches(512))
+    up, down = (1 - x).clamp_max(settings.eps), x.clamp_max(settings.eps)
+    return math.sqrt(((up**2 + down**2) / 2).flatten(1).sum(1).mean().item())
+
+
+def one_cycle(progress: float, warmup: float) -> float:
+    """Share of the peak learning rate: half a cosine up from 1/25, half a cosine down to nearly 0 (Smith & Topin 2018)."""
+    if progress < warmup:
+        return 1 / 25 + 24 / 25 * (1 - math.cos(math.pi * progress / warmup)) / 2
+    return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+
+
+def seconds_per_pass(target: nn.Module, x: Tensor, y: Tensor) -> float:
+    """One forward and input-gradient pass of the target on a batch: the unit in which training time is told."""
+    x = x.detach().clone().requires_grad_(True)
+    began = time.perf_counter()
+    torch.autograd.grad(nn.functional.cross_entropy(target(x), y), x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def stop_at_nan(terms: dict[str, float], step: int, output_dir: Path) -> None:
+    bad = [name for name, value in terms.items() if not math.isfinite(value)]
+    if bad:
+        kept = output_dir / "generator"
+        left = f"the last good generator is in {kept}" if kept.exists() else "no generator was kept yet"
+        sys.exit(f"error: step {step}: {', '.join(bad)} is not finite; try a smaller learning rate; {left}")
+
+
+def keep_history(record: training.Record, judgement: Judgement) -> bool:
+    """Add a validation to the record; whether it is the best so far (of equals, the later)."""
+    record["history"].append({"step": record["step"], "seconds": record["seconds"], **judgement.figures})
+    better: bool = judgement.figures["asr"] >= record["best"]
+    record["best"] = max(record["best"], judgement.figures["asr"])
+    return better
+
+
+def progress(terms: dict[str, float], record: training.Record) -> str:
+    parts = " ".join(f"{name.removeprefix('loss ')} {v:.2f}" for name, v in terms.items() if name.startswith("loss"))
+    best = f"  val ASR {record['history'][-1]['asr']:.1%}" if record["history"] else ""
+    return f"{record['step'] / record['seconds']:.1f} step/s  {parts}{best}"
+
+
+def say(judgement: Judgement, record: training.Record, bar: Any) -> None:
+    """One line a validation on the terminal, and each symptom of collapse when it first shows."""
+    f = judgement.figures
+    bar.console.print(
+        f"step {record['step']:5d}  val ASR {f['asr']:6.2%}  l2 {f['l2']:.3f}  "
+        f"hinge active {f['hinge_active']:4.0%}  D right {f['d_accuracy']:4.0%}",
+        highlight=False,
+    )
+    for line in judgement.symptoms:
+        kind = line.split("(")[0][:24]
+        if kind not in record["said"]:
+            record["said"].append(kind)
+            bar.console.print(f"  note: {line}", style="yellow", highlight=False)
+
+
+def report(log: SummaryWriter, judgement: Judgement, step: int, classes: tuple[str, ...]) -> None:
+    """A validation in TensorBoard: scalars, what the target now answers, and images to look at."""
+    for name, value in judgement.figures.items():
+        if not name.startswith("n"):
+            log.add_scalar(f"validation/{name}", value, step)
+    answers = torch.repeat_interleave(torch.arange(len(judgement.predictions)), judgement.predictions.long())
+    log.add_histogram("validation/predicted classes", answers, step, bins=len(classes))  # type: ignore[arg-type]
+    picture = gallery(judgement.x, judgement.x_adv, judgement.y, judgement.logits, judgement.logits_adv, classes)
+    log.add_image("validation/clean, perturbation, adversarial", picture, step, dataformats="HWC")
+    for line in judgement.symptoms:
+        log.add_text("symptoms", line, step)
+
+
+def save(directory: Path, generator: Generator, settings: Settings, c: float, record: training.Record) -> None:
+    """The generator's checkpoint: config.json, model.safetensors, and a card that says what it is worth and where from."""
+    f = record["history"][-1]
+    generator.save_pretrained(directory)
+    goal = "away from the true class" if settings.y_target is None else f"toward class {settings.y_target}"
+    command = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in plain(settings).items() if v is not None and k not in FREE)
+    (directory / "README.md").write_text(f"""---
+library_name: advgan
+tags: [adversarial-examples, advgan]
+---
+# A one-pass attack on `{settings.target}` ({settings.dataset})
+
+Perturbs images {goal}, within {settings.norm} eps = {settings.eps:.6g} and the box [0, 1], in one forward pass.
+
+    from advgan import Generator
+    x_adv = Generator.from_pretrained("{directory.parent.name if directory.name.startswith('.') else directory}").perturb(x)
+
+| | |
+|---|---|
+| attack success rate, validation ({int(f['n_correct'])} correctly classified images, chosen on them) | {f['asr']:.2%} |
+| mean l2 of the perturbation | {f['l2']:.3f} |
+| loss | L_adv ({settings.adversarial}, kappa {settings.kappa:g}) + {settings.alpha:g} L_GAN ({settings.gan}) + {settings.beta:g} L_hinge (c = {c:.4g}) |
+| images with an active hinge (l2 above c) | {f['hinge_active']:.1%} |
+| discriminator's accuracy | {f['d_accuracy']:.1%} |
+| trained | {f['step']} steps of {settings.batch_size} images, {record['seconds']:.0f} s, seed {settings.seed} |
+| made by | `train/advgan.py {command}` |
+
+The test images were not seen; `eval/compare.py` reports on them. The success rate holds for this target on this data,
+and says nothing about other classifiers.
+""")
+
+
+def conclude(settings: Settings, record: training.Record, total: int) -> None:
+    """training.json beside the generator, and where everything is, on the terminal."""
+    unit = sorted(record["passes"])[len(record["passes"]) // 2] if record["passes"] else None
+    reached = next((h for h in record["history"] if h["asr"] >= 0.95), None)
+    summary = {
+        "settings": record["settings"],
+        "steps": record["step"],
+        "training_seconds": record["seconds"],
+        "best_validation_asr": max(record["best"], 0.0),
+        "seconds_per_target_pass": unit,
+        "steps_to_95": reached and reached["step"],
+        "passes_to_95": reached and unit and reached["seconds"] / unit,
+        "history": record["history"],
+    }
+    training.write_file(settings.output_dir / "training.json", json.dumps(summary, indent=2))
+    if record["step"] < total:
+        print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
+    if record["history"]:
+        print(f"best validation ASR {record['best']:.2%}; generator in {settings.output_dir / 'generator'}")
+    print(f"tensorboard --logdir {settings.output_dir / 'logs'}")
+
+
+if __name__ == "__main__":
+    run(main, Settings)
