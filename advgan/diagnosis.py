@@ -7,7 +7,13 @@ from torch import Tensor
 
 
 def symptoms(
-    delta: Tensor, x: Tensor, eps: float | None, predictions: Tensor, real_kept: float, fake_caught: float, targeted: bool
+    delta: Tensor,
+    x: Tensor,
+    eps: float | None,
+    predictions: Tensor,
+    real_kept: float,
+    fake_caught: float,
+    targeted: bool,
 ) -> list[str]:
     """What is wrong, in words, judged on validation images; empty when nothing is.
 
@@ -19,9 +25,8 @@ def symptoms(
     """
     found = []
     if real_kept > 0.99 and fake_caught > 0.99:
-        found.append(
-            f"the discriminator has won (tells {min(real_kept, fake_caught):.1%} apart): the GAN term hardly steers the generator"
-        )
+        apart = min(real_kept, fake_caught)
+        found.append(f"the discriminator has won (tells {apart:.1%} apart): the GAN term hardly steers the generator")
     elif real_kept < 0.01 or fake_caught < 0.01:
         found.append(f"the discriminator has given up (clean kept {real_kept:.1%}, perturbed caught {fake_caught:.1%})")
     largest = torch.bincount(predictions).max().item() / len(predictions)

@@ -28,8 +28,8 @@ def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
     linf  x_adv = low + (high - low) (1 + tanh raw) / 2 with low = max(x - eps, 0), high = min(x + eps, 1)
     l2    delta = raw scaled down to length eps, then cut at the box, which can only shorten it
 
-    There is no dead pixel, whatever x is: clamping x + delta would pass no gradient to pixels at 0 or 1 (most of MNIST),
-    so the l2 form lets the gradient through its cut. Computed in float32 outside autocast: bf16(8/255) exceeds 8/255.
+    There is no dead pixel, whatever x is: clamping x + delta would pass no gradient to pixels at 0 or 1 (most of
+    MNIST), so the l2 form lets the gradient through its cut. In float32 outside autocast: bf16(8/255) exceeds 8/255.
     """
     with torch.autocast(x.device.type, enabled=False):
         x, raw = x.float(), raw.float()
@@ -45,7 +45,7 @@ def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
 
 
 class InstanceNorm(nn.Module):
-    """Instance normalisation with scale and shift (Ulyanov et al. 2016), from two poolings: 3x torch's speed on a CPU."""
+    """Instance normalisation with scale and shift (Ulyanov et al. 2016), by two poolings: 3x torch's speed on a CPU."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -80,11 +80,11 @@ class Residual(nn.Module):
 def patch_network(channels: int, patch: int, width: int, depth: int) -> nn.Sequential:
     """Ours: patch x patch pixels become one position of `width` channels, residual blocks there, and back to pixels.
 
-    Nearly all work is 3x3 convolution at 1/patch^2 of the positions: the generator is several times faster than one
-    gradient of a small classifier.
+    The patches overlap: a position sees half a patch beyond each of its borders. Nearly all work is 3x3 convolution at
+    1/patch^2 of the positions, which is why one pass costs less than one gradient of a small classifier.
     """
     return nn.Sequential(
-        nn.Conv2d(channels, width, patch, stride=patch, bias=False),
+        nn.Conv2d(channels, width, patch + 2 * (patch // 2), stride=patch, padding=patch // 2, bias=False),
         InstanceNorm(width),
         nn.ReLU(inplace=True),
         *(Residual(width) for _ in range(depth)),
@@ -148,7 +148,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         self.to(memory_format=torch.channels_last)  # half as much again in speed on a CPU
 
     def raw(self, x: Tensor) -> Tensor:
-        """The unbounded perturbation, the shape of `x`: padded at the right and below to what the network needs, cropped."""
+        """The unbounded perturbation, the shape of `x`, which is padded to what the network needs and cropped again."""
         h, w = x.shape[-2:]
         padded = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
         return self.network((2 * padded - 1).contiguous(memory_format=torch.channels_last))[..., :h, :w]
@@ -161,8 +161,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     def perturb(self, x: Tensor, y_target: int | Tensor | None = None, eps: float | None = None) -> Tensor:
         """Adversarial images for clean `x` (n, c, h, w) in [0, 1]: float32, detached, on x's device, one pass.
 
-        `eps` may be smaller than the generator's own (same pattern, scaled); `y_target` may only repeat the class it was
-        trained for. Raises InputError otherwise, and for images of another kind.
+        `eps` may be smaller than the generator's own (same pattern, scaled); `y_target` may only repeat the class it
+        was trained for. Raises InputError otherwise, and for images of another kind.
         """
         self._check(x, y_target, eps)
         device = next(self.parameters()).device
@@ -181,7 +181,9 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             trained = "untargeted" if self.y_target is None else f"for class {self.y_target}"
             raise InputError(f"this generator was trained {trained}, y_target {y_target} was asked for")
         if eps is not None and check_eps(eps, self.threat.norm) > self.threat.eps:
-            raise InputError(f"this generator was trained for eps {self.threat.eps:.6g}, the larger {eps:.6g} was asked for")
+            raise InputError(
+                f"this generator was trained for eps {self.threat.eps:.6g}, got the larger {eps:.6g}"
+            )
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Generator:  # type: ignore[override]
@@ -201,7 +203,9 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             if local:
                 raise InputError(f"no generator in {folder}: {_first_line(error)}") from None
-            raise InputError(f"no generator at {source}: not a folder, nor to be had from the Hugging Face Hub") from None
+            raise InputError(
+                f"no generator at {source}: not a folder, nor to be had from the Hugging Face Hub"
+            ) from None
         except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"the generator in {source} is damaged: {_first_line(error)}") from None
         except (RuntimeError, TypeError) as error:

@@ -2,8 +2,8 @@
 
     L = L_adv + alpha * L_GAN + beta * L_hinge                                            (eq. 4, weights renamed)
 
-The programs take the mean over the batch. Logits are (n, k), labels (n,), discriminator scores (n,), deltas (n, c, h, w);
-every function returns (n,).
+The programs take the mean over the batch. Logits are (n, k), labels (n,), discriminator scores (n,), deltas
+(n, c, h, w); every function returns (n,).
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def parse(settings_class: type[S], argv: Sequence[str] | None = None, descriptio
 def load_recipe(settings_class: type[S], path: Path) -> S:
     """The class's defaults with those replaced that the YAML file `path` names. Raises InputError for a bad file.
 
-    A recipe is a mapping from flags (dashes or underscores) to values. It is read through the flags' own parser, so that
-    a recipe understands what the command line understands, and refuses what it refuses.
+    A recipe is a mapping from flags (dashes or underscores) to values. It is read through the flags' own parser, so
+    that a recipe understands what the command line understands, and refuses what it refuses.
     """
     try:
         recipe = yaml.safe_load(path.read_text())

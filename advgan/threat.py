@@ -37,9 +37,9 @@ def delta_norms(delta: Tensor) -> dict[str, Tensor]:
 
 
 def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
-    """`x_adv` as uint8 (n, c, h, w), every pixel moved from clean `x` by a whole number of grey levels, rounded toward zero.
+    """`x_adv` as uint8 (n, c, h, w): clean `x` plus whole grey levels, delta rounded toward zero.
 
-    Nearest rounding would leave the ball: 0.3 * 255 = 76.5 would become 77. A clean image that is itself 8-bit stays exact.
+    Nearest rounding would leave the ball: 0.3 * 255 = 76.5 would become 77. Clean 8-bit images stay exact.
     """
     clean = (x * 255).round()
     levels = ((x_adv.double() - x.double()) * 255 + 1e-4 * torch.sign(x_adv.double() - x.double())).trunc()

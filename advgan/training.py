@@ -1,4 +1,4 @@
-"""What every training program needs around its loop: processes and threads, a clean stop, a run directory never half-written."""
+"""What every training program needs around its loop: processes, threads, a clean stop, files never half-written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def start(seed: int, threads: int | None = None) -> Accelerator:
     """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
 
     `threads` per process; None shares the cores this program may use among its local processes, because the launcher
-    forces one thread otherwise and halves the speed on a CPU. Raises InputError for engines that cannot train two networks.
+    forces one thread otherwise and halves the speed on a CPU. Raises InputError for engines that cannot train two
+    networks.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
@@ -48,8 +49,8 @@ def start(seed: int, threads: int | None = None) -> Accelerator:
 def _start_missing_processes() -> None:
     """Start the processes that `accelerate launch --cpu --num_processes N` was asked for and did not start.
 
-    Without MPI its simple launcher sets MASTER_ADDR for N processes, then starts a single one (accelerate 1.15). That one
-    becomes torchrun here, which starts all N; N itself stands only on the launcher's command line.
+    Without MPI its simple launcher sets MASTER_ADDR for N processes, then starts a single one (accelerate 1.15). That
+    one becomes torchrun here, which starts all N; N itself stands only on the launcher's command line.
     """
     environment = os.environ
     if "MASTER_ADDR" not in environment or "ACCELERATE_USE_CPU" not in environment or "WORLD_SIZE" in environment:
@@ -57,7 +58,11 @@ def _start_missing_processes() -> None:
     parent = psutil.Process().parent()
     words = " ".join(parent.cmdline() if parent else [])
     count = re.search(r"--num[_-]processes[ =](\d+)", words)
-    if count is None or "accelerate" not in words or any(k in environment for k in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")):
+    if (
+        count is None
+        or "accelerate" not in words
+        or any(k in environment for k in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
+    ):
         return
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count.group(1)]
     environment.setdefault("OMP_NUM_THREADS", "1")  # or torchrun warns; `start` sets the real number
@@ -190,14 +195,16 @@ def latest_state(output_dir: Path, artefact: str) -> Path | None:
 
 
 def load_state(accelerator: Accelerator, output_dir: Path, artefact: str) -> None:
-    """Restore what `save_state` saved into everything prepared or registered. Raises InputError where it does not fit."""
+    """Restore what `save_state` saved into all that is prepared or registered; InputError where it does not fit."""
     state = latest_state(output_dir, artefact)
     assert state is not None, "claim() has looked"
     try:
         accelerator.load_state(str(state))
     except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"cannot resume from {state}: it was saved by other settings or is damaged ({reason})") from None
+        raise InputError(
+            f"cannot resume from {state}: it was saved by other settings or is damaged ({reason})"
+        ) from None
 
 
 def open_log(

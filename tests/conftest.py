@@ -1,4 +1,4 @@
-"""What several tests need: a small data set in class folders, a trained target for it, and programs run as a user runs them."""
+"""What several tests need: a small data set in class folders, and programs run as a user runs them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def environment() -> dict[str, str]:
-    """The user's environment without what a launcher around the tests may have set; one thread: many tests, few cores."""
+    """The user's environment without what a launcher around the tests may have set; one thread a process."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_", "RANK"))}
     return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "default"}
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from advgan.report.gallery import gallery
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -35,7 +36,7 @@ from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation
 from advgan.generator import Architecture, Generator
-from advgan.report.gallery import gallery
+from advgan.report.card import generator_card
 from advgan.settings import Real, run
 from advgan.targets import check_target, load_target
 from advgan.threat import Norm, check_eps
@@ -86,12 +87,12 @@ class Settings:
     """Margin that the adversarial loss asks for (form margin)"""
     gan: losses.GAN = "least-squares"
     """Form of the GAN loss"""
-    alpha: Real = 0.05
+    alpha: Real = 0.1
     """Weight of the GAN loss; 0 leaves it out"""
     beta: Real = 0.05
     """Weight of the hinge loss; 0 leaves it out"""
     hinge_c: Real | None = None
-    """l2 length from which the hinge bites; None: 0.9 of the length of random-sign noise of this eps on the training images"""
+    """l2 length from which the hinge bites; None: 0.85 of that of random-sign noise of this eps on training images"""
 
     architecture: Architecture = "patch"
     """Both networks: patch (ours) or paper (Xiao et al. 2018)"""
@@ -102,13 +103,13 @@ class Settings:
     depth: int = 2
     """Residual blocks of the generator"""
 
-    learning_rate: Real = 3e-3
+    learning_rate: Real = 1e-2
     """Peak of the generator's one-cycle schedule (Adam)"""
     discriminator_learning_rate: Real = 1e-3
     """The discriminator's, constant (Adam)"""
-    warmup: Real = 0.3
+    warmup: Real = 0.1
     """Share of the steps in which the learning rate rises"""
-    ema: Real = 0.95
+    ema: Real = 0.9
     """Decay of the averaged weights that are validated and kept; 0 keeps the latest"""
     clip_norm: Real = 10.0
     """Largest gradient norm of the generator"""
@@ -126,18 +127,19 @@ def main(settings: Settings) -> None:
     check(settings)
     accelerator = training.start(settings.seed, settings.threads)
     training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    with accelerator.main_process_first():  # one downloads, the others find it
+        data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     if settings.y_target is not None and not 0 <= settings.y_target < data.num_classes:
         raise InputError(f"y_target must be a class from 0 to {data.num_classes - 1}, got {settings.y_target}")
     held_out = data.validation.first(settings.validation_images)
-    target = load_target(
+    loaded = load_target(
         settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
     )
-    target = check_target(target, next(held_out.batches(8))[0], data.num_classes)
+    target = check_target(loaded, next(held_out.batches(8))[0], data.num_classes)
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
 
     total = settings.max_steps or settings.epochs * (len(data.train) // settings.batch_size)
-    c = noise_length(data.train, settings) * 0.9 if settings.hinge_c is None else settings.hinge_c
+    c = noise_length(data.train, settings) * 0.85 if settings.hinge_c is None else settings.hinge_c
     channels = data.image_shape[0]
     generator = Generator(
         channels, settings.eps, settings.norm, settings.y_target,
@@ -188,14 +190,14 @@ def main(settings: Settings) -> None:
             stopping = stop.requested(accelerator)
             if step % settings.validate_every == 0 or step == total:
                 record["passes"] += [seconds_per_pass(target, x, y) for _ in range(2)]
-                kept = averaged.module if settings.ema else accelerator.unwrap_model(generator)
-                judgement = validation(kept, critic, c=c, gan=settings.gan)
+                candidate = averaged.module if settings.ema else accelerator.unwrap_model(generator)
+                judgement = validation(candidate, critic, c=c, gan=settings.gan)
                 better = keep_history(record, judgement)
                 if log:
                     say(judgement, record, bar)
                     report(log, judgement, step, data.classes)
                 if log and better:
-                    training.write_aside(settings.output_dir / "generator", lambda d: save(d, kept, settings, c, record))
+                    keep(candidate, settings, record, c)
                 training.save_state(accelerator, settings.output_dir, "generator", step)
             elif stopping:
                 training.save_state(accelerator, settings.output_dir, "generator", step)
@@ -287,7 +289,7 @@ def insist_on_the_same(before: dict[str, Any], now: dict[str, Any]) -> None:
 def noise_length(train: Split, settings: Settings) -> float:
     """The root mean square l2 length of random-sign noise of this eps on the training images, cut at the box.
 
-    Half the pixels go up, half down: E ||delta||^2 = sum of (min(eps, 1 - x)^2 + min(eps, x)^2) / 2. For l2: eps itself.
+    Half the pixels go up, half down: E ||delta||^2 = sum of (min(eps, 1 - x)^2 + min(eps, x)^2) / 2. For l2 it is eps.
     """
     if settings.norm == "l2":
         return settings.eps
@@ -297,7 +299,7 @@ def noise_length(train: Split, settings: Settings) -> float:
 
 
 def one_cycle(progress: float, warmup: float) -> float:
-    """Share of the peak learning rate: half a cosine up from 1/25, half a cosine down to nearly 0 (Smith & Topin 2018)."""
+    """Share of the peak learning rate: half a cosine up from 1/25, half a cosine down to nearly 0 (Smith & Topin)."""
     if progress < warmup:
         return 1 / 25 + 24 / 25 * (1 - math.cos(math.pi * progress / warmup)) / 2
     return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
@@ -356,43 +358,24 @@ def report(log: SummaryWriter, judgement: Judgement, step: int, classes: tuple[s
         if not name.startswith("n"):
             log.add_scalar(f"validation/{name}", value, step)
     answers = torch.repeat_interleave(torch.arange(len(judgement.predictions)), judgement.predictions.long())
-    log.add_histogram("validation/predicted classes", answers, step, bins=len(classes))  # type: ignore[arg-type]
+    log.add_histogram("validation/predicted classes", answers, step, bins=len(classes))
     picture = gallery(judgement.x, judgement.x_adv, judgement.y, judgement.logits, judgement.logits_adv, classes)
     log.add_image("validation/clean, perturbation, adversarial", picture, step, dataformats="HWC")
     for line in judgement.symptoms:
         log.add_text("symptoms", line, step)
 
 
-def save(directory: Path, generator: Generator, settings: Settings, c: float, record: training.Record) -> None:
-    """The generator's checkpoint: config.json, model.safetensors, and a card that says what it is worth and where from."""
-    f = record["history"][-1]
-    generator.save_pretrained(directory)
-    goal = "away from the true class" if settings.y_target is None else f"toward class {settings.y_target}"
-    command = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in plain(settings).items() if v is not None and k not in FREE)
-    (directory / "README.md").write_text(f"""---
-library_name: advgan
-tags: [adversarial-examples, advgan]
----
-# A one-pass attack on `{settings.target}` ({settings.dataset})
+def keep(generator: nn.Module, settings: Settings, record: training.Record, c: float) -> None:
+    """Make `generator` the run's chosen one: config.json, model.safetensors and its card, whole or not at all."""
+    assert isinstance(generator, Generator)
+    chosen = {name: value for name, value in plain(settings).items() if name not in FREE}
+    card = generator_card(chosen, record["history"][-1], c)
 
-Perturbs images {goal}, within {settings.norm} eps = {settings.eps:.6g} and the box [0, 1], in one forward pass.
+    def write(directory: Path) -> None:
+        generator.save_pretrained(directory)
+        (directory / "README.md").write_text(card)
 
-    from advgan import Generator
-    x_adv = Generator.from_pretrained("{directory.parent.name if directory.name.startswith('.') else directory}").perturb(x)
-
-| | |
-|---|---|
-| attack success rate, validation ({int(f['n_correct'])} correctly classified images, chosen on them) | {f['asr']:.2%} |
-| mean l2 of the perturbation | {f['l2']:.3f} |
-| loss | L_adv ({settings.adversarial}, kappa {settings.kappa:g}) + {settings.alpha:g} L_GAN ({settings.gan}) + {settings.beta:g} L_hinge (c = {c:.4g}) |
-| images with an active hinge (l2 above c) | {f['hinge_active']:.1%} |
-| discriminator's accuracy | {f['d_accuracy']:.1%} |
-| trained | {f['step']} steps of {settings.batch_size} images, {record['seconds']:.0f} s, seed {settings.seed} |
-| made by | `train/advgan.py {command}` |
-
-The test images were not seen; `eval/compare.py` reports on them. The success rate holds for this target on this data,
-and says nothing about other classifiers.
-""")
+    training.write_aside(settings.output_dir / "generator", write)
 
 
 def conclude(settings: Settings, record: training.Record, total: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -45,7 +46,7 @@ class Validation:
         return x.to(self.accelerator.device), y.to(self.accelerator.device)
 
     @torch.no_grad()
-    def __call__(self, generator: nn.Module, critic: nn.Module, *, c: float, gan: losses.GAN) -> Judgement:
+    def __call__(self, generator: Any, critic: nn.Module, *, c: float, gan: losses.GAN) -> Judgement:
         """Judge `generator`, with the hinge active above l2 length `c`, and `critic` as a discriminator of form `gan`.
 
         Figures: n, n_correct (clean images that count), asr over these, mean l2 and linf and the share with an active
@@ -96,4 +97,3 @@ class Validation:
     def _add_up(self, values: Tensor) -> Tensor:
         total: Tensor = self.accelerator.reduce(values, reduction="sum")
         return total.cpu()
-

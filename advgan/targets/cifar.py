@@ -36,7 +36,7 @@ class Block(nn.Module):
 class CifarResNet(Target):
     """`cifar-resnet20` and its deeper sisters (arXiv:1512.03385, section 4.2); parameter names as in public weights.
 
-    Pixels are normalised inside, by constants that are no part of the weights, so that others' weights load as they are.
+    Pixels are normalised inside, by constants that are no part of the weights: others' weights load as they are.
     """
 
     natural_shape = (3, 32, 32)

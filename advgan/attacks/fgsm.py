@@ -1,0 +1,27 @@
+"""The fast gradient sign method: one step as far as the ball allows (Goodfellow et al. 2015, arXiv:1412.6572)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks.ifgsm import ifgsm
+from advgan.threat import Norm
+
+
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    norm: Norm = "linf",
+    y_target: Tensor | None = None,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """x_adv = x + eps sign(grad_x L(x, y)), cut at the box; for l2 x + eps grad / ||grad||_2 (Miyato et al. 2016).
+
+    L is cross-entropy; with `y_target` (n,) the step goes down L(x, y_target) instead. x (n, c, h, w) float32 in [0, 1],
+    `eps` in its units; returns x_adv like `x`. Raises InputError for bad input.
+    """
+    return ifgsm(model, x, y, eps=eps, steps=1, norm=norm, y_target=y_target, rng=rng)

@@ -1,0 +1,102 @@
+"""What the gradient attacks share: the model lent to an attack and given back as it was, and one gradient at x_adv."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from advgan.errors import InputError
+from advgan.threat import Norm, Threat
+
+CHUNK = 100  # images at a time on a CPU: more fall out of its cache, fewer leave its cores waiting
+
+
+def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, y_target: Tensor | None = None) -> Threat:
+    """The threat that an attack on images `x` (n, c, h, w) with labels `y` (n,) has to keep to.
+
+    Raises InputError, before any work, for an impossible ball, images that are not float32 in [0, 1], or labels and
+    target classes that are not (n,) integers from 0 on.
+    """
+    threat = Threat(norm, eps, targeted=y_target is not None)  # type: ignore[arg-type]
+    check_images(x)
+    for name, label in {"y": y, "y_target": y if y_target is None else y_target}.items():
+        if not isinstance(label, Tensor) or label.shape != (len(x),) or label.dtype != torch.int64:
+            got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else repr(label)
+            raise InputError(f"{name} must be an int64 tensor of shape ({len(x)},), one class per image, got {got}")
+        if len(label) and int(label.min()) < 0:
+            raise InputError(f"{name} must hold classes from 0 on, got {int(label.min())}")
+    return threat
+
+
+def check_images(x: Tensor) -> None:
+    """Raise InputError unless `x` is float32 (n, c, h, w) in [0, 1]."""
+    if x.dtype != torch.float32 or x.ndim != 4:
+        raise InputError(f"images must be float32 of shape (n, c, h, w), got {x.dtype} {tuple(x.shape)}")
+    if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+        raise InputError(f"images must lie in [0, 1], got {x.min().item():.4g} to {x.max().item():.4g}")
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+    """`model` in eval mode and frozen, so that only the input's gradient is computed; given back as it was found."""
+    modes = {module: module.training for module in model.modules()}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield model.eval()
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def chunks(x: Tensor, y: Tensor, y_target: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Walk through images, labels and targets together, as many images at a time as the device likes."""
+    size = CHUNK if x.device.type == "cpu" else max(len(x), 1)
+    for i in range(0, max(len(x), 1), size):
+        part = slice(i, i + size)
+        yield x[part], y[part], None if y_target is None else y_target[part]
+
+
+def excess(logits: Tensor, label: Tensor) -> Tensor:
+    """How far all other classes together outweigh class `label` (n,): log sum_{i != label} exp z_i - z_label.
+
+    Cross-entropy is softplus of this, so both have gradients of the same direction, image by image. But cross-entropy's
+    own shrinks with the model's doubt and is exactly zero where float32 has no doubt left; this one never is.
+    """
+    if len(label) and int(label.max()) >= logits.shape[1]:
+        raise InputError(
+            f"classes must be below {logits.shape[1]}, the target's number of classes, got {int(label.max())}"
+        )
+    index = label[:, None]
+    others = logits.float().scatter(1, index, -torch.inf)
+    return others.logsumexp(1) - logits.float().gather(1, index).squeeze(1)
+
+
+def uphill(model: nn.Module, x_adv: Tensor, y: Tensor, y_target: Tensor | None = None) -> Tensor:
+    """The gradient (n, c, h, w), at `x_adv` itself, of what an attacker raises: doubt in `y`, or trust in `y_target`.
+
+    `x_adv` is a leaf here. No gradient goes through the clamp that made it: since torch 2.15 clamp passes none at its
+    bounds, and most pixels of a digit are exactly 0.
+    """
+    with torch.enable_grad():
+        leaf = x_adv.detach().requires_grad_()
+        logits = model(leaf)
+        goal = excess(logits, y) if y_target is None else -excess(logits, y_target)
+        if not goal.requires_grad:
+            raise InputError("the target passes no gradient to its input: this attack needs one that does")
+        return torch.autograd.grad(goal.sum(), leaf)[0]
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """The step of length 1 in `norm` that climbs most along `gradient` (n, c, h, w); zero where the gradient is."""
+    if norm == "linf":
+        return gradient.sign()
+    # Divide by the largest entry first: the squares of a small gradient underflow.
+    gradient = gradient / gradient.flatten(1).abs().amax(1).clamp_min(1e-38).view(-1, 1, 1, 1)
+    return gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)

@@ -1,0 +1,138 @@
+"""What each term of the loss buys: the same recipe trained without it, over seeds, reported on the test images.
+
+python eval/ablation.py --seeds 0                         every variant of recipes/mnist-c.yaml
+python eval/ablation.py --seeds 0 1 2 --variants full     the recipe itself, mean of three seeds
+
+Each cell is `train/advgan.py` and then `eval/compare.py`, in a directory of its own; cells already there are kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# A program run by its path has its own folder first on the path; the library is above it.
+sys.path.insert(0, str(ROOT))
+
+import json
+import statistics
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from advgan import training
+from advgan.errors import InputError
+from advgan.settings import run
+
+VARIANTS = {
+    "full": [],
+    "no-gan": ["--alpha", "0"],
+    "no-hinge": ["--beta", "0"],
+    "neither": ["--alpha", "0", "--beta", "0"],
+    "larger-alpha": ["--alpha", "1"],
+    "paper-networks": ["--architecture", "paper"],
+}
+# What a column shows: its title, where the figure comes from, and how it is printed.
+COLUMNS = {
+    "ASR %": lambda cell: 100 * cell["row"]["asr"],
+    "l2": lambda cell: cell["row"]["l2_mean"],
+    "SSIM": lambda cell: cell["row"]["ssim_mean"],
+    "hinge active %": lambda cell: 100 * cell["training"]["history"][-1]["hinge_active"],
+    "D right %": lambda cell: 100 * cell["training"]["history"][-1]["d_accuracy"],
+    "steps to 95 %": lambda cell: cell["training"]["steps_to_95"],
+    "passes to 95 %": lambda cell: cell["training"]["passes_to_95"],
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which cells to train; everything else is in the recipe of train/advgan.py."""
+
+    train_recipe: Path = ROOT / "recipes/mnist-c.yaml"
+    """Recipe of train/advgan.py that is varied"""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Which of full, no-gan, no-hinge, neither, larger-alpha, paper-networks"""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of each variant"""
+    data_dir: Path = Path("data")
+    """Where the data set lies"""
+    target_weights: Path | None = None
+    """The classifier under attack; None: the recipe's"""
+    output_dir: Path = Path("checkpoints/runs/ablation")
+    """A directory per cell, results.json and report.md"""
+    recipe: Path | None = None
+    """YAML file of these settings"""
+
+
+def main(settings: Settings) -> None:
+    unknown = [v for v in settings.variants if v not in VARIANTS]
+    if unknown or not settings.variants or not settings.seeds:
+        raise InputError(f"variants must be some of {', '.join(VARIANTS)}, with at least one seed, got {unknown}")
+    if not settings.train_recipe.is_file():
+        raise InputError(f"no recipe at {settings.train_recipe}")
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for variant in settings.variants:
+        for seed in settings.seeds:
+            cells.setdefault(variant, []).append(cell(settings, variant, seed))
+            report(cells, settings.output_dir)
+    print(f"report: {settings.output_dir / 'report.md'}")
+
+
+def cell(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
+    """Train one variant with one seed and compare it on the test images, unless that is done."""
+    directory = settings.output_dir / f"{variant}-{seed}"
+    where = ["--data-dir", str(settings.data_dir)]
+    weights = [] if settings.target_weights is None else ["--target-weights", str(settings.target_weights)]
+    if not (directory / "results.json").exists():
+        begun = ["--resume"] if training.latest_state(directory, "generator") else []
+        words = ["--recipe", settings.train_recipe, "--seed", seed, *VARIANTS[variant], *where, *weights, *begun]
+        program("train/advgan.py", *words, "--output-dir", directory)
+        used = json.loads((directory / "training.json").read_text())["settings"]
+        same = [f"--{name.replace('_', '-')}={used[name]}" for name in ("dataset", "target", "target_weights", "norm")]
+        size = [] if used["image_size"] is None else ["--image-size", used["image_size"]]
+        program("eval/compare.py", *same, *size, *where, "--generator", directory, "--output-dir", directory,
+                "--attacks", "advgan", "--eps", used["eps"])  # fmt: skip
+    rows = json.loads((directory / "results.json").read_text())["rows"]
+    row = next(row for row in rows if row["attack"] == "advgan")
+    if row["asr"] is None:
+        raise InputError(f"the comparison in {directory} failed: {row['status']}")
+    return {"row": row, "training": json.loads((directory / "training.json").read_text())}
+
+
+def program(path: str, *words: object) -> None:
+    done = subprocess.run([sys.executable, str(ROOT / path), *map(str, words)])
+    if done.returncode:
+        sys.exit(f"error: {path} ended with exit code {done.returncode}")
+
+
+def report(cells: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:
+    """The table so far, on the terminal and as Markdown: mean over the seeds, +- standard deviation of several."""
+    console_table, lines = Table(title="ablation"), ["| variant | seeds | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|---" * (len(COLUMNS) + 2) + "|")
+    for column in ("variant", "seeds", *COLUMNS):
+        console_table.add_column(column)
+    for variant, runs in cells.items():
+        texts = [variant, str(len(runs)), *(spread([read(run) for run in runs]) for read in COLUMNS.values())]
+        console_table.add_row(*texts)
+        lines.append("| " + " | ".join(texts) + " |")
+    Console().print(console_table)
+    training.write_file(output_dir / "report.md", "\n".join(lines) + "\n")
+    training.write_file(output_dir / "results.json", json.dumps(cells, indent=2))
+
+
+def spread(values: list[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return "never" if not known else f"{len(known)} of {len(values)} runs"
+    mean = statistics.fmean(known)
+    text = f"{mean:.0f}" if mean >= 100 else f"{mean:.2f}" if mean >= 10 else f"{mean:.3f}"
+    return text + (f" ± {statistics.stdev(known):.2g}" if len(known) > 1 else "")
+
+
+if __name__ == "__main__":
+    run(main, Settings)

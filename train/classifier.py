@@ -1,0 +1,271 @@
+"""Train a classifier to be attacked: any built-in target on any data set, chosen on validation, tested once.
+
+python train/classifier.py                                           mnist-c on the embedded digits, with all defaults
+python train/classifier.py --dataset mnist --data-dir data --epochs 4 --output-dir RUN
+accelerate launch --cpu --num_processes 2 train/classifier.py ...    several processes share each batch
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# `accelerate launch` puts train/ first on the path, where `import advgan` would find the program of that name.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from advgan import training
+from advgan.data import Data, Split, load_data, training_batches
+from advgan.errors import InputError
+from advgan.settings import Real, run
+from advgan.targets import Target, build_target, load_target, save_target
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
+
+    recipe: Path | None = None
+    """YAML file of settings that become the defaults; flags override it"""
+    dataset: str = "mnist5k"
+    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
+    data_dir: Path = Path("data")
+    """Where the data set lies, or is downloaded to"""
+    image_size: int | None = None
+    """Resize and crop the images of a folder to this many pixels a side"""
+    target: str = "mnist-c"
+    """The classifier: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
+    output_dir: Path = Path("checkpoints/runs/classifier")
+    """Where classifier/, state/ and logs/ go"""
+    resume: bool = False
+    """Continue the run in the output directory where it stopped"""
+    overwrite: bool = False
+    """Replace an earlier run in the output directory"""
+    epochs: int = 12
+    """Passes over the training images"""
+    max_steps: int | None = None
+    """Steps in all; overrides epochs, and the schedule follows it"""
+    batch_size: int = 128
+    """Images a step, over all processes"""
+    seed: int = 0
+    """Of weights, batches and shifts"""
+    threads: int | None = None
+    """CPU threads a process; None shares the cores among the processes"""
+
+    learning_rate: Real = 3e-3
+    """Peak of the one-cycle schedule (AdamW)"""
+    weight_decay: Real = 1e-4
+    """Decoupled weight decay (AdamW)"""
+    shift: int = 2
+    """Training images are moved by up to this many pixels each way; 0 leaves them as they are"""
+    flip: bool = False
+    """Mirror every other training image (photographs, not digits)"""
+
+
+# What a resumed run may change: where things are and how fast they go, not what is computed.
+FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "threads"}
+
+
+def main(settings: Settings) -> None:
+    check(settings)
+    accelerator = training.start(settings.seed, settings.threads)
+    training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
+    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    if settings.batch_size > len(data.train):
+        raise InputError(f"batch size must be at most the {len(data.train)} training images, got {settings.batch_size}")
+
+    epoch = len(data.train) // settings.batch_size
+    total = settings.max_steps or settings.epochs * epoch
+    net = build_target(settings.target, data.image_shape, data.num_classes)
+    optimizer = AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = OneCycleLR(optimizer, settings.learning_rate, total_steps=total)
+    record = training.Record(step=0, seconds=0.0, accuracy=None, best=-1.0, best_step=0, settings=plain(settings))
+    model, prepared = accelerator.prepare(net, optimizer)
+    accelerator.register_for_checkpointing(schedule, record)
+    if settings.resume:
+        training.load_state(accelerator, settings.output_dir, "classifier")
+        insist_on_the_same(record["settings"], plain(settings))
+
+    log = training.open_log(accelerator, settings.output_dir, "classifier", record["step"], plain(settings))
+    batches = training_batches(
+        data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
+        rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
+    )  # fmt: skip
+    with training.Stop() as stop, training.progress_bar(accelerator) as bar:
+        task = bar.add_task(settings.target, total=total, completed=record["step"], figures="")
+        for x, y in batches:
+            began = time.perf_counter()
+            x, y = augment(x, record["step"], settings, accelerator), y.to(accelerator.device)
+            model.train()
+            logits = model(x)
+            loss = F.cross_entropy(logits, y)
+            stop_at_nan(loss.item(), record["step"] + 1, settings.output_dir)  # before it reaches the weights
+            prepared.zero_grad()
+            accelerator.backward(loss)
+            prepared.step()
+            schedule.step()
+            record["step"] += 1
+            record["seconds"] += time.perf_counter() - began
+            step = record["step"]
+
+            speed = step * settings.batch_size / record["seconds"]
+            if log and (step % 10 == 0 or step == total):
+                log.add_scalar("train/loss", loss.item(), step)
+                log.add_scalar("train/accuracy", (logits.argmax(1) == y).float().mean().item(), step)
+                log.add_scalar("train/learning rate", schedule.get_last_lr()[0], step)
+                log.add_scalar("train/images per second", speed, step)
+            stopping = stop.requested(accelerator)
+            if step % epoch == 0 or step == total:
+                record["accuracy"] = accuracy(net, data.validation, accelerator)
+                better = record["accuracy"] >= record["best"]  # of equals the later
+                if better:
+                    record["best"], record["best_step"] = record["accuracy"], step
+                if log:
+                    log.add_scalar("validation/accuracy", record["accuracy"], step)
+                    bar.console.print(f"step {step:5d}  validation accuracy {record['accuracy']:.2%}", highlight=False)
+                    if better:
+                        save_target(net, settings.output_dir / "classifier", card(settings, data, record))
+            bar.update(task, completed=step, figures=progress(speed, loss.item(), record))
+            if step % epoch == 0 or step == total or stopping:
+                training.save_state(accelerator, settings.output_dir, "classifier", step)
+            if stopping:
+                break  # safe: the loader is not a prepared one, and every process stops at this step
+    accelerator.wait_for_everyone()
+    conclude(settings, data, record, total, accelerator)
+    if log:
+        log.close()
+    accelerator.end_training()
+
+
+def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) -> Tensor:
+    """This process's images `x` (n, c, h, w), each moved (zeros come in at the border) and perhaps mirrored.
+
+    The moves are a function of seed and step, drawn for the global batch: alike after a resume and for any number of
+    processes.
+    """
+    rng = np.random.default_rng((settings.seed, step))
+    n, _, height, width = x.shape
+    mine = slice(accelerator.process_index * n, (accelerator.process_index + 1) * n)
+    down, right = torch.from_numpy(rng.integers(0, 2 * settings.shift + 1, (2, settings.batch_size)))[:, mine]
+    mirrored = torch.from_numpy(rng.random(settings.batch_size) < 0.5)[mine]
+    rows = down[:, None] + torch.arange(height)
+    columns = right[:, None] + torch.arange(width)
+    if settings.flip:
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    padded = F.pad(x, [settings.shift] * 4).movedim(1, -1)
+    moved = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved.movedim(-1, 1).to(accelerator.device)
+
+
+def accuracy(net: Target, split: Split, accelerator: Accelerator) -> float:
+    """Share of `split` that `net` classifies correctly, in eval mode; the processes share the batches."""
+    net.eval()
+    # Each process has its own batch norm statistics; data parallel training would take the first's at the next step.
+    broadcast(list(net.buffers()))
+    correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
+    with torch.no_grad():
+        for i, (x, y) in enumerate(split.batches(200)):
+            if i % accelerator.num_processes == accelerator.process_index:
+                correct += (net(x.to(accelerator.device)).argmax(1).cpu() == y).sum().to(accelerator.device)
+    return int(accelerator.reduce(correct, reduction="sum").item()) / len(split)
+
+
+def check(settings: Settings) -> None:
+    """Refuse what cannot work, before any work."""
+    for name in ("epochs", "batch_size", "learning_rate"):
+        if not 0 < getattr(settings, name) < math.inf:
+            raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
+    for name in ("weight_decay", "shift", "seed"):
+        if not getattr(settings, name) >= 0:
+            raise InputError(f"{name} must not be negative, got {getattr(settings, name)}")
+    if settings.max_steps is not None and settings.max_steps < 1:
+        raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON knows them."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()}
+
+
+def insist_on_the_same(before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in FREE and before.get(k) != v]
+    if changed:
+        raise InputError(f"a run is resumed with its own settings, but {'; '.join(changed)}")
+
+
+def stop_at_nan(loss: float, step: int, output_dir: Path) -> None:
+    if not math.isfinite(loss):
+        kept = output_dir / "classifier"
+        left = f"the last good classifier is in {kept}" if kept.exists() else "no classifier was kept yet"
+        sys.exit(f"error: step {step}: the loss is not finite; try a smaller learning rate; {left}")
+
+
+def progress(speed: float, loss: float, record: training.Record) -> str:
+    validated = "" if record["accuracy"] is None else f" val {record['accuracy']:.1%}"
+    return f"{speed:.0f} images/s loss {loss:.3f}{validated}"
+
+
+def card(settings: Settings, data: Data, record: training.Record, test: float | None = None) -> str:
+    """The README.md beside the weights: what they are worth, and where they come from."""
+    given = {k: v for k, v in plain(settings).items() if k not in FREE and v is not None and v is not False}
+    command = " ".join(f"--{k.replace('_', '-')}{'' if v is True else f' {v}'}" for k, v in given.items())
+    channels, height, width = data.image_shape
+    tested = "not measured (the run did not end)" if test is None else f"{test:.2%}"
+    return f"""---
+library_name: advgan
+tags: [image-classification, adversarial-examples, advgan]
+---
+# `{settings.target}` on {settings.dataset}
+
+A classifier to be attacked: {channels}x{height}x{width} images in [0, 1] -> logits of {data.num_classes} classes.
+
+    from advgan.targets import load_target
+    model = load_target("{settings.target}", weights=DIRECTORY)  # the directory of this card
+
+| | |
+|---|---|
+| accuracy, test ({len(data.test)} images, seen once) | {tested} |
+| accuracy, validation ({len(data.validation)} images, chosen on them) | {record["best"]:.2%} |
+| trained on | {len(data.train)} images of {settings.dataset}, classes {", ".join(data.classes)} |
+| training | {record["step"]} steps of {settings.batch_size} images, {record["seconds"]:.0f} s, seed {settings.seed} |
+| weights | those after step {record["best_step"]} |
+| made by | `train/classifier.py {command}` |
+
+Made to be attacked, not to be relied on: it was not hardened, and knows only images like those it was trained on.
+"""
+
+
+def conclude(settings: Settings, data: Data, record: training.Record, total: int, accelerator: Accelerator) -> None:
+    """Measure the kept classifier on the test images, once and only after the last step; say where everything is."""
+    directory = settings.output_dir / "classifier"
+    tested = None
+    if record["step"] == total:
+        best = load_target(settings.target, directory).to(accelerator.device)
+        tested = accuracy(best, data.test, accelerator)
+    if not accelerator.is_main_process:
+        return
+    if tested is None:
+        print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
+    else:
+        save_target(best, directory, card(settings, data, record, tested))
+        print(f"test accuracy {tested:.2%} (n = {len(data.test)}), validation {record['best']:.2%}")
+        print(f"classifier in {directory}")
+    print(f"tensorboard --logdir {settings.output_dir / 'logs'}")
+
+
+if __name__ == "__main__":
+    run(main, Settings)
