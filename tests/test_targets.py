@@ -234,7 +234,7 @@ def test_what_cannot_be_loaded_is_told_in_one_line(saved, tmp_path):
             r"1x12x10 images and 9 classes: 2 of another shape \(linear.weight \(4, 64\)",
         ),
         ((name, run), {"image_shape": (3, 12, 10)}, r"conv1.weight \(16, 1, 3, 3\) for \(16, 3, 3, 3\)"),
-        ((name, mnist), {}, r"97 missing \(conv1.weight, bn1.weight, ...\), 14 unexpected \(layers.0.weight, layers"),
+        ((name, mnist), {}, r"97 missing \(conv1.weight, bn1.weight, ...\), 14 unexpected \(layers.0.bias, layers"),
     ]:
         with pytest.raises(InputError, match=message) as raised:
             load_target(*arguments, **keywords)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_inputs, chunks
+from advgan.attacks.gradients import borrowed, check_classes, check_inputs, chunks
 from advgan.errors import InputError
 from advgan.threat import Norm
 
@@ -23,12 +23,12 @@ def deepfool(
     y_target: Tensor | None = None,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """The smallest delta in `norm` that leaves class `y`, as if the model were linear around each iterate (algorithm 2).
+    """The smallest delta in `norm` that leaves class `y`, the model taken as linear around each iterate (algorithm 2).
 
     Per step, with f_k = z_k - z_y and w_k its gradient at x_t, over the `candidates` most likely classes of x:
         l = argmin_k |f_k| / ||w_k||_q,   r += |f_l| / ||w_l||_2^2 w_l     (linf: |f_l| / ||w_l||_1 sign w_l),
         x_{t+1} = clip(x + (1 + overshoot) r),
-    until the prediction is no longer y; q is 2 for l2 and 1 for linf. A two-class model is the binary case (algorithm 1).
+    until the prediction is not y; q is 2 for l2 and 1 for linf. With two classes it is the binary case (algorithm 1).
     Images that are misclassified already come back unchanged. x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`,
     as far from it as it takes: `eps` and `rng`, part of every attack's call, have no say.
     Raises InputError for bad input and for `y_target`, which the method does not have.
@@ -48,14 +48,10 @@ def _search(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, steps: int, cand
     """DeepFool on one chunk. `live` numbers the images still in their class; only those are forwarded."""
     found, live, r = x.clone(), torch.arange(len(x), device=x.device), torch.zeros_like(x)
     logits = model(x)
-    if logits.shape[1] < 2 or (len(y) and int(y.max()) >= logits.shape[1]):
-        raise InputError(
-            f"classes must be below the target's {logits.shape[1]} logits (at least 2), got {int(y.max())}"
-        )
+    check_classes(y, logits)
     # The most likely classes of the clean image, without y: -inf puts it last.
-    others = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[
-        :, : min(candidates, logits.shape[1]) - 1
-    ]
+    ranked = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
+    others = ranked[:, : min(candidates, logits.shape[1]) - 1]
 
     for step in range(steps):
         # Whom the last step has fooled is known before any gradient is: finished images cost one forward, no more.
@@ -65,31 +61,31 @@ def _search(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, steps: int, cand
         live, r = live[still], r[still]
         if not len(live):
             break
-        f, w = _boundaries(model, found[live], y[live], others[live])
-        r = r + _shortest(f, w, norm)
+        r = r + _shortest(model, found[live], y[live], others[live], norm)
         found[live] = (x[live] + reach * r).clamp(0, 1)
     return found
 
 
-def _boundaries(model: nn.Module, x: Tensor, y: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """f (n, k) = z_others - z_y and its gradients w (n, k, c, h, w) at `x`: one forward, one backward per candidate."""
+def _shortest(model: nn.Module, x: Tensor, y: Tensor, others: Tensor, norm: Norm) -> Tensor:
+    """The shortest step (n, c, h, w) from `x` onto a boundary between `y` and `others` (n, k), linearised at `x`.
+
+    One forward, and one backward per boundary through the same graph.
+    """
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        logits = model(leaf)
-        f = logits.float().gather(1, others) - logits.float().gather(1, y[:, None])
+        logits = model(leaf).float()
+        f = logits.gather(1, others) - logits.gather(1, y[:, None])
         if not f.requires_grad:
             raise InputError("the target passes no gradient to its input: DeepFool needs one that does")
-        columns, last = f.sum(0).unbind(), f.shape[1] - 1
-        w = [torch.autograd.grad(column, leaf, retain_graph=k < last)[0] for k, column in enumerate(columns)]
-    return f.detach(), torch.stack(w, dim=1)
+        totals, last = f.sum(0).unbind(), f.shape[1] - 1
 
-
-def _shortest(f: Tensor, w: Tensor, norm: Norm) -> Tensor:
-    """The shortest step (n, c, h, w) onto any of the linearised boundaries f + w delta = 0."""
-    flat = w.flatten(2)
-    slope = (flat.norm(dim=2) if norm == "l2" else flat.abs().sum(2)).clamp_min(1e-12)  # the dual norm of w
-    distance, best = (f.abs() / slope).min(1)
-    rows = torch.arange(len(f), device=f.device)
-    w, slope = w[rows, best], slope[rows, best].view(-1, 1, 1, 1)
-    # An image exactly on the boundary still has to take a step, or it stays there.
-    return distance.clamp_min(1e-6).view(-1, 1, 1, 1) * (w / slope if norm == "l2" else w.sign())
+    nearest, step = torch.full((len(x), 1, 1, 1), torch.inf, device=x.device), torch.zeros_like(x)
+    for k, total in enumerate(totals):
+        (w,) = torch.autograd.grad(total, leaf, retain_graph=k < last)
+        slope = (w.flatten(1).norm(dim=1) if norm == "l2" else w.flatten(1).abs().sum(1)).clamp_min(1e-12)  # dual norm
+        # The box cuts steps short, so an image may near a boundary for ever: the last 1e-4 is taken in one stride.
+        distance = (f[:, k].detach().abs() / slope).clamp_min(1e-4).view(-1, 1, 1, 1)
+        direction = w / slope.view(-1, 1, 1, 1) if norm == "l2" else w.sign()
+        step = torch.where(distance < nearest, distance * direction, step)
+        nearest = nearest.minimum(distance)
+    return step

@@ -21,7 +21,7 @@ def fgsm(
 ) -> Tensor:
     """x_adv = x + eps sign(grad_x L(x, y)), cut at the box; for l2 x + eps grad / ||grad||_2 (Miyato et al. 2016).
 
-    L is cross-entropy; with `y_target` (n,) the step goes down L(x, y_target) instead. x (n, c, h, w) float32 in [0, 1],
-    `eps` in its units; returns x_adv like `x`. Raises InputError for bad input.
+    L is cross-entropy; with `y_target` (n,) the step goes down L(x, y_target) instead. x (n, c, h, w) float32 in
+    [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError for bad input.
     """
     return ifgsm(model, x, y, eps=eps, steps=1, norm=norm, y_target=y_target, rng=rng)

@@ -63,16 +63,22 @@ def chunks(x: Tensor, y: Tensor, y_target: Tensor | None = None) -> Iterator[tup
         yield x[part], y[part], None if y_target is None else y_target[part]
 
 
+def check_classes(label: Tensor, logits: Tensor) -> None:
+    """Raise InputError unless the target's `logits` (n, k) have a column for each `label` (n,)."""
+    k, largest = logits.shape[1], int(label.max()) if len(label) else 0
+    if k < 2:
+        raise InputError(f"the target must tell at least 2 classes apart, got logits of shape {tuple(logits.shape)}")
+    if largest >= k:
+        raise InputError(f"labels must be classes of the target, numbered 0 to {k - 1}, got {largest}")
+
+
 def excess(logits: Tensor, label: Tensor) -> Tensor:
     """How far all other classes together outweigh class `label` (n,): log sum_{i != label} exp z_i - z_label.
 
     Cross-entropy is softplus of this, so both have gradients of the same direction, image by image. But cross-entropy's
     own shrinks with the model's doubt and is exactly zero where float32 has no doubt left; this one never is.
     """
-    if len(label) and int(label.max()) >= logits.shape[1]:
-        raise InputError(
-            f"classes must be below {logits.shape[1]}, the target's number of classes, got {int(label.max())}"
-        )
+    check_classes(label, logits)
     index = label[:, None]
     others = logits.float().scatter(1, index, -torch.inf)
     return others.logsumexp(1) - logits.float().gather(1, index).squeeze(1)

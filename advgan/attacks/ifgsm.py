@@ -57,5 +57,5 @@ def ifgsm_projected(
     y_target: Tensor | None = None,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """`ifgsm` with steps of eps / 4: it reaches the surface of the ball early and spends the rest of its steps there."""
+    """`ifgsm` with steps of eps / 4: it reaches the surface of the ball early and spends its other steps there."""
     return ifgsm(model, x, y, eps=eps, steps=steps, step_size=eps / 4, norm=norm, y_target=y_target, rng=rng)

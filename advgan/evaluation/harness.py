@@ -1,0 +1,116 @@
+"""Run one attack on one target and believe nothing it says: every figure is recomputed from the images it returns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks.gradients import borrowed, check_inputs
+from advgan.attacks.registry import Bound, Protocol
+from advgan.errors import InputError
+from advgan.evaluation.figures import attack_figures, clean_figures, clean_records, outcome
+from advgan.evaluation.runner import Broken, device_of, run_attack
+from advgan.threat import Threat
+
+ROW_KEYS = (
+    *("attack", "protocol", "norm", "eps", "targeted", "y_target", "batch_size"),
+    *("n", "n_correct", "n_attacked", "clean_accuracy"),
+    *("asr", "asr_low", "asr_high", "asr_8bit", "asr_any_norm", "robust_accuracy"),
+    *("l0_mean", "l2_mean", "l2_median", "linf_mean", "linf_max", "ssim_mean"),
+    *("seconds_per_image", "images_per_second", "forwards_per_image", "backwards_per_image"),
+    *("violations", "status"),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one attack.
+
+    row        `ROW_KEYS` -> plain values, for results.json; what could not be measured is None
+    records    one entry per image (n,): label, predictions, confidences, norms, success; no columns if it failed
+    x_adv      (k, c, h, w) its answers to the first k images, for a gallery; k is 0 if it failed
+    """
+
+    row: dict[str, Any]
+    records: dict[str, Tensor]
+    x_adv: Tensor
+
+
+def evaluate(
+    attack: Bound,
+    target: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    name: str = "attack",
+    protocol: Protocol = "bounded",
+    y_target: int | None = None,
+    batch_size: int = 100,
+    clean_logits: Tensor | None = None,
+    keep: int = 16,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Result:
+    """Attack images `x` (n, c, h, w) with labels `y` (n,), batch by batch, and certify the answers.
+
+    attack         (x, y) -> x_adv, on the target's device; it gets copies, the first batch twice, once to warm up
+    target         in eval mode, no softmax; its forwards and backwards during the attack are counted
+    threat         "bounded": the ball each answer must lie in; "minimal-norm": the radius up to which one counts
+    y_target       the class that a targeted attack aims at
+    clean_logits   (n, k) of `x`, where they are known already
+    keep           how many answers to hold back for a gallery
+    progress       told the number of images after each batch
+
+    An attack that raises, leaves ball or box, or changes its input or the model is a failed row without figures, never
+    a robust target. Raises InputError for what the caller got wrong.
+    """
+    check_inputs(x, y, threat.eps, threat.norm)
+    if threat.targeted != (y_target is not None):
+        raise InputError(f"threat.targeted is {threat.targeted}, expected a y_target to match, got {y_target}")
+    if any(module.training for module in target.modules()):
+        raise InputError("the target is in training mode, expected target.eval()")
+    if not len(x) or batch_size < 1:
+        raise InputError(f"expected images and a batch size of at least 1, got {len(x)} and {batch_size}")
+    logits = predict(target, x, batch_size) if clean_logits is None else clean_logits
+    if y_target is not None and not 0 <= y_target < logits.shape[1]:
+        raise InputError(f"y_target must be a class from 0 to {logits.shape[1] - 1}, got {y_target}")
+
+    records = clean_records(logits, y, y_target)
+    row = {
+        **{"attack": name, "protocol": protocol, "norm": threat.norm, "eps": threat.eps, "targeted": threat.targeted},
+        **{"n": len(x), "y_target": y_target, "batch_size": batch_size, "violations": []},
+        **clean_figures(records),
+    }
+    if not row["n_attacked"]:
+        return _failed(row, "no image to attack, the target classifies none correctly", [])
+    try:
+        limits = threat if protocol == "bounded" else Threat("linf", 1.0)  # that ball holds the whole box
+        run = run_attack(attack, target, x, y, limits, batch_size=batch_size, keep=keep, progress=progress)
+    except Broken as broken:
+        return _failed(row, str(broken), broken.violations)
+    except Exception as error:
+        logging.getLogger(__name__).warning("attack %s failed", name, exc_info=True)
+        return _failed(row, f"{type(error).__name__}: {error}", [])
+    records |= run.columns
+    records |= outcome(records, threat, protocol, y_target)
+    row |= attack_figures(records, protocol) | run.cost | {"status": "ok"}
+    return Result({key: row[key] for key in ROW_KEYS}, records, run.x_adv)
+
+
+def _failed(row: dict[str, Any], reason: str, violations: list[str]) -> Result:
+    """A row without figures, that says why."""
+    row |= {"status": "failed: " + " ".join(reason.split())[:300], "violations": violations}
+    return Result({key: row.get(key) for key in ROW_KEYS}, {}, torch.empty(0))
+
+
+@torch.no_grad()
+def predict(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
+    """Logits (n, k) float32 on the CPU for images `x` (n, c, h, w); the target is left as found."""
+    device = device_of(target)
+    with borrowed(target):
+        return torch.cat([target(part.to(device)).float().cpu() for part in x.split(batch_size)])

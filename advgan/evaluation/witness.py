@@ -1,0 +1,94 @@
+"""What an attack does to the model it was lent: how often it asks, and whether it leaves it as it was."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Counter:
+    """Counts images that go forward through `model`, and gradients that come back, while its block lasts.
+
+    with Counter(model) as counter:
+        attack(x, y)
+    counter.forwards, counter.backwards
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.forwards, self.backwards = model, 0, 0
+
+    def __enter__(self) -> Counter:
+        self._hook = self.model.register_forward_hook(self._forward)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hook.remove()
+
+    def _forward(self, model: nn.Module, inputs: Any, logits: Any) -> None:
+        self.forwards += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(self._backward)
+
+    def _backward(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+class Snapshot:
+    """A model's weights, buffers, modes, requires_grad, gradients and hooks, to compare with and to go back to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.weights = {name: (tensor, tensor.detach().clone()) for name, tensor in _tensors(model).items()}
+        self.modes = {module: module.training for module in model.modules()}
+        self.trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        self.gradients = {p: None if p.grad is None else p.grad.detach().clone() for p in model.parameters()}
+        self.hooks = _hooks(model)
+
+    def changes(self) -> list[str]:
+        """What is no longer as it was, by name; empty if all is."""
+        now = _tensors(self.model)
+        same = {
+            "weights": now.keys() == self.weights.keys()
+            and all(now[name] is tensor and _equal(tensor, was) for name, (tensor, was) in self.weights.items()),
+            "mode": self.modes == {module: module.training for module in self.model.modules()},
+            "requires_grad": all(p.requires_grad == was for p, was in self.trainable.items()),
+            "gradients": all(_equal(p.grad, was) for p, was in self.gradients.items()),
+            "hooks": self.hooks == _hooks(self.model),
+        }
+        return [f"the model's {name} changed" for name, unchanged in same.items() if not unchanged]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back what can be put back, so that the next attack does not suffer from this one."""
+        for tensor, was in self.weights.values():
+            tensor.copy_(was)
+        for parameter, was_trainable in self.trainable.items():
+            parameter.requires_grad_(was_trainable)
+            parameter.grad = self.gradients[parameter]
+        for module, training in self.modes.items():
+            module.training = training
+            for kind, was_hooks in self.hooks[module].items():
+                hooks = getattr(module, kind)
+                hooks.clear()
+                hooks.update(was_hooks)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _hooks(model: nn.Module) -> dict[nn.Module, dict[str, dict[int, Any]]]:
+    return {module: {kind: dict(getattr(module, kind)) for kind in HOOKS} for module in model.modules()}
+
+
+def _equal(now: Tensor | None, was: Tensor | None) -> bool:
+    if now is None or was is None:
+        return now is was
+    return now.shape == was.shape and now.device == was.device and bool(torch.equal(now, was))

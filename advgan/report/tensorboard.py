@@ -1,0 +1,50 @@
+"""A comparison as one TensorBoard run: the table first, then scalars, then a gallery per attack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from advgan.report.table import markdown, picture
+from advgan.training import write_aside
+
+SCALARS = (
+    *("asr", "asr_8bit", "asr_any_norm", "robust_accuracy", "l2_mean", "l2_median", "linf_mean", "ssim_mean"),
+    *("images_per_second", "forwards_per_image", "backwards_per_image"),
+)
+
+
+def write_comparison(directory: Path, results: Mapping[str, Any], galleries: Mapping[str, np.ndarray]) -> None:
+    """Write event files to `directory`, in place of what stood there.
+
+    results     as in results.json: "rows", "target", "environment"
+    galleries   attack -> picture (height, width, 3) uint8
+
+    TensorBoard opens on cards sorted by name: "1_table" is the first one, and has the table as text behind its own tab.
+    Scalars are one chart per figure, its attacks side by side, because a comparison has no steps.
+    """
+
+    def write(folder: Path) -> None:
+        with SummaryWriter(str(folder)) as log:
+            log.add_image("1_table/comparison", picture(results["rows"]), dataformats="HWC")
+            log.add_text("comparison", markdown(results["rows"]))
+            log.add_text("target", _as_code(results["target"]))
+            log.add_text("environment", _as_code(results["environment"]))
+            for row in results["rows"]:
+                for name in SCALARS:
+                    if row[name] is not None:
+                        log.add_scalar(f"{name}/{row['attack']}", row[name])
+            for attack, image in galleries.items():
+                log.add_image(f"2_gallery/{attack}", image, dataformats="HWC")
+
+    write_aside(directory, write)
+
+
+def _as_code(value: Any) -> str:
+    """JSON as a Markdown code block."""
+    return "\n".join(f"    {line}" for line in json.dumps(value, indent=2).splitlines())

@@ -1,0 +1,371 @@
+"""The attacks: exact where there is an exact answer, equal to foolbox where there is not, and polite to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import foolbox
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks import ATTACKS, bind, deepfool, fgsm, gradients, ifgsm, ifgsm_projected, noise_sign, noise_uniform
+from advgan.errors import InputError
+from advgan.evaluation.witness import Snapshot
+from advgan.targets.guards import OneLogit
+from advgan.threat import TOLERANCE, Threat, delta_norms
+
+BOUNDED = [name for name, attack in ATTACKS.items() if attack.protocol == "bounded"]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(classes: int, seed: int = 0, scale: float = 1.0) -> nn.Sequential:
+    """Images (n, 1, 4, 4) -> logits, without a bend: its decision boundaries are planes."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=seeded(seed)))
+    return model.eval()
+
+
+def conv_net(channels: int = 1, classes: int = 5) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Dropout(0.5),
+        nn.Flatten(), nn.Linear(16 * 9, classes),
+    ).eval()  # fmt: skip
+
+
+def images(n: int, channels: int = 1, size: int = 12, low: float = 0.0, high: float = 1.0) -> Tensor:
+    return low + (high - low) * torch.rand(n, channels, size, size, generator=seeded(1))
+
+
+def own_labels(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x).argmax(1)
+
+
+@pytest.fixture
+def patient() -> Iterator[Callable[[nn.Module], nn.Module]]:
+    """Whether a model is after the test as it was before: in training mode, with gradients and a hook of its owner."""
+    watched: list[Snapshot] = []
+
+    def prepare(model: nn.Module) -> nn.Module:
+        model.train()[0].eval()  # mixed modes are somebody's choice too
+        next(model.parameters()).requires_grad_(False)
+        last = list(model.parameters())[-1]
+        last.grad = torch.ones_like(last)
+        model[1].register_forward_hook(lambda *_: None)
+        watched.append(Snapshot(model))
+        return model
+
+    yield prepare
+    assert watched
+    assert [change for snapshot in watched for change in snapshot.changes()] == []
+
+
+# Analytic answers
+
+
+@pytest.mark.parametrize("target", [None, 2])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_fgsm_steps_along_the_gradient_of_cross_entropy(norm: str, target: int | None) -> None:
+    model, x, y = linear(3, scale=0.3), images(7, size=4, low=0.4, high=0.6), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    aim = None if target is None else torch.full_like(y, target)
+    probabilities = model(x).softmax(1)
+    wanted = y if aim is None else aim
+    gradient = (probabilities - nn.functional.one_hot(wanted, 3)) @ model[1].weight * (1 if aim is None else -1)
+    step = gradient.sign() if norm == "linf" else gradient / gradient.norm(dim=1, keepdim=True)
+    x_adv = fgsm(model, x, y, eps=0.1, norm=norm, y_target=aim)  # type: ignore[arg-type]
+    assert torch.allclose(x_adv, x + 0.1 * step.view_as(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [2, 10])
+def test_ifgsm_is_fgsm_where_the_gradient_never_turns(steps: int) -> None:
+    model, x, y = linear(2), images(6, size=4), torch.tensor([0, 1, 0, 1, 0, 1])
+    one_step = fgsm(model, x, y, eps=0.2)
+    assert torch.allclose(ifgsm(model, x, y, eps=0.2, steps=steps), one_step, atol=1e-6)
+    assert torch.allclose(ifgsm(model, x, y, eps=0.2, steps=steps, step_size=0.15), one_step, atol=1e-6)
+    assert torch.allclose(ifgsm_projected(model, x, y, eps=0.2), one_step, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_deepfool_is_exact_on_a_linear_model(classes: int, norm: str) -> None:
+    model, x = linear(classes, scale=3.0), images(20, size=4, low=0.45, high=0.55)
+    with torch.no_grad():
+        model[1].bias -= model(x).mean(0)  # no class far away: nothing leaves the box on its way
+    y = own_labels(model, x)
+    logits, weight = model(x), model[1].weight
+    f, w = logits - logits.gather(1, y[:, None]), weight[None] - weight[y][:, None]
+    length = w.norm(dim=2) if norm == "l2" else w.abs().sum(2)
+    distance = (f.abs() / length).scatter(1, y[:, None], torch.inf).min(1).values
+
+    delta = deepfool(model, x, y, norm=norm, overshoot=0.02) - x  # type: ignore[arg-type]
+    assert distance.min() > 1e-4
+    assert torch.allclose(delta_norms(delta)[norm], 1.02 * distance, rtol=1e-3)
+    assert (own_labels(model, x + delta) != y).all()
+
+
+def test_binary_deepfool_goes_straight_to_the_boundary_of_one_logit() -> None:
+    f = linear(1, scale=3.0)
+    model, x = OneLogit(f).eval(), images(8, size=4, low=0.4, high=0.6)
+    with torch.no_grad():
+        f[1].bias -= f(x).mean()
+    y, value, w = own_labels(model, x), f(x).detach(), f[1].weight.detach()
+    delta = deepfool(model, x, y) - x
+    assert torch.allclose(delta.flatten(1), -1.02 * value / w.square().sum() * w, atol=1e-5)
+
+
+def test_deepfool_leaves_misclassified_images_alone() -> None:
+    model, x = conv_net(), images(6)
+    y = own_labels(model, x)
+    y[::2] = (y[::2] + 1) % 5
+    x_adv = deepfool(model, x, y)
+    assert torch.equal(x_adv[::2], x[::2])
+    assert (own_labels(model, x_adv)[1::2] != y[1::2]).all()
+
+
+# Equal to others
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (lambda m, x, y: fgsm(m, x, y, eps=0.05), foolbox.attacks.LinfFastGradientAttack(random_start=False)),
+        (lambda m, x, y: fgsm(m, x, y, eps=0.05, norm="l2"), foolbox.attacks.L2FastGradientAttack(random_start=False)),
+        (
+            lambda m, x, y: ifgsm(m, x, y, eps=0.05, steps=5),
+            foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=0.01, steps=5, random_start=False),
+        ),
+        (
+            lambda m, x, y: ifgsm_projected(m, x, y, eps=0.05),
+            foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=0.05 / 4, steps=10, random_start=False),
+        ),
+    ],
+    ids=["fgsm", "fgsm-l2", "ifgsm", "ifgsm-projected"],
+)
+def test_bounded_attacks_equal_foolbox(ours: Callable[..., Tensor], theirs: foolbox.Attack) -> None:
+    model, x = conv_net(), images(10, low=0.2, high=0.8)
+    y = own_labels(model, x)
+    reference = theirs.run(foolbox.PyTorchModel(model, bounds=(0, 1)), x, y, epsilon=0.05)
+    assert torch.allclose(ours(model, x, y), reference, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("norm", "theirs"), [("l2", foolbox.attacks.L2DeepFoolAttack), ("linf", foolbox.attacks.LinfDeepFoolAttack)]
+)
+def test_deepfool_equals_foolbox(norm: str, theirs: type) -> None:
+    model, x = conv_net(), images(12, low=0.1, high=0.9)
+    y = own_labels(model, x)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+    reference = theirs(steps=50, candidates=10).run(wrapped, x, foolbox.criteria.Misclassification(y))
+    found = deepfool(model, x, y, norm=norm)  # type: ignore[arg-type]
+    # Theirs adds 1e-4 to each step, ours takes steps of at least 1e-4.
+    assert torch.allclose(delta_norms(found - x)[norm], delta_norms(reference - x)[norm], rtol=0.01, atol=1e-3)
+    assert (own_labels(model, found) != y).all()
+
+
+# What every attack promises
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_keeps_its_contract(
+    name: str, norm: str, targeted: bool, channels: int, patient: Callable[[nn.Module], nn.Module]
+) -> None:
+    model, x, eps = patient(conv_net(channels)), images(6, channels), {"linf": 0.1, "l2": 0.7}[norm]
+    x[0], x[1] = x[0].round(), 0  # pixels on the edge of the box
+    y, x_before = torch.arange(6) % 5, x.clone()
+    if targeted and not ATTACKS[name].targeted:
+        with pytest.raises(InputError, match="cannot aim"):
+            bind(name, model, Threat(norm, eps, targeted=True), y_target=2)  # type: ignore[arg-type]
+        return
+    threat = Threat(norm, eps, targeted=targeted)  # type: ignore[arg-type]
+    x_adv = bind(name, model, threat, 2 if targeted else None, seeded())(x, y)
+    limits = threat if ATTACKS[name].protocol == "bounded" else Threat("linf", 1.0)
+    assert limits.violations(x_adv, x) == []
+    assert not x_adv.requires_grad
+    assert x_adv.device == x.device
+    assert torch.equal(x, x_before)
+    assert (x_adv != x).any()
+
+
+@pytest.mark.parametrize("attack", [fgsm, ifgsm, deepfool])
+def test_a_model_that_raises_is_given_back_too(
+    attack: Callable[..., Tensor], patient: Callable[..., nn.Module]
+) -> None:
+    class Breaks(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("out of memory")
+
+    model = patient(Breaks(nn.Conv2d(1, 2, 3), nn.ReLU()))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        attack(model, images(2), torch.zeros(2, dtype=torch.long), eps=0.1)
+
+
+@pytest.mark.parametrize("attack", [fgsm, ifgsm, ifgsm_projected, deepfool])
+def test_an_image_alone_gives_what_it_gives_in_a_batch(
+    attack: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = conv_net(), images(7)
+    y = own_labels(model, x)
+    y[3] = (y[3] + 1) % 5  # finished before it began, if the attack can finish
+    together = attack(model, x, y, eps=0.1)
+    alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1], eps=0.1) for i in range(7)])
+    monkeypatch.setattr(gradients, "CHUNK", 3)
+    in_chunks = attack(model, x, y, eps=0.1)
+    assert torch.allclose(alone, together, atol=1e-5)
+    assert torch.allclose(in_chunks, together, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_images_are_no_problem(name: str) -> None:
+    x, y = torch.empty(0, 1, 12, 12), torch.empty(0, dtype=torch.long)
+    assert bind(name, conv_net(), Threat("linf", 0.1))(x, y).shape == x.shape
+
+
+# The clamp trap, and its relatives
+
+
+def test_pixels_at_exactly_0_and_1_get_a_gradient() -> None:
+    model, x = linear(3), images(8, size=4).round()
+    y = own_labels(model, x)
+    assert (gradients.uphill(model, x, y) != 0).all()
+    gradient = gradients.uphill(model, x, y).sign()
+    inward = ((x == 0) & (gradient > 0)) | ((x == 1) & (gradient < 0))
+    assert inward.any()
+    x_adv = fgsm(model, x, y, eps=0.1)
+    assert torch.allclose((x_adv - x)[inward].abs(), torch.tensor(0.1))
+    assert (x_adv == x)[~inward].all()
+
+
+def test_a_pixel_that_a_step_took_to_the_edge_comes_back() -> None:
+    class Hill(nn.Module):
+        """The wrong class is strongest where the only pixel is 0.02."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([torch.zeros(len(x)), -100 * (x.flatten() - 0.02) ** 2], dim=1)
+
+    # 0.03 - 0.05 is cut to 0; a gradient that went through that cut would be dead, and the pixel would stay there.
+    x_adv = ifgsm(Hill(), torch.full((1, 1, 1, 1), 0.03), torch.tensor([0]), eps=0.1, steps=2, step_size=0.05)
+    assert x_adv.item() == pytest.approx(0.05)
+
+
+def test_a_model_without_doubt_still_shows_its_gradient() -> None:
+    model, x = linear(3, scale=1000.0), images(5, size=4)
+    y = own_labels(model, x)
+    leaf = x.clone().requires_grad_()
+    nn.functional.cross_entropy(model(leaf), y).backward()
+    assert leaf.grad is not None
+    assert (leaf.grad == 0).all(), "float32 cross-entropy is flat here, or this shows nothing"
+    assert (own_labels(model, fgsm(model, x, y, eps=0.5)) != y).any()
+    assert ((fgsm(model, x, y, eps=0.1) - x).abs() > 0).any()
+
+
+# Noise
+
+
+@pytest.mark.parametrize("noise", [noise_uniform, noise_sign])
+def test_noise_comes_from_its_generator_alone(noise: Callable[..., Tensor]) -> None:
+    x, y = images(4), torch.zeros(4, dtype=torch.long)
+    before = torch.get_rng_state()
+    first = noise(None, x, y, eps=0.1, rng=seeded(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(noise(None, x, y, eps=0.1, rng=seeded(3)), first)
+    assert not torch.equal(noise(None, x, y, eps=0.1, rng=seeded(4)), first)
+    assert not torch.equal(first[0] - x[0], first[1] - x[1])
+
+
+def test_noise_has_the_size_it_says() -> None:
+    x, y = torch.full((50, 1, 12, 12), 0.5), torch.zeros(50, dtype=torch.long)
+    uniform = noise_uniform(None, x, y, eps=0.2, rng=seeded()) - x
+    assert uniform.abs().mean().item() == pytest.approx(0.1, rel=0.02)
+    assert abs(uniform.mean().item()) < 0.005
+    signs = noise_sign(None, x, y, eps=0.2, rng=seeded()) - x
+    assert torch.allclose(signs.abs(), torch.tensor(0.2), atol=1e-6)
+    assert abs(signs.mean().item()) < 0.01
+    for noise in (noise_uniform, noise_sign):
+        length = delta_norms(noise(None, x, y, eps=0.7, norm="l2", rng=seeded()) - x)["l2"]
+        assert length.max() <= 0.7 + TOLERANCE["l2"]
+        assert length.mean() > 0.68
+
+
+# Bad input
+
+
+class NeverAsked(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("the model was asked before the input was checked")
+
+
+X, Y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": 0.0}, r"eps must be in \(0, 1\].*got 0.0"),
+        ({"eps": -0.1}, "eps must be"),
+        ({"eps": 1.5}, "eps must be"),
+        ({"eps": float("nan")}, "eps must be"),
+        ({"norm": "l7"}, "norm must be one of linf, l2, got 'l7'"),
+        ({"x": (X * 255).to(torch.uint8)}, "images must be float32.*uint8"),
+        ({"x": X[0]}, r"images must be float32 of shape \(n, c, h, w\)"),
+        ({"x": X * 3}, r"images must lie in \[0, 1\], got 1.5"),
+        ({"x": X * float("nan")}, r"images must lie in \[0, 1\]"),
+        ({"y": Y[:2]}, r"y must be an int64 tensor of shape \(3,\)"),
+        ({"y": Y.float()}, "y must be an int64"),
+        ({"y": Y - 1}, "y must hold classes from 0 on, got -1"),
+        ({"y_target": 3}, "y_target must be an int64 tensor of shape.*got 3"),
+        ({"y_target": Y - 2}, "y_target must hold classes from 0 on, got -2"),
+    ],
+)
+@pytest.mark.parametrize("attack", [noise_uniform, noise_sign, fgsm, ifgsm, ifgsm_projected])
+def test_bad_input_is_said_before_any_work(attack: Callable[..., Tensor], change: dict, message: str) -> None:
+    arguments = {"x": X, "y": Y, "eps": 0.1, **change}
+    with pytest.raises(InputError, match=message):
+        attack(NeverAsked(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("attack", "arguments", "message"),
+    [
+        (ifgsm, {"steps": 0}, "steps must be at least 1, got 0"),
+        (ifgsm, {"step_size": 0.0}, "step_size must be positive, got 0.0"),
+        (deepfool, {"candidates": 1}, "candidates >= 2"),
+        (deepfool, {"steps": 0}, "steps >= 1"),
+        (deepfool, {"overshoot": -1.0}, "overshoot >= 0"),
+        (deepfool, {"y_target": Y}, "cannot aim"),
+        (deepfool, {"norm": "l1"}, "norm must be one of"),
+    ],
+)
+def test_bad_settings_are_said_before_any_work(attack: Callable[..., Tensor], arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        attack(NeverAsked(), X, Y, **{"eps": 0.1, **arguments})
+
+
+@pytest.mark.parametrize("attack", [fgsm, deepfool])
+def test_classes_the_target_does_not_have(attack: Callable[..., Tensor]) -> None:
+    with pytest.raises(InputError, match="classes of the target, numbered 0 to 2, got 3"):
+        attack(linear(3), X, Y + 3, eps=0.1)
+
+
+@pytest.mark.parametrize("attack", [fgsm, deepfool])
+def test_a_target_without_gradient(attack: Callable[..., Tensor]) -> None:
+    class Remote(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
+
+    with pytest.raises(InputError, match="passes no gradient"):
+        attack(Remote(), X, Y, eps=0.1)
+
+
+def test_unknown_attack() -> None:
+    with pytest.raises(InputError, match=r"unknown attack 'fgms', expected some of noise-uniform, .*deepfool"):
+        bind("fgms", linear(2), Threat())

@@ -1,0 +1,194 @@
+"""eval/compare.py as a user runs it, and what it says when it cannot run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from advgan import Generator
+from advgan.data import load_data
+from advgan.evaluation import ROW_KEYS
+from advgan.settings import run
+from advgan.targets import build_target, save_target
+from tests.conftest import ROOT, Run
+
+
+@pytest.fixture(scope="module")
+def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with a classifier of the three kinds of bars: right nearly always, after 15 steps."""
+    torch.manual_seed(0)
+    model = build_target("mnist-tutorial", (1, 28, 28), 3)
+    x, y = next(load_data("folder", digits).train.batches(120))
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(15):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    directory = tmp_path_factory.mktemp("classifier")
+    save_target(model.eval(), directory / "classifier", "# A test's classifier")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def generators(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained generators by name, each in a run directory."""
+    directory = tmp_path_factory.mktemp("generators")
+    kinds = {"plain": {"eps": 0.25}, "l2": {"norm": "l2", "eps": 2.0}, "rgb": {"channels": 3}, "to-1": {"y_target": 1}}
+    for name, settings in kinds.items():
+        torch.manual_seed(0)
+        Generator(**{"width": 8, "depth": 1, **settings}).save_pretrained(directory / name / "generator")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def compare() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("eval_compare", ROOT / "eval" / "compare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["eval_compare"] = module  # dataclasses look their annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def call(compare: ModuleType, digits: Path, classifier: Path, tmp_path: Path) -> Callable[..., list[dict]]:
+    """Run it in this process, on the bars, and read its rows."""
+
+    def run_it(*words: object) -> list[dict]:
+        basics = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--threads", 1]
+        basics += ["--target-weights", classifier, "--output-dir", tmp_path / "out"]
+        run(compare.main, compare.Settings, [str(word) for word in (*basics, *words)])
+        return json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+
+    return run_it
+
+
+@pytest.mark.program
+def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generators: Path, tmp_path: Path) -> None:
+    out = tmp_path / "with space"
+    done = program(
+        *("eval/compare.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial"),
+        *("--target-weights", classifier, "--generator", generators / "plain", "--output-dir", out, "--threads", 1),
+    )
+    results = json.loads((out / "results.json").read_text())
+    assert set(results) == {"environment", "target", "rows"}
+    rows = {row["attack"]: row for row in results["rows"]}
+    wanted = ["noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan"]
+    assert list(rows) == wanted
+    for row in rows.values():
+        assert tuple(row) == ROW_KEYS
+        assert (row["status"], row["n"], row["norm"], row["eps"]) == ("ok", 48, "linf", 0.25)
+        assert row["clean_accuracy"] >= 0.9
+        assert row["linf_max"] <= 0.25 + 1e-6 or row["protocol"] == "minimal-norm"
+    assert rows["ifgsm"]["asr"] >= rows["fgsm"]["asr"] > rows["noise-sign"]["asr"]
+    assert rows["deepfool"]["asr_any_norm"] == 1
+    assert (rows["advgan"]["forwards_per_image"], rows["advgan"]["backwards_per_image"]) == (0, 0)
+    assert results["environment"]["settings"]["output_dir"] == str(out)
+
+    assert "Bounded attacks, linf eps 0.25" in done.stdout
+    assert str(out / "results.json") in done.stdout
+    assert f"tensorboard --logdir '{out / 'logs'}'" in done.stdout
+    assert "48/48" in done.stderr, "progress bars"
+    assert sorted(path.stem for path in (out / "galleries").iterdir()) == sorted(wanted)
+    assert "| advgan |" in (out / "report.md").read_text()
+    events = EventAccumulator(str(out / "logs" / "compare"))
+    events.Reload()
+    assert events.Scalars("asr/ifgsm")[0].value == pytest.approx(rows["ifgsm"]["asr"])
+    assert len(events.Tags()["images"]) == 1 + len(wanted)
+
+
+@pytest.mark.program
+def test_bad_input_is_one_line_and_exit_code_2(program: Run, tmp_path: Path) -> None:
+    done = program("eval/compare.py", "--attacks", "fgms", "--output-dir", tmp_path / "out", code=2)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: unknown attack 'fgms', expected some of noise-uniform, noise-sign, fgsm")
+    assert not (tmp_path / "out").exists()
+
+
+def test_attacks_can_be_chosen_with_commas_and_spaces(call: Callable[..., list[dict]]) -> None:
+    rows = call("--attacks", "fgsm,noise-sign", "deepfool-linf", "--eps", "8/255", "--max-samples", 9)
+    assert [row["attack"] for row in rows] == ["fgsm", "noise-sign", "deepfool-linf"]
+    assert {row["eps"] for row in rows} == {8 / 255}
+    assert {row["n"] for row in rows} == {9}
+
+
+def test_a_smaller_eps_than_the_generators(call: Callable[..., list[dict]], generators: Path) -> None:
+    (row,) = call("--generator", generators / "plain", "--attacks", "advgan", "--eps", 0.1)
+    assert 0 < row["linf_max"] <= 0.1 + 1e-6
+
+
+def test_in_l2(call: Callable[..., list[dict]], generators: Path) -> None:
+    rows = call("--generator", generators / "l2", "--attacks", "noise-uniform", "fgsm", "ifgsm", "advgan", "deepfool")
+    assert {(row["norm"], row["eps"], row["status"]) for row in rows} == {("l2", 2.0, "ok")}
+
+
+def test_targeted(call: Callable[..., list[dict]], generators: Path) -> None:
+    rows = call("--generator", generators / "to-1", "--eps", 0.3)
+    assert [row["attack"] for row in rows] == [
+        *("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "advgan")
+    ]
+    assert {(row["targeted"], row["y_target"], row["status"]) for row in rows} == {(True, 1, "ok")}
+    assert all(row["n_attacked"] <= 32 for row in rows)
+
+
+def test_the_same_seed_gives_the_same_noise(call: Callable[..., list[dict]]) -> None:
+    first, again, other = (call("--attacks", "noise-uniform", "--seed", seed)[0] for seed in (3, 3, 4))
+    assert first["l2_mean"] == again["l2_mean"] != other["l2_mean"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--attacks", "advgan"], "attack advgan needs a trained generator, expected --generator DIR"),
+        (["--attacks", "deepfool", "--y-target", "1"], "attack deepfool cannot aim at a class"),
+        (["--eps", "0"], "eps must be in (0, 1]"),
+        (["--eps", "2"], "eps must be in (0, 1]"),
+        (["--eps", "8/0"], "8/0"),
+        (["--y-target", "3"], "y_target must be a class from 0 to 2, got 3"),
+        (["--max-samples", "0"], "the number of images must be at least 1, got 0"),
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--threads", "0"], "threads must be at least 1, got 0"),
+        (["--target", "mnist-z"], "unknown target 'mnist-z'"),
+        (["--target-weights", "nowhere"], "no target weights at nowhere"),
+        (["--dataset", "mnist6k"], "unknown data set 'mnist6k'"),
+        (["--data-dir", "nowhere"], "no folder nowhere/train"),
+        (["--generator", "nowhere"], "no generator in nowhere"),
+        (["--generator", "plain", "--eps", "0.3"], "trained for eps 0.25, the larger 0.3"),
+        (["--generator", "plain", "--norm", "l2"], "trained for norm linf, l2 was asked for"),
+        (["--generator", "plain", "--y-target", "1"], "was trained untargeted"),
+        (["--generator", "rgb"], "this generator expects float images (n, 3, h, w)"),
+    ],
+)
+def test_what_it_says_when_it_cannot_run(
+    words: list[str],
+    message: str,
+    call: Callable[..., list[dict]],
+    generators: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(generators / word) if word in ("plain", "rgb") else word for word in words]
+    with pytest.raises(SystemExit) as stop:
+        call(*words)
+    assert stop.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_directory_that_cannot_be_written(
+    call: Callable[..., list[dict]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SystemExit):
+        call("--attacks", "fgsm")
+    assert "cannot write to output directory" in capsys.readouterr().err
