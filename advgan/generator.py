@@ -181,9 +181,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             trained = "untargeted" if self.y_target is None else f"for class {self.y_target}"
             raise InputError(f"this generator was trained {trained}, y_target {y_target} was asked for")
         if eps is not None and check_eps(eps, self.threat.norm) > self.threat.eps:
-            raise InputError(
-                f"this generator was trained for eps {self.threat.eps:.6g}, got the larger {eps:.6g}"
-            )
+            raise InputError(f"this generator was trained for eps {self.threat.eps:.6g}, got the larger {eps:.6g}")
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Generator:  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -21,6 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.errors import InputError
+
+# Settings that a resumed run may change: where things are and how fast they go, not what is computed.
+FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "threads"}
 
 
 def start(seed: int, threads: int | None = None) -> Accelerator:
@@ -43,6 +47,8 @@ def start(seed: int, threads: int | None = None) -> Accelerator:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
     set_seed(seed)
+    processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
+    accelerator.print(f"{processes} on {accelerator.device.type}, {torch.get_num_threads()} threads each", flush=True)
     return accelerator
 
 
@@ -68,6 +74,19 @@ def _start_missing_processes() -> None:
     environment.setdefault("OMP_NUM_THREADS", "1")  # or torchrun warns; `start` sets the real number
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])
+
+
+def finish(accelerator: Accelerator) -> None:
+    """End all processes together. Of several, each leaves at once: what gloo's threads still hold when the interpreter
+    shuts down aborted one run in twenty (torch 2.15, "terminate called without an active exception").
+    """
+    several = accelerator.num_processes > 1
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if several:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 class Stop:
@@ -105,6 +124,11 @@ class Stop:
             return self.asked or orphan
         flag = torch.tensor([float(self.asked or orphan)], device=accelerator.device)
         return bool(accelerator.reduce(flag, reduction="sum").item() > 0)
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as JSON knows it."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()}
 
 
 class Record:
@@ -194,8 +218,13 @@ def latest_state(output_dir: Path, artefact: str) -> Path | None:
     return max((output_dir / "state" / artefact).glob("step-*"), default=None)
 
 
-def load_state(accelerator: Accelerator, output_dir: Path, artefact: str) -> None:
-    """Restore what `save_state` saved into all that is prepared or registered; InputError where it does not fit."""
+def load_state(accelerator: Accelerator, output_dir: Path, artefact: str, record: Record) -> None:
+    """Restore what `save_state` saved into all that is prepared or registered, `record` among it.
+
+    Raises InputError where it does not fit, and where record["settings"] are not those that were saved: a run goes on
+    with the settings it began with, but for those in FREE.
+    """
+    now = dict(record["settings"])
     state = latest_state(output_dir, artefact)
     assert state is not None, "claim() has looked"
     try:
@@ -205,6 +234,10 @@ def load_state(accelerator: Accelerator, output_dir: Path, artefact: str) -> Non
         raise InputError(
             f"cannot resume from {state}: it was saved by other settings or is damaged ({reason})"
         ) from None
+    before = record["settings"]
+    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in FREE and before.get(k) != v]
+    if changed:
+        raise InputError(f"a run is resumed with its own settings, but {'; '.join(changed)}")
 
 
 def open_log(

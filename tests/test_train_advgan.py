@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim import SGD
 
-from advgan import Generator
+from advgan import Generator, losses
 from advgan.discriminator import Discriminator
 from advgan.settings import run
 
 from .conftest import ROOT, Run, environment
 
-SMALL = ["--width", "8", "--depth", "1", "--batch-size", "20", "--validate-every", "4", "--kappa", "5"]
+SMALL = ["--width", "8", "--depth", "1", "--batch-size", "20", "--validate-every", "4"]
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def advgan() -> ModuleType:
 
 @pytest.mark.program
 def test_the_literal_launch_trains_a_generator_and_logs_what_was_promised(program, words, tmp_path):
-    done = program("train/advgan.py", *words, "--max-steps", 40, "--output-dir", tmp_path, launch=[])
+    done = program("train/advgan.py", *words, "--max-steps", 10, "--output-dir", tmp_path, launch=[])
     assert "tensorboard --logdir" in done.stdout
     generator = Generator.from_pretrained(tmp_path)
     x = torch.rand(4, 1, 28, 28)
@@ -73,7 +73,7 @@ def test_the_literal_launch_trains_a_generator_and_logs_what_was_promised(progra
     ):
         assert promise in card
     summary = json.loads((tmp_path / "training.json").read_text())
-    assert [h["step"] for h in summary["history"]] == list(range(4, 41, 4))
+    assert [h["step"] for h in summary["history"]] == [4, 8, 10]
     assert summary["best_validation_asr"] == max(h["asr"] for h in summary["history"])
 
     events = EventAccumulator(str(tmp_path / "logs" / "advgan"), size_guidance={"images": 0}).Reload()
@@ -89,7 +89,7 @@ def test_the_literal_launch_trains_a_generator_and_logs_what_was_promised(progra
     ):
         assert f"train/{tag}" in tags["scalars"]
     for tag in ("asr", "l2", "linf", "hinge_active", "d_accuracy"):
-        assert len(events.Scalars(f"validation/{tag}")) == 10
+        assert len(events.Scalars(f"validation/{tag}")) == 3
     assert tags["histograms"] == ["validation/predicted classes"]
     assert events.Images("validation/clean, perturbation, adversarial")[0].width > 200
     assert "settings/text_summary" in tags["tensors"]
@@ -99,8 +99,8 @@ def test_the_literal_launch_trains_a_generator_and_logs_what_was_promised(progra
 @pytest.mark.program
 def test_interrupted_and_resumed_equals_uninterrupted(program, words, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    program("train/advgan.py", *words, "--max-steps", 60, "--output-dir", whole)
-    command = [sys.executable, "train/advgan.py", *words, "--max-steps", "60", "--output-dir", str(parts)]
+    program("train/advgan.py", *words, "--max-steps", 24, "--output-dir", whole)
+    command = [sys.executable, "train/advgan.py", *words, "--max-steps", "24", "--output-dir", str(parts)]
     running = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list((parts / "state" / "generator").glob("step-*")):
@@ -110,7 +110,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(program, words, tmp_path):
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 0
     assert "--resume continues" in output
-    program("train/advgan.py", *words, "--max-steps", 60, "--output-dir", parts, "--resume")
+    program("train/advgan.py", *words, "--max-steps", 24, "--output-dir", parts, "--resume")
     first, second = (load_file(d / "generator" / "model.safetensors") for d in (whole, parts))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
@@ -179,13 +179,11 @@ def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
     assert "toward class 1" in (tmp_path / "generator" / "README.md").read_text()
 
 
-def test_nan_stops_with_step_and_term_and_keeps_the_last_good_generator(advgan, words, tmp_path):
-    words = [*words, "--max-steps", "20", "--validate-every", "1", "--output-dir", str(tmp_path)]
-    words += ["--learning-rate", "1e36", "--warmup", "0.9", "--ema", "0"]
-    with pytest.raises(
-        SystemExit, match=r"step \d+: .*(adversarial|GAN|gradient).* is not finite.*last good generator"
-    ):
-        run(advgan.main, advgan.Settings, words)
+def test_nan_stops_with_step_and_term_and_keeps_the_last_good_generator(advgan, words, tmp_path, monkeypatch):
+    calls, hinge = iter(range(100)), losses.hinge
+    monkeypatch.setattr(losses, "hinge", lambda delta, c: hinge(delta, c) * (1 if next(calls) < 6 else float("nan")))
+    with pytest.raises(SystemExit, match=r"step 7: loss hinge.* is not finite.*the last good generator is in"):
+        run(advgan.main, advgan.Settings, [*words, "--max-steps", "20", "--output-dir", str(tmp_path)])
     weights = load_file(tmp_path / "generator" / "model.safetensors")
     assert all(torch.isfinite(w).all() for w in weights.values())
 

@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # `accelerate launch` puts train/ first on the path, where `import advgan` would find this very file.
 sys.path.insert(0, str(ROOT))
 
-import dataclasses
 import json
 import math
 import time
@@ -23,7 +22,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from advgan.report.gallery import gallery
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -31,12 +29,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan import losses, training
-from advgan.data import Split, load_data, training_batches
+from advgan.data import Split, load_data, steps_per_epoch, training_batches
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation
 from advgan.generator import Architecture, Generator
 from advgan.report.card import generator_card
+from advgan.report.gallery import gallery
 from advgan.settings import Real, run
 from advgan.targets import check_target, load_target
 from advgan.threat import Norm, check_eps
@@ -119,10 +118,6 @@ class Settings:
     """Validation images used, at most"""
 
 
-# What a resumed run may change: where things are and how fast they go, not what is computed.
-FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "threads"}
-
-
 def main(settings: Settings) -> None:
     check(settings)
     accelerator = training.start(settings.seed, settings.threads)
@@ -138,7 +133,7 @@ def main(settings: Settings) -> None:
     target = check_target(loaded, next(held_out.batches(8))[0], data.num_classes)
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
 
-    total = settings.max_steps or settings.epochs * (len(data.train) // settings.batch_size)
+    total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     c = noise_length(data.train, settings) * 0.85 if settings.hinge_c is None else settings.hinge_c
     channels = data.image_shape[0]
     generator = Generator(
@@ -150,18 +145,19 @@ def main(settings: Settings) -> None:
     optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
     schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total, settings.warmup))
     averaged = AveragedModel(generator, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-    record = training.Record(step=0, seconds=0.0, best=-1.0, history=[], passes=[], said=[], settings=plain(settings))
+    record = training.Record(
+        step=0, seconds=0.0, best=-1.0, history=[], passes=[], said=[], settings=training.plain(settings)
+    )
     generator, discriminator, optimizer_g, optimizer_d = accelerator.prepare(
         generator, discriminator, optimizer_g, optimizer_d
     )
     accelerator.register_for_checkpointing(schedule, averaged, record)
     if settings.resume:
-        training.load_state(accelerator, settings.output_dir, "generator")
-        insist_on_the_same(record["settings"], plain(settings))
+        training.load_state(accelerator, settings.output_dir, "generator", record)
 
     validation = Validation(target, held_out, accelerator, settings.y_target)
     critic = accelerator.unwrap_model(discriminator)
-    log = training.open_log(accelerator, settings.output_dir, "advgan", record["step"], plain(settings))
+    log = training.open_log(accelerator, settings.output_dir, "advgan", record["step"], training.plain(settings))
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
         rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
@@ -192,6 +188,7 @@ def main(settings: Settings) -> None:
                 record["passes"] += [seconds_per_pass(target, x, y) for _ in range(2)]
                 candidate = averaged.module if settings.ema else accelerator.unwrap_model(generator)
                 judgement = validation(candidate, critic, c=c, gan=settings.gan)
+                stop_at_nan(judgement.figures, step, settings.output_dir)
                 better = keep_history(record, judgement)
                 if log:
                     say(judgement, record, bar)
@@ -206,7 +203,7 @@ def main(settings: Settings) -> None:
     if log:
         log.close()
         conclude(settings, record, total)
-    accelerator.end_training()
+    training.finish(accelerator)
 
 
 def discriminator_step(
@@ -273,17 +270,6 @@ def check(settings: Settings) -> None:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
     if settings.max_steps is not None and settings.max_steps < 1:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
-
-
-def plain(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON knows them."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()}
-
-
-def insist_on_the_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in FREE and before.get(k) != v]
-    if changed:
-        raise InputError(f"a run is resumed with its own settings, but {'; '.join(changed)}")
 
 
 def noise_length(train: Split, settings: Settings) -> float:
@@ -368,7 +354,7 @@ def report(log: SummaryWriter, judgement: Judgement, step: int, classes: tuple[s
 def keep(generator: nn.Module, settings: Settings, record: training.Record, c: float) -> None:
     """Make `generator` the run's chosen one: config.json, model.safetensors and its card, whole or not at all."""
     assert isinstance(generator, Generator)
-    chosen = {name: value for name, value in plain(settings).items() if name not in FREE}
+    chosen = {name: value for name, value in training.plain(settings).items() if name not in training.FREE}
     card = generator_card(chosen, record["history"][-1], c)
 
     def write(directory: Path) -> None:

@@ -13,11 +13,9 @@ from pathlib import Path
 # `accelerate launch` puts train/ first on the path, where `import advgan` would find the program of that name.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import dataclasses
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +27,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
-from advgan.data import Data, Split, load_data, training_batches
+from advgan.data import Data, Split, load_data, steps_per_epoch, training_batches
 from advgan.errors import InputError
 from advgan.settings import Real, run
 from advgan.targets import Target, build_target, load_target, save_target
@@ -76,31 +74,25 @@ class Settings:
     """Mirror every other training image (photographs, not digits)"""
 
 
-# What a resumed run may change: where things are and how fast they go, not what is computed.
-FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "threads"}
-
-
 def main(settings: Settings) -> None:
     check(settings)
     accelerator = training.start(settings.seed, settings.threads)
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    if settings.batch_size > len(data.train):
-        raise InputError(f"batch size must be at most the {len(data.train)} training images, got {settings.batch_size}")
-
-    epoch = len(data.train) // settings.batch_size
+    epoch = steps_per_epoch(data.train, settings.batch_size)
     total = settings.max_steps or settings.epochs * epoch
     net = build_target(settings.target, data.image_shape, data.num_classes)
     optimizer = AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = OneCycleLR(optimizer, settings.learning_rate, total_steps=total)
-    record = training.Record(step=0, seconds=0.0, accuracy=None, best=-1.0, best_step=0, settings=plain(settings))
+    record = training.Record(
+        step=0, seconds=0.0, accuracy=None, best=-1.0, best_step=0, settings=training.plain(settings)
+    )
     model, prepared = accelerator.prepare(net, optimizer)
     accelerator.register_for_checkpointing(schedule, record)
     if settings.resume:
-        training.load_state(accelerator, settings.output_dir, "classifier")
-        insist_on_the_same(record["settings"], plain(settings))
+        training.load_state(accelerator, settings.output_dir, "classifier", record)
 
-    log = training.open_log(accelerator, settings.output_dir, "classifier", record["step"], plain(settings))
+    log = training.open_log(accelerator, settings.output_dir, "classifier", record["step"], training.plain(settings))
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
         rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
@@ -148,7 +140,7 @@ def main(settings: Settings) -> None:
     conclude(settings, data, record, total, accelerator)
     if log:
         log.close()
-    accelerator.end_training()
+    training.finish(accelerator)
 
 
 def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) -> Tensor:
@@ -196,17 +188,6 @@ def check(settings: Settings) -> None:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
 
 
-def plain(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON knows them."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()}
-
-
-def insist_on_the_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in FREE and before.get(k) != v]
-    if changed:
-        raise InputError(f"a run is resumed with its own settings, but {'; '.join(changed)}")
-
-
 def stop_at_nan(loss: float, step: int, output_dir: Path) -> None:
     if not math.isfinite(loss):
         kept = output_dir / "classifier"
@@ -221,7 +202,9 @@ def progress(speed: float, loss: float, record: training.Record) -> str:
 
 def card(settings: Settings, data: Data, record: training.Record, test: float | None = None) -> str:
     """The README.md beside the weights: what they are worth, and where they come from."""
-    given = {k: v for k, v in plain(settings).items() if k not in FREE and v is not None and v is not False}
+    given = {
+        k: v for k, v in training.plain(settings).items() if k not in training.FREE and v is not None and v is not False
+    }
     command = " ".join(f"--{k.replace('_', '-')}{'' if v is True else f' {v}'}" for k, v in given.items())
     channels, height, width = data.image_shape
     tested = "not measured (the run did not end)" if test is None else f"{test:.2%}"

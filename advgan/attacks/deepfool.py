@@ -9,6 +9,8 @@ from advgan.attacks.gradients import borrowed, check_classes, check_inputs, chun
 from advgan.errors import InputError
 from advgan.threat import Norm
 
+CHUNK = 100  # larger than what one gradient likes: most images finish early, and a few alone are slow
+
 
 def deepfool(
     model: nn.Module,
@@ -40,7 +42,7 @@ def deepfool(
         wanted = "steps >= 1, candidates >= 2 and overshoot >= 0"
         raise InputError(f"DeepFool needs {wanted}, got {steps}, {candidates} and {overshoot}")
     with borrowed(model), torch.no_grad():
-        parts = [_search(model, x, y, norm, steps, candidates, 1 + overshoot) for x, y, _ in chunks(x, y)]
+        parts = [_search(model, x, y, norm, steps, candidates, 1 + overshoot) for x, y, _ in chunks(x, y, size=CHUNK)]
     return torch.cat(parts)
 
 

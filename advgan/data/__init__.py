@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from advgan.data.batches import training_batches
+from advgan.data.batches import steps_per_epoch, training_batches
 from advgan.data.digits import load_mnist5k
 from advgan.data.folder import load_folder
 from advgan.data.split import Data, Split
 from advgan.data.vision import load_torchvision
 from advgan.errors import InputError
 
-__all__ = ["DATASETS", "Data", "Split", "load_data", "training_batches"]
+__all__ = ["DATASETS", "Data", "Split", "load_data", "steps_per_epoch", "training_batches"]
 
 DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "folder")
 

@@ -42,8 +42,7 @@ def training_batches(
         InputError: at once, for a batch that is larger than the split or not divisible by `world`, and for other values
             out of range; later, for image files that cannot be decoded.
     """
-    if not 1 <= batch_size <= len(split):
-        raise InputError(f"batch size must be in 1..{len(split)}, the number of training images, got {batch_size}")
+    steps_per_epoch(split, batch_size)
     if world < 1 or not 0 <= rank < world:
         raise InputError(f"rank must be in 0..world-1, got rank {rank} of world {world}")
     if batch_size % world:
@@ -59,6 +58,13 @@ def training_batches(
         generator=torch.Generator(),  # otherwise the loader draws from the global one
     )
     return _raise_errors(loader)
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Whole batches in one pass over `split`. Raises InputError for a batch that is larger than the split."""
+    if not 1 <= batch_size <= len(split):
+        raise InputError(f"batch size must be in 1..{len(split)}, the number of training images, got {batch_size}")
+    return len(split) // batch_size
 
 
 def _shares(n: int, batch_size: int, seed: int, steps: range, rank: int, world: int) -> Iterator[list[int]]:
