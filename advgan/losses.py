@@ -71,3 +71,14 @@ def looks_real(scores: Tensor, *, form: GAN = "least-squares") -> Tensor:
 def hinge(delta: Tensor, c: float) -> Tensor:
     """max(0, ||delta||_2 - c): the soft bound L_hinge of eq. (3)."""
     return F.relu(delta.flatten(1).norm(dim=1) - c)
+
+
+def noise_length(x: Tensor, norm: str, eps: float) -> float:
+    """The root mean square l2 length of random-sign noise of size `eps` on images `x` (n, c, h, w), cut at the box.
+
+    Half the pixels go up, half down: E ||delta||^2 = sum of (min(eps, 1 - x)^2 + min(eps, x)^2) / 2. For l2 it is eps.
+    """
+    if norm == "l2":
+        return eps
+    up, down = (1 - x).clamp_max(eps), x.clamp_max(eps)
+    return float(((up**2 + down**2) / 2).flatten(1).sum(1).mean().sqrt())

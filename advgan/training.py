@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,6 +37,8 @@ def start(seed: int, threads: int | None = None) -> Accelerator:
         raise InputError(f"threads must be at least 1, got {threads}")
     _start_missing_processes()
     accelerator = Accelerator()
+    if accelerator.mixed_precision == "fp16":
+        raise InputError("expected mixed precision no or bf16, got fp16: its one loss scale does not fit two networks")
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
         raise InputError(
             "expected one process or data parallel processes: two networks that train in turn cannot share one "
@@ -169,29 +170,6 @@ def claim(output_dir: Path, artefact: str, *, resume: bool, overwrite: bool) -> 
             f"output directory {output_dir} already holds a {artefact} run: continue it with --resume, "
             "replace it with --overwrite, or choose another --output-dir"
         )
-
-
-def write_aside(directory: Path, write: Callable[[Path], Any]) -> None:
-    """Fill `directory` by `write(temporary directory)`, then rename: it is whole, or as it was before."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        aside.chmod(0o755)
-        write(aside)
-        old = aside.with_name(aside.name + "-old")
-        if directory.exists():
-            directory.rename(old)
-        aside.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename: the file is whole, or as it was before."""
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    aside.write_text(text)
-    os.replace(aside, path)
 
 
 def save_state(accelerator: Accelerator, output_dir: Path, artefact: str, step: int) -> None:

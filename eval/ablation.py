@@ -27,6 +27,7 @@ from rich.table import Table
 from advgan import training
 from advgan.errors import InputError
 from advgan.settings import run
+from advgan.storage import write_file
 
 VARIANTS = {
     "full": [],
@@ -121,8 +122,8 @@ def report(cells: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:
         console_table.add_row(*texts)
         lines.append("| " + " | ".join(texts) + " |")
     Console().print(console_table)
-    training.write_file(output_dir / "report.md", "\n".join(lines) + "\n")
-    training.write_file(output_dir / "results.json", json.dumps(cells, indent=2))
+    write_file(output_dir / "report.md", "\n".join(lines) + "\n")
+    write_file(output_dir / "results.json", json.dumps(cells, indent=2))
 
 
 def spread(values: list[float | None]) -> str:

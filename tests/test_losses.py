@@ -69,3 +69,12 @@ def test_gradients_are_those_of_the_equations():
     z = Z.clone().requires_grad_(True)
     losses.adversarial(z, Y, kappa=0.0).sum().backward()
     assert z.grad.tolist() == [[1, -1, 0], [0, 0, 0]]  # the second image is fooled already: nothing pulls any more
+
+
+def test_noise_length_is_what_sign_noise_has():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(50, 1, 8, 8, generator=rng).round(decimals=1)
+    signs = torch.randint(0, 2, (200, *x.shape), generator=rng) * 2 - 1
+    lengths = ((x + 0.3 * signs).clamp(0, 1) - x).flatten(2).norm(dim=2)
+    assert losses.noise_length(x, "linf", 0.3) == pytest.approx(lengths.square().mean().sqrt().item(), rel=1e-3)
+    assert losses.noise_length(x, "l2", 1.5) == 1.5

@@ -26,17 +26,17 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.tensorboard import SummaryWriter
 
 from advgan import losses, training
 from advgan.data import Split, load_data, steps_per_epoch, training_batches
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
-from advgan.evaluation.validation import Judgement, Validation
+from advgan.evaluation.validation import Judgement, Validation, seconds_per_pass
 from advgan.generator import Architecture, Generator
 from advgan.report.card import generator_card
-from advgan.report.gallery import gallery
+from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run
+from advgan.storage import write_aside, write_file
 from advgan.targets import check_target, load_target
 from advgan.threat import Norm, check_eps
 
@@ -134,7 +134,7 @@ def main(settings: Settings) -> None:
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
 
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
-    c = noise_length(data.train, settings) * 0.85 if settings.hinge_c is None else settings.hinge_c
+    c = hinge_start(data.train, settings) if settings.hinge_c is None else settings.hinge_c
     channels = data.image_shape[0]
     generator = Generator(
         channels, settings.eps, settings.norm, settings.y_target,
@@ -192,7 +192,7 @@ def main(settings: Settings) -> None:
                 better = keep_history(record, judgement)
                 if log:
                     say(judgement, record, bar)
-                    report(log, judgement, step, data.classes)
+                    write_validation(log, judgement, step, data.classes)
                 if log and better:
                     keep(candidate, settings, record, c)
                 training.save_state(accelerator, settings.output_dir, "generator", step)
@@ -272,16 +272,10 @@ def check(settings: Settings) -> None:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
 
 
-def noise_length(train: Split, settings: Settings) -> float:
-    """The root mean square l2 length of random-sign noise of this eps on the training images, cut at the box.
-
-    Half the pixels go up, half down: E ||delta||^2 = sum of (min(eps, 1 - x)^2 + min(eps, x)^2) / 2. For l2 it is eps.
-    """
-    if settings.norm == "l2":
-        return settings.eps
+def hinge_start(train: Split, settings: Settings) -> float:
+    """A c that bites for part of the images: a little below the length of noise of the same eps."""
     x, _ = next(train.first(512).batches(512))
-    up, down = (1 - x).clamp_max(settings.eps), x.clamp_max(settings.eps)
-    return math.sqrt(((up**2 + down**2) / 2).flatten(1).sum(1).mean().item())
+    return 0.85 * losses.noise_length(x, settings.norm, settings.eps)
 
 
 def one_cycle(progress: float, warmup: float) -> float:
@@ -289,16 +283,6 @@ def one_cycle(progress: float, warmup: float) -> float:
     if progress < warmup:
         return 1 / 25 + 24 / 25 * (1 - math.cos(math.pi * progress / warmup)) / 2
     return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
-
-
-def seconds_per_pass(target: nn.Module, x: Tensor, y: Tensor) -> float:
-    """One forward and input-gradient pass of the target on a batch: the unit in which training time is told."""
-    x = x.detach().clone().requires_grad_(True)
-    began = time.perf_counter()
-    torch.autograd.grad(nn.functional.cross_entropy(target(x), y), x)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def stop_at_nan(terms: dict[str, float], step: int, output_dir: Path) -> None:
@@ -338,19 +322,6 @@ def say(judgement: Judgement, record: training.Record, bar: Any) -> None:
             bar.console.print(f"  note: {line}", style="yellow", highlight=False)
 
 
-def report(log: SummaryWriter, judgement: Judgement, step: int, classes: tuple[str, ...]) -> None:
-    """A validation in TensorBoard: scalars, what the target now answers, and images to look at."""
-    for name, value in judgement.figures.items():
-        if not name.startswith("n"):
-            log.add_scalar(f"validation/{name}", value, step)
-    answers = torch.repeat_interleave(torch.arange(len(judgement.predictions)), judgement.predictions.long())
-    log.add_histogram("validation/predicted classes", answers, step, bins=len(classes))
-    picture = gallery(judgement.x, judgement.x_adv, judgement.y, judgement.logits, judgement.logits_adv, classes)
-    log.add_image("validation/clean, perturbation, adversarial", picture, step, dataformats="HWC")
-    for line in judgement.symptoms:
-        log.add_text("symptoms", line, step)
-
-
 def keep(generator: nn.Module, settings: Settings, record: training.Record, c: float) -> None:
     """Make `generator` the run's chosen one: config.json, model.safetensors and its card, whole or not at all."""
     assert isinstance(generator, Generator)
@@ -361,7 +332,7 @@ def keep(generator: nn.Module, settings: Settings, record: training.Record, c: f
         generator.save_pretrained(directory)
         (directory / "README.md").write_text(card)
 
-    training.write_aside(settings.output_dir / "generator", write)
+    write_aside(settings.output_dir / "generator", write)
 
 
 def conclude(settings: Settings, record: training.Record, total: int) -> None:
@@ -378,7 +349,7 @@ def conclude(settings: Settings, record: training.Record, total: int) -> None:
         "passes_to_95": reached and unit and reached["seconds"] / unit,
         "history": record["history"],
     }
-    training.write_file(settings.output_dir / "training.json", json.dumps(summary, indent=2))
+    write_file(settings.output_dir / "training.json", json.dumps(summary, indent=2))
     if record["step"] < total:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     if record["history"]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from advgan.report.table import markdown
 from advgan.report.tensorboard import write_comparison
-from advgan.training import write_aside, write_file
+from advgan.storage import write_aside, write_file
 
 
 def write_results(directory: Path, results: Mapping[str, Any], galleries: Mapping[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""A comparison as one TensorBoard run: the table first, then scalars, then a gallery per attack."""
+"""What people look at in TensorBoard: a comparison (table, scalars, galleries), a training run's validations."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from advgan.evaluation.validation import Judgement
+from advgan.report.gallery import gallery
 from advgan.report.table import markdown, picture
-from advgan.training import write_aside
+from advgan.storage import write_aside
 
 SCALARS = (
     *("asr", "asr_8bit", "asr_any_norm", "robust_accuracy", "l2_mean", "l2_median", "linf_mean", "ssim_mean"),
@@ -43,6 +46,19 @@ def write_comparison(directory: Path, results: Mapping[str, Any], galleries: Map
                 log.add_image(f"2_gallery/{attack}", image, dataformats="HWC")
 
     write_aside(directory, write)
+
+
+def write_validation(log: SummaryWriter, judgement: Judgement, step: int, classes: tuple[str, ...]) -> None:
+    """A validation in TensorBoard: scalars, what the target now answers, and images to look at."""
+    for name, value in judgement.figures.items():
+        if not name.startswith("n"):
+            log.add_scalar(f"validation/{name}", value, step)
+    answers = torch.repeat_interleave(torch.arange(len(judgement.predictions)), judgement.predictions.long())
+    log.add_histogram("validation/predicted classes", answers, step, bins=len(classes))
+    picture = gallery(judgement.x, judgement.x_adv, judgement.y, judgement.logits, judgement.logits_adv, classes)
+    log.add_image("validation/clean, perturbation, adversarial", picture, step, dataformats="HWC")
+    for line in judgement.symptoms:
+        log.add_text("symptoms", line, step)
 
 
 def _as_code(value: Any) -> str:

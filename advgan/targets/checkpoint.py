@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from advgan.errors import InputError
+from advgan.storage import write_aside
 from advgan.targets.base import ImageShape, Target
 from advgan.targets.registry import build_target, target_family
-from advgan.training import write_aside
 
 
 def save_target(model: Target, directory: Path | str, card: str) -> None:

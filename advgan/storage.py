@@ -1,0 +1,33 @@
+"""Files and folders that are whole or not there: written aside, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_aside(directory: Path, write: Callable[[Path], Any]) -> None:
+    """Fill `directory` by `write(temporary directory)`, then rename: it is whole, or as it was before."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        aside.chmod(0o755)
+        write(aside)
+        old = aside.with_name(aside.name + "-old")
+        if directory.exists():
+            directory.rename(old)
+        aside.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write `text` beside `path`, then rename: the file is whole, or as it was before."""
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    aside.write_text(text)
+    os.replace(aside, path)
