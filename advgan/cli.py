@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
 
@@ -39,7 +40,7 @@ def info(directory: tyro.conf.Positional[Path], /) -> None:
         console.print(_summary(folder))
         card = folder / "README.md"
         if card.is_file():
-            console.print(Markdown(_without_front_matter(card.read_text())))
+            console.print(Markdown(_without_front_matter(card.read_text(errors="replace"))))
 
 
 def version() -> None:
@@ -55,16 +56,19 @@ def _summary(folder: Path) -> Table:
         config = json.loads((folder / "config.json").read_text())
         with safe_open(folder / "model.safetensors", framework="pt") as weights:
             sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-    except (json.JSONDecodeError, SafetensorError, OSError) as error:
+    except (ValueError, SafetensorError, OSError) as error:  # neither JSON nor text is a ValueError
         raise InputError(f"the checkpoint in {folder} is damaged: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"the checkpoint in {folder} is damaged: config.json must hold an object, got {config!r:.60}")
     count = sum(math.prod(shape) for shape in sizes)
-    table = Table(title=str(folder), show_header=False, title_justify="left")
+    table = Table(title=escape(str(folder)), show_header=False, title_justify="left")
     for key, value in config.items():
-        table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
+        table.add_row(escape(key), escape(f"{value:.6g}" if isinstance(value, float) else str(value)))
     table.add_row("parameters", f"{count:,}")
     return table
 
 
 def _without_front_matter(card: str) -> str:
-    """A card's text; the YAML between its first two lines of dashes is for the Hugging Face Hub."""
-    return card.split("---\n", 2)[2] if card.startswith("---\n") else card
+    """A card's text; the YAML between its first two lines of dashes, if both are there, is for the Hugging Face Hub."""
+    parts = card.split("---\n", 2)
+    return parts[2] if card.startswith("---\n") and len(parts) == 3 else card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.errors import InputError
@@ -10,17 +11,19 @@ from advgan.generator import Architecture, InstanceNorm
 
 
 class Discriminator(nn.Module):
-    """Images (n, channels, h, w) in [0, 1], at least 8 x 8, -> scores (n,), higher for clean ones.
+    """Images (n, channels, h, w) in [0, 1], padded to what the strides need, -> scores (n,), higher for clean ones.
 
     "patch"  ours: patches scored where they stand, the image's score is their mean; no normalisation, so that what it
              says of one image does not depend on the others in the batch (clean and perturbed ones go in together)
-    "paper"  Xiao et al. 2018: C8, C16, C32 of 4 x 4 with stride 2, LeakyReLU .2, then one score for the whole image
+    "paper"  Xiao et al. 2018: C8, C16, C32 of 4 x 4 with stride 2, LeakyReLU .2; a score per position and their mean in
+             place of the fully connected layer, so that any size will do
     """
 
     def __init__(self, channels: int = 1, architecture: Architecture = "patch", width: int = 32) -> None:
         super().__init__()
         if channels < 1 or width < 1:
             raise InputError(f"channels and width must be at least 1, got {channels} and {width}")
+        self.multiple = 4 if architecture == "patch" else 8
         leaky = nn.LeakyReLU(0.2, inplace=True)
         if architecture == "patch":
             self.network = nn.Sequential(
@@ -45,5 +48,7 @@ class Discriminator(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.network((2 * x - 1).contiguous(memory_format=torch.channels_last))
+        h, w = x.shape[-2:]
+        padded = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
+        scores: Tensor = self.network((2 * padded - 1).contiguous(memory_format=torch.channels_last))
         return scores.mean((1, 2, 3))

@@ -53,6 +53,7 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:  # (n, width, h, w)
+        x = x.float()  # E[x^2] - E[x]^2 needs more digits than bfloat16 has
         size = x.shape[-2:]
         mean = F.avg_pool2d(x, size)
         variance = (F.avg_pool2d(x * x, size) - mean * mean).clamp_min(0)
@@ -128,7 +129,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         y_target: int | None = None,
         architecture: Architecture = "patch",
         patch: int = 4,
-        width: int = 64,
+        width: int = 32,
         depth: int = 2,
     ) -> None:
         super().__init__()
@@ -185,26 +186,26 @@ class Generator(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Generator:  # type: ignore[override]
-        """A trained generator, in eval mode, from a folder (or its `generator/`) or a Hugging Face Hub name.
+        """A trained generator, in eval mode, from a folder (or its `generator/`) or the Hub ("hf://user/model").
 
         Raises InputError for a checkpoint that is not there, damaged, or of another architecture.
         """
-        folder = Path(source)
-        if not (folder / "config.json").exists() and (folder / "generator" / "config.json").exists():
-            folder = folder / "generator"
-        local = folder.is_dir() or folder.parent.is_dir()  # else it may be a name on the Hub, "user/model"
+        name = str(source)
+        local, folder = not name.startswith("hf://"), Path(source)
         if local and not (folder / "config.json").is_file():
-            raise InputError(f"no generator in {folder}: expected config.json and model.safetensors there")
+            if not (folder / "generator" / "config.json").is_file():
+                raise InputError(f"no generator in {folder}: expected config.json and model.safetensors there")
+            folder = folder / "generator"
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # the mixin prints that it loads
-                generator = super().from_pretrained(str(folder if local else source), strict=True, **kwargs)
+                generator = super().from_pretrained(
+                    str(folder) if local else name.removeprefix("hf://"), strict=True, **kwargs
+                )
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             if local:
                 raise InputError(f"no generator in {folder}: {_first_line(error)}") from None
-            raise InputError(
-                f"no generator at {source}: not a folder, nor to be had from the Hugging Face Hub"
-            ) from None
-        except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"no generator at {source}: the Hub does not give it ({_first_line(error)})") from None
+        except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
             raise InputError(f"the generator in {source} is damaged: {_first_line(error)}") from None
         except (RuntimeError, TypeError) as error:
             raise InputError(f"{source} is not a generator of this architecture: {_first_line(error)}") from None

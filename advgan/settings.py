@@ -46,6 +46,8 @@ def run(main: Callable[[S], None], settings_class: type[S], argv: Sequence[str] 
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before or after the part of a program that saves and stops
+        sys.exit(130)
 
 
 def parse(settings_class: type[S], argv: Sequence[str] | None = None, description: str = "") -> S:
@@ -64,8 +66,8 @@ def load_recipe(settings_class: type[S], path: Path) -> S:
     """
     try:
         recipe = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"cannot read recipe {path}: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read recipe {path}: {error}") from None
     except yaml.YAMLError as error:
         raise InputError(f"recipe {path} is not YAML: {error}") from None
     if not isinstance(recipe, dict):

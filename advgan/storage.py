@@ -11,23 +11,31 @@ from typing import Any
 
 
 def write_aside(directory: Path, write: Callable[[Path], Any]) -> None:
-    """Fill `directory` by `write(temporary directory)`, then rename: it is whole, or as it was before."""
+    """Fill `directory` by `write(temporary directory)`, then rename: it is whole, or as it was before.
+
+    Only a process killed between two renames leaves the one before beside it, under a name that ends in -old.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    old = aside.with_name(aside.name + "-old")
     try:
         aside.chmod(0o755)
         write(aside)
-        old = aside.with_name(aside.name + "-old")
         if directory.exists():
             directory.rename(old)
         aside.rename(directory)
         shutil.rmtree(old, ignore_errors=True)
     finally:
+        if old.exists() and not directory.exists():
+            old.rename(directory)
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_file(path: Path, text: str) -> None:
     """Write `text` beside `path`, then rename: the file is whole, or as it was before."""
     aside = path.with_name(f".{path.name}-{os.getpid()}")
-    aside.write_text(text)
-    os.replace(aside, path)
+    try:
+        aside.write_text(text)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -9,6 +9,8 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from advgan.errors import InputError
 
 # Settings that a resumed run may change: where things are and how fast they go, not what is computed.
+LAUNCHER = "ADVGAN_LAUNCHER"  # process id of a launcher that is not the parent of those it started
 FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "threads"}
 
 
@@ -35,10 +38,12 @@ def start(seed: int, threads: int | None = None) -> Accelerator:
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
+    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16"):
+        raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
     _start_missing_processes()
     accelerator = Accelerator()
-    if accelerator.mixed_precision == "fp16":
-        raise InputError("expected mixed precision no or bf16, got fp16: its one loss scale does not fit two networks")
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
         raise InputError(
             "expected one process or data parallel processes: two networks that train in turn cannot share one "
@@ -46,11 +51,16 @@ def start(seed: int, threads: int | None = None) -> Accelerator:
         )
     if accelerator.device.type == "cpu" or threads is not None:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
+        torch.set_num_threads(threads or max(1, _cores() // local))
     set_seed(seed)
     processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
     accelerator.print(f"{processes} on {accelerator.device.type}, {torch.get_num_threads()} threads each", flush=True)
     return accelerator
+
+
+def _cores() -> int:
+    """The cores that this program may use, where the system tells; else all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_missing_processes() -> None:
@@ -72,6 +82,7 @@ def _start_missing_processes() -> None:
     ):
         return
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count.group(1)]
+    environment[LAUNCHER] = str(os.getppid())  # torchrun's children do not see it end
     environment.setdefault("OMP_NUM_THREADS", "1")  # or torchrun warns; `start` sets the real number
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])
@@ -101,7 +112,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+        launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+        self._launcher = int(os.environ.get(LAUNCHER, os.getppid())) if launched else None
 
     def __enter__(self) -> Stop:
         self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -120,7 +132,7 @@ class Stop:
 
         A launcher that was killed passes no signal on: its end counts as one.
         """
-        orphan = self._launcher is not None and os.getppid() != self._launcher
+        orphan = self._launcher is not None and not psutil.pid_exists(self._launcher)
         if accelerator.num_processes == 1:
             return self.asked or orphan
         flag = torch.tensor([float(self.asked or orphan)], device=accelerator.device)
@@ -207,8 +219,8 @@ def load_state(accelerator: Accelerator, output_dir: Path, artefact: str, record
     assert state is not None, "claim() has looked"
     try:
         accelerator.load_state(str(state))
-    except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a damaged file can end in nearly any exception
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"cannot resume from {state}: it was saved by other settings or is damaged ({reason})"
         ) from None
@@ -218,21 +230,32 @@ def load_state(accelerator: Accelerator, output_dir: Path, artefact: str, record
         raise InputError(f"a run is resumed with its own settings, but {'; '.join(changed)}")
 
 
+def clear(accelerator: Accelerator, output_dir: Path, artefact: str) -> None:
+    """Remove the run that a new one replaces (`claim` has asked), so that nothing of it can pass for the new one's."""
+    if accelerator.is_main_process:
+        for made in (output_dir / artefact, output_dir / "state" / artefact):
+            shutil.rmtree(made, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+@contextmanager
 def open_log(
     accelerator: Accelerator, output_dir: Path, name: str, step: int, settings: dict[str, Any]
-) -> SummaryWriter | None:
+) -> Iterator[SummaryWriter | None]:
     """TensorBoard's writer for `<output_dir>/logs/<name>`, in the main process only; a run from step 0 begins it anew.
 
-    Not Accelerate's tracker: that one drops numpy scalars and lists and writes hyperparameters TensorBoard cannot read.
+    Whatever ends the run, what was logged is written. Not Accelerate's tracker: that one drops numpy scalars and lists
+    and writes hyperparameters TensorBoard cannot read.
     """
     if not accelerator.is_main_process:
-        return None
+        yield None
+        return
     directory = output_dir / "logs" / name
     if step == 0:
         shutil.rmtree(directory, ignore_errors=True)
-    log = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
-    log.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
-    return log
+    with SummaryWriter(str(directory), purge_step=step + 1 if step else None, flush_secs=5) as log:
+        log.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
+        yield log
 
 
 def progress_bar(accelerator: Accelerator) -> Progress:

@@ -3,7 +3,8 @@
 python eval/ablation.py --seeds 0                         every variant of recipes/mnist-c.yaml
 python eval/ablation.py --seeds 0 1 2 --variants full     the recipe itself, mean of three seeds
 
-Each cell is `train/advgan.py` and then `eval/compare.py`, in a directory of its own; cells already there are kept.
+Each cell is `train/advgan.py` and then `eval/compare.py`, in a directory of its own. A cell that is there already
+is kept if it was trained with the same settings; one that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from advgan import training
+from advgan.data import load_data, steps_per_epoch
 from advgan.errors import InputError
-from advgan.settings import run
+from advgan.settings import parse, run
 from advgan.storage import write_file
+from train.advgan import Settings as Training
 
 VARIANTS = {
     "full": [],
@@ -37,13 +40,16 @@ VARIANTS = {
     "larger-alpha": ["--alpha", "1"],
     "paper-networks": ["--architecture", "paper"],
 }
-# What a column shows: its title, where the figure comes from, and how it is printed.
+# Settings of the training: those in which a cell that is there may differ, and those the comparison takes over.
+FREE = {"recipe", "resume", "overwrite", "output_dir", "threads"}
+SHARED = ("dataset", "data_dir", "image_size", "target", "target_weights", "eps", "norm", "threads")
+# What a column shows: its title, and where the figure comes from.
 COLUMNS = {
     "ASR %": lambda cell: 100 * cell["row"]["asr"],
     "l2": lambda cell: cell["row"]["l2_mean"],
     "SSIM": lambda cell: cell["row"]["ssim_mean"],
-    "hinge active %": lambda cell: 100 * cell["training"]["history"][-1]["hinge_active"],
-    "D right %": lambda cell: 100 * cell["training"]["history"][-1]["d_accuracy"],
+    "hinge active %": lambda cell: 100 * kept(cell)["hinge_active"],
+    "D right %": lambda cell: 100 * kept(cell)["d_accuracy"],
     "steps to 95 %": lambda cell: cell["training"]["steps_to_95"],
     "passes to 95 %": lambda cell: cell["training"]["passes_to_95"],
 }
@@ -73,9 +79,7 @@ def main(settings: Settings) -> None:
     unknown = [v for v in settings.variants if v not in VARIANTS]
     if unknown or not settings.variants or not settings.seeds:
         raise InputError(f"variants must be some of {', '.join(VARIANTS)}, with at least one seed, got {unknown}")
-    if not settings.train_recipe.is_file():
-        raise InputError(f"no recipe at {settings.train_recipe}")
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    training.claim(settings.output_dir, "ablation", resume=False, overwrite=True)
     cells: dict[str, list[dict[str, Any]]] = {}
     for variant in settings.variants:
         for seed in settings.seeds:
@@ -85,30 +89,62 @@ def main(settings: Settings) -> None:
 
 
 def cell(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
-    """Train one variant with one seed and compare it on the test images, unless that is done."""
+    """Train one variant with one seed and compare it on the test images, as far as that is not done."""
     directory = settings.output_dir / f"{variant}-{seed}"
-    where = ["--data-dir", str(settings.data_dir)]
-    weights = [] if settings.target_weights is None else ["--target-weights", str(settings.target_weights)]
-    if not (directory / "results.json").exists():
+    words = ["--recipe", settings.train_recipe, "--seed", seed, *VARIANTS[variant], "--data-dir", settings.data_dir]
+    words += [] if settings.target_weights is None else ["--target-weights", settings.target_weights]
+    wanted = parse(Training, [str(word) for word in words])
+    total = planned(wanted)
+    results = directory / "results.json"
+    if trained(directory, wanted) < total:
+        results.unlink(missing_ok=True)
         begun = ["--resume"] if training.latest_state(directory, "generator") else []
-        words = ["--recipe", settings.train_recipe, "--seed", seed, *VARIANTS[variant], *where, *weights, *begun]
-        program("train/advgan.py", *words, "--output-dir", directory)
-        used = json.loads((directory / "training.json").read_text())["settings"]
-        same = [f"--{name.replace('_', '-')}={used[name]}" for name in ("dataset", "target", "target_weights", "norm")]
-        size = [] if used["image_size"] is None else ["--image-size", used["image_size"]]
-        program("eval/compare.py", *same, *size, *where, "--generator", directory, "--output-dir", directory,
-                "--attacks", "advgan", "--eps", used["eps"])  # fmt: skip
-    rows = json.loads((directory / "results.json").read_text())["rows"]
+        program("train/advgan.py", *words, *begun, "--output-dir", directory)
+    if (steps := trained(directory, wanted)) < total:
+        sys.exit(f"error: the training in {directory} stopped after step {steps} of {total}; the same command goes on")
+    if not results.exists():
+        same = {name: getattr(wanted, name) for name in SHARED}
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in same.items() if value is not None]
+        program("eval/compare.py", *flags, "--generator", directory, "--output-dir", directory, "--attacks", "advgan")
+    rows = json.loads(results.read_text())["rows"]
     row = next(row for row in rows if row["attack"] == "advgan")
     if row["asr"] is None:
         raise InputError(f"the comparison in {directory} failed: {row['status']}")
     return {"row": row, "training": json.loads((directory / "training.json").read_text())}
 
 
+def planned(wanted: Training) -> int:
+    """How many steps a training takes in all."""
+    if wanted.max_steps:
+        return wanted.max_steps
+    data = load_data(wanted.dataset, wanted.data_dir, image_size=wanted.image_size)
+    return wanted.epochs * steps_per_epoch(data.train, wanted.batch_size)
+
+
+def trained(directory: Path, wanted: Training) -> int:
+    """How many steps were taken there, 0 if none; raises InputError if it was with other settings."""
+    path = directory / "training.json"
+    if not path.exists():
+        return 0
+    done = json.loads(path.read_text())
+    before, now = done["settings"], training.plain(wanted)
+    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in FREE and before.get(k) != v]
+    if changed:
+        raise InputError(f"{directory} was trained otherwise ({'; '.join(changed)}): choose another --output-dir")
+    return int(done["steps"])
+
+
 def program(path: str, *words: object) -> None:
+    """Run one of the programs; bad input is its own to explain."""
     done = subprocess.run([sys.executable, str(ROOT / path), *map(str, words)])
     if done.returncode:
-        sys.exit(f"error: {path} ended with exit code {done.returncode}")
+        sys.exit(2 if done.returncode == 2 else f"error: {path} ended with exit code {done.returncode}")
+
+
+def kept(cell: dict[str, Any]) -> dict[str, Any]:
+    """The validation whose generator was kept: the best one; of equals, the later."""
+    best: dict[str, Any] = max(reversed(cell["training"]["history"]), key=lambda validation: validation["asr"])
+    return best
 
 
 def report(cells: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:

@@ -15,13 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # A program run by its path has its own folder first on the path; the library is above it.
 sys.path.insert(0, str(ROOT))
 
-import shlex
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
 
 from advgan import training
 from advgan.attacks import ATTACKS, Bound, bind
@@ -32,8 +33,9 @@ from advgan.generator import Generator
 from advgan.report.files import write_results
 from advgan.report.gallery import gallery
 from advgan.report.table import terminal
+from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
-from advgan.targets import check_target, load_target
+from advgan.targets import check_target, fingerprint, load_target
 from advgan.threat import Norm, Threat
 
 KNOWN = (*ATTACKS, "advgan")
@@ -70,7 +72,7 @@ class Settings:
     max_samples: int | None = None
     """Attack only the first so many test images"""
     output_dir: Path = Path("checkpoints/runs/compare")
-    """Where results.json, report.md, galleries/ and logs/compare/ go; earlier ones are replaced"""
+    """Where results.json, report.md, galleries/, records/ and logs/compare/ go; earlier ones are replaced"""
     batch_size: int = 100
     """Images an attack is given at once"""
     seed: int = 0
@@ -105,10 +107,10 @@ def main(settings: Settings) -> None:
             attacks[name] = bind(name, model, threat, y_target, rng)
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
 
-    clean, rows, pictures = predict(model, x), [], {}
+    clean, rows, pictures, records = predict(model, x), [], {}, {}
     with progress_bar() as bar:
         for name, attack in attacks.items():
-            task = bar.add_task(name, total=len(x))
+            task, known = bar.add_task(name, total=len(x)), ATTACKS.get(name)
             result = evaluate(
                 attack,
                 model,
@@ -116,7 +118,8 @@ def main(settings: Settings) -> None:
                 y,
                 threat,
                 name=name,
-                protocol=ATTACKS[name].protocol if name in ATTACKS else "bounded",
+                protocol=known.protocol if known else "bounded",
+                attack_norm=known.norm if known else None,
                 y_target=y_target,
                 batch_size=settings.batch_size,
                 clean_logits=clean,
@@ -124,19 +127,22 @@ def main(settings: Settings) -> None:
                 progress=partial(bar.advance, task),
             )
             rows.append(result.row)
+            if result.records:
+                records[name] = result.records
             if n := len(result.x_adv):
                 answers = predict(model, result.x_adv)
                 title = f"{name}, {threat.norm} eps {threat.eps:.4g}: ASR {result.row['asr']:.1%}"
                 pictures[name] = gallery(x[:n], result.x_adv, y[:n], clean[:n], answers, data.classes, title=title)
 
-    about = {"name": settings.target, "weights": str(settings.target_weights), "dataset": settings.dataset}
-    results = {"environment": environment(settings), "target": about, "rows": rows}
-    write_results(settings.output_dir, results, pictures)
+    taking_part = generator if "advgan" in attacks else None
+    results = {"environment": environment(settings), **about(settings, model, taking_part), "rows": rows}
+    write_results(settings.output_dir, results, pictures, records)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(terminal(rows, console.width))
     print(f"results      {settings.output_dir / 'results.json'}")
     print(f"report       {settings.output_dir / 'report.md'}")
-    print(f"look at it   tensorboard --logdir {shlex.quote(str(settings.output_dir / 'logs'))}")
+    print(f"records      {settings.output_dir / 'records'}")
+    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
 
 
 def threat_model(settings: Settings, generator: Generator | None) -> tuple[Threat, int | None]:
@@ -168,6 +174,28 @@ def chosen(asked: tuple[str, ...], generator: Generator | None, threat: Threat) 
 def one_pass(generator: Generator, threat: Threat, y_target: int | None) -> Bound:
     """The generator as an attack: it needs neither the target nor the labels."""
     return lambda x, y: generator.perturb(x, y_target, threat.eps)
+
+
+def about(settings: Settings, target: nn.Module, generator: Generator | None) -> dict[str, Any]:
+    """Who fought whom, for results.json: where they lay, and the fingerprints of their weights."""
+    found: dict[str, Any] = {
+        "target": {
+            "name": settings.target,
+            "weights": str(settings.target_weights),
+            "sha256": fingerprint(target),
+            "dataset": settings.dataset,
+        }
+    }
+    if generator is not None:
+        found["generator"] = {
+            "path": str(settings.generator),
+            "parameters": sum(parameter.numel() for parameter in generator.parameters()),
+            "sha256": fingerprint(generator),
+            "eps": generator.threat.eps,
+            "norm": generator.threat.norm,
+            "y_target": generator.y_target,
+        }
+    return found
 
 
 def progress_bar() -> Progress:

@@ -3,7 +3,8 @@
 python eval/speed.py --dataset mnist --target mnist-c --target-weights RUN --generator RUN
 
 Each round times every attack once, on the same batch; a ratio is taken within its round, so that a machine whose speed
-drifts changes both sides alike. Success stands beside the time: a faster but weaker attack shows.
+drifts changes both sides alike. Success stands beside the time: a faster but weaker attack shows. If the generator aims
+at a class, so do the others.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from advgan import training
 from advgan.attacks import fgsm, ifgsm
 from advgan.data import load_data
 from advgan.errors import InputError
+from advgan.evaluation import predict
+from advgan.evaluation.figures import clean_records
 from advgan.generator import Generator
 from advgan.settings import run
 from advgan.targets import check_target, load_target
@@ -66,23 +69,33 @@ def main(settings: Settings) -> None:
             raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
     accelerator = training.start(seed=0, threads=settings.threads)
     generator = Generator.from_pretrained(settings.generator).to(accelerator.device)
+    threat, y_target = generator.threat, generator.y_target
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    x, y = next(data.test.first(settings.batch_size).batches(settings.batch_size))
-    x, y = x.to(accelerator.device), y.to(accelerator.device)
+    if y_target is not None and not 0 <= y_target < data.num_classes:
+        raise InputError(f"the generator aims at class {y_target}, expected one from 0 to {data.num_classes - 1}")
     target = load_target(
         settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
-    ).to(accelerator.device)
-    model, eps = check_target(target, x[:8], data.num_classes), generator.threat.eps
+    )
+    x, y = next(data.test.first(settings.batch_size).batches(settings.batch_size))
+    model = check_target(target, x[:8], data.num_classes).to(accelerator.device)
+    counts = clean_records(predict(model, x), y, y_target)["counts"].to(accelerator.device)
+    if not counts.any():
+        other = "" if y_target is None else f" that are not of class {y_target}"
+        raise InputError(f"nothing to attack: the target classifies none of {len(x)} images correctly{other}")
+    x, y = x.to(accelerator.device), y.to(accelerator.device)
+    generator.perturb(x[:1])  # what it cannot take, it says now
+    aim = None if y_target is None else torch.full_like(y, y_target)
     attacks: dict[str, Callable[[], Tensor]] = {
-        "fgsm": lambda: fgsm(model, x, y, eps=eps),
-        "ifgsm, 10 steps": lambda: ifgsm(model, x, y, eps=eps, steps=10),
+        "fgsm": lambda: fgsm(model, x, y, eps=threat.eps, norm=threat.norm, y_target=aim),
+        "ifgsm, 10 steps": lambda: ifgsm(model, x, y, eps=threat.eps, norm=threat.norm, y_target=aim, steps=10),
         "advgan": lambda: generator.perturb(x),
         "target forward alone": lambda: forward(model, x),
     }
     seconds = in_turn(attacks, settings.rounds, accelerator.device)
-    with torch.no_grad():
-        asr = {name: success(model, x, attack(), y) for name, attack in attacks.items() if "alone" not in name}
-    Console().print(table(seconds, asr, settings, eps))
+    asr = {name: success(model, attack(), y, aim, counts) for name, attack in attacks.items() if "alone" not in name}
+    ball = f"{threat.norm} eps {threat.eps:.4g}" + ("" if aim is None else f" toward class {y_target}")
+    title = f"{settings.target}, {ball}, batch {len(x)}, {settings.rounds} rounds, {torch.get_num_threads()} threads"
+    Console().print(table(title, seconds, asr, len(x)))
 
 
 def forward(model: nn.Module, x: Tensor) -> Tensor:
@@ -104,19 +117,20 @@ def in_turn(attacks: dict[str, Callable[[], Tensor]], rounds: int, device: torch
     return seconds
 
 
-def success(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> float:
-    right = model(x).argmax(1) == y
-    return (right & (model(x_adv).argmax(1) != y)).sum().item() / max(int(right.sum()), 1)
+def success(model: nn.Module, x_adv: Tensor, y: Tensor, aim: Tensor | None, counts: Tensor) -> float:
+    """Share of the images that count, as in the comparison, that are no longer of class `y`, or now of class `aim`."""
+    prediction = forward(model, x_adv).argmax(1)
+    fooled = prediction != y if aim is None else prediction == aim
+    return fooled[counts].float().mean().item()
 
 
-def table(seconds: dict[str, list[float]], asr: dict[str, float], settings: Settings, eps: float) -> Table:
-    title = f"{settings.target}, eps {eps:.4g}, batch {settings.batch_size}, {settings.rounds} rounds, "
-    found = Table(title=title + f"{torch.get_num_threads()} threads")
+def table(title: str, seconds: dict[str, list[float]], asr: dict[str, float], images: int) -> Table:
+    found = Table(title=title)
     for column in ("attack", "images/s", "times FGSM's speed, median (range)", "ASR on this batch %"):
         found.add_column(column)
     for name, times in seconds.items():
         ratios = [fgsm / own for fgsm, own in zip(seconds["fgsm"], times, strict=True)]
-        speed = f"{settings.batch_size / statistics.median(times):,.0f}"
+        speed = f"{images / statistics.median(times):,.0f}"
         ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         found.add_row(name, speed, ratio, f"{100 * asr[name]:.1f}" if name in asr else "")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import sys
@@ -12,30 +13,12 @@ from types import ModuleType
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
 
 from advgan import Generator
-from advgan.data import load_data
 from advgan.evaluation import ROW_KEYS
 from advgan.settings import run
-from advgan.targets import build_target, save_target
+from advgan.targets import fingerprint, load_target
 from tests.conftest import ROOT, Run
-
-
-@pytest.fixture(scope="module")
-def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory with a classifier of the three kinds of bars: right nearly always, after 15 steps."""
-    torch.manual_seed(0)
-    model = build_target("mnist-tutorial", (1, 28, 28), 3)
-    x, y = next(load_data("folder", digits).train.batches(120))
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(15):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    directory = tmp_path_factory.mktemp("classifier")
-    save_target(model.eval(), directory / "classifier", "# A test's classifier")
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +64,13 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
         *("--target-weights", classifier, "--generator", generators / "plain", "--output-dir", out, "--threads", 1),
     )
     results = json.loads((out / "results.json").read_text())
-    assert set(results) == {"environment", "target", "rows"}
+    assert set(results) == {"environment", "target", "generator", "rows"}
+    assert results["target"]["sha256"] == fingerprint(load_target("mnist-tutorial", classifier))
+    generator = Generator.from_pretrained(generators / "plain")
+    assert results["generator"] == {
+        **{"path": str(generators / "plain"), "parameters": sum(p.numel() for p in generator.parameters())},
+        **{"sha256": fingerprint(generator), "eps": 0.25, "norm": "linf", "y_target": None},
+    }
     rows = {row["attack"]: row for row in results["rows"]}
     wanted = ["noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan"]
     assert list(rows) == wanted
@@ -92,15 +81,23 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
         assert row["linf_max"] <= 0.25 + 1e-6 or row["protocol"] == "minimal-norm"
     assert rows["ifgsm"]["asr"] >= rows["fgsm"]["asr"] > rows["noise-sign"]["asr"]
     assert rows["deepfool"]["asr_any_norm"] == 1
+    assert (rows["deepfool"]["attack_norm"], rows["fgsm"]["attack_norm"]) == ("l2", "linf")
     assert (rows["advgan"]["forwards_per_image"], rows["advgan"]["backwards_per_image"]) == (0, 0)
     assert results["environment"]["settings"]["output_dir"] == str(out)
 
     assert "Bounded attacks, linf eps 0.25" in done.stdout
     assert str(out / "results.json") in done.stdout
-    assert f"tensorboard --logdir '{out / 'logs'}'" in done.stdout
+    assert f"tensorboard --logdir '{out / 'logs'}' --samples_per_plugin images=100" in done.stdout
     assert "48/48" in done.stderr, "progress bars"
     assert sorted(path.stem for path in (out / "galleries").iterdir()) == sorted(wanted)
     assert "| advgan |" in (out / "report.md").read_text()
+    assert sorted(path.stem for path in (out / "records").iterdir()) == sorted(wanted)
+    with (out / "records" / "ifgsm.csv").open(newline="") as file:
+        records = list(csv.DictReader(file))
+    assert [int(record["id"]) for record in records] == list(range(48))
+    counts = [record for record in records if record["counts"] == "True"]
+    assert sum(record["success"] == "True" for record in counts) / len(counts) == pytest.approx(rows["ifgsm"]["asr"])
+    assert all(float(record["linf"]) <= 0.25 + 1e-6 for record in records)
     events = EventAccumulator(str(out / "logs" / "compare"))
     events.Reload()
     assert events.Scalars("asr/ifgsm")[0].value == pytest.approx(rows["ifgsm"]["asr"])
@@ -159,6 +156,7 @@ def test_the_same_seed_gives_the_same_noise(call: Callable[..., list[dict]]) -> 
         (["--y-target", "3"], "y_target must be a class from 0 to 2, got 3"),
         (["--max-samples", "0"], "the number of images must be at least 1, got 0"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--seed", "-1"], "seed must be from 0 to 4294967295, got -1"),
         (["--threads", "0"], "threads must be at least 1, got 0"),
         (["--target", "mnist-z"], "unknown target 'mnist-z'"),
         (["--target-weights", "nowhere"], "no target weights at nowhere"),

@@ -96,6 +96,21 @@ def test_records_are_kept_per_image(model: Brightness) -> None:
     )
 
 
+def test_a_row_says_which_norm_was_minimised(model: Brightness) -> None:
+    row = run(brighter(0.1), model, protocol="minimal-norm", attack_norm="l2").row
+    assert (row["attack_norm"], row["norm"]) == ("l2", "linf")
+    assert run(brighter(0.1), model).row["attack_norm"] == "linf"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_images_and_target_on_a_gpu(model: Brightness) -> None:
+    on_cpu = run(brighter(0.1), model)
+    x, y, threat = X.cuda(), Y.cuda(), Threat("linf", 0.1)
+    result = evaluate(brighter(0.1), model.cuda(), x, y, threat, clean_logits=model(x).detach())
+    for name in ("status", "n_attacked", "clean_accuracy", "asr", "asr_8bit", "robust_accuracy"):
+        assert result.row[name] == on_cpu.row[name]
+
+
 def test_a_targeted_attack_counts_images_of_other_classes(model: Brightness) -> None:
     row = run(brighter(0.1), model, y_target=2).row
     assert (row["targeted"], row["y_target"], row["n_attacked"]) == (True, 2, 4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,18 @@ from advgan.evaluation import ROW_KEYS
 from advgan.report.files import write_results
 from advgan.report.gallery import caption, gallery, round_factor
 from advgan.report.table import markdown, picture, sections, terminal
+from advgan.report.tensorboard import command
 
 
 def row(attack: str, **more: Any) -> dict[str, Any]:
     """A row of results.json, with figures that are easy to find again."""
     figures = {
-        **{"attack": attack, "protocol": "bounded", "norm": "linf", "eps": 0.3, "targeted": False, "y_target": None},
-        **{"batch_size": 100, "n": 1000, "n_correct": 990, "n_attacked": 990, "clean_accuracy": 0.99},
-        **{"asr": 0.7, "asr_low": 0.65, "asr_high": 0.75, "asr_8bit": 0.68, "asr_any_norm": 0.7},
-        **{"robust_accuracy": 0.29, "l0_mean": 400.0, "l2_mean": 6.12, "l2_median": 6.0, "linf_mean": 0.3},
-        **{"linf_max": 0.3, "ssim_mean": 0.25, "seconds_per_image": 0.001, "images_per_second": 1000.0},
+        **{"attack": attack, "protocol": "bounded", "attack_norm": "linf", "norm": "linf", "eps": 0.3},
+        **{"targeted": False, "y_target": None, "batch_size": 100, "n": 1000, "n_correct": 990, "n_attacked": 990},
+        **{"clean_accuracy": 0.99, "asr": 0.7, "asr_low": 0.65, "asr_high": 0.75, "asr_8bit": 0.68},
+        **{"asr_any_norm": 0.7, "robust_accuracy": 0.29, "l0_mean": 400.0, "l2_mean": 6.12, "l2_median": 6.0},
+        **{"linf_mean": 0.3, "linf_max": 0.3, "ssim_mean": 0.25},
+        **{"seconds_per_image": 0.001, "images_per_second": 1000.0},
         **{"forwards_per_image": 1.0, "backwards_per_image": 1.0, "violations": [], "status": "ok"},
     }
     return {key: (figures | more)[key] for key in ROW_KEYS}
@@ -183,16 +187,34 @@ def test_no_gallery_of_nothing_or_of_two_channels(shape: tuple[int, ...]) -> Non
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("results")
-    write_results(directory, results([row("fgsm", asr=0.1)]), {"old": gallery(*attacked(1))})
-    write_results(directory, results(ROWS), {"fgsm": gallery(*attacked(2)), "advgan": gallery(*attacked(3))})
+    records = {"linf": torch.tensor([0.3, 0.25]), "success": torch.tensor([True, False])}
+    write_results(directory, results([row("fgsm", asr=0.1)]), {"old": gallery(*attacked(1))}, {"old": records})
+    galleries = {"fgsm": gallery(*attacked(2)), "advgan": gallery(*attacked(3))}
+    write_results(directory, results(ROWS), galleries, {"fgsm": records})
     return directory
 
 
 def test_results_are_whole_and_replace_older_ones(written: Path) -> None:
     assert json.loads((written / "results.json").read_text()) == results(ROWS)
-    assert sorted(path.name for path in written.iterdir()) == ["galleries", "logs", "report.md", "results.json"]
+    made = ["galleries", "logs", "records", "report.md", "results.json"]
+    assert sorted(path.name for path in written.iterdir()) == made
     assert sorted(path.name for path in (written / "galleries").iterdir()) == ["advgan.png", "fgsm.png"]
     assert len(list((written / "logs" / "compare").iterdir())) == 1
+
+
+def test_records_are_one_line_per_image(written: Path) -> None:
+    (path,) = (written / "records").iterdir()
+    with path.open(newline="") as file:
+        assert list(csv.reader(file)) == [["id", "linf", "success"], ["0", "0.3", "True"], ["1", "0.25", "False"]]
+
+
+@pytest.mark.parametrize("found", [None, "/usr/bin/tensorboard"])
+def test_tensorboards_command_can_be_typed(found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: found)
+    monkeypatch.setattr("sys.executable", "/my envs/bin/python")
+    executable = "tensorboard" if found else "/my envs/bin/tensorboard"
+    words = [executable, "--logdir", "run 1/logs", "--samples_per_plugin", "images=100"]
+    assert shlex.split(command(Path("run 1/logs"))) == words
 
 
 def test_the_report_shows_tables_and_galleries(written: Path) -> None:
@@ -221,5 +243,5 @@ def test_tensorboard_reads_it_all_back(written: Path) -> None:
 
 def test_results_hold_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        write_results(tmp_path, results([row("fgsm", l2_mean=float("nan"))]), {})
+        write_results(tmp_path, results([row("fgsm", l2_mean=float("nan"))]), {}, {})
     assert list(tmp_path.iterdir()) == []

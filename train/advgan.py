@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import json
 import math
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +35,11 @@ from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation, seconds_per_pass
 from advgan.generator import Architecture, Generator
 from advgan.report.card import generator_card
+from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run
 from advgan.storage import write_aside, write_file
-from advgan.targets import check_target, load_target
+from advgan.targets import check_target, fingerprint, load_target
 from advgan.threat import Norm, check_eps
 
 
@@ -97,7 +99,7 @@ class Settings:
     """Both networks: patch (ours) or paper (Xiao et al. 2018)"""
     patch: int = 4
     """Pixels a side that become one position of the generator"""
-    width: int = 64
+    width: int = 32
     """Channels of the generator"""
     depth: int = 2
     """Residual blocks of the generator"""
@@ -146,7 +148,13 @@ def main(settings: Settings) -> None:
     schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total, settings.warmup))
     averaged = AveragedModel(generator, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
     record = training.Record(
-        step=0, seconds=0.0, best=-1.0, history=[], passes=[], said=[], settings=training.plain(settings)
+        step=0,
+        seconds=0.0,
+        best=-1.0,
+        history=[],
+        passes=[],
+        said=[],
+        settings=training.plain(settings) | {"target_sha256": fingerprint(target)},
     )
     generator, discriminator, optimizer_g, optimizer_d = accelerator.prepare(
         generator, discriminator, optimizer_g, optimizer_d
@@ -154,15 +162,20 @@ def main(settings: Settings) -> None:
     accelerator.register_for_checkpointing(schedule, averaged, record)
     if settings.resume:
         training.load_state(accelerator, settings.output_dir, "generator", record)
+    else:
+        training.clear(accelerator, settings.output_dir, "generator")
 
     validation = Validation(target, held_out, accelerator, settings.y_target)
     critic = accelerator.unwrap_model(discriminator)
-    log = training.open_log(accelerator, settings.output_dir, "advgan", record["step"], training.plain(settings))
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
         rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
     )  # fmt: skip
-    with training.Stop() as stop, training.progress_bar(accelerator) as bar:
+    with (
+        training.Stop() as stop,
+        training.open_log(accelerator, settings.output_dir, "advgan", record["step"], record["settings"]) as log,
+        training.progress_bar(accelerator) as bar,
+    ):
         task = bar.add_task("advgan", total=total, completed=record["step"], figures="")
         for x, y in batches:
             began = time.perf_counter()
@@ -170,7 +183,9 @@ def main(settings: Settings) -> None:
             x_adv = generator(x)
             parts = discriminator_step(discriminator, optimizer_d, x, x_adv.detach(), settings, accelerator)
             parts |= generator_step(generator, optimizer_g, critic, target, x, x_adv, y, c, settings, accelerator)
-            terms = dict(zip(parts, torch.stack(list(parts.values())).tolist(), strict=True))  # one synchronisation
+            # Means over all processes, in one synchronisation: so a NaN anywhere stops them all at the same step.
+            means = accelerator.reduce(torch.stack(list(parts.values())), reduction="mean")
+            terms = dict(zip(parts, means.tolist(), strict=True))
             stop_at_nan(terms, record["step"] + 1, settings.output_dir)
             schedule.step()
             averaged.update_parameters(accelerator.unwrap_model(generator))
@@ -183,25 +198,24 @@ def main(settings: Settings) -> None:
                 for name, value in terms.items():
                     log.add_scalar(f"train/{name}", value, step)
                 log.add_scalar("train/learning rate", schedule.get_last_lr()[0], step)
+                log.add_scalar("train/learning rate discriminator", settings.discriminator_learning_rate, step)
             stopping = stop.requested(accelerator)
-            if step % settings.validate_every == 0 or step == total:
+            due = step % settings.validate_every == 0 or step == total
+            if due:
                 record["passes"] += [seconds_per_pass(target, x, y) for _ in range(2)]
-                candidate = averaged.module if settings.ema else accelerator.unwrap_model(generator)
-                judgement = validation(candidate, critic, c=c, gan=settings.gan)
+                judgement = validation(averaged.module, critic, c=c, gan=settings.gan)
                 stop_at_nan(judgement.figures, step, settings.output_dir)
                 better = keep_history(record, judgement)
                 if log:
                     say(judgement, record, bar)
                     write_validation(log, judgement, step, data.classes)
                 if log and better:
-                    keep(candidate, settings, record, c)
-                training.save_state(accelerator, settings.output_dir, "generator", step)
-            elif stopping:
+                    keep(averaged.module, settings, record, c)
+            if due or stopping:
                 training.save_state(accelerator, settings.output_dir, "generator", step)
             if stopping:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
-    if log:
-        log.close()
+    if accelerator.is_main_process:
         conclude(settings, record, total)
     training.finish(accelerator)
 
@@ -316,7 +330,7 @@ def say(judgement: Judgement, record: training.Record, bar: Any) -> None:
         highlight=False,
     )
     for line in judgement.symptoms:
-        kind = line.split("(")[0][:24]
+        kind = re.sub(r"[\d.%]+", "", line)
         if kind not in record["said"]:
             record["said"].append(kind)
             bar.console.print(f"  note: {line}", style="yellow", highlight=False)
@@ -342,7 +356,7 @@ def conclude(settings: Settings, record: training.Record, total: int) -> None:
     summary = {
         "settings": record["settings"],
         "steps": record["step"],
-        "training_seconds": record["seconds"],
+        "training_seconds": record["seconds"],  # steps alone: neither loading nor validation
         "best_validation_asr": max(record["best"], 0.0),
         "seconds_per_target_pass": unit,
         "steps_to_95": reached and reached["step"],
@@ -354,7 +368,7 @@ def conclude(settings: Settings, record: training.Record, total: int) -> None:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     if record["history"]:
         print(f"best validation ASR {record['best']:.2%}; generator in {settings.output_dir / 'generator'}")
-    print(f"tensorboard --logdir {settings.output_dir / 'logs'}")
+    print(tensorboard_command(settings.output_dir / "logs"))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from advgan import training
 from advgan.data import Data, Split, load_data, steps_per_epoch, training_batches
 from advgan.errors import InputError
+from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
 from advgan.targets import Target, build_target, load_target, save_target
 
@@ -78,7 +79,8 @@ def main(settings: Settings) -> None:
     check(settings)
     accelerator = training.start(settings.seed, settings.threads)
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    with accelerator.main_process_first():  # one downloads, the others find it
+        data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     epoch = steps_per_epoch(data.train, settings.batch_size)
     total = settings.max_steps or settings.epochs * epoch
     net = build_target(settings.target, data.image_shape, data.num_classes)
@@ -91,13 +93,18 @@ def main(settings: Settings) -> None:
     accelerator.register_for_checkpointing(schedule, record)
     if settings.resume:
         training.load_state(accelerator, settings.output_dir, "classifier", record)
+    else:
+        training.clear(accelerator, settings.output_dir, "classifier")
 
-    log = training.open_log(accelerator, settings.output_dir, "classifier", record["step"], training.plain(settings))
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
         rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
     )  # fmt: skip
-    with training.Stop() as stop, training.progress_bar(accelerator) as bar:
+    with (
+        training.Stop() as stop,
+        training.open_log(accelerator, settings.output_dir, "classifier", record["step"], record["settings"]) as log,
+        training.progress_bar(accelerator) as bar,
+    ):
         task = bar.add_task(settings.target, total=total, completed=record["step"], figures="")
         for x, y in batches:
             began = time.perf_counter()
@@ -105,7 +112,9 @@ def main(settings: Settings) -> None:
             model.train()
             logits = model(x)
             loss = F.cross_entropy(logits, y)
-            stop_at_nan(loss.item(), record["step"] + 1, settings.output_dir)  # before it reaches the weights
+            # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
+            loss_value = accelerator.reduce(loss.detach(), reduction="mean").item()
+            stop_at_nan(loss_value, record["step"] + 1, settings.output_dir)
             prepared.zero_grad()
             accelerator.backward(loss)
             prepared.step()
@@ -116,7 +125,7 @@ def main(settings: Settings) -> None:
 
             speed = step * settings.batch_size / record["seconds"]
             if log and (step % 10 == 0 or step == total):
-                log.add_scalar("train/loss", loss.item(), step)
+                log.add_scalar("train/loss", loss_value, step)
                 log.add_scalar("train/accuracy", (logits.argmax(1) == y).float().mean().item(), step)
                 log.add_scalar("train/learning rate", schedule.get_last_lr()[0], step)
                 log.add_scalar("train/images per second", speed, step)
@@ -131,15 +140,13 @@ def main(settings: Settings) -> None:
                     bar.console.print(f"step {step:5d}  validation accuracy {record['accuracy']:.2%}", highlight=False)
                     if better:
                         save_target(net, settings.output_dir / "classifier", card(settings, data, record))
-            bar.update(task, completed=step, figures=progress(speed, loss.item(), record))
+            bar.update(task, completed=step, figures=progress(speed, loss_value, record))
             if step % epoch == 0 or step == total or stopping:
                 training.save_state(accelerator, settings.output_dir, "classifier", step)
             if stopping:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
     accelerator.wait_for_everyone()
     conclude(settings, data, record, total, accelerator)
-    if log:
-        log.close()
     training.finish(accelerator)
 
 
@@ -247,7 +254,7 @@ def conclude(settings: Settings, data: Data, record: training.Record, total: int
         save_target(best, directory, card(settings, data, record, tested))
         print(f"test accuracy {tested:.2%} (n = {len(data.test)}), validation {record['best']:.2%}")
         print(f"classifier in {directory}")
-    print(f"tensorboard --logdir {settings.output_dir / 'logs'}")
+    print(tensorboard_command(settings.output_dir / "logs"))
 
 
 if __name__ == "__main__":

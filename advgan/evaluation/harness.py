@@ -18,7 +18,7 @@ from advgan.evaluation.runner import Broken, device_of, run_attack
 from advgan.threat import Threat
 
 ROW_KEYS = (
-    *("attack", "protocol", "norm", "eps", "targeted", "y_target", "batch_size"),
+    *("attack", "protocol", "attack_norm", "norm", "eps", "targeted", "y_target", "batch_size"),
     *("n", "n_correct", "n_attacked", "clean_accuracy"),
     *("asr", "asr_low", "asr_high", "asr_8bit", "asr_any_norm", "robust_accuracy"),
     *("l0_mean", "l2_mean", "l2_median", "linf_mean", "linf_max", "ssim_mean"),
@@ -50,6 +50,7 @@ def evaluate(
     *,
     name: str = "attack",
     protocol: Protocol = "bounded",
+    attack_norm: str | None = None,
     y_target: int | None = None,
     batch_size: int = 100,
     clean_logits: Tensor | None = None,
@@ -61,6 +62,7 @@ def evaluate(
     attack         (x, y) -> x_adv, on the target's device; it gets copies, the first batch twice, once to warm up
     target         in eval mode, no softmax; its forwards and backwards during the attack are counted
     threat         "bounded": the ball each answer must lie in; "minimal-norm": the radius up to which one counts
+    attack_norm    the norm that a minimal-norm attack minimises; None: the threat's
     y_target       the class that a targeted attack aims at
     clean_logits   (n, k) of `x`, where they are known already
     keep           how many answers to hold back for a gallery
@@ -80,8 +82,9 @@ def evaluate(
     if y_target is not None and not 0 <= y_target < logits.shape[1]:
         raise InputError(f"y_target must be a class from 0 to {logits.shape[1] - 1}, got {y_target}")
 
-    records = clean_records(logits, y, y_target)
+    records = clean_records(logits.cpu(), y.cpu(), y_target)  # all that is counted is counted there
     row = {
+        "attack_norm": attack_norm or threat.norm,
         **{"attack": name, "protocol": protocol, "norm": threat.norm, "eps": threat.eps, "targeted": threat.targeted},
         **{"n": len(x), "y_target": y_target, "batch_size": batch_size, "violations": []},
         **clean_figures(records),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advgan import losses
 from advgan.data import Split
 from advgan.diagnosis import symptoms
+from advgan.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Validation:
 
     def __init__(self, target: nn.Module, split: Split, accelerator: Accelerator, y_target: int | None = None) -> None:
         self.target, self.split, self.accelerator, self.y_target = target, split, accelerator, y_target
+        if len(split) < 2 * accelerator.num_processes:
+            raise InputError(f"at least 2 validation images per process expected, got {len(split)}")
         share = range(accelerator.process_index, len(split), accelerator.num_processes)
         self.batches = [share[i : i + 250] for i in range(0, len(share), 250)]
         with torch.no_grad():
@@ -53,9 +56,9 @@ class Validation:
         Figures: n, n_correct (clean images that count), asr over these, mean l2 and linf and the share with an active
         hinge over all, and how often the discriminator is right.
         """
-        device, sums = self.accelerator.device, torch.zeros(8, dtype=torch.float64, device=self.accelerator.device)
+        device, sums = self.accelerator.device, torch.zeros(8, device=self.accelerator.device)
         first: Judgement | None = None
-        histogram = torch.zeros(self.logits[0].shape[1], device=device) if self.logits else torch.zeros(0)
+        histogram = torch.zeros(self.logits[0].shape[1], device=device)
         for batch, logits in zip(self.batches, self.logits, strict=True):
             x, y = self._images(batch)
             x_adv = generator(x)
@@ -69,7 +72,7 @@ class Validation:
             caught = ~losses.looks_real(critic(x_adv).float(), form=gan)
             length, largest = delta.norm(dim=1), delta.abs().amax(1)
             columns = [torch.ones_like(y), counts, counts & fooled, length, largest, length > c, kept, caught]
-            sums += torch.stack([column.double().sum() for column in columns])
+            sums += torch.stack([column.float().sum() for column in columns])
             histogram += torch.bincount(predicted, minlength=len(histogram))
             if first is None:
                 found = symptoms(
@@ -103,6 +106,8 @@ class Validation:
 def seconds_per_pass(target: nn.Module, x: Tensor, y: Tensor) -> float:
     """One forward and input-gradient pass of the target on a batch: the unit in which training time is told."""
     x = x.detach().clone().requires_grad_(True)
+    if x.is_cuda:
+        torch.cuda.synchronize()
     began = time.perf_counter()
     torch.autograd.grad(nn.functional.cross_entropy(target(x), y), x)
     if x.is_cuda:

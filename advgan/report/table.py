@@ -29,7 +29,9 @@ at one) and no longer are, with its 95 % Wilson interval; 8-bit: the same after 
 accuracy over all images under attack. Norms are in pixel units of [0, 1], over the attacked images. fwd+bwd: images
 that went forward through the target and gradients that came back, per image. x FGSM: images per second against FGSM's.
 A minimal-norm attack stops at the boundary, wherever that is: its norms are over the images it fooled ("found"), its
-median counts a failure as infinitely far, and its ASR is the share that it fooled within eps.
+median counts a failure as infinitely far, and its ASR is the share that it fooled within eps. Where it minimised
+another norm than the threat's (attack_norm in results.json: l2 for deepfool), the perturbation that it found is
+measured in the threat's norm, and counts if it happens to lie within eps there.
 """
 
 

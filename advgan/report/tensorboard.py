@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,11 +57,17 @@ def write_validation(log: SummaryWriter, judgement: Judgement, step: int, classe
         if not name.startswith("n"):
             log.add_scalar(f"validation/{name}", value, step)
     answers = torch.repeat_interleave(torch.arange(len(judgement.predictions)), judgement.predictions.long())
-    log.add_histogram("validation/predicted classes", answers, step, bins=len(classes))
+    log.add_histogram("validation/predicted classes", answers, step, bins=[i - 0.5 for i in range(len(classes) + 1)])
     picture = gallery(judgement.x, judgement.x_adv, judgement.y, judgement.logits, judgement.logits_adv, classes)
     log.add_image("validation/clean, perturbation, adversarial", picture, step, dataformats="HWC")
     for line in judgement.symptoms:
         log.add_text("symptoms", line, step)
+
+
+def command(logs: Path) -> str:
+    """What to type to look at `logs`; with the path of this environment's TensorBoard if the shell would find none."""
+    program = "tensorboard" if shutil.which("tensorboard") else str(Path(sys.executable).with_name("tensorboard"))
+    return f"{shlex.quote(program)} --logdir {shlex.quote(str(logs))} --samples_per_plugin images=100"
 
 
 def _as_code(value: Any) -> str:

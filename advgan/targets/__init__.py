@@ -6,8 +6,17 @@ A family is a file (`mnist.py`, `cifar.py`); a family joins by adding its names 
 from __future__ import annotations
 
 from advgan.targets.base import ImageShape, Target
-from advgan.targets.checkpoint import load_target, save_target
+from advgan.targets.checkpoint import fingerprint, load_target, save_target
 from advgan.targets.guards import check_target
 from advgan.targets.registry import TARGETS, build_target
 
-__all__ = ["TARGETS", "ImageShape", "Target", "build_target", "check_target", "load_target", "save_target"]
+__all__ = [
+    "TARGETS",
+    "ImageShape",
+    "Target",
+    "build_target",
+    "check_target",
+    "fingerprint",
+    "load_target",
+    "save_target",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from advgan.errors import InputError
 from advgan.storage import write_aside
@@ -61,6 +62,15 @@ def load_target(
     _check_fit(model, state, file)
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's weights: what says whether two runs attacked the same classifier."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _weights_file(weights: Path) -> Path:

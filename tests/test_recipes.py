@@ -1,0 +1,22 @@
+"""Every recipe that is shipped is one its program understands."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from advgan.settings import load_recipe
+
+from .conftest import ROOT
+
+PROGRAMS = {"demo-classifier": "train.classifier", "demo-compare": "eval.compare"}  # all others: train.advgan
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_is_understood(path: Path) -> None:
+    program = importlib.import_module(PROGRAMS.get(path.stem, "train.advgan"))
+    settings, recipe = load_recipe(program.Settings, path), yaml.safe_load(path.read_text())
+    assert (settings.dataset, settings.target) == (recipe["dataset"], recipe["target"])

@@ -1,0 +1,101 @@
+"""What training programs stand on: files whole or untouched, states that fit or say why not, launchers understood."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from advgan import InputError, training
+from advgan.storage import write_aside, write_file
+
+
+def test_a_failure_while_writing_leaves_what_was_there(tmp_path):
+    folder, file = tmp_path / "generator", tmp_path / "results.json"
+    write_aside(folder, lambda d: (d / "weights").write_text("old"))
+    write_file(file, "old")
+
+    def fail(directory):
+        (directory / "weights").write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_aside(folder, fail)
+    with pytest.raises(TypeError):
+        write_file(file, 1)
+    assert (folder / "weights").read_text() == file.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["generator", "results.json"]
+    write_aside(folder, lambda d: (d / "weights").write_text("new"))
+    assert (folder / "weights").read_text() == "new"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """An accelerator with a network, a record, and their state saved after step 3."""
+    accelerator = Accelerator(cpu=True)
+    net = accelerator.prepare(torch.nn.Linear(2, 2))
+    record = training.Record(step=3, settings={"eps": 0.3, "threads": 1})
+    accelerator.register_for_checkpointing(record)
+    training.save_state(accelerator, tmp_path, "generator", 3)
+    yield accelerator, net, record, tmp_path
+    accelerator.free_memory()
+
+
+def test_a_state_comes_back_and_insists_on_its_settings(saved):
+    accelerator, net, record, directory = saved
+    weight = net.weight.detach().clone()
+    torch.nn.init.zeros_(net.weight)
+    record["step"], record["settings"] = 0, {"eps": 0.3, "threads": 2}
+    training.load_state(accelerator, directory, "generator", record)
+    assert torch.equal(net.weight, weight)
+    assert record["step"] == 3
+    record["settings"] = {"eps": 0.2, "threads": 1}
+    with pytest.raises(InputError, match=r"eps was 0\.3, now 0\.2"):
+        training.load_state(accelerator, directory, "generator", record)
+
+
+def test_a_newer_state_replaces_the_older_one(saved):
+    accelerator, _, _, directory = saved
+    training.save_state(accelerator, directory, "generator", 12)
+    assert [p.name for p in (directory / "state" / "generator").iterdir()] == ["step-0000012"]
+    training.clear(accelerator, directory, "generator")
+    assert training.latest_state(directory, "generator") is None
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "custom_checkpoint_0.pkl"])
+def test_a_damaged_state_is_refused_in_one_line(saved, file):
+    accelerator, _, record, directory = saved
+    path = training.latest_state(directory, "generator") / file
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(InputError, match=r"cannot resume from .* damaged"):
+        training.load_state(accelerator, directory, "generator", record)
+
+
+def test_signals_are_questions_within_the_loop_and_ordinary_after_it():
+    before = signal.getsignal(signal.SIGTERM)
+    with training.Stop() as stop:
+        assert not stop.requested(Accelerator(cpu=True))
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested(Accelerator(cpu=True))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_end_of_the_launcher_is_a_request_to_stop(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv(training.LAUNCHER, str(2**22 - 1))  # nobody's
+    with training.Stop() as stop:
+        assert stop.requested(Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("precision", "arguments", "message"),
+    [("fp16", {}, "mixed precision must be no or bf16, got fp16"), ("no", {"threads": 0}, "threads must be at least 1"),
+     ("no", {"seed": -1}, "seed must be from 0")],
+)  # fmt: skip
+def test_what_cannot_train_two_networks_is_refused(monkeypatch, precision, arguments, message):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    with pytest.raises(InputError, match=message):
+        training.start(**{"seed": 0, **arguments})
