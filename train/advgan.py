@@ -316,8 +316,9 @@ def keep_history(record: training.Record, judgement: Judgement) -> bool:
 
 
 def progress(terms: dict[str, float], record: training.Record) -> str:
-    parts = " ".join(f"{name.removeprefix('loss ')} {v:.2f}" for name, v in terms.items() if name.startswith("loss"))
-    best = f"  val ASR {record['history'][-1]['asr']:.1%}" if record["history"] else ""
+    short = {"loss adversarial": "adv", "loss GAN": "gan", "loss hinge": "hinge", "loss discriminator": "D"}
+    parts = " ".join(f"{word} {terms[name]:.2f}" for name, word in short.items())
+    best = f" ASR {record['history'][-1]['asr']:.1%}" if record["history"] else ""
     return f"{record['step'] / record['seconds']:.1f} step/s  {parts}{best}"
 
 
