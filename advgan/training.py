@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import shutil
@@ -99,6 +100,13 @@ def finish(accelerator: Accelerator) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def stop_at_nan(values: dict[str, float], step: int, artefact: Path) -> None:
+    """End the program with exit code 1 if a value is NaN or infinite, saying at which step, which, and what is kept."""
+    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+        left = f"the last good {artefact.name} is in {artefact}" if artefact.exists() else "nothing was kept yet"
+        sys.exit(f"error: step {step}: {', '.join(bad)} is not finite; try a smaller learning rate; {left}")
 
 
 class Stop:

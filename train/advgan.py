@@ -186,7 +186,7 @@ def main(settings: Settings) -> None:
             # Means over all processes, in one synchronisation: so a NaN anywhere stops them all at the same step.
             means = accelerator.reduce(torch.stack(list(parts.values())), reduction="mean")
             terms = dict(zip(parts, means.tolist(), strict=True))
-            stop_at_nan(terms, record["step"] + 1, settings.output_dir)
+            training.stop_at_nan(terms, record["step"] + 1, settings.output_dir / "generator")
             schedule.step()
             averaged.update_parameters(accelerator.unwrap_model(generator))
             record["step"] += 1
@@ -204,7 +204,7 @@ def main(settings: Settings) -> None:
             if due:
                 record["passes"] += [seconds_per_pass(target, x, y) for _ in range(2)]
                 judgement = validation(averaged.module, critic, c=c, gan=settings.gan)
-                stop_at_nan(judgement.figures, step, settings.output_dir)
+                training.stop_at_nan(judgement.figures, step, settings.output_dir / "generator")
                 better = keep_history(record, judgement)
                 if log:
                     say(judgement, record, bar)
@@ -297,14 +297,6 @@ def one_cycle(progress: float, warmup: float) -> float:
     if progress < warmup:
         return 1 / 25 + 24 / 25 * (1 - math.cos(math.pi * progress / warmup)) / 2
     return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
-
-
-def stop_at_nan(terms: dict[str, float], step: int, output_dir: Path) -> None:
-    bad = [name for name, value in terms.items() if not math.isfinite(value)]
-    if bad:
-        kept = output_dir / "generator"
-        left = f"the last good generator is in {kept}" if kept.exists() else "no generator was kept yet"
-        sys.exit(f"error: step {step}: {', '.join(bad)} is not finite; try a smaller learning rate; {left}")
 
 
 def keep_history(record: training.Record, judgement: Judgement) -> bool:

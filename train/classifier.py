@@ -114,7 +114,7 @@ def main(settings: Settings) -> None:
             loss = F.cross_entropy(logits, y)
             # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
             loss_value = accelerator.reduce(loss.detach(), reduction="mean").item()
-            stop_at_nan(loss_value, record["step"] + 1, settings.output_dir)
+            training.stop_at_nan({"the loss": loss_value}, record["step"] + 1, settings.output_dir / "classifier")
             prepared.zero_grad()
             accelerator.backward(loss)
             prepared.step()
@@ -193,13 +193,6 @@ def check(settings: Settings) -> None:
             raise InputError(f"{name} must not be negative, got {getattr(settings, name)}")
     if settings.max_steps is not None and settings.max_steps < 1:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
-
-
-def stop_at_nan(loss: float, step: int, output_dir: Path) -> None:
-    if not math.isfinite(loss):
-        kept = output_dir / "classifier"
-        left = f"the last good classifier is in {kept}" if kept.exists() else "no classifier was kept yet"
-        sys.exit(f"error: step {step}: the loss is not finite; try a smaller learning rate; {left}")
 
 
 def progress(speed: float, loss: float, record: training.Record) -> str:
