@@ -26,6 +26,12 @@ def check_eps(eps: float, norm: str, name: str = "eps") -> float:
     return float(eps)
 
 
+def check_class(y_target: int | None, num_classes: int) -> None:
+    """Raise InputError unless `y_target` is None or one of the classes 0, ..., num_classes - 1."""
+    if y_target is not None and not 0 <= y_target < num_classes:
+        raise InputError(f"y_target must be a class from 0 to {num_classes - 1}, got {y_target}")
+
+
 def delta_norms(delta: Tensor) -> dict[str, Tensor]:
     """Per-sample norms of `delta` (n, c, h, w), each (n,) float32; l0 counts pixels (positions), not channels."""
     flat = delta.detach().float().flatten(1)

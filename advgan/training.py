@@ -25,8 +25,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from advgan.errors import InputError
 
-# Settings that a resumed run may change: where things are and how fast they go, not what is computed.
 LAUNCHER = "ADVGAN_LAUNCHER"  # process id of a launcher that is not the parent of those it started
+# Settings that a resumed run may change: where things are and how fast they go, not what is computed.
 FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "threads"}
 
 
@@ -152,6 +152,13 @@ def plain(settings: Any) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()}
 
 
+def changes(before: dict[str, Any], now: dict[str, Any], free: set[str]) -> str:
+    """In which settings but the `free` ones `now` differs from `before`, in words; empty if in none."""
+    return "; ".join(
+        f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in free and before.get(k) != v
+    )
+
+
 class Record:
     """A dict of plain numbers and lists that is saved and restored with the training state."""
 
@@ -232,10 +239,8 @@ def load_state(accelerator: Accelerator, output_dir: Path, artefact: str, record
         raise InputError(
             f"cannot resume from {state}: it was saved by other settings or is damaged ({reason})"
         ) from None
-    before = record["settings"]
-    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in FREE and before.get(k) != v]
-    if changed:
-        raise InputError(f"a run is resumed with its own settings, but {'; '.join(changed)}")
+    if changed := changes(record["settings"], now, FREE):
+        raise InputError(f"a run is resumed with its own settings, but {changed}")
 
 
 def clear(accelerator: Accelerator, output_dir: Path, artefact: str) -> None:

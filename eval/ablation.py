@@ -127,10 +127,8 @@ def trained(directory: Path, wanted: Training) -> int:
     if not path.exists():
         return 0
     done = json.loads(path.read_text())
-    before, now = done["settings"], training.plain(wanted)
-    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in FREE and before.get(k) != v]
-    if changed:
-        raise InputError(f"{directory} was trained otherwise ({'; '.join(changed)}): choose another --output-dir")
+    if changed := training.changes(done["settings"], training.plain(wanted), FREE):
+        raise InputError(f"{directory} was trained otherwise ({changed}): choose another --output-dir")
     return int(done["steps"])
 
 

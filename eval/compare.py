@@ -36,7 +36,7 @@ from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
 from advgan.targets import check_target, fingerprint, load_target
-from advgan.threat import Norm, Threat
+from advgan.threat import Norm, Threat, check_class
 
 KNOWN = (*ATTACKS, "advgan")
 SHOWN = 16  # images in a gallery
@@ -91,8 +91,7 @@ def main(settings: Settings) -> None:
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    if y_target is not None and not 0 <= y_target < data.num_classes:
-        raise InputError(f"y_target must be a class from 0 to {data.num_classes - 1}, got {y_target}")
+    check_class(y_target, data.num_classes)
     target = load_target(
         settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
     )

@@ -40,7 +40,7 @@ from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run
 from advgan.storage import write_aside, write_file
 from advgan.targets import check_target, fingerprint, load_target
-from advgan.threat import Norm, check_eps
+from advgan.threat import Norm, check_class, check_eps
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ def main(settings: Settings) -> None:
     training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    if settings.y_target is not None and not 0 <= settings.y_target < data.num_classes:
-        raise InputError(f"y_target must be a class from 0 to {data.num_classes - 1}, got {settings.y_target}")
+    check_class(settings.y_target, data.num_classes)
     held_out = data.validation.first(settings.validation_images)
     loaded = load_target(
         settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes

@@ -15,7 +15,7 @@ from advgan.attacks.registry import Bound, Protocol
 from advgan.errors import InputError
 from advgan.evaluation.figures import attack_figures, clean_figures, clean_records, outcome
 from advgan.evaluation.runner import Broken, device_of, run_attack
-from advgan.threat import Threat
+from advgan.threat import Threat, check_class
 
 ROW_KEYS = (
     *("attack", "protocol", "attack_norm", "norm", "eps", "targeted", "y_target", "batch_size"),
@@ -79,8 +79,7 @@ def evaluate(
     if not len(x) or batch_size < 1:
         raise InputError(f"expected images and a batch size of at least 1, got {len(x)} and {batch_size}")
     logits = predict(target, x, batch_size) if clean_logits is None else clean_logits
-    if y_target is not None and not 0 <= y_target < logits.shape[1]:
-        raise InputError(f"y_target must be a class from 0 to {logits.shape[1] - 1}, got {y_target}")
+    check_class(y_target, logits.shape[1])
 
     records = clean_records(logits.cpu(), y.cpu(), y_target)  # all that is counted is counted there
     row = {
