@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 
 import foolbox
@@ -10,13 +9,42 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks import ATTACKS, bind, deepfool, fgsm, gradients, ifgsm, ifgsm_projected, noise_sign, noise_uniform
+from advgan.attacks import (
+    ATTACKS,
+    Spec,
+    bind,
+    fgsm,
+    gradients,
+    ifgsm,
+    ifgsm_corner,
+    ifgsm_projected,
+    mifgsm,
+    noise_gaussian,
+    noise_sign,
+    noise_uniform,
+    parse_attack,
+    pgd,
+    pool,
+)
+from advgan.attacks.objectives import objective
 from advgan.errors import InputError
 from advgan.evaluation.witness import Snapshot
-from advgan.targets.guards import OneLogit
+from advgan.generator import Generator
 from advgan.threat import TOLERANCE, Threat, delta_norms
 
-BOUNDED = [name for name, attack in ATTACKS.items() if attack.protocol == "bounded"]
+# Settings that make the thorough ones quick enough for small nets.
+QUICK: dict[str, str] = {}
+
+
+def spec(name: str) -> Spec:
+    return parse_attack(name + QUICK.get(name, ""))
+
+
+def generator(channels: int, norm: str, y_target: int | None) -> Generator:
+    """An untrained generator for a ball that holds those of the tests."""
+    torch.manual_seed(0)
+    eps = {"linf": 0.3, "l2": 2.0}[norm]
+    return Generator(channels, eps, norm, y_target, width=8, depth=1).eval()  # type: ignore[arg-type]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -42,6 +70,10 @@ def conv_net(channels: int = 1, classes: int = 5) -> nn.Sequential:
 
 def images(n: int, channels: int = 1, size: int = 12, low: float = 0.0, high: float = 1.0) -> Tensor:
     return low + (high - low) * torch.rand(n, channels, size, size, generator=seeded(1))
+
+
+def stopping(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> Tensor:
+    return pgd(model, x, y, eps=eps, start="x", steps=7, stop_on_success=True)
 
 
 def own_labels(model: nn.Module, x: Tensor) -> Tensor:
@@ -93,43 +125,6 @@ def test_ifgsm_is_fgsm_where_the_gradient_never_turns(steps: int) -> None:
     assert torch.allclose(ifgsm_projected(model, x, y, eps=0.2), one_step, atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize("classes", [2, 4])
-def test_deepfool_is_exact_on_a_linear_model(classes: int, norm: str) -> None:
-    model, x = linear(classes, scale=3.0), images(20, size=4, low=0.45, high=0.55)
-    with torch.no_grad():
-        model[1].bias -= model(x).mean(0)  # no class far away: nothing leaves the box on its way
-    y = own_labels(model, x)
-    logits, weight = model(x), model[1].weight
-    f, w = logits - logits.gather(1, y[:, None]), weight[None] - weight[y][:, None]
-    length = w.norm(dim=2) if norm == "l2" else w.abs().sum(2)
-    distance = (f.abs() / length).scatter(1, y[:, None], torch.inf).min(1).values
-
-    delta = deepfool(model, x, y, norm=norm, overshoot=0.02) - x  # type: ignore[arg-type]
-    assert distance.min() > 1e-4
-    assert torch.allclose(delta_norms(delta)[norm], 1.02 * distance, rtol=1e-3)
-    assert (own_labels(model, x + delta) != y).all()
-
-
-def test_binary_deepfool_goes_straight_to_the_boundary_of_one_logit() -> None:
-    f = linear(1, scale=3.0)
-    model, x = OneLogit(f).eval(), images(8, size=4, low=0.4, high=0.6)
-    with torch.no_grad():
-        f[1].bias -= f(x).mean()
-    y, value, w = own_labels(model, x), f(x).detach(), f[1].weight.detach()
-    delta = deepfool(model, x, y) - x
-    assert torch.allclose(delta.flatten(1), -1.02 * value / w.square().sum() * w, atol=1e-5)
-
-
-def test_deepfool_leaves_misclassified_images_alone() -> None:
-    model, x = conv_net(), images(6)
-    y = own_labels(model, x)
-    y[::2] = (y[::2] + 1) % 5
-    x_adv = deepfool(model, x, y)
-    assert torch.equal(x_adv[::2], x[::2])
-    assert (own_labels(model, x_adv)[1::2] != y[1::2]).all()
-
-
 # Equal to others
 
 
@@ -156,20 +151,6 @@ def test_bounded_attacks_equal_foolbox(ours: Callable[..., Tensor], theirs: fool
     assert torch.allclose(ours(model, x, y), reference, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("norm", "theirs"), [("l2", foolbox.attacks.L2DeepFoolAttack), ("linf", foolbox.attacks.LinfDeepFoolAttack)]
-)
-def test_deepfool_equals_foolbox(norm: str, theirs: type) -> None:
-    model, x = conv_net(), images(12, low=0.1, high=0.9)
-    y = own_labels(model, x)
-    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
-    reference = theirs(steps=50, candidates=10).run(wrapped, x, foolbox.criteria.Misclassification(y))
-    found = deepfool(model, x, y, norm=norm)  # type: ignore[arg-type]
-    # Theirs adds 1e-4 to each step, ours takes steps of at least 1e-4.
-    assert torch.allclose(delta_norms(found - x)[norm], delta_norms(reference - x)[norm], rtol=0.01, atol=1e-3)
-    assert (own_labels(model, found) != y).all()
-
-
 # What every attack promises
 
 
@@ -185,10 +166,11 @@ def test_every_attack_keeps_its_contract(
     y, x_before = torch.arange(6) % 5, x.clone()
     if targeted and not ATTACKS[name].targeted:
         with pytest.raises(InputError, match="cannot aim"):
-            bind(name, model, Threat(norm, eps, targeted=True), y_target=2)  # type: ignore[arg-type]
+            bind(spec(name), model, Threat(norm, eps, targeted=True), y_target=2)  # type: ignore[arg-type]
         return
     threat = Threat(norm, eps, targeted=targeted)  # type: ignore[arg-type]
-    x_adv = bind(name, model, threat, 2 if targeted else None, seeded())(x, y)
+    writer = generator(channels, norm, 2 if targeted else None)
+    x_adv = bind(spec(name), model, threat, 2 if targeted else None, seeded(), writer)(x, y)
     limits = threat if ATTACKS[name].protocol == "bounded" else Threat("linf", 1.0)
     assert limits.violations(x_adv, x) == []
     assert not x_adv.requires_grad
@@ -197,7 +179,7 @@ def test_every_attack_keeps_its_contract(
     assert (x_adv != x).any()
 
 
-@pytest.mark.parametrize("attack", [fgsm, ifgsm, deepfool])
+@pytest.mark.parametrize("attack", [fgsm, ifgsm, mifgsm, pgd])
 def test_a_model_that_raises_is_given_back_too(
     attack: Callable[..., Tensor], patient: Callable[..., nn.Module]
 ) -> None:
@@ -210,7 +192,7 @@ def test_a_model_that_raises_is_given_back_too(
         attack(model, images(2), torch.zeros(2, dtype=torch.long), eps=0.1)
 
 
-@pytest.mark.parametrize("attack", [fgsm, ifgsm, ifgsm_projected, deepfool])
+@pytest.mark.parametrize("attack", [fgsm, ifgsm, ifgsm_projected, ifgsm_corner, mifgsm, stopping])
 def test_an_image_alone_gives_what_it_gives_in_a_batch(
     attack: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,8 +201,7 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(
     y[3] = (y[3] + 1) % 5  # finished before it began, if the attack can finish
     together = attack(model, x, y, eps=0.1)
     alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1], eps=0.1) for i in range(20)])
-    for module in (gradients, sys.modules["advgan.attacks.deepfool"]):
-        monkeypatch.setattr(module, "CHUNK", 3)
+    monkeypatch.setattr(pool, "CHUNK", 3)
     in_chunks = attack(model, x, y, eps=0.1)
     assert torch.allclose(alone, together, atol=1e-5)
     assert torch.allclose(in_chunks, together, atol=1e-5)
@@ -229,7 +210,8 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_images_are_no_problem(name: str) -> None:
     x, y = torch.empty(0, 1, 12, 12), torch.empty(0, dtype=torch.long)
-    assert bind(name, conv_net(), Threat("linf", 0.1))(x, y).shape == x.shape
+    attack = bind(spec(name), conv_net(), Threat("linf", 0.1), generator=generator(1, "linf", None))
+    assert attack(x, y).shape == x.shape
 
 
 # The clamp trap, and its relatives
@@ -238,8 +220,8 @@ def test_no_images_are_no_problem(name: str) -> None:
 def test_pixels_at_exactly_0_and_1_get_a_gradient() -> None:
     model, x = linear(3), images(8, size=4).round()
     y = own_labels(model, x)
-    assert (gradients.uphill(model, x, y) != 0).all()
-    gradient = gradients.uphill(model, x, y).sign()
+    gradient = gradients.uphill(model, x, y, None, objective("cross-entropy"))[0].sign()
+    assert (gradient != 0).all()
     inward = ((x == 0) & (gradient > 0)) | ((x == 1) & (gradient < 0))
     assert inward.any()
     x_adv = fgsm(model, x, y, eps=0.1)
@@ -328,7 +310,10 @@ X, Y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
         ({"y_target": Y - 2}, "y_target must hold classes from 0 on, got -2"),
     ],
 )
-@pytest.mark.parametrize("attack", [noise_uniform, noise_sign, fgsm, ifgsm, ifgsm_projected])
+@pytest.mark.parametrize(
+    "attack",
+    [noise_uniform, noise_gaussian, noise_sign, fgsm, ifgsm, ifgsm_projected, ifgsm_corner, mifgsm, pgd],
+)
 def test_bad_input_is_said_before_any_work(attack: Callable[..., Tensor], change: dict, message: str) -> None:
     arguments = {"x": X, "y": Y, "eps": 0.1, **change}
     with pytest.raises(InputError, match=message):
@@ -340,11 +325,16 @@ def test_bad_input_is_said_before_any_work(attack: Callable[..., Tensor], change
     [
         (ifgsm, {"steps": 0}, "steps must be at least 1, got 0"),
         (ifgsm, {"step_size": 0.0}, "step_size must be positive, got 0.0"),
-        (deepfool, {"candidates": 1}, "candidates >= 2"),
-        (deepfool, {"steps": 0}, "steps >= 1"),
-        (deepfool, {"overshoot": -1.0}, "overshoot >= 0"),
-        (deepfool, {"y_target": Y}, "cannot aim"),
-        (deepfool, {"norm": "l1"}, "norm must be one of"),
+        (ifgsm, {"loss": "l1"}, "loss must be one of cross-entropy, margin, dlr, difference, got 'l1'"),
+        (fgsm, {"loss": "difference"}, "loss difference compares the class that is aimed at.*got no y_target"),
+        (mifgsm, {"decay": -1.0}, "decay must be at least 0, got -1.0"),
+        (pgd, {"steps": 0}, "steps must be at least 1, got 0"),
+        (pgd, {"restarts": 0}, "restarts must be at least 1, got 0"),
+        (pgd, {"start": "y"}, "start random or x.*got 'y'"),
+        (pgd, {"direction": "up"}, "direction steepest, sign or gradient, got 'random' and 'up'"),
+        (pgd, {"direction": "gradient"}, "expected a step_size, got none"),
+        (noise_sign, {"draws": 0}, "draws must be at least 1, got 0"),
+        (noise_uniform, {"magnitude": 0.0}, "magnitude must be positive, got 0.0"),
     ],
 )
 def test_bad_settings_are_said_before_any_work(attack: Callable[..., Tensor], arguments: dict, message: str) -> None:
@@ -352,13 +342,13 @@ def test_bad_settings_are_said_before_any_work(attack: Callable[..., Tensor], ar
         attack(NeverAsked(), X, Y, **{"eps": 0.1, **arguments})
 
 
-@pytest.mark.parametrize("attack", [fgsm, deepfool])
+@pytest.mark.parametrize("attack", [fgsm, mifgsm, pgd])
 def test_classes_the_target_does_not_have(attack: Callable[..., Tensor]) -> None:
     with pytest.raises(InputError, match="classes of the target, numbered 0 to 2, got 3"):
         attack(linear(3), X, Y + 3, eps=0.1)
 
 
-@pytest.mark.parametrize("attack", [fgsm, deepfool])
+@pytest.mark.parametrize("attack", [fgsm, mifgsm, pgd])
 def test_a_target_without_gradient(attack: Callable[..., Tensor]) -> None:
     class Remote(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -4,24 +4,38 @@
 
 x (n, c, h, w) float32 in [0, 1]; y (n,) the true labels; y_target (n,) makes it targeted; rng a torch.Generator.
 x_adv comes back like x, detached, inside the eps ball and the box, and the model exactly as it was.
+
+The attacks: noise, fgsm, ifgsm, mifgsm, pgd, deepfool, warmstart. What they are made of: objectives (what is raised),
+gradients (a model lent, one gradient), ascent (the loop of the gradient attacks), pool (which images are still worked
+on). registry gives them names.
 """
 
 from advgan.attacks.deepfool import deepfool
 from advgan.attacks.fgsm import fgsm
-from advgan.attacks.ifgsm import ifgsm, ifgsm_projected
-from advgan.attacks.noise import noise_sign, noise_uniform
-from advgan.attacks.registry import ATTACKS, Attack, Bound, Protocol, bind
+from advgan.attacks.ifgsm import ifgsm, ifgsm_corner, ifgsm_projected
+from advgan.attacks.mifgsm import mifgsm
+from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
+from advgan.attacks.pgd import pgd
+from advgan.attacks.registry import ATTACKS, Attack, Bound, Protocol, Spec, bind, parse_attack
+from advgan.attacks.warmstart import advgan
 
 __all__ = [
     "ATTACKS",
     "Attack",
     "Bound",
     "Protocol",
+    "Spec",
+    "advgan",
     "bind",
     "deepfool",
     "fgsm",
     "ifgsm",
+    "ifgsm_corner",
     "ifgsm_projected",
+    "mifgsm",
+    "noise_gaussian",
     "noise_sign",
     "noise_uniform",
+    "parse_attack",
+    "pgd",
 ]

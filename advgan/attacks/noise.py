@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import check_inputs
-from advgan.threat import Norm
+from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, normal, random_start, uniform
+from advgan.attacks.objectives import reached
+from advgan.attacks.pool import Pool
+from advgan.errors import InputError
+from advgan.threat import Norm, Threat
+
+Draw = Callable[[Tensor, Threat, torch.Generator | None], Tensor]
 
 
 def noise_uniform(
@@ -15,22 +22,38 @@ def noise_uniform(
     y: Tensor,
     *,
     eps: float,
+    magnitude: float | None = None,
+    draws: int = 1,
     norm: Norm = "linf",
     y_target: Tensor | None = None,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """`x` (n, c, h, w) plus noise drawn uniformly from the ball, cut at the box. The model is not asked.
+    """`x` (n, c, h, w) plus noise drawn uniformly from the ball of radius `magnitude` (None: eps), cut at the box.
 
-    Returns x_adv like `x`. `rng` None draws from torch's global generator. Raises InputError for bad input.
+    draws   1 asks the model nothing; more stop at the first draw that fools it, and return the last one otherwise
+    rng     None draws from torch's global generator
+    Returns x_adv like `x`, within `eps` of it. Raises InputError for bad input.
     """
-    threat = check_inputs(x, y, eps, norm, y_target)
-    if norm == "linf":
-        delta = eps * (2 * _uniform(x.shape, x, rng) - 1)
-    else:  # a normal direction is uniform on the sphere; the d-th root spreads the radius over the ball
-        delta = _normal(x, rng)
-        radius = eps * _uniform((len(x), 1, 1, 1), x, rng) ** (1 / max(x[:1].numel(), 1))
-        delta = delta * radius / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    return threat.project(x + delta, x)
+    return _noise(random_start, model, x, y, y_target, eps, magnitude, draws, norm, rng)
+
+
+def noise_gaussian(
+    model: nn.Module | None,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    magnitude: float | None = None,
+    draws: int = 1,
+    norm: Norm = "linf",
+    y_target: Tensor | None = None,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """`x` plus normal noise of standard deviation `magnitude` (None: eps; for l2 expected length), cut at ball and box.
+
+    What a bad sensor adds. Arguments, answer and errors as for `noise_uniform`.
+    """
+    return _noise(_gaussian, model, x, y, y_target, eps, magnitude, draws, norm, rng)
 
 
 def noise_sign(
@@ -39,25 +62,69 @@ def noise_sign(
     y: Tensor,
     *,
     eps: float,
+    magnitude: float | None = None,
+    draws: int = 1,
     norm: Norm = "linf",
     y_target: Tensor | None = None,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """`x` (n, c, h, w) plus equally large steps of random sign, as long as the ball allows, cut at the box.
+    """`x` plus equally large steps of random sign, `magnitude` long (None: eps; for l2 all together), cut at the box.
 
-    The corners of the linf ball: the loudest noise there is, and FGSM with its gradient thrown away.
-    Returns x_adv like `x`. `rng` None draws from torch's global generator. Raises InputError for bad input.
+    The corners of the linf ball: the loudest noise there is, and FGSM with its gradient thrown away. Arguments, answer
+    and errors as for `noise_uniform`.
     """
+    return _noise(_sign, model, x, y, y_target, eps, magnitude, draws, norm, rng)
+
+
+def _noise(
+    draw: Draw,
+    model: nn.Module | None,
+    x: Tensor,
+    y: Tensor,
+    y_target: Tensor | None,
+    eps: float,
+    magnitude: float | None,
+    draws: int,
+    norm: Norm,
+    rng: torch.Generator | None,
+) -> Tensor:
     threat = check_inputs(x, y, eps, norm, y_target)
-    step = eps if norm == "linf" else eps / max(x[:1].numel(), 1) ** 0.5
-    signs = (_uniform(x.shape, x, rng) < 0.5) * 2.0 - 1
-    return threat.project(x + step * signs, x)
+    check_at_least(1, draws=draws)
+    size = eps if magnitude is None else magnitude
+    if not size > 0:
+        raise InputError(f"magnitude must be positive, got {magnitude}")
+    loud = Threat(norm, size) if norm == "l2" or size <= 1 else Threat(norm, 1.0)
+    x_adv, left = threat.project(draw(x, loud, rng), x), torch.arange(len(x), device=x.device)
+    if draws == 1:
+        return x_adv
+    if model is None:
+        raise InputError(f"{draws} draws need a model to say which one fools it, got none")
+    for _ in range(draws - 1):
+        left = left[~_fooled(model, x_adv[left], y[left], None if y_target is None else y_target[left])]
+        if not len(left):
+            break
+        x_adv[left] = threat.project(draw(x[left], loud, rng), x[left])
+    return x_adv
 
 
-def _uniform(shape: tuple[int, ...] | torch.Size, x: Tensor, rng: torch.Generator | None) -> Tensor:
-    """Uniform in [0, 1), drawn where `rng` lives, brought to where `x` lives."""
-    return torch.rand(shape, generator=rng, device=rng.device if rng else x.device).to(x.device)
+@torch.no_grad()
+def _fooled(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
+    found, pool = torch.zeros(len(x), dtype=torch.bool, device=x.device), Pool(len(x), x.device)
+    with borrowed(model):
+        while len(i := pool.live):
+            found[i] = reached(model(x[i]), y[i], None if y_target is None else y_target[i])
+            pool.retire(torch.ones_like(i, dtype=torch.bool))
+    return found
 
 
-def _normal(x: Tensor, rng: torch.Generator | None) -> Tensor:
-    return torch.randn(x.shape, generator=rng, device=rng.device if rng else x.device).to(x.device)
+def _gaussian(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
+    return x + _per_pixel(x, threat) * normal(x.shape, x, rng)
+
+
+def _sign(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
+    return x + _per_pixel(x, threat) * ((uniform(x.shape, x, rng) < 0.5) * 2.0 - 1)
+
+
+def _per_pixel(x: Tensor, threat: Threat) -> float:
+    """The size of one value's noise that makes the whole `threat.eps` large."""
+    return threat.eps if threat.norm == "linf" else threat.eps / max(x[:1].numel(), 1) ** 0.5

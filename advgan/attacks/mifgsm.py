@@ -1,0 +1,48 @@
+"""Momentum iterative FGSM (Dong et al. 2018, arXiv:1710.06081, algorithm 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks.ascent import ascend
+from advgan.attacks.gradients import check_at_least, check_inputs
+from advgan.attacks.objectives import Loss, objective
+from advgan.errors import InputError
+from advgan.threat import Norm
+
+
+def mifgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    steps: int = 10,
+    step_size: float | None = None,
+    decay: float = 1.0,
+    norm: Norm = "linf",
+    loss: Loss = "cross-entropy",
+    stop_on_success: bool = False,
+    y_target: Tensor | None = None,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """g_{t+1} = decay g_t + grad / ||grad||_1, x_{t+1} = project(x_t + step_size sign(g_{t+1})); for l2 g / ||g||_2.
+
+    What one image's noise in the gradient is averages out: it transfers better than I-FGSM. `step_size` None is
+    eps / steps. x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
+    """
+    threat = check_inputs(x, y, eps, norm, y_target)
+    check_at_least(1, steps=steps)
+    check_at_least(0, decay=decay)
+    step_size = eps / steps if step_size is None else step_size
+    if not step_size > 0:
+        raise InputError(f"step_size must be positive, got {step_size}")
+    goal = objective(loss, targeted=threat.targeted)
+    return ascend(
+        *(model, x, y, y_target, threat, goal, x),
+        steps=steps,
+        step_size=step_size,
+        decay=decay,
+        stop_on_success=stop_on_success,
+    )

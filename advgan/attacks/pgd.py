@@ -1,0 +1,74 @@
+"""Projected gradient descent (Madry et al. 2018, arXiv:1706.06083): gradient steps, each "fixed" back into the ball."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks.ascent import Direction, ascend
+from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, random_start
+from advgan.attacks.objectives import Loss, objective, reached
+from advgan.errors import InputError
+from advgan.threat import Norm
+
+Start = Literal["random", "x"]
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    steps: int = 40,
+    step_size: float | None = None,
+    norm: Norm = "linf",
+    loss: Loss = "cross-entropy",
+    start: Start = "random",
+    direction: Direction = "steepest",
+    restarts: int = 1,
+    stop_on_success: bool = False,
+    y_target: Tensor | None = None,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """x_{t+1} = project(x_t + step_size d(grad_x L(x_t))), t < steps: the lectures' gradient descent with "fix".
+
+    step_size         None is 2.5 eps / steps: enough to cross the ball, and to settle; a "gradient" direction needs one
+    loss              what L is, see `objective`
+    start             x_0: "random", uniform in the ball, or "x" itself (only the first restart; the others are random)
+    direction         "steepest" (sign for linf, g/|g| for l2), "sign", or "gradient", plain
+    restarts          the images that no run before has fooled get another one
+    stop_on_success   an image stays where it is first found fooled, and costs nothing from there on
+    x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
+    """
+    threat = check_inputs(x, y, eps, norm, y_target)
+    check_at_least(1, steps=steps, restarts=restarts)
+    if start not in ("random", "x") or direction not in ("steepest", "sign", "gradient"):
+        wanted = "start random or x, and direction steepest, sign or gradient"
+        raise InputError(f"expected {wanted}, got {start!r} and {direction!r}")
+    if step_size is None and direction == "gradient":
+        raise InputError("direction gradient takes steps as long as the gradient says, expected a step_size, got none")
+    step_size = 2.5 * eps / steps if step_size is None else step_size
+    if not step_size > 0:
+        raise InputError(f"step_size must be positive, got {step_size}")
+    goal = objective(loss, targeted=threat.targeted)
+
+    x_adv, left = x.clone(), torch.arange(len(x), device=x.device)
+    for run in range(restarts):
+        x_left, y_left, aim = x[left], y[left], None if y_target is None else y_target[left]
+        first = x_left if start == "x" and run == 0 else random_start(x_left, threat, rng)
+        x_adv[left] = found = ascend(
+            *(model, x_left, y_left, aim, threat, goal, first),
+            steps=steps,
+            step_size=step_size,
+            direction=direction,
+            stop_on_success=stop_on_success,
+        )
+        if run + 1 < restarts:
+            with borrowed(model), torch.no_grad():
+                left = left[~reached(model(found), y_left, aim)]
+            if not len(left):
+                break
+    return x_adv

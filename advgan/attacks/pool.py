@@ -1,0 +1,37 @@
+"""Which images an attack works on now: as many as fit the cache, and a finished one makes room for the next."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CHUNK = 34  # images at a time on a CPU: measured, 100 are a quarter slower (cache), 16 a tenth
+
+
+class Pool:
+    """Numbers `live` (k,) of the images in work, out of `n`. All attacks keep their state per image, and index it so.
+
+    pool = Pool(len(x), x.device)
+    while len(pool.live):
+        i = pool.live
+        ...                     # one step of x_adv[i]
+        pool.retire(done)       # (k,) bool: these leave, and the next in line take their places
+
+    A batch of the target stays full until the very end, so finished images cost nothing and stragglers are never few.
+    `size` is the largest batch; None is what one forward and backward like best: a cache full on a CPU, all elsewhere.
+    """
+
+    def __init__(self, n: int, device: torch.device, size: int | None = None) -> None:
+        size = max(CHUNK, 8 * torch.get_num_threads()) if size is None else size
+        size = size if device.type == "cpu" else max(n, 1)
+        rounds = max(-(-n // size), 1)
+        self._size = -(-n // rounds)  # equal rounds: 100 images are 34, 33 and 33, not 34, 34, 32
+        self._next, self._n = min(self._size, n), n
+        self.live = torch.arange(self._next, device=device)
+
+    def retire(self, done: Tensor) -> None:
+        """Drop the images where `done` (k,) bool is set, and take in as many of those that wait."""
+        staying = self.live[~done]
+        last = min(self._next + self._size - len(staying), self._n)
+        entering = torch.arange(self._next, last, device=staying.device)
+        self.live, self._next = torch.cat([staying, entering]), last

@@ -1,0 +1,55 @@
+"""One pass of a generator, and a few gradient steps from where it has put the image (warm start)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks.ascent import ascend
+from advgan.attacks.gradients import check_inputs
+from advgan.attacks.objectives import Loss, objective
+from advgan.errors import InputError
+from advgan.generator import Generator
+from advgan.threat import Norm
+
+
+def advgan(
+    model: nn.Module | None,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    generator: Generator,
+    steps: int = 0,
+    step_size: float | None = None,
+    norm: Norm = "linf",
+    loss: Loss = "cross-entropy",
+    stop_on_success: bool = False,
+    y_target: Tensor | None = None,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """x_0 = generator(x), x_{t+1} = project(x_t + step_size sign(grad_x L(x_t))), t < steps; for l2 grad / ||grad||_2.
+
+    steps       0 is the one pass, which asks neither the model nor the labels
+    step_size   None is eps / 2 for one or two steps and eps / 4 for more: best on validation images
+    loss        what L is, see `objective`
+    x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`. Raises InputError, also for a ball or a class that the
+    generator was not trained for.
+    """
+    threat = check_inputs(x, y, eps, norm, y_target)
+    if norm != generator.threat.norm:
+        raise InputError(f"the generator was trained for norm {generator.threat.norm}, {norm} was asked for")
+    if steps < 0:
+        raise InputError(f"steps must not be negative, got {steps}")
+    start = generator.perturb(x, y_target, eps)
+    if not steps:
+        return start
+    if model is None:
+        raise InputError(f"{steps} gradient steps need a model to take them on, got none")
+    step_size = eps / (2 if steps <= 2 else 4) if step_size is None else step_size
+    if not step_size > 0:
+        raise InputError(f"step_size must be positive, got {step_size}")
+    goal = objective(loss, targeted=threat.targeted)
+    return ascend(
+        model, x, y, y_target, threat, goal, start, steps=steps, step_size=step_size, stop_on_success=stop_on_success
+    )
