@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,17 @@ def environment(settings: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+@cache
+def software() -> dict[str, Any]:
+    """What decides a figure beside the settings: this library's own sources, the versions of what computes, threads."""
+    sources = hashlib.sha256()
+    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+        if not {"report", "data"} & set(file.parts[-3:]):
+            sources.update(file.read_bytes())
+    versions = {name: _version(name) for name in ("torch", "torchmetrics")}
+    return {"sources": sources.hexdigest(), **versions, "threads": torch.get_num_threads()}
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advgan.evaluation.statistics import wilson
+from advgan.evaluation.statistics import median_interval, wilson
 from advgan.threat import TOLERANCE, Threat
 
 
@@ -56,7 +56,8 @@ def attack_figures(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
     asr*              over the images that count; asr_any_norm is without the bound
     robust_accuracy   over all images: right before the attack, and not made wrong within eps
     norms, ssim       over the images that count; of a minimal-norm attack over those it fooled, but l2_median takes a
-                      failure as infinitely far (None where that makes it infinite)
+                      failure as infinitely far (None where that makes it infinite); _low and _high are its 95 %
+                      bootstrap interval
     """
     counts, right = records["counts"], records["clean_prediction"] == records["label"]
     n, hits = int(counts.sum()), int(records["success"].sum())
@@ -78,11 +79,15 @@ def attack_figures(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
         "robust_accuracy": (right & ~wrong).double().mean().item(),
         "l0_mean": size("l0"),
         "l2_mean": size("l2"),
-        "l2_median": _finite(np.median(l2.numpy())),
+        **dict(zip(("l2_median", "l2_median_low", "l2_median_high"), map(_finite, _median(l2)), strict=True)),
         "linf_mean": size("linf"),
         "linf_max": size("linf", Tensor.max),
         "ssim_mean": size("ssim"),
     }
+
+
+def _median(values: Tensor) -> tuple[float, float, float]:
+    return float(np.median(values.numpy())), *median_interval(values.numpy())
 
 
 def _finite(value: Any) -> float | None:

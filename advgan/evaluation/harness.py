@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.gradients import borrowed, check_inputs
-from advgan.attacks.registry import Bound, Protocol
+from advgan.attacks.registry import Access, Bound, Protocol
 from advgan.errors import InputError
 from advgan.evaluation.figures import attack_figures, clean_figures, clean_records, outcome
 from advgan.evaluation.runner import Broken, device_of, run_attack
 from advgan.threat import Threat, check_class
 
 ROW_KEYS = (
-    *("attack", "protocol", "attack_norm", "norm", "eps", "targeted", "y_target", "batch_size"),
-    *("n", "n_correct", "n_attacked", "clean_accuracy"),
+    *("target", "attack", "access", "protocol", "attack_norm", "norm", "eps", "targeted", "y_target"),
+    *("seed", "batch_size", "n", "n_correct", "n_attacked", "clean_accuracy"),
     *("asr", "asr_low", "asr_high", "asr_8bit", "asr_any_norm", "robust_accuracy"),
-    *("l0_mean", "l2_mean", "l2_median", "linf_mean", "linf_max", "ssim_mean"),
+    *("l0_mean", "l2_mean", "l2_median", "l2_median_low", "l2_median_high", "linf_mean", "linf_max", "ssim_mean"),
     *("seconds_per_image", "images_per_second", "forwards_per_image", "backwards_per_image"),
     *("violations", "status"),
 )
@@ -49,6 +49,9 @@ def evaluate(
     threat: Threat,
     *,
     name: str = "attack",
+    target_name: str = "target",
+    access: Access = "gradients",
+    seed: int = 0,
     protocol: Protocol = "bounded",
     attack_norm: str | None = None,
     y_target: int | None = None,
@@ -61,6 +64,7 @@ def evaluate(
 
     attack         (x, y) -> x_adv, on the target's device; it gets copies, the first batch twice, once to warm up
     target         in eval mode, no softmax; its forwards and backwards during the attack are counted
+    name, target_name, access, seed   what the row says of the attack (`Attack.access`, its rng's seed) and the target
     threat         "bounded": the ball each answer must lie in; "minimal-norm": the radius up to which one counts
     attack_norm    the norm that a minimal-norm attack minimises; None: the threat's
     y_target       the class that a targeted attack aims at
@@ -84,7 +88,8 @@ def evaluate(
     records = clean_records(logits.cpu(), y.cpu(), y_target)  # all that is counted is counted there
     row = {
         "attack_norm": attack_norm or threat.norm,
-        **{"attack": name, "protocol": protocol, "norm": threat.norm, "eps": threat.eps, "targeted": threat.targeted},
+        **{"target": target_name, "attack": name, "access": access, "seed": seed, "protocol": protocol},
+        **{"norm": threat.norm, "eps": threat.eps, "targeted": threat.targeted},
         **{"n": len(x), "y_target": y_target, "batch_size": batch_size, "violations": []},
         **clean_figures(records),
     }
@@ -102,6 +107,15 @@ def evaluate(
     records |= outcome(records, threat, protocol, y_target)
     row |= attack_figures(records, protocol) | run.cost | {"status": "ok"}
     return Result({key: row[key] for key in ROW_KEYS}, records, run.x_adv)
+
+
+def judged(result: Result, threat: Threat) -> Result:
+    """The same answers of a minimal-norm attack under another radius: what it found is what it found, at any eps."""
+    row = result.row | {"norm": threat.norm, "eps": threat.eps}
+    if row["status"] != "ok":
+        return Result(row, result.records, result.x_adv)
+    records = result.records | outcome(result.records, threat, row["protocol"], row["y_target"])
+    return Result(row | attack_figures(records, row["protocol"]), records, result.x_adv)
 
 
 def _failed(row: dict[str, Any], reason: str, violations: list[str]) -> Result:

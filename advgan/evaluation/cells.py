@@ -1,0 +1,172 @@
+"""The cells of a comparison (one attack on one target under one threat), each kept on disk as soon as it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from advgan.attacks.registry import Spec, bind
+from advgan.evaluation.environment import software
+from advgan.evaluation.harness import Result, evaluate, judged, predict
+from advgan.generator import Generator
+from advgan.storage import write_aside
+from advgan.targets import fingerprint
+from advgan.threat import Threat
+
+ANSWERS = "x_adv"  # the one tensor in a cell's file that is not a column of its records
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A classifier under attack: a label that is its own in the comparison, the model, on its device, in eval mode."""
+
+    label: str
+    model: nn.Module
+
+    @cached_property
+    def sha256(self) -> str:
+        return fingerprint(self.model)
+
+
+class Cells:
+    """Runs cells on images `x` (n, c, h, w) with labels `y` (n,), and keeps each in `directory`; None keeps nothing.
+
+    A cell that was kept is not run again: a comparison that was killed goes on with what is missing. It counts as the
+    same if attack, settings, seed, threat, target, generator, images, batch size, device, threads and software are.
+    `fresh` runs all of them again.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None,
+        x: Tensor,
+        y: Tensor,
+        *,
+        batch_size: int = 100,
+        keep: int = 16,
+        fresh: bool = False,
+    ) -> None:
+        self.directory, self.x, self.y, self.batch_size, self.keep = directory, x, y, batch_size, keep
+        self.fresh = fresh
+        self.found = 0  # cells that were there already
+        self._images = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
+        self._logits: dict[str, Tensor] = {}
+
+    def logits(self, victim: Victim) -> Tensor:
+        """The victim's logits (n, k) of the clean images, on the CPU; asked once."""
+        if victim.label not in self._logits:
+            self._logits[victim.label] = predict(victim.model, self.x, self.batch_size)
+        return self._logits[victim.label]
+
+    def run(
+        self,
+        spec: Spec,
+        victim: Victim,
+        threat: Threat,
+        *,
+        y_target: int | None = None,
+        seed: int = 0,
+        generator: Generator | None = None,
+        source: Victim | None = None,
+        progress: Callable[[int], None] = lambda images: None,
+    ) -> Result:
+        """The cell's result: kept, or made now and kept. A minimal-norm attack is run once for all radii of a norm.
+
+        source   another classifier: the attack sees only that one, and its answers are tried on the victim ("transfer")
+        """
+        minimal = spec.attack.protocol == "minimal-norm"
+        widest = Threat(threat.norm, 1.0, threat.targeted) if minimal else threat
+        key = self._key(spec, victim, widest, y_target, seed, generator, source)
+        kept = self._read(key)
+        if kept is None:
+            rng = torch.Generator().manual_seed(zlib.crc32(f"{seed} {spec.label}".encode()))  # it takes 32 bits
+            kept = evaluate(
+                bind(spec, (source or victim).model, widest, y_target, rng, generator),
+                victim.model,
+                *(self.x, self.y, widest),
+                name=spec.label if source is None else f"{spec.label} from {source.label}",
+                target_name=victim.label,
+                access=spec.access if source is None else "transfer",
+                seed=seed,
+                protocol=spec.attack.protocol,
+                attack_norm=spec.attack.norm,
+                y_target=y_target,
+                batch_size=self.batch_size,
+                clean_logits=self.logits(victim),
+                keep=self.keep,
+                progress=progress,
+            )
+            if kept.row["status"] == "ok":  # a failure may have been the machine's: it is tried again
+                self._write(key, kept)
+        else:
+            self.found += 1
+            progress(len(self.x))
+        return judged(kept, threat) if minimal else kept
+
+    def _key(
+        self,
+        spec: Spec,
+        victim: Victim,
+        threat: Threat,
+        y_target: int | None,
+        seed: int,
+        generator: Generator | None,
+        source: Victim | None,
+    ) -> dict[str, Any]:
+        """All that decides a cell's result."""
+        return {
+            "attack": spec.label,
+            "target": {"label": victim.label, "sha256": victim.sha256},
+            "source": None if source is None else {"label": source.label, "sha256": source.sha256},
+            "generator": None if generator is None or spec.name != "advgan" else fingerprint(generator),
+            "threat": {"norm": threat.norm, "eps": threat.eps, "y_target": y_target},
+            "seed": seed if spec.attack.random else None,
+            "images": {"sha256": self._images, "n": len(self.x), "batch_size": self.batch_size, "keep": self.keep},
+            "software": software() | {"device": next(victim.model.parameters(), self.x).device.type},
+        }
+
+    def _folder(self, key: dict[str, Any]) -> Path | None:
+        if self.directory is None:
+            return None
+        words = [key["target"]["label"], key["attack"], key["threat"]["norm"], f"{key['threat']['eps']:.4g}"]
+        name = re.sub(r"[^\w.=-]+", "-", "_".join(words))[:100]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.directory / f"{name}_{digest[:16]}"
+
+    def _read(self, key: dict[str, Any]) -> Result | None:
+        """A kept cell; None where there is none, or a damaged one."""
+        folder = self._folder(key)
+        if self.fresh or folder is None or not folder.is_dir():
+            return None
+        try:
+            cell = json.loads((folder / "cell.json").read_text())
+            tensors = load_file(folder / "records.safetensors")
+            if cell["key"] != key:
+                return None
+            return Result(cell["row"], {name: tensors[name] for name in cell["columns"]}, tensors[ANSWERS])
+        except (OSError, ValueError, KeyError, SafetensorError):
+            return None
+
+    def _write(self, key: dict[str, Any], result: Result) -> None:
+        if (directory := self._folder(key)) is None:
+            return
+
+        def write(folder: Path) -> None:
+            cell = {"key": key, "row": result.row, "columns": list(result.records)}
+            (folder / "cell.json").write_text(json.dumps(cell, indent=2, allow_nan=False) + "\n")
+            columns = {name: column.contiguous() for name, column in result.records.items()}
+            save_file({**columns, ANSWERS: result.x_adv.contiguous()}, folder / "records.safetensors")
+
+        write_aside(directory, write)

@@ -1,0 +1,125 @@
+"""Who takes part in a comparison: classifiers, generators and threats, from the words of a command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advgan.data import Data
+from advgan.errors import InputError
+from advgan.evaluation.cells import Victim
+from advgan.generator import Generator
+from advgan.settings import parse_fraction
+from advgan.targets import check_target, fingerprint, load_target
+from advgan.threat import NORMS, Norm, Threat
+
+
+@dataclass(frozen=True)
+class Target:
+    """A classifier as it was asked for, and as it is attacked."""
+
+    name: str
+    weights: Path
+    victim: Victim
+
+    def describe(self, dataset: str) -> dict[str, Any]:
+        """For results.json: what it is, where it lay, and the fingerprint of its weights."""
+        return {
+            **{"label": self.victim.label, "name": self.name, "weights": str(self.weights)},
+            **{"sha256": self.victim.sha256, "dataset": dataset},
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A generator, and the folder it came from."""
+
+    path: Path
+    generator: Generator
+
+    def describe(self, target: str) -> dict[str, Any]:
+        """For results.json: what it is, what it was trained for, and how long (None where its run does not say)."""
+        g = self.generator
+        return {
+            **{"path": str(self.path), "target": target, "sha256": fingerprint(g)},
+            **{"parameters": sum(parameter.numel() for parameter in g.parameters())},
+            **{"eps": g.threat.eps, "norm": g.threat.norm, "y_target": g.y_target},
+            "training_seconds": self._training_seconds(),
+        }
+
+    def _training_seconds(self) -> float | None:
+        for folder in (self.path, self.path.parent):
+            try:
+                seconds = json.loads((folder / "training.json").read_text())["training_seconds"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            return float(seconds)
+        return None
+
+
+def load_targets(
+    names: Sequence[str], weights: Sequence[Path], data: Data, x: Tensor, device: torch.device
+) -> list[Target]:
+    """The classifiers `names` with their `weights`, one for one, checked on a few images `x`, on `device`.
+
+    Raises InputError unless there are as many of both, and each can be attacked.
+    """
+    if not names or len(names) != len(weights):
+        raise InputError(f"expected one target-weights for each target, got {len(weights)} for {len(names)} targets")
+    found: list[Target] = []
+    for name, path in zip(names, weights, strict=True):
+        model = load_target(name, path, image_shape=data.image_shape, num_classes=data.num_classes)
+        checked = check_target(model, x[:8], data.num_classes).to(device).eval()
+        label = name if list(names).count(name) == 1 else f"{name} {Path(path).name}"
+        if label in {other.victim.label for other in found}:
+            label = f"{label} ({path})"
+        found.append(Target(name, Path(path), Victim(label, checked)))
+    return found
+
+
+def load_generators(paths: Sequence[Path], targets: int) -> list[Trained]:
+    """A generator for each target: one for one, or one for all; [] for no paths. Raises InputError otherwise."""
+    if len(paths) not in (0, 1, targets):
+        raise InputError(f"expected one generator, or one for each of {targets} targets, got {len(paths)}")
+    loaded = [Trained(Path(path), Generator.from_pretrained(path)) for path in paths]
+    return loaded * targets if len(paths) == 1 else loaded
+
+
+def threats(eps: Sequence[str], norms: Sequence[Norm], generator: Generator | None, targeted: bool) -> list[Threat]:
+    """The balls that "0.3" (in each of the `norms`) or "l2:2" (in that one) name.
+
+    What is not said is the generator's; without one linf and 0.3. Raises InputError for what is no ball.
+    """
+    own = Threat() if generator is None else generator.threat
+    found = []
+    for word in eps or [str(own.eps)]:
+        norm, colon, radius = str(word).rpartition(":")
+        if colon and norm not in NORMS:
+            raise InputError(f"eps must look like 0.3, 8/255, linf:0.3 or l2:2, got {word!r}")
+        for each in [norm] if colon else norms or [own.norm]:
+            found.append(Threat(each, parse_fraction(radius), targeted))  # type: ignore[arg-type]
+    return list(dict.fromkeys(found))
+
+
+def aim(y_target: int | None, generator: Generator | None) -> int | None:
+    """The class that is aimed at: as asked, else the generator's, else None."""
+    return generator.y_target if y_target is None and generator is not None else y_target
+
+
+def unfit(generator: Generator, threat: Threat, y_target: int | None) -> str | None:
+    """Why a generator has no answer under a threat; None if it has."""
+    own = generator.threat
+    if own.norm != threat.norm:
+        return f"the generator was trained for norm {own.norm}, {threat.norm} was asked for"
+    if threat.eps > own.eps:
+        return f"this generator was trained for eps {own.eps:.6g}, got the larger {threat.eps:.6g}"
+    if y_target != generator.y_target:
+        trained = "untargeted" if generator.y_target is None else f"for class {generator.y_target}"
+        return f"this generator was trained {trained}, y_target {y_target} was asked for"
+    return None

@@ -1,0 +1,88 @@
+"""How near an attack comes to the smallest perturbations that any attack has found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advgan.evaluation.statistics import first_seeds, groups
+
+if TYPE_CHECKING:
+    from advgan.evaluation.harness import Result
+
+Scenario = tuple[str, str, int | None]  # target, norm, y_target
+
+
+def distances(results: Iterable[Result]) -> dict[Scenario, dict[str, np.ndarray]]:
+    """Per (target, norm, y_target) and attack, how far each image that counts had to go: (n_attacked,) float64.
+
+    It is the norm of the attack's smallest answer that fools, over all eps that it was run with; inf where none does.
+    Of several seeds the first counts. A bounded attack does not look for small answers: its distances are about the eps
+    it was run with, so that it can be compared with a minimal-norm attack only if these were many.
+    """
+    found: dict[Scenario, dict[str, np.ndarray]] = {}
+    for (target, norm, _, y_target), members in groups(results).items():
+        known = found.setdefault((target, norm, y_target), {})
+        for result in first_seeds(members):
+            records, attack = result.records, result.row["attack"]
+            reach = records[norm].double().masked_fill(~records["fooled"], float("inf"))[records["counts"]].numpy()
+            known[attack] = np.minimum(reach, known[attack]) if attack in known else reach
+    return found
+
+
+def best(attacks: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The per-image best over all attacks' distances: (n_attacked,)."""
+    return np.min(list(attacks.values()), axis=0)
+
+
+def curve(reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ASR against eps of distances `reach` (n,), n >= 1: eps (k,) from 0 up, and the share of images fooled at each.
+
+    A step function: between two eps the rate is that of the smaller one. Robust accuracy on these images is 1 - ASR.
+    """
+    eps, times = np.unique(reach[np.isfinite(reach)], return_counts=True)
+    return np.concatenate([[0.0], eps]), np.concatenate([[0.0], np.cumsum(times) / len(reach)])
+
+
+def local_optimality(reach: np.ndarray, ideal: np.ndarray) -> float:
+    """AttackBench's local optimality (Cinà et al. 2025, arXiv:2404.19460) of distances `reach` (n,), in [0, 1].
+
+    With robust accuracy rho_a(eps) of an attack, rho*(eps) of the per-image best `ideal`, and E the largest distance
+    that the best needs,
+
+        1 - int_0^E (rho_a - rho*) / int_0^E (rho(0) - rho*)  =  sum_i max(E - a_i, 0) / sum_i max(E - best_i, 0)
+
+    because each image that falls at a_i takes its share off the curve from there on to E. 1: no attack found anything
+    nearer; 0: it fools nothing nearer than E. (AttackBench's program joins the steps of the curve by straight lines;
+    this is the exact area.) Where all best distances are alike, as those of bounded attacks at a single eps are, both
+    sums vanish, and the limit for a slightly larger E is taken: the ratio of success rates. NaN if nothing was fooled.
+    """
+    reached = ideal[np.isfinite(ideal)]
+    if not len(reached):
+        return float("nan")
+    end = reached.max()
+    if np.allclose(reached, end, rtol=1e-3, atol=0):
+        return float((reach <= end * (1 + 1e-3)).sum() / len(reached))
+    return float(np.clip(end - reach, 0, None).sum() / np.clip(end - ideal, 0, None).sum())
+
+
+def optimality(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """The local optimality of each attack, up to `eps_max`, the largest distance that the per-image best needs.
+
+    Attacks on the same target in the same norm, toward the same class, share a best; where none fooled any image there
+    is nothing to compare.
+    """
+    found = []
+    for (target, norm, y_target), attacks in distances(results).items():
+        ideal = best(attacks)
+        if not np.isfinite(ideal).any():
+            continue
+        scenario = {"target": target, "norm": norm, "y_target": y_target}
+        eps_max = float(ideal[np.isfinite(ideal)].max())
+        for attack, reach in attacks.items():
+            found.append(
+                {**scenario, "attack": attack, "optimality": local_optimality(reach, ideal), "eps_max": eps_max}
+            )
+    return found

@@ -1,0 +1,48 @@
+"""What a defender has to expect: an image is lost if any attack fools it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from advgan.evaluation.statistics import GROUP, by_attack, groups, wilson
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from advgan.evaluation.harness import Result
+
+
+def worst_case(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """Per group the worst case per image over all attacks, all seeds, failed ones left out (Carlini et al. 2019,
+    "Report per-example attack success rate"): the mean over images of the worst attack, not the worst attack's mean.
+
+    asr and its Wilson interval are over the images that count, robust_accuracy over all of them, as in a row; `needed`
+    says of each attack how many images only it fools.
+    """
+    found = []
+    for group, members in groups(results).items():
+        records = members[0].records
+        counts, right = records["counts"], records["clean_prediction"] == records["label"]
+        success = {attack: any_success(runs) for attack, runs in by_attack(members).items()}
+        fooled = torch.stack(list(success.values())).sum(0)
+        wrong = torch.stack([(r.records["prediction"] != r.records["label"]) & r.records["within"] for r in members])
+        hits, n_attacked = int((fooled > 0).sum()), int(counts.sum())
+        low, high = wilson(hits, n_attacked)
+        found.append(
+            {
+                **dict(zip(GROUP, group, strict=True)),
+                **{"attacks": list(success), "n": len(counts), "n_attacked": n_attacked},
+                **{"asr": hits / n_attacked, "asr_low": low, "asr_high": high},
+                "robust_accuracy": (right & ~wrong.any(0)).double().mean().item(),
+                "needed": {attack: int((own & (fooled == 1)).sum()) for attack, own in success.items()},
+            }
+        )
+    return found
+
+
+def any_success(results: Iterable[Result]) -> Tensor:
+    """(n,) bool: which images at least one of the results fools within eps."""
+    return torch.stack([result.records["success"] for result in results]).any(0)

@@ -1,0 +1,123 @@
+"""Cells: run once, kept whole, found again only if nothing that decides them has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from advgan import Generator
+from advgan.attacks import Attack, Spec, bind, ifgsm, parse_attack, registry
+from advgan.evaluation import Cells, Result, Victim, evaluate
+from advgan.threat import Threat
+from tests.test_attacks import conv_net, images, own_labels
+
+BALL = Threat("linf", 0.2)
+FGSM, NOISE, DEEPFOOL = parse_attack("fgsm"), parse_attack("noise-uniform"), parse_attack("deepfool:steps=20")
+
+
+@pytest.fixture
+def victim() -> Victim:
+    return Victim("net", conv_net())
+
+
+X = images(24)
+Y = own_labels(conv_net(), X)
+
+
+def same(a: Result, b: Result, but: tuple[str, ...] = ("seconds_per_image", "images_per_second")) -> bool:
+    rows = [{k: v for k, v in r.row.items() if k not in but} for r in (a, b)]
+    columns = a.records.keys() == b.records.keys()
+    return rows[0] == rows[1] and columns and all(torch.equal(a.records[k], b.records[k]) for k in a.records)
+
+
+def test_a_cell_is_found_again_as_it_was(victim: Victim, tmp_path: Path) -> None:
+    first, images_done = Cells(tmp_path, X, Y, batch_size=10), []
+    made = first.run(FGSM, victim, BALL)
+    assert first.found == 0
+    again = Cells(tmp_path, X, Y, batch_size=10)
+    found = again.run(FGSM, victim, BALL, progress=images_done.append)
+    assert (again.found, images_done) == (1, [24])
+    assert same(made, found, but=())
+    assert list(made.records) == list(found.records)
+    assert torch.equal(made.x_adv, found.x_adv)
+    attack = bind(FGSM, victim.model, BALL)
+    direct = evaluate(attack, victim.model, X, Y, BALL, batch_size=10)
+    assert same(direct, made, but=("seconds_per_image", "images_per_second", "attack", "target"))
+
+
+@pytest.mark.parametrize("change", ["eps", "seed", "settings", "weights", "images", "batch", "aim", "fresh", "damaged"])
+def test_what_is_not_the_same_is_run(change: str, victim: Victim, tmp_path: Path) -> None:
+    spec = NOISE if change == "seed" else FGSM
+    Cells(tmp_path, X, Y, batch_size=10).run(spec, victim, BALL)
+    words: dict[str, Any] = {"batch_size": 12 if change == "batch" else 10, "fresh": change == "fresh"}
+    cells = Cells(tmp_path, X.flip(0) if change == "images" else X, Y, **words)
+    if change == "weights":
+        victim.model[0].bias.data += 1e-3  # type: ignore[index, operator, union-attr]
+        victim = Victim("net", victim.model)
+    if change == "damaged":
+        (file,) = tmp_path.glob("*/records.safetensors")
+        file.write_bytes(file.read_bytes()[:-50])
+    threat = Threat("linf", 0.1 if change == "eps" else 0.2, targeted=change == "aim")
+    spec = parse_attack("fgsm:loss=margin") if change == "settings" else spec
+    cells.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
+    assert cells.found == 0
+
+
+def test_a_seed_decides_random_attacks_alone(victim: Victim, tmp_path: Path) -> None:
+    cells = Cells(tmp_path, X, Y)
+    first, other = (cells.run(NOISE, victim, BALL, seed=seed) for seed in (0, 1))
+    assert not torch.equal(first.x_adv, other.x_adv)
+    assert same(first, Cells(None, X, Y).run(NOISE, victim, BALL))
+    cells.run(FGSM, victim, BALL, seed=0)
+    cells.run(FGSM, victim, BALL, seed=1)
+    assert cells.found == 1
+
+
+def test_a_minimal_norm_attack_is_run_once_for_all_radii(victim: Victim, tmp_path: Path) -> None:
+    cells = Cells(tmp_path, X, Y)
+    radii = (0.2, 0.5, 5.0)
+    results = [cells.run(DEEPFOOL, victim, Threat("l2", eps)) for eps in radii]
+    assert cells.found == 2
+    assert len(list(tmp_path.iterdir())) == 1
+    for eps, result in zip(radii, results, strict=True):
+        direct = Cells(None, X, Y).run(DEEPFOOL, victim, Threat("l2", eps))
+        assert same(direct, result)
+        assert result.row["eps"] == eps
+    assert results[0].row["asr"] < results[2].row["asr"] == results[2].row["asr_any_norm"]
+
+
+def test_a_transferred_attack_asks_its_source_alone(victim: Victim, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = Victim("other", torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval())
+    result = Cells(tmp_path, X, Y).run(FGSM, victim, BALL, source=source)
+    assert (result.row["attack"], result.row["access"], result.row["target"]) == ("fgsm from other", "transfer", "net")
+    assert result.row["forwards_per_image"] == 0
+    x_adv = ifgsm(source.model, X, Y, eps=0.2, steps=1)
+    assert torch.equal(result.records["prediction"], own_labels(victim.model, x_adv))
+
+
+def test_a_generator_is_part_of_its_cell(victim: Victim, tmp_path: Path) -> None:
+    spec, generators = parse_attack("advgan:steps=1"), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        generators.append(Generator(width=8, depth=1).eval())
+    cells = Cells(tmp_path, X, Y)
+    rows = [cells.run(spec, victim, BALL, generator=generator).row for generator in (*generators, generators[0])]
+    assert cells.found == 1
+    assert rows[0] == rows[2]
+    assert rows[0]["access"] == "gradients"
+
+
+def test_a_failure_is_tried_again(victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(model: Any, x: Any, y: Any, **settings: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(registry.ATTACKS, "breaks", Attack(breaks))
+    cells = Cells(tmp_path, X, Y)
+    for _ in range(2):
+        result = cells.run(Spec("breaks", "breaks", {}), victim, BALL)
+        assert result.row["status"] == "failed: RuntimeError: out of memory"
+    assert (cells.found, list(tmp_path.iterdir())) == (0, [])
