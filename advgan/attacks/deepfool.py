@@ -33,8 +33,9 @@ def deepfool(
     until the prediction is not y; q is 2 for l2 and 1 for linf. With two classes it is the binary case (algorithm 1).
 
     prune   a class with |f_k| > prune min_j |f_j| costs no gradient: it can be nearest only if its slope ||w_k||_q is
-            more than `prune` times that of the most likely other class. inf looks at all, as the paper does. On mnist-c
-            1.4 takes 12 gradients an image instead of 62, and the mean norm is 0.1 % larger.
+            more than `prune` times that of the most likely other class. inf looks at all, as the paper does. Measured
+            on mnist-c, l2: 71 gradients an image with inf, 17 with 1.7 (the same answers), 13 with 1.4 (the norm is
+            another by over 1 % on 4 % of the images, 0.1 % larger in the mean).
     Images that are misclassified already, and those still in their class after `steps`, come back unchanged.
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, as far from it as it takes: `eps` and `rng`, part of every
     attack's call, have no say. Raises InputError for bad input and for `y_target`, which the method does not have.
@@ -123,7 +124,7 @@ class _Search:
         return finished
 
     def _boundaries(self, i: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x_adv[i] as a leaf (k, c, h, w), its logits (k, classes), f (k, candidates - 1) with the smallest |f| first."""
+        """x_adv[i] as a leaf (k, c, h, w), its logits (k, classes), and f (k, candidates - 1), smallest |f| first."""
         with torch.enable_grad():
             leaf, y = self.x_adv[i].requires_grad_(), self.y[i]
             logits = self.model(leaf).float()
