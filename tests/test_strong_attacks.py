@@ -1,0 +1,347 @@
+"""Auto-PGD, Square and HopSkipJump: exact where there is an exact answer, and blind to what they must not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks.apgd import _spans, apgd
+from advgan.attacks.hopskipjump import hopskipjump
+from advgan.attacks.pgd import pgd
+from advgan.attacks.square import _window, square
+from advgan.errors import InputError
+from advgan.evaluation.witness import Counter, Snapshot
+from advgan.threat import Threat, delta_norms
+
+BOUNDED: dict[str, Callable[..., Tensor]] = {
+    "apgd-ce": partial(apgd, steps=8),
+    "apgd-dlr": partial(apgd, steps=8, loss="dlr"),
+    "square": partial(square, queries=30),
+}
+MINIMAL: dict[str, Callable[..., Tensor]] = {"hopskipjump": partial(hopskipjump, steps=3, max_queries=500)}
+EVERY = BOUNDED | MINIMAL
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(classes: int, seed: int = 0) -> nn.Sequential:
+    """Images (n, 1, 6, 6) -> logits, without a bend: its decision boundaries are planes."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, classes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=seeded(seed)))
+        model[1].bias -= model(torch.full((1, 1, 6, 6), 0.5))[0]  # no class far away
+    return model.eval()
+
+
+def conv_net(channels: int = 1, classes: int = 5) -> nn.Sequential:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Dropout(0.5),
+            nn.Flatten(), nn.Linear(16 * 9, classes),
+        ).eval()  # fmt: skip
+        net[-1].bias -= net(images(50, channels)).mean(0)  # every class has its images
+    return net
+
+
+def images(n: int, channels: int = 1, size: int = 12, low: float = 0.0, high: float = 1.0) -> Tensor:
+    return low + (high - low) * torch.rand(n, channels, size, size, generator=seeded(1))
+
+
+def labels(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x).argmax(1)
+
+
+def plane(model: nn.Sequential, x: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """How far (n,) the boundary of a linear model of two classes is, and the step of length 1 (n, 1, 6, 6) that way."""
+    w = (model[1].weight[1] - model[1].weight[0]).detach()
+    gap = (model(x)[:, 1] - model(x)[:, 0]).detach()
+    slope, unit = (w.abs().sum(), w.sign()) if norm == "linf" else (w.norm(), w / w.norm())
+    return gap.abs() / slope, -gap.sign().view(-1, 1, 1, 1) * unit.view(1, 1, 6, 6)
+
+
+@pytest.fixture
+def patient() -> Iterator[Callable[[nn.Module], nn.Module]]:
+    """Whether a model is after the test as it was before: in training mode, with gradients and a hook of its owner."""
+    watched: list[Snapshot] = []
+
+    def prepare(model: nn.Module) -> nn.Module:
+        model.train()[0].eval()  # mixed modes are somebody's choice too
+        next(model.parameters()).requires_grad_(False)
+        last = list(model.parameters())[-1]
+        last.grad = torch.ones_like(last)
+        model[1].register_forward_hook(lambda *_: None)
+        watched.append(Snapshot(model))
+        return model
+
+    yield prepare
+    assert [change for snapshot in watched for change in snapshot.changes()] == []
+
+
+# What every attack promises
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", EVERY)
+def test_keeps_the_contract(
+    name: str, norm: str, targeted: bool, channels: int, patient: Callable[[nn.Module], nn.Module]
+) -> None:
+    model, eps = conv_net(channels), {"linf": 0.03, "l2": 0.2}[norm]
+    x = images(10, channels)
+    x[0], x[1] = x[0].round(), 0  # pixels on the edge of the box
+    clean = labels(model, x)
+    y, aim = clean.clone(), torch.full_like(clean, int(clean[4])) if targeted else None
+    y[::3] = (y[::3] + 1) % 5
+    done, before = clean != y if aim is None else clean == aim, x.clone()
+    assert done.any()
+    assert not done.all()
+    attack = partial(EVERY[name], patient(model), x, y, eps=eps, norm=norm, y_target=aim)
+    x_adv = attack(rng=seeded())
+    limits = Threat(norm, eps) if name in BOUNDED else Threat("linf", 1.0)  # type: ignore[arg-type]
+    assert limits.violations(x_adv, x) == []
+    assert (x_adv.device, x_adv.requires_grad) == (x.device, False)
+    assert torch.equal(x, before)
+    assert torch.equal(x_adv[done], x[done])
+    assert (x_adv[~done] != x[~done]).any()
+    assert torch.equal(attack(rng=seeded()), x_adv)
+    assert not torch.equal(attack(rng=seeded(5)), x_adv)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_random_draws_come_from_rng_alone(name: str) -> None:
+    model, x = conv_net(), images(3)
+    before = torch.get_rng_state()
+    EVERY[name](model, x, labels(model, x), eps=0.01, rng=seeded())
+    assert torch.equal(torch.get_rng_state(), before)
+    EVERY[name](model, x, labels(model, x), eps=0.01)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+class NeverAsked(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("the model was asked")
+
+
+X, Y = torch.full((3, 1, 6, 6), 0.5), torch.zeros(3, dtype=torch.long)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", EVERY)
+def test_no_images_are_no_problem(name: str, norm: str) -> None:
+    assert EVERY[name](NeverAsked(), X[:0], Y[:0], eps=0.1, norm=norm).shape == (0, 1, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("attack", "change", "message"),
+    [
+        *[(attack, {"y": Y.float()}, "y must be an int64") for attack in (apgd, square, hopskipjump)],
+        *[(attack, {"norm": "l7"}, "norm must be one of linf, l2") for attack in (apgd, square, hopskipjump)],
+        *[(attack, {"x": X * 3}, r"images must lie in \[0, 1\]") for attack in (apgd, square, hopskipjump)],
+        *[(attack, {"y_target": Y[:2]}, "y_target must be an int64") for attack in (apgd, square, hopskipjump)],
+        *[(attack, {"eps": 0.0}, "eps must be in") for attack in (apgd, square)],
+        (apgd, {"steps": 0}, "steps must be at least 1, got 0"),
+        (apgd, {"restarts": 0}, "restarts must be at least 1, got 0"),
+        (apgd, {"rho": 1.0}, r"rho must be in \(0, 1\).*got 1.0"),
+        (apgd, {"loss": "hinge"}, "loss must be one of"),
+        (square, {"queries": 0}, "queries must be at least 1, got 0"),
+        (square, {"p_init": 0.0}, r"p_init must be in \(0, 1\].*got 0.0"),
+        (hopskipjump, {"steps": 0}, "steps must be at least 1"),
+        (hopskipjump, {"initial_queries": 0}, "initial_queries must be at least 1"),
+        (hopskipjump, {"max_queries": 99}, "max_queries must be at least 100, got 99"),
+    ],
+)
+def test_bad_input_is_said_before_any_work(attack: Callable[..., Tensor], change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        attack(NeverAsked(), **{"x": X, "y": Y, "eps": 0.1, **change})
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_classes_the_target_does_not_have(name: str) -> None:
+    with pytest.raises(InputError, match="classes of the target, numbered 0 to 3, got 4"):
+        EVERY[name](linear(4), X, Y, eps=0.1, y_target=Y + 4)
+
+
+# Auto-PGD
+
+
+def test_checkpoints_are_the_papers() -> None:
+    assert _spans(100).nonzero().squeeze(1).tolist() == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert _spans(100).sum() == 99
+    assert _spans(3).tolist() == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("stop", [True, False])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_apgd_reaches_the_best_point_of_the_ball(norm: str, stop: bool) -> None:
+    model, x = linear(2), images(12, size=6, low=0.3, high=0.7)
+    y, (distance, way) = labels(model, x), plane(model, x, norm)
+    eps = distance.median().item() + 1e-4
+    x_adv = apgd(model, x, y, eps=eps, norm=norm, stop_on_success=stop, rng=seeded())  # type: ignore[arg-type]
+    assert torch.equal(labels(model, x_adv) != y, distance < eps)
+    held = distance > (eps if stop else 0)
+    assert torch.allclose(x_adv[held], (x + eps * way)[held], atol=1e-5 if norm == "linf" else 1e-3)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "dlr"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_apgd_is_at_least_as_strong_as_pgd(norm: str, loss: str) -> None:
+    model, x, eps = conv_net(), images(150), {"linf": 0.02, "l2": 0.12}[norm]
+    y = labels(model, x)
+    settings = {"eps": eps, "norm": norm, "steps": 20, "loss": loss}
+    plain = labels(model, pgd(model, x, y, **settings, rng=seeded())) != y
+    auto = labels(model, apgd(model, x, y, **settings, rng=seeded())) != y
+    assert 0 < plain.sum() < len(x)
+    assert auto.sum() >= plain.sum()
+
+
+def test_apgd_halves_its_step_where_the_top_is_inside() -> None:
+    class Hill(nn.Module):
+        """Class 1 is strongest, though never the prediction, where the only pixel is .503."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([torch.ones(len(x)), -((x.flatten() - 0.503) ** 2)], dim=1)
+
+    x_adv = apgd(Hill(), torch.full((1, 1, 1, 1), 0.45), Y[:1], eps=0.2, rng=seeded())
+    assert x_adv.item() == pytest.approx(0.503, abs=1e-3)
+
+
+def test_restarts_help_those_who_are_left() -> None:
+    model, x = conv_net(), images(40)
+    y = labels(model, x)
+    settings = {"eps": 0.02, "steps": 2, "stop_on_success": False}
+    once, often = (apgd(model, x, y, **settings, restarts=n, rng=seeded()) for n in (1, 4))
+    won = labels(model, once) != y
+    assert 0 < won.sum() < len(x)
+    assert torch.equal(once[won], often[won])
+    loss = nn.CrossEntropyLoss(reduction="none")
+    rest = labels(model, often) == y
+    assert (loss(model(often), y) >= loss(model(once), y))[rest].all()
+
+
+@pytest.mark.parametrize("attack", [partial(apgd, steps=30), partial(square, queries=40)])
+def test_finished_images_cost_nothing(attack: Callable[..., Tensor]) -> None:
+    model, x = conv_net(), images(30)
+    y = labels(model, x)
+    with Counter(model) as idle:
+        attack(model, x, (y + 1) % 5, eps=0.1)
+    with Counter(model) as busy:
+        attack(model, x, y, eps=1e-7)
+    assert idle.forwards == 30
+    assert busy.forwards == (30 * 32 if attack.func is apgd else 30 * 40)  # type: ignore[attr-defined]
+
+
+# Square
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_square_fools_a_linear_model_where_eps_suffices(norm: str) -> None:
+    model, x = linear(2), images(12, size=6, low=0.4, high=0.6)
+    y, (distance, _) = labels(model, x), plane(model, x, norm)
+    eps = distance.median().item()
+    fooled = labels(model, square(model, x, y, eps=eps, norm=norm, queries=1500, rng=seeded())) != y  # type: ignore[arg-type]
+    assert fooled[distance < 0.7 * eps].all()
+    assert not fooled[distance > 1.001 * eps].any()
+
+
+@pytest.mark.parametrize("name", ["square", "hopskipjump"])
+def test_gradient_free_attacks_ask_for_no_gradient(name: str) -> None:
+    class NoGradient(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert not torch.is_grad_enabled()
+            assert not x.requires_grad
+            return self.net(x)
+
+    x = images(3)
+    with torch.no_grad():
+        y = NoGradient()(x).argmax(1)
+    assert (EVERY[name](NoGradient(), x, y, eps=0.05) != x).any()
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 8])
+def test_a_window_is_two_halves_of_length_one(side: int) -> None:
+    window, turned = _window(side, torch.zeros(1, 1, 9, 9))
+    assert window.norm().item() == pytest.approx(1, abs=1e-5)
+    assert torch.equal(turned, window.T)
+    assert (window[:side, :side] != 0).all()
+    assert window[side:].abs().sum() + window[:, side:].abs().sum() == 0
+    assert window.abs().max() == window[:, side // 2].abs().max()  # the tops lie in the middle column
+
+
+# HopSkipJump
+
+
+class OneHot(nn.Module):
+    """Nothing but the decision of `net`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(x)
+        return nn.functional.one_hot(logits.argmax(1), logits.shape[1]).float()
+
+
+@pytest.mark.parametrize("target", [None, 1])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_hopskipjump_sees_decisions_alone(norm: str, target: int | None) -> None:
+    model, x = conv_net(), images(8)
+    y = labels(model, x)
+    aim = None if target is None else torch.full_like(y, target)
+    seen, blind = (
+        hopskipjump(net, x, y, norm=norm, steps=3, y_target=aim, rng=seeded())  # type: ignore[arg-type]
+        for net in (model, OneHot(model))
+    )
+    assert torch.equal(seen, blind)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_hopskipjump_finds_the_distance_to_a_plane(norm: str) -> None:
+    model, x = linear(2), images(10, size=6, low=0.4, high=0.6)
+    y, (distance, _) = labels(model, x), plane(model, x, norm)
+    x_adv = hopskipjump(model, x, y, norm=norm, steps=20, max_queries=8000, rng=seeded())  # type: ignore[arg-type]
+    found = delta_norms(x_adv - x)[norm]
+    assert (labels(model, x_adv) != y).all()
+    assert (found > 0.999 * distance).all()
+    assert (found < 1.1 * distance).all()
+
+
+def test_hopskipjump_spends_no_more_than_it_may() -> None:
+    model, x = conv_net(), images(9)
+    y = labels(model, x)
+    for most in (100, 400, 2000):
+        with Counter(model) as counter:
+            x_adv = hopskipjump(model, x, y, max_queries=most, rng=seeded())
+        assert counter.forwards <= most * len(x)
+        assert (labels(model, x_adv) != y).all()
+
+
+def test_hopskipjump_without_a_start_returns_x() -> None:
+    class Sure(nn.Module):
+        """Class 0 everywhere but at one dark image."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            dark = (x.flatten(1).amax(1) < 0.01).float()
+            return torch.stack([torch.full_like(dark, 0.5), dark], dim=1)
+
+    assert torch.equal(hopskipjump(Sure(), X, Y, rng=seeded()), X)
+    assert torch.equal(hopskipjump(Sure(), X, Y, y_target=Y + 1, rng=seeded()), X)
+    with_dark, y = torch.cat([X, 0 * X[:1]]), torch.tensor([0, 0, 0, 1])
+    for aim in (None, torch.ones_like(y)):
+        x_adv = hopskipjump(Sure(), with_dark, y, y_target=aim, steps=1, rng=seeded())
+        assert (labels(Sure(), x_adv)[:3] == 1).all()
+        assert aim is None or torch.equal(x_adv[3], with_dark[3])
