@@ -35,7 +35,7 @@ def write_file(path: Path, text: str) -> None:
     """Write `text` beside `path`, then rename: the file is whole, or as it was before."""
     aside = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8")
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -1,9 +1,11 @@
-"""How good is the generator? Random noise, the classic attacks and AdvGAN on the same test images of the same target.
+"""How good is the generator? Random noise, the classic attacks and AdvGAN on the same test images of the same targets.
 
 python eval/compare.py --target-weights checkpoints/runs/demo --generator checkpoints/runs/demo
-python eval/compare.py --dataset mnist --target mnist-c --target-weights RUN --attacks fgsm ifgsm --eps 0.2
+python eval/compare.py --dataset mnist --target mnist-c mnist-b --target-weights RUN RUN2 --eps 0.1 0.2 l2:2 \
+    --attacks fgsm pgd:steps=100:loss=dlr apgd-ce --sanity
 
-Every answer is certified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures.
+Every answer is certified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures. Every cell
+(attack x target x eps) is kept in OUTPUT_DIR/cells as soon as it is done: the same call goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -15,30 +17,30 @@ ROOT = Path(__file__).resolve().parent.parent
 # A program run by its path has its own folder first on the path; the library is above it.
 sys.path.insert(0, str(ROOT))
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
 
 from advgan import training
-from advgan.attacks import ATTACKS, Bound, bind
+from advgan.attacks import ATTACKS, Spec, parse_attack
 from advgan.data import load_data
 from advgan.errors import InputError
-from advgan.evaluation import environment, evaluate, predict
-from advgan.generator import Generator
-from advgan.report.files import write_results
-from advgan.report.gallery import gallery
+from advgan.evaluation import Cells, Result, environment
+from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
+from advgan.evaluation.summary import summary
+from advgan.report.comparison import Comparison
+from advgan.report.files import write_report
+from advgan.report.progress import progress_bar
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
-from advgan.targets import check_target, fingerprint, load_target
+from advgan.settings import run
 from advgan.threat import Norm, Threat, check_class
 
-KNOWN = (*ATTACKS, "advgan")
+BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
+SANITY = ("noise-sign", "fgsm", "pgd:steps=40", "pgd:steps=80", "square:queries=300")  # what the checks compare
 SHOWN = 16  # images in a gallery
 
 
@@ -54,153 +56,159 @@ class Settings:
     """Where the data set lies, or is downloaded to"""
     image_size: int | None = None
     """Resize and crop the images of a folder to this many pixels a side"""
-    target: str = "mnist-c"
-    """The classifier under attack"""
-    target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
-    """Its weights: a run of train/classifier.py, or a .safetensors file"""
-    generator: Path | None = None
-    """A trained generator's folder, or the run that holds it; None leaves advgan out"""
+    target: tuple[str, ...] = ("mnist-c",)
+    """The classifiers under attack"""
+    target_weights: tuple[Path, ...] = (ROOT / "checkpoints/mnist5k-classifier",)
+    """Their weights, one for one: runs of train/classifier.py, or .safetensors files"""
+    generator: tuple[Path, ...] = ()
+    """Trained generators' folders, or the runs that hold them: one for each target, or one for all; () leaves advgan
+    out"""
+    surrogate: str | None = None
+    """Another classifier, attacked in place of the targets by mifgsm: what "transfer" does to them"""
+    surrogate_weights: Path | None = None
+    """Its weights"""
     attacks: tuple[str, ...] = ()
-    """Names, with spaces or commas between: noise-uniform noise-sign fgsm ifgsm ifgsm-projected deepfool deepfool-linf
-    advgan; by default all but deepfool-linf"""
-    eps: Real | None = None
-    """Radius of the ball, like 0.3 or 8/255; None takes the generator's, 0.3 without one"""
-    norm: Norm | None = None
-    """Norm of the ball; None takes the generator's, linf without one"""
+    """Names, with spaces or commas between, with settings of their own after colons (pgd:steps=100:loss=dlr), or all;
+    by default noise, the plain classics and advgan. Names and settings: the attacks table of the README"""
+    sanity: bool = False
+    """Also run what the sanity checks need: noise, FGSM, PGD with 40 and 80 steps and at eps 0.5, Square"""
+    eps: tuple[str, ...] = ()
+    """Radii of the balls, like 0.3 or 8/255, in each norm asked for, or in one: l2:2; () takes the generator's, 0.3
+    without one"""
+    norm: tuple[Norm, ...] = ()
+    """Norms of the balls; () takes the generator's, linf without one"""
     y_target: int | None = None
     """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
     max_samples: int | None = None
     """Attack only the first so many test images"""
     output_dir: Path = Path("checkpoints/runs/compare")
-    """Where results.json, report.md, galleries/, records/ and logs/compare/ go; earlier ones are replaced"""
+    """Where report.html, report.md, results.json and the rest go; earlier ones are replaced"""
+    fresh: bool = False
+    """Run every cell again, even those that an earlier call has kept"""
     batch_size: int = 100
     """Images an attack is given at once"""
-    seed: int = 0
-    """Of the random attacks"""
+    seeds: tuple[int, ...] = (0,)
+    """Of the random attacks, which are run once for each"""
     threads: int | None = None
     """CPU threads; None takes all cores"""
 
 
 def main(settings: Settings) -> None:
-    if settings.batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
-    generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
-    threat, y_target = threat_model(settings, generator)
-    names = chosen(settings.attacks, generator, threat)
-    device = training.start(settings.seed, settings.threads).device
+    check(settings)
+    generators = load_generators(settings.generator, len(settings.target))
+    first = generators[0].generator if generators else None
+    device = training.start(settings.seeds[0], settings.threads).device
+    y_target = aim(settings.y_target, first)
+    specs = chosen(settings.attacks, with_generator=bool(generators), targeted=y_target is not None)
+    balls = threats(settings.eps, settings.norm, first, targeted=y_target is not None)
+    checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    check_class(y_target, data.num_classes)
-    target = load_target(
-        settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
-    )
-    model = check_target(target, x[:8], data.num_classes).to(device).eval()
-    attacks: dict[str, Bound] = {}
-    for name in names:
-        if name == "advgan" and generator is not None:
-            attacks[name] = one_pass(generator.to(device), threat, y_target)
-            attacks[name](x[:1], y[:1])  # what it cannot take, it says now
-        else:
-            rng = torch.Generator().manual_seed(settings.seed)
-            attacks[name] = bind(name, model, threat, y_target, rng)
+    targets = load_targets(settings.target, settings.target_weights, data, x, device)
+    surrogate = None
+    if settings.surrogate and settings.surrogate_weights:
+        (surrogate,) = load_targets([settings.surrogate], [settings.surrogate_weights], data, x, device)
+    for trained in generators:
+        fitting(trained, specs, balls, y_target)
+        trained.generator.to(device).perturb(x[:1])  # what it cannot take, it says now
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
+    cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
-    clean, rows, pictures, records = predict(model, x), [], {}, {}
+    results: list[Result] = []
     with progress_bar() as bar:
-        for name, attack in attacks.items():
-            task, known = bar.add_task(name, total=len(x)), ATTACKS.get(name)
-            result = evaluate(
-                attack,
-                model,
-                x,
-                y,
-                threat,
-                name=name,
-                protocol=known.protocol if known else "bounded",
-                attack_norm=known.norm if known else None,
-                y_target=y_target,
-                batch_size=settings.batch_size,
-                clean_logits=clean,
-                keep=SHOWN,
-                progress=partial(bar.advance, task),
-            )
-            rows.append(result.row)
-            if result.records:
-                records[name] = result.records
-            if n := len(result.x_adv):
-                answers = predict(model, result.x_adv)
-                title = f"{name}, {threat.norm} eps {threat.eps:.4g}: ASR {result.row['asr']:.1%}"
-                pictures[name] = gallery(x[:n], result.x_adv, y[:n], clean[:n], answers, data.classes, title=title)
+        for i, target in enumerate(targets):
+            generator = generators[i].generator if generators else None
+            for spec, threat, seed, source in plan(settings, specs, checks, balls, surrogate):
+                if spec.name == "advgan" and (generator is None or unfit(generator, threat, y_target)):
+                    continue
+                task = bar.add_task(f"{target.victim.label} {threat.norm} {threat.eps:.3g} {spec.label}", total=len(x))
+                result = cells.run(
+                    spec,
+                    target.victim,
+                    threat,
+                    y_target=y_target,
+                    seed=seed,
+                    generator=generator,
+                    source=source.victim if source else None,
+                    progress=partial(bar.advance, task),
+                )
+                results.append(result)
 
-    taking_part = generator if "advgan" in attacks else None
-    results = {"environment": environment(settings), **about(settings, model, taking_part), "rows": rows}
-    write_results(settings.output_dir, results, pictures, records)
+    described = [target.describe(settings.dataset) for target in targets]
+    owned = [trained.describe(target.victim.label) for trained, target in zip(generators, targets, strict=False)]
+    results_json: dict[str, Any] = {
+        **{"environment": environment(settings), "target": described[0], "targets": described, "generators": owned},
+        **summary(results, owned, data.num_classes),
+    }
+    write_report(settings.output_dir, Comparison(results_json, results, x[:SHOWN], y[:SHOWN], data.classes))
+    if cells.found:
+        print(f"{cells.found} of {len(results)} cells were kept from an earlier call (--fresh runs them again)")
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(terminal(rows, console.width))
-    print(f"results      {settings.output_dir / 'results.json'}")
-    print(f"report       {settings.output_dir / 'report.md'}")
-    print(f"records      {settings.output_dir / 'records'}")
+    console.print(terminal(results_json, console.width))
+    print(f"report       {settings.output_dir / 'report.html'} (also report.md, report.tex, results.csv)")
+    print(f"results      {settings.output_dir / 'results.json'}, every image in {settings.output_dir / 'records'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
 
 
-def threat_model(settings: Settings, generator: Generator | None) -> tuple[Threat, int | None]:
-    """The ball, and the class that is aimed at: what was asked for, else what the generator was trained for."""
-    own = Threat() if generator is None else generator.threat
-    y_target = settings.y_target
-    if y_target is None and generator is not None:
-        y_target = generator.y_target
-    eps = own.eps if settings.eps is None else settings.eps
-    return Threat(settings.norm or own.norm, eps, targeted=y_target is not None), y_target
+def check(settings: Settings) -> None:
+    """Raise InputError for settings that cannot be meant."""
+    if settings.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+    if not settings.seeds:
+        raise InputError("expected at least one of seeds, got none")
+    if bool(settings.surrogate) != bool(settings.surrogate_weights):
+        raise InputError(
+            f"a surrogate needs a name and weights, got {settings.surrogate} and {settings.surrogate_weights}"
+        )
 
 
-def chosen(asked: tuple[str, ...], generator: Generator | None, threat: Threat) -> list[str]:
+def chosen(asked: Sequence[str], *, with_generator: bool, targeted: bool) -> list[Spec]:
     """The attacks to run, in the order asked for. Raises InputError for one that is unknown, or needs a generator."""
-    names = list(dict.fromkeys(" ".join(asked).replace(",", " ").split()))
-    unknown = [name for name in names if name not in KNOWN]
-    if unknown:
-        raise InputError(f"unknown attack {unknown[0]!r}, expected some of {', '.join(KNOWN)}")
-    if not names:
-        names = [name for name in KNOWN if name != "deepfool-linf" and (name != "advgan" or generator is not None)]
-        names = [name for name in names if name == "advgan" or ATTACKS[name].targeted or not threat.targeted]
-    if "advgan" in names and generator is None:
-        raise InputError("attack advgan needs a trained generator, expected --generator DIR, got none")
-    if "advgan" in names and generator is not None and generator.threat.norm != threat.norm:
-        raise InputError(f"the generator was trained for norm {generator.threat.norm}, {threat.norm} was asked for")
-    return names
+    words = list(dict.fromkeys(" ".join(asked).replace(",", " ").split()))
+    everything = [*ATTACKS, "advgan:steps=2"]
+    specs = [parse_attack(word) for word in (everything if words == ["all"] else words or BASIC)]
+    if words in ([], ["all"]):
+        specs = [spec for spec in specs if (spec.name != "advgan" or with_generator)]
+        specs = [spec for spec in specs if spec.attack.targeted or not targeted]
+    for spec in specs:
+        if spec.name == "advgan" and not with_generator:
+            raise InputError("attack advgan needs a trained generator, expected --generator DIR, got none")
+        if targeted and not spec.attack.targeted:
+            raise InputError(f"attack {spec.name} cannot aim at a class, expected no y_target")
+    return specs
 
 
-def one_pass(generator: Generator, threat: Threat, y_target: int | None) -> Bound:
-    """The generator as an attack: it needs neither the target nor the labels."""
-    return lambda x, y: generator.perturb(x, y_target, threat.eps)
+def fitting(trained: Trained, specs: Sequence[Spec], balls: Sequence[Threat], y_target: int | None) -> None:
+    """Raise InputError if the generator is to take part, and has no answer under any of the threats."""
+    reasons = [unfit(trained.generator, threat, y_target) for threat in balls]
+    if any(spec.name == "advgan" for spec in specs) and all(reasons):
+        raise InputError(reasons[0] or "")
 
 
-def about(settings: Settings, target: nn.Module, generator: Generator | None) -> dict[str, Any]:
-    """Who fought whom, for results.json: where they lay, and the fingerprints of their weights."""
-    found: dict[str, Any] = {
-        "target": {
-            "name": settings.target,
-            "weights": str(settings.target_weights),
-            "sha256": fingerprint(target),
-            "dataset": settings.dataset,
-        }
-    }
-    if generator is not None:
-        found["generator"] = {
-            "path": str(settings.generator),
-            "parameters": sum(parameter.numel() for parameter in generator.parameters()),
-            "sha256": fingerprint(generator),
-            "eps": generator.threat.eps,
-            "norm": generator.threat.norm,
-            "y_target": generator.y_target,
-        }
+def plan(
+    settings: Settings,
+    specs: Sequence[Spec],
+    checks: Sequence[Spec],
+    balls: Sequence[Threat],
+    surrogate: Target | None,
+) -> list[tuple[Spec, Threat, int, Target | None]]:
+    """What is run on each target: attack, ball, seed, and the classifier that is attacked in its place (None: itself).
+
+    An attack made for one norm is run under each ball: its answers count there if they happen to lie in it.
+    """
+    found: list[tuple[Spec, Threat, int, Target | None]] = []
+    asked = list(dict.fromkeys([spec.label for spec in (*specs, *checks)]))
+    for threat in balls:
+        for spec in map(parse_attack, asked):
+            seeds = settings.seeds if spec.attack.random else settings.seeds[:1]
+            found += [(spec, threat, seed, None) for seed in seeds]
+        if surrogate is not None:
+            found.append((parse_attack("mifgsm"), threat, settings.seeds[0], surrogate))
+    if checks and (loud := Threat("linf", 0.5, balls[0].targeted)) not in balls:
+        found.append((parse_attack("pgd:steps=40"), loud, settings.seeds[0], None))
     return found
-
-
-def progress_bar() -> Progress:
-    """One bar per attack, with the time it has left, on stderr."""
-    columns = (TextColumn("{task.description:16}"), BarColumn(bar_width=30), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
 
 
 if __name__ == "__main__":

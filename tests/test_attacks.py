@@ -33,7 +33,15 @@ from advgan.generator import Generator
 from advgan.threat import TOLERANCE, Threat, delta_norms
 
 # Settings that make the thorough ones quick enough for small nets.
-QUICK: dict[str, str] = {}
+QUICK = {
+    "apgd-ce": ":steps=10",
+    "apgd-dlr": ":steps=10",
+    "square": ":queries=50",
+    "carlini-wagner": ":steps=50:binary_steps=3:learning_rate=0.05:initial_c=1",
+    "jsma": ":gamma=1",
+    "hopskipjump": ":steps=3:initial_queries=20",
+    "hopskipjump-linf": ":steps=3:initial_queries=20",
+}
 
 
 def spec(name: str) -> Spec:
@@ -176,7 +184,7 @@ def test_every_attack_keeps_its_contract(
     assert not x_adv.requires_grad
     assert x_adv.device == x.device
     assert torch.equal(x, x_before)
-    assert (x_adv != x).any()
+    assert (x_adv != x).any() or ATTACKS[name].protocol == "minimal-norm", "those return x where their search fails"
 
 
 @pytest.mark.parametrize("attack", [fgsm, ifgsm, mifgsm, pgd])

@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import jsonschema
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,7 +22,7 @@ from advgan import Generator
 from advgan.evaluation import ROW_KEYS
 from advgan.settings import run
 from advgan.targets import fingerprint, load_target
-from tests.conftest import ROOT, Run
+from tests.conftest import ROOT, Run, environment
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +68,23 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
         *("--target-weights", classifier, "--generator", generators / "plain", "--output-dir", out, "--threads", 1),
     )
     results = json.loads((out / "results.json").read_text())
-    assert set(results) == {"environment", "target", "generator", "rows"}
+    assert set(results) == {
+        *("environment", "target", "targets", "generators", "rows"),
+        *("worst_case", "mcnemar", "sanity", "optimality", "cost", "seeds"),
+    }
+    assert results["targets"] == [results["target"]]
     assert results["target"]["sha256"] == fingerprint(load_target("mnist-tutorial", classifier))
     generator = Generator.from_pretrained(generators / "plain")
-    assert results["generator"] == {
-        **{"path": str(generators / "plain"), "parameters": sum(p.numel() for p in generator.parameters())},
-        **{"sha256": fingerprint(generator), "eps": 0.25, "norm": "linf", "y_target": None},
-    }
+    assert results["generators"] == [
+        {
+            **{"path": str(generators / "plain"), "parameters": sum(p.numel() for p in generator.parameters())},
+            **{"sha256": fingerprint(generator), "eps": 0.25, "norm": "linf", "y_target": None},
+            **{"target": "mnist-tutorial", "training_seconds": None},
+        }
+    ]
     rows = {row["attack"]: row for row in results["rows"]}
-    wanted = ["noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan"]
+    wanted = ["noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool"]
+    wanted += ["advgan", "advgan:steps=2"]
     assert list(rows) == wanted
     for row in rows.values():
         assert tuple(row) == ROW_KEYS
@@ -83,32 +95,36 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
     assert rows["deepfool"]["asr_any_norm"] == 1
     assert (rows["deepfool"]["attack_norm"], rows["fgsm"]["attack_norm"]) == ("l2", "linf")
     assert (rows["advgan"]["forwards_per_image"], rows["advgan"]["backwards_per_image"]) == (0, 0)
+    assert rows["advgan:steps=2"]["backwards_per_image"] == 2
+    assert (rows["advgan"]["access"], rows["advgan:steps=2"]["access"]) == ("generator", "gradients")
     assert results["environment"]["settings"]["output_dir"] == str(out)
 
-    assert "Bounded attacks, linf eps 0.25" in done.stdout
+    assert "Bounded attacks on mnist-tutorial, linf eps 0.25" in done.stdout
     assert str(out / "results.json") in done.stdout
     assert f"tensorboard --logdir '{out / 'logs'}' --samples_per_plugin images=100" in done.stdout
     assert "48/48" in done.stderr, "progress bars"
-    assert sorted(path.stem for path in (out / "galleries").iterdir()) == sorted(wanted)
-    assert "| advgan |" in (out / "report.md").read_text()
-    assert sorted(path.stem for path in (out / "records").iterdir()) == sorted(wanted)
-    with (out / "records" / "ifgsm.csv").open(newline="") as file:
-        records = list(csv.DictReader(file))
+    assert "advgan" in (out / "report.md").read_text()
+    assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert len(list(csv.DictReader((out / "results.csv").open()))) == len(wanted)
+    (file,) = (out / "records").glob("*_ifgsm_*.csv")
+    with file.open(newline="") as lines:
+        records = list(csv.DictReader(lines))
     assert [int(record["id"]) for record in records] == list(range(48))
     counts = [record for record in records if record["counts"] == "True"]
     assert sum(record["success"] == "True" for record in counts) / len(counts) == pytest.approx(rows["ifgsm"]["asr"])
     assert all(float(record["linf"]) <= 0.25 + 1e-6 for record in records)
-    events = EventAccumulator(str(out / "logs" / "compare"))
+    events = EventAccumulator(str(out / "logs" / "compare" / "ifgsm"))
     events.Reload()
-    assert events.Scalars("asr/ifgsm")[0].value == pytest.approx(rows["ifgsm"]["asr"])
-    assert len(events.Tags()["images"]) == 1 + len(wanted)
+    assert events.Scalars("asr/mnist-tutorial linf 0.25")[0].value == pytest.approx(rows["ifgsm"]["asr"])
+    schema = json.loads((ROOT / "advgan/evaluation/results.schema.json").read_text())
+    jsonschema.validate(results, schema)
 
 
 @pytest.mark.program
 def test_bad_input_is_one_line_and_exit_code_2(program: Run, tmp_path: Path) -> None:
     done = program("eval/compare.py", "--attacks", "fgms", "--output-dir", tmp_path / "out", code=2)
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: unknown attack 'fgms', expected some of noise-uniform, noise-sign, fgsm")
+    assert done.stderr.startswith("error: unknown attack 'fgms', expected some of noise-uniform, noise-gaussian")
     assert not (tmp_path / "out").exists()
 
 
@@ -117,6 +133,66 @@ def test_attacks_can_be_chosen_with_commas_and_spaces(call: Callable[..., list[d
     assert [row["attack"] for row in rows] == ["fgsm", "noise-sign", "deepfool-linf"]
     assert {row["eps"] for row in rows} == {8 / 255}
     assert {row["n"] for row in rows} == {9}
+
+
+def test_every_attack_against_two_targets_in_two_norms(
+    call: Callable[..., list[dict]], classifier: Path, generators: Path, tmp_path: Path
+) -> None:
+    words = ["--target", "mnist-tutorial", "mnist-tutorial", "--target-weights", classifier, classifier / "classifier"]
+    words += ["--attacks", "fgsm", "deepfool", "noise-sign", "advgan", "--generator", generators / "plain"]
+    words += ["--eps", "0.1", "0.3", "l2:1.5", "--seeds", 0, 1, "--max-samples", 12]
+    rows = call(*words)
+    balls = {(row["norm"], row["eps"]) for row in rows}
+    assert balls == {("linf", 0.1), ("linf", 0.3), ("l2", 1.5)}
+    assert {row["target"] for row in rows} == {f"mnist-tutorial {classifier.name}", "mnist-tutorial classifier"}
+    assert len(rows) == 2 * (3 * (1 + 1 + 2) + 1), "a generator trained for 0.25 has no answer at 0.3, or in l2"
+    assert all(row["status"] == "ok" for row in rows)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {(entry["attack"], entry["seeds"]) for entry in results["seeds"]} == {("noise-sign", 2)}
+    assert len(results["worst_case"]) == 6
+
+
+def test_what_the_sanity_checks_need(call: Callable[..., list[dict]], classifier: Path, tmp_path: Path) -> None:
+    words = ["--surrogate", "mnist-tutorial", "--surrogate-weights", classifier]
+    rows = call("--attacks", "fgsm", "--eps", "0.05", "0.2", "--sanity", "--max-samples", 12, *words)
+    assert {(row["eps"], row["attack"]) for row in rows if row["eps"] == 0.5} == {(0.5, "pgd:steps=40")}
+    assert {row["access"] for row in rows} == {"nothing", "gradients", "scores", "transfer"}
+    verdicts = json.loads((tmp_path / "out" / "results.json").read_text())["sanity"]
+    assert all(
+        verdict["verdict"] != "not tested" for verdict in verdicts if "generator" not in verdict["check"].lower()
+    )
+
+
+@pytest.mark.program
+def test_a_killed_comparison_goes_on_with_what_is_missing(
+    program: Run, digits: Path, classifier: Path, tmp_path: Path
+) -> None:
+    words = ["eval/compare.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial"]
+    words += ["--target-weights", classifier, "--attacks", "noise-sign", "pgd:steps=100", "--threads", 1]
+    killed = subprocess.Popen(
+        [sys.executable, *map(str, words), "--output-dir", str(tmp_path / "killed")],
+        **{"cwd": ROOT, "env": environment(), "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL},
+    )
+    while not list((tmp_path / "killed").glob("cells/*/cell.json")):
+        assert killed.poll() is None, killed.stderr and killed.stderr.read()
+        time.sleep(0.02)
+    time.sleep(0.3)  # in the middle of the second cell
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "results.json").exists()
+
+    done = program(*words, "--output-dir", tmp_path / "killed")
+    assert "1 of 2 cells were kept from an earlier call" in done.stdout
+    program(*words, "--output-dir", tmp_path / "whole")
+    rows = []
+    for directory in ("killed", "whole"):
+        results = json.loads((tmp_path / directory / "results.json").read_text())
+        rows.append([{k: v for k, v in row.items() if "second" not in k} for row in results["rows"]])
+        assert all(path.suffix == ".csv" for path in (tmp_path / directory / "records").iterdir())
+    assert rows[0] == rows[1]
+    for one, other in zip(*(sorted((tmp_path / d / "records").iterdir()) for d in ("killed", "whole")), strict=True):
+        assert (one.name, one.read_text()) == (other.name, other.read_text())
 
 
 def test_a_smaller_eps_than_the_generators(call: Callable[..., list[dict]], generators: Path) -> None:
@@ -132,7 +208,7 @@ def test_in_l2(call: Callable[..., list[dict]], generators: Path) -> None:
 def test_targeted(call: Callable[..., list[dict]], generators: Path) -> None:
     rows = call("--generator", generators / "to-1", "--eps", 0.3, "--max-samples", 18)
     assert [row["attack"] for row in rows] == [
-        *("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "advgan")
+        *("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "advgan", "advgan:steps=2")
     ]
     assert {(row["targeted"], row["y_target"], row["status"]) for row in rows} == {(True, 1, "ok")}
     assert all(row["n_attacked"] <= 12 for row in rows)
@@ -140,7 +216,7 @@ def test_targeted(call: Callable[..., list[dict]], generators: Path) -> None:
 
 def test_the_same_seed_gives_the_same_noise(call: Callable[..., list[dict]]) -> None:
     first, again, other = (
-        call("--attacks", "noise-uniform", "--max-samples", 6, "--seed", seed)[0] for seed in (3, 3, 4)
+        call("--attacks", "noise-uniform", "--max-samples", 6, "--seeds", seed)[0] for seed in (3, 3, 4)
     )
     assert first["l2_mean"] == again["l2_mean"] != other["l2_mean"]
 
@@ -148,6 +224,11 @@ def test_the_same_seed_gives_the_same_noise(call: Callable[..., list[dict]]) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--eps", "l3:1"], "eps must look like 0.3, 8/255, linf:0.3 or l2:2, got 'l3:1'"),
+        (["--attacks", "pgd:stepz=3"], "attack pgd cannot take 'stepz=3'"),
+        (["--target", "mnist-a", "mnist-b"], "one target-weights for each target, got 1 for 2 targets"),
+        (["--generator", "plain", "plain"], "one generator, or one for each of 1 targets, got 2"),
+        (["--surrogate", "mnist-a"], "a surrogate needs a name and weights"),
         (["--attacks", "advgan"], "attack advgan needs a trained generator, expected --generator DIR"),
         (["--attacks", "deepfool", "--y-target", "1"], "attack deepfool cannot aim at a class"),
         (["--eps", "0"], "eps must be in (0, 1]"),
@@ -156,7 +237,7 @@ def test_the_same_seed_gives_the_same_noise(call: Callable[..., list[dict]]) -> 
         (["--y-target", "3"], "y_target must be a class from 0 to 2, got 3"),
         (["--max-samples", "0"], "the number of images must be at least 1, got 0"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
-        (["--seed", "-1"], "seed must be from 0 to 4294967295, got -1"),
+        (["--seeds", "-1"], "seed must be from 0 to 4294967295, got -1"),
         (["--threads", "0"], "threads must be at least 1, got 0"),
         (["--target", "mnist-z"], "unknown target 'mnist-z'"),
         (["--target-weights", "nowhere"], "no target weights at nowhere"),

@@ -1,10 +1,14 @@
-"""The reports: what the tables, pictures and event files show is what was measured."""
+"""The reports: what tables and files show is what was measured."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-import shlex
+import re
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,172 +17,266 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from advgan.errors import InputError
-from advgan.evaluation import ROW_KEYS
-from advgan.report.files import write_results
-from advgan.report.gallery import caption, gallery, round_factor
-from advgan.report.table import markdown, picture, sections, terminal
-from advgan.report.tensorboard import command
+from advgan.evaluation import ROW_KEYS, Result
+from advgan.evaluation.figures import attack_figures, clean_figures, clean_records, outcome
+from advgan.report.comparison import Comparison
+from advgan.report.files import file_names, write_report
+from advgan.report.latex import escape, latex
+from advgan.report.sections import sections
+from advgan.report.table import markdown, picture, terminal
+from advgan.threat import Threat
+
+N, CLASSES = 40, ("zero", "one", "two", "three")
+SHARES = {"noise-sign": 0.1, "fgsm": 0.6, "advgan": 0.9, "pgd:steps=40": 0.95, "deepfool": 1.0}
+ACCESS = {"noise-sign": "nothing", "advgan": "generator"}
+SCHEMA = Path(__file__).resolve().parents[1] / "advgan" / "evaluation" / "results.schema.json"
 
 
-def row(attack: str, **more: Any) -> dict[str, Any]:
-    """A row of results.json, with figures that are easy to find again."""
-    figures = {
-        **{"attack": attack, "protocol": "bounded", "attack_norm": "linf", "norm": "linf", "eps": 0.3},
-        **{"targeted": False, "y_target": None, "batch_size": 100, "n": 1000, "n_correct": 990, "n_attacked": 990},
-        **{"clean_accuracy": 0.99, "asr": 0.7, "asr_low": 0.65, "asr_high": 0.75, "asr_8bit": 0.68},
-        **{"asr_any_norm": 0.7, "robust_accuracy": 0.29, "l0_mean": 400.0, "l2_mean": 6.12, "l2_median": 6.0},
-        **{"linf_mean": 0.3, "linf_max": 0.3, "ssim_mean": 0.25},
-        **{"seconds_per_image": 0.001, "images_per_second": 1000.0},
-        **{"forwards_per_image": 1.0, "backwards_per_image": 1.0, "violations": [], "status": "ok"},
+def cell(attack: str, **changes: Any) -> Result:
+    """A result of `attack`: it fools the first so many images that are right, by a change of about eps."""
+    row: dict[str, Any] = {
+        **{"target": "mnist-c", "attack": attack, "access": ACCESS.get(attack, "gradients"), "protocol": "bounded"},
+        **{"norm": "linf", "eps": 0.3, "y_target": None, "seed": 0, "batch_size": 100, "n": N},
+        **{"seconds_per_image": 0.001, "images_per_second": 1000.0, "forwards_per_image": 1.0},
+        **{"backwards_per_image": 1.0, "violations": [], "status": "ok"},
     }
-    return {key: (figures | more)[key] for key in ROW_KEYS}
+    if attack == "deepfool":
+        row |= {"protocol": "minimal-norm", "attack_norm": "l2", "images_per_second": 50.0}
+    share = changes.pop("share", SHARES[attack])
+    row |= changes
+    row |= {"attack_norm": row.get("attack_norm", row["norm"]), "targeted": row["y_target"] is not None}
+    y = torch.arange(N) % len(CLASSES)
+    logits = 4.0 * torch.eye(len(CLASSES))[y]
+    logits[-1] = logits[-1].roll(1)  # one is wrong from the start
+    records = clean_records(logits, y, row["y_target"])
+    fooled = records["counts"] & (records["counts"].cumsum(0) <= share * int(records["counts"].sum()))
+    goal = (y + 1) % len(CLASSES) if row["y_target"] is None else torch.full_like(y, row["y_target"])
+    prediction = torch.where(fooled, goal, records["clean_prediction"])
+    rng = torch.Generator().manual_seed(len(attack))
+    sizes = {"linf": torch.full((N,), row["eps"]), "l2": 2 + torch.rand(N, generator=rng), "l0": torch.full((N,), 60.0)}
+    if attack == "deepfool":
+        sizes["linf"] = torch.linspace(row["eps"] / 8, 2 * row["eps"], N)
+    records |= {"prediction": prediction, "confidence": 0.5 + 0.4 * torch.rand(N, generator=rng), **sizes}
+    records |= {"prediction_8bit": prediction, **{f"{norm}_8bit": size for norm, size in sizes.items()}}
+    records |= {"ssim": torch.full((N,), 0.8), "queries": torch.ones(N)}
+    records |= outcome(records, Threat(row["norm"], row["eps"]), row["protocol"], row["y_target"])
+    row |= clean_figures(records) | attack_figures(records, row["protocol"])
+    noise = torch.rand(8, 1, 12, 12, generator=rng)
+    return Result({key: row[key] for key in ROW_KEYS}, records, (images() + 0.3 * noise.round() - 0.15).clamp(0, 1))
 
 
-def failed(attack: str, reason: str) -> dict[str, Any]:
-    figures = ("asr", "robust", "l0", "l2", "linf", "ssim", "seconds", "images_per", "forwards", "backwards")
-    empty = {key: None for key in ROW_KEYS if key.startswith(figures)}
-    return row(attack, **empty, violations=[reason], status=f"failed: {reason}")
+def images() -> torch.Tensor:
+    return torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
-ROWS = [
-    row("deepfool", protocol="minimal-norm", asr=0.1, asr_any_norm=1.0, l2_median=2.11, images_per_second=50.0),
-    row("fgsm"),
-    failed("cheat", "linf 0.4 exceeds eps 0.3"),
-    row("advgan", asr=0.985, images_per_second=8000.0, forwards_per_image=0.0, backwards_per_image=0.0),
-]
+def failed(attack: str, reason: str) -> Result:
+    """A result without figures."""
+    row = cell(attack).row
+    known = {key: row[key] for key in (*ROW_KEYS[: ROW_KEYS.index("clean_accuracy") + 1], "violations", "status")}
+    known |= {"violations": [reason], "status": f"failed: {reason}"}
+    return Result({key: known.get(key) for key in ROW_KEYS}, {}, torch.empty(0))
 
 
-def results(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def comparison() -> Comparison:
+    """Two targets; bounded, minimal-norm and failed attacks; two seeds; another eps; an aim."""
+    cheat = failed("fgsm", "linf 0.4 exceeds eps 0.3")
+    results = [
+        *(cell("deepfool"), cell("noise-sign"), cell("fgsm")),
+        cell("advgan", images_per_second=8000.0, forwards_per_image=0.0, backwards_per_image=0.0),
+        *(cell("pgd:steps=40"), cell("pgd:steps=40", seed=1, share=0.9)),
+        replace(cheat, row=cheat.row | {"attack": "cheat_50%|x"}),
+        *(cell("fgsm", eps=0.1, share=0.2), cell("fgsm", y_target=3, share=0.3)),
+        cell("fgsm", target="<b>& mnist_a</b>"),
+    ]
+    group = {"target": "mnist-c", "norm": "linf", "eps": 0.3, "y_target": None}
+    target = {"label": "mnist-c", "name": "mnist-c", "weights": "runs/a b", "sha256": "0" * 64, "dataset": "mnist5k"}
+    other = target | {"label": "<b>& mnist_a</b>", "name": "mnist-a"}
     environment = {
-        **{"date": "2026-01-01T00:00:00+00:00", "command": ["compare.py"], "commit": None, "cpu": "a cpu", "gpu": None},
-        **{"threads": 2, "packages": {"torch": "2.15"}},
+        **{"date": "2026-01-01T00:00:00+00:00", "command": ["compare.py", "--eps", "0.3"], "commit": None},
+        **{"settings": {"eps": [0.3]}, "python": "3.12", "packages": {"torch": "2.15", "numpy": None}},
+        **{"platform": "Linux", "cpu": "a cpu", "cores": 2, "threads": 2, "gpu": None},
     }
-    return {"environment": environment, "target": {"name": "mnist-c", "dataset": "mnist5k"}, "rows": rows}
+    check = {"target": "mnist-c", "detail": "2 of 3", "meaning": "the gradients are masked"}
+    summary = {
+        "environment": environment,
+        "target": target,
+        "targets": [target, other],
+        "generators": [
+            {
+                "path": "runs/g",
+                "target": "mnist-c",
+                "parameters": 66_000,
+                "sha256": "1" * 64,
+                "eps": 0.3,
+                "norm": "linf",
+            }
+            | {"y_target": None, "training_seconds": 146.0}
+        ],
+        "rows": [result.row for result in results],
+        "worst_case": [
+            {**group, "attacks": ["deepfool", "noise-sign", "fgsm", "advgan", "pgd:steps=40"], "n": N, "n_attacked": 39}
+            | {
+                "asr": 0.975,
+                "asr_low": 0.87,
+                "asr_high": 0.996,
+                "robust_accuracy": 0.025,
+                "needed": {"pgd:steps=40": 2},
+            }
+        ],
+        "mcnemar": [{**group, "a": "fgsm", "b": "advgan", "only_a": 0, "only_b": 12, "p": 0.00049}],
+        "sanity": [
+            {**check, "check": "the strongest is at least FGSM", "verdict": "holds"},
+            {**check, "check": "no gradients do no better", "verdict": "violated"},
+            {**check, "check": "transfer does no better", "verdict": "not tested"},
+        ],
+        "optimality": [
+            {
+                "target": "mnist-c",
+                "norm": "linf",
+                "y_target": None,
+                "attack": "fgsm",
+                "optimality": 0.61,
+                "eps_max": 0.3,
+            }
+        ],
+        "cost": [
+            {**group, "generator": "runs/g", "training_seconds": 146.0, "attack": "pgd:steps=40", "images": 12_345},
+            {**group, "generator": "runs/g", "training_seconds": 146.0, "attack": "fgsm", "images": None},
+        ],
+        "seeds": [{**group, "attack": "pgd:steps=40", "seeds": 2, "asr_mean": 0.91, "asr_sd": 0.025}],
+    }
+    return Comparison(summary, results, images(), torch.arange(8) % len(CLASSES), CLASSES)
 
 
-def shown(rows: list[dict[str, Any]], width: int) -> str:
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal(rows, width))
-    return console.export_text()
+SUMMARY = comparison().summary
+
+
+def shown(width: int, styles: bool = False) -> str:
+    console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(terminal(SUMMARY, width))
+    return console.export_text(styles=styles)
 
 
 # Tables
 
 
 def test_bounded_and_minimal_norm_attacks_never_share_a_table() -> None:
-    bounded, minimal = sections(ROWS)
-    assert [line[0] for line in bounded.lines] == ["fgsm", "cheat", "advgan"]
+    tables = {table.title.split(":")[0]: table for table in sections(SUMMARY)}
+    assert list(tables) == [
+        "Bounded attacks on mnist-c, linf eps 0.1",
+        "Bounded attacks on mnist-c, linf eps 0.3",
+        "Minimal-norm attacks on mnist-c, linf eps 0.3",
+        "Bounded attacks on mnist-c, linf eps 0.3, toward class 3",
+        "Bounded attacks on <b>& mnist_a</b>, linf eps 0.3",
+    ]
+    bounded, minimal = list(tables.values())[1:3]
+    assert [line[0] for line in bounded.lines] == [
+        *("noise-sign", "fgsm", "advgan", "pgd:steps=40", "pgd:steps=40", "cheat_50%|x")
+    ]
     assert [line[0] for line in minimal.lines] == ["deepfool"]
-    assert "Bounded" in bounded.title
-    assert "median l2" not in bounded.heads
-    assert "Minimal-norm" in minimal.title
-    assert dict(zip(minimal.heads, minimal.lines[0], strict=True))["median l2"] == "2.11"
-
-
-def test_other_balls_and_targets_get_tables_of_their_own() -> None:
-    rows = [row("fgsm"), row("fgsm", eps=0.1), row("fgsm", norm="l2"), row("fgsm", targeted=True, y_target=0)]
-    titles = [section.title for section in sections(rows)]
-    assert len(titles) == 4
-    assert sum("toward class 0" in title for title in titles) == 1
+    assert "median l2 [95 %]" not in bounded.heads
+    assert "robust %" not in minimal.heads
 
 
 def test_cells_say_what_was_measured() -> None:
-    bounded = sections(ROWS)[0]
-    cells = dict(zip(bounded.heads, bounded.lines[2], strict=True))
+    table = sections(SUMMARY)[1]
+    cells = dict(zip(table.heads, table.lines[2], strict=True))
+    row = SUMMARY["rows"][3]
+    l2 = f"{row['l2_mean']:.2f}"
     assert cells == {
-        **{"attack": "advgan", "ASR % [95 %]": "98.5 [65.0, 75.0]", "8-bit %": "68.0", "robust %": "29.0"},
-        **{"mean l2": "6.12", "max linf": "0.3000", "SSIM": "0.250"},
-        **{"images/s": "8,000", "x FGSM": "8", "fwd+bwd": "0+0"},
+        **{"attack": "advgan", "access": "generator", "seed": "0", "ASR % [95 %]": "89.7 [76.4, 95.9]"},
+        **{"8-bit %": "89.7", "robust %": "10.0", "mean l2": l2, "max linf": "0.3000", "SSIM": "0.800"},
+        **{"images/s": "8,000", "x FGSM": "8", "fwd+bwd": "0+0", "alone": "–"},
     }
-    assert bounded.failures == {1: "cheat failed: linf 0.4 exceeds eps 0.3"}
-    assert set(bounded.lines[1][1:]) == {"failed"}
+    assert dict(zip(table.heads, table.lines[3], strict=True))["alone"] == "2"
+    assert table.failures == {5: "cheat_50%|x failed: linf 0.4 exceeds eps 0.3"}
+    assert set(table.lines[5][3:]) == {"failed"}
 
 
-def test_without_fgsm_there_is_no_relative_speed() -> None:
-    section = sections([row("ifgsm")])[0]
-    assert dict(zip(section.heads, section.lines[0], strict=True))["x FGSM"] == "–"
+def test_what_sums_up_stands_below() -> None:
+    table = sections(SUMMARY)[1]
+    seeds, worst = (dict(zip(table.heads, line, strict=True)) for line in table.closing)
+    assert (seeds["attack"], seeds["seed"], seeds["ASR % [95 %]"]) == ("pgd:steps=40", "2 seeds", "91.0 ± 2.5")
+    assert (worst["attack"], worst["ASR % [95 %]"]) == ("worst case of 5 attacks", "97.5 [87.0, 99.6]")
+    assert worst["robust %"] == "2.5"
+    assert [bool(other.closing) for other in sections(SUMMARY)] == [False, True, False, False, False]
 
 
-@pytest.mark.parametrize("width", [80, 120])
+def test_speed_is_relative_to_fgsm_where_there_is_one() -> None:
+    for rows, wanted in ((SUMMARY["rows"], "0.05"), (SUMMARY["rows"][:2], "–")):
+        minimal = next(table for table in sections({"rows": rows}) if "Minimal" in table.title)
+        assert dict(zip(minimal.heads, minimal.lines[0], strict=True))["x FGSM"] == wanted
+
+
+def test_a_median_may_be_infinite() -> None:
+    rows = [cell("deepfool", share=0.3).row]
+    table = sections({"rows": rows})[0]
+    assert rows[0]["l2_median"] is None
+    assert dict(zip(table.heads, table.lines[0], strict=True))["median l2 [95 %]"] == "∞"
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
 def test_the_terminal_shows_every_cell_whole(width: int) -> None:
-    text = shown(ROWS, width)
+    text = shown(width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
-    for words in ("98.5 [65.0, 75.0]", "8,000", "cheat failed: linf 0.4 exceeds eps 0.3", "deepfool", "2.11"):
+    for words in ("89.7 [76.4, 95.9]", "8,000", "cheat_50%|x", "deepfool", "12,345", "never", "91.0 ± 2.5"):
         assert words in text
+    assert ("fwd+bwd" in text) == (width > 100)
 
 
-def test_markdown_is_two_tables_and_what_they_mean() -> None:
-    text = markdown(ROWS)
-    assert text.count("|---|") == 2
-    assert "| advgan | 98.5 [65.0, 75.0] |" in text
-    assert "- cheat failed: linf 0.4 exceeds eps 0.3" in text
-    assert "Wilson" in text
+def test_a_violated_check_is_red_and_says_what_it_means() -> None:
+    lines = [line for line in shown(120, styles=True).splitlines() if "✗" in line or "○" in line]
+    assert [line.split("m")[0] for line in lines] == ["\x1b[1;31", "\x1b[2"]
+    assert "It usually means: the gradients are masked" in " ".join(shown(120).split())
+
+
+def test_markdown_has_all_tables_and_what_they_mean() -> None:
+    text = markdown(SUMMARY)
+    assert text.count("\n|---|") == 8
+    assert "| advgan | generator | 0 | 89.7 [76.4, 95.9] |" in text
+    assert "| cheat_50%\\|x |" in text
+    assert "- cheat_50%|x failed: linf 0.4 exceeds eps 0.3" in text
+    assert "**violated: mnist-c: no gradients do no better: 2 of 3** It usually means: the gradients are masked" in text
+    assert "*worst case of 5 attacks*" in text
+    for line in (line for line in text.splitlines() if line.startswith("| advgan")):
+        assert line.count("|") == text.split("| attack | access | seed")[1].splitlines()[0].count("|") + 3
 
 
 def test_the_picture_of_the_table_is_one() -> None:
-    image = picture(ROWS)
+    image = picture(SUMMARY["rows"])
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
     assert image.shape[1] > image.shape[0] > 100
     assert (image < 128).any()
 
 
-# Galleries
+# LaTeX
 
 
-def attacked(n: int, channels: int = 1, size: int = 12) -> tuple[torch.Tensor, ...]:
-    rng = torch.Generator().manual_seed(0)
-    x = torch.rand(n, channels, size, size, generator=rng)
-    x_adv = (x + 0.1 * torch.randn(x.shape, generator=rng)).clamp(0, 1)
-    return x, x_adv, torch.arange(n) % 3, torch.randn(n, 3, generator=rng), torch.randn(n, 3, generator=rng)
+def test_latex_is_balanced_and_escaped() -> None:
+    text = latex(SUMMARY)
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 7
+    bare = re.sub(r"^%.*$|\$[^$]*\$|\\[^a-z]|\\[a-z]+", "", text, flags=re.M)  # no comments, mathematics and commands
+    assert bare.count("{") == bare.count("}")
+    assert not set(bare) & set("%#~^<>|_$")
+    for body in re.findall(r"\\toprule\n(.*?)\\bottomrule", text, re.S):
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len({len(re.findall(r"(?<!\\)&", line)) for line in lines}) == 1
+    assert r"cheat\_50\%\textbar{}x" in text
+    assert r"$\ell_\infty$ $\varepsilon$ 0.3" in text
+    assert r"91.0 $\pm$ 2.5" in text
+    assert escape(r"a\b{c}$") == r"a\textbackslash{}b\{c\}\$"
 
 
-@pytest.mark.parametrize(("n", "channels", "size"), [(1, 1, 12), (3, 3, 12), (9, 1, 28), (2, 3, 300)])
-def test_a_gallery_is_a_picture(n: int, channels: int, size: int) -> None:
-    image = gallery(*attacked(n, channels, size), classes=["cat", "dog", "a rather long name"], title="FGSM")
-    assert image.dtype == np.uint8
-    assert image.ndim == 3
-    assert image.shape[2] == 3
-    assert image.shape[0] >= 3 * min(size, 112)
-    assert len(np.unique(image)) > 50
-
-
-def test_a_gallery_shows_the_images_and_the_magnified_perturbation() -> None:
-    x = torch.full((1, 3, 8, 8), 0.25)
-    x_adv = x + torch.tensor([0.02, 0.0, -0.02]).view(1, 3, 1, 1)
-    image = gallery(x, x_adv, torch.tensor([0]), torch.eye(2)[:1], torch.eye(2)[1:], magnify=10)
-    colours = {tuple(colour) for colour in image.reshape(-1, 3)}
-    as_bytes = [tuple((255 * np.float32(v)).astype(np.uint8) for v in rgb) for rgb in ([0.25] * 3, [0.7, 0.5, 0.3])]
-    for wanted in as_bytes:
-        assert any(np.abs(np.subtract(colour, wanted, dtype=int)).max() <= 1 for colour in colours)
-
-
-def test_a_gallery_wraps_after_its_columns() -> None:
-    one, two = gallery(*attacked(4), columns=4), gallery(*attacked(4), columns=2)
-    assert two.shape[0] > 1.8 * one.shape[0]
-    assert two.shape[1] < one.shape[1]
-
-
-def test_captions_say_before_and_after() -> None:
-    clean, adversarial = torch.tensor([0.0, 10.0, 0.0]), torch.tensor([0.87, 0.1, 0.03]).log()
-    assert caption(clean, adversarial, ["3", "7", "9"]) == "7 1.00 → 3 .87"
-    assert caption(adversarial, clean, ["3", "7", "9"], "\n→ ") == "3 .87\n→ 7 1.00"
-
-
-@pytest.mark.parametrize(("factor", "rounded"), [(0.3, 1), (1.67, 1), (4.9, 2), (15.9, 10), (50, 50), (700, 500)])
-def test_magnification_is_a_round_number(factor: float, rounded: float) -> None:
-    assert round_factor(factor) == rounded
-
-
-@pytest.mark.parametrize("shape", [(0, 1, 8, 8), (2, 2, 8, 8)])
-def test_no_gallery_of_nothing_or_of_two_channels(shape: tuple[int, ...]) -> None:
-    x = torch.zeros(shape)
-    with pytest.raises(InputError, match="a gallery needs at least one image of 1 or 3 channels"):
-        gallery(x, x, torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), 3), torch.zeros(len(x), 3))
+def test_latex_compiles(tmp_path: Path) -> None:
+    if (program := shutil.which("pdflatex")) is None:
+        pytest.skip("there is no pdflatex on this machine")
+    head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    (tmp_path / "a.tex").write_text(head + latex(SUMMARY) + "\\end{document}\n")
+    done = subprocess.run([program, "-interaction=nonstopmode", "-halt-on-error", "a.tex"], cwd=tmp_path, timeout=60)
+    assert done.returncode == 0
 
 
 # Files
@@ -187,61 +285,116 @@ def test_no_gallery_of_nothing_or_of_two_channels(shape: tuple[int, ...]) -> Non
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("results")
-    records = {"linf": torch.tensor([0.3, 0.25]), "success": torch.tensor([True, False])}
-    write_results(directory, results([row("fgsm", asr=0.1)]), {"old": gallery(*attacked(1))}, {"old": records})
-    galleries = {"fgsm": gallery(*attacked(2)), "advgan": gallery(*attacked(3))}
-    write_results(directory, results(ROWS), galleries, {"fgsm": records})
+    whole = comparison()
+    first = replace(whole, results=whole.results[2:3], summary=whole.summary | {"rows": whole.summary["rows"][2:3]})
+    write_report(directory, first)
+    write_report(directory, whole)
     return directory
 
 
 def test_results_are_whole_and_replace_older_ones(written: Path) -> None:
-    assert json.loads((written / "results.json").read_text()) == results(ROWS)
-    made = ["galleries", "logs", "records", "report.md", "results.json"]
+    assert json.loads((written / "results.json").read_text()) == SUMMARY
+    made = ["figures", "logs", "records", "report.html", "report.md", "report.tex", "results.csv", "results.json"]
     assert sorted(path.name for path in written.iterdir()) == made
-    assert sorted(path.name for path in (written / "galleries").iterdir()) == ["advgan.png", "fgsm.png"]
-    assert len(list((written / "logs" / "compare").iterdir())) == 1
+    assert len(list((written / "logs").iterdir())) == 1
 
 
 def test_records_are_one_line_per_image(written: Path) -> None:
-    (path,) = (written / "records").iterdir()
-    with path.open(newline="") as file:
-        assert list(csv.reader(file)) == [["id", "linf", "success"], ["0", "0.3", "True"], ["1", "0.25", "False"]]
+    names = [path.name for path in (written / "records").iterdir()]
+    assert len(names) == len(SUMMARY["rows"]) - 1
+    assert "mnist-c_pgd-steps=40_linf_0.3_seed-1.csv" in names
+    assert "mnist-c_fgsm_linf_0.3_toward-3_seed-0.csv" in names
+    with (written / "records" / "mnist-c_fgsm_linf_0.3_seed-0.csv").open(newline="") as file:
+        heads, first, *_, last = csv.reader(file)
+    assert heads[:5] == ["id", "label", "clean_prediction", "clean_confidence", "counts"]
+    assert {"confidence", "l0", "l2", "linf", "ssim", "fooled", "within", "success_8bit", "queries"} < set(heads)
+    read = dict(zip(heads, first, strict=True))
+    assert (read["id"], read["label"], read["prediction"], read["linf"], read["success"]) == (
+        "0",
+        "0",
+        "1",
+        "0.3",
+        "True",
+    )
+    assert last[0] == str(N - 1)
 
 
-@pytest.mark.parametrize("found", [None, "/usr/bin/tensorboard"])
-def test_tensorboards_command_can_be_typed(found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: found)
-    monkeypatch.setattr("sys.executable", "/my envs/bin/python")
-    executable = "tensorboard" if found else "/my envs/bin/tensorboard"
-    words = [executable, "--logdir", "run 1/logs", "--samples_per_plugin", "images=100"]
-    assert shlex.split(command(Path("run 1/logs"))) == words
+def test_a_row_is_a_line(written: Path) -> None:
+    with (written / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert tuple(lines[0]) == ROW_KEYS
+    assert [line["attack"] for line in lines] == [row["attack"] for row in SUMMARY["rows"]]
+    assert float(lines[3]["asr"]) == SUMMARY["rows"][3]["asr"]
+    assert (lines[6]["asr"], lines[6]["violations"]) == ("", "linf 0.4 exceeds eps 0.3")
 
 
-def test_the_report_shows_tables_and_galleries(written: Path) -> None:
+def test_the_report_shows_tables_and_figures(written: Path) -> None:
     text = (written / "report.md").read_text()
-    assert text.startswith("# Attacks on mnist-c (mnist5k)")
-    assert "| advgan | 98.5" in text
-    for name in ("fgsm", "advgan"):
-        assert f"![{name}](galleries/{name}.png)" in text
-        assert np.asarray(Image.open(written / "galleries" / f"{name}.png")).ndim == 3
-
-
-def test_tensorboard_reads_it_all_back(written: Path) -> None:
-    events = EventAccumulator(str(written / "logs" / "compare"), size_guidance={"images": 0, "tensors": 0})
-    events.Reload()
-    tags = events.Tags()
-    assert tags["images"][0] == "1_table/comparison"
-    assert set(tags["images"]) == {"1_table/comparison", "2_gallery/fgsm", "2_gallery/advgan"}
-    assert events.Scalars("asr/advgan")[0].value == pytest.approx(0.985)
-    assert events.Scalars("images_per_second/fgsm")[0].value == 1000
-    assert "asr/cheat" not in tags["scalars"]
-    text = events.Tensors("comparison/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert text == markdown(ROWS)
-    size = events.Images("2_gallery/advgan")[0]
-    assert (size.height, size.width) == Image.open(written / "galleries" / "advgan.png").size[::-1]
+    assert text.startswith("# Attacks on mnist-c, <b>& mnist_a</b> (mnist5k)")
+    assert "| advgan | generator" in text
+    assert (written / "report.tex").read_text() == latex(SUMMARY)
+    shown = re.findall(r"\]\(figures/(.+?)\)", text)
+    assert sorted(shown) == sorted(path.name for path in (written / "figures").iterdir())
+    assert shown
+    for name in shown:
+        assert np.asarray(Image.open(written / "figures" / name)).shape[2] == 3
 
 
 def test_results_hold_no_nan(tmp_path: Path) -> None:
+    whole = comparison()
+    whole.summary["rows"][0]["l2_mean"] = float("nan")
     with pytest.raises(ValueError, match="JSON"):
-        write_results(tmp_path, results([row("fgsm", l2_mean=float("nan"))]), {}, {})
+        write_report(tmp_path, whole)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_file_names_are_safe_and_differ() -> None:
+    found = file_names(["a/b", "a:b", "A b", "../..", "", "x" * 400])
+    assert found[:5] == ["a-b", "a-b-2", "A-b-3", "unnamed", "unnamed-2"]
+    assert len(found[5]) == 150
+
+
+# Schema
+
+
+def test_results_follow_the_schema() -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the extra dev")
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    check = jsonschema.Draft202012Validator(schema)
+    assert [error.message for error in check.iter_errors(SUMMARY)] == []
+    assert set(schema["$defs"]["row"]["properties"]) == set(ROW_KEYS)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("rows.0.asr", 1.2),
+        ("rows.0.asr", None),
+        ("rows.0.norm", "l3"),
+        ("rows.0.status", "fine"),
+        ("rows.0.more", 1),
+        ("rows.0.eps", 0),
+        ("rows.0.targeted", True),
+        ("rows.0.violations", ["linf"]),
+        ("rows.6.asr", 0.0),
+        ("rows", None),
+        ("sanity.0.verdict", "maybe"),
+        ("worst_case.0.needed.fgsm", -1),
+        ("mcnemar.0.p", "0.1"),
+        ("cost.0.images", 1.5),
+        ("seeds.0.seeds", [0, 1]),
+        ("target.sha256", "abc"),
+        ("environment.threads", 0),
+        ("another", {}),
+    ],
+)
+def test_the_schema_refuses(where: str, value: Any) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the extra dev")
+    bad = json.loads(json.dumps(SUMMARY))
+    *path, last = where.split(".")
+    place = bad
+    for step in path:
+        place = place[int(step) if step.isdigit() else step]
+    place[last] = value
+    assert list(jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(bad))

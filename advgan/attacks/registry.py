@@ -11,12 +11,18 @@ from typing import Any, Literal, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from advgan.attacks.apgd import apgd
+from advgan.attacks.carlini_wagner import carlini_wagner
 from advgan.attacks.deepfool import deepfool
 from advgan.attacks.fgsm import fgsm
+from advgan.attacks.hopskipjump import hopskipjump
 from advgan.attacks.ifgsm import ifgsm, ifgsm_corner, ifgsm_projected
+from advgan.attacks.jsma import jsma
+from advgan.attacks.lbfgs import lbfgs
 from advgan.attacks.mifgsm import mifgsm
 from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
+from advgan.attacks.square import square
 from advgan.attacks.warmstart import advgan
 from advgan.errors import InputError
 from advgan.generator import Generator
@@ -58,8 +64,16 @@ ATTACKS: dict[str, Attack] = {
     "ifgsm-corner": Attack(ifgsm_corner),
     "mifgsm": Attack(mifgsm),
     "pgd": Attack(pgd, random=True),
+    "apgd-ce": Attack(partial(apgd, loss="cross-entropy"), random=True),
+    "apgd-dlr": Attack(partial(apgd, loss="dlr"), random=True),
+    "square": Attack(square, access="scores", random=True),
     "deepfool": Attack(deepfool, "minimal-norm", "l2", targeted=False),
     "deepfool-linf": Attack(partial(deepfool, norm="linf"), "minimal-norm", "linf", targeted=False),
+    "carlini-wagner": Attack(carlini_wagner, "minimal-norm", "l2"),
+    "lbfgs": Attack(lbfgs, "minimal-norm", "l2"),
+    "jsma": Attack(jsma, "minimal-norm", "l0"),
+    "hopskipjump": Attack(hopskipjump, "minimal-norm", "l2", access="decisions", random=True),
+    "hopskipjump-linf": Attack(partial(hopskipjump, norm="linf"), "minimal-norm", "linf", access="decisions", random=True),
     "advgan": Attack(advgan, access="generator"),
 }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from advgan.evaluation.cells import Victim
 from advgan.generator import Generator
 from advgan.settings import parse_fraction
 from advgan.targets import check_target, fingerprint, load_target
-from advgan.threat import NORMS, Norm, Threat
+from advgan.threat import NORMS, Norm, Threat, check_eps
+
+USUAL: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # radii of a sweep
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,26 @@ def threats(eps: Sequence[str], norms: Sequence[Norm], generator: Generator | No
         for each in [norm] if colon else norms or [own.norm]:
             found.append(Threat(each, parse_fraction(radius), targeted))  # type: ignore[arg-type]
     return list(dict.fromkeys(found))
+
+
+def radii(words: Sequence[str], norm: Norm) -> list[float]:
+    """The radii that "0.1", "8/255" or "0:0.3:0.05" (from, to, by) name, ascending, with 0 among them.
+
+    Raises InputError for what is no radius of the norm. No words are the norm's usual ones.
+    """
+    found = {0.0}
+    for word in " ".join(words or USUAL[norm]).replace(",", " ").split():
+        if ":" not in word:
+            found.add(parse_fraction(word))
+            continue
+        try:
+            first, last, step = map(Fraction, word.split(":"))  # exact: 3 steps of 0.05 are 0.15
+        except (ValueError, ZeroDivisionError):
+            raise InputError(f"a range of eps must look like 0:0.3:0.05 or 0:8/255:1/255, got {word!r}") from None
+        if not step > 0 or not 0 <= (last - first) / step <= 1000:
+            raise InputError(f"a range of eps must go up in at most 1000 steps, got {word!r}")
+        found |= {float(first + i * step) for i in range(math.floor((last - first) / step) + 1)}
+    return sorted(eps and check_eps(eps, norm) for eps in found)
 
 
 def aim(y_target: int | None, generator: Generator | None) -> int | None:

@@ -12,22 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.registry import Bound
-from advgan.evaluation.certify import measure, violations
+from advgan.evaluation.certify import Broken, certify
 from advgan.evaluation.witness import Counter, Snapshot
 from advgan.threat import Threat
 
-
-class Broken(Exception):
-    """An attack broke a rule: `violations` says which, in words."""
-
-    def __init__(self, violations: list[str]) -> None:
-        super().__init__("; ".join(violations))
-        self.violations = violations
+WARM_UP = 8  # images; memory, kernels and threads are in place after them
 
 
 @dataclass(frozen=True)
 class Run:
-    """columns: what `measure` finds, per image (n,); x_adv: the first answers (k, c, h, w); cost: time, model calls."""
+    """What came of one pass.
+
+    columns   per image (n,): what `certify` finds, and `queries`, the forwards per image of the batch that it was in
+    x_adv     the first answers (k, c, h, w)
+    cost      time and model calls
+    """
 
     columns: dict[str, Tensor]
     x_adv: Tensor
@@ -47,8 +46,11 @@ def run_attack(
 ) -> Run:
     """Attack all images `x` (n, c, h, w), n >= 1, in batches, and certify each answer against `limits`.
 
-    Raises Broken at the first rule that is broken, and whatever the attack raises; the target is as before either way.
+    The time is the median over batches of equal size. Of three or more, the first is the warm-up and left out; where
+    there are fewer, the first few images are attacked once before. Raises Broken at the first rule that is broken, and
+    whatever the attack raises; the target is as before either way.
     """
+    equal = max(len(x) // batch_size, 1)
     counter, snapshot = Counter(target), Snapshot(target)
     measured: list[dict[str, Tensor]] = []
     kept: list[Tensor] = []
@@ -56,14 +58,15 @@ def run_attack(
     try:
         for start in range(0, len(x), batch_size):
             x_clean, label = (part[start : start + batch_size].to(device_of(target)) for part in (x, y))
-            if start == 0:
-                attack(x_clean.clone(), label.clone())  # a warm-up: memory, kernels and threads are in place after it
+            if start == 0 and equal <= 2:
+                attack(x_clean[:WARM_UP].clone(), label[:WARM_UP].clone())
+            before = counter.forwards
             with counter:
                 x_adv, duration = _timed(attack, x_clean, label)
-            if broken := violations(x_adv, x_clean, limits):
-                raise Broken(broken)
+            columns = certify(target, x_clean, x_adv, limits)
+            queries = (counter.forwards - before) / len(x_clean)
             seconds.append(duration / len(x_clean))
-            measured.append(measure(target, x_clean, x_adv))
+            measured.append(columns | {"queries": torch.full((len(x_clean),), queries)})
             if start < keep:
                 kept.append(x_adv.cpu())
             progress(len(x_clean))
@@ -73,15 +76,16 @@ def run_attack(
     if changes:
         raise Broken(changes)
 
-    typical = float(np.median(seconds[: max(len(x) // batch_size, 1)]))  # over batches of equal size
+    first = 1 if equal > 2 else 0
+    typical = float(np.median(seconds[first:equal]))
     cost = {
         "seconds_per_image": typical,
         "images_per_second": 1 / typical,
         "forwards_per_image": counter.forwards / len(x),
         "backwards_per_image": counter.backwards / len(x),
     }
-    columns = {name: torch.cat([batch[name] for batch in measured]) for name in measured[0]}
-    return Run(columns, torch.cat(kept)[:keep] if kept else x[:0], cost)
+    joined = {name: torch.cat([batch[name] for batch in measured]) for name in measured[0]}
+    return Run(joined, torch.cat(kept)[:keep] if kept else x[:0], cost)
 
 
 def _timed(attack: Bound, x: Tensor, y: Tensor) -> tuple[Any, float]:

@@ -1,67 +1,129 @@
-"""A comparison on disk: results.json and records for programs, report.md, galleries and TensorBoard for people."""
+"""A comparison on disk: results.json and tables of numbers for programs, reports and TensorBoard for people."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
-from torch import Tensor
 
+from advgan.evaluation.harness import ROW_KEYS, Result
+from advgan.report.comparison import Comparison, Picture
+from advgan.report.figures import pictures as draw
+from advgan.report.html import html
+from advgan.report.latex import latex
+from advgan.report.sections import Summary
 from advgan.report.table import markdown
 from advgan.report.tensorboard import write_comparison
 from advgan.storage import write_aside, write_file
 
 
-def write_results(
-    directory: Path,
-    results: Mapping[str, Any],
-    galleries: Mapping[str, np.ndarray],
-    records: Mapping[str, Mapping[str, Tensor]],
-) -> None:
-    """Write all five to `directory`, each aside and renamed; results.json last, so that it speaks for the rest.
+def write_report(directory: Path, comparison: Comparison) -> None:
+    """Write all forms of a comparison to `directory`, each aside and renamed, in place of what stood there.
 
-    results     "environment", "target" and "rows" (as `evaluate` makes them)
-    galleries   attack -> picture (height, width, 3) uint8
-    records     attack -> column -> one entry per image (n,), as in `Result.records`; a line per image in its .csv
+    figures/          a PNG per picture
+    records/          a CSV per result, a line per image
+    logs/compare/     for TensorBoard
+    report.md, report.tex, report.html, results.csv (a line per row)
+    results.json      last, so that it speaks for the rest
+
+    Raises ValueError, before anything is written, if the summary holds what JSON cannot: NaN or infinity.
     """
+    summary = comparison.summary
+    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    pictures = draw(comparison)
+    files = dict(zip(pictures, file_names(pictures), strict=True))
+    page = html(comparison, pictures)
 
-    def write_galleries(folder: Path) -> None:
-        for attack, image in galleries.items():
-            Image.fromarray(image).save(folder / f"{attack}.png")
+    def write_figures(folder: Path) -> None:
+        for name, picture in pictures.items():
+            Image.fromarray(picture.image).save(folder / f"{files[name]}.png", optimize=True)
 
     def write_records(folder: Path) -> None:
-        for attack, columns in records.items():
-            with (folder / f"{attack}.csv").open("w", newline="") as file:
-                lines = zip(*(column.numpy() for column in columns.values()), strict=True)
-                csv.writer(file).writerows([["id", *columns], *([i, *line] for i, line in enumerate(lines))])
+        done = [result for result in comparison.results if result.records]
+        for name, result in zip(file_names(map(_cell_name, done)), done, strict=True):
+            (folder / f"{name}.csv").write_text(_csv(_record_lines(result)))
 
-    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
-    write_aside(directory / "galleries", write_galleries)
+    write_aside(directory / "figures", write_figures)
     write_aside(directory / "records", write_records)
-    write_comparison(directory / "logs" / "compare", results, galleries)
-    write_file(directory / "report.md", report(results, galleries))
+    write_comparison(directory / "logs" / "compare", comparison, pictures)
+    write_file(directory / "report.md", report(summary, pictures, files))
+    write_file(directory / "report.tex", latex(summary))
+    write_file(directory / "report.html", page)
+    write_file(directory / "results.csv", _csv([ROW_KEYS, *map(_row_line, summary["rows"])]))
     write_file(directory / "results.json", text)
 
 
-def report(results: Mapping[str, Any], galleries: Mapping[str, np.ndarray]) -> str:
-    """The comparison in Markdown: what was attacked where, the tables, the galleries."""
-    target, env = results["target"], results["environment"]
+def report(summary: Summary, pictures: Mapping[str, Picture], files: Mapping[str, str]) -> str:
+    """The comparison in Markdown: what was attacked where, verdicts, tables, and the figures in `files`."""
+    env = summary["environment"]
     gpu = f", {env['gpu']}" if env["gpu"] else ""
+    targets = [
+        f"- {target['label']}: {target['name']} on {target['dataset']}, weights `{target['weights']}` "
+        f"(sha256 {target['sha256'][:12]})"
+        for target in summary["targets"]
+    ]
     head = [
-        f"# Attacks on {target['name']} ({target['dataset']})",
+        f"# Attacks on {', '.join(target['label'] for target in summary['targets'])} ({summary['target']['dataset']})",
         "",
         f"{env['date']}, torch {env['packages']['torch']}, {env['cpu']}{gpu}, {env['threads']} threads, "
         f"commit {env['commit'] or 'unknown'}",
         "",
         f"    {' '.join(env['command'])}",
         "",
+        *targets,
+        "",
     ]
-    pictures = [
-        part for attack in galleries for part in (f"## {attack}", "", f"![{attack}](galleries/{attack}.png)", "")
+    shown = [
+        part
+        for name, picture in pictures.items()
+        for part in (
+            f"### {picture.title}",
+            "",
+            f"![{picture.title}](figures/{files[name]}.png)",
+            "",
+            picture.caption,
+            "",
+        )
     ]
-    return "\n".join([*head, markdown(results["rows"]), "", *pictures])
+    return "\n".join([*head, markdown(summary), *(["## Figures", ""] if shown else []), *shown])
+
+
+def file_names(labels: Iterable[str]) -> list[str]:
+    """A name for each label that every file system takes, and no other label has."""
+    found: list[str] = []
+    for label in labels:
+        name = stem = re.sub(r"[^A-Za-z0-9.=_]+", "-", label)[:150].strip("-.") or "unnamed"
+        count, taken = 1, {other.lower() for other in found}
+        while name.lower() in taken:
+            count += 1
+            name = f"{stem}-{count}"
+        found.append(name)
+    return found
+
+
+def _cell_name(result: Result) -> str:
+    row = result.row
+    aim = "" if row["y_target"] is None else f"_toward-{row['y_target']}"
+    return f"{row['target']}_{row['attack']}_{row['norm']}_{row['eps']:.6g}{aim}_seed-{row['seed']}"
+
+
+def _record_lines(result: Result) -> list[Iterable[Any]]:
+    """Heads, and a line per image of the test set."""
+    columns = [column.numpy() for column in result.records.values()]
+    return [["id", *result.records], *([i, *line] for i, line in enumerate(zip(*columns, strict=True)))]
+
+
+def _row_line(row: Mapping[str, Any]) -> list[Any]:
+    return ["; ".join(row[key]) if key == "violations" else row[key] for key in ROW_KEYS]
+
+
+def _csv(lines: Iterable[Iterable[Any]]) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(lines)
+    return file.getvalue()

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,43 +18,42 @@ from advgan.errors import InputError
 TILE = 112  # screen pixels that an image is wide, at least
 FOOLED, HELD = "#b03000", "#555555"  # vermilion and grey: bold too, for those who see no colours
 GAP, HEAD = 0.10, 0.20  # between images, and above them for a line of text, in image widths
+Answers = tuple[Tensor, Tensor]
 
 
 def gallery(
     x: Tensor,
     x_adv: Tensor,
     y: Tensor,
-    logits_clean: Tensor,
-    logits_adv: Tensor,
+    clean: Answers,
+    adversarial: Answers,
     classes: Sequence[str] | None = None,
-    magnify: float | None = None,
+    magnify: Sequence[float] | None = None,
     title: str | None = None,
     columns: int = 8,
 ) -> np.ndarray:
     """A picture (height, width, 3) uint8 of n >= 1 attacked images, `columns` of them side by side.
 
-    x, x_adv         (n, c, h, w) in [0, 1], c 1 or 3
-    y                (n,) the true classes, above the clean image
-    logits_*         (n, k), read under it as "7 .99 → 3 .87": what the target said, and says, and how sure it is
-    classes          names of the classes; numbers if not given
-    magnify          how many times the perturbation is shown enlarged; None: as much as fits the scale, a round number
+    x, x_adv             (n, c, h, w) in [0, 1], c 1 or 3
+    y                    (n,) the true classes, above the clean image
+    clean, adversarial   what the target says of x and of x_adv: classes (n,) and how sure it is (n,); read above the
+                         adversarial image as "7 .99 → 3 .87"
+    classes              names of the classes; numbers if not given
+    magnify              how many times the perturbation is shown enlarged, a row for each; None: see `magnifications`
     """
     n, channels, height, width = x.shape
     if not n or channels not in (1, 3):
         raise InputError(f"a gallery needs at least one image of 1 or 3 channels, got {tuple(x.shape)}")
     columns, delta = min(columns, n), (x_adv - x).detach().float().cpu()
-    if magnify is None:
-        magnify = round_factor(0.5 / max(delta.abs().max().item(), 1e-6))
-    names = [str(i) for i in range(logits_clean.shape[1])] if classes is None else [_short(name) for name in classes]
-    arrow = " → " if max(map(len, names)) <= 2 else "\n→ "  # long names take two lines
-    captions = [caption(*pair, names, arrow) for pair in zip(logits_clean.cpu(), logits_adv.cpu(), strict=True)]
+    factors = magnifications(delta.abs().max().item()) if magnify is None else magnify
+    names = {i: _name(i, classes) for i in torch.cat([y, clean[0], adversarial[0]]).tolist()}
+    arrow = " → " if max(map(len, names.values())) <= 2 else "\n→ "  # long names take two lines
 
     # All in one set of axes whose unit is an image's width: fast, whatever the number of images.
     aspect = height / width
-    tops = np.cumsum(
-        [HEAD, aspect + GAP, aspect + HEAD * (1 if arrow == " → " else 1.7)]
-    )  # of the three rows in a band
-    band = tops[2] + aspect + 2 * GAP
+    below = aspect + HEAD * (1 if arrow == " → " else 1.7)  # the last row has the answers above it
+    tops = np.cumsum([HEAD, *[aspect + GAP] * len(factors), below])  # of the rows in a band
+    band = tops[-1] + aspect + 2 * GAP
     head, left = (0.35 if title else 0.05), 1.05
     size = np.array([left + columns * (1 + GAP), head + math.ceil(n / columns) * band])
     scale = min(max(TILE, width), 3 * TILE) / 100  # inches an image's width takes, at 100 dots an inch
@@ -64,50 +65,61 @@ def gallery(
         axes.text(size[0] / 2, head / 2, title, ha="center", va="center", size=font * 1.3)
 
     signs = "red +, blue −" if channels == 1 else "grey is none"
+    texts = ["clean", *(f"perturbation\n×{factor:g}\n{signs}" for factor in factors), "adversarial"]
     for b in range(0, n, columns):
         above = head + b // columns * band
-        for row, text in enumerate(("clean", f"perturbation\n×{magnify:g}\n{signs}", "adversarial")):
-            axes.text(left - GAP, above + tops[row] + aspect / 2, text, ha="right", va="center", size=font)
+        for top, text in zip(tops, texts, strict=True):
+            axes.text(left - GAP, above + top + aspect / 2, text, ha="right", va="center", size=font)
         for i in range(b, min(b + columns, n)):
             x0 = left + (i - b) * (1 + GAP)
-            pictures = (_rgb(x[i]), _difference(delta[i], magnify), _rgb(x_adv[i]))
-            for top, picture in zip(above + tops, pictures, strict=True):
-                axes.imshow(picture, extent=(x0, x0 + 1, top + aspect, top), interpolation="nearest", zorder=1)
-            wrong = logits_adv[i].argmax() != logits_clean[i].argmax()
-            axes.text(x0 + 0.5, above + HEAD - 0.03, names[int(y[i])], ha="center", va="bottom", size=font)
-            color, weight = (FOOLED, "bold") if wrong else (HELD, "normal")
-            where = (x0 + 0.5, above + tops[2] - 0.03)
-            axes.text(*where, captions[i], ha="center", va="bottom", size=font, color=color, weight=weight)
+            tiles = [rgb(x[i]), *(difference(delta[i], factor) for factor in factors), rgb(x_adv[i])]
+            for top, tile in zip(above + tops, tiles, strict=True):
+                axes.imshow(tile, extent=(x0, x0 + 1, top + aspect, top), interpolation="nearest", zorder=1)
+            before, after = answer(clean, i, classes), answer(adversarial, i, classes)
+            changed = bool(clean[0][i] != adversarial[0][i])
+            _write(axes, x0, above + HEAD, names[int(y[i])], font)
+            _write(axes, x0, above + tops[-1], before + arrow + after, font, changed)
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")  # imshow has narrowed them to its last image
+    for each in axes.texts:
+        each.set_parse_math(False)  # a class may be called $$
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def caption(clean: Tensor, adversarial: Tensor, classes: Sequence[str], arrow: str = " → ") -> str:
-    """What the target said and says, and how sure it is: "7 .99 → 3 .87", from the logits (k,) before and after."""
-    sides = []
-    for logits in (clean, adversarial):
-        confidence, winner = logits.detach().float().softmax(0).max(0)
-        sides.append(f"{classes[int(winner)]} {confidence:.2f}".replace(" 0.", " ."))
-    return arrow.join(sides)
+def _write(axes: Axes, x0: float, bottom: float, text: str, font: float, changed: bool | None = None) -> None:
+    """A line above an image; an answer in bold vermilion if it has changed, else in grey."""
+    color = "black" if changed is None else FOOLED if changed else HELD
+    weight = "bold" if changed else "normal"
+    axes.text(x0 + 0.5, bottom - 0.03, text, ha="center", va="bottom", size=font, color=color, weight=weight)
 
 
-def round_factor(factor: float) -> float:
-    """The largest of 1, 2, 5, 10, 20, 50, ... up to `factor`, at least 1."""
-    power = 10.0 ** math.floor(math.log10(max(factor, 1.0)))
-    return max(step * power for step in (1, 2, 5) if step * power <= max(factor, 1.0))
+def answer(answers: Answers, i: int, classes: Sequence[str] | None = None) -> str:
+    """What the target said of image i, and how sure it is: "7 .99"."""
+    return f"{_name(int(answers[0][i]), classes)} {float(answers[1][i]):.2f}".replace(" 0.", " .")
 
 
-def _short(name: str) -> str:
+def magnifications(largest: float) -> tuple[int, ...]:
+    """How often to enlarge perturbations whose largest change is `largest`.
+
+    ×10 and ×50 for changes up to 0.05: the first shows how large, the second where. Larger ones by the most of 1, 2
+    and 5 that keeps colours on their scale, which ends at half of the pixel range.
+    """
+    if largest <= 0.0501:
+        return 10, 50
+    return (max(factor for factor in (1, 2, 5) if factor == 1 or factor * largest <= 0.501),)
+
+
+def _name(i: int, classes: Sequence[str] | None) -> str:
+    name = str(i) if classes is None else classes[i]
     return name if len(name) <= 12 else name[:11] + "…"
 
 
-def _rgb(image: Tensor) -> np.ndarray:
+def rgb(image: Tensor) -> np.ndarray:
     """(c, h, w) in [0, 1] as (h, w, 3)."""
     return image.detach().float().cpu().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
-def _difference(delta: Tensor, magnify: float) -> np.ndarray:
+def difference(delta: Tensor, factor: float) -> np.ndarray:
     """delta (c, h, w) as (h, w, 3) on a scale symmetric around none: red and blue for one channel, else around grey."""
-    shown = (0.5 + magnify * delta).clamp(0, 1).permute(1, 2, 0).numpy()
+    shown = (0.5 + factor * delta.detach().float().cpu()).clamp(0, 1).permute(1, 2, 0).numpy()
     return shown if shown.shape[2] == 3 else colormaps["RdBu_r"](shown[..., 0])[..., :3]

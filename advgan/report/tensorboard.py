@@ -1,54 +1,111 @@
-"""What people look at in TensorBoard: a comparison (table, scalars, galleries), a training run's validations."""
+"""What people look at in TensorBoard: a comparison (table, scalars, figures), a training run's validations."""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from advgan.evaluation.harness import Result
 from advgan.evaluation.validation import Judgement
+from advgan.report.comparison import Comparison, Picture
+from advgan.report.figures import with_caption
+from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.gallery import gallery
-from advgan.report.table import markdown, picture
+from advgan.report.table import SIGNS, markdown, picture, told
 from advgan.storage import write_aside
 
-SCALARS = (
-    *("asr", "asr_8bit", "asr_any_norm", "robust_accuracy", "l2_mean", "l2_median", "linf_mean", "ssim_mean"),
-    *("images_per_second", "forwards_per_image", "backwards_per_image"),
-)
+# What becomes a scalar, by the chapter of the custom layout in which it stands.
+CHAPTERS = {
+    "Success and accuracy": ("asr", "robust_accuracy", "asr_8bit", "asr_any_norm"),
+    "Size of the changes": ("l2_median", "l2_mean", "linf_mean", "ssim_mean"),
+    "Speed and cost": ("images_per_second", "forwards_per_image", "backwards_per_image"),
+}
+STEPS = 1000  # of eps 1: TensorBoard counts in whole steps
+ABOUT = f"""\
+**Images**: the cards stand in the order in which to look at them. `01_table` has the figures of every attack; each of
+the others says below the picture how to read it.
+
+**Scalars**: one chart per figure, target, norm and eps, in which each attack is a run. TensorBoard knows only whole
+steps, so **the step is {STEPS} eps**: an attack at eps 0.3 stands at step {round(0.3 * STEPS)}. The *Custom scalars*
+tab has all eps of a figure in one chart, and the charts in chapters: success, size of the changes, speed. The points
+are not joined, because TensorBoard would smooth the lines; the curves are among the images.
+
+**Text**: the tables, the verdicts on whether the figures can be trusted, and where they come from.
+"""
 
 
-def write_comparison(directory: Path, results: Mapping[str, Any], galleries: Mapping[str, np.ndarray]) -> None:
-    """Write event files to `directory`, in place of what stood there.
+def write_comparison(directory: Path, comparison: Comparison, pictures: Mapping[str, Picture]) -> None:
+    """Write event files to `directory`, in place of what stood there: one run of its own, and one per attack.
 
-    results     as in results.json: "rows", "target", "environment"
-    galleries   attack -> picture (height, width, 3) uint8
+    pictures   name -> figure, in the order to look at them; TensorBoard sorts cards by name, so each story is numbered
 
-    TensorBoard opens on cards sorted by name: "1_table" is the first one, and has the table as text behind its own tab.
-    Scalars are one chart per figure, its attacks side by side, because a comparison has no steps.
+    Scalars are "figure/target norm eps" at step STEPS * eps. The attack is their run: only runs have colours and a
+    legend. A tag has one point: TensorBoard smooths whatever has several. Of several seeds the first one is written.
     """
+    found, summary = cases(comparison), comparison.summary
 
     def write(folder: Path) -> None:
         with SummaryWriter(str(folder)) as log:
-            log.add_image("1_table/comparison", picture(results["rows"]), dataformats="HWC")
-            log.add_text("comparison", markdown(results["rows"]))
-            log.add_text("target", _as_code(results["target"]))
-            log.add_text("environment", _as_code(results["environment"]))
-            for row in results["rows"]:
-                for name in SCALARS:
-                    if row[name] is not None:
-                        log.add_scalar(f"{name}/{row['attack']}", row[name])
-            for attack, image in galleries.items():
-                log.add_image(f"2_gallery/{attack}", image, dataformats="HWC")
+            log.add_image("01_table/comparison", picture(summary["rows"]), dataformats="HWC")
+            stories = list(dict.fromkeys(name.partition("/")[0] for name in pictures))
+            for name, each in pictures.items():
+                number = stories.index(name.partition("/")[0]) + 2
+                log.add_image(f"{number:02}_{name}", with_caption(each), dataformats="HWC")
+            for tag, text in _texts(comparison).items():
+                log.add_text(tag, text)
+            log.add_custom_scalars(_layout(found))
+        for attack in dict.fromkeys(attack for case in found for attack in case.attacks):
+            with SummaryWriter(str(folder / safe(attack))) as log:
+                for case in found:
+                    _scalars(log, case, case.attacks.get(attack, ()))
 
     write_aside(directory, write)
+
+
+def _scalars(log: SummaryWriter, case: Case, results: Iterable[Result]) -> None:
+    for result, figures in product(results, CHAPTERS.values()):
+        eps = result.row["eps"]
+        for figure in figures:
+            if result.row[figure] is not None:
+                log.add_scalar(f"{figure}/{case.name} {eps:.4g}", result.row[figure], round(eps * STEPS))
+
+
+def _layout(found: list[Case]) -> dict[str, dict[str, list[Any]]]:
+    """Charts by chapter: one per figure and case, with the points of all attacks at all eps."""
+    return {
+        chapter: {
+            f"{figure}: {case.words} (step is {STEPS} eps)": [
+                "Multiline",
+                [f"^{re.escape(f'{figure}/{case.name}')} [^ ]*$"],
+            ]
+            for case, figure in product(found, figures)
+        }
+        for chapter, figures in CHAPTERS.items()
+    }
+
+
+def _texts(comparison: Comparison) -> dict[str, str]:
+    """Tag -> Markdown."""
+    summary = comparison.summary
+    verdicts = [f"- {SIGNS[each['verdict']]} **{each['verdict']}** {told(each)}" for each in summary.get("sanity", ())]
+    texts = {
+        "1_how to read this": ABOUT,
+        "2_verdicts": "\n".join(verdicts),
+        "3_tables": markdown(summary),
+        "4_targets": _as_code({key: summary[key] for key in ("targets", "generators") if summary.get(key)}),
+        "5_environment": _as_code(summary["environment"]),
+    }
+    return {tag: text for tag, text in texts.items() if text}
 
 
 def write_validation(log: SummaryWriter, judgement: Judgement, step: int, classes: tuple[str, ...]) -> None:
@@ -58,8 +115,9 @@ def write_validation(log: SummaryWriter, judgement: Judgement, step: int, classe
             log.add_scalar(f"validation/{name}", value, step)
     answers = torch.repeat_interleave(torch.arange(len(judgement.predictions)), judgement.predictions.long())
     log.add_histogram("validation/predicted classes", answers, step, bins=[i - 0.5 for i in range(len(classes) + 1)])
-    picture = gallery(judgement.x, judgement.x_adv, judgement.y, judgement.logits, judgement.logits_adv, classes)
-    log.add_image("validation/clean, perturbation, adversarial", picture, step, dataformats="HWC")
+    (sure, says), (sure_adv, says_adv) = (z.float().softmax(1).max(1) for z in (judgement.logits, judgement.logits_adv))
+    shown = gallery(judgement.x, judgement.x_adv, judgement.y, (says, sure), (says_adv, sure_adv), classes)
+    log.add_image("validation/clean, perturbation, adversarial", shown, step, dataformats="HWC")
     for line in judgement.symptoms:
         log.add_text("symptoms", line, step)
 

@@ -1,0 +1,121 @@
+"""The Jacobian saliency map attack, two pixels at a time, few in all (Papernot et al. 2016, arXiv:1511.07528)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks.gradients import borrowed, check_classes, check_inputs
+from advgan.attacks.objectives import excess, reached
+from advgan.attacks.pool import Pool
+from advgan.errors import InputError
+
+Derivative = Literal["probabilities", "logits"]
+PAIRS = 2**22  # pairs looked at in one go, 16 MiB a matrix
+
+
+def jsma(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    theta: float = 1.0,
+    gamma: float = 0.145,
+    derivative: Derivative = "probabilities",
+    eps: float | None = None,
+    y_target: Tensor | None = None,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """Add `theta` to the pair of pixels that promises most, until the class is t = `y_target` (algorithm 2, eq. 8).
+
+    With alpha = dF_t/dx_p + dF_t/dx_q and beta = sum_{j != t} (dF_j/dx_p + dF_j/dx_q), the pair (p, q) has the largest
+    -alpha beta of those with alpha > 0 > beta; theta < 0 darkens, and wants alpha < 0 < beta. Untargeted the signs turn
+    round and t is y: away from it, wherever to (Wiyatno & Xu 2018, arXiv:1808.07945); no runner-up needs to be chosen.
+
+    theta        what is added to a pixel, cut at the box: 1 makes black white. A pixel that has reached the end is out
+    gamma        the largest share of pixels that may change (the paper's 14.5 %); changed ones may change again
+    derivative   what F is: "probabilities", or "logits" as in the paper, which moves pixels for all other classes alike
+                 (targeted, MNIST, model C: the first reaches 98 % with 36 pixels, the second 65 % with 58)
+    A "pixel" is a single value of the c h w in an image: an RGB pixel is three.
+    x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, unchanged where the image is fooled already, where no pair
+    is left and where gamma is used up. `eps` and `rng`, part of every attack's call, have no say. Raises InputError.
+    """
+    check_inputs(x, y, 1.0, "l2", y_target)
+    if not -1 <= theta <= 1 or theta == 0:
+        raise InputError(f"theta must be in [-1, 1] and not 0, got {theta}")
+    if not 0 < gamma <= 1:
+        raise InputError(f"gamma must be in (0, 1], got {gamma}")
+    if derivative not in ("probabilities", "logits"):
+        raise InputError(f"derivative must be of probabilities or logits, got {derivative!r}")
+    values, sign = x.flatten(1).clone(), 1 if theta > 0 else -1  # (n, d)
+    changed, limit = torch.zeros_like(values, dtype=torch.bool), int(gamma * values.shape[1])
+    fooled, pool = torch.zeros_like(y, dtype=torch.bool), Pool(len(x), x.device)
+    with borrowed(model), torch.no_grad():
+        while len(i := pool.live):
+            aim = None if y_target is None else y_target[i]
+            toward, away, fooled[i] = _saliency(model, values[i].view_as(x[i]), y[i], aim, derivative)
+            inside = values[i] < 1 if theta > 0 else values[i] > 0
+            room = limit - changed[i].sum(1, keepdim=True) >= 2
+            pair, found = best_pair(sign * toward, -sign * away, inside & (changed[i] | room))
+            going = found & ~fooled[i]
+            k, pair = i[going, None], pair[going]
+            values[k, pair] = (values[k, pair] + theta).clamp(0, 1)
+            changed[k, pair] = True
+            pool.retire(~going)
+    return torch.where(fooled.view(-1, 1, 1, 1), values.view_as(x), x)
+
+
+def _saliency(
+    model: nn.Module, x_adv: Tensor, y: Tensor, y_target: Tensor | None, derivative: Derivative
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dF_t/dx and sum_{j != t} dF_j/dx (n, d), untargeted -dF_y/dx and its like, and which images are fooled (n,)."""
+    label, sign = (y, -1) if y_target is None else (y_target, 1)
+    with torch.enable_grad():
+        leaf = x_adv.detach().requires_grad_()
+        logits = model(leaf)
+        check_classes(torch.maximum(y, label), logits)
+        if not logits.requires_grad:
+            raise InputError("the target passes no gradient to its input: JSMA needs one that does")
+        if derivative == "probabilities":
+            # dp_t = p_t (1 - p_t) d(-excess): the same order of pixels, but no p that underflows. And the other
+            # probabilities lose what p_t wins.
+            (toward,) = torch.autograd.grad(-sign * excess(logits, label).sum(), leaf)
+            away = -toward
+        else:
+            (toward,) = torch.autograd.grad(sign * logits.gather(1, label[:, None]).sum(), leaf, retain_graph=True)
+            away = torch.autograd.grad(sign * logits.sum(), leaf)[0] - toward
+    return toward.flatten(1), away.flatten(1), reached(logits.detach(), y, y_target)
+
+
+def best_pair(u: Tensor, v: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """The pair p != q (n, 2) of `free` (n, d) values with the largest (u_p + u_q)(v_p + v_q), both sums positive.
+
+    Also returns which images (n,) have such a pair. All d^2 pairs are decided, few are looked at: where two other values
+    are at least as good in u and in v, one of them can take a value's place in its pair. What is left, sorted by u, has
+    a v not below the second largest v before it: some ten values of hundreds, as a rule.
+    """
+    n, d = u.shape
+    if n == 0 or d < 2:
+        return torch.zeros(n, 2, dtype=torch.long, device=u.device), torch.zeros(n, dtype=torch.bool, device=u.device)
+    u, order = u.masked_fill(~free, -torch.inf).sort(dim=1, descending=True, stable=True)
+    v = v.masked_fill(~free, -torch.inf).gather(1, order)
+    largest = v.cummax(1).values
+    second = torch.minimum(v[:, 1:], largest[:, :-1]).cummax(1).values  # second[:, k]: of v_0 ... v_{k+1}
+    kept = u > -torch.inf
+    kept[:, 2:] &= v[:, 2:] >= second[:, :-1]
+
+    width = max(int(kept.sum(1).max()), 2)
+    place = kept.byte().argsort(dim=1, descending=True, stable=True)[:, :width]
+    u, v, order = u.gather(1, place), v.gather(1, place), order.gather(1, place)
+    best, pair = torch.zeros(n, device=u.device), torch.zeros(n, 2, dtype=torch.long, device=u.device)
+    for p in torch.arange(width, device=u.device).split(max(PAIRS // (n * width), 1)):
+        sum_u, sum_v = u[:, p, None] + u[:, None], v[:, p, None] + v[:, None]  # (n, len(p), width)
+        score = (sum_u * sum_v).where((sum_u > 0) & (sum_v > 0), 0)
+        score[:, torch.arange(len(p)), p] = 0
+        value, where = score.flatten(1).max(1)
+        here = torch.stack([p[where // width], where % width], 1)
+        pair = torch.where((value > best)[:, None], here, pair)
+        best = best.maximum(value)
+    return order.gather(1, pair), best > 0

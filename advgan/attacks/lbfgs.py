@@ -1,0 +1,96 @@
+"""Box-constrained L-BFGS, the first of all attacks (Szegedy et al. 2014, arXiv:1312.6199, section 4.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, uphill
+from advgan.attacks.objectives import objective, reached
+from advgan.errors import InputError
+
+PRECISION = 1e-6  # relative: float32 logits know no better, and a line search in their noise ends nowhere
+
+
+def lbfgs(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    initial_c: float | None = None,
+    binary_steps: int = 9,
+    steps: int = 20,
+    eps: float | None = None,
+    y_target: Tensor | None = None,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """Minimise c ||r||_2^2 + loss(x + r) over r with x + r in [0, 1]; the largest c whose answer still fools.
+
+    loss is -log of the probability of what is wanted: class `y_target` (n,), CE(y_target), the paper's; untargeted any
+    class but y, -log(1 - p_y), bounded below, so that the same search for c fits. (Aimed at the runner-up alone the
+    answer is longer wherever another class is nearer; -CE(y) has no lower bound and pulls on after success.)
+
+    initial_c      the first c; None: ||grad a||_2^2 / (4 |a|) at x, right for a linear model of two classes, where a
+                   is the log-odds of what is wanted
+    binary_steps   values of c tried: times or through 4 until one fools and one does not, then their geometric mean
+    steps          of L-BFGS-B for each of them, each from where the one before ended
+    Image by image, since scipy's optimiser takes one problem at a time: batches are no faster.
+    x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, the nearest success of all points asked about; unchanged
+    without one and where the image is fooled already. `eps` and `rng` have no say. Raises InputError.
+    """
+    check_inputs(x, y, 1.0, "l2", y_target)
+    check_at_least(1, binary_steps=binary_steps, steps=steps)
+    if initial_c is not None and not initial_c > 0:
+        raise InputError(f"initial_c must be positive, got {initial_c}")
+    x_adv = x.clone()
+    with borrowed(model):
+        for k in range(len(x)):
+            aim = None if y_target is None else y_target[k : k + 1]
+            problem = _Problem(model, x[k : k + 1], y[k : k + 1], aim)
+            if not problem.fooled:
+                problem.search(initial_c, binary_steps, steps)
+                x_adv[k] = problem.best[0]
+    return x_adv
+
+
+class _Problem:
+    """One image: c ||r||^2 + loss(x + r) in float64 for scipy, and the nearest success met on the way."""
+
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> None:
+        self.model, self.x, self.y, self.y_target = model, x, y, y_target
+        self.log_odds = objective("cross-entropy", targeted=y_target is not None)
+        self.clean = x.double().flatten().cpu().numpy()
+        self.best, self.shortest, self.fooled = x, np.inf, False
+        self.odds, self.slope = self._ask(x)
+
+    def _ask(self, x_adv: Tensor) -> tuple[float, np.ndarray]:
+        """The log-odds of what is wanted at `x_adv`, and their gradient (d,); notes whether it fools."""
+        slope, logits = uphill(self.model, x_adv, self.y, self.y_target, self.log_odds)
+        self.fooled = bool(reached(logits, self.y, self.y_target))
+        odds = float(self.log_odds(logits, self.y, self.y_target))
+        return odds, slope.double().flatten().cpu().numpy()
+
+    def value(self, flat: np.ndarray, c: float) -> tuple[float, np.ndarray]:
+        """c ||r||^2 + softplus(-log-odds) = c ||r||^2 - log p at x_adv = `flat`, and the gradient."""
+        r, x_adv = flat - self.clean, torch.from_numpy(flat).to(self.x).view_as(self.x)
+        odds, slope = self._ask(x_adv)
+        if self.fooled and r @ r < self.shortest:
+            self.best, self.shortest = x_adv, r @ r
+        loss = float(softplus(torch.tensor(-odds, dtype=torch.float64)))
+        return c * (r @ r) + loss, 2 * c * r - slope / (1 + np.exp(min(odds, 700.0)))
+
+    def search(self, c: float | None, binary_steps: int, steps: int) -> None:
+        """The line search over c, upward while the answers fool, downward while they do not, then in between."""
+        from scipy.optimize import Bounds, minimize  # half a second that no other attack should pay
+
+        if c is None:
+            c = float(np.clip(self.slope @ self.slope / (4 * max(abs(self.odds), 1e-6)), 1e-6, 1e10))
+        box, options = Bounds(0, 1), {"maxiter": steps, "ftol": PRECISION, "gtol": 0.0}
+        works, fails, here = 0.0, np.inf, self.clean
+        for _ in range(binary_steps):
+            here = minimize(self.value, here, (c,), "L-BFGS-B", jac=True, bounds=box, options=options).x
+            self.value(here, c)
+            works, fails = (c, fails) if self.fooled else (works, c)
+            c = 4 * works if np.isinf(fails) else fails / 4 if not works else float(np.sqrt(works * fails))

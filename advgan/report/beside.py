@@ -1,0 +1,66 @@
+"""The small tables beside those of the attacks: how near to the best, what a generator costs, who differs from whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from advgan.report.sections import Row, Section, Summary, group_of, threat_text
+
+
+def cost(summary: Summary) -> list[Section]:
+    """From how many images on training a generator pays, against each attack: one table, or none."""
+    lines = [
+        [
+            threat_text(each),
+            each["generator"],
+            each["attack"],
+            "–" if each["training_seconds"] is None else f"{each['training_seconds']:,.0f}",
+            "never" if each["images"] is None else f"{each['images']:,}",
+        ]
+        for each in summary.get("cost", ())
+    ]
+    heads = ["threat", "generator", "against", "training s", "pays from images"]
+    note = (
+        "Training the generator and one pass per image together take less time than the attack from so many images on."
+    )
+    return [Section("When training a generator pays", heads, lines, note=note, words=3)] if lines else []
+
+
+def optimality(summary: Summary) -> list[Section]:
+    """AttackBench's local optimality: one table, or none."""
+    lines = [
+        [
+            each["target"] + ("" if each["y_target"] is None else f", toward class {each['y_target']}"),
+            each["norm"],
+            each["attack"],
+            f"{100 * each['optimality']:.1f}",
+            f"{each['eps_max']:.4g}",
+        ]
+        for each in summary.get("optimality", ())
+    ]
+    note = (
+        "The area between an attack's curve of robust accuracy against eps and the curve of the best attack for each "
+        "image, up to the largest eps that the best needs: 100 % means that no other attack found a smaller "
+        "perturbation for any image (AttackBench, Cinà et al. 2025)."
+    )
+    heads = ["target", "norm", "attack", "optimality %", "up to eps"]
+    return [Section("Local optimality", heads, lines, note=note, words=3)] if lines else []
+
+
+def mcnemar(summary: Summary) -> list[Section]:
+    """Do two attacks differ on the same images? One table per target and threat."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for pair in summary.get("mcnemar", ()):
+        found.setdefault(group_of(pair), []).append(pair)
+    return [
+        Section(
+            f"Pairs of attacks on the same images, {threat_text(pairs[0])}",
+            ["a", "b", "only a", "only b", "p"],
+            [[pair["a"], pair["b"], str(pair["only_a"]), str(pair["only_b"]), f"{pair['p']:.2g}"] for pair in pairs],
+            note="Images that only a, or only b, fools, and McNemar's exact test: p, how often chance alone makes two "
+            "equally strong attacks differ so much. "
+            f"Of {len(pairs)} tests, call a difference clear below p = {0.05 / len(pairs):.2g} (Bonferroni).",
+            words=2,
+        )
+        for pairs in found.values()
+    ]

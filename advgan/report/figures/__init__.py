@@ -1,0 +1,25 @@
+"""The figures of a comparison, one story a file."""
+
+from __future__ import annotations
+
+from advgan.report.comparison import Comparison, Picture
+from advgan.report.figures.confusion import confusion
+from advgan.report.figures.curves import curves
+from advgan.report.figures.galleries import galleries
+from advgan.report.figures.noise import noise
+from advgan.report.figures.norms import cumulative, histograms
+from advgan.report.figures.speed import speed
+from advgan.report.figures.style import with_caption
+from advgan.report.figures.two_changes import two_changes
+
+__all__ = ["pictures", "with_caption"]
+
+STORIES = (curves, speed, noise, two_changes, galleries, confusion, cumulative, histograms)
+
+
+def pictures(comparison: Comparison) -> dict[str, Picture]:
+    """All figures that a comparison has something to show for, in the order to look at them.
+
+    Names are "curves/mnist-c linf": the story, then what it is about; fit for file names and TensorBoard's tags.
+    """
+    return {name: picture for story in STORIES for name, picture in story(comparison).items()}

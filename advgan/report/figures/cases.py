@@ -1,0 +1,100 @@
+"""What a chart shows: the results on one target, in one norm, with one aim, attack by attack and by growing eps."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from advgan.evaluation.harness import Result
+from advgan.evaluation.statistics import first_seeds
+from advgan.report.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class Case:
+    """`attacks`: label -> results by growing eps, one seed of each, in the order of the report."""
+
+    target: str
+    norm: str
+    y_target: int | None
+    attacks: dict[str, list[Result]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """For file names and tags: "mnist-c linf", "mnist-c linf to 3"."""
+        return safe(f"{self.target} {self.norm}" + ("" if self.y_target is None else f" to {self.y_target}"))
+
+    @property
+    def subject(self) -> str:
+        """The same without the norm, for what is shown in several norms, or in none: "mnist-c", "mnist-c to 3"."""
+        return self.name.replace(f" {self.norm}", "", 1)
+
+    @property
+    def words(self) -> str:
+        """For titles."""
+        return f"{self.target}, {self.norm}" + ("" if self.y_target is None else f", toward class {self.y_target}")
+
+    @property
+    def eps(self) -> list[float]:
+        return sorted({result.row["eps"] for results in self.attacks.values() for result in results})
+
+    @property
+    def n(self) -> int:
+        return int(self.at(self.eps[-1])[0].row["n"])
+
+    @property
+    def n_attacked(self) -> int:
+        return int(self.at(self.eps[-1])[0].row["n_attacked"])
+
+    def at(self, eps: float) -> list[Result]:
+        """The results at `eps`, one per attack that has one."""
+        return [result for results in self.attacks.values() for result in results if result.row["eps"] == eps]
+
+    def last(self, protocol: str) -> list[Result]:
+        """Of each attack of a protocol, the result at its largest eps; a minimal-norm attack's are all alike."""
+        results = [results[-1] for results in self.attacks.values()]
+        return [result for result in results if result.row["protocol"] == protocol]
+
+    def smallest(self) -> Tensor:
+        """(n,) in the case's norm, the smallest change by which any attack reached its goal; inf where none did.
+
+        The empirical best attack of AttackBench (Cina et al. 2025), image by image.
+        """
+        return torch.stack([reach(result) for results in self.attacks.values() for result in results]).amin(0)
+
+
+def cases(comparison: Comparison) -> list[Case]:
+    """The cases of a comparison that have figures; of several seeds the first one speaks.
+
+    Left out is a threat under which there are less than a quarter of the attacks that the fullest one has: a single
+    attack under a ball that nobody asked for, like PGD at eps 0.5 in eval/compare.py, is a check and no comparison.
+    """
+    order = {label: i for i, label in enumerate(dict.fromkeys(r.row["attack"] for r in comparison.results))}
+    groups = {group: first_seeds(results) for group, results in comparison.groups()}
+    fullest = max(map(len, groups.values()), default=0)
+    found: dict[tuple[str, str, int | None], dict[str, list[Result]]] = {}
+    for group, results in groups.items():
+        if 4 * len(results) >= fullest:
+            attacks = found.setdefault((group.target, group.norm, group.y_target), {})
+            for result in results:
+                attacks.setdefault(result.row["attack"], []).append(result)
+    return [
+        Case(*key, {label: attacks[label] for label in sorted(attacks, key=order.__getitem__)})
+        for key, attacks in found.items()
+    ]
+
+
+def reach(result: Result) -> Tensor:
+    """(n,) the size, in the threat's norm, of the change that fooled the target; inf where it was not fooled."""
+    size = result.records[result.row["norm"]].float()
+    if result.row["protocol"] == "bounded":
+        size = size.clamp(max=result.row["eps"])  # the harness let rounding errors of the last digit pass
+    return size.masked_fill(~result.records["fooled"], torch.inf)
+
+
+def safe(name: str) -> str:
+    """A name for a file or a tag: what a target or an attack is called, without slashes, colons and the like."""
+    return re.sub(r"[^\w.=+ -]+", "-", name).strip(" -")

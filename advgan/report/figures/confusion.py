@@ -1,0 +1,82 @@
+"""What the target takes adversarial images for: true class against its answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from advgan.evaluation.harness import Result
+from advgan.report.comparison import Comparison, Picture
+from advgan.report.figures.cases import Case, cases
+from advgan.report.figures.style import finish, sheet
+
+CAPTION = (
+    "Only images that were fooled. A row is a true class, a column is what the target says under attack; numbers count "
+    "images, the colour is their share of the row. A dark column over all rows means that an attack drives everything "
+    "toward one answer, as a nearly universal perturbation does; scattered cells mean that it goes image by image."
+)
+LABELS = 20  # classes that get a name and a number in each cell
+
+
+def confusion(comparison: Comparison) -> dict[str, Picture]:
+    """A picture for each target, norm and aim at the largest eps: the generator, the strongest attack, FGSM."""
+    return {
+        f"confusion/{case.name} {case.eps[-1]:.4g}": _picture(case, chosen, comparison.classes)
+        for case in cases(comparison)
+        if (chosen := _chosen(case))
+    }
+
+
+def counts(result: Result, classes: int) -> np.ndarray:
+    """(k, k) images fooled, by true class and by the target's answer under attack."""
+    hit, label, answer = (result.records[name] for name in ("success", "label", "prediction"))
+    flat = torch.bincount(label[hit].long() * classes + answer[hit].long(), minlength=classes**2)
+    table: np.ndarray = flat.reshape(classes, classes).numpy()
+    return table
+
+
+def _chosen(case: Case) -> list[Result]:
+    """The generator, the strongest other bounded attack and FGSM; of these, the ones that fooled anything."""
+    bounded = [result for result in case.at(case.eps[-1]) if result.row["protocol"] == "bounded"]
+    others = [result for result in bounded if result.row["access"] not in ("generator", "nothing")]
+    strongest = max((r for r in others if r.row["attack"] != "fgsm"), key=lambda r: r.row["asr"], default=None)
+    chosen = [result for result in bounded if result.row["access"] == "generator"][:1]
+    chosen += [] if strongest is None else [strongest]
+    chosen += [result for result in bounded if result.row["attack"] == "fgsm"]
+    return [result for result in chosen if result.row["asr"]]
+
+
+def _picture(case: Case, chosen: list[Result], classes: tuple[str, ...]) -> Picture:
+    k = len(classes)
+    side = min(max(0.36 * k, 3.0), 7.0)
+    figure = sheet(len(chosen) * (side + 0.9) + 0.6, side + 1.5)
+    panels = figure.subplots(1, len(chosen), squeeze=False)[0]
+    for axes, result in zip(panels, chosen, strict=True):
+        _matrix(axes, counts(result, k), classes)
+        row = result.row
+        axes.set_title(f"{row['attack']}: {row['asr']:.1%} fooled", fontsize=10, loc="left")
+        axes.set_xlabel("the target's answer under attack")
+    panels[0].set_ylabel("true class (images fooled)")
+    title = f"{case.words}, eps {case.eps[-1]:.4g}: what {case.n_attacked} attacked images are taken for"
+    return finish(figure, title, CAPTION)
+
+
+def _matrix(axes: Axes, table: np.ndarray, classes: tuple[str, ...]) -> None:
+    k, total = len(classes), table.sum(1)
+    share = table / np.maximum(total, 1)[:, None]
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    step = -(-k // LABELS)
+    names = [name if len(name) <= 12 else name[:11] + "…" for name in classes]
+    rotation = 90 if max(map(len, names)) > 2 else 0
+    axes.set_xticks(range(0, k, step), names[::step], fontsize=8, rotation=rotation)
+    axes.set_yticks(range(0, k, step), [f"{names[i]} ({total[i]})" for i in range(0, k, step)], fontsize=8)
+    axes.spines[:].set_visible(False)
+    if k <= LABELS:
+        axes.set_xticks(np.arange(k + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(k + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="white")
+        axes.tick_params(which="minor", length=0)
+        for i, j in np.argwhere(table):
+            color = "white" if share[i, j] > 0.5 else "black"
+            axes.text(j, i, str(table[i, j]), ha="center", va="center", fontsize=8, color=color)

@@ -1,0 +1,102 @@
+"""Success and robust accuracy against the size of the change: the curve that the subject is taught with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from advgan.evaluation.harness import Result
+from advgan.evaluation.statistics import wilson
+from advgan.report.comparison import Comparison, Picture
+from advgan.report.figures.cases import Case, cases, reach
+from advgan.report.figures.style import AXIS, Style, finish, percent, plain, sheet, styles
+
+CAPTION = (
+    "Left: the share of attacked images whose answer the attack changed (ASR; higher is a stronger attack). Right: the "
+    "target's accuracy over all images under attack (lower is a stronger attack); dotted: guessing. Markers: bounded "
+    "attacks, run anew at each eps, with 95 % Wilson intervals; the lines between only guide the eye. Stairs: "
+    "minimal-norm attacks, run once, a step for each image at the size of its change. Dashed: the best of all attacks, "
+    "each image at the smallest change that fooled; it jumps at the eps at which bounded attacks were run."
+)
+
+
+def curves(comparison: Comparison) -> dict[str, Picture]:
+    """One picture per target, norm and aim: ASR(eps) on the left, accuracy under attack on the right."""
+    style = styles(comparison)
+    return {f"curves/{case.name}": _picture(case, style, len(comparison.classes)) for case in cases(comparison)}
+
+
+def _picture(case: Case, style: dict[str, Style], classes: int) -> Picture:
+    figure = sheet(11.5, max(4.6, 1 + 0.19 * len(case.attacks)))  # room for the legend
+    asr, accuracy = figure.subplots(1, 2)
+    largest = case.eps[-1] * (1.08 if len(case.eps) > 1 else 1.5)
+    for results in case.attacks.values():
+        for axes, quantity in ((asr, "asr"), (accuracy, "robust_accuracy")):
+            if results[0].row["protocol"] == "bounded":
+                _bounded(axes, results, quantity, style)
+            else:
+                _stairs(axes, results[-1], quantity, style, largest)
+    records = next(iter(case.attacks.values()))[0].records
+    right, smallest = records["clean_prediction"] == records["label"], case.smallest()
+    share = _share(smallest[records["counts"]], largest)
+    asr.step(*share, where="post", color="black", linestyle="--", linewidth=1.2, label="best of all, per image")
+    x, y = _share(smallest.masked_fill(~right, torch.inf), largest)
+    clean = right.double().mean().item()
+    accuracy.step(x, clean - y, where="post", color="black", linestyle="--", linewidth=1.2)
+    accuracy.axhline(1 / classes, color="#888888", linestyle=":", linewidth=1)
+    for axes, text in (
+        (asr, f"ASR, of {case.n_attacked} attacked images"),
+        (accuracy, f"accuracy, of {case.n} images"),
+    ):
+        plain(axes, text).set(xlim=(0, largest), ylim=(-0.02, 1.03), xlabel=f"eps ({AXIS[case.norm]})")
+        axes.yaxis.set_major_formatter(percent)
+    figure.legend(*asr.get_legend_handles_labels(), loc="outside right center", fontsize=8.5, frameon=False)
+    return finish(figure, f"{case.words}: attack success, and what is left of the accuracy, against eps", CAPTION)
+
+
+def _bounded(axes: Axes, results: list[Result], quantity: str, style: dict[str, Style]) -> None:
+    """Points at the eps that were run, with intervals; a line where there are several, from what holds at eps 0."""
+    rows = [result.row for result in results]
+    eps, color = [row["eps"] for row in rows], style[rows[0]["attack"]].color
+    y = [row[quantity] for row in rows]
+    start, intervals = 0.0, [(row["asr_low"], row["asr_high"]) for row in rows]
+    if quantity == "robust_accuracy":
+        start, intervals = rows[0]["clean_accuracy"], [wilson(round(r[quantity] * r["n"]), r["n"]) for r in rows]
+    low, high = zip(*intervals, strict=True)
+    look: dict[str, Any] = {"marker": style[rows[0]["attack"]].marker, "markersize": 6, "label": rows[0]["attack"]}
+    if len(rows) > 1:
+        axes.plot([0, eps[0]], [start, y[0]], color=color, linewidth=1.4)
+        axes.plot(eps, y, color=color, linewidth=1.4, **look)
+        faint = 0.8 / max(7, len(style))  # many bands lie on top of each other
+        axes.fill_between([0, *eps], [start, *low], [start, *high], color=color, alpha=faint, linewidth=0)
+    else:
+        error = [np.subtract(y, low).clip(0), np.subtract(high, y).clip(0)]
+        axes.errorbar(eps, y, error, color=color, linestyle="none", capsize=3, **look)
+
+
+def _stairs(axes: Axes, result: Result, quantity: str, style: dict[str, Style], largest: float) -> None:
+    """A minimal-norm attack: one step per image, at the size of its change."""
+    row, records = result.row, result.records
+    other = "" if row["attack_norm"] == row["norm"] else f" (minimises {row['attack_norm']})"
+    size, turn = reach(result), 1.0
+    start = 0.0
+    if quantity == "asr":
+        size = size[records["counts"]]
+    else:
+        right = records["clean_prediction"] == records["label"]
+        start, turn = right.double().mean().item(), -1.0
+        size = size.masked_fill(~right, torch.inf)
+    x, y = _share(size, largest)
+    color = style[row["attack"]].color
+    axes.step(x, start + turn * y, where="post", color=color, linewidth=1.8, label=f"{row['attack']}{other}")
+
+
+def _share(sizes: Tensor, largest: float) -> tuple[np.ndarray, np.ndarray]:
+    """The share of `sizes` (n,) that are at most x, as steps over 0 to `largest`; inf never counts."""
+    x = np.sort(sizes[sizes <= largest].double().numpy())
+    y = np.arange(1, len(x) + 1) / max(len(sizes), 1)
+    return np.concatenate([[0], x, [largest]]), np.concatenate([[0], y, y[-1:] if len(y) else [0]])

@@ -1,0 +1,48 @@
+"""A gallery for each attack: its answers to the first images, and what the target says of them."""
+
+from __future__ import annotations
+
+from advgan.evaluation.harness import Result
+from advgan.report.comparison import Comparison, Picture
+from advgan.report.figures.cases import Case, cases, safe
+from advgan.report.gallery import gallery
+
+CAPTION = (
+    "Top: the clean image under its true class. Middle: what the attack added, enlarged as written. Bottom: the sum, "
+    "under the target's answer and its confidence, before and after the attack; bold where the answer changed."
+)
+
+
+def galleries(comparison: Comparison) -> dict[str, Picture]:
+    """For each target, norm and aim, each attack at its largest eps; minimal-norm attacks, that know none, once."""
+    found: dict[str, Picture] = {}
+    for case in cases(comparison):
+        for attack, results in case.attacks.items():
+            result = results[-1]
+            if result.row["protocol"] == "bounded":
+                found[f"gallery/{case.name} {result.row['eps']:.4g} {safe(attack)}"] = _gallery(
+                    comparison, case, result
+                )
+            elif (name := f"gallery/{case.subject} {safe(attack)}") not in found:
+                found[name] = _gallery(comparison, case, result)
+    return found
+
+
+def _gallery(comparison: Comparison, case: Case, result: Result) -> Picture:
+    row, records, k = result.row, result.records, len(result.x_adv)
+    if row["protocol"] == "bounded":
+        title = f"{row['attack']} on {case.words} eps {row['eps']:.4g}: {row['asr']:.1%} of {row['n_attacked']} fooled"
+    else:
+        aim = "" if case.y_target is None else f", toward class {case.y_target}"
+        median = "none" if row["l2_median"] is None else f"{row['l2_median']:.2f}"
+        title = f"{row['attack']} (minimal {row['attack_norm']}) on {case.target}{aim}: median l2 {median}"
+    image = gallery(
+        comparison.x[:k],
+        result.x_adv,
+        comparison.y[:k],
+        (records["clean_prediction"][:k], records["clean_confidence"][:k]),
+        (records["prediction"][:k], records["confidence"][:k]),
+        comparison.classes,
+        title=title,
+    )
+    return Picture(title, CAPTION, image)

@@ -1,0 +1,98 @@
+"""How large the changes are: distributions of norms, image by image."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from advgan.evaluation.harness import Result
+from advgan.report.comparison import Comparison, Picture
+from advgan.report.figures.cases import Case, cases
+from advgan.report.figures.style import AXIS, Style, finish, percent, plain, sheet, styles
+
+NORMS = ("l2", "linf")
+CDF = (
+    "How small a change suffices: for each size, the share of attacked images that a minimal-norm attack turned with a "
+    "change of at most that size. Further left and higher is better; where a curve ends below 100 %, the attack found "
+    "nothing on the rest. An attack is only at home in the norm that it minimises; in the other one its curve shows a "
+    "by-product."
+)
+HISTOGRAM = (
+    "How large the changes of each attack are, over the attacked images: solid where it succeeded within eps, pale "
+    "where it did not. A bounded attack uses up its eps (dashed) in its own norm; a minimal-norm attack stops as soon "
+    "as the target errs. Bars are drawn to each attack's own height."
+)
+
+
+def cumulative(comparison: Comparison) -> dict[str, Picture]:
+    """Norm-CDFs of the minimal-norm attacks, in l2 and in linf: one picture per target and aim."""
+    style = styles(comparison)
+    found: dict[str, tuple[Case, dict[str, Result]]] = {}
+    for case in cases(comparison):  # what an attack found is the same under each norm, but not each attack is there
+        _, results = found.setdefault(f"norms/{case.subject} minimal-norm", (case, {}))
+        results.update({result.row["attack"]: result for result in case.last("minimal-norm")})
+    return {name: _cumulative(case, [*results.values()], style) for name, (case, results) in found.items() if results}
+
+
+def histograms(comparison: Comparison) -> dict[str, Picture]:
+    """Histograms of l2 and linf, a line per attack, at the largest eps: one picture per target, norm and aim."""
+    style = styles(comparison)
+    return {f"norms/{case.name} {case.eps[-1]:.4g}": _histograms(case, style) for case in cases(comparison)}
+
+
+def _cumulative(case: Case, results: list[Result], style: dict[str, Style]) -> Picture:
+    figure = sheet(11.5, 4.4)
+    panels = figure.subplots(1, 2)
+    for axes, norm in zip(panels, NORMS, strict=True):
+        largest = 0.0
+        for result in results:
+            records, row = result.records, result.row
+            size = np.sort(records[norm][records["fooled"]].double().numpy())
+            share = np.arange(1, len(size) + 1) / max(int(records["counts"].sum()), 1)
+            label = f"{row['attack']} (minimises {row['attack_norm']})"
+            largest = max(largest, *size.tolist(), 0.0)
+            axes.step([0, *size], [0, *share], where="post", color=style[row["attack"]].color, label=label)
+        plain(axes).set(xlim=(0, 1.05 * largest or 1), ylim=(0, 1.03), xlabel=AXIS[norm])
+        axes.yaxis.set_major_formatter(percent)
+    panels[0].set_ylabel(f"share of {case.n_attacked} attacked images")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8.5, frameon=False)
+    goal = "" if case.y_target is None else f", toward class {case.y_target}"
+    return finish(figure, f"{case.target}{goal}: how small a change suffices (norm-CDF)", CDF)
+
+
+def _histograms(case: Case, style: dict[str, Style]) -> Picture:
+    results = [results[-1] for results in case.attacks.values()]
+    figure = sheet(10, 1.3 + 0.75 * len(results))
+    panels = figure.subplots(len(results), 2, squeeze=False, sharex="col")
+    for column, norm in enumerate(NORMS):
+        largest = max(_sizes(result, norm).max(initial=0.0) for result in results)
+        bins = np.linspace(0, 1.02 * max(largest, 1e-6), 61).tolist()
+        for result, axes in zip(results, panels[:, column], strict=True):
+            _histogram(axes, result, norm, bins, style[result.row["attack"]].color)
+            if norm == case.norm:
+                axes.axvline(result.row["eps"], color="black", linestyle="--", linewidth=1)
+        panels[-1, column].set_xlabel(AXIS[norm])
+    for result, axes in zip(results, panels[:, 0], strict=True):
+        text, color = result.row["attack"], style[result.row["attack"]].color
+        axes.set_ylabel(text, rotation=0, ha="right", va="center", color=color, fontsize=9)
+    title = f"{case.words}, eps {case.eps[-1]:.4g}: sizes of the changes, {case.n_attacked} attacked images"
+    return finish(figure, title, HISTOGRAM)
+
+
+def _sizes(result: Result, norm: str) -> np.ndarray:
+    """Of the images that count; of a minimal-norm attack those it fooled, as it leaves the others as they are."""
+    which = result.records["counts" if result.row["protocol"] == "bounded" else "fooled"]
+    sizes: np.ndarray = result.records[norm][which].double().numpy()
+    return sizes
+
+
+def _histogram(axes: Axes, result: Result, norm: str, bins: list[float], color: str) -> None:
+    """Successes, and the rest on top of them."""
+    which = result.records["counts" if result.row["protocol"] == "bounded" else "fooled"]
+    success, sizes = result.records["success"][which].numpy(), _sizes(result, norm)
+    hits, all_of_them = (np.histogram(part, bins)[0] for part in (sizes[success], sizes))
+    axes.stairs(hits, bins, fill=True, color=color)
+    axes.stairs(all_of_them, bins, baseline=hits, fill=True, color=color, alpha=0.3)
+    axes.set_yticks([])
+    axes.set_ylim(0, 1.05 * max(all_of_them.max(), 1))
+    axes.spines[["top", "right", "left"]].set_visible(False)

@@ -1,0 +1,95 @@
+"""How the figures look: colours that the colour-blind tell apart (Okabe and Ito 2008), one for each attack."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from advgan.report.comparison import Comparison, Picture
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A4A00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+# By access: a generator is a vermilion star, in every report; noise, that attacks are measured against, is grey.
+OWN = {"generator": (("#D55E00",), ("*",)), "nothing": (("#777777", "#AAAAAA", "#444444"), MARKERS)}
+DPI = 100
+AXIS = {
+    "l2": "l2: length of the change, pixels in [0, 1]",
+    "linf": "linf: largest change of a pixel, pixels in [0, 1]",
+    "l0": "l0: number of pixels changed",
+}
+
+
+class Style(NamedTuple):
+    """How an attack is drawn, in all figures of a report."""
+
+    color: str
+    marker: str
+
+
+def styles(comparison: Comparison) -> dict[str, Style]:
+    """Attack label -> its style, by the order of the report: 30 pairs of colour and marker before one returns."""
+    access = {result.row["attack"]: result.row["access"] for result in comparison.results}
+    used, found = Counter[int](), {}
+    for label, kind in access.items():
+        colours, markers = palette = OWN.get(kind, (COLOURS, MARKERS))
+        i = used[id(palette[0])]
+        used[id(palette[0])] += 1
+        found[label] = Style(colours[i % len(colours)], markers[i % len(markers)])
+    return found
+
+
+def sheet(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that arranges its parts itself."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plain(axes: Axes, title: str = "") -> Axes:
+    """Axes without a box, with a light grid."""
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def percent(value: float, _: object = None) -> str:
+    """A tick's label."""
+    return f"{value:.0%}"
+
+
+def finish(figure: Figure, title: str, caption: str) -> Picture:
+    """Put the title on the figure, and draw it."""
+    figure.suptitle(title, fontsize=12, weight="bold")
+    return Picture(title, caption, pixels(figure))
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure, drawn: (height, width, 3) uint8."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a class may be called $$
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def with_caption(picture: Picture) -> np.ndarray:
+    """The picture with its caption under it, where no text can stand beside an image: (height, width, 3) uint8."""
+    height, width, _ = picture.image.shape
+    width = max(width, 600)
+    lines = textwrap.wrap(picture.caption, width // 7)
+    strip_height = 18 * len(lines) + 16
+    figure = Figure(figsize=(width / DPI, strip_height / DPI), dpi=DPI)
+    figure.text(12 / width, 1 - 8 / strip_height, "\n".join(lines), va="top", fontsize=9.5, linespacing=1.25)
+    strip = pixels(figure)
+    whole = np.full((height + len(strip), max(width, strip.shape[1]), 3), 255, np.uint8)
+    whole[:height, : picture.image.shape[1]], whole[height:, : strip.shape[1]] = picture.image, strip
+    return whole

@@ -1,0 +1,92 @@
+"""A comparison as one web page that needs no network: tables to sort, figures, galleries side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from advgan.report.beside import cost, mcnemar, optimality
+from advgan.report.comparison import Comparison, Picture
+from advgan.report.sections import MEANING, NOTES, Summary, group_of, sections, threat_text
+from advgan.report.side_by_side import SMALL, data_uri, galleries, opening
+from advgan.report.table import SIGNS, told
+
+OWN = "gallery/"  # pictures that the page has as galleries of its own
+
+
+def html(comparison: Comparison, pictures: Mapping[str, Picture]) -> str:
+    """The page, whole. `pictures` name -> figure; of kind "gallery/..." it draws its own, to be seen side by side."""
+    summary, attacks, shown = comparison.summary, sections(comparison.summary), galleries(comparison)
+    labels = ", ".join(target["label"] for target in summary["targets"])
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("report.html.jinja").render(
+        title=f"Attacks on {labels} ({summary['target']['dataset']})",
+        summary=summary,
+        headlines=list(headlines(summary)),
+        targets=list(_targets(summary)),
+        environment=summary["environment"],
+        environment_text=json.dumps(summary["environment"], indent=2, ensure_ascii=False),
+        signs=SIGNS,
+        told=told,
+        attacks=attacks,
+        others=[*optimality(summary), *cost(summary)],
+        pairs=mcnemar(summary),
+        columns=[head for head in MEANING if any(head in section.heads for section in attacks)],
+        meaning=MEANING,
+        notes=NOTES,
+        charts=[_chart(picture) for name, picture in pictures.items() if not name.startswith(OWN)],
+        galleries=shown,
+        first=opening(shown),
+        pixelated=max(comparison.x.shape[2:]) <= SMALL,
+        colours="red brighter, blue darker" if comparison.x.shape[1] == 1 else "grey is no change",
+    )
+
+
+def headlines(summary: Summary) -> Iterator[str]:
+    """One plain sentence per target and threat: what a stranger should take home."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in summary["rows"]:
+        if row["status"] == "ok":
+            groups.setdefault(group_of(row), []).append(row)
+    worst = {group_of(each): each for each in summary["worst_case"]}
+    for key, rows in groups.items():
+        best = max(rows, key=lambda row: row["asr"])
+        goal = "fools the classifier on" if best["y_target"] is None else "gets its class for"
+        text = f"{threat_text(best)}: {best['attack']} {goal} {best['asr']:.1%} of {best['n_attacked']} images"
+        reached = {row["attack"]: row["asr"] == best["asr"] for row in sorted(rows, key=lambda row: row["asr"])}
+        if len(reached) > 1:
+            text += (
+                f", {'as many as' if sum(reached.values()) > 1 else 'more than'} any other of {len(reached)} attacks"
+            )
+        if key in worst and len(worst[key]["attacks"]) > 1:
+            together = worst[key]
+            text += f"; all together {together['asr']:.1%}. What is left of the accuracy: "
+            text += f"{together['robust_accuracy']:.1%} of {best['clean_accuracy']:.1%}"
+        yield text + "."
+
+
+def _targets(summary: Summary) -> Iterator[dict[str, Any]]:
+    """The classifiers, with how many images they saw and how many they got right."""
+    for target in summary["targets"]:
+        row = next((row for row in summary["rows"] if row["target"] == target["label"]), None)
+        yield {**target, "n": row["n"] if row else "–", "accuracy": f"{row['clean_accuracy']:.2%}" if row else "–"}
+
+
+def _chart(picture: Picture) -> dict[str, Any]:
+    height, width = picture.image.shape[:2]
+    flat = Image.fromarray(picture.image).quantize(256, dither=Image.Dither.NONE)  # a third of the bytes
+    return {
+        **{"title": picture.title, "caption": picture.caption, "width": width, "height": height},
+        "source": data_uri(flat),
+    }

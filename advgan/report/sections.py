@@ -1,0 +1,175 @@
+"""What the tables of a comparison hold, as text, whatever they are drawn with.
+
+Bounded and minimal-norm attacks answer different questions, so they never share a table: the one does its worst within
+eps, the other looks for the smallest perturbation, and its success within eps is a by-product.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from advgan.evaluation.statistics import GROUP
+
+Row = Mapping[str, Any]
+Summary = Mapping[str, Any]  # results.json, or the part of it that has "rows"
+Cells = dict[str, Callable[[Row], str]]  # column head -> the cell of a row
+
+MEANING = {
+    "attack": "name and settings, as the command line takes them",
+    "access": "what the attack uses of the target while it runs: nothing, its gradients, its scores (logits), only its "
+    "decisions, what a trained generator has learned of it, or another model's images (transfer)",
+    "seed": "of the random numbers that the attack draws",
+    "ASR % [95 %]": "attack success rate within eps, over the images that were classified correctly (and, where the "
+    "attack aims at a class, are not of it), with its 95 % Wilson interval",
+    "8-bit %": "the same after rounding the answers to whole grey levels, as an image file would",
+    "robust %": "accuracy over all images under this attack",
+    "found %": "share of those images that were fooled at any distance",
+    "median l2 [95 %]": "l2 norm of the middle perturbation with a bootstrap interval, a failure counted as infinitely "
+    "far",
+    "mean l2": "l2 norm of the perturbations, in pixel units of [0, 1]: over the attacked images, of a minimal-norm "
+    "attack over those it fooled",
+    "mean l0": "number of changed values, over the same images",
+    "max linf": "largest change of any value in any attacked image",
+    "mean linf": "largest change of any value, mean over the fooled images",
+    "SSIM": "structural similarity to the clean image: 1 looks the same",
+    "images/s": "images attacked per second",
+    "x FGSM": "images per second against those of FGSM in the same group",
+    "fwd+bwd": "images that went forward through the target, and gradients that came back, per attacked image",
+    "alone": "number of images that only this attack fools, of all attacks in its group",
+}
+NOTES = """\
+A minimal-norm attack stops at the boundary, wherever that is. Where it minimised another norm than the threat's \
+(attack_norm in results.json: l2 for deepfool), the perturbation that it found is measured in the threat's norm, and \
+counts if it happens to lie within eps there. "Worst case" counts an image as fooled if any of the attacks fools it: \
+what a defender has to expect. ± is the standard deviation over seeds."""
+KINDS = {"bounded": "Bounded attacks", "minimal-norm": "Minimal-norm attacks"}
+INFINITE = "∞"  # the median where fewer than half were fooled
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: `lines` in the order of the rows, `closing` ones below a rule that sum up, and a `note` under it.
+
+    failures   why an attack has no figures, by the number of its line
+    words      how many columns from the left hold words: the others hold numbers
+    """
+
+    title: str
+    heads: list[str]
+    lines: list[list[str]]
+    closing: list[list[str]] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
+    note: str = ""
+    words: int = 1
+
+
+def group_of(row: Row) -> tuple[Any, ...]:
+    """What must be alike for figures to share a table."""
+    return tuple(row[key] for key in GROUP)
+
+
+def threat_text(row: Row) -> str:
+    """Target and threat in words: "mnist-c, linf eps 0.3, toward class 3"."""
+    aim = "" if row["y_target"] is None else f", toward class {row['y_target']}"
+    return f"{row['target']}, {row['norm']} eps {row['eps']:.4g}{aim}"
+
+
+def sections(summary: Summary, without: Collection[str] = ()) -> list[Section]:
+    """The attacks' figures, one table per target, threat and protocol, `without` the columns of these heads."""
+    seen = list(dict.fromkeys(row["target"] for row in summary["rows"]))
+
+    def key(row: Row) -> tuple[Any, ...]:
+        aim = -1 if row["y_target"] is None else row["y_target"]
+        return seen.index(row["target"]), row["norm"], row["eps"], aim, row["protocol"]
+
+    groups = [list(members) for _, members in groupby(sorted(summary["rows"], key=key), key)]
+    return [_section(rows, summary, without) for rows in groups]
+
+
+def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Section:
+    first, same = rows[0], [row for row in summary["rows"] if group_of(row) == group_of(rows[0])]
+    speed = next((row["images_per_second"] for row in same if row["attack"] == "fgsm" and row["status"] == "ok"), None)
+    several = [each for each in summary.get("worst_case", ()) if len(each["attacks"]) > 1]
+    worst = next((each for each in several if group_of(each) == group_of(first)), None)
+    repeated = max(Counter(row["attack"] for row in rows).values()) > 1
+    columns = _columns(first["protocol"], speed, worst, repeated)
+    columns = {head: cell for head, cell in columns.items() if head not in without}
+    failures = {i: f"{row['attack']} {row['status']}" for i, row in enumerate(rows) if row["status"] != "ok"}
+    words = 1 + sum(head in columns for head in ("access", "seed"))
+    lines = [
+        [
+            row["attack"],
+            *("failed" if i in failures and j >= words - 1 else cell(row) for j, cell in enumerate(columns.values())),
+        ]
+        for i, row in enumerate(rows)
+    ]
+    closing = [{"attack": each["attack"], **_over_seeds(each)} for each in _seeds(summary, rows)]
+    if worst and first["protocol"] == "bounded":
+        closing.append({"attack": f"worst case of {len(worst['attacks'])} attacks", **_worst_case(worst)})
+    heads = ["attack", *columns]
+    title = (
+        f"{KINDS[first['protocol']]} on {threat_text(first)}: {first['n_attacked']} of {first['n']} images attacked, "
+        f"clean accuracy {first['clean_accuracy']:.2%}"
+    )
+    return Section(title, heads, lines, [[each.get(h, "") for h in heads] for each in closing], failures, words=words)
+
+
+def _columns(protocol: str, speed: float | None, worst: Row | None, seeds: bool) -> Cells:
+    """Column head -> the cell of a row; `speed` is FGSM's, `worst` the group's worst case."""
+
+    def number(form: str, name: str, scale: float = 1) -> Callable[[Row], str]:
+        return lambda row: "–" if row[name] is None else format(row[name] * scale, form)
+
+    who: Cells = {"access": lambda row: row["access"]} | ({"seed": lambda row: str(row["seed"])} if seeds else {})
+    rate: Cells = {"ASR % [95 %]": _rate, "8-bit %": number(".1f", "asr_8bit", 100)}
+    bounded: Cells = {
+        "robust %": number(".1f", "robust_accuracy", 100),
+        "mean l2": number(".2f", "l2_mean"),
+        "max linf": number(".4f", "linf_max"),
+    }
+    minimal: Cells = {
+        "found %": number(".1f", "asr_any_norm", 100),
+        "median l2 [95 %]": _median,
+        "mean l2": number(".2f", "l2_mean"),
+        "mean l0": number(",.0f", "l0_mean"),
+        "mean linf": number(".4f", "linf_mean"),
+    }
+    cost: Cells = {
+        "SSIM": number(".3f", "ssim_mean"),
+        "images/s": number(",.0f", "images_per_second"),
+        "x FGSM": (lambda row: "–") if not speed else number(",.3g", "images_per_second", 1 / speed),
+        "fwd+bwd": lambda row: f"{row['forwards_per_image']:.3g}+{row['backwards_per_image']:.3g}",
+    }
+    if worst:
+        cost["alone"] = lambda row: str(worst["needed"].get(row["attack"], "–"))
+    return who | (rate | bounded | cost if protocol == "bounded" else minimal | rate | cost)
+
+
+def _rate(row: Row) -> str:
+    return f"{100 * row['asr']:.1f} [{100 * row['asr_low']:.1f}, {100 * row['asr_high']:.1f}]"
+
+
+def _median(row: Row) -> str:
+    value, low, high = (row[name] for name in ("l2_median", "l2_median_low", "l2_median_high"))
+    if value is None:
+        return INFINITE
+    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {INFINITE if high is None else f'{high:.2f}'}]"
+
+
+def _seeds(summary: Summary, rows: list[Row]) -> list[Row]:
+    attacks = {row["attack"] for row in rows}
+    same = [each for each in summary.get("seeds", ()) if group_of(each) == group_of(rows[0])]
+    return [each for each in same if each["attack"] in attacks]
+
+
+def _over_seeds(each: Row) -> dict[str, str]:
+    spread = "" if each["asr_sd"] is None else f" ± {100 * each['asr_sd']:.1f}"
+    return {"seed": f"{each['seeds']} seeds", "ASR % [95 %]": f"{100 * each['asr_mean']:.1f}{spread}"}
+
+
+def _worst_case(worst: Row) -> dict[str, str]:
+    return {"ASR % [95 %]": _rate(worst), "robust %": f"{100 * worst['robust_accuracy']:.1f}"}

@@ -1,0 +1,82 @@
+"""What the two pages share: a heading that says where the figures come from, and tables for terminal and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from advgan.evaluation.statistics import wilson
+from advgan.report.comparison import Picture
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table of text: the first column names its line, the others are numbers; `note` says how to read it."""
+
+    title: str
+    heads: list[str]
+    lines: list[list[str]]
+    note: str = ""
+
+    def rich(self) -> Group:
+        table = Table(box=box.SIMPLE_HEAD)
+        for i, head in enumerate(self.heads):
+            table.add_column(escape(head), justify="right" if i else "left", overflow="fold")
+        for line in self.lines:
+            table.add_row(*map(escape, line))
+        return Group(Text(self.title, style="bold"), table, Text(self.note, style="dim"), Text())
+
+    def markdown(self) -> list[str]:
+        rows = [self.heads, ["---", *["---:"] * (len(self.heads) - 1)], *self.lines]
+        return [f"### {self.title}", "", *(f"| {' | '.join(row)} |" for row in rows), "", self.note, ""]
+
+
+def heading(title: str, summary: Mapping[str, Any]) -> list[str]:
+    """Title, date, versions, machine, command and classifiers, in Markdown."""
+    env = summary["environment"]
+    machine = f"{env['cpu']}, {env['gpu']}" if env["gpu"] else env["cpu"]
+    facts = (env["date"], f"torch {env['packages']['torch']}", machine, f"{env['threads']} threads")
+    classifiers = [
+        f"- {t['label']}: {t['name']} on {t['dataset']}, weights `{t['weights']}` (sha256 {t['sha256'][:12]})"
+        for t in summary["targets"]
+    ]
+    commit = f"commit {env['commit'] or 'unknown'}"
+    return [f"# {title}", "", ", ".join([*facts, commit]), "", f"    {' '.join(env['command'])}", "", *classifiers, ""]
+
+
+def figure(picture: Picture, file: str) -> list[str]:
+    """A picture and how to read it, in Markdown."""
+    return [f"### {picture.title}", "", f"![{picture.title}](<{file}>)", "", picture.caption, ""]
+
+
+def failures(rows: Iterable[Row]) -> list[str]:
+    """Why attacks have no figures, a line for each."""
+    failed = [row for row in rows if row["status"] != "ok"]
+    return [f"{row['attack']} on {row['target']}, {row['norm']} eps {row['eps']:.4g} {row['status']}" for row in failed]
+
+
+def share(part: float | None, n: int) -> list[float | None]:
+    """A share of `n` with the ends of its 95 % Wilson interval; three times None where it was not measured."""
+    return [None] * 3 if part is None else [part, *wilson(round(part * n), n)]
+
+
+def percent(value: float | None) -> str:
+    return "failed" if value is None else f"{100 * value:.1f}"
+
+
+def csv_text(heads: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """A CSV file's text; None is an empty cell."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([heads, *lines])
+    return file.getvalue()

@@ -1,0 +1,151 @@
+"""What transferred, as pictures: who fools whom, and how one step, many steps and noise carry over against eps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from advgan.report.comparison import Picture
+from advgan.report.figures import style
+from advgan.report.sweeps.page import Row
+
+MATRIX = (
+    "ASR % of {attack}, with 95 % Wilson intervals: made on the classifier of the line, tried on that of the column, "
+    "over the images that the victim classifies correctly. Framed: source and victim are the same (white box). The "
+    "last line is noise of the same size, the floor that an attack must beat."
+)
+CURVE = (
+    "Left: made on one classifier, tried on another; right: tried on the one it was made on. Grey: noise of the same "
+    "size, which knows neither. {spread} Kurakin et al. (2017) found on ImageNet that one step (FGSM) carries over "
+    "better than many (I-FGSM), which fit their images to the source; whether that holds here is what the left half "
+    "shows. The gap between the halves is what gets lost on the way."
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """ASR at one eps: the mean over pairs, and the lowest and highest of them; of a single pair its Wilson interval."""
+
+    eps: float
+    asr: float
+    low: float
+    high: float
+
+
+def points(rows: Iterable[Row]) -> dict[str, list[Point]]:
+    """Attack -> its curve from eps 0 on, over all of the `rows` that have figures."""
+    found: dict[str, dict[float, list[Row]]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            found.setdefault(row["attack"], {}).setdefault(row["eps"], []).append(row)
+    return {
+        attack: [Point(0.0, 0.0, 0.0, 0.0), *(_point(eps, radii[eps]) for eps in sorted(radii))]
+        for attack, radii in found.items()
+    }
+
+
+def _point(eps: float, rows: list[Row]) -> Point:
+    rates = [row["asr"] for row in rows]
+    low, high = (rows[0]["asr_low"], rows[0]["asr_high"]) if len(rows) == 1 else (min(rates), max(rates))
+    return Point(eps, fmean(rates), low, high)
+
+
+def halves(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The curves' rows: what was tried on another classifier, and on its own source; each with the noise there."""
+    made = [row for row in rows if row["source"]]
+    found = []
+    for title, own in (("on another classifier", False), ("on its own source", True)):
+        tried = [row for row in made if (row["source"] == row["victim"]) == own]
+        victims = {row["victim"] for row in tried}
+        noise = [row for row in rows if not row["source"] and row["victim"] in victims]
+        found.append((title, [*noise, *tried]))
+    return found
+
+
+def pairs(rows: list[Row]) -> str:
+    """Which source and victim, or the mean over how many of them, in words."""
+    found = list(dict.fromkeys((row["source"], row["victim"]) for row in rows if row["source"]))
+    source, victim = found[0]
+    if len(found) > 1:
+        return f"mean of {len(found)} {'classifiers' if source == victim else 'pairs'}"
+    return source if source == victim else f"{source} → {victim}"
+
+
+def square(rows: list[Row]) -> tuple[list[str], dict[tuple[str, str], Row]]:
+    """The matrix's columns, and (line, column) -> row. A line is a source, the generator, or the noise."""
+
+    def line(row: Row) -> str:
+        if row["attack"] == rows[0]["attack"]:
+            return str(row["source"])
+        return f"{row['attack']} for {row['source']}" if row["source"] else str(row["attack"])
+
+    return list(dict.fromkeys(row["victim"] for row in rows)), {(line(row), row["victim"]): row for row in rows}
+
+
+def aim(row: Row) -> str:
+    return "" if row["y_target"] is None else f", toward class {row['y_target']}"
+
+
+def matrix(rows: list[Row]) -> Picture:
+    """The annotated heat map of transfer."""
+    victims, cells = square(rows)
+    lines = list(dict.fromkeys(line for line, _ in cells))
+    values = np.array([[cells[line, victim]["asr"] for victim in victims] for line in lines], dtype=float)
+    longest = max(map(len, lines))
+    sheet = style.sheet(2.4 + 0.075 * longest + 1.35 * len(victims), 1.9 + 0.75 * len(lines))
+    axes = sheet.subplots()
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for i, line in enumerate(lines):
+        for j, victim in enumerate(victims):
+            row = cells[line, victim]
+            words = "failed"
+            if row["asr"] is not None:
+                words = f"{100 * row['asr']:.1f}\n[{100 * row['asr_low']:.0f}, {100 * row['asr_high']:.0f}]"
+            color = "black" if row["asr"] is None or row["asr"] > 0.55 else "white"
+            axes.text(j, i, words, ha="center", va="center", color=color, fontsize=10)
+            if row["source"] == victim:
+                edge = style.OWN["generator"][0][0]  # vermilion
+                axes.add_patch(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94, edgecolor=edge, linewidth=3, fill=False))
+    axes.set_xticks(range(len(victims)), victims)
+    axes.set_yticks(range(len(lines)), lines)
+    axes.set(xlabel="tried on", ylabel="made on")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    sheet.colorbar(image, ax=axes, format=style.percent, label="ASR")
+    attack, first = rows[0]["attack"], rows[0]
+    title = f"Transfer of {attack}, {first['norm']} eps {first['eps']:.4g}{aim(first)}"
+    return style.finish(sheet, title, MATRIX.format(attack=attack))
+
+
+def curve(rows: list[Row]) -> Picture:
+    """ASR against eps of each attack: on other classifiers, and on its own."""
+    sheet, both = style.sheet(11.5, 4.6), halves(rows)
+    made = list(dict.fromkeys(row["attack"] for row in rows if row["source"]))
+    for axes, (title, chosen) in zip(sheet.subplots(1, 2), both, strict=True):
+        for attack, each in points(chosen).items():
+            i = made.index(attack) if attack in made else -1
+            colour = style.COLOURS[i % len(style.COLOURS)] if i >= 0 else style.OWN["nothing"][0][0]
+            _draw(axes, attack, each, colour, style.MARKERS[i % len(style.MARKERS)])
+        style.plain(axes, f"{title} ({pairs(chosen)})").set(ylim=(-0.02, 1.03), ylabel="ASR")
+        axes.set_xlabel(f"eps ({style.AXIS[rows[0]['norm']]})")
+        axes.set_xlim(left=0)
+        axes.yaxis.set_major_formatter(style.percent)
+    sheet.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9, frameon=False)
+    several = any("mean" in pairs(chosen) for _, chosen in both)
+    spread = (
+        "Lines are means, bands reach from the lowest to the highest." if several else "Bands: 95 % Wilson intervals."
+    )
+    title = f"One step, many steps and noise of the same size, {rows[0]['norm']}{aim(rows[0])}"
+    return style.finish(sheet, title, CURVE.format(spread=spread))
+
+
+def _draw(axes: Axes, label: str, each: list[Point], color: str, marker: str) -> None:
+    eps = [point.eps for point in each]
+    axes.plot(eps, [point.asr for point in each], color=color, marker=marker, linewidth=1.6, label=label)
+    low, high = [point.low for point in each], [point.high for point in each]
+    axes.fill_between(eps, low, high, color=color, alpha=0.13, linewidth=0)

@@ -1,0 +1,199 @@
+"""Who fools whom? Images made on one classifier, tried on the others: black-box attacks with a stand-in.
+
+python eval/transfer.py --dataset mnist --target mnist-a mnist-b mnist-c --target-weights RUN RUN RUN
+python eval/transfer.py --target mnist-c mnist-a --target-weights RUN RUN --pair mnist-a mnist-c --attack pgd:steps=40
+
+A matrix of sources and victims for one attack at one eps; and the curve of one step, many steps and noise against eps.
+Every answer is certified (advgan/evaluation). Every cell is kept in OUTPUT_DIR/cells as soon as it is done: the same
+call goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# A program run by its path has its own folder first on the path; the library is above it.
+sys.path.insert(0, str(ROOT))
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
+from typing import Any
+
+from rich.console import Console
+
+from advgan import training
+from advgan.attacks.registry import Spec, bind, parse_attack
+from advgan.data import load_data
+from advgan.errors import InputError
+from advgan.evaluation import Cells, Victim, environment, wilson
+from advgan.evaluation.entrants import aim, load_generators, load_targets, radii, unfit
+from advgan.report.progress import progress_bar
+from advgan.report.sweeps.page import failures
+from advgan.report.sweeps.transfer import grids, write_transfer
+from advgan.report.tensorboard import command as tensorboard_command
+from advgan.settings import Real, run
+from advgan.threat import Norm, Threat, check_class
+
+NOISE = "noise-sign"  # of the same size: the floor
+SHARED = ("n_both", "asr_both", "asr_both_low", "asr_both_high")  # columns of a row beside those of results.json
+Cell = tuple[str, Threat, str | None, str]  # attack, ball, source, victim
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which classifiers, attacked how, on which images, and where the results go."""
+
+    recipe: Path | None = None
+    """YAML file of settings that become the defaults; flags override it"""
+    dataset: str = "mnist5k"
+    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
+    data_dir: Path = Path("data")
+    """Where the data set lies, or is downloaded to"""
+    image_size: int | None = None
+    """Resize and crop the images of a folder to this many pixels a side"""
+    target: tuple[str, ...] = ()
+    """At least two classifiers, each of them source and victim"""
+    target_weights: tuple[Path, ...] = ()
+    """Their weights, one for one: runs of train/classifier.py, or .safetensors files"""
+    generator: Path | None = None
+    """A trained generator's folder, or the run that holds it: one more line of the matrix"""
+    generator_source: str | None = None
+    """Which of the targets it was trained on"""
+    attack: str = "mifgsm"
+    """What the matrix is made with: a bounded attack, with settings after colons (pgd:steps=100:loss=dlr)"""
+    eps: Real = 0.3
+    """Radius of the matrix, like 0.3 or 8/255"""
+    norm: Norm = "linf"
+    """Norm of the balls"""
+    curve_attacks: tuple[str, ...] = ("fgsm", "ifgsm")
+    """What the curve compares, beside noise of the same size"""
+    curve_eps: tuple[str, ...] = ()
+    """Radii of the curve, like 0.1, 8/255, or 0:0.3:0.05 for 0 to 0.3 by 0.05; () takes that for linf and 0:3:0.5 for
+    l2"""
+    pair: tuple[str, ...] = ()
+    """Source and victim of the curve; () takes all pairs, and shows their mean"""
+    y_target: int | None = None
+    """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
+    max_samples: int | None = None
+    """Attack only the first so many test images"""
+    output_dir: Path = Path("checkpoints/runs/transfer")
+    """Where report.md, matrix.png, curve.png, transfer.json and the rest go; earlier ones are replaced"""
+    fresh: bool = False
+    """Run every cell again, even those that an earlier call has kept"""
+    batch_size: int = 100
+    """Images an attack is given at once"""
+    seed: int = 0
+    """Of the random attacks"""
+    threads: int | None = None
+    """CPU threads; None takes all cores"""
+
+
+def main(settings: Settings) -> None:
+    if settings.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+    if len(settings.target) < 2:
+        raise InputError(f"expected at least two targets, sources and victims, got {len(settings.target)}")
+    trained = load_generators([] if settings.generator is None else [settings.generator], 1)
+    generator = trained[0].generator if trained else None
+    y_target = aim(settings.y_target, generator)
+    ball = Threat(settings.norm, settings.eps, targeted=y_target is not None)
+    if generator is not None and (reason := unfit(generator, ball, y_target)):
+        raise InputError(reason)
+    balls = [Threat(ball.norm, eps, ball.targeted) for eps in radii(settings.curve_eps, ball.norm) if eps]
+    spec = made_on_a_source(settings.attack)
+    curve_specs = [made_on_a_source(word) for word in dict.fromkeys(settings.curve_attacks)]
+    device = training.start(settings.seed, settings.threads).device
+    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    check_class(y_target, data.num_classes)
+    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
+    x, y = next(test.batches(len(test)))
+    targets = load_targets(settings.target, settings.target_weights, data, x, device)
+    victims = {target.victim.label: target.victim for target in targets}
+    for each in (spec, *curve_specs):
+        bind(each, targets[0].victim.model, ball, y_target)  # what cannot be, it says now
+    pairs = chosen_pairs(settings.pair, list(victims))
+    if not balls or not curve_specs:
+        raise InputError(f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and {len(balls)}")
+    if generator is not None:
+        generator.to(device).perturb(x[:1].to(device))
+    if settings.generator_source is not None and (generator is None or settings.generator_source not in victims):
+        raise InputError(f"generator_source must be one of {', '.join(victims)}, got {settings.generator_source}")
+    training.claim(settings.output_dir, "transfer", resume=False, overwrite=True)
+    cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=0, fresh=settings.fresh)
+
+    # What is run: attack, ball, the classifier it is made on (None: it needs none), the classifier it is tried on.
+    labels = list(victims)
+    matrix: list[Cell] = [(spec.label, ball, source, victim) for source in labels for victim in labels]
+    if generator is not None:
+        matrix += [("advgan", ball, settings.generator_source, victim) for victim in labels]
+    matrix += [(NOISE, ball, None, victim) for victim in labels]
+    tried = [*pairs, *dict.fromkeys((source, source) for source, _ in pairs)]
+    curve: list[Cell] = [(NOISE, each, None, label) for label in dict.fromkeys(sum(tried, ())) for each in balls]
+    curve += [(each.label, threat, *pair) for each in curve_specs for pair in tried for threat in balls]
+
+    rows: dict[Cell, dict[str, Any]] = {}
+    with progress_bar() as bar:
+        for cell in dict.fromkeys([*matrix, *curve]):
+            attack, threat, source, victim = cell
+            task = bar.add_task(f"{attack} {threat.eps:.3g} {source or ''} → {victim}", total=len(x))
+            stand_in = source if attack != "advgan" and source != victim else None
+            result = cells.run(
+                *(parse_attack(attack), victims[victim], threat),
+                y_target=y_target,
+                seed=settings.seed,
+                generator=generator,
+                source=victims[stand_in] if stand_in else None,
+                progress=partial(bar.advance, task),
+            )
+            both = shared(cells, result.records, victims[source]) if source else dict.fromkeys(SHARED)
+            rows[cell] = result.row | {"attack": attack, "source": source, "victim": victim} | both
+
+    summary = {
+        **{"environment": environment(settings), "targets": [target.describe(settings.dataset) for target in targets]},
+        "generators": [each.describe(settings.generator_source or "unknown") for each in trained],
+        **{"matrix": [rows[cell] for cell in matrix], "curve": [rows[cell] for cell in curve]},
+    }
+    write_transfer(settings.output_dir, summary)
+    if cells.found:
+        print(f"{cells.found} of {len(rows)} cells were kept from an earlier call (--fresh runs them again)")
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    for grid in grids(summary):
+        console.print(grid.rich())
+    for line in failures(rows.values()):
+        console.print(line, style="red", markup=False)
+    print(f"report       {settings.output_dir / 'report.md'}, figures transfer.csv and transfer.json")
+    print(f"images       {settings.output_dir / 'matrix.png'}, {settings.output_dir / 'curve.png'}")
+    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+
+
+def shared(cells: Cells, records: dict[str, Any], source: Victim) -> dict[str, Any]:
+    """Success over the images that count and that the source classifies correctly, too; None without figures."""
+    if not records:
+        return dict.fromkeys(SHARED)
+    both = records["counts"] & (cells.logits(source).argmax(1) == records["label"])
+    n, hits = int(both.sum()), int((records["success"] & both).sum())
+    return dict(zip(SHARED, (n, hits / n, *wilson(hits, n)) if n else (0, None, None, None), strict=True))
+
+
+def made_on_a_source(word: str) -> Spec:
+    """An attack that sees a classifier and stays in a ball. Raises InputError for another."""
+    spec = parse_attack(word)
+    if spec.attack.protocol != "bounded" or spec.attack.access in ("nothing", "generator"):
+        raise InputError(f"expected a bounded attack that is made on a classifier, like mifgsm, got {word}")
+    return spec
+
+
+def chosen_pairs(asked: Sequence[str], labels: list[str]) -> list[tuple[str, str]]:
+    """The (source, victim) of the curve. Raises InputError unless they are two of the labels."""
+    everything = list(permutations(labels, 2))
+    if asked and tuple(asked) not in everything:
+        raise InputError(f"pair must be a source and a victim of {', '.join(labels)}, got {' '.join(asked)}")
+    return [pair for pair in everything if not asked or pair == tuple(asked)]
+
+
+if __name__ == "__main__":
+    run(main, Settings)

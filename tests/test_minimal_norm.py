@@ -1,0 +1,335 @@
+"""L-BFGS, Carlini-Wagner and JSMA: the nearest success on linear models, equal to others on a bent one, and polite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import foolbox
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import Tensor, nn
+
+from advgan.attacks.carlini_wagner import carlini_wagner
+from advgan.attacks.jsma import best_pair, jsma
+from advgan.attacks.lbfgs import lbfgs
+from advgan.attacks.objectives import objective
+from advgan.errors import InputError
+from advgan.evaluation.witness import Snapshot
+from advgan.threat import Threat, delta_norms
+
+Attack = Callable[..., Tensor]
+darker = partial(jsma, theta=-1.0, gamma=1.0)
+of_logits = partial(jsma, derivative="logits", gamma=1.0)
+quick_lbfgs, quick_cw = partial(lbfgs, steps=8, binary_steps=5), partial(carlini_wagner, steps=60, binary_steps=4)
+EVERY = {"lbfgs": quick_lbfgs, "carlini_wagner": quick_cw, "jsma": jsma, "darker": darker, "of_logits": of_logits}
+every_attack = pytest.mark.parametrize("attack", EVERY.values(), ids=EVERY.keys())
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(classes: int) -> nn.Sequential:
+    """Images (n, 1, 4, 4) -> logits, whose decision boundaries are planes."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(2 * torch.randn(parameter.shape, generator=seeded()))
+    return model.eval()
+
+
+def conv_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Dropout(0.5)
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(144, 5)).eval()
+    with torch.no_grad():
+        model[7].weight *= 30
+    return model
+
+
+def images(n: int, size: int = 12) -> Tensor:
+    """Half grey, half black or white: the box is in the way."""
+    x = torch.rand(n, 1, size, size, generator=seeded(1))
+    return torch.where(torch.rand(x.shape, generator=seeded(2)) < 0.5, x, x.round())
+
+
+def own_labels(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x).argmax(1)
+
+
+def l2(x_adv: Tensor, x: Tensor) -> Tensor:
+    return delta_norms(x_adv - x)["l2"]
+
+
+# The nearest success
+
+
+def nearest(model: nn.Sequential, x: Tensor, target: int) -> float:
+    """The least l2 norm, inside the box, with which one image (1, 4, 4) becomes `target`: a quadratic programme."""
+    w, b = (p.detach().double().numpy() for p in model[1].parameters())
+    clean = x.double().numpy().ravel()
+    leads = {"type": "ineq", "fun": lambda v: np.delete((w[target] - w) @ v + b[target] - b, target)}
+    leads["jac"] = lambda v: np.delete(w[target] - w, target, 0)  # type: ignore[assignment]
+    answer = minimize(
+        lambda v: (((v - clean) ** 2).sum(), 2 * (v - clean)), clean, jac=True, bounds=[(0, 1)] * 16, constraints=leads
+    )
+    return float(np.sqrt(answer.fun)) if answer.success else float("inf")
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize(("attack", "slack"), [(lbfgs, 0.03), (carlini_wagner, 0.02)])
+def test_l2_attacks_are_nearly_optimal_on_a_linear_model(
+    attack: Attack, slack: float, classes: int, targeted: bool
+) -> None:
+    model, x = linear(classes), images(12, size=4)
+    y = own_labels(model, x)
+    aim = (y + 1) % classes if targeted else None
+    goals = [[int(aim[i])] if aim is not None else [k for k in range(classes) if k != y[i]] for i in range(12)]
+    best = torch.tensor([min(nearest(model, x[i], k) for k in goals[i]) for i in range(12)])
+    x_adv = attack(model, x, y, y_target=aim)
+    reached = own_labels(model, x_adv) != y if aim is None else own_labels(model, x_adv) == aim
+    assert torch.equal(reached, best < torch.inf)
+    assert Threat("linf", 1.0).violations(x_adv, x) == []
+    ratio = l2(x_adv, x)[reached] / best[reached]
+    assert ratio.min() > 0.999
+    assert ratio.median() < 1 + slack
+    assert ratio.max() < 1.2  # a tiny distance, or a class that is not the nearest
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_carlini_wagner_is_as_near_as_foolboxs(targeted: bool) -> None:
+    model, x = conv_net(), images(8)
+    y = own_labels(model, x)
+    aim = (y + 1) % 5 if targeted else None
+    wanted = foolbox.criteria.TargetedMisclassification(y if aim is None else aim)
+    criterion = foolbox.criteria.Misclassification(y) if aim is None else wanted
+    theirs = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=7, steps=200, stepsize=0.02, initial_const=0.1)
+    reference = theirs.run(foolbox.PyTorchModel(model, bounds=(0, 1)), x, criterion)
+    x_adv = carlini_wagner(model, x, y, y_target=aim)
+    for found in (x_adv, reference):
+        assert (own_labels(model, found) != y if aim is None else own_labels(model, found) == aim).all()
+    assert l2(x_adv, x).median() <= 1.05 * l2(reference, x).median()
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_carlini_wagner_keeps_the_lead_it_was_asked_for(targeted: bool) -> None:
+    model, x = conv_net(), images(8)
+    y = own_labels(model, x)
+    aim = (y + 1) % 5 if targeted else None
+    for kappa in (0.5, 2.0):
+        x_adv = carlini_wagner(model, x, y, kappa=kappa, y_target=aim)
+        assert (x_adv != x).flatten(1).any(1).all()
+        assert (objective("margin")(model(x_adv), y, aim) >= kappa - 1e-4).all()
+    # A linear model of two classes: the distance grows with the lead.
+    model, x = linear(2), torch.full((1, 1, 4, 4), 0.5)
+    y = own_labels(model, x)
+    gap = model(x).max() - model(x).min()
+    near, far = (l2(carlini_wagner(model, x, y, kappa=kappa), x) for kappa in (0.0, 1.0))
+    assert torch.isclose(far / near, (gap + 1) / gap, rtol=0.02).all()
+
+
+# JSMA, step by step
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.01])
+def test_the_best_pair_is_the_best_of_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advgan.attacks.jsma.PAIRS", 50)
+    for seed in range(20):
+        u = torch.randn(6, 16, generator=seeded(seed))
+        v = -u + spread * torch.randn(6, 16, generator=seeded(seed + 100))  # nearly opposed: many are undominated
+        free = torch.rand(6, 16, generator=seeded(seed + 200)) < torch.tensor([1, 0.7, 0.4, 0.2, 0.1, 0])[:, None]
+        pair, found = best_pair(u, v, free)
+        for i in range(6):
+            scores = {
+                (p, q): float((u[i, p] + u[i, q]) * (v[i, p] + v[i, q]))
+                for p in range(16)
+                for q in range(p)
+                if free[i, p] and free[i, q] and u[i, p] + u[i, q] > 0 and v[i, p] + v[i, q] > 0
+            }
+            assert bool(found[i]) == bool(scores)
+            if scores:
+                assert tuple(sorted(pair[i].tolist(), reverse=True)) == max(scores, key=scores.__getitem__)
+
+
+@pytest.mark.parametrize("derivative", ["probabilities", "logits"])
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("theta", [1.0, -1.0, 0.3])
+def test_jsma_takes_the_steps_of_a_slow_and_simple_one(theta: float, targeted: bool, derivative: str) -> None:
+    model, x = linear(4), images(6, size=4)
+    y = own_labels(model, x)
+    aim = (y + 1) % 4 if targeted else None
+    found = jsma(model, x, y, theta=theta, gamma=0.5, derivative=derivative, y_target=aim)  # type: ignore[arg-type]
+    for i in range(6):
+        t = int(y[i] if aim is None else aim[i])
+        slow = _slow(model, x[i : i + 1], t, aim is not None, theta, 8, derivative)
+        assert torch.allclose(found[i : i + 1], slow, atol=1e-6)
+
+
+def _slow(model: nn.Module, x: Tensor, t: int, targeted: bool, theta: float, limit: int, derivative: str) -> Tensor:
+    """Papernot's algorithm 2 on one image of 16 pixels as it is written, pair by pair."""
+    values, changed = x.flatten().clone(), set()
+    sign = 1 if targeted else -1
+    while (int(model(values.view_as(x)).argmax()) == t) != targeted:
+        output = (lambda v: model(v.view_as(x))[0].softmax(0)) if derivative == "probabilities" else (
+            lambda v: model(v.view_as(x))[0]
+        )  # fmt: skip
+        jacobian = torch.autograd.functional.jacobian(output, values).double() * sign
+        best, pair = 0.0, None
+        for p in range(16):
+            for q in range(p):
+                alpha = jacobian[t, p] + jacobian[t, q]
+                beta = sum(jacobian[j, p] + jacobian[j, q] for j in range(len(jacobian)) if j != t)
+                ends = [(values[k] >= 1 if theta > 0 else values[k] <= 0) for k in (p, q)]
+                full = len(changed) > limit - 2 and not {p, q} <= changed
+                right = alpha > 0 > beta if theta > 0 else alpha < 0 < beta
+                if right and not any(ends) and not full and -alpha * beta > best:
+                    best, pair = float(-alpha * beta), [p, q]
+        if pair is None:
+            return x
+        values[pair] = (values[pair] + theta).clamp(0, 1)
+        changed |= set(pair)
+    return values.view_as(x)
+
+
+@pytest.mark.parametrize("gamma", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize("theta", [1.0, -1.0, 0.5])
+def test_jsma_changes_few_pixels_and_pairs_of_them(theta: float, gamma: float) -> None:
+    model, x = conv_net(), images(12)
+    y = own_labels(model, x)
+    x_adv = jsma(model, x, y, theta=theta, gamma=gamma, y_target=(y + 1) % 5)
+    changed, delta = delta_norms(x_adv - x)["l0"], x_adv - x
+    assert (changed <= gamma * 144).all()
+    assert (delta * theta >= 0).all()
+    if abs(theta) == 1:  # a pixel goes to the end in one step: each step is a pair of new ones
+        assert (changed % 2 == 0).all()
+        assert (x_adv[delta != 0] == (theta > 0)).all()
+    assert ((changed > 0) == (own_labels(model, x_adv) == (y + 1) % 5)).all()
+    assert gamma < 1 or (changed > 0).sum() >= 6
+
+
+# What every attack promises
+
+
+@every_attack
+@pytest.mark.parametrize("targeted", [False, True])
+def test_contract(attack: Attack, targeted: bool) -> None:
+    model, x = conv_net().train(), images(6)
+    model[0].eval()  # mixed modes are somebody's choice too
+    model[0].weight.requires_grad_(False)
+    model[7].bias.grad = torch.ones(5)
+    before, found, kept = Snapshot(model), own_labels(conv_net(), x), x.clone()
+    y, aim = (found + torch.tensor([0, 0, 0, 0, 1, 0])) % 5, None
+    if targeted:
+        y, aim = found, (found + torch.tensor([1, 1, 1, 1, 0, 1])) % 5
+        wanted = aim.clone()
+    x_adv = attack(model, x, y, y_target=aim)
+    assert before.changes() == []
+    assert torch.equal(x, kept)
+    assert aim is None or torch.equal(aim, wanted)
+    assert Threat("linf", 1.0).violations(x_adv, x) == []
+    assert not x_adv.requires_grad
+    assert torch.equal(x_adv[4], x[4]), "fooled already"
+    reached = own_labels(conv_net(), x_adv) != y if aim is None else own_labels(conv_net(), x_adv) == aim
+    assert torch.equal(reached, (x_adv != x).flatten(1).any(1) | (torch.arange(6) == 4))
+    assert reached.sum() > 3
+
+
+@every_attack
+def test_a_search_that_fails_changes_nothing(attack: Attack) -> None:
+    model, x = linear(3), images(5, size=4)
+    with torch.no_grad():
+        model[1].bias[0] = 1000.0
+    y = torch.zeros(5, dtype=torch.long)
+    assert torch.equal(attack(model, x, y), x)
+    with torch.no_grad():
+        model[1].weight.zero_()  # and where there is no way at all
+    assert torch.equal(attack(model, x, y, y_target=y + 1), x)
+
+
+@every_attack
+def test_an_image_alone_gives_what_it_gives_in_a_batch(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = conv_net(), images(5)
+    y = own_labels(model, x)
+    y[3] = (y[3] + 1) % 5
+    together = attack(model, x, y)
+    alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1]) for i in range(5)])
+    monkeypatch.setattr("advgan.attacks.pool.CHUNK", 2)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 0)
+    in_twos = attack(model, x, y)
+    for other in (alone, in_twos):
+        assert torch.allclose(l2(other, x), l2(together, x), rtol=1e-2)
+        assert torch.equal(own_labels(model, other) != y, own_labels(model, together) != y)
+
+
+@every_attack
+def test_no_images_are_no_problem(attack: Attack) -> None:
+    x, y = torch.empty(0, 1, 12, 12), torch.empty(0, dtype=torch.long)
+    assert attack(conv_net(), x, y).shape == x.shape
+    assert attack(conv_net(), x, y, y_target=y).shape == x.shape
+
+
+# Bad input
+
+
+class NeverAsked(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("the model was asked before the input was checked")
+
+
+class Remote(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
+
+
+X, Y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": X * 3}, r"images must lie in \[0, 1\], got 1.5"),
+        ({"x": X[0]}, "images must be float32 of shape"),
+        ({"y": Y[:2]}, r"y must be an int64 tensor of shape \(3,\)"),
+        ({"y_target": Y - 2}, "y_target must hold classes from 0 on, got -2"),
+    ],
+)
+@every_attack
+def test_bad_input_is_said_before_any_work(attack: Attack, change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        attack(NeverAsked(), **{"x": X, "y": Y, **change})
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings", "message"),
+    [
+        (lbfgs, {"steps": 0}, "steps must be at least 1, got 0"),
+        (lbfgs, {"binary_steps": 0}, "binary_steps must be at least 1, got 0"),
+        (lbfgs, {"initial_c": 0.0}, "initial_c must be positive, got 0.0"),
+        (carlini_wagner, {"steps": 0}, "steps must be at least 1, got 0"),
+        (carlini_wagner, {"binary_steps": 0}, "binary_steps must be at least 1, got 0"),
+        (carlini_wagner, {"kappa": -1.0}, "kappa must be at least 0, got -1.0"),
+        (carlini_wagner, {"initial_c": -1.0}, "initial_c must be positive, got -1.0"),
+        (carlini_wagner, {"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
+        (jsma, {"theta": 0.0}, r"theta must be in \[-1, 1\] and not 0, got 0.0"),
+        (jsma, {"theta": float("nan")}, "theta must be"),
+        (jsma, {"gamma": 0.0}, r"gamma must be in \(0, 1\], got 0.0"),
+        (jsma, {"gamma": 1.1}, "gamma must be"),
+        (jsma, {"derivative": "tanh"}, "derivative must be of probabilities or logits, got 'tanh'"),
+    ],
+)
+def test_bad_settings_are_said_before_any_work(attack: Attack, settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        attack(NeverAsked(), X, Y, **settings)
+
+
+@every_attack
+def test_targets_that_do_not_fit(attack: Attack) -> None:
+    with pytest.raises(InputError, match="classes of the target, numbered 0 to 2, got 3"):
+        attack(linear(3), X, Y + 3)
+    with pytest.raises(InputError, match="passes no gradient"):
+        attack(Remote(), X, Y)

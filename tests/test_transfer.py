@@ -1,0 +1,205 @@
+"""eval/transfer.py as a user runs it: the diagonal is the white box, noise the floor, kept cells are not run again."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from advgan import Generator
+from advgan.attacks.registry import bind
+from advgan.data import load_data
+from advgan.evaluation import Cells, Victim, evaluate, predict
+from advgan.settings import run
+from advgan.targets import build_target, load_target, save_target
+from advgan.threat import Threat
+from tests.conftest import Run
+
+transfer = importlib.import_module("eval.transfer")
+Call = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def other(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another classifier of the bars, of another kind; it is right most of the time."""
+    torch.manual_seed(1)
+    model = build_target("mnist-c", (1, 28, 28), 3)
+    x, y = next(load_data("folder", digits).train.batches(120))
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(12):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    directory = tmp_path_factory.mktemp("other")
+    save_target(model.eval(), directory / "classifier", "# Another of a test's classifiers")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("generator")
+    torch.manual_seed(0)
+    Generator(width=8, depth=1, eps=0.25).save_pretrained(directory / "generator")
+    return directory
+
+
+@pytest.fixture
+def basics(digits: Path, classifier: Path, other: Path) -> list[object]:
+    words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "mnist-c", "--threads", 1]
+    return [*words, "--target-weights", classifier, other, "--eps", 0.2, "--curve-eps", "0.1", "0.2"]
+
+
+@pytest.fixture
+def call(basics: list[object], tmp_path: Path) -> Call:
+    """Run it in this process, on the bars, and read what it wrote."""
+
+    def run_it(*words: object) -> dict[str, Any]:
+        argv = [str(word) for word in (*basics, "--output-dir", tmp_path / "out", *words)]
+        run(transfer.main, transfer.Settings, argv)
+        return json.loads((tmp_path / "out" / "transfer.json").read_text())
+
+    return run_it
+
+
+@pytest.mark.program
+def test_as_a_user_runs_it(program: Run, basics: list[object], generator: Path, tmp_path: Path) -> None:
+    out = tmp_path / "with space"
+    words = ("--generator", generator, "--generator-source", "mnist-c", "--output-dir", out)
+    done = program("eval/transfer.py", *basics, *words)
+    results = json.loads((out / "transfer.json").read_text())
+    assert set(results) == {"environment", "targets", "generators", "matrix", "curve"}
+    assert [target["label"] for target in results["targets"]] == ["mnist-tutorial", "mnist-c"]
+    assert results["generators"][0]["target"] == "mnist-c"
+    assert {row["status"] for row in (*results["matrix"], *results["curve"])} == {"ok"}
+    a, b = "mnist-tutorial", "mnist-c"
+    assert [(row["attack"], row["source"], row["victim"]) for row in results["matrix"]] == [
+        *(("mifgsm", source, victim) for source in (a, b) for victim in (a, b)),
+        *(("advgan", b, victim) for victim in (a, b)),
+        *(("noise-sign", None, victim) for victim in (a, b)),
+    ]
+    assert all(row["eps"] == 0.2 for row in results["matrix"])
+    fgsm = {(row["source"], row["victim"], row["eps"]): row for row in results["curve"] if row["attack"] == "fgsm"}
+    assert set(fgsm) == {(source, victim, eps) for source in (a, b) for victim in (a, b) for eps in (0.1, 0.2)}
+    noise = {(row["victim"], row["eps"]): row for row in results["curve"] if row["attack"] == "noise-sign"}
+    assert all(noise[victim, eps]["asr"] <= row["asr"] for (_, victim, eps), row in fgsm.items())
+
+    with (out / "transfer.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["part"] for line in lines] == ["matrix"] * 8 + ["curve"] * len(results["curve"])
+    assert [float(line["asr"]) for line in lines[:8]] == [row["asr"] for row in results["matrix"]]
+    for name in ("matrix.png", "curve.png"):
+        assert np.asarray(Image.open(out / name)).std() > 5
+        assert f"(<{name}>)" in (out / "report.md").read_text()
+    assert "made on (down) and tried on (across), linf eps 0.2" in done.stdout
+    assert "advgan for mnist-c" in done.stdout
+    assert "48/48" in done.stderr, "progress bars"
+    events = EventAccumulator(str(out / "logs" / "transfer"))
+    events.Reload()
+    assert sorted(events.Tags()["images"]) == ["curve", "matrix"]
+    curve = EventAccumulator(str(out / "logs" / "transfer" / "fgsm on another classifier"))
+    curve.Reload()
+    points = curve.Scalars("asr (step: 1000 eps)")
+    assert [point.step for point in points] == [0, 100, 200]
+    mean = (fgsm[a, b, 0.2]["asr"] + fgsm[b, a, 0.2]["asr"]) / 2
+    assert points[-1].value == pytest.approx(mean)
+
+
+@pytest.mark.program
+def test_bad_input_is_one_line_and_exit_code_2(program: Run, tmp_path: Path) -> None:
+    done = program("eval/transfer.py", "--target", "mnist-c", "--output-dir", tmp_path / "out", code=2)
+    assert done.stderr == "error: expected at least two targets, sources and victims, got 1\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cell_is_the_attack_on_its_source_judged_on_its_victim(
+    call: Call, digits: Path, classifier: Path, other: Path
+) -> None:
+    results = call("--attack", "ifgsm:steps=3", "--max-samples", 24, "--curve-attacks", "fgsm")
+    x, y = next(load_data("folder", digits).test.first(24).batches(24))
+    models = {
+        name: load_target(name, path, image_shape=(1, 28, 28), num_classes=3).eval()
+        for name, path in (("mnist-tutorial", classifier), ("mnist-c", other))
+    }
+    threat = Threat("linf", 0.2)
+    for row in (row for row in results["matrix"] if row["source"]):
+        source, victim = models[row["source"]], models[row["victim"]]
+        result = evaluate(bind("ifgsm:steps=3", source, threat), victim, x, y, threat)
+        assert (row["asr"], row["linf_max"]) == (result.row["asr"], result.row["linf_max"])
+        assert row["access"] == ("gradients" if source is victim else "transfer")
+        both = result.records["counts"] & (predict(source, x).argmax(1) == y)
+        assert row["n_both"] == both.sum()
+        assert row["asr_both"] == (result.records["success"] & both).sum() / both.sum()
+        if source is victim:
+            assert (row["n_both"], row["asr_both"]) == (row["n_attacked"], row["asr"])
+
+
+def test_images_that_the_source_has_wrong_are_left_out_of_the_shared_share(classifier: Path, digits: Path) -> None:
+    x, y = next(load_data("folder", digits).test.first(24).batches(24))
+
+    class Blind(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[1.0, 0.0, 0.0]]).expand(len(x), 3)
+
+    victim = Victim("victim", load_target("mnist-tutorial", classifier, image_shape=(1, 28, 28), num_classes=3).eval())
+    cells, threat = Cells(None, x, y), Threat("linf", 0.2)
+    records = cells.run(transfer.parse_attack("fgsm"), victim, threat).records
+    row = transfer.shared(cells, records, Victim("blind", Blind().eval()))
+    assert row["n_both"] == (records["counts"] & (y == 0)).sum() < records["counts"].sum()
+    assert row["asr_both"] == records["success"][y == 0].sum() / row["n_both"]
+    assert transfer.shared(cells, {}, victim) == dict.fromkeys(transfer.SHARED)
+
+
+def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--max-samples", 9, "--pair", "mnist-c", "mnist-tutorial", "--curve-attacks", "mifgsm")
+    first = call(*words)
+    assert "kept from an earlier call" not in capsys.readouterr().out
+    again = call(*words)
+    assert (again["matrix"], again["curve"]) == (first["matrix"], first["curve"])
+    assert "10 of 10 cells were kept from an earlier call" in capsys.readouterr().out, "those of both parts count once"
+    tried = {(row["source"], row["victim"]) for row in first["curve"] if row["source"]}
+    assert tried == {("mnist-c", "mnist-tutorial"), ("mnist-c", "mnist-c")}
+
+
+def test_targeted_in_l2(call: Call) -> None:
+    words = ("--norm", "l2", "--eps", 2, "--curve-eps", 1, "--y-target", 1, "--max-samples", 12)
+    results = call(*words, "--curve-attacks", "fgsm")
+    for row in (*results["matrix"], *results["curve"]):
+        assert (row["status"], row["norm"], row["y_target"]) == ("ok", "l2", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--attack", "fgms"], "unknown attack 'fgms'"),
+        (["--attack", "deepfool"], "expected a bounded attack that is made on a classifier, like mifgsm, got deepfool"),
+        (["--curve-attacks", "noise-sign"], "expected a bounded attack that is made on a classifier"),
+        (["--curve-eps", "0"], "expected curve_attacks and a curve_eps above 0"),
+        (["--eps", "0"], "eps must be in (0, 1]"),
+        (["--pair", "mnist-c", "mnist-b"], "pair must be a source and a victim of mnist-tutorial, mnist-c"),
+        (["--pair", "mnist-c", "mnist-c"], "pair must be a source and a victim"),
+        (["--target-weights", "nowhere"], "expected one target-weights for each target, got 1 for 2 targets"),
+        (["--generator", "trained", "--eps", "0.3"], "this generator was trained for eps 0.25"),
+        (["--generator", "trained", "--generator-source", "mnist-b"], "generator_source must be one of mnist-tutorial"),
+        (["--generator-source", "mnist-c"], "generator_source must be one of mnist-tutorial, mnist-c"),
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--y-target", "3"], "y_target must be a class from 0 to 2, got 3"),
+    ],
+)
+def test_what_it_says_when_it_cannot_run(
+    words: list[str], message: str, call: Call, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(*(generator if word == "trained" else word for word in words))
+    assert stop.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
