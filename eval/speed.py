@@ -1,10 +1,12 @@
-"""How fast is one forward pass? The generator against the gradient attacks on the same target, timed in turn.
+"""How fast are the attacks? Ours against those of other libraries, the generator against ours, and the harness itself.
 
 python eval/speed.py --dataset mnist --target mnist-c --target-weights RUN --generator RUN
+python eval/speed.py --sections ifgsm pgd --peers foolbox --rounds 5
 
-Each round times every attack once, on the same batch; a ratio is taken within its round, so that a machine whose speed
-drifts changes both sides alike. Success stands beside the time: a faster but weaker attack shows. If the generator aims
-at a class, so do the others.
+All sides of a section attack the same images of the same target with the same threads, in turn, round after round: a
+ratio is taken within its round, so that a machine whose speed drifts changes both sides alike. Each side is given the
+images in batches of each size, and compared at the one that it does better with. Success and norms stand beside the
+time, so that a faster but weaker attack shows. A library that is not installed is left out, and said to be.
 """
 
 from __future__ import annotations
@@ -16,33 +18,52 @@ ROOT = Path(__file__).resolve().parent.parent
 # A program run by its path has its own folder first on the path; the library is above it.
 sys.path.insert(0, str(ROOT))
 
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from advgan import training
-from advgan.attacks import fgsm, ifgsm
+from advgan.attacks import Bound, deepfool, fgsm, ifgsm, pgd
+from advgan.attacks.pool import CHUNK
 from advgan.data import load_data
 from advgan.errors import InputError
-from advgan.evaluation import predict
+from advgan.evaluation import environment, evaluate, predict
 from advgan.evaluation.figures import clean_records
 from advgan.generator import Generator
-from advgan.settings import run
-from advgan.targets import check_target, load_target
+from advgan.report.progress import progress_bar
+from advgan.settings import Real, run
+from advgan.storage import write_file
+from advgan.targets import check_target, fingerprint, load_target
+from advgan.threat import Threat, check_class
+from eval.peers.libraries import PEERS, Attacks, invite
+from eval.peers.race import WARM_UP, Bench, Row, compete, median_and_range, timed
+from eval.peers.tables import NOTE, markdown, table
+
+SECTIONS = {
+    "fgsm": "FGSM",
+    "ifgsm": "I-FGSM, 10 steps of eps/10",
+    "pgd": "PGD, 40 steps of eps/30 from a random start",
+    "deepfool": "DeepFool, l2",
+    "overhead": "What the harness adds to an attack, beyond one forward that certifies its answers",
+    "generator": "One pass of the generator",
+}
+OURS, STOP, PASS = "ours", "ours, stop on success", "advgan, one pass"
+LONG = {"ifgsm": 10, "pgd": 40}  # attacks of 10 gradient steps and more, that the harness is held against
+SEED = 0
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is timed, on which images."""
 
-    generator: Path = Path("checkpoints/runs/demo")
-    """A generator's folder, or the run that holds it"""
+    recipe: Path | None = None
+    """YAML file of settings that become the defaults; flags override it"""
     dataset: str = "mnist5k"
     """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
     data_dir: Path = Path("data")
@@ -53,87 +74,212 @@ class Settings:
     """The classifier under attack"""
     target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
     """Its weights: a run of train/classifier.py, or a .safetensors file"""
-    batch_size: int = 100
-    """Images an attack is given at once"""
-    rounds: int = 30
-    """Times each attack is timed, in turn with the others"""
+    generator: Path | None = None
+    """A generator's folder, or the run that holds it, for the section of that name: there all have its ball and aim"""
+    sections: tuple[str, ...] = ()
+    """Some of fgsm ifgsm pgd deepfool overhead generator; () is all of them"""
+    peers: tuple[str, ...] = ()
+    """Some of foolbox torchattacks art adv-lib, or none; () is all of them"""
+    eps: Real = 0.3
+    """Radius of the linf ball, like 0.3 or 8/255"""
+    images: int = 500
+    """Test images that each side attacks in each round"""
+    batch_sizes: tuple[int, ...] = (100, 500)
+    """Images an attack is given at once; each side is compared at its better one"""
+    rounds: int = 10
+    """Times each side is timed, in turn with the others"""
+    budget: float = 600.0
+    """Seconds for a section, shared among its sides: one that has used up its part is timed no more, but once it is"""
     threads: int | None = None
     """CPU threads; None takes all cores"""
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
+    output_dir: Path | None = None
+    """Where speed.json and speed.md go; None writes none"""
 
 
 def main(settings: Settings) -> None:
-    for name in ("batch_size", "rounds"):
-        if getattr(settings, name) < 1:
-            raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
-    accelerator = training.start(seed=0, threads=settings.threads)
-    generator = Generator.from_pretrained(settings.generator).to(accelerator.device)
-    threat, y_target = generator.threat, generator.y_target
+    check(settings)
+    threat, sections = Threat("linf", settings.eps), chosen("section", settings.sections, SECTIONS)
+    peers = [] if settings.peers == ("none",) else chosen("peer", settings.peers, PEERS)
+    if settings.sections and "generator" in sections and settings.generator is None:
+        raise InputError("section generator times a trained generator, expected --generator DIR, got none")
+    generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
+    device = training.start(SEED, settings.threads).device
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    if y_target is not None and not 0 <= y_target < data.num_classes:
-        raise InputError(f"the generator aims at class {y_target}, expected one from 0 to {data.num_classes - 1}")
     target = load_target(
         settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
     )
-    x, y = next(data.test.first(settings.batch_size).batches(settings.batch_size))
-    model = check_target(target, x[:8], data.num_classes).to(accelerator.device)
-    counts = clean_records(predict(model, x), y, y_target)["counts"].to(accelerator.device)
-    if not counts.any():
-        other = "" if y_target is None else f" that are not of class {y_target}"
-        raise InputError(f"nothing to attack: the target classifies none of {len(x)} images correctly{other}")
-    x, y = x.to(accelerator.device), y.to(accelerator.device)
-    generator.perturb(x[:1])  # what it cannot take, it says now
-    aim = None if y_target is None else torch.full_like(y, y_target)
-    attacks: dict[str, Callable[[], Tensor]] = {
-        "fgsm": lambda: fgsm(model, x, y, eps=threat.eps, norm=threat.norm, y_target=aim),
-        "ifgsm, 10 steps": lambda: ifgsm(model, x, y, eps=threat.eps, norm=threat.norm, y_target=aim, steps=10),
-        "advgan": lambda: generator.perturb(x),
-        "target forward alone": lambda: forward(model, x),
+    x, y = next(data.test.first(settings.images).batches(settings.images))
+    model = check_target(target, x[:8], data.num_classes).to(device).eval().requires_grad_(False)
+    sizes = sorted({min(size, len(x)) for size in settings.batch_sizes})
+    x, y, logits = x.to(device), y.to(device), predict(model, x)
+    bench = Bench(model, x, y, logits, sizes, settings.rounds, settings.budget)
+    check_images_left(bench, None)
+    if generator is not None:
+        check_class(generator.y_target, data.num_classes)
+        check_images_left(bench, generator.y_target)
+        generator.to(device).perturb(bench.x[:1])  # what it cannot take, it says now
+    if settings.output_dir is not None:
+        training.claim(settings.output_dir, "benchmark", resume=False, overwrite=True)
+    present, absent = invite(peers, model, settings.eps, data.image_shape, data.num_classes)
+
+    rows: list[Row] = []
+    with progress_bar() as bar:
+        for section in sections:
+            watched = replace(bench, advance=partial(bar.advance, bar.add_task(section, total=None)))
+            if section == "overhead":
+                found = overhead(watched, threat)
+            elif section == "generator":
+                found = one_pass(watched, generator)
+            else:
+                found = against_peers(section, watched, threat, present, absent)
+            rows += [{"section": section, "threat": ball(section, threat, generator), **row} for row in found]
+
+    about = {
+        **{"name": settings.target, "weights": str(settings.target_weights)},
+        **{"sha256": fingerprint(model), "dataset": settings.dataset},
     }
-    seconds = in_turn(attacks, settings.rounds, accelerator.device)
-    asr = {name: success(model, attack(), y, aim, counts) for name, attack in attacks.items() if "alone" not in name}
-    ball = f"{threat.norm} eps {threat.eps:.4g}" + ("" if aim is None else f" toward class {y_target}")
-    title = f"{settings.target}, {ball}, batch {len(x)}, {settings.rounds} rounds, {torch.get_num_threads()} threads"
-    Console().print(table(title, seconds, asr, len(x)))
+    show({"environment": environment(settings), "target": about, "images": len(x), "rows": rows}, settings.output_dir)
 
 
+def check(settings: Settings) -> None:
+    """Raise InputError for settings that cannot be, before any work."""
+    if min(settings.images, settings.rounds) < 1 or not settings.budget > 0:
+        got = f"{settings.images}, {settings.rounds} and {settings.budget:g}"
+        raise InputError(f"images and rounds must be at least 1 and budget positive, got {got}")
+    if min(settings.batch_sizes, default=0) < 1:
+        raise InputError(f"batch_sizes must be one number or more, each at least 1, got {settings.batch_sizes}")
+
+
+def chosen(kind: str, asked: tuple[str, ...], known: Collection[str]) -> list[str]:
+    """The names asked for, with spaces or commas between, or all that are known. Raises InputError for others."""
+    names = list(dict.fromkeys(" ".join(asked).replace(",", " ").split()))
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"unknown {kind} {unknown[0]!r}, expected some of {', '.join(known)}")
+    return names or list(known)
+
+
+def check_images_left(bench: Bench, y_target: int | None) -> None:
+    """Raise InputError unless the target classifies an image correctly that is not of class `y_target` already."""
+    if not clean_records(bench.logits, bench.y.cpu(), y_target)["counts"].any():
+        other = "" if y_target is None else f" that are not of class {y_target}"
+        raise InputError(f"nothing to attack: the target classifies none of {len(bench.x)} images correctly{other}")
+
+
+def ours(section: str, model: nn.Module, eps: float) -> Attacks:
+    """Our attacks of a section, by the names they have in its table."""
+    if section == "deepfool":
+        return {OURS: partial(deepfool, model)}
+    if section == "fgsm":
+        return {OURS: partial(fgsm, model, eps=eps)}
+    attack = partial(ifgsm, model, eps=eps) if section == "ifgsm" else partial(pgd, model, eps=eps, step_size=eps / 30)
+    return {OURS: attack, STOP: partial(attack, stop_on_success=True)}
+
+
+def ball(section: str, threat: Threat, generator: Generator | None) -> str:
+    """What a section's attacks had to keep to, in words."""
+    if section == "deepfool":
+        return "any distance"
+    if section != "generator" or generator is None:
+        return f"{threat.norm} eps {threat.eps:.4g}"
+    aim = "" if generator.y_target is None else f" toward class {generator.y_target}"
+    return f"{generator.threat.norm} eps {generator.threat.eps:.4g}{aim}"
+
+
+def against_peers(
+    section: str, bench: Bench, threat: Threat, present: dict[str, Attacks], absent: dict[str, str]
+) -> list[Row]:
+    own = ours(section, bench.model, threat.eps)
+    theirs = {title: attacks[section] for title, attacks in present.items() if section in attacks}
+    missing = absent | {title: "has no such attack" for title in present if title not in theirs}
+    skipped = [{"side": side, "status": f"skipped: {why}"} for side, why in missing.items()]
+    return compete(bench, own | theirs, list(own), threat, minimal=section == "deepfool") + skipped
+
+
+def one_pass(bench: Bench, generator: Generator | None) -> list[Row]:
+    """The generator against gradient attacks in its own ball, toward its own class if it aims at one."""
+    if generator is None:
+        return [{"side": PASS, "status": "skipped: no --generator DIR given"}]
+    threat, y_target = generator.threat, generator.y_target
+
+    def aimed(attack: Callable[..., Tensor]) -> Bound:
+        def run(x: Tensor, y: Tensor) -> Tensor:
+            aim = None if y_target is None else torch.full_like(y, y_target)
+            return attack(bench.model, x, y, eps=threat.eps, norm=threat.norm, y_target=aim)
+
+        return run
+
+    sides: dict[str, Bound] = {
+        PASS: lambda x, y: generator.perturb(x),
+        "fgsm": aimed(fgsm),
+        "ifgsm, 10 steps": aimed(ifgsm),
+        "target forward alone": lambda x, y: forward(bench.model, x),
+    }
+    return compete(bench, sides, [PASS], threat, y_target=y_target)
+
+
+@torch.no_grad()
 def forward(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x)
+    return model(x)
 
 
-def in_turn(attacks: dict[str, Callable[[], Tensor]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each attack in each round, after three rounds of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in attacks}
-    for i in range(-3, rounds):
-        for name, attack in attacks.items():
-            began = time.perf_counter()
-            attack()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if i >= 0:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
+def overhead(bench: Bench, threat: Threat) -> list[Row]:
+    """`evaluate`'s time less the attack's own and less one forward of the answers, as a share of the attack's own."""
+    attacks = {f"{name}, {steps} steps": ours(name, bench.model, threat.eps)[OURS] for name, steps in LONG.items()}
+    share = bench.budget / len(attacks) / len(bench.batch_sizes)
+    rows: list[Row] = []
+    for side, attack in attacks.items():
+        for size in bench.batch_sizes:
+            evaluate(attack, bench.model, bench.x[:WARM_UP], bench.y[:WARM_UP], threat)  # imports, too
+            passes: list[dict[str, float]] = []
+            while len(passes) < bench.rounds and sum(each["evaluate"] for each in passes) < share:
+                passes.append(harness_pass(bench, threat, attack, size))
+                bench.advance()
+            shares = [(each["evaluate"] - each["attack"] - each["forward"]) / each["attack"] for each in passes]
+            seconds = {part: [each[part] for each in passes] for part in passes[0]}
+            rows.append(
+                {
+                    **{"side": side, "status": "ok", "batch_size": size, "rounds": len(passes)},
+                    **{"seconds": seconds, "overhead": median_and_range(shares)},
+                }
+            )
+    return rows
 
 
-def success(model: nn.Module, x_adv: Tensor, y: Tensor, aim: Tensor | None, counts: Tensor) -> float:
-    """Share of the images that count, as in the comparison, that are no longer of class `y`, or now of class `aim`."""
-    prediction = forward(model, x_adv).argmax(1)
-    fooled = prediction != y if aim is None else prediction == aim
-    return fooled[counts].float().mean().item()
+def harness_pass(bench: Bench, threat: Threat, attack: Bound, size: int) -> dict[str, float]:
+    """Seconds of `evaluate` over all images, of the attack inside it, and of a forward of as many images."""
+    model, x, device = bench.model, bench.x, bench.x.device
+    calls: list[tuple[int, float]] = []  # images, seconds
+
+    def watched(x: Tensor, y: Tensor) -> Tensor:
+        x_adv, seconds = timed(device, attack, x, y)
+        calls.append((len(x), seconds))
+        return x_adv
+
+    whole = partial(evaluate, clean_logits=bench.logits, batch_size=size)
+    result, seconds = timed(device, whole, watched, model, x, bench.y, threat)
+    if result.row["status"] != "ok":
+        raise InputError(f"the harness turned down an attack of our own: {result.row['status']}")
+    _, once = timed(device, predict, model, x, CHUNK if device.type == "cpu" else size)  # the batch it certifies with
+    warm_up = calls[0][1] if sum(n for n, _ in calls) > len(x) else 0.0  # is the harness's doing
+    return {"evaluate": seconds, "attack": sum(each for _, each in calls) - warm_up, "forward": once}
 
 
-def table(title: str, seconds: dict[str, list[float]], asr: dict[str, float], images: int) -> Table:
-    found = Table(title=title)
-    for column in ("attack", "images/s", "times FGSM's speed, median (range)", "ASR on this batch %"):
-        found.add_column(column)
-    for name, times in seconds.items():
-        ratios = [fgsm / own for fgsm, own in zip(seconds["fgsm"], times, strict=True)]
-        speed = f"{images / statistics.median(times):,.0f}"
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        found.add_row(name, speed, ratio, f"{100 * asr[name]:.1f}" if name in asr else "")
-    return found
+def show(results: dict[str, Any], output_dir: Path | None) -> None:
+    """Print a table per section, and write them with all times to `output_dir`."""
+    target, env = results["target"]["name"], results["environment"]
+    on = f"{target}, {results['images']} images, {env['gpu'] or env['cpu']}, {env['threads']} threads"
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    text = [f"# Speed: {on}", ""]
+    for section in dict.fromkeys(row["section"] for row in results["rows"]):
+        rows = [row for row in results["rows"] if row["section"] == section]
+        title = f"{SECTIONS[section]}: {rows[0]['threat']}"
+        console.print(table(f"{title}, {on}", rows))
+        text.append(markdown(title, rows))
+    console.print(NOTE, style="dim")
+    if output_dir is not None:
+        write_file(output_dir / "speed.md", "\n".join([*text, NOTE, ""]))
+        write_file(output_dir / "speed.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+        print(f"report  {output_dir / 'speed.md'}")
 
 
 if __name__ == "__main__":
