@@ -90,7 +90,8 @@ class Threat:
         found = []
         if x_adv.min() < 0 or x_adv.max() > 1:
             found.append(f"pixels outside [0, 1]: {x_adv.min().item():.6g} to {x_adv.max().item():.6g}")
-        longest = delta_norms(x_adv - x)[self.norm].max().item() if len(x) else 0.0
+        delta = (x_adv - x).flatten(1)
+        longest = (delta.abs() if self.norm == "linf" else delta.norm(dim=1)).max().item() if len(x) else 0.0
         if longest > self.eps + TOLERANCE[self.norm]:
             found.append(f"{self.norm} {longest:.7g} exceeds eps {self.eps:.7g}")
         return found

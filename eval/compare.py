@@ -25,12 +25,12 @@ from typing import Any
 from rich.console import Console
 
 from advgan import training
+from advgan.analysis import summary
 from advgan.attacks import ATTACKS, Spec, parse_attack
 from advgan.data import load_data
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
-from advgan.evaluation.summary import summary
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
 from advgan.report.progress import progress_bar

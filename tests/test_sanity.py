@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from advgan.analysis.findings import _clear
+from advgan.analysis.sanity import CHECKS, sanity
 from advgan.evaluation import Result
-from advgan.evaluation.findings import _clear
-from advgan.evaluation.sanity import CHECKS, sanity
 from tests.test_statistics import plain, result
 
 N = 100

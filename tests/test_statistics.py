@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from advgan.analysis.cost import break_even, cost
+from advgan.analysis.groups import groups
+from advgan.analysis.optimality import best, curve, distances, local_optimality, optimality
+from advgan.analysis.pairs import mcnemar_pairs, seeds
+from advgan.analysis.worst_case import worst_case
 from advgan.evaluation import ROW_KEYS, Result
-from advgan.evaluation.cost import break_even, cost
-from advgan.evaluation.optimality import best, curve, distances, local_optimality, optimality
-from advgan.evaluation.statistics import groups, mcnemar, mcnemar_pairs, mean_sd, median_interval, seeds
-from advgan.evaluation.worst_case import worst_case
+from advgan.evaluation.statistics import mcnemar, mean_sd, median_interval
 
 INF = float("inf")
 

@@ -73,7 +73,9 @@ ATTACKS: dict[str, Attack] = {
     "lbfgs": Attack(lbfgs, "minimal-norm", "l2"),
     "jsma": Attack(jsma, "minimal-norm", "l0"),
     "hopskipjump": Attack(hopskipjump, "minimal-norm", "l2", access="decisions", random=True),
-    "hopskipjump-linf": Attack(partial(hopskipjump, norm="linf"), "minimal-norm", "linf", access="decisions", random=True),
+    "hopskipjump-linf": Attack(
+        partial(hopskipjump, norm="linf"), "minimal-norm", "linf", access="decisions", random=True
+    ),
     "advgan": Attack(advgan, access="generator"),
 }
 

@@ -57,7 +57,7 @@ def attack_figures(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
     robust_accuracy   over all images: right before the attack, and not made wrong within eps
     norms, ssim       over the images that count; of a minimal-norm attack over those it fooled, but l2_median takes a
                       failure as infinitely far (None where that makes it infinite); _low and _high are its 95 %
-                      bootstrap interval
+                      bootstrap interval, of minimal-norm attacks alone
     """
     counts, right = records["counts"], records["clean_prediction"] == records["label"]
     n, hits = int(counts.sum()), int(records["success"].sum())
@@ -65,6 +65,8 @@ def attack_figures(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
     wrong = (records["prediction"] != records["label"]) & records["within"]
     measured = records["fooled"] if protocol == "minimal-norm" else counts
     l2 = records["l2"].masked_fill(~measured, torch.inf)[counts]
+
+    interval = median_interval(l2.numpy()) if protocol == "minimal-norm" else (math.nan, math.nan)
 
     def size(name: str, statistic: Callable[[Tensor], Tensor] = Tensor.mean) -> float | None:
         values = records[name][measured].double()
@@ -79,15 +81,12 @@ def attack_figures(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
         "robust_accuracy": (right & ~wrong).double().mean().item(),
         "l0_mean": size("l0"),
         "l2_mean": size("l2"),
-        **dict(zip(("l2_median", "l2_median_low", "l2_median_high"), map(_finite, _median(l2)), strict=True)),
+        "l2_median": _finite(np.median(l2.numpy())),
+        **dict(zip(("l2_median_low", "l2_median_high"), map(_finite, interval), strict=True)),
         "linf_mean": size("linf"),
         "linf_max": size("linf", Tensor.max),
         "ssim_mean": size("ssim"),
     }
-
-
-def _median(values: Tensor) -> tuple[float, float, float]:
-    return float(np.median(values.numpy())), *median_interval(values.numpy())
 
 
 def _finite(value: Any) -> float | None:

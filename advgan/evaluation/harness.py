@@ -62,7 +62,7 @@ def evaluate(
 ) -> Result:
     """Attack images `x` (n, c, h, w) with labels `y` (n,), batch by batch, and certify the answers.
 
-    attack         (x, y) -> x_adv, on the target's device; it gets copies, the first batch twice, once to warm up
+    attack         (x, y) -> x_adv, on the target's device; it gets copies, some of them twice, to warm up
     target         in eval mode, no softmax; its forwards and backwards during the attack are counted
     name, target_name, access, seed   what the row says of the attack (`Attack.access`, its rng's seed) and the target
     threat         "bounded": the ball each answer must lie in; "minimal-norm": the radius up to which one counts

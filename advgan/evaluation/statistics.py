@@ -1,53 +1,11 @@
-"""Which results may be compared, and how sure a measured figure is."""
+"""How sure a measured figure is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-
-from advgan.attacks.registry import Spec, parse_attack
-from advgan.errors import InputError
-
-if TYPE_CHECKING:  # the harness imports this file
-    from advgan.evaluation.harness import Result
-
-GROUP = ("target", "norm", "eps", "y_target")  # what must be alike for figures to be compared
-ALL_PAIRS = 12  # attacks of a group up to which every pair is tested
-Group = tuple[str, str, float, int | None]
-
-
-def groups(results: Iterable[Result]) -> dict[Group, list[Result]]:
-    """The results that have figures, by (target, norm, eps, y_target), in the order in which they came."""
-    found: dict[Group, list[Result]] = {}
-    for result in results:
-        if result.row["status"] == "ok":
-            row = result.row
-            found.setdefault((row["target"], row["norm"], row["eps"], row["y_target"]), []).append(result)
-    return found
-
-
-def by_attack(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """The results of each attack of a group, label -> one per seed."""
-    found: dict[str, list[Result]] = {}
-    for result in results:
-        found.setdefault(result.row["attack"], []).append(result)
-    return found
-
-
-def first_seeds(results: Iterable[Result]) -> list[Result]:
-    """One result per attack of a group, that of its first seed: no attack is judged by the best of many runs."""
-    return [runs[0] for runs in by_attack(results).values()]
-
-
-def spec_of(result: Result) -> Spec | None:
-    """What a row's label asks for; None for one that the command line does not know, such as a transfer."""
-    try:
-        return parse_attack(result.row["attack"])
-    except InputError:
-        return None
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -98,36 +56,3 @@ def mcnemar(a: Any, b: Any) -> tuple[int, int, float]:
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return only_a, only_b, p
-
-
-def mcnemar_pairs(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """Pairs of attacks of a group, the first seed of each, on the images that count for both.
-
-    All pairs of up to 12 attacks (66 tests). Of more, in the order of their ASR, each and the next weaker one.
-    """
-    found = []
-    for group, members in groups(results).items():
-        attacks = first_seeds(members)
-        if len(attacks) > ALL_PAIRS:
-            pairs = list(pairwise(sorted(attacks, key=lambda result: -result.row["asr"])))
-        else:
-            pairs = list(combinations(attacks, 2))
-        for a, b in pairs:
-            both = a.records["counts"] & b.records["counts"]
-            only_a, only_b, p = mcnemar(a.records["success"][both], b.records["success"][both])
-            names = {"a": a.row["attack"], "b": b.row["attack"]}
-            found.append({**dict(zip(GROUP, group, strict=True)), **names, "only_a": only_a, "only_b": only_b, "p": p})
-    return found
-
-
-def seeds(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """Mean and standard deviation of the ASR of each attack that was run with several seeds; `seeds` is how many."""
-    found = []
-    for group, members in groups(results).items():
-        for attack, runs in by_attack(members).items():
-            rates = {run.row["seed"]: run.row["asr"] for run in runs}
-            if len(rates) > 1:
-                mean, sd = mean_sd(list(rates.values()))
-                spread = {"attack": attack, "seeds": len(rates), "asr_mean": mean, "asr_sd": sd}
-                found.append({**dict(zip(GROUP, group, strict=True)), **spread})
-    return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from advgan.evaluation.statistics import GROUP
+from advgan.analysis.groups import GROUP
 
 Row = Mapping[str, Any]
 Summary = Mapping[str, Any]  # results.json, or the part of it that has "rows"

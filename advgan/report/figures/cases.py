@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from advgan.analysis.groups import first_seeds
 from advgan.evaluation.harness import Result
-from advgan.evaluation.statistics import first_seeds
 from advgan.report.comparison import Comparison
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from advgan.analysis.groups import GROUP, first_seeds, groups, spec_of
 from advgan.attacks.registry import Spec
-from advgan.evaluation.statistics import GROUP, first_seeds, groups, spec_of
-
-if TYPE_CHECKING:
-    from advgan.evaluation.harness import Result
+from advgan.evaluation.harness import Result
 
 RIVALS: dict[str, int | None] = {"fgsm": None, "ifgsm": 10, "pgd": 40, "deepfool": None}  # with their usual steps
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from advgan.evaluation.statistics import GROUP, by_attack, groups, wilson
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from advgan.evaluation.harness import Result
+from advgan.analysis.groups import GROUP, by_attack, groups
+from advgan.evaluation.harness import Result
+from advgan.evaluation.statistics import wilson
 
 
 def worst_case(results: Iterable[Result]) -> list[dict[str, Any]]:

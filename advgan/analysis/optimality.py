@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from advgan.evaluation.statistics import first_seeds, groups
-
-if TYPE_CHECKING:
-    from advgan.evaluation.harness import Result
+from advgan.analysis.groups import first_seeds, groups
+from advgan.evaluation.harness import Result
 
 Scenario = tuple[str, str, int | None]  # target, norm, y_target
 

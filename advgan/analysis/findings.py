@@ -5,17 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from advgan.evaluation.statistics import Group, mcnemar, spec_of, wilson
-from advgan.evaluation.worst_case import any_success, worst_case
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from advgan.evaluation.harness import Result
+from advgan.analysis.groups import Group, spec_of
+from advgan.analysis.worst_case import any_success, worst_case
+from advgan.evaluation.harness import Result
+from advgan.evaluation.statistics import mcnemar, wilson
 
 LITTLE = 0.02  # how far ASR may move when the steps are doubled, and still count as settled
 STILL = 0.01  # share of the images that may have a gradient of zero

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from advgan.evaluation import findings
-from advgan.evaluation.findings import Finding, Measured, access, at_least, fgsm, white_box
-from advgan.evaluation.statistics import first_seeds, groups
-
-if TYPE_CHECKING:
-    from advgan.evaluation.harness import Result
+from advgan.analysis import findings
+from advgan.analysis.findings import Finding, Measured, access, at_least, fgsm, white_box
+from advgan.analysis.groups import first_seeds, groups
+from advgan.evaluation.harness import Result
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advgan.evaluation.cost import cost
+from advgan.analysis.cost import cost
+from advgan.analysis.optimality import optimality
+from advgan.analysis.pairs import mcnemar_pairs, seeds
+from advgan.analysis.sanity import sanity
+from advgan.analysis.worst_case import worst_case
 from advgan.evaluation.harness import Result
-from advgan.evaluation.optimality import optimality
-from advgan.evaluation.sanity import sanity
-from advgan.evaluation.statistics import mcnemar_pairs, seeds
-from advgan.evaluation.worst_case import worst_case
 
 
 def summary(

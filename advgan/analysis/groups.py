@@ -1,0 +1,43 @@
+"""Which results may be compared: those of one target under one threat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from advgan.attacks.registry import Spec, parse_attack
+from advgan.errors import InputError
+from advgan.evaluation.harness import Result
+
+GROUP = ("target", "norm", "eps", "y_target")  # what must be alike for figures to be compared
+Group = tuple[str, str, float, int | None]
+
+
+def groups(results: Iterable[Result]) -> dict[Group, list[Result]]:
+    """The results that have figures, by (target, norm, eps, y_target), in the order in which they came."""
+    found: dict[Group, list[Result]] = {}
+    for result in results:
+        if result.row["status"] == "ok":
+            row = result.row
+            found.setdefault((row["target"], row["norm"], row["eps"], row["y_target"]), []).append(result)
+    return found
+
+
+def by_attack(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The results of each attack of a group, label -> one per seed."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.row["attack"], []).append(result)
+    return found
+
+
+def first_seeds(results: Iterable[Result]) -> list[Result]:
+    """One result per attack of a group, that of its first seed: no attack is judged by the best of many runs."""
+    return [runs[0] for runs in by_attack(results).values()]
+
+
+def spec_of(result: Result) -> Spec | None:
+    """What a row's label asks for; None for one that the command line does not know, such as a transfer."""
+    try:
+        return parse_attack(result.row["attack"])
+    except InputError:
+        return None
