@@ -1,22 +1,27 @@
-"""The classic attacks, one per file, each a function of one shape:
+"""The attacks, one per file, each a function of one shape:
 
     x_adv = attack(model, x, y, *, eps=..., y_target=None, rng=None)
 
 x (n, c, h, w) float32 in [0, 1]; y (n,) the true labels; y_target (n,) makes it targeted; rng a torch.Generator.
 x_adv comes back like x, detached, inside the eps ball and the box, and the model exactly as it was.
 
-The attacks: noise, fgsm, ifgsm, mifgsm, pgd, deepfool, warmstart. What they are made of: objectives (what is raised),
-gradients (a model lent, one gradient), ascent (the loop of the gradient attacks), pool (which images are still worked
-on). registry gives them names.
+What they are made of: objectives (what is raised), gradients (a model lent, one gradient), ascent (the loop of the
+gradient attacks), pool (which images are still worked on). The registry gives them names.
 """
 
+from advgan.attacks.apgd import apgd
+from advgan.attacks.carlini_wagner import carlini_wagner
 from advgan.attacks.deepfool import deepfool
 from advgan.attacks.fgsm import fgsm
+from advgan.attacks.hopskipjump import hopskipjump
 from advgan.attacks.ifgsm import ifgsm, ifgsm_corner, ifgsm_projected
+from advgan.attacks.jsma import jsma
+from advgan.attacks.lbfgs import lbfgs
 from advgan.attacks.mifgsm import mifgsm
 from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
 from advgan.attacks.registry import ATTACKS, Attack, Bound, Protocol, Spec, bind, parse_attack
+from advgan.attacks.square import square
 from advgan.attacks.warmstart import advgan
 
 __all__ = [
@@ -26,16 +31,22 @@ __all__ = [
     "Protocol",
     "Spec",
     "advgan",
+    "apgd",
     "bind",
+    "carlini_wagner",
     "deepfool",
     "fgsm",
+    "hopskipjump",
     "ifgsm",
     "ifgsm_corner",
     "ifgsm_projected",
+    "jsma",
+    "lbfgs",
     "mifgsm",
     "noise_gaussian",
     "noise_sign",
     "noise_uniform",
     "parse_attack",
     "pgd",
+    "square",
 ]

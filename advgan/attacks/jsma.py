@@ -92,7 +92,7 @@ def _saliency(
 def best_pair(u: Tensor, v: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     """The pair p != q (n, 2) of `free` (n, d) values with the largest (u_p + u_q)(v_p + v_q), both sums positive.
 
-    Also returns which images (n,) have such a pair. All d^2 pairs are decided, few are looked at: where two other values
+    Also returns which images (n,) have such a pair. All d^2 pairs are decided, few looked at: where two other values
     are at least as good in u and in v, one of them can take a value's place in its pair. What is left, sorted by u, has
     a v not below the second largest v before it: some ten values of hundreds, as a rule.
     """
