@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -138,7 +139,7 @@ def test_carlini_wagner_keeps_the_lead_it_was_asked_for(targeted: bool) -> None:
 
 @pytest.mark.parametrize("spread", [1.0, 0.01])
 def test_the_best_pair_is_the_best_of_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advgan.attacks.jsma.PAIRS", 50)
+    monkeypatch.setattr(sys.modules["advgan.attacks.jsma"], "PAIRS", 50)
     for seed in range(20):
         u = torch.randn(6, 16, generator=seeded(seed))
         v = -u + spread * torch.randn(6, 16, generator=seeded(seed + 100))  # nearly opposed: many are undominated
