@@ -19,7 +19,6 @@ sys.path.insert(0, str(ROOT))
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -33,7 +32,7 @@ from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
-from advgan.report.progress import progress_bar
+from advgan.report.progress import cell_progress
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import run
@@ -117,13 +116,13 @@ def main(settings: Settings) -> None:
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
     results: list[Result] = []
-    with progress_bar() as bar:
+    todo = plan(settings, specs, checks, balls, surrogate)
+    with cell_progress(len(targets) * len(todo)) as begin:
         for i, target in enumerate(targets):
             generator = generators[i].generator if generators else None
-            for spec, threat, seed, source in plan(settings, specs, checks, balls, surrogate):
+            for spec, threat, seed, source in todo:
                 if spec.name == "advgan" and (generator is None or unfit(generator, threat, y_target)):
                     continue
-                task = bar.add_task(f"{target.victim.label} {threat.norm} {threat.eps:.3g} {spec.label}", total=len(x))
                 result = cells.run(
                     spec,
                     target.victim,
@@ -132,7 +131,7 @@ def main(settings: Settings) -> None:
                     seed=seed,
                     generator=generator,
                     source=source.victim if source else None,
-                    progress=partial(bar.advance, task),
+                    progress=begin(f"{spec.label}, {threat.norm} {threat.eps:.3g}, {target.victim.label}", len(x)),
                 )
                 results.append(result)
 
@@ -156,8 +155,8 @@ def check(settings: Settings) -> None:
     """Raise InputError for settings that cannot be meant."""
     if settings.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
-    if not settings.seeds:
-        raise InputError("expected at least one of seeds, got none")
+    if not settings.seeds or not all(0 <= seed < 2**32 for seed in settings.seeds):
+        raise InputError(f"seeds must be one or more from 0 to {2**32 - 1}, got {settings.seeds}")
     if bool(settings.surrogate) != bool(settings.surrogate_weights):
         raise InputError(
             f"a surrogate needs a name and weights, got {settings.surrogate} and {settings.surrogate_weights}"

@@ -18,7 +18,6 @@ sys.path.insert(0, str(ROOT))
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from rich.console import Console
 
@@ -29,7 +28,7 @@ from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import aim, load_generators, load_targets, radii, unfit
 from advgan.report.comparison import Comparison
-from advgan.report.progress import progress_bar
+from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.sweep import grids, unattacked, write_sweep
 from advgan.report.tensorboard import command as tensorboard_command
@@ -109,18 +108,17 @@ def main(settings: Settings) -> None:
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
     results: list[Result] = []
-    with progress_bar() as bar:
+    with cell_progress(len(specs) * len(balls)) as begin:
         for spec in specs:
             for threat in balls:
                 if spec.name == "advgan" and generator is not None and unfit(generator, threat, y_target):
                     continue
-                task = bar.add_task(f"{norm} {threat.eps:.3g} {spec.label}", total=len(x))
                 result = cells.run(
                     *(spec, target.victim, threat),
                     y_target=y_target,
                     seed=settings.seed,
                     generator=generator,
-                    progress=partial(bar.advance, task),
+                    progress=begin(f"{spec.label}, {norm} eps {threat.eps:.3g}", len(x)),
                 )
                 results.append(result)
 

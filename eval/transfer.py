@@ -19,7 +19,6 @@ sys.path.insert(0, str(ROOT))
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -31,7 +30,7 @@ from advgan.data import load_data
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim, environment, wilson
 from advgan.evaluation.entrants import aim, load_generators, load_targets, radii, unfit
-from advgan.report.progress import progress_bar
+from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.transfer import grids, write_transfer
 from advgan.report.tensorboard import command as tensorboard_command
@@ -136,10 +135,10 @@ def main(settings: Settings) -> None:
     curve += [(each.label, threat, *pair) for each in curve_specs for pair in tried for threat in balls]
 
     rows: dict[Cell, dict[str, Any]] = {}
-    with progress_bar() as bar:
-        for cell in dict.fromkeys([*matrix, *curve]):
+    todo = list(dict.fromkeys([*matrix, *curve]))
+    with cell_progress(len(todo)) as begin:
+        for cell in todo:
             attack, threat, source, victim = cell
-            task = bar.add_task(f"{attack} {threat.eps:.3g} {source or ''} → {victim}", total=len(x))
             stand_in = source if attack != "advgan" and source != victim else None
             result = cells.run(
                 *(parse_attack(attack), victims[victim], threat),
@@ -147,7 +146,7 @@ def main(settings: Settings) -> None:
                 seed=settings.seed,
                 generator=generator,
                 source=victims[stand_in] if stand_in else None,
-                progress=partial(bar.advance, task),
+                progress=begin(f"{attack}, eps {threat.eps:.3g}: {source or 'any'} → {victim}", len(x)),
             )
             both = shared(cells, result.records, victims[source]) if source else dict.fromkeys(SHARED)
             rows[cell] = result.row | {"attack": attack, "source": source, "victim": victim} | both

@@ -19,7 +19,7 @@ def deepfool(
     steps: int = 50,
     candidates: int = 10,
     overshoot: float = 0.02,
-    prune: float = 1.4,
+    prune: float = 1.7,
     *,
     eps: float | None = None,
     y_target: Tensor | None = None,

@@ -1,12 +1,45 @@
-"""How far a long evaluation is: one bar per cell, with the time it has left."""
+"""How far a long evaluation is, and the time it has left: one bar for all cells, one for the cell in work."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Begin = Callable[[str, int], Callable[[int], None]]
 
 
-def progress_bar() -> Progress:
-    """Add a task per cell, with the number of its images as the total; on stderr."""
-    columns = (TextColumn("{task.description:40}"), BarColumn(bar_width=30), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+@contextmanager
+def cell_progress(cells: int) -> Iterator[Begin]:
+    """On stderr: `begin(name, images)` opens the next cell, and returns what is told of each batch of its images.
+
+    with cell_progress(len(plan)) as begin:
+        for cell in plan:
+            cells.run(..., progress=begin("fgsm on mnist-c", len(x)))
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        whole, begun = bar.add_task("all cells", total=cells), 0
+        now: TaskID | None = None
+
+        def begin(name: str, images: int) -> Callable[[int], None]:
+            nonlocal now, begun
+            if now is not None:
+                bar.remove_task(now)
+            bar.update(whole, completed=begun)
+            now, begun = bar.add_task(name, total=images), begun + 1
+            return partial(bar.advance, now)
+
+        yield begin
+        bar.update(whole, completed=begun, total=begun)
