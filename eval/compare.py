@@ -19,13 +19,14 @@ sys.path.insert(0, str(ROOT))
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from rich.console import Console
 
 from advgan import training
 from advgan.analysis import summary
-from advgan.attacks import ATTACKS, Spec, parse_attack
+from advgan.attacks import ATTACKS, Spec, bind, parse_attack
 from advgan.data import load_data
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
@@ -109,9 +110,15 @@ def main(settings: Settings) -> None:
     surrogate = None
     if settings.surrogate and settings.surrogate_weights:
         (surrogate,) = load_targets([settings.surrogate], [settings.surrogate_weights], data, x, device)
+        if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
+            raise InputError(f"the surrogate {settings.surrogate_weights} is one of the targets, expected another one")
+        surrogate = surrogate.called(f"surrogate {settings.surrogate_weights.name}")
     for trained in generators:
         fitting(trained, specs, balls, y_target)
         trained.generator.to(device).perturb(x[:1])  # what it cannot take, it says now
+    for spec, threat in product((*specs, *checks), balls):
+        if not (spec.name == "advgan" and (first is None or unfit(first, threat, y_target))):
+            bind(spec, targets[0].victim.model, threat, y_target, generator=first)(x[:0], y[:0])  # and a bad setting
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
@@ -130,13 +137,14 @@ def main(settings: Settings) -> None:
                     y_target=y_target,
                     seed=seed,
                     generator=generator,
+                    foreign=generator is not None and not generators[i].trained_on(target),
                     source=source.victim if source else None,
                     progress=begin(f"{spec.label}, {threat.norm} {threat.eps:.3g}, {target.victim.label}", len(x)),
                 )
                 results.append(result)
 
     described = [target.describe(settings.dataset) for target in targets]
-    owned = [trained.describe(target.victim.label) for trained, target in zip(generators, targets, strict=False)]
+    owned = [trained.describe(target) for trained, target in zip(generators, targets, strict=False)]
     results_json: dict[str, Any] = {
         **{"environment": environment(settings), "target": described[0], "targets": described, "generators": owned},
         **summary(results, owned, data.num_classes),
@@ -201,7 +209,7 @@ def plan(
     asked = list(dict.fromkeys([spec.label for spec in (*specs, *checks)]))
     for threat in balls:
         for spec in map(parse_attack, asked):
-            seeds = settings.seeds if spec.attack.random else settings.seeds[:1]
+            seeds = list(dict.fromkeys(settings.seeds)) if spec.attack.random else settings.seeds[:1]
             found += [(spec, threat, seed, None) for seed in seeds]
         if surrogate is not None:
             found.append((parse_attack("mifgsm"), threat, settings.seeds[0], surrogate))

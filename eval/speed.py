@@ -36,7 +36,7 @@ from advgan.errors import InputError
 from advgan.evaluation import environment, evaluate, predict
 from advgan.evaluation.figures import clean_records
 from advgan.generator import Generator
-from advgan.report.progress import progress_bar
+from advgan.report.progress import cell_progress
 from advgan.settings import Real, run
 from advgan.storage import write_file
 from advgan.targets import check_target, fingerprint, load_target
@@ -123,9 +123,9 @@ def main(settings: Settings) -> None:
     present, absent = invite(peers, model, settings.eps, data.image_shape, data.num_classes)
 
     rows: list[Row] = []
-    with progress_bar() as bar:
+    with cell_progress(len(sections)) as begin:
         for section in sections:
-            watched = replace(bench, advance=partial(bar.advance, bar.add_task(section, total=None)))
+            watched = replace(bench, advance=partial(begin(section, None), 1))
             if section == "overhead":
                 found = overhead(watched, threat)
             elif section == "generator":
@@ -133,6 +133,8 @@ def main(settings: Settings) -> None:
             else:
                 found = against_peers(section, watched, threat, present, absent)
             rows += [{"section": section, "threat": ball(section, threat, generator), **row} for row in found]
+            if settings.output_dir is not None:  # a benchmark that is killed keeps what it has
+                write_file(settings.output_dir / "speed.json", json.dumps({"rows": rows}, indent=2) + "\n")
 
     about = {
         **{"name": settings.target, "weights": str(settings.target_weights)},

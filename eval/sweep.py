@@ -70,7 +70,7 @@ class Settings:
     max_samples: int | None = None
     """Attack only the first so many test images"""
     output_dir: Path = Path("checkpoints/runs/sweep")
-    """Where report.md, curves.png, sweep.json and the rest go; earlier ones are replaced"""
+    """Where sweep.md, curves.png, sweep.json and the rest go; earlier ones are replaced"""
     fresh: bool = False
     """Run every cell again, even those that an earlier call has kept"""
     batch_size: int = 100
@@ -89,7 +89,8 @@ def main(settings: Settings) -> None:
     norm: Norm = settings.norm or (generator.threat.norm if generator else "linf")
     y_target = aim(settings.y_target, generator)
     balls = [Threat(norm, eps, targeted=y_target is not None) for eps in radii(settings.eps, norm) if eps]
-    specs = chosen(settings.attacks or (*ATTACKS_SHOWN, *(["advgan"] if generator else [])), generator is not None)
+    words = settings.attacks or (*ATTACKS_SHOWN, *(["advgan"] if generator else []))
+    specs = chosen(words, with_generator=generator is not None, targeted=y_target is not None)
     if not balls:
         raise InputError("expected an eps above 0, got none")
     device = training.start(settings.seed, settings.threads).device
@@ -99,7 +100,8 @@ def main(settings: Settings) -> None:
     x, y = next(test.batches(len(test)))
     (target,) = load_targets([settings.target], [settings.target_weights], data, x, device)
     for spec in specs:
-        bind(spec, target.victim.model, balls[0], y_target, generator=generator)  # what cannot be, it says now
+        attack = bind(spec, target.victim.model, balls[0], y_target, generator=generator)
+        attack(x[:0], y[:0])  # what cannot be, it says now
     if generator is not None and any(spec.name == "advgan" for spec in specs):
         generator.to(device).perturb(x[:1].to(device))
         if reason := unfit(generator, balls[0], y_target):
@@ -118,6 +120,7 @@ def main(settings: Settings) -> None:
                     y_target=y_target,
                     seed=settings.seed,
                     generator=generator,
+                    foreign=bool(trained) and not trained[0].trained_on(target),
                     progress=begin(f"{spec.label}, {norm} eps {threat.eps:.3g}", len(x)),
                 )
                 results.append(result)
@@ -130,7 +133,7 @@ def main(settings: Settings) -> None:
     described = target.describe(settings.dataset)
     summary = {
         **{"environment": environment(settings), "target": described, "targets": [described]},
-        **{"generators": [each.describe(target.victim.label) for each in trained], "rows": rows},
+        **{"generators": [each.describe(target) for each in trained], "rows": rows},
     }
     write_sweep(settings.output_dir, Comparison(summary, results, x[:SHOWN], y[:SHOWN], data.classes))
     if cells.found:
@@ -140,16 +143,17 @@ def main(settings: Settings) -> None:
         console.print(grid.rich())
     for line in failures(rows):
         console.print(line, style="red", markup=False)
-    print(f"report       {settings.output_dir / 'report.md'}, figures sweep.csv and sweep.json")
+    print(f"report       {settings.output_dir / 'sweep.md'}, figures sweep.csv and sweep.json")
     print(f"images       {settings.output_dir / 'curves.png'}, {settings.output_dir / 'gallery'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
 
 
-def chosen(asked: Sequence[str], with_generator: bool) -> list[Spec]:
+def chosen(asked: Sequence[str], with_generator: bool, targeted: bool) -> list[Spec]:
     """The attacks to run, each once, in the order asked for; all of them for "all", without what has no generator."""
     words = list(dict.fromkeys(" ".join(asked).replace(",", " ").split()))
     if words == ["all"]:
-        words = [name for name in ATTACKS if name != "advgan" or with_generator]
+        able = [name for name, attack in ATTACKS.items() if attack.targeted or not targeted]
+        words = [name for name in able if name != "advgan" or with_generator]
     return [parse_attack(word) for word in words]
 
 

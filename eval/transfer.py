@@ -80,7 +80,7 @@ class Settings:
     max_samples: int | None = None
     """Attack only the first so many test images"""
     output_dir: Path = Path("checkpoints/runs/transfer")
-    """Where report.md, matrix.png, curve.png, transfer.json and the rest go; earlier ones are replaced"""
+    """Where transfer.md, matrix.png, curve.png, transfer.json and the rest go; earlier ones are replaced"""
     fresh: bool = False
     """Run every cell again, even those that an earlier call has kept"""
     batch_size: int = 100
@@ -121,6 +121,9 @@ def main(settings: Settings) -> None:
         generator.to(device).perturb(x[:1].to(device))
     if settings.generator_source is not None and (generator is None or settings.generator_source not in victims):
         raise InputError(f"generator_source must be one of {', '.join(victims)}, got {settings.generator_source}")
+    maker = next((target for target in targets if target.victim.label == settings.generator_source), None)
+    if maker is not None and not trained[0].trained_on(maker):
+        raise InputError(f"the generator was trained on another classifier than {settings.generator_source}")
     training.claim(settings.output_dir, "transfer", resume=False, overwrite=True)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=0, fresh=settings.fresh)
 
@@ -153,7 +156,7 @@ def main(settings: Settings) -> None:
 
     summary = {
         **{"environment": environment(settings), "targets": [target.describe(settings.dataset) for target in targets]},
-        "generators": [each.describe(settings.generator_source or "unknown") for each in trained],
+        "generators": [each.describe(maker) if maker else unknown(each.describe(targets[0])) for each in trained],
         **{"matrix": [rows[cell] for cell in matrix], "curve": [rows[cell] for cell in curve]},
     }
     write_transfer(settings.output_dir, summary)
@@ -164,7 +167,7 @@ def main(settings: Settings) -> None:
         console.print(grid.rich())
     for line in failures(rows.values()):
         console.print(line, style="red", markup=False)
-    print(f"report       {settings.output_dir / 'report.md'}, figures transfer.csv and transfer.json")
+    print(f"report       {settings.output_dir / 'transfer.md'}, figures transfer.csv and transfer.json")
     print(f"images       {settings.output_dir / 'matrix.png'}, {settings.output_dir / 'curve.png'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
 
@@ -176,6 +179,11 @@ def shared(cells: Cells, records: dict[str, Any], source: Victim) -> dict[str, A
     both = records["counts"] & (cells.logits(source).argmax(1) == records["label"])
     n, hits = int(both.sum()), int((records["success"] & both).sum())
     return dict(zip(SHARED, (n, hits / n, *wilson(hits, n)) if n else (0, None, None, None), strict=True))
+
+
+def unknown(generator: dict[str, Any]) -> dict[str, Any]:
+    """A generator's description where nobody says which classifier it was trained on."""
+    return {**generator, "target": "unknown", "training_seconds": None}
 
 
 def made_on_a_source(word: str) -> Spec:

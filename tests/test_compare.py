@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from advgan import Generator
 from advgan.evaluation import ROW_KEYS
 from advgan.settings import run
-from advgan.targets import fingerprint, load_target
+from advgan.targets import fingerprint, load_target, save_target
 from tests.conftest import ROOT, Run, environment
 
 
@@ -102,7 +102,7 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
     assert "Bounded attacks on mnist-tutorial, linf eps 0.25" in done.stdout
     assert str(out / "results.json") in done.stdout
     assert f"tensorboard --logdir '{out / 'logs'}' --samples_per_plugin images=100" in done.stdout
-    assert "all cells" in done.stderr
+    assert "in all" in done.stderr
     assert "8/8" in done.stderr
     assert "advgan" in (out / "report.md").read_text()
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
@@ -154,7 +154,11 @@ def test_every_attack_against_two_targets_in_two_norms(
 
 
 def test_what_the_sanity_checks_need(call: Callable[..., list[dict]], classifier: Path, tmp_path: Path) -> None:
-    words = ["--surrogate", "mnist-tutorial", "--surrogate-weights", classifier]
+    other = load_target("mnist-tutorial", classifier)
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.1)
+    save_target(other, tmp_path / "other", "# Another classifier")
+    words = ["--surrogate", "mnist-tutorial", "--surrogate-weights", tmp_path / "other"]
     rows = call("--attacks", "fgsm", "--eps", "0.05", "0.2", "--sanity", "--max-samples", 12, *words)
     assert {(row["eps"], row["attack"]) for row in rows if row["eps"] == 0.5} == {(0.5, "pgd:steps=40")}
     assert {row["access"] for row in rows} == {"nothing", "gradients", "scores", "transfer"}
@@ -230,6 +234,9 @@ def test_the_same_seed_gives_the_same_noise(call: Callable[..., list[dict]]) -> 
         (["--target", "mnist-a", "mnist-b"], "one target-weights for each target, got 1 for 2 targets"),
         (["--generator", "plain", "plain"], "one generator, or one for each of 1 targets, got 2"),
         (["--surrogate", "mnist-a"], "a surrogate needs a name and weights"),
+        (["--surrogate", "mnist-tutorial", "--surrogate-weights", "target"], "is one of the targets"),
+        (["--attacks", "fgsm", "pgd:steps=0"], "steps must be at least 1, got 0"),
+        (["--attacks", "fgsm:loss=difference"], "loss difference compares the class that is aimed at"),
         (["--attacks", "advgan"], "attack advgan needs a trained generator, expected --generator DIR"),
         (["--attacks", "deepfool", "--y-target", "1"], "attack deepfool cannot aim at a class"),
         (["--eps", "0"], "eps must be in (0, 1]"),
@@ -256,10 +263,12 @@ def test_what_it_says_when_it_cannot_run(
     message: str,
     call: Callable[..., list[dict]],
     generators: Path,
+    classifier: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = [str(generators / word) if word in ("plain", "rgb") else word for word in words]
+    words = [str(classifier) if word == "target" else word for word in words]
     with pytest.raises(SystemExit) as stop:
         call(*words)
     assert stop.value.code == 2

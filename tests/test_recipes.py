@@ -15,6 +15,7 @@ from .conftest import ROOT
 PROGRAMS = {
     "demo-classifier": "train.classifier",
     "demo-compare": "eval.compare",
+    "classics": "eval.compare",
     "tutorial": "eval.sweep",
     "mnist-transfer": "eval.transfer",
 }  # all others: train.advgan

@@ -61,8 +61,8 @@ CASES = [
     (
         GROWS,  # a single step falls, the worst case does not; an attack that was not run at both eps does not count
         [share("fgsm", 60, eps=0.1), share("pgd", 60, eps=0.1), share("fgsm", 30), share("pgd", 60)],
-        [share("fgsm", 60, eps=0.1), share("pgd", 30, eps=0.1), share("fgsm", 30), share("square", 90)],
-        [share("pgd", 60, eps=0.1), share("pgd", 30, norm="l2"), share("fgsm", 10)],
+        [share("ifgsm", 60, eps=0.1), share("pgd", 30, eps=0.1), share("ifgsm", 30), share("square", 90)],
+        [share("pgd", 60, eps=0.1), share("fgsm", 60, eps=0.1), share("pgd", 30, norm="l2"), share("fgsm", 10)],
     ),
     (
         STEPS,

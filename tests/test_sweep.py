@@ -83,9 +83,9 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
         assert (float(line["low"]), float(line["high"])) == wilson(round(accuracy * 48), 48)
         assert (float(line["asr"]), float(line["asr_high"])) == (row["asr"], row["asr_high"])
     assert sorted(path.stem for path in (out / "gallery").iterdir()) == sorted(wanted)
-    assert "![" in (out / "report.md").read_text()
+    assert "![" in (out / "sweep.md").read_text()
     assert "Accuracy % on mnist-tutorial, linf, against eps" in done.stdout
-    assert "all cells" in done.stderr, "progress bars"
+    assert "in all" in done.stderr, "progress bars"
 
     events = EventAccumulator(str(out / "logs" / "sweep" / "fgsm"))
     events.Reload()

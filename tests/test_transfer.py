@@ -99,10 +99,10 @@ def test_as_a_user_runs_it(program: Run, basics: list[object], generator: Path, 
     assert [float(line["asr"]) for line in lines[:8]] == [row["asr"] for row in results["matrix"]]
     for name in ("matrix.png", "curve.png"):
         assert np.asarray(Image.open(out / name)).std() > 5
-        assert f"(<{name}>)" in (out / "report.md").read_text()
+        assert f"(<{name}>)" in (out / "transfer.md").read_text()
     assert "made on (down) and tried on (across), linf eps 0.2" in done.stdout
     assert "advgan for mnist-c" in done.stdout
-    assert "all cells" in done.stderr, "progress bars"
+    assert "in all" in done.stderr, "progress bars"
     events = EventAccumulator(str(out / "logs" / "transfer"))
     events.Reload()
     assert sorted(events.Tags()["images"]) == ["curve", "matrix"]

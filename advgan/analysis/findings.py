@@ -67,12 +67,13 @@ def at_least(strong: Callable[[Result], bool], weak: Callable[[Result], bool]) -
 
 
 def grows(measured: Measured) -> list[Finding]:
-    """At neighbouring eps, the worst case over those attacks that were run at both."""
+    """At neighbouring eps, the worst case over those attacks that were run at both, one of more than one step."""
     ordered = sorted(measured.groups, key=lambda group: (group[1], -1 if group[3] is None else group[3], group[2]))
     found = []
     for small, large in pairwise(ordered):
         both = {r.row["attack"] for r in measured.groups[small]} & {r.row["attack"] for r in measured.groups[large]}
-        if (small[1], small[3]) != (large[1], large[3]) or not both:
+        many_steps = any(white_box(r) and not fgsm(r) for r in measured.groups[small] if r.row["attack"] in both)
+        if (small[1], small[3]) != (large[1], large[3]) or not many_steps:
             continue
         narrow, wide = (_success(*(r for r in measured.groups[g] if r.row["attack"] in both)) for g in (small, large))
         fall = _share(*narrow) - _share(*wide)
@@ -120,10 +121,11 @@ def moves(measured: Measured) -> list[Finding]:
 
 
 def unbounded(measured: Measured) -> list[Finding]:
-    """At linf eps 0.5 and more, accuracy under the worst case of attacks of which one at least is white-box."""
+    """At linf eps 0.5 and more, accuracy under the worst case of attacks, one at least white-box and of many steps."""
     found = []
     for group, members in measured.groups.items():
-        if group[1] != "linf" or group[2] < 0.5 or not any(map(white_box, members)):
+        many_steps = any(white_box(result) and not fgsm(result) for result in members)
+        if group[1] != "linf" or group[2] < 0.5 or not many_steps:
             continue
         (worst,), label = worst_case(members), members[0].records["label"]
         n, accuracy = len(label), worst["robust_accuracy"]

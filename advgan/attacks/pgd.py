@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from advgan.attacks.ascent import Direction, ascend
 from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, random_start
@@ -54,6 +55,8 @@ def pgd(
     if not step_size > 0:
         raise InputError(f"step_size must be positive, got {step_size}")
     goal = objective(loss, targeted=threat.targeted)
+    if direction == "gradient" and loss == "cross-entropy":  # there the length counts, so it must be cross-entropy's
+        goal = _cross_entropy
 
     x_adv, left = x.clone(), torch.arange(len(x), device=x.device)
     for run in range(restarts):
@@ -72,3 +75,9 @@ def pgd(
             if not len(left):
                 break
     return x_adv
+
+
+def _cross_entropy(logits: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
+    """CE(y), targeted -CE(y_target), with the very gradient of it."""
+    label, sign = (y, 1) if y_target is None else (y_target, -1)
+    return sign * cross_entropy(logits.float(), label, reduction="none")

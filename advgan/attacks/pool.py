@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Images at a time on a CPU. Where malloc gives freed memory back to the system, 100 cost a quarter more than 34 or 50 (a
-# page fault for every page, at every layer); where it keeps it, 50 cost 3 % less than 34, and 100 another 3 % less.
+# Images at a time on a CPU. Where malloc gives freed memory back to the system, 100 cost a quarter more than 34 or 50
+# (a page fault for every page, layer by layer); where it keeps it, 50 cost 3 % less than 34, and 100 another 3 % less.
 CHUNK = 50
 
 

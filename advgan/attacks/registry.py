@@ -94,8 +94,10 @@ class Spec:
 
     @property
     def access(self) -> Access:
-        """What it uses of the target: a generator's answer that gradient steps go on from uses those too."""
-        return "gradients" if self.name == "advgan" and self.settings.get("steps") else self.attack.access
+        """What it uses of the target: gradient steps after a generator's pass do, and draws until one fools it do."""
+        if self.name == "advgan" and self.settings.get("steps"):
+            return "gradients"
+        return "decisions" if self.settings.get("draws", 1) > 1 else self.attack.access
 
 
 def parse_attack(text: str) -> Spec:

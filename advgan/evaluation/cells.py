@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from advgan.attacks.registry import Spec, bind
+from advgan.attacks.registry import Access, Spec, bind
 from advgan.evaluation.environment import software
-from advgan.evaluation.harness import Result, evaluate, judged, predict
+from advgan.evaluation.harness import ROW_KEYS, Result, evaluate, judged, predict
 from advgan.generator import Generator
 from advgan.storage import write_aside
 from advgan.targets import fingerprint
@@ -79,13 +79,17 @@ class Cells:
         y_target: int | None = None,
         seed: int = 0,
         generator: Generator | None = None,
+        foreign: bool = False,
         source: Victim | None = None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> Result:
         """The cell's result: kept, or made now and kept. A minimal-norm attack is run once for all radii of a norm.
 
+        foreign  whether the generator was trained on another classifier: its one pass is a transfer then
         source   another classifier: the attack sees only that one, and its answers are tried on the victim ("transfer")
         """
+        one_pass = spec.access == "generator"
+        access: Access = "transfer" if source is not None or (one_pass and foreign) else spec.access
         minimal = spec.attack.protocol == "minimal-norm"
         widest = Threat(threat.norm, 1.0, threat.targeted) if minimal else threat
         key = self._key(spec, victim, widest, y_target, seed, generator, source)
@@ -98,7 +102,7 @@ class Cells:
                 *(self.x, self.y, widest),
                 name=spec.label if source is None else f"{spec.label} from {source.label}",
                 target_name=victim.label,
-                access=spec.access if source is None else "transfer",
+                access=access,
                 seed=seed,
                 protocol=spec.attack.protocol,
                 attack_norm=spec.attack.norm,
@@ -113,7 +117,8 @@ class Cells:
         else:
             self.found += 1
             progress(len(self.x))
-        return judged(kept, threat) if minimal else kept
+        row = kept.row | {"seed": seed, "access": access}
+        return judged(Result(row, kept.records, kept.x_adv), threat)
 
     def _key(
         self,
@@ -146,17 +151,17 @@ class Cells:
         return self.directory / f"{name}_{digest[:16]}"
 
     def _read(self, key: dict[str, Any]) -> Result | None:
-        """A kept cell; None where there is none, or a damaged one."""
+        """A kept cell; None where there is none, or a damaged one. Its figures are made anew from its records."""
         folder = self._folder(key)
         if self.fresh or folder is None or not folder.is_dir():
             return None
         try:
             cell = json.loads((folder / "cell.json").read_text())
             tensors = load_file(folder / "records.safetensors")
-            if cell["key"] != key:
-                return None
-            return Result(cell["row"], {name: tensors[name] for name in cell["columns"]}, tensors[ANSWERS])
-        except (OSError, ValueError, KeyError, SafetensorError):
+            records, row = {name: tensors[name] for name in cell["columns"]}, cell["row"]
+            whole = row.keys() == set(ROW_KEYS) and {len(column) for column in records.values()} == {len(self.x)}
+            return Result({name: row[name] for name in ROW_KEYS}, records, tensors[ANSWERS]) if whole else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None
 
     def _write(self, key: dict[str, Any], result: Result) -> None:

@@ -32,6 +32,10 @@ class Target:
     weights: Path
     victim: Victim
 
+    def called(self, label: str) -> Target:
+        """The same under another label."""
+        return Target(self.name, self.weights, Victim(label, self.victim.model))
+
     def describe(self, dataset: str) -> dict[str, Any]:
         """For results.json: what it is, where it lay, and the fingerprint of its weights."""
         return {
@@ -47,24 +51,29 @@ class Trained:
     path: Path
     generator: Generator
 
-    def describe(self, target: str) -> dict[str, Any]:
-        """For results.json: what it is, what it was trained for, and how long (None where its run does not say)."""
+    def trained_on(self, target: Target) -> bool:
+        """Whether its run says so, or says nothing; else it is a stand-in's, and its answers are transferred."""
+        return self._run().get("settings", {}).get("target_sha256", target.victim.sha256) == target.victim.sha256
+
+    def describe(self, target: Target) -> dict[str, Any]:
+        """For results.json: what it is, what it was trained for, and how long (None: on another target, or unknown)."""
         g = self.generator
         return {
-            **{"path": str(self.path), "target": target, "sha256": fingerprint(g)},
+            **{"path": str(self.path), "target": target.victim.label, "sha256": fingerprint(g)},
             **{"parameters": sum(parameter.numel() for parameter in g.parameters())},
             **{"eps": g.threat.eps, "norm": g.threat.norm, "y_target": g.y_target},
-            "training_seconds": self._training_seconds(),
+            "training_seconds": self._run().get("training_seconds") if self.trained_on(target) else None,
         }
 
-    def _training_seconds(self) -> float | None:
+    def _run(self) -> dict[str, Any]:
+        """What the run that made it left in training.json; {} where there is none."""
         for folder in (self.path, self.path.parent):
             try:
-                seconds = json.loads((folder / "training.json").read_text())["training_seconds"]
-            except (OSError, ValueError, KeyError, TypeError):
+                found = json.loads((folder / "training.json").read_text())
+            except (OSError, ValueError):
                 continue
-            return float(seconds)
-        return None
+            return found if isinstance(found, dict) else {}
+        return {}
 
 
 def load_targets(

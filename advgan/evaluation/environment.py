@@ -38,13 +38,16 @@ def environment(settings: Any) -> dict[str, Any]:
 
 @cache
 def software() -> dict[str, Any]:
-    """What decides a figure beside the settings: this library's own sources, the versions of what computes, threads."""
+    """What decides a figure beside the settings: this library's sources, the versions of what computes, the machine."""
     sources = hashlib.sha256()
-    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
-        if not {"report", "data"} & set(file.parts[-3:]):
+    library = Path(__file__).parents[1]
+    for file in sorted(library.rglob("*.py")):
+        if file.relative_to(library).parts[0] not in ("report", "analysis"):  # they only read what was found
             sources.update(file.read_bytes())
-    versions = {name: _version(name) for name in ("torch", "torchmetrics")}
-    return {"sources": sources.hexdigest(), **versions, "threads": torch.get_num_threads()}
+    versions = {name: _version(name) for name in ("torch", "torchmetrics", "scipy")}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    machine = {"cpu": _cpu(), "gpu": gpu, "threads": torch.get_num_threads()}
+    return {"sources": sources.hexdigest(), **versions, **machine}
 
 
 def _plain(value: Any) -> Any:

@@ -110,12 +110,12 @@ def evaluate(
 
 
 def judged(result: Result, threat: Threat) -> Result:
-    """The same answers of a minimal-norm attack under another radius: what it found is what it found, at any eps."""
+    """The figures of a result made anew from its records: under another radius too, for a minimal-norm attack."""
     row = result.row | {"norm": threat.norm, "eps": threat.eps}
     if row["status"] != "ok":
         return Result(row, result.records, result.x_adv)
     records = result.records | outcome(result.records, threat, row["protocol"], row["y_target"])
-    return Result(row | attack_figures(records, row["protocol"]), records, result.x_adv)
+    return Result(row | clean_figures(records) | attack_figures(records, row["protocol"]), records, result.x_adv)
 
 
 def _failed(row: dict[str, Any], reason: str, violations: list[str]) -> Result:

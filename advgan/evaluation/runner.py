@@ -68,7 +68,7 @@ def run_attack(
             seconds.append(duration / len(x_clean))
             measured.append(columns | {"queries": torch.full((len(x_clean),), queries)})
             if start < keep:
-                kept.append(x_adv.cpu())
+                kept.append(x_adv[: keep - start].cpu().clone())  # its buffer may be used again
             progress(len(x_clean))
     finally:
         changes = snapshot.changes()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+PARTS = ("_modules", "_parameters", "_buffers")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -41,7 +42,7 @@ class Counter:
 
 
 class Snapshot:
-    """A model's weights, buffers, modes, requires_grad, gradients and hooks, to compare with and to go back to."""
+    """A model's parts, weights, modes, requires_grad, gradients and hooks, to compare with and to go back to."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -50,6 +51,7 @@ class Snapshot:
         self.trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
         self.gradients = {p: None if p.grad is None else p.grad.detach().clone() for p in model.parameters()}
         self.hooks = _hooks(model)
+        self.parts = _parts(model)
 
     def changes(self) -> list[str]:
         """What is no longer as it was, by name; empty if all is."""
@@ -61,12 +63,21 @@ class Snapshot:
             "requires_grad": all(p.requires_grad == was for p, was in self.trainable.items()),
             "gradients": all(_equal(p.grad, was) for p, was in self.gradients.items()),
             "hooks": self.hooks == _hooks(self.model),
+            "forward": _same_parts(self.parts, _parts(self.model)),
         }
         return [f"the model's {name} changed" for name, unchanged in same.items() if not unchanged]
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put back what can be put back, so that the next attack does not suffer from this one."""
+        for module, (forward, parts) in self.parts.items():
+            module.__dict__.pop("forward", None)
+            if forward is not None:
+                module.__dict__["forward"] = forward
+            for kind, was_parts in parts.items():
+                held = getattr(module, kind)
+                held.clear()
+                held.update(was_parts)
         for tensor, was in self.weights.values():
             tensor.copy_(was)
         for parameter, was_trainable in self.trainable.items():
@@ -86,6 +97,22 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _hooks(model: nn.Module) -> dict[nn.Module, dict[str, dict[int, Any]]]:
     return {module: {kind: dict(getattr(module, kind)) for kind in HOOKS} for module in model.modules()}
+
+
+def _parts(model: nn.Module) -> dict[nn.Module, tuple[Any, dict[str, dict[str, Any]]]]:
+    """Per module a forward of its own, if it has been given one, and what it holds, by name: objects, not values."""
+    return {
+        module: (module.__dict__.get("forward"), {kind: dict(getattr(module, kind)) for kind in PARTS})
+        for module in model.modules()
+    }
+
+
+def _same_parts(was: dict[nn.Module, Any], now: dict[nn.Module, Any]) -> bool:
+    """Whether both hold the same modules with the same forwards; what tensors they hold is told by the weights."""
+    return was.keys() == now.keys() and all(
+        was[m][0] is now[m][0] and list(was[m][1]["_modules"].values()) == list(now[m][1]["_modules"].values())
+        for m in was
+    )
 
 
 def _equal(now: Tensor | None, was: Tensor | None) -> bool:

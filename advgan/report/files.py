@@ -49,6 +49,7 @@ def write_report(directory: Path, comparison: Comparison) -> None:
         for name, result in zip(file_names(map(_cell_name, done)), done, strict=True):
             (folder / f"{name}.csv").write_text(_csv(_record_lines(result)))
 
+    (directory / "results.json").unlink(missing_ok=True)  # until the rest is there, it would speak for other files
     write_aside(directory / "figures", write_figures)
     write_aside(directory / "records", write_records)
     write_comparison(directory / "logs" / "compare", comparison, pictures)

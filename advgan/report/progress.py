@@ -17,12 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-Begin = Callable[[str, int], Callable[[int], None]]
+Begin = Callable[[str, int | None], Callable[[int], None]]
 
 
 @contextmanager
 def cell_progress(cells: int) -> Iterator[Begin]:
-    """On stderr: `begin(name, images)` opens the next cell, and returns what is told of each batch of its images.
+    """On stderr: `begin(name, images)` opens the next cell, and returns what is told of each batch of its images
+    (None: nobody knows how many).
 
     with cell_progress(len(plan)) as begin:
         for cell in plan:
@@ -30,10 +31,10 @@ def cell_progress(cells: int) -> Iterator[Begin]:
     """
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        whole, begun = bar.add_task("all cells", total=cells), 0
+        whole, begun = bar.add_task("in all", total=cells), 0
         now: TaskID | None = None
 
-        def begin(name: str, images: int) -> Callable[[int], None]:
+        def begin(name: str, images: int | None) -> Callable[[int], None]:
             nonlocal now, begun
             if now is not None:
                 bar.remove_task(now)

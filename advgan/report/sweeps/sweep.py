@@ -38,7 +38,7 @@ def unattacked(row: Row) -> dict[str, Any]:
 def write_sweep(directory: Path, comparison: Comparison) -> None:
     """Write a sweep to `directory`, in place of what stood there.
 
-    gallery/<attack>.png, curves.png, logs/sweep/ (for TensorBoard), report.md, sweep.csv, and sweep.json last.
+    gallery/<attack>.png, curves.png, logs/sweep/ (for TensorBoard), sweep.md, sweep.csv, and sweep.json last.
     `comparison.summary["rows"]` holds eps 0 too, `comparison.results` all others; x and y are the images that the
     results' x_adv are the answers to.
     """
@@ -55,7 +55,7 @@ def write_sweep(directory: Path, comparison: Comparison) -> None:
     if "curves.png" in pictures:
         Image.fromarray(pictures["curves.png"].image).save(directory / "curves.png", optimize=True)
     write_aside(directory / "logs" / "sweep", lambda folder: _events(folder, summary, pictures))
-    write_file(directory / "report.md", _report(summary, pictures))
+    write_file(directory / "sweep.md", _report(summary, pictures))
     write_file(directory / "sweep.csv", csv_text(COLUMNS, map(_line, summary["rows"])))
     write_file(directory / "sweep.json", text)
 

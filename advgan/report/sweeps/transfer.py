@@ -24,7 +24,7 @@ COLUMNS = (
 
 
 def write_transfer(directory: Path, summary: Summary) -> None:
-    """Write matrix.png, curve.png, logs/transfer/ (for TensorBoard), report.md, transfer.csv, and transfer.json last.
+    """Write matrix.png, curve.png, logs/transfer/ (for TensorBoard), transfer.md, transfer.csv, and transfer.json last.
 
     `summary` has "environment", "targets", "generators", "matrix" and "curve": rows as in results.json, with "source"
     (None for what needs none), "victim", and asr_both over the n_both images that source and victim classify correctly.
@@ -34,7 +34,7 @@ def write_transfer(directory: Path, summary: Summary) -> None:
     for file, picture in pictures.items():
         Image.fromarray(picture.image).save(directory / file, optimize=True)
     write_aside(directory / "logs" / "transfer", lambda folder: _events(folder, summary, pictures))
-    write_file(directory / "report.md", _report(summary, pictures))
+    write_file(directory / "transfer.md", _report(summary, pictures))
     lines = [[part, *(row[key] for key in COLUMNS[1:])] for part in ("matrix", "curve") for row in summary[part]]
     write_file(directory / "transfer.csv", csv_text(COLUMNS, lines))
     write_file(directory / "transfer.json", text)
