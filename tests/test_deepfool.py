@@ -240,7 +240,7 @@ class NeverAsked(nn.Module):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"candidates": 1}, "candidates >= 2.*got 50, 1, 0.02 and 1.4"),
+        ({"candidates": 1}, "candidates >= 2.*got 50, 1, 0.02 and 1.7"),
         ({"steps": 0}, "steps >= 1"),
         ({"overshoot": -1.0}, "overshoot >= 0"),
         ({"prune": 0.9}, "prune >= 1.*got 50, 10, 0.02 and 0.9"),
