@@ -29,7 +29,8 @@ def sanity(results: Sequence[Result], num_classes: int) -> list[dict[str, Any]]:
 
     A difference counts only if it is clear: exact McNemar on the same images below 5 %, or, where the images are not
     the same, 95 % Wilson intervals apart. A rule that applies to several groups of a target is violated if one of them
-    breaks it, and the worst one is told. `num_classes` says what chance is. Failed results only count as failed.
+    breaks it, and the worst one is told. A rule that seems broken by more than two points, but not clearly, is one that
+    these images do not test. `num_classes` says what chance is. Failed results only count as failed.
     """
     verdicts = []
     for target in dict.fromkeys(result.row["target"] for result in results):
@@ -38,9 +39,12 @@ def sanity(results: Sequence[Result], num_classes: int) -> list[dict[str, Any]]:
         for check in CHECKS:
             found = check.search(Measured(own, compared, num_classes))
             worst = max(found, key=lambda finding: (finding.violated, finding.excess), default=None)
-            verdict = "not tested" if worst is None else "violated" if worst.violated else "holds"
-            detail = worst.detail if worst else "no results to judge by"
-            meaning = check.meaning if worst else check.test
+            verdict, detail, meaning = "not tested", "no results to judge by", check.test
+            if worst is not None:
+                unclear = not worst.violated and worst.excess > findings.LITTLE + 1e-9
+                verdict = "violated" if worst.violated else "not tested" if unclear else "holds"
+                detail = worst.detail
+                meaning = "Too few images to tell: take more of them." if unclear else check.meaning
             verdicts.append(
                 {"target": target, "check": check.rule, "verdict": verdict, "detail": detail, "meaning": meaning}
             )

@@ -21,7 +21,8 @@ def cost(summary: Summary) -> list[Section]:
     ]
     heads = ["threat", "generator", "against", "training s", "pays from images"]
     note = (
-        "Training the generator and one pass per image together take less time than the attack from so many images on."
+        "The steps of its training (without loading and validation) and one pass per image take less time together "
+        "than the attack from so many images on."
     )
     return [Section("When training a generator pays", heads, lines, note=note, words=3)] if lines else []
 
