@@ -77,11 +77,13 @@ def local_optimality(reach: np.ndarray, ideal: np.ndarray) -> float:
 def optimality(results: Iterable[Result]) -> list[dict[str, Any]]:
     """The local optimality of each attack, up to `eps_max`, the largest distance that the per-image best needs.
 
-    Attacks on the same target in the same norm, toward the same class, share a best; where none fooled any image there
-    is nothing to compare.
+    Attacks of one protocol on the same target in the same norm, toward the same class, share a best; minimal-norm ones
+    take part only where they minimise that norm. Where none fooled any image there is nothing to compare.
     """
-    found = []
-    for (target, norm, y_target), attacks in distances(results).items():
+    found, done = [], list(results)
+    bounded = [result for result in done if result.row["protocol"] == "bounded"]
+    minimal = [r for r in done if r.row["protocol"] == "minimal-norm" and r.row["attack_norm"] == r.row["norm"]]
+    for (target, norm, y_target), attacks in [*distances(bounded).items(), *distances(minimal).items()]:
         ideal = best(attacks)
         if not np.isfinite(ideal).any():
             continue

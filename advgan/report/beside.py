@@ -42,7 +42,8 @@ def optimality(summary: Summary) -> list[Section]:
     note = (
         "The area between an attack's curve of robust accuracy against eps and the curve of the best attack for each "
         "image, up to the largest eps that the best needs: 100 % means that no other attack found a smaller "
-        "perturbation for any image (AttackBench, Cinà et al. 2025)."
+        "perturbation for any image (AttackBench, Cinà et al. 2025). Bounded attacks are compared with bounded ones, "
+        "minimal-norm ones with those of the same norm; at a single eps it is the ratio of success rates."
     )
     heads = ["target", "norm", "attack", "optimality %", "up to eps"]
     return [Section("Local optimality", heads, lines, note=note, words=3)] if lines else []
