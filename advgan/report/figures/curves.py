@@ -40,13 +40,8 @@ def _picture(case: Case, style: dict[str, Style], classes: int) -> Picture:
                 _bounded(axes, results, quantity, style)
             else:
                 _stairs(axes, results[-1], quantity, style, largest)
-    records = next(iter(case.attacks.values()))[0].records
-    right, smallest = records["clean_prediction"] == records["label"], case.smallest()
-    share = _share(smallest[records["counts"]], largest)
-    asr.step(*share, where="post", color="black", linestyle="--", linewidth=1.2, label="best of all, per image")
-    x, y = _share(smallest.masked_fill(~right, torch.inf), largest)
-    clean = right.double().mean().item()
-    accuracy.step(x, clean - y, where="post", color="black", linestyle="--", linewidth=1.2)
+    if len(case.attacks) > 1:
+        _best(asr, accuracy, case, largest)
     accuracy.axhline(1 / classes, color="#888888", linestyle=":", linewidth=1)
     for axes, text in (
         (asr, f"ASR, of {case.n_attacked} attacked images"),
@@ -56,6 +51,16 @@ def _picture(case: Case, style: dict[str, Style], classes: int) -> Picture:
         axes.yaxis.set_major_formatter(percent)
     figure.legend(*asr.get_legend_handles_labels(), loc="outside right center", fontsize=8.5, frameon=False)
     return finish(figure, f"{case.words}: attack success, and what is left of the accuracy, against eps", CAPTION)
+
+
+def _best(asr: Axes, accuracy: Axes, case: Case, largest: float) -> None:
+    """The best of all attacks, image by image, in both panels."""
+    records = next(iter(case.attacks.values()))[0].records
+    right, smallest = records["clean_prediction"] == records["label"], case.smallest()
+    look: dict[str, Any] = {"where": "post", "color": "black", "linestyle": "--", "linewidth": 1.2}
+    asr.step(*_share(smallest[records["counts"]], largest), label="best of all, per image", **look)
+    x, y = _share(smallest.masked_fill(~right, torch.inf), largest)
+    accuracy.step(x, right.double().mean().item() - y, **look)
 
 
 def _bounded(axes: Axes, results: list[Result], quantity: str, style: dict[str, Style]) -> None:
