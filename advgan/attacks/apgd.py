@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from advgan.attacks.gradients import (
     borrowed,
     check_at_least,
-    check_classes,
     check_inputs,
+    fooled,
     random_start,
     steepest,
     uphill,
@@ -57,26 +57,15 @@ def apgd(
 
     x_adv, top = x.clone(), x.new_full((len(x),), -torch.inf)
     with borrowed(model), torch.no_grad():
-        fooled = _fooled(model, x, y, y_target) if stop_on_success else torch.zeros_like(y, dtype=torch.bool)
+        done = fooled(model, x, y, y_target) if stop_on_success else torch.zeros_like(y, dtype=torch.bool)
         for _ in range(restarts):
-            i = (~fooled).nonzero().squeeze(1)
+            i = (~done).nonzero().squeeze(1)
             aim = None if y_target is None else y_target[i]
             start = random_start(x[i], threat, rng)
             found, value, won = _climb(model, x[i], y[i], aim, threat, goal, start, steps, rho, stop_on_success)
             better = won | (value > top[i])
-            x_adv[i[better]], top[i[better]], fooled[i] = found[better], value[better], won
+            x_adv[i[better]], top[i[better]], done[i] = found[better], value[better], won
     return x_adv
-
-
-def _fooled(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
-    """Which images (n,) bool are where the attacker wants them before he has done anything."""
-    fooled, pool = torch.zeros_like(y, dtype=torch.bool), Pool(len(x), x.device)
-    while len(i := pool.live):
-        logits = model(x[i])
-        check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
-        fooled[i] = reached(logits, y[i], None if y_target is None else y_target[i])
-        pool.retire(torch.ones_like(i, dtype=torch.bool))
-    return fooled
 
 
 def _climb(
@@ -104,11 +93,11 @@ def _climb(
     while len(i := pool.live):
         label, aim = y[i], None if y_target is None else y_target[i]
         gradient, logits = uphill(model, here[i], label, aim, goal)
-        value, fooled = goal(logits, label, aim), reached(logits, label, aim)
+        value, hit = goal(logits, label, aim), reached(logits, label, aim)
         rises[i] += (value > last[i]) & (age[i] > 0)
-        better = (fooled & ~won[i]) | ((fooled == won[i]) & (value > top[i]))
+        better = (hit & ~won[i]) | ((hit == won[i]) & (value > top[i]))
         b = i[better]
-        best[b], slope[b], top[b], won[b] = here[b], gradient[better], value[better], fooled[better]
+        best[b], slope[b], top[b], won[b] = here[b], gradient[better], value[better], hit[better]
         last[i] = value
 
         span = spans[age[i]]
@@ -126,7 +115,7 @@ def _climb(
         here[i] = threat.project(now + share * step + (1 - share) * (now - before[i]), x[i])
         before[i] = now
         age[i] += 1
-        pool.retire((age[i] > steps) | (fooled & stop_on_success))
+        pool.retire((age[i] > steps) | (hit & stop_on_success))
     return best, top, won
 
 

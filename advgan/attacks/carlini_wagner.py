@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, uphill
+from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, check_positive, uphill
 from advgan.attacks.objectives import objective, reached
 from advgan.attacks.pool import Pool
-from advgan.errors import InputError
 
 INSIDE = 5e-4  # tanh never is 1: black and white start this far inside; nearer, their gradient would be gone
 
@@ -46,9 +45,7 @@ def carlini_wagner(
     check_inputs(x, y, 1.0, "l2", y_target)
     check_at_least(1, binary_steps=binary_steps, steps=steps)
     check_at_least(0, kappa=kappa)
-    for name, value in {"learning_rate": learning_rate, "initial_c": initial_c}.items():
-        if value is not None and not value > 0:
-            raise InputError(f"{name} must be positive, got {value}")
+    check_positive(learning_rate=learning_rate, initial_c=initial_c)
     goal = objective("margin", targeted=y_target is not None)
     search, pool = _Search(x, kappa, 0.1 ** (1 / steps) if learning_rate is None else 1.0), Pool(len(x), x.device)
     patience = -(-steps // 10) if abort_early else steps

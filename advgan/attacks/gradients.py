@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.objectives import Objective
+from advgan.attacks.objectives import Objective, reached
+from advgan.attacks.pool import Pool
 from advgan.errors import InputError
 from advgan.threat import Norm, Threat
 
@@ -54,6 +55,13 @@ def check_at_least(least: float, **values: float) -> None:
             raise InputError(f"{name} must be at least {least:g}, got {value}")
 
 
+def check_positive(**values: float | None) -> None:
+    """Raise InputError for the first of an attack's settings that is not above 0; None is one that was not made."""
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise InputError(f"{name} must be positive, got {value}")
+
+
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     """`model` in eval mode and frozen, so that only the input's gradient is computed; given back as it was found."""
@@ -86,6 +94,19 @@ def uphill(
         if not value.requires_grad:
             raise InputError("the target passes no gradient to its input: this attack needs one that does")
         return torch.autograd.grad(value.sum(), leaf)[0], logits.detach()
+
+
+@torch.no_grad()
+def fooled(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
+    """Which images `x` (n, c, h, w) are where the attacker wants them: (n,) bool, by one forward of each."""
+    found, pool = torch.zeros(len(x), dtype=torch.bool, device=x.device), Pool(len(x), x.device)
+    with borrowed(model):
+        while len(i := pool.live):
+            logits = model(x[i])
+            check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
+            found[i] = reached(logits, y[i], None if y_target is None else y_target[i])
+            pool.retire(torch.ones_like(i, dtype=torch.bool))
+    return found
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.ascent import ascend
-from advgan.attacks.gradients import check_at_least, check_inputs
+from advgan.attacks.gradients import check_at_least, check_inputs, check_positive
 from advgan.attacks.objectives import Loss, objective
-from advgan.errors import InputError
 from advgan.threat import Norm
 
 
@@ -36,8 +35,7 @@ def ifgsm(
     threat = check_inputs(x, y, eps, norm, y_target)
     check_at_least(1, steps=steps)
     step_size = eps / steps if step_size is None else step_size
-    if not step_size > 0:
-        raise InputError(f"step_size must be positive, got {step_size}")
+    check_positive(step_size=step_size)
     goal = objective(loss, targeted=threat.targeted)
     return ascend(
         model, x, y, y_target, threat, goal, x, steps=steps, step_size=step_size, stop_on_success=stop_on_success

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, uphill
+from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, check_positive, uphill
 from advgan.attacks.objectives import objective, reached
-from advgan.errors import InputError
 
 PRECISION = 1e-6  # relative: float32 logits know no better, and a line search in their noise ends nowhere
 
@@ -42,8 +41,7 @@ def lbfgs(
     """
     check_inputs(x, y, 1.0, "l2", y_target)
     check_at_least(1, binary_steps=binary_steps, steps=steps)
-    if initial_c is not None and not initial_c > 0:
-        raise InputError(f"initial_c must be positive, got {initial_c}")
+    check_positive(initial_c=initial_c)
     x_adv = x.clone()
     with borrowed(model):
         for k in range(len(x)):

@@ -7,9 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, normal, random_start, uniform
-from advgan.attacks.objectives import reached
-from advgan.attacks.pool import Pool
+from advgan.attacks.gradients import check_at_least, check_inputs, check_positive, fooled, normal, random_start, uniform
 from advgan.errors import InputError
 from advgan.threat import Norm, Threat
 
@@ -90,9 +88,8 @@ def _noise(
 ) -> Tensor:
     threat = check_inputs(x, y, eps, norm, y_target)
     check_at_least(1, draws=draws)
+    check_positive(magnitude=magnitude)
     size = eps if magnitude is None else magnitude
-    if not size > 0:
-        raise InputError(f"magnitude must be positive, got {magnitude}")
     loud = Threat(norm, size) if norm == "l2" or size <= 1 else Threat(norm, 1.0)
     x_adv, left = threat.project(draw(x, loud, rng), x), torch.arange(len(x), device=x.device)
     if draws == 1:
@@ -100,21 +97,11 @@ def _noise(
     if model is None:
         raise InputError(f"{draws} draws need a model to say which one fools it, got none")
     for _ in range(draws - 1):
-        left = left[~_fooled(model, x_adv[left], y[left], None if y_target is None else y_target[left])]
+        left = left[~fooled(model, x_adv[left], y[left], None if y_target is None else y_target[left])]
         if not len(left):
             break
         x_adv[left] = threat.project(draw(x[left], loud, rng), x[left])
     return x_adv
-
-
-@torch.no_grad()
-def _fooled(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
-    found, pool = torch.zeros(len(x), dtype=torch.bool, device=x.device), Pool(len(x), x.device)
-    with borrowed(model):
-        while len(i := pool.live):
-            found[i] = reached(model(x[i]), y[i], None if y_target is None else y_target[i])
-            pool.retire(torch.ones_like(i, dtype=torch.bool))
-    return found
 
 
 def _gaussian(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:

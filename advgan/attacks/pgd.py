@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from advgan.attacks.ascent import Direction, ascend
-from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, random_start
-from advgan.attacks.objectives import Loss, objective, reached
+from advgan.attacks.gradients import check_at_least, check_inputs, check_positive, fooled, random_start
+from advgan.attacks.objectives import Loss, objective
 from advgan.errors import InputError
 from advgan.threat import Norm
 
@@ -52,8 +52,7 @@ def pgd(
     if step_size is None and direction == "gradient":
         raise InputError("direction gradient takes steps as long as the gradient says, expected a step_size, got none")
     step_size = 2.5 * eps / steps if step_size is None else step_size
-    if not step_size > 0:
-        raise InputError(f"step_size must be positive, got {step_size}")
+    check_positive(step_size=step_size)
     goal = objective(loss, targeted=threat.targeted)
     if direction == "gradient" and loss == "cross-entropy":  # there the length counts, so it must be cross-entropy's
         goal = _cross_entropy
@@ -70,8 +69,7 @@ def pgd(
             stop_on_success=stop_on_success,
         )
         if run + 1 < restarts:
-            with borrowed(model), torch.no_grad():
-                left = left[~reached(model(found), y_left, aim)]
+            left = left[~fooled(model, found, y_left, aim)]
             if not len(left):
                 break
     return x_adv

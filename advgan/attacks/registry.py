@@ -26,6 +26,7 @@ from advgan.attacks.square import square
 from advgan.attacks.warmstart import advgan
 from advgan.errors import InputError
 from advgan.generator import Generator
+from advgan.settings import parse_fraction
 from advgan.threat import Threat
 
 Protocol = Literal["bounded", "minimal-norm"]
@@ -132,9 +133,8 @@ def _value(text: str, hint: Any, where: str) -> Any:
         if int in options:
             return int(text)
         if float in options:
-            numerator, slash, denominator = text.partition("/")
-            return float(numerator) / float(denominator) if slash else float(text)
-    except (ValueError, KeyError, ZeroDivisionError):
+            return parse_fraction(text)
+    except (ValueError, KeyError):
         kind = next(option.__name__ for option in (bool, int, float) if option in options)
         raise InputError(f"{where} must be of type {kind}, got {text!r}") from None
     if str not in options and text not in options:

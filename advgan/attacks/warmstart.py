@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.ascent import ascend
-from advgan.attacks.gradients import check_inputs
+from advgan.attacks.gradients import check_inputs, check_positive
 from advgan.attacks.objectives import Loss, objective
 from advgan.errors import InputError
 from advgan.generator import Generator
@@ -47,8 +47,7 @@ def advgan(
     if model is None:
         raise InputError(f"{steps} gradient steps need a model to take them on, got none")
     step_size = eps / (2 if steps <= 2 else 4) if step_size is None else step_size
-    if not step_size > 0:
-        raise InputError(f"step_size must be positive, got {step_size}")
+    check_positive(step_size=step_size)
     goal = objective(loss, targeted=threat.targeted)
     return ascend(
         model, x, y, y_target, threat, goal, start, steps=steps, step_size=step_size, stop_on_success=stop_on_success
