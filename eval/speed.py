@@ -35,6 +35,7 @@ from advgan.data import load_data
 from advgan.errors import InputError
 from advgan.evaluation import environment, evaluate, predict
 from advgan.evaluation.figures import clean_records
+from advgan.evaluation.runner import timed
 from advgan.generator import Generator
 from advgan.report.progress import cell_progress
 from advgan.settings import Real, run
@@ -42,7 +43,7 @@ from advgan.storage import write_file
 from advgan.targets import check_target, fingerprint, load_target
 from advgan.threat import Threat, check_class
 from eval.peers.libraries import PEERS, Attacks, invite
-from eval.peers.race import WARM_UP, Bench, Row, compete, median_and_range, timed
+from eval.peers.race import WARM_UP, Bench, Row, compete, median_and_range
 from eval.peers.tables import NOTE, markdown, table
 
 SECTIONS = {

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from advgan.analysis.groups import GROUP, first_seeds, groups, spec_of
+from advgan.analysis.groups import first_seeds, groups, spec_of
 from advgan.attacks.registry import Spec
 from advgan.evaluation.harness import Result
 
@@ -32,7 +32,7 @@ def cost(results: Sequence[Result], generators: Iterable[Mapping[str, Any]]) -> 
             for rival in (row for spec, row in attacks if _rival(spec)):
                 images = break_even(seconds, one_pass[0]["seconds_per_image"], rival["seconds_per_image"])
                 who = {"generator": entry["path"], "training_seconds": seconds, "attack": rival["attack"]}
-                found.append({**dict(zip(GROUP, group, strict=True)), **who, "images": images})
+                found.append({**group._asdict(), **who, "images": images})
     return found
 
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from advgan.attacks.registry import Spec, parse_attack
 from advgan.errors import InputError
 from advgan.evaluation.harness import Result
 
-GROUP = ("target", "norm", "eps", "y_target")  # what must be alike for figures to be compared
-Group = tuple[str, str, float, int | None]
+
+class Group(NamedTuple):
+    """What must be alike for figures to be compared: one target under one threat. `y_target` None is untargeted."""
+
+    target: str
+    norm: str
+    eps: float
+    y_target: int | None
+
+
+def group_of(row: Mapping[str, Any]) -> Group:
+    """The group of a row, or of any other entry of results.json that names one."""
+    return Group(*(row[name] for name in Group._fields))
 
 
 def groups(results: Iterable[Result]) -> dict[Group, list[Result]]:
@@ -17,8 +29,7 @@ def groups(results: Iterable[Result]) -> dict[Group, list[Result]]:
     found: dict[Group, list[Result]] = {}
     for result in results:
         if result.row["status"] == "ok":
-            row = result.row
-            found.setdefault((row["target"], row["norm"], row["eps"], row["y_target"]), []).append(result)
+            found.setdefault(group_of(result.row), []).append(result)
     return found
 
 

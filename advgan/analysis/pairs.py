@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import combinations, pairwise
 from typing import Any
 
-from advgan.analysis.groups import GROUP, by_attack, first_seeds, groups
+from advgan.analysis.groups import by_attack, first_seeds, groups
 from advgan.evaluation.harness import Result
 from advgan.evaluation.statistics import mcnemar, mean_sd
 
@@ -29,7 +29,7 @@ def mcnemar_pairs(results: Iterable[Result]) -> list[dict[str, Any]]:
             both = a.records["counts"] & b.records["counts"]
             only_a, only_b, p = mcnemar(a.records["success"][both], b.records["success"][both])
             names = {"a": a.row["attack"], "b": b.row["attack"]}
-            found.append({**dict(zip(GROUP, group, strict=True)), **names, "only_a": only_a, "only_b": only_b, "p": p})
+            found.append({**group._asdict(), **names, "only_a": only_a, "only_b": only_b, "p": p})
     return found
 
 
@@ -42,5 +42,5 @@ def seeds(results: Iterable[Result]) -> list[dict[str, Any]]:
             if len(rates) > 1:
                 mean, sd = mean_sd(list(rates.values()))
                 spread = {"attack": attack, "seeds": len(rates), "asr_mean": mean, "asr_sd": sd}
-                found.append({**dict(zip(GROUP, group, strict=True)), **spread})
+                found.append({**group._asdict(), **spread})
     return found

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advgan.analysis.groups import GROUP, by_attack, groups
+from advgan.analysis.groups import by_attack, groups
 from advgan.evaluation.harness import Result
 from advgan.evaluation.statistics import wilson
 
@@ -31,7 +31,7 @@ def worst_case(results: Iterable[Result]) -> list[dict[str, Any]]:
         low, high = wilson(hits, n_attacked)
         found.append(
             {
-                **dict(zip(GROUP, group, strict=True)),
+                **group._asdict(),
                 **{"attacks": list(success), "n": len(counts), "n_attacked": n_attacked},
                 **{"asr": hits / n_attacked, "asr_low": low, "asr_high": high},
                 "robust_accuracy": (right & ~wrong.any(0)).double().mean().item(),

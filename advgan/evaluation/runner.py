@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from advgan.evaluation.certify import Broken, certify
 from advgan.evaluation.witness import Counter, Snapshot
 from advgan.threat import Threat
 
+T = TypeVar("T")
 WARM_UP = 8  # images; memory, kernels and threads are in place after them
 
 
@@ -62,7 +63,7 @@ def run_attack(
                 attack(x_clean[:WARM_UP].clone(), label[:WARM_UP].clone())
             before = counter.forwards
             with counter:
-                x_adv, duration = _timed(attack, x_clean, label)
+                x_adv, duration = _lent(attack, x_clean, label)
             columns = certify(target, x_clean, x_adv, limits)
             queries = (counter.forwards - before) / len(x_clean)
             seconds.append(duration / len(x_clean))
@@ -88,17 +89,22 @@ def run_attack(
     return Run(joined, torch.cat(kept)[:keep] if kept else x[:0], cost)
 
 
-def _timed(attack: Bound, x: Tensor, y: Tensor) -> tuple[Any, float]:
+def _lent(attack: Bound, x: Tensor, y: Tensor) -> tuple[Any, float]:
     """What the attack answers to one batch, and the seconds it took; it gets copies, and must leave them alone."""
     x_lent, y_lent = x.clone(), y.clone()
-    _synchronise(x.device)
-    start = time.perf_counter()
-    x_adv = attack(x_lent, y_lent)
-    _synchronise(x.device)
-    duration = time.perf_counter() - start
+    x_adv, duration = timed(x.device, attack, x_lent, y_lent)
     if not (torch.equal(x_lent, x) and torch.equal(y_lent, y)):
         raise Broken(["the input was changed in place"])
     return x_adv, duration
+
+
+def timed(device: torch.device, call: Callable[..., T], *given: Any) -> tuple[T, float]:
+    """What `call` returns, and the seconds until the device has done it."""
+    _synchronise(device)
+    began = time.perf_counter()
+    answer = call(*given)
+    _synchronise(device)
+    return answer, time.perf_counter() - began
 
 
 def _synchronise(device: torch.device) -> None:

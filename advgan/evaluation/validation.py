@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from advgan import losses
 from advgan.data import Split
 from advgan.diagnosis import symptoms
 from advgan.errors import InputError
+from advgan.evaluation.runner import timed
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,5 @@ class Validation:
 def seconds_per_pass(target: nn.Module, x: Tensor, y: Tensor) -> float:
     """One forward and input-gradient pass of the target on a batch: the unit in which training time is told."""
     x = x.detach().clone().requires_grad_(True)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    torch.autograd.grad(nn.functional.cross_entropy(target(x), y), x)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    _, seconds = timed(x.device, lambda: torch.autograd.grad(nn.functional.cross_entropy(target(x), y), x))
+    return seconds

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from advgan.report.sections import Row, Section, Summary, group_of, threat_text
+from advgan.analysis.groups import Group, group_of
+from advgan.report.sections import Row, Section, Summary, threat_text
 
 
 def cost(summary: Summary) -> list[Section]:
@@ -51,7 +50,7 @@ def optimality(summary: Summary) -> list[Section]:
 
 def mcnemar(summary: Summary) -> list[Section]:
     """Do two attacks differ on the same images? One table per target and threat."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
+    found: dict[Group, list[Row]] = {}
     for pair in summary.get("mcnemar", ()):
         found.setdefault(group_of(pair), []).append(pair)
     return [

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from advgan.analysis.groups import Group, groups
 from advgan.evaluation.harness import Result
-
-
-class Group(NamedTuple):
-    """What may share a table or a chart: one target under one threat. `y_target` None is untargeted."""
-
-    target: str
-    norm: str
-    eps: float
-    y_target: int | None
 
 
 @dataclass(frozen=True)
@@ -46,13 +36,11 @@ class Comparison:
     y: Tensor
     classes: tuple[str, ...]
 
-    def groups(self) -> Iterator[tuple[Group, list[Result]]]:
-        """The results that have figures, group by group."""
+    def groups(self) -> list[tuple[Group, list[Result]]]:
+        """The results that have figures, group by group: by target, norm, eps and class."""
 
-        def key(result: Result) -> tuple[str, str, float, int]:
-            row = result.row
-            return row["target"], row["norm"], row["eps"], -1 if row["y_target"] is None else row["y_target"]
+        def place(item: tuple[Group, list[Result]]) -> tuple[str, str, float, int]:
+            target, norm, eps, aim = item[0]
+            return target, norm, eps, -1 if aim is None else aim
 
-        done = [result for result in self.results if result.row["status"] == "ok"]
-        for (target, norm, eps, aim), members in groupby(sorted(done, key=key), key):
-            yield Group(target, norm, eps, None if aim < 0 else aim), list(members)
+        return sorted(groups(self.results).items(), key=place)

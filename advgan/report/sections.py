@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from advgan.analysis.groups import GROUP
+from advgan.analysis.groups import group_of
 
 Row = Mapping[str, Any]
 Summary = Mapping[str, Any]  # results.json, or the part of it that has "rows"
@@ -65,11 +65,6 @@ class Section:
     failures: dict[int, str] = field(default_factory=dict)
     note: str = ""
     words: int = 1
-
-
-def group_of(row: Row) -> tuple[Any, ...]:
-    """What must be alike for figures to share a table."""
-    return tuple(row[key] for key in GROUP)
 
 
 def threat_text(row: Row) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from advgan.attacks import Bound
 from advgan.evaluation import predict
 from advgan.evaluation.figures import clean_records
+from advgan.evaluation.runner import timed
 from advgan.threat import Threat, delta_norms
 
 Row = dict[str, Any]
-T = TypeVar("T")
 WARM_UP = 8  # images
 
 
@@ -153,17 +152,3 @@ def judged(bench: Bench, x_adv: Tensor, threat: Threat, y_target: int | None, mi
 
 def median_and_range(values: list[float]) -> list[float]:
     return [statistics.median(values), min(values), max(values)]
-
-
-def timed(device: torch.device, call: Callable[..., T], *given: Any) -> tuple[T, float]:
-    """What `call` returns, and the seconds until the device has done it."""
-    synchronise(device)
-    began = time.perf_counter()
-    answer = call(*given)
-    synchronise(device)
-    return answer, time.perf_counter() - began
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
