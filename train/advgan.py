@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch import nn
+from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -33,6 +32,7 @@ from advgan.data import Split, load_data, steps_per_epoch, training_batches
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation, seconds_per_pass
+from advgan.game import Game, discriminator_step, generator_step
 from advgan.generator import Architecture, Generator
 from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
@@ -136,6 +136,7 @@ def main(settings: Settings) -> None:
 
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     c = hinge_start(data.train, settings) if settings.hinge_c is None else settings.hinge_c
+    game = Game(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c)
     channels = data.image_shape[0]
     generator = Generator(
         channels, settings.eps, settings.norm, settings.y_target,
@@ -180,8 +181,12 @@ def main(settings: Settings) -> None:
             began = time.perf_counter()
             x, y = x.to(accelerator.device), y.to(accelerator.device)
             x_adv = generator(x)
-            parts = discriminator_step(discriminator, optimizer_d, x, x_adv.detach(), settings, accelerator)
-            parts |= generator_step(generator, optimizer_g, critic, target, x, x_adv, y, c, settings, accelerator)
+            parts = discriminator_step(game, discriminator, optimizer_d, x, x_adv.detach(), accelerator)
+            parts |= generator_step(
+                *(game, generator, optimizer_g, critic, target, x, x_adv, y, accelerator),
+                y_target=None if settings.y_target is None else torch.full_like(y, settings.y_target),
+                clip_norm=settings.clip_norm,
+            )
             # Means over all processes, in one synchronisation: so a NaN anywhere stops them all at the same step.
             means = accelerator.reduce(torch.stack(list(parts.values())), reduction="mean")
             terms = dict(zip(parts, means.tolist(), strict=True))
@@ -217,56 +222,6 @@ def main(settings: Settings) -> None:
     if accelerator.is_main_process:
         conclude(settings, record, total)
     training.finish(accelerator)
-
-
-def discriminator_step(
-    discriminator: nn.Module,
-    optimizer: Optimizer,
-    x: Tensor,
-    x_adv: Tensor,
-    settings: Settings,
-    accelerator: Accelerator,
-) -> dict[str, Tensor]:
-    """Clean and (detached) perturbed images in one forward pass; nothing of it reaches the generator."""
-    real, fake = discriminator(torch.cat([x, x_adv])).chunk(2)
-    loss = losses.gan_discriminator(real, fake, form=settings.gan).mean()
-    optimizer.zero_grad()
-    accelerator.backward(loss)
-    optimizer.step()
-    return {"loss discriminator": loss.detach(), "D(real)": real.detach().mean(), "D(fake)": fake.detach().mean()}
-
-
-def generator_step(
-    generator: nn.Module,
-    optimizer: Optimizer,
-    critic: nn.Module,
-    target: nn.Module,
-    x: Tensor,
-    x_adv: Tensor,
-    y: Tensor,
-    c: float,
-    settings: Settings,
-    accelerator: Accelerator,
-) -> dict[str, Tensor]:
-    """L_adv + alpha L_GAN + beta L_hinge, in one backward pass.
-
-    `critic` is the unwrapped discriminator, frozen for the while: its own gradients stay as they are, and its
-    data-parallel wrapper never sees a forward pass without a backward one.
-    """
-    critic.requires_grad_(False)
-    with accelerator.autocast():
-        logits, judged = target(x_adv).float(), critic(x_adv).float()
-    critic.requires_grad_(True)
-    y_target = None if settings.y_target is None else torch.full_like(y, settings.y_target)
-    adversarial = losses.adversarial(logits, y, y_target, form=settings.adversarial, kappa=settings.kappa).mean()
-    gan = losses.gan_generator(judged, form=settings.gan).mean()
-    hinge = losses.hinge(x_adv - x, c).mean()
-    optimizer.zero_grad()
-    accelerator.backward(adversarial + settings.alpha * gan + settings.beta * hinge)
-    length = accelerator.clip_grad_norm_(generator.parameters(), settings.clip_norm)
-    optimizer.step()
-    parts = {"loss adversarial": adversarial, "loss GAN": gan, "loss hinge": hinge, "gradient norm": length}
-    return {name: torch.as_tensor(value).detach() for name, value in parts.items()}
 
 
 def check(settings: Settings) -> None:
