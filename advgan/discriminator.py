@@ -7,14 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.errors import InputError
-from advgan.generator import Architecture, InstanceNorm
+from advgan.generator import Architecture
+from advgan.networks import InstanceNorm
 
 
 class Discriminator(nn.Module):
     """Images (n, channels, h, w) in [0, 1], padded to what the strides need, -> scores (n,), higher for clean ones.
 
-    "patch"  ours: patches scored where they stand, the image's score is their mean; no normalisation, so that what it
-             says of one image does not depend on the others in the batch (clean and perturbed ones go in together)
+    ours     ("patch" and "unet") patches scored where they stand, the image's score is their mean; no normalisation, so
+             that what it says of one image does not depend on the others (clean and perturbed ones go in together)
     "paper"  Xiao et al. 2018: C8, C16, C32 of 4 x 4 with stride 2, LeakyReLU .2; a score per position and their mean in
              place of the fully connected layer, so that any size will do
     """
@@ -23,9 +24,9 @@ class Discriminator(nn.Module):
         super().__init__()
         if channels < 1 or width < 1:
             raise InputError(f"channels and width must be at least 1, got {channels} and {width}")
-        self.multiple = 4 if architecture == "patch" else 8
+        self.multiple = 8 if architecture == "paper" else 4
         leaky = nn.LeakyReLU(0.2, inplace=True)
-        if architecture == "patch":
+        if architecture != "paper":
             self.network = nn.Sequential(
                 nn.Conv2d(channels, width, 4, stride=4),
                 leaky,

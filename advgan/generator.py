@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,17 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from advgan.errors import InputError
+from advgan.networks import PaperNetwork, PatchNetwork, UNet
 from advgan.threat import Norm, Threat, check_eps
 
-Architecture = Literal["patch", "paper"]
+Architecture = Literal["patch", "unet", "paper"]
+WANTED = 64  # length of the vector that says what an answer shall be
 
 
-def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
+def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
     """From unbounded `raw` to x_adv (both the shape of `x`), inside the `eps` ball around `x` and the box [0, 1].
+
+    `eps` is one radius, or one for each image (n,).
 
     linf  x_adv = low + (high - low) (1 + tanh raw) / 2 with low = max(x - eps, 0), high = min(x + eps, 1)
     l2    delta = raw scaled down to length eps, then cut at the box, which can only shorten it
@@ -33,90 +38,59 @@ def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
     """
     with torch.autocast(x.device.type, enabled=False):
         x, raw = x.float(), raw.float()
+        if isinstance(eps, Tensor):
+            eps = rearrange(eps.float(), "n -> n 1 1 1")
         if norm == "linf":
             low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
             free = low + (high - low) * torch.sigmoid(2 * raw)  # sigmoid(2r) = (1 + tanh r) / 2
         else:
-            length = raw.flatten(1).norm(dim=1).clamp_min(1e-12)
-            free = x + raw * rearrange((eps / length).clamp_max(1), "n -> n 1 1 1")
+            length = rearrange(raw.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
+            free = x + raw * (eps / length).clamp_max(1)
             low, high = torch.zeros_like(x), torch.ones_like(x)
         # The value is cut (for linf by one rounding error at most), the gradient is that of the uncut form.
         return free + (free.clamp(low, high) - free).detach()
 
 
-class InstanceNorm(nn.Module):
-    """Instance normalisation with scale and shift (Ulyanov et al. 2016), by two poolings: 3x torch's speed on a CPU."""
+class Wanted(nn.Module):
+    """What an answer shall be, as one vector: the class it is pulled toward, its eps, and noise.
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1, width, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(1, width, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:  # (n, width, h, w)
-        x = x.float()  # E[x^2] - E[x]^2 needs more digits than bfloat16 has
-        size = x.shape[-2:]
-        mean = F.avg_pool2d(x, size)
-        variance = (F.avg_pool2d(x * x, size) - mean * mean).clamp_min(0)
-        scale = self.weight * torch.rsqrt(variance + 1e-5)
-        return torch.addcmul(self.bias - mean * scale, x, scale)
-
-
-class Residual(nn.Module):
-    """x + conv-norm-relu-conv-norm(x), 3x3."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            InstanceNorm(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            InstanceNorm(width),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
-def patch_network(channels: int, patch: int, width: int, depth: int) -> nn.Sequential:
-    """Ours: patch x patch pixels become one position of `width` channels, residual blocks there, and back to pixels.
-
-    The patches overlap: a position sees half a patch beyond each of its borders. Nearly all work is 3x3 convolution at
-    1/patch^2 of the positions, which is why one pass costs less than one gradient of a small classifier.
+    Their three embeddings are added and passed through one layer. The last row of the classes stands for "away from the
+    true one".
     """
-    return nn.Sequential(
-        nn.Conv2d(channels, width, patch + 2 * (patch // 2), stride=patch, padding=patch // 2, bias=False),
-        InstanceNorm(width),
-        nn.ReLU(inplace=True),
-        *(Residual(width) for _ in range(depth)),
-        nn.Conv2d(width, channels * patch**2, 1),
-        nn.PixelShuffle(patch),
-    )
 
+    def __init__(self, length: int, classes: int, eps_range: tuple[float, float] | None, noise: int) -> None:
+        super().__init__()
+        self.classes = nn.Embedding(classes + 1, length) if classes else None
+        self.eps = nn.Linear(1, length) if eps_range else None
+        self.noise = nn.Linear(noise, length) if noise else None
+        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(length, length), nn.SiLU())
+        self.eps_range = eps_range
 
-def paper_network(channels: int) -> nn.Sequential:
-    """The 2018 paper's, as its followers document it: c3s1-8, d16, d32, four residual blocks of 32, u16, u8, c3s1."""
-
-    def step(conv: nn.Module, width: int) -> list[nn.Module]:
-        return [conv, InstanceNorm(width), nn.ReLU(inplace=True)]
-
-    return nn.Sequential(
-        *step(nn.Conv2d(channels, 8, 3, padding=1, bias=False), 8),
-        *step(nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), 16),
-        *step(nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False), 32),
-        *(Residual(32) for _ in range(4)),
-        *step(nn.ConvTranspose2d(32, 16, 3, stride=2, padding=1, output_padding=1, bias=False), 16),
-        *step(nn.ConvTranspose2d(16, 8, 3, stride=2, padding=1, output_padding=1, bias=False), 8),
-        nn.Conv2d(8, channels, 3, padding=1),
-    )
+    def forward(self, y_target: Tensor, eps: Tensor, z: Tensor | None) -> Tensor:  # (n,), (n,), (n, noise)
+        parts = []
+        if self.classes is not None:
+            parts.append(self.classes(torch.where(y_target < 0, self.classes.num_embeddings - 1, y_target)))
+        if self.eps is not None and self.eps_range is not None:
+            smallest, largest = self.eps_range
+            share = torch.log(eps.clamp_min(smallest) / largest) / math.log(largest / smallest)  # -1 to 0
+            parts.append(self.eps(share[:, None]))
+        if self.noise is not None:
+            parts.append(self.noise(z))
+        mixed: Tensor = self.mix(torch.stack(parts).sum(0))
+        return mixed
 
 
 class Generator(nn.Module, PyTorchModelHubMixin):
     """Images (n, channels, h, w) in [0, 1] of any size -> adversarial images of the same shape, in one pass.
 
     norm, eps      the ball that every answer lies in (with the box [0, 1]), by construction
-    y_target       the class that this generator was trained to pull toward; None: away from the true one
-    architecture   "patch" (ours; `patch`, `width`, `depth` are its sizes) or "paper" (Xiao et al. 2018)
+    y_target       the class that this generator was trained to pull toward; None: away from the true one, or any
+    architecture   "patch" (ours, fast; `patch`, `width`, `depth` are its sizes), "unet" (ours, for success; `levels`
+                   too) or "paper" (Xiao et al. 2018)
+    classes        above 0: each answer is pulled toward the class that is asked for, of so many, or away from its own
+    eps_min        each answer keeps to the radius that is asked for, from `eps_min` to `eps`; None: made for `eps`
+    noise          length of a vector z, from which one image gets many different answers; 0: one answer
+    universal      one perturbation for all images: a learned picture takes the image's place as the network's input
 
     Raises InputError for an impossible ball or size.
     """
@@ -131,58 +105,149 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         patch: int = 4,
         width: int = 32,
         depth: int = 2,
+        levels: int = 1,
+        classes: int = 0,
+        eps_min: float | None = None,
+        noise: int = 0,
+        universal: bool = False,
     ) -> None:
         super().__init__()
         check_eps(eps, norm)
+        if eps_min is not None and not check_eps(eps_min, norm, "eps_min") < eps:
+            raise InputError(f"eps_min must be below eps {eps:.6g}, got {eps_min:.6g}")
         for name, value in {"channels": channels, "patch": patch, "width": width}.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        if depth < 0:
-            raise InputError(f"depth must not be negative, got {depth}")
-        if architecture not in ("patch", "paper"):
-            raise InputError(f"architecture must be patch or paper, got {architecture!r}")
-        self.channels, self.y_target = channels, y_target
+        for name, value in {"depth": depth, "levels": levels, "classes": classes, "noise": noise}.items():
+            if value < 0:
+                raise InputError(f"{name} must not be negative, got {value}")
+        if y_target is not None and classes:
+            raise InputError(f"classes {classes} means any class, expected no y_target, got {y_target}")
+        if architecture not in get_args(Architecture):
+            raise InputError(f"architecture must be patch, unet or paper, got {architecture!r}")
+        self.channels, self.y_target, self.classes, self.noise = channels, y_target, classes, noise
         self.threat = Threat(norm=norm, eps=eps, targeted=y_target is not None)
-        paper = architecture == "paper"
-        self.multiple = 4 if paper else patch
-        self.network = paper_network(channels) if paper else patch_network(channels, patch, width, depth)
+        self.eps_min = eps_min
+        network: nn.Module
+        condition = WANTED if classes or noise or eps_min is not None else 0
+        between = None if eps_min is None else (eps_min, eps)
+        self.wanted = Wanted(condition, classes, between, noise) if condition else None
+        self.picture = nn.Parameter(torch.randn(1, channels, 32, 32)) if universal else None
+        if architecture == "paper":
+            self.multiple, network = 4, PaperNetwork(channels, condition)
+        elif architecture == "unet":
+            self.multiple, network = patch * 2**levels, UNet(channels, patch, width, depth, levels, condition)
+        else:
+            self.multiple, network = patch, PatchNetwork(channels, patch, width, depth, condition)
+        self.network = network
         self.to(memory_format=torch.channels_last)  # half as much again in speed on a CPU
 
-    def raw(self, x: Tensor) -> Tensor:
-        """The unbounded perturbation, the shape of `x`, which is padded to what the network needs and cropped again."""
-        h, w = x.shape[-2:]
-        padded = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
-        return self.network((2 * padded - 1).contiguous(memory_format=torch.channels_last))[..., :h, :w]
+    @property
+    def universal(self) -> bool:
+        return self.picture is not None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x_adv (n, c, h, w), differentiable, for training; users want `perturb`."""
-        return bounded(self.raw(x), x, self.threat.norm, self.threat.eps)
+    def raw(
+        self, x: Tensor, y_target: Tensor | None = None, eps: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
+        """The unbounded perturbation, the shape of `x`, which is padded to what the network needs and cropped again.
+
+        y_target (n,) holds -1 where the answer shall lead away from the true class, eps (n,) radii, z (n, noise) noise;
+        None is -1, the largest eps, and zeros. What the generator was not made for is left aside.
+        """
+        n, _, h, w = x.shape
+        seen = 2 * x - 1
+        if self.picture is not None:
+            one = F.interpolate(self.picture, (h, w), mode="bilinear", align_corners=False)
+            seen = one.expand(n, -1, -1, -1) if self.wanted is not None else one
+        padded = F.pad(seen, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
+        wanted = None
+        if self.wanted is not None:
+            wanted = self.wanted(
+                x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target,
+                x.new_full((n,), self.threat.eps) if eps is None else eps,
+                x.new_zeros(n, self.noise) if z is None else z,
+            )
+        raw: Tensor = self.network(padded.contiguous(memory_format=torch.channels_last), wanted)[..., :h, :w]
+        return raw.expand(n, -1, -1, -1)
+
+    def forward(
+        self, x: Tensor, y_target: Tensor | None = None, eps: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
+        """x_adv (n, c, h, w), differentiable, for training, with what `raw` takes; users want `perturb`."""
+        return bounded(self.raw(x, y_target, eps, z), x, self.threat.norm, self.threat.eps if eps is None else eps)
 
     @torch.no_grad()
-    def perturb(self, x: Tensor, y_target: int | Tensor | None = None, eps: float | None = None) -> Tensor:
+    def perturb(
+        self,
+        x: Tensor,
+        y_target: int | Tensor | None = None,
+        eps: float | None = None,
+        z: Tensor | None = None,
+        rng: torch.Generator | None = None,
+    ) -> Tensor:
         """Adversarial images for clean `x` (n, c, h, w) in [0, 1]: float32, detached, on x's device, one pass.
 
-        `eps` may be smaller than the generator's own (same pattern, scaled); `y_target` may only repeat the class it
-        was trained for. Raises InputError otherwise, and for images of another kind.
+        y_target   one class, or one for each image (n,); any, where the generator has `classes`, else its own
+        eps        None is the largest; below the trained range it is the same pattern, scaled down
+        z          noise (n, noise) of a generator that takes it; None draws it from `rng` (None: torch's own)
+
+        Raises InputError for what the generator was not made for, and for images of another kind.
         """
-        self._check(x, y_target, eps)
+        self._check(x, y_target, eps, z)
         device = next(self.parameters()).device
-        eps = self.threat.eps if eps is None else eps
-        chunks = x.to(device, torch.float32).split(128)  # what fits the cache
-        x_adv = [bounded(self.raw(chunk), chunk, self.threat.norm, eps) for chunk in chunks]
+        radius = self.threat.eps if eps is None else eps
+        n = len(x)
+        aims = None if y_target is None else torch.as_tensor(y_target).to(device, torch.long).expand(n)
+        if self.noise and z is None:
+            z = torch.randn(n, self.noise, generator=rng, device="cpu" if rng is None else rng.device)
+        x_adv = []
+        for first in range(0, n, 128):  # what fits the cache
+            part = slice(first, first + 128)
+            chunk = x[part].to(device, torch.float32)
+            raw = self.raw(
+                chunk,
+                None if aims is None else aims[part],
+                chunk.new_full((len(chunk),), radius),
+                None if z is None else z[part].to(device, torch.float32),
+            )
+            x_adv.append(bounded(raw, chunk, self.threat.norm, radius))
         return torch.cat(x_adv).contiguous().to(x.device) if x_adv else x.float()
 
-    def _check(self, x: Tensor, y_target: int | Tensor | None, eps: float | None) -> None:
+    def _check(self, x: Tensor, y_target: int | Tensor | None, eps: float | None, z: Tensor | None) -> None:
         if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:
             expected = f"float images (n, {self.channels}, h, w)"
             raise InputError(f"this generator expects {expected} in [0, 1], got {x.dtype} {tuple(x.shape)}")
         if x.numel() and not (x.min() >= 0 and x.max() <= 1):
             raise InputError(f"images must lie in [0, 1], got {x.min().item():.4g} to {x.max().item():.4g}")
-        if y_target is not None and (self.y_target is None or bool((torch.as_tensor(y_target) != self.y_target).any())):
+        aims = torch.as_tensor(-1 if y_target is None else y_target)
+        if aims.ndim and aims.shape != x.shape[:1]:
+            raise InputError(f"y_target must be one class, or one for each of {len(x)} images, got {tuple(aims.shape)}")
+        for aim in aims.unique().tolist() if y_target is not None else ():
+            if reason := self.unfit(y_target=aim):
+                raise InputError(reason)
+        if eps is not None:
+            check_eps(eps, self.threat.norm)
+        if eps is not None and (reason := self.unfit(eps=eps, y_target=self.y_target)):
+            raise InputError(reason)
+        if z is not None and (not self.noise or z.shape != (len(x), self.noise)):
+            made = f"noise ({len(x)}, {self.noise})" if self.noise else "no noise"
+            raise InputError(f"this generator takes {made}, got z of shape {tuple(z.shape)}")
+
+    def unfit(self, *, eps: float = 0.0, norm: str | None = None, y_target: int | None = None) -> str | None:
+        """Why there is no answer within `eps` of `norm` toward class `y_target` (None: away); None if there is one."""
+        own = self.threat
+        if norm not in (None, own.norm):
+            return f"the generator was trained for norm {own.norm}, {norm} was asked for"
+        if eps > own.eps:
+            return f"this generator was trained for eps {own.eps:.6g}, got the larger {eps:.6g}"
+        if self.classes and y_target is not None and not 0 <= y_target < self.classes:
+            return (
+                f"this generator was trained for the classes 0 to {self.classes - 1}, y_target {y_target} was asked for"
+            )
+        if not self.classes and y_target != self.y_target:
             trained = "untargeted" if self.y_target is None else f"for class {self.y_target}"
-            raise InputError(f"this generator was trained {trained}, y_target {y_target} was asked for")
-        if eps is not None and check_eps(eps, self.threat.norm) > self.threat.eps:
-            raise InputError(f"this generator was trained for eps {self.threat.eps:.6g}, got the larger {eps:.6g}")
+            return f"this generator was trained {trained}, y_target {y_target} was asked for"
+        return None
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Generator:  # type: ignore[override]

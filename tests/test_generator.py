@@ -19,7 +19,7 @@ from advgan.threat import Threat
 @settings(max_examples=80, deadline=None)
 @given(
     st.sampled_from([1, 3]), st.integers(1, 41), st.integers(1, 41), st.sampled_from(["linf", "l2"]),
-    st.floats(0.001, 1.0), st.sampled_from(["patch", "paper"]), st.integers(0, 9), st.integers(1, 5),
+    st.floats(0.001, 1.0), st.sampled_from(["patch", "unet", "paper"]), st.integers(0, 9), st.integers(1, 5),
 )  # fmt: skip
 def test_every_answer_is_in_ball_and_box(channels, h, w, norm, eps, architecture, seed, patch):
     torch.manual_seed(seed)
@@ -132,7 +132,7 @@ def test_images_of_another_kind_are_refused(x, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"eps": 0}, "eps must be"), ({"norm": "l3"}, "norm must be"), ({"width": 0}, "width must be at least 1, got 0"),
-     ({"depth": -1}, "depth must not"), ({"architecture": "resnet"}, "patch or paper, got 'resnet'")],
+     ({"depth": -1}, "depth must not"), ({"architecture": "resnet"}, "patch, unet or paper, got 'resnet'")],
 )  # fmt: skip
 def test_impossible_generators_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -144,3 +144,92 @@ def test_saving_warns_about_nothing(tmp_path):
         warnings.simplefilter("error")
         Generator(width=4, depth=0).save_pretrained(tmp_path)
         Generator.from_pretrained(tmp_path)
+
+
+def conditional(**changes):
+    """A generator that heeds what it is asked for: as it comes, the modulation is zero."""
+    torch.manual_seed(0)
+    arguments = {"classes": 3, "eps_min": 0.1, "noise": 2, "width": 8, "depth": 1} | changes
+    generator = Generator(**arguments).eval()
+    for name, parameter in generator.named_parameters():
+        if ".film." in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return generator
+
+
+@pytest.mark.parametrize("architecture", ["patch", "unet", "paper"])
+def test_a_conditional_generator_answers_what_each_image_is_asked_for(architecture):
+    generator, x, z = conditional(architecture=architecture), torch.rand(4, 1, 12, 12), torch.randn(4, 2)
+    asked = torch.tensor([0, 2, 1, 2])
+    answers = generator.perturb(x, asked, eps=0.2, z=z)
+    assert Threat("linf", 0.2).violations(answers, x) == []
+    for i in range(4):  # each as if it were alone
+        alone = generator.perturb(x[i : i + 1], int(asked[i]), eps=0.2, z=z[i : i + 1])
+        torch.testing.assert_close(alone, answers[i : i + 1], atol=1e-5, rtol=1e-4)
+    others = [
+        generator.perturb(x, asked.flip(0), eps=0.2, z=z),
+        generator.perturb(x, eps=0.2, z=z),
+        generator.perturb(x, asked, eps=0.2, z=-z),
+    ]
+    assert all((answers - other).abs().max() > 1e-3 for other in others)
+    raws = [generator.raw(x, asked, torch.full((4,), eps), z) for eps in (0.05, 0.1, 0.2)]
+    assert torch.equal(raws[0], raws[1])  # below the trained range the pattern stays
+    assert not torch.allclose(raws[1], raws[2])
+
+
+def test_every_image_keeps_its_own_eps():
+    for norm, radii in (("linf", [0.1, 0.2, 0.3]), ("l2", [0.5, 1.0, 2.0])):
+        generator, x = conditional(norm=norm, eps=radii[-1], eps_min=radii[0]), torch.rand(3, 1, 12, 12)
+        x_adv = generator(x, eps=torch.tensor(radii)).detach()
+        for i, eps in enumerate(radii):
+            assert Threat(norm, eps).violations(x_adv[i : i + 1], x[i : i + 1]) == []
+
+
+def test_noise_is_drawn_from_the_generator_that_is_given():
+    generator, x = conditional(), torch.rand(2, 1, 12, 12)
+    first, second = (generator.perturb(x, rng=torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, generator.perturb(x, rng=torch.Generator().manual_seed(6)))
+
+
+def test_a_universal_generator_writes_the_same_pattern_for_all_images():
+    torch.manual_seed(0)
+    generator = Generator(universal=True, width=8, depth=1).eval()
+    x = 0.4 + 0.2 * torch.rand(3, 1, 20, 20)  # away from the box, which would cut it
+    delta = generator.perturb(x, eps=0.2) - x
+    torch.testing.assert_close(delta, delta[:1].expand_as(delta), atol=1e-6, rtol=0)
+    assert delta.std() > 0.01
+
+
+def test_a_conditional_checkpoint_round_trip(tmp_path):
+    generator, x = conditional(universal=True), torch.rand(2, 1, 12, 12)
+    generator.save_pretrained(tmp_path)
+    loaded = Generator.from_pretrained(tmp_path)
+    assert (loaded.classes, loaded.eps_min, loaded.noise, loaded.universal) == (3, 0.1, 2, True)
+    z = torch.randn(2, 2)
+    assert torch.equal(loaded.perturb(x, 1, 0.2, z), generator.perturb(x, 1, 0.2, z))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"y_target": 3}, "classes 0 to 2, y_target 3 was asked for"),
+        ({"y_target": torch.tensor([0, 3])}, "y_target 3 was asked for"),
+        ({"y_target": torch.tensor([0, 1, 2])}, r"one for each of 2 images, got \(3,\)"),
+        ({"z": torch.zeros(2, 3)}, r"takes noise \(2, 2\), got z of shape \(2, 3\)"),
+        ({"eps": 0.31}, "the larger 0.31"),
+    ],
+)
+def test_what_a_conditional_generator_was_not_made_for_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        conditional().perturb(torch.rand(2, 1, 8, 8), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"eps_min": 0.3}, "eps_min must be below eps 0.3"), ({"eps_min": 0.0}, "eps_min must be in"),
+     ({"classes": 10, "y_target": 3}, "expected no y_target, got 3"), ({"noise": -1}, "noise must not be negative")],
+)  # fmt: skip
+def test_impossible_conditions_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Generator(**arguments)

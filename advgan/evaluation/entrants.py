@@ -147,12 +147,4 @@ def aim(y_target: int | None, generator: Generator | None) -> int | None:
 
 def unfit(generator: Generator, threat: Threat, y_target: int | None) -> str | None:
     """Why a generator has no answer under a threat; None if it has."""
-    own = generator.threat
-    if own.norm != threat.norm:
-        return f"the generator was trained for norm {own.norm}, {threat.norm} was asked for"
-    if threat.eps > own.eps:
-        return f"this generator was trained for eps {own.eps:.6g}, got the larger {threat.eps:.6g}"
-    if y_target != generator.y_target:
-        trained = "untargeted" if generator.y_target is None else f"for class {generator.y_target}"
-        return f"this generator was trained {trained}, y_target {y_target} was asked for"
-    return None
+    return generator.unfit(eps=threat.eps, norm=threat.norm, y_target=y_target)

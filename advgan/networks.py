@@ -1,0 +1,163 @@
+"""The generator's bodies: from an image to an unbounded perturbation, of convolutions and instance normalisation.
+
+Each takes x (n, c, h, w) and, where it was made with `condition` above 0, a vector (n, condition) that says what is
+wanted (class, eps, noise): it scales and shifts the channels after every normalisation (FiLM, Perez et al. 2018).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation with scale and shift (Ulyanov et al. 2016), by two poolings: 3x torch's speed on a CPU.
+
+    With `condition` above 0 the scale and the shift depend on a vector of that length, at first not at all.
+    """
+
+    def __init__(self, width: int, condition: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, width, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(1, width, 1, 1))
+        self.film = nn.Linear(condition, 2 * width) if condition else None
+        if self.film is not None:
+            nn.init.zeros_(self.film.weight)
+            nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:  # (n, width, h, w), (n, condition)
+        x = x.float()  # E[x^2] - E[x]^2 needs more digits than bfloat16 has
+        weight, bias = self.weight, self.bias
+        if self.film is not None:
+            scale, shift = rearrange(self.film(wanted).float(), "n (two w) -> two n w 1 1", two=2)
+            weight, bias = weight * (1 + scale), bias + shift
+        size = x.shape[-2:]
+        mean = F.avg_pool2d(x, size)
+        variance = (F.avg_pool2d(x * x, size) - mean * mean).clamp_min(0)
+        scale = weight * torch.rsqrt(variance + 1e-5)
+        return torch.addcmul(bias - mean * scale, x, scale)
+
+
+class Layer(nn.Module):
+    """A convolution without bias, instance normalisation and, if wanted, ReLU."""
+
+    def __init__(self, conv: nn.Module, width: int, condition: int = 0, relu: bool = True) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = conv, InstanceNorm(width, condition), relu
+
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        x = self.norm(self.conv(x), wanted)
+        return F.relu(x, inplace=True) if self.relu else x
+
+
+class Residual(nn.Module):
+    """x + conv-norm-relu-conv-norm(x), 3x3."""
+
+    def __init__(self, width: int, condition: int = 0) -> None:
+        super().__init__()
+        self.first = Layer(nn.Conv2d(width, width, 3, padding=1, bias=False), width, condition)
+        self.second = Layer(nn.Conv2d(width, width, 3, padding=1, bias=False), width, condition, relu=False)
+
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        x_inner = self.second(self.first(x, wanted), wanted)
+        return x + x_inner
+
+
+class Chain(nn.ModuleList):
+    """Layers one after the other, each of which is told what is wanted."""
+
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        for layer in self:
+            x = layer(x, wanted)
+        return x
+
+
+def patches(channels: int, patch: int, width: int, condition: int) -> Layer:
+    """patch x patch pixels become one position of `width` channels.
+
+    They overlap: a position sees half a patch beyond each of its borders, a single pixel one pixel.
+    """
+    kernel, padding = (patch + 2 * (patch // 2), patch // 2) if patch > 1 else (3, 1)
+    return Layer(nn.Conv2d(channels, width, kernel, stride=patch, padding=padding, bias=False), width, condition)
+
+
+class PatchNetwork(nn.Module):
+    """Ours, for speed: residual blocks on patches, and back to pixels.
+
+    Nearly all work is 3x3 convolution at 1/patch^2 of the positions, which is why one pass costs less than one
+    gradient of a small classifier.
+    """
+
+    def __init__(self, channels: int, patch: int, width: int, depth: int, condition: int = 0) -> None:
+        super().__init__()
+        blocks = (Residual(width, condition) for _ in range(depth))
+        self.body = Chain([patches(channels, patch, width, condition), *blocks])
+        self.pixels = nn.Sequential(nn.Conv2d(width, channels * patch**2, 1), nn.PixelShuffle(patch))
+
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        out: Tensor = self.pixels(self.body(x, wanted))
+        return out
+
+
+class UNet(nn.Module):
+    """Ours, for success (after Ronneberger et al. 2015): patches, halved `levels` times while their channels double.
+
+    One residual block at each level on the way down and on the way up, `depth` of them at the bottom; what the way down
+    saw at a level is added on the way up. Fine patterns and the whole image meet at every pixel.
+    """
+
+    def __init__(self, channels: int, patch: int, width: int, depth: int, levels: int, condition: int = 0) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(levels + 1)]
+        self.stem = patches(channels, patch, width, condition)
+        self.before, self.down, self.up, self.after = (nn.ModuleList() for _ in range(4))
+        for fine, coarse in pairwise(widths):
+            self.before.append(Residual(fine, condition))
+            self.down.append(Layer(nn.Conv2d(fine, coarse, 4, stride=2, padding=1, bias=False), coarse, condition))
+            spread = nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1, bias=False), nn.PixelShuffle(2))
+            self.up.append(Layer(spread, fine, condition))
+            self.after.append(Residual(fine, condition))
+        self.bottom = Chain([Residual(widths[-1], condition) for _ in range(depth)])
+        self.pixels = nn.Sequential(nn.Conv2d(width, channels * patch**2, 1), nn.PixelShuffle(patch))
+
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        x, seen = self.stem(x, wanted), []
+        for before, down in zip(self.before, self.down, strict=True):
+            seen.append(before(x, wanted))
+            x = down(seen[-1], wanted)
+        x = self.bottom(x, wanted)
+        for up, after in zip(reversed(self.up), reversed(self.after), strict=True):
+            x = after(up(x, wanted) + seen.pop(), wanted)
+        out: Tensor = self.pixels(x)
+        return out
+
+
+class PaperNetwork(nn.Module):
+    """The 2018 paper's, as its followers document it: c3s1-8, d16, d32, four residual blocks of 32, u16, u8, c3s1."""
+
+    def __init__(self, channels: int, condition: int = 0) -> None:
+        super().__init__()
+        d16, d32 = (nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False) for width in (16, 32))
+        u16, u8 = (
+            nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1, bias=False)
+            for width in (16, 8)
+        )
+        self.body = Chain(
+            [
+                Layer(nn.Conv2d(channels, 8, 3, padding=1, bias=False), 8, condition),
+                Layer(d16, 16, condition),
+                Layer(d32, 32, condition),
+                *(Residual(32, condition) for _ in range(4)),
+                Layer(u16, 16, condition),
+                Layer(u8, 8, condition),
+            ]
+        )
+        self.pixels = nn.Conv2d(8, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        out: Tensor = self.pixels(self.body(x, wanted))
+        return out
