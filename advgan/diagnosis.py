@@ -14,6 +14,7 @@ def symptoms(
     real_kept: float,
     fake_caught: float,
     targeted: bool,
+    universal: bool = False,
 ) -> list[str]:
     """What is wrong, in words, judged on validation images; empty when nothing is.
 
@@ -41,6 +42,6 @@ def symptoms(
     spread, size = delta.var(dim=0).sum().sqrt(), delta.flatten(1).norm(dim=1).mean()
     if size < 1e-6:
         found.append("the perturbation is zero")
-    elif spread / size < 0.02:
+    elif spread / size < 0.02 and not universal:
         found.append(f"all images get the same perturbation (spread {spread / size:.1%} of its length)")
     return found

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from advgan import losses
+from advgan.generator import Generator
 
 
 @dataclass(frozen=True)
 class Game:
-    """L = L_adv + alpha L_GAN + beta L_hinge (Xiao et al. 2018, eq. 4), with the form of each term."""
+    """L = L_adv + alpha L_GAN + beta L_hinge (Xiao et al. 2018, eq. 4) + gamma L_same, with the form of each term.
+
+    L_same keeps a generator with noise from giving one answer for all noise; others have none.
+    """
 
     adversarial: losses.Adversarial = "margin"
     kappa: float = 5.0
@@ -22,6 +27,47 @@ class Game:
     alpha: float = 0.1
     beta: float = 0.05
     c: float = 0.0
+    gamma: float = 0.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the images of a batch shall be answered with; None where the generator has no choice.
+
+    y_target (n,) int64, -1 for "away from the true class"; eps (n,) radii; z (n, noise).
+    """
+
+    y_target: Tensor | None = None
+    eps: Tensor | None = None
+    z: Tensor | None = None
+
+    def share(self, eps: float) -> Tensor | float:
+        """Each image's part of the largest radius `eps`."""
+        return 1.0 if self.eps is None else self.eps / eps
+
+
+def ask(generator: Generator, y: Tensor, rng: np.random.Generator, first: int, total: int, aimed: float) -> Asked:
+    """Questions to the images with labels `y`: those at `first` and after it of a batch of `total` over all processes.
+
+    A share `aimed` gets a class drawn from the wrong ones, the rest -1; radii are uniform over the trained range, noise
+    is normal. They are drawn for the whole batch, so that any number of processes asks the same.
+    """
+    mine, device = slice(first, first + len(y)), y.device
+
+    def here(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values[mine]).to(device)
+
+    y_target = eps = z = None
+    if generator.classes:
+        wrong = (y + here(rng.integers(1, generator.classes, total))) % generator.classes
+        y_target = wrong.where(here(rng.random(total)) < aimed, torch.full_like(y, -1))
+    elif generator.y_target is not None:
+        y_target = torch.full_like(y, generator.y_target)
+    if generator.eps_min is not None:
+        eps = here(rng.uniform(generator.eps_min, generator.threat.eps, total).astype(np.float32))
+    if generator.noise:
+        z = here(rng.standard_normal((total, generator.noise), np.float32))
+    return Asked(y_target, eps, z)
 
 
 def discriminator_step(
@@ -48,10 +94,12 @@ def generator_step(
     accelerator: Accelerator,
     *,
     y_target: Tensor | None = None,
+    share: Tensor | float = 1.0,
     clip_norm: float = 10.0,
 ) -> dict[str, Tensor]:
     """All terms of the generator's loss, in one backward pass.
 
+    y_target, share   what the images were asked for: see `Asked`
     `critic` is the unwrapped discriminator, frozen for the while: its own gradients stay as they are, and its
     data-parallel wrapper never sees a forward pass without a backward one.
     """
@@ -61,10 +109,16 @@ def generator_step(
     critic.requires_grad_(True)
     adversarial = losses.adversarial(logits, y, y_target, form=game.adversarial, kappa=game.kappa).mean()
     gan = losses.gan_generator(judged, form=game.gan).mean()
-    hinge = losses.hinge(x_adv - x, game.c).mean()
+    hinge = losses.hinge(x_adv - x, game.c * share).mean()
+    loss = adversarial + game.alpha * gan + game.beta * hinge
+    if game.gamma:
+        same = losses.sameness(x_adv - x).mean()
+        loss = loss + game.gamma * same
     optimizer.zero_grad()
-    accelerator.backward(adversarial + game.alpha * gan + game.beta * hinge)
+    accelerator.backward(loss)
     length = accelerator.clip_grad_norm_(generator.parameters(), clip_norm)
     optimizer.step()
     parts = {"loss adversarial": adversarial, "loss GAN": gan, "loss hinge": hinge, "gradient norm": length}
+    if game.gamma:
+        parts["loss sameness"] = same
     return {name: torch.as_tensor(value).detach() for name, value in parts.items()}

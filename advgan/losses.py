@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,12 +32,16 @@ def adversarial(
 
     margin         untargeted relu(z_y - max_{i != y} z_i + kappa), targeted relu(max_{i != t} z_i - z_t + kappa)
     cross-entropy  untargeted -CE(y), targeted CE(y_target) - CE(y)
+
+    In `y_target` -1 stands for "untargeted", so that a batch can hold both.
     """
+    aims = torch.full_like(y, -1) if y_target is None else y_target
+    aimed, t = aims >= 0, aims.clamp_min(0)
     if form == "margin":
-        gap = margin(logits, y) if y_target is None else -margin(logits, y_target)
+        gap = torch.where(aimed, -margin(logits, t), margin(logits, y))
         return F.relu(gap + kappa)
-    away = -F.cross_entropy(logits, y, reduction="none")
-    return away if y_target is None else F.cross_entropy(logits, y_target, reduction="none") + away
+    toward = F.cross_entropy(logits, t, reduction="none").where(aimed, torch.zeros_like(logits[:, 0]))
+    return toward - F.cross_entropy(logits, y, reduction="none")
 
 
 def gan_discriminator(real: Tensor, fake: Tensor, *, form: GAN = "least-squares") -> Tensor:
@@ -68,9 +73,17 @@ def looks_real(scores: Tensor, *, form: GAN = "least-squares") -> Tensor:
     return scores > (0.5 if form == "least-squares" else 0.0)
 
 
-def hinge(delta: Tensor, c: float) -> Tensor:
-    """max(0, ||delta||_2 - c): the soft bound L_hinge of eq. (3)."""
+def hinge(delta: Tensor, c: float | Tensor) -> Tensor:
+    """max(0, ||delta||_2 - c): the soft bound L_hinge of eq. (3); `c` is one length, or one for each image (n,)."""
     return F.relu(delta.flatten(1).norm(dim=1) - c)
+
+
+def sameness(delta: Tensor) -> Tensor:
+    """How alike are two answers to one image: their cosine, in [-1, 1], for the first half of `delta` (2n, c, h, w) and
+    the second. What a generator with noise minimises (after mode seeking, Mao et al. 2019, without its quotient).
+    """
+    first, second = delta.flatten(1).chunk(2)
+    return F.cosine_similarity(first, second, dim=1)
 
 
 def noise_length(x: Tensor, norm: str, eps: float) -> float:

@@ -30,11 +30,12 @@ LAUNCHER = "ADVGAN_LAUNCHER"  # process id of a launcher that is not the parent 
 FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "threads"}
 
 
-def start(seed: int, threads: int | None = None) -> Accelerator:
+def start(seed: int, threads: int | None = None, *, bf16: bool = False) -> Accelerator:
     """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
 
     `threads` per process; None shares the cores this program may use among its local processes, because the launcher
-    forces one thread otherwise and halves the speed on a CPU. Raises InputError for engines that cannot train two
+    forces one thread otherwise and halves the speed on a CPU. `bf16` asks for mixed precision where the launcher was
+    not asked. Raises InputError for engines that cannot train two
     networks.
     """
     if threads is not None and threads < 1:
@@ -44,7 +45,7 @@ def start(seed: int, threads: int | None = None) -> Accelerator:
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16"):
         raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
     _start_missing_processes()
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else None)
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
         raise InputError(
             "expected one process or data parallel processes: two networks that train in turn cannot share one "

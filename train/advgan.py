@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Adam
@@ -31,8 +32,8 @@ from advgan import losses, training
 from advgan.data import Split, load_data, steps_per_epoch, training_batches
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
-from advgan.evaluation.validation import Judgement, Validation, seconds_per_pass
-from advgan.game import Game, discriminator_step, generator_step
+from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
+from advgan.game import Game, ask, discriminator_step, generator_step
 from advgan.generator import Architecture, Generator
 from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
@@ -65,6 +66,16 @@ class Settings:
     """Norm of the ball"""
     y_target: int | None = None
     """Pull every image toward this class; None: away from its own"""
+    any_class: bool = False
+    """One generator for all classes: pull each image toward the class that it is asked for, or away from its own"""
+    aimed: Real = 0.5
+    """With --any-class: share of the training images that are asked for a class"""
+    eps_min: Real | None = None
+    """One generator for all radii from this one to eps; None: for eps alone"""
+    noise: int = 0
+    """Length of a noise vector from which one image gets many different answers; 0: one answer"""
+    universal: bool = False
+    """One perturbation for all images"""
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Where generator/, state/ and logs/ go"""
     resume: bool = False
@@ -81,6 +92,8 @@ class Settings:
     """Of weights and batches"""
     threads: int | None = None
     """CPU threads a process; None shares the cores among the processes"""
+    bf16: bool = False
+    """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
 
     adversarial: losses.Adversarial = "margin"
     """Adversarial loss on the target's logits"""
@@ -94,15 +107,19 @@ class Settings:
     """Weight of the hinge loss; 0 leaves it out"""
     hinge_c: Real | None = None
     """l2 length from which the hinge bites; None: 0.85 of that of random-sign noise of this eps on training images"""
+    gamma: Real = 0.5
+    """Weight of the sameness loss (with --noise)"""
 
     architecture: Architecture = "patch"
-    """Both networks: patch (ours) or paper (Xiao et al. 2018)"""
+    """Both networks: patch (ours, fast), unet (ours, for success) or paper (Xiao et al. 2018)"""
     patch: int = 4
     """Pixels a side that become one position of the generator"""
     width: int = 32
     """Channels of the generator"""
     depth: int = 2
-    """Residual blocks of the generator"""
+    """Residual blocks of the generator (unet: at its bottom)"""
+    levels: int = 1
+    """How many times a unet halves the image"""
 
     learning_rate: Real = 1e-2
     """Peak of the generator's one-cycle schedule (Adam)"""
@@ -122,7 +139,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     check(settings)
-    accelerator = training.start(settings.seed, settings.threads)
+    accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
     training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
@@ -136,17 +153,19 @@ def main(settings: Settings) -> None:
 
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     c = hinge_start(data.train, settings) if settings.hinge_c is None else settings.hinge_c
-    game = Game(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c)
+    gamma = settings.gamma if settings.noise else 0.0
+    game = Game(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c, gamma)
     channels = data.image_shape[0]
-    generator = Generator(
+    net = Generator(
         channels, settings.eps, settings.norm, settings.y_target,
-        settings.architecture, settings.patch, settings.width, settings.depth,
+        settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
+        data.num_classes if settings.any_class else 0, settings.eps_min, settings.noise, settings.universal,
     )  # fmt: skip
     discriminator = Discriminator(channels, settings.architecture)
-    optimizer_g = Adam(generator.parameters(), settings.learning_rate, betas=(0.5, 0.999))
+    optimizer_g = Adam(net.parameters(), settings.learning_rate, betas=(0.5, 0.999))
     optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
     schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total, settings.warmup))
-    averaged = AveragedModel(generator, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+    averaged = AveragedModel(net, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
     record = training.Record(
         step=0,
         seconds=0.0,
@@ -157,7 +176,7 @@ def main(settings: Settings) -> None:
         settings=training.plain(settings) | {"target_sha256": fingerprint(target)},
     )
     generator, discriminator, optimizer_g, optimizer_d = accelerator.prepare(
-        generator, discriminator, optimizer_g, optimizer_d
+        net, discriminator, optimizer_g, optimizer_d
     )
     accelerator.register_for_checkpointing(schedule, averaged, record)
     if settings.resume:
@@ -165,7 +184,7 @@ def main(settings: Settings) -> None:
     else:
         training.clear(accelerator, settings.output_dir, "generator")
 
-    validation = Validation(target, held_out, accelerator, settings.y_target)
+    validation = Validation(target, held_out, accelerator, questions(net), settings.seed)
     critic = accelerator.unwrap_model(discriminator)
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
@@ -180,11 +199,17 @@ def main(settings: Settings) -> None:
         for x, y in batches:
             began = time.perf_counter()
             x, y = x.to(accelerator.device), y.to(accelerator.device)
-            x_adv = generator(x)
+            if settings.noise:  # every image twice, each with noise of its own: what `sameness` compares
+                x, y = (half[: len(half) // 2].repeat(2, *[1] * (half.ndim - 1)) for half in (x, y))
+            rng = np.random.default_rng((settings.seed, record["step"], 1))  # a step asks the same after a resume
+            first = accelerator.process_index * len(x)
+            asked = ask(net, y, rng, first, len(x) * accelerator.num_processes, settings.aimed)
+            x_adv = generator(x, asked.y_target, asked.eps, asked.z)
             parts = discriminator_step(game, discriminator, optimizer_d, x, x_adv.detach(), accelerator)
             parts |= generator_step(
                 *(game, generator, optimizer_g, critic, target, x, x_adv, y, accelerator),
-                y_target=None if settings.y_target is None else torch.full_like(y, settings.y_target),
+                y_target=asked.y_target,
+                share=asked.share(settings.eps),
                 clip_norm=settings.clip_norm,
             )
             # Means over all processes, in one synchronisation: so a NaN anywhere stops them all at the same step.
@@ -192,7 +217,7 @@ def main(settings: Settings) -> None:
             terms = dict(zip(parts, means.tolist(), strict=True))
             training.stop_at_nan(terms, record["step"] + 1, settings.output_dir / "generator")
             schedule.step()
-            averaged.update_parameters(accelerator.unwrap_model(generator))
+            averaged.update_parameters(net)
             record["step"] += 1
             record["seconds"] += time.perf_counter() - began
             step = record["step"]
@@ -230,12 +255,16 @@ def check(settings: Settings) -> None:
     for name in ("batch_size", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm"):
         if not getattr(settings, name) > 0:
             raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
-    for name in ("kappa", "alpha", "beta", "hinge_c", "discriminator_learning_rate"):
+    for name in ("kappa", "alpha", "beta", "gamma", "hinge_c", "discriminator_learning_rate"):
         if (value := getattr(settings, name)) is not None and not value >= 0:
             raise InputError(f"{name} must not be negative, got {value}")
     for name in ("ema", "warmup"):
         if not 0 <= getattr(settings, name) < 1:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
+    if not 0 <= settings.aimed <= 1:
+        raise InputError(f"aimed must be in [0, 1], got {settings.aimed}")
+    if settings.noise and settings.batch_size % 2:
+        raise InputError(f"with noise every image is seen twice: batch_size must be even, got {settings.batch_size}")
     if settings.max_steps is not None and settings.max_steps < 1:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from advgan.data import Split
 from advgan.diagnosis import symptoms
 from advgan.errors import InputError
 from advgan.evaluation.runner import timed
+from advgan.generator import Generator
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,40 @@ class Judgement:
     logits_adv: Tensor  # (m, k) of x_adv
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a generator is asked on every validation image: a radius, and a class or (aimed) any wrong one, in turn."""
+
+    eps: float
+    y_target: int | None = None
+    aimed: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"eps {self.eps:.4g}{', aimed' if self.aimed else ''}"
+
+
+def questions(generator: Generator) -> list[Question]:
+    """Its largest radius first; where it has a choice, also its smallest and the middle ones, and all wrong classes."""
+    largest = generator.threat.eps
+    found = [Question(largest, generator.y_target)]
+    if generator.eps_min is not None:
+        found += [Question(generator.eps_min + share * (largest - generator.eps_min)) for share in (0.0, 0.25, 0.5)]
+    if generator.classes:
+        found.append(Question(largest, aimed=True))
+    return found
+
+
 class Validation:
     """The validation images of this process, every num_processes-th, with the frozen target's answers to clean ones.
 
     Counts and sums are added over the processes, never means: any number of processes gets the same figures.
     """
 
-    def __init__(self, target: nn.Module, split: Split, accelerator: Accelerator, y_target: int | None = None) -> None:
-        self.target, self.split, self.accelerator, self.y_target = target, split, accelerator, y_target
+    def __init__(
+        self, target: nn.Module, split: Split, accelerator: Accelerator, asked: list[Question], seed: int = 0
+    ) -> None:
+        self.target, self.split, self.accelerator, self.asked, self.seed = target, split, accelerator, asked, seed
         if len(split) < 2 * accelerator.num_processes:
             raise InputError(f"at least 2 validation images per process expected, got {len(split)}")
         share = range(accelerator.process_index, len(split), accelerator.num_processes)
@@ -49,25 +77,33 @@ class Validation:
         x, y = self.split.__getitems__(batch)
         return x.to(self.accelerator.device), y.to(self.accelerator.device)
 
-    @torch.no_grad()
     def __call__(self, generator: Any, critic: nn.Module, *, c: float, gan: losses.GAN) -> Judgement:
         """Judge `generator`, with the hinge active above l2 length `c`, and `critic` as a discriminator of form `gan`.
 
         Figures: n, n_correct (clean images that count), asr over these, mean l2 and linf and the share with an active
-        hinge over all, and how often the discriminator is right.
+        hinge over all, and how often the discriminator is right; all for the first question. Where there are several,
+        asr is the mean over them, and each one's stands beside it.
         """
+        first, *others = [self._judge(generator, critic, question, c=c, gan=gan) for question in self.asked]
+        if not others:
+            return first
+        rates = [each.figures["asr"] for each in (first, *others)]
+        each = {f"asr {question.label}": rate for question, rate in zip(self.asked, rates, strict=True)}
+        return replace(first, figures=first.figures | {"asr": sum(rates) / len(rates)} | each)
+
+    @torch.no_grad()
+    def _judge(self, generator: Any, critic: nn.Module, question: Question, *, c: float, gan: losses.GAN) -> Judgement:
         device, sums = self.accelerator.device, torch.zeros(8, device=self.accelerator.device)
         first: Judgement | None = None
         histogram = torch.zeros(self.logits[0].shape[1], device=device)
         for batch, logits in zip(self.batches, self.logits, strict=True):
             x, y = self._images(batch)
-            x_adv = generator(x)
+            y_target = self._aims(question, batch, y)
+            x_adv = generator(x, y_target, torch.full_like(x[:, 0, 0, 0], question.eps), self._noise(generator, batch))
             logits_adv = self.target(x_adv).float()
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
-            counts = logits.argmax(1) == y
-            if self.y_target is not None:
-                counts &= y != self.y_target
-            fooled = predicted != y if self.y_target is None else predicted == self.y_target
+            counts = (logits.argmax(1) == y) & (y != y_target)
+            fooled = torch.where(y_target < 0, predicted != y, predicted == y_target)
             kept = losses.looks_real(critic(x).float(), form=gan)
             caught = ~losses.looks_real(critic(x_adv).float(), form=gan)
             length, largest = delta.norm(dim=1), delta.abs().amax(1)
@@ -78,11 +114,12 @@ class Validation:
                 found = symptoms(
                     x_adv - x,
                     x,
-                    generator.threat.eps if generator.threat.norm == "linf" else None,
+                    question.eps if generator.threat.norm == "linf" else None,
                     predicted,
                     kept.float().mean().item(),
                     caught.float().mean().item(),
-                    targeted=self.y_target is not None,
+                    targeted=question.y_target is not None,
+                    universal=generator.universal,
                 )
                 first = Judgement({}, histogram, found, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
         assert first is not None, "a validation split is never empty"
@@ -97,6 +134,20 @@ class Validation:
             "d_accuracy": (kept_n + caught_n) / (2 * n),
         }
         return replace(first, figures=figures, predictions=self._add_up(histogram))
+
+    def _aims(self, question: Question, batch: range, y: Tensor) -> Tensor:
+        """The class that each image of a batch is pulled toward, -1 for none; all wrong ones in turn where aimed."""
+        if not question.aimed:
+            return torch.full_like(y, -1 if question.y_target is None else question.y_target)
+        k = self.logits[0].shape[1]
+        return (y + 1 + torch.tensor(batch, device=y.device) % (k - 1)) % k
+
+    def _noise(self, generator: Any, batch: range) -> Tensor | None:
+        """The same noise for an image at every validation, whichever process has it."""
+        if not generator.noise:
+            return None
+        drawn = [np.random.default_rng((self.seed, i)).standard_normal(generator.noise, np.float32) for i in batch]
+        return torch.from_numpy(np.stack(drawn)).to(self.accelerator.device)
 
     def _add_up(self, values: Tensor) -> Tensor:
         total: Tensor = self.accelerator.reduce(values, reduction="sum")
