@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from advgan.errors import InputError
 from advgan.networks import PaperNetwork, PatchNetwork, UNet
+from advgan.targets import build_target
 from advgan.threat import Norm, Threat, check_eps
 
 Architecture = Literal["patch", "unet", "paper"]
@@ -52,21 +54,24 @@ def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
 
 
 class Wanted(nn.Module):
-    """What an answer shall be, as one vector: the class it is pulled toward, its eps, and noise.
-
-    Their three embeddings are added and passed through one layer. The last row of the classes stands for "away from the
-    true one".
+    """What an answer shall be, as one vector: the class it is pulled toward, its eps, noise,
+    and what the guide says of the clean image. Their embeddings are added and passed through one layer. The last row of
+    the classes stands for "away from the true one".
     """
 
-    def __init__(self, length: int, classes: int, eps_range: tuple[float, float] | None, noise: int) -> None:
+    def __init__(
+        self, length: int, classes: int, eps_range: tuple[float, float] | None, noise: int, guided: int
+    ) -> None:
         super().__init__()
         self.classes = nn.Embedding(classes + 1, length) if classes else None
         self.eps = nn.Linear(1, length) if eps_range else None
         self.noise = nn.Linear(noise, length) if noise else None
+        self.guided = nn.Linear(2 * guided, length) if guided else None
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(length, length), nn.SiLU())
         self.eps_range = eps_range
 
-    def forward(self, y_target: Tensor, eps: Tensor, z: Tensor | None) -> Tensor:  # (n,), (n,), (n, noise)
+    def forward(self, y_target: Tensor, eps: Tensor, z: Tensor, logits: Tensor | None) -> Tensor:
+        """(n,) int64, (n,), (n, noise) and the guide's logits (n, k) -> (n, length)."""
         parts = []
         if self.classes is not None:
             parts.append(self.classes(torch.where(y_target < 0, self.classes.num_embeddings - 1, y_target)))
@@ -76,6 +81,9 @@ class Wanted(nn.Module):
             parts.append(self.eps(share[:, None]))
         if self.noise is not None:
             parts.append(self.noise(z))
+        if self.guided is not None and logits is not None:
+            standard = (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-6)
+            parts.append(self.guided(torch.cat([logits.softmax(1), standard], dim=1)))
         mixed: Tensor = self.mix(torch.stack(parts).sum(0))
         return mixed
 
@@ -91,6 +99,9 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     eps_min        each answer keeps to the radius that is asked for, from `eps_min` to `eps`; None: made for `eps`
     noise          length of a vector z, from which one image gets many different answers; 0: one answer
     universal      one perturbation for all images: a learned picture takes the image's place as the network's input
+    guide          a classifier inside the generator, whose frozen answer to the clean image modulates every block: the
+                   config.json of a built-in target (its weights are among the generator's). Without one a generator
+                   tends to push all images into one class, and leaves those that are of that class already.
 
     Raises InputError for an impossible ball or size.
     """
@@ -110,6 +121,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         eps_min: float | None = None,
         noise: int = 0,
         universal: bool = False,
+        guide: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_eps(eps, norm)
@@ -129,9 +141,17 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         self.threat = Threat(norm=norm, eps=eps, targeted=y_target is not None)
         self.eps_min = eps_min
         network: nn.Module
-        condition = WANTED if classes or noise or eps_min is not None else 0
+        self.guide = (
+            None
+            if guide is None
+            else build_target(guide["name"], tuple(guide["image_shape"]), guide["num_classes"])
+            .requires_grad_(False)
+            .eval()
+        )
+        guided = 0 if self.guide is None else self.guide.num_classes
+        condition = WANTED if classes or noise or guided or eps_min is not None else 0
         between = None if eps_min is None else (eps_min, eps)
-        self.wanted = Wanted(condition, classes, between, noise) if condition else None
+        self.wanted = Wanted(condition, classes, between, noise, guided) if condition else None
         self.picture = nn.Parameter(torch.randn(1, channels, 32, 32)) if universal else None
         if architecture == "paper":
             self.multiple, network = 4, PaperNetwork(channels, condition)
@@ -141,6 +161,12 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             self.multiple, network = patch, PatchNetwork(channels, patch, width, depth, condition)
         self.network = network
         self.to(memory_format=torch.channels_last)  # half as much again in speed on a CPU
+
+    def train(self, mode: bool = True) -> Generator:
+        super().train(mode)
+        if self.guide is not None:
+            self.guide.eval()  # it is told nothing new
+        return self
 
     @property
     def universal(self) -> bool:
@@ -160,12 +186,16 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             one = F.interpolate(self.picture, (h, w), mode="bilinear", align_corners=False)
             seen = one.expand(n, -1, -1, -1) if self.wanted is not None else one
         padded = F.pad(seen, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
-        wanted = None
+        wanted = logits = None
+        if self.guide is not None:
+            with torch.no_grad():
+                logits = self.guide(x).float()
         if self.wanted is not None:
             wanted = self.wanted(
                 x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target,
                 x.new_full((n,), self.threat.eps) if eps is None else eps,
                 x.new_zeros(n, self.noise) if z is None else z,
+                logits,
             )
         raw: Tensor = self.network(padded.contiguous(memory_format=torch.channels_last), wanted)[..., :h, :w]
         return raw.expand(n, -1, -1, -1)
@@ -219,6 +249,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             raise InputError(f"this generator expects {expected} in [0, 1], got {x.dtype} {tuple(x.shape)}")
         if x.numel() and not (x.min() >= 0 and x.max() <= 1):
             raise InputError(f"images must lie in [0, 1], got {x.min().item():.4g} to {x.max().item():.4g}")
+        if self.guide is not None and x.shape[1:] != self.guide.image_shape:
+            raise InputError(f"this generator's guide sees images {self.guide.image_shape}, got {tuple(x.shape[1:])}")
         aims = torch.as_tensor(-1 if y_target is None else y_target)
         if aims.ndim and aims.shape != x.shape[:1]:
             raise InputError(f"y_target must be one class, or one for each of {len(x)} images, got {tuple(aims.shape)}")

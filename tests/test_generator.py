@@ -233,3 +233,20 @@ def test_what_a_conditional_generator_was_not_made_for_is_refused(arguments, mes
 def test_impossible_conditions_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         Generator(**arguments)
+
+
+def test_a_guided_generator_holds_its_classifier_frozen_and_acts_on_its_answer(tmp_path):
+    torch.manual_seed(0)
+    guide = {"name": "cifar-resnet20", "image_shape": [1, 16, 16], "num_classes": 4}
+    generator, x = conditional(classes=0, eps_min=None, noise=0, guide=guide), torch.rand(3, 1, 16, 16)
+    before = {name: tensor.clone() for name, tensor in generator.guide.state_dict().items()}
+    generator.train()(x).sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in generator.guide.state_dict().items())
+    assert all(parameter.grad is None for parameter in generator.guide.parameters())
+    answer = generator.eval().perturb(x)
+    generator.save_pretrained(tmp_path)
+    assert torch.equal(Generator.from_pretrained(tmp_path).perturb(x), answer)
+    generator.guide.linear.weight.data.neg_()
+    assert not torch.allclose(generator.perturb(x), answer)
+    with pytest.raises(InputError, match=r"guide sees images \(1, 16, 16\), got \(1, 12, 12\)"):
+        generator.perturb(torch.rand(1, 1, 12, 12))

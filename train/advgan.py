@@ -76,6 +76,8 @@ class Settings:
     """Length of a noise vector from which one image gets many different answers; 0: one answer"""
     universal: bool = False
     """One perturbation for all images"""
+    guide: bool = False
+    """Give the generator a frozen copy of the target, so that it knows what the clean image is taken for"""
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Where generator/, state/ and logs/ go"""
     resume: bool = False
@@ -160,9 +162,13 @@ def main(settings: Settings) -> None:
         channels, settings.eps, settings.norm, settings.y_target,
         settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
         data.num_classes if settings.any_class else 0, settings.eps_min, settings.noise, settings.universal,
+        loaded.config if settings.guide else None,
     )  # fmt: skip
+    if net.guide is not None:
+        net.guide.load_state_dict(loaded.state_dict())
     discriminator = Discriminator(channels, settings.architecture)
-    optimizer_g = Adam(net.parameters(), settings.learning_rate, betas=(0.5, 0.999))
+    learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
     optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
     schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total, settings.warmup))
     averaged = AveragedModel(net, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,11 @@ class Target(nn.Module):
         if num_classes < 2:
             raise InputError(f"{name} needs at least 2 classes, got {num_classes}")
         self.name, self.image_shape, self.num_classes = name, image_shape, num_classes
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `build_target` needs to build it again: the config.json of a checkpoint."""
+        return {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes}
 
     def forward(self, x: Tensor) -> Tensor:
         # Convolutions run channels last, with their weights (see build_target): 1 to 2 times as fast on a CPU. Callers

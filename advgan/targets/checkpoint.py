@@ -20,11 +20,10 @@ from advgan.targets.registry import build_target, target_family
 
 def save_target(model: Target, directory: Path | str, card: str) -> None:
     """Write `model` and its `card` (Markdown) to `directory`, aside and renamed; what stood there goes."""
-    config = {"name": model.name, "image_shape": model.image_shape, "num_classes": model.num_classes}
     weights = {key: tensor.cpu().contiguous() for key, tensor in model.state_dict().items()}
 
     def write(folder: Path) -> None:
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "README.md").write_text(card)
 
