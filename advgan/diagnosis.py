@@ -45,3 +45,18 @@ def symptoms(
     elif spread / size < 0.02 and not universal:
         found.append(f"all images get the same perturbation (spread {spread / size:.1%} of its length)")
     return found
+
+
+def sinks(attacked: Tensor, hits: Tensor, predicted: Tensor) -> list[str]:
+    """Classes into which everything is pushed, and whose own images are left: the usual plateau of a generator.
+
+    attacked, hits   (k,) images of each class that counted, and those of them that were fooled
+    predicted        (k,) how often each class was the answer to a perturbed image
+    """
+    rate, mean = hits / attacked.clamp_min(1), hits.sum() / attacked.sum().clamp_min(1)
+    fair = predicted.sum() / len(predicted)
+    stuck = (attacked >= 5) & (rate < 0.7 * mean) & (predicted > 2 * fair)
+    return [
+        f"images are pushed into class {c}, whose own stay: {rate[c]:.0%} of them fooled, {mean:.0%} of all; --guide helps"
+        for c in stuck.nonzero().flatten().tolist()
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from advgan.diagnosis import symptoms
+from advgan.diagnosis import sinks, symptoms
 
 X = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
 NOISE = 0.3 * torch.rand(X.shape, generator=torch.Generator().manual_seed(1)).sub(0.5).sign()
@@ -32,3 +32,13 @@ def test_symptoms(delta, predictions, kept, caught, message):
 
 def test_a_targeted_attack_wants_one_class():
     assert symptoms(NOISE, X, 0.3, MIXED * 0, 0.8, 0.7, targeted=True) == []
+
+
+def test_a_class_that_swallows_everything_but_keeps_its_own_is_named():
+    attacked = torch.full((4,), 100.0)
+    found = sinks(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), torch.tensor([20.0, 30.0, 320.0, 30.0]))
+    assert len(found) == 1
+    assert "into class 2" in found[0]
+    assert "10% of them fooled, 74% of all" in found[0]
+    assert sinks(attacked, torch.full((4,), 95.0), attacked) == []  # success everywhere
+    assert sinks(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), attacked) == []  # hard, but no sink

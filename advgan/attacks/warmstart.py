@@ -41,7 +41,7 @@ def advgan(
         raise InputError(f"the generator was trained for norm {generator.threat.norm}, {norm} was asked for")
     if steps < 0:
         raise InputError(f"steps must not be negative, got {steps}")
-    start = generator.perturb(x, y_target, eps)
+    start = generator.perturb(x, y_target, eps, rng=rng)
     if not steps:
         return start
     if model is None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advgan import losses
 from advgan.data import Split
-from advgan.diagnosis import symptoms
+from advgan.diagnosis import sinks, symptoms
 from advgan.errors import InputError
 from advgan.evaluation.runner import timed
 from advgan.generator import Generator
@@ -95,7 +95,7 @@ class Validation:
     def _judge(self, generator: Any, critic: nn.Module, question: Question, *, c: float, gan: losses.GAN) -> Judgement:
         device, sums = self.accelerator.device, torch.zeros(8, device=self.accelerator.device)
         first: Judgement | None = None
-        histogram = torch.zeros(self.logits[0].shape[1], device=device)
+        histogram, attacked, hits = torch.zeros(3, self.logits[0].shape[1], device=device)
         for batch, logits in zip(self.batches, self.logits, strict=True):
             x, y = self._images(batch)
             y_target = self._aims(question, batch, y)
@@ -109,7 +109,8 @@ class Validation:
             length, largest = delta.norm(dim=1), delta.abs().amax(1)
             columns = [torch.ones_like(y), counts, counts & fooled, length, largest, length > c, kept, caught]
             sums += torch.stack([column.float().sum() for column in columns])
-            histogram += torch.bincount(predicted, minlength=len(histogram))
+            for column, of_class in ((histogram, predicted), (attacked, y[counts]), (hits, y[counts & fooled])):
+                column += torch.bincount(of_class, minlength=len(column))
             if first is None:
                 found = symptoms(
                     x_adv - x,
@@ -133,7 +134,9 @@ class Validation:
             "hinge_active": active / n,
             "d_accuracy": (kept_n + caught_n) / (2 * n),
         }
-        return replace(first, figures=figures, predictions=self._add_up(histogram))
+        histogram, attacked, hits = self._add_up(torch.stack([histogram, attacked, hits]))
+        sunk = [] if question.aimed or question.y_target is not None else sinks(attacked, hits, histogram)
+        return replace(first, figures=figures, predictions=histogram, symptoms=first.symptoms + sunk)
 
     def _aims(self, question: Question, batch: range, y: Tensor) -> Tensor:
         """The class that each image of a batch is pulled toward, -1 for none; all wrong ones in turn where aimed."""
