@@ -161,9 +161,9 @@ def main(settings: Settings) -> None:
                 found["reach"] += rows
                 found["findings"].append({"eps": threat.eps, "finding": finding(rows)})
             for each in able:
-                if settings.targeted and classes(each):
+                if settings.targeted and each.generator.classes:
                     found["targeted"] += aimed(bench, every, few, threat, each)
-                if noise(each):
+                if each.generator.noise:
                     n = settings.diversity_samples
                     found["diversity"].append(drawn(bench, x[:n], y[:n], threat, each, size))
 
@@ -207,16 +207,6 @@ def check(settings: Settings) -> list[Trained]:
     return trained
 
 
-def classes(trained: Trained) -> int:
-    """How many classes a generator takes as an input; 0: none."""
-    return int(getattr(trained.generator, "classes", 0))
-
-
-def noise(trained: Trained) -> int:
-    """How many numbers a generator takes as noise; 0: none."""
-    return int(getattr(trained.generator, "noise", 0))
-
-
 def planned(settings: Settings, trained: Sequence[Trained], threat: Threat) -> int:
     """How many cells there are at one eps, for the progress bar."""
     able = [each for each in trained if not unfit(each.generator, threat, None)]
@@ -225,8 +215,8 @@ def planned(settings: Settings, trained: Sequence[Trained], threat: Threat) -> i
         kinds = [families(k, threat.eps) for k in set(settings.steps)]
         cells += sum(len(words) for kind in kinds for family, words in kind.items() if able or family != "warm start")
     for each in able:
-        cells += classes(each) * (1 + len(strongest(threat.eps))) if settings.targeted else 0
-        cells += DRAWS[-1] if noise(each) else 0
+        cells += each.generator.classes * (1 + len(strongest(threat.eps))) if settings.targeted else 0
+        cells += DRAWS[-1] if each.generator.noise else 0
     return cells
 
 
@@ -313,7 +303,7 @@ def needed(points: Sequence[Mapping[str, Any]], reference: Tensor | None) -> lis
 def aimed(bench: Bench, every: Cells, few: Cells, threat: Threat, trained: Trained) -> list[dict[str, Any]]:
     """One line per class that images of all others are turned to: one pass, and targeted PGD-40 on the first few."""
     threat, rows = Threat(threat.norm, threat.eps, targeted=True), []
-    for y_target in range(classes(trained)):
+    for y_target in range(trained.generator.classes):
         one_pass = bench.run(every, "advgan", threat, trained, y_target)
         reference = union([bench.run(few, word, threat, y_target=y_target) for word in strongest(threat.eps)])
         whole, beside = against(union([one_pass])), against(union([one_pass], len(few.x)), reference)
@@ -331,8 +321,7 @@ def drawn(bench: Bench, x: Tensor, y: Tensor, threat: Threat, trained: Trained, 
     rng, victim = torch.Generator().manual_seed(bench.seed), bench.target.victim
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
-        z = torch.randn(len(x), noise(trained), generator=rng).to(x.device)
-        return trained.generator.perturb(x, eps=threat.eps, z=z)  # type: ignore[call-arg]
+        return trained.generator.perturb(x, eps=threat.eps, rng=rng)
 
     results = []
     for i in range(DRAWS[-1]):

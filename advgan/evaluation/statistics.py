@@ -69,10 +69,11 @@ def paired_ratio(
     from scipy.stats import bootstrap
 
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    undefined = 1e15  # larger than any ratio: with infinity scipy warns
 
     def ratio(a: Any, b: Any, axis: int = -1) -> Any:
         above, below = a.sum(axis), b.sum(axis)
-        return np.divide(above, below, out=np.full(np.shape(below), np.inf), where=below > 0)
+        return np.divide(above, below, out=np.full(np.shape(below), undefined), where=below > 0)
 
     if not b.any():
         return None, None, None
@@ -88,5 +89,5 @@ def paired_ratio(
         method="percentile",
         random_state=np.random.default_rng(seed),
     ).confidence_interval
-    low, high = (float(end) if np.isfinite(end) else None for end in interval)
+    low, high = (float(end) if end <= len(a) else None for end in interval)
     return float(ratio(a, b)), low, high
