@@ -229,12 +229,13 @@ def strongest(eps: float) -> list[str]:
 def families(k: int, eps: float) -> dict[str, list[str]]:
     """What is run with `k` gradient evaluations: some choices for each curve, which shows the best of them.
 
-    PGD has most: steps of 2.5 eps / k, and where these are short, also of eps / 4, like the warm start's.
+    Steps are of 2.5 eps / k, PGD's own size, or of the warm start's own, which PGD takes too where its own are shorter.
     """
-    sizes = ["", f":step_size={eps / 4:.6g}"] if k > 10 else [""]
-    starts = [f"{size}:start={start}" for size in sizes for start in ("x", "random")]
+    own, warm = f":step_size={2.5 * eps / k:.6g}", f":step_size={eps / 4:.6g}"  # the same at k = 10
+    sizes = [size for size in ("", own) if size != warm]
+    starts = [f"{size}:start={start}" for size in (["", warm] if k > 10 else [""]) for start in ("x", "random")]
     return {
-        "warm start": [f"advgan:steps={k}:loss={loss}:{STOP}" for loss in LOSSES],
+        "warm start": [f"advgan:steps={k}{size}:loss={loss}:{STOP}" for size in sizes for loss in LOSSES],
         "PGD": [f"pgd:steps={k}{start}:loss={loss}:{STOP}" for start in starts for loss in LOSSES],
         "APGD": [f"{name}:steps={k}" for name in ("apgd-ce", "apgd-dlr")],  # it stops at success by itself
     }

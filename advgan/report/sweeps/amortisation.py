@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from advgan.report.comparison import Picture
 from advgan.report.figures.cases import safe
-from advgan.report.sweeps.amortisation_figures import gap, warm_start
+from advgan.report.sweeps.amortisation_figures import ENDS, gap, warm_start
 from advgan.report.sweeps.page import Grid, Row, csv_text, failures, figure, heading, percent
 from advgan.storage import write_aside, write_file
 
@@ -24,15 +24,15 @@ COLUMNS = (
     *("asr", "asr_low", "asr_high", "ratio", "ratio_low", "ratio_high", "only_here", "only_reference"),
 )
 ONE_PASS = (
-    "Of the images that the target classifies correctly. PGD-40: the union of four runs (both losses, from "
-    "the image and from random in the ball, steps of eps / 10), each stopping at its first success. Gradients: of the "
-    "target for each image, at most. Of PGD-40: the rate over PGD-40's, with its 95 % paired bootstrap interval. Only "
-    "here: images that this fools and PGD-40 does not."
+    "Of the images that the target classifies correctly. PGD-40: the union of four runs (both losses, from the image "
+    "and from random in the ball, steps of eps / 10), each stopping at its first success. Gradients: of the target for "
+    "each image, at most. Of PGD-40: the rate over PGD-40's, with its 95 % paired bootstrap interval. Only here: "
+    "images that this fools and PGD-40 does not."
 )
 CURVES = (
-    "Each line the best of its choices at each point, on these images: of the warm start the loss, of PGD loss, start "
-    "and step, of APGD the loss. All keep the first image that fools: the logits come with each gradient. One pass "
-    "counts as 0, it asks the target nothing; APGD's last gradient, which moves nothing, is not counted."
+    "Each line the best of its choices at each point, on these images: of the warm start loss and step, of PGD loss, "
+    "start and step, of APGD the loss. All keep the first image that fools: the logits come with each gradient. One "
+    "pass counts as 0, it asks the target nothing; APGD's last gradient, which moves nothing, is not counted."
 )
 REACH = (
     "Gradient evaluations for each image, at most, by straight lines between the measured points. –: it never gets "
@@ -90,12 +90,12 @@ def grids(summary: Summary) -> list[Grid]:
     """One pass at each eps; curves; evaluations to reach; and, where there are any, aimed and drawn attacks."""
     norm, target = summary["table"][0]["norm"], summary["targets"][0]["label"]
     names = {each["name"] for each in summary["generators"]}
-    heads = ["attack", "eps", "gradients", "ASR %", "95 %", "of PGD-40 %", "95 %", "n", "only here", "only PGD-40"]
+    heads = ["attack", "eps", "gradients", "ASR % (95 %)", "of PGD-40 % (95 %)", "n", "only here", "only PGD-40"]
     lines = [
         [
             f"one pass: {row['attack']}" if row["attack"] in names else row["attack"],
             *(f"{row['eps']:.4g}", str(row["gradients"])),
-            *(percent(row["asr"]), _span(row, "asr"), _share(row["ratio"]), _span(row, "ratio")),
+            *(_interval(row, "asr"), _interval(row, "ratio")),
             *("–" if row[key] is None else str(row[key]) for key in ("n", "only_here", "only_reference")),
         ]
         for row in summary["table"]
@@ -182,9 +182,10 @@ def _choices(points: Sequence[Row]) -> list[str]:
     ]
 
 
-def _span(row: Row, key: str) -> str:
-    low, high = (row[f"{key}_{end}"] for end in ("low", "high"))
-    return "–" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+def _interval(row: Row, key: str) -> str:
+    """A share and its 95 % interval, as far as there is one."""
+    low, high = (row[f"{key}_{end}"] for end in ENDS)
+    return _share(row[key]) + ("" if low is None or high is None else f" ({100 * low:.1f}–{100 * high:.1f})")
 
 
 def _share(value: float | None, unit: str = "") -> str:

@@ -58,7 +58,9 @@ def warm_start(points: Sequence[Row], reference: float) -> Picture:
     sheet = style.sheet(8.6, 5.0)
     axes = sheet.subplots()
     for share, dashes in ((1.0, "-"), (0.99, "--"), (0.95, "--"), (0.9, "--")):
-        axes.axhline(share * reference, color="black", linewidth=1.2 if share == 1 else 0.6, linestyle=dashes)
+        label = "PGD-40, union of four" if share == 1 else None
+        width = 1.2 if share == 1 else 0.6
+        axes.axhline(share * reference, color="black", linewidth=width, linestyle=dashes, label=label)
     for (family, colour), marker in zip(FAMILIES.items(), ("s", "o", "^"), strict=True):
         own = [row for row in points if row["family"] == family and row["asr"] is not None]
         if not own:
@@ -81,7 +83,8 @@ def warm_start(points: Sequence[Row], reference: float) -> Picture:
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     style.plain(axes).set(xlabel="gradient evaluations of the target, for each image", ylabel="ASR")
-    axes.set(ylim=(-0.02, 1.03), xlim=(-0.15, max(ticks) * 1.15))
+    highest = max(reference, *(row["asr_high"] or 0 for row in points))
+    axes.set(ylim=(-0.02 * highest, min(1.1 * highest, 1.03)), xlim=(-0.15, max(ticks) * 1.15))
     axes.yaxis.set_major_formatter(style.percent)
     axes.legend(loc="lower right", fontsize=9, frameon=False)
     first = points[0]
