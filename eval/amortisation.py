@@ -170,7 +170,9 @@ def main(settings: Settings) -> None:
     described = target.describe(settings.dataset)
     summary = {
         **{"environment": environment(settings), "target": described, "targets": [described]},
-        "generators": [{"name": each.name} | each.describe(target) for each in trained],
+        "generators": [
+            {"name": each.name, "guided": each.generator.guide is not None} | each.describe(target) for each in trained
+        ],
         **found,
         "rows": [result.row for result in bench.results],
     }

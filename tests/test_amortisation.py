@@ -91,6 +91,7 @@ def test_as_a_user_runs_it(program: Run, basics: list[object], generators: Path,
     for row in results["rows"]:
         if row["attack"].startswith("pgd:steps=40:step_size") and not row["targeted"]:
             assert row["asr"] <= best[row["eps"]]["asr"], "the union holds each of its members"
+    assert [(each["name"], each["guided"]) for each in results["generators"]] == [("plain", False), ("any", False)]
     assert best[0.4]["asr"] > 0.9, "or the test shows nothing"
 
     for eps in (0.2, 0.4):

@@ -32,7 +32,8 @@ ONE_PASS = (
 CURVES = (
     "Each line the best of its choices at each point, on these images: of the warm start loss and step, of PGD loss, "
     "start and step, of APGD the loss. All keep the first image that fools: the logits come with each gradient. One "
-    "pass counts as 0, it asks the target nothing; APGD's last gradient, which moves nothing, is not counted."
+    "pass counts as 0: it takes no gradient of the target, though a guided generator takes a forward of its own copy. "
+    "APGD's last gradient, which moves nothing, is not counted."
 )
 REACH = (
     "Gradient evaluations for each image, at most, by straight lines between the measured points. –: it never gets "
@@ -198,6 +199,7 @@ def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
     lines += [
         f"- {each['name']}: generator `{each['path']}` of {each['parameters']} parameters, {each['norm']} eps "
         f"{each['eps']:.4g} (sha256 {each['sha256'][:12]})"
+        + (", guided: a pass takes one forward of the classifier inside it" if each["guided"] else "")
         for each in summary["generators"]
     ]
     lines += ["", *(f"- {line}" for line in findings(summary)), ""]
