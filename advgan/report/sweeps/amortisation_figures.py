@@ -18,10 +18,10 @@ GAP = (
 )
 CURVES = (
     "How many gradients of the target an attack needs, for each image at most. The warm start begins with one pass of "
-    "the generator, which takes no gradient of the target (star at 0); PGD and APGD begin with nothing. Each curve shows the "
-    "best of its choices of loss, start and step at each point; small dots are the others. Bands: 95 % Wilson "
-    "intervals. Black: success of PGD-40, the union of four runs, and dashed 90, 95 and 99 % of it. Where the warm "
-    "start's curve reaches a line with at most half of PGD's gradients, it pays."
+    "the generator, which takes none (star at 0); PGD and APGD begin with nothing. Each curve shows the best of its "
+    "choices of loss, start and step at each point; small dots are the others. Bands: 95 % Wilson intervals. Black: "
+    "success of PGD-40, the union of four runs, and dashed 90, 95 and 99 % of it. Where the warm start's curve reaches "
+    "a line with at most half of PGD's gradients, it pays."
 )
 FAMILIES = {"warm start": style.OWN["generator"][0][0], "PGD": style.COLOURS[0], "APGD": style.COLOURS[2]}
 
