@@ -145,10 +145,17 @@ def _targeted(summary: Summary) -> list[Grid]:
     for name, eps in dict.fromkeys((row["attack"], row["eps"]) for row in summary["targeted"]):
         rows = [row for row in summary["targeted"] if (row["attack"], row["eps"]) == (name, eps)]
         keys = ("asr", "few_asr", "few_pgd", "ratio")
-        lines = [[str(row["y_target"]), str(row["n"]), *(percent(row[key]) for key in keys)] for row in rows]
+        lines = [
+            [
+                str(row["y_target"]),
+                *(str(row[key] or 0) for key in ("n", "few_n")),
+                *(percent(row[key]) for key in keys),
+            ]
+            for row in rows
+        ]
         means = [[row[key] for row in rows if row[key] is not None] for key in keys]
-        lines.append(["mean", "", *(percent(fmean(values)) if values else "–" for values in means)])
-        heads = ["toward", "n", "ASR %", "on the first few", "PGD-40 there", "of PGD-40 %"]
+        lines.append(["mean", "", "", *(percent(fmean(values)) if values else "–" for values in means)])
+        heads = ["toward", "n", "n of the first few", "ASR %", "on the first few", "PGD-40 there", "of PGD-40 %"]
         found.append(Grid(f"Aimed: {name}, {rows[0]['norm']} eps {eps:.4g}", heads, lines, TARGETED))
     return found
 
