@@ -111,6 +111,22 @@ def test_a_generator_is_part_of_its_cell(victim: Victim, tmp_path: Path) -> None
     assert rows[0]["access"] == "gradients"
 
 
+def test_a_seed_decides_what_a_generator_that_takes_noise_answers(victim: Victim, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    generator = Generator(width=8, depth=1, noise=2).eval()
+    for name, parameter in generator.named_parameters():
+        if ".film." in name:  # as it comes, the modulation is zero
+            torch.nn.init.normal_(parameter, std=0.5)
+    cells = Cells(tmp_path, X, Y)
+    one_pass = parse_attack("advgan")
+    first, other, again = (cells.run(one_pass, victim, BALL, seed=seed, generator=generator) for seed in (0, 1, 0))
+    assert not torch.equal(first.x_adv, other.x_adv)
+    assert cells.found == 1
+    assert same(first, again)
+    fresh = Cells(None, X, Y).run(one_pass, victim, BALL, generator=generator)
+    assert same(first, fresh), "whatever torch's own random numbers are"
+
+
 def test_a_failure_is_tried_again(victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(model: Any, x: Any, y: Any, **settings: Any) -> Any:
         raise RuntimeError("out of memory")

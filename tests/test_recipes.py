@@ -18,6 +18,7 @@ PROGRAMS = {
     "classics": "eval.compare",
     "tutorial": "eval.sweep",
     "mnist-transfer": "eval.transfer",
+    "amortisation-mnist": "eval.amortisation",
 }  # all others: train.advgan
 
 

@@ -33,6 +33,7 @@ def advgan(
     steps       0 is the one pass, which asks neither the model nor the labels
     step_size   None is eps / 2 for one or two steps and eps / 4 for more: best on validation images
     loss        what L is, see `objective`
+    rng         draws the noise of a generator that takes some; None: torch's own
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`. Raises InputError, also for a ball or a class that the
     generator was not trained for.
     """

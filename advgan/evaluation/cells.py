@@ -131,13 +131,14 @@ class Cells:
         source: Victim | None,
     ) -> dict[str, Any]:
         """All that decides a cell's result."""
+        maker = generator if spec.name == "advgan" else None
         return {
             "attack": spec.label,
             "target": {"label": victim.label, "sha256": victim.sha256},
             "source": None if source is None else {"label": source.label, "sha256": source.sha256},
-            "generator": None if generator is None or spec.name != "advgan" else fingerprint(generator),
+            "generator": None if maker is None else fingerprint(maker),
             "threat": {"norm": threat.norm, "eps": threat.eps, "y_target": y_target},
-            "seed": seed if spec.attack.random else None,
+            "seed": seed if spec.attack.random or (maker is not None and maker.noise) else None,
             "images": {"sha256": self._images, "n": len(self.x), "batch_size": self.batch_size, "keep": self.keep},
             "software": software() | {"device": next(victim.model.parameters(), self.x).device.type},
         }

@@ -51,6 +51,11 @@ class Trained:
     path: Path
     generator: Generator
 
+    @property
+    def name(self) -> str:
+        """What its run is called."""
+        return self.path.resolve().parent.name if self.path.name == "generator" else self.path.resolve().name
+
     def trained_on(self, target: Target) -> bool:
         """Whether its run says so, or says nothing; else it is a stand-in's, and its answers are transferred."""
         return self._run().get("settings", {}).get("target_sha256", target.victim.sha256) == target.victim.sha256
