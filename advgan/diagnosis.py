@@ -57,6 +57,6 @@ def sinks(attacked: Tensor, hits: Tensor, predicted: Tensor) -> list[str]:
     fair = predicted.sum() / len(predicted)
     stuck = (attacked >= 5) & (rate < 0.7 * mean) & (predicted > 2 * fair)
     return [
-        f"images are pushed into class {c}, whose own stay: {rate[c]:.0%} of them fooled, {mean:.0%} of all; --guide helps"
+        f"images are pushed into class {c}, whose own stay: {rate[c]:.0%} of them fooled, {mean:.0%} of all (--guide)"
         for c in stuck.nonzero().flatten().tolist()
     ]

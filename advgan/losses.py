@@ -79,11 +79,12 @@ def hinge(delta: Tensor, c: float | Tensor) -> Tensor:
 
 
 def sameness(delta: Tensor) -> Tensor:
-    """How alike are two answers to one image: their cosine, in [-1, 1], for the first half of `delta` (2n, c, h, w) and
-    the second. What a generator with noise minimises (after mode seeking, Mao et al. 2019, without its quotient).
+    """How alike two answers to one image are: the cosine, in [-1, 1], of `delta` (2n, c, h, w) at 0 and 1, 2 and 3, ...
+
+    What a generator with noise minimises (after mode seeking, Mao et al. 2019, without its quotient).
     """
-    first, second = delta.flatten(1).chunk(2)
-    return F.cosine_similarity(first, second, dim=1)
+    flat = delta.flatten(1)
+    return F.cosine_similarity(flat[:-1:2], flat[1::2], dim=1)
 
 
 def noise_length(x: Tensor, norm: str, eps: float) -> float:

@@ -78,3 +78,23 @@ def test_noise_length_is_what_sign_noise_has():
     lengths = ((x + 0.3 * signs).clamp(0, 1) - x).flatten(2).norm(dim=2)
     assert losses.noise_length(x, "linf", 0.3) == pytest.approx(lengths.square().mean().sqrt().item(), rel=1e-3)
     assert losses.noise_length(x, "l2", 1.5) == 1.5
+
+
+def test_a_batch_may_hold_aimed_and_unaimed_images():
+    logits, y, aims = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([-1, 2, -1, 0, 3, -1])
+    for form in ("margin", "cross-entropy"):
+        mixed = losses.adversarial(logits, y, aims, form=form, kappa=2.0)
+        for i in range(6):
+            aim = None if aims[i] < 0 else aims[i : i + 1]
+            alone = losses.adversarial(logits[i : i + 1], y[i : i + 1], aim, form=form, kappa=2.0)
+            torch.testing.assert_close(mixed[i : i + 1], alone)
+
+
+def test_sameness_is_the_cosine_of_neighbours():
+    delta = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [1.0, 1.0], [-1.0, -1.0]]).view(6, 1, 1, 2)
+    torch.testing.assert_close(losses.sameness(delta), torch.tensor([1.0, 0.0, -1.0]))
+
+
+def test_hinge_takes_a_length_for_each_image():
+    delta = torch.ones(2, 1, 2, 2)  # l2 length 2
+    torch.testing.assert_close(losses.hinge(delta, torch.tensor([0.5, 3.0])), torch.tensor([1.5, 0.0]))

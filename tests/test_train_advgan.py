@@ -24,6 +24,9 @@ from .conftest import ROOT, Run, environment
 
 SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "20", "--validate-every", "4"]
 
+# A generator that takes every question there is.
+ANYTHING = ["--any-class", "--eps-min", "0.1", "--noise", "2", "--guide", "--architecture", "unet"]
+
 
 @pytest.fixture(scope="session")
 def target(program: Run, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -96,6 +99,7 @@ def test_the_literal_launch_trains_a_generator_and_logs_what_was_promised(progra
 @pytest.mark.program
 def test_interrupted_and_resumed_equals_uninterrupted(program, words, tmp_path):
     whole, parts, long = tmp_path / "whole", tmp_path / "parts", ["--max-steps", "80", "--validate-every", "20"]
+    long += ANYTHING
     program("train/advgan.py", *words, *long, "--output-dir", whole)
     command = [sys.executable, "train/advgan.py", *words, *long, "--output-dir", str(parts)]
     running = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
@@ -118,7 +122,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(program, words, tmp_path):
 
 @pytest.mark.program
 def test_two_processes_equal_one(program, words, tmp_path):
-    words = [*words, "--max-steps", "8"]
+    words = [*words, *ANYTHING, "--max-steps", "8"]
     one, two = tmp_path / "one", tmp_path / "two"
     program("train/advgan.py", *words, "--output-dir", one)
     done = program("train/advgan.py", *words, "--output-dir", two, launch=["--cpu", "--num_processes", "2"])
@@ -144,6 +148,21 @@ def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
     assert history[-1]["n_correct"] <= 32
     assert json.loads((tmp_path / "generator" / "config.json").read_text())["y_target"] == 1
     assert "toward class 1" in (tmp_path / "generator" / "README.md").read_text()
+
+
+def test_one_generator_for_every_question_is_judged_on_each(advgan, words, tmp_path):
+    few = ["--max-steps", "4", "--output-dir", str(tmp_path)]
+    run(advgan.main, advgan.Settings, [*words, *ANYTHING, *few])
+    last = json.loads((tmp_path / "training.json").read_text())["history"][-1]
+    asked = ["eps 0.3", "eps 0.1", "eps 0.15", "eps 0.2", "eps 0.3, aimed"]
+    assert [name for name in last if name.startswith("asr ")] == [f"asr {question}" for question in asked]
+    assert last["asr"] == pytest.approx(sum(last[f"asr {question}"] for question in asked) / 5)
+    generator, x = Generator.from_pretrained(tmp_path), torch.rand(3, 1, 28, 28)
+    assert (generator.classes, generator.eps_min, generator.noise) == (3, 0.1, 2)
+    assert generator.threat.violations(generator.perturb(x, torch.tensor([0, 2, 1])), x) == []
+    card = (tmp_path / "generator" / "README.md").read_text()
+    assert "any class that is asked for" in card
+    assert "eps 0.1 to 0.3" in card
 
 
 def test_nan_stops_with_step_and_term_and_keeps_the_last_good_generator(advgan, words, tmp_path, monkeypatch):
@@ -183,6 +202,9 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(advgan, words, 
         (["--batch-size", "1000"], "batch size"),
         (["--alpha", "-1"], "alpha must not be negative, got -1"),
         (["--ema", "1"], r"ema must be in \[0, 1\), got 1"),
+        (["--aimed", "1.5"], r"aimed must be in \[0, 1\], got 1.5"),
+        (["--eps-min", "0.3"], "eps_min must be below eps 0.3, got 0.3"),
+        (["--any-class", "--y-target", "1"], "expected no y_target, got 1"),
         (["--max-steps", "0"], "max_steps must be at least 1, got 0"),
         (["--threads", "0"], "threads must be at least 1, got 0"),
         (["--target", "mnist-z"], "mnist-z"),

@@ -206,7 +206,7 @@ def main(settings: Settings) -> None:
             began = time.perf_counter()
             x, y = x.to(accelerator.device), y.to(accelerator.device)
             if settings.noise:  # every image twice, each with noise of its own: what `sameness` compares
-                x, y = (half[: len(half) // 2].repeat(2, *[1] * (half.ndim - 1)) for half in (x, y))
+                x, y = (each[::2].repeat_interleave(2, dim=0)[: len(each)] for each in (x, y))
             rng = np.random.default_rng((settings.seed, record["step"], 1))  # a step asks the same after a resume
             first = accelerator.process_index * len(x)
             asked = ask(net, y, rng, first, len(x) * accelerator.num_processes, settings.aimed)
@@ -269,8 +269,6 @@ def check(settings: Settings) -> None:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
     if not 0 <= settings.aimed <= 1:
         raise InputError(f"aimed must be in [0, 1], got {settings.aimed}")
-    if settings.noise and settings.batch_size % 2:
-        raise InputError(f"with noise every image is seen twice: batch_size must be even, got {settings.batch_size}")
     if settings.max_steps is not None and settings.max_steps < 1:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
 

@@ -10,7 +10,7 @@ tags: [adversarial-examples, advgan]
 ---
 # A one-pass attack on {target} ({dataset})
 
-Perturbs images {goal}, within {norm} eps = {eps:.6g} and the box [0, 1], in one forward pass:
+Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forward pass:
 
     from advgan import Generator
     x_adv = Generator.from_pretrained(DIR).perturb(x)
@@ -35,10 +35,24 @@ def generator_card(settings: dict[str, Any], figures: dict[str, float], c: float
     """Markdown for a generator: `settings` of train/advgan.py, `figures` of its chosen validation, hinge length `c`."""
     s = settings
     goal = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
+    if s.get("any_class"):
+        goal = "toward any class that is asked for, or away from their own"
+    smallest = "" if s.get("eps_min") is None else f"{s['eps_min']:.6g} to "
+    radius = f"eps {smallest}{s['eps']:.6g}"
     kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
     loss = (
         f"L_adv ({s['adversarial']}{kappa}) + {s['alpha']:g} L_GAN ({s['gan']}) + {s['beta']:g} L_hinge (c = {c:.4g})"
     )
-    flags = [f"--{name.replace('_', '-')} {value}" for name, value in s.items() if value is not None]
-    values = {**s, **figures, "goal": goal, "loss": loss, "command": " ".join(["train/advgan.py", *flags])}
+    given = {
+        f"--{name.replace('_', '-')}": value for name, value in s.items() if value is not None and value is not False
+    }
+    flags = [flag if value is True else f"{flag} {value}" for flag, value in given.items()]
+    values = {
+        **s,
+        **figures,
+        "goal": goal,
+        "radius": radius,
+        "loss": loss,
+        "command": " ".join(["train/advgan.py", *flags]),
+    }
     return CARD.format(**values)
