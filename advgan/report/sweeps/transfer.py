@@ -65,12 +65,13 @@ def grids(summary: Summary) -> list[Grid]:
         title = f"ASR %, made on (down) and tried on (across), {threat}"
         found.append(Grid(title, heads, lines, note))
     for title, chosen in panels(summary["curve"]):
-        curves = points(chosen)
+        curves, ran = points(chosen), {(row["attack"], row["eps"]) for row in chosen}
         radii = sorted({point.eps for each in curves.values() for point in each})
         lines = []
         for attack, each in curves.items():
             at = {point.eps: point.asr for point in each}
-            lines.append([attack, *(percent(at.get(eps)) for eps in radii)])
+            texts = (percent(at.get(eps)) if not eps or (attack, eps) in ran else "-" for eps in radii)
+            lines.append([attack, *texts])
         note = f"{chosen[0]['norm']}{aim(chosen[0])}, {pairs(chosen)}"
         found.append(Grid(f"ASR % against eps, {title}", ["attack", *(f"{eps:.4g}" for eps in radii)], lines, note))
     return found
