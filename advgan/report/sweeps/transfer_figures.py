@@ -70,15 +70,22 @@ def panels(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     made = [row for row in rows if row["source"]]
     if len({row["victim"] for row in made}) == 1:
         noise = [row for row in rows if not row["source"]]
-        sources = dict.fromkeys(row["source"] for row in made)
-        return [(f"made on {each}", [*noise, *(row for row in made if row["source"] == each)]) for each in sources]
-    found = []
+        found = {_made_on(row): [*noise, *(each for each in made if each["source"] == row["source"])] for row in made}
+        return list(found.items())
+    both = []
     for title, own in (("on another classifier", False), ("on its own source", True)):
         tried = [row for row in made if (row["source"] == row["victim"]) == own]
         victims = {row["victim"] for row in tried}
         noise = [row for row in rows if not row["source"] and row["victim"] in victims]
-        found.append((title, [*noise, *tried]))
-    return found
+        both.append((title, [*noise, *tried]))
+    return both
+
+
+def _made_on(row: Row) -> str:
+    """The source of a row, and what it costs to have it."""
+    if row["source"] == row["victim"]:
+        return f"made on {row['source']}, white box"
+    return f"made on {row['source']}" + ("" if row["queries"] is None else f", {row['queries']:,} queries")
 
 
 def pairs(rows: list[Row]) -> str:
@@ -140,6 +147,7 @@ def curve(rows: list[Row]) -> Picture:
     """ASR against eps of each attack: on other classifiers and on its own, or on one victim from each source."""
     charts = panels(rows)
     made = list(dict.fromkeys(row["attack"] for row in rows if row["source"]))
+    one_victim = len({row["victim"] for row in rows if row["source"]}) == 1
     sheet = style.sheet(1.5 + 5 * len(charts), 4.6)
     handles: dict[str, Artist] = {}
     for axes, (title, chosen) in zip(sheet.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
@@ -147,8 +155,7 @@ def curve(rows: list[Row]) -> Picture:
             i = made.index(attack) if attack in made else -1
             colour = style.COLOURS[i % len(style.COLOURS)] if i >= 0 else style.OWN["nothing"][0][0]
             handles[attack] = _draw(axes, attack, each, colour, style.MARKERS[i % len(style.MARKERS)])
-        name = title if len(charts) > 2 else f"{title} ({pairs(chosen)})"
-        style.plain(axes, name).set(ylim=(-0.02, 1.03), ylabel="ASR")
+        style.plain(axes, title if one_victim else f"{title} ({pairs(chosen)})").set(ylim=(-0.02, 1.03), ylabel="ASR")
         axes.set_xlabel(f"eps ({style.AXIS[rows[0]['norm']]})")
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(style.percent)
@@ -157,7 +164,6 @@ def curve(rows: list[Row]) -> Picture:
     spread = (
         "Lines are means, bands reach from the lowest to the highest." if several else "Bands: 95 % Wilson intervals."
     )
-    one_victim = charts[0][0].startswith("made on")
     caption = CURVES.format(victim=rows[0]["victim"]) if one_victim else CURVE.format(spread=spread)
     title = f"One step, many steps and noise of the same size, {rows[0]['norm']}{aim(rows[0])}"
     return style.finish(sheet, title, caption)
