@@ -137,10 +137,11 @@ def test_stopped_and_resumed_equals_uninterrupted(
     whole = call(out="whole")
     number = len(asked)
     asked.clear()
-    # Asked after every step: in the midst of the second round's distillation, and between two rounds.
-    stops = iter([*[False] * 6, True, *[False] * 2, True])
+    # Asked after every step: in the midst of an attack, of the second round's distillation, and between two rounds.
+    stops = iter([*[False] * 3, True, *[False] * 2, True, *[False] * 2, True])
     monkeypatch.setattr(training.Stop, "requested", lambda *_: next(stops, False))
-    assert call(out="parts")["steps"] == 7
+    assert call(out="parts")["steps"] == 4
+    assert call("--resume", out="parts")["steps"] == 7
     assert call("--resume", out="parts")["steps"] == 10
     parts = call("--resume", out="parts")
     assert len(asked) == number, "what was told is kept"

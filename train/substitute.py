@@ -4,8 +4,9 @@ python train/substitute.py --dataset mnist --data-dir data --target mnist-c --ta
 python train/substitute.py --distillation static --answers labels --images 2000 --budget 2000 ...
 
 Static: the substitute f learns the black box b's answers on the attacker's images, then the generator fools f.
-Dynamic (Xiao et al. 2018, arXiv:1801.02610, section 3.3): both in turn, in rounds; from the second round on f also
-learns what b says of the newest adversarial images. Static is dynamic with one round: both take the same steps.
+Dynamic (Xiao et al. 2018, arXiv:1801.02610, section 3.3): both in turn, in rounds; before each but the first, b is
+asked about the newest adversarial images, and f learns from its answers to these, too (and to those of earlier rounds,
+which are paid for). Static is dynamic with one round: both take the same steps.
 
 The attacker knows no labels: the class of a training image is what b says of it. The generator that is kept is the last
 round's, so no query is spent on choosing one. Queries of the attack, and those of validation, which only measure, are
@@ -40,7 +41,7 @@ from advgan import losses, training
 from advgan.data import Split, load_data, training_batches
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
-from advgan.evaluation.validation import Judgement, Validation
+from advgan.evaluation.validation import Judgement, Validation, questions
 from advgan.game import Game, discriminator_step, generator_step
 from advgan.generator import Architecture, Generator
 from advgan.report.card import substitute_card
@@ -49,7 +50,7 @@ from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run
 from advgan.storage import write_aside, write_file
 from advgan.targets import Answers, BlackBox, build_target, check_target, fingerprint, load_target, save_target
-from advgan.threat import Norm, check_class, check_eps
+from advgan.threat import Norm, check_class, check_eps, to_8bit
 
 Phase = Literal["distil", "attack"]
 
@@ -121,13 +122,17 @@ class Settings:
     """l2 length from which the hinge bites; None: 0.85 of that of random-sign noise of this eps on training images"""
 
     architecture: Architecture = "patch"
-    """Generator and discriminator: patch (ours) or paper (Xiao et al. 2018)"""
+    """Generator and discriminator: patch (ours, fast), unet (ours, for success) or paper (Xiao et al. 2018)"""
     patch: int = 4
     """Pixels a side that become one position of the generator"""
     width: int = 32
     """Channels of the generator"""
     depth: int = 2
-    """Residual blocks of the generator"""
+    """Residual blocks of the generator (unet: at its bottom)"""
+    levels: int = 1
+    """How many times a unet halves the image"""
+    guide: bool = True
+    """Give the generator a frozen copy of the substitute, so that it knows what the clean image is taken for"""
 
     learning_rate: Real = 1e-2
     """Peak of the generator's one-cycle schedule (Adam)"""
@@ -167,11 +172,13 @@ def main(settings: Settings) -> None:
     substitute = build_target(settings.substitute, shape, classes)
     generator = Generator(
         shape[0], settings.eps, settings.norm, settings.y_target,
-        settings.architecture, settings.patch, settings.width, settings.depth,
+        settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
+        guide=substitute.config if settings.guide else None,
     )  # fmt: skip
     critic = Discriminator(shape[0], settings.architecture)
     optimizer_f = Adam(substitute.parameters(), settings.substitute_learning_rate)
-    optimizer_g = Adam(generator.parameters(), settings.learning_rate, betas=(0.5, 0.999))
+    learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+    optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
     optimizer_d = Adam(critic.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
     schedules: dict[Phase, OneCycleLR] = {
         "distil": one_cycle(optimizer_f, settings.substitute_learning_rate, settings.distil_steps),
@@ -183,7 +190,9 @@ def main(settings: Settings) -> None:
         **{"queries": 0, "validation_queries": 0},
         settings=training.plain(settings) | {"black_box_sha256": fingerprint(model)},
     )
-    told = training.Record(clean=torch.empty(0), validation=torch.empty(0), x_adv=torch.empty(0), adv=torch.empty(0))
+    told = training.Record(
+        clean=torch.empty(0), validation=torch.empty(0), x_adv=torch.empty(0, dtype=torch.uint8), adv=torch.empty(0)
+    )
     substitute, generator, critic, optimizer_f, optimizer_g, optimizer_d = accelerator.prepare(
         substitute, generator, critic, optimizer_f, optimizer_g, optimizer_d
     )
@@ -216,8 +225,9 @@ def main(settings: Settings) -> None:
                 if round_ == 0:
                     told["clean"], told["validation"] = answers(black_box, train), answers(referee, held_out)
                 else:
-                    told["x_adv"] = newest(averaged.module, train, round_, settings, device)
-                    told["adv"] = black_box.ask(told["x_adv"])
+                    x_adv = newest(averaged.module, train, round_, settings, device)
+                    told["adv"] = torch.cat([told["adv"], black_box.ask(x_adv.float() / 255)])
+                    told["x_adv"] = torch.cat([told["x_adv"], x_adv])
                 record["rounds_asked"] += 1
                 record["queries"], record["validation_queries"] = black_box.queries, referee.queries
                 training.save_state(accelerator, settings.output_dir, "generator", record["step"])
@@ -230,6 +240,8 @@ def main(settings: Settings) -> None:
                 terms = distil_step(substitute, optimizer_f, x, b, accelerator)
             else:
                 substitute.eval().requires_grad_(False)
+                if plan[record["step"] - 1][1] == "distil":
+                    renew_guides(substitute, generator, averaged.module)
                 y = b.argmax(1)
                 x_adv = generator(x)
                 terms = discriminator_step(game, critic, optimizer_d, x, x_adv.detach(), accelerator)
@@ -295,21 +307,34 @@ def answers(black_box: BlackBox, split: Split) -> Tensor:
 
 
 def newest(generator: Any, train: Split, round_: int, settings: Settings, device: torch.device) -> Tensor:
-    """Adversarial images (m, c, h, w) by the generator as it is now, of training images drawn for this round."""
+    """Adversarial images by the generator as it is now, of training images drawn for this round.
+
+    They are what is sent to a service, and what the training state can hold: uint8 (m, c, h, w).
+    """
     order = np.random.default_rng((settings.seed, round_)).permutation(len(train))[: settings.adversarial_images]
     with torch.no_grad():
-        x_adv = [generator(x.to(device)).cpu() for x, _ in train.take(torch.from_numpy(order)).batches(250)]
+        x_adv = [
+            to_8bit(generator(x.to(device)), x.to(device)).cpu()
+            for x, _ in train.take(torch.from_numpy(order)).batches(250)
+        ]
     return torch.cat(x_adv)
 
 
 def with_adversarial(
     x: Tensor, b: Tensor, told: training.Record, step: int, settings: Settings, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Half of the clean images `x` with answers `b`, and as many of the newest adversarial ones with theirs."""
+    """Half of the clean images `x` with answers `b`, and as many adversarial ones, of all rounds, with theirs."""
     half, pool = len(x) // 2, len(told["adv"])
     chosen = torch.from_numpy(np.random.default_rng((settings.seed, step, 1)).integers(0, pool, len(x) - half))
-    x_adv, b_adv = told["x_adv"][chosen].to(device), told["adv"][chosen].to(device)
+    x_adv, b_adv = told["x_adv"][chosen].to(device).float() / 255, told["adv"][chosen].to(device)
     return torch.cat([x[:half], x_adv]), torch.cat([b[:half], b_adv])
+
+
+def renew_guides(substitute: nn.Module, *generators: Any) -> None:
+    """Give each of the `generators` that has a guide the substitute as it is now."""
+    for generator in generators:
+        if generator.guide is not None:
+            generator.guide.load_state_dict(substitute.state_dict())
 
 
 def distil_step(
@@ -343,7 +368,8 @@ def judge(
     """
     substitute.eval()
     y_target = generator.y_target
-    judgement = Validation(substitute, held_out, accelerator, y_target)(generator, critic, c=game.c, gan=game.gan)
+    validation = Validation(substitute, held_out, accelerator, questions(generator))
+    judgement = validation(generator, critic, c=game.c, gan=game.gan)
     columns: list[Tensor] = []
     for (x, y), clean in zip(held_out.batches(250), told["validation"].argmax(1).split(250), strict=True):
         x = x.to(accelerator.device)
