@@ -49,7 +49,7 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run
 from advgan.storage import write_aside, write_file
-from advgan.targets import Answers, BlackBox, build_target, check_target, fingerprint, load_target, save_target
+from advgan.targets import Answers, BlackBox, Target, build_target, check_target, fingerprint, load_target, save_target
 from advgan.threat import Norm, check_class, check_eps, to_8bit
 
 Phase = Literal["distil", "attack"]
@@ -83,11 +83,11 @@ class Settings:
     """Learn from answers about clean images only, or also, round by round, about the newest adversarial ones"""
     rounds: int = 8
     """Rounds of the dynamic form, which share the steps; static has one"""
-    distil_steps: int = 1200
+    distil_steps: int = 2400
     """Steps of the substitute, in all rounds together"""
-    generator_steps: int = 600
+    generator_steps: int = 2000
     """Steps of the generator, in all rounds together"""
-    adversarial_images: int = 4000
+    adversarial_images: int = 6000
     """Newest adversarial images that the black box is asked about before each round but the first, at most"""
     eps: Real = 0.3
     """Radius of the ball, in pixel units of [0, 1]"""
@@ -101,7 +101,7 @@ class Settings:
     """Continue the run in the output directory where it stopped"""
     overwrite: bool = False
     """Replace an earlier run in the output directory"""
-    batch_size: int = 128
+    batch_size: int = 64
     """Images a step; in the substitute's, from the second round on, half of them are adversarial"""
     seed: int = 0
     """Of weights, batches and the attacker's choice of images"""
@@ -134,7 +134,7 @@ class Settings:
     guide: bool = True
     """Give the generator a frozen copy of the substitute, so that it knows what the clean image is taken for"""
 
-    learning_rate: Real = 1e-2
+    learning_rate: Real = 5e-3
     """Peak of the generator's one-cycle schedule (Adam)"""
     discriminator_learning_rate: Real = 1e-3
     """The discriminator's, constant (Adam)"""
@@ -169,7 +169,7 @@ def main(settings: Settings) -> None:
     if settings.substitute == settings.target:
         accelerator.print(f"note: the substitute is a {settings.target} like the black box: an attacker who guessed it")
 
-    substitute = build_target(settings.substitute, shape, classes)
+    substitute = without_dropout(build_target(settings.substitute, shape, classes))
     generator = Generator(
         shape[0], settings.eps, settings.norm, settings.y_target,
         settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
@@ -280,6 +280,18 @@ def main(settings: Settings) -> None:
                 break
     conclude(settings, record, substitute, len(plan))
     training.finish(accelerator)
+
+
+def without_dropout(model: Target) -> Target:
+    """`model` with its dropout off: it shall be the black box's function, of which there are answers without end.
+
+    With dropout it fits them loosely, learns from the adversarial ones to be robust where the black box is not, and the
+    generator finds nothing to win: at eps 0.3 on mnist-c 78 % instead of 89 % after three rounds.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
 
 
 def timeline(settings: Settings) -> list[tuple[int, Phase]]:
