@@ -83,9 +83,9 @@ class Settings:
     """Learn from answers about clean images only, or also, round by round, about the newest adversarial ones"""
     rounds: int = 8
     """Rounds of the dynamic form, which share the steps; static has one"""
-    distil_steps: int = 2400
+    distil_steps: int = 2800
     """Steps of the substitute, in all rounds together"""
-    generator_steps: int = 2000
+    generator_steps: int = 2400
     """Steps of the generator, in all rounds together"""
     adversarial_images: int = 6000
     """Newest adversarial images that the black box is asked about before each round but the first, at most"""
@@ -144,7 +144,7 @@ class Settings:
     """Decay of the generator's averaged weights, which are used and kept; 0 keeps the latest"""
     clip_norm: Real = 10.0
     """Largest gradient norm of the generator"""
-    validation_images: int = 2000
+    validation_images: int = 1000
     """Validation images used, at most; each round asks the black box about all of them, counted apart"""
 
 
