@@ -81,13 +81,13 @@ class Settings:
     """The attacker's own classifier; another than the target, which nobody told him"""
     distillation: Literal["static", "dynamic"] = "dynamic"
     """Learn from answers about clean images only, or also, round by round, about the newest adversarial ones"""
-    rounds: int = 8
+    rounds: int = 30
     """Rounds of the dynamic form, which share the steps; static has one"""
-    distil_steps: int = 2800
+    distil_steps: int = 2400
     """Steps of the substitute, in all rounds together"""
     generator_steps: int = 2400
     """Steps of the generator, in all rounds together"""
-    adversarial_images: int = 6000
+    adversarial_images: int = 1500
     """Newest adversarial images that the black box is asked about before each round but the first, at most"""
     eps: Real = 0.3
     """Radius of the ball, in pixel units of [0, 1]"""
@@ -144,7 +144,7 @@ class Settings:
     """Decay of the generator's averaged weights, which are used and kept; 0 keeps the latest"""
     clip_norm: Real = 10.0
     """Largest gradient norm of the generator"""
-    validation_images: int = 1000
+    validation_images: int = 500
     """Validation images used, at most; each round asks the black box about all of them, counted apart"""
 
 
@@ -335,9 +335,11 @@ def newest(generator: Any, train: Split, round_: int, settings: Settings, device
 def with_adversarial(
     x: Tensor, b: Tensor, told: training.Record, step: int, settings: Settings, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Half of the clean images `x` with answers `b`, and as many adversarial ones, of all rounds, with theirs."""
-    half, pool = len(x) // 2, len(told["adv"])
-    chosen = torch.from_numpy(np.random.default_rng((settings.seed, step, 1)).integers(0, pool, len(x) - half))
+    """Half of the clean images `x` with answers `b`, and as many adversarial ones with theirs: of all rounds, half of
+    them of the newest."""
+    half, pool, new = len(x) // 2, len(told["adv"]), min(settings.adversarial_images, len(told["clean"]))
+    first = np.where(np.arange(len(x) - half) % 2, pool - new, 0)  # every other one is among the newest
+    chosen = torch.from_numpy(np.random.default_rng((settings.seed, step, 1)).integers(first, pool))
     x_adv, b_adv = told["x_adv"][chosen].to(device).float() / 255, told["adv"][chosen].to(device)
     return torch.cat([x[:half], x_adv]), torch.cat([b[:half], b_adv])
 
