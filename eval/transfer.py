@@ -2,8 +2,11 @@
 
 python eval/transfer.py --dataset mnist --target mnist-a mnist-b mnist-c --target-weights RUN RUN RUN
 python eval/transfer.py --target mnist-c mnist-a --target-weights RUN RUN --pair mnist-a mnist-c --attack pgd:steps=40
+python eval/transfer.py --target mnist-c mnist-b --target-weights RUN SUBSTITUTE --generator SUBSTITUTE --victim mnist-c
 
 A matrix of sources and victims for one attack at one eps; and the curve of one step, many steps and noise against eps.
+With --victim everything is tried on that classifier alone: made on itself (white box), and on stand-ins, for instance
+those of train/substitute.py, with the queries that each has spent.
 Every answer is certified (advgan/evaluation). Every cell is kept in OUTPUT_DIR/cells as soon as it is done: the same
 call goes on where it was stopped.
 """
@@ -29,7 +32,7 @@ from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import load_data
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim, environment, wilson
-from advgan.evaluation.entrants import aim, load_generators, load_targets, radii, unfit
+from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, radii, unfit
 from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.transfer import grids, write_transfer
@@ -58,10 +61,10 @@ class Settings:
     """At least two classifiers, each of them source and victim"""
     target_weights: tuple[Path, ...] = ()
     """Their weights, one for one: runs of train/classifier.py, or .safetensors files"""
-    generator: Path | None = None
-    """A trained generator's folder, or the run that holds it: one more line of the matrix"""
-    generator_source: str | None = None
-    """Which of the targets it was trained on"""
+    generator: tuple[Path, ...] = ()
+    """Trained generators' folders, or the runs that hold them: a line of the matrix and a curve each"""
+    generator_source: tuple[str, ...] = ()
+    """Which of the targets they were trained on, one for one; () takes what their runs say"""
     attack: str = "mifgsm"
     """What the matrix is made with: a bounded attack, with settings after colons (pgd:steps=100:loss=dlr)"""
     eps: Real = 0.3
@@ -73,6 +76,8 @@ class Settings:
     curve_eps: tuple[str, ...] = ()
     """Radii of the curve, like 0.1, 8/255, or 0:0.3:0.05 for 0 to 0.3 by 0.05; () takes that for linf and 0:3:0.5 for
     l2"""
+    victim: str | None = None
+    """Try everything on this target alone; None: on each of them"""
     pair: tuple[str, ...] = ()
     """Source and victim of the curve; () takes all pairs, and shows their mean"""
     y_target: int | None = None
@@ -96,11 +101,10 @@ def main(settings: Settings) -> None:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
     if len(settings.target) < 2:
         raise InputError(f"expected at least two targets, sources and victims, got {len(settings.target)}")
-    trained = load_generators([] if settings.generator is None else [settings.generator], 1)
-    generator = trained[0].generator if trained else None
-    y_target = aim(settings.y_target, generator)
+    trained = load_generators(settings.generator, len(settings.generator))
+    y_target = aim(settings.y_target, trained[0].generator if trained else None)
     ball = Threat(settings.norm, settings.eps, targeted=y_target is not None)
-    if generator is not None and (reason := unfit(generator, ball, y_target)):
+    if reason := next(filter(None, (unfit(each.generator, ball, y_target) for each in trained)), None):
         raise InputError(reason)
     balls = [Threat(ball.norm, eps, ball.targeted) for eps in radii(settings.curve_eps, ball.norm) if eps]
     spec = made_on_a_source(settings.attack)
@@ -111,52 +115,59 @@ def main(settings: Settings) -> None:
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     targets = load_targets(settings.target, settings.target_weights, data, x, device)
-    victims = {target.victim.label: target.victim for target in targets}
+    known = {target.victim.label: target for target in targets}
+    victims = {label: target.victim for label, target in known.items()}
     for each in (spec, *curve_specs):
         bind(each, targets[0].victim.model, ball, y_target)  # what cannot be, it says now
-    pairs = chosen_pairs(settings.pair, list(victims))
+    pairs = chosen_pairs(settings.pair, settings.victim, list(victims))
     if not balls or not curve_specs:
         raise InputError(f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and {len(balls)}")
-    if generator is not None:
-        generator.to(device).perturb(x[:1].to(device))
-    if settings.generator_source is not None and (generator is None or settings.generator_source not in victims):
-        raise InputError(f"generator_source must be one of {', '.join(victims)}, got {settings.generator_source}")
-    maker = next((target for target in targets if target.victim.label == settings.generator_source), None)
-    if maker is not None and not trained[0].trained_on(maker):
-        raise InputError(f"the generator was trained on another classifier than {settings.generator_source}")
+    for each_trained in trained:
+        each_trained.generator.to(device).perturb(x[:1].to(device))
+    generators = by_source(trained, settings.generator_source, targets)
     training.claim(settings.output_dir, "transfer", resume=False, overwrite=True)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=0, fresh=settings.fresh)
 
     # What is run: attack, ball, the classifier it is made on (None: it needs none), the classifier it is tried on.
-    labels = list(victims)
-    matrix: list[Cell] = [(spec.label, ball, source, victim) for source in labels for victim in labels]
-    if generator is not None:
-        matrix += [("advgan", ball, settings.generator_source, victim) for victim in labels]
-    matrix += [(NOISE, ball, None, victim) for victim in labels]
-    tried = [*pairs, *dict.fromkeys((source, source) for source, _ in pairs)]
-    curve: list[Cell] = [(NOISE, each, None, label) for label in dict.fromkeys(sum(tried, ())) for each in balls]
+    labels, tried_on = list(victims), list(victims) if settings.victim is None else [settings.victim]
+    matrix: list[Cell] = [(spec.label, ball, source, victim) for source in labels for victim in tried_on]
+    matrix += [("advgan", ball, source, victim) for source in generators for victim in tried_on]
+    matrix += [(NOISE, ball, None, victim) for victim in tried_on]
+    tried = pairs if settings.victim else [*pairs, *dict.fromkeys((source, source) for source, _ in pairs)]
+    noisy = tried_on if settings.victim else list(dict.fromkeys(sum(tried, ())))
+    curve: list[Cell] = [(NOISE, each, None, label) for label in noisy for each in balls]
     curve += [(each.label, threat, *pair) for each in curve_specs for pair in tried for threat in balls]
+    for pair in tried:
+        if trained_there := generators.get(pair[0]):
+            reach = trained_there.generator.threat.eps
+            curve += [("advgan", threat, *pair) for threat in balls if threat.eps <= reach]
 
     rows: dict[Cell, dict[str, Any]] = {}
     todo = list(dict.fromkeys([*matrix, *curve]))
     with cell_progress(len(todo)) as begin:
         for cell in todo:
             attack, threat, source, victim = cell
-            stand_in = source if attack != "advgan" and source != victim else None
+            one_pass = generators[source] if attack == "advgan" else None
+            stand_in = source if one_pass is None and source != victim else None
             result = cells.run(
                 *(parse_attack(attack), victims[victim], threat),
                 y_target=y_target,
                 seed=settings.seed,
-                generator=generator,
+                generator=None if one_pass is None else one_pass.generator,
+                foreign=one_pass is not None and not one_pass.trained_on(known[victim]),
                 source=victims[stand_in] if stand_in else None,
                 progress=begin(f"{attack}, eps {threat.eps:.3g}: {source or 'any'} → {victim}", len(x)),
             )
             both = shared(cells, result.records, victims[source]) if source else dict.fromkeys(SHARED)
-            rows[cell] = result.row | {"attack": attack, "source": source, "victim": victim} | both
+            spent = known[source].queries if source and source != victim else None
+            rows[cell] = result.row | {"attack": attack, "source": source, "victim": victim, "queries": spent} | both
 
     summary = {
         **{"environment": environment(settings), "targets": [target.describe(settings.dataset) for target in targets]},
-        "generators": [each.describe(maker) if maker else unknown(each.describe(targets[0])) for each in trained],
+        "generators": [
+            each.describe(known[source]) if source else unknown(each.describe(targets[0]))
+            for source, each in generators.items()
+        ],
         **{"matrix": [rows[cell] for cell in matrix], "curve": [rows[cell] for cell in curve]},
     }
     write_transfer(settings.output_dir, summary)
@@ -194,8 +205,37 @@ def made_on_a_source(word: str) -> Spec:
     return spec
 
 
-def chosen_pairs(asked: Sequence[str], labels: list[str]) -> list[tuple[str, str]]:
-    """The (source, victim) of the curve. Raises InputError unless they are two of the labels."""
+def by_source(trained: Sequence[Trained], said: Sequence[str], targets: Sequence[Target]) -> dict[str | None, Trained]:
+    """The generators by the label of the target they were trained on: as `said`, else as their runs say; else None.
+
+    Raises InputError for a source that is none of the targets or is not the one, and for two generators of one source.
+    """
+    known = {target.victim.label: target for target in targets}
+    if wrong := [label for label in said if label not in known or not trained]:
+        raise InputError(f"generator_source must be one of {', '.join(known)}, got {wrong[0]}")
+    if said and len(said) != len(trained):
+        raise InputError(f"expected one generator_source for each generator, got {len(said)} for {len(trained)}")
+    by_weights = {target.victim.sha256: label for label, target in known.items()}
+    found: dict[str | None, Trained] = {}
+    for i, each in enumerate(trained):
+        source = said[i] if said else by_weights.get(each.source_sha256 or "")
+        if source is not None and not each.trained_on(known[source]):
+            raise InputError(f"the generator was trained on another classifier than {source}")
+        if source in found:
+            raise InputError(f"expected one generator for each source, got {found[source].path} and {each.path}")
+        found[source] = each
+    return found
+
+
+def chosen_pairs(asked: Sequence[str], victim: str | None, labels: list[str]) -> list[tuple[str, str]]:
+    """The (source, victim) of the curve. Raises InputError unless they are two of the labels.
+
+    With a `victim` alone: from each of the labels, itself the first, to that one.
+    """
+    if victim is not None and (asked or victim not in labels):
+        raise InputError(f"victim must be one of {', '.join(labels)}, without a pair, got {victim}")
+    if victim is not None:
+        return [(source, victim) for source in sorted(labels, key=lambda label: label != victim)]
     everything = list(permutations(labels, 2))
     if asked and tuple(asked) not in everything:
         raise InputError(f"pair must be a source and a victim of {', '.join(labels)}, got {' '.join(asked)}")

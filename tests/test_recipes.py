@@ -19,6 +19,9 @@ PROGRAMS = {
     "tutorial": "eval.sweep",
     "mnist-transfer": "eval.transfer",
     "amortisation-mnist": "eval.amortisation",
+    "mnist-black-box": "train.substitute",
+    "head-resnet20": "train.classifier",
+    "head-resnet32": "train.classifier",
 }  # all others: train.advgan
 
 

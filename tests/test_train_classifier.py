@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advgan.settings import run
-from advgan.targets import load_target
+from advgan.targets import build_target, initial_target, load_target, save_target
 
 from .conftest import ROOT, environment
 
@@ -161,6 +161,43 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(classifier, wor
     assert not torch.equal(weights(tmp_path)["layers.0.weight"], made["layers.0.weight"])
 
 
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A residual net for five classes, its batch norm used to images."""
+    torch.manual_seed(3)
+    model = build_target("cifar-resnet20", (1, 28, 28), 5)
+    model(torch.rand(20, 1, 28, 28))
+    directory = tmp_path_factory.mktemp("pretrained")
+    save_target(model.eval(), directory / "classifier", "# A test's")
+    return directory
+
+
+def test_a_frozen_backbone_stays_bit_for_bit_and_the_head_is_new_and_learns(classifier, words, pretrained, tmp_path):
+    words += ["--target", "cifar-resnet20", "--init-weights", str(pretrained), "--max-steps", "6", "--output-dir"]
+    run(classifier.main, classifier.Settings, [*words, str(tmp_path / "head"), "--freeze-backbone"])
+    run(classifier.main, classifier.Settings, [*words, str(tmp_path / "all")])
+    before, head, everything = (weights(path) for path in (pretrained, tmp_path / "head", tmp_path / "all"))
+    assert head["linear.weight"].shape == (3, 64)
+    torch.manual_seed(0)  # the run's seed: the head as it began
+    first = initial_target("cifar-resnet20", pretrained, (1, 28, 28), 3, freeze_backbone=True)
+    assert [name for name, p in first.named_parameters() if p.requires_grad] == ["linear.weight", "linear.bias"]
+    assert not torch.equal(head["linear.weight"], first.head.weight)
+    for name, value in before.items():
+        if not name.startswith("linear."):
+            assert torch.equal(head[name], value), name
+    assert not torch.equal(everything["conv1.weight"], before["conv1.weight"])
+    assert not torch.equal(everything["bn1.running_mean"], before["bn1.running_mean"])
+    assert "--init-weights" in (tmp_path / "head" / "classifier" / "README.md").read_text()
+    assert "--freeze-backbone" in (tmp_path / "head" / "classifier" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mnist-a", (1, 28, 28)), ("cifar-resnet20", (3, 16, 16))])
+def test_the_head_is_the_layer_that_gives_the_logits(name, shape):
+    model = build_target(name, shape, 7)
+    assert model.head.out_features == 7
+    assert sum(p.numel() for p in model.head.parameters()) == 7 * (model.head.in_features + 1)
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -176,13 +213,19 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(classifier, wor
         (["--shift", "-1"], "shift must not be negative, got -1"),
         (["--seed", "-1"], "seed must not be negative, got -1"),
         (["--threads", "0"], "threads must be at least 1, got 0"),
+        (["--freeze-backbone"], "freeze_backbone needs init_weights"),
+        (["--init-weights", "nowhere"], "no target weights at nowhere: expected a file, .* found nothing"),
+        (["--init-weights", "PRETRAINED"], "holds target cifar-resnet20, expected mnist-c"),
         (["--resume"], "nothing to resume"),
         (["--output-dir", "/proc/advgan"], "cannot write to output directory /proc/advgan"),
         (["--recipe", "nowhere.yaml"], "cannot read recipe nowhere.yaml"),
     ],
 )
-def test_nonsense_is_one_line_and_exit_code_2_and_leaves_nothing(classifier, words, tmp_path, capsys, extra, message):
+def test_nonsense_is_one_line_and_exit_code_2_and_leaves_nothing(
+    classifier, words, pretrained, tmp_path, capsys, extra, message
+):
     output = tmp_path / "run"
+    extra = [str(pretrained) if word == "PRETRAINED" else word for word in extra]
     with pytest.raises(SystemExit) as exit_:
         run(classifier.main, classifier.Settings, [*words, "--output-dir", str(output), *extra])
     assert exit_.value.code == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from advgan.attacks.registry import bind
 from advgan.data import load_data
 from advgan.evaluation import Cells, Victim, evaluate, predict
 from advgan.settings import run
-from advgan.targets import build_target, load_target, save_target
+from advgan.targets import build_target, fingerprint, load_target, save_target
 from advgan.threat import Threat
 from tests.conftest import Run
 
@@ -168,6 +169,57 @@ def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest
     assert "10 of 10 cells were kept from an earlier call" in capsys.readouterr().out, "those of both parts count once"
     tried = {(row["source"], row["victim"]) for row in first["curve"] if row["source"]}
     assert tried == {("mnist-c", "mnist-tutorial"), ("mnist-c", "mnist-c")}
+
+
+def test_all_on_one_victim_by_itself_and_by_a_substitute_with_its_generator_and_its_queries(
+    call: Call, digits: Path, classifier: Path, other: Path, generator: Path, tmp_path: Path, capsys: Any
+) -> None:
+    victim, stand_in = "mnist-tutorial", "mnist-c"
+    substitute, own = tmp_path / "substitute", tmp_path / "own"
+    shutil.copytree(other, substitute)
+    shutil.copytree(generator / "generator", substitute / "generator")
+    told = {"substitute": {"sha256": fingerprint(load_target(stand_in, other))}, "queries": 1234}
+    (substitute / "training.json").write_text(json.dumps(told))
+    torch.manual_seed(1)
+    Generator(width=8, depth=1, eps=0.2).save_pretrained(own / "generator")
+    told = {"settings": {"target_sha256": fingerprint(load_target(victim, classifier))}}
+    (own / "training.json").write_text(json.dumps(told))
+
+    words = ["--target-weights", classifier, substitute, "--generator", substitute, own, "--max-samples", 12]
+    results = call(*words, "--victim", victim, "--curve-attacks", "fgsm", "ifgsm:steps=3", "--curve-eps", "0.1", "0.25")
+    assert [(row["attack"], row["source"], row["access"], row["queries"]) for row in results["matrix"]] == [
+        ("mifgsm", victim, "gradients", None),
+        ("mifgsm", stand_in, "transfer", 1234),
+        ("advgan", stand_in, "transfer", 1234),
+        ("advgan", victim, "generator", None),
+        ("noise-sign", None, "nothing", None),
+    ]
+    assert {row["victim"] for row in (*results["matrix"], *results["curve"])} == {victim}
+    assert [each["target"] for each in results["generators"]] == [stand_in, victim]
+    lines = {(row["attack"], row["source"], row["eps"]) for row in results["curve"]}
+    assert {eps for attack, source, eps in lines if (attack, source) == ("advgan", stand_in)} == {0.1, 0.25}
+    assert {eps for attack, source, eps in lines if (attack, source) == ("advgan", victim)} == {0.1}, "0.25 is too far"
+    assert {(attack, source) for attack, source, _ in lines} == {
+        ("noise-sign", None),
+        *((attack, source) for attack in ("fgsm", "ifgsm:steps=3", "advgan") for source in (victim, stand_in)),
+    }
+    text = (tmp_path / "out" / "transfer.md").read_text()
+    assert "| made on | mnist-tutorial | queries |" in text
+    assert "| advgan for mnist-c | " in text
+    assert text.count("| 1,234 |") == 4, "the substitute and its generator, in both tables"
+    assert "failed" not in text, "beyond its eps a generator is not tried"
+    assert text.index("against eps, made on mnist-tutorial, white box") < text.index("made on mnist-c, 1,234 queries")
+    assert "1,234" in capsys.readouterr().out
+    for extra, message in (
+        (["--generator-source", victim, stand_in], "trained on another classifier than mnist-tutorial"),
+        (["--generator-source", victim], "expected one generator_source for each generator, got 1 for 2"),
+        (["--generator", own, own], "expected one generator for each source"),
+        (["--victim", "mnist-b"], "victim must be one of mnist-tutorial, mnist-c, without a pair, got mnist-b"),
+        (["--victim", victim, "--pair", victim, stand_in], "victim must be one of"),
+    ):
+        with pytest.raises(SystemExit):
+            call(*words, *extra)
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_targeted_in_l2(call: Call) -> None:

@@ -31,7 +31,7 @@ from advgan.data import Data, Split, load_data, steps_per_epoch, training_batche
 from advgan.errors import InputError
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
-from advgan.targets import Target, build_target, load_target, save_target
+from advgan.targets import Target, build_target, initial_target, load_target, save_target
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Settings:
     """Resize and crop the images of a folder to this many pixels a side"""
     target: str = "mnist-c"
     """The classifier: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
+    init_weights: Path | None = None
+    """Begin with the backbone of a trained classifier of this name and a new head: a run, or a file of weights"""
+    freeze_backbone: bool = False
+    """Train the new head alone: the backbone, its batch norm among it, stays what --init-weights brought"""
     output_dir: Path = Path("checkpoints/runs/classifier")
     """Where classifier/, state/ and logs/ go"""
     resume: bool = False
@@ -83,8 +87,9 @@ def main(settings: Settings) -> None:
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     epoch = steps_per_epoch(data.train, settings.batch_size)
     total = settings.max_steps or settings.epochs * epoch
-    net = build_target(settings.target, data.image_shape, data.num_classes)
-    optimizer = AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    net = begin(settings, data)
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    optimizer = AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = OneCycleLR(optimizer, settings.learning_rate, total_steps=total)
     record = training.Record(
         step=0, seconds=0.0, accuracy=None, best=-1.0, best_step=0, settings=training.plain(settings)
@@ -109,7 +114,7 @@ def main(settings: Settings) -> None:
         for x, y in batches:
             began = time.perf_counter()
             x, y = augment(x, record["step"], settings, accelerator), y.to(accelerator.device)
-            model.train()
+            model.train(not settings.freeze_backbone)  # a frozen backbone is as it will be used; a head has no modes
             logits = model(x)
             loss = F.cross_entropy(logits, y)
             # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
@@ -148,6 +153,14 @@ def main(settings: Settings) -> None:
     accelerator.wait_for_everyone()
     conclude(settings, data, record, total, accelerator)
     training.finish(accelerator)
+
+
+def begin(settings: Settings, data: Data) -> Target:
+    """The net to train: with random weights, or with a trained backbone and a new head."""
+    if settings.init_weights is None:
+        return build_target(settings.target, data.image_shape, data.num_classes)
+    given = (settings.target, settings.init_weights, data.image_shape, data.num_classes)
+    return initial_target(*given, freeze_backbone=settings.freeze_backbone)
 
 
 def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) -> Tensor:
@@ -193,6 +206,8 @@ def check(settings: Settings) -> None:
             raise InputError(f"{name} must not be negative, got {getattr(settings, name)}")
     if settings.max_steps is not None and settings.max_steps < 1:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
+    if settings.freeze_backbone and settings.init_weights is None:
+        raise InputError("freeze_backbone needs init_weights, a trained classifier whose backbone is kept, got none")
 
 
 def progress(speed: float, loss: float, record: training.Record) -> str:

@@ -38,8 +38,8 @@ class ImageFiles:
     def shape(self) -> tuple[int, int, int, int]:
         return len(self), *self.image_shape
 
-    def first(self, n: int) -> ImageFiles:
-        return replace(self, paths=self.paths[:n])
+    def take(self, indices: Iterable[int]) -> ImageFiles:
+        return replace(self, paths=[self.paths[i] for i in indices])
 
     def __getitem__(self, indices: Iterable[int]) -> Tensor:
         """Decode the images at `indices`, in parallel threads (Pillow decodes outside the GIL).

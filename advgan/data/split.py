@@ -53,8 +53,12 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         """The first n images, or all if there are fewer."""
         if n < 1:
             raise InputError(f"the number of images must be at least 1, got {n}")
-        images = self.images[:n] if isinstance(self.images, Tensor) else self.images.first(n)
-        return Split(images, self.labels[:n])
+        return self.take(torch.arange(min(n, len(self))))
+
+    def take(self, indices: Tensor) -> Split:
+        """The images at `indices` (m,) int64, in that order."""
+        images = self.images[indices] if isinstance(self.images, Tensor) else self.images.take(indices.tolist())
+        return Split(images, self.labels[indices])
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,13 @@ class Target:
         """The same under another label."""
         return Target(self.name, self.weights, Victim(label, self.victim.model))
 
+    @property
+    def queries(self) -> int | None:
+        """How often a black box was asked for it, if it is a substitute that was distilled from one; else None."""
+        run = run_of(self.weights)
+        found: int | None = run.get("queries")
+        return found if run.get("substitute", {}).get("sha256") == self.victim.sha256 else None
+
     def describe(self, dataset: str) -> dict[str, Any]:
         """For results.json: what it is, where it lay, and the fingerprint of its weights."""
         return {
@@ -58,7 +65,14 @@ class Trained:
 
     def trained_on(self, target: Target) -> bool:
         """Whether its run says so, or says nothing; else it is a stand-in's, and its answers are transferred."""
-        return self._run().get("settings", {}).get("target_sha256", target.victim.sha256) == target.victim.sha256
+        return self.source_sha256 in (None, target.victim.sha256)
+
+    @property
+    def source_sha256(self) -> str | None:
+        """The fingerprint of the classifier whose gradients trained it, a substitute's perhaps; None if nobody says."""
+        run = run_of(self.path)
+        found: str | None = run.get("substitute", {}).get("sha256") or run.get("settings", {}).get("target_sha256")
+        return found
 
     def describe(self, target: Target) -> dict[str, Any]:
         """For results.json: what it is, what it was trained for, and how long (None: on another target, or unknown)."""
@@ -67,18 +81,19 @@ class Trained:
             **{"path": str(self.path), "target": target.victim.label, "sha256": fingerprint(g)},
             **{"parameters": sum(parameter.numel() for parameter in g.parameters())},
             **{"eps": g.threat.eps, "norm": g.threat.norm, "y_target": g.y_target},
-            "training_seconds": self._run().get("training_seconds") if self.trained_on(target) else None,
+            "training_seconds": run_of(self.path).get("training_seconds") if self.trained_on(target) else None,
         }
 
-    def _run(self) -> dict[str, Any]:
-        """What the run that made it left in training.json; {} where there is none."""
-        for folder in (self.path, self.path.parent):
-            try:
-                found = json.loads((folder / "training.json").read_text())
-            except (OSError, ValueError):
-                continue
-            return found if isinstance(found, dict) else {}
-        return {}
+
+def run_of(path: Path) -> dict[str, Any]:
+    """What the run that made a generator or a classifier left in training.json; {} where there is none."""
+    for folder in (path, path.parent):
+        try:
+            found = json.loads((folder / "training.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def load_targets(

@@ -33,6 +33,47 @@ says nothing about other classifiers.
 
 def generator_card(settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
     """Markdown for a generator: `settings` of train/advgan.py, `figures` of its chosen validation, hinge length `c`."""
+    return _filled(CARD, "train/advgan.py", settings, figures, c)
+
+
+SUBSTITUTE = """---
+library_name: advgan
+tags: [adversarial-examples, black-box, advgan]
+---
+# A substitute and its generator: `{substitute}` learned from the answers of `{target}` ({dataset})
+
+Two folders were made together: `classifier/`, a substitute that was distilled from a black box's {answers}
+({distillation}), and `generator/`, which perturbs images {goal}, within {norm} {radius} and the box [0, 1], in
+one forward pass. The generator saw the gradients of the substitute alone.
+
+    from advgan import Generator
+    from advgan.targets import load_target
+    model = load_target("{substitute}", weights=RUN)     # RUN holds both folders
+    x_adv = Generator.from_pretrained(RUN).perturb(x)
+
+| | |
+|---|---|
+| queries to the black box | {queries} (validation, which only measures: {validation_queries} more) |
+| attack success rate on the black box, {n_black_box:.0f} validation images that it has right | {asr_black_box:.2%} |
+| on the substitute, {n_correct:.0f} validation images that it has right | {asr:.2%} |
+| both say the same of clean images, of adversarial ones | {agreement:.2%}, {agreement_adversarial:.2%} |
+| mean l2 of the perturbation | {l2:.3f} |
+| loss | {loss} |
+| trained | {step:.0f} steps of {batch_size} images, {seconds:.0f} s, {round} rounds, seed {seed} |
+
+Made by `{command}`.
+
+Nothing was chosen by these figures: both are the last round's. Test images were not seen: `eval/transfer.py` reports on
+them. The figures hold for this black box and this data.
+"""
+
+
+def substitute_card(settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
+    """Markdown for both: `settings` of train/substitute.py, `figures` of its last round, hinge length `c`."""
+    return _filled(SUBSTITUTE, "train/substitute.py", settings, figures, c)
+
+
+def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
     s = settings
     goal = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
     if s.get("any_class"):
@@ -43,16 +84,10 @@ def generator_card(settings: dict[str, Any], figures: dict[str, float], c: float
     loss = (
         f"L_adv ({s['adversarial']}{kappa}) + {s['alpha']:g} L_GAN ({s['gan']}) + {s['beta']:g} L_hinge (c = {c:.4g})"
     )
-    given = {
-        f"--{name.replace('_', '-')}": value for name, value in s.items() if value is not None and value is not False
-    }
-    flags = [flag if value is True else f"{flag} {value}" for flag, value in given.items()]
-    values = {
-        **s,
-        **figures,
-        "goal": goal,
-        "radius": radius,
-        "loss": loss,
-        "command": " ".join(["train/advgan.py", *flags]),
-    }
-    return CARD.format(**values)
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for name, value in s.items()
+        if value is not None and value is not False
+    ]
+    values = {**s, **figures, "goal": goal, "radius": radius, "loss": loss, "command": " ".join([program, *flags])}
+    return card.format(**values)

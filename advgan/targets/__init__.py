@@ -1,22 +1,28 @@
 """The classifiers under attack: build one by name, load it with its weights, save it, check that it can be attacked.
 
-A family is a file (`mnist.py`, `cifar.py`); a family joins by adding its names to `TARGETS`.
+A family is a file (`mnist.py`, `cifar.py`); a family joins by adding its names to `TARGETS`. Of a `BlackBox`, which
+is anybody's, nothing is known but its answers.
 """
 
 from __future__ import annotations
 
 from advgan.targets.base import ImageShape, Target
-from advgan.targets.checkpoint import fingerprint, load_target, save_target
+from advgan.targets.blackbox import Answers, BlackBox, OutOfQueries
+from advgan.targets.checkpoint import fingerprint, initial_target, load_target, save_target
 from advgan.targets.guards import check_target
 from advgan.targets.registry import TARGETS, build_target
 
 __all__ = [
     "TARGETS",
+    "Answers",
+    "BlackBox",
     "ImageShape",
+    "OutOfQueries",
     "Target",
     "build_target",
     "check_target",
     "fingerprint",
+    "initial_target",
     "load_target",
     "save_target",
 ]

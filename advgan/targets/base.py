@@ -35,6 +35,11 @@ class Target(nn.Module):
         """What `build_target` needs to build it again: the config.json of a checkpoint."""
         return {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes}
 
+    @property
+    def head(self) -> nn.Linear:
+        """The last linear layer, from features to logits; all the rest is the backbone."""
+        return [module for module in self.modules() if isinstance(module, nn.Linear)][-1]
+
     def forward(self, x: Tensor) -> Tensor:
         # Convolutions run channels last, with their weights (see build_target): 1 to 2 times as fast on a CPU. Callers
         # do not notice: they pass an ordinary tensor, and its gradient comes back as one.

@@ -63,6 +63,24 @@ def load_target(
     return model.eval().requires_grad_(False)
 
 
+def initial_target(
+    name: str, weights: Path | str, image_shape: ImageShape, num_classes: int, *, freeze_backbone: bool = False
+) -> Target:
+    """Target `name` to train further: the backbone from `weights` (as in `load_target`), the head new (torch's seed).
+
+    The weights may be those of a classifier of other classes. With `freeze_backbone` only the head asks for gradients.
+    Raises InputError as `load_target`.
+    """
+    trained = load_target(name, weights, image_shape=image_shape)
+    model = build_target(name, image_shape, num_classes)
+    head = next(name for name, module in model.named_modules() if module is model.head)
+    backbone = {key: value for key, value in trained.state_dict().items() if not key.startswith(f"{head}.")}
+    model.load_state_dict(backbone, strict=False)
+    model.requires_grad_(not freeze_backbone)
+    model.head.requires_grad_(True)
+    return model
+
+
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's weights: what says whether two runs attacked the same classifier."""
     found = hashlib.sha256()

@@ -13,13 +13,13 @@ from torch.utils.tensorboard import SummaryWriter
 from advgan.report.comparison import Picture
 from advgan.report.figures.cases import safe
 from advgan.report.sweeps.page import Grid, csv_text, failures, figure, heading, percent
-from advgan.report.sweeps.transfer_figures import aim, curve, halves, matrix, pairs, points, square
+from advgan.report.sweeps.transfer_figures import aim, curve, matrix, pairs, panels, points, square
 from advgan.storage import write_aside, write_file
 
 Summary = Mapping[str, Any]  # transfer.json
 COLUMNS = (
     *("part", "attack", "source", "victim", "norm", "eps", "n_attacked", "asr", "asr_low", "asr_high"),
-    *("n_both", "asr_both", "asr_both_low", "asr_both_high", "status"),
+    *("n_both", "asr_both", "asr_both_low", "asr_both_high", "queries", "status"),
 )
 
 
@@ -27,7 +27,8 @@ def write_transfer(directory: Path, summary: Summary) -> None:
     """Write matrix.png, curve.png, logs/transfer/ (for TensorBoard), transfer.md, transfer.csv, and transfer.json last.
 
     `summary` has "environment", "targets", "generators", "matrix" and "curve": rows as in results.json, with "source"
-    (None for what needs none), "victim", and asr_both over the n_both images that source and victim classify correctly.
+    (None for what needs none), "victim", the "queries" that a substitute has spent on it (None: no substitute), and
+    asr_both over the n_both images that source and victim classify correctly.
     """
     text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
     pictures = {"matrix.png": matrix(summary["matrix"]), "curve.png": curve(summary["curve"])}
@@ -56,15 +57,21 @@ def grids(summary: Summary) -> list[Grid]:
             for line in dict.fromkeys(line for line, _ in cells)
             if key == "asr" or any(cells[line, victim]["source"] for victim in victims)
         ]
+        heads = ["made on", *victims]
+        spent = {line: row["queries"] for (line, _), row in cells.items() if row["queries"] is not None}
+        if spent:
+            heads, note = [*heads, "queries"], f"{note} Queries: what the substitute has asked the black box."
+            lines = [[*line, f"{spent[line[0]]:,}" if line[0] in spent else "-"] for line in lines]
         title = f"ASR %, made on (down) and tried on (across), {threat}"
-        found.append(Grid(title, ["made on", *victims], lines, note))
-    for title, chosen in halves(summary["curve"]):
-        curves = points(chosen)
+        found.append(Grid(title, heads, lines, note))
+    for title, chosen in panels(summary["curve"]):
+        curves, ran = points(chosen), {(row["attack"], row["eps"]) for row in chosen}
         radii = sorted({point.eps for each in curves.values() for point in each})
         lines = []
         for attack, each in curves.items():
             at = {point.eps: point.asr for point in each}
-            lines.append([attack, *(percent(at.get(eps)) for eps in radii)])
+            texts = (percent(at.get(eps)) if not eps or (attack, eps) in ran else "-" for eps in radii)
+            lines.append([attack, *texts])
         note = f"{chosen[0]['norm']}{aim(chosen[0])}, {pairs(chosen)}"
         found.append(Grid(f"ASR % against eps, {title}", ["attack", *(f"{eps:.4g}" for eps in radii)], lines, note))
     return found
@@ -91,7 +98,7 @@ def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> 
             if row["asr"] is not None:
                 name = safe(f"{row['attack']} {row['source'] or ''}")
                 log.add_scalar(f"matrix, {name}/{safe(row['victim'])}", row["asr"])
-    for title, rows in halves(summary["curve"]):
+    for title, rows in panels(summary["curve"]):
         for attack, curve_points in points(rows).items():
             with SummaryWriter(str(folder / safe(f"{attack} {title}"))) as log:
                 for point in curve_points:

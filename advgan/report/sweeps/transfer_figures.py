@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
@@ -24,6 +25,12 @@ CURVE = (
     "size, which knows neither. {spread} Kurakin et al. (2017) found on ImageNet that one step (FGSM) carries over "
     "better than many (I-FGSM), which fit their images to the source; whether that holds here is what the left half "
     "shows. The gap between the halves is what gets lost on the way."
+)
+CURVES = (
+    "All tried on {victim}; a chart for each classifier that the images were made on, the victim itself first (white "
+    "box). Grey: noise of the same size. Bands: 95 % Wilson intervals. A substitute gives its own gradients, not the "
+    "victim's: where one step stays closer to its white-box curve than many steps to theirs, the many have fitted what "
+    "is the substitute's own (Kurakin et al. 2017); where the many stay ahead, it has learned the victim well."
 )
 
 
@@ -55,16 +62,30 @@ def _point(eps: float, rows: list[Row]) -> Point:
     return Point(eps, fmean(rates), low, high)
 
 
-def halves(rows: list[Row]) -> list[tuple[str, list[Row]]]:
-    """The curves' rows: what was tried on another classifier, and on its own source; each with the noise there."""
+def panels(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The curves' rows, chart by chart, each with the noise there.
+
+    What was tried on another classifier, and on its own source; of a single victim: what was made on each source.
+    """
     made = [row for row in rows if row["source"]]
-    found = []
+    if len({row["victim"] for row in made}) == 1:
+        noise = [row for row in rows if not row["source"]]
+        found = {_made_on(row): [*noise, *(each for each in made if each["source"] == row["source"])] for row in made}
+        return list(found.items())
+    both = []
     for title, own in (("on another classifier", False), ("on its own source", True)):
         tried = [row for row in made if (row["source"] == row["victim"]) == own]
         victims = {row["victim"] for row in tried}
         noise = [row for row in rows if not row["source"] and row["victim"] in victims]
-        found.append((title, [*noise, *tried]))
-    return found
+        both.append((title, [*noise, *tried]))
+    return both
+
+
+def _made_on(row: Row) -> str:
+    """The source of a row, and what it costs to have it."""
+    if row["source"] == row["victim"]:
+        return f"made on {row['source']}, white box"
+    return f"made on {row['source']}" + ("" if row["queries"] is None else f", {row['queries']:,} queries")
 
 
 def pairs(rows: list[Row]) -> str:
@@ -123,29 +144,34 @@ def matrix(rows: list[Row]) -> Picture:
 
 
 def curve(rows: list[Row]) -> Picture:
-    """ASR against eps of each attack: on other classifiers, and on its own."""
-    sheet, both = style.sheet(11.5, 4.6), halves(rows)
+    """ASR against eps of each attack: on other classifiers and on its own, or on one victim from each source."""
+    charts = panels(rows)
     made = list(dict.fromkeys(row["attack"] for row in rows if row["source"]))
-    for axes, (title, chosen) in zip(sheet.subplots(1, 2), both, strict=True):
+    one_victim = len({row["victim"] for row in rows if row["source"]}) == 1
+    sheet = style.sheet(1.5 + 5 * len(charts), 4.6)
+    handles: dict[str, Artist] = {}
+    for axes, (title, chosen) in zip(sheet.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
         for attack, each in points(chosen).items():
             i = made.index(attack) if attack in made else -1
             colour = style.COLOURS[i % len(style.COLOURS)] if i >= 0 else style.OWN["nothing"][0][0]
-            _draw(axes, attack, each, colour, style.MARKERS[i % len(style.MARKERS)])
-        style.plain(axes, f"{title} ({pairs(chosen)})").set(ylim=(-0.02, 1.03), ylabel="ASR")
+            handles[attack] = _draw(axes, attack, each, colour, style.MARKERS[i % len(style.MARKERS)])
+        style.plain(axes, title if one_victim else f"{title} ({pairs(chosen)})").set(ylim=(-0.02, 1.03), ylabel="ASR")
         axes.set_xlabel(f"eps ({style.AXIS[rows[0]['norm']]})")
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(style.percent)
-    sheet.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9, frameon=False)
-    several = any("mean" in pairs(chosen) for _, chosen in both)
+    sheet.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=9, frameon=False)
+    several = any("mean" in pairs(chosen) for _, chosen in charts)
     spread = (
         "Lines are means, bands reach from the lowest to the highest." if several else "Bands: 95 % Wilson intervals."
     )
+    caption = CURVES.format(victim=rows[0]["victim"]) if one_victim else CURVE.format(spread=spread)
     title = f"One step, many steps and noise of the same size, {rows[0]['norm']}{aim(rows[0])}"
-    return style.finish(sheet, title, CURVE.format(spread=spread))
+    return style.finish(sheet, title, caption)
 
 
-def _draw(axes: Axes, label: str, each: list[Point], color: str, marker: str) -> None:
+def _draw(axes: Axes, label: str, each: list[Point], color: str, marker: str) -> Artist:
     eps = [point.eps for point in each]
-    axes.plot(eps, [point.asr for point in each], color=color, marker=marker, linewidth=1.6, label=label)
+    (line,) = axes.plot(eps, [point.asr for point in each], color=color, marker=marker, linewidth=1.6, label=label)
     low, high = [point.low for point in each], [point.high for point in each]
     axes.fill_between(eps, low, high, color=color, alpha=0.13, linewidth=0)
+    return line

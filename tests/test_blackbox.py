@@ -1,0 +1,156 @@
+"""A black box counts what it is asked, keeps to its budget, believes no answer unchecked, and gives no gradient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks import apgd, carlini_wagner, deepfool, fgsm, hopskipjump, ifgsm, jsma, lbfgs, mifgsm, pgd, square
+from advgan.attacks.registry import bind
+from advgan.data import load_data
+from advgan.errors import InputError
+from advgan.evaluation import evaluate
+from advgan.targets import BlackBox, OutOfQueries, check_target, load_target
+from advgan.targets.blackbox import FLOOR
+from advgan.threat import Threat
+
+SIX = torch.linspace(0, 1, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4)
+
+
+def brightness(x: Tensor) -> np.ndarray:
+    """Two classes, dark and bright: an answer that knows no autograd."""
+    bright = x.numpy().mean((1, 2, 3))
+    return np.stack([1 - bright, bright], 1)
+
+
+@pytest.fixture
+def target(classifier: Path) -> nn.Module:
+    return load_target("mnist-tutorial", classifier, image_shape=(1, 28, 28), num_classes=3)
+
+
+@pytest.fixture
+def bars(digits: Path) -> tuple[Tensor, Tensor]:
+    return next(load_data("folder", digits).test.batches(24))
+
+
+def test_it_answers_with_log_probabilities_in_parts_and_counts_images() -> None:
+    sizes: list[int] = []
+    box = BlackBox(lambda x: sizes.append(len(x)) or brightness(x), 2, batch_size=4)
+    logits = box(SIX)
+    assert (sizes, box.queries, box.left) == ([4, 2], 6, float("inf"))
+    p = torch.from_numpy(brightness(SIX))
+    assert torch.allclose(logits, p.clamp_min(FLOOR).log())
+    assert torch.isfinite(logits).all()
+    assert torch.equal(box.ask(SIX), p)
+    assert box(SIX[:0]).shape == (0, 2)
+    assert box.queries == 12
+
+
+def test_of_labels_the_rest_is_the_floor() -> None:
+    box = BlackBox(lambda x: brightness(x).argmax(1), 2, "labels")
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    assert torch.equal(box.ask(SIX), nn.functional.one_hot(labels, 2).float())
+    assert set(box(SIX).flatten().tolist()) == {0.0, torch.tensor(FLOOR).log().item()}
+
+
+def test_the_budget_is_kept_before_anything_is_asked_and_nothing_is_lost() -> None:
+    sizes: list[int] = []
+    box = BlackBox(lambda x: sizes.append(len(x)) or brightness(x), 2, budget=10, batch_size=4)
+    box(SIX)
+    with pytest.raises(OutOfQueries, match=r"about 10 images and was asked about 6: a question about 6 more was not"):
+        box(SIX)
+    assert (box.queries, box.left, sum(sizes)) == (6, 4, 6)
+    box(SIX[:4])
+    assert (box.queries, box.left) == (10, 0)
+    with pytest.raises(InputError, match="was not asked"):
+        box(SIX[:1])
+    assert box(SIX[:0]).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "answers", "message"),
+    [
+        (lambda x: torch.zeros(len(x), 3), "probabilities", r"probabilities of shape \(6, 2\), got \(6, 3\)"),
+        (lambda x: torch.zeros(len(x)), "probabilities", r"got \(6,\)"),
+        (lambda x: torch.full((len(x), 2), float("nan")), "probabilities", "NaN or infinity"),
+        (lambda x: torch.full((len(x), 2), 0.6), "probabilities", "sum to 1"),
+        (lambda x: torch.tensor([[-1.0, 2.0]] * len(x)), "probabilities", r"from -1 and sums up to 1 \(logits\?\)"),
+        (lambda x: "a cat", "probabilities", "must answer with numbers, got str"),
+        (lambda x: torch.zeros(len(x)), "labels", "whole numbers, its labels, got torch.float32"),
+        (lambda x: torch.full((len(x),), 2), "labels", "must be from 0 to 1, got 2 to 2"),
+        (lambda x: [-1] * len(x), "labels", "must be from 0 to 1, got -1 to -1"),
+        (lambda x: torch.zeros(len(x), 2, dtype=torch.long), "labels", r"labels of shape \(6,\), got \(6, 2\)"),
+    ],
+)
+def test_an_answer_that_is_none_is_named_and_counts(answer: Any, answers: Any, message: str) -> None:
+    box = BlackBox(answer, 2, answers)
+    with pytest.raises(InputError, match=message):
+        box(SIX)
+    assert box.queries == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"answers": "logits"}, "answers must be one of probabilities, labels, got 'logits'"),
+        ({"budget": -1}, "budget must not be negative, got -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
+        ({"answer": nn.Flatten()}, r"plain callable, for a model BlackBox.of\(model\), got"),
+        ({"answer": 3}, "plain callable"),
+    ],
+)
+def test_what_it_cannot_be_made_of(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BlackBox(**{"answer": brightness, "num_classes": 2, **given})
+
+
+def test_around_a_model_it_says_the_same_and_shows_no_weights(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+    x, _ = bars
+    box, decisions = BlackBox.of(target.train(), 3), BlackBox.of(target, 3, "labels")
+    says = target.eval()(x)
+    assert torch.allclose(box(x), says.log_softmax(1).clamp_min(torch.tensor(FLOOR).log().item()), atol=1e-5)
+    assert torch.equal(decisions(x).argmax(1), says.argmax(1))
+    assert not [*box.parameters(), *box.buffers(), *box.children()]
+    assert not box(x.clone().requires_grad_()).requires_grad
+    assert check_target(box, x[:4], 3) is box
+    assert box.queries == 2 * len(x) + 8
+
+
+@pytest.mark.parametrize(
+    "attack", [fgsm, ifgsm, mifgsm, pgd, apgd, deepfool, carlini_wagner, lbfgs, jsma], ids=lambda a: a.__name__
+)
+def test_an_attack_by_gradients_is_told_so(attack: Any, target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+    x, y = (part[:4] for part in bars)
+    with pytest.raises(InputError, match="passes no gradient to its input"):
+        attack(BlackBox.of(target, 3), x, y, eps=0.3)
+
+
+def test_attacks_by_scores_and_decisions_run_on_it(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+    x, y = (part[:4] for part in bars)
+    box, rng = BlackBox.of(target, 3), torch.Generator().manual_seed(0)
+    x_adv = square(box, x, y, eps=0.5, queries=20, rng=rng)
+    assert (box(x_adv).argmax(1) != y).any()
+    assert 0 < box.queries <= 4 * 20 + 4
+    few = BlackBox.of(target, 3, "labels", budget=4000)
+    x_adv = hopskipjump(few, x, y, steps=2, initial_queries=10, max_queries=300, rng=rng)
+    assert (few(x_adv).argmax(1) != y).all()
+
+
+def test_the_harness_takes_it_for_a_target(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+    (x, y), threat = bars, Threat("linf", 0.5)
+    box, rng = BlackBox.of(target, 3), torch.Generator().manual_seed(0)
+    plain = evaluate(bind("noise-sign", target, threat, rng=rng.manual_seed(1)), target, x, y, threat).row
+    row = evaluate(bind("noise-sign", box, threat, rng=rng.manual_seed(1)), box, x, y, threat).row
+    assert (row["status"], row["asr"], row["n_correct"]) == ("ok", plain["asr"], plain["n_correct"])
+    failed = evaluate(bind("fgsm", box, threat), box, x, y, threat).row
+    assert failed["status"].startswith("failed: InputError: the target passes no gradient")
+    spent = BlackBox.of(target, 3, budget=60)
+    row = evaluate(bind("square:queries=20", spent, threat, rng=rng), spent, x, y, threat).row
+    assert row["status"].startswith("failed: OutOfQueries: the black box may be asked about 60 images")
+    assert spent.queries <= 60
