@@ -5,87 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from huggingface_hub import PyTorchModelHubMixin
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from advgan.errors import InputError
-from advgan.networks import PaperNetwork, PatchNetwork, UNet
+from advgan.networks import PaperNetwork, PatchNetwork, UNet, Wanted
 from advgan.targets import build_target
-from advgan.threat import Norm, Threat, check_eps
+from advgan.threat import Norm, Threat, bounded, check_eps
 
 Architecture = Literal["patch", "unet", "paper"]
 WANTED = 64  # length of the vector that says what an answer shall be
-
-
-def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
-    """From unbounded `raw` to x_adv (both the shape of `x`), inside the `eps` ball around `x` and the box [0, 1].
-
-    `eps` is one radius, or one for each image (n,).
-
-    linf  x_adv = low + (high - low) (1 + tanh raw) / 2 with low = max(x - eps, 0), high = min(x + eps, 1)
-    l2    delta = raw scaled down to length eps, then cut at the box, which can only shorten it
-
-    There is no dead pixel, whatever x is: clamping x + delta would pass no gradient to pixels at 0 or 1 (most of
-    MNIST), so the l2 form lets the gradient through its cut. In float32 outside autocast: bf16(8/255) exceeds 8/255.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        x, raw = x.float(), raw.float()
-        if isinstance(eps, Tensor):
-            eps = rearrange(eps.float(), "n -> n 1 1 1")
-        if norm == "linf":
-            low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
-            free = low + (high - low) * torch.sigmoid(2 * raw)  # sigmoid(2r) = (1 + tanh r) / 2
-        else:
-            length = rearrange(raw.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
-            free = x + raw * (eps / length).clamp_max(1)
-            low, high = torch.zeros_like(x), torch.ones_like(x)
-        # The value is cut (for linf by one rounding error at most), the gradient is that of the uncut form.
-        return free + (free.clamp(low, high) - free).detach()
-
-
-class Wanted(nn.Module):
-    """What an answer shall be, as one vector: the class it is pulled toward, its eps, noise,
-    and what the guide says of the clean image. Their embeddings are added and passed through one layer. The last row of
-    the classes stands for "away from the true one".
-    """
-
-    def __init__(
-        self, length: int, classes: int, eps_range: tuple[float, float] | None, noise: int, guided: int
-    ) -> None:
-        super().__init__()
-        self.classes = nn.Embedding(classes + 1, length) if classes else None
-        self.eps = nn.Linear(1, length) if eps_range else None
-        self.noise = nn.Linear(noise, length) if noise else None
-        self.guided = nn.Linear(2 * guided, length) if guided else None
-        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(length, length), nn.SiLU())
-        self.eps_range = eps_range
-
-    def forward(self, y_target: Tensor, eps: Tensor, z: Tensor, logits: Tensor | None) -> Tensor:
-        """(n,) int64, (n,), (n, noise) and the guide's logits (n, k) -> (n, length)."""
-        parts = []
-        if self.classes is not None:
-            parts.append(self.classes(torch.where(y_target < 0, self.classes.num_embeddings - 1, y_target)))
-        if self.eps is not None and self.eps_range is not None:
-            smallest, largest = self.eps_range
-            share = torch.log(eps.clamp_min(smallest) / largest) / math.log(largest / smallest)  # -1 to 0
-            parts.append(self.eps(share[:, None]))
-        if self.noise is not None:
-            parts.append(self.noise(z))
-        if self.guided is not None and logits is not None:
-            standard = (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-6)
-            parts.append(self.guided(torch.cat([logits.softmax(1), standard], dim=1)))
-        mixed: Tensor = self.mix(torch.stack(parts).sum(0))
-        return mixed
 
 
 class Generator(nn.Module, PyTorchModelHubMixin):

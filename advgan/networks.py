@@ -6,6 +6,7 @@ wanted (class, eps, noise): it scales and shifts the channels after every normal
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -161,3 +162,38 @@ class PaperNetwork(nn.Module):
     def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
         out: Tensor = self.pixels(self.body(x, wanted))
         return out
+
+
+class Wanted(nn.Module):
+    """What an answer shall be, as one vector: the class it is pulled toward, its eps, noise,
+    and what the guide says of the clean image. Their embeddings are added and passed through one layer. The last row of
+    the classes stands for "away from the true one".
+    """
+
+    def __init__(
+        self, length: int, classes: int, eps_range: tuple[float, float] | None, noise: int, guided: int
+    ) -> None:
+        super().__init__()
+        self.classes = nn.Embedding(classes + 1, length) if classes else None
+        self.eps = nn.Linear(1, length) if eps_range else None
+        self.noise = nn.Linear(noise, length) if noise else None
+        self.guided = nn.Linear(2 * guided, length) if guided else None
+        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(length, length), nn.SiLU())
+        self.eps_range = eps_range
+
+    def forward(self, y_target: Tensor, eps: Tensor, z: Tensor, logits: Tensor | None) -> Tensor:
+        """(n,) int64, (n,), (n, noise) and the guide's logits (n, k) -> (n, length)."""
+        parts = []
+        if self.classes is not None:
+            parts.append(self.classes(torch.where(y_target < 0, self.classes.num_embeddings - 1, y_target)))
+        if self.eps is not None and self.eps_range is not None:
+            smallest, largest = self.eps_range
+            share = torch.log(eps.clamp_min(smallest) / largest) / math.log(largest / smallest)  # -1 to 0
+            parts.append(self.eps(share[:, None]))
+        if self.noise is not None:
+            parts.append(self.noise(z))
+        if self.guided is not None and logits is not None:
+            standard = (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-6)
+            parts.append(self.guided(torch.cat([logits.softmax(1), standard], dim=1)))
+        mixed: Tensor = self.mix(torch.stack(parts).sum(0))
+        return mixed

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from advgan.errors import InputError
@@ -50,6 +51,32 @@ def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
     clean = (x * 255).round()
     levels = ((x_adv.double() - x.double()) * 255 + 1e-4 * torch.sign(x_adv.double() - x.double())).trunc()
     return (clean + levels).clamp(0, 255).to(torch.uint8)
+
+
+def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
+    """From unbounded `raw` to x_adv (both the shape of `x`), inside the `eps` ball around `x` and the box [0, 1].
+
+    `eps` is one radius, or one for each image (n,).
+
+    linf  x_adv = low + (high - low) (1 + tanh raw) / 2 with low = max(x - eps, 0), high = min(x + eps, 1)
+    l2    delta = raw scaled down to length eps, then cut at the box, which can only shorten it
+
+    There is no dead pixel, whatever x is: clamping x + delta would pass no gradient to pixels at 0 or 1 (most of
+    MNIST), so the l2 form lets the gradient through its cut. In float32 outside autocast: bf16(8/255) exceeds 8/255.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, raw = x.float(), raw.float()
+        if isinstance(eps, Tensor):
+            eps = rearrange(eps.float(), "n -> n 1 1 1")
+        if norm == "linf":
+            low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
+            free = low + (high - low) * torch.sigmoid(2 * raw)  # sigmoid(2r) = (1 + tanh r) / 2
+        else:
+            length = rearrange(raw.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
+            free = x + raw * (eps / length).clamp_max(1)
+            low, high = torch.zeros_like(x), torch.ones_like(x)
+        # The value is cut (for linf by one rounding error at most), the gradient is that of the uncut form.
+        return free + (free.clamp(low, high) - free).detach()
 
 
 @dataclass(frozen=True)

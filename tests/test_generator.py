@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from advgan import Generator, InputError
 from advgan.discriminator import Discriminator
-from advgan.generator import bounded
-from advgan.threat import Threat
+from advgan.threat import Threat, bounded
 
 
 @settings(max_examples=80, deadline=None)
