@@ -57,14 +57,18 @@ def ask(generator: Generator, y: Tensor, rng: np.random.Generator, first: int, t
     def here(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values[mine]).to(device)
 
+    def drawn(values: np.ndarray) -> Tensor:
+        """A draw for each image; where they stand in pairs that differ in noise alone, one for each pair."""
+        return here(np.repeat(values[::2], 2)[:total] if generator.noise else values)
+
     y_target = eps = z = None
     if generator.classes:
-        wrong = (y + here(rng.integers(1, generator.classes, total))) % generator.classes
-        y_target = wrong.where(here(rng.random(total)) < aimed, torch.full_like(y, -1))
+        wrong = (y + drawn(rng.integers(1, generator.classes, total))) % generator.classes
+        y_target = wrong.where(drawn(rng.random(total)) < aimed, torch.full_like(y, -1))
     elif generator.y_target is not None:
         y_target = torch.full_like(y, generator.y_target)
     if generator.eps_min is not None:
-        eps = here(rng.uniform(generator.eps_min, generator.threat.eps, total).astype(np.float32))
+        eps = drawn(rng.uniform(generator.eps_min, generator.threat.eps, total).astype(np.float32))
     if generator.noise:
         z = here(rng.standard_normal((total, generator.noise), np.float32))
     return Asked(y_target, eps, z)

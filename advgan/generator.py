@@ -72,6 +72,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 raise InputError(f"{name} must not be negative, got {value}")
         if y_target is not None and classes:
             raise InputError(f"classes {classes} means any class, expected no y_target, got {y_target}")
+        if universal and guide is not None:
+            raise InputError("a universal perturbation cannot depend on what a guide says of the image, got both")
         if architecture not in get_args(Architecture):
             raise InputError(f"architecture must be patch, unet or paper, got {architecture!r}")
         self.channels, self.y_target, self.classes, self.noise = channels, y_target, classes, noise
@@ -189,6 +191,10 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         if self.guide is not None and x.shape[1:] != self.guide.image_shape:
             raise InputError(f"this generator's guide sees images {self.guide.image_shape}, got {tuple(x.shape[1:])}")
         aims = torch.as_tensor(-1 if y_target is None else y_target)
+        if aims.is_floating_point():
+            raise InputError(f"y_target must be a class or int64 classes, got {aims.dtype}")
+        if isinstance(eps, Tensor):
+            raise InputError(f"eps must be one radius for all images, got a tensor {tuple(eps.shape)}")
         if aims.ndim and aims.shape != x.shape[:1]:
             raise InputError(f"y_target must be one class, or one for each of {len(x)} images, got {tuple(aims.shape)}")
         for aim in aims.unique().tolist() if y_target is not None else ():

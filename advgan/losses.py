@@ -87,6 +87,11 @@ def sameness(delta: Tensor) -> Tensor:
     return F.cosine_similarity(flat[:-1:2], flat[1::2], dim=1)
 
 
+def hinge_start(x: Tensor, norm: str, eps: float) -> float:
+    """A c that bites for part of the images like `x`: a little below the length of noise of the same eps."""
+    return 0.85 * noise_length(x, norm, eps)
+
+
 def noise_length(x: Tensor, norm: str, eps: float) -> float:
     """The root mean square l2 length of random-sign noise of size `eps` on images `x` (n, c, h, w), cut at the box.
 

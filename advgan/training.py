@@ -27,7 +27,7 @@ from advgan.errors import InputError
 
 LAUNCHER = "ADVGAN_LAUNCHER"  # process id of a launcher that is not the parent of those it started
 # Settings that a resumed run may change: where things are and how fast they go, not what is computed.
-FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "threads"}
+FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "init_weights", "threads"}
 
 
 def start(seed: int, threads: int | None = None, *, bf16: bool = False) -> Accelerator:
@@ -101,6 +101,13 @@ def finish(accelerator: Accelerator) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def one_cycle(progress: float, warmup: float) -> float:
+    """Share of the peak learning rate: half a cosine up from 1/25, half a cosine down to nearly 0 (Smith & Topin)."""
+    if progress < warmup:
+        return 1 / 25 + 24 / 25 * (1 - math.cos(math.pi * progress / warmup)) / 2
+    return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
 
 def stop_at_nan(values: dict[str, float], step: int, artefact: Path) -> None:
@@ -249,6 +256,8 @@ def clear(accelerator: Accelerator, output_dir: Path, artefact: str) -> None:
     if accelerator.is_main_process:
         for made in (output_dir / artefact, output_dir / "state" / artefact):
             shutil.rmtree(made, ignore_errors=True)
+        if artefact == "generator":  # whose it is
+            (output_dir / "training.json").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
 
 

@@ -1,11 +1,11 @@
 """Measure a run on test images that it has not seen, and publish it: weights, configuration and a card of its figures.
 
 python eval/publish.py --run checkpoints/runs/mnist-c --target mnist-c --target-weights checkpoints/runs/mnist-c \
-    --recipe-name recipes/mnist-c.yaml --dataset mnist --data-dir data --output-dir checkpoints/mnist-c-generator
+    --dataset mnist --data-dir data --output-dir checkpoints/mnist-c-generator
 
 A run of train/classifier.py (with --classifier) or train/advgan.py becomes a folder with config.json, model.safetensors
-and README.md, which `load_target` or `Generator.from_pretrained` loads. A figure that stands in the card is one that
-this program has measured; --also adds a second data set's, which anybody can measure again without a download.
+and README.md (the run's card, and these figures), which `load_target` or `Generator.from_pretrained` loads. --also adds
+a second data set, which anybody can measure again without a download.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from advgan.evaluation import evaluate, predict, wilson
 from advgan.generator import Generator
 from advgan.settings import parse_fraction, run
 from advgan.storage import write_aside
-from advgan.targets import Target, load_target
+from advgan.targets import Target, fingerprint, load_target
 from advgan.threat import Threat
 
 
@@ -42,18 +42,16 @@ from advgan.threat import Threat
 class Settings:
     """Which run, measured on what, and where it goes."""
 
-    run: Path
+    run: Path = Path("checkpoints/runs/advgan")
     """The run that is published: of train/advgan.py, or with --classifier of train/classifier.py"""
-    target: str
+    target: str = "mnist-c"
     """The classifier: the one that is published, or the one that the generator attacks"""
-    output_dir: Path
+    output_dir: Path = Path("checkpoints/published")
     """The checkpoint's folder"""
     classifier: bool = False
     """Publish the run's classifier, not its generator"""
     target_weights: Path | None = None
     """The weights of the classifier under attack; None: the run's"""
-    recipe_name: str | None = None
-    """What the card says it was made by; None: the flags that the run kept"""
     dataset: str = "mnist5k"
     """The data set whose test images the figures are measured on"""
     also: tuple[str, ...] = ()
@@ -64,71 +62,87 @@ class Settings:
     """Radii a generator is measured at; () takes its own"""
     recipe: Path | None = None
     """YAML file of these settings"""
+    overwrite: bool = False
+    """Replace an earlier checkpoint"""
     threads: int | None = None
     """CPU threads; None takes all cores"""
 
 
-CARD = """---
-library_name: advgan
-license: mit
-tags: [{tags}]
----
-# {title}
-
-{purpose}
-
-    {load}
+FILES = ("config.json", "model.safetensors", "README.md")
+ACCURACY = "| test images | n | accuracy % |"
+SUCCESS = "| test images | n | goal | eps | ASR % | mean l2 | SSIM |"
+MEASURED = """
+## On test images
 
 {table}
 
-Measured on test images, which neither training nor choice has seen, by `python eval/publish.py {command}`
-(torch {torch}, {machine}); in brackets the 95 % interval.{note}
+ASR is the share of the images that the target has right (aimed: and that are not of that class) which the attack turns;
+in brackets 95 % intervals. Measured by `python eval/publish.py {command}`
+(torch {torch}, {machine}) on images that neither training nor choice has seen.{note}
 
-| | |
-|---|---|
-| made by | `{made_by}` |
-| seed | {seed} |
-| trained on | {trained_on} |
-| parameters | {parameters:,}{guide} |
-| SHA-256 of model.safetensors | `{sha256}` |
-
-{limits}
+SHA-256 of model.safetensors: `{sha256}`
 """
 
 
 def main(settings: Settings) -> None:
     training.start(0, settings.threads)
     folder = settings.run / ("classifier" if settings.classifier else "generator")
-    if not (folder / "model.safetensors").is_file():
-        raise InputError(f"expected a run with {folder.name}/model.safetensors, found none in {settings.run}")
-    target = load_target(settings.target, settings.target_weights or settings.run)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"expected a finished run with {', '.join(FILES)} in {folder}, found no {', '.join(missing)}")
+    there = settings.output_dir.exists()
+    if there and not (settings.overwrite and (settings.output_dir / "config.json").is_file()):
+        raise InputError(
+            f"{settings.output_dir} is there: --overwrite replaces a checkpoint, and nothing else is replaced"
+        )
+    if settings.classifier and settings.target_weights is not None:
+        raise InputError(
+            f"a classifier's weights are the run's: expected no target_weights, got {settings.target_weights}"
+        )
+    target = load_target(settings.target, folder if settings.classifier else settings.target_weights or settings.run)
     generator = None if settings.classifier else Generator.from_pretrained(folder)
-    lines = []
+    if generator is not None and fingerprint(target) != trained_on(settings.run):
+        raise InputError(
+            "the generator was trained on another classifier than this target, or its run does not say on which"
+        )
+    head, lines = (ACCURACY, []) if generator is None else (SUCCESS, [])
     for name in (settings.dataset, *settings.also):
-        x, y = next(iter_all(name, settings))
+        test = load_data(name, settings.data_dir).test
+        x, y = next(test.batches(len(test)))
         lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)
-    card = CARD.format(**words(settings, folder, target, generator, lines))
+    words = {
+        "table": "\n".join([head, "|---" * (head.count("|") - 1) + "|", *lines]),
+        "command": " ".join(sys.argv[1:]),
+        "torch": torch.__version__.split("+")[0],
+        "machine": platform.machine(),
+        "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "note": f" Some images of {' and '.join(settings.also)} may be among the training images."
+        if settings.also
+        else "",
+    }
+    card = (folder / "README.md").read_text().rstrip() + "\n" + MEASURED.format(**words)
 
     def write(directory: Path) -> None:
-        for file in ("config.json", "model.safetensors"):
+        for file in FILES[:2]:
             shutil.copy(folder / file, directory / file)
         (directory / "README.md").write_text(card)
 
     write_aside(settings.output_dir, write)
-    print(card)
+    print(MEASURED.format(**words))
 
 
-def iter_all(name: str, settings: Settings) -> Any:
-    """The test images of data set `name` in one batch."""
-    test = load_data(name, settings.data_dir).test
-    return test.batches(len(test))
+def trained_on(run: Path) -> str | None:
+    """Which classifier a run says its generator was trained on."""
+    kept = json.loads((run / "training.json").read_text()) if (run / "training.json").is_file() else {}
+    found: str | None = kept.get("settings", {}).get("target_sha256")
+    return found
 
 
 def accuracy(name: str, target: Target, x: torch.Tensor, y: torch.Tensor) -> list[str]:
     """The lines of a classifier's table."""
     right = int((predict(target, x).argmax(1) == y).sum())
     rate = percent(right / len(y), *wilson(right, len(y)))
-    return ["| test images | n | accuracy % |", "|---|---|---|", f"| {name} | {len(y)} | {rate} |"]
+    return [f"| {name} | {len(y)} | {rate} |"]
 
 
 def success(
@@ -137,7 +151,7 @@ def success(
     """The lines of a generator's table: one pass at each eps; and toward every class, where it takes any."""
     own = generator.threat
     radii = [parse_fraction(word) for word in settings.eps] or [own.eps]
-    lines = ["| test images | n | goal | eps | ASR % | mean l2 | SSIM |", "|---|---|---|---|---|---|---|"]
+    lines = []
     for eps in radii:
         aims: list[int | None] = [generator.y_target]
         if generator.classes and eps == max(radii):
@@ -169,61 +183,6 @@ def line(name: str, row: dict[str, Any], goal: str) -> str:
 
 def percent(rate: float, low: float, high: float) -> str:
     return f"{100 * rate:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
-
-
-def words(
-    settings: Settings, folder: Path, target: Target, generator: Generator | None, lines: list[str]
-) -> dict[str, Any]:
-    """What fills the card."""
-    seen: list[str] = []
-    for each in lines:  # a second data set repeats the head
-        if not (each in seen and (each.startswith("| test images") or each.startswith("|---"))):
-            seen.append(each)
-    made = json.loads((settings.run / "training.json").read_text()) if (settings.run / "training.json").exists() else {}
-    kept = made.get("settings", {})
-    flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in vars(settings).items() if v not in (None, (), False))
-    shape = "x".join(map(str, target.image_shape))
-    both = {
-        "table": "\n".join(seen),
-        "command": flags.replace("(", "").replace(")", "").replace(",", "").replace("'", "").replace(" True", ""),
-        "torch": torch.__version__.split("+")[0],
-        "machine": platform.machine(),
-        "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
-        "seed": kept.get("seed", 0),
-        "trained_on": f"the training images of {kept.get('dataset', settings.dataset)}",
-        "note": "",
-        "guide": "",
-    }
-    if settings.also:
-        both["note"] = (
-            f" {', '.join(settings.also)} may share images with the training data; {settings.dataset} does not."
-        )
-    if generator is None:
-        return both | {
-            "tags": "image-classification, adversarial-examples, advgan",
-            "title": f"`{settings.target}`, a classifier to be attacked",
-            "purpose": f"{shape} images in [0, 1] -> logits of {target.num_classes} classes.",
-            "load": f'model = advgan.targets.load_target("{settings.target}", weights=DIR)  # the folder of this card',
-            "made_by": settings.recipe_name or f"train/classifier.py --target {settings.target}",
-            "parameters": sum(p.numel() for p in target.parameters()),
-            "limits": "Made to be attacked, not to be relied on: it was not hardened, and knows only images like those "
-            "it was trained on.",
-        }
-    classes = f", y_target (0 to {generator.classes - 1}, or none)" if generator.classes else ""
-    smallest = "" if generator.eps_min is None else f"{generator.eps_min:.6g} to "
-    guide = sum(p.numel() for p in generator.guide.parameters()) if generator.guide is not None else 0
-    return both | {
-        "tags": "adversarial-examples, advgan",
-        "title": f"A one-pass attack on `{settings.target}`",
-        "purpose": f"Images in [0, 1]{classes} -> adversarial images within {generator.threat.norm} eps "
-        f"{smallest}{generator.threat.eps:.6g} and [0, 1], in one forward pass.",
-        "load": "x_adv = advgan.Generator.from_pretrained(DIR).perturb(x)  # the folder of this card",
-        "made_by": settings.recipe_name or "train/advgan.py",
-        "parameters": sum(p.numel() for p in generator.parameters()),
-        "guide": f", of which {guide:,} are a frozen copy of the target" if guide else "",
-        "limits": "For authorised testing, research and teaching. The figures hold for this classifier and these data; "
-        "they say nothing about others.",
-    }
 
 
 if __name__ == "__main__":

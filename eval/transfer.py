@@ -159,7 +159,7 @@ def main(settings: Settings) -> None:
                 progress=begin(f"{attack}, eps {threat.eps:.3g}: {source or 'any'} → {victim}", len(x)),
             )
             both = shared(cells, result.records, victims[source]) if source else dict.fromkeys(SHARED)
-            spent = known[source].queries if source and source != victim else None
+            spent = known[source].spent_on(victims[victim].sha256) if source else None
             rows[cell] = result.row | {"attack": attack, "source": source, "victim": victim, "queries": spent} | both
 
     summary = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from accelerate import Accelerator
 from torch.optim import SGD
 
 from advgan.discriminator import Discriminator
-from advgan.game import Game, discriminator_step, generator_step
+from advgan.evaluation.validation import Question, questions
+from advgan.game import Game, ask, discriminator_step, generator_step
 from advgan.generator import Generator
 
 
@@ -38,3 +41,33 @@ def test_each_step_trains_its_own_network():
     assert all(same(target, t))
     assert not any(same(generator, g))
     assert all(p.requires_grad for p in discriminator.parameters())
+
+
+def test_questions_are_the_same_for_any_number_of_processes_and_never_the_true_class():
+    generator = Generator(classes=4, eps_min=0.1, width=4, depth=0)
+    y = torch.arange(400) % 4
+    whole = ask(generator, y, np.random.default_rng(0), 0, 400, 0.5)
+    second = ask(generator, y[200:], np.random.default_rng(0), 200, 400, 0.5)
+    assert torch.equal(whole.y_target[200:], second.y_target)
+    assert torch.equal(whole.eps[200:], second.eps)
+    assert not (whole.y_target == y).any()
+    assert 0.4 < (whole.y_target >= 0).float().mean() < 0.6
+    assert set(whole.y_target.tolist()) == {-1, 0, 1, 2, 3}
+    assert whole.eps.min() >= 0.1
+    assert whole.eps.max() <= 0.3
+    assert whole.z is None
+
+
+def test_pairs_of_draws_differ_in_noise_alone():
+    generator = Generator(classes=4, eps_min=0.1, noise=3, width=4, depth=0)
+    asked = ask(generator, torch.arange(8).repeat_interleave(2) % 4, np.random.default_rng(0), 0, 16, 0.5)
+    assert torch.equal(asked.y_target[::2], asked.y_target[1::2])
+    assert torch.equal(asked.eps[::2], asked.eps[1::2])
+    assert not torch.equal(asked.z[::2], asked.z[1::2])
+
+
+def test_a_generator_for_one_class_is_judged_by_that_class_at_every_eps():
+    asked = questions(Generator(y_target=3, eps_min=0.1, width=4, depth=0))
+    assert {question.y_target for question in asked} == {3}
+    assert [question.eps for question in asked] == pytest.approx([0.3, 0.1, 0.15, 0.2])
+    assert questions(Generator(width=4, depth=0)) == [Question(0.3)]

@@ -212,6 +212,8 @@ def test_a_conditional_checkpoint_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"y_target": 1.5}, "y_target must be a class or int64 classes, got torch.float32"),
+        ({"eps": torch.tensor([0.1, 0.2])}, "one radius for all images"),
         ({"y_target": 3}, "classes 0 to 2, y_target 3 was asked for"),
         ({"y_target": torch.tensor([0, 3])}, "y_target 3 was asked for"),
         ({"y_target": torch.tensor([0, 1, 2])}, r"one for each of 2 images, got \(3,\)"),
@@ -227,7 +229,8 @@ def test_what_a_conditional_generator_was_not_made_for_is_refused(arguments, mes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"eps_min": 0.3}, "eps_min must be below eps 0.3"), ({"eps_min": 0.0}, "eps_min must be in"),
-     ({"classes": 10, "y_target": 3}, "expected no y_target, got 3"), ({"noise": -1}, "noise must not be negative")],
+     ({"classes": 10, "y_target": 3}, "expected no y_target, got 3"),
+     ({"universal": True, "guide": {}}, "got both"), ({"noise": -1}, "noise must not be negative")],
 )  # fmt: skip
 def test_impossible_conditions_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):

@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import json
-import math
 import re
 import time
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
-from advgan.data import Split, load_data, steps_per_epoch, training_batches
+from advgan.data import load_data, steps_per_epoch, training_batches
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
@@ -85,7 +84,7 @@ class Settings:
     overwrite: bool = False
     """Replace an earlier run in the output directory"""
     epochs: int = 20
-    """Passes over the training images"""
+    """Passes over the training images (with --noise every other one is seen, twice)"""
     max_steps: int | None = None
     """Steps in all; overrides epochs, and the schedule follows it"""
     batch_size: int = 128
@@ -150,11 +149,14 @@ def main(settings: Settings) -> None:
     loaded = load_target(
         settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
     )
+    if settings.noise and settings.batch_size // accelerator.num_processes % 2:
+        raise InputError(f"with noise images go in pairs: expected an even batch a process, got {settings.batch_size}")
     target = check_target(loaded, next(held_out.batches(8))[0], data.num_classes)
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
 
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
-    c = hinge_start(data.train, settings) if settings.hinge_c is None else settings.hinge_c
+    some, _ = next(data.train.first(512).batches(512))
+    c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
     gamma = settings.gamma if settings.noise else 0.0
     game = Game(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c, gamma)
     channels = data.image_shape[0]
@@ -170,7 +172,7 @@ def main(settings: Settings) -> None:
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
     optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
-    schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total, settings.warmup))
+    schedule = LambdaLR(optimizer_g, lambda step: training.one_cycle(step / total, settings.warmup))
     averaged = AveragedModel(net, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
     record = training.Record(
         step=0,
@@ -267,23 +269,17 @@ def check(settings: Settings) -> None:
     for name in ("ema", "warmup"):
         if not 0 <= getattr(settings, name) < 1:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
+    if settings.guide and settings.universal:
+        raise InputError("a universal perturbation cannot heed a guide: expected --guide or --universal, got both")
+    without = {"aimed": ("any_class", settings.any_class), "gamma": ("noise", settings.noise > 0)}
+    without["levels"] = ("architecture unet", settings.architecture == "unet")
+    for name, (partner, there) in without.items():
+        if not there and getattr(settings, name) != getattr(Settings, name):
+            raise InputError(f"{name} does nothing without {partner}, got {getattr(settings, name)}")
     if not 0 <= settings.aimed <= 1:
         raise InputError(f"aimed must be in [0, 1], got {settings.aimed}")
     if settings.max_steps is not None and settings.max_steps < 1:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
-
-
-def hinge_start(train: Split, settings: Settings) -> float:
-    """A c that bites for part of the images: a little below the length of noise of the same eps."""
-    x, _ = next(train.first(512).batches(512))
-    return 0.85 * losses.noise_length(x, settings.norm, settings.eps)
-
-
-def one_cycle(progress: float, warmup: float) -> float:
-    """Share of the peak learning rate: half a cosine up from 1/25, half a cosine down to nearly 0 (Smith & Topin)."""
-    if progress < warmup:
-        return 1 / 25 + 24 / 25 * (1 - math.cos(math.pi * progress / warmup)) / 2
-    return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
 
 def keep_history(record: training.Record, judgement: Judgement) -> bool:

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Adam
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
@@ -180,14 +180,14 @@ def main(settings: Settings) -> None:
     learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
     optimizer_d = Adam(critic.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
-    schedules: dict[Phase, OneCycleLR] = {
-        "distil": one_cycle(optimizer_f, settings.substitute_learning_rate, settings.distil_steps),
-        "attack": one_cycle(optimizer_g, settings.learning_rate, settings.generator_steps),
+    schedules: dict[Phase, LambdaLR] = {
+        "distil": LambdaLR(optimizer_f, lambda step: training.one_cycle(step / settings.distil_steps, 0.1)),
+        "attack": LambdaLR(optimizer_g, lambda step: training.one_cycle(step / settings.generator_steps, 0.1)),
     }
     averaged = AveragedModel(generator, device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
     record = training.Record(
         **{"step": 0, "distil": 0, "attack": 0, "rounds_asked": 0, "seconds": 0.0, "history": []},
-        **{"queries": 0, "validation_queries": 0},
+        **{"queries": 0, "validation_queries": 0, "kept": {}},
         settings=training.plain(settings) | {"black_box_sha256": fingerprint(model)},
     )
     told = training.Record(
@@ -204,7 +204,8 @@ def main(settings: Settings) -> None:
         for artefact in ("generator", "classifier"):
             training.clear(accelerator, settings.output_dir, artefact)
 
-    c = hinge_start(train, settings) if settings.hinge_c is None else settings.hinge_c
+    some, _ = next(train.first(512).batches(512))
+    c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
     game = Game(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c)
     plan = timeline(settings)
     batches = {
@@ -278,7 +279,7 @@ def main(settings: Settings) -> None:
                 training.save_state(accelerator, settings.output_dir, "generator", step)
             if stopping:
                 break
-    conclude(settings, record, substitute, len(plan))
+    conclude(settings, record, len(plan))
     training.finish(accelerator)
 
 
@@ -286,7 +287,7 @@ def without_dropout(model: Target) -> Target:
     """`model` with its dropout off: it shall be the black box's function, of which there are answers without end.
 
     With dropout it fits them loosely, learns from the adversarial ones to be robust where the black box is not, and the
-    generator finds nothing to win: at eps 0.3 on mnist-c 78 % instead of 89 % after three rounds.
+    generator finds less to win.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -296,14 +297,18 @@ def without_dropout(model: Target) -> Target:
 
 def timeline(settings: Settings) -> list[tuple[int, Phase]]:
     """(round, phase) of every step: each round distils, then attacks; the rounds share the steps evenly."""
-    rounds = settings.rounds if settings.distillation == "dynamic" else 1
+    n = rounds(settings)
     phases: dict[Phase, int] = {"distil": settings.distil_steps, "attack": settings.generator_steps}
     return [
         (k, phase)
-        for k in range(rounds)
+        for k in range(n)
         for phase, steps in phases.items()
-        for _ in range(steps * k // rounds, steps * (k + 1) // rounds)
+        for _ in range(steps * k // n, steps * (k + 1) // n)
     ]
+
+
+def rounds(settings: Settings) -> int:
+    return settings.rounds if settings.distillation == "dynamic" else 1
 
 
 def own_images(train: Split, settings: Settings) -> Split:
@@ -431,16 +436,17 @@ def keep(substitute: Any, generator: Any, settings: Settings, record: training.R
         (directory / "README.md").write_text(card)
 
     write_aside(settings.output_dir / "generator", write)
+    record["kept"] = {"sha256": fingerprint(substitute), "queries": record["queries"]}
 
 
-def conclude(settings: Settings, record: training.Record, substitute: nn.Module, total: int) -> None:
+def conclude(settings: Settings, record: training.Record, total: int) -> None:
     """training.json beside both, and where everything is, on the terminal."""
     last = record["history"][-1] if record["history"] else None
     summary = {
         "settings": record["settings"],
-        # What the generator was trained on, and what it cost to know it: eval/transfer.py looks for both.
-        "substitute": {"name": settings.substitute, "sha256": fingerprint(substitute)},
-        "queries": record["queries"],
+        # What the kept generator was trained on, and what it cost to know it: eval/transfer.py looks for both.
+        "substitute": {"name": settings.substitute, "sha256": record["kept"].get("sha256")},
+        "queries": record["kept"].get("queries", record["queries"]),
         "validation_queries": record["validation_queries"],
         "steps": record["step"],
         "training_seconds": record["seconds"],  # steps and questions: neither loading nor validation
@@ -470,7 +476,7 @@ def check(settings: Settings) -> None:
             raise InputError(f"{name} must not be negative, got {value}")
     if not 0 <= settings.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {settings.ema}")
-    if settings.rounds > min(settings.distil_steps, settings.generator_steps):
+    if rounds(settings) > min(settings.distil_steps, settings.generator_steps):
         raise InputError(f"each round needs a step of both, got {settings.rounds} rounds")
     folder = settings.output_dir / "classifier"
     if settings.target_weights.exists() and settings.target_weights.resolve() in (
@@ -489,17 +495,6 @@ def check_budget(settings: Settings, n: int) -> None:
             f"{min(settings.adversarial_images, n)} adversarial ones), and the budget is {settings.budget}: "
             "take fewer --images, --rounds or --adversarial-images"
         )
-
-
-def hinge_start(train: Split, settings: Settings) -> float:
-    """A c that bites for part of the images: a little below the length of noise of the same eps."""
-    x, _ = next(train.first(512).batches(512))
-    return 0.85 * losses.noise_length(x, settings.norm, settings.eps)
-
-
-def one_cycle(optimizer: Any, peak: float, steps: int) -> OneCycleLR:
-    """Up for a tenth of the steps, then down to nearly 0 (Smith & Topin 2017)."""
-    return OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.1, cycle_momentum=False, final_div_factor=400)
 
 
 if __name__ == "__main__":

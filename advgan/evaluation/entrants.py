@@ -36,12 +36,12 @@ class Target:
         """The same under another label."""
         return Target(self.name, self.weights, Victim(label, self.victim.model))
 
-    @property
-    def queries(self) -> int | None:
-        """How often a black box was asked for it, if it is a substitute that was distilled from one; else None."""
+    def spent_on(self, sha256: str) -> int | None:
+        """How often the black box with that fingerprint was asked for it; None if it is not distilled from it."""
         run = run_of(self.weights)
+        own = run.get("substitute", {}).get("sha256") == self.victim.sha256
         found: int | None = run.get("queries")
-        return found if run.get("substitute", {}).get("sha256") == self.victim.sha256 else None
+        return found if own and run.get("settings", {}).get("black_box_sha256") == sha256 else None
 
     def describe(self, dataset: str) -> dict[str, Any]:
         """For results.json: what it is, where it lay, and the fingerprint of its weights."""

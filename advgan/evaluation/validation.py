@@ -50,7 +50,8 @@ def questions(generator: Generator) -> list[Question]:
     largest = generator.threat.eps
     found = [Question(largest, generator.y_target)]
     if generator.eps_min is not None:
-        found += [Question(generator.eps_min + share * (largest - generator.eps_min)) for share in (0.0, 0.25, 0.5)]
+        radii = [generator.eps_min + share * (largest - generator.eps_min) for share in (0.0, 0.25, 0.5)]
+        found += [Question(eps, generator.y_target) for eps in radii]
     if generator.classes:
         found.append(Question(largest, aimed=True))
     return found

@@ -18,7 +18,7 @@ Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forwar
 | | |
 |---|---|
 | attack success rate on {n_correct:.0f} correctly classified validation images (it was chosen on them) | {asr:.2%} |
-| mean l2 of the perturbation | {l2:.3f} |
+{each}| mean l2 of the perturbation | {l2:.3f} |
 | loss | {loss} |
 | images with an active hinge (l2 above c) | {hinge_active:.1%} |
 | discriminator's accuracy | {d_accuracy:.1%} |
@@ -89,5 +89,15 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
         for name, value in s.items()
         if value is not None and value is not False
     ]
-    values = {**s, **figures, "goal": goal, "radius": radius, "loss": loss, "command": " ".join([program, *flags])}
+    # Of several questions `asr` is the mean; each one's stands below it.
+    each = "".join(f"| of this mean: {name} | {value:.2%} |\n" for name, value in figures.items() if name[:4] == "asr ")
+    values = {
+        "each": each,
+        **s,
+        **figures,
+        "goal": goal,
+        "radius": radius,
+        "loss": loss,
+        "command": " ".join([program, *flags]),
+    }
     return card.format(**values)

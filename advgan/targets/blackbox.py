@@ -93,7 +93,7 @@ class BlackBox(nn.Module):
         found = [torch.zeros(0, self.num_classes)]
         for part in x.detach().float().split(self.batch_size) if len(x) else ():
             self.queries += len(part)  # asked is asked, whatever the answer
-            found.append(self._checked(self.answer(part), len(part)))
+            found.append(self._checked(self.answer(part.clone()), len(part)))
         return torch.cat(found).to(x.device)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,9 +31,10 @@ ONE_PASS = (
 )
 CURVES = (
     "Each line the best of its choices at each point, on these images: of the warm start loss and step, of PGD loss, "
-    "start and step, of APGD the loss. All keep the first image that fools: the logits come with each gradient. One "
-    "pass counts as 0: it takes no gradient of the target, though a guided generator takes a forward of its own copy. "
-    "APGD's last gradient, which moves nothing, is not counted."
+    "start and step, of APGD the loss; the warm start is the generator's that fools most in one pass. All keep the "
+    "first image that fools: the logits come with each gradient. One pass counts as 0: it takes no gradient of the "
+    "target, though a guided generator takes a forward of its own copy. APGD's last gradient, which moves nothing, is "
+    "not counted."
 )
 REACH = (
     "Gradient evaluations for each image, at most, by straight lines between the measured points. –: it never gets "
@@ -181,7 +182,7 @@ def _choices(points: Sequence[Row]) -> list[str]:
     """Which choice each curve shows at which number of evaluations, a line of Markdown for each curve."""
     taken: dict[tuple[float, str], dict[str, list[str]]] = {}
     for row in points:
-        if row["evaluations"]:
+        if row["evaluations"] or row["family"] == "warm start":
             words = re.sub(r":(steps=\d+|stop_on_success=true)(?=:|$)", "", row["choice"])
             taken.setdefault((row["eps"], row["family"]), {}).setdefault(words, []).append(str(row["evaluations"]))
     return [
