@@ -25,6 +25,7 @@ PARAMETERS = {
     "cifar-resnet44": 658_586,
     "cifar-resnet56": 853_018,
     "cifar-resnet110": 1_727_962,
+    "cifar-wrn-34-10": 46_160_474,
 }
 WEIGHTED = {  # shapes of the weights of convolutions and linear layers, in order
     "mnist-a": [(64, 1, 5, 5), (64, 64, 5, 5), (128, 25600), (10, 128)],
@@ -316,3 +317,11 @@ def test_built_in_targets_pass_their_own_guards(name):
     assert net.training
     with pytest.raises(InputError, match=re.escape("cannot take images of shape (2, 5, 5)")):
         check_target(net, torch.rand(4, 2, 5, 5), 10)
+
+
+def test_the_wide_resnet_answers_and_gives_gradients():
+    net, x = build_target("cifar-wrn-34-10", (3, 8, 8)).eval().requires_grad_(False), torch.rand(2, 3, 8, 8)
+    logits = net(x.requires_grad_(True))
+    assert logits.shape == (2, 10)
+    logits[:, 0].sum().backward()
+    assert (x.grad.abs().amax((1, 2, 3)) > 0).all()

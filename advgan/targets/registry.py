@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 from advgan.errors import InputError
-from advgan.targets import cifar, mnist
+from advgan.targets import cifar, mnist, wide_resnet
 from advgan.targets.base import ImageShape, Target
 
 TARGETS: dict[str, type[Target]] = {
     **dict.fromkeys(mnist.NETS, mnist.MnistNet),
     **dict.fromkeys(cifar.DEPTHS, cifar.CifarResNet),
+    **dict.fromkeys(wide_resnet.SIZES, wide_resnet.WideResNet),
 }
 
 
