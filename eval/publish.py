@@ -71,13 +71,14 @@ class Settings:
 FILES = ("config.json", "model.safetensors", "README.md")
 ACCURACY = "| test images | n | accuracy % |"
 SUCCESS = "| test images | n | goal | eps | ASR % | mean l2 | SSIM |"
+MEANING = """ASR is the share of the images that the target has right (aimed: and that are not of that class) which one
+pass turns. """
 MEASURED = """
 ## On test images
 
 {table}
 
-ASR is the share of the images that the target has right (aimed: and that are not of that class) which the attack turns;
-in brackets 95 % intervals. Measured by `python eval/publish.py {command}`
+{meaning}In brackets 95 % intervals. Measured by `python eval/publish.py {command}`
 (torch {torch}, {machine}) on images that neither training nor choice has seen.{note}
 
 SHA-256 of model.safetensors: `{sha256}`
@@ -111,6 +112,7 @@ def main(settings: Settings) -> None:
         x, y = next(test.batches(len(test)))
         lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)
     words = {
+        "meaning": "" if generator is None else MEANING,
         "table": "\n".join([head, "|---" * (head.count("|") - 1) + "|", *lines]),
         "command": " ".join(sys.argv[1:]),
         "torch": torch.__version__.split("+")[0],
