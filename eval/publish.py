@@ -58,6 +58,8 @@ class Settings:
     """Further data sets"""
     data_dir: Path = Path("data")
     """Where the data sets lie"""
+    max_samples: int | None = None
+    """Only the first so many test images of each"""
     eps: tuple[str, ...] = ()
     """Radii a generator is measured at; () takes its own"""
     recipe: Path | None = None
@@ -109,6 +111,7 @@ def main(settings: Settings) -> None:
     head, lines = (ACCURACY, []) if generator is None else (SUCCESS, [])
     for name in (settings.dataset, *settings.also):
         test = load_data(name, settings.data_dir).test
+        test = test if settings.max_samples is None else test.first(settings.max_samples)
         x, y = next(test.batches(len(test)))
         lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)
     words = {
