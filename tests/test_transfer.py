@@ -178,7 +178,11 @@ def test_all_on_one_victim_by_itself_and_by_a_substitute_with_its_generator_and_
     substitute, own = tmp_path / "substitute", tmp_path / "own"
     shutil.copytree(other, substitute)
     shutil.copytree(generator / "generator", substitute / "generator")
-    told = {"substitute": {"sha256": fingerprint(load_target(stand_in, other))}, "queries": 1234}
+    told = {
+        "substitute": {"sha256": fingerprint(load_target(stand_in, other))},
+        "settings": {"black_box_sha256": fingerprint(load_target(victim, classifier))},
+        "queries": 1234,
+    }
     (substitute / "training.json").write_text(json.dumps(told))
     torch.manual_seed(1)
     Generator(width=8, depth=1, eps=0.2).save_pretrained(own / "generator")
