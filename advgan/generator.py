@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from advgan.errors import InputError
 from advgan.networks import PaperNetwork, PatchNetwork, UNet, Wanted
+from advgan.storage import write_aside
 from advgan.targets import build_target
 from advgan.threat import Norm, Threat, bounded, check_eps
 
@@ -223,6 +224,15 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             trained = "untargeted" if self.y_target is None else f"for class {self.y_target}"
             return f"this generator was trained {trained}, y_target {y_target} was asked for"
         return None
+
+    def save(self, directory: Path, card: str) -> None:
+        """Write config.json, model.safetensors and the `card` (Markdown), all or nothing; what stood there goes."""
+
+        def write(folder: Path) -> None:
+            self.save_pretrained(folder)
+            (folder / "README.md").write_text(card)
+
+        write_aside(directory, write)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Generator:  # type: ignore[override]

@@ -38,7 +38,7 @@ from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run
-from advgan.storage import write_aside, write_file
+from advgan.storage import write_file
 from advgan.targets import check_target, fingerprint, load_target
 from advgan.threat import Norm, check_class, check_eps
 
@@ -316,13 +316,7 @@ def keep(generator: nn.Module, settings: Settings, record: training.Record, c: f
     """Make `generator` the run's chosen one: config.json, model.safetensors and its card, whole or not at all."""
     assert isinstance(generator, Generator)
     chosen = {name: value for name, value in training.plain(settings).items() if name not in training.FREE}
-    card = generator_card(chosen, record["history"][-1], c)
-
-    def write(directory: Path) -> None:
-        generator.save_pretrained(directory)
-        (directory / "README.md").write_text(card)
-
-    write_aside(settings.output_dir / "generator", write)
+    generator.save(settings.output_dir / "generator", generator_card(chosen, record["history"][-1], c))
 
 
 def conclude(settings: Settings, record: training.Record, total: int) -> None:

@@ -48,7 +48,7 @@ from advgan.report.card import substitute_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run
-from advgan.storage import write_aside, write_file
+from advgan.storage import write_file
 from advgan.targets import Answers, BlackBox, Target, build_target, check_target, fingerprint, load_target, save_target
 from advgan.threat import Norm, check_class, check_eps, to_8bit
 
@@ -430,12 +430,7 @@ def keep(substitute: Any, generator: Any, settings: Settings, record: training.R
     chosen = {name: value for name, value in training.plain(settings).items() if name not in training.FREE}
     card = substitute_card(chosen, record["history"][-1], c)
     save_target(substitute, settings.output_dir / "classifier", card)
-
-    def write(directory: Path) -> None:
-        generator.save_pretrained(directory)
-        (directory / "README.md").write_text(card)
-
-    write_aside(settings.output_dir / "generator", write)
+    generator.save(settings.output_dir / "generator", card)
     record["kept"] = {"sha256": fingerprint(substitute), "queries": record["queries"]}
 
 
