@@ -42,7 +42,7 @@ VARIANTS = {
 }
 # Settings of the training: those in which a cell that is there may differ, and those the comparison takes over.
 FREE = {"recipe", "resume", "overwrite", "output_dir", "threads"}
-SHARED = ("dataset", "data_dir", "image_size", "target", "target_weights", "eps", "norm", "threads")
+SHARED = ("dataset", "data_dir", "image_size", "target", "target_weights", "defense", "eps", "norm", "threads")
 # What a column shows: its title, and where the figure comes from.
 COLUMNS = {
     "ASR %": lambda cell: 100 * cell["row"]["asr"],

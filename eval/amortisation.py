@@ -66,6 +66,8 @@ class Settings:
     """The classifier under attack"""
     target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
     """Its weights: a run of train/classifier.py, or a .safetensors file"""
+    defense: str | None = None
+    """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: tuple[Path, ...] = ()
     """Trained generators' folders, or the runs that hold them; each takes part at every eps up to its own"""
     eps: tuple[str, ...] = ("0.1", "0.15", "0.2", "0.3")
@@ -136,7 +138,9 @@ def main(settings: Settings) -> None:
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    (target,) = load_targets([settings.target], [settings.target_weights], data, x, device)
+    (target,) = load_targets(
+        [settings.target], [settings.target_weights], data, x, device, [settings.defense or "none"]
+    )
     for each in trained:
         each.generator.to(device).perturb(x[:1].to(device))
     training.claim(settings.output_dir, "amortisation", resume=False, overwrite=True)

@@ -28,6 +28,7 @@ from advgan import training
 from advgan.analysis import summary
 from advgan.attacks import ATTACKS, Spec, bind, parse_attack
 from advgan.data import load_data
+from advgan.defenses import is_directory
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
@@ -41,6 +42,7 @@ from advgan.threat import Norm, Threat, check_class
 
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
 SANITY = ("noise-sign", "fgsm", "pgd:steps=40", "pgd:steps=80", "square:queries=300")  # what the checks compare
+SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 SHOWN = 16  # images in a gallery
 
 
@@ -57,9 +59,11 @@ class Settings:
     image_size: int | None = None
     """Resize and crop the images of a folder to this many pixels a side"""
     target: tuple[str, ...] = ("mnist-c",)
-    """The classifiers under attack"""
-    target_weights: tuple[Path, ...] = (ROOT / "checkpoints/mnist5k-classifier",)
-    """Their weights, one for one: runs of train/classifier.py, or .safetensors files"""
+    """The classifiers under attack: names, or directories of saved ones, which need no weights"""
+    target_weights: tuple[Path, ...] = ()
+    """Their weights, one for one: runs of train/classifier.py, or .safetensors files; () takes the shipped mnist-c"""
+    defense: tuple[str, ...] = ()
+    """What the targets stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
     generator: tuple[Path, ...] = ()
     """Trained generators' folders, or the runs that hold them: one for each target, or one for all; () leaves advgan
     out"""
@@ -106,7 +110,8 @@ def main(settings: Settings) -> None:
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    targets = load_targets(settings.target, settings.target_weights, data, x, device)
+    weights = settings.target_weights or [SHIPPED for name in settings.target if not is_directory(name, None)]
+    targets = load_targets(settings.target, weights, data, x, device, settings.defense)
     surrogate = None
     if settings.surrogate and settings.surrogate_weights:
         (surrogate,) = load_targets([settings.surrogate], [settings.surrogate_weights], data, x, device)

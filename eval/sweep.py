@@ -55,6 +55,8 @@ class Settings:
     """The classifier under attack"""
     target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
     """Its weights: a run of train/classifier.py, or a .safetensors file"""
+    defense: str | None = None
+    """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: Path | None = None
     """A trained generator's folder, or the run that holds it: attack advgan, at eps up to its own"""
     attacks: tuple[str, ...] = ()
@@ -98,7 +100,9 @@ def main(settings: Settings) -> None:
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    (target,) = load_targets([settings.target], [settings.target_weights], data, x, device)
+    (target,) = load_targets(
+        [settings.target], [settings.target_weights], data, x, device, [settings.defense or "none"]
+    )
     for spec in specs:
         attack = bind(spec, target.victim.model, balls[0], y_target, generator=generator)
         attack(x[:0], y[:0])  # what cannot be, it says now

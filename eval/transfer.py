@@ -61,6 +61,8 @@ class Settings:
     """At least two classifiers, each of them source and victim"""
     target_weights: tuple[Path, ...] = ()
     """Their weights, one for one: runs of train/classifier.py, or .safetensors files"""
+    defense: tuple[str, ...] = ()
+    """What they stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
     generator: tuple[Path, ...] = ()
     """Trained generators' folders, or the runs that hold them: a line of the matrix and a curve each"""
     generator_source: tuple[str, ...] = ()
@@ -114,7 +116,7 @@ def main(settings: Settings) -> None:
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    targets = load_targets(settings.target, settings.target_weights, data, x, device)
+    targets = load_targets(settings.target, settings.target_weights, data, x, device, settings.defense)
     known = {target.victim.label: target for target in targets}
     victims = {label: target.victim for label, target in known.items()}
     for each in (spec, *curve_specs):

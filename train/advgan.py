@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import load_data, steps_per_epoch, training_batches
+from advgan.defenses import adaptive, is_directory, load_classifier, reseed, undefended
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
@@ -39,8 +40,10 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run
 from advgan.storage import write_file
-from advgan.targets import check_target, fingerprint, load_target
+from advgan.targets import check_target, fingerprint
 from advgan.threat import Norm, check_class, check_eps
+
+SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,11 @@ class Settings:
     image_size: int | None = None
     """Resize and crop the images of a folder to this many pixels a side"""
     target: str = "mnist-c"
-    """The classifier under attack"""
-    target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
-    """Its weights: a run of train/classifier.py, or a .safetensors file"""
+    """The classifier under attack: its name, or the directory of a saved one, which needs no weights"""
+    target_weights: Path | None = None
+    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    defense: str | None = None
+    """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     eps: Real = 0.3
     """Radius of the ball, in pixel units of [0, 1]"""
     norm: Norm = "linf"
@@ -146,13 +151,14 @@ def main(settings: Settings) -> None:
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     check_class(settings.y_target, data.num_classes)
     held_out = data.validation.first(settings.validation_images)
-    loaded = load_target(
-        settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
-    )
+    weights = settings.target_weights or (None if is_directory(settings.target, None) else SHIPPED)
+    where, shape = (settings.target, weights, settings.defense), data.image_shape
+    loaded = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
     if settings.noise and settings.batch_size // accelerator.num_processes % 2:
         raise InputError(f"with noise images go in pairs: expected an even batch a process, got {settings.batch_size}")
     target = check_target(loaded, next(held_out.batches(8))[0], data.num_classes)
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
+    smooth = adaptive(target)  # what the generator learns from: the target itself, where its gradients are honest
 
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     some, _ = next(data.train.first(512).batches(512))
@@ -164,10 +170,10 @@ def main(settings: Settings) -> None:
         channels, settings.eps, settings.norm, settings.y_target,
         settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
         data.num_classes if settings.any_class else 0, settings.eps_min, settings.noise, settings.universal,
-        loaded.config if settings.guide else None,
+        undefended(loaded).config if settings.guide else None,
     )  # fmt: skip
     if net.guide is not None:
-        net.guide.load_state_dict(loaded.state_dict())
+        net.guide.load_state_dict(undefended(loaded).state_dict())
     discriminator = Discriminator(channels, settings.architecture)
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
@@ -213,9 +219,10 @@ def main(settings: Settings) -> None:
             first = accelerator.process_index * len(x)
             asked = ask(net, y, rng, first, len(x) * accelerator.num_processes, settings.aimed)
             x_adv = generator(x, asked.y_target, asked.eps, asked.z)
+            reseed(target, record["step"])
             parts = discriminator_step(game, discriminator, optimizer_d, x, x_adv.detach(), accelerator)
             parts |= generator_step(
-                *(game, generator, optimizer_g, critic, target, x, x_adv, y, accelerator),
+                *(game, generator, optimizer_g, critic, smooth, x, x_adv, y, accelerator),
                 y_target=asked.y_target,
                 share=asked.share(settings.eps),
                 clip_norm=settings.clip_norm,

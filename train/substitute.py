@@ -39,6 +39,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import Split, load_data, training_batches
+from advgan.defenses import load_classifier
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation, questions
@@ -49,7 +50,7 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run
 from advgan.storage import write_file
-from advgan.targets import Answers, BlackBox, Target, build_target, check_target, fingerprint, load_target, save_target
+from advgan.targets import Answers, BlackBox, Target, build_target, check_target, fingerprint, save_target
 from advgan.threat import Norm, check_class, check_eps, to_8bit
 
 Phase = Literal["distil", "attack"]
@@ -73,6 +74,8 @@ class Settings:
     """The classifier under attack, which only answers queries"""
     target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
     """Its weights: a run of train/classifier.py, or a .safetensors file; the attack does not see them"""
+    defense: str | None = None
+    """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     answers: Answers = "probabilities"
     """What it answers with: probabilities of all classes, or labels alone"""
     budget: int | None = None
@@ -161,7 +164,8 @@ def main(settings: Settings) -> None:
     check_class(settings.y_target, data.num_classes)
     held_out, train = data.validation.first(settings.validation_images), own_images(data.train, settings)
     shape, classes = data.image_shape, data.num_classes
-    hidden = load_target(settings.target, settings.target_weights, image_shape=shape, num_classes=classes)
+    where = (settings.target, settings.target_weights, settings.defense)
+    hidden = load_classifier(*where, image_shape=shape, num_classes=classes)
     model = check_target(hidden, next(held_out.batches(8))[0], classes).to(device)
     black_box = BlackBox.of(model, classes, settings.answers, settings.budget)
     referee = BlackBox.of(model, classes, settings.answers)  # the same, asked by validation: what nobody learns from

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +25,11 @@ from advgan.attacks.square import square
 from advgan.attacks.warmstart import advgan
 from advgan.errors import InputError
 from advgan.generator import Generator
-from advgan.settings import parse_fraction
 from advgan.threat import Threat
+from advgan.words import parse_call
 
 Protocol = Literal["bounded", "minimal-norm"]
+View = Literal["adaptive", "naive", "oblivious"]
 Access = Literal["nothing", "gradients", "scores", "decisions", "generator", "transfer"]
 Bound = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> x_adv: all that the harness sees of an attack
 CALL = {"model", "x", "y", "eps", "norm", "y_target", "rng", "generator"}  # arguments that are not an attack's settings
@@ -83,11 +83,16 @@ ATTACKS: dict[str, Attack] = {
 
 @dataclass(frozen=True)
 class Spec:
-    """An attack as it was asked for: `label` "pgd:steps=100", its registered `name` and its settings."""
+    """An attack as it was asked for: `label` "pgd:steps=100", its registered `name` and its settings.
+
+    view   what an attack by gradients differentiates where the target is defended: a smooth stand-in of what hides or
+           randomises gradients ("adaptive"), the defence as it is ("naive"), or the classifier behind it ("oblivious")
+    """
 
     label: str
     name: str
     settings: dict[str, Any]
+    view: View = "adaptive"
 
     @property
     def attack(self) -> Attack:
@@ -104,42 +109,16 @@ class Spec:
 def parse_attack(text: str) -> Spec:
     """`name` or `name:setting=value:setting=value`, like "pgd:steps=100:loss=dlr" or "noise-sign:magnitude=8/255".
 
-    Raises InputError for an unknown name, an unknown setting, or a value of another type than the setting has.
+    "@naive" or "@oblivious" at the end says what a gradient attack sees of a defended target, see `View`. Raises
+    InputError for an unknown name, an unknown setting, or a value of another type than the setting has.
     """
-    name, *words = text.split(":")
-    if name not in ATTACKS:
-        raise InputError(f"unknown attack {name!r}, expected some of {', '.join(ATTACKS)}")
-    run = ATTACKS[name].run
-    function = run.func if isinstance(run, partial) else run
-    fixed = run.keywords if isinstance(run, partial) else {}
-    hints, known = get_type_hints(function), [k for k in inspect.signature(function).parameters if k not in CALL]
-    settings = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        key = key.replace("-", "_")
-        if key not in known or key in fixed or not equals:
-            wanted = ", ".join(k for k in known if k not in fixed) or "none"
-            raise InputError(f"attack {name} cannot take {word!r}, expected setting=value with settings {wanted}")
-        settings[key] = _value(value, hints[key], f"{name}:{key}")
-    return Spec(text, name, settings)
-
-
-def _value(text: str, hint: Any, where: str) -> Any:
-    """`text` as the type that an attack's setting declares: a number, a switch, or one of some words."""
-    options = [option for option in get_args(hint) if option is not type(None)] or [hint]
-    try:
-        if bool in options:
-            return {"true": True, "false": False}[text.lower()]
-        if int in options:
-            return int(text)
-        if float in options:
-            return parse_fraction(text)
-    except (ValueError, KeyError):
-        kind = next(option.__name__ for option in (bool, int, float) if option in options)
-        raise InputError(f"{where} must be of type {kind}, got {text!r}") from None
-    if str not in options and text not in options:
-        raise InputError(f"{where} must be one of {', '.join(map(str, options))}, got {text!r}")
-    return text
+    call, at, view = text.partition("@")
+    name, settings = parse_call(call, {name: attack.run for name, attack in ATTACKS.items()}, CALL, "attack")
+    spec = Spec(text, name, settings, view if at else "adaptive")  # type: ignore[arg-type]
+    if at and (view not in get_args(View) or spec.access != "gradients"):
+        wanted = f"@ and one of {', '.join(get_args(View))} after an attack by gradients"
+        raise InputError(f"attack {text!r} has no such view, expected {wanted}")
+    return spec
 
 
 def bind(

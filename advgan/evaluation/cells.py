@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from advgan.attacks.registry import Access, Spec, bind
+from advgan.defenses import is_random, reseed, seen
 from advgan.evaluation.environment import software
 from advgan.evaluation.harness import ROW_KEYS, Result, evaluate, judged, predict
 from advgan.generator import Generator
@@ -67,6 +68,7 @@ class Cells:
     def logits(self, victim: Victim) -> Tensor:
         """The victim's logits (n, k) of the clean images, on the CPU; asked once."""
         if victim.label not in self._logits:
+            reseed(victim.model, 0)
             self._logits[victim.label] = predict(victim.model, self.x, self.batch_size)
         return self._logits[victim.label]
 
@@ -88,16 +90,18 @@ class Cells:
         foreign  whether the generator was trained on another classifier: its one pass is a transfer then
         source   another classifier: the attack sees only that one, and its answers are tried on the victim ("transfer")
         """
-        one_pass = spec.access == "generator"
-        access: Access = "transfer" if source is not None or (one_pass and foreign) else spec.access
+        attacked = seen((source or victim).model, spec.view)
+        elsewhere = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
+        access: Access = "transfer" if elsewhere or (spec.access == "generator" and foreign) else spec.access
         minimal = spec.attack.protocol == "minimal-norm"
         widest = Threat(threat.norm, 1.0, threat.targeted) if minimal else threat
         key = self._key(spec, victim, widest, y_target, seed, generator, source)
         kept = self._read(key)
         if kept is None:
+            reseed(victim.model, seed)
             rng = torch.Generator().manual_seed(zlib.crc32(f"{seed} {spec.label}".encode()))  # it takes 32 bits
             kept = evaluate(
-                bind(spec, (source or victim).model, widest, y_target, rng, generator),
+                bind(spec, attacked, widest, y_target, rng, generator),
                 victim.model,
                 *(self.x, self.y, widest),
                 name=spec.label if source is None else f"{spec.label} from {source.label}",
@@ -132,13 +136,14 @@ class Cells:
     ) -> dict[str, Any]:
         """All that decides a cell's result."""
         maker = generator if spec.name == "advgan" else None
+        draws = spec.attack.random or (maker is not None and maker.noise) or is_random(victim.model)
         return {
             "attack": spec.label,
             "target": {"label": victim.label, "sha256": victim.sha256},
             "source": None if source is None else {"label": source.label, "sha256": source.sha256},
             "generator": None if maker is None else fingerprint(maker),
             "threat": {"norm": threat.norm, "eps": threat.eps, "y_target": y_target},
-            "seed": seed if spec.attack.random or (maker is not None and maker.noise) else None,
+            "seed": seed if draws else None,
             "images": {"sha256": self._images, "n": len(self.x), "batch_size": self.batch_size, "keep": self.keep},
             "software": software() | {"device": next(victim.model.parameters(), self.x).device.type},
         }

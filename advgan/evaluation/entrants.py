@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from advgan.data import Data
+from advgan.defenses import is_directory, load_classifier
 from advgan.errors import InputError
 from advgan.evaluation.cells import Victim
 from advgan.generator import Generator
 from advgan.settings import parse_fraction
-from advgan.targets import check_target, fingerprint, load_target
+from advgan.targets import check_target, fingerprint
 from advgan.threat import NORMS, Norm, Threat, check_eps
 
 USUAL: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # radii of a sweep
@@ -31,10 +32,11 @@ class Target:
     name: str
     weights: Path
     victim: Victim
+    defense: str | None = None
 
     def called(self, label: str) -> Target:
         """The same under another label."""
-        return Target(self.name, self.weights, Victim(label, self.victim.model))
+        return replace(self, victim=Victim(label, self.victim.model))
 
     def spent_on(self, sha256: str) -> int | None:
         """How often the black box with that fingerprint was asked for it; None if it is not distilled from it."""
@@ -47,7 +49,7 @@ class Target:
         """For results.json: what it is, where it lay, and the fingerprint of its weights."""
         return {
             **{"label": self.victim.label, "name": self.name, "weights": str(self.weights)},
-            **{"sha256": self.victim.sha256, "dataset": dataset},
+            **{"sha256": self.victim.sha256, "dataset": dataset, "defense": self.defense},
         }
 
 
@@ -97,22 +99,38 @@ def run_of(path: Path) -> dict[str, Any]:
 
 
 def load_targets(
-    names: Sequence[str], weights: Sequence[Path], data: Data, x: Tensor, device: torch.device
+    names: Sequence[str],
+    weights: Sequence[Path],
+    data: Data,
+    x: Tensor,
+    device: torch.device,
+    defenses: Sequence[str] = (),
 ) -> list[Target]:
     """The classifiers `names` with their `weights`, one for one, checked on a few images `x`, on `device`.
 
-    Raises InputError unless there are as many of both, and each can be attacked.
+    A name may be the directory of a saved classifier; then no weights are given. `defenses` (words as in
+    `advgan.defenses.defend`, "none" for none) are one for each, one for all, or (). Raises InputError unless the
+    numbers fit, and each can be attacked.
     """
-    if not names or len(names) != len(weights):
-        raise InputError(f"expected one target-weights for each target, got {len(weights)} for {len(names)} targets")
-    found: list[Target] = []
-    for name, path in zip(names, weights, strict=True):
-        model = load_target(name, path, image_shape=data.image_shape, num_classes=data.num_classes)
-        checked = check_target(model, x[:8], data.num_classes).to(device).eval()
-        label = name if list(names).count(name) == 1 else f"{name} {Path(path).name}"
+    known = [name for name in names if not is_directory(name, None)]
+    if not names or len(weights) != len(known):
+        raise InputError(f"expected one target-weights for each target, got {len(weights)} for {len(known)} targets")
+    if len(defenses) not in (0, 1, len(names)):
+        raise InputError(f"expected one defense, or one for each of {len(names)} targets, got {len(defenses)}")
+    given, found = iter(weights), list[Target]()
+    for i, name in enumerate(names):
+        own = next(given) if name in known else None
+        path = Path(name if own is None else own)
+        word = defenses[i if len(defenses) > 1 else 0] if defenses else "none"
+        defense = None if word == "none" else word
+        shape, classes = data.image_shape, data.num_classes
+        model = load_classifier(name, own, defense, image_shape=shape, num_classes=classes)
+        checked = check_target(model, x[:8], classes).to(device).eval()
+        label = model.name if list(names).count(name) == 1 else f"{model.name} {path.name}"
+        label = f"{label} + {defense}" if defense else label
         if label in {other.victim.label for other in found}:
             label = f"{label} ({path})"
-        found.append(Target(name, Path(path), Victim(label, checked)))
+        found.append(Target(model.name, path, Victim(label, checked), defense))
     return found
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.registry import Bound
+from advgan.defenses import undefended
 from advgan.evaluation.certify import Broken, certify
 from advgan.evaluation.witness import Counter, Snapshot
 from advgan.threat import Threat
@@ -26,7 +27,7 @@ class Run:
 
     columns   per image (n,): what `certify` finds, and `queries`, the forwards per image of the batch that it was in
     x_adv     the first answers (k, c, h, w)
-    cost      time and model calls
+    cost      time and model calls; behind a defence, those of the classifier
     """
 
     columns: dict[str, Tensor]
@@ -52,7 +53,7 @@ def run_attack(
     whatever the attack raises; the target is as before either way.
     """
     equal = max(len(x) // batch_size, 1)
-    counter, snapshot = Counter(target), Snapshot(target)
+    counter, snapshot = Counter(undefended(target)), Snapshot(target)
     measured: list[dict[str, Tensor]] = []
     kept: list[Tensor] = []
     seconds: list[float] = []

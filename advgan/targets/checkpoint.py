@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -17,9 +17,13 @@ from advgan.storage import write_aside
 from advgan.targets.base import ImageShape, Target
 from advgan.targets.registry import build_target, target_family
 
+M = TypeVar("M", bound=nn.Module)
 
-def save_target(model: Target, directory: Path | str, card: str) -> None:
-    """Write `model` and its `card` (Markdown) to `directory`, aside and renamed; what stood there goes."""
+
+def save_target(model: nn.Module, directory: Path | str, card: str) -> None:
+    """Write `model`, a target with or without defences, and its `card` (Markdown) to `directory`, aside and renamed;
+    what stood there goes.
+    """
     weights = {key: tensor.cpu().contiguous() for key, tensor in model.state_dict().items()}
 
     def write(folder: Path) -> None:
@@ -44,7 +48,18 @@ def load_target(
     config.json beside the weights, else to those of the data set the target was made for. Raises InputError when the
     weights are not there, damaged, or another model's.
     """
-    target_family(name)
+    config, state, file = read_target(name, weights)
+    if config.get("defenses"):
+        raise InputError(f"{file} holds a classifier behind a defence: advgan.defenses.load_classifier loads it")
+    return fill(build_target(name, *shapes(config, image_shape, num_classes)), state, file)
+
+
+def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """What config.json says of target `name` (None: the one that it names) in `weights`, with its name at least; the
+    tensors; and the file they are in.
+    """
+    if name is not None:
+        target_family(name)
     if weights is None:
         raise InputError(
             f"{name} needs trained weights, expected a directory or a file: train them with "
@@ -52,12 +67,24 @@ def load_target(
         )
     file = _weights_file(Path(weights))
     config = _read_config(file.with_name("config.json"))
-    if config.get("name", name) != name:
+    if name is None and "name" not in config:
+        raise InputError(f"{weights} does not say which classifier it holds: expected a config.json beside the weights")
+    if name is not None and config.get("name", name) != name:
         raise InputError(f"{weights} holds target {config['name']}, expected {name}")
+    return {"name": name, **config}, _read_weights(file), file
+
+
+def shapes(
+    config: dict[str, Any], image_shape: ImageShape | None, num_classes: int | None
+) -> tuple[ImageShape | None, int | None]:
+    """Shape and number of classes: as given, else as config.json says, else None."""
     if image_shape is None and "image_shape" in config:
         image_shape = tuple(config["image_shape"])
-    model = build_target(name, image_shape, config.get("num_classes") if num_classes is None else num_classes)
-    state = _read_weights(file)
+    return image_shape, config.get("num_classes") if num_classes is None else num_classes
+
+
+def fill(model: M, state: dict[str, Tensor], file: Path) -> M:
+    """`model` with the weights `state` from `file`: in eval mode, frozen. Raises InputError if they are another's."""
     _check_fit(model, state, file)
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)
@@ -82,8 +109,10 @@ def initial_target(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a model's weights: what says whether two runs attacked the same classifier."""
+    """SHA-256 of a model's weights, and of its defences: what says whether two runs attacked the same classifier."""
     found = hashlib.sha256()
+    if defenses := getattr(model, "config", {}).get("defenses"):
+        found.update(json.dumps(defenses, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -127,7 +156,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
 
 
-def _check_fit(model: Target, state: dict[str, Tensor], file: Path) -> None:
+def _check_fit(model: Any, state: dict[str, Tensor], file: Path) -> None:
     """Raise InputError unless names and shapes in `state` are the model's; BatchNorm's step counters may be missing."""
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     found = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}

@@ -1,0 +1,113 @@
+"""A classifier behind a defence is a classifier again: the two things that every wrapper answers, and its views."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks.registry import View
+from advgan.errors import InputError
+
+
+class Defended(nn.Module):
+    """Images (n, c, h, w) float32 in [0, 1] -> logits (n, num_classes), by a classifier `inner` behind a defence.
+
+    A subclass writes `forward`, hands its settings to `__init__` (they build it again), and, where its own gradients
+    are zero, random or misleading, writes `adaptive`. Registered in `advgan/defenses/registry.py` it has a name.
+
+    word      the name it is registered by
+    settings  what built it
+    random    two forwards of the same images may differ; `rng` is what to draw from, `reseed` begins it anew
+    """
+
+    word: ClassVar[str]
+    random: ClassVar[bool] = False
+
+    def __init__(self, inner: nn.Module, **settings: Any) -> None:
+        super().__init__()
+        if suspicious(inner):
+            raise InputError(f"{self.word} cannot stand around a defence that rejects, expected the rejecting one last")
+        self.inner: Any = inner  # a Target, a Defended, or anybody's
+        self.settings, self.rng = settings, torch.Generator().manual_seed(0)
+        self.eval()
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.inner, "name", type(self.inner).__name__))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        shape: tuple[int, int, int] = self.inner.image_shape
+        return shape
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.inner.num_classes)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `load_classifier` needs to build it again: the classifier's, and its defences from the inside out."""
+        inner: dict[str, Any] = self.inner.config
+        own = {"name": self.word, "settings": self.settings}
+        return {**inner, "defenses": [*inner.get("defenses", []), own]}
+
+    @classmethod
+    def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Defended:
+        """The defence that `config` describes, around `inner`; its weights, if it has any, come afterwards."""
+        return cls(inner, **settings)
+
+    def adaptive(self) -> nn.Module:
+        """What an attacker who knows the defence differentiates in its place; itself, if its gradients are honest."""
+        return self
+
+    # A rejecting defence has `suspicion(x) -> (n,)`, differentiable: an image with a positive one is not answered.
+
+
+class Expectation(nn.Module):
+    """The mean logits of a random `model` over `draws` forwards: expectation over transformation (Athalye et al. 2018,
+    "Synthesizing robust adversarial examples", eq. 1, of the logits)."""
+
+    def __init__(self, model: nn.Module, draws: int) -> None:
+        super().__init__()
+        if draws < 1:
+            raise InputError(f"draws must be at least 1, got {draws}")
+        self.model, self.draws = model, draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x.repeat_interleave(self.draws, dim=0))
+        return logits.unflatten(0, (len(x), self.draws)).mean(1)
+
+
+def suspicious(model: nn.Module) -> bool:
+    """Whether it may reject an image instead of answering."""
+    return hasattr(model, "suspicion")
+
+
+def is_random(model: nn.Module) -> bool:
+    """Whether two forwards of the same images may differ, on purpose."""
+    return any(isinstance(module, Defended) and module.random for module in model.modules())
+
+
+def reseed(model: nn.Module, seed: int) -> None:
+    """Let every random defence in `model` draw the same from here on as after any other `reseed` with this seed."""
+    for i, module in enumerate(module for module in model.modules() if isinstance(module, Defended)):
+        module.rng.manual_seed(seed + i)
+
+
+def undefended(model: nn.Module) -> Any:
+    """The classifier behind all defences; the model itself if there is none."""
+    while isinstance(model, Defended):
+        model = model.inner
+    return model
+
+
+def adaptive(model: nn.Module) -> nn.Module:
+    """What an attacker who knows all of it differentiates in place of `model`."""
+    return model.adaptive() if isinstance(model, Defended) else model
+
+
+def seen(model: nn.Module, view: View) -> nn.Module:
+    """What a gradient attack with `view` differentiates in place of `model`: see `advgan.attacks.Spec`."""
+    return {"adaptive": adaptive, "naive": lambda m: m, "oblivious": undefended}[view](model)

@@ -1,0 +1,40 @@
+"""A classifier from disk, with the defences that were saved with it and those that are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from advgan.defenses.base import Defended
+from advgan.defenses.registry import DEFENSES, defend
+from advgan.errors import InputError
+from advgan.targets import TARGETS, ImageShape, Target, build_target
+from advgan.targets.checkpoint import fill, read_target, shapes
+
+
+def load_classifier(
+    name: str,
+    weights: Path | str | None = None,
+    defense: str | None = None,
+    *,
+    image_shape: ImageShape | None = None,
+    num_classes: int | None = None,
+) -> Target | Defended:
+    """`load_target`, with the defences that `save_target` wrote down and, around them, `defense` (as in `defend`).
+
+    In place of a name and weights, the directory of a saved classifier says both. In eval mode, frozen. Raises
+    InputError as both.
+    """
+    config, state, file = read_target(None, name) if is_directory(name, weights) else read_target(name, weights)
+    model: Target | Defended = build_target(config["name"], *shapes(config, image_shape, num_classes))
+    for saved in config.get("defenses", []):
+        model = DEFENSES[saved["name"]].restore(model, saved["settings"])
+    return defend(fill(model, state, file), defense).requires_grad_(False)
+
+
+def is_directory(name: str, weights: Path | str | None) -> bool:
+    """Whether `name` is where a classifier lies, not what it is called. Raises InputError for weights beside that."""
+    if name in TARGETS or not Path(name).is_dir():
+        return False
+    if weights is not None:
+        raise InputError(f"the directory {name} holds its own weights, expected no others, got {weights}")
+    return True

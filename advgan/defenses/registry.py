@@ -1,0 +1,29 @@
+"""The defences by the names they have on the command line and in every report: bit-depth:bits=3+reject:detector=RUN."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+
+from advgan.defenses.base import Defended
+from advgan.defenses.preprocessing import BitDepth
+from advgan.words import parse_call
+
+M = TypeVar("M", bound=nn.Module)
+
+DEFENSES: dict[str, type[Defended]] = {kind.word: kind for kind in (BitDepth,)}
+
+
+def defend(model: M, words: str | None) -> M | Defended:
+    """`model` behind the defences that `words` name, each with settings after colons, from the inside out: in "a+b" b
+    stands around a, and sees the image first. None is none.
+
+    Raises InputError for an unknown name, an unknown setting, or a value that a defence cannot take.
+    """
+    found: M | Defended = model
+    for word in (words or "").split("+") if words else ():
+        name, settings = parse_call(word, DEFENSES, {"inner"}, "defense")
+        found = DEFENSES[name](found, **settings)
+    found.eval()
+    return found

@@ -1,0 +1,123 @@
+"""What every defence promises, whichever it is: a classifier again, deterministic or saying that it is not, saved whole.
+
+The mathematics of each is in a file of its own: test_preprocessing.py, ...
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from advgan.attacks import fgsm, parse_attack
+from advgan.defenses import DEFENSES, adaptive, defend, is_random, load_classifier, reseed, seen, undefended
+from advgan.errors import InputError
+from advgan.evaluation import Cells, Victim
+from advgan.targets import build_target, check_target, fingerprint, load_target, save_target
+from advgan.threat import Threat
+
+WORDS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defence is tried here, where it needs some
+
+
+@pytest.fixture
+def target() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_target("mnist-tutorial", (1, 28, 28), 4).eval()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_a_defended_classifier_is_a_classifier(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
+    defended = defend(target, WORDS.get(name, name))
+    logits = check_target(defended, x, 4)(x)
+    assert logits.shape == (5, 4) and logits.dtype == torch.float32
+    assert undefended(defended) is target
+    assert (defended.name, defended.image_shape, defended.num_classes) == ("mnist-tutorial", (1, 28, 28), 4)
+    assert not any(module.training for module in defended.modules())
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_it_answers_alike_or_says_that_it_draws(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
+    defended = defend(target, WORDS.get(name, name))
+    reseed(defended, 3)
+    first, second = defended(x), defended(x)
+    assert torch.equal(first, second) != is_random(defended)
+    reseed(defended, 3)
+    assert torch.equal(first, defended(x))
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_the_adaptive_view_passes_a_gradient(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
+    view = adaptive(defend(target, WORDS.get(name, name)))
+    x = x.requires_grad_()
+    assert view(x).shape == (5, 4)
+    (gradient,) = torch.autograd.grad(view(x).logsumexp(1).sum(), x)
+    assert gradient.flatten(1).abs().amax(1).gt(0).all()
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_saved_and_loaded_it_answers_alike(
+    name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path
+) -> None:
+    defended = defend(target, WORDS.get(name, name))
+    save_target(defended, tmp_path / "saved", "# card")
+    for loaded in (load_classifier("mnist-tutorial", tmp_path / "saved"), load_classifier(str(tmp_path / "saved"))):
+        for model in (defended, loaded):
+            reseed(model, 0)
+        assert torch.equal(loaded(x), defended(x))
+        assert fingerprint(loaded) == fingerprint(defended) != fingerprint(target)
+    with pytest.raises(InputError, match="behind a defence"):
+        load_target("mnist-tutorial", tmp_path / "saved")
+
+
+def test_the_last_word_sees_the_image_first(target: torch.nn.Module, x: torch.Tensor) -> None:
+    defended = defend(target, "bit-depth:bits=1+bit-depth:bits=3")
+    assert [d["settings"]["bits"] for d in defended.config["defenses"]] == [1, 3]
+    coarse = ((x * 7).round() / 7).round()
+    assert torch.equal(defended(x), target(coarse))
+
+
+def test_the_views(target: torch.nn.Module, x: torch.Tensor) -> None:
+    defended, y = defend(target, "bit-depth"), torch.zeros(5, dtype=torch.long)
+    moved = {view: (fgsm(seen(defended, view), x, y, eps=0.1) - x).abs().max() for view in ("naive", "adaptive")}
+    assert moved["naive"] == 0 and moved["adaptive"] == pytest.approx(0.1)
+    assert seen(defended, "oblivious") is target
+    assert seen(target, "adaptive") is seen(target, "naive") is seen(target, "oblivious") is target
+
+
+def test_an_attack_by_gradients_is_adaptive_unless_it_is_told_otherwise(
+    target: torch.nn.Module, x: torch.Tensor
+) -> None:
+    defended = defend(target, "bit-depth")
+    victim, y = Victim("defended", defended), defended(x).argmax(1)
+    rows = {}
+    for word in ("fgsm", "fgsm@naive", "fgsm@oblivious"):
+        rows[word] = Cells(None, x, y).run(parse_attack(word), victim, Threat("linf", 0.1)).row
+    assert [row["linf_max"] for row in rows.values()] == [pytest.approx(0.1), 0, pytest.approx(0.1)]
+    assert [row["access"] for row in rows.values()] == ["gradients", "gradients", "transfer"]
+    assert all(row["forwards_per_image"] == row["backwards_per_image"] == 1 for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("bit-depth:bits=0", "bits must be from 1 to 8, got 0"),
+        ("bit-depth:bits=x", "bit-depth:bits must be of type int, got 'x'"),
+        ("bit-depth:levels=3", "cannot take 'levels=3', expected setting=value with settings bits"),
+        ("armour", "unknown defense 'armour', expected some of bit-depth"),
+    ],
+)
+def test_bad_words(target: torch.nn.Module, words: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        defend(target, words)
+
+
+def test_a_view_needs_an_attack_by_gradients() -> None:
+    for word in ("square@naive", "fgsm@hopeful"):
+        with pytest.raises(InputError, match="has no such view"):
+            parse_attack(word)
