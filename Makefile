@@ -22,7 +22,7 @@ demo: install
 		--target-weights $(RUN) --generator $(RUN) --output-dir $(RUN)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
