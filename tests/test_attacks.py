@@ -38,6 +38,7 @@ QUICK = {
     "apgd-dlr": ":steps=10",
     "square": ":queries=50",
     "carlini-wagner": ":steps=50:binary_steps=3:learning_rate=0.05:initial_c=1",
+    "carlini-wagner-clipped": ":steps=50:kappa=0",
     "jsma": ":gamma=1",
     "hopskipjump": ":steps=3:initial_queries=20",
     "hopskipjump-linf": ":steps=3:initial_queries=20",

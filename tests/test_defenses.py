@@ -1,4 +1,4 @@
-"""What every defence promises, whichever it is: a classifier again, deterministic or saying that it is not, saved whole.
+"""What every defence promises, whichever it is: again a classifier, the same answer twice or said not to be, saved whole.
 
 The mathematics of each is in a file of its own: test_preprocessing.py, ...
 """
@@ -35,7 +35,8 @@ def x() -> torch.Tensor:
 def test_a_defended_classifier_is_a_classifier(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
     defended = defend(target, WORDS.get(name, name))
     logits = check_target(defended, x, 4)(x)
-    assert logits.shape == (5, 4) and logits.dtype == torch.float32
+    assert logits.shape == (5, 4)
+    assert logits.dtype == torch.float32
     assert undefended(defended) is target
     assert (defended.name, defended.image_shape, defended.num_classes) == ("mnist-tutorial", (1, 28, 28), 4)
     assert not any(module.training for module in defended.modules())
@@ -61,9 +62,7 @@ def test_the_adaptive_view_passes_a_gradient(name: str, target: torch.nn.Module,
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_saved_and_loaded_it_answers_alike(
-    name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path
-) -> None:
+def test_saved_and_loaded_it_answers_alike(name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path) -> None:
     defended = defend(target, WORDS.get(name, name))
     save_target(defended, tmp_path / "saved", "# card")
     for loaded in (load_classifier("mnist-tutorial", tmp_path / "saved"), load_classifier(str(tmp_path / "saved"))):
@@ -85,7 +84,7 @@ def test_the_last_word_sees_the_image_first(target: torch.nn.Module, x: torch.Te
 def test_the_views(target: torch.nn.Module, x: torch.Tensor) -> None:
     defended, y = defend(target, "bit-depth"), torch.zeros(5, dtype=torch.long)
     moved = {view: (fgsm(seen(defended, view), x, y, eps=0.1) - x).abs().max() for view in ("naive", "adaptive")}
-    assert moved["naive"] == 0 and moved["adaptive"] == pytest.approx(0.1)
+    assert moved == {"naive": 0, "adaptive": pytest.approx(0.1)}
     assert seen(defended, "oblivious") is target
     assert seen(target, "adaptive") is seen(target, "naive") is seen(target, "oblivious") is target
 

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from advgan.attacks.carlini_wagner import carlini_wagner
+from advgan.attacks.carlini_wagner import carlini_wagner, carlini_wagner_clipped
 from advgan.attacks.jsma import best_pair, jsma
 from advgan.attacks.lbfgs import lbfgs
 from advgan.attacks.objectives import objective
@@ -132,6 +132,15 @@ def test_carlini_wagner_keeps_the_lead_it_was_asked_for(targeted: bool) -> None:
     gap = model(x).max() - model(x).min()
     near, far = (l2(carlini_wagner(model, x, y, kappa=kappa), x) for kappa in (0.0, 1.0))
     assert torch.isclose(far / near, (gap + 1) / gap, rtol=0.02).all()
+
+
+def test_the_clipped_form_is_the_attack_cut_to_the_ball() -> None:
+    model, x = conv_net(), images(8)
+    y = own_labels(model, x)
+    free = carlini_wagner(model, x, y, kappa=0.5, binary_steps=3, steps=60)
+    wide, small = (carlini_wagner_clipped(model, x, y, eps=eps, kappa=0.5, steps=60) for eps in (1.0, 0.01))
+    assert torch.equal(wide, free)
+    assert torch.equal(small, Threat("linf", 0.01).project(free, x))
 
 
 # JSMA, step by step

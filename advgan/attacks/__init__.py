@@ -10,7 +10,7 @@ gradient attacks), pool (which images are still worked on). The registry gives t
 """
 
 from advgan.attacks.apgd import apgd
-from advgan.attacks.carlini_wagner import carlini_wagner
+from advgan.attacks.carlini_wagner import carlini_wagner, carlini_wagner_clipped
 from advgan.attacks.deepfool import deepfool
 from advgan.attacks.fgsm import fgsm
 from advgan.attacks.hopskipjump import hopskipjump
@@ -34,6 +34,7 @@ __all__ = [
     "apgd",
     "bind",
     "carlini_wagner",
+    "carlini_wagner_clipped",
     "deepfool",
     "fgsm",
     "hopskipjump",

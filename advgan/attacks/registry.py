@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.apgd import apgd
-from advgan.attacks.carlini_wagner import carlini_wagner
+from advgan.attacks.carlini_wagner import carlini_wagner, carlini_wagner_clipped
 from advgan.attacks.deepfool import deepfool
 from advgan.attacks.fgsm import fgsm
 from advgan.attacks.hopskipjump import hopskipjump
@@ -71,6 +71,7 @@ ATTACKS: dict[str, Attack] = {
     "deepfool": Attack(deepfool, "minimal-norm", "l2", targeted=False),
     "deepfool-linf": Attack(partial(deepfool, norm="linf"), "minimal-norm", "linf", targeted=False),
     "carlini-wagner": Attack(carlini_wagner, "minimal-norm", "l2"),
+    "carlini-wagner-clipped": Attack(carlini_wagner_clipped),
     "lbfgs": Attack(lbfgs, "minimal-norm", "l2"),
     "jsma": Attack(jsma, "minimal-norm", "l0"),
     "hopskipjump": Attack(hopskipjump, "minimal-norm", "l2", access="decisions", random=True),
