@@ -1,4 +1,4 @@
-"""What every defence promises, whichever it is: again a classifier, the same answer twice or said not to be, saved whole.
+"""What every defence promises: again a classifier, the same answer twice or said not to be, saved whole.
 
 The mathematics of each is in a file of its own: test_preprocessing.py, ...
 """
