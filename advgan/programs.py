@@ -26,8 +26,8 @@ FREE = training.FREE - {"target_weights"}  # settings that decide nothing about 
 
 @dataclass(frozen=True)
 class Command:
-    """The `path` of a training program, its `words`, where its run goes, and the `sha256` of all that decides what it makes: its
-    settings, those of its recipe among them, and the earlier commands whose runs it takes."""
+    """The `path` of a training program, its `words`, where its run goes, and the `sha256` of all that decides what it
+    makes: its settings, those of its recipe among them, and the earlier commands whose runs it takes."""
 
     path: str
     words: tuple[str, ...]

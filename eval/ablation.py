@@ -105,9 +105,7 @@ def cell(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     if not results.exists():
         same = {name: getattr(wanted, name) for name in SHARED}
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in same.items() if value is not None]
-        program(
-            "eval/compare.py", *flags, "--generator", directory, "--output-dir", directory, "--attacks", "advgan"
-        )
+        program("eval/compare.py", *flags, "--generator", directory, "--output-dir", directory, "--attacks", "advgan")
     rows = json.loads(results.read_text())["rows"]
     row = next(row for row in rows if row["attack"] == "advgan")
     if row["asr"] is None:
