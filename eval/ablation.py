@@ -18,7 +18,6 @@ sys.path.insert(0, str(ROOT))
 
 import json
 import statistics
-import subprocess
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from rich.table import Table
 from advgan import training
 from advgan.data import load_data, steps_per_epoch
 from advgan.errors import InputError
+from advgan.programs import program
 from advgan.settings import parse, run
 from advgan.storage import write_file
 from train.advgan import Settings as Training
@@ -130,13 +130,6 @@ def trained(directory: Path, wanted: Training) -> int:
     if changed := training.changes(done["settings"], training.plain(wanted), FREE):
         raise InputError(f"{directory} was trained otherwise ({changed}): choose another --output-dir")
     return int(done["steps"])
-
-
-def program(path: str, *words: object) -> None:
-    """Run one of the programs; bad input is its own to explain."""
-    done = subprocess.run([sys.executable, str(ROOT / path), *map(str, words)])
-    if done.returncode:
-        sys.exit(2 if done.returncode == 2 else f"error: {path} ended with exit code {done.returncode}")
 
 
 def kept(cell: dict[str, Any]) -> dict[str, Any]:

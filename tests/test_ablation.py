@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from advgan import programs
 from advgan.settings import run
 
 from .conftest import Run
@@ -45,11 +44,11 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
     def run_it(*more: object, code: int = 0) -> list[list[str]]:
         started: list[list[str]] = []
 
-        def start(command: list[str]) -> Any:
+        def start(command: list[str]) -> int:
             started.append(command[1:])
-            return subprocess.CompletedProcess(command, code)
+            return code
 
-        monkeypatch.setattr(ablation.subprocess, "run", start)
+        monkeypatch.setattr(programs, "ended", start)
         run(ablation.main, ablation.Settings, [*words, *map(str, more)])
         return started
 

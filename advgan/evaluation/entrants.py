@@ -45,6 +45,14 @@ class Target:
         found: int | None = run.get("queries")
         return found if own and run.get("settings", {}).get("black_box_sha256") == sha256 else None
 
+    @property
+    def training_seconds(self) -> float | None:
+        """How long its training took; None where its run does not say. Of a classifier: what was made on one, a
+        generator or a substitute, names that one in its own training.json."""
+        run = run_of(self.weights / "classifier") or run_of(self.weights)
+        made_on = {"target_sha256", "black_box_sha256"} & run.get("settings", {}).keys()
+        return None if made_on else run.get("training_seconds")
+
     def describe(self, dataset: str) -> dict[str, Any]:
         """For results.json: what it is, where it lay, and the fingerprint of its weights."""
         return {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from advgan.report.beside import cost, mcnemar, optimality
@@ -23,14 +23,7 @@ def html(comparison: Comparison, pictures: Mapping[str, Picture]) -> str:
     """The page, whole. `pictures` name -> figure; of kind "gallery/..." it draws its own, to be seen side by side."""
     summary, attacks, shown = comparison.summary, sections(comparison.summary), galleries(comparison)
     labels = ", ".join(target["label"] for target in summary["targets"])
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("report.html.jinja").render(
+    return template("report.html.jinja").render(
         title=f"Attacks on {labels} ({summary['target']['dataset']})",
         summary=summary,
         headlines=list(headlines(summary)),
@@ -45,12 +38,24 @@ def html(comparison: Comparison, pictures: Mapping[str, Picture]) -> str:
         columns=[head for head in MEANING if any(head in section.heads for section in attacks)],
         meaning=MEANING,
         notes=NOTES,
-        charts=[_chart(picture) for name, picture in pictures.items() if not name.startswith(OWN)],
+        charts=[chart(picture) for name, picture in pictures.items() if not name.startswith(OWN)],
         galleries=shown,
         first=opening(shown),
         pixelated=max(comparison.x.shape[2:]) <= SMALL,
         colours="red brighter, blue darker" if comparison.x.shape[1] == 1 else "grey is no change",
     )
+
+
+def template(name: str) -> Template:
+    """A page of this folder, to be filled in: everything is escaped, nothing may be missing."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name)
 
 
 def headlines(summary: Summary) -> Iterator[str]:
@@ -83,7 +88,8 @@ def _targets(summary: Summary) -> Iterator[dict[str, Any]]:
         yield {**target, "n": row["n"] if row else "–", "accuracy": f"{row['clean_accuracy']:.2%}" if row else "–"}
 
 
-def _chart(picture: Picture) -> dict[str, Any]:
+def chart(picture: Picture) -> dict[str, Any]:
+    """A picture as a page takes it: its file is part of the page."""
     height, width = picture.image.shape[:2]
     flat = Image.fromarray(picture.image).quantize(256, dither=Image.Dither.NONE)  # a third of the bytes
     return {

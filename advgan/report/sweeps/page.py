@@ -39,7 +39,8 @@ class Grid:
 
     def markdown(self) -> list[str]:
         rows = [self.heads, ["---", *["---:"] * (len(self.heads) - 1)], *self.lines]
-        return [f"### {self.title}", "", *(f"| {' | '.join(row)} |" for row in rows), "", self.note, ""]
+        lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
+        return [f"### {self.title}", "", *(f"| {line} |" for line in lines), "", self.note, ""]
 
 
 def heading(title: str, summary: Mapping[str, Any]) -> list[str]:
