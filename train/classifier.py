@@ -1,7 +1,8 @@
-"""Train a classifier to be attacked: any built-in target on any data set, chosen on validation, tested once.
+"""Train a classifier: any built-in target on any data set, hardened or not, chosen on validation, tested once.
 
 python train/classifier.py                                           mnist-c on the embedded digits, with all defaults
 python train/classifier.py --dataset mnist --data-dir data --epochs 4 --output-dir RUN
+python train/classifier.py --adversarial pgd --eps 0.3 ...           adversarial training
 accelerate launch --cpu --num_processes 2 train/classifier.py ...    several processes share each batch
 """
 
@@ -15,7 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +27,22 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
+from advgan.attacks import fgsm, pgd
 from advgan.data import Data, Split, load_data, steps_per_epoch, training_batches
+from advgan.defenses import adaptive, is_directory, load_classifier
+from advgan.defenses.adversarial_training import Adversary, Method, Plan, mixed_loss, overfitted, plan
 from advgan.errors import InputError
+from advgan.generator import Generator
+from advgan.report.card import classifier_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
-from advgan.targets import Target, build_target, initial_target, load_target, save_target
+from advgan.targets import Target, build_target, fingerprint, initial_target, load_target, save_target
+
+Attack = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,13 +89,37 @@ class Settings:
     flip: bool = False
     """Mirror every other training image (photographs, not digits)"""
 
+    adversarial: Method | None = None
+    """Adversarial training: who makes the images. fgsm, fast, pgd, ensemble, or a generator trained in turn; None: plain
+    training. All that follows belongs to it"""
+    eps: Real = 0.3
+    """Radius of the linf ball, in pixel units of [0, 1]"""
+    alpha: Real | None = None
+    """Weight of the clean images, the rest is the adversarial ones'; None: 0.5 with fgsm and ensemble, else 0"""
+    attack_steps: int | None = None
+    """Gradient steps of pgd (None: 40), and from the generator's images (None: 1; 0: its one pass)"""
+    attack_step_size: Real | None = None
+    """Of fast (None: 1.25 eps), pgd (2.5 eps / steps) and generator (0.5 eps)"""
+    eps_warmup: Real = 0.0
+    """Share of the steps in which the radius rises to eps: where training stays at one class, this helps"""
+    ensemble: tuple[str, ...] = ()
+    """Directories of trained classifiers: with --adversarial ensemble each step attacks one of them, or the own"""
+    generator_width: int = 16
+    """Channels of the generator"""
+    generator_learning_rate: Real = 1e-3
+    """The generator's, constant (Adam)"""
+    robust_images: int = 500
+    """Validation images attacked by FGSM and PGD-10 at each validation, and test images by PGD-40 at the end, at most"""
+
 
 def main(settings: Settings) -> None:
     check(settings)
+    how = hardening(settings)
     accelerator = training.start(settings.seed, settings.threads)
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    members = frozen(settings, data, accelerator)
     epoch = steps_per_epoch(data.train, settings.batch_size)
     total = settings.max_steps or settings.epochs * epoch
     net = begin(settings, data)
@@ -92,9 +127,15 @@ def main(settings: Settings) -> None:
     optimizer = AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = OneCycleLR(optimizer, settings.learning_rate, total_steps=total)
     record = training.Record(
-        step=0, seconds=0.0, accuracy=None, best=-1.0, best_step=0, settings=training.plain(settings)
+        step=0,
+        seconds=0.0,
+        best=-1.0,
+        best_step=0,
+        history=[],
+        settings=training.plain(settings) | {"ensemble_sha256": [fingerprint(member) for member in members]},
     )
     model, prepared = accelerator.prepare(net, optimizer)
+    adversary = inner_attacker(settings, how, net, members, accelerator)
     accelerator.register_for_checkpointing(schedule, record)
     if settings.resume:
         training.load_state(accelerator, settings.output_dir, "classifier", record)
@@ -114,9 +155,9 @@ def main(settings: Settings) -> None:
         for x, y in batches:
             began = time.perf_counter()
             x, y = augment(x, record["step"], settings, accelerator), y.to(accelerator.device)
+            x_adv = adversary(x, y, record["step"], record["step"] / total) if adversary else x
             model.train(not settings.freeze_backbone)  # a frozen backbone is as it will be used; a head has no modes
-            logits = model(x)
-            loss = F.cross_entropy(logits, y)
+            loss, logits = mixed_loss(model, x, x_adv, y, how.alpha if how else 1.0)
             # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
             loss_value = accelerator.reduce(loss.detach(), reduction="mean").item()
             training.stop_at_nan({"the loss": loss_value}, record["step"] + 1, settings.output_dir / "classifier")
@@ -136,15 +177,14 @@ def main(settings: Settings) -> None:
                 log.add_scalar("train/images per second", speed, step)
             stopping = stop.requested(accelerator)
             if step % epoch == 0 or step == total:
-                record["accuracy"] = accuracy(net, data.validation, accelerator)
-                better = record["accuracy"] >= record["best"]  # of equals the later
-                if better:
-                    record["best"], record["best_step"] = record["accuracy"], step
+                figures = validate(net, data.validation, settings, accelerator)
+                better = keep_history(record, figures)
                 if log:
-                    log.add_scalar("validation/accuracy", record["accuracy"], step)
-                    bar.console.print(f"step {step:5d}  validation accuracy {record['accuracy']:.2%}", highlight=False)
+                    for name, value in figures.items():
+                        log.add_scalar(f"validation/{name}", value, step)
+                    say(record, bar)
                     if better:
-                        save_target(net, settings.output_dir / "classifier", card(settings, data, record))
+                        keep(net, settings, data, record)
             bar.update(task, completed=step, figures=progress(speed, loss_value, record))
             if step % epoch == 0 or step == total or stopping:
                 training.save_state(accelerator, settings.output_dir, "classifier", step)
@@ -161,6 +201,58 @@ def begin(settings: Settings, data: Data) -> Target:
         return build_target(settings.target, data.image_shape, data.num_classes)
     given = (settings.target, settings.init_weights, data.image_shape, data.num_classes)
     return initial_target(*given, freeze_backbone=settings.freeze_backbone)
+
+
+def hardening(settings: Settings) -> Plan | None:
+    """How the classifier is hardened, None if it is not. Raises InputError for what cannot work or does nothing."""
+    names = ("eps", "alpha", "attack_steps", "attack_step_size", "eps_warmup", "ensemble", "generator_width")
+    needs = dict.fromkeys((*names, "generator_learning_rate", "robust_images"), "")
+    needs |= {"ensemble": "ensemble", "generator_width": "generator", "generator_learning_rate": "generator"}
+    for name, method in needs.items():
+        used = settings.adversarial is not None and method in ("", settings.adversarial)
+        if not used and (value := getattr(settings, name)) != getattr(Settings, name):
+            raise InputError(f"{name} does nothing without --adversarial{f' {method}' if method else ''}, got {value}")
+    if settings.adversarial is None:
+        return None
+    if settings.adversarial == "ensemble" and not settings.ensemble:
+        raise InputError("adversarial ensemble needs trained classifiers, expected --ensemble DIR [DIR ...], got none")
+    for name in ("generator_width", "generator_learning_rate", "robust_images"):
+        if not 0 < getattr(settings, name) < math.inf:
+            raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
+    return plan(
+        settings.adversarial, settings.eps, alpha=settings.alpha, steps=settings.attack_steps,
+        step_size=settings.attack_step_size, warmup=settings.eps_warmup,
+    )  # fmt: skip
+
+
+def frozen(settings: Settings, data: Data, accelerator: Accelerator) -> list[torch.nn.Module]:
+    """The members of --ensemble. Raises InputError unless they take the images of `data` and tell its classes apart."""
+    found = []
+    for path in settings.ensemble:
+        if not is_directory(path, None):
+            raise InputError(f"ensemble needs directories of trained classifiers, got {path}")
+        member = load_classifier(path)
+        if (member.image_shape, member.num_classes) != (data.image_shape, data.num_classes):
+            raise InputError(
+                f"the ensemble's {path} takes images {member.image_shape} of {member.num_classes} classes, "
+                f"expected {data.image_shape} of {data.num_classes}"
+            )
+        found.append(adaptive(member).to(accelerator.device))
+    return found
+
+
+def inner_attacker(
+    settings: Settings, how: Plan | None, net: Target, members: list[torch.nn.Module], accelerator: Accelerator
+) -> Adversary | None:
+    """Who makes the adversarial images; a generator among them is prepared, and so saved with the training state."""
+    if how is None:
+        return None
+    if how.method != "generator":
+        return Adversary(how, net, accelerator, settings.seed, members=members)
+    generator = Generator(net.image_shape[0], how.eps, width=settings.generator_width, depth=1)
+    optimizer = Adam(generator.parameters(), settings.generator_learning_rate, betas=(0.5, 0.999))
+    generator, optimizer = accelerator.prepare(generator, optimizer)
+    return Adversary(how, net, accelerator, settings.seed, generator=generator, optimizer=optimizer)
 
 
 def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) -> Tensor:
@@ -183,8 +275,8 @@ def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) 
     return moved.movedim(-1, 1).to(accelerator.device)
 
 
-def accuracy(net: Target, split: Split, accelerator: Accelerator) -> float:
-    """Share of `split` that `net` classifies correctly, in eval mode; the processes share the batches."""
+def accuracy(net: Target, split: Split, accelerator: Accelerator, attack: Attack | None = None) -> float:
+    """Share of `split` that `net` classifies correctly, in eval mode and after `attack`; the processes share the batches."""
     net.eval()
     # Each process has its own batch norm statistics; data parallel training would take the first's at the next step.
     broadcast(list(net.buffers()))
@@ -192,8 +284,59 @@ def accuracy(net: Target, split: Split, accelerator: Accelerator) -> float:
     with torch.no_grad():
         for i, (x, y) in enumerate(split.batches(200)):
             if i % accelerator.num_processes == accelerator.process_index:
-                correct += (net(x.to(accelerator.device)).argmax(1).cpu() == y).sum().to(accelerator.device)
+                x, y = x.to(accelerator.device), y.to(accelerator.device)
+                x = x if attack is None else attack(net, x, y, rng=torch.Generator().manual_seed(i))
+                correct += (net(x).argmax(1) == y).sum()
     return int(accelerator.reduce(correct, reduction="sum").item()) / len(split)
+
+
+def validate(net: Target, split: Split, settings: Settings, accelerator: Accelerator) -> dict[str, float]:
+    """Accuracy on the validation images `split`; of a hardened `net` also what FGSM and PGD-10 leave of it."""
+    figures = {"accuracy": accuracy(net, split, accelerator)}
+    if settings.adversarial is not None:
+        some = split.first(settings.robust_images)
+        attacks = {"fgsm": partial(fgsm, eps=settings.eps), "pgd": partial(pgd, eps=settings.eps, steps=10)}
+        figures |= {f"accuracy_{name}": accuracy(net, some, accelerator, attack) for name, attack in attacks.items()}
+    return figures
+
+
+def keep_history(record: training.Record, figures: dict[str, float]) -> bool:
+    """Add a validation to the record; whether it is the best so far (of equals the later), of a hardened one by PGD."""
+    record["history"].append({"step": record["step"], "seconds": record["seconds"], **figures})
+    value = figures.get("accuracy_pgd", figures["accuracy"])
+    better: bool = value >= record["best"]
+    if better:
+        record["best"], record["best_step"] = value, record["step"]
+    return better
+
+
+def say(record: training.Record, bar: Any) -> None:
+    """One line a validation on the terminal, and a word if the classifier resists FGSM alone."""
+    last = record["history"][-1]
+    robust = f", FGSM {last['accuracy_fgsm']:.2%}, PGD-10 {last['accuracy_pgd']:.2%}" if "accuracy_pgd" in last else ""
+    bar.console.print(f"step {record['step']:5d}  validation accuracy {last['accuracy']:.2%}{robust}", highlight=False)
+    if robust and overfitted(record["history"]):
+        bar.console.print(
+            f"  note: catastrophic overfitting: the classifier resists FGSM and no longer PGD; kept is that of step "
+            f"{record['best_step']}. A smaller attack_step_size, fewer epochs or --adversarial pgd prevent it",
+            style="yellow", highlight=False,
+        )  # fmt: skip
+
+
+def keep(
+    net: Target, settings: Settings, data: Data, record: training.Record, tested: dict[str, float] | None = None
+) -> None:
+    """Make `net` the run's classifier: weights, card and training.json, whole or not at all."""
+    given = {name: value for name, value in training.plain(settings).items() if name not in training.FREE}
+    summary = {
+        "settings": record["settings"],
+        "steps": record["step"],
+        "training_seconds": record["seconds"],  # steps alone: neither loading nor validation
+        "best_step": record["best_step"],
+        "history": record["history"],
+        "test": tested,
+    }
+    save_target(net, settings.output_dir / "classifier", classifier_card(given, data, summary), summary)
 
 
 def check(settings: Settings) -> None:
@@ -211,56 +354,30 @@ def check(settings: Settings) -> None:
 
 
 def progress(speed: float, loss: float, record: training.Record) -> str:
-    validated = "" if record["accuracy"] is None else f" val {record['accuracy']:.1%}"
+    validated = f" val {record['history'][-1]['accuracy']:.1%}" if record["history"] else ""
     return f"{speed:.0f} images/s loss {loss:.3f}{validated}"
-
-
-def card(settings: Settings, data: Data, record: training.Record, test: float | None = None) -> str:
-    """The README.md beside the weights: what they are worth, and where they come from."""
-    given = {
-        k: v for k, v in training.plain(settings).items() if k not in training.FREE and v is not None and v is not False
-    }
-    command = " ".join(f"--{k.replace('_', '-')}{'' if v is True else f' {v}'}" for k, v in given.items())
-    channels, height, width = data.image_shape
-    tested = "not measured (the run did not end)" if test is None else f"{test:.2%}"
-    return f"""---
-library_name: advgan
-tags: [image-classification, adversarial-examples, advgan]
----
-# `{settings.target}` on {settings.dataset}
-
-A classifier to be attacked: {channels}x{height}x{width} images in [0, 1] -> logits of {data.num_classes} classes.
-
-    from advgan.targets import load_target
-    model = load_target("{settings.target}", weights=DIRECTORY)  # the directory of this card
-
-| | |
-|---|---|
-| accuracy, test ({len(data.test)} images, seen once) | {tested} |
-| accuracy, validation ({len(data.validation)} images, chosen on them) | {record["best"]:.2%} |
-| trained on | {len(data.train)} images of {settings.dataset}, classes {", ".join(data.classes)} |
-| training | {record["step"]} steps of {settings.batch_size} images, {record["seconds"]:.0f} s, seed {settings.seed} |
-| weights | those after step {record["best_step"]} |
-| made by | `train/classifier.py {command}` |
-
-Made to be attacked, not to be relied on: it was not hardened, and knows only images like those it was trained on.
-"""
 
 
 def conclude(settings: Settings, data: Data, record: training.Record, total: int, accelerator: Accelerator) -> None:
     """Measure the kept classifier on the test images, once and only after the last step; say where everything is."""
-    directory = settings.output_dir / "classifier"
+    directory, test = settings.output_dir / "classifier", data.test
     tested = None
     if record["step"] == total:
         best = load_target(settings.target, directory).to(accelerator.device)
-        tested = accuracy(best, data.test, accelerator)
+        tested = {"accuracy": accuracy(best, test, accelerator), "n": len(test)}
+        if settings.adversarial is not None:
+            some, attack = test.first(settings.robust_images), partial(pgd, eps=settings.eps, steps=40)
+            tested |= {"accuracy_pgd40": accuracy(best, some, accelerator, attack), "n_pgd40": len(some)}
     if not accelerator.is_main_process:
         return
     if tested is None:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     else:
-        save_target(best, directory, card(settings, data, record, tested))
-        print(f"test accuracy {tested:.2%} (n = {len(data.test)}), validation {record['best']:.2%}")
+        keep(best, settings, data, record, tested)
+        kind = "" if settings.adversarial is None else " under PGD-10"
+        print(f"test accuracy {tested['accuracy']:.2%} (n = {len(test)}), validation{kind} {record['best']:.2%}")
+        if "n_pgd40" in tested:
+            print(f"test accuracy under PGD-40 {tested['accuracy_pgd40']:.2%} (the first {tested['n_pgd40']})")
         print(f"classifier in {directory}")
     print(tensorboard_command(settings.output_dir / "logs"))
 
