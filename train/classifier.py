@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,24 +24,30 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import broadcast
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
-from advgan.attacks import fgsm, pgd
-from advgan.data import Data, Split, load_data, steps_per_epoch, training_batches
-from advgan.defenses import adaptive, is_directory, load_classifier
-from advgan.defenses.adversarial_training import Adversary, Method, Plan, mixed_loss, overfitted, plan
+from advgan.attacks import pgd
+from advgan.data import Data, load_data, steps_per_epoch, training_batches
+from advgan.defenses.adversarial_training import (
+    Adversary,
+    Method,
+    Plan,
+    Rival,
+    load_members,
+    mixed_loss,
+    overfitted,
+    plan,
+)
 from advgan.errors import InputError
+from advgan.evaluation.hardness import accuracy, validate
 from advgan.generator import Generator
 from advgan.report.card import classifier_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
 from advgan.targets import Target, build_target, fingerprint, initial_target, load_target, save_target
-
-Attack = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,8 @@ class Settings:
     """Mirror every other training image (photographs, not digits)"""
 
     adversarial: Method | None = None
-    """Adversarial training: who makes the images. fgsm, fast, pgd, ensemble, or a generator trained in turn; None: plain
-    training. All that follows belongs to it"""
+    """Adversarial training, by the images of fgsm, fast, pgd, ensemble, or a generator that is trained in turn; None:
+    plain training. All that follows is for it"""
     eps: Real = 0.3
     """Radius of the linf ball, in pixel units of [0, 1]"""
     alpha: Real | None = None
@@ -109,7 +114,14 @@ class Settings:
     generator_learning_rate: Real = 1e-3
     """The generator's, constant (Adam)"""
     robust_images: int = 500
-    """Validation images attacked by FGSM and PGD-10 at each validation, and test images by PGD-40 at the end, at most"""
+    """Images attacked, at most: for validation by FGSM and PGD-10, at the end for the test by PGD-40"""
+
+
+# Settings that do nothing without adversarial training, and those that are for one method of it.
+OF_HARDENING: dict[str, Method | None] = {
+    **dict.fromkeys(("eps", "alpha", "attack_steps", "attack_step_size", "eps_warmup", "robust_images")),
+    **{"ensemble": "ensemble", "generator_width": "generator", "generator_learning_rate": "generator"},
+}
 
 
 def main(settings: Settings) -> None:
@@ -119,7 +131,7 @@ def main(settings: Settings) -> None:
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    members = frozen(settings, data, accelerator)
+    members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device)
     epoch = steps_per_epoch(data.train, settings.batch_size)
     total = settings.max_steps or settings.epochs * epoch
     net = begin(settings, data)
@@ -177,7 +189,7 @@ def main(settings: Settings) -> None:
                 log.add_scalar("train/images per second", speed, step)
             stopping = stop.requested(accelerator)
             if step % epoch == 0 or step == total:
-                figures = validate(net, data.validation, settings, accelerator)
+                figures = validate(net, data.validation, accelerator, how.eps if how else None, settings.robust_images)
                 better = keep_history(record, figures)
                 if log:
                     for name, value in figures.items():
@@ -205,13 +217,10 @@ def begin(settings: Settings, data: Data) -> Target:
 
 def hardening(settings: Settings) -> Plan | None:
     """How the classifier is hardened, None if it is not. Raises InputError for what cannot work or does nothing."""
-    names = ("eps", "alpha", "attack_steps", "attack_step_size", "eps_warmup", "ensemble", "generator_width")
-    needs = dict.fromkeys((*names, "generator_learning_rate", "robust_images"), "")
-    needs |= {"ensemble": "ensemble", "generator_width": "generator", "generator_learning_rate": "generator"}
-    for name, method in needs.items():
-        used = settings.adversarial is not None and method in ("", settings.adversarial)
-        if not used and (value := getattr(settings, name)) != getattr(Settings, name):
-            raise InputError(f"{name} does nothing without --adversarial{f' {method}' if method else ''}, got {value}")
+    for name in idle(settings):
+        if (value := getattr(settings, name)) != getattr(Settings, name):
+            partner = " ".join(["--adversarial", *filter(None, [OF_HARDENING[name]])])
+            raise InputError(f"{name} does nothing without {partner}, got {value}")
     if settings.adversarial is None:
         return None
     if settings.adversarial == "ensemble" and not settings.ensemble:
@@ -225,34 +234,24 @@ def hardening(settings: Settings) -> Plan | None:
     )  # fmt: skip
 
 
-def frozen(settings: Settings, data: Data, accelerator: Accelerator) -> list[torch.nn.Module]:
-    """The members of --ensemble. Raises InputError unless they take the images of `data` and tell its classes apart."""
-    found = []
-    for path in settings.ensemble:
-        if not is_directory(path, None):
-            raise InputError(f"ensemble needs directories of trained classifiers, got {path}")
-        member = load_classifier(path)
-        if (member.image_shape, member.num_classes) != (data.image_shape, data.num_classes):
-            raise InputError(
-                f"the ensemble's {path} takes images {member.image_shape} of {member.num_classes} classes, "
-                f"expected {data.image_shape} of {data.num_classes}"
-            )
-        found.append(adaptive(member).to(accelerator.device))
-    return found
+def idle(settings: Settings) -> list[str]:
+    """The settings that do nothing because adversarial training, or its method that they are for, was not asked for."""
+    method = settings.adversarial
+    return [name for name, of in OF_HARDENING.items() if method is None or of not in (None, method)]
 
 
 def inner_attacker(
-    settings: Settings, how: Plan | None, net: Target, members: list[torch.nn.Module], accelerator: Accelerator
+    settings: Settings, how: Plan | None, net: Target, members: list[nn.Module], accelerator: Accelerator
 ) -> Adversary | None:
     """Who makes the adversarial images; a generator among them is prepared, and so saved with the training state."""
     if how is None:
         return None
-    if how.method != "generator":
-        return Adversary(how, net, accelerator, settings.seed, members=members)
-    generator = Generator(net.image_shape[0], how.eps, width=settings.generator_width, depth=1)
-    optimizer = Adam(generator.parameters(), settings.generator_learning_rate, betas=(0.5, 0.999))
-    generator, optimizer = accelerator.prepare(generator, optimizer)
-    return Adversary(how, net, accelerator, settings.seed, generator=generator, optimizer=optimizer)
+    rival = None
+    if how.method == "generator":
+        generator = Generator(net.image_shape[0], how.eps, width=settings.generator_width, depth=1)
+        optimizer = Adam(generator.parameters(), settings.generator_learning_rate, betas=(0.5, 0.999))
+        rival = Rival(*accelerator.prepare(generator, optimizer))
+    return Adversary(how, net, accelerator, settings.seed, members, rival)
 
 
 def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) -> Tensor:
@@ -273,31 +272,6 @@ def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) 
     padded = F.pad(x, [settings.shift] * 4).movedim(1, -1)
     moved = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
     return moved.movedim(-1, 1).to(accelerator.device)
-
-
-def accuracy(net: Target, split: Split, accelerator: Accelerator, attack: Attack | None = None) -> float:
-    """Share of `split` that `net` classifies correctly, in eval mode and after `attack`; the processes share the batches."""
-    net.eval()
-    # Each process has its own batch norm statistics; data parallel training would take the first's at the next step.
-    broadcast(list(net.buffers()))
-    correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
-    with torch.no_grad():
-        for i, (x, y) in enumerate(split.batches(200)):
-            if i % accelerator.num_processes == accelerator.process_index:
-                x, y = x.to(accelerator.device), y.to(accelerator.device)
-                x = x if attack is None else attack(net, x, y, rng=torch.Generator().manual_seed(i))
-                correct += (net(x).argmax(1) == y).sum()
-    return int(accelerator.reduce(correct, reduction="sum").item()) / len(split)
-
-
-def validate(net: Target, split: Split, settings: Settings, accelerator: Accelerator) -> dict[str, float]:
-    """Accuracy on the validation images `split`; of a hardened `net` also what FGSM and PGD-10 leave of it."""
-    figures = {"accuracy": accuracy(net, split, accelerator)}
-    if settings.adversarial is not None:
-        some = split.first(settings.robust_images)
-        attacks = {"fgsm": partial(fgsm, eps=settings.eps), "pgd": partial(pgd, eps=settings.eps, steps=10)}
-        figures |= {f"accuracy_{name}": accuracy(net, some, accelerator, attack) for name, attack in attacks.items()}
-    return figures
 
 
 def keep_history(record: training.Record, figures: dict[str, float]) -> bool:
@@ -327,7 +301,8 @@ def keep(
     net: Target, settings: Settings, data: Data, record: training.Record, tested: dict[str, float] | None = None
 ) -> None:
     """Make `net` the run's classifier: weights, card and training.json, whole or not at all."""
-    given = {name: value for name, value in training.plain(settings).items() if name not in training.FREE}
+    left_out = training.FREE.union(idle(settings))
+    given = {name: value for name, value in training.plain(settings).items() if name not in left_out}
     summary = {
         "settings": record["settings"],
         "steps": record["step"],

@@ -25,9 +25,13 @@ from advgan import losses
 from advgan.attacks.ascent import ascend
 from advgan.attacks.gradients import borrowed
 from advgan.attacks.objectives import objective
+from advgan.defenses.base import adaptive, reseed
+from advgan.defenses.checkpoint import is_directory, load_classifier
 from advgan.errors import InputError
+from advgan.targets import ImageShape
 from advgan.threat import Threat, check_eps
 
+KAPPA = 5.0  # the margin that the generator asks for, as in train/advgan.py
 Method = Literal["fgsm", "fast", "pgd", "ensemble", "generator"]
 
 
@@ -104,16 +108,22 @@ def plan(
 
 def mixed_loss(model: Any, x: Tensor, x_adv: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """alpha J(x, y) + (1 - alpha) J(x_adv, y), J the mean cross-entropy (Goodfellow et al. 2015, section 6), and the
-    logits (n, k) of what counts of x_adv and x, in this order.
+    logits (n, k) of `x_adv`, with alpha 1 those of `x`.
 
     One forward pass, of both together where both count: data parallel wrappers want one for each backward pass.
     """
     if alpha in (0, 1):
         logits = model(x if alpha else x_adv)
         return F.cross_entropy(logits, y), logits
-    logits = model(torch.cat([x_adv, x]))
-    hardened, clean = logits.chunk(2)
-    return alpha * F.cross_entropy(clean, y) + (1 - alpha) * F.cross_entropy(hardened, y), logits
+    hardened, clean = model(torch.cat([x_adv, x])).chunk(2)
+    return alpha * F.cross_entropy(clean, y) + (1 - alpha) * F.cross_entropy(hardened, y), hardened
+
+
+class Rival(NamedTuple):
+    """A generator that learns to fool the classifier in training, and its optimizer, both prepared by Accelerate."""
+
+    generator: nn.Module
+    optimizer: Optimizer
 
 
 class Adversary:
@@ -122,7 +132,7 @@ class Adversary:
     net         the classifier in training, not its data parallel wrapper. Attacks see it in eval mode: no dropout, the
                 running statistics of batch norm
     members     frozen classifiers of method ensemble
-    generator   of method generator, as prepared by `accelerator`, with its `optimizer`
+    rival       of method generator
     What is drawn at a step is drawn for the batch of all processes: alike for any number of them, and after a resume.
     """
 
@@ -132,27 +142,27 @@ class Adversary:
         net: nn.Module,
         accelerator: Accelerator,
         seed: int,
-        *,
         members: Sequence[nn.Module] = (),
-        generator: nn.Module | None = None,
-        optimizer: Optimizer | None = None,
-        kappa: float = 5.0,
+        rival: Rival | None = None,
     ) -> None:
-        self.plan, self.net, self.accelerator, self.seed, self.kappa = plan, net, accelerator, seed, kappa
-        self.sources = [net, *members]
-        self.generator, self.optimizer = generator, optimizer
+        self.plan, self.net, self.accelerator, self.seed = plan, net, accelerator, seed
+        self.sources, self.rival = [net, *members], rival
 
     def __call__(self, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:
         """Images (n, c, h, w) like `x`, this process's part of the batch of `step`; `progress` is the share done."""
-        share = max(self.plan.share(progress), 1e-3)
+        share = max(self.plan.share(progress), 1e-3)  # a ball has a radius
         threat = Threat("linf", self.plan.eps * share)
         rng = np.random.default_rng((self.seed, step, 1))
         model = self.sources[rng.integers(len(self.sources))]
+        reseed(model, step)
         start = x
         if self.plan.method in ("fast", "pgd"):
-            start = threat.project(x + threat.eps * self.noise(x, rng), x)
-        elif self.generator is not None:
-            start = self.learn(x, y, threat.eps)
+            start = x + threat.eps * self.noise(x, rng)
+            # Not fast's, as in its authors' program: from a start that was cut at the box a pixel at 0 ends at 0 or at
+            # eps, and a classifier that knows these corners alone falls to PGD.
+            start = start if self.plan.method == "fast" else threat.project(start, x)
+        elif self.rival is not None:
+            start = self.turn(self.rival, x, y, threat.eps)
         if not self.plan.steps:
             return start
         step_size, goal = self.plan.step_size * share, objective("cross-entropy")
@@ -164,16 +174,36 @@ class Adversary:
         drawn = rng.random((n * self.accelerator.num_processes, *x.shape[1:]), np.float32)
         return torch.from_numpy(drawn[first : first + n]).to(x.device) * 2 - 1
 
-    def learn(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    def turn(self, rival: Rival, x: Tensor, y: Tensor, eps: float) -> Tensor:
         """The generator's answers within `eps`, and one step of it toward better ones: the margin loss of AdvGAN."""
-        assert self.generator is not None and self.optimizer is not None
         with borrowed(self.net):
-            x_adv: Tensor = self.generator(x, eps=x.new_full((len(x),), eps))
-            loss = losses.adversarial(self.net(x_adv).float(), y, kappa=self.kappa).mean()
-            self.optimizer.zero_grad()
+            x_adv: Tensor = rival.generator(x, eps=x.new_full((len(x),), eps))
+            loss = losses.adversarial(self.net(x_adv).float(), y, kappa=KAPPA).mean()
+            rival.optimizer.zero_grad()
             self.accelerator.backward(loss)
-            self.optimizer.step()
+            rival.optimizer.step()
         return x_adv.detach()
+
+
+def load_members(
+    paths: Sequence[str], image_shape: ImageShape, num_classes: int, device: torch.device
+) -> list[nn.Module]:
+    """The trained classifiers in the directories `paths`, frozen: members of an ensemble.
+
+    Raises InputError for what is no such directory, and for classifiers of other images or classes.
+    """
+    found: list[nn.Module] = []
+    for path in paths:
+        if not is_directory(path, None):
+            raise InputError(f"an ensemble needs directories of trained classifiers, got {path}")
+        member = load_classifier(path)
+        own, wanted = (member.image_shape, member.num_classes), (image_shape, num_classes)
+        if own != wanted:
+            raise InputError(
+                f"{path} takes images {own[0]} of {own[1]} classes, expected {wanted[0]} of {wanted[1]} in the ensemble"
+            )
+        found.append(adaptive(member).to(device).eval())
+    return found
 
 
 def overfitted(history: Sequence[dict[str, Any]]) -> bool:

@@ -120,10 +120,13 @@ A classifier to be attacked: {shape} images in [0, 1] -> logits of {k} classes.
 
 {meaning}
 """
-PLAIN = """Made to be attacked, not to be relied on: it was not hardened, and knows only images like those it was trained on."""
-HARDENED = """Hardened by adversarial training ({adversarial}, linf eps {eps:.6g}), and chosen by its accuracy under PGD-10 on validation
-images. It resists what it was trained on: within this ball, images like those it knows. A stronger attack leaves less
-than these figures say: `eval/compare.py --attacks pgd:steps=40:restarts=10` asks for one."""
+PLAIN = (
+    "Made to be attacked, not to be relied on: it was not hardened, and knows only images like those it was trained on."
+)
+HARDENED = """\
+Hardened by adversarial training ({adversarial}, linf eps {eps:.6g}), and chosen by its accuracy under PGD-10 on
+validation images. It resists what it was trained on: within this ball, images like those it knows. Stronger attacks
+leave less than these figures say: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
 
 
 def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -> str:

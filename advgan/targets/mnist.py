@@ -45,7 +45,7 @@ def model_tutorial(channels: int, num_classes: int) -> nn.Sequential:
 
 
 def model_small(channels: int, num_classes: int) -> nn.Sequential:
-    """The small net of Wong & Kolter 2018 (arXiv:1711.00851), which fast adversarial training is measured on; padding 1."""
+    """The small net of Wong & Kolter 2018 (arXiv:1711.00851), on which fast adversarial training is measured."""
     return nn.Sequential(
         *(
             nn.Conv2d(channels, 16, 4, stride=2, padding=1),
