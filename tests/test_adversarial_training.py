@@ -25,7 +25,6 @@ from advgan.defenses import defend
 from advgan.defenses.adversarial_training import (
     Adversary,
     Method,
-    Rival,
     load_members,
     mixed_loss,
     overfitted,
@@ -33,7 +32,6 @@ from advgan.defenses.adversarial_training import (
 )
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy, validate
-from advgan.generator import Generator
 from advgan.settings import run
 from advgan.targets import build_target, load_target, save_target
 
@@ -48,7 +46,7 @@ class Linear(nn.Module):
 
     def __init__(self, w: torch.Tensor) -> None:
         super().__init__()
-        self.w = nn.Parameter(w)
+        self.w, self.image_shape = nn.Parameter(w), (1, 4, 4)
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -150,10 +148,9 @@ def test_what_is_drawn_is_of_the_global_batch_and_of_the_step(net, x, method):
 def test_a_generator_learns_against_the_classifier_and_leaves_it_alone(digits, classifier):
     torch.manual_seed(0)
     model = load_target("mnist-tutorial", classifier).requires_grad_(True).train()
-    generator = Generator(1, 0.3, width=8)
-    rival = Rival(generator, torch.optim.Adam(generator.parameters(), 1e-2))
-    accelerator, before = Accelerator(cpu=True), [p.detach().clone() for p in model.parameters()]
-    adversary = Adversary(plan("generator", 0.3, steps=0), model, accelerator, 0, rival=rival)
+    before = [p.detach().clone() for p in model.parameters()]
+    how = plan("generator", 0.3, steps=0)
+    adversary = Adversary(how, model, Accelerator(cpu=True), 0, width=8, learning_rate=1e-2)
     x, y = next(load_data("folder", digits).train.batches(40))
     found = [adversary(x, y, step, 1.0) for step in range(12)]
     assert all((x_adv - x).abs().max() <= 0.3 + 1e-6 for x_adv in found)
@@ -161,16 +158,6 @@ def test_a_generator_learns_against_the_classifier_and_leaves_it_alone(digits, c
     assert all(torch.equal(p, b) and p.grad is None for p, b in zip(model.parameters(), before, strict=True))
     loss = [F.cross_entropy(model.eval()(x_adv), y).item() for x_adv in (found[0], found[-1])]
     assert loss[1] > loss[0] + 0.1
-
-
-def test_gradient_steps_go_on_from_the_generators_images(net, x):
-    generator = Generator(1, 0.1, width=8, depth=1)
-    rival = Rival(generator, torch.optim.Adam(generator.parameters(), 0.0))
-    steps = {n: Adversary(plan("generator", 0.1, steps=n), net, Accelerator(cpu=True), 0, rival=rival) for n in (0, 1)}
-    start = generator(x).detach()
-    torch.testing.assert_close(steps[0](x, Y, 0, 1.0), start)
-    expected = start + 0.05 * SIGNS * net.w.detach().sign()
-    torch.testing.assert_close(steps[1](x, Y, 0, 1.0), expected.clamp(x - 0.1, x + 0.1))
 
 
 def test_catastrophic_overfitting_is_noticed():

@@ -24,26 +24,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.optim import Adam, AdamW
+from torch import Tensor
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
 from advgan.attacks import pgd
 from advgan.data import Data, load_data, steps_per_epoch, training_batches
-from advgan.defenses.adversarial_training import (
-    Adversary,
-    Method,
-    Plan,
-    Rival,
-    load_members,
-    mixed_loss,
-    overfitted,
-    plan,
-)
+from advgan.defenses.adversarial_training import Adversary, Method, Plan, load_members, mixed_loss, overfitted, plan
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy, validate
-from advgan.generator import Generator
 from advgan.report.card import classifier_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
@@ -147,7 +137,8 @@ def main(settings: Settings) -> None:
         settings=training.plain(settings) | {"ensemble_sha256": [fingerprint(member) for member in members]},
     )
     model, prepared = accelerator.prepare(net, optimizer)
-    adversary = inner_attacker(settings, how, net, members, accelerator)
+    inner = (settings.seed, members, settings.generator_width, settings.generator_learning_rate)
+    adversary = Adversary(how, net, accelerator, *inner) if how else None
     accelerator.register_for_checkpointing(schedule, record)
     if settings.resume:
         training.load_state(accelerator, settings.output_dir, "classifier", record)
@@ -238,20 +229,6 @@ def idle(settings: Settings) -> list[str]:
     """The settings that do nothing because adversarial training, or its method that they are for, was not asked for."""
     method = settings.adversarial
     return [name for name, of in OF_HARDENING.items() if method is None or of not in (None, method)]
-
-
-def inner_attacker(
-    settings: Settings, how: Plan | None, net: Target, members: list[nn.Module], accelerator: Accelerator
-) -> Adversary | None:
-    """Who makes the adversarial images; a generator among them is prepared, and so saved with the training state."""
-    if how is None:
-        return None
-    rival = None
-    if how.method == "generator":
-        generator = Generator(net.image_shape[0], how.eps, width=settings.generator_width, depth=1)
-        optimizer = Adam(generator.parameters(), settings.generator_learning_rate, betas=(0.5, 0.999))
-        rival = Rival(*accelerator.prepare(generator, optimizer))
-    return Adversary(how, net, accelerator, settings.seed, members, rival)
 
 
 def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) -> Tensor:

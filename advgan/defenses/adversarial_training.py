@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam
 
 from advgan import losses
 from advgan.attacks.ascent import ascend
@@ -28,6 +28,7 @@ from advgan.attacks.objectives import objective
 from advgan.defenses.base import adaptive, reseed
 from advgan.defenses.checkpoint import is_directory, load_classifier
 from advgan.errors import InputError
+from advgan.generator import Generator
 from advgan.targets import ImageShape
 from advgan.threat import Threat, check_eps
 
@@ -119,34 +120,34 @@ def mixed_loss(model: Any, x: Tensor, x_adv: Tensor, y: Tensor, alpha: float) ->
     return alpha * F.cross_entropy(clean, y) + (1 - alpha) * F.cross_entropy(hardened, y), hardened
 
 
-class Rival(NamedTuple):
-    """A generator that learns to fool the classifier in training, and its optimizer, both prepared by Accelerate."""
-
-    generator: nn.Module
-    optimizer: Optimizer
-
-
 class Adversary:
     """The inner attacker: (x, y, step, progress) -> x_adv, against `net` as it is at that step.
 
-    net         the classifier in training, not its data parallel wrapper. Attacks see it in eval mode: no dropout, the
-                running statistics of batch norm
-    members     frozen classifiers of method ensemble
-    rival       of method generator
+    net             the classifier in training, not its data parallel wrapper. Attacks see it in eval mode: no dropout,
+                    the running statistics of batch norm
+    members         frozen classifiers of method ensemble
+    width           channels of method generator's, which is prepared by `accelerator`: so it is part of what a run saves
+    learning_rate   its own, constant (Adam)
     What is drawn at a step is drawn for the batch of all processes: alike for any number of them, and after a resume.
     """
 
     def __init__(
         self,
         plan: Plan,
-        net: nn.Module,
+        net: Any,
         accelerator: Accelerator,
         seed: int,
         members: Sequence[nn.Module] = (),
-        rival: Rival | None = None,
+        width: int = 16,
+        learning_rate: float = 1e-3,
     ) -> None:
         self.plan, self.net, self.accelerator, self.seed = plan, net, accelerator, seed
-        self.sources, self.rival = [net, *members], rival
+        self.sources = [net, *members]
+        self.generator: Any = None
+        if plan.method == "generator":
+            generator = Generator(net.image_shape[0], plan.eps, width=width, depth=1)
+            optimizer = Adam(generator.parameters(), learning_rate, betas=(0.5, 0.999))
+            self.generator, self.optimizer = accelerator.prepare(generator, optimizer)
 
     def __call__(self, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:
         """Images (n, c, h, w) like `x`, this process's part of the batch of `step`; `progress` is the share done."""
@@ -161,8 +162,13 @@ class Adversary:
             # Not fast's, as in its authors' program: from a start that was cut at the box a pixel at 0 ends at 0 or at
             # eps, and a classifier that knows these corners alone falls to PGD.
             start = start if self.plan.method == "fast" else threat.project(start, x)
-        elif self.rival is not None:
-            start = self.turn(self.rival, x, y, threat.eps)
+        elif self.plan.method == "generator":
+            start = self.turn(x, y, threat.eps)
+            if self.plan.steps:
+                w = torch.from_numpy(rng.random((len(x) * self.accelerator.num_processes, 1, 1, 1), np.float32))[
+                    : len(x)
+                ]
+                start = x + w * (start - x) + (1 - w) * threat.eps * self.noise(x, rng)
         if not self.plan.steps:
             return start
         step_size, goal = self.plan.step_size * share, objective("cross-entropy")
@@ -174,14 +180,14 @@ class Adversary:
         drawn = rng.random((n * self.accelerator.num_processes, *x.shape[1:]), np.float32)
         return torch.from_numpy(drawn[first : first + n]).to(x.device) * 2 - 1
 
-    def turn(self, rival: Rival, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    def turn(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
         """The generator's answers within `eps`, and one step of it toward better ones: the margin loss of AdvGAN."""
         with borrowed(self.net):
-            x_adv: Tensor = rival.generator(x, eps=x.new_full((len(x),), eps))
+            x_adv: Tensor = self.generator(x, eps=x.new_full((len(x),), eps))
             loss = losses.adversarial(self.net(x_adv).float(), y, kappa=KAPPA).mean()
-            rival.optimizer.zero_grad()
+            self.optimizer.zero_grad()
             self.accelerator.backward(loss)
-            rival.optimizer.step()
+            self.optimizer.step()
         return x_adv.detach()
 
 
