@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy, validate
 from advgan.settings import run
 from advgan.targets import build_target, load_target, save_target
+from advgan.threat import Threat
 
 from .conftest import ROOT
 
@@ -158,6 +160,18 @@ def test_a_generator_learns_against_the_classifier_and_leaves_it_alone(digits, c
     assert all(torch.equal(p, b) and p.grad is None for p, b in zip(model.parameters(), before, strict=True))
     loss = [F.cross_entropy(model.eval()(x_adv), y).item() for x_adv in (found[0], found[-1])]
     assert loss[1] > loss[0] + 0.1
+
+
+def test_gradient_steps_begin_between_noise_and_the_generators_images(x, monkeypatch):
+    model, y = build_target("mnist-small", (1, 28, 28), 2), torch.zeros(64, dtype=torch.long)
+    x = torch.full((64, 1, 28, 28), 0.5)
+    adversary = Adversary(plan("generator", 0.2, steps=2), model, Accelerator(cpu=True), 0, width=8)
+    monkeypatch.setattr(adversary, "turn", lambda x, y, eps: x + eps)
+    delta = adversary.start(x, y, Threat("linf", 0.2), np.random.default_rng(0)).sub(x).flatten(1) / 0.2
+    w = delta.mean(1)  # the generator's share of each image: noise has no mean
+    assert w.min() < 0.1
+    assert w.max() > 0.9
+    assert delta.std(1).numpy() == pytest.approx((1 - w.numpy()) / 3**0.5, abs=0.05)
 
 
 def test_catastrophic_overfitting_is_noticed():

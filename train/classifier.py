@@ -92,7 +92,7 @@ class Settings:
     alpha: Real | None = None
     """Weight of the clean images, the rest is the adversarial ones'; None: 0.5 with fgsm and ensemble, else 0"""
     attack_steps: int | None = None
-    """Gradient steps of pgd (None: 40), and from the generator's images (None: 1; 0: its one pass)"""
+    """Gradient steps of pgd (None: 40), and after the generator's pass (None: 3; 0: the pass alone)"""
     attack_step_size: Real | None = None
     """Of fast (None: 1.25 eps), pgd (2.5 eps / steps) and generator (0.5 eps)"""
     eps_warmup: Real = 0.0

@@ -5,7 +5,8 @@ fast        one step of 1.25 eps from a random start                            
 pgd         many steps from a random start                                            (Madry et al. 2018)
 ensemble    as fgsm, on a classifier drawn anew at every step among frozen ones and the one in training
                                                                                       (Tramer et al. 2018)
-generator   one pass of a generator that is trained in turn with the classifier, and gradient steps from there (ours)
+generator   one pass of a generator that is trained in turn with the classifier, and a few gradient steps from somewhere
+            between its images and noise (ours)
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ USUAL: dict[Method, Usual] = {
     "fast": Usual(0.0, 1, 1.25),
     "pgd": Usual(0.0, 40, 2.5 / 40),
     "ensemble": Usual(0.5, 1, 1.0),
-    "generator": Usual(0.0, 1, 0.5),
+    "generator": Usual(0.0, 3, 0.5),
 }
 
 
@@ -58,7 +59,7 @@ class Plan:
     """Which images a classifier is hardened with, and how much the clean ones count; linf.
 
     alpha       weight of the clean images: see `mixed_loss`
-    steps       gradient steps; of a generator's images, which may do without
+    steps       gradient steps; with a generator they may be 0: its images as they are
     step_size   of one, in pixel units, once eps has risen
     warmup      share of the training in which the radius rises to `eps`. At eps 0.3 training that starts with all of it
                 often stays at one class for all images
@@ -126,7 +127,7 @@ class Adversary:
     net             the classifier in training, not its data parallel wrapper. Attacks see it in eval mode: no dropout,
                     the running statistics of batch norm
     members         frozen classifiers of method ensemble
-    width           channels of method generator's, which is prepared by `accelerator`: so it is part of what a run saves
+    width           channels of method generator's, which `accelerator` prepares: so it is part of what a run saves
     learning_rate   its own, constant (Adam)
     What is drawn at a step is drawn for the batch of all processes: alike for any number of them, and after a resume.
     """
@@ -156,29 +157,33 @@ class Adversary:
         rng = np.random.default_rng((self.seed, step, 1))
         model = self.sources[rng.integers(len(self.sources))]
         reseed(model, step)
-        start = x
-        if self.plan.method in ("fast", "pgd"):
-            start = x + threat.eps * self.noise(x, rng)
-            # Not fast's, as in its authors' program: from a start that was cut at the box a pixel at 0 ends at 0 or at
-            # eps, and a classifier that knows these corners alone falls to PGD.
-            start = start if self.plan.method == "fast" else threat.project(start, x)
-        elif self.plan.method == "generator":
-            start = self.turn(x, y, threat.eps)
-            if self.plan.steps:
-                w = torch.from_numpy(rng.random((len(x) * self.accelerator.num_processes, 1, 1, 1), np.float32))[
-                    : len(x)
-                ]
-                start = x + w * (start - x) + (1 - w) * threat.eps * self.noise(x, rng)
+        start = self.start(x, y, threat, rng)
         if not self.plan.steps:
             return start
         step_size, goal = self.plan.step_size * share, objective("cross-entropy")
         return ascend(model, x, y, None, threat, goal, start, steps=self.plan.steps, step_size=step_size)
 
-    def noise(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Uniform in [-1, 1), the shape of `x`."""
-        n, first = len(x), self.accelerator.process_index * len(x)
-        drawn = rng.random((n * self.accelerator.num_processes, *x.shape[1:]), np.float32)
-        return torch.from_numpy(drawn[first : first + n]).to(x.device) * 2 - 1
+    def start(self, x: Tensor, y: Tensor, threat: Threat, rng: np.random.Generator) -> Tensor:
+        """Where the gradient steps begin: at `x`, at noise, or anywhere between noise and what the generator says."""
+        if self.plan.method in ("fgsm", "ensemble"):
+            return x
+        noisy = x + threat.eps * (2 * self.uniform(x.shape, x, rng) - 1)
+        if self.plan.method == "pgd":
+            return threat.project(noisy, x)
+        # Else not cut at the box, as in the program of fast's authors: from a start that was cut one step takes a pixel
+        # at 0 to 0 or to eps, nowhere between, and a classifier that knows these corners alone falls to PGD.
+        if self.plan.method == "fast":
+            return noisy
+        x_adv = self.turn(x, y, threat.eps)
+        # One image a pass is one pattern, which the classifier soon knows; between it and noise there are many.
+        w = self.uniform((len(x), 1, 1, 1), x, rng) if self.plan.steps else 1.0
+        return w * x_adv + (1 - w) * noisy
+
+    def uniform(self, shape: Sequence[int], x: Tensor, rng: np.random.Generator) -> Tensor:
+        """This process's part (n, ...) of numbers in [0, 1), drawn for all processes."""
+        n, first = shape[0], self.accelerator.process_index * shape[0]
+        drawn = rng.random((n * self.accelerator.num_processes, *shape[1:]), np.float32)
+        return torch.from_numpy(drawn[first : first + n]).to(x.device)
 
     def turn(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
         """The generator's answers within `eps`, and one step of it toward better ones: the margin loss of AdvGAN."""
