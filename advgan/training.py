@@ -157,7 +157,8 @@ class Stop:
 
 def plain(settings: Any) -> dict[str, Any]:
     """A settings dataclass as JSON knows it."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()}
+    values = dataclasses.asdict(settings)
+    return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], free: set[str]) -> str:

@@ -22,6 +22,7 @@ PROGRAMS = {
     "mnist-black-box": "train.substitute",
     "head-resnet20": "train.classifier",
     "head-resnet32": "train.classifier",
+    **{f"robust-{m}": "train.classifier" for m in ("fgsm", "fast", "pgd", "ensemble", "generator")},
 }  # all others: train.advgan
 
 

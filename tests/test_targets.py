@@ -20,6 +20,7 @@ PARAMETERS = {
     "mnist-b": 4_160 + 295_040 + 409_728 + 1_290,
     "mnist-c": 320 + 9_248 + 18_496 + 36_928 + 205_000 + 40_200 + 2_010,
     "mnist-tutorial": 320 + 18_496 + 1_179_776 + 1_290,
+    "mnist-small": 272 + 8_224 + 156_900 + 1_010,
     "cifar-resnet20": 269_722,
     "cifar-resnet32": 464_154,
     "cifar-resnet44": 658_586,
@@ -32,9 +33,16 @@ WEIGHTED = {  # shapes of the weights of convolutions and linear layers, in orde
     "mnist-b": [(64, 1, 8, 8), (128, 64, 6, 6), (128, 128, 5, 5), (10, 128)],
     "mnist-c": [(32, 1, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (200, 1024), (200, 200), (10, 200)],
     "mnist-tutorial": [(32, 1, 3, 3), (64, 32, 3, 3), (128, 9216), (10, 128)],
+    "mnist-small": [(16, 1, 4, 4), (32, 16, 4, 4), (100, 1568), (10, 100)],
 }
-DROPOUT = {"mnist-a": [0.25, 0.5], "mnist-b": [0.2, 0.5], "mnist-c": [0.5], "mnist-tutorial": [0.25, 0.5]}
-SMALL = ["mnist-a", "mnist-b", "mnist-c", "mnist-tutorial", "cifar-resnet20"]
+DROPOUT = {
+    "mnist-a": [0.25, 0.5],
+    "mnist-b": [0.2, 0.5],
+    "mnist-c": [0.5],
+    "mnist-tutorial": [0.25, 0.5],
+    "mnist-small": [],
+}
+SMALL = ["mnist-a", "mnist-b", "mnist-c", "mnist-tutorial", "mnist-small", "cifar-resnet20"]
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -1,7 +1,8 @@
-"""Train a classifier to be attacked: any built-in target on any data set, chosen on validation, tested once.
+"""Train a classifier: any built-in target on any data set, hardened or not, chosen on validation, tested once.
 
 python train/classifier.py                                           mnist-c on the embedded digits, with all defaults
 python train/classifier.py --dataset mnist --data-dir data --epochs 4 --output-dir RUN
+python train/classifier.py --adversarial pgd --eps 0.3 ...           adversarial training
 accelerate launch --cpu --num_processes 2 train/classifier.py ...    several processes share each batch
 """
 
@@ -16,22 +17,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
-from advgan.data import Data, Split, load_data, steps_per_epoch, training_batches
+from advgan.attacks import pgd
+from advgan.data import Data, load_data, steps_per_epoch, training_batches
+from advgan.defenses.adversarial_training import Adversary, Method, Plan, load_members, mixed_loss, overfitted, plan
 from advgan.errors import InputError
+from advgan.evaluation.hardness import accuracy, validate
+from advgan.report.card import classifier_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
-from advgan.targets import Target, build_target, initial_target, load_target, save_target
+from advgan.targets import Target, build_target, fingerprint, initial_target, load_target, save_target
 
 
 @dataclass(frozen=True)
@@ -78,13 +84,44 @@ class Settings:
     flip: bool = False
     """Mirror every other training image (photographs, not digits)"""
 
+    adversarial: Method | None = None
+    """Adversarial training, by the images of fgsm, fast, pgd, ensemble, or a generator that is trained in turn; None:
+    plain training. All that follows is for it"""
+    eps: Real = 0.3
+    """Radius of the linf ball, in pixel units of [0, 1]"""
+    alpha: Real | None = None
+    """Weight of the clean images, the rest is the adversarial ones'; None: 0.5 with fgsm and ensemble, else 0"""
+    attack_steps: int | None = None
+    """Gradient steps of pgd (None: 40), and after the generator's pass (None: 3; 0: the pass alone)"""
+    attack_step_size: Real | None = None
+    """Of fast (None: 1.25 eps), pgd (2.5 eps / steps) and generator (0.5 eps)"""
+    eps_warmup: Real = 0.0
+    """Share of the steps in which the radius rises to eps: where training stays at one class, this helps"""
+    ensemble: tuple[str, ...] = ()
+    """Directories of trained classifiers: with --adversarial ensemble each step attacks one of them, or the own"""
+    generator_width: int = 16
+    """Channels of the generator"""
+    generator_learning_rate: Real = 1e-3
+    """The generator's, constant (Adam)"""
+    robust_images: int = 500
+    """Images attacked, at most: for validation by FGSM and PGD-10, at the end for the test by PGD-40"""
+
+
+# Settings that do nothing without adversarial training, and those that are for one method of it.
+OF_HARDENING: dict[str, Method | None] = {
+    **dict.fromkeys(("eps", "alpha", "attack_steps", "attack_step_size", "eps_warmup", "robust_images")),
+    **{"ensemble": "ensemble", "generator_width": "generator", "generator_learning_rate": "generator"},
+}
+
 
 def main(settings: Settings) -> None:
     check(settings)
+    how = hardening(settings)
     accelerator = training.start(settings.seed, settings.threads)
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device)
     epoch = steps_per_epoch(data.train, settings.batch_size)
     total = settings.max_steps or settings.epochs * epoch
     net = begin(settings, data)
@@ -92,9 +129,16 @@ def main(settings: Settings) -> None:
     optimizer = AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = OneCycleLR(optimizer, settings.learning_rate, total_steps=total)
     record = training.Record(
-        step=0, seconds=0.0, accuracy=None, best=-1.0, best_step=0, settings=training.plain(settings)
+        step=0,
+        seconds=0.0,
+        best=-1.0,
+        best_step=0,
+        history=[],
+        settings=training.plain(settings) | {"ensemble_sha256": [fingerprint(member) for member in members]},
     )
     model, prepared = accelerator.prepare(net, optimizer)
+    inner = (settings.seed, members, settings.generator_width, settings.generator_learning_rate)
+    adversary = Adversary(how, net, accelerator, *inner) if how else None
     accelerator.register_for_checkpointing(schedule, record)
     if settings.resume:
         training.load_state(accelerator, settings.output_dir, "classifier", record)
@@ -114,9 +158,9 @@ def main(settings: Settings) -> None:
         for x, y in batches:
             began = time.perf_counter()
             x, y = augment(x, record["step"], settings, accelerator), y.to(accelerator.device)
+            x_adv = adversary(x, y, record["step"], record["step"] / total) if adversary else x
             model.train(not settings.freeze_backbone)  # a frozen backbone is as it will be used; a head has no modes
-            logits = model(x)
-            loss = F.cross_entropy(logits, y)
+            loss, logits = mixed_loss(model, x, x_adv, y, how.alpha if how else 1.0)
             # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
             loss_value = accelerator.reduce(loss.detach(), reduction="mean").item()
             training.stop_at_nan({"the loss": loss_value}, record["step"] + 1, settings.output_dir / "classifier")
@@ -136,15 +180,14 @@ def main(settings: Settings) -> None:
                 log.add_scalar("train/images per second", speed, step)
             stopping = stop.requested(accelerator)
             if step % epoch == 0 or step == total:
-                record["accuracy"] = accuracy(net, data.validation, accelerator)
-                better = record["accuracy"] >= record["best"]  # of equals the later
-                if better:
-                    record["best"], record["best_step"] = record["accuracy"], step
+                figures = validate(net, data.validation, accelerator, how.eps if how else None, settings.robust_images)
+                better = keep_history(record, figures)
                 if log:
-                    log.add_scalar("validation/accuracy", record["accuracy"], step)
-                    bar.console.print(f"step {step:5d}  validation accuracy {record['accuracy']:.2%}", highlight=False)
+                    for name, value in figures.items():
+                        log.add_scalar(f"validation/{name}", value, step)
+                    say(record, bar)
                     if better:
-                        save_target(net, settings.output_dir / "classifier", card(settings, data, record))
+                        keep(net, settings, data, record)
             bar.update(task, completed=step, figures=progress(speed, loss_value, record))
             if step % epoch == 0 or step == total or stopping:
                 training.save_state(accelerator, settings.output_dir, "classifier", step)
@@ -161,6 +204,31 @@ def begin(settings: Settings, data: Data) -> Target:
         return build_target(settings.target, data.image_shape, data.num_classes)
     given = (settings.target, settings.init_weights, data.image_shape, data.num_classes)
     return initial_target(*given, freeze_backbone=settings.freeze_backbone)
+
+
+def hardening(settings: Settings) -> Plan | None:
+    """How the classifier is hardened, None if it is not. Raises InputError for what cannot work or does nothing."""
+    for name in idle(settings):
+        if (value := getattr(settings, name)) != getattr(Settings, name):
+            partner = " ".join(["--adversarial", *filter(None, [OF_HARDENING[name]])])
+            raise InputError(f"{name} does nothing without {partner}, got {value}")
+    if settings.adversarial is None:
+        return None
+    if settings.adversarial == "ensemble" and not settings.ensemble:
+        raise InputError("adversarial ensemble needs trained classifiers, expected --ensemble DIR [DIR ...], got none")
+    for name in ("generator_width", "generator_learning_rate", "robust_images"):
+        if not 0 < getattr(settings, name) < math.inf:
+            raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
+    return plan(
+        settings.adversarial, settings.eps, alpha=settings.alpha, steps=settings.attack_steps,
+        step_size=settings.attack_step_size, warmup=settings.eps_warmup,
+    )  # fmt: skip
+
+
+def idle(settings: Settings) -> list[str]:
+    """The settings that do nothing because adversarial training, or its method that they are for, was not asked for."""
+    method = settings.adversarial
+    return [name for name, of in OF_HARDENING.items() if method is None or of not in (None, method)]
 
 
 def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) -> Tensor:
@@ -183,17 +251,44 @@ def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) 
     return moved.movedim(-1, 1).to(accelerator.device)
 
 
-def accuracy(net: Target, split: Split, accelerator: Accelerator) -> float:
-    """Share of `split` that `net` classifies correctly, in eval mode; the processes share the batches."""
-    net.eval()
-    # Each process has its own batch norm statistics; data parallel training would take the first's at the next step.
-    broadcast(list(net.buffers()))
-    correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
-    with torch.no_grad():
-        for i, (x, y) in enumerate(split.batches(200)):
-            if i % accelerator.num_processes == accelerator.process_index:
-                correct += (net(x.to(accelerator.device)).argmax(1).cpu() == y).sum().to(accelerator.device)
-    return int(accelerator.reduce(correct, reduction="sum").item()) / len(split)
+def keep_history(record: training.Record, figures: dict[str, float]) -> bool:
+    """Add a validation to the record; whether it is the best so far (of equals the later), of a hardened one by PGD."""
+    record["history"].append({"step": record["step"], "seconds": record["seconds"], **figures})
+    value = figures.get("accuracy_pgd", figures["accuracy"])
+    better: bool = value >= record["best"]
+    if better:
+        record["best"], record["best_step"] = value, record["step"]
+    return better
+
+
+def say(record: training.Record, bar: Any) -> None:
+    """One line a validation on the terminal, and a word if the classifier resists FGSM alone."""
+    last = record["history"][-1]
+    robust = f", FGSM {last['accuracy_fgsm']:.2%}, PGD-10 {last['accuracy_pgd']:.2%}" if "accuracy_pgd" in last else ""
+    bar.console.print(f"step {record['step']:5d}  validation accuracy {last['accuracy']:.2%}{robust}", highlight=False)
+    if robust and overfitted(record["history"]):
+        bar.console.print(
+            f"  note: catastrophic overfitting: the classifier resists FGSM and no longer PGD; kept is that of step "
+            f"{record['best_step']}. A smaller attack_step_size, fewer epochs or --adversarial pgd prevent it",
+            style="yellow", highlight=False,
+        )  # fmt: skip
+
+
+def keep(
+    net: Target, settings: Settings, data: Data, record: training.Record, tested: dict[str, float] | None = None
+) -> None:
+    """Make `net` the run's classifier: weights, card and training.json, whole or not at all."""
+    left_out = training.FREE.union(idle(settings))
+    given = {name: value for name, value in training.plain(settings).items() if name not in left_out}
+    summary = {
+        "settings": record["settings"],
+        "steps": record["step"],
+        "training_seconds": record["seconds"],  # steps alone: neither loading nor validation
+        "best_step": record["best_step"],
+        "history": record["history"],
+        "test": tested,
+    }
+    save_target(net, settings.output_dir / "classifier", classifier_card(given, data, summary), summary)
 
 
 def check(settings: Settings) -> None:
@@ -211,56 +306,30 @@ def check(settings: Settings) -> None:
 
 
 def progress(speed: float, loss: float, record: training.Record) -> str:
-    validated = "" if record["accuracy"] is None else f" val {record['accuracy']:.1%}"
+    validated = f" val {record['history'][-1]['accuracy']:.1%}" if record["history"] else ""
     return f"{speed:.0f} images/s loss {loss:.3f}{validated}"
-
-
-def card(settings: Settings, data: Data, record: training.Record, test: float | None = None) -> str:
-    """The README.md beside the weights: what they are worth, and where they come from."""
-    given = {
-        k: v for k, v in training.plain(settings).items() if k not in training.FREE and v is not None and v is not False
-    }
-    command = " ".join(f"--{k.replace('_', '-')}{'' if v is True else f' {v}'}" for k, v in given.items())
-    channels, height, width = data.image_shape
-    tested = "not measured (the run did not end)" if test is None else f"{test:.2%}"
-    return f"""---
-library_name: advgan
-tags: [image-classification, adversarial-examples, advgan]
----
-# `{settings.target}` on {settings.dataset}
-
-A classifier to be attacked: {channels}x{height}x{width} images in [0, 1] -> logits of {data.num_classes} classes.
-
-    from advgan.targets import load_target
-    model = load_target("{settings.target}", weights=DIRECTORY)  # the directory of this card
-
-| | |
-|---|---|
-| accuracy, test ({len(data.test)} images, seen once) | {tested} |
-| accuracy, validation ({len(data.validation)} images, chosen on them) | {record["best"]:.2%} |
-| trained on | {len(data.train)} images of {settings.dataset}, classes {", ".join(data.classes)} |
-| training | {record["step"]} steps of {settings.batch_size} images, {record["seconds"]:.0f} s, seed {settings.seed} |
-| weights | those after step {record["best_step"]} |
-| made by | `train/classifier.py {command}` |
-
-Made to be attacked, not to be relied on: it was not hardened, and knows only images like those it was trained on.
-"""
 
 
 def conclude(settings: Settings, data: Data, record: training.Record, total: int, accelerator: Accelerator) -> None:
     """Measure the kept classifier on the test images, once and only after the last step; say where everything is."""
-    directory = settings.output_dir / "classifier"
+    directory, test = settings.output_dir / "classifier", data.test
     tested = None
     if record["step"] == total:
         best = load_target(settings.target, directory).to(accelerator.device)
-        tested = accuracy(best, data.test, accelerator)
+        tested = {"accuracy": accuracy(best, test, accelerator), "n": len(test)}
+        if settings.adversarial is not None:
+            some, attack = test.first(settings.robust_images), partial(pgd, eps=settings.eps, steps=40)
+            tested |= {"accuracy_pgd40": accuracy(best, some, accelerator, attack), "n_pgd40": len(some)}
     if not accelerator.is_main_process:
         return
     if tested is None:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     else:
-        save_target(best, directory, card(settings, data, record, tested))
-        print(f"test accuracy {tested:.2%} (n = {len(data.test)}), validation {record['best']:.2%}")
+        keep(best, settings, data, record, tested)
+        kind = "" if settings.adversarial is None else " under PGD-10"
+        print(f"test accuracy {tested['accuracy']:.2%} (n = {len(test)}), validation{kind} {record['best']:.2%}")
+        if "n_pgd40" in tested:
+            print(f"test accuracy under PGD-40 {tested['accuracy_pgd40']:.2%} (the first {tested['n_pgd40']})")
         print(f"classifier in {directory}")
     print(tensorboard_command(settings.output_dir / "logs"))
 

@@ -1,8 +1,10 @@
-"""The card beside a generator's weights: what it is worth, and where it comes from."""
+"""The card beside a network's weights: what it is worth, and where it comes from."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from advgan.data import Data
 
 CARD = """---
 library_name: advgan
@@ -84,11 +86,6 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
     loss = (
         f"L_adv ({s['adversarial']}{kappa}) + {s['alpha']:g} L_GAN ({s['gan']}) + {s['beta']:g} L_hinge (c = {c:.4g})"
     )
-    flags = [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-        for name, value in s.items()
-        if value is not None and value is not False
-    ]
     # Of several questions `asr` is the mean; each one's stands below it.
     each = "".join(f"| of this mean: {name} | {value:.2%} |\n" for name, value in figures.items() if name[:4] == "asr ")
     values = {
@@ -98,6 +95,75 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
         "goal": goal,
         "radius": radius,
         "loss": loss,
-        "command": " ".join([program, *flags]),
+        "command": _command(program, s),
     }
     return card.format(**values)
+
+
+CLASSIFIER = """---
+library_name: advgan
+tags: [image-classification, adversarial-examples, advgan]
+---
+# `{target}` on {dataset}
+
+A classifier to be attacked: {shape} images in [0, 1] -> logits of {k} classes.
+
+    from advgan.targets import load_target
+    model = load_target("{target}", weights=DIRECTORY)  # the directory of this card
+
+| | |
+|---|---|
+{figures}| trained on | {n_train} images of {dataset}, classes {classes} |
+| training | {steps} steps of {batch_size} images, {training_seconds:.0f} s, seed {seed} |
+| weights | those after step {best_step} |
+| made by | `{command}` |
+
+{meaning}
+"""
+PLAIN = (
+    "Made to be attacked, not to be relied on: it was not hardened, and knows only images like those it was trained on."
+)
+HARDENED = """\
+Hardened by adversarial training ({adversarial}, linf eps {eps:.6g}), and chosen by its accuracy under PGD-10 on
+validation images. It resists what it was trained on: within this ball, images like those it knows. Stronger attacks
+leave less than these figures say: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
+
+
+def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -> str:
+    """Markdown for a classifier: `settings` of train/classifier.py, and the `run` as its training.json tells it."""
+    s, tested, robust = settings, run["test"], settings["adversarial"] is not None
+    best = next(h for h in run["history"] if h["step"] == run["best_step"])
+    n, chosen = len(data.validation), "chosen on them"
+    rows = [(f"accuracy, validation ({n} images{'' if robust else f', {chosen}'})", best["accuracy"])]
+    if robust:
+        some = f"the first {min(n, s['robust_images'])} validation images"
+        rows += [(f"under FGSM, {some}", best["accuracy_fgsm"])]
+        rows += [(f"under PGD-10, {some}, {chosen}", best["accuracy_pgd"])]
+    rows = [(f"accuracy, test ({len(data.test)} images, seen once)", tested and tested["accuracy"]), *rows]
+    if robust:
+        n_pgd = min(len(data.test), s["robust_images"])
+        rows.insert(1, (f"under PGD-40, the first {n_pgd} test images", tested and tested["accuracy_pgd40"]))
+    figures = "".join(
+        f"| {name} | {'not measured (the run did not end)' if value is None else f'{value:.2%}'} |\n"
+        for name, value in rows
+    )
+    return CLASSIFIER.format(
+        **{**s, **run},
+        figures=figures,
+        shape="x".join(map(str, data.image_shape)),
+        k=data.num_classes,
+        n_train=len(data.train),
+        classes=", ".join(data.classes),
+        command=_command("train/classifier.py", s),
+        meaning=HARDENED.format(**s) if robust else PLAIN,
+    )
+
+
+def _command(program: str, settings: dict[str, Any]) -> str:
+    """The command line that `settings` (as JSON knows them) came from, or one like it."""
+    words = [program]
+    for name, value in settings.items():
+        if value not in (None, False, []):
+            values = [] if value is True else value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return " ".join(words)

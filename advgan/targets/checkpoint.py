@@ -20,9 +20,9 @@ from advgan.targets.registry import build_target, target_family
 M = TypeVar("M", bound=nn.Module)
 
 
-def save_target(model: nn.Module, directory: Path | str, card: str) -> None:
-    """Write `model`, a target with or without defences, and its `card` (Markdown) to `directory`, aside and renamed;
-    what stood there goes.
+def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[str, Any] | None = None) -> None:
+    """Write `model`, a target with or without defences, its `card` (Markdown) and what is told of its training (`run`,
+    as training.json) to `directory`, aside and renamed; what stood there goes.
     """
     weights = {key: tensor.cpu().contiguous() for key, tensor in model.state_dict().items()}
 
@@ -30,6 +30,8 @@ def save_target(model: nn.Module, directory: Path | str, card: str) -> None:
         (folder / "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "README.md").write_text(card)
+        if run is not None:
+            (folder / "training.json").write_text(json.dumps(run, indent=2))
 
     write_aside(Path(directory), write)
 
