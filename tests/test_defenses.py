@@ -1,4 +1,4 @@
-"""What every defence promises, whichever it is: a classifier again, deterministic or saying that it is not, saved whole.
+"""What every defence promises, whichever it is: a classifier again, deterministic or saying it is not, saved whole.
 
 The mathematics of each is in a file of its own: test_preprocessing.py, ...
 """
@@ -61,9 +61,7 @@ def test_the_adaptive_view_passes_a_gradient(name: str, target: torch.nn.Module,
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_saved_and_loaded_it_answers_alike(
-    name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path
-) -> None:
+def test_saved_and_loaded_it_answers_alike(name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path) -> None:
     defended = defend(target, WORDS.get(name, name))
     save_target(defended, tmp_path / "saved", "# card")
     for loaded in (load_classifier("mnist-tutorial", tmp_path / "saved"), load_classifier(str(tmp_path / "saved"))):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import ClassVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from advgan.defenses.base import Defended, Expectation, adaptive
@@ -48,6 +53,11 @@ class Through(nn.Module):
         return logits
 
 
+def boxed(x: Tensor) -> Tensor:
+    """`x` cut at [0, 1], which it leaves by little, with the gradient of the uncut: clamp has none at its bounds."""
+    return x + (x.clamp(0, 1) - x).detach()
+
+
 class BitDepth(Preprocessing):
     """`bits` per value instead of 8: round(x (2^bits - 1)) / (2^bits - 1)  (Xu et al. 2018, section 3.1)."""
 
@@ -62,3 +72,33 @@ class BitDepth(Preprocessing):
 
     def process(self, x: Tensor) -> Tensor:
         return (x * self.levels).round() / self.levels
+
+
+class Jpeg(Preprocessing):
+    """The image written as a JPEG file of `quality` 1 to 100, and read again (Dziugaite et al. 2016; Guo et al. 2018).
+
+    The file is real, 8 bits and coarser colours included; its gradient is zero.
+    """
+
+    word = "jpeg"
+    smooth = False
+
+    def __init__(self, inner: nn.Module, quality: int = 75) -> None:
+        if not 1 <= quality <= 100:
+            raise InputError(f"jpeg:quality must be from 1 to 100, got {quality}")
+        super().__init__(inner, quality=quality)
+        self.quality = quality
+
+    def process(self, x: Tensor) -> Tensor:
+        levels = (x.detach() * 255).round().byte().cpu().numpy()
+        files = [_written_and_read(image.transpose(1, 2, 0), self.quality) for image in levels]
+        read = np.stack(files).transpose(0, 3, 1, 2) if files else levels
+        return torch.from_numpy(read).to(x) / 255 + 0 * x  # x stays in the graph: a naive attack runs, and fails
+
+
+def _written_and_read(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """An image (h, w, c) of grey or colour as its JPEG file shows it."""
+    with BytesIO() as file:
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "JPEG", quality=quality)
+        with Image.open(file) as read:
+            return np.asarray(read).reshape(image.shape)
