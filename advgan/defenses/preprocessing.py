@@ -18,8 +18,8 @@ from advgan.errors import InputError
 class Preprocessing(Defended):
     """logits(process(x)). A subclass writes `process`: images (n, c, h, w) in [0, 1] -> images of the same shape.
 
-    smooth   whether autograd knows its derivative. Where not, the attacker takes the identity's (BPDA, Athalye et al.
-             2018, "Obfuscated gradients", section 4.1), because process(x) is near x
+    smooth   whether autograd knows its derivative, and it is a good guide. Where not, the attacker takes that of
+             `near` (BPDA, Athalye et al. 2018, "Obfuscated gradients", section 4.1)
     draws    over how many an attacker of a random one takes the mean
     """
 
@@ -28,6 +28,10 @@ class Preprocessing(Defended):
 
     def process(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def near(self, x: Tensor) -> Tensor:
+        """Something smooth that is near process(x): x itself, unless a subclass knows better."""
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.inner(self.process(x))
@@ -39,7 +43,7 @@ class Preprocessing(Defended):
 
 
 class Through(nn.Module):
-    """A `Preprocessing` with a useful gradient: its own where it has one, else the identity's."""
+    """A `Preprocessing` with a useful gradient: its own where it has one, else that of what is near."""
 
     def __init__(self, defense: Preprocessing) -> None:
         super().__init__()
@@ -48,7 +52,8 @@ class Through(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         processed = self.defense.process(x)
         if not self.defense.smooth:
-            processed = x + (processed - x).detach()
+            near = self.defense.near(x)
+            processed = near + (processed - near).detach()
         logits: Tensor = self.inner(processed)
         return logits
 

@@ -9,6 +9,7 @@ from torch import nn
 from advgan.defenses.base import Defended
 from advgan.defenses.filters import Gaussian, Median, TotalVariation
 from advgan.defenses.geometry import CropResize, RandomCrop, RandomPad
+from advgan.defenses.masking import LabelsOnly, NoisyGradients, Saturated, TruncatedGradients
 from advgan.defenses.preprocessing import BitDepth, Jpeg
 from advgan.words import parse_call
 
@@ -16,6 +17,7 @@ M = TypeVar("M", bound=nn.Module)
 
 KINDS: tuple[type[Defended], ...] = (
     *(BitDepth, Jpeg, Median, Gaussian, TotalVariation, CropResize, RandomCrop, RandomPad),
+    *(LabelsOnly, Saturated, NoisyGradients, TruncatedGradients),
 )
 DEFENSES = {kind.word: kind for kind in KINDS}
 
