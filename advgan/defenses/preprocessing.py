@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import ClassVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from advgan.defenses.base import Defended, Expectation, adaptive
@@ -13,8 +18,8 @@ from advgan.errors import InputError
 class Preprocessing(Defended):
     """logits(process(x)). A subclass writes `process`: images (n, c, h, w) in [0, 1] -> images of the same shape.
 
-    smooth   whether autograd knows its derivative. Where not, the attacker takes the identity's (BPDA, Athalye et al.
-             2018, "Obfuscated gradients", section 4.1), because process(x) is near x
+    smooth   whether autograd knows its derivative, and it is a good guide. Where not, the attacker takes that of
+             `near` (BPDA, Athalye et al. 2018, "Obfuscated gradients", section 4.1)
     draws    over how many an attacker of a random one takes the mean
     """
 
@@ -23,6 +28,10 @@ class Preprocessing(Defended):
 
     def process(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def near(self, x: Tensor) -> Tensor:
+        """Something smooth that is near process(x): x itself, unless a subclass knows better."""
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.inner(self.process(x))
@@ -34,7 +43,7 @@ class Preprocessing(Defended):
 
 
 class Through(nn.Module):
-    """A `Preprocessing` with a useful gradient: its own where it has one, else the identity's."""
+    """A `Preprocessing` with a useful gradient: its own where it has one, else that of what is near."""
 
     def __init__(self, defense: Preprocessing) -> None:
         super().__init__()
@@ -43,9 +52,15 @@ class Through(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         processed = self.defense.process(x)
         if not self.defense.smooth:
-            processed = x + (processed - x).detach()
+            near = self.defense.near(x)
+            processed = near + (processed - near).detach()
         logits: Tensor = self.inner(processed)
         return logits
+
+
+def boxed(x: Tensor) -> Tensor:
+    """`x` cut at [0, 1], which it leaves by little, with the gradient of the uncut: clamp has none at its bounds."""
+    return x + (x.clamp(0, 1) - x).detach()
 
 
 class BitDepth(Preprocessing):
@@ -62,3 +77,33 @@ class BitDepth(Preprocessing):
 
     def process(self, x: Tensor) -> Tensor:
         return (x * self.levels).round() / self.levels
+
+
+class Jpeg(Preprocessing):
+    """The image written as a JPEG file of `quality` 1 to 100, and read again (Dziugaite et al. 2016; Guo et al. 2018).
+
+    The file is real, 8 bits and coarser colours included; its gradient is zero.
+    """
+
+    word = "jpeg"
+    smooth = False
+
+    def __init__(self, inner: nn.Module, quality: int = 75) -> None:
+        if not 1 <= quality <= 100:
+            raise InputError(f"jpeg:quality must be from 1 to 100, got {quality}")
+        super().__init__(inner, quality=quality)
+        self.quality = quality
+
+    def process(self, x: Tensor) -> Tensor:
+        levels = (x.detach() * 255).round().byte().cpu().numpy()
+        files = [_written_and_read(image.transpose(1, 2, 0), self.quality) for image in levels]
+        read = np.stack(files).transpose(0, 3, 1, 2) if files else levels
+        return torch.from_numpy(read).to(x) / 255 + 0 * x  # x stays in the graph: a naive attack runs, and fails
+
+
+def _written_and_read(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """An image (h, w, c) of grey or colour as its JPEG file shows it."""
+    with BytesIO() as file:
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "JPEG", quality=quality)
+        with Image.open(file) as read:
+            return np.asarray(read).reshape(image.shape)

@@ -7,12 +7,19 @@ from typing import TypeVar
 from torch import nn
 
 from advgan.defenses.base import Defended
-from advgan.defenses.preprocessing import BitDepth
+from advgan.defenses.filters import Gaussian, Median, TotalVariation
+from advgan.defenses.geometry import CropResize, RandomCrop, RandomPad
+from advgan.defenses.masking import LabelsOnly, NoisyGradients, Saturated, TruncatedGradients
+from advgan.defenses.preprocessing import BitDepth, Jpeg
 from advgan.words import parse_call
 
 M = TypeVar("M", bound=nn.Module)
 
-DEFENSES: dict[str, type[Defended]] = {kind.word: kind for kind in (BitDepth,)}
+KINDS: tuple[type[Defended], ...] = (
+    *(BitDepth, Jpeg, Median, Gaussian, TotalVariation, CropResize, RandomCrop, RandomPad),
+    *(LabelsOnly, Saturated, NoisyGradients, TruncatedGradients),
+)
+DEFENSES = {kind.word: kind for kind in KINDS}
 
 
 def defend(model: M, words: str | None) -> M | Defended:

@@ -1,0 +1,90 @@
+"""Defences that crop, shrink or shift the image before the classifier sees it: an attack may need its exact place."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advgan.defenses.preprocessing import Preprocessing, boxed
+from advgan.errors import InputError
+
+
+class CropResize(Preprocessing):
+    """The middle of the image, `share` of each side, enlarged to the whole (after Guo et al. 2018, section 3.1).
+
+    Bilinear, as in all of these.
+    """
+
+    word = "crop-resize"
+
+    def __init__(self, inner: nn.Module, share: float = 0.9) -> None:
+        super().__init__(inner, share=_checked(self.word, share))
+        self.share = share
+
+    def process(self, x: Tensor) -> Tensor:
+        return _cropped(x, self.share, 0.5, 0.5)
+
+
+class RandomCrop(CropResize):
+    """The same from a random place, another for each image (Guo et al. 2018, section 3.1)."""
+
+    word = "random-crop"
+    random = True
+
+    def process(self, x: Tensor) -> Tensor:
+        draws = torch.rand(len(x), 2, generator=self.rng).tolist()
+        return torch.cat(
+            [x[:0], *(_cropped(image, self.share, *at) for image, at in zip(x.split(1), draws, strict=False))]
+        )
+
+
+class RandomPad(Preprocessing):
+    """Each image shrunk to a random size, `share` of each side or more, at a random place among zeros (Xie et al. 2018,
+    "Mitigating adversarial effects through randomization", section 3; there enlarged, with a net for larger images).
+    """
+
+    word = "random-pad"
+    random = True
+
+    def __init__(self, inner: nn.Module, share: float = 0.8) -> None:
+        super().__init__(inner, share=_checked(self.word, share))
+        self.share = share
+
+    def process(self, x: Tensor) -> Tensor:
+        draws = torch.rand(len(x), 3, generator=self.rng).tolist()
+        shares = (self.share + (1 - self.share) * draw[0] for draw in draws)
+        images = zip(x.split(1), shares, draws, strict=False)
+        return torch.cat([x[:0], *(_padded(image, share, down, right) for image, share, (_, down, right) in images)])
+
+
+def _checked(word: str, share: float) -> float:
+    if not 0 < share < 1:
+        raise InputError(f"{word}:share must be between 0 and 1, of each side of the image, got {share}")
+    return share
+
+
+def _cropped(x: Tensor, share: float, down: float, right: float) -> Tensor:
+    """A window of the images `x` (n, c, h, w), enlarged to the whole."""
+    h, w = x.shape[-2:]
+    (top, height), (left, width) = _place(h, share, down), _place(w, share, right)
+    return _resized(x[..., top : top + height, left : left + width], (h, w))
+
+
+def _padded(x: Tensor, share: float, down: float, right: float) -> Tensor:
+    """The images `x` (n, c, h, w), shrunk into a window, zeros around it."""
+    h, w = x.shape[-2:]
+    (top, height), (left, width) = _place(h, share, down), _place(w, share, right)
+    return F.pad(_resized(x, (height, width)), (left, w - left - width, top, h - top - height))
+
+
+def _place(side: int, share: float, at: float) -> tuple[int, int]:
+    """Where a window of `share` of a `side` begins, `at` in [0, 1) of the places that there are; and its length."""
+    length = max(round(side * share), 1)
+    return int(at * (side - length + 1)), length
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if not len(x):  # which interpolate does not take
+        return x.new_empty(*x.shape[:2], *size)
+    return boxed(F.interpolate(x, size, mode="bilinear", align_corners=False))
