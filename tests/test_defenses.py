@@ -12,12 +12,21 @@ import torch
 
 from advgan.attacks import fgsm, parse_attack
 from advgan.defenses import DEFENSES, adaptive, defend, is_random, load_classifier, reseed, seen, undefended
+from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim
 from advgan.targets import build_target, check_target, fingerprint, load_target, save_target
 from advgan.threat import Threat
 
 WORDS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defence is tried here, where it needs some
+
+
+@pytest.fixture(autouse=True, scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `reject` needs."""
+    directory = tmp_path_factory.mktemp("detector")
+    save_detector(FeatureSqueezing((1, 28, 28)), directory, "# card", {})
+    WORDS["reject"] = f"reject:detector={directory}"
 
 
 @pytest.fixture
@@ -61,9 +70,7 @@ def test_the_adaptive_view_passes_a_gradient(name: str, target: torch.nn.Module,
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_saved_and_loaded_it_answers_alike(
-    name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path
-) -> None:
+def test_saved_and_loaded_it_answers_alike(name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path) -> None:
     defended = defend(target, WORDS.get(name, name))
     save_target(defended, tmp_path / "saved", "# card")
     for loaded in (load_classifier("mnist-tutorial", tmp_path / "saved"), load_classifier(str(tmp_path / "saved"))):

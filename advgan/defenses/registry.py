@@ -8,11 +8,12 @@ from torch import nn
 
 from advgan.defenses.base import Defended
 from advgan.defenses.preprocessing import BitDepth
+from advgan.defenses.rejection import Reject
 from advgan.words import parse_call
 
 M = TypeVar("M", bound=nn.Module)
 
-DEFENSES: dict[str, type[Defended]] = {kind.word: kind for kind in (BitDepth,)}
+DEFENSES: dict[str, type[Defended]] = {kind.word: kind for kind in (BitDepth, Reject)}
 
 
 def defend(model: M, words: str | None) -> M | Defended:
