@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advgan.analysis.worst_case import worst_case
-from advgan.attacks import parse_attack
+from advgan.attacks import bind, parse_attack
+from advgan.attacks.gradients import uphill
+from advgan.attacks.objectives import objective
 from advgan.evaluation import Cells, Result, Victim, evaluate, judged
 from advgan.report.sections import sections
 from advgan.report.sweeps.sweep import unattacked
@@ -81,3 +83,55 @@ def test_a_kept_cell_rejects_alike(tmp_path: Path) -> None:
     assert made.row == found.row
     assert made.row["clean_rejected"] == pytest.approx(2 / 7)
     assert torch.equal(made.records["clean_accepted"], found.records["clean_accepted"])
+
+
+class Guarded(nn.Module):
+    """Two pixels: the first decides the class, at 0.5; where the second is below 0.6 nothing is answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = self.scale * (x[:, 0, 0, 0] - 0.5)
+        return torch.stack([-lead, lead], 1)
+
+    def suspicion(self, x: Tensor) -> Tensor:
+        return 3 * (0.6 - x[:, 0, 0, 1])
+
+
+def two_pixels(*pairs: tuple[float, float]) -> Tensor:
+    return torch.tensor(pairs).view(-1, 1, 1, 2)
+
+
+def test_each_image_climbs_what_it_is_still_short_of() -> None:
+    x = two_pixels((0.4, 0.5), (0.6, 0.5), (0.6, 0.7))  # right; fooled, but rejected; fooled, and answered
+    gradient, here = uphill(Guarded(), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
+    assert torch.allclose(gradient, two_pixels((20.0, 0), (0, 3), (0, 3)))
+    assert here.won.tolist() == [False, False, True]
+    assert torch.allclose(here.value, torch.tensor([-2.0, -0.3, 0.3]), atol=1e-5)
+    assert here.rank.tolist() == sorted(here.rank.tolist())
+    plain = uphill(nn.Sequential(Guarded()), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
+    assert torch.equal(plain[1].value, plain[1].rank)
+    assert plain[1].won.tolist() == [False, True, True]
+
+
+WORDS = ["ifgsm", "mifgsm", "pgd:restarts=2", "apgd-ce", "apgd-ce:stop-on-success=false", "square", "hopskipjump-linf"]
+WORDS += ["carlini-wagner", "lbfgs", "deepfool"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_attacks_that_know_of_rejection_end_where_they_are_answered(word: str) -> None:
+    # HopSkipJump needs a start that is answered: another image of the batch.
+    x, y = two_pixels((0.46, 0.56), (0.45, 0.55), (0.7, 0.9)), torch.tensor([0, 0, 1])
+    model = Guarded().eval()
+    attack = bind(word, model, Threat("linf", 0.2), rng=torch.Generator().manual_seed(0))
+    x_adv = attack(x, y)[:2]
+    assert (model(x_adv).argmax(1) == 1).all()
+    assert (model.suspicion(x_adv) <= 0).all() == parse_attack(word).attack.evasive
+
+
+def test_noise_is_drawn_until_it_is_answered() -> None:
+    x, y = two_pixels((0.48, 0.55)).repeat(20, 1, 1, 1), torch.zeros(20, dtype=torch.long)
+    attack = bind("noise-uniform:draws=60", Guarded(), Threat("linf", 0.2), rng=torch.Generator().manual_seed(0))
+    assert (Guarded().suspicion(attack(x, y)) <= 0).all()
