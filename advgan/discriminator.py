@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from advgan.errors import InputError
 from advgan.generator import Architecture
 from advgan.networks import InstanceNorm
+from advgan.storage import write_aside
 
 
 class Discriminator(nn.Module):
@@ -24,6 +30,7 @@ class Discriminator(nn.Module):
         super().__init__()
         if channels < 1 or width < 1:
             raise InputError(f"channels and width must be at least 1, got {channels} and {width}")
+        self.config = {"channels": channels, "architecture": architecture, "width": width}
         self.multiple = 8 if architecture == "paper" else 4
         leaky = nn.LeakyReLU(0.2, inplace=True)
         if architecture != "paper":
@@ -53,3 +60,30 @@ class Discriminator(nn.Module):
         padded = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
         scores: Tensor = self.network((2 * padded - 1).contiguous(memory_format=torch.channels_last))
         return scores.mean((1, 2, 3))
+
+    def save(self, directory: Path) -> None:
+        """Write config.json and model.safetensors, all or nothing; what stood there goes."""
+        weights = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state_dict().items()}
+
+        def write(folder: Path) -> None:
+            (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+        write_aside(directory, write)
+
+    @classmethod
+    def load(cls, run: Path) -> Discriminator:
+        """The discriminator of a run of train/advgan.py, or of its discriminator/; in eval mode, frozen.
+
+        Raises InputError where there is none, or a damaged one.
+        """
+        folder = run if run.name == "discriminator" else run / "discriminator"
+        if not (folder / "config.json").is_file():
+            raise InputError(f"no discriminator in {run}: expected a run of train/advgan.py with one in discriminator/")
+        try:
+            found = cls(**json.loads((folder / "config.json").read_text()))
+            found.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"the discriminator in {folder} is damaged: {reason}") from None
+        return found.eval().requires_grad_(False)

@@ -12,12 +12,21 @@ import torch
 
 from advgan.attacks import fgsm, parse_attack
 from advgan.defenses import DEFENSES, adaptive, defend, is_random, load_classifier, reseed, seen, undefended
+from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim
 from advgan.targets import build_target, check_target, fingerprint, load_target, save_target
 from advgan.threat import Threat
 
 WORDS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defence is tried here, where it needs some
+
+
+@pytest.fixture(autouse=True, scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `reject` needs."""
+    directory = tmp_path_factory.mktemp("detector")
+    save_detector(FeatureSqueezing((1, 28, 28)), directory, "# card", {})
+    WORDS["reject"] = f"reject:detector={directory}"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advgan.analysis.groups import by_attack, groups
+from advgan.evaluation.figures import right, wrong
 from advgan.evaluation.harness import Result
 from advgan.evaluation.statistics import wilson
 
@@ -23,10 +24,10 @@ def worst_case(results: Iterable[Result]) -> list[dict[str, Any]]:
     found = []
     for group, members in groups(results).items():
         records = members[0].records
-        counts, right = records["counts"], records["clean_prediction"] == records["label"]
+        counts = records["counts"]
         success = {attack: any_success(runs) for attack, runs in by_attack(members).items()}
         fooled = torch.stack(list(success.values())).sum(0)
-        wrong = torch.stack([(r.records["prediction"] != r.records["label"]) & r.records["within"] for r in members])
+        lost = torch.stack([wrong(result.records) for result in members]).any(0)
         hits, n_attacked = int((fooled > 0).sum()), int(counts.sum())
         low, high = wilson(hits, n_attacked)
         found.append(
@@ -34,7 +35,7 @@ def worst_case(results: Iterable[Result]) -> list[dict[str, Any]]:
                 **group._asdict(),
                 **{"attacks": list(success), "n": len(counts), "n_attacked": n_attacked},
                 **{"asr": hits / n_attacked, "asr_low": low, "asr_high": high},
-                "robust_accuracy": (right & ~wrong.any(0)).double().mean().item(),
+                "robust_accuracy": (right(records) & ~lost).double().mean().item(),
                 "needed": {attack: int((own & (fooled == 1)).sum()) for attack, own in success.items()},
             }
         )

@@ -14,7 +14,7 @@ from advgan.attacks.gradients import (
     steepest,
     uphill,
 )
-from advgan.attacks.objectives import Loss, Objective, objective, reached
+from advgan.attacks.objectives import Loss, Objective, objective
 from advgan.attacks.pool import Pool
 from advgan.errors import InputError
 from advgan.threat import Norm, Threat
@@ -92,8 +92,7 @@ def _climb(
     pool = Pool(n, x.device)
     while len(i := pool.live):
         label, aim = y[i], None if y_target is None else y_target[i]
-        gradient, logits = uphill(model, here[i], label, aim, goal)
-        value, hit = goal(logits, label, aim), reached(logits, label, aim)
+        gradient, (_, value, hit) = uphill(model, here[i], label, aim, goal)
         rises[i] += (value > last[i]) & (age[i] > 0)
         better = (hit & ~won[i]) | ((hit == won[i]) & (value > top[i]))
         b = i[better]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.gradients import borrowed, steepest, uphill
-from advgan.attacks.objectives import Objective, reached
+from advgan.attacks.objectives import Objective
 from advgan.attacks.pool import Pool
 from advgan.threat import Threat
 
@@ -34,17 +34,19 @@ def ascend(
 
     direction         d: "sign"; "gradient", g itself; "steepest", the longest climb in the threat's norm (sign, g/|g|)
     decay             None; else g_t becomes decay g_{t-1} + grad / ||grad||_1, momentum (Dong et al. 2018, eq. 6)
-    stop_on_success   an image stays where it is first found fooled, and costs nothing from there on
+    stop_on_success   an image stays where it is first found fooled, and costs nothing from there on; so it does
+                      against a model that can reject, where its next aim would lead it back and forth
     All tensors are like x (n, c, h, w) or (n,). Returns x_T like `x`, detached; the model is left as found.
     """
     x_adv, age = start.clone(), torch.zeros(len(x), dtype=torch.long, device=x.device)
     velocity = None if decay is None else torch.zeros_like(x)
+    stop_on_success |= hasattr(model, "suspicion")
     pool = Pool(len(x), x.device)
     with borrowed(model), torch.no_grad():
         while len(i := pool.live):
             label, aim = y[i], None if y_target is None else y_target[i]
             here = x_adv[i]
-            gradient, logits = uphill(model, here, label, aim, goal)
+            gradient, now = uphill(model, here, label, aim, goal)
             if velocity is not None and decay is not None:
                 size = gradient.flatten(1).abs().sum(1).clamp_min(1e-38).view(-1, 1, 1, 1)
                 velocity[i] = gradient = decay * velocity[i] + gradient / size
@@ -54,9 +56,8 @@ def ascend(
             age[i] += 1
             done = age[i] >= steps
             if stop_on_success:
-                fooled = reached(logits, label, aim)
-                there = torch.where(fooled.view(-1, 1, 1, 1), here, there)
-                done |= fooled
+                there = torch.where(now.won.view(-1, 1, 1, 1), here, there)
+                done |= now.won
             x_adv[i] = there
             pool.retire(done)
     return x_adv

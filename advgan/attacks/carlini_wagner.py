@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, check_positive, uphill
-from advgan.attacks.objectives import objective, reached
+from advgan.attacks.objectives import objective
 from advgan.attacks.pool import Pool
 from advgan.threat import Norm
 
@@ -55,8 +55,7 @@ def carlini_wagner(
         while len(i := pool.live):
             label, aim, fresh = y[i], None if y_target is None else y_target[i], search.tried[i] < 0
             here = torch.where(_wide(fresh), x[i], (search.w[i].tanh() + 1) / 2)
-            gradient, logits = uphill(model, here, label, aim, goal)
-            lead, fooled = goal(logits, label, aim), reached(logits, label, aim)
+            gradient, (lead, _, fooled) = uphill(model, here, label, aim, goal)
             if fresh.any():  # x itself, not yet an attempt
                 search.begin(i[fresh], gradient[fresh], lead[fresh], learning_rate, initial_c)
             search.judge(i, here, lead, fooled & ~fresh)

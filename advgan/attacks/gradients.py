@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from advgan.attacks.objectives import Objective, reached
 from advgan.attacks.pool import Pool
 from advgan.errors import InputError
 from advgan.threat import Norm, Threat
+
+BEYOND = 1000.0  # more than any objective
 
 
 def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, y_target: Tensor | None = None) -> Threat:
@@ -78,33 +81,70 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(True)
 
 
+class Standing(NamedTuple):
+    """How near its goal an attacker is with each image (n,).
+
+    value   what is raised: the objective; of an image that fools a model which can reject, minus the model's suspicion
+    rank    of two points the better one has the larger: `value`, but for one that fools, which is above all others
+    won     bool: it fools, and is not rejected
+    """
+
+    value: Tensor
+    rank: Tensor
+    won: Tensor
+
+
+def standing(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective) -> Standing:
+    """Where images `x` (n, c, h, w) stand, by one forward of each.
+
+    Against a model with a `suspicion` (n,), positive where it rejects, each image has one aim at a time: to fool, and
+    once it does, to be answered (Bryniarski et al. 2021, arXiv:2106.15023: selective gradient descent).
+    """
+    logits = model(x)
+    check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
+    value, won = goal(logits, y, y_target), reached(logits, y, y_target)
+    if not hasattr(model, "suspicion") or not won.any():
+        return Standing(value, value.detach(), won)
+    i = won.nonzero().squeeze(1)
+    doubt = model.suspicion(x[i])
+    rank = BEYOND - doubt.detach() / (1 + doubt.detach().abs())
+    rank = value.detach().index_put((i,), rank)
+    return Standing(value.index_put((i,), -doubt), rank, won.index_put((i,), doubt <= 0))
+
+
+def rejects(model: Any, x: Tensor) -> Tensor:
+    """Which images `x` (n, c, h, w) the model does not answer: (n,) bool; none, where it has no `suspicion`."""
+    if not hasattr(model, "suspicion"):
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    found: Tensor = model.suspicion(x) > 0
+    return found
+
+
 def uphill(
     model: nn.Module, x_adv: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective
-) -> tuple[Tensor, Tensor]:
-    """The gradient (n, c, h, w), at `x_adv` itself, of what an attacker raises, and the logits (n, k) there.
+) -> tuple[Tensor, Standing]:
+    """The gradient (n, c, h, w), at `x_adv` itself, of what an attacker raises, and how near its goal it is there.
 
     `x_adv` is a leaf here. No gradient goes through the clamp that made it: since torch 2.15 clamp passes none at its
     bounds, and most pixels of a digit are exactly 0.
     """
     with torch.enable_grad():
         leaf = x_adv.detach().requires_grad_()
-        logits = model(leaf)
-        check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
-        value = goal(logits, y, y_target)
-        if not value.requires_grad:
+        here = standing(model, leaf, y, y_target, goal)
+        if not here.value.requires_grad:
             raise InputError("the target passes no gradient to its input: this attack needs one that does")
-        return torch.autograd.grad(value.sum(), leaf)[0], logits.detach()
+        return torch.autograd.grad(here.value.sum(), leaf)[0], here._replace(value=here.value.detach())
 
 
 @torch.no_grad()
 def fooled(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
-    """Which images `x` (n, c, h, w) are where the attacker wants them: (n,) bool, by one forward of each."""
+    """Which images `x` (n, c, h, w) are where the attacker wants them, and not rejected: (n,) bool, by one forward."""
     found, pool = torch.zeros(len(x), dtype=torch.bool, device=x.device), Pool(len(x), x.device)
     with borrowed(model):
         while len(i := pool.live):
             logits = model(x[i])
             check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
-            found[i] = reached(logits, y[i], None if y_target is None else y_target[i])
+            found[i] = reached(logits, y[i], None if y_target is None else y_target[i]) & ~rejects(model, x[i])
             pool.retire(torch.ones_like(i, dtype=torch.bool))
     return found
 

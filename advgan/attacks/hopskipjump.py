@@ -13,6 +13,7 @@ from advgan.attacks.gradients import (
     check_classes,
     check_inputs,
     normal,
+    rejects,
     steepest,
     uniform,
 )
@@ -86,7 +87,8 @@ def hopskipjump(
 class Oracle:
     """All that the attack sees of the target: is this image beyond the boundary? It counts what each image asks.
 
-    `label` (n,) is what the target says of the images `x` (n, c, h, w) themselves, `asked` (n,) the questions so far.
+    `label` (n,) is what the target says of the images `x` (n, c, h, w) themselves, `asked` (n,) the questions so far. A
+    rejected image has label -1, and is not beyond.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> None:
@@ -102,14 +104,14 @@ class Oracle:
 
     def beyond(self, label: Tensor, i: Tensor) -> Tensor:
         """Whether decisions `label` are where the attacker wants the images numbered `i`."""
-        return label != self.y[i] if self.y_target is None else label == self.y_target[i]
+        return (label != self.y[i]) & (label >= 0) if self.y_target is None else label == self.y_target[i]
 
     def _decide(self, points: Tensor) -> Tensor:
         labels = []
         for part in points.split(self.points):
             logits = self.model(part)
             check_classes(self.y if self.y_target is None else torch.maximum(self.y, self.y_target), logits)
-            labels.append(logits.argmax(1))
+            labels.append(logits.argmax(1).masked_fill(rejects(self.model, part), -1))
         return torch.cat(labels)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, check_positive, uphill
-from advgan.attacks.objectives import objective, reached
+from advgan.attacks.objectives import objective
 
 PRECISION = 1e-6  # relative: float32 logits know no better, and a line search in their noise ends nowhere
 
@@ -43,6 +43,7 @@ def lbfgs(
     check_at_least(1, binary_steps=binary_steps, steps=steps)
     check_positive(initial_c=initial_c)
     x_adv = x.clone()
+    model = nn.Sequential(model)  # one smooth objective is all that a line search can follow: rejection is left aside
     with borrowed(model):
         for k in range(len(x)):
             aim = None if y_target is None else y_target[k : k + 1]
@@ -65,10 +66,9 @@ class _Problem:
 
     def _ask(self, x_adv: Tensor) -> tuple[float, np.ndarray]:
         """The log-odds of what is wanted at `x_adv`, and their gradient (d,); notes whether it fools."""
-        slope, logits = uphill(self.model, x_adv, self.y, self.y_target, self.log_odds)
-        self.fooled = bool(reached(logits, self.y, self.y_target))
-        odds = float(self.log_odds(logits, self.y, self.y_target))
-        return odds, slope.double().flatten().cpu().numpy()
+        slope, here = uphill(self.model, x_adv, self.y, self.y_target, self.log_odds)
+        self.fooled = bool(here.won)
+        return float(here.value), slope.double().flatten().cpu().numpy()
 
     def value(self, flat: np.ndarray, c: float) -> tuple[float, np.ndarray]:
         """c ||r||^2 + softplus(-log-odds) = c ||r||^2 - log p at x_adv = `flat`, and the gradient."""

@@ -45,6 +45,7 @@ class Attack:
     access     what it uses of the target while it attacks: "nothing" (noise), its "gradients", "scores" (logits),
                "decisions", or what a trained "generator" has learned of it ("transfer": what another model has)
     random     whether it draws from `rng`
+    evasive    whether it also looks to be answered, where the target can reject
     """
 
     run: Callable[..., Tensor]
@@ -53,12 +54,13 @@ class Attack:
     targeted: bool = True
     access: Access = "gradients"
     random: bool = False
+    evasive: bool = True
 
 
 ATTACKS: dict[str, Attack] = {
-    "noise-uniform": Attack(noise_uniform, access="nothing", random=True),
-    "noise-gaussian": Attack(noise_gaussian, access="nothing", random=True),
-    "noise-sign": Attack(noise_sign, access="nothing", random=True),
+    "noise-uniform": Attack(noise_uniform, access="nothing", random=True, evasive=False),
+    "noise-gaussian": Attack(noise_gaussian, access="nothing", random=True, evasive=False),
+    "noise-sign": Attack(noise_sign, access="nothing", random=True, evasive=False),
     "fgsm": Attack(fgsm),
     "ifgsm": Attack(ifgsm),
     "ifgsm-projected": Attack(ifgsm_projected),
@@ -68,12 +70,12 @@ ATTACKS: dict[str, Attack] = {
     "apgd-ce": Attack(partial(apgd, loss="cross-entropy"), random=True),
     "apgd-dlr": Attack(partial(apgd, loss="dlr"), random=True),
     "square": Attack(square, access="scores", random=True),
-    "deepfool": Attack(deepfool, "minimal-norm", "l2", targeted=False),
-    "deepfool-linf": Attack(partial(deepfool, norm="linf"), "minimal-norm", "linf", targeted=False),
+    "deepfool": Attack(deepfool, "minimal-norm", "l2", targeted=False, evasive=False),
+    "deepfool-linf": Attack(partial(deepfool, norm="linf"), "minimal-norm", "linf", targeted=False, evasive=False),
     "carlini-wagner": Attack(carlini_wagner, "minimal-norm", "l2"),
     "carlini-wagner-clipped": Attack(carlini_wagner_clipped),
-    "lbfgs": Attack(lbfgs, "minimal-norm", "l2"),
-    "jsma": Attack(jsma, "minimal-norm", "l0"),
+    "lbfgs": Attack(lbfgs, "minimal-norm", "l2", evasive=False),
+    "jsma": Attack(jsma, "minimal-norm", "l0", evasive=False),
     "hopskipjump": Attack(hopskipjump, "minimal-norm", "l2", access="decisions", random=True),
     "hopskipjump-linf": Attack(
         partial(hopskipjump, norm="linf"), "minimal-norm", "linf", access="decisions", random=True

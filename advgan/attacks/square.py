@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_at_least, check_classes, check_inputs, uniform
-from advgan.attacks.objectives import objective, reached
+from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, standing, uniform
+from advgan.attacks.objectives import objective
 from advgan.attacks.pool import Pool
 from advgan.errors import InputError
 from advgan.threat import Norm, Threat
@@ -33,7 +33,8 @@ def square(
     p_init    the share of the image that the first squares cover; halved as in the paper, stretched to `queries`.
               .8 is what the paper has for MNIST and AutoAttack for all; the paper has .3 for CIFAR-10 and .05 (l2: .1)
               for ImageNet.
-    An image that is fooled is finished, and costs nothing more. No gradient is asked for.
+    An image that is fooled is finished, and costs nothing more. No gradient is asked for. Of a target that can reject
+    its suspicion is asked too.
     x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
     """
     threat = check_inputs(x, y, eps, norm, y_target)
@@ -58,9 +59,7 @@ def square(
             else:
                 moved = _shift(best[i], x[i], sides[now], windows[now], threat, rng)
             trial = torch.where(stage == 0, x[i], torch.where(stage == 1, first[i], moved))
-            logits = model(trial)
-            check_classes(label if aim is None else torch.maximum(label, aim), logits)
-            value, fooled = goal(logits, label, aim), reached(logits, label, aim)
+            _, value, fooled = standing(model, trial, label, aim, goal)
             # The first squares start from the stripes even where these are no better than x, as in the paper.
             better = (value > top[i]) | fooled | (asked[i] == 1)
             best[i[better]], top[i[better]] = trial[better], value[better]

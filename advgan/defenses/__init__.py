@@ -6,17 +6,22 @@ from __future__ import annotations
 
 from advgan.defenses.base import Defended, Expectation, adaptive, is_random, reseed, seen, suspicious, undefended
 from advgan.defenses.checkpoint import is_directory, load_classifier
+from advgan.defenses.detection import Detector, load_detector
 from advgan.defenses.registry import DEFENSES, defend
+from advgan.defenses.rejection import Reject
 
 __all__ = [
     "DEFENSES",
     "Defended",
+    "Detector",
     "Expectation",
+    "Reject",
     "adaptive",
     "defend",
     "is_directory",
     "is_random",
     "load_classifier",
+    "load_detector",
     "reseed",
     "seen",
     "suspicious",

@@ -11,6 +11,7 @@ from advgan.defenses.filters import Gaussian, Median, TotalVariation
 from advgan.defenses.geometry import CropResize, RandomCrop, RandomPad
 from advgan.defenses.masking import LabelsOnly, NoisyGradients, Saturated, TruncatedGradients
 from advgan.defenses.preprocessing import BitDepth, Jpeg
+from advgan.defenses.rejection import Reject
 from advgan.words import parse_call
 
 M = TypeVar("M", bound=nn.Module)
@@ -18,6 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 KINDS: tuple[type[Defended], ...] = (
     *(BitDepth, Jpeg, Median, Gaussian, TotalVariation, CropResize, RandomCrop, RandomPad),
     *(LabelsOnly, Saturated, NoisyGradients, TruncatedGradients),
+    Reject,
 )
 DEFENSES = {kind.word: kind for kind in KINDS}
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from advgan.attacks.registry import Access, Spec, bind
 from advgan.defenses import is_random, reseed, seen
 from advgan.evaluation.environment import software
-from advgan.evaluation.harness import ROW_KEYS, Result, evaluate, judged, predict
+from advgan.evaluation.harness import ROW_KEYS, Result, accepted_by, evaluate, judged, predict
 from advgan.generator import Generator
 from advgan.storage import write_aside
 from advgan.targets import fingerprint
@@ -64,6 +64,7 @@ class Cells:
         self.found = 0  # cells that were there already
         self._images = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
         self._logits: dict[str, Tensor] = {}
+        self._accepted: dict[str, Tensor | None] = {}
 
     def logits(self, victim: Victim) -> Tensor:
         """The victim's logits (n, k) of the clean images, on the CPU; asked once."""
@@ -71,6 +72,13 @@ class Cells:
             reseed(victim.model, 0)
             self._logits[victim.label] = predict(victim.model, self.x, self.batch_size)
         return self._logits[victim.label]
+
+    def accepted(self, victim: Victim) -> Tensor | None:
+        """Which of the clean images (n,) the victim does not reject; None if it never rejects any; asked once."""
+        if victim.label not in self._accepted:
+            reseed(victim.model, 0)
+            self._accepted[victim.label] = accepted_by(victim.model, self.x, self.batch_size)
+        return self._accepted[victim.label]
 
     def run(
         self,
@@ -113,6 +121,7 @@ class Cells:
                 y_target=y_target,
                 batch_size=self.batch_size,
                 clean_logits=self.logits(victim),
+                clean_accepted=self.accepted(victim),
                 keep=self.keep,
                 progress=progress,
             )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advgan.attacks.gradients import borrowed
 from advgan.attacks.pool import CHUNK
+from advgan.defenses import suspicious
 from advgan.threat import Threat, delta_norms, to_8bit
 
 SSIM_SMALLEST = 6  # pixels; the gaussian window of 11 cannot be reflected into less
@@ -26,8 +27,8 @@ class Broken(Exception):
 def certify(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[str, Tensor]:
     """What `target` makes of each image of the answer `x_adv` to `x` (n, c, h, w), and how far it is; (n,) on the CPU.
 
-    The columns that end in _8bit are those of the image as a file would keep it. Raises Broken for what is no answer,
-    or leaves `limits`, in either form.
+    The columns that end in _8bit are those of the image as a file would keep it. Of a target that can reject,
+    `accepted` says whether it answers. Raises Broken for what is no answer, or leaves `limits`, in either form.
     """
     if found := _violations(x_adv, x, limits):
         raise Broken(found)
@@ -37,6 +38,7 @@ def certify(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[st
     with borrowed(target):
         confidence, prediction = _logits(target, x_adv).float().softmax(1).max(1)
         prediction_8bit = _logits(target, rounded_adv).argmax(1)
+        accepted, accepted_8bit = (accepts(target, images) for images in (x_adv, rounded_adv))
     columns = {
         "prediction": prediction,
         "confidence": confidence,
@@ -45,6 +47,8 @@ def certify(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[st
         **{f"{norm}_8bit": value for norm, value in delta_norms(rounded_adv - rounded).items()},
         "ssim": _ssim(x, x_adv),
     }
+    if accepted is not None and accepted_8bit is not None:
+        columns |= {"accepted": accepted, "accepted_8bit": accepted_8bit}
     return {name: column.cpu() for name, column in columns.items()}
 
 
@@ -65,6 +69,11 @@ def _split(x: Tensor) -> tuple[Tensor, ...]:
 
 def _logits(target: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([target(part) for part in _split(x)])
+
+
+def accepts(target: Any, x: Tensor) -> Tensor | None:
+    """Which images `x` (n, c, h, w) the target answers: (n,) bool; None if it answers all, always."""
+    return torch.cat([target.suspicion(part) <= 0 for part in _split(x)]) if suspicious(target) else None
 
 
 def _ssim(x: Tensor, x_adv: Tensor) -> Tensor:

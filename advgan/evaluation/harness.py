@@ -12,15 +12,17 @@ from torch import Tensor, nn
 
 from advgan.attacks.gradients import borrowed, check_inputs
 from advgan.attacks.registry import Access, Bound, Protocol
+from advgan.defenses import suspicious
 from advgan.errors import InputError
+from advgan.evaluation.certify import accepts
 from advgan.evaluation.figures import attack_figures, clean_figures, clean_records, outcome
 from advgan.evaluation.runner import Broken, device_of, run_attack
 from advgan.threat import Threat, check_class
 
 ROW_KEYS = (
     *("target", "attack", "access", "protocol", "attack_norm", "norm", "eps", "targeted", "y_target"),
-    *("seed", "batch_size", "n", "n_correct", "n_attacked", "clean_accuracy"),
-    *("asr", "asr_low", "asr_high", "asr_8bit", "asr_any_norm", "robust_accuracy"),
+    *("seed", "batch_size", "n", "n_correct", "n_attacked", "clean_accuracy", "clean_rejected"),
+    *("asr", "asr_low", "asr_high", "asr_8bit", "asr_any_norm", "robust_accuracy", "rejected"),
     *("l0_mean", "l2_mean", "l2_median", "l2_median_low", "l2_median_high", "linf_mean", "linf_max", "ssim_mean"),
     *("seconds_per_image", "images_per_second", "forwards_per_image", "backwards_per_image"),
     *("violations", "status"),
@@ -57,6 +59,7 @@ def evaluate(
     y_target: int | None = None,
     batch_size: int = 100,
     clean_logits: Tensor | None = None,
+    clean_accepted: Tensor | None = None,
     keep: int = 16,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Result:
@@ -68,7 +71,7 @@ def evaluate(
     threat         "bounded": the ball each answer must lie in; "minimal-norm": the radius up to which one counts
     attack_norm    the norm that a minimal-norm attack minimises; None: the threat's
     y_target       the class that a targeted attack aims at
-    clean_logits   (n, k) of `x`, where they are known already
+    clean_logits, clean_accepted   (n, k) of `x` and, if the target can reject, (n,) bool, where they are known already
     keep           how many answers to hold back for a gallery
     progress       told the number of images after each batch
 
@@ -85,7 +88,8 @@ def evaluate(
     logits = predict(target, x, batch_size) if clean_logits is None else clean_logits
     check_class(y_target, logits.shape[1])
 
-    records = clean_records(logits.cpu(), y.cpu(), y_target)  # all that is counted is counted there
+    accepted = accepted_by(target, x, batch_size) if clean_accepted is None else clean_accepted
+    records = clean_records(logits.cpu(), y.cpu(), y_target, accepted)  # all that is counted is counted there
     row = {
         "attack_norm": attack_norm or threat.norm,
         **{"target": target_name, "attack": name, "access": access, "seed": seed, "protocol": protocol},
@@ -130,3 +134,14 @@ def predict(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
     device = device_of(target)
     with borrowed(target):
         return torch.cat([target(part.to(device)).float().cpu() for part in x.split(batch_size)])
+
+
+@torch.no_grad()
+def accepted_by(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor | None:
+    """Which images `x` (n, c, h, w) the target does not reject: (n,) bool on the CPU; None if it never rejects any."""
+    if not suspicious(target):
+        return None
+    device = device_of(target)
+    with borrowed(target):
+        found = [accepts(target, part.to(device)) for part in x.split(batch_size)]
+    return torch.cat([part.cpu() for part in found if part is not None])

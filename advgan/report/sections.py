@@ -27,6 +27,8 @@ MEANING = {
     "attack aims at a class, are not of it), with its 95 % Wilson interval",
     "8-bit %": "the same after rounding the answers to whole grey levels, as an image file would",
     "robust %": "accuracy over all images under this attack",
+    "rejected %": "share of the answers to the attacked images that the target rejects instead of classifying them: "
+    "they count neither as fooled nor as wrong",
     "found %": "share of those images that were fooled at any distance",
     "median l2 [95 %]": "l2 norm of the middle perturbation with a bootstrap interval, a failure counted as infinitely "
     "far",
@@ -94,6 +96,8 @@ def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Sec
     columns = _columns(first["protocol"], speed, worst, repeated)
     columns = {head: cell for head, cell in columns.items() if head not in without}
     failures = {i: f"{row['attack']} {row['status']}" for i, row in enumerate(rows) if row["status"] != "ok"}
+    if all(row["rejected"] is None for row in rows):
+        columns.pop("rejected %", None)
     words = 1 + sum(head in columns for head in ("access", "seed"))
     lines = [
         [
@@ -110,6 +114,8 @@ def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Sec
         f"{KINDS[first['protocol']]} on {threat_text(first)}: {first['n_attacked']} of {first['n']} images attacked, "
         f"clean accuracy {first['clean_accuracy']:.2%}"
     )
+    if first["clean_rejected"] is not None:
+        title += f", {first['clean_rejected']:.2%} of the clean images rejected"
     return Section(title, heads, lines, [[each.get(h, "") for h in heads] for each in closing], failures, words=words)
 
 
@@ -121,6 +127,7 @@ def _columns(protocol: str, speed: float | None, worst: Row | None, seeds: bool)
 
     who: Cells = {"access": lambda row: row["access"]} | ({"seed": lambda row: str(row["seed"])} if seeds else {})
     rate: Cells = {"ASR % [95 %]": _rate, "8-bit %": number(".1f", "asr_8bit", 100)}
+    rate["rejected %"] = number(".1f", "rejected", 100)
     bounded: Cells = {
         "robust %": number(".1f", "robust_accuracy", 100),
         "mean l2": number(".2f", "l2_mean"),

@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from advgan.evaluation.figures import right
 from advgan.evaluation.harness import Result
 from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Comparison, Picture
@@ -56,11 +57,11 @@ def _picture(case: Case, style: dict[str, Style], classes: int) -> Picture:
 def _best(asr: Axes, accuracy: Axes, case: Case, largest: float) -> None:
     """The best of all attacks, image by image, in both panels."""
     records = next(iter(case.attacks.values()))[0].records
-    right, smallest = records["clean_prediction"] == records["label"], case.smallest()
+    correct, smallest = right(records), case.smallest()
     look: dict[str, Any] = {"where": "post", "color": "black", "linestyle": "--", "linewidth": 1.2}
     asr.step(*_share(smallest[records["counts"]], largest), label="best of all, per image", **look)
-    x, y = _share(smallest.masked_fill(~right, torch.inf), largest)
-    accuracy.step(x, right.double().mean().item() - y, **look)
+    x, y = _share(smallest.masked_fill(~correct, torch.inf), largest)
+    accuracy.step(x, correct.double().mean().item() - y, **look)
 
 
 def _bounded(axes: Axes, results: list[Result], quantity: str, style: dict[str, Style]) -> None:
@@ -92,9 +93,9 @@ def _stairs(axes: Axes, result: Result, quantity: str, style: dict[str, Style], 
     if quantity == "asr":
         size = size[records["counts"]]
     else:
-        right = records["clean_prediction"] == records["label"]
-        start, turn = right.double().mean().item(), -1.0
-        size = size.masked_fill(~right, torch.inf)
+        correct = right(records)
+        start, turn = correct.double().mean().item(), -1.0
+        size = size.masked_fill(~correct, torch.inf)
     x, y = _share(size, largest)
     color = style[row["attack"]].color
     axes.step(x, start + turn * y, where="post", color=color, linewidth=1.8, label=f"{row['attack']}{other}")

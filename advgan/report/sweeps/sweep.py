@@ -22,7 +22,7 @@ from advgan.storage import write_aside, write_file
 COLUMNS = ("attack", "norm", "eps", "n", "accuracy", "low", "high", "asr", "asr_low", "asr_high")
 KNOWN = (  # of a row at eps 0: what no attack decides
     *("target", "attack", "access", "protocol", "attack_norm", "norm", "targeted", "y_target"),
-    *("seed", "batch_size", "n", "n_correct", "n_attacked", "clean_accuracy"),
+    *("seed", "batch_size", "n", "n_correct", "n_attacked", "clean_accuracy", "clean_rejected"),
 )
 
 
@@ -32,6 +32,7 @@ def unattacked(row: Row) -> dict[str, Any]:
     rate = dict(zip(("asr", "asr_low", "asr_high"), (0.0, *wilson(0, n)) if n else (None,) * 3, strict=True))
     sizes = dict.fromkeys(("l0_mean", "l2_mean", "linf_mean", "linf_max"), 0.0)
     known = {"eps": 0.0, "robust_accuracy": row["clean_accuracy"], "ssim_mean": 1.0, "violations": [], "status": "ok"}
+    known |= {} if row["clean_rejected"] is None else {"rejected": 0.0}  # those that are rejected do not count
     return dict.fromkeys(ROW_KEYS) | {key: row[key] for key in KNOWN} | known | sizes | rate
 
 

@@ -1,0 +1,170 @@
+"""Was this image made to fool? A detector gives each image a score; above a threshold, the image is not answered."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from advgan.discriminator import Discriminator
+from advgan.errors import InputError
+from advgan.generator import Architecture
+from advgan.storage import write_aside
+
+
+class Detector(nn.Module):
+    """Images (n, c, h, w) in [0, 1], and the classifier they are meant for -> scores (n,), larger: more suspicious.
+
+    kind          the name it is saved by
+    image_shape   of the images that it was made for
+    settings      what built it
+    threshold     the score above which an image is rejected; infinite until it is calibrated
+    """
+
+    kind: ClassVar[str]
+    threshold: Tensor
+
+    def __init__(self, image_shape: Sequence[int], **settings: Any) -> None:
+        super().__init__()
+        self.image_shape, self.settings = tuple(image_shape), settings
+        self.register_buffer("threshold", torch.tensor(torch.inf))
+
+    def forward(self, x: Tensor, classifier: nn.Module) -> Tensor:
+        raise NotImplementedError
+
+    def smooth(self, x: Tensor, classifier: nn.Module) -> Tensor:
+        """The same scores with a useful gradient, for an attacker who knows the detector."""
+        scores: Tensor = self(x, classifier)
+        return scores
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `build_detector` needs to build it again."""
+        return {"kind": self.kind, "image_shape": list(self.image_shape), "settings": self.settings}
+
+
+class FeatureSqueezing(Detector):
+    """max over squeezers s of ||p(x) - p(s(x))||_1 (Xu et al. 2018, arXiv:1704.01155, eq. 2), p the softmax.
+
+    Squeezers: `bits` per value (None: 1 for grey images, 5 for colour) and a 3 x 3 median; for colour also a 3 x 3 mean
+    in place of the paper's non-local means. (The paper's median is 2 x 2 on digits.)
+    """
+
+    kind = "feature-squeezing"
+
+    def __init__(self, image_shape: Sequence[int], bits: int | None = None) -> None:
+        bits = (1 if image_shape[0] == 1 else 5) if bits is None else bits
+        if not 1 <= bits <= 8:
+            raise InputError(f"bits must be from 1 to 8, got {bits}")
+        super().__init__(image_shape, bits=bits)
+        self.levels = 2**bits - 1
+
+    def forward(self, x: Tensor, classifier: nn.Module) -> Tensor:
+        p = self._logits(x, (x * self.levels).round() / self.levels, classifier).softmax(-1)
+        return (p[1:] - p[0]).abs().sum(-1).amax(0)
+
+    def smooth(self, x: Tensor, classifier: nn.Module) -> Tensor:
+        """The gradient is that of the farthest squeezed image's cross-entropy against what is said of x itself: where
+        both answers are sure, that of the distance is zero. Rounding passes the identity's (BPDA)."""
+        rounded = x + ((x * self.levels).round() / self.levels - x).detach()
+        logits = self._logits(x, rounded, classifier)
+        p = logits.softmax(-1).detach()
+        distance, farthest = (p[1:] - p[0]).abs().sum(-1).max(0)
+        apart = -(p[0] * logits[1:].log_softmax(-1)).sum(-1).gather(0, farthest[None])[0]
+        return distance + (apart - apart.detach())
+
+    def _logits(self, x: Tensor, rounded: Tensor, classifier: nn.Module) -> Tensor:
+        """Of x and of x squeezed in each way: (1 + squeezers, n, k)."""
+        around = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).unflatten(1, (x.shape[1], 9))
+        seen = [x, rounded, around.median(2).values.view_as(x)]
+        if x.shape[1] > 1:
+            seen.append(around.mean(2).view_as(x))
+        logits: Tensor = classifier(torch.cat(seen)).float()
+        return logits.unflatten(0, (len(seen), len(x)))
+
+
+class BinaryDetector(Detector):
+    """A small network trained to tell adversarial images from clean ones (Gong et al. 2017, arXiv:1704.04960).
+
+    It is the GAN's discriminator by build, and as that one scores clean images higher, the score is minus its answer.
+    """
+
+    kind = "binary"
+
+    def __init__(self, image_shape: Sequence[int], architecture: Architecture = "patch", width: int = 32) -> None:
+        super().__init__(image_shape, architecture=architecture, width=width)
+        self.network = Discriminator(image_shape[0], architecture, width)
+
+    def forward(self, x: Tensor, classifier: nn.Module) -> Tensor:
+        return -self.network(x)
+
+
+class DiscriminatorDetector(BinaryDetector):
+    """The discriminator that a generator was trained against, as it was left."""
+
+    kind = "discriminator"
+
+
+DETECTORS: dict[str, type[Detector]] = {d.kind: d for d in (FeatureSqueezing, BinaryDetector, DiscriminatorDetector)}
+
+
+def threshold_at(scores: Tensor, fpr: float) -> float:
+    """The score above which at most a share `fpr` of the clean images with `scores` (n,) lies: as many as that allows.
+
+    Halfway between two scores, so that rounding decides nothing. Raises InputError for a share outside (0, 1).
+    """
+    if not 0 < fpr < 1:
+        raise InputError(f"fpr must be in (0, 1), the share of clean images rejected, got {fpr}")
+    ordered = scores.double().sort(descending=True).values
+    rejected = math.floor(fpr * len(ordered) + 1e-9)  # 0.07 * 100 is 7, and a little
+    return float(ordered[max(rejected - 1, 0) : rejected + 1].mean())
+
+
+def build_detector(config: Mapping[str, Any]) -> Detector:
+    """The detector that `Detector.config` describes, without its weights."""
+    return DETECTORS[config["kind"]](config["image_shape"], **config["settings"]).eval()
+
+
+def save_detector(detector: Detector, directory: Path, card: str, training: Mapping[str, Any]) -> None:
+    """Write config.json, model.safetensors, README.md (`card`) and training.json: all or nothing."""
+    weights = {key: tensor.cpu().contiguous() for key, tensor in detector.state_dict().items()}
+
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(detector.config, indent=2) + "\n")
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "README.md").write_text(card)
+        (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+
+    write_aside(directory, write)
+
+
+def load_detector(directory: Path | str) -> Detector:
+    """What `save_detector` wrote to `directory`, or to detector/ in it; in eval mode, frozen.
+
+    Raises InputError for a directory without one, and for a damaged one.
+    """
+    folders = [Path(directory), Path(directory) / "detector"]
+    folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
+    if folder is None:
+        raise InputError(f"no detector in {directory}: expected what train/detector.py writes, config.json and weights")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if config.get("kind") not in DETECTORS:
+            raise InputError(
+                f"{folder} holds no detector: expected a kind of {', '.join(DETECTORS)} in its config.json"
+            )
+        detector = build_detector(config)
+        detector.load_state_dict(load_file(folder / "model.safetensors"))
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"the detector in {folder} is damaged: {' '.join(str(error).split())[:160]}") from None
+    return detector.requires_grad_(False)

@@ -1,0 +1,62 @@
+"""A classifier that may refuse to answer: what its detector finds suspicious is rejected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from advgan.defenses.base import Defended, adaptive
+from advgan.defenses.detection import Detector, build_detector, load_detector
+from advgan.errors import InputError
+
+
+class Reject(Defended):
+    """The inner classifier's logits; an image with a positive `suspicion` counts as rejected, whatever they say.
+
+    detector   a calibrated one, or the directory where train/detector.py wrote it. It is saved with the classifier.
+    """
+
+    word = "reject"
+
+    def __init__(self, inner: nn.Module, detector: str | Detector = "") -> None:
+        if detector == "":
+            raise InputError("reject needs a detector, expected reject:detector=DIR, made by train/detector.py")
+        found = load_detector(detector) if isinstance(detector, str) else detector
+        shape = getattr(inner, "image_shape", found.image_shape)
+        if tuple(shape) != found.image_shape:
+            made, given = ("x".join(map(str, each)) for each in (found.image_shape, shape))
+            raise InputError(f"the detector was made for images of {made}, expected one for the classifier's {given}")
+        super().__init__(inner, **found.config)
+        self.detector = found
+
+    @classmethod
+    def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Reject:
+        return cls(inner, build_detector(settings))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        return logits
+
+    def suspicion(self, x: Tensor) -> Tensor:
+        """How far the score of each image `x` (n, c, h, w) is above the threshold: (n,), differentiable."""
+        return self.detector(x, self.inner) - self.detector.threshold
+
+    def adaptive(self) -> nn.Module:
+        return Evasion(self)
+
+
+class Evasion(nn.Module):
+    """A `Reject` with useful gradients: the inner classifier's adaptive view, and the detector's smooth scores."""
+
+    def __init__(self, defense: Reject) -> None:
+        super().__init__()
+        self.inner, self.detector = adaptive(defense.inner), defense.detector
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        return logits
+
+    def suspicion(self, x: Tensor) -> Tensor:
+        """As `Reject.suspicion`, with a gradient that leads below the threshold."""
+        return self.detector.smooth(x, self.inner) - self.detector.threshold

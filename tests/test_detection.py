@@ -1,0 +1,163 @@
+"""Detectors: what their scores are, where the threshold lies, and a classifier that rejects, saved whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.ndimage import median_filter
+from torch import Tensor, nn
+
+from advgan.defenses import Reject, adaptive, defend, load_classifier, load_detector, suspicious
+from advgan.defenses.detection import (
+    BinaryDetector,
+    Detector,
+    DiscriminatorDetector,
+    FeatureSqueezing,
+    save_detector,
+    threshold_at,
+)
+from advgan.discriminator import Discriminator
+from advgan.errors import InputError
+from advgan.targets import build_target, save_target
+
+SHAPE = (1, 28, 28)
+
+
+@pytest.fixture
+def target() -> nn.Module:
+    torch.manual_seed(0)
+    return build_target("mnist-tutorial", SHAPE, 4).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(6, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def calibrated(kind: type[Detector], x: Tensor, classifier: nn.Module) -> Detector:
+    """A detector that rejects half of `x`."""
+    torch.manual_seed(0)
+    detector = kind(x.shape[1:]).eval().requires_grad_(False)
+    detector.threshold.fill_(threshold_at(detector(x, classifier), 0.5))
+    return detector
+
+
+@pytest.mark.parametrize(
+    ("scores", "fpr", "rejected"),
+    [
+        (torch.arange(100.0), 0.05, 5),
+        (torch.arange(100.0), 0.07, 7),
+        (torch.arange(10.0), 0.05, 0),  # one of ten would be too many
+        (torch.tensor([1.0, 2, 2, 2, 3]), 0.5, 1),  # of equals none or all
+        (torch.ones(9), 0.5, 0),
+    ],
+)
+def test_the_threshold_rejects_as_many_clean_images_as_allowed(scores: Tensor, fpr: float, rejected: int) -> None:
+    assert int((scores > threshold_at(scores, fpr)).sum()) == rejected
+
+
+@pytest.mark.parametrize("fpr", [0.0, 1.0, -0.1])
+def test_a_rate_of_false_positives_is_a_share(fpr: float) -> None:
+    with pytest.raises(InputError, match=r"fpr must be in \(0, 1\)"):
+        threshold_at(torch.arange(3.0), fpr)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_feature_squeezing_is_the_largest_distance_of_the_answers(channels: int) -> None:
+    torch.manual_seed(0)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(channels * 36, 3))
+    x = torch.rand(5, channels, 6, 6)
+    levels = 1 if channels == 1 else 31
+    median = torch.from_numpy(median_filter(x.numpy(), (1, 1, 3, 3), mode="nearest"))
+    squeezed = [(x * levels).round() / levels, median]
+    if channels == 3:
+        squeezed.append(nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1))
+    p = classifier(x).softmax(1)
+    distances = torch.stack([(p - classifier(s).softmax(1)).abs().sum(1) for s in squeezed])
+    score = FeatureSqueezing((channels, 6, 6))(x, classifier)
+    assert torch.allclose(score, distances.amax(0), atol=1e-6)
+
+
+def test_an_attacker_has_a_gradient_where_the_answers_are_sure() -> None:
+    """Grey 0.6 becomes white: a classifier that is sure at both passes no gradient, but the smooth scores do."""
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(9, 2))
+    with torch.no_grad():
+        classifier[1].weight[0], classifier[1].weight[1] = -100.0, 100.0
+        classifier[1].bias[0], classifier[1].bias[1] = 720.0, -720.0  # brighter than 0.8: class 1
+    x = torch.full((1, 1, 3, 3), 0.6, requires_grad=True)
+    detector = FeatureSqueezing((1, 3, 3))
+    plain, smooth = detector(x, classifier), detector.smooth(x, classifier)
+    assert plain.item() == smooth.item() == 2
+    assert not torch.autograd.grad(plain.sum(), x)[0].any()
+    assert (torch.autograd.grad(smooth.sum(), x)[0] > 0).all()  # darker: white would be the wrong answer no more
+
+
+def test_a_discriminator_scores_clean_images_higher_so_a_detector_turns_it_round(target: nn.Module, x: Tensor) -> None:
+    for kind in (BinaryDetector, DiscriminatorDetector):
+        detector = kind(SHAPE)
+        assert torch.equal(detector(x, target), -detector.network(x))
+
+
+@pytest.mark.parametrize("kind", [FeatureSqueezing, BinaryDetector, DiscriminatorDetector])
+def test_a_rejecting_classifier_answers_and_rejects_alike_wherever_it_is_loaded(
+    kind: type[Detector], target: nn.Module, x: Tensor, tmp_path: Path
+) -> None:
+    save_detector(calibrated(kind, x, target), tmp_path / "run" / "detector", "# card", {"fpr": 0.5})
+    defended = defend(target, f"reject:detector={tmp_path / 'run'}")
+    assert [suspicious(model) for model in (defended, target)] == [True, False]
+    assert torch.equal(defended(x), target(x))
+    assert int((defended.suspicion(x) > 0).sum()) == 3
+    save_target(defended, tmp_path / "whole", "# card")
+    for file in (tmp_path / "run" / "detector").iterdir():
+        file.unlink()  # the classifier has its own
+    loaded = load_classifier(str(tmp_path / "whole"))
+    assert torch.equal(loaded(x), defended(x))
+    assert torch.equal(loaded.suspicion(x), defended.suspicion(x))
+    view = adaptive(loaded)
+    assert torch.equal(view(x), loaded(x))
+    assert torch.equal(view.suspicion(x), loaded.suspicion(x))
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(view.suspicion(leaf).sum(), leaf)
+    assert gradient.flatten(1).abs().amax(1).gt(0).all()
+
+
+def test_what_rejects_stands_outermost(target: nn.Module, x: Tensor) -> None:
+    rejecting = Reject(target, calibrated(BinaryDetector, x, target))
+    with pytest.raises(InputError, match="cannot stand around a defence that rejects"):
+        defend(rejecting, "bit-depth")
+    around = Reject(defend(target, "bit-depth"), calibrated(FeatureSqueezing, x, target))
+    assert [d["name"] for d in around.config["defenses"]] == ["bit-depth", "reject"]
+
+
+def test_a_discriminator_is_saved_and_loaded(x: Tensor, tmp_path: Path) -> None:
+    made = Discriminator(1, "paper").eval()
+    made.save(tmp_path / "discriminator")
+    for where in (tmp_path, tmp_path / "discriminator"):
+        assert torch.equal(Discriminator.load(where)(x), made(x))
+    (tmp_path / "discriminator" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"the discriminator in .* is damaged"):
+        Discriminator.load(tmp_path)
+
+
+def test_what_is_no_detector(target: nn.Module, x: Tensor, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="reject needs a detector, expected reject:detector=DIR"):
+        defend(target, "reject")
+    with pytest.raises(InputError, match=r"no detector in .*nowhere"):
+        defend(target, f"reject:detector={tmp_path / 'nowhere'}")
+    save_target(target, tmp_path / "classifier", "# card")
+    with pytest.raises(InputError, match="holds no detector: expected a kind of feature-squeezing, binary"):
+        load_detector(tmp_path / "classifier")
+    with pytest.raises(InputError, match="made for images of 1x8x8, expected one for the classifier's 1x28x28"):
+        Reject(target, BinaryDetector((1, 8, 8)))
+    save_detector(calibrated(BinaryDetector, x, target), tmp_path / "torn", "# card", {})
+    config = json.loads((tmp_path / "torn" / "config.json").read_text())
+    config["settings"]["width"] = 8
+    (tmp_path / "torn" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"the detector in .* is damaged: .*size mismatch"):
+        load_detector(tmp_path / "torn")
+    with pytest.raises(InputError, match="bits must be from 1 to 8, got 9"):
+        FeatureSqueezing(SHAPE, bits=9)
+    assert BinaryDetector(SHAPE).threshold.isinf()
