@@ -5,8 +5,8 @@ python train/distill.py --dataset mnist --data-dir data --temperature 100 --epoc
 accelerate launch --cpu --num_processes 2 train/distill.py ...    several processes share each batch
 
 A teacher learns the labels at temperature T; then a student of the same architecture learns what the teacher says at T
-of the very images that it is shown. RUN/classifier is the student, which every other program takes as it is, RUN/teacher
-the teacher; that of T = 1 is a plain classifier. The student is used at T = 1, with logits T times as large as theirs.
+of the very images that it is shown. RUN/classifier is the student, which every other program takes as it is: at
+temperature 1, with logits T times as large as a plain classifier's. RUN/teacher is the teacher.
 
 Nothing is chosen: both nets are kept as the last step leaves them, when the learning rate has come down to nothing.
 """
@@ -200,6 +200,7 @@ def card(settings: Settings, data: Data, record: training.Record, phase: Phase) 
     command = " ".join(f"--{k.replace('_', '-')}{'' if v is True else f' {v}'}" for k, v in given.items())
     channels, height, width = data.image_shape
     known, temperature = record["accuracies"][phase], f"temperature {settings.temperature:g}"
+    seconds = f"{record['seconds']:.0f} s"
     tested = f"{known['test']:.2%}" if "test" in known else "not measured (the run did not end)"
     learned = {"teacher": "the labels", "student": "the probabilities of a teacher, another net of its kind"}[phase]
     return f"""---
@@ -213,15 +214,15 @@ A classifier to be attacked: {channels}x{height}x{width} images in [0, 1] -> log
     from advgan.targets import load_target
     model = load_target("{settings.target}", weights=DIRECTORY)  # the directory of this card
 
-It learned {learned}, at {temperature} (Papernot et al. 2016, arXiv:1511.04508), and answers at temperature 1: its logits
-are {settings.temperature:g} times as large as a plain classifier's.
+It learned {learned}, at {temperature} (Papernot et al. 2016, arXiv:1511.04508), and
+answers at temperature 1: its logits are {settings.temperature:g} times as large as a plain classifier's.
 
 | | |
 |---|---|
 | accuracy, test ({len(data.test)} images, seen once) | {tested} |
 | accuracy, validation ({len(data.validation)} images; nothing was chosen on them) | {known["validation"]:.2%} |
 | trained on | {len(data.train)} images of {settings.dataset}, classes {", ".join(data.classes)} |
-| training | teacher and student: {record["step"]} steps of {settings.batch_size} images, {record["seconds"]:.0f} s, seed {settings.seed} |
+| training, of both nets | {record["step"]} steps of {settings.batch_size} images, {seconds}, seed {settings.seed} |
 | made by | `train/distill.py {command}` |
 
 This hides gradients of the softmax from an attacker and moves no decision: `eval/distillation.py` measures both.
@@ -229,7 +230,12 @@ This hides gradients of the softmax from an attacker and moves no decision: `eva
 
 
 def conclude(
-    settings: Settings, data: Data, nets: dict[Phase, Target], record: training.Record, total: int, accelerator: Accelerator
+    settings: Settings,
+    data: Data,
+    nets: dict[Phase, Target],
+    record: training.Record,
+    total: int,
+    accelerator: Accelerator,
 ) -> None:
     """Measure both on the test images, once and only after the last step; training.json, last of all."""
     if record["step"] == total:
@@ -245,8 +251,9 @@ def conclude(
             tested, validated = (record["accuracies"][phase][split] for split in ("test", "validation"))
             print(f"{phase}: test accuracy {tested:.2%} (n = {len(data.test)}), validation {validated:.2%}")
         print(f"student in {settings.output_dir / 'classifier'}, teacher in {settings.output_dir / 'teacher'}")
-    if (folder := settings.output_dir / "classifier").is_dir():
-        write_file(folder / "training.json", json.dumps(summary(settings, record), indent=2))
+    student = settings.output_dir / FOLDER["student"]
+    if student.is_dir():
+        write_file(student / "training.json", json.dumps(summary(settings, record), indent=2))
     print(tensorboard_command(settings.output_dir / "logs"))
 
 

@@ -12,8 +12,8 @@ def augment(x: Tensor, *, shift: int, flip: bool, seed: int, step: int, rank: in
     """Images `x` (n, c, h, w), each moved by up to `shift` pixels each way (zeros come in at the border) and, with
     `flip`, mirrored or not.
 
-    `x` is the part of process `rank` of a batch that `world` processes share. The moves are a function of seed and step,
-    drawn for the whole batch.
+    `x` is the part of process `rank` of a batch that `world` processes share. The moves are a function of seed and
+    step, drawn for the whole batch.
     """
     rng = np.random.default_rng((seed, step))
     n, _, height, width = x.shape
