@@ -113,7 +113,7 @@ def cell(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     return {"row": row, "training": json.loads((directory / "training.json").read_text())}
 
 
-def planned(wanted: Training) -> int:
+def planned(wanted: Any) -> int:
     """How many steps a training takes in all."""
     if wanted.max_steps:
         return wanted.max_steps
@@ -121,7 +121,7 @@ def planned(wanted: Training) -> int:
     return wanted.epochs * steps_per_epoch(data.train, wanted.batch_size)
 
 
-def trained(directory: Path, wanted: Training) -> int:
+def trained(directory: Path, wanted: Any) -> int:
     """How many steps were taken there, 0 if none; raises InputError if it was with other settings."""
     path = directory / "training.json"
     if not path.exists():

@@ -166,7 +166,7 @@ def test_the_best_pair_is_the_best_of_all_pairs(spread: float, monkeypatch: pyte
                 assert tuple(sorted(pair[i].tolist(), reverse=True)) == max(scores, key=scores.__getitem__)
 
 
-@pytest.mark.parametrize("derivative", ["probabilities", "logits"])
+@pytest.mark.parametrize("derivative", ["probabilities", "logits", "softmax"])
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("theta", [1.0, -1.0, 0.3])
 def test_jsma_takes_the_steps_of_a_slow_and_simple_one(theta: float, targeted: bool, derivative: str) -> None:
@@ -185,8 +185,8 @@ def _slow(model: nn.Module, x: Tensor, t: int, targeted: bool, theta: float, lim
     values, changed = x.flatten().clone(), set()
     sign = 1 if targeted else -1
     while (int(model(values.view_as(x)).argmax()) == t) != targeted:
-        output = (lambda v: model(v.view_as(x))[0].softmax(0)) if derivative == "probabilities" else (
-            lambda v: model(v.view_as(x))[0]
+        output = (lambda v: model(v.view_as(x))[0]) if derivative == "logits" else (
+            lambda v: model(v.view_as(x))[0].softmax(0)
         )  # fmt: skip
         jacobian = torch.autograd.functional.jacobian(output, values).double() * sign
         best, pair = 0.0, None
@@ -204,6 +204,31 @@ def _slow(model: nn.Module, x: Tensor, t: int, targeted: bool, theta: float, lim
         values[pair] = (values[pair] + theta).clamp(0, 1)
         changed |= set(pair)
     return values.view_as(x)
+
+
+class Sure(nn.Module):
+    """A model whose logits are `times` as large: the same decisions, another certainty."""
+
+    def __init__(self, model: nn.Module, times: float) -> None:
+        super().__init__()
+        self.model, self.times = model, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.times * self.model(x)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_only_the_softmax_derivative_vanishes_where_the_model_is_sure(targeted: bool) -> None:
+    model, x = linear(4), images(6, size=4)
+    sure, y = Sure(model, 128), own_labels(model, x)
+    aim = (y + 1) % 4 if targeted else None
+    assert (sure(x).sort(1).values.diff(dim=1)[:, -1] > 110).all(), "exp(-104) is 0 in float32"
+    attack = partial(jsma, gamma=1.0, y_target=aim)
+    assert torch.equal(attack(sure, x, y, derivative="softmax"), x)
+    of_logits = attack(sure, x, y, derivative="logits")
+    assert torch.equal(of_logits, attack(model, x, y, derivative="logits")), "it does not even notice"
+    for found in (of_logits, attack(sure, x, y, derivative="probabilities"), attack(model, x, y, derivative="softmax")):
+        assert not torch.equal(found, x)
 
 
 @pytest.mark.parametrize("gamma", [0.02, 0.1, 1.0])
@@ -329,7 +354,7 @@ def test_bad_input_is_said_before_any_work(attack: Attack, change: dict, message
         (jsma, {"theta": float("nan")}, "theta must be"),
         (jsma, {"gamma": 0.0}, r"gamma must be in \(0, 1\], got 0.0"),
         (jsma, {"gamma": 1.1}, "gamma must be"),
-        (jsma, {"derivative": "tanh"}, "derivative must be of probabilities or logits, got 'tanh'"),
+        (jsma, {"derivative": "tanh"}, "derivative must be of probabilities, logits or softmax, got 'tanh'"),
     ],
 )
 def test_bad_settings_are_said_before_any_work(attack: Attack, settings: dict, message: str) -> None:

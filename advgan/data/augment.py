@@ -1,0 +1,28 @@
+"""Training images moved and mirrored, alike after a resume and for any number of processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def augment(x: Tensor, *, shift: int, flip: bool, seed: int, step: int, rank: int = 0, world: int = 1) -> Tensor:
+    """Images `x` (n, c, h, w), each moved by up to `shift` pixels each way (zeros come in at the border) and, with
+    `flip`, mirrored or not.
+
+    `x` is the part of process `rank` of a batch that `world` processes share. The moves are a function of seed and
+    step, drawn for the whole batch.
+    """
+    rng = np.random.default_rng((seed, step))
+    n, _, height, width = x.shape
+    mine = slice(rank * n, (rank + 1) * n)
+    down, right = torch.from_numpy(rng.integers(0, 2 * shift + 1, (2, n * world)))[:, mine]
+    mirrored = torch.from_numpy(rng.random(n * world) < 0.5)[mine]
+    rows = down[:, None] + torch.arange(height)
+    columns = right[:, None] + torch.arange(width)
+    if flip:
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    padded = F.pad(x, [shift] * 4).movedim(1, -1)
+    return padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
