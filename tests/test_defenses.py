@@ -20,6 +20,15 @@ from advgan.threat import Threat
 WORDS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defence is tried here, where it needs some
 
 
+@pytest.fixture(scope="module", autouse=True)
+def members(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The ensembles need others to join."""
+    torch.manual_seed(1)
+    directory = tmp_path_factory.mktemp("member")
+    save_target(defend(build_target("mnist-b", (1, 28, 28), 4).eval(), "gaussian"), directory, "# card")
+    WORDS.update({name: f"{name}:members={directory}" for name in ("vote", "mean-logits", "mean-probabilities")})
+
+
 @pytest.fixture
 def target() -> torch.nn.Module:
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ from typing import TypeVar
 from torch import nn
 
 from advgan.defenses.base import Defended
+from advgan.defenses.ensemble import MeanLogits, MeanProbabilities, Vote
 from advgan.defenses.filters import Gaussian, Median, TotalVariation
 from advgan.defenses.geometry import CropResize, RandomCrop, RandomPad
 from advgan.defenses.masking import LabelsOnly, NoisyGradients, Saturated, TruncatedGradients
@@ -17,6 +18,7 @@ M = TypeVar("M", bound=nn.Module)
 
 KINDS: tuple[type[Defended], ...] = (
     *(BitDepth, Jpeg, Median, Gaussian, TotalVariation, CropResize, RandomCrop, RandomPad),
+    *(Vote, MeanLogits, MeanProbabilities),
     *(LabelsOnly, Saturated, NoisyGradients, TruncatedGradients),
 )
 DEFENSES = {kind.word: kind for kind in KINDS}
