@@ -7,6 +7,7 @@ from typing import TypeVar
 from torch import nn
 
 from advgan.defenses.base import Defended
+from advgan.defenses.compression import Int8, Prune
 from advgan.defenses.ensemble import MeanLogits, MeanProbabilities, Vote
 from advgan.defenses.filters import Gaussian, Median, TotalVariation
 from advgan.defenses.geometry import CropResize, RandomCrop, RandomPad
@@ -18,6 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 
 KINDS: tuple[type[Defended], ...] = (
     *(BitDepth, Jpeg, Median, Gaussian, TotalVariation, CropResize, RandomCrop, RandomPad),
+    *(Int8, Prune),
     *(Vote, MeanLogits, MeanProbabilities),
     *(LabelsOnly, Saturated, NoisyGradients, TruncatedGradients),
 )
