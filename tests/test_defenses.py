@@ -29,6 +29,15 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> None:
     WORDS["reject"] = f"reject:detector={directory}"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def members(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The ensembles need others to join."""
+    torch.manual_seed(1)
+    directory = tmp_path_factory.mktemp("member")
+    save_target(defend(build_target("mnist-b", (1, 28, 28), 4).eval(), "gaussian"), directory, "# card")
+    WORDS.update({name: f"{name}:members={directory}" for name in ("vote", "mean-logits", "mean-probabilities")})
+
+
 @pytest.fixture
 def target() -> torch.nn.Module:
     torch.manual_seed(0)

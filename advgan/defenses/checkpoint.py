@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from advgan.defenses.base import Defended
 from advgan.defenses.registry import DEFENSES, defend
@@ -25,10 +26,18 @@ def load_classifier(
     InputError as both.
     """
     config, state, file = read_target(None, name) if is_directory(name, weights) else read_target(name, weights)
+    model = fill(rebuild(config, image_shape, num_classes), state, file)
+    return defend(model, defense).requires_grad_(False)
+
+
+def rebuild(
+    config: dict[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
+) -> Target | Defended:
+    """The classifier and its defences that `config` describes, with other weights than it had."""
     model: Target | Defended = build_target(config["name"], *shapes(config, image_shape, num_classes))
     for saved in config.get("defenses", []):
         model = DEFENSES[saved["name"]].restore(model, saved["settings"])
-    return defend(fill(model, state, file), defense).requires_grad_(False)
+    return model
 
 
 def is_directory(name: str, weights: Path | str | None) -> bool:

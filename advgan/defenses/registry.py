@@ -7,6 +7,8 @@ from typing import TypeVar
 from torch import nn
 
 from advgan.defenses.base import Defended
+from advgan.defenses.compression import Int8, Prune
+from advgan.defenses.ensemble import MeanLogits, MeanProbabilities, Vote
 from advgan.defenses.filters import Gaussian, Median, TotalVariation
 from advgan.defenses.geometry import CropResize, RandomCrop, RandomPad
 from advgan.defenses.masking import LabelsOnly, NoisyGradients, Saturated, TruncatedGradients
@@ -18,6 +20,8 @@ M = TypeVar("M", bound=nn.Module)
 
 KINDS: tuple[type[Defended], ...] = (
     *(BitDepth, Jpeg, Median, Gaussian, TotalVariation, CropResize, RandomCrop, RandomPad),
+    *(Int8, Prune),
+    *(Vote, MeanLogits, MeanProbabilities),
     *(LabelsOnly, Saturated, NoisyGradients, TruncatedGradients),
     Reject,
 )

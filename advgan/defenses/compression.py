@@ -1,0 +1,111 @@
+"""Compressed classifiers: whole numbers of 8 bits in place of floats, and no small weights. Smaller, hoped to be safer.
+
+The classifier behind is left as it is, and is what runs: the harness counts its forwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from advgan.defenses.base import Defended, adaptive
+from advgan.errors import InputError
+
+LAYERS = (nn.Linear, nn.Conv2d)
+
+
+class Int8(Defended):
+    """Every linear layer and convolution with its weights and inputs rounded to 255 levels, `int8`: of a weight per
+    output channel, of an input per image ("dynamic": by its own range). Symmetric, after Jacob et al. 2018, section 2.
+
+    What an 8-bit processor would answer, computed in float32: as slow as before. Rounding has no gradient, so an
+    attacker takes the unrounded classifier's.
+    """
+
+    word = "int8"
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__(inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with Rounded():
+            logits: Tensor = self.inner(x)
+        return logits
+
+    def adaptive(self) -> nn.Module:
+        return adaptive(self.inner)
+
+
+class Rounded(TorchFunctionMode):
+    """While it lasts, linear layers and convolutions, whoever calls them, see input and weight through `int8`."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function in (F.linear, F.conv2d):
+            args = (*map(int8, args[:2]), *args[2:])
+        return function(*args, **(kwargs or {}))
+
+
+def int8(values: Tensor) -> Tensor:
+    """`values` (n, ...) rounded to -127, ..., 127 times a step, which is for each of the n its largest entry / 127."""
+    step = values.detach().abs().flatten(1).amax(1).clamp_min(1e-30).view(-1, *[1] * (values.ndim - 1)) / 127
+    return (values / step).round() * step
+
+
+class Prune(Defended):
+    """Without the `amount` of all weights of linear layers and convolutions that is smallest, over all layers: zero
+    (Han et al. 2015, without its retraining; torch.nn.utils.prune.global_unstructured). Its gradients are honest.
+
+    What was kept is written down when the defence is built, and saved with it.
+    """
+
+    word = "prune"
+
+    def __init__(self, inner: nn.Module, amount: float = 0.5) -> None:
+        if not 0 < amount < 1:
+            raise InputError(f"prune:amount must be between 0 and 1, a share of the weights, got {amount}")
+        super().__init__(inner, amount=amount)
+        weights = self._weights()
+        if not weights:
+            raise InputError("prune needs a classifier with linear layers or convolutions, got one without")
+        sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
+        kept = torch.ones_like(sizes, dtype=torch.bool)
+        kept[sizes.topk(round(amount * len(sizes)), largest=False).indices] = False
+        for i, (weight, mask) in enumerate(zip(weights, kept.split([w.numel() for w in weights]), strict=True)):
+            self.register_buffer(f"kept_{i}", mask.view(weight.shape))
+
+    def _weights(self) -> list[Tensor]:
+        layers = (module for module in self.inner.modules() if isinstance(module, LAYERS))
+        return list(dict.fromkeys(layer.weight for layer in layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pruned(self.inner, x)
+
+    def pruned(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Logits (n, k) of `model`, which holds the classifier's weights, without the small ones."""
+        zeroed = {weight: weight * getattr(self, f"kept_{i}") for i, weight in enumerate(self._weights())}
+        changed = {name: zeroed[weight] for name, weight in model.named_parameters() if weight in zeroed}
+        logits: Tensor = functional_call(model, changed, (x,))
+        return logits
+
+    def adaptive(self) -> nn.Module:
+        view = adaptive(self.inner)
+        return self if view is self.inner else PrunedView(self, view)
+
+
+class PrunedView(nn.Module):
+    """A pruned classifier by the adaptive `view` of what is inside."""
+
+    def __init__(self, defense: Prune, view: nn.Module) -> None:
+        super().__init__()
+        self.defense, self.view = defense, view
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.defense.pruned(self.view, x)

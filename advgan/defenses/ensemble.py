@@ -1,0 +1,123 @@
+"""Several classifiers answer as one: by majority, by their mean logits, or by their mean probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advgan.defenses.base import Defended, adaptive, suspicious
+from advgan.errors import InputError
+
+
+class Ensemble(Defended):
+    """`inner` and other `members`, whose logits (m, n, k) a subclass makes one answer (n, k) of.
+
+    members   classifiers of the same images and classes: modules, or the directories of saved ones, "DIR,DIR"
+    Saved, the folder holds them all: their configs and weights, and not where they lay. The harness counts the forwards
+    of `inner`, one for each image that the ensemble is asked about. Raises InputError for no members, and for members
+    that do not fit.
+    """
+
+    def __init__(self, inner: nn.Module, members: str | Sequence[nn.Module] = ()) -> None:
+        found = _loaded(self.word, members) if isinstance(members, str) else list(members)
+        if not found:
+            raise InputError(f"{self.word}:members must name at least one classifier to join, got none")
+        for member in found:
+            _check_fit(self.word, member, inner)
+        super().__init__(inner, members=[getattr(m, "config", {"name": type(m).__name__}) for m in found])
+        self.members = nn.ModuleList(found).eval()
+
+    @classmethod
+    def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Defended:
+        from advgan.defenses.checkpoint import rebuild  # which knows all defences, this one too
+
+        return cls(inner, [rebuild(config) for config in settings["members"]])
+
+    @staticmethod
+    def answer(logits: Tensor) -> Tensor:
+        """(m, n, k) of the members -> (n, k)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(torch.stack([self.inner(x), *(member(x) for member in self.members)]))
+
+    def adaptive(self) -> nn.Module:
+        return Joined([self.inner, *self.members], self.answer)
+
+
+class Joined(nn.Module):
+    """What an attacker differentiates: the members' adaptive views, their logits (m, n, k) joined by `answer`."""
+
+    def __init__(self, members: Sequence[nn.Module], answer: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.views, self.answer = nn.ModuleList(map(adaptive, members)), answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(torch.stack([view(x) for view in self.views]))
+
+
+class MeanLogits(Ensemble):
+    """The mean of the members' logits: who is surer has more weight."""
+
+    word = "mean-logits"
+
+    @staticmethod
+    def answer(logits: Tensor) -> Tensor:
+        return logits.mean(0)
+
+
+class MeanProbabilities(Ensemble):
+    """The logarithm of the mean of the members' probabilities (Strauss et al. 2017, "Ensemble methods as a defense to
+    adversarial perturbations", arXiv:1709.03423).
+    """
+
+    word = "mean-probabilities"
+
+    @staticmethod
+    def answer(logits: Tensor) -> Tensor:
+        return logits.float().log_softmax(2).logsumexp(0) - math.log(len(logits))
+
+
+class Vote(Ensemble):
+    """How many members decide for each class, and half a vote to break ties: of the classes with the most votes the one
+    with the largest mean probability has it. The gradient is zero: an attacker takes that of `MeanProbabilities`.
+    """
+
+    word = "vote"
+
+    @staticmethod
+    def answer(logits: Tensor) -> Tensor:
+        k = logits.shape[2]
+        votes = F.one_hot(logits.argmax(2), k).sum(0)
+        first = votes == votes.amax(1, keepdim=True)
+        tie_break = logits.float().softmax(2).mean(0).masked_fill(~first, -1).argmax(1)
+        return votes + F.one_hot(tie_break, k) / 2 + 0 * logits.sum(0)
+
+    def adaptive(self) -> nn.Module:
+        return Joined([self.inner, *self.members], MeanProbabilities.answer)
+
+
+def _loaded(word: str, directories: str) -> list[nn.Module]:
+    from advgan.defenses.checkpoint import load_classifier
+
+    paths = [path.strip() for path in directories.split(",") if path.strip()]
+    for path in paths:
+        if not Path(path).is_dir():
+            raise InputError(f"{word}:members must be directories of saved classifiers, got {path!r}")
+    return [load_classifier(path) for path in paths]
+
+
+def _check_fit(word: str, member: nn.Module, inner: nn.Module) -> None:
+    """Raise InputError for a member that rejects, or says that it answers other questions than `inner`."""
+    if suspicious(member):
+        raise InputError(f"{word} cannot join a classifier that rejects, expected members that answer every image")
+    for what, key in (("images of shape", "image_shape"), ("classes", "num_classes")):
+        ours, theirs = getattr(inner, key, None), getattr(member, key, None)
+        if None not in (ours, theirs) and ours != theirs:
+            raise InputError(f"{word}:members must answer as the classifier they join, {what} {ours}, got {theirs}")

@@ -1,0 +1,132 @@
+"""Rounded and pruned classifiers against torch's own rounding and pruning; the classifier behind stays as it was."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from advgan.attacks import parse_attack
+from advgan.defenses import adaptive, defend, load_classifier
+from advgan.defenses.compression import LAYERS, int8
+from advgan.errors import InputError
+from advgan.evaluation import Cells, Victim
+from advgan.targets import build_target, fingerprint, save_target
+from advgan.threat import Threat
+
+
+@pytest.fixture
+def target() -> nn.Module:
+    torch.manual_seed(0)
+    return build_target("mnist-tutorial", (1, 28, 28), 4).eval()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+# int8
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (3, 2, 5, 5), (0, 3)])
+def test_rounding_is_torchs_fake_quantisation(shape: tuple[int, ...]) -> None:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    scale = values.abs().flatten(1).amax(1) / 127
+    zero = torch.zeros(len(values), dtype=torch.int32)
+    expected = torch.fake_quantize_per_channel_affine(values, scale, zero, 0, -127, 127) if len(values) else values
+    torch.testing.assert_close(int8(values), expected)
+    assert torch.equal(int8(torch.zeros(2, 3)), torch.zeros(2, 3))
+
+
+def test_int8_rounds_inputs_and_weights_of_every_layer(x: Tensor) -> None:
+    torch.manual_seed(0)
+    convolution, linear = nn.Conv2d(1, 3, 5, stride=4), nn.Linear(108, 4)
+    rounded = copy.deepcopy(convolution), copy.deepcopy(linear)
+    for layer in rounded:
+        layer.weight.data = int8(layer.weight.data)
+    hidden = rounded[0](int8(x)).relu().flatten(1)
+    found = defend(nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), linear), "int8")(x)
+    torch.testing.assert_close(found, rounded[1](int8(hidden)))
+
+
+def test_int8_is_near_and_takes_each_image_by_itself(target: nn.Module, x: Tensor) -> None:
+    exact, rounded = target(x), defend(target, "int8")(x)
+    assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
+    x[0] = 0  # a wider or narrower range beside it changes nothing
+    torch.testing.assert_close(defend(target, "int8")(x)[1:], rounded[1:], atol=1e-5, rtol=1e-4)
+
+
+def test_int8s_own_gradient_is_zero_and_the_attackers_the_classifiers(target: nn.Module, x: Tensor) -> None:
+    defense, x = defend(target, "int8"), x.requires_grad_()
+    assert adaptive(defense) is target
+    (gradient,) = torch.autograd.grad(defense(x)[:, 0].sum(), x)
+    assert torch.equal(gradient, torch.zeros_like(x))
+
+
+# prune
+
+
+@pytest.mark.parametrize("amount", [0.1, 0.5, 0.95])
+def test_pruning_is_torchs_global_pruning(amount: float, target: nn.Module, x: Tensor) -> None:
+    copied = copy.deepcopy(target).to(memory_format=torch.contiguous_format)  # torch prunes no others
+    layers = [(module, "weight") for module in copied.modules() if isinstance(module, LAYERS)]
+    prune.global_unstructured(layers, prune.L1Unstructured, amount=amount)
+    defense = defend(target, f"prune:amount={amount}")
+    torch.testing.assert_close(defense(x), copied(x))
+    kept = sum(int(mask.sum()) for mask in defense.buffers())
+    total = sum(layer.weight.numel() for layer, _ in layers)
+    assert kept == total - round(amount * total)
+
+
+def test_a_pruned_classifiers_gradients_are_its_own(target: nn.Module, x: Tensor) -> None:
+    defense, x = defend(target, "prune"), x.requires_grad_()
+    assert adaptive(defense) is defense
+    own, others = (torch.autograd.grad(model(x)[:, 0].sum(), x)[0] for model in (defense, target))
+    assert own.abs().max() > 0
+    assert not torch.allclose(own, others)
+
+
+def test_what_was_kept_is_saved(target: nn.Module, x: Tensor, tmp_path: Path) -> None:
+    save_target(defend(target, "prune:amount=0.9"), tmp_path / "saved", "# card")
+    loaded = load_classifier(str(tmp_path / "saved"))
+    assert torch.equal(loaded(x), defend(target, "prune:amount=0.9")(x))
+    assert loaded.kept_0.dtype == torch.bool
+
+
+# Both
+
+
+@pytest.mark.parametrize("word", ["int8", "prune"])
+def test_the_classifier_behind_stays_and_its_forwards_are_counted(word: str, target: nn.Module, x: Tensor) -> None:
+    before, logits = fingerprint(target), target(x)
+    defense = defend(target, word)
+    row = Cells(None, x, defense(x).argmax(1)).run(parse_attack("fgsm"), Victim(word, defense), Threat("linf", 0.1)).row
+    assert (row["status"], row["forwards_per_image"], row["backwards_per_image"]) == ("ok", 1, 1)
+    assert fingerprint(target) == before
+    assert torch.equal(target(x), logits)
+
+
+def test_they_go_together(target: nn.Module, x: Tensor) -> None:
+    pruned, twice = defend(target, "prune:amount=0.5"), defend(target, "prune:amount=0.3+prune:amount=0.5")
+    torch.testing.assert_close(twice(x), pruned(x))  # what the one prunes the other prunes too
+    both = [defend(target, words)(x) for words in ("int8+prune", "prune+int8")]
+    torch.testing.assert_close(*both)
+    assert not torch.equal(both[0], pruned(x))
+    for words in ("int8+prune", "prune+int8"):  # the attacker's: pruned, not rounded
+        torch.testing.assert_close(adaptive(defend(target, words))(x), pruned(x))
+
+
+@pytest.mark.parametrize("amount", ["0", "1", "-0.5"])
+def test_bad_amounts(amount: str, target: nn.Module) -> None:
+    with pytest.raises(InputError, match="prune:amount must be between 0 and 1, a share of the weights, got"):
+        defend(target, f"prune:amount={amount}")
+
+
+def test_nothing_to_prune() -> None:
+    with pytest.raises(InputError, match="needs a classifier with linear layers or convolutions, got one without"):
+        defend(nn.Flatten(), "prune")

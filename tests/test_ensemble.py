@@ -1,0 +1,151 @@
+"""Several classifiers that answer as one: votes and means counted by hand, saved whole, attacked as one and by one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks import parse_attack
+from advgan.defenses import adaptive, defend, load_classifier
+from advgan.defenses.ensemble import Ensemble, MeanLogits, MeanProbabilities, Vote
+from advgan.errors import InputError
+from advgan.evaluation import Cells, Victim
+from advgan.targets import build_target, save_target
+from advgan.threat import Threat
+
+
+class Says(nn.Module):
+    """The same logits, whatever it sees, but for a gradient."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.register_buffer("answer", torch.tensor(logits, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer + x.flatten(1).sum(1, keepdim=True) * 0
+
+
+def answer(kind: type[Ensemble], *members: nn.Module) -> Tensor:
+    (logits,) = kind(members[0], members[1:])(torch.rand(1, 1, 2, 2))
+    return logits
+
+
+def test_votes_are_counted() -> None:
+    logits = answer(Vote, Says(0, 5, 1), Says(3, 0, 0), Says(0, 0.1, 0), Says(0, 9, 0))
+    assert torch.equal(logits, torch.tensor([1.0, 3.5, 0.0]))
+
+
+def test_the_surer_wins_a_tie_among_the_first_alone() -> None:
+    assert torch.equal(answer(Vote, Says(1, 0, 0), Says(0, 5, 0)), torch.tensor([1.0, 1.5, 0.0]))
+    assert torch.equal(answer(Vote, Says(5, 0, 0), Says(0, 1, 0)), torch.tensor([1.5, 1.0, 0.0]))
+    # Class 2 has the largest mean probability, and no vote.
+    near = (Says(1.0, -9, 0.99), Says(-9, 1.0, 0.99))
+    assert answer(MeanProbabilities, *near).argmax() == 2
+    assert torch.equal(answer(Vote, *near), torch.tensor([1.5, 1.0, 0.0]))
+
+
+def test_means_are_means() -> None:
+    a, b = Says(2, 0, -1), Says(0, 1, 5)
+    torch.testing.assert_close(answer(MeanLogits, a, b), torch.tensor([1.0, 0.5, 2.0]))
+    mean = (a.answer.softmax(0) + b.answer.softmax(0)) / 2
+    torch.testing.assert_close(answer(MeanProbabilities, a, b).softmax(0), mean)
+    torch.testing.assert_close(answer(MeanProbabilities, a, b).exp(), mean)
+    far = answer(MeanProbabilities, Says(0, 500, 0), Says(0, 300, 0))  # log 0 it never says
+    assert torch.isfinite(far).all()
+
+
+def linear(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("kind", [Vote, MeanLogits, MeanProbabilities])
+def test_an_attacker_differentiates_the_mean(kind: type[Ensemble]) -> None:
+    members, x = [linear(seed) for seed in range(3)], torch.rand(5, 1, 4, 4, requires_grad=True)
+    ensemble = kind(members[0], members[1:])
+    stand_in = (MeanLogits if kind is MeanLogits else MeanProbabilities)(members[0], members[1:])
+    torch.testing.assert_close(adaptive(ensemble)(x), stand_in(x))
+    own, through = (torch.autograd.grad(model(x)[:, 0].sum(), x)[0] for model in (ensemble, adaptive(ensemble)))
+    assert torch.equal(own, torch.zeros_like(x) if kind is Vote else through)
+
+
+def test_members_may_be_defended_and_are_seen_through() -> None:
+    members = [linear(0), defend(linear(1), "bit-depth")]
+    x = torch.rand(4, 1, 4, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(adaptive(MeanLogits(members[0], members[1:]))(x)[:, 2].sum(), x)
+    weights = (members[0][1].weight[2] + members[1].inner[1].weight[2]) / 2
+    torch.testing.assert_close(gradient.flatten(1), weights.expand(4, -1))
+
+
+def test_attacked_as_one_white_box_and_by_transfer_from_one_member() -> None:
+    """Opposite members: the one behind the ensemble is fooled by what leaves the mean of both as it is."""
+    plus, minus = nn.Linear(16, 2, bias=False), nn.Linear(16, 2, bias=False)
+    w = torch.ones(2, 16) * torch.tensor([[1.0], [-1.0]])
+    plus.weight.data = w * torch.where(torch.arange(16) < 8, 1.0, 0.0)
+    minus.weight.data = w * torch.where(torch.arange(16) < 8, -1.2, 1.0)
+    members = [nn.Sequential(nn.Flatten(), layer).requires_grad_(False) for layer in (plus, minus)]
+    ensemble = MeanLogits(members[0], members[1:])
+    x, y = torch.full((6, 1, 4, 4), 0.5), torch.zeros(6, dtype=torch.long)
+    victim, cells = Victim("ensemble", ensemble), Cells(None, x, y)
+    rows = {w: cells.run(parse_attack(w), victim, Threat("linf", 0.45)).row for w in ("fgsm", "fgsm@oblivious")}
+    assert [(row["asr"], row["access"]) for row in rows.values()] == [(1, "gradients"), (0, "transfer")]
+    assert all(row["forwards_per_image"] == row["backwards_per_image"] == 1 for row in rows.values())
+
+
+# From the command line, saved and loaded
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A classifier, another behind two defences, one of other images, one of other classes."""
+    root, found = tmp_path_factory.mktemp("members"), []
+    kinds = (("mnist-a", 28, 4, None), ("mnist-b", 28, 4, "gaussian+bit-depth:bits=4"))
+    for name, side, classes, defense in (*kinds, ("mnist-tutorial", 20, 4, None), ("mnist-tutorial", 28, 5, None)):
+        torch.manual_seed(len(found))
+        model = defend(build_target(name, (1, side, side), classes).eval(), defense)
+        save_target(model, root / str(len(found)), "# card")
+        found.append(root / str(len(found)))
+    return found
+
+
+def test_members_come_from_their_folders_and_go_into_one(folders: list[Path], tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    target, x = build_target("mnist-tutorial", (1, 28, 28), 4).eval(), torch.rand(3, 1, 28, 28)
+    ensemble = defend(target, f"mean-logits:members={folders[0]},{folders[1]}+bit-depth:bits=5")
+    coarse = (x * 31).round() / 31
+    parts = [target(coarse), *(load_classifier(str(folder))(coarse) for folder in folders[:2])]
+    torch.testing.assert_close(ensemble(x), torch.stack(parts).mean(0))
+
+    save_target(ensemble, tmp_path / "saved", "# card")
+    config = (tmp_path / "saved" / "config.json").read_text()
+    assert str(folders[0].parent) not in config
+    members = json.loads(config)["defenses"][0]["settings"]["members"]
+    assert [member["name"] for member in members] == ["mnist-a", "mnist-b"]
+    loaded = load_classifier(str(tmp_path / "saved"))
+    assert torch.equal(loaded(x), ensemble(x))
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("word", ["vote", "mean-logits", "mean-probabilities"])
+def test_bad_members(word: str, folders: list[Path], tmp_path: Path) -> None:
+    target = build_target("mnist-tutorial", (1, 28, 28), 4).eval()
+    for words in (word, f"{word}:members=", f"{word}:members=,"):
+        with pytest.raises(InputError, match=f"{word}:members must name at least one classifier to join, got none"):
+            defend(target, words)
+    with pytest.raises(InputError, match="must be directories of saved classifiers, got 'nowhere'"):
+        defend(target, f"{word}:members={folders[0]},nowhere")
+    with pytest.raises(InputError, match=r"images of shape \(1, 28, 28\), got \(1, 20, 20\)"):
+        defend(target, f"{word}:members={folders[2]}")
+    with pytest.raises(InputError, match="must answer as the classifier they join, classes 4, got 5"):
+        defend(target, f"{word}:members={folders[3]}")
+
+
+def test_a_member_that_rejects_cannot_join() -> None:
+    rejecting = linear(0)
+    rejecting.suspicion = lambda x: x.flatten(1).sum(1)  # type: ignore[assignment]
+    with pytest.raises(InputError, match="vote cannot join a classifier that rejects"):
+        Vote(linear(1), [rejecting])
