@@ -22,11 +22,10 @@ from torch import nn
 
 from advgan.attacks import fgsm
 from advgan.data import Split, load_data
-from advgan.defenses import defend
+from advgan.defenses import defend, load_members
 from advgan.defenses.adversarial_training import (
     Adversary,
     Method,
-    load_members,
     mixed_loss,
     overfitted,
     plan,
@@ -331,7 +330,7 @@ def test_the_terminal_says_that_only_fgsm_is_resisted(trainer, capsys):
 @pytest.mark.program
 def test_two_processes_train_the_generator_together(program, trainer, words, tmp_path):
     launch = ["--cpu", "--num_processes", "2"]
-    words += ["--adversarial", "generator", "--attack-steps", "0", "--alpha", "0.5"]
+    words += ["--adversarial", "generator", "--alpha", "0.5", "--max-steps", "6"]
     program("train/classifier.py", *words, "--output-dir", tmp_path / "two", launch=launch)
     run(trainer.main, trainer.Settings, [*words, "--output-dir", str(tmp_path / "one")])
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")

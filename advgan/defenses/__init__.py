@@ -5,7 +5,7 @@ every program takes it as a target, `--defense bit-depth:bits=3`.
 from __future__ import annotations
 
 from advgan.defenses.base import Defended, Expectation, adaptive, is_random, reseed, seen, suspicious, undefended
-from advgan.defenses.checkpoint import is_directory, load_classifier
+from advgan.defenses.checkpoint import is_directory, load_classifier, load_members
 from advgan.defenses.registry import DEFENSES, defend
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "is_directory",
     "is_random",
     "load_classifier",
+    "load_members",
     "reseed",
     "seen",
     "suspicious",
