@@ -22,7 +22,7 @@ PROGRAMS = {
     "mnist-black-box": "train.substitute",
     "head-resnet20": "train.classifier",
     "head-resnet32": "train.classifier",
-    **{f"robust-{m}": "train.classifier" for m in ("fgsm", "fast", "pgd", "ensemble", "generator")},
+    **{f"robust-{name}": "train.classifier" for name in ("fgsm", "fast", "pgd", "ensemble", "generator", "mnist5k")},
 }  # all others: train.advgan
 
 

@@ -31,7 +31,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from advgan import training
 from advgan.attacks import pgd
 from advgan.data import Data, load_data, steps_per_epoch, training_batches
-from advgan.defenses.adversarial_training import Adversary, Method, Plan, load_members, mixed_loss, overfitted, plan
+from advgan.defenses import load_members
+from advgan.defenses.adversarial_training import Adversary, Method, Plan, mixed_loss, overfitted, plan
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy, validate
 from advgan.report.card import classifier_card

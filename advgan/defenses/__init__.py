@@ -5,7 +5,7 @@ every program takes it as a target, `--defense bit-depth:bits=3`.
 from __future__ import annotations
 
 from advgan.defenses.base import Defended, Expectation, adaptive, is_random, reseed, seen, suspicious, undefended
-from advgan.defenses.checkpoint import is_directory, load_classifier
+from advgan.defenses.checkpoint import is_directory, load_classifier, load_members
 from advgan.defenses.detection import Detector, load_detector
 from advgan.defenses.registry import DEFENSES, defend
 from advgan.defenses.rejection import Reject
@@ -22,6 +22,7 @@ __all__ = [
     "is_random",
     "load_classifier",
     "load_detector",
+    "load_members",
     "reseed",
     "seen",
     "suspicious",

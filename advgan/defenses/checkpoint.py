@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advgan.defenses.base import Defended
+import torch
+from torch import nn
+
+from advgan.defenses.base import Defended, adaptive
 from advgan.defenses.registry import DEFENSES, defend
 from advgan.errors import InputError
 from advgan.targets import TARGETS, ImageShape, Target, build_target
@@ -47,3 +51,24 @@ def is_directory(name: str, weights: Path | str | None) -> bool:
     if weights is not None:
         raise InputError(f"the directory {name} holds its own weights, expected no others, got {weights}")
     return True
+
+
+def load_members(
+    paths: Sequence[str], image_shape: ImageShape, num_classes: int, device: torch.device
+) -> list[nn.Module]:
+    """The trained classifiers in the directories `paths`, frozen: members of an ensemble.
+
+    Raises InputError for what is no such directory, and for classifiers of other images or classes.
+    """
+    found: list[nn.Module] = []
+    for path in paths:
+        if not is_directory(path, None):
+            raise InputError(f"an ensemble needs directories of trained classifiers, got {path}")
+        member = load_classifier(path)
+        own, wanted = (member.image_shape, member.num_classes), (image_shape, num_classes)
+        if own != wanted:
+            raise InputError(
+                f"{path} takes images {own[0]} of {own[1]} classes, expected {wanted[0]} of {wanted[1]} in the ensemble"
+            )
+        found.append(adaptive(member).to(device).eval())
+    return found

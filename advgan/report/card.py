@@ -163,7 +163,7 @@ def _command(program: str, settings: dict[str, Any]) -> str:
     """The command line that `settings` (as JSON knows them) came from, or one like it."""
     words = [program]
     for name, value in settings.items():
-        if value not in (None, False, []):
+        if value is not None and value is not False and value != []:
             values = [] if value is True else value if isinstance(value, list) else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return " ".join(words)
