@@ -20,6 +20,10 @@ PROGRAMS = {
     "mnist-transfer": "eval.transfer",
     "amortisation-mnist": "eval.amortisation",
     "mnist-black-box": "train.substitute",
+    "distill-mnist": "train.distill",
+    "distill-mnist5k": "train.distill",
+    "distillation": "eval.distillation",
+    "distillation-small": "eval.distillation",
     "head-resnet20": "train.classifier",
     "head-resnet32": "train.classifier",
 }  # all others: train.advgan
