@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from advgan import Generator, training
 from advgan.analysis.distillation import aimed, amplitude, spread
 from advgan.data import load_data
-from advgan.data.augment import augment
 from advgan.defenses.distillation import soft_cross_entropy, soft_labels
 from advgan.errors import InputError
 from advgan.evaluation.harness import Result
@@ -78,25 +77,6 @@ def test_no_such_temperature(temperature: float) -> None:
     for call in (lambda: soft_labels(z, temperature), lambda: soft_cross_entropy(z, z, temperature)):
         with pytest.raises(InputError, match=f"temperature must be positive, got {temperature}"):
             call()
-
-
-def test_moves_are_of_the_global_batch_and_of_the_step() -> None:
-    def processes(n: int, step: int, shift: int = 2, flip: bool = True) -> Tensor:
-        return torch.cat(
-            [
-                augment(part, shift=shift, flip=flip, seed=5, step=step, rank=i, world=n)
-                for i, part in enumerate(x.chunk(n))
-            ]
-        )
-
-    x = torch.rand(6, 3, 7, 9, generator=seeded())
-    assert torch.equal(processes(1, 3), processes(3, 3))
-    assert not torch.equal(processes(1, 3), processes(1, 4))
-    assert torch.equal(processes(1, 3, shift=0, flip=False), x)
-    padded = F.pad(x, [2] * 4)
-    for image, moved in zip(padded, processes(1, 3), strict=True):  # a window of its padded self, perhaps mirrored
-        windows = [image[:, i : i + 7, j : j + 9] for i in range(5) for j in range(5)]
-        assert any(torch.equal(moved, w) or torch.equal(moved, w.flip(2)) for w in windows)
 
 
 def test_the_amplitude_of_a_linear_models_softmax() -> None:
