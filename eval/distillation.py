@@ -68,8 +68,8 @@ class Settings:
     """Teachers and students"""
     temperatures: tuple[float, ...] = (1, 2, 5, 10, 20, 30, 40, 50, 100)
     """One student for each; 1 must be among them: its teacher is the classifier without a defence"""
-    epochs: int = 12
-    """Passes over the training images, of each teacher and each student"""
+    train_recipe: Path | None = None
+    """Recipe of train/distill.py, for what is not said here; None: its defaults"""
     runs: tuple[Path, ...] = ()
     """Finished runs of train/distill.py, in place of those of the temperatures"""
     generator_recipe: Path | None = None
@@ -192,7 +192,7 @@ def main(settings: Settings) -> None:
 def check(settings: Settings) -> list[Spec]:
     """The other attacks, if the settings can be. Raises InputError."""
     check_eps(settings.eps, "linf")
-    for name in ("batch_size", "max_samples", "few_samples", "epochs"):
+    for name in ("batch_size", "max_samples", "few_samples"):
         if getattr(settings, name) < 1:
             raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
     for temperature in settings.temperatures:
@@ -226,7 +226,8 @@ def undistilled_first(settings: Settings) -> list[Entrant]:
 def distilled(settings: Settings, temperature: float) -> Path:
     """The run of one temperature, in a directory of its own."""
     directory = settings.output_dir / f"T-{temperature:g}"
-    words = ["--temperature", f"{temperature:g}", "--epochs", str(settings.epochs), *flags(settings, *SHARED)]
+    words = [] if settings.train_recipe is None else ["--recipe", str(settings.train_recipe)]
+    words += ["--temperature", f"{temperature:g}", *flags(settings, *SHARED)]
     wanted = parse(Distilling, words)
     total = 2 * planned(wanted)
     done = trained(directory / "classifier", wanted)

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.datasets
 from PIL import Image
 from torch import Tensor
 
 from advgan.data import DATASETS, Data, Split, load_data, training_batches
+from advgan.data.augment import augment
 from advgan.data.folder import load_folder
 from advgan.data.split import hold_out
 from advgan.errors import InputError
@@ -430,6 +432,25 @@ def test_global_random_state_is_left_alone(numbered: Split) -> None:
 def test_training_batches_refuses_at_once(arguments: dict, message: str, numbered: Split) -> None:
     with pytest.raises(InputError, match=message):
         training_batches(numbered, **{"batch_size": 10, "seed": 0, "last": 1, **arguments})
+
+
+def test_moves_are_of_the_global_batch_and_of_the_step() -> None:
+    def processes(n: int, step: int, shift: int = 2, flip: bool = True) -> Tensor:
+        return torch.cat(
+            [
+                augment(part, shift=shift, flip=flip, seed=5, step=step, rank=i, world=n)
+                for i, part in enumerate(x.chunk(n))
+            ]
+        )
+
+    x = torch.rand(6, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(processes(1, 3), processes(3, 3))
+    assert not torch.equal(processes(1, 3), processes(1, 4))
+    assert torch.equal(processes(1, 3, shift=0, flip=False), x)
+    padded = F.pad(x, [2] * 4)
+    for image, moved in zip(padded, processes(1, 3), strict=True):  # a window of its padded self, perhaps mirrored
+        windows = [image[:, i : i + 7, j : j + 9] for i in range(5) for j in range(5)]
+        assert any(torch.equal(moved, w) or torch.equal(moved, w.flip(2)) for w in windows)
 
 
 def test_split_refuses(numbered: Split) -> None:

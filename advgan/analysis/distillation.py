@@ -27,10 +27,11 @@ def aimed(results: Sequence[Result], pixels: int, limit: int) -> dict[str, Any]:
                 arXiv:1511.04508, section II-D); an image that was never fooled counts with `limit` pixels, the most
                 that the attack may change: at best a lower bound, and where it fails for other reasons not even that
 
-    All None where one of them failed or no image counts.
+    A class that all images are of has no pairs. All None where an attack failed or there are no pairs at all.
     """
+    results = [result for result in results if result.row["n_attacked"]]
     keys = ("n", "asr", "asr_low", "asr_high", "changed", "robustness")
-    if any(result.row["status"] != "ok" for result in results):
+    if not results or any(result.row["status"] != "ok" for result in results):
         return dict.fromkeys(keys)
     counts, fooled, l0 = (
         torch.stack([result.records[name] for result in results]) for name in ("counts", "fooled", "l0")
