@@ -19,6 +19,8 @@ PROGRAMS = {
     "tutorial": "eval.sweep",
     "mnist-transfer": "eval.transfer",
     "amortisation-mnist": "eval.amortisation",
+    "defenses": "eval.defenses",
+    "defenses-small": "eval.defenses",
     "mnist-black-box": "train.substitute",
     "head-resnet20": "train.classifier",
     "head-resnet32": "train.classifier",
