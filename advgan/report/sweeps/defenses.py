@@ -30,8 +30,8 @@ SUCCESS = "Of the images that the line's classifier gets right. In brackets 95 %
 LEFT = "Over all images: right before the attack, and not made wrong by it."
 REJECTED = "Images that the line's classifier refuses to answer, clean and attacked: no success of the attack."
 WORTH = (
-    "Worst case: accuracy over all images, each under the attack that is worst for it. Strongest attack: of most success, "
-    "over the images that are right without it. Training s: of the line's classifier, where its run says it; "
+    "Worst case: accuracy over all images, each under the attack that is worst for it. Strongest attack: that of most "
+    "success, over the images that are right without it. Training s: of the line's classifier, where its run says it; "
     "defences around it, and who is asked beside it, are not counted. Inference: time of an answer over that of the "
     "base, timed in turn. Gradients: whether they are masked."
 )
