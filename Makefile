@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := checkpoints/runs/demo
 
-.PHONY: install demo test lint clean
+.PHONY: install demo defenses test lint clean
 
 install: .venv/installed
 
@@ -20,6 +20,10 @@ demo: install
 		--target-weights $(RUN) --output-dir $(RUN) --overwrite
 	$(BIN)/python eval/compare.py --recipe recipes/demo-compare.yaml \
 		--target-weights $(RUN) --generator $(RUN) --output-dir $(RUN)
+
+# Trains what the matrix needs, and measures it; a second call goes on where the first was stopped.
+defenses: install
+	$(BIN)/python eval/defenses.py --recipe recipes/defenses-small.yaml
 
 test: install
 	$(BIN)/python -m pytest -n auto --dist loadfile

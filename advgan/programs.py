@@ -57,7 +57,7 @@ def parse_commands(texts: Sequence[str]) -> list[Command]:
             settings = parse(import_module(name.removesuffix(".py").replace("/", ".")).Settings, words)
         except SystemExit:  # it has said why
             raise InputError(f"{name} does not take the flags of {text!r}") from None
-        if settings.resume or settings.overwrite:
+        if any(getattr(settings, flag, False) for flag in ("resume", "overwrite")):
             raise InputError(
                 f"expected a command without --resume and --overwrite, which are chosen here, got {text!r}"
             )

@@ -41,7 +41,7 @@ from advgan.evaluation.pace import relative_time
 from advgan.evaluation.rows import Row, load_rows, parse_rows
 from advgan.programs import parse_commands, prepare
 from advgan.report.progress import cell_progress
-from advgan.report.sweeps.defenses import grids, write_defenses
+from advgan.report.sweeps.defenses import worth, write_defenses
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
@@ -176,9 +176,8 @@ def main(settings: Settings) -> None:
     write_defenses(settings.output_dir, summary)
     if cells.found:
         print(f"{cells.found} of {total} cells were kept from an earlier call (--fresh runs them again)")
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    for grid in grids(summary, short=True):
-        console.print(grid.rich())
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(worth(summary).rich())
     for line in failures(row for row in measured if not row["same_as"]):
         console.print(line, style="red", markup=False)
     print(f"report       {settings.output_dir / 'defenses.html'} (also defenses.md, defenses.csv, defenses.json)")

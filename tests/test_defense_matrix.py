@@ -193,7 +193,7 @@ def test_generators_of_the_base_and_of_a_row_and_a_surrogate(
     assert [each["training_seconds"] for each in found["defenses"]] == [None, None, 12.5]
     assert [(each["target"], each["training_seconds"]) for each in found["generators"]] == [("none", 3), ("hard", 3)]
     line = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("bit-depth:bits=2 "))
-    assert line.split()[3] == "–", "it has no training of its own to tell"
+    assert " – " in line, "nobody says how long the base was trained"
     assert found["surrogate"]["name"] == "mnist-c"
 
     only = call("--rows", "none", "bit-depth:bits=2", "--attacks", "fgsm", "--generator", ours, out="only")

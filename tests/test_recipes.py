@@ -19,6 +19,8 @@ PROGRAMS = {
     "tutorial": "eval.sweep",
     "mnist-transfer": "eval.transfer",
     "amortisation-mnist": "eval.amortisation",
+    "defenses": "eval.defenses",
+    "defenses-small": "eval.defenses",
     "mnist-black-box": "train.substitute",
     "distill-mnist": "train.distill",
     "distill-mnist5k": "train.distill",

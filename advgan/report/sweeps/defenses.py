@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from advgan.report.sweeps.page import Grid, Row, csv_text, failures, figure, hea
 from advgan.storage import write_aside, write_file
 
 Summary = Mapping[str, Any]  # defenses.json
+Rate = Callable[[Row], str]
 FIGURES = ("asr", "asr_low", "asr_high", "robust_accuracy")
 HEADS = (
     *("defence", "column", "attack", "access", "norm", "eps", "n", "n_attacked", "clean_accuracy"),
@@ -29,9 +30,10 @@ SUCCESS = "Of the images that the line's classifier gets right. In brackets 95 %
 LEFT = "Over all images: right before the attack, and not made wrong by it."
 REJECTED = "Images that the line's classifier refuses to answer, clean and attacked: no success of the attack."
 WORTH = (
-    "Worst case: accuracy over all images, each under the attack that is worst for it. Training s: of the line's "
-    "classifier, where its run says it; defences around it, and who is asked beside it, are not counted. Inference: "
-    "time of an answer over that of the base, timed in turn. Gradients: whether they are masked, and why."
+    "Worst case: accuracy over all images, each under the attack that is worst for it. Strongest attack: that of most "
+    "success, over the images that are right without it. Training s: of the line's classifier, where its run says it; "
+    "defences around it, and who is asked beside it, are not counted. Inference: time of an answer over that of the "
+    "base, timed in turn. Gradients: whether they are masked."
 )
 
 
@@ -54,41 +56,41 @@ def write_defenses(directory: Path, summary: Summary) -> None:
     write_file(directory / "defenses.json", text)
 
 
-def grids(summary: Summary, *, short: bool = False) -> list[Grid]:
-    """Success and accuracy, defence x attack, and what each defence is worth and costs; `short`: for a terminal."""
+def grids(summary: Summary) -> list[Grid]:
+    """What each defence is worth and costs; success and accuracy, defence x attack; and what is rejected, if any is."""
     cells, labels = matrix(summary), [each["label"] for each in summary["defenses"]]
-    ball = f"{summary['norm']} eps {summary['eps']:.4g}"
+    ball, columns = f"{summary['norm']} eps {summary['eps']:.4g}", [*summary["columns"], WORST]
 
-    def grid(title: str, key: str, named: list[str], columns: list[str], note: str, intervals: bool = False) -> Grid:
-        rate = _interval if intervals else None
-        lines = [[label, *(told(cells.get((label, column)), key, rate) for column in columns)] for label in named]
-        return Grid(title, ["defence", *columns], lines, note)
+    def grid(title: str, key: str, named: list[str], heads: list[str], note: str, rate: Rate | None = None) -> Grid:
+        lines = [[label, *(told(cells.get((label, head)), key, rate) for head in heads)] for label in named]
+        return Grid(f"{title}, {ball}", ["defence", *heads], lines, note)
 
-    columns = [*summary["columns"], WORST]
-    note = f"=: as in another column. {NOT_RUN}: not run." if short else SUCCESS
-    found = [_worth(summary, short), grid(f"ASR %, {ball}", "asr", labels, columns, note, not short)]
-    if short:
-        return found
-    found.append(grid(f"Accuracy %, {ball}", "robust_accuracy", labels, [CLEAN, *columns], LEFT))
+    found = [worth(summary), grid("ASR %", "asr", labels, columns, SUCCESS, _interval)]
+    found.append(grid("Accuracy %", "robust_accuracy", labels, [CLEAN, *columns], LEFT))
     if rejecting := [each["label"] for each in summary["defenses"] if each["clean_rejected"] is not None]:
-        found.append(grid(f"Rejected %, {ball}", "rejected", rejecting, [CLEAN, *summary["columns"]], REJECTED))
+        found.append(grid("Rejected %", "rejected", rejecting, [CLEAN, *summary["columns"]], REJECTED))
     return found
 
 
-def _worth(summary: Summary, short: bool) -> Grid:
-    """What each line is worth at worst, and costs; `short` without the words that asked for it."""
-    heads = ["defence", "row", "clean %", "worst case %", "training s", "inference", "gradients"]
+def worth(summary: Summary) -> Grid:
+    """What is left of each line at worst, which attack takes most, and what the defence costs."""
+    heads = ["defence", "clean %", "worst case %", "strongest attack", "training s", "inference", "gradients"]
     lines = [
         [
-            *(each["label"], each["row"], f"{100 * each['clean_accuracy']:.1f}", _worst(each)),
+            *(each["label"], f"{100 * each['clean_accuracy']:.1f}"),
+            *(f"{100 * _left(each):.1f}" if each["worst_case"] else "failed", _strongest(summary, each["label"])),
             NOT_RUN if each["training_seconds"] is None else f"{each['training_seconds']:.0f}",
             *(f"{each['relative_time']:.2f} x", each["masking"]["verdict"] if each["masking"] else NOT_RUN),
         ]
         for each in summary["defenses"]
     ]
-    if short:
-        heads, lines = [heads[0], *heads[2:]], [[line[0], *line[2:]] for line in lines]
     return Grid("What each defence is worth", heads, lines, WORTH)
+
+
+def _strongest(summary: Summary, label: str) -> str:
+    rows = [row for row in summary["rows"] if row["target"] == label and row["asr"] is not None]
+    best = max(rows, key=lambda row: row["asr"], default=None)
+    return NOT_RUN if best is None else f"{best['column']} {100 * best['asr']:.0f} %"
 
 
 def verdicts(summary: Summary) -> list[dict[str, Any]]:
@@ -108,6 +110,7 @@ def verdicts(summary: Summary) -> list[dict[str, Any]]:
 
 def markdown(summary: Summary, pictures: Mapping[str, Picture]) -> str:
     lines = heading(f"What each defence is worth ({summary['targets'][0]['dataset']})", summary)
+    lines += [*(f"- {each['label']}: `{each['row']}`" for each in summary["defenses"]), ""]
     for name, picture in pictures.items():
         lines += figure(picture, f"{name}.png")
     for grid in grids(summary):
@@ -128,10 +131,8 @@ def html(summary: Summary, pictures: Mapping[str, Picture]) -> str:
         environment=summary["environment"],
         environment_text=json.dumps(summary["environment"], indent=2, ensure_ascii=False),
         charts=[chart(picture) for picture in pictures.values()],
-        sections=[
-            Section(grid.title, grid.heads, grid.lines, note=grid.note, words=1 if i else 2)
-            for i, grid in enumerate(grids(summary))
-        ],
+        sections=[Section(grid.title, grid.heads, grid.lines, note=grid.note) for grid in grids(summary)],
+        defenses=summary["defenses"],
         verdicts=verdicts(summary),
         failures=_failures(summary),
         meaning={},
@@ -160,10 +161,6 @@ def _failures(summary: Summary) -> list[str]:
 
 def _left(each: Row) -> float:
     return float(each["worst_case"]["robust_accuracy"])
-
-
-def _worst(each: Row) -> str:
-    return "failed" if each["worst_case"] is None else f"{100 * _left(each):.1f}"
 
 
 def _interval(row: Row) -> str:
