@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ class Discriminator(nn.Module):
         super().__init__()
         if channels < 1 or width < 1:
             raise InputError(f"channels and width must be at least 1, got {channels} and {width}")
-        self.config = {"channels": channels, "architecture": architecture, "width": width}
+        self.config: dict[str, Any] = {"channels": channels, "architecture": architecture, "width": width}
         self.multiple = 8 if architecture == "paper" else 4
         leaky = nn.LeakyReLU(0.2, inplace=True)
         if architecture != "paper":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,16 @@ from torch.optim import Optimizer
 from advgan import losses
 from advgan.generator import Generator
 
+EVASION = 1.0  # usual weight of L_evasion, where the target can reject
+
 
 @dataclass(frozen=True)
 class Game:
-    """L = L_adv + alpha L_GAN + beta L_hinge (Xiao et al. 2018, eq. 4) + gamma L_same, with the form of each term.
+    """L = L_adv + alpha L_GAN + beta L_hinge (Xiao et al. 2018, eq. 4) + gamma L_same + evasion L_evasion, with the
+    form of each term.
 
-    L_same keeps a generator with noise from giving one answer for all noise; others have none.
+    L_same keeps a generator with noise from giving one answer for all noise; others have none. L_evasion is for a
+    target that can reject: it keeps the answers from looking suspicious.
     """
 
     adversarial: losses.Adversarial = "margin"
@@ -28,6 +33,7 @@ class Game:
     beta: float = 0.05
     c: float = 0.0
     gamma: float = 0.0
+    evasion: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def generator_step(
     generator: nn.Module,
     optimizer: Optimizer,
     critic: nn.Module,
-    target: nn.Module,
+    target: Any,
     x: Tensor,
     x_adv: Tensor,
     y: Tensor,
@@ -110,6 +116,7 @@ def generator_step(
     critic.requires_grad_(False)
     with accelerator.autocast():
         logits, judged = target(x_adv).float(), critic(x_adv).float()
+        suspicion = target.suspicion(x_adv).float() if game.evasion else None
     critic.requires_grad_(True)
     adversarial = losses.adversarial(logits, y, y_target, form=game.adversarial, kappa=game.kappa).mean()
     gan = losses.gan_generator(judged, form=game.gan).mean()
@@ -118,6 +125,9 @@ def generator_step(
     if game.gamma:
         same = losses.sameness(x_adv - x).mean()
         loss = loss + game.gamma * same
+    if suspicion is not None:
+        evasion = losses.evasion(suspicion).mean()
+        loss = loss + game.evasion * evasion
     optimizer.zero_grad()
     accelerator.backward(loss)
     length = accelerator.clip_grad_norm_(generator.parameters(), clip_norm)
@@ -125,4 +135,6 @@ def generator_step(
     parts = {"loss adversarial": adversarial, "loss GAN": gan, "loss hinge": hinge, "gradient norm": length}
     if game.gamma:
         parts["loss sameness"] = same
+    if suspicion is not None:
+        parts["loss evasion"] = evasion
     return {name: torch.as_tensor(value).detach() for name, value in parts.items()}

@@ -87,6 +87,12 @@ def sameness(delta: Tensor) -> Tensor:
     return F.cosine_similarity(flat[:-1:2], flat[1::2], dim=1)
 
 
+def evasion(suspicion: Tensor, margin: float = 0.1) -> Tensor:
+    """relu(s + margin): what is left until a detector that rejects where s > 0 lets an image through, and a little more
+    (after Carlini & Wagner 2017, arXiv:1705.07263, section 3: the detector's answer as one more term)."""
+    return F.relu(suspicion + margin)
+
+
 def hinge_start(x: Tensor, norm: str, eps: float) -> float:
     """A c that bites for part of the images like `x`: a little below the length of noise of the same eps."""
     return 0.85 * noise_length(x, norm, eps)

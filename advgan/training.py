@@ -202,10 +202,11 @@ class Record:
         self.values.update(state)
 
 
-def claim(output_dir: Path, artefact: str, *, resume: bool, overwrite: bool) -> None:
+def claim(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bool) -> None:
     """Make `output_dir` and see that `artefact` (a folder in it) may be written there. Raises InputError otherwise.
 
-    What an earlier run has made is kept unless `overwrite` says otherwise; `resume` continues it.
+    What an earlier run has made is kept unless `overwrite` says otherwise; `resume` continues it (None: the program
+    cannot).
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -218,7 +219,8 @@ def claim(output_dir: Path, artefact: str, *, resume: bool, overwrite: bool) -> 
     made = [p for p in (output_dir / artefact, output_dir / "state" / artefact) if p.exists()]
     if made and not resume and not overwrite:
         raise InputError(
-            f"output directory {output_dir} already holds a {artefact} run: continue it with --resume, "
+            f"output directory {output_dir} already holds a {artefact} run: "
+            f"{'' if resume is None else 'continue it with --resume, '}"
             "replace it with --overwrite, or choose another --output-dir"
         )
 
@@ -272,7 +274,8 @@ def clear(accelerator: Accelerator, output_dir: Path, artefact: str) -> None:
     if accelerator.is_main_process:
         for made in (output_dir / artefact, output_dir / "state" / artefact):
             shutil.rmtree(made, ignore_errors=True)
-        if artefact == "generator":  # whose it is
+        if artefact == "generator":  # whose they are
+            shutil.rmtree(output_dir / "discriminator", ignore_errors=True)
             (output_dir / "training.json").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
 

@@ -43,6 +43,31 @@ def test_each_step_trains_its_own_network():
     assert all(p.requires_grad for p in discriminator.parameters())
 
 
+def test_against_a_detector_the_generator_learns_to_look_harmless():
+    """Linear suspicion mean(x) - 0.1: its gradient alone, weighted, is what the evasion term adds."""
+
+    class Rejecting(torch.nn.Sequential):
+        def suspicion(self, x):
+            return x.mean((1, 2, 3)) - 0.1
+
+    x, y = torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)
+    target = Rejecting(torch.nn.Flatten(), torch.nn.Linear(64, 3)).requires_grad_(False)
+    found = []
+    for evasion in (0.0, 2.0):
+        torch.manual_seed(0)
+        generator, discriminator = Generator(width=4, depth=0), Discriminator()
+        x_adv = generator(x)
+        x_adv.retain_grad()
+        optimizer = SGD(generator.parameters(), 0.1)
+        game = Game(evasion=evasion)
+        parts = generator_step(game, generator, optimizer, discriminator, target, x, x_adv, y, Accelerator(cpu=True))
+        found.append((x_adv.grad, parts))
+    (plain, _), (evading, parts) = found
+    assert torch.allclose(evading - plain, torch.full_like(plain, 2 / 64 / 4), atol=1e-6)
+    assert parts["loss evasion"].item() == pytest.approx(x_adv.mean().item(), abs=1e-5)  # margin 0.1
+    assert "loss evasion" not in found[0][1]
+
+
 def test_questions_are_the_same_for_any_number_of_processes_and_never_the_true_class():
     generator = Generator(classes=4, eps_min=0.1, width=4, depth=0)
     y = torch.arange(400) % 4

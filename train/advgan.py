@@ -29,11 +29,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import load_data, steps_per_epoch, training_batches
-from advgan.defenses import adaptive, is_directory, load_classifier, reseed, undefended
+from advgan.defenses import adaptive, is_directory, load_classifier, reseed, suspicious, undefended
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
-from advgan.game import Game, ask, discriminator_step, generator_step
+from advgan.game import EVASION, Game, ask, discriminator_step, generator_step
 from advgan.generator import Architecture, Generator
 from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
@@ -83,7 +83,7 @@ class Settings:
     guide: bool = False
     """Give the generator a frozen copy of the target, so that it knows what the clean image is taken for"""
     output_dir: Path = Path("checkpoints/runs/advgan")
-    """Where generator/, state/ and logs/ go"""
+    """Where generator/, discriminator/, state/ and logs/ go"""
     resume: bool = False
     """Continue the run in the output directory where it stopped"""
     overwrite: bool = False
@@ -115,6 +115,8 @@ class Settings:
     """l2 length from which the hinge bites; None: 0.85 of that of random-sign noise of this eps on training images"""
     gamma: Real = 0.5
     """Weight of the sameness loss (with --noise)"""
+    evasion: Real | None = None
+    """Weight of the evasion loss, where the target can reject (--defense reject:detector=DIR); None: 1"""
 
     architecture: Architecture = "patch"
     """Both networks: patch (ours, fast), unet (ours, for success) or paper (Xiao et al. 2018)"""
@@ -158,13 +160,16 @@ def main(settings: Settings) -> None:
         raise InputError(f"with noise images go in pairs: expected an even batch a process, got {settings.batch_size}")
     target = check_target(loaded, next(held_out.batches(8))[0], data.num_classes)
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
+    if settings.evasion is not None and not suspicious(target):
+        raise InputError(f"evasion does nothing without a target that can reject, got {settings.evasion}")
     smooth = adaptive(target)  # what the generator learns from: the target itself, where its gradients are honest
 
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     some, _ = next(data.train.first(512).batches(512))
     c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
     gamma = settings.gamma if settings.noise else 0.0
-    game = Game(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c, gamma)
+    evasion = (EVASION if settings.evasion is None else settings.evasion) if suspicious(target) else 0.0
+    game = Game(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c, gamma, evasion)
     channels = data.image_shape[0]
     net = Generator(
         channels, settings.eps, settings.norm, settings.y_target,
@@ -254,7 +259,7 @@ def main(settings: Settings) -> None:
                     say(judgement, record, bar)
                     write_validation(log, judgement, step, data.classes)
                 if log and better:
-                    keep(averaged.module, settings, record, c)
+                    keep(averaged.module, critic, settings, record, c)
             if due or stopping:
                 training.save_state(accelerator, settings.output_dir, "generator", step)
             if stopping:
@@ -270,7 +275,7 @@ def check(settings: Settings) -> None:
     for name in ("batch_size", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm"):
         if not getattr(settings, name) > 0:
             raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
-    for name in ("kappa", "alpha", "beta", "gamma", "hinge_c", "discriminator_learning_rate"):
+    for name in ("kappa", "alpha", "beta", "gamma", "evasion", "hinge_c", "discriminator_learning_rate"):
         if (value := getattr(settings, name)) is not None and not value >= 0:
             raise InputError(f"{name} must not be negative, got {value}")
     for name in ("ema", "warmup"):
@@ -309,7 +314,8 @@ def say(judgement: Judgement, record: training.Record, bar: Any) -> None:
     f = judgement.figures
     bar.console.print(
         f"step {record['step']:5d}  val ASR {f['asr']:6.2%}  l2 {f['l2']:.3f}  "
-        f"hinge active {f['hinge_active']:4.0%}  D right {f['d_accuracy']:4.0%}",
+        f"hinge active {f['hinge_active']:4.0%}  D right {f['d_accuracy']:4.0%}"
+        + (f"  rejected {f['rejected']:4.0%}" if "rejected" in f else ""),
         highlight=False,
     )
     for line in judgement.symptoms:
@@ -319,9 +325,11 @@ def say(judgement: Judgement, record: training.Record, bar: Any) -> None:
             bar.console.print(f"  note: {line}", style="yellow", highlight=False)
 
 
-def keep(generator: nn.Module, settings: Settings, record: training.Record, c: float) -> None:
-    """Make `generator` the run's chosen one: config.json, model.safetensors and its card, whole or not at all."""
+def keep(generator: nn.Module, critic: Discriminator, settings: Settings, record: training.Record, c: float) -> None:
+    """Make `generator` the run's chosen one: config.json, model.safetensors and its card, whole or not at all. Beside
+    it the discriminator that it had then: a detector, perhaps."""
     assert isinstance(generator, Generator)
+    critic.save(settings.output_dir / "discriminator")
     chosen = {name: value for name, value in training.plain(settings).items() if name not in training.FREE}
     generator.save(settings.output_dir / "generator", generator_card(chosen, record["history"][-1], c))
 

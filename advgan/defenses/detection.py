@@ -116,16 +116,23 @@ class DiscriminatorDetector(BinaryDetector):
 DETECTORS: dict[str, type[Detector]] = {d.kind: d for d in (FeatureSqueezing, BinaryDetector, DiscriminatorDetector)}
 
 
-def threshold_at(scores: Tensor, fpr: float) -> float:
-    """The score above which at most a share `fpr` of the clean images with `scores` (n,) lies: as many as that allows.
+def threshold_at(clean: Tensor, fpr: float) -> float:
+    """The score above which at most a share `fpr` of the scores of `clean` images (n,) lies: as many as that allows.
 
     Halfway between two scores, so that rounding decides nothing. Raises InputError for a share outside (0, 1).
     """
     if not 0 < fpr < 1:
         raise InputError(f"fpr must be in (0, 1), the share of clean images rejected, got {fpr}")
-    ordered = scores.double().sort(descending=True).values
+    ordered = clean.double().sort(descending=True).values
     rejected = math.floor(fpr * len(ordered) + 1e-9)  # 0.07 * 100 is 7, and a little
     return float(ordered[max(rejected - 1, 0) : rejected + 1].mean())
+
+
+@torch.no_grad()
+def scores(detector: Detector, classifier: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
+    """The scores (n,) of images `x` (n, c, h, w), on the CPU."""
+    device = detector.threshold.device
+    return torch.cat([detector(part.to(device), classifier).float().cpu() for part in x.split(batch_size)])
 
 
 def build_detector(config: Mapping[str, Any]) -> Detector:

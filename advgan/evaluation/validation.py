@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from advgan import losses
 from advgan.data import Split
+from advgan.defenses import suspicious
 from advgan.diagnosis import sinks, symptoms
 from advgan.errors import InputError
 from advgan.evaluation.runner import timed
@@ -64,26 +65,34 @@ class Validation:
     """
 
     def __init__(
-        self, target: nn.Module, split: Split, accelerator: Accelerator, asked: list[Question], seed: int = 0
+        self, target: Any, split: Split, accelerator: Accelerator, asked: list[Question], seed: int = 0
     ) -> None:
         self.target, self.split, self.accelerator, self.asked, self.seed = target, split, accelerator, asked, seed
         if len(split) < 2 * accelerator.num_processes:
             raise InputError(f"at least 2 validation images per process expected, got {len(split)}")
         share = range(accelerator.process_index, len(split), accelerator.num_processes)
         self.batches = [share[i : i + 250] for i in range(0, len(share), 250)]
+        self.rejects = suspicious(target)
         with torch.no_grad():
             self.logits = [target(self._images(batch)[0]).float() for batch in self.batches]
+            self.accepted = [self._accepted(self._images(batch)[0]) for batch in self.batches]
 
     def _images(self, batch: range) -> tuple[Tensor, Tensor]:
         x, y = self.split.__getitems__(batch)
         return x.to(self.accelerator.device), y.to(self.accelerator.device)
+
+    def _accepted(self, x: Tensor) -> Tensor:
+        """Which images (n,) bool the target answers."""
+        every = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        return self.target.suspicion(x) <= 0 if self.rejects else every
 
     def __call__(self, generator: Any, critic: nn.Module, *, c: float, gan: losses.GAN) -> Judgement:
         """Judge `generator`, with the hinge active above l2 length `c`, and `critic` as a discriminator of form `gan`.
 
         Figures: n, n_correct (clean images that count), asr over these, mean l2 and linf and the share with an active
         hinge over all, and how often the discriminator is right; all for the first question. Where there are several,
-        asr is the mean over them, and each one's stands beside it.
+        asr is the mean over them, and each one's stands beside it. Where the target can reject, an image counts, before
+        and after, if it is answered; `rejected` is the share of the perturbed images that count and are not.
         """
         first, *others = [self._judge(generator, critic, question, c=c, gan=gan) for question in self.asked]
         if not others:
@@ -94,21 +103,22 @@ class Validation:
 
     @torch.no_grad()
     def _judge(self, generator: Any, critic: nn.Module, question: Question, *, c: float, gan: losses.GAN) -> Judgement:
-        device, sums = self.accelerator.device, torch.zeros(8, device=self.accelerator.device)
+        device, sums = self.accelerator.device, torch.zeros(9, device=self.accelerator.device)
         first: Judgement | None = None
         histogram, attacked, hits = torch.zeros(3, self.logits[0].shape[1], device=device)
-        for batch, logits in zip(self.batches, self.logits, strict=True):
+        for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
             x, y = self._images(batch)
             y_target = self._aims(question, batch, y)
             x_adv = generator(x, y_target, torch.full_like(x[:, 0, 0, 0], question.eps), self._noise(generator, batch))
             logits_adv = self.target(x_adv).float()
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
-            counts = (logits.argmax(1) == y) & (y != y_target)
-            fooled = torch.where(y_target < 0, predicted != y, predicted == y_target)
+            counts, answered = (logits.argmax(1) == y) & (y != y_target) & accepted, self._accepted(x_adv)
+            fooled = torch.where(y_target < 0, predicted != y, predicted == y_target) & answered
             kept = losses.looks_real(critic(x).float(), form=gan)
             caught = ~losses.looks_real(critic(x_adv).float(), form=gan)
             length, largest = delta.norm(dim=1), delta.abs().amax(1)
             columns = [torch.ones_like(y), counts, counts & fooled, length, largest, length > c, kept, caught]
+            columns.append(counts & ~answered)
             sums += torch.stack([column.float().sum() for column in columns])
             for column, of_class in ((histogram, predicted), (attacked, y[counts]), (hits, y[counts & fooled])):
                 column += torch.bincount(of_class, minlength=len(column))
@@ -125,7 +135,8 @@ class Validation:
                 )
                 first = Judgement({}, histogram, found, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
         assert first is not None, "a validation split is never empty"
-        n, n_correct, fooled_n, length_sum, largest_sum, active, kept_n, caught_n = self._add_up(sums).tolist()
+        totals = self._add_up(sums).tolist()
+        n, n_correct, fooled_n, length_sum, largest_sum, active, kept_n, caught_n, rejected = totals
         figures = {
             "n": n,
             "n_correct": n_correct,
@@ -135,6 +146,8 @@ class Validation:
             "hinge_active": active / n,
             "d_accuracy": (kept_n + caught_n) / (2 * n),
         }
+        if self.rejects:
+            figures["rejected"] = rejected / max(n_correct, 1)
         histogram, attacked, hits = self._add_up(torch.stack([histogram, attacked, hits]))
         sunk = [] if question.aimed or question.y_target is not None else sinks(attacked, hits, histogram)
         return replace(first, figures=figures, predictions=histogram, symptoms=first.symptoms + sunk)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from advgan.data import Data
+from advgan.game import EVASION
+from advgan.training import FREE
 
 CARD = """---
 library_name: advgan
@@ -20,7 +22,7 @@ Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forwar
 | | |
 |---|---|
 | attack success rate on {n_correct:.0f} correctly classified validation images (it was chosen on them) | {asr:.2%} |
-{each}| mean l2 of the perturbation | {l2:.3f} |
+{each}{rejection}| mean l2 of the perturbation | {l2:.3f} |
 | loss | {loss} |
 | images with an active hinge (l2 above c) | {hinge_active:.1%} |
 | discriminator's accuracy | {d_accuracy:.1%} |
@@ -75,6 +77,50 @@ def substitute_card(settings: dict[str, Any], figures: dict[str, float], c: floa
     return _filled(SUBSTITUTE, "train/substitute.py", settings, figures, c)
 
 
+DETECTOR = """---
+library_name: advgan
+tags: [adversarial-examples, detection, advgan]
+---
+# A detector of adversarial images ({kind}) for `{target}` on {dataset}
+
+    python eval/compare.py --defense reject:detector=DIR        # the classifier rejects what the detector finds
+
+| | |
+|---|---|
+| clean test images rejected (n = {n_test}) | {fpr_test:.2%} |
+| of validation (n = {n_validation}; the threshold was chosen on them, for {fpr:.2%}) | {fpr_validation:.2%} |
+| threshold | {threshold:.6g} |
+| training | {training_seconds:.1f} s, seed {seed} |
+
+Adversarial test images, {norm} eps {eps:.6g}, made without knowledge of the detector; those that fool the classifier
+against all clean ones, with 95 % intervals:
+
+{attacks}
+
+Made by `{command}`.
+
+An attacker who knows the detector does better: `eval/detection.py` shows by how much.
+"""
+
+
+def detector_card(summary: dict[str, Any]) -> str:
+    """Markdown for a detector: `summary` is its training.json."""
+    lines = "\n".join(f"- {row['attack']}: {row['words']}" for row in summary["attacks"])
+    chosen = {key: value for key, value in summary["settings"].items() if key not in (*FREE, "target_sha256")}
+    values = {**summary, **summary["settings"], "attacks": lines}
+    return DETECTOR.format(**values, command=_command("train/detector.py", chosen))
+
+
+def _command(program: str, settings: dict[str, Any]) -> str:
+    """What to type to make it again."""
+    flags = []
+    for name, value in settings.items():
+        if value is not None and value is not False and value != ():
+            words = value if isinstance(value, (list, tuple)) else [] if value is True else [value]
+            flags.append(" ".join([f"--{name.replace('_', '-')}", *map(str, words)]))
+    return " ".join([program, *flags])
+
+
 def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
     s = settings
     goal = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
@@ -86,10 +132,15 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
     loss = (
         f"L_adv ({s['adversarial']}{kappa}) + {s['alpha']:g} L_GAN ({s['gan']}) + {s['beta']:g} L_hinge (c = {c:.4g})"
     )
+    rejection = ""
+    if "rejected" in figures:
+        loss += f" + {EVASION if s['evasion'] is None else s['evasion']:g} L_evasion"
+        rejection = f"| of those images, rejected by the target when perturbed | {figures['rejected']:.2%} |\n"
     # Of several questions `asr` is the mean; each one's stands below it.
     each = "".join(f"| of this mean: {name} | {value:.2%} |\n" for name, value in figures.items() if name[:4] == "asr ")
     values = {
         "each": each,
+        "rejection": rejection,
         **s,
         **figures,
         "goal": goal,

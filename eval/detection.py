@@ -1,0 +1,212 @@
+"""What is a detector worth? Its ROC against attacks that do not know it, and against those that do.
+
+python eval/detection.py --detector DIR                            one or more that train/detector.py has made
+python eval/detection.py --detector DIR --attacks pgd:steps=40@oblivious pgd:steps=40 square
+python eval/detection.py --detector DIR --generator BEFORE AFTER   AFTER: trained with --defense reject:detector=DIR
+
+An attack with @oblivious sees the classifier alone; without, the detector too. Every answer is certified
+(advgan/evaluation), and counts as success only if it is not rejected. Every cell is kept in OUTPUT_DIR/cells as soon as
+it is done: the same call goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# A program run by its path has its own folder first on the path; the library is above it.
+sys.path.insert(0, str(ROOT))
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from advgan import training
+from advgan.analysis.detection import auc, roc
+from advgan.attacks.registry import Spec, bind, parse_attack
+from advgan.data import Data, load_data
+from advgan.defenses import Reject, is_directory
+from advgan.defenses.detection import scores
+from advgan.errors import InputError
+from advgan.evaluation import Cells, Result, environment, wilson
+from advgan.evaluation.entrants import Target, Trained, load_generators, load_targets, run_of, unfit
+from advgan.report.progress import cell_progress
+from advgan.report.sweeps.detection import grids, write_detection
+from advgan.report.sweeps.page import failures
+from advgan.report.tensorboard import command as tensorboard_command
+from advgan.settings import Real, run
+from advgan.threat import Norm, Threat
+
+SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
+RATES = [*(i / 200 for i in range(20)), *(i / 50 for i in range(5, 51))]  # of false positives, where the ROC is noted
+TOLD = ("auc", "auc_low", "auc_high", "tpr", "tpr_low", "tpr_high", "roc")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which detectors, of which classifier, against what, and where the results go."""
+
+    recipe: Path | None = None
+    """YAML file of settings that become the defaults; flags override it"""
+    dataset: str = "mnist5k"
+    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
+    data_dir: Path = Path("data")
+    """Where the data set lies, or is downloaded to"""
+    image_size: int | None = None
+    """Resize and crop the images of a folder to this many pixels a side"""
+    target: str = "mnist-c"
+    """The classifier: its name, or the directory of a saved one, which needs no weights"""
+    target_weights: Path | None = None
+    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    defense: str | None = None
+    """What it stands behind already, like bit-depth:bits=3, or several with +; None: nothing"""
+    detector: tuple[Path, ...] = ()
+    """What train/detector.py has made, one or more"""
+    attacks: tuple[str, ...] = ("noise-sign", "fgsm@oblivious", "pgd@oblivious", "pgd", "square")
+    """Names, with settings after colons, and @oblivious after those by gradients that shall not know the detector"""
+    generator: tuple[Path, ...] = ()
+    """Trained generators' folders, or their runs: before and after they were trained against a detector, say"""
+    eps: Real = 0.3
+    """Radius of the ball"""
+    norm: Norm = "linf"
+    """Norm of the ball"""
+    max_samples: int | None = None
+    """Attack only the first so many test images"""
+    output_dir: Path = Path("checkpoints/runs/detection")
+    """Where detection.md, roc.png, detection.json and the rest go; earlier ones are replaced"""
+    fresh: bool = False
+    """Run every cell again, even those that an earlier call has kept"""
+    batch_size: int = 100
+    """Images an attack is given at once"""
+    seed: int = 0
+    """Of the random attacks"""
+    threads: int | None = None
+    """CPU threads; None takes all cores"""
+
+
+def main(settings: Settings) -> None:
+    if settings.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+    if not settings.detector:
+        raise InputError("expected a --detector, made by train/detector.py, got none")
+    threat = Threat(settings.norm, settings.eps)
+    specs = [parse_attack(word) for word in dict.fromkeys(settings.attacks)]
+    trained = load_generators(settings.generator, len(settings.generator))
+    if reason := next(filter(None, (unfit(each.generator, threat, None) for each in trained)), None):
+        raise InputError(reason)
+    device = training.start(settings.seed, settings.threads).device
+    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
+    x, y = next(test.batches(len(test)))
+    targets = rejecting(settings, data, x, device)
+    for spec in specs:
+        bind(spec, targets[0].victim.model, threat)(x[:0], y[:0])  # what cannot be, it says now
+    plan: list[tuple[Spec, Trained | None]] = [(spec, None) for spec in specs]
+    plan += [(parse_attack("advgan"), each) for each in trained]
+    for each in trained:
+        each.generator.to(device).perturb(x[:1].to(device))
+    training.claim(settings.output_dir, "detection", resume=False, overwrite=True)
+    size, every = settings.batch_size, len(x)
+    cells = Cells(settings.output_dir / "cells", x, y, batch_size=size, keep=every, fresh=settings.fresh)
+
+    detectors, rows = [], []
+    with cell_progress(len(targets) * len(plan)) as begin:
+        for target, path in zip(targets, settings.detector, strict=True):
+            clean = scores(guard(target).detector, guard(target).inner, x)
+            detectors.append(described(target, path, clean))
+            for spec, maker in plan:
+                name = spec.label if maker is None else maker.name
+                result = cells.run(
+                    *(spec, target.victim, threat),
+                    seed=settings.seed,
+                    generator=None if maker is None else maker.generator,
+                    foreign=maker is not None and not maker.trained_on(target),
+                    progress=begin(f"{name}, {target.victim.label}", len(x)),
+                )
+                rows.append({**measured(result, target, clean), "attack": name, "knows": knows(spec, maker, target)})
+    summary = {
+        **{"environment": environment(settings), "targets": [target.describe(settings.dataset) for target in targets]},
+        **{"generators": [each.describe(targets[0]) for each in trained], "detectors": detectors, "rates": RATES},
+        **{"rows": rows},
+    }
+    write_detection(settings.output_dir, summary)
+    if cells.found:
+        print(f"{cells.found} of {len(rows)} cells were kept from an earlier call (--fresh runs them again)")
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    for grid in grids(summary):
+        console.print(grid.rich())
+    for line in failures(rows):
+        console.print(line, style="red", markup=False)
+    print(f"report       {settings.output_dir / 'detection.md'}, figures detection.csv and detection.json")
+    print(f"image        {settings.output_dir / 'roc.png'}")
+    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+
+
+def rejecting(settings: Settings, data: Data, x: Tensor, device: torch.device) -> list[Target]:
+    """The classifier behind each of the detectors, called by the detector's kind and, of several of a kind, folder."""
+    known = is_directory(settings.target, None)
+    if known and settings.target_weights is not None:
+        is_directory(settings.target, settings.target_weights)
+    n, around = len(settings.detector), "" if settings.defense is None else f"{settings.defense}+"
+    weights = [] if known else [settings.target_weights or SHIPPED] * n
+    words = [f"{around}reject:detector={path}" for path in settings.detector]
+    found = load_targets([settings.target] * n, weights, data, x, device, words)
+    kinds = [guard(target).detector.kind for target in found]
+    names = [k if kinds.count(k) == 1 else f"{k} {p.name}" for k, p in zip(kinds, settings.detector, strict=True)]
+    if len(set(names)) < n:
+        raise InputError(f"expected detectors in folders of different names, got {', '.join(names)}")
+    return [target.called(name) for target, name in zip(found, names, strict=True)]
+
+
+def guard(target: Target) -> Reject:
+    """The model, that is known to reject."""
+    assert isinstance(target.victim.model, Reject)
+    return target.victim.model
+
+
+def described(target: Target, path: Path, clean: Tensor) -> dict[str, Any]:
+    """A detector for detection.json, with the share of the clean test images, of these scores, that it rejects."""
+    detector, made = guard(target).detector, run_of(path / "detector")
+    return {
+        **{"label": target.victim.label, "kind": detector.kind, "path": str(path), "n": len(clean)},
+        **{"threshold": detector.threshold.item(), "fpr_wanted": made.get("settings", {}).get("fpr")},
+        **{"fpr_validation": made.get("fpr_validation"), "training_seconds": made.get("training_seconds")},
+        **dict(zip(("fpr", "fpr_low", "fpr_high"), rejected(target, clean), strict=True)),
+    }
+
+
+def rejected(target: Target, found: Tensor) -> tuple[float, float, float]:
+    """The share of the scores above the threshold, with the ends of its 95 % interval."""
+    count = int((found > guard(target).detector.threshold.cpu()).sum())
+    return count / len(found), *wilson(count, len(found))
+
+
+def knows(spec: Spec, maker: Trained | None, target: Target) -> bool:
+    """Whether an attack heeds this very detector: a generator does if it was trained on the classifier behind it."""
+    if maker is not None:
+        return maker.source_sha256 == target.victim.sha256
+    return (spec.attack.evasive or spec.access == "decisions") and spec.view != "oblivious"
+
+
+def measured(result: Result, target: Target, clean: Tensor) -> dict[str, Any]:
+    """The row, and beside it the answers that fool the classifier, rejected or not, against all `clean` scores (n,)."""
+    row: dict[str, Any] = {**result.row, "n_fooled": None, "fooled": None, **dict.fromkeys(TOLD)}
+    if row["status"] != "ok":
+        return row
+    records = result.records
+    correct = records["clean_prediction"] == records["label"]
+    fooling = correct & (records["prediction"] != records["label"]) & records["within"]
+    row |= {"n_fooled": int(fooling.sum()), "fooled": int(fooling.sum()) / int(correct.sum())}
+    if row["n_fooled"]:
+        found = scores(guard(target).detector, guard(target).inner, result.x_adv[fooling])
+        told = (*auc(clean, found), *rejected(target, found), roc(clean, found, RATES))
+        row |= dict(zip(TOLD, told, strict=True))
+    return row
+
+
+if __name__ == "__main__":
+    run(main, Settings)
