@@ -112,13 +112,14 @@ def detector_card(summary: dict[str, Any]) -> str:
 
 
 def _command(program: str, settings: dict[str, Any]) -> str:
-    """What to type to make it again."""
-    flags = []
+    """The command line that `settings` (as JSON knows them) came from, or one like it."""
+    words = [program]
     for name, value in settings.items():
-        if value is not None and value is not False and value != ():
-            words = value if isinstance(value, (list, tuple)) else [] if value is True else [value]
-            flags.append(" ".join([f"--{name.replace('_', '-')}", *map(str, words)]))
-    return " ".join([program, *flags])
+        if value is None or value is False or value in ((), []):
+            continue
+        values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return " ".join(words)
 
 
 def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
@@ -208,13 +209,3 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
         command=_command("train/classifier.py", s),
         meaning=HARDENED.format(**s) if robust else PLAIN,
     )
-
-
-def _command(program: str, settings: dict[str, Any]) -> str:
-    """The command line that `settings` (as JSON knows them) came from, or one like it."""
-    words = [program]
-    for name, value in settings.items():
-        if value is not None and value is not False and value != []:
-            values = [] if value is True else value if isinstance(value, list) else [value]
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return " ".join(words)
