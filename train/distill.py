@@ -129,7 +129,7 @@ def main(settings: Settings) -> None:
             phase: Phase = "teacher" if record["step"] < each else "student"
             model, optimizer = prepared[phase]
             x = augment(
-                *(x,), shift=settings.shift, flip=settings.flip, seed=settings.seed, step=record["step"],
+                x, shift=settings.shift, flip=settings.flip, seed=settings.seed, step=record["step"],
                 rank=accelerator.process_index, world=accelerator.num_processes,
             ).to(accelerator.device)  # fmt: skip
             y = y.to(accelerator.device)
