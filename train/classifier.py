@@ -17,17 +17,14 @@ import math
 import time
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import broadcast
-from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
-from advgan.data import Data, Split, load_data, steps_per_epoch, training_batches
+from advgan.data import Data, load_data, steps_per_epoch, training_batches
+from advgan.data.augment import augment
 from advgan.errors import InputError
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
@@ -113,7 +110,11 @@ def main(settings: Settings) -> None:
         task = bar.add_task(settings.target, total=total, completed=record["step"], figures="")
         for x, y in batches:
             began = time.perf_counter()
-            x, y = augment(x, record["step"], settings, accelerator), y.to(accelerator.device)
+            x = augment(
+                x, shift=settings.shift, flip=settings.flip, seed=settings.seed, step=record["step"],
+                rank=accelerator.process_index, world=accelerator.num_processes,
+            )  # fmt: skip
+            x, y = x.to(accelerator.device), y.to(accelerator.device)
             model.train(not settings.freeze_backbone)  # a frozen backbone is as it will be used; a head has no modes
             logits = model(x)
             loss = F.cross_entropy(logits, y)
@@ -136,7 +137,7 @@ def main(settings: Settings) -> None:
                 log.add_scalar("train/images per second", speed, step)
             stopping = stop.requested(accelerator)
             if step % epoch == 0 or step == total:
-                record["accuracy"] = accuracy(net, data.validation, accelerator)
+                record["accuracy"] = training.accuracy(net, data.validation, accelerator)
                 better = record["accuracy"] >= record["best"]  # of equals the later
                 if better:
                     record["best"], record["best_step"] = record["accuracy"], step
@@ -161,39 +162,6 @@ def begin(settings: Settings, data: Data) -> Target:
         return build_target(settings.target, data.image_shape, data.num_classes)
     given = (settings.target, settings.init_weights, data.image_shape, data.num_classes)
     return initial_target(*given, freeze_backbone=settings.freeze_backbone)
-
-
-def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) -> Tensor:
-    """This process's images `x` (n, c, h, w), each moved (zeros come in at the border) and perhaps mirrored.
-
-    The moves are a function of seed and step, drawn for the global batch: alike after a resume and for any number of
-    processes.
-    """
-    rng = np.random.default_rng((settings.seed, step))
-    n, _, height, width = x.shape
-    mine = slice(accelerator.process_index * n, (accelerator.process_index + 1) * n)
-    down, right = torch.from_numpy(rng.integers(0, 2 * settings.shift + 1, (2, settings.batch_size)))[:, mine]
-    mirrored = torch.from_numpy(rng.random(settings.batch_size) < 0.5)[mine]
-    rows = down[:, None] + torch.arange(height)
-    columns = right[:, None] + torch.arange(width)
-    if settings.flip:
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    padded = F.pad(x, [settings.shift] * 4).movedim(1, -1)
-    moved = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return moved.movedim(-1, 1).to(accelerator.device)
-
-
-def accuracy(net: Target, split: Split, accelerator: Accelerator) -> float:
-    """Share of `split` that `net` classifies correctly, in eval mode; the processes share the batches."""
-    net.eval()
-    # Each process has its own batch norm statistics; data parallel training would take the first's at the next step.
-    broadcast(list(net.buffers()))
-    correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
-    with torch.no_grad():
-        for i, (x, y) in enumerate(split.batches(200)):
-            if i % accelerator.num_processes == accelerator.process_index:
-                correct += (net(x.to(accelerator.device)).argmax(1).cpu() == y).sum().to(accelerator.device)
-    return int(accelerator.reduce(correct, reduction="sum").item()) / len(split)
 
 
 def check(settings: Settings) -> None:
@@ -253,7 +221,7 @@ def conclude(settings: Settings, data: Data, record: training.Record, total: int
     tested = None
     if record["step"] == total:
         best = load_target(settings.target, directory).to(accelerator.device)
-        tested = accuracy(best, data.test, accelerator)
+        tested = training.accuracy(best, data.test, accelerator)
     if not accelerator.is_main_process:
         return
     if tested is None:
