@@ -19,12 +19,10 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast, set_seed
+from accelerate.utils import DistributedType, set_seed
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.data import Split
 from advgan.errors import InputError
 
 LAUNCHER = "ADVGAN_LAUNCHER"  # process id of a launcher that is not the parent of those it started
@@ -155,19 +153,6 @@ class Stop:
             return self.asked or orphan
         flag = torch.tensor([float(self.asked or orphan)], device=accelerator.device)
         return bool(accelerator.reduce(flag, reduction="sum").item() > 0)
-
-
-def accuracy(net: nn.Module, split: Split, accelerator: Accelerator) -> float:
-    """Share of `split` that `net` classifies correctly, in eval mode; the processes share the batches."""
-    net.eval()
-    # Each process has its own batch norm statistics; data parallel training would take the first's at the next step.
-    broadcast(list(net.buffers()))
-    correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
-    with torch.no_grad():
-        for i, (x, y) in enumerate(split.batches(200)):
-            if i % accelerator.num_processes == accelerator.process_index:
-                correct += (net(x.to(accelerator.device)).argmax(1).cpu() == y).sum().to(accelerator.device)
-    return int(accelerator.reduce(correct, reduction="sum").item()) / len(split)
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -105,27 +105,6 @@ def test_two_processes_share_the_work(program, words, tmp_path):
     assert done.stdout.count("test accuracy") == 1
     assert len(list((tmp_path / "state" / "classifier").glob("step-*/random_states_*.pkl"))) == 2
     assert load_target("cifar-resnet20", tmp_path).image_shape == (1, 16, 16)
-
-
-def test_moves_are_of_the_global_batch_and_of_the_step(classifier):
-    settings = classifier.Settings(batch_size=6, shift=2, flip=True, seed=5)
-
-    def processes(n: int, step: int) -> list[torch.Tensor]:
-        shares = [SimpleNamespace(process_index=i, device="cpu") for i in range(n)]
-        return [classifier.augment(part, step, settings, s) for part, s in zip(x.chunk(n), shares, strict=True)]
-
-    x = torch.rand(6, 3, 7, 9)
-    (alone,) = processes(1, 3)
-    assert alone.shape == x.shape
-    assert torch.equal(torch.cat(processes(3, 3)), alone)
-    assert torch.equal(processes(1, 3)[0], alone)
-    assert not torch.equal(processes(1, 4)[0], alone)
-    padded = F.pad(x, [2] * 4)
-    for image, moved in zip(padded, alone, strict=True):  # each is a window of its padded self, perhaps mirrored
-        windows = [image[:, i : i + 7, j : j + 9] for i in range(5) for j in range(5)]
-        assert any(torch.equal(moved, w) or torch.equal(moved, w.flip(2)) for w in windows)
-    settings = classifier.Settings(batch_size=6, shift=0)
-    assert torch.equal(processes(1, 3)[0], x)
 
 
 def test_nan_stops_with_the_step_and_keeps_the_last_good_classifier(classifier, words, tmp_path, monkeypatch):

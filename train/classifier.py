@@ -20,17 +20,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
 from advgan.attacks import pgd
 from advgan.data import Data, load_data, steps_per_epoch, training_batches
+from advgan.data.augment import augment
 from advgan.defenses import load_members
 from advgan.defenses.adversarial_training import Adversary, Method, Plan, mixed_loss, overfitted, plan
 from advgan.errors import InputError
@@ -158,7 +155,9 @@ def main(settings: Settings) -> None:
         task = bar.add_task(settings.target, total=total, completed=record["step"], figures="")
         for x, y in batches:
             began = time.perf_counter()
-            x, y = augment(x, record["step"], settings, accelerator), y.to(accelerator.device)
+            share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+            moves = {"shift": settings.shift, "flip": settings.flip, "seed": settings.seed, "step": record["step"]}
+            x, y = augment(x, **moves, **share).to(accelerator.device), y.to(accelerator.device)
             x_adv = adversary(x, y, record["step"], record["step"] / total) if adversary else x
             model.train(not settings.freeze_backbone)  # a frozen backbone is as it will be used; a head has no modes
             loss, logits = mixed_loss(model, x, x_adv, y, how.alpha if how else 1.0)
@@ -230,26 +229,6 @@ def idle(settings: Settings) -> list[str]:
     """The settings that do nothing because adversarial training, or its method that they are for, was not asked for."""
     method = settings.adversarial
     return [name for name, of in OF_HARDENING.items() if method is None or of not in (None, method)]
-
-
-def augment(x: Tensor, step: int, settings: Settings, accelerator: Accelerator) -> Tensor:
-    """This process's images `x` (n, c, h, w), each moved (zeros come in at the border) and perhaps mirrored.
-
-    The moves are a function of seed and step, drawn for the global batch: alike after a resume and for any number of
-    processes.
-    """
-    rng = np.random.default_rng((settings.seed, step))
-    n, _, height, width = x.shape
-    mine = slice(accelerator.process_index * n, (accelerator.process_index + 1) * n)
-    down, right = torch.from_numpy(rng.integers(0, 2 * settings.shift + 1, (2, settings.batch_size)))[:, mine]
-    mirrored = torch.from_numpy(rng.random(settings.batch_size) < 0.5)[mine]
-    rows = down[:, None] + torch.arange(height)
-    columns = right[:, None] + torch.arange(width)
-    if settings.flip:
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    padded = F.pad(x, [settings.shift] * 4).movedim(1, -1)
-    moved = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return moved.movedim(-1, 1).to(accelerator.device)
 
 
 def keep_history(record: training.Record, figures: dict[str, float]) -> bool:

@@ -36,6 +36,7 @@ from advgan.data import Data, load_data, steps_per_epoch, training_batches
 from advgan.data.augment import augment
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.errors import InputError
+from advgan.evaluation.hardness import accuracy
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
 from advgan.storage import write_file
@@ -129,7 +130,7 @@ def main(settings: Settings) -> None:
             phase: Phase = "teacher" if record["step"] < each else "student"
             model, optimizer = prepared[phase]
             x = augment(
-                *(x,), shift=settings.shift, flip=settings.flip, seed=settings.seed, step=record["step"],
+                x, shift=settings.shift, flip=settings.flip, seed=settings.seed, step=record["step"],
                 rank=accelerator.process_index, world=accelerator.num_processes,
             ).to(accelerator.device)  # fmt: skip
             y = y.to(accelerator.device)
@@ -158,7 +159,7 @@ def main(settings: Settings) -> None:
             stopping = stop.requested(accelerator)
             due = ((step - 1) % each + 1) % epoch == 0 or step % each == 0
             if due:
-                found = training.accuracy(nets[phase], data.validation, accelerator)
+                found = accuracy(nets[phase], data.validation, accelerator)
                 record["accuracies"][phase] = {"validation": found}
                 if log:
                     log.add_scalar(f"{phase}/validation accuracy", found, step)
@@ -240,7 +241,7 @@ def conclude(
     """Measure both on the test images, once and only after the last step; training.json, last of all."""
     if record["step"] == total:
         for phase in FOLDER:
-            record["accuracies"][phase]["test"] = training.accuracy(nets[phase], data.test, accelerator)
+            record["accuracies"][phase]["test"] = accuracy(nets[phase], data.test, accelerator)
     if not accelerator.is_main_process:
         return
     if record["step"] < total:
