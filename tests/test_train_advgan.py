@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advgan import Generator, losses
+from advgan.defenses.detection import FeatureSqueezing, save_detector
+from advgan.discriminator import Discriminator
 from advgan.settings import run
 
 from .conftest import ROOT, Run, environment
@@ -112,9 +114,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(program, words, tmp_path):
     assert running.returncode == 0
     assert "--resume continues" in output
     program("train/advgan.py", *words, *long, "--output-dir", parts, "--resume")
-    first, second = (load_file(d / "generator" / "model.safetensors") for d in (whole, parts))
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
+    for net in ("generator", "discriminator"):
+        first, second = (load_file(d / net / "model.safetensors") for d in (whole, parts))
+        for name, value in first.items():
+            assert torch.equal(value, second[name]), name
     histories = [json.loads((d / "training.json").read_text())["history"] for d in (whole, parts)]
     for a, b in zip(*histories, strict=True):
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
@@ -165,6 +168,32 @@ def test_one_generator_for_every_question_is_judged_on_each(advgan, words, tmp_p
     assert "eps 0.1 to 0.3" in card
 
 
+def test_against_a_detector_only_what_is_answered_counts(advgan, words, tmp_path, capsys):
+    """One that rejects nothing leaves the figures as they are, one that rejects everything leaves no success."""
+    found = {}
+    for name, threshold in (("none", None), ("nothing", 9.0), ("everything", -1.0)):
+        words_of_run = [*words, "--max-steps", "4", "--output-dir", str(tmp_path / name)]
+        if threshold is not None:
+            detector = FeatureSqueezing((1, 28, 28))
+            detector.threshold.fill_(threshold)
+            save_detector(detector, tmp_path / f"detector-{name}", "# card", {})
+            words_of_run += ["--defense", f"reject:detector={tmp_path / f'detector-{name}'}"]
+        run(advgan.main, advgan.Settings, words_of_run)
+        found[name] = json.loads((tmp_path / name / "training.json").read_text())["history"][-1]
+    seconds = found["none"].pop("seconds"), found["nothing"].pop("seconds")
+    assert all(seconds)
+    assert found["nothing"].pop("rejected") == 0
+    assert found["nothing"] == found["none"]
+    assert (found["everything"]["asr"], found["everything"]["n_correct"]) == (0, 0)
+    output = capsys.readouterr().out
+    assert output.count("rejected   0%") == 2  # where none counts, none of them is rejected
+    assert "1 L_evasion" in (tmp_path / "nothing" / "generator" / "README.md").read_text()
+    assert "L_evasion" not in (tmp_path / "none" / "generator" / "README.md").read_text()
+    assert Discriminator.load(tmp_path / "none").config["channels"] == 1
+    events = EventAccumulator(str(tmp_path / "everything" / "logs" / "advgan")).Reload()
+    assert events.Scalars("train/loss evasion")[0].value > 1
+
+
 def test_nan_stops_with_step_and_term_and_keeps_the_last_good_generator(advgan, words, tmp_path, monkeypatch):
     calls, hinge = iter(range(100)), losses.hinge
     monkeypatch.setattr(losses, "hinge", lambda delta, c: hinge(delta, c) * (1 if next(calls) < 6 else float("nan")))
@@ -204,6 +233,8 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(advgan, words, 
         (["--ema", "1"], r"ema must be in \[0, 1\), got 1"),
         (["--any-class", "--aimed", "1.5"], r"aimed must be in \[0, 1\], got 1.5"),
         (["--aimed", "0.4"], "aimed does nothing without any_class, got 0.4"),
+        (["--evasion", "1"], "evasion does nothing without a target that can reject, got 1"),
+        (["--evasion", "-1"], "evasion must not be negative, got -1"),
         (["--gamma", "1"], "gamma does nothing without noise"),
         (["--levels", "2"], "levels does nothing without architecture unet"),
         (["--guide", "--universal"], "got both"),

@@ -312,12 +312,11 @@ def progress(terms: dict[str, float], record: training.Record) -> str:
 def say(judgement: Judgement, record: training.Record, bar: Any) -> None:
     """One line a validation on the terminal, and each symptom of collapse when it first shows."""
     f = judgement.figures
-    bar.console.print(
-        f"step {record['step']:5d}  val ASR {f['asr']:6.2%}  l2 {f['l2']:.3f}  "
-        f"hinge active {f['hinge_active']:4.0%}  D right {f['d_accuracy']:4.0%}"
-        + (f"  rejected {f['rejected']:4.0%}" if "rejected" in f else ""),
-        highlight=False,
-    )
+    shares = {"hinge active": f["hinge_active"], "D right": f["d_accuracy"]}
+    if "rejected" in f:  # in the hinge's place: a line of a terminal takes no more
+        shares = {"rejected": f["rejected"], "D right": f["d_accuracy"]}
+    said = "  ".join(f"{word} {value:4.0%}" for word, value in shares.items())
+    bar.console.print(f"step {record['step']:5d}  val ASR {f['asr']:6.2%}  l2 {f['l2']:.3f}  {said}", highlight=False)
     for line in judgement.symptoms:
         kind = re.sub(r"[\d.%]+", "", line)
         if kind not in record["said"]:
