@@ -72,6 +72,8 @@ class Settings:
     """Of weights, batches and shifts"""
     threads: int | None = None
     """CPU threads a process; None shares the cores among the processes"""
+    bf16: bool = False
+    """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
 
     learning_rate: Real = 3e-3
     """Peak of the one-cycle schedule (AdamW)"""
@@ -115,7 +117,7 @@ OF_HARDENING: dict[str, Method | None] = {
 def main(settings: Settings) -> None:
     check(settings)
     how = hardening(settings)
-    accelerator = training.start(settings.seed, settings.threads)
+    accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)

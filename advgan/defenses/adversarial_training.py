@@ -159,7 +159,8 @@ class Adversary:
         if not self.plan.steps:
             return start
         step_size, goal = self.plan.step_size * share, objective("cross-entropy")
-        return ascend(model, x, y, None, threat, goal, start, steps=self.plan.steps, step_size=step_size)
+        with self.accelerator.autocast():
+            return ascend(model, x, y, None, threat, goal, start, steps=self.plan.steps, step_size=step_size)
 
     def start(self, x: Tensor, y: Tensor, threat: Threat, rng: np.random.Generator) -> Tensor:
         """Where the gradient steps begin: at `x`, at noise, or anywhere between noise and what the generator says."""
@@ -187,7 +188,9 @@ class Adversary:
         """The generator's answers within `eps`, and one step of it toward better ones: the margin loss of AdvGAN."""
         with borrowed(self.net):
             x_adv: Tensor = self.generator(x, eps=x.new_full((len(x),), eps))
-            loss = losses.adversarial(self.net(x_adv).float(), y, kappa=KAPPA).mean()
+            with self.accelerator.autocast():
+                logits = self.net(x_adv).float()
+            loss = losses.adversarial(logits, y, kappa=KAPPA).mean()
             self.optimizer.zero_grad()
             self.accelerator.backward(loss)
             self.optimizer.step()
