@@ -19,6 +19,7 @@ PROGRAMS = {
     "tutorial": "eval.sweep",
     "mnist-transfer": "eval.transfer",
     "amortisation-mnist": "eval.amortisation",
+    "detection-mnist": "eval.detection",
     "mnist-black-box": "train.substitute",
     "head-resnet20": "train.classifier",
     "head-resnet32": "train.classifier",
