@@ -148,9 +148,7 @@ def main(settings: Settings) -> None:
 
 def rejecting(settings: Settings, data: Data, x: Tensor, device: torch.device) -> list[Target]:
     """The classifier behind each of the detectors, called by the detector's kind and, of several of a kind, folder."""
-    known = is_directory(settings.target, None)
-    if known and settings.target_weights is not None:
-        is_directory(settings.target, settings.target_weights)
+    known = is_directory(settings.target, settings.target_weights)
     n, around = len(settings.detector), "" if settings.defense is None else f"{settings.defense}+"
     weights = [] if known else [settings.target_weights or SHIPPED] * n
     words = [f"{around}reject:detector={path}" for path in settings.detector]

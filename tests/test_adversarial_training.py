@@ -298,6 +298,16 @@ def test_interrupted_anywhere_and_resumed_equals_uninterrupted(
     assert first["test"] == second["test"]
 
 
+@pytest.mark.program
+def test_in_mixed_precision_it_learns_too(trainer, words, tmp_path):
+    flags = [*words, *method_flags("pgd", tmp_path), "--bf16"]
+    run(trainer.main, trainer.Settings, [*flags, "--output-dir", str(tmp_path)])
+    told = json.loads((tmp_path / "classifier" / "training.json").read_text())
+    assert told["settings"]["bf16"]
+    assert told["test"]["accuracy"] > 1 / 3  # chance
+    assert {value.dtype for value in weights(tmp_path).values()} == {torch.float32}
+
+
 def test_card_and_training_json_say_how_hard_the_classifier_is(trainer, words, classifier, tmp_path, capsys):
     words += ["--max-steps", "30", *method_flags("pgd", classifier)]
     run(trainer.main, trainer.Settings, [*words, "--output-dir", str(tmp_path)])

@@ -21,6 +21,7 @@ PROGRAMS = {
     "amortisation-mnist": "eval.amortisation",
     "defenses": "eval.defenses",
     "defenses-small": "eval.defenses",
+    "detection-mnist": "eval.detection",
     "mnist-black-box": "train.substitute",
     "distill-mnist": "train.distill",
     "distill-mnist5k": "train.distill",

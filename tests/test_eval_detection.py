@@ -1,0 +1,137 @@
+"""eval/detection.py as a user runs it: who knows the detector, and figures that can be made again from the images."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import mannwhitneyu
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from advgan import Generator
+from advgan.attacks import fgsm
+from advgan.data import load_data
+from advgan.defenses import load_classifier
+from advgan.defenses.detection import BinaryDetector, Detector, FeatureSqueezing, save_detector, scores, threshold_at
+from advgan.settings import run
+from advgan.targets import fingerprint, load_target
+from tests.conftest import Run
+
+detection = importlib.import_module("eval.detection")
+Call = Callable[..., dict[str, Any]]
+EPS = 0.5
+
+
+@pytest.fixture(scope="module")
+def made(digits: Path, classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two calibrated detectors, an untrained generator, and the same one said to be trained against the first."""
+    directory = tmp_path_factory.mktemp("detectors")
+    x, _ = next(load_data("folder", digits).validation.batches(48))
+    target = load_target("mnist-tutorial", classifier)
+    for kind in (FeatureSqueezing, BinaryDetector):
+        torch.manual_seed(0)
+        detector: Detector = kind((1, 28, 28)).eval()
+        detector.threshold.fill_(threshold_at(scores(detector, target, x), 0.05))
+        save_detector(detector, directory / kind.kind / "detector", "# card", {"fpr_validation": 2 / 48})
+    torch.manual_seed(0)
+    for name in ("before", "after"):
+        Generator(eps=EPS, width=8, depth=1).save_pretrained(directory / name / "generator")
+    words = f"reject:detector={directory / 'feature-squeezing'}"
+    rejecting = load_classifier("mnist-tutorial", classifier, words)
+    settings = {"settings": {"target_sha256": fingerprint(rejecting)}, "training_seconds": 1.0}
+    (directory / "after" / "training.json").write_text(json.dumps(settings))
+    settings["settings"] = {"target_sha256": fingerprint(target)}
+    (directory / "before" / "training.json").write_text(json.dumps(settings))
+    return directory
+
+
+@pytest.fixture
+def basics(digits: Path, classifier: Path, tmp_path: Path) -> list[str]:
+    flags = {"dataset": "folder", "data-dir": digits, "target": "mnist-tutorial", "target-weights": classifier}
+    flags |= {"threads": 1, "eps": EPS, "output-dir": tmp_path / "out"}
+    return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+
+
+@pytest.mark.program
+def test_as_a_user_runs_it(
+    program: Run, basics: list[str], made: Path, digits: Path, classifier: Path, tmp_path: Path
+) -> None:
+    detectors = [made / "feature-squeezing", made / "binary"]
+    words = ["--detector", *detectors, "--generator", made / "before", made / "after"]
+    words += ["--attacks", "noise-sign", "fgsm@oblivious", "fgsm", "deepfool-linf:steps=3"]
+    done = program("eval/detection.py", *basics, *words)
+    out = tmp_path / "out"
+    results = json.loads((out / "detection.json").read_text())
+    at = {(row["target"], row["attack"]): row for row in results["rows"]}
+    assert len(at) == len(results["rows"]) == 12
+    assert all(row["status"] == "ok" for row in at.values())
+    for name in ("noise-sign", "fgsm@oblivious", "fgsm", "deepfool-linf:steps=3", "before"):
+        assert at["feature-squeezing", name]["knows"] == at["binary", name]["knows"] == (name == "fgsm")
+    assert [at[kind, "after"]["knows"] for kind in ("feature-squeezing", "binary")] == [True, False]
+
+    # Oblivious FGSM, made again: its images, their scores, and what both say.
+    target, data = load_target("mnist-tutorial", classifier), load_data("folder", digits)
+    x, y = next(data.test.batches(48))
+    x_adv = fgsm(target, x, y, eps=EPS)
+    fooling = (target(x).argmax(1) == y) & (target(x_adv).argmax(1) != y)
+    detector = load_classifier("mnist-tutorial", classifier, f"reject:detector={detectors[0]}").detector
+    clean, found = scores(detector, target, x), scores(detector, target, x_adv[fooling])
+    row = at["feature-squeezing", "fgsm@oblivious"]
+    assert row["n_fooled"] == int(fooling.sum()) > 0
+    assert row["auc"] == pytest.approx(mannwhitneyu(found, clean).statistic / len(found) / len(clean), abs=1e-6)
+    assert row["tpr"] == pytest.approx((found > detector.threshold).double().mean().item())
+    accepted = clean <= detector.threshold
+    assert row["clean_rejected"] == pytest.approx(1 - accepted.double().mean().item())
+    hits = int((scores(detector, target, x_adv) <= detector.threshold)[fooling & accepted].sum())
+    assert row["asr"] == pytest.approx(hits / row["n_attacked"])
+    assert results["detectors"][0]["fpr"] == row["clean_rejected"]
+    for each in at.values():
+        if each["roc"] is not None:
+            assert len(each["roc"]) == len(results["rates"])
+            assert each["roc"] == sorted(each["roc"])
+            assert each["roc"][-1] == 1
+
+    with (out / "detection.csv").open(newline="") as file:
+        assert [line["attack"] for line in csv.DictReader(file)] == [row["attack"] for row in results["rows"]]
+    report = (out / "detection.md").read_text()
+    for promise in ("feature-squeezing, linf eps 0.5", "attacks, linf eps 0.5](<roc.png>)", "| yes |"):
+        assert promise in report
+    assert Image.open(out / "roc.png").width > 800
+    assert EventAccumulator(str(out / "logs" / "detection")).Reload().Tags()["images"] == ["roc"]
+    assert "AUC [95 %]" in done.stdout
+    again = program("eval/detection.py", *basics, *words)
+    assert "12 of 12 cells were kept" in again.stdout
+    second = json.loads((out / "detection.json").read_text())
+    assert second["rows"] == results["rows"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "expected a --detector, made by train/detector.py, got none"),
+        (["--detector", "nowhere"], "no detector in nowhere"),
+        (["--detector", "{made}/binary", "{made}/binary"], "detectors in folders of different names"),
+        (["--detector", "{made}/binary", "--attacks", "advgan"], "attack advgan needs a trained generator"),
+        (["--detector", "{made}/binary", "--attacks", "fgsm@hopeful"], "has no such view"),
+        (["--detector", "{made}/binary", "--generator", "{made}/before", "--eps", "0.6"], "trained for eps 0.5"),
+        (["--detector", "{made}/binary", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--detector", "{made}/binary", "--target", "{classifier}"], "holds its own weights"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    flags: list[str], message: str, basics: list[str], made: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [flag.format(made=made, classifier=classifier) for flag in flags]
+    with pytest.raises(SystemExit) as exit:
+        run(detection.main, detection.Settings, [*basics, *flags])
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
