@@ -25,11 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from advgan import training
-from advgan.data import load_data, steps_per_epoch
 from advgan.errors import InputError
-from advgan.programs import program
 from advgan.settings import parse, run
 from advgan.storage import write_file
+from eval.programs import complete, program
 from train.advgan import Settings as Training
 
 VARIANTS = {
@@ -40,8 +39,7 @@ VARIANTS = {
     "larger-alpha": ["--alpha", "1"],
     "paper-networks": ["--architecture", "paper"],
 }
-# Settings of the training: those in which a cell that is there may differ, and those the comparison takes over.
-FREE = {"recipe", "resume", "overwrite", "output_dir", "threads"}
+# Settings of the training that the comparison takes over.
 SHARED = ("dataset", "data_dir", "image_size", "target", "target_weights", "defense", "eps", "norm", "threads")
 # What a column shows: its title, and where the figure comes from.
 COLUMNS = {
@@ -94,14 +92,9 @@ def cell(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     words = ["--recipe", settings.train_recipe, "--seed", seed, *VARIANTS[variant], "--data-dir", settings.data_dir]
     words += [] if settings.target_weights is None else ["--target-weights", settings.target_weights]
     wanted = parse(Training, [str(word) for word in words])
-    total = planned(wanted)
     results = directory / "results.json"
-    if trained(directory, wanted) < total:
-        results.unlink(missing_ok=True)
-        begun = ["--resume"] if training.latest_state(directory, "generator") else []
-        program("train/advgan.py", *words, *begun, "--output-dir", directory)
-    if (steps := trained(directory, wanted)) < total:
-        sys.exit(f"error: the training in {directory} stopped after step {steps} of {total}; the same command goes on")
+    if complete("train/advgan.py", words, directory, wanted, "generator"):
+        results.unlink(missing_ok=True)  # of another generator
     if not results.exists():
         same = {name: getattr(wanted, name) for name in SHARED}
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in same.items() if value is not None]
@@ -111,25 +104,6 @@ def cell(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     if row["asr"] is None:
         raise InputError(f"the comparison in {directory} failed: {row['status']}")
     return {"row": row, "training": json.loads((directory / "training.json").read_text())}
-
-
-def planned(wanted: Any) -> int:
-    """How many steps a training takes in all."""
-    if wanted.max_steps:
-        return wanted.max_steps
-    data = load_data(wanted.dataset, wanted.data_dir, image_size=wanted.image_size)
-    return wanted.epochs * steps_per_epoch(data.train, wanted.batch_size)
-
-
-def trained(directory: Path, wanted: Any) -> int:
-    """How many steps were taken there, 0 if none; raises InputError if it was with other settings."""
-    path = directory / "training.json"
-    if not path.exists():
-        return 0
-    done = json.loads(path.read_text())
-    if changed := training.changes(done["settings"], training.plain(wanted), FREE):
-        raise InputError(f"{directory} was trained otherwise ({changed}): choose another --output-dir")
-    return int(done["steps"])
 
 
 def kept(cell: dict[str, Any]) -> dict[str, Any]:

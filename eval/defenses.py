@@ -39,13 +39,13 @@ from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import Target, Trained, load_generators, load_targets, unfit
 from advgan.evaluation.pace import relative_time
 from advgan.evaluation.rows import Row, load_rows, parse_rows
-from advgan.programs import parse_commands, prepare
 from advgan.report.progress import cell_progress
 from advgan.report.sweeps.defenses import worth, write_defenses
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run
 from advgan.threat import Norm, Threat
+from eval.programs import parse_commands, prepare
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 ATTACKS = ("noise-sign", "fgsm", "fgsm@naive", "pgd:steps=40", "pgd:steps=40@naive", "square:queries=300")

@@ -43,7 +43,7 @@ from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, parse, run
 from advgan.threat import Threat, check_eps
-from eval.ablation import planned, program, trained
+from eval.programs import complete
 from train.advgan import Settings as Training
 from train.distill import Settings as Distilling
 
@@ -229,14 +229,7 @@ def distilled(settings: Settings, temperature: float) -> Path:
     words = [] if settings.train_recipe is None else ["--recipe", str(settings.train_recipe)]
     words += ["--temperature", f"{temperature:g}", *flags(settings, *SHARED)]
     wanted = parse(Distilling, words)
-    total = 2 * planned(wanted)
-    done = trained(directory / "classifier", wanted)
-    if done < total:
-        begun = ["--resume"] if training.latest_state(directory, "classifier") else []
-        program("train/distill.py", *words, *begun, "--output-dir", directory)
-        done = trained(directory / "classifier", wanted)
-    if done < total:
-        sys.exit(f"error: the training in {directory} stopped after step {done} of {total}; the same command goes on")
+    complete("train/distill.py", words, directory, wanted, "classifier", phases=2)  # teacher and student
     return directory
 
 
@@ -248,12 +241,7 @@ def generator(settings: Settings, entrant: Entrant) -> Trained | None:
     words = ["--recipe", str(settings.generator_recipe), "--target-weights", str(entrant.weights)]
     words += flags(settings, *SHARED, "eps")
     wanted = parse(Training, words)
-    total = planned(wanted)
-    if trained(directory, wanted) < total:
-        begun = ["--resume"] if training.latest_state(directory, "generator") else []
-        program("train/advgan.py", *words, *begun, "--output-dir", directory)
-    if (done := trained(directory, wanted)) < total:
-        sys.exit(f"error: the training in {directory} stopped after step {done} of {total}; the same command goes on")
+    complete("train/advgan.py", words, directory, wanted, "generator")
     return load_generators([directory], 1)[0]
 
 

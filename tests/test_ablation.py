@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from advgan import programs
 from advgan.settings import run
+from eval import programs
 
 from .conftest import Run
 

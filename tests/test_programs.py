@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from advgan import programs
 from advgan.errors import InputError
-from advgan.programs import parse_commands, prepare
+from eval import programs
+from eval.programs import parse_commands, prepare
 
 
 @pytest.fixture

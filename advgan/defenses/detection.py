@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from advgan.defenses.filters import around, soft_median
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.generator import Architecture
@@ -68,27 +68,32 @@ class FeatureSqueezing(Detector):
         self.levels = 2**bits - 1
 
     def forward(self, x: Tensor, classifier: nn.Module) -> Tensor:
-        p = self._logits(x, (x * self.levels).round() / self.levels, classifier).softmax(-1)
+        p = self._logits([x, *self._squeezed(x)], classifier).softmax(-1)
         return (p[1:] - p[0]).abs().sum(-1).amax(0)
 
     def smooth(self, x: Tensor, classifier: nn.Module) -> Tensor:
         """The gradient is that of the farthest squeezed image's cross-entropy against what is said of x itself: where
-        both answers are sure, that of the distance is zero. Rounding passes the identity's (BPDA)."""
-        rounded = x + ((x * self.levels).round() / self.levels - x).detach()
-        logits = self._logits(x, rounded, classifier)
+        both answers are sure, that of the distance is zero. Rounding passes the identity's, the median that of a soft
+        one (BPDA)."""
+        rounded, median, *mean = self._squeezed(x)
+        near = [x, soft_median(x, 3)]
+        passed = [smooth + (exact - smooth).detach() for smooth, exact in zip(near, (rounded, median), strict=True)]
+        logits = self._logits([x, *passed, *mean], classifier)
         p = logits.softmax(-1).detach()
         distance, farthest = (p[1:] - p[0]).abs().sum(-1).max(0)
         apart = -(p[0] * logits[1:].log_softmax(-1)).sum(-1).gather(0, farthest[None])[0]
         return distance + (apart - apart.detach())
 
-    def _logits(self, x: Tensor, rounded: Tensor, classifier: nn.Module) -> Tensor:
-        """Of x and of x squeezed in each way: (1 + squeezers, n, k)."""
-        around = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).unflatten(1, (x.shape[1], 9))
-        seen = [x, rounded, around.median(2).values.view_as(x)]
-        if x.shape[1] > 1:
-            seen.append(around.mean(2).view_as(x))
-        logits: Tensor = classifier(torch.cat(seen)).float()
-        return logits.unflatten(0, (len(seen), len(x)))
+    def _squeezed(self, x: Tensor) -> list[Tensor]:
+        """`x` squeezed in each way."""
+        windows = around(x, 3)
+        mean = [windows.mean(-1)] if x.shape[1] > 1 else []
+        return [(x * self.levels).round() / self.levels, windows.median(-1).values, *mean]
+
+    def _logits(self, images: Sequence[Tensor], classifier: nn.Module) -> Tensor:
+        """(len(images), n, k), of images (n, c, h, w) each."""
+        logits: Tensor = classifier(torch.cat(list(images))).float()
+        return logits.unflatten(0, (len(images), len(images[0])))
 
 
 class BinaryDetector(Detector):

@@ -15,12 +15,26 @@ from advgan.errors import InputError
 BESIDE = 0.05  # of the range [0, 1]
 
 
+def around(x: Tensor, size: int) -> Tensor:
+    """The `size` x `size` values around each pixel, (n, c, h, w, size^2), the border repeated."""
+    padded = F.pad(x, (size // 2,) * 4, mode="replicate")
+    return padded.unfold(2, size, 1).unfold(3, size, 1).flatten(4)
+
+
+def soft_median(x: Tensor, size: int) -> Tensor:
+    """Near the median of `around`, with a gradient to all values that are: those more than about `BESIDE` away count
+    little."""
+    windows = around(x, size)
+    distance = (windows - windows.median(-1, keepdim=True).values).detach().abs()
+    return (windows * (-distance / BESIDE).softmax(-1)).sum(-1)
+
+
 class Median(Preprocessing):
     """Each pixel the median of the `size` x `size` around it, the border repeated: scipy.ndimage.median_filter with
     mode "nearest" (Xu et al. 2018, section 3.2). Channels apart.
 
     Its gradient goes to one value of nine alone, though those beside it take its place as soon as it moves; an attacker
-    takes that of the mean of them all, those more than about `BESIDE` away from the median counting little.
+    takes that of `soft_median`.
     """
 
     word = "median"
@@ -33,17 +47,10 @@ class Median(Preprocessing):
         self.size = size
 
     def process(self, x: Tensor) -> Tensor:
-        return self._windows(x).median(-1).values
+        return around(x, self.size).median(-1).values
 
     def near(self, x: Tensor) -> Tensor:
-        windows = self._windows(x)
-        distance = (windows - windows.median(-1, keepdim=True).values).detach().abs()
-        return (windows * (-distance / BESIDE).softmax(-1)).sum(-1)
-
-    def _windows(self, x: Tensor) -> Tensor:
-        """The values around each pixel, (n, c, h, w, size^2)."""
-        padded = F.pad(x, (self.size // 2,) * 4, mode="replicate")
-        return padded.unfold(2, self.size, 1).unfold(3, self.size, 1).flatten(4)
+        return soft_median(x, self.size)
 
 
 class Gaussian(Preprocessing):

@@ -1,4 +1,4 @@
-"""Programs of this repository that another one runs: each in a process of its own, finished ones only once."""
+"""Trainings that a program of this folder needs: each in a process of its own, finished ones only once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from advgan import training
+from advgan.data import load_data, steps_per_epoch
 from advgan.errors import InputError
 from advgan.settings import parse
 from advgan.storage import write_file
@@ -22,6 +24,7 @@ from advgan.storage import write_file
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "prepared.json"  # in the output directory of a command: which one it was, and whether it came to its end
 FREE = training.FREE - {"target_weights"}  # settings that decide nothing about what is made
+OF_THE_CALL = FREE - {"data_dir"}  # those in which a training that is there may differ from the one asked for
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,42 @@ def prepare(commands: Sequence[Command], *more: object) -> None:
         write_file(stamp, json.dumps(begun, indent=2) + "\n")
         program(command.path, *more, *command.words, *again)
         write_file(stamp, json.dumps(begun | {"done": True}, indent=2) + "\n")
+
+
+def complete(path: str, words: Sequence[object], directory: Path, wanted: Any, artefact: str, phases: int = 1) -> bool:
+    """Train in `directory` with the program at `path`, as far as that is not done; whether there was anything to do.
+
+    wanted    the settings that `words` stand for; each of its `phases` takes the steps that they say
+    artefact  what it makes there: a "generator" or a "classifier"
+    Ends this program if the training was stopped. Raises InputError if what is there was trained otherwise.
+    """
+    told, total = directory if artefact == "generator" else directory / artefact, phases * planned(wanted)
+    if trained(told, wanted) >= total:
+        return False
+    begun = ["--resume"] if training.latest_state(directory, artefact) else []
+    program(path, *words, *begun, "--output-dir", directory)
+    if (done := trained(told, wanted)) < total:
+        sys.exit(f"error: the training in {directory} stopped after step {done} of {total}; the same command goes on")
+    return True
+
+
+def planned(wanted: Any) -> int:
+    """How many steps a training takes in all."""
+    if wanted.max_steps:
+        return wanted.max_steps
+    data = load_data(wanted.dataset, wanted.data_dir, image_size=wanted.image_size)
+    return wanted.epochs * steps_per_epoch(data.train, wanted.batch_size)
+
+
+def trained(directory: Path, wanted: Any) -> int:
+    """How many steps were taken there, 0 if none; raises InputError if it was with other settings."""
+    path = directory / "training.json"
+    if not path.exists():
+        return 0
+    done = json.loads(path.read_text())
+    if changed := training.changes(done["settings"], training.plain(wanted), OF_THE_CALL):
+        raise InputError(f"{directory} was trained otherwise ({changed}): choose another --output-dir")
+    return int(done["steps"])
 
 
 def program(path: str, *words: object) -> None:
