@@ -317,7 +317,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
         run(module.main, module.Settings, [str(word) for word in words])
 
-    monkeypatch.setattr(distillation, "program", start)
+    monkeypatch.setattr(importlib.import_module("eval.programs"), "program", start)
     return started
 
 
