@@ -27,7 +27,8 @@ def parse_call(
     function = run.func if isinstance(run, partial) else run
     fixed = run.keywords if isinstance(run, partial) else {}
     hints = get_type_hints(getattr(function, "__init__") if isinstance(function, type) else function)  # noqa: B009
-    known = [key for key in inspect.signature(function).parameters if key not in given]
+    parameters = inspect.signature(function).parameters.values()
+    known = [each.name for each in parameters if each.name not in given and each.kind is not each.VAR_KEYWORD]
     settings = {}
     for word in words:
         key, equals, value = word.partition("=")

@@ -34,6 +34,7 @@ from advgan.analysis.diversity import DRAWS, diversity
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
 from advgan.data import load_data
+from advgan.defenses import weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, evaluate
 from advgan.evaluation.entrants import Target, Trained, load_generators, load_targets, radii, unfit
@@ -47,6 +48,7 @@ from advgan.threat import Norm, Threat
 PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json
 RATE = ("n", "asr", "asr_low", "asr_high")
 LOSSES = ("cross-entropy", "margin")
+SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 STOP = "stop_on_success=true"  # the logits come with each gradient: who looks at them keeps the first image that fools
 
 
@@ -63,9 +65,9 @@ class Settings:
     image_size: int | None = None
     """Resize and crop the images of a folder to this many pixels a side"""
     target: str = "mnist-c"
-    """The classifier under attack"""
-    target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
-    """Its weights: a run of train/classifier.py, or a .safetensors file"""
+    """The classifier under attack: its name, or the directory of a saved one, which needs no weights"""
+    target_weights: Path | None = None
+    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: tuple[Path, ...] = ()
@@ -138,9 +140,9 @@ def main(settings: Settings) -> None:
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    (target,) = load_targets(
-        [settings.target], [settings.target_weights], data, x, device, [settings.defense or "none"]
-    )
+    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    named = ([settings.target], [] if weights is None else [weights])
+    (target,) = load_targets(*named, data, x, device, [settings.defense or "none"])
     for each in trained:
         each.generator.to(device).perturb(x[:1].to(device))
     training.claim(settings.output_dir, "amortisation", resume=False, overwrite=True)

@@ -33,7 +33,7 @@ from advgan.analysis.sanity import sanity
 from advgan.analysis.worst_case import worst_case
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import load_data
-from advgan.defenses import is_directory, is_random, seen
+from advgan.defenses import is_random, seen, weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import Target, Trained, load_generators, load_targets, unfit
@@ -128,7 +128,7 @@ def main(settings: Settings) -> None:
     threads = [] if settings.threads is None else ["--threads", settings.threads]
     prepare(commands, "--data-dir", settings.data_dir, *threads)
 
-    weights = settings.target_weights or (None if is_directory(settings.target, None) else SHIPPED)
+    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     own = [] if weights is None else [weights]
     base, *targets = load_rows([Row("base", None, None), *rows], settings.target, own, data, x, device)
     surrogate = None
@@ -192,6 +192,8 @@ def check(settings: Settings, made: Sequence[Path]) -> list[Spec]:
     for path in (settings.target_weights, settings.surrogate_weights, *settings.generator):
         if path is not None and not path.exists() and not {path, *path.parents} & set(made):
             raise InputError(f"there is nothing at {path}, expected a trained network, or a command that makes it")
+    if settings.surrogate_weights and not settings.surrogate:
+        raise InputError(f"surrogate_weights are of a surrogate, expected one, got {settings.surrogate_weights} alone")
     words = list(dict.fromkeys(" ".join(settings.attacks).replace(",", " ").split()))
     specs = [parse_attack(word) for word in words]
     if not specs or any(spec.name == "advgan" for spec in specs):

@@ -130,7 +130,8 @@ def main(settings: Settings) -> None:
                 rows.append({**measured(result, target, clean), "attack": name, "knows": knows(spec, maker, target)})
     summary = {
         **{"environment": environment(settings), "targets": [target.describe(settings.dataset) for target in targets]},
-        **{"generators": [each.describe(targets[0]) for each in trained], "detectors": detectors, "rates": RATES},
+        **{"generators": [each.describe(meant(each, targets)) for each in trained]},
+        **{"detectors": detectors, "rates": RATES},
         **{"rows": rows},
     }
     write_detection(settings.output_dir, summary)
@@ -144,6 +145,11 @@ def main(settings: Settings) -> None:
     print(f"report       {settings.output_dir / 'detection.md'}, figures detection.csv and detection.json")
     print(f"image        {settings.output_dir / 'roc.png'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+
+
+def meant(trained: Trained, targets: list[Target]) -> Target:
+    """The classifier that a generator was trained on, if it is among the `targets`; else the first."""
+    return next((target for target in targets if target.victim.sha256 == trained.source_sha256), targets[0])
 
 
 def rejecting(settings: Settings, data: Data, x: Tensor, device: torch.device) -> list[Target]:

@@ -210,8 +210,9 @@ def undistilled_first(settings: Settings) -> list[Entrant]:
     """The plain classifier, then the students by temperature, each trained as far as that is not done."""
     runs: dict[float, Path] = {}
     for directory in settings.runs or [distilled(settings, each) for each in sorted(set(settings.temperatures))]:
-        told = run_of(directory / "classifier").get("temperature")
-        if told is None:
+        run = run_of(directory / "classifier")
+        told = run.get("temperature")
+        if told is None or run["accuracies"]["student"].get("test") is None:  # which is measured at the very end
             wanted = "a finished run of train/distill.py, with classifier/training.json"
             raise InputError(f"expected {wanted}, got {directory}")
         if told in runs:

@@ -68,7 +68,9 @@ def parse_commands(texts: Sequence[str]) -> list[Command]:
             raise InputError(f"expected an --output-dir for each command, got {settings.output_dir} for two")
         decides = {key: value for key, value in training.plain(settings).items() if key not in FREE}
         told = json.dumps([name, decides], sort_keys=True, default=str)
-        before = [other.sha256 for other in found if str(other.output_dir) in told]
+        paths = {Path(word) for word in re.split(r'[,=:+"]', told)}
+        needed = {parent for path in paths for parent in (path, *path.parents)}
+        before = [other.sha256 for other in found if other.output_dir in needed]
         digest = hashlib.sha256(json.dumps([told, before]).encode()).hexdigest()
         found.append(Command(name, tuple(words), settings.output_dir, digest))
     return found

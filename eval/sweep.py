@@ -24,6 +24,7 @@ from rich.console import Console
 from advgan import training
 from advgan.attacks.registry import ATTACKS, Spec, bind, parse_attack
 from advgan.data import load_data
+from advgan.defenses import weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import aim, load_generators, load_targets, radii, unfit
@@ -36,6 +37,7 @@ from advgan.settings import run
 from advgan.threat import Norm, Threat, check_class
 
 ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
+SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 SHOWN = 100  # images that a gallery's five are chosen from
 
 
@@ -52,9 +54,9 @@ class Settings:
     image_size: int | None = None
     """Resize and crop the images of a folder to this many pixels a side"""
     target: str = "mnist-c"
-    """The classifier under attack"""
-    target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
-    """Its weights: a run of train/classifier.py, or a .safetensors file"""
+    """The classifier under attack: its name, or the directory of a saved one, which needs no weights"""
+    target_weights: Path | None = None
+    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: Path | None = None
@@ -100,9 +102,9 @@ def main(settings: Settings) -> None:
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    (target,) = load_targets(
-        [settings.target], [settings.target_weights], data, x, device, [settings.defense or "none"]
-    )
+    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    named = ([settings.target], [] if weights is None else [weights])
+    (target,) = load_targets(*named, data, x, device, [settings.defense or "none"])
     for spec in specs:
         attack = bind(spec, target.victim.model, balls[0], y_target, generator=generator)
         attack(x[:0], y[:0])  # what cannot be, it says now

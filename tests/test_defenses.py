@@ -120,9 +120,51 @@ def test_an_attack_by_gradients_is_adaptive_unless_it_is_told_otherwise(
     assert all(row["forwards_per_image"] == row["backwards_per_image"] == 1 for row in rows.values())
 
 
+@pytest.mark.parametrize("word", ["square:queries=20", "noise-sign:draws=20"])
+def test_an_attack_without_gradients_asks_the_defence_itself(
+    word: str, target: torch.nn.Module, x: torch.Tensor
+) -> None:
+    defended, asked = defend(target, "labels-only"), {"defence": 0, "behind it": 0}
+    for name, model in zip(asked, (defended, target), strict=True):
+
+        def count(module: object, inputs: object, logits: torch.Tensor, name: str = name) -> None:
+            asked[name] += len(logits)
+
+        model.register_forward_hook(count)
+    Cells(None, x, defended(x).argmax(1)).run(parse_attack(word), Victim("it", defended), Threat("linf", 0.05))
+    assert asked["defence"] == asked["behind it"] > 5 * 20
+
+
+def test_what_draws_repeats_with_its_seed_and_no_other(
+    target: torch.nn.Module, x: torch.Tensor, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    other, threat = build_target("mnist-b", (1, 28, 28), 4).eval(), Threat("linf", 0.1)
+    cells = {
+        "kept": Cells(tmp_path, x, target(x).argmax(1), keep=5),
+        "new": Cells(None, x, target(x).argmax(1), keep=5),
+    }
+    drawing = {"victim": Victim("it", defend(target, "noisy-gradients"))}, {
+        "victim": Victim("plain", target), "source": Victim("source", defend(other, "random-pad"))
+    }  # fmt: skip
+    for who in drawing:
+        answers = [cells[where].run(parse_attack("fgsm@naive"), threat=threat, seed=seed, **who).x_adv
+                   for where, seed in (("kept", 0), ("new", 0), ("kept", 1))]  # fmt: skip
+        assert torch.equal(answers[0], answers[1])
+        assert not torch.equal(answers[0], answers[2])
+    assert not cells["kept"].found
+
+
+def test_the_fingerprint_of_anybodys_model_knows_its_defences(x: torch.Tensor) -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 4))
+    prints = {fingerprint(defend(model, words)) for words in (None, "bit-depth:bits=1", "bit-depth:bits=2", "prune")}
+    assert len(prints) == 4
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("labels-only:settings=1", "cannot take 'settings=1', expected setting=value with settings none"),
         ("bit-depth:bits=0", "bits must be from 1 to 8, got 0"),
         ("bit-depth:bits=x", "bit-depth:bits must be of type int, got 'x'"),
         ("bit-depth:levels=3", "cannot take 'levels=3', expected setting=value with settings bits"),

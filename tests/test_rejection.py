@@ -117,7 +117,7 @@ def test_each_image_climbs_what_it_is_still_short_of() -> None:
 
 
 WORDS = ["ifgsm", "mifgsm", "pgd:restarts=2", "apgd-ce", "apgd-ce:stop-on-success=false", "square", "hopskipjump-linf"]
-WORDS += ["carlini-wagner", "lbfgs", "deepfool"]
+WORDS += ["carlini-wagner", "carlini-wagner:kappa=1", "lbfgs", "deepfool"]
 
 
 @pytest.mark.parametrize("word", WORDS)

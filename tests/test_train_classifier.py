@@ -114,7 +114,7 @@ def test_nan_stops_with_the_step_and_keeps_the_last_good_classifier(classifier, 
         steps.append(1)
         return cross_entropy(logits, y) * (float("nan") if len(steps) == 9 else 1)
 
-    monkeypatch.setattr(classifier.F, "cross_entropy", at_the_ninth)
+    monkeypatch.setattr(F, "cross_entropy", at_the_ninth)
     with pytest.raises(SystemExit, match=r"error: step 9: the loss is not finite.*last good classifier is in"):
         run(classifier.main, classifier.Settings, [*words, "--output-dir", str(tmp_path)])
     assert all(torch.isfinite(w).all() for w in weights(tmp_path).values())

@@ -24,7 +24,7 @@ from .conftest import Run
 @pytest.fixture
 def words(digits: Path, classifier: Path, tmp_path: Path) -> list[str]:
     flags = {"dataset": "folder", "data-dir": digits, "target": "mnist-tutorial", "target-weights": classifier}
-    flags |= {"threads": 1, "output-dir": tmp_path / "out", "batch-size": 16, "eps": 0.5}
+    flags |= {"threads": 1, "output-dir": tmp_path / "out", "eps": 0.5}
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
 
 
@@ -47,7 +47,19 @@ def test_the_curve_says_what_each_rate_of_false_positives_buys() -> None:
 
 @pytest.mark.program
 def test_a_binary_detector_as_a_user_makes_it(program: Run, words: list[str], digits: Path, tmp_path: Path) -> None:
-    call = ["train/detector.py", *words, "--kind", "binary", "--attacks", "fgsm", "noise-sign", "--steps", "40"]
+    call = [
+        "train/detector.py",
+        *words,
+        "--kind",
+        "binary",
+        "--attacks",
+        "fgsm",
+        "noise-sign",
+        "--steps",
+        "40",
+        "--batch-size",
+        "16",
+    ]
     done = program(*call)
     assert "--defense reject:detector=" in done.stdout
     folder = tmp_path / "out" / "detector"
@@ -111,6 +123,7 @@ def test_a_discriminator_becomes_a_detector(words: list[str], classifier: Path, 
         (["--fpr", "0"], "fpr must be in (0, 1), the share of clean images rejected, got 0.0"),
         (["--fpr", "1"], "fpr must be in (0, 1)"),
         (["--steps", "0"], "steps must be positive, got 0"),
+        (["--steps", "40"], "steps does nothing with kind feature-squeezing, got 40"),
         (["--kind", "discriminator"], "kind discriminator: expected for --discriminator a run of train/advgan.py, got"),
         (["--discriminator", "run"], "kind feature-squeezing: expected for --discriminator none, got run"),
         (["--kind", "discriminator", "--discriminator", "nowhere"], "no generator in nowhere"),

@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import load_data, steps_per_epoch, training_batches
-from advgan.defenses import adaptive, is_directory, load_classifier, reseed, suspicious, undefended
+from advgan.defenses import adaptive, load_classifier, reseed, suspicious, undefended, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
@@ -153,7 +153,7 @@ def main(settings: Settings) -> None:
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     check_class(settings.y_target, data.num_classes)
     held_out = data.validation.first(settings.validation_images)
-    weights = settings.target_weights or (None if is_directory(settings.target, None) else SHIPPED)
+    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     loaded = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
     if settings.noise and settings.batch_size // accelerator.num_processes % 2:

@@ -34,7 +34,7 @@ from advgan import training
 from advgan.analysis.detection import auc
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import Data, Split, load_data
-from advgan.defenses import is_directory, load_classifier, seen, suspicious
+from advgan.defenses import load_classifier, seen, suspicious, weights_of
 from advgan.defenses.detection import (
     BinaryDetector,
     Detector,
@@ -115,9 +115,8 @@ def main(settings: Settings) -> None:
     accelerator = training.start(settings.seed, settings.threads)
     if accelerator.num_processes > 1:
         raise InputError(f"a detector is made by one process, got {accelerator.num_processes}")
-    training.claim(settings.output_dir, "detector", resume=None, overwrite=settings.overwrite)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    weights = settings.target_weights or (None if is_directory(settings.target, None) else SHIPPED)
+    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     target = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
     if suspicious(target):
@@ -125,6 +124,7 @@ def main(settings: Settings) -> None:
     target = target.to(accelerator.device)
     check_target(target, next(data.validation.batches(8))[0].to(accelerator.device), data.num_classes)
     attacks = known_attacks(settings, specs, target)
+    training.claim(settings.output_dir, "detector", resume=None, overwrite=settings.overwrite)
 
     began = time.perf_counter()
     detector, losses = make(settings, data, target, attacks, accelerator)
@@ -155,6 +155,9 @@ def check(settings: Settings) -> list[Spec]:
     for name in ("max_samples", "steps", "batch_size", "learning_rate"):
         if not getattr(settings, name) > 0:
             raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
+    for name in ("steps", "batch_size", "learning_rate"):
+        if settings.kind != "binary" and getattr(settings, name) != getattr(Settings, name):
+            raise InputError(f"{name} does nothing with kind {settings.kind}, got {getattr(settings, name)}")
     if (settings.kind == "discriminator") != (settings.discriminator is not None):
         wanted = "a run of train/advgan.py" if settings.kind == "discriminator" else "none"
         raise InputError(f"kind {settings.kind}: expected for --discriminator {wanted}, got {settings.discriminator}")

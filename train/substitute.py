@@ -39,7 +39,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import Split, load_data, training_batches
-from advgan.defenses import load_classifier
+from advgan.defenses import load_classifier, reseed, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation, questions
@@ -53,6 +53,7 @@ from advgan.storage import write_file
 from advgan.targets import Answers, BlackBox, Target, build_target, check_target, fingerprint, save_target
 from advgan.threat import Norm, check_class, check_eps, to_8bit
 
+SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 Phase = Literal["distil", "attack"]
 
 
@@ -71,9 +72,10 @@ class Settings:
     images: int | None = None
     """The attacker has only so many of the training images, drawn by the seed; None: all of them"""
     target: str = "mnist-c"
-    """The classifier under attack, which only answers queries"""
-    target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
-    """Its weights: a run of train/classifier.py, or a .safetensors file; the attack does not see them"""
+    """The classifier under attack, which only answers queries: its name, or the directory of a saved one"""
+    target_weights: Path | None = None
+    """Its weights: a run of train/classifier.py, or a .safetensors file; the attack does not see them. None: the
+    shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     answers: Answers = "probabilities"
@@ -164,7 +166,8 @@ def main(settings: Settings) -> None:
     check_class(settings.y_target, data.num_classes)
     held_out, train = data.validation.first(settings.validation_images), own_images(data.train, settings)
     shape, classes = data.image_shape, data.num_classes
-    where = (settings.target, settings.target_weights, settings.defense)
+    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    where = (settings.target, weights, settings.defense)
     hidden = load_classifier(*where, image_shape=shape, num_classes=classes)
     model = check_target(hidden, next(held_out.batches(8))[0], classes).to(device)
     black_box = BlackBox.of(model, classes, settings.answers, settings.budget)
@@ -225,6 +228,7 @@ def main(settings: Settings) -> None:
     ):
         task = bar.add_task("substitute", total=len(plan), completed=record["step"], figures="")
         for round_, phase in plan[record["step"] :]:
+            reseed(model, round_)  # a defence that draws answers a round alike, resumed or not
             began = time.perf_counter()
             if record["rounds_asked"] == round_:  # the round's questions, each asked once and kept
                 if round_ == 0:
@@ -478,8 +482,11 @@ def check(settings: Settings) -> None:
     if rounds(settings) > min(settings.distil_steps, settings.generator_steps):
         raise InputError(f"each round needs a step of both, got {settings.rounds} rounds")
     folder = settings.output_dir / "classifier"
-    if settings.target_weights.exists() and settings.target_weights.resolve() in (
-        path.resolve() for path in (settings.output_dir, folder, folder / "model.safetensors")
+    if (
+        settings.target_weights
+        and settings.target_weights.exists()
+        and settings.target_weights.resolve()
+        in (path.resolve() for path in (settings.output_dir, folder, folder / "model.safetensors"))
     ):
         raise InputError(f"output_dir must not be where the black box lies, got {settings.output_dir}")
 

@@ -66,7 +66,7 @@ def _called(label: str) -> Callable[[Result], bool]:
 
 def _naive(result: Result) -> bool:
     spec = spec_of(result)
-    return spec is not None and spec.view == "naive"
+    return spec is not None and spec.access == "gradients" and spec.view == "naive"
 
 
 def _weight(finding: Finding) -> tuple[bool, float]:

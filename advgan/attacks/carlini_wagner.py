@@ -32,7 +32,8 @@ def carlini_wagner(
 
     a is how far the goal class leads: max_{i != y} z_i - z_y, with `y_target` (n,) z_t - max_{i != t} z_i (-f_6).
 
-    kappa          the lead that x_adv must have: 0 is just fooled, more is sure of it
+    kappa          the lead that x_adv must have: 0 is just fooled, more is sure of it. A model that may reject is led
+                   no further than to an answer: 0
     binary_steps   values of c tried: ten times the last until one succeeds, then halfway between failure and success
     steps          of Adam for each of them, every time from x
     learning_rate  Adam's, the same for every w. None: what moves a pixel by half of what pixels need on average if the
@@ -48,6 +49,7 @@ def carlini_wagner(
     check_at_least(0, kappa=kappa)
     check_positive(learning_rate=learning_rate, initial_c=initial_c)
     goal = objective("margin", targeted=y_target is not None)
+    kappa = 0.0 if hasattr(model, "suspicion") else kappa
     search, pool = _Search(x, kappa, 0.1 ** (1 / steps) if learning_rate is None else 1.0), Pool(len(x), x.device)
     patience = -(-steps // 10) if abort_early else steps
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -89,13 +89,14 @@ class Spec:
     """An attack as it was asked for: `label` "pgd:steps=100", its registered `name` and its settings.
 
     view   what an attack by gradients differentiates where the target is defended: a smooth stand-in of what hides or
-           randomises gradients ("adaptive"), the defence as it is ("naive"), or the classifier behind it ("oblivious")
+           randomises gradients ("adaptive"), the defence as it is ("naive"), or the classifier behind it ("oblivious").
+           All other attacks ask the defence as it is
     """
 
     label: str
     name: str
     settings: dict[str, Any]
-    view: View = "adaptive"
+    view: View = "naive"
 
     @property
     def attack(self) -> Attack:
@@ -117,10 +118,12 @@ def parse_attack(text: str) -> Spec:
     """
     call, at, view = text.partition("@")
     name, settings = parse_call(call, {name: attack.run for name, attack in ATTACKS.items()}, CALL, "attack")
-    spec = Spec(text, name, settings, view if at else "adaptive")  # type: ignore[arg-type]
+    spec = Spec(text, name, settings)
     if at and (view not in get_args(View) or spec.access != "gradients"):
         wanted = f"@ and one of {', '.join(get_args(View))} after an attack by gradients"
         raise InputError(f"attack {text!r} has no such view, expected {wanted}")
+    if spec.access == "gradients":
+        spec = replace(spec, view=view if at else "adaptive")  # type: ignore[arg-type]
     return spec
 
 

@@ -5,7 +5,7 @@ every program takes it as a target, `--defense bit-depth:bits=3`.
 from __future__ import annotations
 
 from advgan.defenses.base import Defended, Expectation, adaptive, is_random, reseed, seen, suspicious, undefended
-from advgan.defenses.checkpoint import is_directory, load_classifier, load_members
+from advgan.defenses.checkpoint import is_directory, load_classifier, load_members, weights_of
 from advgan.defenses.detection import Detector, load_detector
 from advgan.defenses.registry import DEFENSES, defend
 from advgan.defenses.rejection import Reject
@@ -27,4 +27,5 @@ __all__ = [
     "seen",
     "suspicious",
     "undefended",
+    "weights_of",
 ]

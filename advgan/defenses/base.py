@@ -17,13 +17,17 @@ class Defended(nn.Module):
     A subclass writes `forward`, hands its settings to `__init__` (they build it again), and, where its own gradients
     are zero, random or misleading, writes `adaptive`. Registered in `advgan/defenses/registry.py` it has a name.
 
+    Building it puts `inner` into eval mode.
+
     word      the name it is registered by
     settings  what built it
     random    two forwards of the same images may differ; `rng` is what to draw from, `reseed` begins it anew
+    random_gradients   two gradients at the same images may, though the answers do not
     """
 
     word: ClassVar[str]
     random: ClassVar[bool] = False
+    random_gradients: ClassVar[bool] = False
 
     def __init__(self, inner: nn.Module, **settings: Any) -> None:
         super().__init__()

@@ -44,6 +44,12 @@ def rebuild(
     return model
 
 
+def weights_of(target: str, weights: Path | None, shipped: Path) -> Path | None:
+    """The weights of a program's `target`: as given, else the `shipped` ones; None for a directory with its own."""
+    own = is_directory(target, weights)
+    return None if own else weights or shipped
+
+
 def is_directory(name: str, weights: Path | str | None) -> bool:
     """Whether `name` is where a classifier lies, not what it is called. Raises InputError for weights beside that."""
     if name in TARGETS or not Path(name).is_dir():

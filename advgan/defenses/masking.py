@@ -76,6 +76,7 @@ class NoisyGradients(Misleading):
     """The gradient plus Gaussian noise `sigma` times as long, drawn anew each time; the answers are never random."""
 
     word = "noisy-gradients"
+    random_gradients = True
 
     def __init__(self, inner: nn.Module, sigma: float = 100.0) -> None:
         _positive(f"{self.word}:sigma", sigma)

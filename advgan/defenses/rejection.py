@@ -28,7 +28,7 @@ class Reject(Defended):
             made, given = ("x".join(map(str, each)) for each in (found.image_shape, shape))
             raise InputError(f"the detector was made for images of {made}, expected one for the classifier's {given}")
         super().__init__(inner, **found.config)
-        self.detector = found
+        self.detector = found.eval()
 
     @classmethod
     def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Reject:

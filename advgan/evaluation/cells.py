@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from advgan.attacks.registry import Access, Spec, bind
-from advgan.defenses import is_random, reseed, seen
+from advgan.defenses import Defended, reseed, seen
 from advgan.evaluation.environment import software
 from advgan.evaluation.harness import ROW_KEYS, Result, accepted_by, evaluate, judged, predict
 from advgan.generator import Generator
@@ -39,6 +39,12 @@ class Victim:
     @cached_property
     def sha256(self) -> str:
         return fingerprint(self.model)
+
+
+def draws_at_all(*victims: Victim | None) -> bool:
+    """Whether any of them draws at random, in its answers or in its gradients."""
+    modules = [module for victim in victims if victim for module in victim.model.modules()]
+    return any(isinstance(module, Defended) and (module.random or module.random_gradients) for module in modules)
 
 
 class Cells:
@@ -106,7 +112,8 @@ class Cells:
         key = self._key(spec, victim, widest, y_target, seed, generator, source)
         kept = self._read(key)
         if kept is None:
-            reseed(victim.model, seed)
+            for drawing in (victim, source or victim):
+                reseed(drawing.model, seed)
             rng = torch.Generator().manual_seed(zlib.crc32(f"{seed} {spec.label}".encode()))  # it takes 32 bits
             kept = evaluate(
                 bind(spec, attacked, widest, y_target, rng, generator),
@@ -145,7 +152,7 @@ class Cells:
     ) -> dict[str, Any]:
         """All that decides a cell's result."""
         maker = generator if spec.name == "advgan" else None
-        draws = spec.attack.random or (maker is not None and maker.noise) or is_random(victim.model)
+        draws = spec.attack.random or (maker is not None and maker.noise) or draws_at_all(victim, source)
         return {
             "attack": spec.label,
             "target": {"label": victim.label, "sha256": victim.sha256},

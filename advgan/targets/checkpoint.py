@@ -113,8 +113,13 @@ def initial_target(
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's weights, and of its defences: what says whether two runs attacked the same classifier."""
     found = hashlib.sha256()
-    if defenses := getattr(model, "config", {}).get("defenses"):
-        found.update(json.dumps(defenses, sort_keys=True).encode())
+    layers: list[dict[str, Any]] = []
+    layer: Any = model
+    while hasattr(layer, "word") and hasattr(layer, "settings"):  # a defence; what is behind it may be anybody's
+        layers.insert(0, {"name": layer.word, "settings": layer.settings})
+        layer = layer.inner
+    if layers:
+        found.update(json.dumps(layers, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
