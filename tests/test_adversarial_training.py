@@ -308,11 +308,20 @@ def test_in_mixed_precision_it_learns_too(trainer, words, tmp_path):
     assert {value.dtype for value in weights(tmp_path).values()} == {torch.float32}
 
 
+def test_one_that_says_the_same_of_every_image_is_not_the_hardest(trainer):
+    record = trainer.training.Record(step=1, seconds=0.0, best=-1.0, best_step=0, history=[])
+    better = []
+    for record["step"], clean, pgd in ((1, 0.1, 0.1), (2, 0.95, 0.02), (3, 0.97, 0.0), (4, 0.9, 0.6), (5, 0.99, 0.1)):
+        better.append(trainer.keep_history(record, {"accuracy": clean, "accuracy_pgd": pgd}))
+    assert better == [True, True, True, True, False]
+    assert record["best_step"] == 4
+
+
 def test_card_and_training_json_say_how_hard_the_classifier_is(trainer, words, classifier, tmp_path, capsys):
     words += ["--max-steps", "30", *method_flags("pgd", classifier)]
     run(trainer.main, trainer.Settings, [*words, "--output-dir", str(tmp_path)])
     told = json.loads((tmp_path / "classifier" / "training.json").read_text())
-    best = max(told["history"], key=lambda entry: (entry["accuracy_pgd"], entry["step"]))
+    best = max(told["history"], key=lambda entry: (entry["accuracy"] + entry["accuracy_pgd"], entry["step"]))
     assert told["best_step"] == best["step"]
     assert (told["steps"], told["settings"]["adversarial"]) == (30, "pgd")
     assert 0 < told["training_seconds"] == told["history"][-1]["seconds"]

@@ -176,9 +176,9 @@ PLAIN = (
     "Made to be attacked, not to be relied on: it was not hardened, and knows only images like those it was trained on."
 )
 HARDENED = """\
-Hardened by adversarial training ({adversarial}, linf eps {eps:.6g}), and chosen by its accuracy under PGD-10 on
-validation images. It resists what it was trained on: within this ball, images like those it knows. Stronger attacks
-leave less than these figures say: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
+Hardened by adversarial training ({adversarial}, linf eps {eps:.6g}), and chosen by the mean of its accuracy with
+and without PGD-10 on validation images. It resists what it was trained on: within this ball, images like those it
+knows. Stronger attacks leave less than these figures say: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
 
 
 def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -> str:
@@ -186,7 +186,7 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
     s, tested, robust = settings, run["test"], settings["adversarial"] is not None
     best = next(h for h in run["history"] if h["step"] == run["best_step"])
     n, chosen = len(data.validation), "chosen on them"
-    rows = [(f"accuracy, validation ({n} images{'' if robust else f', {chosen}'})", best["accuracy"])]
+    rows = [(f"accuracy, validation ({n} images, {chosen})", best["accuracy"])]
     if robust:
         some = f"the first {min(n, s['robust_images'])} validation images"
         rows += [(f"under FGSM, {some}", best["accuracy_fgsm"])]
