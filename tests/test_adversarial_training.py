@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -38,7 +39,7 @@ from advgan.threat import Threat
 
 from .conftest import ROOT
 
-PROCESS = SimpleNamespace(process_index=0, num_processes=1)
+PROCESS = SimpleNamespace(process_index=0, num_processes=1, autocast=nullcontext)
 DEVICE = torch.device("cpu")
 
 
@@ -137,7 +138,9 @@ def test_an_ensemble_attacks_its_members_and_itself_in_turn(net, x):
 @pytest.mark.parametrize("method", ["fast", "pgd"])
 def test_what_is_drawn_is_of_the_global_batch_and_of_the_step(net, x, method):
     def images(processes: int, step: int) -> torch.Tensor:
-        shares = [SimpleNamespace(process_index=i, num_processes=processes) for i in range(processes)]
+        shares = [
+            SimpleNamespace(process_index=i, num_processes=processes, autocast=nullcontext) for i in range(processes)
+        ]
         parts = zip(x.chunk(processes), Y.chunk(processes), shares, strict=True)
         how = plan(method, 0.1, step_size=0.001, steps=2 if method == "pgd" else None)
         return torch.cat([Adversary(how, net, share, 0)(part, y, step, 1.0) for part, y, share in parts])
@@ -299,9 +302,8 @@ def test_interrupted_anywhere_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.program
-def test_in_mixed_precision_it_learns_too(trainer, words, tmp_path):
-    flags = [*words, *method_flags("pgd", tmp_path), "--bf16"]
-    run(trainer.main, trainer.Settings, [*flags, "--output-dir", str(tmp_path)])
+def test_in_mixed_precision_it_learns_too(program, words, tmp_path):
+    program("train/classifier.py", *words, *method_flags("pgd", tmp_path), "--bf16", "--output-dir", tmp_path)
     told = json.loads((tmp_path / "classifier" / "training.json").read_text())
     assert told["settings"]["bf16"]
     assert told["test"]["accuracy"] > 1 / 3  # chance

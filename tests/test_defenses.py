@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from advgan.attacks import fgsm, parse_attack
+from advgan.data import load_data
 from advgan.defenses import DEFENSES, adaptive, defend, is_random, load_classifier, reseed, seen, undefended
 from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim
+from advgan.evaluation.entrants import load_targets
 from advgan.targets import build_target, check_target, fingerprint, load_target, save_target
 from advgan.threat import Threat
 
@@ -153,6 +155,16 @@ def test_what_draws_repeats_with_its_seed_and_no_other(
         assert torch.equal(answers[0], answers[1])
         assert not torch.equal(answers[0], answers[2])
     assert not cells["kept"].found
+
+
+def test_saved_classifiers_are_called_by_their_folders(tmp_path: Path) -> None:
+    data = load_data("mnist5k")
+    for name in ("first", "second"):
+        save_target(build_target("mnist-b").eval(), tmp_path / name, "# card")
+    given = ([str(tmp_path / "first"), "mnist-b", str(tmp_path / "second")], [tmp_path / "second"], data)
+    found = load_targets(*given, next(data.test.batches(2))[0], torch.device("cpu"), ["none", "bit-depth", "none"])
+    labels = [target.victim.label for target in found]
+    assert labels == ["mnist-b first", "mnist-b second + bit-depth", "mnist-b second"]
 
 
 def test_the_fingerprint_of_anybodys_model_knows_its_defences(x: torch.Tensor) -> None:

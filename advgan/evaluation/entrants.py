@@ -125,16 +125,18 @@ def load_targets(
         raise InputError(f"expected one target-weights for each target, got {len(weights)} for {len(known)} targets")
     if len(defenses) not in (0, 1, len(names)):
         raise InputError(f"expected one defense, or one for each of {len(names)} targets, got {len(defenses)}")
-    given, found = iter(weights), list[Target]()
+    given, shape, classes = iter(weights), data.image_shape, data.num_classes
+    loaded: list[tuple[Path, str | None, Any]] = []
     for i, name in enumerate(names):
         own = next(given) if name in known else None
-        path = Path(name if own is None else own)
         word = defenses[i if len(defenses) > 1 else 0] if defenses else "none"
         defense = None if word == "none" else word
-        shape, classes = data.image_shape, data.num_classes
         model = load_classifier(name, own, defense, image_shape=shape, num_classes=classes)
+        loaded.append((Path(name if own is None else own), defense, model))
+    called, found = [model.name for _, _, model in loaded], list[Target]()
+    for path, defense, model in loaded:
         checked = check_target(model, x[:8], classes).to(device).eval()
-        label = model.name if list(names).count(name) == 1 else f"{model.name} {path.name}"
+        label = model.name if called.count(model.name) == 1 else f"{model.name} {path.name}"
         label = f"{label} + {defense}" if defense else label
         if label in {other.victim.label for other in found}:
             label = f"{label} ({path})"
