@@ -30,9 +30,6 @@ class Int8(Defended):
 
     word = "int8"
 
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__(inner)
-
     def forward(self, x: Tensor) -> Tensor:
         with Rounded():
             logits: Tensor = self.inner(x)

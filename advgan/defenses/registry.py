@@ -35,7 +35,7 @@ def defend(model: M, words: str | None) -> M | Defended:
     Raises InputError for an unknown name, an unknown setting, or a value that a defence cannot take.
     """
     found: M | Defended = model
-    for word in (words or "").split("+") if words else ():
+    for word in words.split("+") if words else ():
         name, settings = parse_call(word, DEFENSES, {"inner"}, "defense")
         found = DEFENSES[name](found, **settings)
     found.eval()
