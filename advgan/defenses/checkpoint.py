@@ -14,6 +14,7 @@ from advgan.defenses.registry import DEFENSES, defend
 from advgan.errors import InputError
 from advgan.targets import TARGETS, ImageShape, Target, build_target
 from advgan.targets.checkpoint import fill, read_target, shapes
+from advgan.targets.others import load_other, source_of
 
 
 def load_classifier(
@@ -23,12 +24,15 @@ def load_classifier(
     *,
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
-) -> Target | Defended:
+) -> Any:
     """`load_target`, with the defences that `save_target` wrote down and, around them, `defense` (as in `defend`).
 
-    In place of a name and weights, the directory of a saved classifier says both. In eval mode, frozen. Raises
-    InputError as both.
+    In place of a name and weights, the directory of a saved classifier says both, and a name of another source
+    (`advgan.targets.others`) needs no weights. In eval mode, frozen. Raises InputError as all of them.
     """
+    if source_of(name):
+        other = load_other(name, weights, image_shape=image_shape, num_classes=num_classes)
+        return defend(other, defense).requires_grad_(False)
     config, state, file = read_target(None, name) if is_directory(name, weights) else read_target(name, weights)
     model = fill(rebuild(config, image_shape, num_classes), state, file)
     return defend(model, defense).requires_grad_(False)
@@ -45,14 +49,14 @@ def rebuild(
 
 
 def weights_of(target: str, weights: Path | None, shipped: Path) -> Path | None:
-    """The weights of a program's `target`: as given, else the `shipped` ones; None for a directory with its own."""
-    own = is_directory(target, weights)
-    return None if own else weights or shipped
+    """The weights of a program's `target`: as given, else the `shipped` ones; None for one that has its own."""
+    own = is_directory(target, weights) or source_of(target)
+    return weights if own else weights or shipped
 
 
 def is_directory(name: str, weights: Path | str | None) -> bool:
     """Whether `name` is where a classifier lies, not what it is called. Raises InputError for weights beside that."""
-    if name in TARGETS or not Path(name).is_dir():
+    if name in TARGETS or source_of(name) or not Path(name).is_dir():
         return False
     if weights is not None:
         raise InputError(f"the directory {name} holds its own weights, expected no others, got {weights}")

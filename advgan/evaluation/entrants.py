@@ -20,6 +20,7 @@ from advgan.evaluation.cells import Victim
 from advgan.generator import Generator
 from advgan.settings import parse_fraction
 from advgan.targets import check_target, fingerprint
+from advgan.targets.others import source_of
 from advgan.threat import NORMS, Norm, Threat, check_eps
 
 USUAL: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # radii of a sweep
@@ -116,11 +117,14 @@ def load_targets(
 ) -> list[Target]:
     """The classifiers `names` with their `weights`, one for one, checked on a few images `x`, on `device`.
 
-    A name may be the directory of a saved classifier; then no weights are given. `defenses` (words as in
+    A name may be the directory of a saved classifier; then no weights are given. One of another source needs none:
+    they are one for each that does, or one for each that is no directory. `defenses` (words as in
     `advgan.defenses.defend`, "none" for none) are one for each, one for all, or (). Raises InputError unless the
     numbers fit, and each can be attacked.
     """
-    known = [name for name in names if not is_directory(name, None)]
+    able = [name for name in names if not is_directory(name, None)]
+    needy = [name for name in able if not source_of(name)]
+    known = able if len(weights) == len(able) else needy
     if not names or len(weights) != len(known):
         raise InputError(f"expected one target-weights for each target, got {len(weights)} for {len(known)} targets")
     if len(defenses) not in (0, 1, len(names)):

@@ -120,6 +120,7 @@ def fingerprint(model: nn.Module) -> str:
         layer = layer.inner
     if layers:
         found.update(json.dumps(layers, sort_keys=True).encode())
+    found.update((getattr(layer, "identity", None) or "").encode())  # of what shows no weights
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

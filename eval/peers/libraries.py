@@ -97,7 +97,7 @@ class Peer:
 
     make: Make
     distribution: str
-    command: str = "pip install -e '.[bench]'"
+    command: str = "pip install -e '.[bridges]'"
 
 
 PEERS: dict[str, Peer] = {

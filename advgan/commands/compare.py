@@ -1,0 +1,220 @@
+"""How good is the generator? Random noise, the classic attacks and AdvGAN on the same test images of the same targets.
+
+advgan compare --target-weights checkpoints/runs/demo --generator checkpoints/runs/demo
+advgan compare --dataset mnist --target mnist-c mnist-b --target-weights RUN RUN2 --eps 0.1 0.2 l2:2 \
+    --attacks fgsm pgd:steps=100:loss=dlr apgd-ce --sanity
+
+Every answer is certified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures. Every cell
+(attack x target x eps) is kept in OUTPUT_DIR/cells as soon as it is done: the same call goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from advgan import training
+from advgan.analysis import summary
+from advgan.attacks import ATTACKS, Spec, bind, parse_attack
+from advgan.data import load_data
+from advgan.defenses import is_directory
+from advgan.errors import InputError
+from advgan.evaluation import Cells, Result, environment
+from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
+from advgan.report.comparison import Comparison
+from advgan.report.files import write_report
+from advgan.report.progress import cell_progress
+from advgan.report.table import terminal
+from advgan.report.tensorboard import command as tensorboard_command
+from advgan.targets.others import source_of
+from advgan.threat import Norm, Threat, check_class
+
+BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
+SANITY = ("noise-sign", "fgsm", "pgd:steps=40", "pgd:steps=80", "square:queries=300")  # what the checks compare
+SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints/mnist5k-classifier"  # of a clone
+SHOWN = 16  # images in a gallery
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is compared, on which images, and where the results go."""
+
+    recipe: Path | None = None
+    """YAML file of settings that become the defaults; flags override it"""
+    dataset: str = "mnist5k"
+    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
+    data_dir: Path = Path("data")
+    """Where the data set lies, or is downloaded to"""
+    image_size: int | None = None
+    """Resize and crop the images of a folder to this many pixels a side"""
+    target: tuple[str, ...] = ("mnist-c",)
+    """The classifiers under attack: names, or directories of saved ones, which need no weights"""
+    target_weights: tuple[Path, ...] = ()
+    """Their weights, one for one: runs of train/classifier.py, or .safetensors files; () takes the shipped mnist-c"""
+    defense: tuple[str, ...] = ()
+    """What the targets stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
+    generator: tuple[Path, ...] = ()
+    """Trained generators' folders, or the runs that hold them: one for each target, or one for all; () leaves advgan
+    out"""
+    surrogate: str | None = None
+    """Another classifier, attacked in place of the targets by mifgsm: what "transfer" does to them"""
+    surrogate_weights: Path | None = None
+    """Its weights"""
+    attacks: tuple[str, ...] = ()
+    """Names, with spaces or commas between, with settings of their own after colons (pgd:steps=100:loss=dlr), or all;
+    by default noise, the plain classics and advgan. Names and settings: the attacks table of the README"""
+    sanity: bool = False
+    """Also run what the sanity checks need: noise, FGSM, PGD with 40 and 80 steps and at eps 0.5, Square"""
+    eps: tuple[str, ...] = ()
+    """Radii of the balls, like 0.3 or 8/255, in each norm asked for, or in one: l2:2; () takes the generator's, 0.3
+    without one"""
+    norm: tuple[Norm, ...] = ()
+    """Norms of the balls; () takes the generator's, linf without one"""
+    y_target: int | None = None
+    """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
+    max_samples: int | None = None
+    """Attack only the first so many test images"""
+    output_dir: Path = Path("checkpoints/runs/compare")
+    """Where report.html, report.md, results.json and the rest go; earlier ones are replaced"""
+    fresh: bool = False
+    """Run every cell again, even those that an earlier call has kept"""
+    batch_size: int = 100
+    """Images an attack is given at once"""
+    seeds: tuple[int, ...] = (0,)
+    """Of the random attacks, which are run once for each"""
+    threads: int | None = None
+    """CPU threads; None takes all cores"""
+
+
+def main(settings: Settings) -> None:
+    check(settings)
+    generators = load_generators(settings.generator, len(settings.target))
+    first = generators[0].generator if generators else None
+    device = training.start(settings.seeds[0], settings.threads).device
+    y_target = aim(settings.y_target, first)
+    specs = chosen(settings.attacks, with_generator=bool(generators), targeted=y_target is not None)
+    balls = threats(settings.eps, settings.norm, first, targeted=y_target is not None)
+    checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
+    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    check_class(y_target, data.num_classes)
+    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
+    x, y = next(test.batches(len(test)))
+    weights = settings.target_weights or [
+        SHIPPED for name in settings.target if not is_directory(name, None) and not source_of(name)
+    ]
+    targets = load_targets(settings.target, weights, data, x, device, settings.defense)
+    surrogate = None
+    if settings.surrogate and settings.surrogate_weights:
+        (surrogate,) = load_targets([settings.surrogate], [settings.surrogate_weights], data, x, device)
+        if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
+            raise InputError(f"the surrogate {settings.surrogate_weights} is one of the targets, expected another one")
+        surrogate = surrogate.called(f"surrogate {settings.surrogate_weights.name}")
+    for trained in generators:
+        fitting(trained, specs, balls, y_target)
+        trained.generator.to(device).perturb(x[:1])  # what it cannot take, it says now
+    for spec, threat in product((*specs, *checks), balls):
+        if not (spec.name == "advgan" and (first is None or unfit(first, threat, y_target))):
+            bind(spec, targets[0].victim.model, threat, y_target, generator=first)(x[:0], y[:0])  # and a bad setting
+    training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
+    cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
+
+    results: list[Result] = []
+    todo = plan(settings, specs, checks, balls, surrogate)
+    with cell_progress(len(targets) * len(todo)) as begin:
+        for i, target in enumerate(targets):
+            generator = generators[i].generator if generators else None
+            for spec, threat, seed, source in todo:
+                if spec.name == "advgan" and (generator is None or unfit(generator, threat, y_target)):
+                    continue
+                result = cells.run(
+                    spec,
+                    target.victim,
+                    threat,
+                    y_target=y_target,
+                    seed=seed,
+                    generator=generator,
+                    foreign=generator is not None and not generators[i].trained_on(target),
+                    source=source.victim if source else None,
+                    progress=begin(f"{spec.label}, {threat.norm} {threat.eps:.3g}, {target.victim.label}", len(x)),
+                )
+                results.append(result)
+
+    described = [target.describe(settings.dataset) for target in targets]
+    owned = [trained.describe(target) for trained, target in zip(generators, targets, strict=False)]
+    results_json: dict[str, Any] = {
+        **{"environment": environment(settings), "target": described[0], "targets": described, "generators": owned},
+        **summary(results, owned, data.num_classes),
+    }
+    write_report(settings.output_dir, Comparison(results_json, results, x[:SHOWN], y[:SHOWN], data.classes))
+    if cells.found:
+        print(f"{cells.found} of {len(results)} cells were kept from an earlier call (--fresh runs them again)")
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(terminal(results_json, console.width))
+    print(f"report       {settings.output_dir / 'report.html'} (also report.md, report.tex, results.csv)")
+    print(f"results      {settings.output_dir / 'results.json'}, every image in {settings.output_dir / 'records'}")
+    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+
+
+def check(settings: Settings) -> None:
+    """Raise InputError for settings that cannot be meant."""
+    if settings.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+    if not settings.seeds or not all(0 <= seed < 2**32 for seed in settings.seeds):
+        raise InputError(f"seeds must be one or more from 0 to {2**32 - 1}, got {settings.seeds}")
+    if bool(settings.surrogate) != bool(settings.surrogate_weights):
+        raise InputError(
+            f"a surrogate needs a name and weights, got {settings.surrogate} and {settings.surrogate_weights}"
+        )
+
+
+def chosen(asked: Sequence[str], *, with_generator: bool, targeted: bool) -> list[Spec]:
+    """The attacks to run, in the order asked for. Raises InputError for one that is unknown, or needs a generator."""
+    words = list(dict.fromkeys(" ".join(asked).replace(",", " ").split()))
+    everything = [*ATTACKS, "advgan:steps=2"]
+    specs = [parse_attack(word) for word in (everything if words == ["all"] else words or BASIC)]
+    if words in ([], ["all"]):
+        specs = [spec for spec in specs if (spec.name != "advgan" or with_generator)]
+        specs = [spec for spec in specs if spec.attack.targeted or not targeted]
+    for spec in specs:
+        if spec.name == "advgan" and not with_generator:
+            raise InputError("attack advgan needs a trained generator, expected --generator DIR, got none")
+        if targeted and not spec.attack.targeted:
+            raise InputError(f"attack {spec.name} cannot aim at a class, expected no y_target")
+    return specs
+
+
+def fitting(trained: Trained, specs: Sequence[Spec], balls: Sequence[Threat], y_target: int | None) -> None:
+    """Raise InputError if the generator is to take part, and has no answer under any of the threats."""
+    reasons = [unfit(trained.generator, threat, y_target) for threat in balls]
+    if any(spec.name == "advgan" for spec in specs) and all(reasons):
+        raise InputError(reasons[0] or "")
+
+
+def plan(
+    settings: Settings,
+    specs: Sequence[Spec],
+    checks: Sequence[Spec],
+    balls: Sequence[Threat],
+    surrogate: Target | None,
+) -> list[tuple[Spec, Threat, int, Target | None]]:
+    """What is run on each target: attack, ball, seed, and the classifier that is attacked in its place (None: itself).
+
+    An attack made for one norm is run under each ball: its answers count there if they happen to lie in it.
+    """
+    found: list[tuple[Spec, Threat, int, Target | None]] = []
+    asked = list(dict.fromkeys([spec.label for spec in (*specs, *checks)]))
+    for threat in balls:
+        for spec in map(parse_attack, asked):
+            seeds = list(dict.fromkeys(settings.seeds)) if spec.attack.random else settings.seeds[:1]
+            found += [(spec, threat, seed, None) for seed in seeds]
+        if surrogate is not None:
+            found.append((parse_attack("mifgsm"), threat, settings.seeds[0], surrogate))
+    if checks and (loud := Threat("linf", 0.5, balls[0].targeted)) not in balls:
+        found.append((parse_attack("pgd:steps=40"), loud, settings.seeds[0], None))
+    return found
