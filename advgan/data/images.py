@@ -1,4 +1,4 @@
-"""Image files -> uint8 tensors. A file that cannot be read is named, never skipped."""
+"""Pictures -> uint8 tensors. What cannot be read is named, never skipped."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -17,6 +19,41 @@ from torch import Tensor
 from advgan.errors import InputError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # not EPS: Pillow hands that to Ghostscript
+MAX_PIXELS = 89_478_485  # 256 MiB of RGB; Pillow's own line, where it only warns
+GREY = ("1", "L", "LA", "La")
+
+
+def open_picture(source: str | Path | BinaryIO) -> Image.Image:
+    """A picture from strangers as 8 bits grey (mode L) or RGB, turned upright as its EXIF data say.
+
+    Of an animated file the first frame; transparency is dropped. The header is looked at before anything is decoded.
+
+    Raises:
+        OSError: it is no picture of `FORMATS`, is damaged, has more than `MAX_PIXELS` pixels or more than 8 bits a
+            channel. The reason is in the message, the name of the file is the caller's to add.
+    """
+    try:
+        with Image.open(source, formats=FORMATS) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise OSError(f"at most {MAX_PIXELS} pixels expected, got {file.width} x {file.height}")
+            if file.mode[0] in "IF":  # Pillow would clip 16 bits to 8 and make the image white
+                raise OSError(f"8 bits per channel expected, got mode {file.mode}")
+            image = file.convert("L" if file.mode in GREY else "RGB")
+    except UnidentifiedImageError:  # Pillow's message has the address of the object
+        raise OSError(f"no picture that can be read ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError as error:  # Pillow's own, at twice our limit
+        raise OSError(f"at most {MAX_PIXELS} pixels expected: {error}") from None
+    except OSError:
+        raise
+    except Exception as error:  # Pillow's decoders raise anything: SyntaxError, struct.error, ...
+        raise OSError(f"{type(error).__name__}: {error}") from None
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data say nothing about the pixels
+        return image
 
 
 @dataclass(frozen=True)
@@ -82,10 +119,7 @@ class ImageFiles:
     def _decode(self, path: str) -> np.ndarray:
         """One image as uint8 `(c, h, w)`."""
         channels, height, width = self.image_shape
-        with Image.open(path) as file:
-            if file.mode[0] in "IF":  # Pillow would clip 16 bits to 8 and make the image white
-                raise OSError(f"8 bits per channel expected, got mode {file.mode}")
-            image = file.convert("L" if channels == 1 else "RGB")
+        image = open_picture(path).convert("L" if channels == 1 else "RGB")
         if self.crop:
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
         elif image.size != (width, height):
