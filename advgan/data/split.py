@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from advgan.data.images import ImageFiles
+from advgan.data.images import StoredImages
 from advgan.errors import InputError
 
 
 class Split(Dataset[tuple[Tensor, Tensor]]):
-    """Images `(n, c, h, w)` uint8, a tensor or files that are decoded when asked for, and labels `(n,)` int64.
+    """Images `(n, c, h, w)` uint8, a tensor or pictures that are decoded when asked for, and labels `(n,)` int64.
 
     Whatever leaves a split is float32 in [0, 1], pixel / 255.
     """
 
-    def __init__(self, images: Tensor | ImageFiles, labels: Tensor) -> None:
+    def __init__(self, images: Tensor | StoredImages, labels: Tensor) -> None:
         if len(images) != len(labels):
             raise InputError(f"as many labels as images expected, got {len(labels)} labels for {len(images)} images")
         self.images = images
