@@ -39,6 +39,12 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         return self.images[list(indices)].float().div_(255), self.labels[indices]
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(c, h, w)`"""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @property
     def in_memory(self) -> bool:
         return isinstance(self.images, Tensor)
 
@@ -74,12 +80,20 @@ class Data:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`(c, h, w)`"""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
+        return self.train.image_shape
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+
+def alternating(labels: Tensor) -> Tensor:
+    """Indices (n,) in which the classes take turns, each in its own order: so the first m images are balanced."""
+    by_class = labels.argsort(stable=True)
+    counts = labels.bincount()
+    rank = torch.empty_like(labels)
+    rank[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
+    return torch.from_numpy(np.lexsort((labels.numpy(), rank.numpy())))
 
 
 def hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
