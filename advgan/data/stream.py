@@ -10,6 +10,7 @@ shards only; where not, some read what others read too, and decode their own par
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from math import gcd
 from typing import Any, NoReturn, Protocol
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from advgan.data.images import StoredImages
 from advgan.data.picture import Picture
-from advgan.data.split import Split
+from advgan.data.split import Data, Split
 from advgan.errors import InputError
 
 LANES = 64  # at most: so many shards are open at once, and so many processes read apart
@@ -206,3 +207,10 @@ class _Reader(IterableDataset[Any]):
         for _ in range(self.first, self.last):
             examples = [example for source in sources for example in islice(source, each)]
             yield self.split.decode(examples[places[0] - start : places[-1] - start + 1])
+
+
+def in_memory(data: Data, n: int) -> Data:
+    """`data` with the first n validation and test images of a stream in memory; any other data set as it is."""
+    if not isinstance(data.train, Stream):
+        return data
+    return replace(data, validation=data.validation.first(n), test=data.test.first(n))
