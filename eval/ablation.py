@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from advgan import training
+from advgan.data.flags import DataDir
 from advgan.errors import InputError
 from advgan.settings import parse, run
 from advgan.storage import write_file
@@ -63,8 +64,7 @@ class Settings:
     """Which of full, no-gan, no-hinge, neither, larger-alpha, paper-networks"""
     seeds: tuple[int, ...] = (0,)
     """Seeds of each variant"""
-    data_dir: Path = Path("data")
-    """Where the data set lies"""
+    data_dir: DataDir = Path("data")
     target_weights: Path | None = None
     """The classifier under attack; None: the recipe's"""
     output_dir: Path = Path("checkpoints/runs/ablation")

@@ -33,6 +33,7 @@ from advgan.analysis.sanity import sanity
 from advgan.analysis.worst_case import worst_case
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import is_random, seen, weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
@@ -58,12 +59,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     prepare: tuple[str, ...] = ()
     """Commands like "train/classifier.py --epochs 4 --output-dir RUN", each run once before anything is measured. This
     program's data_dir and threads go with them"""

@@ -29,6 +29,7 @@ from advgan import training
 from advgan.analysis.detection import auc, roc
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import Data, load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import Reject, is_directory
 from advgan.defenses.detection import scores
 from advgan.errors import InputError
@@ -52,12 +53,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """The classifier: its name, or the directory of a saved one, which needs no weights"""
     target_weights: Path | None = None

@@ -33,6 +33,7 @@ from advgan.analysis.distillation import aimed, amplitude, spread
 from advgan.attacks.jsma import Derivative
 from advgan.attacks.registry import Spec, parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses.distillation import check_temperature
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, predict
@@ -58,12 +59,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """Teachers and students"""
     temperatures: tuple[float, ...] = (1, 2, 5, 10, 20, 30, 40, 50, 100)

@@ -32,6 +32,7 @@ from advgan import training
 from advgan.attacks import Bound, deepfool, fgsm, ifgsm, pgd
 from advgan.attacks.pool import CHUNK
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.errors import InputError
 from advgan.evaluation import environment, evaluate, predict
 from advgan.evaluation.figures import clean_records
@@ -65,12 +66,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """The classifier under attack"""
     target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"

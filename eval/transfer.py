@@ -30,6 +30,7 @@ from rich.console import Console
 from advgan import training
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim, environment, wilson
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, radii, unfit
@@ -51,12 +52,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: tuple[str, ...] = ()
     """At least two classifiers, each of them source and victim"""
     target_weights: tuple[Path, ...] = ()

@@ -34,6 +34,7 @@ from advgan import training
 from advgan.analysis.detection import auc
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import Data, Split, load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import load_classifier, seen, suspicious, weights_of
 from advgan.defenses.detection import (
     BinaryDetector,
@@ -67,12 +68,9 @@ class Settings:
     kind: Literal["feature-squeezing", "binary", "discriminator"] = "feature-squeezing"
     """feature-squeezing (nothing is trained), binary (a network, trained on adversarial images), or discriminator (that
     of a generator's run)"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """The classifier: its name, or the directory of a saved one, which needs no weights"""
     target_weights: Path | None = None

@@ -39,6 +39,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import Split, load_data, training_batches
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import load_classifier, reseed, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
@@ -63,12 +64,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     images: int | None = None
     """The attacker has only so many of the training images, drawn by the seed; None: all of them"""
     target: str = "mnist-c"

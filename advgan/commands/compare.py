@@ -23,6 +23,7 @@ from advgan import training
 from advgan.analysis import summary
 from advgan.attacks import ATTACKS, Spec, bind, parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import is_directory
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
@@ -47,12 +48,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: tuple[str, ...] = ("mnist-c",)
     """The classifiers under attack: names, or directories of saved ones, which need no weights"""
     target_weights: tuple[Path, ...] = ()
