@@ -64,8 +64,10 @@ def parse(
     """The settings that a command line asks for: flags over `--recipe FILE` over the class's own defaults."""
     words = list(sys.argv[1:] if argv is None else argv)
     recipe = _recipe_path(words)
-    defaults = {} if recipe is None else {"default": load_recipe(settings_class, recipe)}
-    return tyro.cli(settings_class, args=words, prog=prog, description=description, **defaults)
+    if recipe is None:
+        return tyro.cli(settings_class, args=words, prog=prog, description=description)
+    defaults = load_recipe(settings_class, recipe)
+    return tyro.cli(settings_class, args=words, default=defaults, prog=prog, description=description)
 
 
 def load_recipe(settings_class: type[S], path: Path) -> S:
@@ -118,14 +120,14 @@ def write_settings(settings: Any, directory: Path) -> None:
 
     Several programs share a directory, so each file has its program's name.
     """
-    program = program_of(settings)
-    head = f"# The effective settings of {program}; --recipe reads them again.\n"
-    write_file(directory / f"settings-{program}.yaml", head + yaml.safe_dump(as_recipe(settings), sort_keys=False))
+    head = "# The effective settings, for --recipe to read again.\n"
+    write_file(settings_file(settings, directory), head + yaml.safe_dump(as_recipe(settings), sort_keys=False))
 
 
-def program_of(settings: Any) -> str:
-    """The program whose settings they are, by the name of its file."""
-    return Path(sys.modules[type(settings).__module__].__file__ or "program").stem
+def settings_file(settings: Any, directory: Path) -> Path:
+    """Where `write_settings` leaves them: the program is called as its file is."""
+    program = Path(sys.modules[type(settings).__module__].__file__ or "program").stem
+    return directory / f"settings-{program}.yaml"
 
 
 def _words(name: str | None, value: Any) -> list[str]:

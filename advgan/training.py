@@ -87,12 +87,15 @@ def _start_missing_processes() -> None:
     environment[LAUNCHER] = str(os.getppid())  # torchrun's children do not see it end
     environment.setdefault("OMP_NUM_THREADS", "1")  # or torchrun warns; `start` sets the real number
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])
+    started = sys.modules["__main__"].__spec__  # of `python -m advgan`: its file alone would not find the package
+    program = ["-m", started.name.removesuffix(".__main__"), *sys.argv[1:]] if started else sys.argv
+    os.execv(sys.executable, [sys.executable, *torchrun, *program])
 
 
-def finish(accelerator: Accelerator) -> None:
-    """End all processes together. Of several, each leaves at once: what gloo's threads still hold when the interpreter
-    shuts down aborted one run in twenty (torch 2.15, "terminate called without an active exception").
+def finish(accelerator: Accelerator, code: int = 0) -> None:
+    """End all processes together. Of several, each leaves at once, with exit code `code`: what gloo's threads still
+    hold when the interpreter shuts down aborted one run in twenty (torch 2.15, "terminate called without an active
+    exception").
     """
     several = accelerator.num_processes > 1
     accelerator.wait_for_everyone()
@@ -100,7 +103,9 @@ def finish(accelerator: Accelerator) -> None:
     if several:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
+    if code:
+        sys.exit(code)
 
 
 def one_cycle(progress: float, warmup: float) -> float:
