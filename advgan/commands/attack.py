@@ -21,7 +21,7 @@ the pictures, and give the files that one would have given.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -86,6 +86,8 @@ def main(settings: Settings) -> None:
     pictures = find(settings.source, settings.output_dir)
     accelerator = training.start(settings.seed, settings.threads)
     answers = load(settings, accelerator)
+    aim = None if answers.y_target is None else str(answers.y_target)
+    settings = replace(settings, eps=answers.eps, y_target=aim)  # what they come to
     agree(settings)
     chunks = [pictures[i : i + settings.batch_size] for i in range(0, len(pictures), settings.batch_size)]
     mine = chunks[accelerator.process_index :: accelerator.num_processes]
@@ -154,11 +156,11 @@ def tell(settings: Settings, rows: list[Row], known: int, answers: Answers) -> N
     there = f", {known} of them by an earlier call" if known else ""
     print(f"attacked     {len(good)} of {len(rows)} pictures{there}: {settings.output_dir}")
     if answers.target is not None and good:
-        aimed = answers.y_target is not None
-        hit = sum(
-            r["after_class"] == answers.y_target if aimed else r["after_class"] != r["before_class"] for r in good
-        )
-        said = f"are taken for class {answers.y_target}" if aimed else "are taken for another class than before"
+        before, after, aim = "before_class", "after_class", answers.y_target
+        if aim is None:
+            hit, said = sum(row[after] != row[before] for row in good), "another class than before"
+        else:
+            hit, said = sum(row[after] == aim for row in good), f"class {aim}"
         print(f"fooled       {hit} of {len(good)} are taken for {said}")
     print(f"manifest     {settings.output_dir / 'manifest.csv'}")
     for row in bad[:10]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import re
 from collections.abc import Iterable
@@ -32,8 +33,5 @@ def _is_number(text: str) -> bool:
 
 def in_markdown(text: str) -> str:
     """`text` as letters on one line, in a paragraph, a list or a table: no tag, no link, no emphasis, no new column."""
-    return (
-        re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", " ".join(str(text).split()))
-        .replace("\\<", "&lt;")
-        .replace("\\&", "&amp;")
-    )
+    safe = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", safe)
