@@ -27,8 +27,6 @@ def parse_fraction(text: str) -> float:
         raise InputError(f"expected a number like 0.3 or a fraction like 8/255, got {text!r}") from None
 
 
-POSITIONAL = tyro.conf.Positional[int].__metadata__  # type: ignore[attr-defined]  # what marks a setting without a flag
-
 # A float flag that also understands fractions.
 Real = Annotated[
     float,
@@ -88,7 +86,7 @@ def load_recipe(settings_class: type[S], path: Path) -> S:
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(settings_class)  # type: ignore[arg-type]
     known = {field.name for field in fields} - {"recipe"}
     hints = get_type_hints(settings_class, include_extras=True)
-    placed = [name for name in hints if getattr(hints[name], "__metadata__", ()) == POSITIONAL]
+    placed = [name for name in hints if tyro.conf.Positional in getattr(hints[name], "__metadata__", ())]
     words: dict[str, list[str]] = {}
     for key, value in recipe.items():
         name = str(key).replace("-", "_")

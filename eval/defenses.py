@@ -43,7 +43,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.defenses import worth, write_defenses
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.threat import Norm, Threat
 from eval.programs import parse_commands, prepare
 
@@ -125,6 +125,7 @@ def main(settings: Settings) -> None:
     for spec in specs:
         bind(spec, Flatten(), ball)(x[:0], y[:0])  # a bad setting says so before anything is trained
     training.claim(settings.output_dir, "defenses", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     threads = [] if settings.threads is None else ["--threads", settings.threads]
     prepare(commands, "--data-dir", settings.data_dir, *threads)
 

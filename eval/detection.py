@@ -38,7 +38,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.detection import grids, write_detection
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.threat import Norm, Threat
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -110,6 +110,7 @@ def main(settings: Settings) -> None:
     for each in trained:
         each.generator.to(device).perturb(x[:1].to(device))
     training.claim(settings.output_dir, "detection", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     size, every = settings.batch_size, len(x)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=size, keep=every, fresh=settings.fresh)
 

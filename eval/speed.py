@@ -38,7 +38,7 @@ from advgan.evaluation.figures import clean_records
 from advgan.evaluation.runner import timed
 from advgan.generator import Generator
 from advgan.report.progress import cell_progress
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import check_target, fingerprint, load_target
 from advgan.threat import Threat, check_class
@@ -121,6 +121,7 @@ def main(settings: Settings) -> None:
         generator.to(device).perturb(bench.x[:1])  # what it cannot take, it says now
     if settings.output_dir is not None:
         training.claim(settings.output_dir, "benchmark", resume=False, overwrite=True)
+        write_settings(settings, settings.output_dir)
     present, absent = invite(peers, model, settings.eps, data.image_shape, data.num_classes)
 
     rows: list[Row] = []

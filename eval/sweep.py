@@ -33,7 +33,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.sweep import grids, unattacked, write_sweep
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import run
+from advgan.settings import run, write_settings
 from advgan.threat import Norm, Threat, check_class
 
 ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
@@ -113,6 +113,7 @@ def main(settings: Settings) -> None:
         if reason := unfit(generator, balls[0], y_target):
             raise InputError(reason)
     training.claim(settings.output_dir, "sweep", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
     results: list[Result] = []

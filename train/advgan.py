@@ -38,7 +38,7 @@ from advgan.generator import Architecture, Generator
 from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import check_target, fingerprint
 from advgan.threat import Norm, check_class, check_eps
@@ -202,6 +202,8 @@ def main(settings: Settings) -> None:
         training.load_state(accelerator, settings.output_dir, "generator", record)
     else:
         training.clear(accelerator, settings.output_dir, "generator")
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     validation = Validation(target, held_out, accelerator, questions(net), settings.seed)
     critic = accelerator.unwrap_model(discriminator)

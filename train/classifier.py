@@ -34,7 +34,7 @@ from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy, validate
 from advgan.report.card import classifier_card
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.targets import Target, build_target, fingerprint, initial_target, load_target, save_target
 
 
@@ -144,6 +144,8 @@ def main(settings: Settings) -> None:
         training.load_state(accelerator, settings.output_dir, "classifier", record)
     else:
         training.clear(accelerator, settings.output_dir, "classifier")
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,

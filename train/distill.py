@@ -38,7 +38,7 @@ from advgan.defenses.distillation import check_temperature, soft_cross_entropy, 
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import Target, build_target, save_target
 
@@ -114,6 +114,8 @@ def main(settings: Settings) -> None:
     else:
         for folder in FOLDER.values():
             training.clear(accelerator, settings.output_dir, folder)
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=2 * each,

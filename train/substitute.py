@@ -48,7 +48,7 @@ from advgan.generator import Architecture, Generator
 from advgan.report.card import substitute_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import Answers, BlackBox, Target, build_target, check_target, fingerprint, save_target
 from advgan.threat import Norm, check_class, check_eps, to_8bit
@@ -210,6 +210,8 @@ def main(settings: Settings) -> None:
     else:
         for artefact in ("generator", "classifier"):
             training.clear(accelerator, settings.output_dir, artefact)
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     some, _ = next(train.first(512).batches(512))
     c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c

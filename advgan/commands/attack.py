@@ -1,9 +1,7 @@
 """Turn pictures into adversarial ones: a file, a folder tree or a quoted glob, in one forward pass each.
 
     advgan attack photo.jpg attacked --generator RUN
-
     advgan attack photos attacked --generator RUN --eps 8/255 --target RUN/classifier --y-target 3
-
     accelerate launch -m advgan attack "photos/**/*.jpg" attacked --generator hf://user/model --image-size 224
 
 Answers keep their names and folders, as PNG: lossless, and rounded toward the original, so that the bound still holds
@@ -23,6 +21,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -50,10 +49,10 @@ HEADS = ("input", "output", "status", "reason", "height", "width", "linf", "l2",
 class Settings:
     """Which pictures, where the answers go, and who gives them."""
 
-    source: tyro.conf.Positional[str]
-    """IN: a picture, a folder, or a glob in quotes like "photos/**/*.jpg"; links that lead out of it are left out"""
-    output_dir: tyro.conf.Positional[Path]
-    """OUT: the folder for the answers and manifest.csv"""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    """A picture, a folder, or a glob in quotes like "photos/**/*.jpg"; links that lead out of it are left out"""
+    output_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder for the answers and manifest.csv"""
     generator: str
     """A trained generator's folder, a run that holds one, or hf://USER/MODEL"""
     recipe: Path | None = None

@@ -1,8 +1,8 @@
 """Print a script that completes commands and flags in a shell.
 
-    eval "$(advgan completion bash)"                                       this shell; for all, put it into ~/.bashrc
+    eval "$(advgan completion bash)"                          in this shell; for all, put it into ~/.bashrc
     advgan completion bash > ~/.local/share/bash-completion/completions/advgan
-    advgan completion zsh > ~/.zfunc/_advgan                               ~/.zfunc has to be on zsh's fpath
+    advgan completion zsh > ~/.zfunc/_advgan                  where ~/.zfunc is on zsh's fpath
 
 The script knows the commands and flags of this version: print it again after an update.
 """

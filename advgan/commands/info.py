@@ -9,19 +9,18 @@ Nothing of it is run, and PyTorch is not loaded.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
-from safetensors import SafetensorError, safe_open
 
+from advgan.checkpoints import summary
 from advgan.errors import InputError
 from advgan.extras import extra
 
@@ -30,7 +29,7 @@ from advgan.extras import extra
 class Settings:
     """What is looked at."""
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A generator's or classifier's folder (config.json, model.safetensors), a run's above them, or a .onnx file"""
 
 
@@ -47,19 +46,6 @@ def main(settings: Settings) -> None:
         card = folder / "README.md"
         if card.is_file():
             console.print(Markdown(_without_front_matter(card.read_text(errors="replace"))))
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    """Configuration of a checkpoint, and how many numbers it holds; raises InputError for a damaged one."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        with safe_open(folder / "model.safetensors", framework="np") as weights:
-            sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-    except (ValueError, SafetensorError, OSError) as error:  # neither JSON nor text is a ValueError
-        raise InputError(f"the checkpoint in {folder} is damaged: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict):
-        raise InputError(f"the checkpoint in {folder} is damaged: config.json must hold an object, got {config!r:.60}")
-    return {**config, "parameters": f"{sum(math.prod(shape) for shape in sizes):,}"}
 
 
 def _exported(file: Path) -> dict[str, Any]:
