@@ -108,7 +108,7 @@ def main(settings: Settings) -> None:
     known = sum(gather_object([found]))
     if accelerator.is_main_process:
         lines = [[row.get(head) for head in HEADS] for row in everyone]
-        write_file(settings.output_dir / "manifest.csv", csv_text([HEADS, *lines]).encode("utf-8", "backslashreplace"))
+        write_file(settings.output_dir / "manifest.csv", csv_text(HEADS, lines).encode("utf-8", "backslashreplace"))
         tell(settings, everyone, known, answers)
     training.finish(accelerator, SKIPPED if any(row["status"] != "ok" for row in everyone) else 0)
 

@@ -1,9 +1,8 @@
-"""Names are somebody else's: files, classes, attacks. What they may not do in a Markdown page or in a spreadsheet."""
+"""Names are somebody else's: files, classes, attacks. What they may not do in Markdown or in a spreadsheet."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 import re
 from collections.abc import Iterable
@@ -12,10 +11,10 @@ from typing import Any
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run what begins so (OWASP, "CSV Injection")
 
 
-def csv_text(lines: Iterable[Iterable[Any]]) -> str:
+def csv_text(heads: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
     """A CSV file's text; None is an empty cell. Text that a spreadsheet takes for a formula begins with a quote."""
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([[_cell(value) for value in line] for line in lines])
+    csv.writer(file, lineterminator="\n").writerows([[_cell(value) for value in line] for line in [heads, *lines]])
     return file.getvalue()
 
 
@@ -32,6 +31,18 @@ def _is_number(text: str) -> bool:
 
 
 def in_markdown(text: str) -> str:
-    """`text` as letters on one line, in a paragraph, a list or a table: no tag, no link, no emphasis, no new column."""
-    safe = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", safe)
+    """`text` on one line of a Markdown paragraph or list: no tag, no link, no code."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`]|\](?=[(\[:]))", r"\\\1", line)
+
+
+def in_table(text: str) -> str:
+    """`text` as a cell of a Markdown table: no further column either."""
+    return in_markdown(text).replace("|", "\\|")
+
+
+def code(text: str) -> str:
+    """`text` as code within a line, whatever backticks it has (CommonMark, 6.1)."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"
