@@ -206,8 +206,8 @@ def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
     target = summary["targets"][0]
     lines = heading(f"The amortisation gap on {target['label']} ({target['dataset']})", summary)
     lines += [
-        f"- {in_markdown(each['name'])}: generator {code(each['path'])} of {each['parameters']} parameters, {each['norm']} eps "
-        f"{each['eps']:.4g} (sha256 {each['sha256'][:12]})"
+        f"- {in_markdown(each['name'])}: generator {code(each['path'])} of {each['parameters']} parameters, "
+        f"{each['norm']} eps {each['eps']:.4g} (sha256 {each['sha256'][:12]})"
         + (", guided: a pass takes one forward of the classifier inside it" if each["guided"] else "")
         for each in summary["generators"]
     ]
