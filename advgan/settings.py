@@ -13,6 +13,7 @@ import yaml
 from tyro.constructors import PrimitiveConstructorSpec
 
 from advgan.errors import InputError
+from advgan.lock import release
 
 S = TypeVar("S")
 
@@ -48,6 +49,8 @@ def run(main: Callable[[S], None], settings_class: type[S], argv: Sequence[str] 
         sys.exit(2)
     except KeyboardInterrupt:  # before or after the part of a program that saves and stops
         sys.exit(130)
+    finally:
+        release()
 
 
 def parse(settings_class: type[S], argv: Sequence[str] | None = None, description: str = "") -> S:
