@@ -13,6 +13,7 @@ import yaml
 from tyro.constructors import PrimitiveConstructorSpec
 
 from advgan.errors import InputError
+from advgan.lock import release
 from advgan.storage import write_file
 
 S = TypeVar("S")
@@ -54,6 +55,8 @@ def run(
         sys.exit(2)
     except KeyboardInterrupt:  # before or after the part of a program that saves and stops
         sys.exit(130)
+    finally:
+        release()
 
 
 def parse(

@@ -136,7 +136,7 @@ def main(settings: Settings) -> None:
     for each in trained:
         if reason := unfit(each.generator, balls[0], None):
             raise InputError(f"{each.name}: {reason}")
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))

@@ -118,7 +118,7 @@ def main(settings: Settings) -> None:
     commands = parse_commands(settings.prepare)
     made = [command.output_dir for command in commands]
     rows, specs, ball = parse_rows(settings.rows, made), check(settings, made), Threat(settings.norm, settings.eps)
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))

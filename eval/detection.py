@@ -98,7 +98,7 @@ def main(settings: Settings) -> None:
     trained = load_generators(settings.generator, len(settings.generator))
     if reason := next(filter(None, (unfit(each.generator, threat, None) for each in trained)), None):
         raise InputError(reason)
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))

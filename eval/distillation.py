@@ -135,7 +135,7 @@ def main(settings: Settings) -> None:
     write_settings(settings, settings.output_dir)
     entrants = undistilled_first(settings)
     generators = [generator(settings, entrant) for entrant in entrants]
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     x, y = next(data.test.batches(len(data.test)))
     found = load_targets([settings.target] * len(entrants), [each.weights for each in entrants], data, x, device)

@@ -104,7 +104,7 @@ def main(settings: Settings) -> None:
     if settings.sections and "generator" in sections and settings.generator is None:
         raise InputError("section generator times a trained generator, expected --generator DIR, got none")
     generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
-    device = training.start(SEED, settings.threads).device
+    device = training.start_alone(SEED, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     target = load_target(
         settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes

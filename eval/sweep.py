@@ -97,7 +97,7 @@ def main(settings: Settings) -> None:
     specs = chosen(words, with_generator=generator is not None, targeted=y_target is not None)
     if not balls:
         raise InputError("expected an eps above 0, got none")
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)

@@ -111,7 +111,7 @@ def main(settings: Settings) -> None:
     balls = [Threat(ball.norm, eps, ball.targeted) for eps in radii(settings.curve_eps, ball.norm) if eps]
     spec = made_on_a_source(settings.attack)
     curve_specs = [made_on_a_source(word) for word in dict.fromkeys(settings.curve_attacks)]
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)

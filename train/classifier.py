@@ -139,11 +139,11 @@ def main(settings: Settings) -> None:
     model, prepared = accelerator.prepare(net, optimizer)
     inner = (settings.seed, members, settings.generator_width, settings.generator_learning_rate)
     adversary = Adversary(how, net, accelerator, *inner) if how else None
-    accelerator.register_for_checkpointing(schedule, record)
+    state = training.State(accelerator, settings.output_dir, "classifier", total, record, schedule)
     if settings.resume:
-        training.load_state(accelerator, settings.output_dir, "classifier", record)
+        state.load()
     else:
-        training.clear(accelerator, settings.output_dir, "classifier")
+        state.clear()
     if accelerator.is_main_process:
         write_settings(settings, settings.output_dir)
 
@@ -190,11 +190,12 @@ def main(settings: Settings) -> None:
                     for name, value in figures.items():
                         log.add_scalar(f"validation/{name}", value, step)
                     say(record, bar)
-                    if better:
+                with training.saving(accelerator, settings.output_dir):
+                    if better and accelerator.is_main_process:
                         keep(net, settings, data, record)
             bar.update(task, completed=step, figures=progress(speed, loss_value, record))
             if step % epoch == 0 or step == total or stopping:
-                training.save_state(accelerator, settings.output_dir, "classifier", step)
+                state.save(step)
             if stopping:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
     accelerator.wait_for_everyone()

@@ -33,7 +33,7 @@ from advgan.defenses import load_classifier
 from advgan.errors import InputError
 from advgan.generator import Generator
 from advgan.pictures import Answers, already, class_of, find, work
-from advgan.pictures.work import Row
+from advgan.pictures.work import Row, left_out
 from advgan.report.names import csv_text
 from advgan.settings import Real, as_recipe, load_recipe, settings_file, write_settings
 from advgan.storage import write_file
@@ -82,19 +82,20 @@ def main(settings: Settings) -> None:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
     if settings.output_dir.is_file() or settings.output_dir.suffix.lower() in (".png", ".jpg", ".jpeg"):
         raise InputError(f"OUT is a folder, expected one for the answers, got {settings.output_dir}")
-    pictures = find(settings.source, settings.output_dir)
+    found = find(settings.source, settings.output_dir)
+    pictures = [picture for picture in found if not picture.problem]
     accelerator = training.start(settings.seed, settings.threads)
     answers = load(settings, accelerator)
     aim = None if answers.y_target is None else str(answers.y_target)
     settings = replace(settings, eps=answers.eps, y_target=aim)  # what they come to
+    training.claim(settings.output_dir, "manifest.csv", resume=False, overwrite=True)
     agree(settings)
     chunks = [pictures[i : i + settings.batch_size] for i in range(0, len(pictures), settings.batch_size)]
     mine = chunks[accelerator.process_index :: accelerator.num_processes]
     rows = {} if settings.force else already([p for chunk in mine for p in chunk], answers, settings.output_dir)
-    found = len(rows)
+    known = len(rows)
     accelerator.wait_for_everyone()  # all have looked before one writes
     if accelerator.is_main_process:
-        training.claim(settings.output_dir, "manifest.csv", resume=False, overwrite=True)
         write_settings(settings, settings.output_dir)
     todo = [chunk for chunk in mine if any(picture.name not in rows for picture in chunk)]
     with training.progress_bar(accelerator) as bar:
@@ -104,8 +105,10 @@ def main(settings: Settings) -> None:
         for row in work(todo, answers, place, done=frozenset(rows), size=size, workers=workers):
             rows[row["input"]] = row
             bar.advance(task)
-    everyone: list[Row] = sorted(gather_object(list(rows.values())), key=lambda row: row["input"])
-    known = sum(gather_object([found]))
+    everyone: list[Row] = gather_object(list(rows.values()))
+    everyone += [left_out(picture, picture.problem) for picture in found if picture.problem]
+    everyone.sort(key=lambda row: row["input"])
+    known = sum(gather_object([known]))
     if accelerator.is_main_process:
         lines = [[row.get(head) for head in HEADS] for row in everyone]
         write_file(settings.output_dir / "manifest.csv", csv_text(HEADS, lines).encode("utf-8", "backslashreplace"))

@@ -66,16 +66,16 @@ class Answers:
         seed = self.seed if self.generator.noise else None
         return hashlib.sha256(json.dumps([models, self.eps, self.y_target, seed]).encode()).hexdigest()
 
-    def __call__(self, pixels: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def __call__(self, pixels: Tensor, names: list[str]) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """Answers to uint8 `pixels` (n, c, h, w), in the same form, and a record for each.
 
         The bound holds in grey levels: the change is rounded toward zero. Noise is drawn for each of the `names` apart,
         so it does not matter who else is in the batch, or in which process.
         """
-        x = torch.from_numpy(pixels).float() / 255
+        x = pixels.float() / 255
         z = torch.stack([self._noise(name) for name in names]) if self.generator.noise else None
         answers = to_8bit(self.generator.perturb(x, self.y_target, self.eps, z), x)
-        change = (answers.int() - torch.from_numpy(pixels).int()).flatten(1).double() / 255
+        change = (answers.int() - pixels.int()).flatten(1).double() / 255
         said = list(zip(self._said(x), self._said(answers.float() / 255), strict=True))
         records = [
             {

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from advgan.data.images import EXTENSIONS
+from advgan.data.picture import EXTENSIONS
 from advgan.errors import InputError
 
 

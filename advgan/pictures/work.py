@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from advgan.data.ahead import Unreadable, decoded, grouped
 from advgan.errors import InputError
 from advgan.pictures.answers import Answers
 from advgan.pictures.find import Picture
 from advgan.pictures.png import check_place, finished, write_png
-from advgan.pictures.stream import ahead, alike, read
 
 Row = dict[str, Any]  # a picture's line in the manifest
 
@@ -54,30 +53,35 @@ def work(
     What goes through the network together is decided within a chunk, by its pictures alone. Sums in another order
     differ in their last bit: so one process or two, a call that goes on or that was never stopped, give the same bytes.
     """
-    mark = answers.sha256
+    mark, only = answers.sha256, answers.only
+    everything = [picture for chunk in chunks for picture in chunk]
+    stream = decoded([picture.path for picture in everything], answers.channels, size, workers)
+    writing: list[Future[Row]] = []
     with ThreadPoolExecutor(workers) as pool:
-        decode = partial(read, channels=answers.channels, size=size, only=answers.only)
-        most = max([workers, *map(len, chunks)])
-        stream = ahead(pool, decode, (picture for chunk in chunks for picture in chunk), most)
-        writing: list[Future[Row]] = []
         for chunk in chunks:
-            for group in alike(islice(stream, len(chunk))):
-                yield from (row.result() for row in writing)  # one group at most waits to be written
-                whole = [(each.picture, each.pixels) for each in group if each.pixels is not None]
-                yield from (_left_out(each.picture, each.problem) for each in group if each.pixels is None)
-                writing = []
-                if whole:
-                    names = [picture.name for picture, _ in whole]
-                    pixels, records = answers(np.stack([each for _, each in whole]), names)
-                    for (picture, _), answer, record in zip(whole, pixels, records, strict=True):
-                        if picture.name not in done:
-                            record = {"input": picture.name, "settings": mark, **record}
-                            writing.append(pool.submit(_write, output_dir, picture, answer, record))
+            for batch in grouped(islice(stream, len(chunk)), len(chunk)):
+                if isinstance(batch, Unreadable):
+                    yield left_out(everything[batch.place], batch.reason)
+                    continue
+                group, (height, width) = [everything[i] for i in batch.indices], batch.images.shape[2:]
+                if only is not None and (height, width) != only:
+                    reason = f"{width} x {height} pixels, expected {only[1]} x {only[0]} (--image-size resizes)"
+                    yield from (left_out(picture, reason) for picture in group)
+                    continue
+                pixels, records = answers(batch.images, [picture.name for picture in group])
+                yield from (row.result() for row in writing)  # one batch at most waits to be written
+                writing = [
+                    pool.submit(
+                        _write, output_dir, picture, answer, {"input": picture.name, "settings": mark, **record}
+                    )
+                    for picture, answer, record in zip(group, pixels, records, strict=True)
+                    if picture.name not in done
+                ]
         yield from (row.result() for row in writing)
 
 
 def _write(output_dir: Path, picture: Picture, pixels: np.ndarray, record: Row) -> Row:
-    path = check_place(output_dir, picture.output)
+    path, record = check_place(output_dir, picture.output), {"input": picture.name, **record}
     return _row(picture, {**record, "sha256": write_png(path, pixels, record)})
 
 
@@ -85,5 +89,6 @@ def _row(picture: Picture, record: Row) -> Row:
     return {**record, "output": picture.output, "status": "ok"}
 
 
-def _left_out(picture: Picture, reason: str) -> Row:
+def left_out(picture: Picture, reason: str) -> Row:
+    """The row of a picture without an answer."""
     return {"input": picture.name, "status": "left out", "reason": reason}
