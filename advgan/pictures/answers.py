@@ -114,9 +114,7 @@ def class_of(word: str | None, target: Any) -> int | None:
         return None if word is None else int(word)
     names = getattr(target, "classes", None)
     if not names:
-        raise InputError(
-            f"y_target must be a class's number, or its name beside a --target that has names, got {word!r}"
-        )
+        raise InputError(f"y_target must be a class's number, or a name that --target knows, got {word!r}")
     if word in names:
         return list(names).index(word)
     near = difflib.get_close_matches(word, names) or [names[0], "..."]
