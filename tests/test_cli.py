@@ -152,7 +152,7 @@ def test_an_exported_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_shell_completes_commands_flags_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["completion", "bash"])
-    assert stop.value.code == 0
+    assert not stop.value.code
     script, bash = tmp_path / "advgan.bash", shutil.which("bash")
     script.write_text(capsys.readouterr().out)
     if bash is None:

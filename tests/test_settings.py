@@ -128,7 +128,7 @@ def changed(settings):
         if bool in kinds:
             found[name] = not getattr(settings, name)
         elif float in kinds:
-            found[name] = 1 / 3
+            found[name] = (1 / 3,) if get_origin(hint) is tuple else 1 / 3
         elif int in kinds:
             found[name] = (7, 8) if get_origin(hint) is tuple else 7
         elif Path in kinds or str in kinds:
