@@ -49,7 +49,7 @@ HEADS = ("input", "output", "status", "reason", "height", "width", "linf", "l2",
 class Settings:
     """Which pictures, where the answers go, and who gives them."""
 
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
     """A picture, a folder, or a glob in quotes like "photos/**/*.jpg"; links that lead out of it are left out"""
     output_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder for the answers and manifest.csv"""
@@ -82,7 +82,7 @@ def main(settings: Settings) -> None:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
     if settings.output_dir.is_file() or settings.output_dir.suffix.lower() in (".png", ".jpg", ".jpeg"):
         raise InputError(f"OUT is a folder, expected one for the answers, got {settings.output_dir}")
-    found = find(settings.source, settings.output_dir)
+    found = find(str(settings.source), settings.output_dir)
     pictures = [picture for picture in found if not picture.problem]
     accelerator = training.start(settings.seed, settings.threads)
     answers = load(settings, accelerator)
