@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from advgan.data.picture import as_array, open_picture
@@ -38,6 +39,7 @@ def pictures(
     batch_size: int,
     *,
     channels: int | None = None,
+    size: int | None = None,
     workers: int = 4,
     batch_pixels: int = BATCH_PIXELS,
 ) -> Iterator[Batch | Unreadable]:
@@ -49,6 +51,7 @@ def pictures(
 
     Args:
         channels: 1 (grey) or 3 (RGB) for all; None: as each one is.
+        size: resize the shorter side to this and crop the centre square; None: as each one is.
 
     Raises:
         InputError: at once, for a value out of range. A picture that cannot be read is no error, but `Unreadable`.
@@ -58,12 +61,13 @@ def pictures(
             raise InputError(f"{name} must be at least 1, got {value}")
     if channels not in (None, 1, 3):
         raise InputError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-    return _grouped(_decoded(paths, channels, workers), batch_size, batch_pixels)
+    return grouped(decoded(paths, channels, size, workers), batch_size, batch_pixels)
 
 
-def _grouped(
-    decoded: Iterator[tuple[int, np.ndarray | str]], batch_size: int, batch_pixels: int
+def grouped(
+    found: Iterable[tuple[int, np.ndarray | str]], batch_size: int, batch_pixels: int = BATCH_PIXELS
 ) -> Iterator[Batch | Unreadable]:
+    """The batches of what `decoded` found."""
     waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}  # the shape that has waited longest first
     held = 0  # pixels in all of them
 
@@ -73,13 +77,13 @@ def _grouped(
         held -= len(arrays) * shape[1] * shape[2]
         return Batch(list(indices), torch.from_numpy(np.stack(arrays)))
 
-    for index, found in decoded:
-        if isinstance(found, str):
-            yield Unreadable(index, found)
+    for index, each in found:
+        if isinstance(each, str):
+            yield Unreadable(index, each)
             continue
-        shape, pixels = found.shape, found.shape[1] * found.shape[2]
+        shape, pixels = each.shape, each.shape[1] * each.shape[2]
         group = waiting.setdefault(shape, [])
-        group.append((index, found))
+        group.append((index, each))
         held += pixels
         if len(group) == batch_size or (len(group) + 1) * pixels > batch_pixels:
             yield leave(shape)
@@ -89,8 +93,8 @@ def _grouped(
         yield leave(next(iter(waiting)))
 
 
-def _decoded(
-    paths: Sequence[str | os.PathLike[str]], channels: int | None, workers: int
+def decoded(
+    paths: Sequence[str | os.PathLike[str]], channels: int | None, size: int | None, workers: int
 ) -> Iterator[tuple[int, np.ndarray | str]]:
     """Each picture, or the reason why not, in the order of `paths`; two for each worker are under way."""
 
@@ -99,7 +103,8 @@ def _decoded(
             image = open_picture(os.fspath(path))
         except OSError as error:
             return error.strerror or str(error)
-        return as_array(image if channels is None else image.convert("L" if channels == 1 else "RGB"))
+        image = image if channels is None else image.convert("L" if channels == 1 else "RGB")
+        return as_array(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
 
     with ThreadPoolExecutor(workers) as pool:
         left = iter(paths)
