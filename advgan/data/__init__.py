@@ -5,7 +5,8 @@
     for x, y in data.test.batches(256): ...
 
 One file per step: `digits.py`, `vision.py` and `folder.py` are the sources, `images.py` turns image files into tensors,
-`split.py` has the containers, `batches.py` the order of training.
+`split.py` has the containers, `classes.py` brings their labels to a classifier's order, `batches.py` has the order of
+training.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from advgan.data.batches import steps_per_epoch, training_batches
+from advgan.data.classes import relabel
 from advgan.data.digits import load_mnist5k
 from advgan.data.folder import load_folder
 from advgan.data.split import Data, Split
 from advgan.data.vision import load_torchvision
 from advgan.errors import InputError
 
-__all__ = ["DATASETS", "Data", "Split", "load_data", "steps_per_epoch", "training_batches"]
+__all__ = ["DATASETS", "Data", "Split", "load_data", "relabel", "steps_per_epoch", "training_batches"]
 
 DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "folder")
 
