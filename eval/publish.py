@@ -37,6 +37,7 @@ from advgan.generator import Generator
 from advgan.settings import parse_fraction, run
 from advgan.storage import write_aside
 from advgan.targets import Target, fingerprint, load_target
+from advgan.targets.others import source_of
 from advgan.threat import Threat
 
 
@@ -113,8 +114,8 @@ def main(settings: Settings) -> None:
         )
     head, lines = (ACCURACY, []) if generator is None else (SUCCESS, [])
     for name in (settings.dataset, *settings.also):
-        _, data = admitted(target, load_data(name, settings.data_dir))
-        test = data.test
+        data = load_data(name, settings.data_dir)
+        test = admitted(target, data)[1].test if source_of(settings.target) else data.test
         test = test if settings.max_samples is None else test.first(settings.max_samples)
         x, y = next(test.batches(len(test)))
         lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)
