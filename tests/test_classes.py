@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -177,3 +178,33 @@ def test_a_wrong_number_of_classes_says_both(bars, tmp_path):
     model = load_classifier(f"{tmp_path / 'net.py'}:net", image_shape=(1, 28, 28), num_classes=3)
     with pytest.raises(InputError, match=r"net.py:net has 7 classes, expected as many in folder, .* got 3"):
         admitted(model, bars)
+
+
+@pytest.mark.program
+def test_a_comparison_on_somebodys_python_file(program, digits, tmp_path):
+    """40 classes, three of them those of the folders, in another order and spelling."""
+    (tmp_path / "my nets").mkdir()
+    (tmp_path / "my nets" / "bars.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Bands(nn.Module):\n"
+        "    classes = ('Top', 'zebra', 'MIDDLE', 'odd/name', 'Bottom', *(f'class {i}' for i in range(35)))\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.weight = nn.Parameter(torch.zeros(40, 28, 28))\n"
+        "        with torch.no_grad():\n"
+        "            for i, row in ((0, 2), (2, 10), (4, 18)):\n"
+        "                self.weight[i, row : row + 8] = 0.1\n"
+        "    def forward(self, x):\n"
+        "        return torch.einsum('nchw,khw->nk', x - 0.1, self.weight)\n"
+    )
+    name, out = f"{tmp_path / 'my nets' / 'bars.py'}:Bands", tmp_path / "out"
+    words = ["--dataset", "folder", "--data-dir", digits, "--target", name, "--attacks", "fgsm", "--eps", "0.3"]
+    program("eval/compare.py", *words, "--y-target", 2, "--output-dir", out)
+    summary = json.loads((out / "results.json").read_text())
+    (row,) = summary["rows"]
+    assert (row["target"], row["y_target"], row["status"]) == ("bars.py:Bands", 2, "ok")
+    assert (row["clean_accuracy"], row["n"]) == (1.0, 48)
+    assert row["n_attacked"] == 32  # class 2 is MIDDLE, whose own images are left out
+    assert (summary["target"]["name"], summary["target"]["weights"]) == (name, "its own")
+    assert (out / "figures" / "confusion-bars.py-Bands-linf-to-2-0.3.png").is_file()

@@ -24,6 +24,7 @@ from advgan.targets.others import source_of
 from advgan.threat import NORMS, Norm, Threat, check_eps
 
 USUAL: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # radii of a sweep
+FILES = ("python_file", "exported", "onnx")  # sources whose classifiers are called by a path: its end is enough
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,11 @@ def load_targets(
         settled_data = settled_data or theirs
         if not torch.equal(theirs.test.labels, settled_data.test.labels):
             raise InputError(f"{model.name} has the classes in another order than the other targets, expected the same")
-        label = f"{model.name} {path.name}" if path and called.count(model.name) > 1 else model.name
+        short = Path(model.name).name if source_of(model.name) in FILES else model.name
+        label = f"{short} {path.name}" if path and called.count(model.name) > 1 else short
         label = f"{label} + {defense}" if defense else label
         if label in {other.victim.label for other in found}:
-            label = f"{label} ({path})"
+            label = f"{label} ({path or model.name})"
         found.append(Target(model.name, path, Victim(label, checked.to(device).eval()), defense))
     return found, settled_data or data
 
