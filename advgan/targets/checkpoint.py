@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from advgan.errors import InputError
 from advgan.storage import write_aside
 from advgan.targets.base import ImageShape, Target
 from advgan.targets.registry import build_target, target_family
+from advgan.weights import read_weights, write_weights
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -24,11 +24,10 @@ def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[st
     """Write `model`, a target with or without defences, its `card` (Markdown) and what is told of its training (`run`,
     as training.json) to `directory`, aside and renamed; what stood there goes.
     """
-    weights = {key: tensor.cpu().contiguous() for key, tensor in model.state_dict().items()}
 
     def write(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        write_weights(model.state_dict(), folder / "model.safetensors")
         (folder / "README.md").write_text(card)
         if run is not None:
             (folder / "training.json").write_text(json.dumps(run, indent=2))
@@ -152,7 +151,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     """The tensors in `file` by name; those under "state_dict" if there are such, without DataParallel's prefix."""
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            return read_weights(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can end in nearly any exception
         kind = "truncated or not safetensors" if isinstance(error, SafetensorError) else "truncated or not only weights"
