@@ -33,6 +33,9 @@ def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient:
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16"):
         raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
     _start_missing_processes()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and not (torch.cuda.is_available() or torch.xpu.is_available()):
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # or each process of torchrun would think it is alone
     waiting = [InitProcessGroupKwargs(timeout=timedelta(days=7))] if patient else []
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else None, kwargs_handlers=waiting)
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
@@ -40,6 +43,8 @@ def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient:
             "expected one process or data parallel processes: two networks that train in turn cannot share one "
             f"{accelerator.distributed_type.value} engine; choose distributed_type NO, MULTI_GPU or MULTI_CPU"
         )
+    if accelerator.num_processes != world:
+        raise InputError(f"the launcher started {world} processes, {accelerator.num_processes} found each other")
     if accelerator.device.type == "cpu" or threads is not None:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(threads or max(1, _cores() // local))
