@@ -27,7 +27,7 @@ from advgan.errors import InputError
 
 LAUNCHER = "ADVGAN_LAUNCHER"  # process id of a launcher that is not the parent of those it started
 # Settings that a resumed run may change: where things are and how fast they go, not what is computed.
-FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "threads"}
+FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "guide_dir", "threads"}
 
 
 def start(seed: int, threads: int | None = None, *, bf16: bool = False) -> Accelerator:

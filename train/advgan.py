@@ -82,6 +82,9 @@ class Settings:
     """One perturbation for all images"""
     guide: bool = False
     """Give the generator a frozen copy of the target, so that it knows what the clean image is taken for"""
+    guide_dir: Path | None = None
+    """The same with a saved classifier in the target's place: a smaller one (quick) costs less, and any target may be
+    attacked"""
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Where generator/, discriminator/, state/ and logs/ go"""
     resume: bool = False
@@ -164,6 +167,10 @@ def main(settings: Settings) -> None:
         raise InputError(f"evasion does nothing without a target that can reject, got {settings.evasion}")
     smooth = adaptive(target)  # what the generator learns from: the target itself, where its gradients are honest
 
+    guide = undefended(loaded) if settings.guide else None
+    if settings.guide_dir is not None:
+        guide = undefended(load_classifier(str(settings.guide_dir), image_shape=shape, num_classes=data.num_classes))
+
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     some, _ = next(data.train.first(512).batches(512))
     c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
@@ -175,10 +182,10 @@ def main(settings: Settings) -> None:
         channels, settings.eps, settings.norm, settings.y_target,
         settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
         data.num_classes if settings.any_class else 0, settings.eps_min, settings.noise, settings.universal,
-        undefended(loaded).config if settings.guide else None,
+        None if guide is None else guide.config,
     )  # fmt: skip
-    if net.guide is not None:
-        net.guide.load_state_dict(undefended(loaded).state_dict())
+    if net.guide is not None and guide is not None:
+        net.guide.load_state_dict(guide.state_dict())
     discriminator = Discriminator(channels, settings.architecture)
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
@@ -281,7 +288,11 @@ def check(settings: Settings) -> None:
     for name in ("ema", "warmup"):
         if not 0 <= getattr(settings, name) < 1:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
-    if settings.guide and settings.universal:
+    if settings.guide and settings.guide_dir is not None:
+        raise InputError(f"one guide at most: expected --guide or --guide-dir, got both")
+    if settings.guide_dir is not None and not settings.guide_dir.is_dir():
+        raise InputError(f"guide_dir must be the directory of a saved classifier, got {settings.guide_dir}")
+    if (settings.guide or settings.guide_dir is not None) and settings.universal:
         raise InputError("a universal perturbation cannot heed a guide: expected --guide or --universal, got both")
     without = {"aimed": ("any_class", settings.any_class), "gamma": ("noise", settings.noise > 0)}
     without["levels"] = ("architecture unet", settings.architecture == "unet")

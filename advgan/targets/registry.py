@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from advgan.errors import InputError
-from advgan.targets import cifar, mnist, wide_resnet
+from advgan.targets import cifar, mnist, quick, wide_resnet
 from advgan.targets.base import ImageShape, Target
 
 TARGETS: dict[str, type[Target]] = {
     **dict.fromkeys(mnist.NETS, mnist.MnistNet),
     **dict.fromkeys(cifar.DEPTHS, cifar.CifarResNet),
     **dict.fromkeys(wide_resnet.SIZES, wide_resnet.WideResNet),
+    **dict.fromkeys(quick.SIZES, quick.Quick),
 }
 
 
