@@ -289,7 +289,7 @@ def check(settings: Settings) -> None:
         if not 0 <= getattr(settings, name) < 1:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
     if settings.guide and settings.guide_dir is not None:
-        raise InputError(f"one guide at most: expected --guide or --guide-dir, got both")
+        raise InputError("one guide at most: expected --guide or --guide-dir, got both")
     if settings.guide_dir is not None and not settings.guide_dir.is_dir():
         raise InputError(f"guide_dir must be the directory of a saved classifier, got {settings.guide_dir}")
     if (settings.guide or settings.guide_dir is not None) and settings.universal:
