@@ -127,7 +127,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         if self.picture is not None:
             one = F.interpolate(self.picture, (h, w), mode="bilinear", align_corners=False)
             seen = one.expand(n, -1, -1, -1) if self.wanted is not None else one
-        padded = F.pad(seen, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
+        if h % self.multiple or w % self.multiple:
+            seen = F.pad(seen, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
         wanted = logits = None
         if self.guide is not None:
             with torch.no_grad():
@@ -139,7 +140,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 x.new_zeros(n, self.noise) if z is None else z,
                 logits,
             )
-        raw: Tensor = self.network(padded.contiguous(memory_format=torch.channels_last), wanted)[..., :h, :w]
+        raw: Tensor = self.network(seen.contiguous(memory_format=torch.channels_last), wanted)[..., :h, :w]
         return raw.expand(n, -1, -1, -1)
 
     def forward(
@@ -172,18 +173,18 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         aims = None if y_target is None else torch.as_tensor(y_target).to(device, torch.long).expand(n)
         if self.noise and z is None:
             z = torch.randn(n, self.noise, generator=rng, device="cpu" if rng is None else rng.device)
-        x_adv = []
+        x_adv = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
         for first in range(0, n, 128):  # what fits the cache
             part = slice(first, first + 128)
-            chunk = x[part].to(device, torch.float32)
+            chunk = x[part].to(device, torch.float32).contiguous(memory_format=torch.channels_last)  # for every step
             raw = self.raw(
                 chunk,
                 None if aims is None else aims[part],
                 chunk.new_full((len(chunk),), radius),
                 None if z is None else z[part].to(device, torch.float32),
             )
-            x_adv.append(bounded(raw, chunk, self.threat.norm, radius))
-        return torch.cat(x_adv).contiguous().to(x.device) if x_adv else x.float()
+            x_adv[part] = bounded(raw, chunk, self.threat.norm, radius)
+        return x_adv
 
     def _check(self, x: Tensor, y_target: int | Tensor | None, eps: float | None, z: Tensor | None) -> None:
         if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:

@@ -63,6 +63,14 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch_larger_than_a_chunk():
     assert generator.perturb(x[:0]).shape == (0, 1, 12, 12)
 
 
+@pytest.mark.parametrize("n", [0, 1, 130])
+def test_answers_are_float32_and_contiguous_and_the_images_are_left_alone(n):
+    x = torch.rand(n, 8, 8, 3, dtype=torch.float64).movedim(-1, 1)  # as from a decoder
+    before, x_adv = x.clone(), Generator(3, 0.1, width=4, depth=1).perturb(x)
+    assert (x_adv.dtype, x_adv.shape, x_adv.is_contiguous()) == (torch.float32, x.shape, True)
+    assert torch.equal(x, before)
+
+
 def test_a_smaller_eps_is_kept():
     generator, x = Generator(eps=0.3, width=8, depth=1), torch.rand(3, 1, 12, 12)
     assert Threat("linf", 0.1).violations(generator.perturb(x, eps=0.1), x) == []

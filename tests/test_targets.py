@@ -27,6 +27,7 @@ PARAMETERS = {
     "cifar-resnet56": 853_018,
     "cifar-resnet110": 1_727_962,
     "cifar-wrn-34-10": 46_160_474,
+    "quick": 1_200 + 10_464 + 41_664 + 41_664 + 166_272 + 970,  # ours
 }
 WEIGHTED = {  # shapes of the weights of convolutions and linear layers, in order
     "mnist-a": [(64, 1, 5, 5), (64, 64, 5, 5), (128, 25600), (10, 128)],
@@ -42,7 +43,7 @@ DROPOUT = {
     "mnist-tutorial": [0.25, 0.5],
     "mnist-small": [],
 }
-SMALL = ["mnist-a", "mnist-b", "mnist-c", "mnist-tutorial", "mnist-small", "cifar-resnet20"]
+SMALL = ["mnist-a", "mnist-b", "mnist-c", "mnist-tutorial", "mnist-small", "cifar-resnet20", "quick"]
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -21,6 +21,7 @@ from advgan import Generator, losses
 from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.discriminator import Discriminator
 from advgan.settings import run
+from advgan.targets import fingerprint, load_target
 
 from .conftest import ROOT, Run, environment
 
@@ -132,6 +133,15 @@ def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
     assert "toward class 1" in (tmp_path / "generator" / "README.md").read_text()
 
 
+@pytest.mark.program
+def test_another_classifier_can_be_the_guide(program, words, classifier, tmp_path):
+    """One that is not the target (mnist-c here), in the generator as it was saved."""
+    program("train/advgan.py", *words, "--max-steps", 2, "--guide-dir", classifier, "--output-dir", tmp_path)
+    guide, saved = Generator.from_pretrained(tmp_path).guide, load_target("mnist-tutorial", classifier)
+    assert guide.config == saved.config
+    assert fingerprint(guide) == fingerprint(saved)
+
+
 def test_one_generator_for_every_question_is_judged_on_each(advgan, words, tmp_path):
     few = ["--max-steps", "4", "--output-dir", str(tmp_path)]
     run(advgan.main, advgan.Settings, [*words, *ANYTHING, *few])
@@ -217,6 +227,9 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(advgan, words, 
         (["--gamma", "1"], "gamma does nothing without noise"),
         (["--levels", "2"], "levels does nothing without architecture unet"),
         (["--guide", "--universal"], "got both"),
+        (["--guide-dir", ".", "--universal"], "got both"),
+        (["--guide", "--guide-dir", "."], "one guide at most"),
+        (["--guide-dir", "nowhere"], "guide_dir must be the directory of a saved classifier, got nowhere"),
         (["--noise", "2", "--batch-size", "19"], "an even batch a process, got 19"),
         (["--eps-min", "0.3"], "eps_min must be below eps 0.3, got 0.3"),
         (["--any-class", "--y-target", "1"], "expected no y_target, got 1"),

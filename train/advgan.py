@@ -85,6 +85,9 @@ class Settings:
     guide: bool = False
     """Give the generator a frozen copy of the target, a built-in one, so that it knows what the clean image is taken
     for"""
+    guide_dir: Path | None = None
+    """The same with a saved classifier in the target's place: a smaller one (quick) costs less, and any target may be
+    attacked"""
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Where generator/, discriminator/, state/ and logs/ go"""
     resume: bool = False
@@ -175,6 +178,10 @@ def main(settings: Settings) -> None:
     if settings.checkpoint_target:
         training.checkpointed(classifier)
 
+    guide = classifier if settings.guide else None
+    if settings.guide_dir is not None:
+        guide = undefended(load_classifier(str(settings.guide_dir), image_shape=shape, num_classes=data.num_classes))
+
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     some, _ = next(data.train.first(512).batches(512))
     c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
@@ -186,10 +193,10 @@ def main(settings: Settings) -> None:
         channels, settings.eps, settings.norm, settings.y_target,
         settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
         data.num_classes if settings.any_class else 0, settings.eps_min, settings.noise, settings.universal,
-        classifier.config if settings.guide else None,
+        None if guide is None else guide.config,
     )  # fmt: skip
-    if net.guide is not None:
-        net.guide.load_state_dict(classifier.state_dict())
+    if net.guide is not None and guide is not None:
+        net.guide.load_state_dict(guide.state_dict())
     discriminator = Discriminator(channels, settings.architecture)
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
@@ -319,7 +326,11 @@ def check(settings: Settings) -> None:
             f"a guide is a copy of a built-in target, kept inside the generator: expected no --guide with "
             f"{settings.target}"
         )
-    if settings.guide and settings.universal:
+    if settings.guide and settings.guide_dir is not None:
+        raise InputError("one guide at most: expected --guide or --guide-dir, got both")
+    if settings.guide_dir is not None and not settings.guide_dir.is_dir():
+        raise InputError(f"guide_dir must be the directory of a saved classifier, got {settings.guide_dir}")
+    if (settings.guide or settings.guide_dir is not None) and settings.universal:
         raise InputError("a universal perturbation cannot heed a guide: expected --guide or --universal, got both")
     without = {"aimed": ("any_class", settings.any_class), "gamma": ("noise", settings.noise > 0)}
     without["levels"] = ("architecture unet", settings.architecture == "unet")

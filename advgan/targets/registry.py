@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from advgan.errors import InputError
-from advgan.targets import cifar, mnist, wide_resnet
+from advgan.targets import cifar, mnist, quick, wide_resnet
 from advgan.targets.base import ImageShape, Target
 from advgan.targets.others import WORDS, hint, source_of
 
@@ -13,6 +13,7 @@ TARGETS: dict[str, type[Target]] = {
     **dict.fromkeys(mnist.NETS, mnist.MnistNet),
     **dict.fromkeys(cifar.DEPTHS, cifar.CifarResNet),
     **dict.fromkeys(wide_resnet.SIZES, wide_resnet.WideResNet),
+    **dict.fromkeys(quick.SIZES, quick.Quick),
 }
 
 
