@@ -70,9 +70,9 @@ def history(directory: Path) -> list[dict[str, Any]]:
 
 
 def alike(first: Path, second: Path) -> None:
-    """Every weight within 1e-2 after 12 steps, which is one step of Adam: a gradient near zero is all rounding, and Adam
-    makes a step of it. In the mean within 2e-4. Losses and gradients, which Adam hides the size of, within 1 %; every
-    validation image counted once.
+    """Every weight within 1e-2 after 12 steps, which is one step of Adam: a gradient near zero is all rounding, and
+    Adam steps all the same. In the mean within 2e-4. Losses and gradients, which Adam hides the size of, within 1 %;
+    every validation image counted once.
     """
     for net in ("generator", "discriminator"):
         found = weights(second, net)
