@@ -33,6 +33,7 @@ from advgan.analysis.sanity import sanity
 from advgan.analysis.worst_case import worst_case
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import is_random, seen, weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
@@ -43,7 +44,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.defenses import worth, write_defenses
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.threat import Norm, Threat
 from eval.programs import parse_commands, prepare
 
@@ -58,12 +59,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     prepare: tuple[str, ...] = ()
     """Commands like "train/classifier.py --epochs 4 --output-dir RUN", each run once before anything is measured. This
     program's data_dir and threads go with them"""
@@ -119,13 +117,14 @@ def main(settings: Settings) -> None:
     commands = parse_commands(settings.prepare)
     made = [command.output_dir for command in commands]
     rows, specs, ball = parse_rows(settings.rows, made), check(settings, made), Threat(settings.norm, settings.eps)
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for spec in specs:
         bind(spec, Flatten(), ball)(x[:0], y[:0])  # a bad setting says so before anything is trained
     training.claim(settings.output_dir, "defenses", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     threads = [] if settings.threads is None else ["--threads", settings.threads]
     prepare(commands, "--data-dir", settings.data_dir, *threads)
 

@@ -29,6 +29,7 @@ from advgan import training
 from advgan.analysis.detection import auc, roc
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import Data, load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import Reject, weights_of
 from advgan.defenses.detection import scores
 from advgan.errors import InputError
@@ -38,7 +39,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.detection import grids, write_detection
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.threat import Norm, Threat
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -52,12 +53,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
@@ -99,7 +97,7 @@ def main(settings: Settings) -> None:
     trained = load_generators(settings.generator, len(settings.generator))
     if reason := next(filter(None, (unfit(each.generator, threat, None) for each in trained)), None):
         raise InputError(reason)
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     targets, data = rejecting(settings, data, device)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
@@ -111,6 +109,7 @@ def main(settings: Settings) -> None:
     for each in trained:
         each.generator.to(device).perturb(x[:1].to(device))
     training.claim(settings.output_dir, "detection", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     size, every = settings.batch_size, len(x)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=size, keep=every, fresh=settings.fresh)
 

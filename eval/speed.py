@@ -32,6 +32,7 @@ from advgan import training
 from advgan.attacks import Bound, deepfool, fgsm, ifgsm, pgd
 from advgan.attacks.pool import CHUNK
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import load_classifier, weights_of
 from advgan.errors import InputError
 from advgan.evaluation import environment, evaluate, predict
@@ -40,7 +41,7 @@ from advgan.evaluation.figures import clean_records
 from advgan.evaluation.runner import timed
 from advgan.generator import Generator
 from advgan.report.progress import cell_progress
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import fingerprint
 from advgan.threat import Threat, check_class
@@ -68,12 +69,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
@@ -108,7 +106,7 @@ def main(settings: Settings) -> None:
     if settings.sections and "generator" in sections and settings.generator is None:
         raise InputError("section generator times a trained generator, expected --generator DIR, got none")
     generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
-    device = training.start(SEED, settings.threads).device
+    device = training.start_alone(SEED, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     shape, classes = data.image_shape, data.num_classes
@@ -125,6 +123,7 @@ def main(settings: Settings) -> None:
         generator.to(device).perturb(bench.x[:1])  # what it cannot take, it says now
     if settings.output_dir is not None:
         training.claim(settings.output_dir, "benchmark", resume=False, overwrite=True)
+        write_settings(settings, settings.output_dir)
     present, absent = invite(peers, model, settings.eps, data.image_shape, data.num_classes)
 
     rows: list[Row] = []

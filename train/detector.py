@@ -34,6 +34,7 @@ from advgan import training
 from advgan.analysis.detection import auc
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import Data, Split, load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import load_classifier, seen, suspicious, weights_of
 from advgan.defenses.detection import (
     BinaryDetector,
@@ -51,7 +52,7 @@ from advgan.evaluation.admission import admitted
 from advgan.evaluation.runner import device_of
 from advgan.generator import Generator
 from advgan.report.card import detector_card
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.targets import fingerprint
 from advgan.threat import Norm, Threat
 
@@ -68,12 +69,9 @@ class Settings:
     kind: Literal["feature-squeezing", "binary", "discriminator"] = "feature-squeezing"
     """feature-squeezing (nothing is trained), binary (a network, trained on adversarial images), or discriminator (that
     of a generator's run)"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
@@ -127,6 +125,7 @@ def main(settings: Settings) -> None:
     target = target.to(accelerator.device)
     attacks = known_attacks(settings, specs, target)
     training.claim(settings.output_dir, "detector", resume=None, overwrite=settings.overwrite)
+    write_settings(settings, settings.output_dir)
 
     began = time.perf_counter()
     detector, losses = make(settings, data, target, attacks, accelerator)

@@ -39,6 +39,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import Split, load_data, training_batches
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import load_classifier, reseed, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
@@ -49,7 +50,7 @@ from advgan.generator import Architecture, Generator
 from advgan.report.card import substitute_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import Answers, BlackBox, Target, build_target, fingerprint, save_target
 from advgan.threat import Norm, check_class, check_eps, to_8bit
@@ -64,12 +65,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     images: int | None = None
     """The attacker has only so many of the training images, drawn by the seed; None: all of them"""
     target: str = "mnist-c"
@@ -205,18 +203,20 @@ def main(settings: Settings) -> None:
     substitute, generator, critic, optimizer_f, optimizer_g, optimizer_d = accelerator.prepare(
         substitute, generator, critic, optimizer_f, optimizer_g, optimizer_d
     )
-    accelerator.register_for_checkpointing(*schedules.values(), averaged, record, told)
+    plan = timeline(settings)
+    kept = (*schedules.values(), averaged, told)
+    state = training.State(accelerator, settings.output_dir, "generator", len(plan), record, *kept)
     if settings.resume:
-        training.load_state(accelerator, settings.output_dir, "generator", record)
+        state.load()
         black_box.queries, referee.queries = record["queries"], record["validation_queries"]
     else:
-        for artefact in ("generator", "classifier"):
-            training.clear(accelerator, settings.output_dir, artefact)
+        state.clear("classifier")
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     some, _ = next(train.first(512).batches(512))
     c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
     game = Game(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c)
-    plan = timeline(settings)
     batches = {
         phase: training_batches(
             train, settings.batch_size, seed=settings.seed, first=record[phase], last=len(plan), workers=2
@@ -241,7 +241,7 @@ def main(settings: Settings) -> None:
                     told["x_adv"] = torch.cat([told["x_adv"], x_adv])
                 record["rounds_asked"] += 1
                 record["queries"], record["validation_queries"] = black_box.queries, referee.queries
-                training.save_state(accelerator, settings.output_dir, "generator", record["step"])
+                state.save(record["step"])
             x, index = next(batches[phase])
             b, x = told["clean"][index].to(device), x.to(device)
             if phase == "distil":
@@ -284,9 +284,10 @@ def main(settings: Settings) -> None:
                     say(record, bar)
                     write_validation(log, judgement, step, data.classes)
                     log.add_scalar("queries", record["queries"], step)
-                keep(substitute, averaged.module, settings, record, c)
+                with training.saving(accelerator, settings.output_dir):
+                    keep(substitute, averaged.module, settings, record, c)
             if due or stopping:
-                training.save_state(accelerator, settings.output_dir, "generator", step)
+                state.save(step)
             if stopping:
                 break
     conclude(settings, record, len(plan))

@@ -1,8 +1,8 @@
-"""How good is the generator? Random noise, the classic attacks and AdvGAN on the same test images of the same targets.
+"""Compare a generator with noise and the classic attacks, on the same test images of the same targets.
 
-advgan compare --target-weights checkpoints/runs/demo --generator checkpoints/runs/demo
-advgan compare --dataset mnist --target mnist-c mnist-b --target-weights RUN RUN2 --eps 0.1 0.2 l2:2 \
-    --attacks fgsm pgd:steps=100:loss=dlr apgd-ce --sanity
+    advgan compare --target-weights checkpoints/runs/demo --generator checkpoints/runs/demo
+    advgan compare --dataset mnist --target mnist-c mnist-b --target-weights RUN RUN2 --eps 0.1 0.2 l2:2
+    advgan compare --target-weights RUN --attacks fgsm pgd:steps=100:loss=dlr apgd-ce --sanity
 
 Every answer is certified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures. Every cell
 (attack x target x eps) is kept in OUTPUT_DIR/cells as soon as it is done: the same call goes on where it was stopped.
@@ -23,6 +23,7 @@ from advgan import training
 from advgan.analysis import summary
 from advgan.attacks import ATTACKS, Spec, bind, parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import is_directory
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
@@ -32,6 +33,7 @@ from advgan.report.files import write_report
 from advgan.report.progress import cell_progress
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
+from advgan.settings import write_settings
 from advgan.targets.others import source_of
 from advgan.threat import Norm, Threat, check_class
 
@@ -47,12 +49,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: tuple[str, ...] = ("mnist-c",)
     """The classifiers under attack: names, directories of saved ones, or torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO,
     FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
@@ -126,6 +125,7 @@ def main(settings: Settings) -> None:
         if not (spec.name == "advgan" and (first is None or unfit(first, threat, y_target))):
             bind(spec, targets[0].victim.model, threat, y_target, generator=first)(x[:0], y[:0])  # and a bad setting
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
     results: list[Result] = []
