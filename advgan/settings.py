@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,8 @@ Real = Annotated[
 def run(
     main: Callable[[S], None], settings_class: type[S], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> None:
-    """Parse `argv` into `settings_class`, call `main` with it; bad input ends in one line on stderr and exit code 2.
+    """Parse `argv` into `settings_class`, call `main` with it; bad input ends in one line on stderr and exit code 2,
+    a full disk in one and exit code 1.
 
     `prog` is what the help calls the program; None: its file.
     """
@@ -53,6 +55,11 @@ def run(
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:  # before or after the part of a program that saves and stops
         sys.exit(130)
     finally:

@@ -6,12 +6,13 @@
 
 Every answer is certified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures. Every cell
 (attack x target x eps) is kept in OUTPUT_DIR/cells as soon as it is done: the same call goes on where it was stopped.
+Several processes (`accelerate launch ... -m advgan compare`) share the cells, with the same results.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -28,6 +29,7 @@ from advgan.defenses import is_directory
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
+from advgan.evaluation.sharing import share_cells
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
 from advgan.report.progress import cell_progress
@@ -69,7 +71,8 @@ class Settings:
     """Its weights, if it needs any"""
     attacks: tuple[str, ...] = ()
     """Names, with spaces or commas between, with settings of their own after colons (pgd:steps=100:loss=dlr), or all;
-    by default noise, the plain classics and advgan. Names and settings: the attacks table of the README"""
+    by default noise, the plain classics and advgan. Names and settings: the attacks table of the README; those of
+    another library with it before them: foolbox:LinfPGD:steps=40, torchattacks:AutoAttack, art:DeepFool"""
     sanity: bool = False
     """Also run what the sanity checks need: noise, FGSM, PGD with 40 and 80 steps and at eps 0.5, Square"""
     eps: tuple[str, ...] = ()
@@ -97,12 +100,14 @@ def main(settings: Settings) -> None:
     check(settings)
     generators = load_generators(settings.generator, len(settings.target))
     first = generators[0].generator if generators else None
-    device = training.start(settings.seeds[0], settings.threads).device
+    accelerator = training.start(settings.seeds[0], settings.threads, patient=True)
+    device = accelerator.device
     y_target = aim(settings.y_target, first)
     specs = chosen(settings.attacks, with_generator=bool(generators), targeted=y_target is not None)
     balls = threats(settings.eps, settings.norm, first, targeted=y_target is not None)
     checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    with accelerator.main_process_first():  # one downloads, the others find it
+        data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     weights = settings.target_weights or [
         SHIPPED for name in settings.target if not is_directory(name, None) and not source_of(name)
     ]
@@ -125,29 +130,33 @@ def main(settings: Settings) -> None:
         if not (spec.name == "advgan" and (first is None or unfit(first, threat, y_target))):
             bind(spec, targets[0].victim.model, threat, y_target, generator=first)(x[:0], y[:0])  # and a bad setting
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
-    write_settings(settings, settings.output_dir)
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
-    results: list[Result] = []
-    todo = plan(settings, specs, checks, balls, surrogate)
-    with cell_progress(len(targets) * len(todo)) as begin:
-        for i, target in enumerate(targets):
-            generator = generators[i].generator if generators else None
-            for spec, threat, seed, source in todo:
-                if spec.name == "advgan" and (generator is None or unfit(generator, threat, y_target)):
-                    continue
-                result = cells.run(
-                    spec,
-                    target.victim,
-                    threat,
-                    y_target=y_target,
-                    seed=seed,
-                    generator=generator,
-                    foreign=generator is not None and not generators[i].trained_on(target),
-                    source=source.victim if source else None,
-                    progress=begin(f"{spec.label}, {threat.norm} {threat.eps:.3g}, {target.victim.label}", len(x)),
-                )
-                results.append(result)
+    todo: list[dict[str, Any]] = []  # what Cells.run takes
+    for i, target in enumerate(targets):
+        trained_here = generators[i] if generators else None
+        for spec, threat, seed, source in plan(settings, specs, checks, balls, surrogate):
+            generator = trained_here.generator if trained_here else None
+            if spec.name == "advgan" and (generator is None or unfit(generator, threat, y_target)):
+                continue
+            todo.append(
+                {
+                    **{"spec": spec, "victim": target.victim, "threat": threat, "y_target": y_target, "seed": seed},
+                    **{"generator": generator, "source": source.victim if source else None},
+                    "foreign": trained_here is not None and not trained_here.trained_on(target),
+                }
+            )
+    with cell_progress(len(todo), silent=not accelerator.is_main_process) as begin:
+
+        def run_cell(cell: Mapping[str, Any]) -> Result:
+            words = f"{cell['spec'].label}, {cell['threat'].norm} {cell['threat'].eps:.3g}, {cell['victim'].label}"
+            return cells.run(**cell, progress=begin(words, len(x)))
+
+        results, found = share_cells(cells, todo, run_cell, accelerator)
+    if not accelerator.is_main_process:
+        return training.finish(accelerator)
 
     described = [target.describe(settings.dataset) for target in targets]
     owned = [trained.describe(target) for trained, target in zip(generators, targets, strict=False)]
@@ -156,13 +165,14 @@ def main(settings: Settings) -> None:
         **summary(results, owned, data.num_classes),
     }
     write_report(settings.output_dir, Comparison(results_json, results, x[:SHOWN], y[:SHOWN], data.classes))
-    if cells.found:
-        print(f"{cells.found} of {len(results)} cells were kept from an earlier call (--fresh runs them again)")
+    if found:
+        print(f"{found} of {len(results)} cells were kept from an earlier call (--fresh runs them again)")
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(terminal(results_json, console.width))
     print(f"report       {settings.output_dir / 'report.html'} (also report.md, report.tex, results.csv)")
     print(f"results      {settings.output_dir / 'results.json'}, every image in {settings.output_dir / 'records'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+    training.finish(accelerator)
 
 
 def check(settings: Settings) -> None:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from advgan.errors import InputError, reason
@@ -17,6 +16,7 @@ from advgan.storage import write_aside
 from advgan.targets.base import ImageShape, Target
 from advgan.targets.others import load_other, source_of
 from advgan.targets.registry import build_target, target_family
+from advgan.weights import read_weights, write_weights
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,11 +25,10 @@ def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[st
     """Write `model`, a target with or without defences, its `card` (Markdown) and what is told of its training (`run`,
     as training.json) to `directory`, aside and renamed; what stood there goes.
     """
-    weights = {key: tensor.cpu().contiguous() for key, tensor in model.state_dict().items()}
 
     def write(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        write_weights(model.state_dict(), folder / "model.safetensors")
         (folder / "README.md").write_text(card)
         if run is not None:
             (folder / "training.json").write_text(json.dumps(run, indent=2))
@@ -77,7 +76,7 @@ def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str,
         raise InputError(f"{weights} does not say which classifier it holds: expected a config.json beside the weights")
     if name is not None and config.get("name", name) != name:
         raise InputError(f"{weights} holds target {config['name']}, expected {name}")
-    return {"name": name, **config}, read_weights(file), file
+    return {"name": name, **config}, read_state(file), file
 
 
 def shapes(
@@ -173,13 +172,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) and "name" in config else {}
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
+def read_state(file: Path) -> dict[str, Tensor]:
     """The tensors in `file` by name, nothing unpickled: those under "state_dict" or "model" if there are such, without
     the prefixes of DataParallel and torch.compile. Raises InputError for a file that holds none.
     """
     try:
         found: Any = (
-            load_file(file)
+            read_weights(file)
             if file.suffix == ".safetensors"
             else torch.load(file, map_location="cpu", weights_only=True)
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+from datetime import timedelta
 
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 
 from advgan.errors import InputError
 from advgan.lock import release
@@ -17,12 +18,13 @@ from advgan.lock import release
 LAUNCHER = "ADVGAN_LAUNCHER"  # process id of a launcher that is not the parent of those it started
 
 
-def start(seed: int, threads: int | None = None, *, bf16: bool = False) -> Accelerator:
+def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient: bool = False) -> Accelerator:
     """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
 
     `threads` per process; None shares the cores this program may use among its local processes, because the launcher
     forces one thread otherwise and halves the speed on a CPU. `bf16` asks for mixed precision where the launcher was
-    not asked. Raises InputError for engines that cannot train two networks.
+    not asked; `patient` lets the processes wait for each other for days, not minutes. Raises InputError for engines
+    that cannot train two networks.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
@@ -31,12 +33,18 @@ def start(seed: int, threads: int | None = None, *, bf16: bool = False) -> Accel
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16"):
         raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
     _start_missing_processes()
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else None)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and not (torch.cuda.is_available() or torch.xpu.is_available()):
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # or each process of torchrun would think it is alone
+    waiting = [InitProcessGroupKwargs(timeout=timedelta(days=7))] if patient else []
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else None, kwargs_handlers=waiting)
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
         raise InputError(
             "expected one process or data parallel processes: two networks that train in turn cannot share one "
             f"{accelerator.distributed_type.value} engine; choose distributed_type NO, MULTI_GPU or MULTI_CPU"
         )
+    if accelerator.num_processes != world:
+        raise InputError(f"the launcher started {world} processes, {accelerator.num_processes} found each other")
     if accelerator.device.type == "cpu" or threads is not None:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(threads or max(1, _cores() // local))

@@ -11,16 +11,15 @@ from advgan.errors import InputError
 
 
 def compiled(*chain: nn.Module, sample: Tensor) -> None:
-    """Compile each network in place, by `torch.compile`; the first takes `sample`, each other what the one before says.
+    """Compile each network in place (`torch.compile`); the first takes `sample`, each other what the one before says.
 
     The names of the weights stay as they are. One pass forward and back shows whether it works: raises InputError with
     the compiler's reason where it does not.
     """
     for net in chain:
         net.compile()
-    x = sample.detach().clone().requires_grad_(True)
+    answer = sample
     try:
-        answer = x
         for net in chain:
             answer = net(answer)
         answer.sum().backward()
@@ -31,8 +30,8 @@ def compiled(*chain: nn.Module, sample: Tensor) -> None:
         net.zero_grad(set_to_none=True)
 
 
-def checkpointed(model: nn.Module) -> int:
-    """Let every block of a frozen `model` forget its activations, and compute them again for the gradient; how many.
+def checkpointed(model: nn.Module) -> list[nn.Module]:
+    """Let each block of a frozen `model` forget its activations, and compute them again for the gradient; the blocks.
 
     A block is an entry with layers of its own of an nn.Sequential or nn.ModuleList, the innermost such. What is kept
     is the input of each. Raises InputError for a model that has none. (Chen et al. 2016, "Training deep nets with
@@ -45,4 +44,4 @@ def checkpointed(model: nn.Module) -> int:
         raise InputError(f"checkpoint_target needs a target made of blocks, got none in {type(model).__name__}")
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    return len(blocks)
+    return blocks

@@ -70,9 +70,13 @@ class State:
                     shutil.rmtree(aside, ignore_errors=True)
                     aside.mkdir(parents=True)
             with saving(self.accelerator, states):
-                self.accelerator.save_state(str(aside))
+                try:
+                    self.accelerator.save_state(str(aside))
+                    if main:
+                        torch.save([each.state_dict() for each in self.objects], aside / OBJECTS)
+                except RuntimeError as error:  # in torch.save's words a full disk is an "unexpected pos"
+                    raise OSError(str(error)) from error
                 if main:
-                    torch.save([each.state_dict() for each in self.objects], aside / OBJECTS)
                     (aside / PROGRESS).write_text(json.dumps({"step": step, "steps": self.steps}) + "\n")
             with saving(self.accelerator, states):
                 if main:
@@ -137,16 +141,14 @@ def saving(accelerator: Accelerator, directory: Path) -> Iterator[None]:
     problem = None
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise  # not the disk's fault
+    except (OSError, SafetensorError) as error:
         problem = " ".join(str(error).split())[:200]
     failed = torch.tensor([float(problem is not None)], device=accelerator.device)
     if accelerator.reduce(failed, reduction="sum").item() > 0:
         if problem is not None:
             print(
-                f"error: cannot save in {directory}: {problem}; what was saved before is whole, and the same command "
-                "with --resume goes on from there",
+                f"error: cannot save in {directory}: {problem}; {shutil.disk_usage(directory).free >> 20} MiB are free "
+                "there; what was saved before is whole, and the same command with --resume goes on from it",
                 file=sys.stderr,
             )
         sys.exit(1)

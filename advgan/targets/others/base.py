@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advgan.errors import InputError, reason
 from advgan.targets.base import ImageShape
-from advgan.targets.checkpoint import fill, misfits, read_weights, weights_file
+from advgan.targets.checkpoint import fill, misfits, read_state, weights_file
 
 
 class Other(nn.Module):
@@ -121,7 +121,7 @@ def with_weights(
     Raises InputError for a file that holds no weights, or those of another model.
     """
     file = weights_file(Path(weights))
-    state = read_weights(file)
+    state = read_state(file)
     for count in dict.fromkeys(counts):
         model = build(count)
         if not misfits(model, state):

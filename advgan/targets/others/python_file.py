@@ -22,7 +22,7 @@ from torch import nn
 
 from advgan.errors import InputError, did_you_mean, reason
 from advgan.targets.base import ImageShape
-from advgan.targets.checkpoint import fill, read_weights, weights_file
+from advgan.targets.checkpoint import fill, read_state, weights_file
 from advgan.targets.others.base import Other, line_in, ready
 
 
@@ -54,7 +54,7 @@ def load(
         raise InputError(f"{name} must return an nn.Module, got {type(model).__name__}")
     if weights is not None:
         own = weights_file(Path(weights))
-        fill(model, read_weights(own), own, name)
+        fill(model, read_state(own), own, name)
     natural = getattr(model, "image_shape", None) or image_shape or (3, 224, 224)
     about = {"classes": getattr(model, "classes", None), "identity": hashlib.sha256(file.read_bytes()).hexdigest()}
     return ready(model, name, tuple(natural), image_shape, code=file, **about)
