@@ -286,13 +286,13 @@ def test_rows_are_loaded_as_they_say(digits: Path, classifier: Path, hardened: P
     data = load_data("folder", digits)
     x, _ = next(data.test.batches(8))
     rows = parse_rows(["none", "bit-depth:bits=2", f"{hardened}+bit-depth:bits=2"])
-    targets = load_rows(rows, "mnist-tutorial", [classifier], data, x, torch.device("cpu"))
+    targets, _ = load_rows(rows, "mnist-tutorial", [classifier], data, torch.device("cpu"))
     coarse = (x * 3).round() / 3
     base, other = load_classifier(str(classifier)), load_classifier(str(hardened))
     expected = (base(x), base(coarse), other(coarse))
     assert all(torch.equal(t.victim.model(x), logits) for t, logits in zip(targets, expected, strict=True))
     assert [target.victim.label for target in targets] == [row.label for row in rows]
-    again = load_rows(rows, str(classifier), [], data, x, torch.device("cpu"))
+    again, _ = load_rows(rows, str(classifier), [], data, torch.device("cpu"))
     assert [t.victim.sha256 for t in again] == [t.victim.sha256 for t in targets]
 
 

@@ -157,6 +157,17 @@ def test_first_takes_the_shards_in_turn_and_what_is_held_out_is_not_trained_on()
     assert seen == set(range(55)) - {3, 13, 23, 33, 43, 53}
 
 
+def test_a_stream_can_number_its_classes_anew() -> None:
+    plain, numbers = stream(3, 3), torch.tensor([5, 4, 3, 2, 1, 0])
+    turned = plain.renumbered(numbers)
+    (x, y), (x_turned, y_turned) = (next(split.first(6).batches(6)) for split in (plain, turned))
+    assert torch.equal(x, x_turned)
+    assert torch.equal(numbers[y], y_turned)
+    assert torch.equal(next(turned.renumbered(numbers).first(6).batches(6))[1], y)
+    before, after = (next(training_batches(split, 2, seed=0, last=1)) for split in (plain, turned))
+    assert torch.equal(numbers[before[1]], after[1])
+
+
 def test_a_stream_has_no_length(digits) -> None:
     data = Data("numbered", stream(4), stream(4), stream(4), ("a", "b"))
     message = r"numbered is a stream, which has no length: expected --max-steps .*, --max-samples .*, or hf:"

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from advgan.data.split import Data, Split
+from advgan.data.split import Data
 from advgan.errors import InputError, did_you_mean
 
 
@@ -22,23 +22,25 @@ def relabel(data: Data, classes: Sequence[str] | None, num_classes: int, name: s
 
     Raises InputError where names are known in part, stand for several classes, or the numbers of classes differ.
     """
-    index = _places(data.classes, classes or [], num_classes, name)
+    index = numbering(data, classes, num_classes, name)
     if index is None:
-        if data.num_classes != num_classes:
-            some = (
-                f", named as it names them ({', '.join(classes[:3])}, ...)" if classes else " called by their numbers"
-            )
-            raise InputError(
-                f"{name} has {num_classes} classes, expected as many in {data.name}, or some of them in class folders"
-                f"{some}, got {data.num_classes}"
-            )
         return data
     numbers = torch.tensor(index)
-    train, validation, test = (
-        Split(split.images, numbers[split.labels]) for split in (data.train, data.validation, data.test)
-    )
+    train, validation, test = (split.renumbered(numbers) for split in (data.train, data.validation, data.test))
     named = _short(classes or [str(i) for i in range(num_classes)])
     return replace(data, train=train, validation=validation, test=test, classes=named)
+
+
+def numbering(data: Data, classes: Sequence[str] | None, num_classes: int, name: str) -> list[int] | None:
+    """Which class of a classifier each class of `data` is; None: the same. The rest as in `relabel`."""
+    index = _places(data.classes, classes or [], num_classes, name)
+    if index is None and data.num_classes != num_classes:
+        some = f", named as it names them ({', '.join(classes[:3])}, ...)" if classes else " called by their numbers"
+        raise InputError(
+            f"{name} has {num_classes} classes, expected as many in {data.name}, or some of them in class folders"
+            f"{some}, got {data.num_classes}"
+        )
+    return index
 
 
 def _places(names: Sequence[str], classes: Sequence[str], num_classes: int, model: str) -> list[int] | None:

@@ -66,6 +66,10 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         images = self.images[indices] if isinstance(self.images, Tensor) else self.images.take(indices.tolist())
         return Split(images, self.labels[indices])
 
+    def renumbered(self, numbers: Tensor) -> Split:
+        """The same images, of class numbers[i] where they were of class i."""
+        return Split(self.images, numbers[self.labels])
+
 
 @dataclass(frozen=True)
 class Data:

@@ -10,6 +10,7 @@ shards only; where not, some read what others read too, and decode their own par
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import chain, islice
 from math import gcd
@@ -60,6 +61,7 @@ class Stream(Split):
         buffer: int = BUFFER,
     ) -> None:
         self.shards, self.shape, self.crop, self.kept, self.buffer = shards, image_shape, crop, kept, buffer
+        self.numbers: Tensor | None = None  # of the classes, where they are not those of the shards
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -73,7 +75,13 @@ class Stream(Split):
         """Images `(n, c, h, w)` uint8 and labels `(n,)`. Raises InputError for pictures that cannot be read."""
         pictures, labels = [picture for picture, _ in examples], [label for _, label in examples]
         images = StoredImages(pictures, self.shape, self.crop, range(len(pictures)))
-        return images[range(len(pictures))], torch.tensor(labels, dtype=torch.long)
+        y = torch.tensor(labels, dtype=torch.long)
+        return images[range(len(pictures))], y if self.numbers is None else self.numbers[y]
+
+    def renumbered(self, numbers: Tensor) -> Stream:
+        found = copy(self)
+        found.numbers = numbers if self.numbers is None else numbers[self.numbers]
+        return found
 
     def first(self, n: int) -> Split:
         """The first n images, or all if there are fewer, in memory: one of each shard in turn, of `LANES` at a time."""

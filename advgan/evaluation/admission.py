@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -18,9 +19,15 @@ def admitted(model: Any, data: Data) -> tuple[nn.Module, Data]:
     `relabel` and, for other people's, `check_normalised`.
     """
     plain = undefended(model)
-    data = relabel(data, getattr(plain, "classes", None), plain.num_classes, plain.name)
+    data = relabel(data, *said_of(model))
     x, y = next(data.validation.first(64).batches(64))
     target = check_target(model, x[:8], data.num_classes)
     if not getattr(plain, "normalises", True):
         check_normalised(target, x, y)
     return target, data
+
+
+def said_of(model: Any) -> tuple[Sequence[str] | None, int, str]:
+    """The names of a loaded classifier's classes (None: it has none), their number, and what it is called."""
+    plain = undefended(model)
+    return getattr(plain, "classes", None), plain.num_classes, plain.name

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from advgan.data import Data
+from advgan.data.classes import numbering
 from advgan.defenses import is_directory, load_classifier
 from advgan.errors import InputError
-from advgan.evaluation.admission import admitted
+from advgan.evaluation.admission import admitted, said_of
 from advgan.evaluation.cells import Victim
 from advgan.generator import Generator
 from advgan.settings import parse_fraction
@@ -142,19 +143,19 @@ def load_targets(
         defense = None if word == "none" else word
         model = load_classifier(name, own, defense, image_shape=data.image_shape, num_classes=data.num_classes)
         loaded.append((Path(name) if is_directory(name, own) else own, defense, model))
-    called, found, settled_data = [model.name for _, _, model in loaded], list[Target](), data if settled else None
+    called, found, same = [model.name for _, _, model in loaded], list[Target](), list(range(data.num_classes))
+    order = same if settled else numbering(data, *said_of(loaded[0][2])) or same
     for path, defense, model in loaded:
-        checked, theirs = admitted(model, data)
-        settled_data = settled_data or theirs
-        if not torch.equal(theirs.test.labels, settled_data.test.labels):
+        if (numbering(data, *said_of(model)) or same) != order:
             raise InputError(f"{model.name} has the classes in another order than the other targets, expected the same")
+        checked, theirs = admitted(model, data)
         short = Path(model.name).name if source_of(model.name) in FILES else model.name
         label = f"{short} {path.name}" if path and called.count(model.name) > 1 else short
         label = f"{label} + {defense}" if defense else label
         if label in {other.victim.label for other in found}:
             label = f"{label} ({path or model.name})"
         found.append(Target(model.name, path, Victim(label, checked.to(device).eval()), defense))
-    return found, settled_data or data
+    return found, data if settled else theirs
 
 
 def load_generators(paths: Sequence[Path], targets: int) -> list[Trained]:
