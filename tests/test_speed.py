@@ -312,11 +312,15 @@ def test_what_runs_in_processes_of_its_own(
     assert "no compiler" in shown
 
 
-def test_a_training_says_how_long_its_steps_took(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_says_how_long_its_steps_took(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(training_steps, "STEPS", 1)
     assert training_steps.seconds_a_step((), ("--threads", "1", "--width", "8", "--batch-size", "16")) > 0
-    with pytest.raises(turns.Failed, match=r"train/advgan.py --eps 2: error: eps must be in"):
-        training_steps.seconds_a_step((), ("--eps", "2"))
+    (tmp_path / "train").mkdir()
+    stub = "import sys; print('a warning\\nerror: no way', file=sys.stderr); sys.exit(2)"
+    (tmp_path / "train/advgan.py").write_text(stub)
+    monkeypatch.setattr(training_steps, "ROOT", tmp_path)
+    with pytest.raises(turns.Failed, match=r"^train/advgan.py --compile: error: no way$"):
+        training_steps.seconds_a_step((), ("--compile",))
 
 
 def test_importing_the_library_brings_nothing_heavy() -> None:
