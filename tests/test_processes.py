@@ -71,7 +71,7 @@ def history(directory: Path) -> list[dict[str, Any]]:
 
 def alike(first: Path, second: Path) -> None:
     """Every weight within 1e-2 after 12 steps, which is one step of Adam: a gradient near zero is all rounding, and
-    Adam steps all the same. In the mean within 2e-4. Losses and gradients, which Adam hides the size of, within 1 %;
+    Adam makes a step of it. In the mean within 2e-4. Losses and gradients, which Adam hides the size of, within 1 %;
     every validation image counted once.
     """
     for net in ("generator", "discriminator"):
@@ -163,7 +163,7 @@ def test_a_comparison_by_two_processes_is_that_of_one(
     program: Run, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
     words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--target-weights", classifier]
-    words += ["--attacks", "noise-sign", "fgsm", "pgd:steps=3", "deepfool", "--eps", "0.1", "0.3", "--seeds", 0, 1]
+    words += ["--attacks", "noise-sign", "fgsm", "pgd:steps=3", "--seeds", 0, 1]
     words += ["--threads", 1, "--max-samples", 31, "--batch-size", 10, "--fresh"]
     launch = ["--cpu", "--num_processes", "2", "-m"]
     done = program("eval.compare", *words, "--output-dir", tmp_path / "two", launch=launch)
@@ -175,6 +175,6 @@ def test_a_comparison_by_two_processes_is_that_of_one(
         found = json.loads((tmp_path / directory / "results.json").read_text())["rows"]
         rows.append([{k: v for k, v in row.items() if "second" not in k} for row in found])
     assert rows[0] == rows[1]
-    assert len(rows[0]) == 2 * (2 + 1 + 2 + 1)
+    assert len(rows[0]) == 2 + 1 + 2
     for record in (tmp_path / "one" / "records").iterdir():
         assert record.read_text() == (tmp_path / "two" / "records" / record.name).read_text()
