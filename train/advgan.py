@@ -40,7 +40,7 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run
 from advgan.storage import write_file
-from advgan.targets import check_target, fingerprint
+from advgan.targets import BlackBox, check_target, fingerprint
 from advgan.threat import Norm, check_class, check_eps
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -156,6 +156,10 @@ def main(settings: Settings) -> None:
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     loaded = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
+    if isinstance(undefended(loaded), BlackBox):
+        raise InputError(
+            f"{loaded.name} only answers queries, without a gradient: train/substitute.py attacks such targets"
+        )
     if settings.noise and settings.batch_size // accelerator.num_processes % 2:
         raise InputError(f"with noise images go in pairs: expected an even batch a process, got {settings.batch_size}")
     target = check_target(loaded, next(held_out.batches(8))[0], data.num_classes)
