@@ -45,6 +45,7 @@ from advgan.threat import Threat, check_class
 from eval.peers.libraries import PEERS, Attacks, invite
 from eval.peers.race import WARM_UP, Bench, Row, compete, median_and_range
 from eval.peers.tables import NOTE, markdown, table
+from eval.speed_sections.exported import exported
 
 SECTIONS = {
     "fgsm": "FGSM",
@@ -53,6 +54,10 @@ SECTIONS = {
     "deepfool": "DeepFool, l2",
     "overhead": "What the harness adds to an attack, beyond one forward that certifies its answers",
     "generator": "One pass of the generator",
+}
+# Not run unless asked for: title, and what times them.
+APART: dict[str, tuple[str, Callable[[Bench, Generator | None], list[Row]]]] = {
+    "onnx": ("The exported generator in onnxruntime and in PyTorch", exported),
 }
 OURS, STOP, PASS = "ours", "ours, stop on success", "advgan, one pass"
 LONG = {"ifgsm": 10, "pgd": 40}  # attacks of 10 gradient steps and more, that the harness is held against
@@ -78,7 +83,7 @@ class Settings:
     generator: Path | None = None
     """A generator's folder, or the run that holds it, for the section of that name: there all have its ball and aim"""
     sections: tuple[str, ...] = ()
-    """Some of fgsm ifgsm pgd deepfool overhead generator; () is all of them"""
+    """Some of fgsm ifgsm pgd deepfool overhead generator, () is all of them; or onnx"""
     peers: tuple[str, ...] = ()
     """Some of foolbox torchattacks art adv-lib, or none; () is all of them"""
     eps: Real = 0.3
@@ -99,10 +104,11 @@ class Settings:
 
 def main(settings: Settings) -> None:
     check(settings)
-    threat, sections = Threat("linf", settings.eps), chosen("section", settings.sections, SECTIONS)
+    threat, sections = Threat("linf", settings.eps), chosen("section", settings.sections, SECTIONS, APART)
     peers = [] if settings.peers == ("none",) else chosen("peer", settings.peers, PEERS)
-    if settings.sections and "generator" in sections and settings.generator is None:
-        raise InputError("section generator times a trained generator, expected --generator DIR, got none")
+    needy = [name for name in sections if name in ("generator", "onnx")]
+    if settings.sections and needy and settings.generator is None:
+        raise InputError(f"section {needy[0]} times a trained generator, expected --generator DIR, got none")
     generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
     device = training.start(SEED, settings.threads).device
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
@@ -127,7 +133,9 @@ def main(settings: Settings) -> None:
     with cell_progress(len(sections)) as begin:
         for section in sections:
             watched = replace(bench, advance=partial(begin(section, None), 1))
-            if section == "overhead":
+            if section in APART:
+                found = APART[section][1](watched, generator)
+            elif section == "overhead":
                 found = overhead(watched, threat)
             elif section == "generator":
                 found = one_pass(watched, generator)
@@ -153,11 +161,11 @@ def check(settings: Settings) -> None:
         raise InputError(f"batch_sizes must be one number or more, each at least 1, got {settings.batch_sizes}")
 
 
-def chosen(kind: str, asked: tuple[str, ...], known: Collection[str]) -> list[str]:
-    """The names asked for, with spaces or commas between, or all that are known. Raises InputError for others."""
+def chosen(kind: str, asked: tuple[str, ...], known: Collection[str], more: Collection[str] = ()) -> list[str]:
+    """The names asked for, with spaces or commas between, or all that are `known`. Raises InputError for others."""
     names = list(dict.fromkeys(" ".join(asked).replace(",", " ").split()))
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"unknown {kind} {unknown[0]!r}, expected some of {', '.join(known)}")
+    if unknown := [name for name in names if name not in (*known, *more)]:
+        raise InputError(f"unknown {kind} {unknown[0]!r}, expected some of {', '.join([*known, *more])}")
     return names or list(known)
 
 
@@ -182,7 +190,7 @@ def ball(section: str, threat: Threat, generator: Generator | None) -> str:
     """What a section's attacks had to keep to, in words."""
     if section == "deepfool":
         return "any distance"
-    if section != "generator" or generator is None:
+    if section not in ("generator", "onnx") or generator is None:
         return f"{threat.norm} eps {threat.eps:.4g}"
     aim = "" if generator.y_target is None else f" toward class {generator.y_target}"
     return f"{generator.threat.norm} eps {generator.threat.eps:.4g}{aim}"
@@ -275,7 +283,7 @@ def show(results: dict[str, Any], output_dir: Path | None) -> None:
     text = [f"# Speed: {on}", ""]
     for section in dict.fromkeys(row["section"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["section"] == section]
-        title = f"{SECTIONS[section]}: {rows[0]['threat']}"
+        title = f"{APART[section][0] if section in APART else SECTIONS[section]}: {rows[0]['threat']}"
         console.print(table(f"{title}, {on}", rows))
         text.append(markdown(title, rows))
     console.print(NOTE, style="dim")

@@ -23,7 +23,7 @@ from advgan import training
 from advgan.analysis import summary
 from advgan.attacks import ATTACKS, Spec, bind, parse_attack
 from advgan.data import load_data
-from advgan.defenses import is_directory
+from advgan.defenses import is_directory, undefended
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
@@ -32,6 +32,7 @@ from advgan.report.files import write_report
 from advgan.report.progress import cell_progress
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
+from advgan.targets import BlackBox
 from advgan.targets.others import source_of
 from advgan.threat import Norm, Threat, check_class
 
@@ -109,6 +110,8 @@ def main(settings: Settings) -> None:
         SHIPPED for name in settings.target if not is_directory(name, None) and not source_of(name)
     ]
     targets = load_targets(settings.target, weights, data, x, device, settings.defense)
+    if not settings.attacks and any(isinstance(undefended(each.victim.model), BlackBox) for each in targets):
+        specs = [spec for spec in specs if spec.access != "gradients"]  # there are none
     surrogate = None
     if settings.surrogate and settings.surrogate_weights:
         (surrogate,) = load_targets([settings.surrogate], [settings.surrogate_weights], data, x, device)
