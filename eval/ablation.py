@@ -26,7 +26,7 @@ from rich.table import Table
 
 from advgan import training
 from advgan.errors import InputError
-from advgan.settings import parse, run
+from advgan.settings import parse, run, write_settings
 from advgan.storage import write_file
 from eval.programs import complete, program
 from train.advgan import Settings as Training
@@ -78,6 +78,7 @@ def main(settings: Settings) -> None:
     if unknown or not settings.variants or not settings.seeds:
         raise InputError(f"variants must be some of {', '.join(VARIANTS)}, with at least one seed, got {unknown}")
     training.claim(settings.output_dir, "ablation", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     cells: dict[str, list[dict[str, Any]]] = {}
     for variant in settings.variants:
         for seed in settings.seeds:

@@ -42,7 +42,7 @@ from advgan.report.progress import Begin, cell_progress
 from advgan.report.sweeps.amortisation import findings, grids, write_amortisation
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import run
+from advgan.settings import run, write_settings
 from advgan.threat import Norm, Threat
 
 PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json
@@ -136,7 +136,7 @@ def main(settings: Settings) -> None:
     for each in trained:
         if reason := unfit(each.generator, balls[0], None):
             raise InputError(f"{each.name}: {reason}")
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
@@ -146,6 +146,7 @@ def main(settings: Settings) -> None:
     for each in trained:
         each.generator.to(device).perturb(x[:1].to(device))
     training.claim(settings.output_dir, "amortisation", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
 
     where, size = settings.output_dir / "cells", settings.batch_size
     every, some, few = (

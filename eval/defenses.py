@@ -43,7 +43,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.defenses import worth, write_defenses
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.threat import Norm, Threat
 from eval.programs import parse_commands, prepare
 
@@ -118,13 +118,14 @@ def main(settings: Settings) -> None:
     commands = parse_commands(settings.prepare)
     made = [command.output_dir for command in commands]
     rows, specs, ball = parse_rows(settings.rows, made), check(settings, made), Threat(settings.norm, settings.eps)
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for spec in specs:
         bind(spec, Flatten(), ball)(x[:0], y[:0])  # a bad setting says so before anything is trained
     training.claim(settings.output_dir, "defenses", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     threads = [] if settings.threads is None else ["--threads", settings.threads]
     prepare(commands, "--data-dir", settings.data_dir, *threads)
 

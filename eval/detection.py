@@ -38,7 +38,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.detection import grids, write_detection
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.threat import Norm, Threat
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -98,7 +98,7 @@ def main(settings: Settings) -> None:
     trained = load_generators(settings.generator, len(settings.generator))
     if reason := next(filter(None, (unfit(each.generator, threat, None) for each in trained)), None):
         raise InputError(reason)
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
@@ -110,6 +110,7 @@ def main(settings: Settings) -> None:
     for each in trained:
         each.generator.to(device).perturb(x[:1].to(device))
     training.claim(settings.output_dir, "detection", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     size, every = settings.batch_size, len(x)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=size, keep=every, fresh=settings.fresh)
 

@@ -41,7 +41,7 @@ from advgan.report.progress import Begin, cell_progress
 from advgan.report.sweeps.distillation import grids, write_distillation
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, parse, run
+from advgan.settings import Real, parse, run, write_settings
 from advgan.threat import Threat, check_eps
 from eval.programs import complete
 from train.advgan import Settings as Training
@@ -132,9 +132,10 @@ class Bench:
 def main(settings: Settings) -> None:
     specs = check(settings)
     training.claim(settings.output_dir, "distillation", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     entrants = undistilled_first(settings)
     generators = [generator(settings, entrant) for entrant in entrants]
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     x, y = next(data.test.batches(len(data.test)))
     found = load_targets([settings.target] * len(entrants), [each.weights for each in entrants], data, x, device)

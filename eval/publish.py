@@ -88,7 +88,7 @@ SHA-256 of model.safetensors: `{sha256}`
 
 
 def main(settings: Settings) -> None:
-    training.start(0, settings.threads)
+    training.start_alone(0, settings.threads)
     folder = settings.run / ("classifier" if settings.classifier else "generator")
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:

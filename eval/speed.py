@@ -38,7 +38,7 @@ from advgan.evaluation.figures import clean_records
 from advgan.evaluation.runner import timed
 from advgan.generator import Generator
 from advgan.report.progress import cell_progress
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import check_target, fingerprint, load_target
 from advgan.threat import Threat, check_class
@@ -110,7 +110,7 @@ def main(settings: Settings) -> None:
     if settings.sections and needy and settings.generator is None:
         raise InputError(f"section {needy[0]} times a trained generator, expected --generator DIR, got none")
     generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
-    device = training.start(SEED, settings.threads).device
+    device = training.start_alone(SEED, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     target = load_target(
         settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
@@ -127,6 +127,7 @@ def main(settings: Settings) -> None:
         generator.to(device).perturb(bench.x[:1])  # what it cannot take, it says now
     if settings.output_dir is not None:
         training.claim(settings.output_dir, "benchmark", resume=False, overwrite=True)
+        write_settings(settings, settings.output_dir)
     present, absent = invite(peers, model, settings.eps, data.image_shape, data.num_classes)
 
     rows: list[Row] = []

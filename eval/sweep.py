@@ -33,7 +33,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.sweep import grids, unattacked, write_sweep
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import run
+from advgan.settings import run, write_settings
 from advgan.threat import Norm, Threat, check_class
 
 ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
@@ -97,7 +97,7 @@ def main(settings: Settings) -> None:
     specs = chosen(words, with_generator=generator is not None, targeted=y_target is not None)
     if not balls:
         raise InputError("expected an eps above 0, got none")
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
@@ -113,6 +113,7 @@ def main(settings: Settings) -> None:
         if reason := unfit(generator, balls[0], y_target):
             raise InputError(reason)
     training.claim(settings.output_dir, "sweep", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
     results: list[Result] = []

@@ -37,7 +37,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.transfer import grids, write_transfer
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.threat import Norm, Threat, check_class
 
 NOISE = "noise-sign"  # of the same size: the floor
@@ -111,7 +111,7 @@ def main(settings: Settings) -> None:
     balls = [Threat(ball.norm, eps, ball.targeted) for eps in radii(settings.curve_eps, ball.norm) if eps]
     spec = made_on_a_source(settings.attack)
     curve_specs = [made_on_a_source(word) for word in dict.fromkeys(settings.curve_attacks)]
-    device = training.start(settings.seed, settings.threads).device
+    device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
@@ -128,6 +128,7 @@ def main(settings: Settings) -> None:
         each_trained.generator.to(device).perturb(x[:1].to(device))
     generators = by_source(trained, settings.generator_source, targets)
     training.claim(settings.output_dir, "transfer", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=0, fresh=settings.fresh)
 
     # What is run: attack, ball, the classifier it is made on (None: it needs none), the classifier it is tried on.

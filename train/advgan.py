@@ -18,11 +18,12 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -33,12 +34,12 @@ from advgan.defenses import adaptive, load_classifier, reseed, suspicious, undef
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
-from advgan.game import EVASION, Game, ask, discriminator_step, generator_step
+from advgan.game import EVASION, Asked, Game, ask, discriminator_step, generator_step, slices
 from advgan.generator import Architecture, Generator
 from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import BlackBox, check_target, fingerprint
 from advgan.threat import Norm, check_class, check_eps
@@ -100,6 +101,12 @@ class Settings:
     """CPU threads a process; None shares the cores among the processes"""
     bf16: bool = False
     """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
+    accumulate: int = 1
+    """Take each process's share of a batch in so many parts, one after the other: the same step in less memory"""
+    checkpoint_target: bool = False
+    """Compute the target's activations a second time instead of keeping them: less memory, a forward pass more"""
+    compile: bool = False
+    """Compile generator and target (torch.compile): the first pass takes a minute"""
 
     adversarial: losses.Adversarial = "margin"
     """Adversarial loss on the target's logits"""
@@ -160,13 +167,15 @@ def main(settings: Settings) -> None:
         raise InputError(
             f"{loaded.name} only answers queries, without a gradient: train/substitute.py attacks such targets"
         )
-    if settings.noise and settings.batch_size // accelerator.num_processes % 2:
-        raise InputError(f"with noise images go in pairs: expected an even batch a process, got {settings.batch_size}")
+    share = share_of(settings, accelerator.num_processes)
     target = check_target(loaded, next(held_out.batches(8))[0], data.num_classes)
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
     if settings.evasion is not None and not suspicious(target):
         raise InputError(f"evasion does nothing without a target that can reject, got {settings.evasion}")
     smooth = adaptive(target)  # what the generator learns from: the target itself, where its gradients are honest
+    classifier = undefended(target)
+    if settings.checkpoint_target:
+        training.checkpointed(classifier)
 
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     some, _ = next(data.train.first(512).batches(512))
@@ -179,10 +188,10 @@ def main(settings: Settings) -> None:
         channels, settings.eps, settings.norm, settings.y_target,
         settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
         data.num_classes if settings.any_class else 0, settings.eps_min, settings.noise, settings.universal,
-        undefended(loaded).config if settings.guide else None,
+        classifier.config if settings.guide else None,
     )  # fmt: skip
     if net.guide is not None:
-        net.guide.load_state_dict(undefended(loaded).state_dict())
+        net.guide.load_state_dict(classifier.state_dict())
     discriminator = Discriminator(channels, settings.architecture)
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
@@ -201,11 +210,15 @@ def main(settings: Settings) -> None:
     generator, discriminator, optimizer_g, optimizer_d = accelerator.prepare(
         net, discriminator, optimizer_g, optimizer_d
     )
-    accelerator.register_for_checkpointing(schedule, averaged, record)
+    state = training.State(accelerator, settings.output_dir, "generator", total, record, schedule, averaged)
     if settings.resume:
-        training.load_state(accelerator, settings.output_dir, "generator", record)
+        state.load()
     else:
-        training.clear(accelerator, settings.output_dir, "generator")
+        state.clear()
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
+    if settings.compile:
+        training.compiled(net, classifier, sample=some[:share].to(accelerator.device))
 
     validation = Validation(target, held_out, accelerator, questions(net), settings.seed)
     critic = accelerator.unwrap_model(discriminator)
@@ -227,14 +240,23 @@ def main(settings: Settings) -> None:
             rng = np.random.default_rng((settings.seed, record["step"], 1))  # a step asks the same after a resume
             first = accelerator.process_index * len(x)
             asked = ask(net, y, rng, first, len(x) * accelerator.num_processes, settings.aimed)
-            x_adv = generator(x, asked.y_target, asked.eps, asked.z)
+            answer = partial(answered, generator, x, asked)
+            if settings.accumulate == 1:
+                x_adv = answer(slice(None))
+            else:  # for the discriminator; for its own gradient each part is answered again
+                with torch.no_grad():
+                    x_adv = torch.cat([answer(part) for part in slices(len(x), settings.accumulate)])
             reseed(target, record["step"])
-            parts = discriminator_step(game, discriminator, optimizer_d, x, x_adv.detach(), accelerator)
+            parts = discriminator_step(
+                *(game, discriminator, optimizer_d, x, x_adv.detach(), accelerator), accumulate=settings.accumulate
+            )
             parts |= generator_step(
-                *(game, generator, optimizer_g, critic, smooth, x, x_adv, y, accelerator),
+                *(game, generator, optimizer_g, critic, smooth),
+                *(x, x_adv if settings.accumulate == 1 else answer, y, accelerator),
                 y_target=asked.y_target,
                 share=asked.share(settings.eps),
                 clip_norm=settings.clip_norm,
+                accumulate=settings.accumulate,
             )
             # Means over all processes, in one synchronisation: so a NaN anywhere stops them all at the same step.
             means = accelerator.reduce(torch.stack(list(parts.values())), reduction="mean")
@@ -262,10 +284,11 @@ def main(settings: Settings) -> None:
                 if log:
                     say(judgement, record, bar)
                     write_validation(log, judgement, step, data.classes)
-                if log and better:
-                    keep(averaged.module, critic, settings, record, c)
+                with training.saving(accelerator, settings.output_dir):
+                    if better and accelerator.is_main_process:
+                        keep(averaged.module, critic, settings, record, c)
             if due or stopping:
-                training.save_state(accelerator, settings.output_dir, "generator", step)
+                state.save(step)
             if stopping:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
     if accelerator.is_main_process:
@@ -276,7 +299,15 @@ def main(settings: Settings) -> None:
 def check(settings: Settings) -> None:
     """Refuse what cannot work, before any work."""
     check_eps(settings.eps, settings.norm)
-    for name in ("batch_size", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm"):
+    for name in (
+        "batch_size",
+        "accumulate",
+        "validate_every",
+        "validation_images",
+        "epochs",
+        "learning_rate",
+        "clip_norm",
+    ):
         if not getattr(settings, name) > 0:
             raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
     for name in ("kappa", "alpha", "beta", "gamma", "evasion", "hinge_c", "discriminator_learning_rate"):
@@ -296,6 +327,26 @@ def check(settings: Settings) -> None:
         raise InputError(f"aimed must be in [0, 1], got {settings.aimed}")
     if settings.max_steps is not None and settings.max_steps < 1:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
+
+
+def share_of(settings: Settings, processes: int) -> int:
+    """Images of a micro-batch of one process. Raises InputError if they are not as many for each."""
+    parts = processes * settings.accumulate
+    if settings.batch_size % parts:
+        raise InputError(
+            f"batch size must be divisible by processes x accumulate, {processes} x {settings.accumulate}, "
+            f"got {settings.batch_size}"
+        )
+    if settings.noise and settings.batch_size // parts % 2:
+        raise InputError(f"with noise images go in pairs: expected an even batch a process, got {settings.batch_size}")
+    return settings.batch_size // parts
+
+
+def answered(generator: nn.Module, x: Tensor, asked: Asked, part: slice) -> Tensor:
+    """The generator's answers to a part of the batch `x`."""
+    given = (None if each is None else each[part] for each in (asked.y_target, asked.eps, asked.z))
+    x_adv: Tensor = generator(x[part], *given)
+    return x_adv
 
 
 def keep_history(record: training.Record, judgement: Judgement) -> bool:

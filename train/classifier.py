@@ -34,7 +34,7 @@ from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy, validate
 from advgan.report.card import classifier_card
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.targets import Target, build_target, fingerprint, initial_target, load_target, save_target
 
 
@@ -139,11 +139,13 @@ def main(settings: Settings) -> None:
     model, prepared = accelerator.prepare(net, optimizer)
     inner = (settings.seed, members, settings.generator_width, settings.generator_learning_rate)
     adversary = Adversary(how, net, accelerator, *inner) if how else None
-    accelerator.register_for_checkpointing(schedule, record)
+    state = training.State(accelerator, settings.output_dir, "classifier", total, record, schedule)
     if settings.resume:
-        training.load_state(accelerator, settings.output_dir, "classifier", record)
+        state.load()
     else:
-        training.clear(accelerator, settings.output_dir, "classifier")
+        state.clear()
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
@@ -188,11 +190,12 @@ def main(settings: Settings) -> None:
                     for name, value in figures.items():
                         log.add_scalar(f"validation/{name}", value, step)
                     say(record, bar)
-                    if better:
+                with training.saving(accelerator, settings.output_dir):
+                    if better and accelerator.is_main_process:
                         keep(net, settings, data, record)
             bar.update(task, completed=step, figures=progress(speed, loss_value, record))
             if step % epoch == 0 or step == total or stopping:
-                training.save_state(accelerator, settings.output_dir, "classifier", step)
+                state.save(step)
             if stopping:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
     accelerator.wait_for_everyone()

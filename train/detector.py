@@ -50,7 +50,7 @@ from advgan.evaluation import predict
 from advgan.evaluation.runner import device_of
 from advgan.generator import Generator
 from advgan.report.card import detector_card
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.targets import check_target, fingerprint
 from advgan.threat import Norm, Threat
 
@@ -125,6 +125,7 @@ def main(settings: Settings) -> None:
     check_target(target, next(data.validation.batches(8))[0].to(accelerator.device), data.num_classes)
     attacks = known_attacks(settings, specs, target)
     training.claim(settings.output_dir, "detector", resume=None, overwrite=settings.overwrite)
+    write_settings(settings, settings.output_dir)
 
     began = time.perf_counter()
     detector, losses = make(settings, data, target, attacks, accelerator)

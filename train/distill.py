@@ -38,7 +38,7 @@ from advgan.defenses.distillation import check_temperature, soft_cross_entropy, 
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import Target, build_target, save_target
 
@@ -108,12 +108,13 @@ def main(settings: Settings) -> None:
     }
     record = training.Record(step=0, seconds=0.0, accuracies={}, settings=training.plain(settings))
     prepared = {phase: accelerator.prepare(nets[phase], optimizers[phase]) for phase in FOLDER}
-    accelerator.register_for_checkpointing(*schedules.values(), record)
+    state = training.State(accelerator, settings.output_dir, "classifier", 2 * each, record, *schedules.values())
     if settings.resume:
-        training.load_state(accelerator, settings.output_dir, "classifier", record)
+        state.load()
     else:
-        for folder in FOLDER.values():
-            training.clear(accelerator, settings.output_dir, folder)
+        state.clear(*FOLDER.values())
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=2 * each,
@@ -164,10 +165,14 @@ def main(settings: Settings) -> None:
                 if log:
                     log.add_scalar(f"{phase}/validation accuracy", found, step)
                     bar.console.print(f"step {step:5d}  {phase}, validation accuracy {found:.2%}", highlight=False)
-                    save_target(nets[phase], settings.output_dir / FOLDER[phase], card(settings, data, record, phase))
+                with training.saving(accelerator, settings.output_dir):
+                    if accelerator.is_main_process:
+                        save_target(
+                            nets[phase], settings.output_dir / FOLDER[phase], card(settings, data, record, phase)
+                        )
             bar.update(task, completed=step, figures=progress(phase, loss_value, record))
             if due or stopping:
-                training.save_state(accelerator, settings.output_dir, "classifier", step)
+                state.save(step)
             if stopping:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
     accelerator.wait_for_everyone()

@@ -48,7 +48,7 @@ from advgan.generator import Architecture, Generator
 from advgan.report.card import substitute_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import Answers, BlackBox, Target, build_target, check_target, fingerprint, save_target
 from advgan.threat import Norm, check_class, check_eps, to_8bit
@@ -204,18 +204,20 @@ def main(settings: Settings) -> None:
     substitute, generator, critic, optimizer_f, optimizer_g, optimizer_d = accelerator.prepare(
         substitute, generator, critic, optimizer_f, optimizer_g, optimizer_d
     )
-    accelerator.register_for_checkpointing(*schedules.values(), averaged, record, told)
+    plan = timeline(settings)
+    kept = (*schedules.values(), averaged, told)
+    state = training.State(accelerator, settings.output_dir, "generator", len(plan), record, *kept)
     if settings.resume:
-        training.load_state(accelerator, settings.output_dir, "generator", record)
+        state.load()
         black_box.queries, referee.queries = record["queries"], record["validation_queries"]
     else:
-        for artefact in ("generator", "classifier"):
-            training.clear(accelerator, settings.output_dir, artefact)
+        state.clear("classifier")
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     some, _ = next(train.first(512).batches(512))
     c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
     game = Game(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c)
-    plan = timeline(settings)
     batches = {
         phase: training_batches(
             train, settings.batch_size, seed=settings.seed, first=record[phase], last=len(plan), workers=2
@@ -244,7 +246,7 @@ def main(settings: Settings) -> None:
                     record["rounds_asked"] += 1
                 finally:  # where a service fails, what it told so far is kept too, and what it was asked counted
                     record["queries"], record["validation_queries"] = black_box.queries, referee.queries
-                    training.save_state(accelerator, settings.output_dir, "generator", record["step"])
+                    state.save(record["step"])
             x, index = next(batches[phase])
             b, x = told["clean"][index].to(device), x.to(device)
             if phase == "distil":
@@ -287,9 +289,10 @@ def main(settings: Settings) -> None:
                     say(record, bar)
                     write_validation(log, judgement, step, data.classes)
                     log.add_scalar("queries", record["queries"], step)
-                keep(substitute, averaged.module, settings, record, c)
+                with training.saving(accelerator, settings.output_dir):
+                    keep(substitute, averaged.module, settings, record, c)
             if due or stopping:
-                training.save_state(accelerator, settings.output_dir, "generator", step)
+                state.save(step)
             if stopping:
                 break
     conclude(settings, record, len(plan))

@@ -1,8 +1,8 @@
-"""How good is the generator? Random noise, the classic attacks and AdvGAN on the same test images of the same targets.
+"""Compare a generator with noise and the classic attacks, on the same test images of the same targets.
 
-advgan compare --target-weights checkpoints/runs/demo --generator checkpoints/runs/demo
-advgan compare --dataset mnist --target mnist-c mnist-b --target-weights RUN RUN2 --eps 0.1 0.2 l2:2 \
-    --attacks fgsm pgd:steps=100:loss=dlr apgd-ce --sanity
+    advgan compare --target-weights checkpoints/runs/demo --generator checkpoints/runs/demo
+    advgan compare --dataset mnist --target mnist-c mnist-b --target-weights RUN RUN2 --eps 0.1 0.2 l2:2
+    advgan compare --target-weights RUN --attacks fgsm pgd:steps=100:loss=dlr apgd-ce --sanity
 
 Every answer is certified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures. Every cell
 (attack x target x eps) is kept in OUTPUT_DIR/cells as soon as it is done: the same call goes on where it was stopped.
@@ -32,6 +32,7 @@ from advgan.report.files import write_report
 from advgan.report.progress import cell_progress
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
+from advgan.settings import write_settings
 from advgan.targets import BlackBox
 from advgan.targets.others import source_of
 from advgan.threat import Norm, Threat, check_class
@@ -125,6 +126,7 @@ def main(settings: Settings) -> None:
         if not (spec.name == "advgan" and (first is None or unfit(first, threat, y_target))):
             bind(spec, targets[0].victim.model, threat, y_target, generator=first)(x[:0], y[:0])  # and a bad setting
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
     results: list[Result] = []
