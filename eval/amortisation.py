@@ -65,9 +65,10 @@ class Settings:
     image_size: int | None = None
     """Resize and crop the images of a folder to this many pixels a side"""
     target: str = "mnist-c"
-    """The classifier under attack: its name, or the directory of a saved one, which needs no weights"""
+    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: tuple[Path, ...] = ()
@@ -138,11 +139,11 @@ def main(settings: Settings) -> None:
             raise InputError(f"{each.name}: {reason}")
     device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
-    x, y = next(test.batches(len(test)))
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     named = ([settings.target], [] if weights is None else [weights])
-    (target,) = load_targets(*named, data, x, device, [settings.defense or "none"])
+    (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
+    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
+    x, y = next(test.batches(len(test)))
     for each in trained:
         each.generator.to(device).perturb(x[:1].to(device))
     training.claim(settings.output_dir, "amortisation", resume=False, overwrite=True)

@@ -68,9 +68,10 @@ class Settings:
     """Commands like "train/classifier.py --epochs 4 --output-dir RUN", each run once before anything is measured. This
     program's data_dir and threads go with them"""
     target: str = "mnist-c"
-    """The base, a classifier without defences: its name, or the directory of a saved one, which needs no weights"""
+    """The base, a classifier without defences: its name, the directory of a saved one, or
+    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     rows: tuple[str, ...] = ("none", "bit-depth:bits=1")
     """What is attacked: none (the base), a defence around it, a hardened classifier's directory (DIRECTORY+DEFENSE:
     with defences around it), each with LABEL= before it or without"""
@@ -131,11 +132,12 @@ def main(settings: Settings) -> None:
 
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     own = [] if weights is None else [weights]
-    base, *targets = load_rows([Row("base", None, None), *rows], settings.target, own, data, x, device)
+    (base, *targets), data = load_rows([Row("base", None, None), *rows], settings.target, own, data, device)
+    x, y = next(data.test.first(len(x)).batches(len(x)))  # labels as the base has them
     surrogate = None
     if settings.surrogate:
         own = [settings.surrogate_weights] if settings.surrogate_weights else []
-        (surrogate,) = load_targets([settings.surrogate], own, data, x, device)
+        (surrogate,), _ = load_targets([settings.surrogate], own, data, device, settled=True)
         if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
             raise InputError(f"the surrogate {settings.surrogate} is one of the rows, expected another classifier")
     generators = by_source(load_generators(settings.generator, len(settings.generator)), base, targets)

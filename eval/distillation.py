@@ -137,8 +137,8 @@ def main(settings: Settings) -> None:
     generators = [generator(settings, entrant) for entrant in entrants]
     device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    found, data = load_targets([settings.target] * len(entrants), [each.weights for each in entrants], data, device)
     x, y = next(data.test.batches(len(data.test)))
-    found = load_targets([settings.target] * len(entrants), [each.weights for each in entrants], data, x, device)
     targets = [
         target.called("no distillation" if each.temperature is None else f"T = {each.label}")
         for target, each in zip(found, entrants, strict=True)

@@ -32,15 +32,17 @@ from advgan import training
 from advgan.attacks import Bound, deepfool, fgsm, ifgsm, pgd
 from advgan.attacks.pool import CHUNK
 from advgan.data import load_data
+from advgan.defenses import load_classifier, weights_of
 from advgan.errors import InputError
 from advgan.evaluation import environment, evaluate, predict
+from advgan.evaluation.admission import admitted
 from advgan.evaluation.figures import clean_records
 from advgan.evaluation.runner import timed
 from advgan.generator import Generator
 from advgan.report.progress import cell_progress
 from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
-from advgan.targets import check_target, fingerprint, load_target
+from advgan.targets import fingerprint
 from advgan.threat import Threat, check_class
 from eval.peers.libraries import PEERS, Attacks, invite
 from eval.peers.race import WARM_UP, Bench, Row, compete, median_and_range
@@ -62,6 +64,7 @@ APART: dict[str, tuple[str, Callable[[Bench, Generator | None], list[Row]]]] = {
 OURS, STOP, PASS = "ours", "ours, stop on success", "advgan, one pass"
 LONG = {"ifgsm": 10, "pgd": 40}  # attacks of 10 gradient steps and more, that the harness is held against
 SEED = 0
+SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,10 @@ class Settings:
     image_size: int | None = None
     """Resize and crop the images of a folder to this many pixels a side"""
     target: str = "mnist-c"
-    """The classifier under attack"""
-    target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
-    """Its weights: a run of train/classifier.py, or a .safetensors file"""
+    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
+    target_weights: Path | None = None
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     generator: Path | None = None
     """A generator's folder, or the run that holds it, for the section of that name: there all have its ball and aim"""
     sections: tuple[str, ...] = ()
@@ -112,11 +116,11 @@ def main(settings: Settings) -> None:
     generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
     device = training.start_alone(SEED, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    target = load_target(
-        settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
-    )
+    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    shape, classes = data.image_shape, data.num_classes
+    target, data = admitted(load_classifier(settings.target, weights, image_shape=shape, num_classes=classes), data)
     x, y = next(data.test.first(settings.images).batches(settings.images))
-    model = check_target(target, x[:8], data.num_classes).to(device).eval().requires_grad_(False)
+    model = target.to(device).eval().requires_grad_(False)
     sizes = sorted({min(size, len(x)) for size in settings.batch_sizes})
     x, y, logits = x.to(device), y.to(device), predict(model, x)
     bench = Bench(model, x, y, logits, sizes, settings.rounds, settings.budget)
@@ -147,7 +151,7 @@ def main(settings: Settings) -> None:
                 write_file(settings.output_dir / "speed.json", json.dumps({"rows": rows}, indent=2) + "\n")
 
     about = {
-        **{"name": settings.target, "weights": str(settings.target_weights)},
+        **{"name": settings.target, "weights": str(weights or "its own")},
         **{"sha256": fingerprint(model), "dataset": settings.dataset},
     }
     show({"environment": environment(settings), "target": about, "images": len(x), "rows": rows}, settings.output_dir)

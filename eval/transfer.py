@@ -58,9 +58,10 @@ class Settings:
     image_size: int | None = None
     """Resize and crop the images of a folder to this many pixels a side"""
     target: tuple[str, ...] = ()
-    """At least two classifiers, each of them source and victim"""
+    """At least two classifiers, each of them source and victim: names, directories of saved ones, or
+    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: tuple[Path, ...] = ()
-    """Their weights, one for one: runs of train/classifier.py, or .safetensors files"""
+    """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files"""
     defense: tuple[str, ...] = ()
     """What they stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
     generator: tuple[Path, ...] = ()
@@ -113,10 +114,10 @@ def main(settings: Settings) -> None:
     curve_specs = [made_on_a_source(word) for word in dict.fromkeys(settings.curve_attacks)]
     device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    targets, data = load_targets(settings.target, settings.target_weights, data, device, settings.defense)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    targets = load_targets(settings.target, settings.target_weights, data, x, device, settings.defense)
     known = {target.victim.label: target for target in targets}
     victims = {label: target.victim for label, target in known.items()}
     for each in (spec, *curve_specs):

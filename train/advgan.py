@@ -33,6 +33,7 @@ from advgan.data import load_data, steps_per_epoch, training_batches
 from advgan.defenses import adaptive, load_classifier, reseed, suspicious, undefended, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
+from advgan.evaluation.admission import admitted
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
 from advgan.game import EVASION, Asked, Game, ask, discriminator_step, generator_step, slices
 from advgan.generator import Architecture, Generator
@@ -41,7 +42,8 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
-from advgan.targets import BlackBox, check_target, fingerprint
+from advgan.targets import BlackBox, fingerprint
+from advgan.targets.others import source_of
 from advgan.threat import Norm, check_class, check_eps
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -60,9 +62,10 @@ class Settings:
     image_size: int | None = None
     """Resize and crop the images of a folder to this many pixels a side"""
     target: str = "mnist-c"
-    """The classifier under attack: its name, or the directory of a saved one, which needs no weights"""
+    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     eps: Real = 0.3
@@ -82,7 +85,8 @@ class Settings:
     universal: bool = False
     """One perturbation for all images"""
     guide: bool = False
-    """Give the generator a frozen copy of the target, so that it knows what the clean image is taken for"""
+    """Give the generator a frozen copy of the target, a built-in one, so that it knows what the clean image is taken
+    for"""
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Where generator/, discriminator/, state/ and logs/ go"""
     resume: bool = False
@@ -158,8 +162,6 @@ def main(settings: Settings) -> None:
     training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    check_class(settings.y_target, data.num_classes)
-    held_out = data.validation.first(settings.validation_images)
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     loaded = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
@@ -168,7 +170,9 @@ def main(settings: Settings) -> None:
             f"{loaded.name} only answers queries, without a gradient: train/substitute.py attacks such targets"
         )
     share = share_of(settings, accelerator.num_processes)
-    target = check_target(loaded, next(held_out.batches(8))[0], data.num_classes)
+    target, data = admitted(loaded, data)
+    check_class(settings.y_target, data.num_classes)
+    held_out = data.validation.first(settings.validation_images)
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
     if settings.evasion is not None and not suspicious(target):
         raise InputError(f"evasion does nothing without a target that can reject, got {settings.evasion}")
@@ -316,6 +320,11 @@ def check(settings: Settings) -> None:
     for name in ("ema", "warmup"):
         if not 0 <= getattr(settings, name) < 1:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
+    if settings.guide and source_of(settings.target):
+        raise InputError(
+            f"a guide is a copy of a built-in target, kept inside the generator: expected no --guide with "
+            f"{settings.target}"
+        )
     if settings.guide and settings.universal:
         raise InputError("a universal perturbation cannot heed a guide: expected --guide or --universal, got both")
     without = {"aimed": ("any_class", settings.any_class), "gamma": ("noise", settings.noise > 0)}

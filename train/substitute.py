@@ -42,6 +42,7 @@ from advgan.data import Split, load_data, training_batches
 from advgan.defenses import load_classifier, reseed, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
+from advgan.evaluation.admission import admitted
 from advgan.evaluation.validation import Judgement, Validation, questions
 from advgan.game import Game, discriminator_step, generator_step
 from advgan.generator import Architecture, Generator
@@ -50,7 +51,7 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
-from advgan.targets import Answers, BlackBox, Target, build_target, check_target, fingerprint, save_target
+from advgan.targets import Answers, BlackBox, Target, build_target, fingerprint, save_target
 from advgan.threat import Norm, check_class, check_eps, to_8bit
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -72,10 +73,11 @@ class Settings:
     images: int | None = None
     """The attacker has only so many of the training images, drawn by the seed; None: all of them"""
     target: str = "mnist-c"
-    """The classifier under attack, which only answers queries: its name, or the directory of a saved one"""
+    """The classifier under attack, which only answers queries: its name, the directory of a saved one, or
+    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; the attack does not see them. None: the
-    shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; the attack does not see them. None: its
+    own, or the shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     answers: Answers = "probabilities"
@@ -163,14 +165,13 @@ def main(settings: Settings) -> None:
         training.claim(settings.output_dir, "classifier", resume=False, overwrite=settings.overwrite)
     device = accelerator.device
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    check_class(settings.y_target, data.num_classes)
-    held_out, train = data.validation.first(settings.validation_images), own_images(data.train, settings)
-    shape, classes = data.image_shape, data.num_classes
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
-    where = (settings.target, weights, settings.defense)
-    hidden = load_classifier(*where, image_shape=shape, num_classes=classes)
-    served = isinstance(hidden, BlackBox)  # each of its answers is checked, and a question costs
-    model = hidden if served else check_target(hidden, next(held_out.batches(8))[0], classes).to(device)
+    where, shape = (settings.target, weights, settings.defense), data.image_shape
+    hidden = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
+    model, data = admitted(hidden, data)
+    model, classes = model.to(device), data.num_classes
+    check_class(settings.y_target, classes)
+    held_out, train = data.validation.first(settings.validation_images), own_images(data.train, settings)
     black_box = BlackBox.of(model, classes, settings.answers, settings.budget)
     referee = BlackBox.of(model, classes, settings.answers)  # the same, asked by validation: what nobody learns from
     check_budget(settings, len(train))

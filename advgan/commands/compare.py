@@ -56,9 +56,11 @@ class Settings:
     image_size: int | None = None
     """Resize and crop the images of a folder to this many pixels a side"""
     target: tuple[str, ...] = ("mnist-c",)
-    """The classifiers under attack: names, or directories of saved ones, which need no weights"""
+    """The classifiers under attack: names, directories of saved ones, or torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO,
+    FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: tuple[Path, ...] = ()
-    """Their weights, one for one: runs of train/classifier.py, or .safetensors files; () takes the shipped mnist-c"""
+    """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files; () takes the shipped
+    mnist-c"""
     defense: tuple[str, ...] = ()
     """What the targets stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
     generator: tuple[Path, ...] = ()
@@ -67,7 +69,7 @@ class Settings:
     surrogate: str | None = None
     """Another classifier, attacked in place of the targets by mifgsm: what "transfer" does to them"""
     surrogate_weights: Path | None = None
-    """Its weights"""
+    """Its weights, if it needs any"""
     attacks: tuple[str, ...] = ()
     """Names, with spaces or commas between, with settings of their own after colons (pgd:steps=100:loss=dlr), or all;
     by default noise, the plain classics and advgan. Names and settings: the attacks table of the README"""
@@ -104,21 +106,23 @@ def main(settings: Settings) -> None:
     balls = threats(settings.eps, settings.norm, first, targeted=y_target is not None)
     checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    check_class(y_target, data.num_classes)
-    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
-    x, y = next(test.batches(len(test)))
     weights = settings.target_weights or [
         SHIPPED for name in settings.target if not is_directory(name, None) and not source_of(name)
     ]
-    targets = load_targets(settings.target, weights, data, x, device, settings.defense)
+    targets, data = load_targets(settings.target, weights, data, device, settings.defense)
+    check_class(y_target, data.num_classes)
+    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
+    x, y = next(test.batches(len(test)))
     if not settings.attacks and any(isinstance(undefended(each.victim.model), BlackBox) for each in targets):
         specs = [spec for spec in specs if spec.access != "gradients"]  # there are none
     surrogate = None
-    if settings.surrogate and settings.surrogate_weights:
-        (surrogate,) = load_targets([settings.surrogate], [settings.surrogate_weights], data, x, device)
+    if settings.surrogate:
+        own = [settings.surrogate_weights] if settings.surrogate_weights else []
+        (surrogate,), _ = load_targets([settings.surrogate], own, data, device, settled=True)
+        called = settings.surrogate_weights.name if settings.surrogate_weights else settings.surrogate
         if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
-            raise InputError(f"the surrogate {settings.surrogate_weights} is one of the targets, expected another one")
-        surrogate = surrogate.called(f"surrogate {settings.surrogate_weights.name}")
+            raise InputError(f"the surrogate {called} is one of the targets, expected another one")
+        surrogate = surrogate.called(f"surrogate {called}")
     for trained in generators:
         fitting(trained, specs, balls, y_target)
         trained.generator.to(device).perturb(x[:1])  # what it cannot take, it says now
@@ -172,7 +176,9 @@ def check(settings: Settings) -> None:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
     if not settings.seeds or not all(0 <= seed < 2**32 for seed in settings.seeds):
         raise InputError(f"seeds must be one or more from 0 to {2**32 - 1}, got {settings.seeds}")
-    if bool(settings.surrogate) != bool(settings.surrogate_weights):
+    name = settings.surrogate
+    bare = name is not None and not (settings.surrogate_weights or is_directory(name, None) or source_of(name))
+    if bare or (settings.surrogate_weights and not name):
         raise InputError(
             f"a surrogate needs a name and weights, got {settings.surrogate} and {settings.surrogate_weights}"
         )

@@ -6,7 +6,8 @@
 
 One file per step: `digits.py`, `vision.py`, `folder.py` and `hf.py` are the sources, `picture.py` opens a picture,
 `images.py` turns many into tensors, `split.py` has the containers, `stream.py` the one that is never opened as a whole,
-`batches.py` the order of training. `ahead.py` decodes pictures of any size for `advgan attack`.
+`classes.py` brings labels to a classifier's order, `batches.py` has the order of training. `ahead.py` decodes pictures
+of any size for `advgan attack`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from advgan.data.batches import steps_per_epoch, training_batches
+from advgan.data.classes import relabel
 from advgan.data.digits import load_mnist5k
 from advgan.data.folder import load_folder
 from advgan.data.hf import load_hf
@@ -23,7 +25,7 @@ from advgan.data.stream import Stream
 from advgan.data.vision import load_torchvision
 from advgan.errors import InputError
 
-__all__ = ["DATASETS", "Data", "Split", "Stream", "load_data", "steps_per_epoch", "training_batches"]
+__all__ = ["DATASETS", "Data", "Split", "Stream", "load_data", "relabel", "steps_per_epoch", "training_batches"]
 
 DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "folder", "hf", "hf-stream")
 OWN = ("folder", "hf", "hf-stream")  # the user's, of any size
