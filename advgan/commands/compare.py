@@ -72,7 +72,8 @@ class Settings:
     """Its weights, if it needs any"""
     attacks: tuple[str, ...] = ()
     """Names, with spaces or commas between, with settings of their own after colons (pgd:steps=100:loss=dlr), or all;
-    by default noise, the plain classics and advgan. Names and settings: the attacks table of the README"""
+    by default noise, the plain classics and advgan. Names and settings: the attacks table of the README; those of
+    another library with it before them: foolbox:LinfPGD:steps=40, torchattacks:AutoAttack, art:DeepFool"""
     sanity: bool = False
     """Also run what the sanity checks need: noise, FGSM, PGD with 40 and 80 steps and at eps 0.5, Square"""
     eps: tuple[str, ...] = ()
