@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -79,11 +80,7 @@ class Exportable(nn.Module):
     ) -> Tensor:
         norm, largest = self.generator.threat.norm, self.generator.threat.eps
         radius = x.new_full(x.shape[:1], largest) if eps is None else eps.clamp(0.0, largest)
-        x_adv = bounded(self.generator.raw(x, y_target, radius, z), x, norm, radius)
-        if norm == "linf":
-            each = radius[:, None, None, None]
-            x_adv = torch.minimum(torch.maximum(x_adv, x - each), x + each)
-        return x_adv.clamp(0, 1)
+        return bounded(self.generator.raw(x, y_target, radius, z), x, norm, radius)
 
 
 def export_generator(generator: Generator, path: Path, kind: Format) -> list[Check]:
@@ -177,10 +174,14 @@ def _read_pt2(path: Path) -> Callable[[Inputs], Tensor]:
 def _write_onnx(generator: Generator, path: Path) -> None:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         extra(module, "onnx")
-    names = {"x": {0: "n", 2: "h", 3: "w"}}
-    program: Any = torch.onnx.export(
-        _traced(generator), dynamo=True, output_names=[ANSWER], dynamic_shapes=names, verbose=False
-    )
+    traced = _traced(generator)
+    names = {str(given): {0: "n"} for given in traced.graph_signature.user_inputs}
+    names["x"] |= {2: "h", 3: "w"} if generator.guide is None else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # several inputs have the same n: they shall
+        program: Any = torch.onnx.export(
+            traced, dynamo=True, output_names=[ANSWER], dynamic_shapes=names, verbose=False
+        )
     program.model.metadata_props.update({f"advgan.{key}": text for key, text in about(generator).items()})
     program.save(path, external_data=False)
 

@@ -75,8 +75,8 @@ def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
             length = rearrange(raw.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
             free = x + raw * (eps / length).clamp_max(1)
             low, high = torch.zeros_like(x), torch.ones_like(x)
-        # The value is cut (for linf by one rounding error at most), the gradient is that of the uncut form.
-        return free + (free.clamp(low, high) - free).detach()
+        cut = free.clamp(low, high)  # for linf by one rounding error at most
+        return free + (cut - free).detach() if free.requires_grad else cut  # the gradient is that of the uncut form
 
 
 @dataclass(frozen=True)

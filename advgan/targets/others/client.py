@@ -82,10 +82,13 @@ class Client:
 
     def _attempt(self, method: str, body: bytes | None, kind: str, most: int) -> bytes:
         connection, late = self.connect(self.host, self.port, timeout=self.patience.timeout), threading.Event()
-        deadline = threading.Timer(self.patience.timeout, _hang_up, (connection, late))
+        sockets: list[socket.socket] = []
+        deadline = threading.Timer(self.patience.timeout, _hang_up, (connection, sockets, late))
         deadline.daemon = True
         deadline.start()
         try:
+            connection.connect()
+            sockets.append(connection.sock)  # which the connection forgets as soon as the answer begins
             connection.request(method, self.path, body, {"Content-Type": kind} if kind else {})
             response = connection.getresponse()
             data = response.read(most + 1)
@@ -121,9 +124,9 @@ class Client:
         return data
 
 
-def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+def _hang_up(connection: http.client.HTTPConnection, sockets: list[socket.socket], late: threading.Event) -> None:
     """The deadline of an attempt: a socket's own timeout begins anew with every byte that trickles in."""
     late.set()
-    if connection.sock is not None:
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+    for each in sockets or [connection.sock]:
+        with contextlib.suppress(OSError, TypeError):  # closed already; none yet
+            socket.socket.shutdown(each, socket.SHUT_RDWR)

@@ -92,11 +92,11 @@ def _signature(program: torch.export.ExportedProgram, name: str) -> Signature:
     inputs = [node for node in program.graph.find_nodes(op="placeholder") if node.name in given.user_inputs]
     if len(given.user_inputs) != 1 or len(inputs) != 1 or not isinstance(inputs[0].meta.get("val"), Tensor):
         raise InputError(f"{name} must take one input, images (n, c, h, w), got {len(given.user_inputs)} inputs")
-    if given.buffers_to_mutate:
-        changed = next(iter(given.buffers_to_mutate.values()))
-        raise InputError(
-            f"{name} changes {changed} with each image, expected a model exported in eval mode: model.eval()"
-        )
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        named = zip(schema.arguments, node.args, strict=False) if schema else ()
+        if any(argument.name in ("train", "training") and value is True for argument, value in named):
+            raise InputError(f"{name} was exported in training mode ({node.name}), expected one after model.eval()")
     image = inputs[0].meta["val"]
     if image.dtype != torch.float32:
         raise InputError(f"{name} takes {image.dtype}, expected float32 images in [0, 1]")
