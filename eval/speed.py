@@ -48,6 +48,7 @@ from eval.peers.libraries import PEERS
 from eval.peers.race import Bench, Row
 from eval.peers.tables import NOTE, markdown, table
 from eval.speed_sections.attacks import against_peers, one_pass
+from eval.speed_sections.exported import exported
 from eval.speed_sections.imports import imports
 from eval.speed_sections.large import large
 from eval.speed_sections.overhead import overhead
@@ -62,8 +63,9 @@ SECTIONS = {
     "overhead": "What the harness adds to an attack, beyond one forward that certifies its answers",
     "generator": "One pass of the generator",
 }
-# Of networks of their own: title, and what times them.
+# Of networks of their own, and the generator's export: title, and what times them.
 APART: dict[str, tuple[str, Callable[[Bench, Generator | None], list[Row]]]] = {
+    "onnx": ("The exported generator in onnxruntime and in PyTorch", exported),
     "large": ("One pass at 224 x 224 against ten steps on a ResNet-50, random weights", large),
     "compile": ("Training steps of train/advgan.py with and without --compile", compiled),
     "processes": ("Training steps of train/advgan.py by two processes and by one", processes),
@@ -90,8 +92,8 @@ class Settings:
     generator: Path | None = None
     """A generator's folder, or the run that holds it, for the section of that name: there all have its ball and aim"""
     sections: tuple[str, ...] = ()
-    """Some of fgsm ifgsm pgd deepfool overhead generator, which () is all of; or of large compile processes import,
-    which have networks of their own"""
+    """Some of fgsm ifgsm pgd deepfool overhead generator, which () is all of; or of onnx large compile processes
+    import, which are asked for by name"""
     peers: tuple[str, ...] = ()
     """Some of foolbox torchattacks art adv-lib, or none; () is all of them"""
     eps: Real = 0.3
@@ -114,8 +116,9 @@ def main(settings: Settings) -> None:
     check(settings)
     threat, sections = Threat("linf", settings.eps), chosen("section", settings.sections, SECTIONS, APART)
     peers = [] if settings.peers == ("none",) else chosen("peer", settings.peers, PEERS)
-    if settings.sections and "generator" in sections and settings.generator is None:
-        raise InputError("section generator times a trained generator, expected --generator DIR, got none")
+    needy = [name for name in sections if name in ("generator", "onnx")]
+    if settings.sections and needy and settings.generator is None:
+        raise InputError(f"section {needy[0]} times a trained generator, expected --generator DIR, got none")
     generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
     device = training.start_alone(SEED, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)

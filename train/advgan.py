@@ -43,7 +43,7 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
-from advgan.targets import fingerprint
+from advgan.targets import BlackBox, fingerprint
 from advgan.targets.others import source_of
 from advgan.threat import Norm, check_class, check_eps
 
@@ -166,10 +166,14 @@ def main(settings: Settings) -> None:
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     loaded = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
+    if isinstance(undefended(loaded), BlackBox):
+        raise InputError(
+            f"{loaded.name} only answers queries, without a gradient: train/substitute.py attacks such targets"
+        )
+    share = share_of(settings, accelerator.num_processes)
     target, data = admitted(loaded, data)
     check_class(settings.y_target, data.num_classes)
     held_out = data.validation.first(settings.validation_images)
-    share = share_of(settings, accelerator.num_processes)
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
     if settings.evasion is not None and not suspicious(target):
         raise InputError(f"evasion does nothing without a target that can reject, got {settings.evasion}")

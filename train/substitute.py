@@ -233,15 +233,19 @@ def main(settings: Settings) -> None:
             reseed(model, round_)  # a defence that draws answers a round alike, resumed or not
             began = time.perf_counter()
             if record["rounds_asked"] == round_:  # the round's questions, each asked once and kept
-                if round_ == 0:
-                    told["clean"], told["validation"] = answers(black_box, train), answers(referee, held_out)
-                else:
-                    x_adv = newest(averaged.module, train, round_, settings, device)
-                    told["adv"] = torch.cat([told["adv"], black_box.ask(x_adv.float() / 255)])
-                    told["x_adv"] = torch.cat([told["x_adv"], x_adv])
-                record["rounds_asked"] += 1
-                record["queries"], record["validation_queries"] = black_box.queries, referee.queries
-                state.save(record["step"])
+                try:
+                    if round_ == 0:
+                        ask(black_box, told, "clean", train)
+                        ask(referee, told, "validation", held_out)
+                    else:
+                        x_adv = newest(averaged.module, train, round_, settings, device)
+                        every = torch.cat([told["x_adv"], x_adv])
+                        ask(black_box, told, "adv", Split(every, torch.zeros(len(every))))
+                        told["x_adv"] = torch.cat([told["x_adv"], x_adv])
+                    record["rounds_asked"] += 1
+                finally:  # where a service fails, what it told so far is kept too, and what it was asked counted
+                    record["queries"], record["validation_queries"] = black_box.queries, referee.queries
+                    state.save(record["step"])
             x, index = next(batches[phase])
             b, x = told["clean"][index].to(device), x.to(device)
             if phase == "distil":
@@ -329,9 +333,11 @@ def own_images(train: Split, settings: Settings) -> Split:
     return Split(train.take(torch.from_numpy(chosen)).images, torch.arange(n))
 
 
-def answers(black_box: BlackBox, split: Split) -> Tensor:
-    """What the black box says (n, k) of all images of `split`, in their order."""
-    return torch.cat([black_box.ask(x) for x, _ in split.batches(black_box.batch_size)])
+def ask(black_box: BlackBox, told: training.Record, key: str, split: Split) -> None:
+    """Append to told[key] what the black box says (n, k) of the images of `split` that are not answered there yet."""
+    rest = split.take(torch.arange(len(told[key]), len(split)))
+    for x, _ in rest.batches(black_box.batch_size):
+        told[key] = torch.cat([told[key], black_box.ask(x)])
 
 
 def newest(generator: Any, train: Split, round_: int, settings: Settings, device: torch.device) -> Tensor:

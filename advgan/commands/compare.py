@@ -25,7 +25,7 @@ from advgan.analysis import summary
 from advgan.attacks import ATTACKS, Spec, bind, parse_attack
 from advgan.data import load_data
 from advgan.data.flags import DataDir, Dataset, ImageSize
-from advgan.defenses import is_directory
+from advgan.defenses import is_directory, undefended
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
@@ -36,6 +36,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import write_settings
+from advgan.targets import BlackBox
 from advgan.targets.others import source_of
 from advgan.threat import Norm, Threat, check_class
 
@@ -115,6 +116,8 @@ def main(settings: Settings) -> None:
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
+    if not settings.attacks and any(isinstance(undefended(each.victim.model), BlackBox) for each in targets):
+        specs = [spec for spec in specs if spec.access != "gradients"]  # there are none
     surrogate = None
     if settings.surrogate:
         own = [settings.surrogate_weights] if settings.surrogate_weights else []

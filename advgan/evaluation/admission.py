@@ -9,7 +9,7 @@ from torch import nn
 
 from advgan.data import Data, relabel
 from advgan.defenses import undefended
-from advgan.targets import check_normalised, check_target
+from advgan.targets import BlackBox, check_normalised, check_target
 
 
 def admitted(model: Any, data: Data) -> tuple[nn.Module, Data]:
@@ -20,6 +20,8 @@ def admitted(model: Any, data: Data) -> tuple[nn.Module, Data]:
     """
     plain = undefended(model)
     data = relabel(data, *said_of(model))
+    if isinstance(model, BlackBox):
+        return model, data  # each of its answers is checked, and each question may cost
     x, y = next(data.validation.first(64).batches(64))
     target = check_target(model, x[:8], data.num_classes)
     if not getattr(plain, "normalises", True):

@@ -1,7 +1,7 @@
 """A classifier that a function of the user's own Python file returns: `FILE.py:FACTORY`. Loading it runs that file.
 
 def factory():                     # or factory(image_shape, num_classes): what it asks for, it is given
-    return model                   # an nn.Module: images (n, c, h, w) in [0, 1] -> logits (n, classes)
+    return model                   # an nn.Module: images (n, c, h, w) in [0, 1] -> logits (n, classes); or a BlackBox
 
 The model may have `image_shape`, the images that it was made for, and `classes`, the names of its classes.
 """
@@ -22,6 +22,7 @@ from torch import nn
 
 from advgan.errors import InputError, did_you_mean, reason
 from advgan.targets.base import ImageShape
+from advgan.targets.blackbox import BlackBox
 from advgan.targets.checkpoint import fill, read_state, weights_file
 from advgan.targets.others.base import Other, line_in, ready
 
@@ -32,7 +33,7 @@ def load(
     *,
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
-) -> Other:
+) -> Other | BlackBox:
     """As `advgan.targets.others.load_other`, by running the file. Raises InputError, with file and line, for whatever
     goes wrong in it.
 
@@ -57,6 +58,9 @@ def load(
         fill(model, read_state(own), own, name)
     natural = getattr(model, "image_shape", None) or image_shape or (3, 224, 224)
     about = {"classes": getattr(model, "classes", None), "identity": hashlib.sha256(file.read_bytes()).hexdigest()}
+    if isinstance(model, BlackBox):  # a service with a protocol of its own, say
+        model.name, model.image_shape, model.identity = name, model.image_shape or image_shape, about["identity"]
+        return model
     return ready(model, name, tuple(natural), image_shape, code=file, **about)
 
 
