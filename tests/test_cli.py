@@ -83,7 +83,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == __version__
 
 
-EXAMPLES = ("attack", "compare", "completion", "info", "pull", "push")
+EXAMPLES = ("attack", "compare", "completion", "export", "info", "pull", "push")
 
 
 def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:

@@ -1,8 +1,8 @@
 """A trained generator as one file that other programs run, in ONNX or as torch's own .pt2; its answers are PyTorch's.
 
-advgan export checkpoints/mnist-c-generator
-advgan export RUN --format pt2
-advgan export RUN --output attack.onnx
+    advgan export checkpoints/mnist-c-generator
+    advgan export RUN --format pt2
+    advgan export RUN --output attack.onnx
 
 The file takes images in [0, 1], any number, of any size (a generator with a guide: of its guide's), and answers with
 adversarial ones; ball and box are inside it. Before it is kept it is compared with PyTorch on several of both.
@@ -27,6 +27,8 @@ class Settings:
 
     directory: tyro.conf.Positional[Path]
     """A generator's folder, or the run that holds it"""
+    recipe: Path | None = None
+    """YAML file of settings that become the defaults; flags override it"""
     format: Format = "onnx"
     """onnx, for onnxruntime and what else reads it, or pt2, for torch.export.load and torch's compilers"""
     output: Path | None = None
