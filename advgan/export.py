@@ -33,7 +33,7 @@ from advgan.threat import Threat, bounded
 
 Format = Literal["onnx", "pt2"]
 Inputs = dict[str, Tensor]
-NAME, ANSWER = "advgan.json", "x_adv"  # of the metadata in a .pt2; of the output
+NAME, ANSWER = "generator.json", "x_adv"  # of the metadata in a .pt2; of the output
 CHUNK = 50  # images at once: what fits the cache in onnxruntime's layout
 CLOSE = 1e-3  # the largest difference from PyTorch that is rounding, as a share of eps
 
@@ -86,7 +86,7 @@ class Exportable(nn.Module):
 def export_generator(generator: Generator, path: Path, kind: Format) -> list[Check]:
     """Write `generator`, on the CPU, to `path`, once its answers there are PyTorch's; what was compared.
 
-    Its norm, eps, classes and the SHA-256 of its weights stand in ONNX's metadata, or in advgan.json among the extra
+    Its norm, eps, classes and the SHA-256 of its weights stand in ONNX's metadata, or in generator.json among the extra
     files of a .pt2. Raises InputError, and leaves `path` as it was, where the answers differ or leave the ball.
     """
     if path.suffix != f".{kind}":
