@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from advgan.errors import InputError
 from advgan.generator import Architecture
 from advgan.networks import InstanceNorm
 from advgan.storage import write_aside
+from advgan.weights import read_weights, write_weights
 
 
 class Discriminator(nn.Module):
@@ -64,11 +64,10 @@ class Discriminator(nn.Module):
 
     def save(self, directory: Path) -> None:
         """Write config.json and model.safetensors, all or nothing; what stood there goes."""
-        weights = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state_dict().items()}
 
         def write(folder: Path) -> None:
             (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+            write_weights(self.state_dict(), folder / "model.safetensors")
 
         write_aside(directory, write)
 
@@ -83,7 +82,7 @@ class Discriminator(nn.Module):
             raise InputError(f"no discriminator in {run}: expected a run of train/advgan.py with one in discriminator/")
         try:
             found = cls(**json.loads((folder / "config.json").read_text()))
-            found.load_state_dict(load_file(folder / "model.safetensors"))
+            found.load_state_dict(read_weights(folder / "model.safetensors"))
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"the discriminator in {folder} is damaged: {reason}") from None

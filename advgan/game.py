@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,16 +82,41 @@ def ask(generator: Generator, y: Tensor, rng: np.random.Generator, first: int, t
     return Asked(y_target, eps, z)
 
 
+def slices(n: int, parts: int) -> list[slice]:
+    """A batch of `n` images cut into `parts` equal micro-batches."""
+    size = n // parts
+    return [slice(i * size, (i + 1) * size) for i in range(parts)]
+
+
+def gathering(network: nn.Module, last: bool, accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """Around one micro-batch's forward and backward: only after the last one do the processes share their gradients."""
+    return nullcontext() if last else accelerator.no_sync(network)
+
+
 def discriminator_step(
-    game: Game, discriminator: nn.Module, optimizer: Optimizer, x: Tensor, x_adv: Tensor, accelerator: Accelerator
+    game: Game,
+    discriminator: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    x_adv: Tensor,
+    accelerator: Accelerator,
+    *,
+    accumulate: int = 1,
 ) -> dict[str, Tensor]:
-    """Clean and (detached) perturbed images in one forward pass; nothing of it reaches the generator."""
-    real, fake = discriminator(torch.cat([x, x_adv])).chunk(2)
-    loss = losses.gan_discriminator(real, fake, form=game.gan).mean()
+    """Clean and (detached) perturbed images in one forward pass; nothing of it reaches the generator.
+
+    With `accumulate` above 1 it takes so many micro-batches in turn, whose gradients add up to the whole batch's.
+    """
     optimizer.zero_grad()
-    accelerator.backward(loss)
+    found = []
+    for part in slices(len(x), accumulate):
+        with gathering(discriminator, part.stop == len(x), accelerator):
+            real, fake = discriminator(torch.cat([x[part], x_adv[part]])).chunk(2)
+            loss = losses.gan_discriminator(real, fake, form=game.gan).mean()
+            accelerator.backward(loss / accumulate)
+        found.append({"loss discriminator": loss, "D(real)": real.mean(), "D(fake)": fake.mean()})
     optimizer.step()
-    return {"loss discriminator": loss.detach(), "D(real)": real.detach().mean(), "D(fake)": fake.detach().mean()}
+    return mean(found)
 
 
 def generator_step(
@@ -99,42 +126,72 @@ def generator_step(
     critic: nn.Module,
     target: Any,
     x: Tensor,
-    x_adv: Tensor,
+    x_adv: Tensor | Callable[[slice], Tensor],
     y: Tensor,
     accelerator: Accelerator,
     *,
     y_target: Tensor | None = None,
     share: Tensor | float = 1.0,
     clip_norm: float = 10.0,
+    accumulate: int = 1,
 ) -> dict[str, Tensor]:
     """All terms of the generator's loss, in one backward pass.
 
     y_target, share   what the images were asked for: see `Asked`
+    accumulate        above 1 it takes so many micro-batches in turn, and `x_adv` answers a part of the batch when it is
+                      asked: so that the activations of one alone are kept
     `critic` is the unwrapped discriminator, frozen for the while: its own gradients stay as they are, and its
     data-parallel wrapper never sees a forward pass without a backward one.
     """
+    optimizer.zero_grad()
+    found = []
+    for part in slices(len(x), accumulate):
+        with gathering(generator, part.stop == len(x), accelerator):
+            loss, terms = generator_loss(
+                *(game, critic, target, x[part], x_adv(part) if callable(x_adv) else x_adv, y[part], accelerator),
+                y_target=None if y_target is None else y_target[part],
+                share=share[part] if isinstance(share, Tensor) else share,
+            )
+            accelerator.backward(loss / accumulate)
+        found.append(terms)
+    length = accelerator.clip_grad_norm_(generator.parameters(), clip_norm)
+    optimizer.step()
+    return mean(found) | {"gradient norm": torch.as_tensor(length).detach()}
+
+
+def generator_loss(
+    game: Game,
+    critic: nn.Module,
+    target: Any,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    accelerator: Accelerator,
+    *,
+    y_target: Tensor | None,
+    share: Tensor | float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The whole loss, a mean over the images, and its terms."""
     critic.requires_grad_(False)
     with accelerator.autocast():
         logits, judged = target(x_adv).float(), critic(x_adv).float()
         suspicion = target.suspicion(x_adv).float() if game.evasion else None
     critic.requires_grad_(True)
-    adversarial = losses.adversarial(logits, y, y_target, form=game.adversarial, kappa=game.kappa).mean()
-    gan = losses.gan_generator(judged, form=game.gan).mean()
-    hinge = losses.hinge(x_adv - x, game.c * share).mean()
-    loss = adversarial + game.alpha * gan + game.beta * hinge
+    terms = {
+        "loss adversarial": losses.adversarial(logits, y, y_target, form=game.adversarial, kappa=game.kappa).mean(),
+        "loss GAN": losses.gan_generator(judged, form=game.gan).mean(),
+        "loss hinge": losses.hinge(x_adv - x, game.c * share).mean(),
+    }
+    loss = terms["loss adversarial"] + game.alpha * terms["loss GAN"] + game.beta * terms["loss hinge"]
     if game.gamma:
-        same = losses.sameness(x_adv - x).mean()
-        loss = loss + game.gamma * same
+        terms["loss sameness"] = losses.sameness(x_adv - x).mean()
+        loss = loss + game.gamma * terms["loss sameness"]
     if suspicion is not None:
-        evasion = losses.evasion(suspicion).mean()
-        loss = loss + game.evasion * evasion
-    optimizer.zero_grad()
-    accelerator.backward(loss)
-    length = accelerator.clip_grad_norm_(generator.parameters(), clip_norm)
-    optimizer.step()
-    parts = {"loss adversarial": adversarial, "loss GAN": gan, "loss hinge": hinge, "gradient norm": length}
-    if game.gamma:
-        parts["loss sameness"] = same
-    if suspicion is not None:
-        parts["loss evasion"] = evasion
-    return {name: torch.as_tensor(value).detach() for name, value in parts.items()}
+        terms["loss evasion"] = losses.evasion(suspicion).mean()
+        loss = loss + game.evasion * terms["loss evasion"]
+    return loss, terms
+
+
+def mean(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The terms of equal micro-batches as those of the whole batch."""
+    return {name: torch.stack([each[name].detach() for each in found]).mean() for name in found[0]}

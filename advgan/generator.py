@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from advgan.networks import PaperNetwork, PatchNetwork, UNet, Wanted
 from advgan.storage import write_aside
 from advgan.targets import build_target
 from advgan.threat import Norm, Threat, bounded, check_eps
+from advgan.weights import read_weights, write_weights
 
 Architecture = Literal["patch", "unet", "paper"]
 WANTED = 64  # length of the vector that says what an answer shall be
@@ -232,6 +234,14 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             (folder / "README.md").write_text(card)
 
         write_aside(directory, write)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_weights(self.state_dict(), save_directory / SAFETENSORS_SINGLE_FILE)
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
+        model.load_state_dict(read_weights(model_file), strict=strict)
+        return model.to(map_location)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Generator:  # type: ignore[override]

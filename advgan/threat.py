@@ -48,9 +48,10 @@ def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
 
     Nearest rounding would leave the ball: 0.3 * 255 = 76.5 would become 77. Clean 8-bit images stay exact.
     """
-    clean = (x * 255).round()
-    levels = ((x_adv.double() - x.double()) * 255 + 1e-4 * torch.sign(x_adv.double() - x.double())).trunc()
-    return (clean + levels).clamp(0, 255).to(torch.uint8)
+    delta = x_adv.double() - x.double()
+    slack = 1e-4 * delta.sign()
+    levels = delta.mul_(255).add_(slack).trunc_()  # in place: a large picture passes through memory often enough
+    return levels.add_((x * 255).round()).clamp_(0, 255).to(torch.uint8)
 
 
 def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:

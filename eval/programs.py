@@ -98,6 +98,8 @@ def prepare(commands: Sequence[Command], *more: object) -> None:
         command.output_dir.mkdir(parents=True, exist_ok=True)
         write_file(stamp, json.dumps(begun, indent=2) + "\n")
         program(command.path, *more, *command.words, *again)
+        if training.unfinished(command.output_dir):  # somebody stopped it alone
+            sys.exit(f"error: {command.path} was stopped before its end; the same command goes on")
         write_file(stamp, json.dumps(begun | {"done": True}, indent=2) + "\n")
 
 

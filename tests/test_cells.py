@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from advgan import Generator
 from advgan.attacks import Attack, Spec, bind, ifgsm, parse_attack, registry
 from advgan.evaluation import Cells, Result, Victim, evaluate
+from advgan.evaluation.sharing import share_cells
 from advgan.threat import Threat
 from tests.test_attacks import conv_net, images, own_labels
 
@@ -125,6 +127,33 @@ def test_a_seed_decides_what_a_generator_that_takes_noise_answers(victim: Victim
     assert same(first, again)
     fresh = Cells(None, X, Y).run(one_pass, victim, BALL, generator=generator)
     assert same(first, fresh), "whatever torch's own random numbers are"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_processes_share_cells_and_the_main_one_has_them_all(victim: Victim, tmp_path: Path, fresh: bool) -> None:
+    specs = [(FGSM, 0.1), (DEEPFOOL, 0.1), (NOISE, 0.1), (FGSM, 0.2), (DEEPFOOL, 0.2), (NOISE, 0.2)]
+    todo = [
+        {"spec": spec, "victim": victim, "threat": Threat("l2", eps), "y_target": None, "seed": 0, "generator": None}
+        | {"source": None, "foreign": False}
+        for spec, eps in specs
+    ]
+    alone = [Cells(None, X, Y).run(**cell) for cell in todo]
+    made: list[list[int]] = []
+    for process in (1, 0):  # the main one waits for the other
+        two = SimpleNamespace(process_index=process, num_processes=2, is_main_process=process == 0, device="cpu")
+        two.wait_for_everyone, two.reduce = lambda: None, lambda value, reduction: value
+        cells, run = Cells(tmp_path, X, Y, fresh=fresh), []
+
+        def run_cell(cell: Any, cells: Cells = cells, run: list[int] = run) -> Result:
+            before, result = cells.found, cells.run(**cell)
+            run.extend([todo.index(cell)] if cells.found == before else [])
+            return result
+
+        results, found = share_cells(cells, todo, run_cell, two)  # type: ignore[arg-type]
+        made.append(run)
+    assert made == [[1, 3], [0, 2, 5]] if not fresh else [[1, 3, 4], [0, 2, 5]]
+    assert found == 0 or not fresh
+    assert all(same(one, result) for one, result in zip(alone, results, strict=True))
 
 
 def test_a_failure_is_tried_again(victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

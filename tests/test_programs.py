@@ -78,6 +78,26 @@ def test_an_interrupted_one_goes_on_and_what_was_made_stays(started: list[list[s
     assert sum(str(tmp_path / "a") in words for words in started) == 1
 
 
+def test_one_that_was_stopped_alone_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal to the child alone: it saves and ends with exit code 0, before its last step."""
+    words: list[list[str]] = []
+
+    def stopped(command: list[str]) -> int:
+        state = tmp_path / "a" / "state" / "classifier" / "step-0000003"
+        state.mkdir(parents=True, exist_ok=True)
+        (state / "progress.json").write_text(json.dumps({"step": 3, "steps": 3 if words else 4}))
+        words.append(command)
+        return 0
+
+    monkeypatch.setattr(programs, "ended", stopped)
+    with pytest.raises(SystemExit, match=r"train/classifier.py was stopped before its end; the same command goes on"):
+        prepare(parse_commands([line(tmp_path / "a")]))
+    assert json.loads((tmp_path / "a" / "prepared.json").read_text())["done"] is False
+    prepare(parse_commands([line(tmp_path / "a")]))
+    assert words[1][-1] == "--resume"
+    assert json.loads((tmp_path / "a" / "prepared.json").read_text())["done"] is True
+
+
 def test_somebody_elses_run_is_left_alone(started: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "a" / "classifier").mkdir(parents=True)
     with pytest.raises(InputError, match=r"a holds what .* has not made: expected it empty"):

@@ -124,27 +124,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(program, words, tmp_path):
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
 
 
-@pytest.mark.program
-def test_two_processes_equal_one(program, words, tmp_path):
-    words = [*words, *ANYTHING, "--max-steps", "8"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    program("train/advgan.py", *words, "--output-dir", one)
-    done = program("train/advgan.py", *words, "--output-dir", two, launch=["--cpu", "--num_processes", "2"])
-    assert "2 processes" in done.stdout
-    for tag in ("loss adversarial", "loss discriminator", "D(fake)"):
-        logs = [EventAccumulator(str(d / "logs" / "advgan")).Reload().Scalars(f"train/{tag}") for d in (one, two)]
-        assert [e.step for e in logs[0]] == [e.step for e in logs[1]] == [8]
-        assert logs[0][0].value == pytest.approx(logs[1][0].value, rel=2e-3, abs=1e-3)
-    first, second = (json.loads((d / "training.json").read_text())["history"] for d in (one, two))
-    for a, b in zip(first, second, strict=True):
-        assert (a["n"], a["n_correct"]) == (b["n"], b["n_correct"])
-        assert a["l2"] == pytest.approx(b["l2"], rel=1e-3)
-        assert a["asr"] == pytest.approx(b["asr"], abs=1.01 / a["n"])
-    first, second = (load_file(d / "generator" / "model.safetensors") for d in (one, two))
-    for name, weight in first.items():
-        torch.testing.assert_close(second[name], weight, atol=2e-3, rtol=2e-3, msg=name)
-
-
 def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
     run(advgan.main, advgan.Settings, [*words, "--y-target", "1", "--max-steps", "4", "--output-dir", str(tmp_path)])
     history = json.loads((tmp_path / "training.json").read_text())["history"]

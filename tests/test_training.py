@@ -38,40 +38,40 @@ def saved(tmp_path):
     accelerator = Accelerator(cpu=True)
     net = accelerator.prepare(torch.nn.Linear(2, 2))
     record = training.Record(step=3, settings={"eps": 0.3, "threads": 1})
-    accelerator.register_for_checkpointing(record)
-    training.save_state(accelerator, tmp_path, "generator", 3)
-    yield accelerator, net, record, tmp_path
+    state = training.State(accelerator, tmp_path, "generator", 12, record)
+    state.save(3)
+    yield state, net, record, tmp_path
     accelerator.free_memory()
 
 
 def test_a_state_comes_back_and_insists_on_its_settings(saved):
-    accelerator, net, record, directory = saved
+    state, net, record, _ = saved
     weight = net.weight.detach().clone()
     torch.nn.init.zeros_(net.weight)
     record["step"], record["settings"] = 0, {"eps": 0.3, "threads": 2}
-    training.load_state(accelerator, directory, "generator", record)
+    state.load()
     assert torch.equal(net.weight, weight)
     assert record["step"] == 3
     record["settings"] = {"eps": 0.2, "threads": 1}
     with pytest.raises(InputError, match=r"eps was 0\.3, now 0\.2"):
-        training.load_state(accelerator, directory, "generator", record)
+        state.load()
 
 
 def test_a_newer_state_replaces_the_older_one(saved):
-    accelerator, _, _, directory = saved
-    training.save_state(accelerator, directory, "generator", 12)
+    state, _, _, directory = saved
+    state.save(12)
     assert [p.name for p in (directory / "state" / "generator").iterdir()] == ["step-0000012"]
-    training.clear(accelerator, directory, "generator")
+    state.clear()
     assert training.latest_state(directory, "generator") is None
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "custom_checkpoint_0.pkl"])
+@pytest.mark.parametrize("file", ["model.safetensors", "objects.pt"])
 def test_a_damaged_state_is_refused_in_one_line(saved, file):
-    accelerator, _, record, directory = saved
+    state, _, _, directory = saved
     path = training.latest_state(directory, "generator") / file
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(InputError, match=r"cannot resume from .* damaged"):
-        training.load_state(accelerator, directory, "generator", record)
+    with pytest.raises(InputError, match=rf"cannot resume from .*: {file} is damaged"):
+        state.load()
 
 
 def test_signals_are_questions_within_the_loop_and_ordinary_after_it():

@@ -18,11 +18,12 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -30,18 +31,21 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from advgan import losses, training
 from advgan.data import load_data, steps_per_epoch, training_batches
 from advgan.data.augment import augment
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import adaptive, load_classifier, reseed, suspicious, undefended, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
+from advgan.evaluation.admission import admitted
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
-from advgan.game import EVASION, Game, ask, discriminator_step, generator_step
+from advgan.game import EVASION, Asked, Game, ask, discriminator_step, generator_step, slices
 from advgan.generator import Architecture, Generator
 from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
-from advgan.targets import check_target, fingerprint
+from advgan.targets import BlackBox, fingerprint
+from advgan.targets.others import source_of
 from advgan.threat import Norm, check_class, check_eps
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -53,16 +57,14 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
-    """The classifier under attack: its name, or the directory of a saved one, which needs no weights"""
+    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     eps: Real = 0.3
@@ -82,7 +84,8 @@ class Settings:
     universal: bool = False
     """One perturbation for all images"""
     guide: bool = False
-    """Give the generator a frozen copy of the target, so that it knows what the clean image is taken for"""
+    """Give the generator a frozen copy of the target, a built-in one, so that it knows what the clean image is taken
+    for"""
     guide_dir: Path | None = None
     """The same with a saved classifier in the target's place, which learns on: a small one (quick) costs less"""
     output_dir: Path = Path("checkpoints/runs/advgan")
@@ -103,6 +106,12 @@ class Settings:
     """CPU threads a process; None shares the cores among the processes"""
     bf16: bool = False
     """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
+    accumulate: int = 1
+    """Take each process's share of a batch in so many parts, one after the other: the same step in less memory"""
+    checkpoint_target: bool = False
+    """Compute the target's activations a second time instead of keeping them: less memory, a forward pass more"""
+    compile: bool = False
+    """Compile generator and target (torch.compile): the first pass takes a minute"""
 
     adversarial: losses.Adversarial = "margin"
     """Adversarial loss on the target's logits"""
@@ -156,20 +165,26 @@ def main(settings: Settings) -> None:
     training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    check_class(settings.y_target, data.num_classes)
-    held_out = data.validation.first(settings.validation_images)
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     loaded = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
-    if settings.noise and settings.batch_size // accelerator.num_processes % 2:
-        raise InputError(f"with noise images go in pairs: expected an even batch a process, got {settings.batch_size}")
-    target = check_target(loaded, next(held_out.batches(8))[0], data.num_classes)
+    if isinstance(undefended(loaded), BlackBox):
+        raise InputError(
+            f"{loaded.name} only answers queries, without a gradient: train/substitute.py attacks such targets"
+        )
+    share = share_of(settings, accelerator.num_processes)
+    target, data = admitted(loaded, data)
+    check_class(settings.y_target, data.num_classes)
+    held_out = data.validation.first(settings.validation_images)
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
     if settings.evasion is not None and not suspicious(target):
         raise InputError(f"evasion does nothing without a target that can reject, got {settings.evasion}")
     smooth = adaptive(target)  # what the generator learns from: the target itself, where its gradients are honest
+    classifier = undefended(target)
+    if settings.checkpoint_target:
+        training.checkpointed(classifier)
 
-    guide = undefended(loaded) if settings.guide else None
+    guide = classifier if settings.guide else None
     if settings.guide_dir is not None:
         guide = undefended(load_classifier(str(settings.guide_dir), image_shape=shape, num_classes=data.num_classes))
 
@@ -207,11 +222,15 @@ def main(settings: Settings) -> None:
     generator, discriminator, optimizer_g, optimizer_d = accelerator.prepare(
         net, discriminator, optimizer_g, optimizer_d
     )
-    accelerator.register_for_checkpointing(schedule, averaged, record)
+    state = training.State(accelerator, settings.output_dir, "generator", total, record, schedule, averaged)
     if settings.resume:
-        training.load_state(accelerator, settings.output_dir, "generator", record)
+        state.load()
     else:
-        training.clear(accelerator, settings.output_dir, "generator")
+        state.clear()
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
+    if settings.compile:
+        training.compiled(net, classifier, sample=some[:share].to(accelerator.device))
 
     validation = Validation(target, held_out, accelerator, questions(net), settings.seed)
     critic = accelerator.unwrap_model(discriminator)
@@ -238,14 +257,23 @@ def main(settings: Settings) -> None:
             rng = np.random.default_rng((settings.seed, record["step"], 1))  # a step asks the same after a resume
             first = accelerator.process_index * len(x)
             asked = ask(net, y, rng, first, len(x) * accelerator.num_processes, settings.aimed)
-            x_adv = generator(x, asked.y_target, asked.eps, asked.z)
+            answer = partial(answered, generator, x, asked)
+            if settings.accumulate == 1:
+                x_adv = answer(slice(None))
+            else:  # for the discriminator; for its own gradient each part is answered again
+                with torch.no_grad():
+                    x_adv = torch.cat([answer(part) for part in slices(len(x), settings.accumulate)])
             reseed(target, record["step"])
-            parts = discriminator_step(game, discriminator, optimizer_d, x, x_adv.detach(), accelerator)
+            parts = discriminator_step(
+                *(game, discriminator, optimizer_d, x, x_adv.detach(), accelerator), accumulate=settings.accumulate
+            )
             parts |= generator_step(
-                *(game, generator, optimizer_g, critic, smooth, x, x_adv, y, accelerator),
+                *(game, generator, optimizer_g, critic, smooth),
+                *(x, x_adv if settings.accumulate == 1 else answer, y, accelerator),
                 y_target=asked.y_target,
                 share=asked.share(settings.eps),
                 clip_norm=settings.clip_norm,
+                accumulate=settings.accumulate,
             )
             # Means over all processes, in one synchronisation: so a NaN anywhere stops them all at the same step.
             means = accelerator.reduce(torch.stack(list(parts.values())), reduction="mean")
@@ -273,10 +301,11 @@ def main(settings: Settings) -> None:
                 if log:
                     say(judgement, record, bar)
                     write_validation(log, judgement, step, data.classes)
-                if log and better:
-                    keep(averaged.module, critic, settings, record, c)
+                with training.saving(accelerator, settings.output_dir):
+                    if better and accelerator.is_main_process:
+                        keep(averaged.module, critic, settings, record, c)
             if due or stopping:
-                training.save_state(accelerator, settings.output_dir, "generator", step)
+                state.save(step)
             if stopping:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
     if accelerator.is_main_process:
@@ -287,7 +316,15 @@ def main(settings: Settings) -> None:
 def check(settings: Settings) -> None:
     """Refuse what cannot work, before any work."""
     check_eps(settings.eps, settings.norm)
-    for name in ("batch_size", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm"):
+    for name in (
+        "batch_size",
+        "accumulate",
+        "validate_every",
+        "validation_images",
+        "epochs",
+        "learning_rate",
+        "clip_norm",
+    ):
         if not getattr(settings, name) > 0:
             raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
     for name in ("kappa", "alpha", "beta", "gamma", "evasion", "hinge_c", "discriminator_learning_rate"):
@@ -296,6 +333,11 @@ def check(settings: Settings) -> None:
     for name in ("ema", "warmup"):
         if not 0 <= getattr(settings, name) < 1:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
+    if settings.guide and source_of(settings.target):
+        raise InputError(
+            f"a guide is a copy of a built-in target, kept inside the generator: expected no --guide with "
+            f"{settings.target}"
+        )
     if settings.guide and settings.guide_dir is not None:
         raise InputError("one guide at most: expected --guide or --guide-dir, got both")
     if settings.guide_dir is not None and not settings.guide_dir.is_dir():
@@ -311,6 +353,26 @@ def check(settings: Settings) -> None:
         raise InputError(f"aimed must be in [0, 1], got {settings.aimed}")
     if settings.max_steps is not None and settings.max_steps < 1:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
+
+
+def share_of(settings: Settings, processes: int) -> int:
+    """Images of a micro-batch of one process. Raises InputError if they are not as many for each."""
+    parts = processes * settings.accumulate
+    if settings.batch_size % parts:
+        raise InputError(
+            f"batch size must be divisible by processes x accumulate, {processes} x {settings.accumulate}, "
+            f"got {settings.batch_size}"
+        )
+    if settings.noise and settings.batch_size // parts % 2:
+        raise InputError(f"with noise images go in pairs: expected an even batch a process, got {settings.batch_size}")
+    return settings.batch_size // parts
+
+
+def answered(generator: nn.Module, x: Tensor, asked: Asked, part: slice) -> Tensor:
+    """The generator's answers to a part of the batch `x`."""
+    given = (None if each is None else each[part] for each in (asked.y_target, asked.eps, asked.z))
+    x_adv: Tensor = generator(x[part], *given)
+    return x_adv
 
 
 def keep_history(record: training.Record, judgement: Judgement) -> bool:

@@ -34,11 +34,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 from advgan import training
 from advgan.data import Data, load_data, steps_per_epoch, training_batches
 from advgan.data.augment import augment
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import Target, build_target, save_target
 
@@ -52,12 +53,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """Teacher and student: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
     temperature: Real = 20.0
@@ -108,12 +106,13 @@ def main(settings: Settings) -> None:
     }
     record = training.Record(step=0, seconds=0.0, accuracies={}, settings=training.plain(settings))
     prepared = {phase: accelerator.prepare(nets[phase], optimizers[phase]) for phase in FOLDER}
-    accelerator.register_for_checkpointing(*schedules.values(), record)
+    state = training.State(accelerator, settings.output_dir, "classifier", 2 * each, record, *schedules.values())
     if settings.resume:
-        training.load_state(accelerator, settings.output_dir, "classifier", record)
+        state.load()
     else:
-        for folder in FOLDER.values():
-            training.clear(accelerator, settings.output_dir, folder)
+        state.clear(*FOLDER.values())
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=2 * each,
@@ -164,10 +163,14 @@ def main(settings: Settings) -> None:
                 if log:
                     log.add_scalar(f"{phase}/validation accuracy", found, step)
                     bar.console.print(f"step {step:5d}  {phase}, validation accuracy {found:.2%}", highlight=False)
-                    save_target(nets[phase], settings.output_dir / FOLDER[phase], card(settings, data, record, phase))
+                with training.saving(accelerator, settings.output_dir):
+                    if accelerator.is_main_process:
+                        save_target(
+                            nets[phase], settings.output_dir / FOLDER[phase], card(settings, data, record, phase)
+                        )
             bar.update(task, completed=step, figures=progress(phase, loss_value, record))
             if due or stopping:
-                training.save_state(accelerator, settings.output_dir, "classifier", step)
+                state.save(step)
             if stopping:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
     accelerator.wait_for_everyone()

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from advgan.defenses.filters import around, soft_median
@@ -18,6 +17,7 @@ from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.generator import Architecture
 from advgan.storage import write_aside
+from advgan.weights import read_weights, write_weights
 
 
 class Detector(nn.Module):
@@ -147,11 +147,10 @@ def build_detector(config: Mapping[str, Any]) -> Detector:
 
 def save_detector(detector: Detector, directory: Path, card: str, training: Mapping[str, Any]) -> None:
     """Write config.json, model.safetensors, README.md (`card`) and training.json: all or nothing."""
-    weights = {key: tensor.cpu().contiguous() for key, tensor in detector.state_dict().items()}
 
     def write(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(detector.config, indent=2) + "\n")
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        write_weights(detector.state_dict(), folder / "model.safetensors")
         (folder / "README.md").write_text(card)
         (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
 
@@ -174,7 +173,7 @@ def load_detector(directory: Path | str) -> Detector:
                 f"{folder} holds no detector: expected a kind of {', '.join(DETECTORS)} in its config.json"
             )
         detector = build_detector(config)
-        detector.load_state_dict(load_file(folder / "model.safetensors"))
+        detector.load_state_dict(read_weights(folder / "model.safetensors"))
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:

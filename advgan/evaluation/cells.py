@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,15 @@ class Victim:
     @cached_property
     def sha256(self) -> str:
         return fingerprint(self.model)
+
+
+def _widest(spec: Spec, threat: Threat) -> Threat:
+    """The threat that an attack is run under: a minimal-norm attack's answers hold for every radius."""
+    return Threat(threat.norm, 1.0, threat.targeted) if spec.attack.protocol == "minimal-norm" else threat
+
+
+def _digest(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def draws_at_all(*victims: Victim | None) -> bool:
@@ -107,8 +116,7 @@ class Cells:
         attacked = seen((source or victim).model, spec.view)
         elsewhere = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
         access: Access = "transfer" if elsewhere or (spec.access == "generator" and foreign) else spec.access
-        minimal = spec.attack.protocol == "minimal-norm"
-        widest = Threat(threat.norm, 1.0, threat.targeted) if minimal else threat
+        widest = _widest(spec, threat)
         key = self._key(spec, victim, widest, y_target, seed, generator, source)
         kept = self._read(key)
         if kept is None:
@@ -140,6 +148,11 @@ class Cells:
         row = kept.row | {"seed": seed, "access": access}
         return judged(Result(row, kept.records, kept.x_adv), threat)
 
+    def name(self, cell: Mapping[str, Any]) -> str:
+        """What tells the cell that `run(**cell)` makes from others; some of them make the same one."""
+        key = (cell["victim"], _widest(cell["spec"], cell["threat"]), cell["y_target"], cell["seed"])
+        return _digest(self._key(cell["spec"], *key, cell["generator"], cell["source"]))
+
     def _key(
         self,
         spec: Spec,
@@ -169,8 +182,7 @@ class Cells:
             return None
         words = [key["target"]["label"], key["attack"], key["threat"]["norm"], f"{key['threat']['eps']:.4g}"]
         name = re.sub(r"[^\w.=-]+", "-", "_".join(words))[:100]
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return self.directory / f"{name}_{digest[:16]}"
+        return self.directory / f"{name}_{_digest(key)[:16]}"
 
     def _read(self, key: dict[str, Any]) -> Result | None:
         """A kept cell; None where there is none, or a damaged one. Its figures are made anew from its records."""

@@ -21,16 +21,17 @@ Begin = Callable[[str, int | None], Callable[[int], None]]
 
 
 @contextmanager
-def cell_progress(cells: int) -> Iterator[Begin]:
+def cell_progress(cells: int, *, silent: bool = False) -> Iterator[Begin]:
     """On stderr: `begin(name, images)` opens the next cell, and returns what is told of each batch of its images
-    (None: nobody knows how many).
+    (None: nobody knows how many). Of several processes all but one are `silent`.
 
     with cell_progress(len(plan)) as begin:
         for cell in plan:
             cells.run(..., progress=begin("fgsm on mnist-c", len(x)))
     """
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    more = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *more, console=Console(stderr=True), disable=silent) as bar:
         whole, begun = bar.add_task("in all", total=cells), 0
         now: TaskID | None = None
 

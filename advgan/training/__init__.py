@@ -1,0 +1,23 @@
+"""What every training program needs around its loop: processes, a directory of its own, a state to go on from."""
+
+from advgan.training.directory import claim
+from advgan.training.loop import Stop, one_cycle, open_log, progress_bar, stop_at_nan
+from advgan.training.processes import LAUNCHER, finish, start, start_alone
+from advgan.training.speed import checkpointed, compiled
+from advgan.training.states import (
+    FREE,
+    Record,
+    State,
+    changes,
+    clear,
+    latest_state,
+    plain,
+    saving,
+    unfinished,
+)
+
+__all__ = [
+    "FREE", "LAUNCHER", "Record", "State", "Stop", "changes", "checkpointed", "claim", "clear", "compiled", "finish",
+    "latest_state", "one_cycle", "open_log", "plain", "progress_bar", "saving", "start", "start_alone",
+    "stop_at_nan", "unfinished",
+]  # fmt: skip

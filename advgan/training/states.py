@@ -1,0 +1,215 @@
+"""The state of a training on disk: whole or not there, as it was saved or refused, and never a program."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from advgan.errors import InputError
+
+# Settings that a resumed run may change: where things are and how fast they go, not what is computed.
+FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "guide_dir", "threads"}
+FREE |= {"accumulate", "compile", "checkpoint_target"}
+OBJECTS, PROGRESS, SUMS = "objects.pt", "progress.json", "SHA256SUMS"
+
+
+class Record:
+    """A dict of plain numbers, lists and tensors that is saved and restored with the training state."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.values
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.values.update(state)
+
+
+class State:
+    """All that a training of `steps` steps goes on from, in `<output_dir>/state/<artefact>`.
+
+    That is what `accelerator` has prepared (weights, optimizers), each process's random numbers, `record`, and
+    `objects` with a state_dict of plain values and tensors. Accelerate's own way to save such objects would unpickle
+    whatever lies there: so they are not registered with it.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, output_dir: Path, artefact: str, steps: int, record: Record, *objects: Any
+    ) -> None:
+        self.accelerator, self.output_dir, self.artefact, self.steps = accelerator, output_dir, artefact, steps
+        self.record, self.objects = record, (record, *objects)
+
+    def save(self, step: int) -> None:
+        """The state after `step` steps, written aside and renamed; then the one before it goes. All processes call
+        it. Killed at any moment it leaves a whole state; a full disk ends the program, and leaves the one before.
+        """
+        states = self.output_dir / "state" / self.artefact
+        whole, aside = states / f"step-{step:07d}", states / f".step-{step:07d}"
+        main = self.accelerator.is_main_process
+        try:
+            with saving(self.accelerator, states):
+                if main:
+                    shutil.rmtree(aside, ignore_errors=True)
+                    aside.mkdir(parents=True)
+            with saving(self.accelerator, states):
+                try:
+                    self.accelerator.save_state(str(aside))
+                    if main:
+                        torch.save([each.state_dict() for each in self.objects], aside / OBJECTS)
+                except RuntimeError as error:  # in torch.save's words a full disk is an "unexpected pos"
+                    raise OSError(str(error)) from error
+                if main:
+                    (aside / PROGRESS).write_text(json.dumps({"step": step, "steps": self.steps}) + "\n")
+            with saving(self.accelerator, states):
+                if main:
+                    _seal(aside)
+                    while whole.exists():  # it stays until the new one is there, under a name that sorts after it
+                        whole = whole.with_name(f"{whole.name}+")
+                    aside.rename(whole)
+                    for other in states.iterdir():
+                        if other != whole:
+                            shutil.rmtree(other)
+        finally:
+            if main:
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def load(self) -> None:
+        """Restore the latest state.
+
+        Raises InputError where it is damaged, or of other settings than record["settings"]: a run goes on with the
+        settings it began with, but for those in FREE.
+        """
+        now = dict(self.record["settings"])
+        folder = latest_state(self.output_dir, self.artefact)
+        assert folder is not None, "claim() has looked"
+        _check_seal(folder)
+        try:
+            self.accelerator.load_state(str(folder))
+            saved = torch.load(folder / OBJECTS, map_location="cpu", weights_only=True)
+            for each, state in zip(self.objects, saved, strict=True):
+                each.load_state_dict(state)
+        except Exception as error:  # another architecture's state can end in nearly any exception
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"cannot resume from {folder}: it was saved by other settings or is damaged ({reason})"
+            ) from None
+        if changed := changes(self.record["settings"], now, FREE):
+            raise InputError(f"a run is resumed with its own settings, but {changed}")
+        self._sweep()
+
+    def clear(self, *more: str) -> None:
+        """Remove the run that a new one replaces (`claim` has asked), the artefacts `more` of it too, so that nothing
+        of it can pass for the new one's."""
+        if self.accelerator.is_main_process:
+            for artefact in (self.artefact, *more):
+                clear(self.output_dir, artefact)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed while it wrote has left."""
+        if self.accelerator.is_main_process:
+            for name in (self.artefact, "discriminator"):
+                for left in self.output_dir.glob(f".{name}-*"):
+                    shutil.rmtree(left, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def saving(accelerator: Accelerator, directory: Path) -> Iterator[None]:
+    """Around what is written in `directory`: where one process cannot write, all end, with exit code 1 and the reason.
+
+    All processes enter it, and none waits for another within.
+    """
+    problem = None
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        problem = " ".join(str(error).split())[:200]
+    failed = torch.tensor([float(problem is not None)], device=accelerator.device)
+    if accelerator.reduce(failed, reduction="sum").item() > 0:
+        if problem is not None:
+            print(
+                f"error: cannot save in {directory}: {problem}; {shutil.disk_usage(directory).free >> 20} MiB are free "
+                "there; what was saved before is whole, and the same command with --resume goes on from it",
+                file=sys.stderr,
+            )
+        sys.exit(1)
+
+
+def latest_state(output_dir: Path, artefact: str) -> Path | None:
+    """The newest whole training state of a run, if there is one."""
+    return max((output_dir / "state" / artefact).glob("step-*"), default=None)
+
+
+def unfinished(output_dir: Path) -> bool:
+    """Whether a training there was stopped before its last step."""
+    found = [latest_state(output_dir, each.name) for each in (output_dir / "state").glob("*")]
+    told = [json.loads((state / PROGRESS).read_text()) for state in found if state and (state / PROGRESS).exists()]
+    return any(each["step"] < each["steps"] for each in told)
+
+
+def clear(output_dir: Path, artefact: str) -> None:
+    """Remove what a run has made and saved."""
+    for made in (output_dir / artefact, output_dir / "state" / artefact):
+        shutil.rmtree(made, ignore_errors=True)
+    if artefact == "generator":  # whose they are
+        shutil.rmtree(output_dir / "discriminator", ignore_errors=True)
+        (output_dir / "training.json").unlink(missing_ok=True)
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as JSON knows it."""
+    values = dataclasses.asdict(settings)
+    return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], free: set[str]) -> str:
+    """In which settings but the `free` ones `now` differs from `before`, in words; empty if in none."""
+    return "; ".join(
+        f"{k} was {before.get(k)}, now {v}" for k, v in now.items() if k not in free and before.get(k) != v
+    )
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file in `folder` but the list of them."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != SUMS:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _seal(folder: Path) -> None:
+    """Write down what every file is, as `sha256sum --check` reads it."""
+    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in _sums(folder).items()))
+
+
+def _check_seal(folder: Path) -> None:
+    """Raise InputError for a file that is not what it was: nothing else notices a flipped bit among the weights."""
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"cannot resume from {folder}: it has no {SUMS}, an older version saved it") from None
+    told, found = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}, _sums(folder)
+    wrong = sorted(name for name in told.keys() | found.keys() if told.get(name) != found.get(name))
+    if wrong:
+        raise InputError(f"cannot resume from {folder}: {', '.join(wrong)} is damaged (not the SHA-256 that was saved)")

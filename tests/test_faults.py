@@ -1,0 +1,291 @@
+"""What breaks: a process killed while it saves, a full disk, a flipped bit, two runs in one place, a file as a trap."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pickle
+import resource
+import shutil
+import signal
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from advgan import Generator, InputError, training
+from advgan.defenses.detection import FeatureSqueezing, load_detector, save_detector
+from advgan.discriminator import Discriminator
+from advgan.lock import LOCK, hold, release
+from advgan.settings import run
+from advgan.targets import load_target
+from advgan.training import states
+
+
+def forked(call: Callable[[], object]) -> int:
+    """Run `call` in a process of its own; its process id. It ends with code 0, 1 after an exception."""
+    if child := os.fork():
+        return child
+    code = 1
+    try:
+        call()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> training.State:
+    """The state of a small network with an optimizer, saved after step 3 of 12."""
+    accelerator = Accelerator(cpu=True)
+    net = torch.nn.Linear(40, 40)
+    net, optimizer = accelerator.prepare(net, torch.optim.Adam(net.parameters()))
+    net(torch.rand(2, 40)).sum().backward()
+    optimizer.step()
+    record = training.Record(step=3, settings={"eps": 0.3})
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda step: 1.0)
+    state = training.State(accelerator, tmp_path, "generator", 12, record, schedule)
+    state.save(3)
+    return state
+
+
+def folder(state: training.State) -> Path:
+    found = training.latest_state(state.output_dir, "generator")
+    assert found is not None
+    return found
+
+
+FILES = ["SHA256SUMS", "model.safetensors", "objects.pt", "optimizer.bin", "progress.json", "random_states_0.pkl"]
+
+
+def test_a_state_is_made_of_these_files(state: training.State) -> None:
+    assert sorted(path.name for path in folder(state).iterdir()) == FILES
+
+
+@pytest.mark.parametrize("moment", ["begin", "weights", "objects", "seal", "rename", "renamed", "last"])
+def test_killed_while_it_saves_it_goes_on_from_a_whole_state(
+    state: training.State, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*given: object, **words: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def then_killed(call: Callable[..., object]) -> Callable[..., None]:
+        return lambda *given, **words: (call(*given, **words), killed())[1]
+
+    def save() -> None:
+        where = {
+            "begin": (Path, "mkdir", then_killed(Path.mkdir)),
+            "weights": (state.accelerator, "save_state", then_killed(state.accelerator.save_state)),
+            "objects": (torch, "save", then_killed(torch.save)),
+            "seal": (states, "_seal", then_killed(states._seal)),
+            "rename": (Path, "rename", killed),
+            "renamed": (Path, "rename", then_killed(Path.rename)),
+            "last": (shutil, "rmtree", lambda path, **words: None if words else killed()),  # the older state
+        }
+        monkeypatch.setattr(*where[moment])
+        state.record["step"] = 4
+        state.save(4)
+
+    assert ended(forked(save)) == -signal.SIGKILL
+    assert folder(state).name == ("step-0000004" if moment in ("renamed", "last") else "step-0000003")
+    state.load()
+    assert state.record["step"] == (4 if moment in ("renamed", "last") else 3)
+    state.save(5)
+    assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000005"], "nothing is left of it"
+
+
+def test_the_same_step_saved_again_never_leaves_none(state: training.State) -> None:
+    state.record["step"] = 33
+    state.save(3)
+    assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000003+"]
+    state.record["step"] = 0
+    state.load()
+    assert state.record["step"] == 33
+    state.save(4)
+    assert folder(state).name == "step-0000004"
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[int], None]]:
+    """Limit the size of any file that is written: to the writer it is a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.mark.parametrize("size", [1000, 8000])  # the weights do not fit; they do, and the optimizer does not
+def test_a_full_disk_ends_the_run_and_keeps_the_state_before(
+    state: training.State, small_disk: Callable[[int], None], size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_disk(size)
+    with pytest.raises(SystemExit) as stop:
+        state.save(4)
+    small_disk(10**9)
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert "error: cannot save in" in error
+    assert "MiB are free there; what was saved before is whole, and the same command with --resume goes on" in error
+    assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000003"]
+    state.load()
+
+
+def test_a_full_disk_keeps_the_generator_before(
+    state: training.State, small_disk: Callable[[int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = Generator(width=4, depth=0)
+    generator.save(tmp_path / "generator", "card")
+    small_disk(1000)
+    with pytest.raises(SystemExit), training.saving(state.accelerator, tmp_path):
+        Generator(width=8, depth=0).save(tmp_path / "generator", "card")
+    small_disk(10**9)
+    assert f"cannot save in {tmp_path}" in capsys.readouterr().err
+    assert Generator.from_pretrained(tmp_path).network.body[0].conv.out_channels == 4
+    assert not list(tmp_path.glob(".generator*"))
+
+
+def test_other_errors_than_the_disks_stay_what_they_are(state: training.State) -> None:
+    with pytest.raises(RuntimeError, match="a bug"), training.saving(state.accelerator, Path()):
+        raise RuntimeError("a bug")
+
+
+def test_a_full_disk_elsewhere_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass
+    class Nothing:
+        pass
+
+    def write(settings: Nothing) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events.log")
+
+    with pytest.raises(SystemExit) as stop:
+        run(write, Nothing, [])
+    assert (stop.value.code, capsys.readouterr().err) == (1, "error: No space left on device: events.log\n")
+
+
+def flip(file: Path, place: int = -3) -> None:
+    """One bit of a file, near its end: in a file of weights among these."""
+    data = bytearray(file.read_bytes())
+    data[place] ^= 4
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", FILES[1:])
+def test_a_flipped_bit_in_a_state_is_named(state: training.State, name: str) -> None:
+    flip(folder(state) / name)
+    with pytest.raises(InputError, match=rf"cannot resume from .*step-0000003: {name} is damaged"):
+        state.load()
+
+
+def test_a_state_without_its_sums_is_refused(state: training.State) -> None:
+    (folder(state) / "SHA256SUMS").unlink()
+    with pytest.raises(InputError, match="it has no SHA256SUMS"):
+        state.load()
+
+
+def test_a_flipped_bit_in_a_published_checkpoint_is_named(classifier: Path, tmp_path: Path) -> None:
+    shutil.copytree(classifier, tmp_path, dirs_exist_ok=True)
+    Generator(width=4, depth=0).save(tmp_path / "generator", "card")
+    Discriminator(width=4).save(tmp_path / "discriminator")
+    save_detector(FeatureSqueezing((1, 28, 28)), tmp_path / "detector", "card", {})
+    readers = {
+        "generator": Generator.from_pretrained,
+        "discriminator": Discriminator.load,
+        "detector": load_detector,
+        "classifier": lambda path: load_target("mnist-tutorial", path),
+    }
+    for kind, read in readers.items():
+        read(tmp_path)
+        flip(tmp_path / kind / "model.safetensors")
+        with pytest.raises(InputError, match=f"{kind}.*are not those that were saved, whose SHA-256 is"):
+            read(tmp_path)
+
+
+class Trap:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (str(self.sprung),)
+
+
+def as_torch_saves(content: bytes) -> bytes:
+    """A file that looks like one of torch.save, with `content` as its pickle."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("archive/data.pkl", content)
+        file.writestr("archive/version", "3\n")
+        file.writestr("archive/byteorder", "little")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("name", [*FILES[1:], "custom_checkpoint_0.pkl", "pytorch_model.bin", "sampler.bin"])
+def test_nothing_in_a_state_is_run(state: training.State, name: str, wrapped: bool, tmp_path: Path) -> None:
+    trap = pickle.dumps(Trap(tmp_path / "sprung"), protocol=2)
+    (folder(state) / name).write_bytes(as_torch_saves(trap) if wrapped else trap)
+    if name == "pytorch_model.bin":  # which is what Accelerate takes where there is no model.safetensors
+        (folder(state) / "model.safetensors").unlink()
+    (folder(state) / "SHA256SUMS").unlink()
+    states._seal(folder(state))
+    try:
+        state.load()
+    except InputError as error:
+        assert "cannot resume from" in str(error)  # noqa: PT017
+    assert not (tmp_path / "sprung").exists()
+    pickle.loads(trap)
+    assert (tmp_path / "sprung").exists(), "the trap is one"
+
+
+def waiting(directory: Path) -> int:
+    """A process that holds `directory`; it does when this returns."""
+
+    def work() -> None:
+        training.claim(directory, "generator", resume=None, overwrite=True)
+        time.sleep(60)
+
+    child, deadline = forked(work), time.monotonic() + 20
+    while not ((directory / LOCK).exists() and (directory / LOCK).read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return child
+
+
+def test_two_runs_in_one_directory_do_not_mix(tmp_path: Path) -> None:
+    child = waiting(tmp_path)
+    try:
+        with pytest.raises(InputError, match=rf"{tmp_path} is in use by process {child} on .*choose another"):
+            training.claim(tmp_path, "comparison", resume=False, overwrite=True)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        ended(child)
+    assert (tmp_path / LOCK).exists(), "a killed process leaves the file"
+    training.claim(tmp_path, "comparison", resume=False, overwrite=True)
+    training.claim(tmp_path, "generator", resume=False, overwrite=True)  # one run may ask twice
+    release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_does_not_keep_its_parents_directory(tmp_path: Path) -> None:
+    assert hold(tmp_path) is None
+    worker = forked(lambda: time.sleep(60))
+    try:
+        release()
+        other = waiting(tmp_path)
+        os.kill(other, signal.SIGKILL)
+        ended(other)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        ended(worker)

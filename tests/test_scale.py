@@ -1,0 +1,140 @@
+"""The same step in less memory or time, and what a step costs: counted on models whose answer is known."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from advgan import InputError, training
+from advgan.discriminator import Discriminator
+from advgan.game import Game, discriminator_step, generator_step
+from advgan.generator import Generator
+from advgan.settings import run
+from advgan.targets import build_target
+from eval import scale
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_micro_batches_make_the_step_of_the_whole_batch(accumulate: int) -> None:
+    x, y = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
+    target = nn.Sequential(nn.Flatten(), nn.Linear(144, 3)).requires_grad_(False)
+    game, accelerator = Game(kappa=10.0, c=0.1, gamma=0.5), Accelerator(cpu=True)
+    torch.manual_seed(0)
+    nets = Generator(width=8, depth=1), Discriminator()
+    found: list[tuple[dict[str, Tensor], list[Tensor]]] = []
+    for parts in (1, accumulate):
+        generator, discriminator = copy.deepcopy(nets)
+        terms: dict[str, Tensor] = {}
+        for _ in range(2):
+            x_adv = generator(x)
+            terms = discriminator_step(
+                *(game, discriminator, SGD(discriminator.parameters(), 0.1), x, x_adv.detach(), accelerator),
+                accumulate=parts,
+            ) | generator_step(
+                *(game, generator, SGD(generator.parameters(), 0.1), discriminator, target, x),
+                *(x_adv if parts == 1 else lambda part, net=generator: net(x[part]), y, accelerator),
+                **{"accumulate": parts, "share": torch.linspace(0.5, 1, 8), "clip_norm": 0.5},
+            )
+        found.append((terms, [p.detach() for net in (generator, discriminator) for p in net.parameters()]))
+    (terms, weights), (terms_parts, weights_parts) = found
+    assert list(terms) == list(terms_parts)
+    for name, value in terms.items():
+        torch.testing.assert_close(terms_parts[name], value, atol=1e-5, rtol=1e-5, msg=name)
+    for weight, weight_parts in zip(weights, weights_parts, strict=True):
+        torch.testing.assert_close(weight_parts, weight, atol=1e-6, rtol=1e-5)
+
+
+def test_activations_computed_twice_give_the_same_gradient_in_less_memory() -> None:
+    torch.manual_seed(0)
+    kept = build_target("cifar-resnet20").eval().requires_grad_(False)
+    again = copy.deepcopy(kept)
+    names = list(again.state_dict())
+    assert len(training.checkpointed(again)) == 9
+    assert list(again.state_dict()) == names
+
+    def images() -> Tensor:
+        return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+
+    gradients = []
+    for model in (kept, again):
+        x = images()
+        model(x)[:, 0].sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)
+    whole, less = (scale.saved_bytes(model, images) for model in (kept, again))
+    assert less < 0.35 * whole
+
+
+def test_a_target_without_blocks_keeps_its_activations() -> None:
+    with pytest.raises(InputError, match="checkpoint_target needs a target made of blocks, got none in MnistNet"):
+        training.checkpointed(build_target("mnist-c"))
+
+
+def test_a_compiled_network_answers_alike_for_any_batch_and_keeps_its_names() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    plain = copy.deepcopy(net)
+    training.compiled(net, sample=torch.rand(6, 4))
+    for n in (6, 5):  # the last batch of a validation is smaller
+        x = torch.rand(n, 4)
+        torch.testing.assert_close(net(x), plain(x))
+    assert list(net.state_dict()) == list(plain.state_dict())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_compiler_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_(self: nn.Module) -> None:
+        def call(*given: object) -> None:
+            raise RuntimeError("no C++ compiler\nwas found")
+
+        self._compiled_call_impl = call
+
+    monkeypatch.setattr(nn.Module, "compile", compile_)
+    with pytest.raises(InputError, match="--compile does not work here, leave it out: no C\\+\\+ compiler was found"):
+        training.compiled(nn.Linear(2, 2), sample=torch.rand(1, 2))
+
+
+def test_bytes_that_a_gradient_needs_are_counted_once_and_without_data() -> None:
+    model = nn.Sequential(nn.Linear(10, 20), nn.Tanh(), nn.Linear(20, 5))
+
+    def images(n: int = 3) -> Tensor:
+        return torch.rand(n, 10)
+
+    known = (
+        4 * 3 * (10 + 20)
+    )  # the input for the first weight, tanh's answer for its own gradient and the second weight
+    second = 4 * 20 * 5  # that weight, for tanh's gradient
+    for fake in (False, True):
+        assert scale.saved_bytes(model, images, fake=fake) == known + second
+    assert scale.per_image(model, (10,)) == known / 3
+
+
+def test_a_ring_of_one_sends_nothing_and_bandwidth_ends_at_twice_the_bytes() -> None:
+    settings = scale.Settings(gigabytes=1.0, latency=0.0)
+    assert scale.transfer(1, 10**9, settings) == 0
+    assert scale.transfer(2, 10**9, settings) == pytest.approx(1.0)
+    assert scale.transfer(1000, 10**9, settings) == pytest.approx(2.0, rel=2e-3)
+
+
+def test_the_target_sends_nothing() -> None:
+    generator, discriminator = scale.gradients("patch")
+    assert generator == 4 * sum(p.numel() for p in Generator(3).parameters())
+    assert discriminator == 4 * sum(p.numel() for p in Discriminator(3).parameters())
+
+
+def test_the_price_of_a_step_as_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    run(scale.main, scale.Settings, ["--model", "resnet18", "--image-size", "32", "--batch-size", "8"])
+    output = capsys.readouterr().out
+    assert "kept for the gradient, 8 images of 32 x 32, GiB" in output
+    assert output.count("|---") > 4
+    with pytest.raises(SystemExit):
+        run(scale.main, scale.Settings, ["--model", "resnet51"])
+    assert "unknown model 'resnet51', expected a classifier of torchvision" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(scale.main, scale.Settings, ["--gpus", "0"])
+    assert "gpus must be positive, got (0,)" in capsys.readouterr().err
