@@ -127,12 +127,10 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         if self.picture is not None:
             one = F.interpolate(self.picture, (h, w), mode="bilinear", align_corners=False)
             seen = one.expand(n, -1, -1, -1) if self.wanted is not None else one
-        if h % self.multiple or w % self.multiple:
-            seen = F.pad(seen, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
+        padded = F.pad(seen, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
         wanted = logits = None
         if self.guide is not None:
-            with torch.no_grad():
-                logits = self.guide(x).float()
+            logits = self.guide(x).float()
         if self.wanted is not None:
             wanted = self.wanted(
                 x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target,
@@ -140,7 +138,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 x.new_zeros(n, self.noise) if z is None else z,
                 logits,
             )
-        raw: Tensor = self.network(seen.contiguous(memory_format=torch.channels_last), wanted)[..., :h, :w]
+        raw: Tensor = self.network(padded.contiguous(memory_format=torch.channels_last), wanted)[..., :h, :w]
         return raw.expand(n, -1, -1, -1)
 
     def forward(

@@ -47,6 +47,16 @@ def test_linf_bound_is_the_equation():
     torch.testing.assert_close(bounded(raw, x, "linf", 0.3), low + (high - low) * (1 + raw.tanh()) / 2)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_bound_without_a_gradient_is_the_bound_with_one_and_leaves_its_inputs_alone(norm):
+    x, raw = torch.rand(4, 1, 5, 5).round(decimals=1), 3 * torch.randn(4, 1, 5, 5)
+    before = x.clone(), raw.clone()
+    plain = bounded(raw, x, norm, 0.3)
+    torch.testing.assert_close(plain, bounded(raw.requires_grad_(), x, norm, 0.3).detach(), atol=1e-6, rtol=0)
+    assert torch.equal(x, before[0])
+    assert torch.equal(raw, before[1])
+
+
 def test_the_bound_holds_under_bfloat16():
     x, generator = torch.rand(4, 1, 8, 8), Generator(1, 8 / 255, width=8, depth=1)
     with torch.autocast("cpu", torch.bfloat16):

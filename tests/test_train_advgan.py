@@ -133,13 +133,17 @@ def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
     assert "toward class 1" in (tmp_path / "generator" / "README.md").read_text()
 
 
-@pytest.mark.program
-def test_another_classifier_can_be_the_guide(program, words, classifier, tmp_path):
-    """One that is not the target (mnist-c here), in the generator as it was saved."""
-    program("train/advgan.py", *words, "--max-steps", 2, "--guide-dir", classifier, "--output-dir", tmp_path)
-    guide, saved = Generator.from_pretrained(tmp_path).guide, load_target("mnist-tutorial", classifier)
-    assert guide.config == saved.config
-    assert fingerprint(guide) == fingerprint(saved)
+def test_a_copy_of_the_target_stays_as_it_is_and_another_guide_learns_on(advgan, words, target, classifier, tmp_path):
+    few = ["--max-steps", "4", "--flip"]
+    for name, flags in {"copy": ["--guide"], "other": ["--guide-dir", str(classifier)]}.items():
+        run(advgan.main, advgan.Settings, [*words, *few, *flags, "--output-dir", str(tmp_path / name)])
+    copy, other = (Generator.from_pretrained(tmp_path / name).guide for name in ("copy", "other"))
+    assert fingerprint(copy) == fingerprint(load_target("mnist-c", target))
+    given = load_target("mnist-tutorial", classifier)
+    assert other.config == given.config
+    assert fingerprint(other) != fingerprint(given)
+    x = torch.rand(8, 1, 28, 28)
+    torch.testing.assert_close(other(x), given(x), atol=1.0, rtol=0)  # four steps on, it is still that classifier
 
 
 def test_one_generator_for_every_question_is_judged_on_each(advgan, words, tmp_path):

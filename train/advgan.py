@@ -30,6 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import load_data, steps_per_epoch, training_batches
+from advgan.data.augment import augment
 from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import adaptive, load_classifier, reseed, suspicious, undefended, weights_of
 from advgan.discriminator import Discriminator
@@ -86,8 +87,7 @@ class Settings:
     """Give the generator a frozen copy of the target, a built-in one, so that it knows what the clean image is taken
     for"""
     guide_dir: Path | None = None
-    """The same with a saved classifier in the target's place: a smaller one (quick) costs less, and any target may be
-    attacked"""
+    """The same with a saved classifier in the target's place, which learns on: a small one (quick) costs less"""
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Where generator/, discriminator/, state/ and logs/ go"""
     resume: bool = False
@@ -117,6 +117,8 @@ class Settings:
     """Adversarial loss on the target's logits"""
     kappa: Real = 5.0
     """Margin that the adversarial loss asks for (form margin)"""
+    flip: bool = False
+    """Mirror every other training image (photographs, not digits)"""
     gan: losses.GAN = "least-squares"
     """Form of the GAN loss"""
     alpha: Real = 0.1
@@ -201,6 +203,7 @@ def main(settings: Settings) -> None:
     )  # fmt: skip
     if net.guide is not None and guide is not None:
         net.guide.load_state_dict(guide.state_dict())
+        net.guide.requires_grad_(settings.guide_dir is not None)  # a small one learns on what the attack has to know
     discriminator = Discriminator(channels, settings.architecture)
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
@@ -243,6 +246,11 @@ def main(settings: Settings) -> None:
         task = bar.add_task("advgan", total=total, completed=record["step"], figures="")
         for x, y in batches:
             began = time.perf_counter()
+            if settings.flip:
+                x = augment(
+                    x, shift=0, flip=True, seed=settings.seed, step=record["step"],
+                    rank=accelerator.process_index, world=accelerator.num_processes,
+                )  # fmt: skip
             x, y = x.to(accelerator.device), y.to(accelerator.device)
             if settings.noise:  # every image twice, each with noise of its own: what `sameness` compares
                 x, y = (each[::2].repeat_interleave(2, dim=0)[: len(each)] for each in (x, y))
