@@ -1,8 +1,23 @@
 """Adversarial images in one forward pass: generators trained with GANs, measured against the classic attacks."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from advgan.errors import InputError
-from advgan.generator import Generator
-from advgan.threat import Threat
+
+if TYPE_CHECKING:
+    from advgan.generator import Generator
+    from advgan.threat import Threat
 
 __version__ = "0.1.0"
 __all__ = ["Generator", "InputError", "Threat", "__version__"]
+_HOMES = {"Generator": "advgan.generator", "Threat": "advgan.threat"}
+
+
+def __getattr__(name: str) -> Any:
+    """The names that need PyTorch, when they are asked for: `advgan --help` does not wait for it (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,74 +1,61 @@
-"""advgan: adversarial images in one forward pass."""
+"""The command `advgan`: finds the file in advgan/commands that a word names, and runs it. Nothing else is imported."""
 
 from __future__ import annotations
 
-import json
-import math
+import ast
+import difflib
 import sys
+from importlib import import_module
 from pathlib import Path
 
-import tyro
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.markup import escape
-from rich.table import Table
-from safetensors import SafetensorError, safe_open
-
+from advgan import commands
 from advgan.errors import InputError
+
+EXAMPLES = """\
+examples:
+  advgan attack photos attacked --generator RUN          adversarial PNGs of a folder tree, and manifest.csv
+  advgan info checkpoints/mnist-c-conditional            what a checkpoint is, and what it is worth
+  advgan compare --target-weights RUN --generator RUN    the generator beside the classic attacks
+
+Each command has a page of its own: advgan attack --help. A failed call ends with exit code 2 for bad input.
+"""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The `advgan` command; bad input is one line on stderr and exit code 2."""
+    """Run the command that `argv` names; bad input is one line on stderr and exit code 2."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return
     try:
-        tyro.extras.subcommand_cli_from_dict({"info": info, "version": version}, args=argv, description=__doc__)
+        name = known(words[0])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    from advgan.settings import run
+
+    command = import_module(f"advgan.commands.{name}")
+    run(command.main, command.Settings, words[1:], prog=f"advgan {name}")
 
 
-def info(directory: tyro.conf.Positional[Path], /) -> None:
-    """Describe a checkpoint: its configuration, its size, its card.
-
-    Args:
-        directory: A generator's or classifier's folder (config.json, model.safetensors), or a run's above them
-    """
-    found = [d for d in (directory, directory / "classifier", directory / "generator") if (d / "config.json").is_file()]
-    if not found:
-        raise InputError(f"no checkpoint in {directory}: expected config.json there, or in generator/ or classifier/")
-    console = Console()
-    for folder in found:
-        console.print(_summary(folder))
-        card = folder / "README.md"
-        if card.is_file():
-            console.print(Markdown(_without_front_matter(card.read_text(errors="replace"))))
+def overview() -> str:
+    """The page of `advgan --help`: a line for each command, and examples."""
+    lines = [f"  {name:<12}{about}" for name, about in listed().items()]
+    return "\n".join(["usage: advgan COMMAND ...", "", "commands:", *lines, "", EXAMPLES])
 
 
-def version() -> None:
-    """Print the version."""
-    from advgan import __version__
-
-    print(__version__)
-
-
-def _summary(folder: Path) -> Table:
-    """Configuration and weights as a table; raises InputError for a damaged checkpoint."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        with safe_open(folder / "model.safetensors", framework="pt") as weights:
-            sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-    except (ValueError, SafetensorError, OSError) as error:  # neither JSON nor text is a ValueError
-        raise InputError(f"the checkpoint in {folder} is damaged: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict):
-        raise InputError(f"the checkpoint in {folder} is damaged: config.json must hold an object, got {config!r:.60}")
-    count = sum(math.prod(shape) for shape in sizes)
-    table = Table(title=escape(str(folder)), show_header=False, title_justify="left")
-    for key, value in config.items():
-        table.add_row(escape(key), escape(f"{value:.6g}" if isinstance(value, float) else str(value)))
-    table.add_row("parameters", f"{count:,}")
-    return table
+def listed() -> dict[str, str]:
+    """Command -> the first line of its file's docstring, read without importing it."""
+    files = sorted(Path(commands.__path__[0]).glob("[!_]*.py"))
+    texts = {file.stem: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "" for file in files}
+    return {name: text.partition("\n")[0] for name, text in texts.items()}
 
 
-def _without_front_matter(card: str) -> str:
-    """A card's text; the YAML between its first two lines of dashes, if both are there, is for the Hugging Face Hub."""
-    parts = card.split("---\n", 2)
-    return parts[2] if card.startswith("---\n") and len(parts) == 3 else card
+def known(word: str) -> str:
+    """`word` itself, if it is a command. Raises InputError that suggests the nearest ones otherwise."""
+    names = list(listed())
+    if word in names:
+        return word
+    near = difflib.get_close_matches(word, names, cutoff=0.5)
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise InputError(f"unknown command {word!r}{meant}, expected one of {', '.join(names)}")

@@ -130,8 +130,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         padded = F.pad(seen, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
         wanted = logits = None
         if self.guide is not None:
-            with torch.no_grad():
-                logits = self.guide(x).float()
+            logits = self.guide(x).float()
         if self.wanted is not None:
             wanted = self.wanted(
                 x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target,
@@ -172,18 +171,18 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         aims = None if y_target is None else torch.as_tensor(y_target).to(device, torch.long).expand(n)
         if self.noise and z is None:
             z = torch.randn(n, self.noise, generator=rng, device="cpu" if rng is None else rng.device)
-        x_adv = []
+        x_adv = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
         for first in range(0, n, 128):  # what fits the cache
             part = slice(first, first + 128)
-            chunk = x[part].to(device, torch.float32)
+            chunk = x[part].to(device, torch.float32).contiguous(memory_format=torch.channels_last)  # for every step
             raw = self.raw(
                 chunk,
                 None if aims is None else aims[part],
                 chunk.new_full((len(chunk),), radius),
                 None if z is None else z[part].to(device, torch.float32),
             )
-            x_adv.append(bounded(raw, chunk, self.threat.norm, radius))
-        return torch.cat(x_adv).contiguous().to(x.device) if x_adv else x.float()
+            x_adv[part] = bounded(raw, chunk, self.threat.norm, radius)
+        return x_adv
 
     def _check(self, x: Tensor, y_target: int | Tensor | None, eps: float | None, z: Tensor | None) -> None:
         if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:

@@ -31,11 +31,11 @@ def write_aside(directory: Path, write: Callable[[Path], Any]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename: the file is whole, or as it was before."""
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write `content` beside `path`, then rename: the file is whole, or as it was before."""
     aside = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -48,9 +48,10 @@ def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
 
     Nearest rounding would leave the ball: 0.3 * 255 = 76.5 would become 77. Clean 8-bit images stay exact.
     """
-    clean = (x * 255).round()
-    levels = ((x_adv.double() - x.double()) * 255 + 1e-4 * torch.sign(x_adv.double() - x.double())).trunc()
-    return (clean + levels).clamp(0, 255).to(torch.uint8)
+    delta = x_adv.double() - x.double()
+    slack = 1e-4 * delta.sign()
+    levels = delta.mul_(255).add_(slack).trunc_()  # in place: a large picture passes through memory often enough
+    return levels.add_((x * 255).round()).clamp_(0, 255).to(torch.uint8)
 
 
 def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
@@ -69,14 +70,15 @@ def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
         if isinstance(eps, Tensor):
             eps = rearrange(eps.float(), "n -> n 1 1 1")
         if norm == "linf":
-            low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
-            free = low + (high - low) * torch.sigmoid(2 * raw)  # sigmoid(2r) = (1 + tanh r) / 2
+            # In place: for a batch the memory of a new tensor takes longer to get than its values to compute.
+            low, high = (x - eps).clamp_min_(0), (x + eps).clamp_max_(1)
+            free = low.lerp(high, (2 * raw).sigmoid_())  # sigmoid(2r) = (1 + tanh r) / 2
         else:
             length = rearrange(raw.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
             free = x + raw * (eps / length).clamp_max(1)
             low, high = torch.zeros_like(x), torch.ones_like(x)
         # The value is cut (for linf by one rounding error at most), the gradient is that of the uncut form.
-        return free + (free.clamp(low, high) - free).detach()
+        return free + (free.clamp(low, high) - free).detach() if free.requires_grad else free.clamp_(low, high)
 
 
 @dataclass(frozen=True)

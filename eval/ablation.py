@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from advgan import training
+from advgan.data.flags import DataDir
 from advgan.errors import InputError
-from advgan.settings import parse, run
+from advgan.settings import parse, run, write_settings
 from advgan.storage import write_file
 from eval.programs import complete, program
 from train.advgan import Settings as Training
@@ -63,8 +64,7 @@ class Settings:
     """Which of full, no-gan, no-hinge, neither, larger-alpha, paper-networks"""
     seeds: tuple[int, ...] = (0,)
     """Seeds of each variant"""
-    data_dir: Path = Path("data")
-    """Where the data set lies"""
+    data_dir: DataDir = Path("data")
     target_weights: Path | None = None
     """The classifier under attack; None: the recipe's"""
     output_dir: Path = Path("checkpoints/runs/ablation")
@@ -78,6 +78,7 @@ def main(settings: Settings) -> None:
     if unknown or not settings.variants or not settings.seeds:
         raise InputError(f"variants must be some of {', '.join(VARIANTS)}, with at least one seed, got {unknown}")
     training.claim(settings.output_dir, "ablation", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     cells: dict[str, list[dict[str, Any]]] = {}
     for variant in settings.variants:
         for seed in settings.seeds:

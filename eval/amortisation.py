@@ -34,6 +34,7 @@ from advgan.analysis.diversity import DRAWS, diversity
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, evaluate
@@ -42,7 +43,7 @@ from advgan.report.progress import Begin, cell_progress
 from advgan.report.sweeps.amortisation import findings, grids, write_amortisation
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import run
+from advgan.settings import run, write_settings
 from advgan.threat import Norm, Threat
 
 PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json
@@ -58,16 +59,14 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
-    """The classifier under attack: its name, or the directory of a saved one, which needs no weights"""
+    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: tuple[Path, ...] = ()
@@ -138,14 +137,15 @@ def main(settings: Settings) -> None:
             raise InputError(f"{each.name}: {reason}")
     device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
-    x, y = next(test.batches(len(test)))
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     named = ([settings.target], [] if weights is None else [weights])
-    (target,) = load_targets(*named, data, x, device, [settings.defense or "none"])
+    (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
+    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
+    x, y = next(test.batches(len(test)))
     for each in trained:
         each.generator.to(device).perturb(x[:1].to(device))
     training.claim(settings.output_dir, "amortisation", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
 
     where, size = settings.output_dir / "cells", settings.batch_size
     every, some, few = (

@@ -33,6 +33,7 @@ from advgan.analysis.sanity import sanity
 from advgan.analysis.worst_case import worst_case
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import is_random, seen, weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
@@ -43,7 +44,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.defenses import worth, write_defenses
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.threat import Norm, Threat
 from eval.programs import parse_commands, prepare
 
@@ -58,19 +59,17 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     prepare: tuple[str, ...] = ()
     """Commands like "train/classifier.py --epochs 4 --output-dir RUN", each run once before anything is measured. This
     program's data_dir and threads go with them"""
     target: str = "mnist-c"
-    """The base, a classifier without defences: its name, or the directory of a saved one, which needs no weights"""
+    """The base, a classifier without defences: its name, the directory of a saved one, or
+    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     rows: tuple[str, ...] = ("none", "bit-depth:bits=1")
     """What is attacked: none (the base), a defence around it, a hardened classifier's directory (DIRECTORY+DEFENSE:
     with defences around it), each with LABEL= before it or without"""
@@ -125,16 +124,18 @@ def main(settings: Settings) -> None:
     for spec in specs:
         bind(spec, Flatten(), ball)(x[:0], y[:0])  # a bad setting says so before anything is trained
     training.claim(settings.output_dir, "defenses", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     threads = [] if settings.threads is None else ["--threads", settings.threads]
     prepare(commands, "--data-dir", settings.data_dir, *threads)
 
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     own = [] if weights is None else [weights]
-    base, *targets = load_rows([Row("base", None, None), *rows], settings.target, own, data, x, device)
+    (base, *targets), data = load_rows([Row("base", None, None), *rows], settings.target, own, data, device)
+    x, y = next(data.test.first(len(x)).batches(len(x)))  # labels as the base has them
     surrogate = None
     if settings.surrogate:
         own = [settings.surrogate_weights] if settings.surrogate_weights else []
-        (surrogate,) = load_targets([settings.surrogate], own, data, x, device)
+        (surrogate,), _ = load_targets([settings.surrogate], own, data, device, settled=True)
         if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
             raise InputError(f"the surrogate {settings.surrogate} is one of the rows, expected another classifier")
     generators = by_source(load_generators(settings.generator, len(settings.generator)), base, targets)

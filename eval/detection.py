@@ -29,7 +29,8 @@ from advgan import training
 from advgan.analysis.detection import auc, roc
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import Data, load_data
-from advgan.defenses import Reject, is_directory
+from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.defenses import Reject, weights_of
 from advgan.defenses.detection import scores
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, wilson
@@ -38,7 +39,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.detection import grids, write_detection
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.threat import Norm, Threat
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -52,16 +53,14 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
-    """The classifier: its name, or the directory of a saved one, which needs no weights"""
+    """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     defense: str | None = None
     """What it stands behind already, like bit-depth:bits=3, or several with +; None: nothing"""
     detector: tuple[Path, ...] = ()
@@ -100,9 +99,9 @@ def main(settings: Settings) -> None:
         raise InputError(reason)
     device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    targets, data = rejecting(settings, data, device)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    targets = rejecting(settings, data, x, device)
     for spec in specs:
         bind(spec, targets[0].victim.model, threat)(x[:0], y[:0])  # what cannot be, it says now
     plan: list[tuple[Spec, Trained | None]] = [(spec, None) for spec in specs]
@@ -110,6 +109,7 @@ def main(settings: Settings) -> None:
     for each in trained:
         each.generator.to(device).perturb(x[:1].to(device))
     training.claim(settings.output_dir, "detection", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     size, every = settings.batch_size, len(x)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=size, keep=every, fresh=settings.fresh)
 
@@ -152,18 +152,19 @@ def meant(trained: Trained, targets: list[Target]) -> Target:
     return next((target for target in targets if target.victim.sha256 == trained.source_sha256), targets[0])
 
 
-def rejecting(settings: Settings, data: Data, x: Tensor, device: torch.device) -> list[Target]:
-    """The classifier behind each of the detectors, called by the detector's kind and, of several of a kind, folder."""
-    known = is_directory(settings.target, settings.target_weights)
+def rejecting(settings: Settings, data: Data, device: torch.device) -> tuple[list[Target], Data]:
+    """The classifier behind each of the detectors, called by the detector's kind and, of several of a kind, folder; and
+    the data as it has them."""
+    own = weights_of(settings.target, settings.target_weights, SHIPPED)
     n, around = len(settings.detector), "" if settings.defense is None else f"{settings.defense}+"
-    weights = [] if known else [settings.target_weights or SHIPPED] * n
+    weights = [] if own is None else [own] * n
     words = [f"{around}reject:detector={path}" for path in settings.detector]
-    found = load_targets([settings.target] * n, weights, data, x, device, words)
+    found, data = load_targets([settings.target] * n, weights, data, device, words)
     kinds = [guard(target).detector.kind for target in found]
     names = [k if kinds.count(k) == 1 else f"{k} {p.name}" for k, p in zip(kinds, settings.detector, strict=True)]
     if len(set(names)) < n:
         raise InputError(f"expected detectors in folders of different names, got {', '.join(names)}")
-    return [target.called(name) for target, name in zip(found, names, strict=True)]
+    return [target.called(name) for target, name in zip(found, names, strict=True)], data
 
 
 def guard(target: Target) -> Reject:

@@ -33,6 +33,7 @@ from advgan.analysis.distillation import aimed, amplitude, spread
 from advgan.attacks.jsma import Derivative
 from advgan.attacks.registry import Spec, parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses.distillation import check_temperature
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, predict
@@ -41,7 +42,7 @@ from advgan.report.progress import Begin, cell_progress
 from advgan.report.sweeps.distillation import grids, write_distillation
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, parse, run
+from advgan.settings import Real, parse, run, write_settings
 from advgan.threat import Threat, check_eps
 from eval.programs import complete
 from train.advgan import Settings as Training
@@ -58,12 +59,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """Teachers and students"""
     temperatures: tuple[float, ...] = (1, 2, 5, 10, 20, 30, 40, 50, 100)
@@ -132,12 +130,13 @@ class Bench:
 def main(settings: Settings) -> None:
     specs = check(settings)
     training.claim(settings.output_dir, "distillation", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     entrants = undistilled_first(settings)
     generators = [generator(settings, entrant) for entrant in entrants]
     device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    found, data = load_targets([settings.target] * len(entrants), [each.weights for each in entrants], data, device)
     x, y = next(data.test.batches(len(data.test)))
-    found = load_targets([settings.target] * len(entrants), [each.weights for each in entrants], data, x, device)
     targets = [
         target.called("no distillation" if each.temperature is None else f"T = {each.label}")
         for target, each in zip(found, entrants, strict=True)

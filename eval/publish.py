@@ -29,12 +29,15 @@ import torch
 from advgan import training
 from advgan.attacks.registry import bind
 from advgan.data import load_data
+from advgan.defenses import weights_of
 from advgan.errors import InputError
 from advgan.evaluation import evaluate, predict, wilson
+from advgan.evaluation.admission import admitted
 from advgan.generator import Generator
 from advgan.settings import parse_fraction, run
 from advgan.storage import write_aside
 from advgan.targets import Target, fingerprint, load_target
+from advgan.targets.others import source_of
 from advgan.threat import Threat
 
 
@@ -102,7 +105,8 @@ def main(settings: Settings) -> None:
         raise InputError(
             f"a classifier's weights are the run's: expected no target_weights, got {settings.target_weights}"
         )
-    target = load_target(settings.target, folder if settings.classifier else settings.target_weights or settings.run)
+    weights = folder if settings.classifier else weights_of(settings.target, settings.target_weights, settings.run)
+    target = load_target(settings.target, weights)
     generator = None if settings.classifier else Generator.from_pretrained(folder)
     if generator is not None and fingerprint(target) != trained_on(settings.run):
         raise InputError(
@@ -110,7 +114,8 @@ def main(settings: Settings) -> None:
         )
     head, lines = (ACCURACY, []) if generator is None else (SUCCESS, [])
     for name in (settings.dataset, *settings.also):
-        test = load_data(name, settings.data_dir).test
+        data = load_data(name, settings.data_dir)
+        test = admitted(target, data)[1].test if source_of(settings.target) else data.test
         test = test if settings.max_samples is None else test.first(settings.max_samples)
         x, y = next(test.batches(len(test)))
         lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)

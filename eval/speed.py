@@ -1,11 +1,15 @@
-"""How fast are the attacks? Ours against those of other libraries, the generator against ours, and the harness itself.
+"""How fast are the attacks? Ours against those of other libraries, the generator against ours and theirs, and more.
 
 python eval/speed.py --dataset mnist --target mnist-c --target-weights RUN --generator RUN
 python eval/speed.py --sections ifgsm pgd --peers foolbox --rounds 5
+python eval/speed.py --sections large --threads 2                 one pass against PGD-10 on a ResNet-50, 224 x 224
+python eval/speed.py --sections compile processes import          training steps, and `import advgan`
+python eval/speed.py --sections generator --peers torchattacks --dataset folder --data-dir CIFAR10 \
+    --target cifar-resnet32 --target-weights FILE --generator RUN --batch-sizes 100 500
 
-All sides of a section attack the same images of the same target with the same threads, in turn, round after round: a
-ratio is taken within its round, so that a machine whose speed drifts changes both sides alike. Each side is given the
-images in batches of each size, and compared at the one that it does better with. Success and norms stand beside the
+All sides of a section do the same work with the same threads, in turn, round after round: a ratio is taken within its
+round, so that a machine whose speed drifts changes both sides alike. Attacks are given the same images of the same
+target in batches of each size, and compared at the one that each does better with. Success and norms stand beside the
 time, so that a faster but weaker attack shows. A library that is not installed is left out, and said to be.
 """
 
@@ -24,28 +28,33 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from rich.console import Console
-from torch import Tensor, nn
 
 from advgan import training
-from advgan.attacks import Bound, deepfool, fgsm, ifgsm, pgd
-from advgan.attacks.pool import CHUNK
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.defenses import load_classifier, weights_of
 from advgan.errors import InputError
-from advgan.evaluation import environment, evaluate, predict
+from advgan.evaluation import environment, predict
+from advgan.evaluation.admission import admitted
 from advgan.evaluation.figures import clean_records
-from advgan.evaluation.runner import timed
 from advgan.generator import Generator
 from advgan.report.progress import cell_progress
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
-from advgan.targets import check_target, fingerprint, load_target
+from advgan.targets import fingerprint
 from advgan.threat import Threat, check_class
-from eval.peers.libraries import PEERS, Attacks, invite
-from eval.peers.race import WARM_UP, Bench, Row, compete, median_and_range
+from eval.peers.libraries import PEERS
+from eval.peers.race import Bench, Row
 from eval.peers.tables import NOTE, markdown, table
+from eval.speed_sections.attacks import against_peers, one_pass
+from eval.speed_sections.exported import exported
+from eval.speed_sections.imports import imports
+from eval.speed_sections.large import large
+from eval.speed_sections.overhead import overhead
+from eval.speed_sections.training_steps import compiled, processes
 
+# Of the target, its images and the generator; all of them, if none is asked for.
 SECTIONS = {
     "fgsm": "FGSM",
     "ifgsm": "I-FGSM, 10 steps of eps/10",
@@ -54,9 +63,16 @@ SECTIONS = {
     "overhead": "What the harness adds to an attack, beyond one forward that certifies its answers",
     "generator": "One pass of the generator",
 }
-OURS, STOP, PASS = "ours", "ours, stop on success", "advgan, one pass"
-LONG = {"ifgsm": 10, "pgd": 40}  # attacks of 10 gradient steps and more, that the harness is held against
+# Of networks of their own, and the generator's export: title, and what times them.
+APART: dict[str, tuple[str, Callable[[Bench, Generator | None], list[Row]]]] = {
+    "onnx": ("The exported generator in onnxruntime and in PyTorch", exported),
+    "large": ("One pass at 224 x 224 against ten steps on a ResNet-50, random weights", large),
+    "compile": ("Training steps of train/advgan.py with and without --compile", compiled),
+    "processes": ("Training steps of train/advgan.py by two processes and by one", processes),
+    "import": ("Importing the library, in fresh processes", imports),
+}
 SEED = 0
+SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 
 
 @dataclass(frozen=True)
@@ -65,20 +81,19 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
-    """The classifier under attack"""
-    target_weights: Path = ROOT / "checkpoints/mnist5k-classifier"
-    """Its weights: a run of train/classifier.py, or a .safetensors file"""
+    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
+    target_weights: Path | None = None
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     generator: Path | None = None
     """A generator's folder, or the run that holds it, for the section of that name: there all have its ball and aim"""
     sections: tuple[str, ...] = ()
-    """Some of fgsm ifgsm pgd deepfool overhead generator; () is all of them"""
+    """Some of fgsm ifgsm pgd deepfool overhead generator, which () is all of; or of onnx large compile processes
+    import, which are asked for by name"""
     peers: tuple[str, ...] = ()
     """Some of foolbox torchattacks art adv-lib, or none; () is all of them"""
     eps: Real = 0.3
@@ -99,18 +114,19 @@ class Settings:
 
 def main(settings: Settings) -> None:
     check(settings)
-    threat, sections = Threat("linf", settings.eps), chosen("section", settings.sections, SECTIONS)
+    threat, sections = Threat("linf", settings.eps), chosen("section", settings.sections, SECTIONS, APART)
     peers = [] if settings.peers == ("none",) else chosen("peer", settings.peers, PEERS)
-    if settings.sections and "generator" in sections and settings.generator is None:
-        raise InputError("section generator times a trained generator, expected --generator DIR, got none")
+    needy = [name for name in sections if name in ("generator", "onnx")]
+    if settings.sections and needy and settings.generator is None:
+        raise InputError(f"section {needy[0]} times a trained generator, expected --generator DIR, got none")
     generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
     device = training.start_alone(SEED, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    target = load_target(
-        settings.target, settings.target_weights, image_shape=data.image_shape, num_classes=data.num_classes
-    )
+    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    shape, classes = data.image_shape, data.num_classes
+    target, data = admitted(load_classifier(settings.target, weights, image_shape=shape, num_classes=classes), data)
     x, y = next(data.test.first(settings.images).batches(settings.images))
-    model = check_target(target, x[:8], data.num_classes).to(device).eval().requires_grad_(False)
+    model = target.to(device).eval().requires_grad_(False)
     sizes = sorted({min(size, len(x)) for size in settings.batch_sizes})
     x, y, logits = x.to(device), y.to(device), predict(model, x)
     bench = Bench(model, x, y, logits, sizes, settings.rounds, settings.budget)
@@ -121,24 +137,26 @@ def main(settings: Settings) -> None:
         generator.to(device).perturb(bench.x[:1])  # what it cannot take, it says now
     if settings.output_dir is not None:
         training.claim(settings.output_dir, "benchmark", resume=False, overwrite=True)
-    present, absent = invite(peers, model, settings.eps, data.image_shape, data.num_classes)
+        write_settings(settings, settings.output_dir)
 
     rows: list[Row] = []
     with cell_progress(len(sections)) as begin:
         for section in sections:
             watched = replace(bench, advance=partial(begin(section, None), 1))
-            if section == "overhead":
+            if section in APART:
+                found = APART[section][1](watched, generator)
+            elif section == "overhead":
                 found = overhead(watched, threat)
             elif section == "generator":
-                found = one_pass(watched, generator)
+                found = one_pass(watched, generator, peers)
             else:
-                found = against_peers(section, watched, threat, present, absent)
+                found = against_peers(section, watched, threat, peers)
             rows += [{"section": section, "threat": ball(section, threat, generator), **row} for row in found]
             if settings.output_dir is not None:  # a benchmark that is killed keeps what it has
                 write_file(settings.output_dir / "speed.json", json.dumps({"rows": rows}, indent=2) + "\n")
 
     about = {
-        **{"name": settings.target, "weights": str(settings.target_weights)},
+        **{"name": settings.target, "weights": str(weights or "its own")},
         **{"sha256": fingerprint(model), "dataset": settings.dataset},
     }
     show({"environment": environment(settings), "target": about, "images": len(x), "rows": rows}, settings.output_dir)
@@ -153,11 +171,11 @@ def check(settings: Settings) -> None:
         raise InputError(f"batch_sizes must be one number or more, each at least 1, got {settings.batch_sizes}")
 
 
-def chosen(kind: str, asked: tuple[str, ...], known: Collection[str]) -> list[str]:
-    """The names asked for, with spaces or commas between, or all that are known. Raises InputError for others."""
+def chosen(kind: str, asked: tuple[str, ...], known: Collection[str], more: Collection[str] = ()) -> list[str]:
+    """The names asked for, with spaces or commas between, or all that are `known`. Raises InputError for others."""
     names = list(dict.fromkeys(" ".join(asked).replace(",", " ").split()))
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"unknown {kind} {unknown[0]!r}, expected some of {', '.join(known)}")
+    if unknown := [name for name in names if name not in (*known, *more)]:
+        raise InputError(f"unknown {kind} {unknown[0]!r}, expected some of {', '.join([*known, *more])}")
     return names or list(known)
 
 
@@ -168,103 +186,16 @@ def check_images_left(bench: Bench, y_target: int | None) -> None:
         raise InputError(f"nothing to attack: the target classifies none of {len(bench.x)} images correctly{other}")
 
 
-def ours(section: str, model: nn.Module, eps: float) -> Attacks:
-    """Our attacks of a section, by the names they have in its table."""
-    if section == "deepfool":
-        return {OURS: partial(deepfool, model)}
-    if section == "fgsm":
-        return {OURS: partial(fgsm, model, eps=eps)}
-    attack = partial(ifgsm, model, eps=eps) if section == "ifgsm" else partial(pgd, model, eps=eps, step_size=eps / 30)
-    return {OURS: attack, STOP: partial(attack, stop_on_success=True)}
-
-
 def ball(section: str, threat: Threat, generator: Generator | None) -> str:
     """What a section's attacks had to keep to, in words."""
+    if section in APART:
+        return ""
     if section == "deepfool":
         return "any distance"
     if section != "generator" or generator is None:
         return f"{threat.norm} eps {threat.eps:.4g}"
     aim = "" if generator.y_target is None else f" toward class {generator.y_target}"
     return f"{generator.threat.norm} eps {generator.threat.eps:.4g}{aim}"
-
-
-def against_peers(
-    section: str, bench: Bench, threat: Threat, present: dict[str, Attacks], absent: dict[str, str]
-) -> list[Row]:
-    own = ours(section, bench.model, threat.eps)
-    theirs = {title: attacks[section] for title, attacks in present.items() if section in attacks}
-    missing = absent | {title: "has no such attack" for title in present if title not in theirs}
-    skipped = [{"side": side, "status": f"skipped: {why}"} for side, why in missing.items()]
-    return compete(bench, own | theirs, list(own), threat, minimal=section == "deepfool") + skipped
-
-
-def one_pass(bench: Bench, generator: Generator | None) -> list[Row]:
-    """The generator against gradient attacks in its own ball, toward its own class if it aims at one."""
-    if generator is None:
-        return [{"side": PASS, "status": "skipped: no --generator DIR given"}]
-    threat, y_target = generator.threat, generator.y_target
-
-    def aimed(attack: Callable[..., Tensor]) -> Bound:
-        def run(x: Tensor, y: Tensor) -> Tensor:
-            aim = None if y_target is None else torch.full_like(y, y_target)
-            return attack(bench.model, x, y, eps=threat.eps, norm=threat.norm, y_target=aim)
-
-        return run
-
-    sides: dict[str, Bound] = {
-        PASS: lambda x, y: generator.perturb(x),
-        "fgsm": aimed(fgsm),
-        "ifgsm, 10 steps": aimed(ifgsm),
-        "target forward alone": lambda x, y: forward(bench.model, x),
-    }
-    return compete(bench, sides, [PASS], threat, y_target=y_target)
-
-
-@torch.no_grad()
-def forward(model: nn.Module, x: Tensor) -> Tensor:
-    return model(x)
-
-
-def overhead(bench: Bench, threat: Threat) -> list[Row]:
-    """`evaluate`'s time less the attack's own and less one forward of the answers, as a share of the attack's own."""
-    attacks = {f"{name}, {steps} steps": ours(name, bench.model, threat.eps)[OURS] for name, steps in LONG.items()}
-    share = bench.budget / len(attacks) / len(bench.batch_sizes)
-    rows: list[Row] = []
-    for side, attack in attacks.items():
-        for size in bench.batch_sizes:
-            evaluate(attack, bench.model, bench.x[:WARM_UP], bench.y[:WARM_UP], threat)  # imports, too
-            passes: list[dict[str, float]] = []
-            while len(passes) < bench.rounds and sum(each["evaluate"] for each in passes) < share:
-                passes.append(harness_pass(bench, threat, attack, size))
-                bench.advance()
-            shares = [(each["evaluate"] - each["attack"] - each["forward"]) / each["attack"] for each in passes]
-            seconds = {part: [each[part] for each in passes] for part in passes[0]}
-            rows.append(
-                {
-                    **{"side": side, "status": "ok", "batch_size": size, "rounds": len(passes)},
-                    **{"seconds": seconds, "overhead": median_and_range(shares)},
-                }
-            )
-    return rows
-
-
-def harness_pass(bench: Bench, threat: Threat, attack: Bound, size: int) -> dict[str, float]:
-    """Seconds of `evaluate` over all images, of the attack inside it, and of a forward of as many images."""
-    model, x, device = bench.model, bench.x, bench.x.device
-    calls: list[tuple[int, float]] = []  # images, seconds
-
-    def watched(x: Tensor, y: Tensor) -> Tensor:
-        x_adv, seconds = timed(device, attack, x, y)
-        calls.append((len(x), seconds))
-        return x_adv
-
-    whole = partial(evaluate, clean_logits=bench.logits, batch_size=size)
-    result, seconds = timed(device, whole, watched, model, x, bench.y, threat)
-    if result.row["status"] != "ok":
-        raise InputError(f"the harness turned down an attack of our own: {result.row['status']}")
-    _, once = timed(device, predict, model, x, CHUNK if device.type == "cpu" else size)  # the batch it certifies with
-    warm_up = calls[0][1] if sum(n for n, _ in calls) > len(x) else 0.0  # is the harness's doing
-    return {"evaluate": seconds, "attack": sum(each for _, each in calls) - warm_up, "forward": once}
 
 
 def show(results: dict[str, Any], output_dir: Path | None) -> None:
@@ -275,8 +206,11 @@ def show(results: dict[str, Any], output_dir: Path | None) -> None:
     text = [f"# Speed: {on}", ""]
     for section in dict.fromkeys(row["section"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["section"] == section]
-        title = f"{SECTIONS[section]}: {rows[0]['threat']}"
-        console.print(table(f"{title}, {on}", rows))
+        if section in APART:
+            title, whose = APART[section][0], f"{env['gpu'] or env['cpu']}, {env['threads']} threads"
+        else:
+            title, whose = f"{SECTIONS[section]}: {rows[0]['threat']}", on
+        console.print(table(f"{title}, {whose}", rows))
         text.append(markdown(title, rows))
     console.print(NOTE, style="dim")
     if output_dir is not None:

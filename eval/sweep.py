@@ -24,6 +24,7 @@ from rich.console import Console
 from advgan import training
 from advgan.attacks.registry import ATTACKS, Spec, bind, parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
@@ -33,7 +34,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.sweep import grids, unattacked, write_sweep
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import run
+from advgan.settings import run, write_settings
 from advgan.threat import Norm, Threat, check_class
 
 ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
@@ -47,16 +48,14 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
-    """The classifier under attack: its name, or the directory of a saved one, which needs no weights"""
+    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: Path | None = None
@@ -99,12 +98,12 @@ def main(settings: Settings) -> None:
         raise InputError("expected an eps above 0, got none")
     device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    named = ([settings.target], [] if weights is None else [weights])
+    (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
-    named = ([settings.target], [] if weights is None else [weights])
-    (target,) = load_targets(*named, data, x, device, [settings.defense or "none"])
     for spec in specs:
         attack = bind(spec, target.victim.model, balls[0], y_target, generator=generator)
         attack(x[:0], y[:0])  # what cannot be, it says now
@@ -113,6 +112,7 @@ def main(settings: Settings) -> None:
         if reason := unfit(generator, balls[0], y_target):
             raise InputError(reason)
     training.claim(settings.output_dir, "sweep", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
     results: list[Result] = []

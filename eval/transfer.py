@@ -30,6 +30,7 @@ from rich.console import Console
 from advgan import training
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim, environment, wilson
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, radii, unfit
@@ -37,7 +38,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.transfer import grids, write_transfer
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.threat import Norm, Threat, check_class
 
 NOISE = "noise-sign"  # of the same size: the floor
@@ -51,16 +52,14 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: tuple[str, ...] = ()
-    """At least two classifiers, each of them source and victim"""
+    """At least two classifiers, each of them source and victim: names, directories of saved ones, or
+    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: tuple[Path, ...] = ()
-    """Their weights, one for one: runs of train/classifier.py, or .safetensors files"""
+    """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files"""
     defense: tuple[str, ...] = ()
     """What they stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
     generator: tuple[Path, ...] = ()
@@ -113,10 +112,10 @@ def main(settings: Settings) -> None:
     curve_specs = [made_on_a_source(word) for word in dict.fromkeys(settings.curve_attacks)]
     device = training.start_alone(settings.seed, settings.threads)
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    targets, data = load_targets(settings.target, settings.target_weights, data, device, settings.defense)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    targets = load_targets(settings.target, settings.target_weights, data, x, device, settings.defense)
     known = {target.victim.label: target for target in targets}
     victims = {label: target.victim for label, target in known.items()}
     for each in (spec, *curve_specs):
@@ -128,6 +127,7 @@ def main(settings: Settings) -> None:
         each_trained.generator.to(device).perturb(x[:1].to(device))
     generators = by_source(trained, settings.generator_source, targets)
     training.claim(settings.output_dir, "transfer", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=0, fresh=settings.fresh)
 
     # What is run: attack, ball, the classifier it is made on (None: it needs none), the classifier it is tried on.

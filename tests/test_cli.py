@@ -1,13 +1,19 @@
-"""The `advgan` command: what it tells of a checkpoint, and of one that is none."""
+"""The `advgan` command: how it finds its commands, what it tells of a checkpoint, and of one that is none."""
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from advgan import Generator, __version__
 from advgan.cli import main
+
+from .conftest import ROOT
 
 
 @pytest.fixture
@@ -75,3 +81,94 @@ def test_what_is_no_checkpoint_is_one_line_and_exit_code_2(
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     main(["version"])
     assert capsys.readouterr().out.strip() == __version__
+
+
+EXAMPLES = ("attack", "compare", "completion", "export", "info", "pull", "push")
+
+
+def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from advgan.cli import main; main(['--help'])\n"
+        "assert not {'torch', 'numpy', 'tyro', 'rich', 'huggingface_hub'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in (*EXAMPLES, "version"):
+        assert re.search(rf"^  {name} +\S.*\.$", done.stdout, re.M)
+    assert done.stdout.count("\n  advgan ") == 3
+
+
+def test_info_does_without_pytorch() -> None:
+    code = "import sys; from advgan.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "info", "checkpoints/mnist-c-generator"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "39,760" in done.stdout
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_commands_help_teaches_with_three_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: advgan {name} ")
+    assert len(re.findall(rf"^    .*advgan {name} ", text, re.M)) == 3
+    if name not in ("completion", "info"):
+        assert "--recipe" in text
+
+
+def test_an_unknown_command_is_met_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, said in (("atack", "did you mean attack?"), ("xyzzy", "expected one of attack, ")):
+        with pytest.raises(SystemExit) as stop:
+            main([word])
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_command_without_what_it_needs_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["attack", "in", "out"])
+    assert stop.value.code == 2
+    assert "--generator" in capsys.readouterr().err
+
+
+def test_an_exported_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    helper = pytest.importorskip("onnx.helper")
+    value = helper.make_tensor_value_info("x", 1, ["n", 1, 28, 28])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["x_adv"])], "g", [value], [value])
+    graph.output[0].name = "x_adv"
+    model = helper.make_model(graph)
+    (tmp_path / "g.onnx").write_bytes(model.SerializeToString())
+    text = info(tmp_path / "g.onnx", capsys)
+    assert "x (n, 1, 28, 28)" in text
+    assert "x_adv (n, 1, 28, 28)" in text
+    (tmp_path / "bad.onnx").write_bytes(b"no")
+    with pytest.raises(SystemExit):
+        main(["info", str(tmp_path / "bad.onnx")])
+    assert "cannot read" in capsys.readouterr().err
+
+
+def test_a_shell_completes_commands_flags_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "bash"])
+    script, bash = tmp_path / "advgan.bash", shutil.which("bash")
+    script.write_text(capsys.readouterr().out)
+    if bash is None:
+        pytest.skip("there is no bash on this machine")
+    subprocess.run([bash, "-n", script], check=True)
+    (tmp_path / "photos").mkdir()
+
+    def completed(*words: str) -> list[str]:
+        line = " ".join(f"'{word}'" for word in words)
+        ask = f'COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _advgan; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        command = [bash, "-c", f"source {script}; complete -p advgan; {ask}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+        known, *words_found = done.stdout.splitlines()
+        assert known == "complete -o bashdefault -o default -F _advgan advgan"  # with files where nothing else is known
+        return [word for word in words_found if word]
+
+    assert completed("advgan", "at") == ["attack"]
+    assert set(completed("advgan", "")) >= {*EXAMPLES, "version"}
+    assert completed("advgan", "attack", "--gen") == ["--generator"]
+    assert completed("advgan", "attack", "--generator", "pho") == ["photos"]
+    assert completed("advgan", "attack", "pho") == []

@@ -178,8 +178,8 @@ def test_a_truncated_copy_is_no_copy(tmp_path: Path) -> None:
         ({"name": "folder", "channels": 2}, r"channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
         ({"name": "folder", "image_size": 0}, "image size must be at least 1, got 0"),
         ({"name": "mnist", "seed": -1}, "seed must be at least 0, got -1"),
-        ({"name": "mnist", "image_size": 32}, "'folder' only, not for 'mnist'"),
-        ({"name": "mnist5k", "channels": 3}, "'folder' only, not for 'mnist5k'"),
+        ({"name": "mnist", "image_size": 32}, "folder, hf, hf-stream only, not for 'mnist'"),
+        ({"name": "mnist5k", "channels": 3}, "folder, hf, hf-stream only, not for 'mnist5k'"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict, message: str) -> None:

@@ -18,7 +18,7 @@ from advgan.evaluation.harness import judged
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures import pictures, with_caption
 from advgan.report.figures.cases import cases, reach, safe
-from advgan.report.figures.confusion import counts
+from advgan.report.figures.confusion import counts, occurring
 from advgan.report.figures.curves import curves
 from advgan.report.figures.galleries import galleries
 from advgan.report.figures.noise import Whisper, find_whisper, noise
@@ -193,12 +193,28 @@ def test_no_other_is_faster_and_stronger_than_one_on_the_front() -> None:
 def test_confusion_counts_the_images_that_were_fooled() -> None:
     (case,) = cases(comparison())
     result = case.at(0.15)[1]
-    table, records = counts(result, len(CLASSES)), result.records
+    table, records = counts(result, np.arange(len(CLASSES))), result.records
     assert table.sum() == records["success"].sum() > 0
     assert not table.diagonal().any()
     for true, said in ((0, 1), (2, 3)):
         pair = (records["label"] == true) & (records["prediction"] == said) & records["success"]
         assert table[true, said] == pair.sum()
+
+
+def test_confusion_of_many_classes_keeps_those_that_are_met() -> None:
+    (case,) = cases(comparison())
+    result = case.at(0.15)[1]
+    records = dict(result.records)
+    for name in ("label", "prediction"):
+        records[name] = records[name] * 100 + 7
+    far = replace(result, records=records)
+    met = occurring([far], 1000)
+    hit = records["success"]
+    assert set(met) == {*records["label"][hit].tolist(), *records["prediction"][hit].tolist()}
+    whole = counts(result, np.arange(len(CLASSES)))
+    few = (met - 7) // 100
+    assert np.array_equal(counts(far, met), whole[np.ix_(few, few)])
+    assert occurring([far], 20).tolist() == list(range(20))
 
 
 def test_noise_beside_an_attack_that_is_no_louder() -> None:

@@ -47,6 +47,16 @@ def test_linf_bound_is_the_equation():
     torch.testing.assert_close(bounded(raw, x, "linf", 0.3), low + (high - low) * (1 + raw.tanh()) / 2)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_bound_without_a_gradient_is_the_bound_with_one_and_leaves_its_inputs_alone(norm):
+    x, raw = torch.rand(4, 1, 5, 5).round(decimals=1), 3 * torch.randn(4, 1, 5, 5)
+    before = x.clone(), raw.clone()
+    plain = bounded(raw, x, norm, 0.3)
+    torch.testing.assert_close(plain, bounded(raw.requires_grad_(), x, norm, 0.3).detach(), atol=1e-6, rtol=0)
+    assert torch.equal(x, before[0])
+    assert torch.equal(raw, before[1])
+
+
 def test_the_bound_holds_under_bfloat16():
     x, generator = torch.rand(4, 1, 8, 8), Generator(1, 8 / 255, width=8, depth=1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -61,6 +71,14 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch_larger_than_a_chunk():
     whole = generator.perturb(x)
     torch.testing.assert_close(generator.perturb(x[299:]), whole[299:], atol=1e-6, rtol=1e-5)
     assert generator.perturb(x[:0]).shape == (0, 1, 12, 12)
+
+
+@pytest.mark.parametrize("n", [0, 1, 130])
+def test_answers_are_float32_and_contiguous_and_the_images_are_left_alone(n):
+    x = torch.rand(n, 8, 8, 3, dtype=torch.float64).movedim(-1, 1)  # as from a decoder
+    before, x_adv = x.clone(), Generator(3, 0.1, width=4, depth=1).perturb(x)
+    assert (x_adv.dtype, x_adv.shape, x_adv.is_contiguous()) == (torch.float32, x.shape, True)
+    assert torch.equal(x, before)
 
 
 def test_a_smaller_eps_is_kept():

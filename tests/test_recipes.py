@@ -27,6 +27,7 @@ PROGRAMS = {
     "distill-mnist5k": "train.distill",
     "distillation": "eval.distillation",
     "distillation-small": "eval.distillation",
+    "cifar-quick": "train.classifier",
     "head-resnet20": "train.classifier",
     "head-resnet32": "train.classifier",
     **{f"robust-{name}": "train.classifier" for name in ("fgsm", "fast", "pgd", "ensemble", "generator", "mnist5k")},

@@ -330,7 +330,7 @@ def test_a_row_is_a_line(written: Path) -> None:
 
 def test_the_report_shows_tables_and_figures(written: Path) -> None:
     text = (written / "report.md").read_text()
-    assert text.startswith("# Attacks on mnist-c, <b>& mnist_a</b> (mnist5k)")
+    assert text.startswith("# Attacks on mnist-c, &lt;b>&amp; mnist_a&lt;/b> (mnist5k)")
     assert "| advgan | generator" in text
     assert (written / "report.tex").read_text() == latex(SUMMARY)
     shown = re.findall(r"\]\(figures/(.+?)\)", text)

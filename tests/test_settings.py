@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
+import tyro
+import yaml
 
 from advgan.errors import InputError
-from advgan.settings import Real, parse, parse_fraction, run
+from advgan.settings import Real, load_recipe, parse, parse_fraction, run, settings_file, write_settings
+
+from .conftest import ROOT
 
 
 @dataclass(frozen=True)
@@ -82,3 +89,68 @@ def test_every_flag_is_documented(capsys):
     text = capsys.readouterr().out
     for word in ("--eps FLOAT|A/B", "Radius", "--y-target", "A class", "--attacks", "Names", "--resume", "Go on"):
         assert word in text
+
+
+PROGRAMS = [
+    *("advgan.commands." + path.stem for path in (ROOT / "advgan" / "commands").glob("[!_]*.py")),
+    *(f"{folder}.{path.stem}" for folder in ("train", "eval") for path in (ROOT / folder).glob("*.py")),
+]
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_what_a_program_writes_it_reads_again(name, tmp_path):
+    module = importlib.import_module(name)
+    settings_class = getattr(module, "Settings", None)
+    if settings_class is None or "recipe" not in settings_class.__dataclass_fields__:
+        return  # no program, or nothing to set
+    required = {f.name: "some where" for f in dataclasses.fields(settings_class) if f.default is dataclasses.MISSING}
+    given = load_recipe(settings_class, recipe(tmp_path, required))
+    for settings in (given, changed(given)):
+        write_settings(settings, tmp_path)
+        assert load_recipe(settings_class, settings_file(settings, tmp_path)) == settings
+        path = settings_file(settings, tmp_path)
+        assert parse(settings_class, ["--recipe", str(path)]) == dataclasses.replace(settings, recipe=path)
+
+
+def recipe(directory, values):
+    path = directory / "values.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def changed(settings):
+    """The same with other values in each field whose type says what they may be."""
+    found = {}
+    for name, hint in get_type_hints(type(settings)).items():
+        if name == "recipe":
+            continue
+        kinds = {hint, *get_args(hint)}
+        if bool in kinds:
+            found[name] = not getattr(settings, name)
+        elif float in kinds:
+            found[name] = (1 / 3,) if get_origin(hint) is tuple else 1 / 3
+        elif int in kinds:
+            found[name] = (7, 8) if get_origin(hint) is tuple else 7
+        elif Path in kinds or str in kinds:
+            value = (Path if Path in kinds else str)("some/where: 'else' #1")
+            found[name] = (value, value) if get_origin(hint) is tuple else value
+    return dataclasses.replace(settings, **found)
+
+
+def test_the_recipe_of_what_has_no_default(tmp_path):
+    @dataclass(frozen=True)
+    class Placed:
+        source: tyro.conf.Positional[str]
+        """IN"""
+        output_dir: tyro.conf.Positional[Path]
+        """OUT"""
+        generator: str
+        """Who"""
+        recipe: Path | None = None
+        """YAML file"""
+
+    some = recipe(tmp_path, {"output-dir": "out", "generator": "g"})
+    assert parse(Placed, ["in", "--recipe", str(some)]) == Placed("in", Path("out"), "g", some)
+    assert parse(Placed, ["in", "o", "--generator", "h", "--recipe", str(some)]) == Placed("in", Path("o"), "h", some)
+    with pytest.raises(SystemExit):
+        parse(Placed, ["--recipe", str(some)])

@@ -21,6 +21,11 @@ from advgan.threat import Threat
 speed = importlib.import_module("eval.speed")
 libraries = importlib.import_module("eval.peers.libraries")
 race = importlib.import_module("eval.peers.race")
+turns = importlib.import_module("eval.peers.turns")
+attacks = importlib.import_module("eval.speed_sections.attacks")
+imports = importlib.import_module("eval.speed_sections.imports")
+large = importlib.import_module("eval.speed_sections.large")
+training_steps = importlib.import_module("eval.speed_sections.training_steps")
 Call = Callable[..., list[dict[str, Any]]]
 
 
@@ -71,7 +76,7 @@ def test_every_side_attacks_in_every_round_with_every_batch_size(
         "pgd": stop,
         "deepfool": ["ours", foolbox],
         "overhead": ["ifgsm, 10 steps", "pgd, 40 steps"],
-        "generator": ["advgan, one pass", "fgsm", "ifgsm, 10 steps", "target forward alone"],
+        "generator": ["advgan, one pass", "fgsm", "ifgsm, 10 steps", f"{foolbox}, fgsm", "target forward alone"],
     }
     for row in rows:
         assert (row["status"], row["rounds"]) == ("ok", 2)
@@ -81,7 +86,7 @@ def test_every_side_attacks_in_every_round_with_every_batch_size(
         assert row.get("violations", []) == []
     assert sorted(row["batch_size"] for row in rows if row["section"] == "overhead") == [3, 3, 4, 4]
     assert list(sides(rows, "ifgsm")[foolbox]["times"]) == ["ours", "ours, stop on success"]
-    assert list(sides(rows, "generator")["fgsm"]["times"]) == ["advgan, one pass"]
+    assert list(sides(rows, "generator")[f"{foolbox}, fgsm"]["times"]) == ["advgan, one pass"]
     assert "asr" not in sides(rows, "generator")["target forward alone"]
     shown, written = " ".join(capsys.readouterr().out.split()), (tmp_path / "out/speed.md").read_text()
     for title in speed.SECTIONS.values():
@@ -167,16 +172,25 @@ def test_no_generator_and_no_peers(call: Call, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("name", libraries.PEERS)
-def test_peers_do_the_work_that_they_are_asked_for(name: str, model: nn.Module) -> None:
-    present, absent = libraries.invite([name], model, 0.1, (1, 28, 28), 3)
-    if absent:
-        pytest.skip(f"{name} is {absent[name]}")
-    (attacks,) = present.values()
+@pytest.mark.parametrize("threat", [Threat("linf", 0.1), Threat("l2", 1.0), Threat("linf", 0.1, targeted=True)])
+def test_peers_do_the_work_that_they_are_asked_for(name: str, threat: Threat, model: nn.Module) -> None:
     torch.manual_seed(0)
     x, y = torch.rand(3, 1, 28, 28), model(torch.rand(3, 1, 28, 28)).argmax(1)
-    for section, attack in attacks.items():
-        limits = Threat("linf", 1.0 if section == "deepfool" else 0.1)  # any distance, within the box
-        assert limits.violations(attack(x.clone(), y.clone()).detach(), x) == []
+    y_target, able = 1 if threat.targeted else None, set()
+    for section in ("fgsm", "ifgsm", "pgd", "pgd10", "deepfool"):
+        present, absent = libraries.invite([name], section, model, threat, y_target)
+        if name in absent:
+            pytest.skip(f"{name} is {absent[name]}")
+        assert len(present | absent) == 1
+        limits = Threat("linf", 1.0) if section == "deepfool" else threat  # any distance, within the box
+        for attack in present.values():
+            assert limits.violations(attack(x.clone(), y.clone()).detach(), x) == []
+            able.add(section)
+    everything = {"fgsm", "ifgsm", "pgd", "deepfool"}
+    if threat == Threat("linf", 0.1):
+        wanted = {"torchattacks": everything | {"pgd10"}, "adv-lib": {"pgd", "deepfool"}}
+        assert able == wanted.get(name, everything)
+    assert not (threat.targeted and "deepfool" in able)
 
 
 # The generator's section
@@ -188,9 +202,9 @@ def test_all_attacks_have_the_generators_ball_and_aim(
 ) -> None:
     asked = []
     for name in ("fgsm", "ifgsm"):
-        attack = getattr(speed, name)
-        monkeypatch.setattr(speed, name, lambda *a, attack=attack, **k: asked.append(k) or attack(*a, **k))
-    rows = call("--sections", "generator", "--batch-sizes", 4, **kind)
+        attack = getattr(attacks, name)
+        monkeypatch.setattr(attacks, name, lambda *a, attack=attack, **k: asked.append(k) or attack(*a, **k))
+    rows = call("--sections", "generator", "--batch-sizes", 4, "--peers", "art", **kind)
     for words in asked:
         assert (words["norm"], words["eps"]) == (kind.get("norm", "linf"), kind.get("eps", 0.25))
         assert words["y_target"] is None if "y_target" not in kind else set(words["y_target"].tolist()) == {1}
@@ -214,6 +228,109 @@ def test_success_toward_a_class_is_that_class() -> None:
     assert any_class["l2_mean"] == pytest.approx(2 * 2**0.5 / 3)
     assert race.judged(bench, x_adv, Threat("linf", 1.0), None, True)["l2_mean"] == pytest.approx(2**0.5)
     assert race.judged(bench, x_adv, Threat("linf", 1.0), 1, False)["asr"] == 0.5, "the last is of that class already"
+
+
+# What has networks of its own
+
+
+def test_in_turn_each_measures_itself_until_it_fails_or_the_time_is_up(model: nn.Module) -> None:
+    x, y = torch.rand(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)
+    bench = race.Bench(model, x, y, model(x), [2], rounds=3, budget=1e9)
+    asked: list[str] = []
+    took = {"slow": [4.0, 6.0, 10.0], "fast": [2.0, 2.0, 2.0], "frail": [1.0]}
+
+    def side(name: str) -> Callable[[], float]:
+        def measure() -> float:
+            asked.append(name)
+            if not took[name]:
+                raise turns.Failed("out of luck")
+            return took[name].pop(0)
+
+        return measure
+
+    slow, fast, frail = turns.in_turn(bench, {name: side(name) for name in took}, "fast", "a step")
+    assert asked == ["slow", "fast", "frail"] * 2 + ["slow", "fast"]
+    assert (slow["seconds"], slow["median"], slow["times"]) == ([4.0, 6.0, 10.0], 6.0, {"fast": [3.0, 2.0, 5.0]})
+    assert fast["times"] == {"fast": [1.0, 1.0, 1.0]}
+    assert frail == {"side": "frail", "status": "failed: out of luck", "unit": "a step"}
+
+    took["slow"], took["fast"] = [1.0], [1.0]
+    spent = race.Bench(model, x, y, model(x), [2], rounds=3, budget=1e-9)
+    assert turns.in_turn(spent, {"slow": side("slow"), "fast": side("fast")}, "fast", "a step")[0]["rounds"] == 1
+
+
+def test_one_pass_beside_a_large_target(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tiny(weights: None) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 16, 16), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
+
+    monkeypatch.setattr(large, "resnet50", tiny)
+    monkeypatch.setattr(large, "IMAGES", {"cpu": 2})
+    rows = call("--sections", "large")
+    theirs = f"torchattacks {metadata.version('torchattacks')}, pgd, 10 steps"
+    assert list(sides(rows, "large")) == ["advgan, one pass", "pgd, 10 steps", "target forward alone", theirs]
+    for row in rows:
+        assert (row["status"], row["rounds"], list(row["seconds"])) == ("ok", 2, ["2"])
+        assert "asr" not in row
+        assert list(row["times"]) == ["advgan, one pass"]
+    assert "One pass at 224 x 224" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("section", ["compile", "processes", "import"])
+def test_what_runs_in_processes_of_its_own(
+    section: str, call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def step(launch: tuple[str, ...], flags: tuple[str, ...]) -> float:
+        asked.append((*launch[-2:], *flags))
+        if len(asked) > 3:
+            raise turns.Failed("error: no compiler")
+        return 0.5
+
+    monkeypatch.setattr(training_steps, "seconds_a_step", step)
+    monkeypatch.setattr(imports, "seconds_of", lambda statement: 1.0 if statement == "import torch" else 1.25)
+    monkeypatch.setattr(imports, "brought", lambda statement: ["scipy"] if "attacks" in statement else [])
+    found = sides(call("--sections", section), section)
+    shown, written = capsys.readouterr().out, (tmp_path / "out/speed.md").read_text()
+    if section == "import":
+        assert list(found) == ["import torch", *imports.STATEMENTS]
+        assert {row["median"] for row in found.values()} == {1.0, 1.25}
+        assert found["import advgan"]["times"] == {"import torch": [1.25, 1.25, 1.25]}
+        assert "| import advgan | 1.250 | 1.25 (1.25 to 1.25) | 2 |  |" in written
+        assert "brings scipy" in shown
+        return
+    one, two = ("--threads", "1"), ("--threads", "2")
+    wanted = {
+        "compile": [one, (*one, "--compile")],
+        "processes": [(training_steps.LAUNCH[-1], "--cpu", *two), ("--num_processes", "2", *one)],
+    }[section]
+    assert asked == wanted * 2, "each in turn"
+    rows = list(found.values())
+    assert [row["status"] for row in rows] == ["ok", "failed: error: no compiler"]
+    assert "no compiler" in shown
+
+
+def test_a_training_says_how_long_its_steps_took(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(training_steps, "STEPS", 1)
+    assert training_steps.seconds_a_step((), ("--threads", "1", "--width", "8", "--batch-size", "16")) > 0
+    (tmp_path / "train").mkdir()
+    stub = "import sys; print('a warning\\nerror: no way', file=sys.stderr); sys.exit(2)"
+    (tmp_path / "train/advgan.py").write_text(stub)
+    monkeypatch.setattr(training_steps, "ROOT", tmp_path)
+    with pytest.raises(turns.Failed, match=r"^train/advgan.py --compile: error: no way$"):
+        training_steps.seconds_a_step((), ("--compile",))
+
+
+def test_importing_the_library_brings_nothing_heavy() -> None:
+    assert imports.seconds_of("import sys") >= 0
+    assert imports.brought("from advgan import Generator, InputError, Threat") == []
+    library = "attacks, advgan.bridges, advgan.data, advgan.defenses, advgan.evaluation, advgan.targets"
+    extras = {"timm", "transformers", "datasets", "onnx", "onnxruntime", "onnxscript", "foolbox", "torchattacks", "art"}
+    assert not extras & set(imports.brought(f"import advgan.{library}"))
+    with pytest.raises(turns.Failed, match="import nothing_like_it: ModuleNotFoundError"):
+        imports.seconds_of("import nothing_like_it")
 
 
 # Bad input

@@ -160,9 +160,8 @@ def test_others_find_what_it_was_trained_on_and_what_it_cost(
 ) -> None:
     summary = call()
     data, out = load_data("folder", digits), tmp_path / "out"
-    x, _ = next(data.test.batches(8))
     names, paths = ("mnist-tutorial", "mnist-b"), (classifier, out)
-    black_box, own = load_targets(names, paths, data, x, torch.device("cpu"))
+    (black_box, own), _ = load_targets(names, paths, data, torch.device("cpu"))
     trained = Trained(out, Generator.from_pretrained(out))
     assert trained.trained_on(own)
     assert not trained.trained_on(black_box)

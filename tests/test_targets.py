@@ -13,6 +13,7 @@ from torch import nn
 
 from advgan.errors import InputError
 from advgan.targets import TARGETS, build_target, check_target, load_target, save_target
+from advgan.targets.quick import Normal
 
 # Parameters for 1x28x28 (mnist) and 3x32x32 (cifar) images of 10 classes, computed by hand from the published layers.
 PARAMETERS = {
@@ -27,6 +28,7 @@ PARAMETERS = {
     "cifar-resnet56": 853_018,
     "cifar-resnet110": 1_727_962,
     "cifar-wrn-34-10": 46_160_474,
+    "quick": 1_200 + 10_464 + 41_664 + 41_664 + 166_272 + 970,  # ours
 }
 WEIGHTED = {  # shapes of the weights of convolutions and linear layers, in order
     "mnist-a": [(64, 1, 5, 5), (64, 64, 5, 5), (128, 25600), (10, 128)],
@@ -42,7 +44,7 @@ DROPOUT = {
     "mnist-tutorial": [0.25, 0.5],
     "mnist-small": [],
 }
-SMALL = ["mnist-a", "mnist-b", "mnist-c", "mnist-tutorial", "mnist-small", "cifar-resnet20"]
+SMALL = ["mnist-a", "mnist-b", "mnist-c", "mnist-tutorial", "mnist-small", "cifar-resnet20", "quick"]
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -333,3 +335,17 @@ def test_the_wide_resnet_answers_and_gives_gradients():
     assert logits.shape == (2, 10)
     logits[:, 0].sum().backward()
     assert (x.grad.abs().amax((1, 2, 3)) > 0).all()
+
+
+def test_the_quick_classifier_folds_its_normalisation_into_the_convolutions_when_it_is_not_trained():
+    torch.manual_seed(0)
+    net, x = build_target("quick"), torch.rand(64, 3, 32, 32)
+    for _ in range(60):
+        net(x)  # until its running statistics are those of this batch
+    normed = [m for m in net.modules() if isinstance(m, Normal)]
+    assert len(normed) == 7
+    layer, z = normed[3].eval(), torch.rand(2, 48, 8, 8)
+    torch.testing.assert_close(layer(z), layer.norm(layer.conv(z)), atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        trained = net.train()(x)
+        torch.testing.assert_close(net.eval()(x), trained, atol=0.1, rtol=0.1)

@@ -21,6 +21,7 @@ from advgan import Generator, losses
 from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.discriminator import Discriminator
 from advgan.settings import run
+from advgan.targets import fingerprint, load_target
 
 from .conftest import ROOT, Run, environment
 
@@ -132,6 +133,19 @@ def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
     assert "toward class 1" in (tmp_path / "generator" / "README.md").read_text()
 
 
+def test_a_copy_of_the_target_stays_as_it_is_and_another_guide_learns_on(advgan, words, target, classifier, tmp_path):
+    few = ["--max-steps", "4", "--flip"]
+    for name, flags in {"copy": ["--guide"], "other": ["--guide-dir", str(classifier)]}.items():
+        run(advgan.main, advgan.Settings, [*words, *few, *flags, "--output-dir", str(tmp_path / name)])
+    copy, other = (Generator.from_pretrained(tmp_path / name).guide for name in ("copy", "other"))
+    assert fingerprint(copy) == fingerprint(load_target("mnist-c", target))
+    given = load_target("mnist-tutorial", classifier)
+    assert other.config == given.config
+    assert fingerprint(other) != fingerprint(given)
+    x = torch.rand(8, 1, 28, 28)
+    torch.testing.assert_close(other(x), given(x), atol=1.0, rtol=0)  # four steps on, it is still that classifier
+
+
 def test_one_generator_for_every_question_is_judged_on_each(advgan, words, tmp_path):
     few = ["--max-steps", "4", "--output-dir", str(tmp_path)]
     run(advgan.main, advgan.Settings, [*words, *ANYTHING, *few])
@@ -217,6 +231,9 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(advgan, words, 
         (["--gamma", "1"], "gamma does nothing without noise"),
         (["--levels", "2"], "levels does nothing without architecture unet"),
         (["--guide", "--universal"], "got both"),
+        (["--guide-dir", ".", "--universal"], "got both"),
+        (["--guide", "--guide-dir", "."], "one guide at most"),
+        (["--guide-dir", "nowhere"], "guide_dir must be the directory of a saved classifier, got nowhere"),
         (["--noise", "2", "--batch-size", "19"], "an even batch a process, got 19"),
         (["--accumulate", "0"], "accumulate must be positive, got 0"),
         (["--accumulate", "3"], "divisible by processes x accumulate, 1 x 3, got 20"),

@@ -30,18 +30,22 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import load_data, steps_per_epoch, training_batches
+from advgan.data.augment import augment
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import adaptive, load_classifier, reseed, suspicious, undefended, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
+from advgan.evaluation.admission import admitted
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
 from advgan.game import EVASION, Asked, Game, ask, discriminator_step, generator_step, slices
 from advgan.generator import Architecture, Generator
 from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
-from advgan.targets import check_target, fingerprint
+from advgan.targets import BlackBox, fingerprint
+from advgan.targets.others import source_of
 from advgan.threat import Norm, check_class, check_eps
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -53,16 +57,14 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
-    """The classifier under attack: its name, or the directory of a saved one, which needs no weights"""
+    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     eps: Real = 0.3
@@ -82,7 +84,10 @@ class Settings:
     universal: bool = False
     """One perturbation for all images"""
     guide: bool = False
-    """Give the generator a frozen copy of the target, so that it knows what the clean image is taken for"""
+    """Give the generator a frozen copy of the target, a built-in one, so that it knows what the clean image is taken
+    for"""
+    guide_dir: Path | None = None
+    """The same with a saved classifier in the target's place, which learns on: a small one (quick) costs less"""
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Where generator/, discriminator/, state/ and logs/ go"""
     resume: bool = False
@@ -112,6 +117,8 @@ class Settings:
     """Adversarial loss on the target's logits"""
     kappa: Real = 5.0
     """Margin that the adversarial loss asks for (form margin)"""
+    flip: bool = False
+    """Mirror every other training image (photographs, not digits)"""
     gan: losses.GAN = "least-squares"
     """Form of the GAN loss"""
     alpha: Real = 0.1
@@ -158,13 +165,17 @@ def main(settings: Settings) -> None:
     training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    check_class(settings.y_target, data.num_classes)
-    held_out = data.validation.first(settings.validation_images)
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     loaded = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
+    if isinstance(undefended(loaded), BlackBox):
+        raise InputError(
+            f"{loaded.name} only answers queries, without a gradient: train/substitute.py attacks such targets"
+        )
     share = share_of(settings, accelerator.num_processes)
-    target = check_target(loaded, next(held_out.batches(8))[0], data.num_classes)
+    target, data = admitted(loaded, data)
+    check_class(settings.y_target, data.num_classes)
+    held_out = data.validation.first(settings.validation_images)
     target = target.to(accelerator.device).eval().requires_grad_(False)  # frozen, so never prepared
     if settings.evasion is not None and not suspicious(target):
         raise InputError(f"evasion does nothing without a target that can reject, got {settings.evasion}")
@@ -172,6 +183,10 @@ def main(settings: Settings) -> None:
     classifier = undefended(target)
     if settings.checkpoint_target:
         training.checkpointed(classifier)
+
+    guide = classifier if settings.guide else None
+    if settings.guide_dir is not None:
+        guide = undefended(load_classifier(str(settings.guide_dir), image_shape=shape, num_classes=data.num_classes))
 
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     some, _ = next(data.train.first(512).batches(512))
@@ -184,10 +199,11 @@ def main(settings: Settings) -> None:
         channels, settings.eps, settings.norm, settings.y_target,
         settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
         data.num_classes if settings.any_class else 0, settings.eps_min, settings.noise, settings.universal,
-        classifier.config if settings.guide else None,
+        None if guide is None else guide.config,
     )  # fmt: skip
-    if net.guide is not None:
-        net.guide.load_state_dict(classifier.state_dict())
+    if net.guide is not None and guide is not None:
+        net.guide.load_state_dict(guide.state_dict())
+        net.guide.requires_grad_(settings.guide_dir is not None)  # a small one learns on what the attack has to know
     discriminator = Discriminator(channels, settings.architecture)
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
@@ -211,6 +227,8 @@ def main(settings: Settings) -> None:
         state.load()
     else:
         state.clear()
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
     if settings.compile:
         training.compiled(net, classifier, sample=some[:share].to(accelerator.device))
 
@@ -228,6 +246,11 @@ def main(settings: Settings) -> None:
         task = bar.add_task("advgan", total=total, completed=record["step"], figures="")
         for x, y in batches:
             began = time.perf_counter()
+            if settings.flip:
+                x = augment(
+                    x, shift=0, flip=True, seed=settings.seed, step=record["step"],
+                    rank=accelerator.process_index, world=accelerator.num_processes,
+                )  # fmt: skip
             x, y = x.to(accelerator.device), y.to(accelerator.device)
             if settings.noise:  # every image twice, each with noise of its own: what `sameness` compares
                 x, y = (each[::2].repeat_interleave(2, dim=0)[: len(each)] for each in (x, y))
@@ -310,7 +333,16 @@ def check(settings: Settings) -> None:
     for name in ("ema", "warmup"):
         if not 0 <= getattr(settings, name) < 1:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
-    if settings.guide and settings.universal:
+    if settings.guide and source_of(settings.target):
+        raise InputError(
+            f"a guide is a copy of a built-in target, kept inside the generator: expected no --guide with "
+            f"{settings.target}"
+        )
+    if settings.guide and settings.guide_dir is not None:
+        raise InputError("one guide at most: expected --guide or --guide-dir, got both")
+    if settings.guide_dir is not None and not settings.guide_dir.is_dir():
+        raise InputError(f"guide_dir must be the directory of a saved classifier, got {settings.guide_dir}")
+    if (settings.guide or settings.guide_dir is not None) and settings.universal:
         raise InputError("a universal perturbation cannot heed a guide: expected --guide or --universal, got both")
     without = {"aimed": ("any_class", settings.any_class), "gamma": ("noise", settings.noise > 0)}
     without["levels"] = ("architecture unet", settings.architecture == "unet")

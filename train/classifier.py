@@ -26,15 +26,17 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
 from advgan.attacks import pgd
-from advgan.data import Data, load_data, steps_per_epoch, training_batches
+from advgan.data import Data, Stream, load_data, steps_per_epoch, training_batches
 from advgan.data.augment import augment
+from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data.stream import in_memory
 from advgan.defenses import load_members
 from advgan.defenses.adversarial_training import Adversary, Method, Plan, mixed_loss, overfitted, plan
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy, validate
 from advgan.report.card import classifier_card
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.targets import Target, build_target, fingerprint, initial_target, load_target, save_target
 
 
@@ -44,12 +46,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """The classifier: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
     init_weights: Path | None = None
@@ -107,6 +106,7 @@ class Settings:
     """Images attacked, at most: for validation by FGSM and PGD-10, at the end for the test by PGD-40"""
 
 
+HELD = 5000  # validation images, and test images, of a stream
 # Settings that do nothing without adversarial training, and those that are for one method of it.
 OF_HARDENING: dict[str, Method | None] = {
     **dict.fromkeys(("eps", "alpha", "attack_steps", "attack_step_size", "eps_warmup", "robust_images")),
@@ -122,7 +122,7 @@ def main(settings: Settings) -> None:
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
     members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device)
-    epoch = steps_per_epoch(data.train, settings.batch_size)
+    data, epoch = in_memory(data, HELD), between_validations(data, settings)
     total = settings.max_steps or settings.epochs * epoch
     net = begin(settings, data)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
@@ -144,6 +144,8 @@ def main(settings: Settings) -> None:
         state.load()
     else:
         state.clear()
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
@@ -199,6 +201,13 @@ def main(settings: Settings) -> None:
     accelerator.wait_for_everyone()
     conclude(settings, data, record, total, accelerator)
     training.finish(accelerator)
+
+
+def between_validations(data: Data, settings: Settings) -> int:
+    """Steps from one validation to the next: an epoch, or of a stream, which has none, a tenth of all."""
+    if isinstance(data.train, Stream) and settings.max_steps:
+        return max(1, settings.max_steps // 10)
+    return steps_per_epoch(data.train, settings.batch_size)
 
 
 def begin(settings: Settings, data: Data) -> Target:

@@ -34,6 +34,7 @@ from advgan import training
 from advgan.analysis.detection import auc
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.data import Data, Split, load_data
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import load_classifier, seen, suspicious, weights_of
 from advgan.defenses.detection import (
     BinaryDetector,
@@ -47,11 +48,12 @@ from advgan.defenses.detection import (
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation import predict
+from advgan.evaluation.admission import admitted
 from advgan.evaluation.runner import device_of
 from advgan.generator import Generator
 from advgan.report.card import detector_card
-from advgan.settings import Real, run
-from advgan.targets import check_target, fingerprint
+from advgan.settings import Real, run, write_settings
+from advgan.targets import fingerprint
 from advgan.threat import Norm, Threat
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, y) -> x_adv, and which of them (n,) fool
@@ -67,16 +69,14 @@ class Settings:
     kind: Literal["feature-squeezing", "binary", "discriminator"] = "feature-squeezing"
     """feature-squeezing (nothing is trained), binary (a network, trained on adversarial images), or discriminator (that
     of a generator's run)"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
-    """The classifier: its name, or the directory of a saved one, which needs no weights"""
+    """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; None: the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     defense: str | None = None
     """What it stands behind already, like bit-depth:bits=3, or several with +; None: nothing"""
     attacks: tuple[str, ...] = ("fgsm", "pgd:steps=10")
@@ -119,12 +119,13 @@ def main(settings: Settings) -> None:
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     target = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
+    _, data = admitted(target, data)
     if suspicious(target):
         raise InputError(f"the target rejects already, expected one that answers every image, got {settings.defense}")
     target = target.to(accelerator.device)
-    check_target(target, next(data.validation.batches(8))[0].to(accelerator.device), data.num_classes)
     attacks = known_attacks(settings, specs, target)
     training.claim(settings.output_dir, "detector", resume=None, overwrite=settings.overwrite)
+    write_settings(settings, settings.output_dir)
 
     began = time.perf_counter()
     detector, losses = make(settings, data, target, attacks, accelerator)

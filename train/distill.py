@@ -34,11 +34,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 from advgan import training
 from advgan.data import Data, load_data, steps_per_epoch, training_batches
 from advgan.data.augment import augment
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import Target, build_target, save_target
 
@@ -52,12 +53,9 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: str = "mnist-c"
     """Teacher and student: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
     temperature: Real = 20.0
@@ -113,6 +111,8 @@ def main(settings: Settings) -> None:
         state.load()
     else:
         state.clear(*FOLDER.values())
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=2 * each,

@@ -39,18 +39,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import Split, load_data, training_batches
+from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import load_classifier, reseed, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
+from advgan.evaluation.admission import admitted
 from advgan.evaluation.validation import Judgement, Validation, questions
 from advgan.game import Game, discriminator_step, generator_step
 from advgan.generator import Architecture, Generator
 from advgan.report.card import substitute_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
-from advgan.settings import Real, run
+from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
-from advgan.targets import Answers, BlackBox, Target, build_target, check_target, fingerprint, save_target
+from advgan.targets import Answers, BlackBox, Target, build_target, fingerprint, save_target
 from advgan.threat import Norm, check_class, check_eps, to_8bit
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -63,19 +65,17 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     images: int | None = None
     """The attacker has only so many of the training images, drawn by the seed; None: all of them"""
     target: str = "mnist-c"
-    """The classifier under attack, which only answers queries: its name, or the directory of a saved one"""
+    """The classifier under attack, which only answers queries: its name, the directory of a saved one, or
+    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, or a .safetensors file; the attack does not see them. None: the
-    shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; the attack does not see them. None: its
+    own, or the shipped mnist-c"""
     defense: str | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     answers: Answers = "probabilities"
@@ -163,13 +163,13 @@ def main(settings: Settings) -> None:
         training.claim(settings.output_dir, "classifier", resume=False, overwrite=settings.overwrite)
     device = accelerator.device
     data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    check_class(settings.y_target, data.num_classes)
-    held_out, train = data.validation.first(settings.validation_images), own_images(data.train, settings)
-    shape, classes = data.image_shape, data.num_classes
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
-    where = (settings.target, weights, settings.defense)
-    hidden = load_classifier(*where, image_shape=shape, num_classes=classes)
-    model = check_target(hidden, next(held_out.batches(8))[0], classes).to(device)
+    where, shape = (settings.target, weights, settings.defense), data.image_shape
+    hidden = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
+    model, data = admitted(hidden, data)
+    model, classes = model.to(device), data.num_classes
+    check_class(settings.y_target, classes)
+    held_out, train = data.validation.first(settings.validation_images), own_images(data.train, settings)
     black_box = BlackBox.of(model, classes, settings.answers, settings.budget)
     referee = BlackBox.of(model, classes, settings.answers)  # the same, asked by validation: what nobody learns from
     check_budget(settings, len(train))
@@ -211,6 +211,8 @@ def main(settings: Settings) -> None:
         black_box.queries, referee.queries = record["queries"], record["validation_queries"]
     else:
         state.clear("classifier")
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
 
     some, _ = next(train.first(512).batches(512))
     c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
@@ -231,15 +233,19 @@ def main(settings: Settings) -> None:
             reseed(model, round_)  # a defence that draws answers a round alike, resumed or not
             began = time.perf_counter()
             if record["rounds_asked"] == round_:  # the round's questions, each asked once and kept
-                if round_ == 0:
-                    told["clean"], told["validation"] = answers(black_box, train), answers(referee, held_out)
-                else:
-                    x_adv = newest(averaged.module, train, round_, settings, device)
-                    told["adv"] = torch.cat([told["adv"], black_box.ask(x_adv.float() / 255)])
-                    told["x_adv"] = torch.cat([told["x_adv"], x_adv])
-                record["rounds_asked"] += 1
-                record["queries"], record["validation_queries"] = black_box.queries, referee.queries
-                state.save(record["step"])
+                try:
+                    if round_ == 0:
+                        ask(black_box, told, "clean", train)
+                        ask(referee, told, "validation", held_out)
+                    else:
+                        x_adv = newest(averaged.module, train, round_, settings, device)
+                        every = torch.cat([told["x_adv"], x_adv])
+                        ask(black_box, told, "adv", Split(every, torch.zeros(len(every))))
+                        told["x_adv"] = torch.cat([told["x_adv"], x_adv])
+                    record["rounds_asked"] += 1
+                finally:  # where a service fails, what it told so far is kept too, and what it was asked counted
+                    record["queries"], record["validation_queries"] = black_box.queries, referee.queries
+                    state.save(record["step"])
             x, index = next(batches[phase])
             b, x = told["clean"][index].to(device), x.to(device)
             if phase == "distil":
@@ -327,9 +333,11 @@ def own_images(train: Split, settings: Settings) -> Split:
     return Split(train.take(torch.from_numpy(chosen)).images, torch.arange(n))
 
 
-def answers(black_box: BlackBox, split: Split) -> Tensor:
-    """What the black box says (n, k) of all images of `split`, in their order."""
-    return torch.cat([black_box.ask(x) for x, _ in split.batches(black_box.batch_size)])
+def ask(black_box: BlackBox, told: training.Record, key: str, split: Split) -> None:
+    """Append to told[key] what the black box says (n, k) of the images of `split` that are not answered there yet."""
+    rest = split.take(torch.arange(len(told[key]), len(split)))
+    for x, _ in rest.batches(black_box.batch_size):
+        told[key] = torch.cat([told[key], black_box.ask(x)])
 
 
 def newest(generator: Any, train: Split, round_: int, settings: Settings, device: torch.device) -> Tensor:

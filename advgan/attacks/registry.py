@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from typing import Any, Literal, get_args
 
 import torch
@@ -32,6 +33,7 @@ Protocol = Literal["bounded", "minimal-norm"]
 View = Literal["adaptive", "naive", "oblivious"]
 Access = Literal["nothing", "gradients", "scores", "decisions", "generator", "transfer"]
 Bound = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> x_adv: all that the harness sees of an attack
+LIBRARIES = ("foolbox", "torchattacks", "art")  # whose attacks are named foolbox:LinfPGD, and brought by bridges
 CALL = {"model", "x", "y", "eps", "norm", "y_target", "rng", "generator"}  # arguments that are not an attack's settings
 
 
@@ -86,7 +88,7 @@ ATTACKS: dict[str, Attack] = {
 
 @dataclass(frozen=True)
 class Spec:
-    """An attack as it was asked for: `label` "pgd:steps=100", its registered `name` and its settings.
+    """An attack as it was asked for: `label` "pgd:steps=100", its `name` (with the library, if not ours), its settings.
 
     view   what an attack by gradients differentiates where the target is defended: a smooth stand-in of what hides or
            randomises gradients ("adaptive"), the defence as it is ("naive"), or the classifier behind it ("oblivious").
@@ -100,7 +102,8 @@ class Spec:
 
     @property
     def attack(self) -> Attack:
-        return ATTACKS[self.name]
+        found: Attack = ATTACKS[self.name] if self.name in ATTACKS else _bridges().attack(self.name, self.settings)
+        return found
 
     @property
     def access(self) -> Access:
@@ -113,11 +116,15 @@ class Spec:
 def parse_attack(text: str) -> Spec:
     """`name` or `name:setting=value:setting=value`, like "pgd:steps=100:loss=dlr" or "noise-sign:magnitude=8/255".
 
+    One of another library has that before it, and that library's settings: "foolbox:LinfPGD:steps=100".
     "@naive" or "@oblivious" at the end says what a gradient attack sees of a defended target, see `View`. Raises
     InputError for an unknown name, an unknown setting, or a value of another type than the setting has.
     """
     call, at, view = text.partition("@")
-    name, settings = parse_call(call, {name: attack.run for name, attack in ATTACKS.items()}, CALL, "attack")
+    if call.partition(":")[0] in LIBRARIES:
+        name, settings = _bridges().parse(call)
+    else:
+        name, settings = parse_call(call, {name: attack.run for name, attack in ATTACKS.items()}, CALL, "attack")
     spec = Spec(text, name, settings)
     if at and (view not in get_args(View) or spec.access != "gradients"):
         wanted = f"@ and one of {', '.join(get_args(View))} after an attack by gradients"
@@ -141,9 +148,14 @@ def bind(
     generator   of attack advgan, which needs one
     """
     spec = parse_attack(attack) if isinstance(attack, str) else attack
-    if y_target is not None and not spec.attack.targeted:
+    own = spec.attack
+    if y_target is not None and not own.targeted:
         raise InputError(f"attack {spec.name} cannot aim at a class, expected no y_target, got {y_target}")
-    fixed: dict[str, Any] = {**spec.settings} if spec.attack.norm else {**spec.settings, "norm": threat.norm}
+    if own.protocol == "bounded" and own.norm not in (None, threat.norm):
+        raise InputError(f"attack {spec.name} keeps to a ball of {own.norm}, expected no other, got {threat.norm}")
+    fixed: dict[str, Any] = dict(spec.settings) if spec.name in ATTACKS else {}  # a library's has its own inside
+    if own.norm is None:
+        fixed["norm"] = threat.norm
     if spec.name == "advgan":
         if generator is None:
             raise InputError("attack advgan needs a trained generator, expected --generator DIR, got none")
@@ -151,6 +163,11 @@ def bind(
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         aim = None if y_target is None else torch.full_like(y, y_target)
-        return spec.attack.run(model, x, y, eps=threat.eps, y_target=aim, rng=rng, **fixed)
+        return own.run(model, x, y, eps=threat.eps, y_target=aim, rng=rng, **fixed)
 
     return run
+
+
+def _bridges() -> Any:
+    """`advgan.bridges.foreign`, which stands above the attacks, and needs packages that few have."""
+    return import_module("advgan.bridges.foreign")

@@ -1,8 +1,8 @@
-"""How good is the generator? Random noise, the classic attacks and AdvGAN on the same test images of the same targets.
+"""Compare a generator with noise and the classic attacks, on the same test images of the same targets.
 
-advgan compare --target-weights checkpoints/runs/demo --generator checkpoints/runs/demo
-advgan compare --dataset mnist --target mnist-c mnist-b --target-weights RUN RUN2 --eps 0.1 0.2 l2:2 \
-    --attacks fgsm pgd:steps=100:loss=dlr apgd-ce --sanity
+    advgan compare --target-weights checkpoints/runs/demo --generator checkpoints/runs/demo
+    advgan compare --dataset mnist --target mnist-c mnist-b --target-weights RUN RUN2 --eps 0.1 0.2 l2:2
+    advgan compare --target-weights RUN --attacks fgsm pgd:steps=100:loss=dlr apgd-ce --sanity
 
 Every answer is certified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures. Every cell
 (attack x target x eps) is kept in OUTPUT_DIR/cells as soon as it is done: the same call goes on where it was stopped.
@@ -24,7 +24,8 @@ from advgan import training
 from advgan.analysis import summary
 from advgan.attacks import ATTACKS, Spec, bind, parse_attack
 from advgan.data import load_data
-from advgan.defenses import is_directory
+from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.defenses import is_directory, undefended
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
@@ -34,6 +35,8 @@ from advgan.report.files import write_report
 from advgan.report.progress import cell_progress
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
+from advgan.settings import write_settings
+from advgan.targets import BlackBox
 from advgan.targets.others import source_of
 from advgan.threat import Norm, Threat, check_class
 
@@ -49,16 +52,15 @@ class Settings:
 
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    dataset: str = "mnist5k"
-    """mnist5k (embedded), mnist, fashion-mnist, cifar10, or folder (class folders train/ [val/] test/)"""
-    data_dir: Path = Path("data")
-    """Where the data set lies, or is downloaded to"""
-    image_size: int | None = None
-    """Resize and crop the images of a folder to this many pixels a side"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
     target: tuple[str, ...] = ("mnist-c",)
-    """The classifiers under attack: names, or directories of saved ones, which need no weights"""
+    """The classifiers under attack: names, directories of saved ones, or torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO,
+    FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: tuple[Path, ...] = ()
-    """Their weights, one for one: runs of train/classifier.py, or .safetensors files; () takes the shipped mnist-c"""
+    """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files; () takes the shipped
+    mnist-c"""
     defense: tuple[str, ...] = ()
     """What the targets stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
     generator: tuple[Path, ...] = ()
@@ -67,10 +69,11 @@ class Settings:
     surrogate: str | None = None
     """Another classifier, attacked in place of the targets by mifgsm: what "transfer" does to them"""
     surrogate_weights: Path | None = None
-    """Its weights"""
+    """Its weights, if it needs any"""
     attacks: tuple[str, ...] = ()
     """Names, with spaces or commas between, with settings of their own after colons (pgd:steps=100:loss=dlr), or all;
-    by default noise, the plain classics and advgan. Names and settings: the attacks table of the README"""
+    by default noise, the plain classics and advgan. Names and settings: the attacks table of the README; those of
+    another library with it before them: foolbox:LinfPGD:steps=40, torchattacks:AutoAttack, art:DeepFool"""
     sanity: bool = False
     """Also run what the sanity checks need: noise, FGSM, PGD with 40 and 80 steps and at eps 0.5, Square"""
     eps: tuple[str, ...] = ()
@@ -106,19 +109,23 @@ def main(settings: Settings) -> None:
     checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    check_class(y_target, data.num_classes)
-    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
-    x, y = next(test.batches(len(test)))
     weights = settings.target_weights or [
         SHIPPED for name in settings.target if not is_directory(name, None) and not source_of(name)
     ]
-    targets = load_targets(settings.target, weights, data, x, device, settings.defense)
+    targets, data = load_targets(settings.target, weights, data, device, settings.defense)
+    check_class(y_target, data.num_classes)
+    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
+    x, y = next(test.batches(len(test)))
+    if not settings.attacks and any(isinstance(undefended(each.victim.model), BlackBox) for each in targets):
+        specs = [spec for spec in specs if spec.access != "gradients"]  # there are none
     surrogate = None
-    if settings.surrogate and settings.surrogate_weights:
-        (surrogate,) = load_targets([settings.surrogate], [settings.surrogate_weights], data, x, device)
+    if settings.surrogate:
+        own = [settings.surrogate_weights] if settings.surrogate_weights else []
+        (surrogate,), _ = load_targets([settings.surrogate], own, data, device, settled=True)
+        called = settings.surrogate_weights.name if settings.surrogate_weights else settings.surrogate
         if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
-            raise InputError(f"the surrogate {settings.surrogate_weights} is one of the targets, expected another one")
-        surrogate = surrogate.called(f"surrogate {settings.surrogate_weights.name}")
+            raise InputError(f"the surrogate {called} is one of the targets, expected another one")
+        surrogate = surrogate.called(f"surrogate {called}")
     for trained in generators:
         fitting(trained, specs, balls, y_target)
         trained.generator.to(device).perturb(x[:1])  # what it cannot take, it says now
@@ -126,6 +133,8 @@ def main(settings: Settings) -> None:
         if not (spec.name == "advgan" and (first is None or unfit(first, threat, y_target))):
             bind(spec, targets[0].victim.model, threat, y_target, generator=first)(x[:0], y[:0])  # and a bad setting
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
     cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
 
     todo: list[dict[str, Any]] = []  # what Cells.run takes
@@ -175,7 +184,9 @@ def check(settings: Settings) -> None:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
     if not settings.seeds or not all(0 <= seed < 2**32 for seed in settings.seeds):
         raise InputError(f"seeds must be one or more from 0 to {2**32 - 1}, got {settings.seeds}")
-    if bool(settings.surrogate) != bool(settings.surrogate_weights):
+    name = settings.surrogate
+    bare = name is not None and not (settings.surrogate_weights or is_directory(name, None) or source_of(name))
+    if bare or (settings.surrogate_weights and not name):
         raise InputError(
             f"a surrogate needs a name and weights, got {settings.surrogate} and {settings.surrogate_weights}"
         )

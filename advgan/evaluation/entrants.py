@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from advgan.data import Data
+from advgan.data.classes import numbering
 from advgan.defenses import is_directory, load_classifier
 from advgan.errors import InputError
+from advgan.evaluation.admission import admitted, said_of
 from advgan.evaluation.cells import Victim
 from advgan.generator import Generator
 from advgan.settings import parse_fraction
-from advgan.targets import check_target, fingerprint
+from advgan.targets import fingerprint
 from advgan.targets.others import source_of
 from advgan.threat import NORMS, Norm, Threat, check_eps
 
 USUAL: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # radii of a sweep
+FILES = ("python_file", "exported", "onnx")  # sources whose classifiers are called by a path: its end is enough
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Target:
     """A classifier as it was asked for, and as it is attacked."""
 
     name: str
-    weights: Path
+    weights: Path | None  # None: one of another source, with its own
     victim: Victim
     defense: str | None = None
 
@@ -41,7 +43,7 @@ class Target:
 
     def spent_on(self, sha256: str) -> int | None:
         """How often the black box with that fingerprint was asked for it; None if it is not distilled from it."""
-        run = run_of(self.weights)
+        run = {} if self.weights is None else run_of(self.weights)
         own = run.get("substitute", {}).get("sha256") == self.victim.sha256
         found: int | None = run.get("queries")
         return found if own and run.get("settings", {}).get("black_box_sha256") == sha256 else None
@@ -50,6 +52,8 @@ class Target:
     def training_seconds(self) -> float | None:
         """How long its training took; None where its run does not say. Of a classifier: what was made on one, a
         generator or a substitute, names that one in its own training.json."""
+        if self.weights is None:
+            return None
         run = run_of(self.weights / "classifier") or run_of(self.weights)
         made_on = {"target_sha256", "black_box_sha256"} & run.get("settings", {}).keys()
         return None if made_on else run.get("training_seconds")
@@ -57,7 +61,7 @@ class Target:
     def describe(self, dataset: str) -> dict[str, Any]:
         """For results.json: what it is, where it lay, and the fingerprint of its weights."""
         return {
-            **{"label": self.victim.label, "name": self.name, "weights": str(self.weights)},
+            **{"label": self.victim.label, "name": self.name, "weights": str(self.weights or "its own")},
             **{"sha256": self.victim.sha256, "dataset": dataset, "defense": self.defense},
         }
 
@@ -111,16 +115,19 @@ def load_targets(
     names: Sequence[str],
     weights: Sequence[Path],
     data: Data,
-    x: Tensor,
     device: torch.device,
     defenses: Sequence[str] = (),
-) -> list[Target]:
-    """The classifiers `names` with their `weights`, one for one, checked on a few images `x`, on `device`.
+    *,
+    settled: bool = False,
+) -> tuple[list[Target], Data]:
+    """The classifiers `names` with their `weights`, one for one, each tried on a few validation images, on `device`;
+    and `data` with labels and class names as they have them (see `advgan.data.relabel`).
 
     A name may be the directory of a saved classifier; then no weights are given. One of another source needs none:
     they are one for each that does, or one for each that is no directory. `defenses` (words as in
-    `advgan.defenses.defend`, "none" for none) are one for each, one for all, or (). Raises InputError unless the
-    numbers fit, and each can be attacked.
+    `advgan.defenses.defend`, "none" for none) are one for each, one for all, or (). With `settled` the data are in the
+    order of others already. Raises InputError unless the numbers fit, each can be attacked, and all have the classes
+    in one order.
     """
     able = [name for name in names if not is_directory(name, None)]
     needy = [name for name in able if not source_of(name)]
@@ -129,23 +136,26 @@ def load_targets(
         raise InputError(f"expected one target-weights for each target, got {len(weights)} for {len(known)} targets")
     if len(defenses) not in (0, 1, len(names)):
         raise InputError(f"expected one defense, or one for each of {len(names)} targets, got {len(defenses)}")
-    given, shape, classes = iter(weights), data.image_shape, data.num_classes
-    loaded: list[tuple[Path, str | None, Any]] = []
+    given, loaded = iter(weights), list[tuple[Path | None, str | None, Any]]()
     for i, name in enumerate(names):
         own = next(given) if name in known else None
         word = defenses[i if len(defenses) > 1 else 0] if defenses else "none"
         defense = None if word == "none" else word
-        model = load_classifier(name, own, defense, image_shape=shape, num_classes=classes)
-        loaded.append((Path(name if own is None else own), defense, model))
-    called, found = [model.name for _, _, model in loaded], list[Target]()
+        model = load_classifier(name, own, defense, image_shape=data.image_shape, num_classes=data.num_classes)
+        loaded.append((Path(name) if is_directory(name, own) else own, defense, model))
+    called, found, same = [model.name for _, _, model in loaded], list[Target](), list(range(data.num_classes))
+    order = same if settled else numbering(data, *said_of(loaded[0][2])) or same
     for path, defense, model in loaded:
-        checked = check_target(model, x[:8], classes).to(device).eval()
-        label = model.name if called.count(model.name) == 1 else f"{model.name} {path.name}"
+        if (numbering(data, *said_of(model)) or same) != order:
+            raise InputError(f"{model.name} has the classes in another order than the other targets, expected the same")
+        checked, theirs = admitted(model, data)
+        short = Path(model.name).name if source_of(model.name) in FILES else model.name
+        label = f"{short} {path.name}" if path and called.count(model.name) > 1 else short
         label = f"{label} + {defense}" if defense else label
         if label in {other.victim.label for other in found}:
-            label = f"{label} ({path})"
-        found.append(Target(model.name, path, Victim(label, checked), defense))
-    return found
+            label = f"{label} ({path or model.name})"
+        found.append(Target(model.name, path, Victim(label, checked.to(device).eval()), defense))
+    return found, data if settled else theirs
 
 
 def load_generators(paths: Sequence[Path], targets: int) -> list[Trained]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from advgan.data import Data
 from advgan.defenses import DEFENSES
@@ -72,13 +71,13 @@ def parse_rows(texts: Sequence[str], promised: Collection[Path] = ()) -> list[Ro
 
 
 def load_rows(
-    rows: Sequence[Row], base: str, weights: Sequence[Path], data: Data, x: Tensor, device: torch.device
-) -> list[Target]:
-    """The classifiers of the rows, each under its row's label; the rest as in `load_targets`.
+    rows: Sequence[Row], base: str, weights: Sequence[Path], data: Data, device: torch.device
+) -> tuple[list[Target], Data]:
+    """The classifiers of the rows, each under its row's label, and the data; the rest as in `load_targets`.
 
     base      the classifier of the rows that name none; `weights` are its own, none where it is a directory
     """
     names = [base if row.classifier is None else str(row.classifier) for row in rows]
     own = [path for row in rows if row.classifier is None for path in weights]
-    targets = load_targets(names, own, data, x, device, [row.defense or "none" for row in rows])
-    return [target.called(row.label) for target, row in zip(targets, rows, strict=True)]
+    targets, data = load_targets(names, own, data, device, [row.defense or "none" for row in rows])
+    return [target.called(row.label) for target, row in zip(targets, rows, strict=True)], data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from advgan.data import Data
+from advgan.data import Data, Stream
 from advgan.game import EVASION
 from advgan.training import FREE
 
@@ -204,7 +204,7 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
         figures=figures,
         shape="x".join(map(str, data.image_shape)),
         k=data.num_classes,
-        n_train=len(data.train),
+        n_train="streamed" if isinstance(data.train, Stream) else len(data.train),
         classes=", ".join(data.classes),
         command=_command("train/classifier.py", s),
         meaning=HARDENED.format(**s) if robust else PLAIN,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +15,7 @@ from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures import pictures as draw
 from advgan.report.html import html
 from advgan.report.latex import latex
+from advgan.report.names import code, csv_text, in_markdown
 from advgan.report.sections import Summary
 from advgan.report.table import markdown
 from advgan.report.tensorboard import write_comparison
@@ -47,7 +46,7 @@ def write_report(directory: Path, comparison: Comparison) -> None:
     def write_records(folder: Path) -> None:
         done = [result for result in comparison.results if result.records]
         for name, result in zip(file_names(map(_cell_name, done)), done, strict=True):
-            (folder / f"{name}.csv").write_text(_csv(_record_lines(result)))
+            (folder / f"{name}.csv").write_text(csv_text(["id", *result.records], _record_lines(result)))
 
     (directory / "results.json").unlink(missing_ok=True)  # until the rest is there, it would speak for other files
     write_aside(directory / "figures", write_figures)
@@ -56,7 +55,7 @@ def write_report(directory: Path, comparison: Comparison) -> None:
     write_file(directory / "report.md", report(summary, pictures, files))
     write_file(directory / "report.tex", latex(summary))
     write_file(directory / "report.html", page)
-    write_file(directory / "results.csv", _csv([ROW_KEYS, *map(_row_line, summary["rows"])]))
+    write_file(directory / "results.csv", csv_text(ROW_KEYS, map(_row_line, summary["rows"])))
     write_file(directory / "results.json", text)
 
 
@@ -65,17 +64,18 @@ def report(summary: Summary, pictures: Mapping[str, Picture], files: Mapping[str
     env = summary["environment"]
     gpu = f", {env['gpu']}" if env["gpu"] else ""
     targets = [
-        f"- {target['label']}: {target['name']} on {target['dataset']}, weights `{target['weights']}` "
-        f"(sha256 {target['sha256'][:12]})"
+        f"- {in_markdown(target['label'])}: {in_markdown(target['name'])} on {target['dataset']}, "
+        f"weights {code(target['weights'])} (sha256 {target['sha256'][:12]})"
         for target in summary["targets"]
     ]
+    attacked = in_markdown(", ".join(target["label"] for target in summary["targets"]))
     head = [
-        f"# Attacks on {', '.join(target['label'] for target in summary['targets'])} ({summary['target']['dataset']})",
+        f"# Attacks on {attacked} ({summary['target']['dataset']})",
         "",
         f"{env['date']}, torch {env['packages']['torch']}, {env['cpu']}{gpu}, {env['threads']} threads, "
         f"commit {env['commit'] or 'unknown'}",
         "",
-        f"    {' '.join(env['command'])}",
+        f"    {' '.join(' '.join(env['command']).split())}",
         "",
         *targets,
         "",
@@ -84,11 +84,11 @@ def report(summary: Summary, pictures: Mapping[str, Picture], files: Mapping[str
         part
         for name, picture in pictures.items()
         for part in (
-            f"### {picture.title}",
+            f"### {in_markdown(picture.title)}",
             "",
-            f"![{picture.title}](figures/{files[name]}.png)",
+            f"![{in_markdown(picture.title)}](figures/{files[name]}.png)",
             "",
-            picture.caption,
+            in_markdown(picture.caption),
             "",
         )
     ]
@@ -114,17 +114,11 @@ def _cell_name(result: Result) -> str:
     return f"{row['target']}_{row['attack']}_{row['norm']}_{row['eps']:.6g}{aim}_seed-{row['seed']}"
 
 
-def _record_lines(result: Result) -> list[Iterable[Any]]:
-    """Heads, and a line per image of the test set."""
+def _record_lines(result: Result) -> Iterable[Iterable[Any]]:
+    """A line per image of the test set: its number, and what was recorded of it."""
     columns = [column.numpy() for column in result.records.values()]
-    return [["id", *result.records], *([i, *line] for i, line in enumerate(zip(*columns, strict=True)))]
+    return ([i, *line] for i, line in enumerate(zip(*columns, strict=True)))
 
 
 def _row_line(row: Mapping[str, Any]) -> list[Any]:
     return ["; ".join(row[key]) if key == "violations" else row[key] for key in ROW_KEYS]
-
-
-def _csv(lines: Iterable[Iterable[Any]]) -> str:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(lines)
-    return file.getvalue()

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from advgan.report.beside import cost, mcnemar, optimality
+from advgan.report.names import in_markdown, in_table
 from advgan.report.sections import MEANING, NOTES, Row, Section, Summary, sections
 
 # Left out one after the other until a table fits its terminal.
@@ -92,22 +93,23 @@ def markdown(summary: Summary) -> str:
 
 
 def _verdict(each: Row) -> str:
-    line = f"- {SIGNS[each['verdict']]} {each['verdict']}: {told(each)}"
+    text = in_markdown(told(each))
+    line = f"- {SIGNS[each['verdict']]} {each['verdict']}: {text}"
     if each["verdict"] == "violated":
-        line = f"- {SIGNS['violated']} **violated: {told(each)}** It usually means: {each['meaning']}"
+        line = f"- {SIGNS['violated']} **violated: {text}** It usually means: {each['meaning']}"
     return line if each["verdict"] != "not tested" else f"{line}. To test it: {each['meaning']}"
 
 
 def _markdown_table(section: Section) -> list[str]:
     def line(cells: Iterable[str], form: str = "{}") -> str:
-        return "| " + " | ".join(form.format(cell.replace("|", "\\|")) if cell else "" for cell in cells) + " |"
+        return "| " + " | ".join(form.format(in_table(cell)) if cell else "" for cell in cells) + " |"
 
     rule = "|" + "---|" * section.words + "---:|" * (len(section.heads) - section.words)
     body = [*map(line, section.lines), *(line(cells, "*{}*") for cells in section.closing)]
-    failures = [f"- {why}" for why in section.failures.values()]
-    under = [section.note, ""] if section.note else []
+    failures = [f"- {in_markdown(why)}" for why in section.failures.values()]
+    under = [in_markdown(section.note), ""] if section.note else []
     return [
-        f"### {section.title}",
+        f"### {in_markdown(section.title)}",
         "",
         line(section.heads),
         rule,

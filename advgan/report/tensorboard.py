@@ -21,6 +21,7 @@ from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures import with_caption
 from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.gallery import gallery
+from advgan.report.names import in_markdown
 from advgan.report.table import SIGNS, markdown, picture, told
 from advgan.storage import write_aside
 
@@ -97,7 +98,10 @@ def _layout(found: list[Case]) -> dict[str, dict[str, list[Any]]]:
 def _texts(comparison: Comparison) -> dict[str, str]:
     """Tag -> Markdown."""
     summary = comparison.summary
-    verdicts = [f"- {SIGNS[each['verdict']]} **{each['verdict']}** {told(each)}" for each in summary.get("sanity", ())]
+    verdicts = [
+        f"- {SIGNS[each['verdict']]} **{each['verdict']}** {in_markdown(told(each))}"
+        for each in summary.get("sanity", ())
+    ]
     texts = {
         "1_how to read this": ABOUT,
         "2_verdicts": "\n".join(verdicts),

@@ -1,6 +1,7 @@
 """The classifiers under attack: build one by name, load it with its weights, save it, check that it can be attacked.
 
-A family is a file (`mnist.py`, `cifar.py`); a family joins by adding its names to `TARGETS`. Of a `BlackBox`, which
+A family is a file (`mnist.py`, `cifar.py`); a family joins by adding its names to `TARGETS`. Other people's
+classifiers, and names like "timm:resnet18" for them, are in `others/`. Of a `BlackBox`, which
 is anybody's, nothing is known but its answers.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 from advgan.targets.base import ImageShape, Target
 from advgan.targets.blackbox import Answers, BlackBox, OutOfQueries
 from advgan.targets.checkpoint import fingerprint, initial_target, load_target, save_target
-from advgan.targets.guards import check_target
+from advgan.targets.guards import check_normalised, check_target
 from advgan.targets.registry import TARGETS, build_target
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "OutOfQueries",
     "Target",
     "build_target",
+    "check_normalised",
     "check_target",
     "fingerprint",
     "initial_target",

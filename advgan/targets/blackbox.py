@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.errors import InputError
+from advgan.targets.base import ImageShape
 
 Answers = Literal["probabilities", "labels"]
 Answer = Callable[[Tensor], Any]  # images (n, c, h, w) -> probabilities (n, k) or labels (n,), a tensor or an array
@@ -30,6 +31,8 @@ class BlackBox(nn.Module):
     answers     which of both; of a label the log-probability is 0, and that of the other classes log(FLOOR) = -27.6
     budget      the most images that it may be asked about; None: no limit
     queries     the images that it was asked about so far
+    name, image_shape, classes, identity    what a program says of a target, where they are known: its name, the images
+                it takes, the names of its classes, and what tells it from another one, whose weights nobody sees
 
     It stands where a target stands: the harness and the attacks by scores, decisions or nothing run on it; an attack by
     gradients raises InputError. A question over the budget raises OutOfQueries before any of its images is asked about.
@@ -43,19 +46,26 @@ class BlackBox(nn.Module):
         answers: Answers = "probabilities",
         budget: int | None = None,
         batch_size: int = 250,
+        *,
+        name: str = "the black box",
+        image_shape: ImageShape | None = None,
+        classes: Sequence[str] | None = None,
+        identity: str | None = None,
     ) -> None:
         super().__init__()
         if isinstance(answer, nn.Module) or not callable(answer):
             raise InputError(f"answer must be a plain callable, for a model BlackBox.of(model), got {type(answer)}")
         if answers not in get_args(Answers):
             raise InputError(f"answers must be one of {', '.join(get_args(Answers))}, got {answers!r}")
-        for name, value, least in (("num_classes", num_classes, 2), ("batch_size", batch_size, 1)):
+        for word, value, least in (("num_classes", num_classes, 2), ("batch_size", batch_size, 1)):
             if value < least:
-                raise InputError(f"{name} must be at least {least}, got {value}")
+                raise InputError(f"{word} must be at least {least}, got {value}")
         if budget is not None and budget < 0:
             raise InputError(f"budget must not be negative, got {budget}")
         self.answer, self.num_classes, self.answers = answer, num_classes, answers
         self.budget, self.batch_size, self.queries = budget, batch_size, 0
+        self.name, self.image_shape, self.identity = name, image_shape, identity
+        self.classes = None if classes is None else tuple(classes)
         self.eval()  # it has no other mode
 
     @classmethod
@@ -67,7 +77,13 @@ class BlackBox(nn.Module):
         budget: int | None = None,
         batch_size: int = 250,
     ) -> BlackBox:
-        """A black box around a `model` that answers with logits; it is put into eval mode, its weights stay unseen."""
+        """A black box around a `model` that answers with logits; it is put into eval mode, its weights stay unseen.
+
+        Of a black box it is one more, that asks the same service with a count and a budget of its own. Raises
+        InputError for probabilities where that one tells labels alone.
+        """
+        if isinstance(model, BlackBox):
+            return model._again(answers, budget)
         model.eval()
 
         def answer(x: Tensor) -> Tensor:
@@ -76,6 +92,22 @@ class BlackBox(nn.Module):
             return logits.float().softmax(1) if answers == "probabilities" else logits.argmax(1)
 
         return cls(answer, num_classes, answers, budget, batch_size)
+
+    def _again(self, answers: Answers, budget: int | None) -> BlackBox:
+        if (self.answers, answers) == ("labels", "probabilities"):
+            raise InputError(f"{self.name} answers with labels alone, expected answers labels, got {answers}")
+
+        def answer(x: Tensor) -> Tensor:
+            told = self._checked(self.answer(x), len(x))
+            return told.argmax(1) if answers == "labels" else told
+
+        about = {"name": self.name, "image_shape": self.image_shape, "classes": self.classes, "identity": self.identity}
+        return BlackBox(answer, self.num_classes, answers, budget, self.batch_size, **about)  # type: ignore[arg-type]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        shape = None if self.image_shape is None else list(self.image_shape)
+        return {"name": self.name, "image_shape": shape, "num_classes": self.num_classes}
 
     @property
     def left(self) -> float:
@@ -87,7 +119,7 @@ class BlackBox(nn.Module):
         """Probabilities (n, num_classes) float32, on the device of `x` (n, c, h, w); of a label: 1 for its class."""
         if len(x) > self.left:
             raise OutOfQueries(
-                f"the black box may be asked about {self.budget} images and was asked about {self.queries}: "
+                f"{self.name} may be asked about {self.budget} images and was asked about {self.queries}: "
                 f"a question about {len(x)} more was not asked"
             )
         found = [torch.zeros(0, self.num_classes)]
@@ -104,25 +136,25 @@ class BlackBox(nn.Module):
         try:
             told = torch.as_tensor(answer).detach().cpu()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"the black box must answer with numbers, got {type(answer).__name__}") from error
+            raise InputError(f"{self.name} must answer with numbers, got {type(answer).__name__}") from error
         shape = (n, self.num_classes) if self.answers == "probabilities" else (n,)
         if told.shape != shape:
-            raise InputError(f"the black box must answer with {self.answers} of shape {shape}, got {tuple(told.shape)}")
+            raise InputError(f"{self.name} must answer with {self.answers} of shape {shape}, got {tuple(told.shape)}")
         if self.answers == "labels":
             if told.is_floating_point() or told.is_complex() or told.dtype == torch.bool:
-                raise InputError(f"the black box must answer with whole numbers, its labels, got {told.dtype}")
+                raise InputError(f"{self.name} must answer with whole numbers, its labels, got {told.dtype}")
             if n and not 0 <= int(told.min()) <= int(told.max()) < self.num_classes:
                 raise InputError(
-                    f"labels of the black box must be from 0 to {self.num_classes - 1}, "
+                    f"labels of {self.name} must be from 0 to {self.num_classes - 1}, "
                     f"got {int(told.min())} to {int(told.max())}"
                 )
             return F.one_hot(told.long(), self.num_classes).float()
         told = told.float()
         if not torch.isfinite(told).all():
-            raise InputError("the black box answers with NaN or infinity, expected probabilities")
+            raise InputError(f"{self.name} answers with NaN or infinity, expected probabilities")
         if n and (told.min() < 0 or (told.sum(1) - 1).abs().max() > ROUNDING):
             raise InputError(
-                "the black box must answer with probabilities that sum to 1, got values from "
+                f"{self.name} must answer with probabilities that sum to 1, got values from "
                 f"{told.min().item():.4g} and sums up to {told.sum(1).max().item():.4g} (logits?)"
             )
         return told

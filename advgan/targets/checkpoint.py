@@ -11,9 +11,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 from advgan.storage import write_aside
 from advgan.targets.base import ImageShape, Target
+from advgan.targets.others import load_other, source_of
 from advgan.targets.registry import build_target, target_family
 from advgan.weights import read_weights, write_weights
 
@@ -41,14 +42,17 @@ def load_target(
     *,
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
-) -> Target:
-    """Target `name` with trained `weights`: float32, in eval mode, frozen.
+) -> Any:
+    """Target `name` with trained `weights`: float32, in eval mode, frozen. A name of another source
+    (`advgan.targets.others`), like "timm:resnet18", needs none.
 
     `weights` is what `save_target` wrote, a run directory with it in `classifier/`, or a file of weights: .safetensors,
     or anything else that torch.load reads with weights_only=True. Shape and number of classes default to those of the
     config.json beside the weights, else to those of the data set the target was made for. Raises InputError when the
     weights are not there, damaged, or another model's.
     """
+    if source_of(name):
+        return load_other(name, weights, image_shape=image_shape, num_classes=num_classes)
     config, state, file = read_target(name, weights)
     if config.get("defenses"):
         raise InputError(f"{file} holds a classifier behind a defence: advgan.defenses.load_classifier loads it")
@@ -66,13 +70,13 @@ def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str,
             f"{name} needs trained weights, expected a directory or a file: train them with "
             f"`python train/classifier.py --target {name} --output-dir DIR`, then give DIR"
         )
-    file = _weights_file(Path(weights))
+    file = weights_file(Path(weights))
     config = _read_config(file.with_name("config.json"))
     if name is None and "name" not in config:
         raise InputError(f"{weights} does not say which classifier it holds: expected a config.json beside the weights")
     if name is not None and config.get("name", name) != name:
         raise InputError(f"{weights} holds target {config['name']}, expected {name}")
-    return {"name": name, **config}, _read_weights(file), file
+    return {"name": name, **config}, read_state(file), file
 
 
 def shapes(
@@ -84,11 +88,31 @@ def shapes(
     return image_shape, config.get("num_classes") if num_classes is None else num_classes
 
 
-def fill(model: M, state: dict[str, Tensor], file: Path) -> M:
-    """`model` with the weights `state` from `file`: in eval mode, frozen. Raises InputError if they are another's."""
-    _check_fit(model, state, file)
+def fill(model: M, state: dict[str, Tensor], file: Path, about: str | None = None) -> M:
+    """`model` with the weights `state` from `file`: in eval mode, frozen. Raises InputError if they are another's.
+
+    about   what the model is, for the message; None: a target says so itself
+    """
+    if problems := misfits(model, state):
+        if about is None:
+            shape: Any = model.image_shape
+            about = f"{model.name} for {'x'.join(map(str, shape))} images and {model.num_classes} classes"
+        raise InputError(f"{file} does not fit {about}: {problems}")
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)
+
+
+def misfits(model: nn.Module, state: dict[str, Tensor]) -> str:
+    """In which names and shapes `state` is not the model's; "" if in none. BatchNorm's step counters may be missing."""
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    found = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    missing, unexpected = [k for k in expected if k not in found], [k for k in found if k not in expected]
+    reshaped = [f"{k} {found[k]} for {expected[k]}" for k in expected if k in found and found[k] != expected[k]]
+    return ", ".join(
+        f"{len(names)} {word} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        for word, names in [("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)]
+        if names
+    )
 
 
 def initial_target(
@@ -119,15 +143,16 @@ def fingerprint(model: nn.Module) -> str:
         layer = layer.inner
     if layers:
         found.update(json.dumps(layers, sort_keys=True).encode())
-    found.update((getattr(layer, "identity", None) or "").encode())  # of what shows no weights
+    for module in model.modules():
+        found.update((getattr(module, "identity", None) or "").encode())  # of what its weights do not tell
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
-def _weights_file(weights: Path) -> Path:
-    """The file that `weights` means."""
+def weights_file(weights: Path) -> Path:
+    """The file that `weights` means: itself, or model.safetensors in it. Raises InputError for none."""
     candidates = [weights / "model.safetensors", weights / "classifier" / "model.safetensors"]
     file = next((path for path in [weights, *candidates] if path.is_file()), None)
     if file is None:
@@ -147,34 +172,24 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) and "name" in config else {}
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors in `file` by name; those under "state_dict" if there are such, without DataParallel's prefix."""
+def read_state(file: Path) -> dict[str, Tensor]:
+    """The tensors in `file` by name, nothing unpickled: those under "state_dict" or "model" if there are such, without
+    the prefixes of DataParallel and torch.compile. Raises InputError for a file that holds none.
+    """
     try:
-        if file.suffix == ".safetensors":
-            return read_weights(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        found: Any = (
+            read_weights(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # a damaged file can end in nearly any exception
         kind = "truncated or not safetensors" if isinstance(error, SafetensorError) else "truncated or not only weights"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"cannot read weights {file}: {kind} ({reason[:120]})") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+        raise InputError(f"cannot read weights {file}: {kind} ({reason(error)[:120]})") from None
+    held: dict[str, Any] = found if isinstance(found, dict) else {}
+    state = next((held[key] for key in ("state_dict", "model") if isinstance(held.get(key), dict)), held)
     if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(f"{file} holds no weights, expected a mapping from parameter names to tensors")
-    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
-
-
-def _check_fit(model: Any, state: dict[str, Tensor], file: Path) -> None:
-    """Raise InputError unless names and shapes in `state` are the model's; BatchNorm's step counters may be missing."""
-    expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-    found = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    missing, unexpected = [k for k in expected if k not in found], [k for k in found if k not in expected]
-    reshaped = [f"{k} {found[k]} for {expected[k]}" for k in expected if k in found and found[k] != expected[k]]
-    problems = [
-        f"{len(names)} {word} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
-        for word, names in [("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)]
-        if names
-    ]
-    if problems:
-        shape = "x".join(map(str, model.image_shape))
-        wanted = f"{model.name} for {shape} images and {model.num_classes} classes"
-        raise InputError(f"{file} does not fit {wanted}: {', '.join(problems)}")
+        raise InputError(
+            f"{file} holds no weights, expected a mapping from parameter names to tensors, as "
+            "torch.save(model.state_dict(), FILE) writes it"
+        )
+    return {str(key).removeprefix("module.").removeprefix("_orig_mod."): tensor for key, tensor in state.items()}

@@ -5,9 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 
 SAME = 1e-4  # two forwards of a deterministic model differ by rounding alone, relative to the largest logit
+
+
+# What models are trained behind, by how many channels it is for: each x -> (x - mean) / std.
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "CIFAR-10's": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+    "MNIST's": ((0.1307,), (0.3081,)),
+    "that to [-1, 1]": ((0.5,), (0.5,)),
+    "that to [0, 255]": ((0.0,), (1 / 255,)),
+}
 
 
 class OneLogit(nn.Module):
@@ -33,9 +43,12 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
     try:
         with torch.no_grad():
             first, second = model.eval()(x), model(x)
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the target cannot take images of shape {tuple(x.shape[1:])}: {reason}") from error
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        made_for = getattr(model, "image_shape", None)
+        size = f"; it was made for {tuple(made_for)}" if made_for and tuple(made_for) != tuple(x.shape[1:]) else ""
+        raise InputError(
+            f"the target cannot take images of shape {tuple(x.shape[1:])}: {reason(error)}{size}"
+        ) from error
     finally:
         for module, training in modes.items():
             module.training = training
@@ -63,3 +76,33 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
             "the target answers with probabilities (rows sum to 1), expected logits: leave out its softmax"
         )
     return OneLogit(model) if one_logit else model
+
+
+@torch.no_grad()
+def check_normalised(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Raise InputError if `model` seems to miss a normalisation inside: it is seldom right on images `x` (n, c, h, w)
+    in [0, 1] with labels `y` (n,), and mostly right on them normalised as models usually are. 64 images are enough.
+    """
+
+    def accuracy(images: Tensor) -> float:
+        return (model(images).argmax(1) == y).float().mean().item()
+
+    chance, as_they_are = 1 / int(y.unique().numel()), accuracy(x)
+    if as_they_are > 0.5 + chance / 2:
+        return
+    found = {}
+    for name, (mean, std) in NORMALISATIONS.items():
+        if len(mean) in (1, x.shape[1]):
+            column = torch.tensor([mean, std])[:, :, None, None]
+            found[name] = accuracy((x - column[0]) / column[1])
+    best = max(found, key=found.__getitem__)
+    if found[best] >= as_they_are + 0.3 and found[best] > 0.5 + 0.75 * chance:
+        inside = ", ".join(
+            f"{word} {' '.join(f'{value:.4g}' for value in values)}"
+            for word, values in zip(("mean", "std"), NORMALISATIONS[best], strict=True)
+        )
+        raise InputError(
+            f"the target is right on {as_they_are:.0%} of {len(x)} images, and on {found[best]:.0%} after {best} "
+            f"normalisation ({inside}): expected a target with that inside, for images in [0, 1] "
+            "(torchvision:NAME:WEIGHTS brings its own, a FILE.py:FACTORY can add it)"
+        )

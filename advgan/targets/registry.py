@@ -5,20 +5,25 @@ from __future__ import annotations
 import torch
 
 from advgan.errors import InputError
-from advgan.targets import cifar, mnist, wide_resnet
+from advgan.targets import cifar, mnist, quick, wide_resnet
 from advgan.targets.base import ImageShape, Target
+from advgan.targets.others import WORDS, hint, source_of
 
 TARGETS: dict[str, type[Target]] = {
     **dict.fromkeys(mnist.NETS, mnist.MnistNet),
     **dict.fromkeys(cifar.DEPTHS, cifar.CifarResNet),
     **dict.fromkeys(wide_resnet.SIZES, wide_resnet.WideResNet),
+    **dict.fromkeys(quick.SIZES, quick.Quick),
 }
 
 
 def target_family(name: str) -> type[Target]:
-    """The class that builds target `name`. Raises InputError with the known names for any other."""
+    """The class that builds target `name`. Raises InputError for any other, with what is known and what is near."""
+    if source_of(name):
+        raise InputError(f"{name} cannot be built here, expected a built-in target: {', '.join(TARGETS)}")
     if name not in TARGETS:
-        raise InputError(f"unknown target {name!r}, expected one of {', '.join(TARGETS)}")
+        known = f"{', '.join(TARGETS)}, or another source's: {WORDS}"
+        raise InputError(f"unknown target {name!r}, expected one of {known}{hint(name, tuple(TARGETS))}")
     return TARGETS[name]
 
 

@@ -109,9 +109,10 @@ def _program() -> list[str]:
     return [sys.argv[0]] if spec is None else ["-m", spec.name]
 
 
-def finish(accelerator: Accelerator) -> None:
-    """End all processes together. Of several, each leaves at once: what gloo's threads still hold when the interpreter
-    shuts down aborted one run in twenty (torch 2.15, "terminate called without an active exception").
+def finish(accelerator: Accelerator, code: int = 0) -> None:
+    """End all processes together, with exit code `code`. Of several, each leaves at once: what gloo's threads still
+    hold when the interpreter shuts down aborted one run in twenty (torch 2.15, "terminate called without an active
+    exception").
     """
     several = accelerator.num_processes > 1
     accelerator.wait_for_everyone()
@@ -120,4 +121,6 @@ def finish(accelerator: Accelerator) -> None:
         release()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
+    if code:
+        sys.exit(code)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from advgan.errors import InputError
 
 # Settings that a resumed run may change: where things are and how fast they go, not what is computed.
-FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "threads"}
+FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "guide_dir", "threads"}
 FREE |= {"accumulate", "compile", "checkpoint_target"}
 OBJECTS, PROGRESS, SUMS = "objects.pt", "progress.json", "SHA256SUMS"
 

@@ -20,6 +20,8 @@ are turned; norms are means over them, of DeepFool's over those it turned."""
 
 def cells(rows: list[Row]) -> Cells:
     """The table of one section's rows."""
+    if any("unit" in row for row in rows):
+        return _turns(rows)
     return _overhead(rows) if rows[0]["section"] == "overhead" else _race(rows)
 
 
@@ -61,6 +63,20 @@ def _overhead(rows: list[Row]) -> Cells:
         ]
         for row in rows
     ]
+
+
+def _turns(rows: list[Row]) -> Cells:
+    heroes = list(dict.fromkeys(hero for row in rows for hero in row.get("times", {})))
+    heads = ["", f"seconds {rows[0]['unit']}", *(f"x {hero}" for hero in heroes), "rounds", "note"]
+    lines = []
+    for row in rows:
+        if row["status"] != "ok":
+            lines.append([row["side"], *[""] * (len(heads) - 2), row["status"]])
+            continue
+        times = [spread(row["times"][hero], ".2f") if hero in row["times"] else "" for hero in heroes]
+        brought = f"brings {', '.join(row['heavy'])}" if row.get("heavy") else ""
+        lines.append([row["side"], f"{row['median']:.3f}", *times, str(row["rounds"]), brought])
+    return heads, lines
 
 
 def spread(values: list[float], form: str) -> str:

@@ -14,7 +14,8 @@ from advgan.report.figures.style import finish, sheet
 CAPTION = (
     "Only images that were fooled. A row is a true class, a column is what the target says under attack; numbers count "
     "images, the colour is their share of the row. A dark column over all rows means that an attack drives everything "
-    "toward one answer, as a nearly universal perturbation does; scattered cells mean that it goes image by image."
+    "toward one answer, as a nearly universal perturbation does; scattered cells mean that it goes image by image. "
+    "Of many classes only those are shown that are met."
 )
 LABELS = 20  # classes that get a name and a number in each cell
 
@@ -28,11 +29,12 @@ def confusion(comparison: Comparison) -> dict[str, Picture]:
     }
 
 
-def counts(result: Result, classes: int) -> np.ndarray:
-    """(k, k) images fooled, by true class and by the target's answer under attack."""
-    hit, label, answer = (result.records[name] for name in ("success", "label", "prediction"))
-    flat = torch.bincount(label[hit].long() * classes + answer[hit].long(), minlength=classes**2)
-    table: np.ndarray = flat.reshape(classes, classes).numpy()
+def counts(result: Result, classes: np.ndarray) -> np.ndarray:
+    """(k, k) images fooled, by true class and by the target's answer under attack, both among the k `classes`."""
+    hit = result.records["success"]
+    places = [np.searchsorted(classes, result.records[name][hit].numpy()) for name in ("label", "prediction")]
+    table = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(table, tuple(places), 1)
     return table
 
 
@@ -47,13 +49,23 @@ def _chosen(case: Case) -> list[Result]:
     return [result for result in chosen if result.row["asr"]]
 
 
+def occurring(chosen: list[Result], classes: int) -> np.ndarray:
+    """(m,) ascending: the classes that stand in a table of their own, all if they are few, else those that are met."""
+    if classes <= LABELS:
+        return np.arange(classes)
+    met = [result.records[name][result.records["success"]] for result in chosen for name in ("label", "prediction")]
+    found: np.ndarray = torch.cat(met).unique().numpy()
+    return found
+
+
 def _picture(case: Case, chosen: list[Result], classes: tuple[str, ...]) -> Picture:
-    k = len(classes)
+    kept = occurring(chosen, len(classes))
+    k = len(kept)
     side = min(max(0.36 * k, 3.0), 7.0)
     figure = sheet(len(chosen) * (side + 0.9) + 0.6, side + 1.5)
     panels = figure.subplots(1, len(chosen), squeeze=False)[0]
     for axes, result in zip(panels, chosen, strict=True):
-        _matrix(axes, counts(result, k), classes)
+        _matrix(axes, counts(result, kept), tuple(classes[i] for i in kept))
         row = result.row
         axes.set_title(f"{row['attack']}: {row['asr']:.1%} fooled", fontsize=10, loc="left")
         axes.set_xlabel("the target's answer under attack")

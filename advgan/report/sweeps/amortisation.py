@@ -14,8 +14,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from advgan.report.comparison import Picture
 from advgan.report.figures.cases import safe
+from advgan.report.names import code, csv_text, in_markdown
 from advgan.report.sweeps.amortisation_figures import ENDS, gap, warm_start
-from advgan.report.sweeps.page import Grid, Row, csv_text, failures, figure, heading, percent
+from advgan.report.sweeps.page import Grid, Row, failures, figure, heading, percent
 from advgan.storage import write_aside, write_file
 
 Summary = Mapping[str, Any]  # amortisation.json
@@ -205,8 +206,8 @@ def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
     target = summary["targets"][0]
     lines = heading(f"The amortisation gap on {target['label']} ({target['dataset']})", summary)
     lines += [
-        f"- {each['name']}: generator `{each['path']}` of {each['parameters']} parameters, {each['norm']} eps "
-        f"{each['eps']:.4g} (sha256 {each['sha256'][:12]})"
+        f"- {in_markdown(each['name'])}: generator {code(each['path'])} of {each['parameters']} parameters, "
+        f"{each['norm']} eps {each['eps']:.4g} (sha256 {each['sha256'][:12]})"
         + (", guided: a pass takes one forward of the classifier inside it" if each["guided"] else "")
         for each in summary["generators"]
     ]

@@ -14,9 +14,10 @@ from advgan.report.comparison import Picture
 from advgan.report.figures import with_caption
 from advgan.report.files import file_names
 from advgan.report.html import chart, template
+from advgan.report.names import code, csv_text, in_markdown
 from advgan.report.sections import Section
 from advgan.report.sweeps.defenses_figures import CLEAN, NOT_RUN, WORST, asr, matrix, robust, told
-from advgan.report.sweeps.page import Grid, Row, csv_text, failures, figure, heading
+from advgan.report.sweeps.page import Grid, Row, failures, figure, heading
 from advgan.storage import write_aside, write_file
 
 Summary = Mapping[str, Any]  # defenses.json
@@ -110,7 +111,7 @@ def verdicts(summary: Summary) -> list[dict[str, Any]]:
 
 def markdown(summary: Summary, pictures: Mapping[str, Picture]) -> str:
     lines = heading(f"What each defence is worth ({summary['targets'][0]['dataset']})", summary)
-    lines += [*(f"- {each['label']}: `{each['row']}`" for each in summary["defenses"]), ""]
+    lines += [*(f"- {in_markdown(each['label'])}: {code(each['row'])}" for each in summary["defenses"]), ""]
     for name, picture in pictures.items():
         lines += figure(picture, f"{name}.png")
     for grid in grids(summary):
@@ -152,7 +153,7 @@ def headlines(summary: Summary) -> list[str]:
 
 
 def _verdict(each: Row) -> str:
-    return f"- **{each['verdict']}**: {each['told']}"
+    return f"- **{each['verdict']}**: {in_markdown(each['told'])}"
 
 
 def _failures(summary: Summary) -> list[str]:

@@ -12,8 +12,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from advgan.report.comparison import Picture
 from advgan.report.figures.cases import safe
+from advgan.report.names import csv_text
 from advgan.report.sweeps.distillation_figures import PUBLISHED, gradients, success
-from advgan.report.sweeps.page import Grid, Row, csv_text, failures, figure, heading, percent
+from advgan.report.sweeps.page import Grid, Row, failures, figure, heading, percent
 from advgan.storage import write_aside, write_file
 
 Summary = Mapping[str, Any]  # distillation.json

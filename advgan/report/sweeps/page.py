@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ from rich.text import Text
 
 from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Picture
+from advgan.report.names import code, in_markdown, in_table
 
 Row = Mapping[str, Any]
 
@@ -39,8 +38,9 @@ class Grid:
 
     def markdown(self) -> list[str]:
         rows = [self.heads, ["---", *["---:"] * (len(self.heads) - 1)], *self.lines]
-        lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
-        return [f"### {self.title}", "", *(f"| {line} |" for line in lines), "", self.note, ""]
+        lines = (" | ".join(map(in_table, row)) for row in rows)
+        title, note = in_markdown(self.title), in_markdown(self.note)
+        return [f"### {title}", "", *(f"| {line} |" for line in lines), "", note, ""]
 
 
 def heading(title: str, summary: Mapping[str, Any]) -> list[str]:
@@ -49,22 +49,36 @@ def heading(title: str, summary: Mapping[str, Any]) -> list[str]:
     machine = f"{env['cpu']}, {env['gpu']}" if env["gpu"] else env["cpu"]
     facts = (env["date"], f"torch {env['packages']['torch']}", machine, f"{env['threads']} threads")
     classifiers = [
-        f"- {t['label']}: {t['name']} on {t['dataset']}, weights `{t['weights']}` (sha256 {t['sha256'][:12]})"
+        f"- {in_markdown(t['label'])}: {in_markdown(t['name'])} on {t['dataset']}, "
+        f"weights {code(t['weights'])} (sha256 {t['sha256'][:12]})"
         for t in summary["targets"]
     ]
     commit = f"commit {env['commit'] or 'unknown'}"
-    return [f"# {title}", "", ", ".join([*facts, commit]), "", f"    {' '.join(env['command'])}", "", *classifiers, ""]
+    return [
+        f"# {title}",
+        "",
+        ", ".join([*facts, commit]),
+        "",
+        f"    {' '.join(' '.join(env['command']).split())}",
+        "",
+        *classifiers,
+        "",
+    ]
 
 
 def figure(picture: Picture, file: str) -> list[str]:
     """A picture and how to read it, in Markdown."""
-    return [f"### {picture.title}", "", f"![{picture.title}](<{file}>)", "", picture.caption, ""]
+    title = in_markdown(picture.title)
+    return [f"### {title}", "", f"![{title}](<{file}>)", "", in_markdown(picture.caption), ""]
 
 
 def failures(rows: Iterable[Row]) -> list[str]:
     """Why attacks have no figures, a line for each."""
     failed = [row for row in rows if row["status"] != "ok"]
-    return [f"{row['attack']} on {row['target']}, {row['norm']} eps {row['eps']:.4g} {row['status']}" for row in failed]
+    return [
+        in_markdown(f"{row['attack']} on {row['target']}, {row['norm']} eps {row['eps']:.4g} {row['status']}")
+        for row in failed
+    ]
 
 
 def share(part: float | None, n: int) -> list[float | None]:
@@ -74,10 +88,3 @@ def share(part: float | None, n: int) -> list[float | None]:
 
 def percent(value: float | None) -> str:
     return "failed" if value is None else f"{100 * value:.1f}"
-
-
-def csv_text(heads: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
-    """A CSV file's text; None is an empty cell."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([heads, *lines])
-    return file.getvalue()

@@ -15,8 +15,9 @@ from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import safe
 from advgan.report.figures.curves import curves
+from advgan.report.names import csv_text
 from advgan.report.sweeps.examples import examples
-from advgan.report.sweeps.page import Grid, Row, csv_text, failures, figure, heading, percent, share
+from advgan.report.sweeps.page import Grid, Row, failures, figure, heading, percent, share
 from advgan.storage import write_aside, write_file
 
 COLUMNS = ("attack", "norm", "eps", "n", "accuracy", "low", "high", "asr", "asr_low", "asr_high")

@@ -12,7 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from advgan.report.comparison import Picture
 from advgan.report.figures.cases import safe
-from advgan.report.sweeps.page import Grid, csv_text, failures, figure, heading, percent
+from advgan.report.names import csv_text
+from advgan.report.sweeps.page import Grid, failures, figure, heading, percent
 from advgan.report.sweeps.transfer_figures import aim, curve, matrix, pairs, panels, points, square
 from advgan.storage import write_aside, write_file
 

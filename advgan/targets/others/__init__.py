@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from advgan.errors import did_you_mean
 from advgan.targets.base import ImageShape
 
 # What a name looks like -> the file beside this one whose `load(name, weights, image_shape=, num_classes=)` takes it.
@@ -24,6 +25,7 @@ SOURCES = {
     r".*\.onnx": "onnx",
     r"https?://.*": "endpoint",
 }
+WORDS = "torchvision:NAME[:WEIGHTS], timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH"
 
 
 def source_of(name: str) -> str | None:
@@ -41,9 +43,29 @@ def load_other(
     """The classifier `name` of some source, with its own weights or with those in the file `weights`: images in
     [0, 1] -> logits, in eval mode, frozen, with `name`, `image_shape`, `num_classes`, `classes` and `config`.
 
-    Shape and number of classes are what the data have; None takes the model's own. Raises InputError for what cannot
-    be loaded or does not fit them, and for a package that is not installed.
+    Shape and number of classes are what the data have; None takes the model's own. A model with trained weights keeps
+    its own number of classes whatever the data have: `advgan.data.relabel` brings the two together. Raises InputError
+    for what cannot be loaded or does not take such images, and for a package that is not installed.
     """
     module: Any = import_module(f"advgan.targets.others.{source_of(name)}")
     found: nn.Module = module.load(name, weights, image_shape=image_shape, num_classes=num_classes)
     return found
+
+
+def hint(name: str, known: tuple[str, ...]) -> str:
+    """The end of a message about a classifier `name` that is none of the `known` ones and of no source."""
+    word, colon, rest = name.partition(":")
+    if colon:
+        return did_you_mean(f"{word}:", ("torchvision:", "timm:", "hf:", "https:")).replace(":?", f":{rest}?")
+    if name.endswith(".py"):
+        return f"; did you mean {name}:FACTORY, a function in it?"
+    if Path(name).is_file():
+        return "; a file of weights goes to --target-weights, beside the name of what it is for"
+    if "/" in name:
+        return f"; there is no directory {name}"
+    from torchvision import models
+
+    theirs = models.list_models(module=models)
+    if name.lower() in theirs:
+        return f"; did you mean torchvision:{name.lower()}:DEFAULT?"
+    return did_you_mean(name, [*known, *(f"torchvision:{each}:DEFAULT" for each in theirs)])

@@ -1,0 +1,10 @@
+"""Between this library and the others: our attack as one of theirs, theirs as rows of our comparisons.
+
+    from advgan.bridges.torchattacks import AdvGAN      AdvGAN(model, generator)(images, labels)
+    from advgan.bridges.foolbox import AdvGAN           AdvGAN(generator)(fmodel, images, labels, epsilons=[0.1, 0.3])
+    from advgan.bridges.art import AdvGAN               AdvGAN(classifier, generator).generate(x)
+
+    advgan compare --attacks pgd foolbox:LinfPGD:steps=40 torchattacks:AutoAttack art:FastGradientMethod
+
+One file a library, which needs that library: pip install 'advgan[bridges]'. Nothing here is imported unasked.
+"""

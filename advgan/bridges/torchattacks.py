@@ -1,0 +1,98 @@
+"""torchattacks (Kim 2020, arXiv:2010.01950): our generator as one of its attacks, its attacks as rows of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from typing import Any
+
+from torch import Tensor, nn
+
+from advgan.attacks.registry import Access
+from advgan.bridges.base import Call, Kind, num_classes, parameters
+from advgan.errors import InputError
+from advgan.extras import extra
+from advgan.generator import Generator
+from advgan.threat import Threat
+
+LIBRARY = extra("torchattacks", "bridges")
+Base: Any = LIBRARY.attack.Attack
+
+# Ours as theirs
+
+
+class AdvGAN(Base):
+    """One pass of a trained `generator`: `AdvGAN(model, generator)(images, labels)` is `generator.perturb(images)`.
+
+    model   the classifier; it is asked in the modes least likely and random alone, to draw the targets
+    eps     a radius up to the generator's; None: the generator's
+
+    The modes `set_mode_targeted_*` take a generator of any class (`classes`), or of the one that they ask for: any
+    other raises InputError, there or when it is called.
+    """
+
+    def __init__(self, model: nn.Module, generator: Generator, eps: float | None = None) -> None:
+        super().__init__("AdvGAN", model)
+        self.generator, self.eps = generator, eps
+        self.supported_mode = ["default", "targeted"]
+
+    def _set_mode_targeted(self, *words: Any) -> None:
+        if not self.generator.classes and self.generator.y_target is None:
+            raise InputError("this generator was trained untargeted, expected one with classes or a y_target")
+        super()._set_mode_targeted(*words)
+
+    def set_mode_targeted_by_label(self, quiet: bool = False) -> None:
+        """The labels are the targets. (torchattacks has this from 3.4 on.)"""
+        self.set_mode_targeted_by_function(lambda images, labels: labels)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        aims = self.get_target_label(images, labels) if self.targeted else None
+        return self.generator.perturb(images.to(self.device), aims, self.eps)
+
+
+# Theirs as ours
+
+GIVEN = {"model", "eps", "norm", "n_classes", "seed"}
+ACCESS: dict[str, Access] = {"Square": "scores", "OnePixel": "scores", "Pixle": "scores"}
+
+
+def attacks() -> dict[str, Any]:
+    """Those whose documentation names the distance that they keep to."""
+    found = {name: make for name, make in vars(LIBRARY).items() if isinstance(make, type) and issubclass(make, Base)}
+    return {name: make for name, make in found.items() if _distance(make)}
+
+
+def kind(make: Any, settings: dict[str, Any]) -> Kind:
+    modes = make(nn.PReLU(), **settings).supported_mode  # known once it is made, of any model
+    known, access = parameters(make), ACCESS.get(make.__name__, "gradients")
+    protocol, norm = "bounded" if "eps" in known else "minimal-norm", None if "norm" in known else _distance(make)
+    return Kind(protocol, norm, "targeted" in modes, access)  # type: ignore[arg-type]
+
+
+def build(
+    make: Any, settings: dict[str, Any], model: nn.Module, x: Tensor, threat: Threat, targeted: bool, seed: int
+) -> Call:
+    if next(model.parameters(), None) is None:
+        raise InputError("torchattacks reads a model's device off its parameters, and this model has none")
+    known = parameters(make)
+    given: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm.capitalize(), "seed": seed}
+    if "n_classes" in known:
+        given["n_classes"] = num_classes(model, x)
+    attack = make(model, **{key: given[key] for key in given.keys() & known}, **settings)
+    aims: list[Tensor] = []
+    if targeted:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its mode
+            attack.set_mode_targeted_by_function(lambda images, labels: aims[0])
+
+    def call(x: Tensor, y: Tensor, y_target: Tensor | None) -> Any:
+        aims[:] = [] if y_target is None else [y_target]
+        return attack(x, y)
+
+    return call
+
+
+def _distance(make: Any) -> str | None:
+    """The norm in its documentation, "Distance Measure : Linf"; the first, where there are several."""
+    found = re.search(r"Distance Measure : *(\w+)", make.__doc__ or "")
+    return found and found[1].lower()

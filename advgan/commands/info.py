@@ -1,0 +1,81 @@
+"""Say what a checkpoint is and what it is worth: its configuration, its size, its card.
+
+    advgan info checkpoints/mnist-c-conditional        a generator's folder
+    advgan info checkpoints/runs/mnist-c               a run: its classifier and its generator
+    advgan info exported.onnx                          an exported generator
+
+Nothing of it is run, and PyTorch is not loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.markup import escape
+from rich.table import Table
+
+from advgan.checkpoints import summary
+from advgan.errors import InputError
+from advgan.extras import extra
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is looked at."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A generator's or classifier's folder (config.json, model.safetensors), a run's above them, or a .onnx file"""
+
+
+def main(settings: Settings) -> None:
+    directory, console = settings.checkpoint, Console()
+    if directory.suffix == ".onnx":
+        console.print(_table(directory, _exported(directory)))
+        return
+    found = [d for d in (directory, directory / "classifier", directory / "generator") if (d / "config.json").is_file()]
+    if not found:
+        raise InputError(f"no checkpoint in {directory}: expected config.json there, or in generator/ or classifier/")
+    for folder in found:
+        console.print(_table(folder, summary(folder)))
+        card = folder / "README.md"
+        if card.is_file():
+            console.print(Markdown(_without_front_matter(card.read_text(errors="replace"))))
+
+
+def _exported(file: Path) -> dict[str, Any]:
+    """What an ONNX file says of itself; raises InputError for what is none."""
+    onnx = extra("onnx", "onnx")
+    try:
+        model = onnx.load(file, load_external_data=False)
+    except Exception as error:  # protobuf's own kinds of errors
+        raise InputError(f"cannot read {file} as ONNX: {' '.join(str(error).split())}") from None
+
+    def shape(value: Any) -> str:
+        return f"{value.name} ({', '.join(d.dim_param or str(d.dim_value) for d in value.type.tensor_type.shape.dim)})"
+
+    return {
+        "takes": ", ".join(map(shape, model.graph.input)),
+        "answers": ", ".join(map(shape, model.graph.output)),
+        "parameters": f"{sum(math.prod(weights.dims) for weights in model.graph.initializer):,}",
+        "opset": ", ".join(f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import),
+        **{entry.key: entry.value for entry in model.metadata_props},
+    }
+
+
+def _table(path: Path, values: dict[str, Any]) -> Table:
+    table = Table(title=escape(str(path)), show_header=False, title_justify="left")
+    for key, value in values.items():
+        table.add_row(escape(key), escape(f"{value:.6g}" if isinstance(value, float) else str(value)))
+    return table
+
+
+def _without_front_matter(card: str) -> str:
+    """A card's text; the YAML between its first two lines of dashes, if both are there, is for the Hugging Face Hub."""
+    parts = card.split("---\n", 2)
+    return parts[2] if card.startswith("---\n") and len(parts) == 3 else card

@@ -1,0 +1,195 @@
+"""Data sets through Hugging Face `datasets`: a repository or a folder, kept on disk or streamed shard by shard."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advgan.data.columns import Columns, find_classes, find_columns
+from advgan.data.images import MEMORY_LIMIT, StoredImages, cut, infer_shape
+from advgan.data.picture import Picture
+from advgan.data.shards import LibraryShards, blame, failure
+from advgan.data.split import Data, Split, alternating, hold_out
+from advgan.data.stream import ONE_IN, Stream
+from advgan.errors import InputError
+from advgan.extras import extra
+
+VALIDATION = ("validation", "val", "valid", "dev")
+
+
+def load_hf(
+    name: str,
+    root: Path,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Data:
+    """Load `hf:SOURCE` or `hf-stream:SOURCE`; SOURCE is a folder or a repository, perhaps with `:CONFIG`; none: `root`.
+
+    A set without labelled test images is tested on its validation images; one without validation images gives a tenth
+    of its training images, drawn by `seed`. Either is said on stderr.
+
+    Raises:
+        InputError: it cannot be loaded, has no training images, no column of images or of labels, or damaged ones.
+    """
+    kind, _, source = name.partition(":")
+    loaded = _open(name, source or str(root), streaming=kind == "hf-stream")
+    if kind == "hf-stream":
+        return _streamed(loaded, image_size, channels, seed)
+    return _on_disk(loaded, image_size, channels, seed, memory_limit)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the library found: the splits by name, their files where it says, the columns, the folder if it is one."""
+
+    name: str
+    splits: dict[str, Any]
+    files: dict[str, list[str]]
+    image: str
+    label: str
+    folder: Path | None
+    paths: bool
+
+    def columns(self, labels: Any) -> Columns:
+        feature = self.splits["train"].features[self.label]
+        classes = find_classes(feature, self.folder, labels, self.name)
+        return Columns(self.name, self.image, self.label, classes, self.paths)
+
+
+def _open(name: str, source: str, *, streaming: bool) -> Loaded:
+    datasets = extra("datasets", "hf")
+    config = ""
+    if not Path(source).is_dir():
+        source, _, config = source.partition(":")
+    folder = Path(source) if Path(source).is_dir() else None
+    files: dict[str, list[str]] = {}
+    paths = False
+    try:
+        if folder and any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
+            if streaming:
+                raise InputError(f"{name} was saved to be read in place: expected hf: in place of hf-stream:")
+            found = datasets.load_from_disk(source)
+        else:
+            builder = datasets.load_dataset_builder(source, config or None)
+            files = {str(split): [*map(str, these)] for split, these in (builder.config.data_files or {}).items()}
+            paths = builder.info.builder_name == "imagefolder"
+            if streaming:
+                found = builder.as_streaming_dataset()
+            else:
+                if damaged := blame(path for these in files.values() for path in these if path.endswith(".tar")):
+                    raise InputError(f"{name} has a damaged shard, {damaged}")
+                builder.download_and_prepare()
+                found = builder.as_dataset()
+    except InputError:
+        raise
+    except Exception as error:  # the library raises anything
+        raise failure(name, (path for these in files.values() for path in these), error) from None
+    splits = {str(split): part for split, part in found.items()} if isinstance(found, dict) else {"train": found}
+    if "train" not in splits:
+        raise InputError(f"{name} has no training images: expected a split called train, got {', '.join(splits)}")
+    if splits["train"].features is None:
+        raise InputError(f"{name} does not say which columns it has, expected parquet files, tar shards or images")
+    image, label = find_columns(splits["train"].features, name)
+    splits = {split: part for split, part in splits.items() if split in ("train", "test", *VALIDATION)}
+    return Loaded(name, splits, files, image, label, folder, paths)
+
+
+class Rows(Sequence[Picture]):
+    """The pictures of a table."""
+
+    def __init__(self, table: Any, columns: Columns) -> None:
+        self.table, self.columns = table, columns
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Picture:  # type: ignore[override]
+        return self.columns.picture(self.table[int(index)][self.columns.image], f"{self.columns.name} row {index}")
+
+
+def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed: int, memory_limit: int) -> Data:
+    datasets = extra("datasets", "hf")
+    values = {split: list(table[loaded.label][:]) for split, table in loaded.splits.items()}
+    columns = loaded.columns([value for split in values.values() for value in split])
+    has_labels = {split for split, labels in values.items() if labels and not all(v in (None, -1) for v in labels)}
+    train, validation, test = _parts(loaded, has_labels)
+    used = [part for part in dict.fromkeys((train, validation, test)) if part]
+    table = datasets.concatenate_datasets([columns.only(loaded.splits[part]) for part in used])
+    labels = torch.tensor(
+        [
+            columns.number(value, f"{loaded.name} {part} row {i}")
+            for part in used
+            for i, value in enumerate(values[part])
+        ]
+    )
+    ends = torch.tensor([len(values[part]) for part in used]).cumsum(0).tolist()
+    places = {part: torch.arange(end - len(values[part]), end) for part, end in zip(used, ends, strict=True)}
+    rows: dict[str, Tensor] = {"train": places[train]}
+    for want, there in (("test", test), ("validation", validation)):
+        if there:
+            rows[want] = places[there]
+        else:
+            kept, held = hold_out(labels[rows["train"]], seed)
+            rows["train"], rows[want] = rows["train"][kept], rows["train"][held]
+    order = [rows[want][alternating(labels[rows[want]])] for want in ("train", "validation", "test")]
+    pictures = Rows(table, columns)
+    everything = torch.cat(order).tolist()
+    images = StoredImages(pictures, infer_shape(pictures, image_size, channels), image_size is not None, everything)
+    parts = cut(images, [len(part) for part in order], memory_limit)
+    splits = [Split(part, labels[indices]) for part, indices in zip(parts, order, strict=True)]
+    return Data(loaded.name, splits[0], splits[1], splits[2], columns.classes)
+
+
+def _parts(loaded: Loaded, usable: set[str]) -> tuple[str, str | None, str | None]:
+    """Which splits are for training, validation and the test; None: to be held out. What is unusual is said."""
+    test = "test" if "test" in usable else None
+    validation = next((part for part in VALIDATION if part in usable), None)
+    if not test and validation:
+        _say(f"{loaded.name} has no labelled test images: its {validation} images are for the test")
+        test, validation = validation, None
+    elif not test:
+        _say(f"{loaded.name} has no labelled test images: a tenth of the training images is held out for the test")
+    if not validation:
+        _say(f"{loaded.name}: a tenth of the training images is held out for validation")
+    return "train", validation, test
+
+
+def _say(text: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"note: {text}", file=sys.stderr)
+
+
+def _streamed(loaded: Loaded, image_size: int | None, channels: int | None, seed: int) -> Data:
+    columns = loaded.columns(None)
+    train, validation, test = _parts(loaded, {*loaded.splits})
+    shards = {
+        part: LibraryShards(loaded.splits[part], columns, loaded.files.get(part, []))
+        for part in (train, validation, test)
+        if part
+    }
+    some = [picture for picture, _ in islice(shards[train].read(0), 64)]
+    shape = infer_shape(some, image_size, channels)
+    stream = partial(Stream, image_shape=shape, crop=image_size is not None)
+    everything = frozenset(range(ONE_IN))
+    missing = [want for want, there in (("validation", validation), ("test", test)) if not there]
+    held = {want: frozenset({(seed + i) % ONE_IN}) for i, want in enumerate(missing)}
+    left = everything.difference(*held.values())
+    return Data(
+        loaded.name,
+        train=stream(shards[train], kept=left),
+        validation=stream(shards[validation]) if validation else stream(shards[train], kept=held["validation"]),
+        test=stream(shards[test]) if test else stream(shards[train], kept=held["test"]),
+        classes=columns.classes,
+    )

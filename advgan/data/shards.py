@@ -1,0 +1,92 @@
+"""Shards through Hugging Face `datasets`, and what is wrong with one.
+
+An archive that ends early does so in silence, and a reader's error names no file: both are found out here.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from textwrap import shorten
+from typing import Any
+
+from advgan.data.columns import Columns
+from advgan.data.stream import Example
+from advgan.errors import InputError
+from advgan.extras import extra
+
+
+class LibraryShards:
+    """The shards of a streamed split, each by the library's own `split_dataset_by_node`."""
+
+    def __init__(self, dataset: Any, columns: Columns, files: list[str]) -> None:
+        self.name, self.columns = columns.name, columns
+        self.dataset = columns.only(dataset)
+        known = len(files) == self.dataset.num_shards
+        self.files = files if known else [f"{self.name} shard {i}" for i in range(self.dataset.num_shards)]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, shard: int) -> Iterator[Example]:
+        split_by_node = extra("datasets.distributed", "hf").split_dataset_by_node
+        file, image, label = self.files[shard], self.columns.image, self.columns.label
+        if file.endswith(".tar") and (damaged := damage(file)):
+            raise InputError(f"{self.name} has a damaged shard, {damaged}")
+        batches = split_by_node(self.dataset, rank=shard, world_size=len(self)).iter(batch_size=8)
+        read = 0
+        while True:
+            try:  # .iter() and not iter(): the latter shares out the shard once more among PyTorch's workers
+                rows = next(batches, None)
+            except Exception as error:  # the library raises anything
+                raise failure(self.name, [file], error) from None
+            if rows is None:
+                return
+            for picture, value in zip(rows[image], rows[label], strict=True):
+                read += 1
+                where = f"{file} example {read}"
+                yield self.columns.picture(picture, where), self.columns.number(value, where)
+
+
+def damage(path: str) -> str | None:
+    """What is wrong with a local tar or parquet file, `path: reason`; None if nothing is known to be.
+
+    Of a tar archive the headers are read, up to the mark at its end; a parquet file is read through.
+    """
+    if not os.path.isfile(path):
+        return None
+    try:
+        if path.endswith(".tar"):
+            _walk(path)
+        elif path.endswith(".parquet"):
+            for _ in extra("pyarrow.parquet", "hf").ParquetFile(path).iter_batches(batch_size=64):
+                pass
+    except Exception as error:  # pyarrow's and tarfile's own
+        return f"{path}: {' '.join(str(error).split()) or type(error).__name__}"
+    return None
+
+
+def blame(paths: Iterable[str]) -> str | None:
+    """`damage` of the first of `paths` that has any."""
+    return next(filter(None, map(damage, paths)), None)
+
+
+def failure(name: str, paths: Iterable[str], error: Exception) -> InputError:
+    """The library's `error`, or better the file that is to blame for it."""
+    if damaged := blame(paths):
+        return InputError(f"{name} has a damaged shard, {damaged}")
+    causes = [error, *filter(None, [error.__cause__])]
+    said = "; ".join(shorten(f"{type(cause).__name__}: {cause}", 300, placeholder=" ...") for cause in causes)
+    return InputError(f"cannot load {name}, expected a folder or a repository that Hugging Face datasets reads: {said}")
+
+
+def _walk(path: str) -> None:
+    """Read all headers of a tar archive. tarfile takes a damaged header, or a cut, for the end of the archive."""
+    with tarfile.open(path, "r:") as archive:
+        for _ in archive:
+            pass
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"truncated or damaged at byte {archive.offset}, no end-of-archive mark")

@@ -1,0 +1,224 @@
+"""A set that is too large, or too far away, to be opened: labelled pictures read from shards in passing.
+
+The order is a function of the seed and the step alone. The shards are dealt out to *lanes*, of which each delivers the
+same number of images to every global batch, for ever: its shards in an order drawn anew for each epoch, through a
+shuffle buffer. How many lanes there are depends on the set and the global batch, never on who reads them, so that any
+number of processes and workers sees the same batches. Where there is a lane for each of them, each reads its own
+shards only; where not, some read what others read too, and decode their own part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
+from itertools import chain, islice
+from math import gcd
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from advgan.data.images import StoredImages
+from advgan.data.picture import Picture
+from advgan.data.split import Data, Split
+from advgan.errors import InputError
+
+LANES = 64  # at most: so many shards are open at once, and so many processes read apart
+BUFFER = 2048  # encoded pictures that wait to be drawn, in all lanes together
+ONE_IN = 10  # images are held out, for validation or the test, of a set that has none
+Example = tuple[Picture, int]  # and its label
+
+
+class Shards(Protocol):
+    """Labelled pictures in a number of files."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def read(self, shard: int) -> Iterator[Example]:
+        """The examples of one shard, always in the same order. Raises InputError for one that is damaged."""
+
+
+class Stream(Split):
+    """A split without a length: `first(n)` holds its first images in memory, `training_batches` goes through it.
+
+    Args:
+        kept: which of every `ONE_IN` examples of a shard are of this split, by their place modulo `ONE_IN`.
+        buffer: pictures, before they are decoded, from which the next one is drawn; in all lanes together.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        image_shape: tuple[int, int, int],
+        *,
+        crop: bool,
+        kept: frozenset[int] = frozenset(range(ONE_IN)),
+        buffer: int = BUFFER,
+    ) -> None:
+        self.shards, self.shape, self.crop, self.kept, self.buffer = shards, image_shape, crop, kept, buffer
+        self.numbers: Tensor | None = None  # of the classes, where they are not those of the shards
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.shape
+
+    def read(self, shard: int) -> Iterator[Example]:
+        """The examples of one shard that are of this split."""
+        return (example for i, example in enumerate(self.shards.read(shard)) if i % ONE_IN in self.kept)
+
+    def decode(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Images `(n, c, h, w)` uint8 and labels `(n,)`. Raises InputError for pictures that cannot be read."""
+        pictures, labels = [picture for picture, _ in examples], [label for _, label in examples]
+        images = StoredImages(pictures, self.shape, self.crop, range(len(pictures)))
+        y = torch.tensor(labels, dtype=torch.long)
+        return images[range(len(pictures))], y if self.numbers is None else self.numbers[y]
+
+    def renumbered(self, numbers: Tensor) -> Stream:
+        found = copy(self)
+        found.numbers = numbers if self.numbers is None else numbers[self.numbers]
+        return found
+
+    def first(self, n: int) -> Split:
+        """The first n images, or all if there are fewer, in memory: one of each shard in turn, of `LANES` at a time."""
+        if n < 1:
+            raise InputError(f"the number of images must be at least 1, got {n}")
+        examples, parts = islice(self._in_turn(), n), []
+        while some := list(islice(examples, 1024)):  # encoded and decoded ones side by side for a moment only
+            parts.append(self.decode(some))
+        if not parts:
+            raise InputError(f"{self.shards.name} has no examples for this split")
+        return Split(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _in_turn(self) -> Iterator[Example]:
+        steps = -(-len(self.shards) // LANES)
+        for start in range(steps):
+            open_shards = [self.read(shard) for shard in range(start, len(self.shards), steps)]
+            while open_shards:
+                for shard in [*open_shards]:
+                    example = next(shard, None)
+                    if example is None:
+                        open_shards.remove(shard)
+                    else:
+                        yield example
+
+    def lane(self, lane: int, lanes: int, seed: int, skip: int) -> Iterator[Example]:
+        """The examples of a lane for ever, without the first `skip`, which are read at most twice and never decoded."""
+        own = np.arange(lane, len(self.shards), lanes)
+        epoch = 0
+        while True:
+            rng = np.random.default_rng((seed, lane, epoch))
+            ordered = chain.from_iterable(map(self.read, rng.permutation(own).tolist()))
+            n = 0
+            for n, example in enumerate(shuffled(ordered, max(1, self.buffer // lanes), rng), 1):
+                if n > skip:
+                    yield example
+            if n == 0:
+                raise InputError(f"{self.shards.name} has no training images in shards {', '.join(map(str, own))}")
+            epochs = max(1, skip // n)  # now that its length is known, whole epochs need not be read
+            epoch, skip = epoch + epochs, max(0, skip - epochs * n)
+
+    # What a split with a length can do.
+
+    def __len__(self) -> int:  # noqa: PLE0303
+        self._refuse()
+
+    @property
+    def images(self) -> NoReturn:  # type: ignore[override]
+        self._refuse()
+
+    @property
+    def labels(self) -> NoReturn:  # type: ignore[override]
+        self._refuse()
+
+    @property
+    def in_memory(self) -> bool:
+        return False
+
+    def batches(self, batch_size: int) -> NoReturn:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise InputError(
+            f"{self.shards.name} is a stream, which has no length: expected --max-steps to train on it, --max-samples "
+            "to measure on it, or hf: in place of hf-stream:, which keeps it on disk"
+        )
+
+
+def shuffled(examples: Iterator[Example], size: int, rng: np.random.Generator) -> Iterator[Example]:
+    """Each example in the place of one of `size` that wait; the rest, at the end, in a random order."""
+    buffer = list(islice(examples, size))
+    for example in examples:
+        i = int(rng.integers(size))
+        waited, buffer[i] = buffer[i], example
+        yield waited
+    yield from (buffer[i] for i in rng.permutation(len(buffer)))
+
+
+def lanes_of(split: Stream, batch_size: int) -> int:
+    """How many lanes: so many that shards and batch can be dealt out evenly, at most `LANES`."""
+    common = gcd(len(split.shards), batch_size)
+    return max(lanes for lanes in range(1, LANES + 1) if common % lanes == 0)
+
+
+def stream_batches(
+    split: Stream, batch_size: int, *, seed: int, first: int, last: int, rank: int, world: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`training_batches` of a stream: the same contract, with an epoch for each lane."""
+    share = batch_size // world
+    workers = min(workers, share)
+    reader = _Reader(split, batch_size, seed, first, last, range(rank * share, (rank + 1) * share))
+    loader: DataLoader[Any] = DataLoader(reader, batch_size=None, num_workers=workers, generator=torch.Generator())
+    return _joined(iter(loader), max(1, workers))
+
+
+def _joined(parts: Iterator[Any], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """A share of a batch from what the workers deliver in turn."""
+    while batch := list(islice(parts, workers)):
+        for part in batch:
+            if isinstance(part, InputError):
+                raise part
+        images, labels = (torch.cat(part) for part in zip(*batch, strict=True))
+        yield images.float().div_(255), labels
+
+
+class _Reader(IterableDataset[Any]):
+    """The images at `places` of each global batch, or at this worker's part of them; or the error.
+
+    Raised in a worker, the error would reach the user with the worker's traceback in its message.
+    """
+
+    def __init__(self, split: Stream, batch_size: int, seed: int, first: int, last: int, places: range) -> None:
+        self.split, self.batch_size, self.seed, self.places = split, batch_size, seed, places
+        self.first, self.last = first, last
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | InputError]:
+        try:
+            yield from self._parts()
+        except InputError as error:
+            yield error
+
+    def _parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        worker, places = get_worker_info(), self.places
+        if worker is not None:
+            ends = [len(places) * i // worker.num_workers for i in (worker.id, worker.id + 1)]
+            places = places[slice(*ends)]
+        lanes = lanes_of(self.split, self.batch_size)
+        each = self.batch_size // lanes
+        wanted = range(places[0] // each, places[-1] // each + 1)
+        sources = [self.split.lane(lane, lanes, self.seed, self.first * each) for lane in wanted]
+        start = wanted[0] * each  # place of the first example that is read
+        for _ in range(self.first, self.last):
+            examples = [example for source in sources for example in islice(source, each)]
+            yield self.split.decode(examples[places[0] - start : places[-1] - start + 1])
+
+
+def in_memory(data: Data, n: int) -> Data:
+    """`data` with the first n validation and test images of a stream in memory; any other data set as it is."""
+    if not isinstance(data.train, Stream):
+        return data
+    return replace(data, validation=data.validation.first(n), test=data.test.first(n))

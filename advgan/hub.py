@@ -1,0 +1,110 @@
+"""Checkpoints to the Hugging Face Hub and back, or to a folder in its place: three files, and never a pickle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+)
+
+from advgan.checkpoints import summary
+from advgan.errors import InputError
+from advgan.storage import write_aside
+
+FILES = ("config.json", "model.safetensors", "README.md")  # what a checkpoint is; the card may be missing
+TOKEN = "a token comes from `hf auth login` or the environment's HF_TOKEN"
+
+
+def push(folder: Path, repo: str, *, public: bool = False, force: bool = False) -> str:
+    """Send the checkpoint in `folder` to `repo`, "user/model" on the Hub or a folder; where it can be seen there.
+
+    A repository that is made for it is private unless `public`; what one holds already gets a new commit. A folder
+    that is there is replaced with `force` only. Raises InputError for a damaged checkpoint, and where the Hub cannot be
+    reached or does not let us.
+    """
+    check(folder)
+    if is_local(repo):
+        _copy(folder, Path(repo).expanduser(), force)
+        return repo
+    try:
+        address = HfApi().create_repo(repo, private=not public, exist_ok=True)
+        HfApi().upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=list(FILES), commit_message="A checkpoint of advgan"
+        )
+    except Exception as error:
+        raise refused(repo, error) from None
+    return str(address)
+
+
+def pull(repo: str, folder: Path, *, revision: str | None = None, force: bool = False) -> None:
+    """Fetch the checkpoint `repo`, "user/model" on the Hub or a folder, into `folder`; nothing but its three files.
+
+    What is there is replaced with `force` only. Raises InputError as `push`, and for a repository without safetensors.
+    """
+    if is_local(repo):
+        if revision is not None:
+            raise InputError(f"a folder has no revisions, expected none, got {revision}")
+        _copy(Path(repo).expanduser(), folder, force)
+        return
+    _free(folder, force)
+    try:
+        found = Path(snapshot_download(repo, revision=revision, allow_patterns=list(FILES)))
+    except Exception as error:
+        raise refused(repo, error) from None
+    _copy(found, folder, force)
+
+
+def is_local(repo: str) -> bool:
+    """Whether `repo` is a folder: one that is there, or a name that begins like a path."""
+    return repo.startswith(("./", "../", "/", "~")) or Path(repo).is_dir()
+
+
+def check(folder: Path) -> None:
+    """Raise InputError unless `folder` holds a checkpoint, whole: its configuration and safetensors."""
+    if missing := [name for name in FILES[:2] if not (folder / name).is_file()]:
+        there = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+        found = ", ".join(there[:5]) or "nothing"
+        raise InputError(f"no checkpoint in {folder}: {' and '.join(missing)} expected (no pickles), found {found}")
+    summary(folder)
+
+
+def refused(repo: str, error: Exception) -> Exception:
+    """What the Hub's error means for a person; the error itself where neither the Hub nor the network made it."""
+    network = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")  # as the Hub's version has it
+    if not network and not isinstance(error, (HfHubHTTPError, HFValidationError, OSError)):
+        return error
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, HFValidationError):
+        return InputError(f"{repo!r} is no repository, expected USER/MODEL or a folder like ./model")
+    if status in (401, 403) or isinstance(error, GatedRepoError):
+        return InputError(f"the Hub does not let you at {repo} ({status}): {TOKEN}")
+    if isinstance(error, RepositoryNotFoundError):
+        return InputError(f"the Hub has no {repo}, or does not show it to you: {TOKEN}")
+    reason = " ".join(str(error).split())[:160]
+    if status is None:
+        return InputError(f"the Hub cannot be reached for {repo} ({reason}); a folder works offline: ./model")
+    return InputError(f"the Hub refuses {repo} ({status}: {reason})")
+
+
+def _copy(source: Path, folder: Path, force: bool) -> None:
+    check(source)
+    _free(folder, force)
+    present = [name for name in FILES if (source / name).is_file()]
+    write_aside(folder, lambda aside: [shutil.copyfile(source / name, aside / name) for name in present])
+
+
+def _free(folder: Path, force: bool) -> None:
+    """Raise InputError where something is in the way: --force replaces a checkpoint, and nothing else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not force:
+        raise InputError(f"{folder} is there: --force replaces a checkpoint")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.is_dir() else [folder]
+    if others:
+        raise InputError(f"{folder} holds more than a checkpoint ({others[0]}), expected another folder")

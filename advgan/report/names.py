@@ -1,0 +1,48 @@
+"""Names are somebody else's: files, classes, attacks. What they may not do in Markdown or in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from typing import Any
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run what begins so (OWASP, "CSV Injection")
+
+
+def csv_text(heads: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """A CSV file's text; None is an empty cell. Text that a spreadsheet takes for a formula begins with a quote."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([[_cell(value) for value in line] for line in [heads, *lines]])
+    return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def in_markdown(text: str) -> str:
+    """`text` on one line of a Markdown paragraph or list: no tag, no link, no code."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`]|\](?=[(\[:]))", r"\\\1", line)
+
+
+def in_table(text: str) -> str:
+    """`text` as a cell of a Markdown table: no further column either."""
+    return in_markdown(text).replace("|", "\\|")
+
+
+def code(text: str) -> str:
+    """`text` as code within a line, whatever backticks it has (CommonMark, 6.1)."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"

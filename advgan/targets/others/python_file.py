@@ -1,0 +1,99 @@
+"""A classifier that a function of the user's own Python file returns: `FILE.py:FACTORY`. Loading it runs that file.
+
+def factory():                     # or factory(image_shape, num_classes): what it asks for, it is given
+    return model                   # an nn.Module: images (n, c, h, w) in [0, 1] -> logits (n, classes); or a BlackBox
+
+The model may have `image_shape`, the images that it was made for, and `classes`, the names of its classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from advgan.errors import InputError, did_you_mean, reason
+from advgan.targets.base import ImageShape
+from advgan.targets.blackbox import BlackBox
+from advgan.targets.checkpoint import fill, read_state, weights_file
+from advgan.targets.others.base import Other, line_in, ready
+
+
+def load(
+    name: str,
+    weights: Path | str | None = None,
+    *,
+    image_shape: ImageShape | None = None,
+    num_classes: int | None = None,
+) -> Other | BlackBox:
+    """As `advgan.targets.others.load_other`, by running the file. Raises InputError, with file and line, for whatever
+    goes wrong in it.
+
+    Its fingerprint counts the text of the file: what the model does may be said there, not in the weights.
+    """
+    path, _, word = name.rpartition(":")
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise InputError(f"no Python file {path}")
+    with _running(file, name):
+        module = _import(file)
+        factory = getattr(module, word, None)
+        if not callable(factory):
+            near = did_you_mean(word, [each for each in vars(module) if not each.startswith("_")])
+            raise InputError(f"{path} has no function {word!r}{near}")
+        given = {"image_shape": image_shape, "num_classes": num_classes}
+        model = factory if isinstance(factory, nn.Module) else factory(**_asked_for(factory, given))
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} must return an nn.Module, got {type(model).__name__}")
+    if weights is not None:
+        own = weights_file(Path(weights))
+        fill(model, read_state(own), own, name)
+    natural = getattr(model, "image_shape", None) or image_shape or (3, 224, 224)
+    about = {"classes": getattr(model, "classes", None), "identity": hashlib.sha256(file.read_bytes()).hexdigest()}
+    if isinstance(model, BlackBox):  # a service with a protocol of its own, say
+        model.name, model.image_shape, model.identity = name, model.image_shape or image_shape, about["identity"]
+        return model
+    return ready(model, name, tuple(natural), image_shape, code=file, **about)
+
+
+def _import(file: Path) -> ModuleType:
+    """The file as a module of its own; it finds what lies beside it."""
+    spec = importlib.util.spec_from_file_location(f"advgan_target_{file.stem}", file)
+    assert spec is not None, "any .py file has one"
+    assert spec.loader is not None, "and so has that"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _asked_for(factory: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the `given` arguments that a function takes."""
+    parameters = inspect.signature(factory).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return given
+    return {key: value for key, value in given.items() if key in {each.name for each in parameters}}
+
+
+@contextmanager
+def _running(file: Path, name: str) -> Iterator[None]:
+    """The user's code: with its folder on the path, and its exceptions as InputError with file and line."""
+    sys.path.insert(0, str(file.parent))
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{name} cannot be built: {line_in(file, error)}{type(error).__name__}: {reason(error)}"
+        ) from error
+    finally:
+        sys.path.remove(str(file.parent))

@@ -1,0 +1,210 @@
+"""Data and classifier that name the same classes: one order, the classifier's; and a target that data do not fit."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from advgan.data import Data, Split, load_data, relabel
+from advgan.defenses import load_classifier
+from advgan.errors import InputError
+from advgan.evaluation.admission import admitted
+from advgan.evaluation.entrants import load_targets
+from advgan.targets import check_normalised
+from advgan.targets.others.base import Other
+
+CPU = torch.device("cpu")
+
+
+def named(*classes: str) -> Data:
+    """Two images of each class in every split, whose pixels say which."""
+    labels = torch.arange(2 * len(classes)) % len(classes)
+    split = Split(labels.byte().view(-1, 1, 1, 1).expand(-1, 1, 2, 2), labels)
+    return Data("folder", split, split, split, classes)
+
+
+ANIMALS = ("tench, Tinca tinca", "green_mamba", "crane", "African grey, grey parrot", "crane, machine")
+
+
+def test_a_few_folders_in_any_order_are_found_by_name():
+    data = relabel(named("Grey Parrot", "TENCH", "green-mamba"), ANIMALS, 5)
+    assert data.classes == ("tench", "green_mamba", "crane", "African grey", "crane, machine")
+    assert data.num_classes == 5
+    for split in (data.train, data.validation, data.test):
+        assert split.labels.tolist() == [3, 0, 1, 3, 0, 1]
+        assert split.images[:3].amax((1, 2, 3)).tolist() == [0, 1, 2]  # the images stay where they are
+
+
+def test_a_whole_name_counts_before_a_synonym():
+    assert relabel(named("crane", "tench"), ANIMALS, 5).test.labels[:2].tolist() == [2, 0]
+
+
+def test_folders_called_by_numbers_are_numbers_of_classes():
+    folders = ("0", "10", "2")  # as a file system sorts them
+    assert relabel(named(*folders), None, 11).test.labels[:3].tolist() == [0, 10, 2]
+    assert relabel(named(*folders), None, 11).classes == tuple(map(str, range(11)))
+    names = [f"name {i}" for i in range(11)]
+    assert relabel(named(*folders), names, 11).test.labels[:3].tolist() == [0, 10, 2]
+    assert relabel(named("0", "1"), ("cat", "dog"), 2).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes"),
+    [
+        (("a", "b"), None),
+        (("n01", "n02"), ("tench", "goldfish")),  # not one is known: meant in their order
+        (("a", "b"), ("A", "B")),
+        (("airplane", "automobile"), ("airplane", "car")),
+    ],
+)
+def test_what_is_in_order_stays(folders, classes):
+    data = named(*folders)
+    assert relabel(data, classes, 2) is data
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "count", "message"),
+    [
+        (
+            ("a", "b"),
+            None,
+            7,
+            "net has 7 classes, expected as many in folder, or some of them in class folders called by",
+        ),
+        (("a", "b"), ANIMALS, 5, r"net has 5 classes, .* named as it names them \(tench, .*, got 2"),
+        (("grey parrot", "tensh"), ANIMALS, 5, "class 'tensh' is none of the 5 of net"),
+        (
+            ("green mambo", "crane"),
+            ANIMALS[:4],
+            4,
+            "class 'green mambo' is none of the 4 of net; did you mean green_mamba",
+        ),
+        (
+            ("machine", "tench"),
+            (*ANIMALS, "machine, engine"),
+            6,
+            r"'machine' may be any of 4 \(crane, machine\), 5 \(mach",
+        ),
+        (("tench", "Tinca tinca"), ANIMALS, 5, "classes 'tench', 'Tinca tinca' are one and the same of net"),
+    ],
+)
+def test_what_cannot_be_matched_is_told(folders, classes, count, message):
+    with pytest.raises(InputError, match=message) as raised:
+        relabel(named(*folders), classes, count, "net")
+    assert "\n" not in str(raised.value)
+
+
+# --- with a classifier ---
+
+
+class Threshold(nn.Module):
+    """Says bottom, middle or top by the brightest row of images that were normalised by `mean` and `std` before."""
+
+    def __init__(self, order: tuple[int, ...], mean: float = 0.0, std: float = 1.0) -> None:
+        super().__init__()
+        self.order, self.mean, self.std = list(order), mean, std
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = (x * self.std + self.mean).clamp(0.26, 0.28).mean((1, 3))  # what is darker, or brighter, is one to it
+        parts = torch.stack([rows[:, 18:26].mean(1), rows[:, 10:18].mean(1), rows[:, 2:10].mean(1)], 1)
+        return parts[:, self.order] * 100
+
+
+@pytest.fixture
+def bars(digits: Path) -> Data:
+    return load_data("folder", digits)
+
+
+def test_a_target_that_has_the_classes_in_another_order_is_right_all_the_same(bars):
+    model = Other(Threshold((2, 0, 1)), "net", (1, 28, 28), 3, classes=("Top", "Bottom", "Middle"))
+    target, data = admitted(model, bars)
+    assert data.classes == ("Top", "Bottom", "Middle")
+    x, y = next(data.test.batches(len(data.test)))
+    assert (target(x).argmax(1) == y).float().mean() > 0.95
+    assert (bars.test.labels != y).all()
+
+
+@pytest.mark.parametrize(("name", "mean", "std"), [("[-1, 1]", 0.5, 0.5), ("[0, 255]", 0.0, 1 / 255)])
+def test_a_missing_normalisation_is_found_by_what_it_would_bring(bars, name, mean, std):
+    x, y = next(bars.validation.batches(48))
+    model = Threshold((0, 1, 2), mean, std)
+    right = (model(x).argmax(1) == y).float().mean()
+    assert right < 0.6
+    with pytest.raises(
+        InputError, match=rf"is right on \d+% of 48 images, and on \d+% after .*{re.escape(name)} normal"
+    ):
+        check_normalised(model, x, y)
+
+
+@pytest.mark.parametrize("model", [Threshold((0, 1, 2)), Threshold((1, 2, 0))])
+def test_a_target_that_is_right_or_wrong_for_other_reasons_passes(bars, model):
+    x, y = next(bars.validation.batches(48))
+    check_normalised(model, x, y)
+
+
+def test_targets_of_two_orders_are_not_compared(bars, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def net(classes):\n"
+        "    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 3))\n"
+        "    model.classes = classes\n"
+        "    return model\n"
+        "def one():\n"
+        "    return net(('top', 'middle', 'bottom'))\n"
+        "def other():\n"
+        "    return net(('top', 'bottom', 'middle'))\n"
+    )
+    names = [f"{tmp_path / 'net.py'}:{word}" for word in ("one", "other")]
+    (target,), data = load_targets(names[:1], [], bars, CPU)
+    assert data.classes == ("top", "middle", "bottom")
+    assert target.describe("folder")["weights"] == "its own"
+    assert target.training_seconds is None
+    for given, keywords in [((names, [], bars), {}), ((names[1:], [], data), {"settled": True})]:
+        with pytest.raises(InputError, match=r"net.py:other has the classes in another order than the other targets"):
+            load_targets(*given, CPU, **keywords)
+    again, _ = load_targets([*names[:1], *names[:1]], [], bars, CPU)
+    assert len({each.victim.label for each in again}) == 2
+
+
+def test_a_wrong_number_of_classes_says_both(bars, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 7))\n"
+    )
+    model = load_classifier(f"{tmp_path / 'net.py'}:net", image_shape=(1, 28, 28), num_classes=3)
+    with pytest.raises(InputError, match=r"net.py:net has 7 classes, expected as many in folder, .* got 3"):
+        admitted(model, bars)
+
+
+@pytest.mark.program
+def test_a_comparison_on_somebodys_python_file(program, digits, tmp_path):
+    """40 classes, three of them those of the folders, in another order and spelling."""
+    (tmp_path / "my nets").mkdir()
+    (tmp_path / "my nets" / "bars.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Bands(nn.Module):\n"
+        "    classes = ('Top', 'zebra', 'MIDDLE', 'odd/name', 'Bottom', *(f'class {i}' for i in range(35)))\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.weight = nn.Parameter(torch.zeros(40, 28, 28))\n"
+        "        with torch.no_grad():\n"
+        "            for i, row in ((0, 2), (2, 10), (4, 18)):\n"
+        "                self.weight[i, row : row + 8] = 0.1\n"
+        "    def forward(self, x):\n"
+        "        return torch.einsum('nchw,khw->nk', x - 0.1, self.weight)\n"
+    )
+    name, out = f"{tmp_path / 'my nets' / 'bars.py'}:Bands", tmp_path / "out"
+    words = ["--dataset", "folder", "--data-dir", digits, "--target", name, "--attacks", "fgsm", "--eps", "0.3"]
+    program("eval/compare.py", *words, "--y-target", 2, "--output-dir", out)
+    summary = json.loads((out / "results.json").read_text())
+    (row,) = summary["rows"]
+    assert (row["target"], row["y_target"], row["status"]) == ("bars.py:Bands", 2, "ok")
+    assert (row["clean_accuracy"], row["n"]) == (1.0, 48)
+    assert row["n_attacked"] == 32  # class 2 is MIDDLE, whose own images are left out
+    assert (summary["target"]["name"], summary["target"]["weights"]) == (name, "its own")
+    assert (out / "figures" / "confusion-bars.py-Bands-linf-to-2-0.3.png").is_file()

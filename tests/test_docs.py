@@ -1,0 +1,184 @@
+"""What the documents say exists: names, files, sections, commands and their flags; and their code runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from advgan.settings import parse
+
+from .conftest import ROOT
+
+DOCS = [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
+SUFFIXES = "py|md|yaml|json|png|cff"
+# In the text, in commands and in the layout; not what a glob, a placeholder or a shell variable ends.
+PATH = re.compile(
+    rf"(?<![\w./$}}-])((?:advgan|train|eval|recipes|docs|tests|examples)/(?:[\w./-]*\.(?:{SUFFIXES})\b|[\w/-]*/)"
+    r"|checkpoints/(?!runs)[\w-]+)(?![\w*{<$\[])"
+)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+NAME = re.compile(r"`(advgan(?:\.\w+)+)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+INDENTED = re.compile(r"(?:^ {4}.*\n|^\n(?= {4}))+", re.M)
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+
+each_document = pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+
+
+def code(text: str) -> list[tuple[str, str]]:
+    """The code blocks of a document in their order: language ("" if it is not said), and content."""
+    parts, blocks, end = list(FENCE.finditer(text)), [], 0
+    for part in [*parts, None]:
+        between = text[end : part.start() if part else None]
+        plain = ("\n".join(line[4:] for line in block.splitlines()) for block in INDENTED.findall(between))
+        blocks += [("", block.strip("\n")) for block in plain]
+        if part:
+            blocks.append((part[1], part[2]))
+            end = part.end()
+    return blocks
+
+
+@each_document
+def test_its_names_are_in_the_code(path: Path) -> None:
+    for name in set(NAME.findall(path.read_text())):
+        if not name.endswith((".py", ".md")):
+            resolve(name)
+
+
+def resolve(name: str) -> Any:
+    """What `name` stands for: the longest part of it that is a module, and attributes from there on."""
+    parts = name.split(".")
+    for n in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:n]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[n:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(f"{name} is no module")
+
+
+@each_document
+def test_its_files_are_there(path: Path) -> None:
+    text = path.read_text()
+    new = {name for name, _ in re.findall(r"^```python\n# (\S+)\n(.*?)^```$", text, re.M | re.S)}  # a worked example's
+    missing = {name for name in PATH.findall(text) if not (ROOT / name).exists()} - new
+    assert not missing
+
+
+@each_document
+def test_its_links_lead_somewhere(path: Path) -> None:
+    for link in LINK.findall(path.read_text()):
+        if link.startswith("http"):
+            continue
+        name, _, section = link.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), link
+        headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M) if section else []
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not section or section in anchors, f"{link}, expected one of {sorted(anchors)}"
+
+
+@each_document
+def test_its_commands_are_understood(path: Path) -> None:
+    text = path.read_text()
+    blocks = [block for language, block in code(text) if language in ("", "sh", "bash", "console")]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    for line in [*lines, *SPAN.findall(re.sub(FENCE, "", text))]:
+        for program, words in commands(line):
+            understood(program, words, line)
+
+
+def commands(line: str) -> list[tuple[str, list[str]]]:
+    """The calls of our programs in a line of shell: the module that holds the program's settings, and its words."""
+    if not re.search(r"\b(train|eval)/\w+\.py\b|\badvgan\b", line):
+        return []
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|()<>")
+    lexer.whitespace_split = True
+    try:
+        words = iter(list(lexer))
+    except ValueError:  # prose, with an apostrophe
+        return []
+    found = []
+    while call := list(takewhile(lambda word: word not in (";", "&&", "||"), words)):
+        call = [word for word in takewhile(lambda word: word not in ("|", ">", "do"), call) if word != "..."]
+        first = next((i for i, word in enumerate(call) if re.fullmatch(r"(train|eval)/\w+\.py", word)), None)
+        if call[:1] in (["python"], ["accelerate"]) and first is not None:
+            found.append((call[first].removesuffix(".py").replace("/", "."), call[first + 1 :]))
+        if "-m" in call[:-2] and call[call.index("-m") + 1] == "advgan":
+            call = call[call.index("-m") + 1 :]
+        if len(call) > 2 and call[0] == "advgan":
+            found.append((f"advgan.commands.{call[1]}", call[2:]))
+    return found
+
+
+def understood(program: str, words: list[str], line: str) -> None:
+    """Parse `words` as the program does. What is to be filled in is written in CAPITALS, optional parts in [ ]."""
+    words = [re.sub(r"^\[|\]$", "", word) for word in words]
+    if "--recipe" in words and not (ROOT / (recipe := words[words.index("--recipe") + 1])).is_file():
+        assert re.search(r"[A-Z$*]", recipe), f"no recipe {recipe} in: {line}"
+        del words[(i := words.index("--recipe")) : i + 2]
+    words = ["1" if re.fullmatch(r"[A-Z][A-Z0-9_]*", word) else word for word in words]
+    try:
+        parse(importlib.import_module(program).Settings, words)
+    except SystemExit as stop:
+        if stop.code:
+            pytest.fail(f"{program} does not understand: {line}")
+
+
+def test_commands_are_found_and_wrong_ones_refused() -> None:
+    assert commands("python -m advgan compare --eps 0.3 | tee log") == [("advgan.commands.compare", ["--eps", "0.3"])]
+    line = "V=1; accelerate launch --cpu train/advgan.py --epz 8/255 --output-dir RUN"
+    ((program, words),) = commands(line)
+    assert (program, words[:2]) == ("train.advgan", ["--epz", "8/255"])
+    with pytest.raises(pytest.fail.Exception, match="does not understand: V=1; accelerate"):
+        understood(program, words, line)
+
+
+def test_code_blocks_are_found() -> None:
+    text = "a\n\n    one  # 1\n\n    two\n\nb\n\n```sh\nthree\n```\n\n    four\n"
+    assert code(text) == [("", "one  # 1\n\ntwo"), ("sh", "three\n"), ("", "four")]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/concepts.md"])
+def test_its_python_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reader's own things where it speaks of them."""
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    blocks = [block for language, block in code((ROOT / name).read_text()) if language == "python"]
+    assert blocks
+    for block in blocks:
+        torch.manual_seed(0)
+        own = {
+            **{"x": torch.rand(20, 3, 8, 8), "y": torch.arange(20) % 4, "num_classes": 4},
+            **{"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)},
+            "your_network": nn.Sequential(nn.Flatten(), nn.Linear(192, 4)),
+        }
+        exec(compile(block, name, "exec"), own)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_listed(path: Path) -> None:
+    lines = (ROOT / "docs/recipes.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("| ") and f"`{path.name}`" in line.split(" | ")[0]]
+
+
+def test_the_citation() -> None:
+    """The fields that the Citation File Format 1.2.0 requires, and that they are ours."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert (citation["cff-version"], citation["license"]) == ("1.2.0", "MIT")
+    assert citation["version"] == importlib.import_module("advgan").__version__
+    (paper,) = citation["references"]
+    assert {"type", "title", "authors"} <= paper.keys()
+    assert "1801.02610" in paper["url"]

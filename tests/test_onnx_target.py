@@ -1,0 +1,121 @@
+"""--target model.onnx: onnxruntime answers by queries alone, whatever batch the file was made for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from advgan.attacks import fgsm, square
+from advgan.defenses import load_classifier
+from advgan.errors import InputError
+from advgan.targets import BlackBox
+
+X = torch.rand(7, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+W = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+
+
+def made(
+    path: Path,
+    *,
+    batch: int | str = "n",
+    size: int | str = 4,
+    softmax: bool = False,
+    dtype: int = TensorProto.FLOAT,
+    weights: np.ndarray = W,
+    labels: bool = False,
+    external: str = "",
+) -> str:
+    """A linear classifier of 4 x 4 images, as a file."""
+    w = numpy_helper.from_array(weights.astype(helper.tensor_dtype_to_np_dtype(dtype)), "w")
+    if external:
+        w.ClearField("raw_data")
+        w.data_location = TensorProto.EXTERNAL
+        w.external_data.add(key="location", value=external)
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["z"])]
+    last = "Softmax" if softmax else "Identity"
+    nodes.append(helper.make_node("ArgMax", ["z"], ["y"], axis=1) if labels else helper.make_node(last, ["z"], ["y"]))
+    answer = (TensorProto.INT64, [batch, 1]) if labels else (dtype, [batch, 3])
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("x", dtype, [batch, 1, size, size])],
+        [helper.make_tensor_value_info("y", *answer)],
+        [w],
+    )
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize("batch", [1, 4, "n"])
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [
+        ({}, 1e-5),
+        ({"softmax": True}, 1e-5),
+        ({"dtype": TensorProto.FLOAT16}, 2e-2),
+        ({"dtype": TensorProto.DOUBLE}, 1e-5),
+    ],
+)
+def test_it_answers_with_the_models_log_probabilities(
+    kind: dict[str, Any], tolerance: float, batch: int | str, tmp_path: Path
+) -> None:
+    box = load_classifier(made(tmp_path / "it.onnx", batch=batch, **kind))
+    expected = (X.flatten(1) @ torch.from_numpy(W)).log_softmax(1)
+    for n in (0, 1, 4, 7):
+        assert torch.allclose(box(X[:n]), expected[:n], atol=tolerance)
+    assert isinstance(box, BlackBox)
+    assert (box.image_shape, box.num_classes, box.queries) == ((1, 4, 4), 3, 12), "loading asks it nothing that counts"
+
+
+def test_attacks_by_scores_run_and_those_by_gradients_are_told(tmp_path: Path) -> None:
+    box, rng = load_classifier(made(tmp_path / "it.onnx")), torch.Generator().manual_seed(0)
+    y = box(X).argmax(1)
+    assert (box(square(box, X, y, eps=0.5, queries=30, rng=rng)).argmax(1) != y).any()
+    with pytest.raises(InputError, match="passes no gradient to its input"):
+        fgsm(box, X, y, eps=0.3)
+
+
+def test_its_identity_is_all_that_its_weights_are(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(W.tobytes())
+    path = made(tmp_path / "it.onnx", external="w.bin")
+    before = load_classifier(path)
+    assert torch.allclose(before(X), load_classifier(made(tmp_path / "inside.onnx"))(X))
+    (tmp_path / "w.bin").write_bytes((2 * W).tobytes())
+    assert load_classifier(path).identity != before.identity
+    (tmp_path / "deep").mkdir()
+    with pytest.raises(InputError, match=r"wants weights from \.\./w\.bin, expected them beside it"):
+        load_classifier(made(tmp_path / "deep/it.onnx", external="../w.bin"))
+
+
+def test_what_cannot_be_a_target_is_named(tmp_path: Path) -> None:
+    path = Path(made(tmp_path / "it.onnx"))
+    with pytest.raises(InputError, match="takes images of 1 x 4 x 4, got 3 x 4 x 4"):
+        load_classifier(str(path), image_shape=(3, 4, 4))
+    with pytest.raises(InputError, match="holds its own weights"):
+        load_classifier(str(path), "w.pt")
+    with pytest.raises(InputError, match="takes images of 1 x any x any and nobody says of which size"):
+        load_classifier(made(tmp_path / "any.onnx", size="s"))
+    with pytest.raises(InputError, match=r"any\.onnx cannot take images of shape \(1, 5, 5\)"):
+        load_classifier(str(tmp_path / "any.onnx"), image_shape=(1, 5, 5))
+    with pytest.raises(
+        InputError, match=r"must answer with scores, floats of shape \(n, classes\), got y tensor\(int64\)"
+    ):
+        load_classifier(made(tmp_path / "labels.onnx", labels=True))
+    with pytest.raises(InputError, match=r"nan\.onnx answers with NaN or infinity"):
+        load_classifier(made(tmp_path / "nan.onnx", weights=W * np.nan))(X)
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(InputError, match=r"cannot read .*it\.onnx: truncated, or no ONNX model"):
+        load_classifier(str(path))
+    model = onnx.load(tmp_path / "any.onnx")
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1]))
+    onnx.save(model, tmp_path / "two.onnx")
+    with pytest.raises(InputError, match=r"must take one input, images .*, got 2: x, mask"):
+        load_classifier(str(tmp_path / "two.onnx"))
