@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from accelerate import Accelerator
 
 from advgan import InputError, training
 from advgan.storage import write_aside, write_file
+from advgan.training import processes
 
 
 def test_a_failure_while_writing_leaves_what_was_there(tmp_path):
@@ -99,3 +102,39 @@ def test_what_cannot_train_two_networks_is_refused(monkeypatch, precision, argum
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
     with pytest.raises(InputError, match=message):
         training.start(**{"seed": 0, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("launcher", "torchrun"),
+    [
+        ("--cpu --num_processes 2 train/x.py", "--nproc-per-node 2 --standalone"),
+        (
+            "--cpu --num-machines=2 --machine_rank 1 --num_processes=4 --main_process_ip 10.0.0.1 train/x.py",
+            "--nproc-per-node 2 --nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 29500",
+        ),
+    ],
+)
+def test_the_processes_that_the_launcher_left_out_are_started(monkeypatch, launcher, torchrun):
+    started = []
+    parent = SimpleNamespace(cmdline=lambda: ["accelerate", "launch", *launcher.split()])
+    monkeypatch.setattr(processes.psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
+    monkeypatch.setattr(processes.os, "execv", lambda program, words: started.append(words))
+    monkeypatch.setattr(processes.os, "environ", {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "10.0.0.1"})
+    os.environ["MASTER_PORT"] = "29500"
+    monkeypatch.setattr(sys, "argv", ["train/x.py", "--eps", "0.1"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    processes._start_missing_processes()
+    assert " ".join(started[0][1:]) == f"-m torch.distributed.run {torchrun} train/x.py --eps 0.1"
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="advgan.__main__"))
+    processes._start_missing_processes()
+    assert " ".join(started[1][1:]).endswith(" -m advgan.__main__ --eps 0.1")
+
+
+def test_processes_that_do_not_divide_among_the_machines_are_refused(monkeypatch):
+    parent = SimpleNamespace(
+        cmdline=lambda: ["accelerate", "launch", "--cpu", "--num_machines", "2", "--num_processes", "3"]
+    )
+    monkeypatch.setattr(processes.psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
+    monkeypatch.setattr(processes.os, "environ", {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "10.0.0.1"})
+    with pytest.raises(InputError, match="as many processes on each of 2 machines, got 3 in all"):
+        processes._start_missing_processes()
