@@ -134,7 +134,7 @@ def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
 
 
 def test_a_copy_of_the_target_stays_as_it_is_and_another_guide_learns_on(advgan, words, target, classifier, tmp_path):
-    few = ["--max-steps", "4", "--flip"]
+    few = ["--max-steps", "4", "--flip", "--learning-rate", "1e-3"]
     for name, flags in {"copy": ["--guide"], "other": ["--guide-dir", str(classifier)]}.items():
         run(advgan.main, advgan.Settings, [*words, *few, *flags, "--output-dir", str(tmp_path / name)])
     copy, other = (Generator.from_pretrained(tmp_path / name).guide for name in ("copy", "other"))
@@ -143,7 +143,7 @@ def test_a_copy_of_the_target_stays_as_it_is_and_another_guide_learns_on(advgan,
     assert other.config == given.config
     assert fingerprint(other) != fingerprint(given)
     x = torch.rand(8, 1, 28, 28)
-    torch.testing.assert_close(other(x), given(x), atol=1.0, rtol=0)  # four steps on, it is still that classifier
+    torch.testing.assert_close(other(x), given(x), atol=0.5, rtol=0)  # four small steps on
 
 
 def test_one_generator_for_every_question_is_judged_on_each(advgan, words, tmp_path):

@@ -49,6 +49,7 @@ from advgan.targets.others import source_of
 from advgan.threat import Norm, check_class, check_eps
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
+GUIDE = 0.1  # share of the learning rate with which a guide learns on: with all of it, it forgets what it knew
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,9 @@ def main(settings: Settings) -> None:
         net.guide.load_state_dict(guide.state_dict())
         net.guide.requires_grad_(settings.guide_dir is not None)  # a small one learns on what the attack has to know
     discriminator = Discriminator(channels, settings.architecture)
-    learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    learned: list[dict[str, Any]] = [{"params": [p for n, p in net.named_parameters() if not n.startswith("guide.")]}]
+    if net.guide is not None and settings.guide_dir is not None:
+        learned.append({"params": net.guide.parameters(), "lr": GUIDE * settings.learning_rate})
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
     optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
     schedule = LambdaLR(optimizer_g, lambda step: training.one_cycle(step / total, settings.warmup))
