@@ -140,6 +140,19 @@ def test_a_call_goes_on_with_what_is_missing(
     assert (parts / "a.png").stat().st_mtime_ns == kept
 
 
+def test_a_picture_that_has_changed_is_answered_again(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    attack(photos, out, "--generator", generator)
+    before = contents(out)
+    Image.fromarray(255 - pixels(photos / "a.png").astype(np.uint8)).save(photos / "a.png")
+    attack(photos, out, "--generator", generator)
+    assert "4 of them by an earlier call" in capsys.readouterr().out
+    assert abs(pixels(out / "a.png") - pixels(photos / "a.png")).max() <= 20
+    assert {name for name, data in contents(out).items() if data != before[name]} == {"a.png"}
+
+
 def test_nothing_is_replaced_unasked(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,10 +10,10 @@ for before and after. Pictures are turned upright as their EXIF data say; transp
 or grey RGB, where the generator wants it so. A guided generator, and a target, take one size: --image-size resizes and
 crops to it.
 
-A call that was killed goes on with what is missing when it is made again, with the same settings. What is there is
-never replaced without --force. Exit codes: 0 all done; 2 bad input, nothing done; 3 some pictures were left out: the
-terminal and the manifest say which, and why. (accelerate launch makes 1 of each code but 0.) Several processes share
-the pictures, and give the files that one would have given.
+A call that was killed goes on with what is missing when it is made again, with the same settings; a picture that has
+changed since is answered again. What else is there is never replaced without --force. Exit codes: 0 all done; 2 bad
+input, nothing done; 3 some pictures were left out: the terminal and the manifest say which, and why. (accelerate launch
+makes 1 of each code but 0.) Several processes share the pictures, and give the files that one would have given.
 """
 
 from __future__ import annotations

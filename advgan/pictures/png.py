@@ -54,6 +54,15 @@ def finished(path: Path) -> dict[str, Any] | None:
     return {**record, "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def content_of(path: Path) -> str | None:
+    """The SHA-256 of a file's bytes; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
 def check_place(root: Path, name: str) -> Path:
     """Where the answer `name` goes below `root`. Raises InputError where a name or a link leads out of it."""
     path = root / name

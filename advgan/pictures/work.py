@@ -14,13 +14,16 @@ from advgan.data.ahead import Unreadable, decoded, grouped
 from advgan.errors import InputError
 from advgan.pictures.answers import Answers
 from advgan.pictures.find import Picture
-from advgan.pictures.png import check_place, finished, write_png
+from advgan.pictures.png import check_place, content_of, finished, write_png
 
 Row = dict[str, Any]  # a picture's line in the manifest
 
 
 def already(pictures: Sequence[Picture], answers: Answers, output_dir: Path) -> dict[str, Row]:
-    """The rows of the pictures whose answers are there, whole. Raises InputError for any other file in their place."""
+    """The rows of the pictures whose answers are there, whole; not of one that has changed since.
+
+    Raises InputError for any other file in their place.
+    """
     rows, foreign, mark = dict[str, Row](), list[Path](), answers.sha256
     for picture in pictures:
         path = check_place(output_dir, picture.output)
@@ -29,7 +32,7 @@ def already(pictures: Sequence[Picture], answers: Answers, output_dir: Path) -> 
         record = finished(path)
         if record is None or (record.get("input"), record.get("settings")) != (picture.name, mark):
             foreign.append(path)
-        elif "sha256" in record:
+        elif "sha256" in record and record.get("input_sha256") == content_of(picture.path):
             rows[picture.name] = _row(picture, record)
     if foreign:
         raise InputError(
@@ -81,7 +84,7 @@ def work(
 
 
 def _write(output_dir: Path, picture: Picture, pixels: np.ndarray, record: Row) -> Row:
-    path, record = check_place(output_dir, picture.output), {"input": picture.name, **record}
+    path, record = check_place(output_dir, picture.output), {**record, "input_sha256": content_of(picture.path)}
     return _row(picture, {**record, "sha256": write_png(path, pixels, record)})
 
 
