@@ -18,6 +18,7 @@ from advgan.errors import InputError
 from advgan.storage import write_aside
 
 FILES = ("config.json", "model.safetensors", "README.md")  # what a checkpoint is; the card may be missing
+DERIVED = ("generator.onnx", "generator.pt2")  # what advgan export makes of one: it goes with the weights
 TOKEN = "a token comes from `hf auth login` or the environment's HF_TOKEN"
 
 
@@ -105,6 +106,7 @@ def _free(folder: Path, force: bool) -> None:
         return
     if not force:
         raise InputError(f"{folder} is there: --force replaces a checkpoint")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.is_dir() else [folder]
+    known = (*FILES, *DERIVED)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in known) if folder.is_dir() else [folder]
     if others:
         raise InputError(f"{folder} holds more than a checkpoint ({others[0]}), expected another folder")

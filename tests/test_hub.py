@@ -52,6 +52,9 @@ def test_what_is_there_is_replaced_on_request_and_only_a_checkpoint(checkpoint: 
         hub.push(checkpoint, str(place))
     hub.push(checkpoint, str(place), force=True)
     assert (place / "README.md").read_text() == "# Another card\n"
+    (place / "generator.onnx").touch()  # of the weights that go
+    hub.pull(str(checkpoint), place, force=True)
+    assert names(place) == ["README.md", "config.json", "model.safetensors"]
     (place / "thesis.tex").touch()
     with pytest.raises(InputError, match=r"place holds more than a checkpoint \(thesis\.tex\)"):
         hub.pull(str(checkpoint), place, force=True)
