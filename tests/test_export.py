@@ -111,6 +111,24 @@ def test_the_name_must_be_the_formats(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "no generator in" in capsys.readouterr().err
 
 
+def test_the_format_is_the_outputs_and_the_hub_needs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def written(generator: object, path: Path, kind: str) -> list[export.Check]:
+        path.write_text(f"{generator} {kind}")
+        return []
+
+    monkeypatch.setattr(Generator, "from_pretrained", lambda source: source)
+    monkeypatch.setattr("advgan.commands.export.export_generator", written)
+    with pytest.raises(SystemExit):
+        main(["export", "hf://user/model"])
+    assert "hf://user/model is no folder to write to, expected --output FILE" in capsys.readouterr().err
+    main(["export", "hf://user/model", "--output", str(tmp_path / "g.pt2")])
+    assert (tmp_path / "g.pt2").read_text() == "hf://user/model pt2"
+    main(["export", str(tmp_path)])
+    assert (tmp_path / "generator.onnx").read_text() == f"{tmp_path} onnx"
+
+
 def test_speed_puts_onnxruntime_beside_pytorch(digits: Path, classifier: Path, tmp_path: Path) -> None:
     from eval import speed
 

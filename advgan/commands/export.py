@@ -2,7 +2,7 @@
 
     advgan export checkpoints/mnist-c-generator
     advgan export RUN --format pt2
-    advgan export RUN --output attack.onnx
+    advgan export hf://USER/MODEL --output attack.onnx
 
 The file takes images in [0, 1], any number, of any size (a generator with a guide: of its guide's), and answers with
 adversarial ones; ball and box are inside it. Before it is kept it is compared with PyTorch on several of both.
@@ -17,6 +17,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from advgan.errors import InputError
 from advgan.export import Check, Format, export_generator
 from advgan.generator import Generator
 
@@ -25,21 +26,25 @@ from advgan.generator import Generator
 class Settings:
     """What is exported, and where to."""
 
-    directory: tyro.conf.Positional[Path]
-    """A generator's folder, or the run that holds it"""
+    directory: tyro.conf.Positional[str]
+    """A generator's folder, a run that holds one, or hf://USER/MODEL"""
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""
-    format: Format = "onnx"
-    """onnx, for onnxruntime and what else reads it, or pt2, for torch.export.load and torch's compilers"""
+    format: Format | None = None
+    """onnx, for onnxruntime and what else reads it, or pt2, for torch.export.load and torch's compilers; None: what
+    --output ends in, onnx without one"""
     output: Path | None = None
-    """The file, which is replaced if it is there; None: generator.onnx or generator.pt2 in the directory"""
+    """The file, which is replaced if it is there; None: generator.onnx or generator.pt2 in the folder"""
 
 
 def main(settings: Settings) -> None:
+    if settings.output is None and settings.directory.startswith("hf://"):
+        raise InputError(f"{settings.directory} is no folder to write to, expected --output FILE, got none")
     generator = Generator.from_pretrained(settings.directory)
-    output = settings.output or settings.directory / f"generator.{settings.format}"
-    checks = export_generator(generator, output, settings.format)
-    Console(width=80).print(table(checks, settings.format))
+    kind: Format = settings.format or ("pt2" if settings.output and settings.output.suffix == ".pt2" else "onnx")
+    output = settings.output or Path(settings.directory) / f"generator.{kind}"
+    checks = export_generator(generator, output, kind)
+    Console(width=80).print(table(checks, kind))
     print(f"exported     {output} ({output.stat().st_size / 1e6:.2f} MB)")
 
 
