@@ -107,6 +107,21 @@ def test_the_targets_view_before_and_after(classifier: Path, digits: Path, tmp_p
                 assert float(row[f"{when}_confidence"]) == pytest.approx(p.max().item(), abs=1e-3)
 
 
+def test_a_black_box_looks_on_and_is_asked_about_the_pictures_alone(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bb.py").write_text(
+        "from advgan.targets import BlackBox\n\n\ndef box():\n"
+        "    return BlackBox(lambda x: (x.mean((1, 2, 3)) > 0.5).long(), 2, 'labels', budget=2)\n"
+    )
+    words = (photos / "a.png", tmp_path / "out", "--generator", generator, "--target", f"{tmp_path}/bb.py:box")
+    attack(*words, code=2)
+    assert "does not say which images it takes: say --image-size" in capsys.readouterr().err
+    attack(*words, "--image-size", 20)
+    bright = str(int(pixels(photos / "a.png").mean() > 127.5))
+    assert rows(tmp_path / "out")["a.png"]["before_class"] == bright
+
+
 def test_names_of_classes(classifier: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def named(*words: object, **known: object) -> object:
         model = load_classifier(*words, **known)  # type: ignore[arg-type]
@@ -318,6 +333,14 @@ def test_answers_within_the_pictures_are_not_attacked_again(photos: Path) -> Non
         (out / name).with_suffix(".png").touch()
     assert [picture.name for picture in find(str(photos), out)] == names
     assert [picture.name for picture in find(f"{photos}/**/*", out)] == names
+
+
+def test_every_kind_that_is_decoded_is_found(tmp_path: Path) -> None:
+    for kind in ("GIF", "PPM", "BMP", "WEBP", "TIFF", "PNG", "JPEG"):
+        for ending in (ending for ending, name in Image.registered_extensions().items() if name == kind):
+            (tmp_path / f"{kind}{ending}").touch()
+    found = {picture.path.suffix for picture in find(str(tmp_path), tmp_path / "out")}
+    assert found >= {".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 
 
 def test_two_pictures_that_would_become_one_keep_their_endings(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ import torch
 import tyro
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 
 from advgan import training
 from advgan.defenses import load_classifier
@@ -37,7 +38,7 @@ from advgan.pictures.work import Row, left_out
 from advgan.report.names import csv_text
 from advgan.settings import Real, as_recipe, load_recipe, settings_file, write_settings
 from advgan.storage import write_file
-from advgan.targets import ImageShape, check_target
+from advgan.targets import BlackBox, ImageShape, check_target
 
 SKIPPED = 3  # the exit code where pictures were left out
 FREE = {"force", "batch_size", "threads"}  # what a call that goes on may change
@@ -129,15 +130,25 @@ def load(settings: Settings, accelerator: Accelerator) -> Answers:
         raise InputError(f"target_weights need a target, got {settings.target_weights} alone")
     if settings.target is not None:
         shape = shape or (None if guide is None else guide.image_shape)
-        model = load_classifier(settings.target, settings.target_weights, image_shape=shape)
-        sample = torch.rand(2, *model.image_shape, generator=torch.Generator().manual_seed(0))
-        target = check_target(model, sample, model.num_classes).to(accelerator.device).eval()
-        if target is not model:  # a two-class model with one logit was wrapped
-            for name in ("name", "image_shape", "num_classes", "classes"):
-                setattr(target, name, getattr(model, name, None))
+        target = onlooker(settings.target, settings.target_weights, shape).to(accelerator.device).eval()
     y_target = generator.y_target if settings.y_target is None else class_of(settings.y_target, target)
     eps = generator.threat.eps if settings.eps is None else settings.eps
     return Answers(generator.to(accelerator.device), eps, y_target, settings.seed, target)
+
+
+def onlooker(name: str, weights: Path | None, shape: ImageShape | None) -> nn.Module:
+    """The target, for images of `shape` (None: of its own). Raises InputError for one that cannot be asked."""
+    model = load_classifier(name, weights, image_shape=shape)
+    if model.image_shape is None:
+        raise InputError(f"the target {name} does not say which images it takes: say --image-size")
+    if isinstance(model, BlackBox):
+        return model  # each of its answers is checked, and each question may cost
+    sample = torch.rand(2, *model.image_shape, generator=torch.Generator().manual_seed(0))
+    target = check_target(model, sample, model.num_classes)
+    if target is not model:  # a two-class model with one logit was wrapped
+        for word in ("name", "image_shape", "num_classes", "classes"):
+            setattr(target, word, getattr(model, word, None))
+    return target
 
 
 def agree(settings: Settings) -> None:
