@@ -341,3 +341,21 @@ def test_side_by_side_in_one_table(
     assert rows["foolbox:L2DeepFoolAttack:steps=5"]["protocol"] == "minimal-norm"
     shown = capsys.readouterr().out
     assert all(word in shown for word in words)
+
+
+def test_what_needs_gradients_of_a_model_that_only_answers_is_a_failed_row(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "box.py").write_text(
+        "import numpy as np\n"
+        "from advgan.targets import BlackBox\n"
+        "box = BlackBox(lambda x: np.eye(3)[(x.numpy().mean((1, 2, 3)) > 0.25).astype(int)], 3)\n"
+    )
+    words = ["--dataset", "folder", "--data-dir", digits, "--target", f"{tmp_path / 'box.py'}:box", "--eps", 0.2]
+    words += ["--max-samples", 8, "--threads", 1, "--output-dir", tmp_path / "out"]
+    words += ["--attacks", "noise-sign", "fgsm", "torchattacks:FGSM"]
+    run(compare.main, compare.Settings, [str(word) for word in words])
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [(row["attack"], row["status"].split(":")[0]) for row in rows] == [
+        ("noise-sign", "ok"),
+        ("fgsm", "failed"),
+        ("torchattacks:FGSM", "failed"),
+    ]

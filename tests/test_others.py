@@ -369,6 +369,32 @@ def test_a_file_that_cannot_be_read_is_told_with_its_line(tmp_path):
         load_target(f"{tmp_path / 'b.py'}:f")
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("net.classes = list(range(3))", r"classes of .*net.py:net must be a sequence of str, .* got \[0, 1, 2\]"),
+        ("net.classes = {0: 'cat', 1: 'dog', 2: 'frog'}", r"classes of .* sequence of str, .* got \{0: 'cat'"),
+        ("net.classes = 'abc'", r"classes of .* must be a sequence of str, .* got 'abc'"),
+        ("net.image_shape = 28", r"image_shape of .*net.py:net must be three positive ints .* got 28"),
+        ("net.image_shape = (28, 28)", r"image_shape of .* three positive ints .* got \(28, 28\)"),
+        ("net.image_shape = (1, 0, 28)", r"image_shape of .* three positive ints .* got \(1, 0, 28\)"),
+        ("net.linear = nn.LazyLinear(3)", r"linear.weight of .*net.py:net is not initialised yet"),
+    ],
+)
+def test_what_a_model_says_of_itself_is_checked(file, line, message):
+    file.write_text(f"{NET}{line}\n")
+    with pytest.raises(InputError, match=message):
+        load_target(f"{file}:net", image_shape=(1, 28, 28))
+
+
+@pytest.mark.parametrize("answer", ['{"logits": z, "features": x}', "(z,)", "types.SimpleNamespace(logits=z)"])
+def test_logits_are_found_in_what_a_model_answers(file, answer):
+    body = f"    def forward(self, x):\n        z = super().forward(x)\n        return {answer}\n"
+    file.write_text(f"{NET}import types\nclass Wrapped(Net):\n{body}")
+    target, x = load_target(f"{file}:Wrapped"), torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(target(x), 2 * target.model.linear(x.flatten(1)))
+
+
 def test_class_names_must_be_as_many_as_logits(file):
     file.write_text(NET.replace('"middle", ', ""))
     with pytest.raises(InputError, match="has 3 logits, expected as many class names, got 2"):

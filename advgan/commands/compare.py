@@ -116,7 +116,8 @@ def main(settings: Settings) -> None:
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    if not settings.attacks and any(isinstance(undefended(each.victim.model), BlackBox) for each in targets):
+    queried = [isinstance(undefended(each.victim.model), BlackBox) for each in targets]
+    if not settings.attacks and any(queried):
         specs = [spec for spec in specs if spec.access != "gradients"]  # there are none
     surrogate = None
     if settings.surrogate:
@@ -131,7 +132,9 @@ def main(settings: Settings) -> None:
         trained.generator.to(device).perturb(x[:1])  # what it cannot take, it says now
     for spec, threat in product((*specs, *checks), balls):
         if not (spec.name == "advgan" and (first is None or unfit(first, threat, y_target))):
-            bind(spec, targets[0].victim.model, threat, y_target, generator=first)(x[:0], y[:0])  # and a bad setting
+            attack = bind(spec, targets[0].victim.model, threat, y_target, generator=first)
+            if not (queried[0] and spec.access == "gradients"):  # there are none: a failed row each, and the rest runs
+                attack(x[:0], y[:0])  # and a bad setting
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
     if accelerator.is_main_process:
         write_settings(settings, settings.output_dir)

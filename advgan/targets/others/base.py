@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class Other(nn.Module):
     classes      the names of its classes, in the order of its logits, where it knows them
     identity     what tells it from another one where its weights cannot be seen: a file's SHA-256, an address
 
-    An answer with `.logits` (transformers) is that tensor.
+    What `model` answers is read by `logits_of`.
     """
 
     mean: Tensor
@@ -64,8 +64,17 @@ class Other(nn.Module):
         if x.shape[1] == 1 != self.channels:
             x = x.expand(-1, self.channels, -1, -1)
         answer = self.model((x - self.mean) / self.std if self.normalises else x)
-        logits: Tensor = getattr(answer, "logits", answer)
+        logits: Tensor = logits_of(answer)
         return logits
+
+
+def logits_of(answer: Any) -> Any:
+    """The logits in what a model answers: its `.logits` (transformers), a dict's "logits", a tuple's one tensor."""
+    if isinstance(answer, Mapping):
+        return answer.get("logits", answer)
+    if isinstance(answer, (tuple, list)) and len(answer) == 1:
+        return answer[0]
+    return getattr(answer, "logits", answer)
 
 
 def ready(

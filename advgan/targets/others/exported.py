@@ -10,7 +10,6 @@ number of images is given its batches in such parts. Nothing in the file is unpi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from advgan.errors import InputError
 from advgan.targets.base import ImageShape
 from advgan.targets.others.archive import checked
-from advgan.targets.others.base import Other
+from advgan.targets.others.base import Other, logits_of
 from advgan.targets.others.signature import Signature, check_alone, sha256
 
 
@@ -38,11 +37,7 @@ class Program(nn.Module):
         return self.signature.run(self._answer, x)
 
     def _answer(self, x: Tensor) -> Tensor:
-        answer: Any = self.graph(x)
-        if isinstance(answer, dict):
-            answer = answer.get("logits", answer)
-        elif isinstance(answer, (tuple, list)) and len(answer) == 1:
-            answer = answer[0]
+        answer = logits_of(self.graph(x))
         if not isinstance(answer, Tensor):
             raise InputError(
                 f"{self.signature.file} must answer with one tensor, or a dict with logits, got {type(answer)}"

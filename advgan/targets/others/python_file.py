@@ -11,14 +11,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import reprlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from advgan.errors import InputError, did_you_mean, reason
 from advgan.targets.base import ImageShape
@@ -53,6 +55,7 @@ def load(
         model = factory if isinstance(factory, nn.Module) else factory(**_asked_for(factory, given))
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} must return an nn.Module, got {type(model).__name__}")
+    _check(model, name)
     if weights is not None:
         own = weights_file(Path(weights))
         fill(model, read_state(own), own, name)
@@ -62,6 +65,31 @@ def load(
         model.name, model.image_shape, model.identity = name, model.image_shape or image_shape, about["identity"]
         return model
     return ready(model, name, tuple(natural), image_shape, code=file, **about)
+
+
+def _check(model: nn.Module, name: str) -> None:
+    """Raise InputError for `image_shape` or `classes` that are none, and for parameters that have no shape yet."""
+    shape, classes = getattr(model, "image_shape", None), getattr(model, "classes", None)
+    if shape is not None and not (
+        isinstance(shape, Sequence) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
+    ):
+        raise InputError(
+            f"image_shape of the model of {name} must be three positive ints (channels, height, width), got "
+            f"{reprlib.repr(shape)}"
+        )
+    if classes is not None and (
+        not isinstance(classes, Sequence) or isinstance(classes, str) or not all(isinstance(c, str) for c in classes)
+    ):
+        raise InputError(
+            f"classes of the model of {name} must be a sequence of str, as many as it has logits, got "
+            f"{reprlib.repr(classes)}"
+        )
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise InputError(
+                f"{key} of the model of {name} is not initialised yet: expected a factory that gives its model an "
+                "image once, so that its lazy layers know their size"
+            )
 
 
 def _import(file: Path) -> ModuleType:
