@@ -38,6 +38,7 @@ from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, evaluate
+from advgan.evaluation.admission import check_gradients
 from advgan.evaluation.entrants import Target, Trained, load_generators, load_targets, radii, unfit
 from advgan.report.progress import Begin, cell_progress
 from advgan.report.sweeps.amortisation import findings, grids, write_amortisation
@@ -140,6 +141,7 @@ def main(settings: Settings) -> None:
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     named = ([settings.target], [] if weights is None else [weights])
     (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
+    check_gradients(target.victim.model)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for each in trained:

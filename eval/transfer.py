@@ -33,6 +33,7 @@ from advgan.data import load_data
 from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim, environment, wilson
+from advgan.evaluation.admission import check_gradients
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, radii, unfit
 from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
@@ -120,6 +121,10 @@ def main(settings: Settings) -> None:
     victims = {label: target.victim for label, target in known.items()}
     for each in (spec, *curve_specs):
         bind(each, targets[0].victim.model, ball, y_target)  # what cannot be, it says now
+    if any(each.access == "gradients" for each in (spec, *curve_specs)):
+        for label, victim in victims.items():
+            if label != settings.victim:  # all the others are sources
+                check_gradients(victim.model)
     pairs = chosen_pairs(settings.pair, settings.victim, list(victims))
     if not balls or not curve_specs:
         raise InputError(f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and {len(balls)}")

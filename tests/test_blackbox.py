@@ -15,6 +15,7 @@ from advgan.attacks.registry import bind
 from advgan.data import load_data
 from advgan.errors import InputError
 from advgan.evaluation import evaluate
+from advgan.evaluation.admission import check_gradients
 from advgan.targets import BlackBox, OutOfQueries, check_target, load_target
 from advgan.targets.blackbox import FLOOR
 from advgan.threat import Threat
@@ -154,3 +155,9 @@ def test_the_harness_takes_it_for_a_target(target: nn.Module, bars: tuple[Tensor
     row = evaluate(bind("square:queries=20", spent, threat, rng=rng), spent, x, y, threat).row
     assert row["status"].startswith("failed: OutOfQueries: the black box may be asked about 60 images")
     assert spent.queries <= 60
+
+
+def test_what_needs_gradients_refuses_it() -> None:
+    check_gradients(torch.nn.Linear(2, 2))
+    with pytest.raises(InputError, match="the black box only answers queries, without a gradient"):
+        check_gradients(BlackBox(lambda x: x, 2))

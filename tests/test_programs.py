@@ -63,6 +63,14 @@ def test_a_changed_one_runs_anew_and_so_does_what_takes_its_run(started: list[li
     assert len(started) == 5
 
 
+def test_another_guide_is_another_run_and_so_is_one_trained_anew(tmp_path: Path) -> None:
+    def last(guide: str, *more: object) -> str:
+        text = f"train/advgan.py --guide-dir {tmp_path / guide} --output-dir {tmp_path / 'b'}"
+        return parse_commands([line(tmp_path / "a", *more), text])[-1].sha256
+
+    assert len({last("a"), last("a"), last("other"), last("a", "--epochs", 3)}) == 3
+
+
 def test_an_interrupted_one_goes_on_and_what_was_made_stays(started: list[list[str]], tmp_path: Path) -> None:
     lines = [line(tmp_path / "a"), line(tmp_path / "b", "--epochs", 666)]
     with pytest.raises(SystemExit, match=r"train/classifier.py ended with exit code 1"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from advgan import Generator, losses
 from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.discriminator import Discriminator
 from advgan.settings import run
-from advgan.targets import fingerprint, load_target
+from advgan.targets import fingerprint, load_target, save_target
 
 from .conftest import ROOT, Run, environment
 
@@ -144,6 +145,31 @@ def test_a_copy_of_the_target_stays_as_it_is_and_another_guide_learns_on(advgan,
     assert fingerprint(other) != fingerprint(given)
     x = torch.rand(8, 1, 28, 28)
     torch.testing.assert_close(other(x), given(x), atol=0.5, rtol=0)  # four small steps on
+
+
+def test_a_guide_has_classes_of_its_own_and_a_run_goes_on_with_the_same(advgan, words, classifier, tmp_path, capsys):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 4))\n"
+        "    model.classes = ('top', 'zebra', 'middle', 'bottom')\n"
+        "    return model\n"
+    )
+    where = [word for word in words if not word.startswith("--target-weights")]
+    where.remove(words[words.index("--target-weights") + 1])
+    where += ["--target", f"{tmp_path / 'net.py'}:net"]
+    anew, moved = load_target("mnist-tutorial", classifier), tmp_path / "moved"
+    shutil.copytree(classifier, moved)
+    next(anew.parameters()).data.neg_()
+    save_target(anew, tmp_path / "anew", "# Another guide")
+    for target, name in ((where, "four"), (words, "three")):
+        given = [*target, "--max-steps", "4", "--output-dir", str(tmp_path / name)]
+        run(advgan.main, advgan.Settings, [*given, "--guide-dir", str(classifier)])
+        assert Generator.from_pretrained(tmp_path / name).guide.num_classes == 3
+    run(advgan.main, advgan.Settings, [*given, "--guide-dir", str(moved), "--resume"])  # only where it lies is new
+    with pytest.raises(SystemExit):
+        run(advgan.main, advgan.Settings, [*given, "--guide-dir", str(tmp_path / "anew"), "--resume"])
+    assert "but guide_sha256 was" in capsys.readouterr().err
 
 
 def test_one_generator_for_every_question_is_judged_on_each(advgan, words, tmp_path):

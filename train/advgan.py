@@ -35,7 +35,7 @@ from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import adaptive, load_classifier, reseed, suspicious, undefended, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
-from advgan.evaluation.admission import admitted
+from advgan.evaluation.admission import admitted, check_gradients
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
 from advgan.game import EVASION, Asked, Game, ask, discriminator_step, generator_step, slices
 from advgan.generator import Architecture, Generator
@@ -44,7 +44,7 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
-from advgan.targets import BlackBox, fingerprint
+from advgan.targets import fingerprint
 from advgan.targets.others import source_of
 from advgan.threat import Norm, check_class, check_eps
 
@@ -169,10 +169,7 @@ def main(settings: Settings) -> None:
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     loaded = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
-    if isinstance(undefended(loaded), BlackBox):
-        raise InputError(
-            f"{loaded.name} only answers queries, without a gradient: train/substitute.py attacks such targets"
-        )
+    check_gradients(loaded)
     share = share_of(settings, accelerator.num_processes)
     target, data = admitted(loaded, data)
     check_class(settings.y_target, data.num_classes)
@@ -186,8 +183,10 @@ def main(settings: Settings) -> None:
         training.checkpointed(classifier)
 
     guide = classifier if settings.guide else None
+    digests = {"target_sha256": fingerprint(target), "guide_sha256": None}
     if settings.guide_dir is not None:
-        guide = undefended(load_classifier(str(settings.guide_dir), image_shape=shape, num_classes=data.num_classes))
+        guide = undefended(load_classifier(str(settings.guide_dir), image_shape=shape))  # of classes of its own
+        digests["guide_sha256"] = fingerprint(guide)  # before it learns on
 
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     some, _ = next(data.train.first(512).batches(512))
@@ -220,7 +219,7 @@ def main(settings: Settings) -> None:
         history=[],
         passes=[],
         said=[],
-        settings=training.plain(settings) | {"target_sha256": fingerprint(target)},
+        settings=training.plain(settings) | digests,
     )
     generator, discriminator, optimizer_g, optimizer_d = accelerator.prepare(
         net, discriminator, optimizer_g, optimizer_d

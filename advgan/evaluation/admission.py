@@ -9,6 +9,7 @@ from torch import nn
 
 from advgan.data import Data, relabel
 from advgan.defenses import undefended
+from advgan.errors import InputError
 from advgan.targets import BlackBox, check_normalised, check_target
 
 
@@ -27,6 +28,15 @@ def admitted(model: Any, data: Data) -> tuple[nn.Module, Data]:
     if not getattr(plain, "normalises", True):
         check_normalised(target, x, y)
     return target, data
+
+
+def check_gradients(model: Any) -> None:
+    """Raise InputError for a target that only answers queries: nothing by gradients is made on it."""
+    plain = undefended(model)
+    if isinstance(plain, BlackBox):
+        raise InputError(
+            f"{plain.name} only answers queries, without a gradient: train/substitute.py attacks such targets"
+        )
 
 
 def said_of(model: Any) -> tuple[Sequence[str] | None, int, str]:
