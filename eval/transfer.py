@@ -122,9 +122,9 @@ def main(settings: Settings) -> None:
     for each in (spec, *curve_specs):
         bind(each, targets[0].victim.model, ball, y_target)  # what cannot be, it says now
     if any(each.access == "gradients" for each in (spec, *curve_specs)):
-        for label, victim in victims.items():
-            if label != settings.victim:  # all the others are sources
-                check_gradients(victim.model)
+        for target in targets:
+            if target.victim.label != settings.victim:  # all the others are sources
+                check_gradients(target.victim.model)
     pairs = chosen_pairs(settings.pair, settings.victim, list(victims))
     if not balls or not curve_specs:
         raise InputError(f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and {len(balls)}")
