@@ -131,7 +131,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         padded = F.pad(seen, (0, -w % self.multiple, 0, -h % self.multiple), mode="replicate")
         wanted = logits = None
         if self.guide is not None:
-            logits = self.guide(x).float()
+            with torch.no_grad():
+                logits = self.guide(x).float()
         if self.wanted is not None:
             wanted = self.wanted(
                 x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target,

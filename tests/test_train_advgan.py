@@ -134,17 +134,14 @@ def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
     assert "toward class 1" in (tmp_path / "generator" / "README.md").read_text()
 
 
-def test_a_copy_of_the_target_stays_as_it_is_and_another_guide_learns_on(advgan, words, target, classifier, tmp_path):
-    few = ["--max-steps", "4", "--flip", "--learning-rate", "1e-3"]
-    for name, flags in {"copy": ["--guide"], "other": ["--guide-dir", str(classifier)]}.items():
-        run(advgan.main, advgan.Settings, [*words, *few, *flags, "--output-dir", str(tmp_path / name)])
-    copy, other = (Generator.from_pretrained(tmp_path / name).guide for name in ("copy", "other"))
-    assert fingerprint(copy) == fingerprint(load_target("mnist-c", target))
-    given = load_target("mnist-tutorial", classifier)
-    assert other.config == given.config
-    assert fingerprint(other) != fingerprint(given)
-    x = torch.rand(8, 1, 28, 28)
-    torch.testing.assert_close(other(x), given(x), atol=0.5, rtol=0)  # four small steps on
+def test_a_guide_stays_as_it_is_the_targets_copy_or_another(advgan, words, target, classifier, tmp_path):
+    own, other = load_target("mnist-c", target), load_target("mnist-tutorial", classifier)
+    for flags, given in ((["--guide"], own), (["--guide-dir", str(classifier)], other)):
+        directory = tmp_path / given.name
+        run(advgan.main, advgan.Settings, [*words, "--max-steps", "4", *flags, "--output-dir", str(directory)])
+        guide = Generator.from_pretrained(directory).guide
+        assert guide.config == given.config
+        assert fingerprint(guide) == fingerprint(given)
 
 
 def test_a_guide_has_classes_of_its_own_and_a_run_goes_on_with_the_same(advgan, words, classifier, tmp_path, capsys):

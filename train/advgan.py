@@ -30,7 +30,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
 from advgan.data import load_data, steps_per_epoch, training_batches
-from advgan.data.augment import augment
 from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses import adaptive, load_classifier, reseed, suspicious, undefended, weights_of
 from advgan.discriminator import Discriminator
@@ -49,7 +48,6 @@ from advgan.targets.others import source_of
 from advgan.threat import Norm, check_class, check_eps
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
-GUIDE = 0.1  # share of the learning rate with which a guide learns on: with all of it, it forgets what it knew
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,8 @@ class Settings:
     """Give the generator a frozen copy of the target, a built-in one, so that it knows what the clean image is taken
     for"""
     guide_dir: Path | None = None
-    """The same with a saved classifier in the target's place, which learns on: a small one (quick) costs less"""
+    """The same with a saved classifier in the target's place: a smaller one (quick) costs less, and any target may be
+    attacked"""
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Where generator/, discriminator/, state/ and logs/ go"""
     resume: bool = False
@@ -118,8 +117,6 @@ class Settings:
     """Adversarial loss on the target's logits"""
     kappa: Real = 5.0
     """Margin that the adversarial loss asks for (form margin)"""
-    flip: bool = False
-    """Mirror every other training image (photographs, not digits)"""
     gan: losses.GAN = "least-squares"
     """Form of the GAN loss"""
     alpha: Real = 0.1
@@ -203,11 +200,8 @@ def main(settings: Settings) -> None:
     )  # fmt: skip
     if net.guide is not None and guide is not None:
         net.guide.load_state_dict(guide.state_dict())
-        net.guide.requires_grad_(settings.guide_dir is not None)  # a small one learns on what the attack has to know
     discriminator = Discriminator(channels, settings.architecture)
-    learned: list[dict[str, Any]] = [{"params": [p for n, p in net.named_parameters() if not n.startswith("guide.")]}]
-    if net.guide is not None and settings.guide_dir is not None:
-        learned.append({"params": net.guide.parameters(), "lr": GUIDE * settings.learning_rate})
+    learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
     optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
     schedule = LambdaLR(optimizer_g, lambda step: training.one_cycle(step / total, settings.warmup))
@@ -248,11 +242,6 @@ def main(settings: Settings) -> None:
         task = bar.add_task("advgan", total=total, completed=record["step"], figures="")
         for x, y in batches:
             began = time.perf_counter()
-            if settings.flip:
-                x = augment(
-                    x, shift=0, flip=True, seed=settings.seed, step=record["step"],
-                    rank=accelerator.process_index, world=accelerator.num_processes,
-                )  # fmt: skip
             x, y = x.to(accelerator.device), y.to(accelerator.device)
             if settings.noise:  # every image twice, each with noise of its own: what `sameness` compares
                 x, y = (each[::2].repeat_interleave(2, dim=0)[: len(each)] for each in (x, y))
