@@ -39,10 +39,9 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     eps_min        each answer keeps to the radius that is asked for, from `eps_min` to `eps`; None: made for `eps`
     noise          length of a vector z, from which one image gets many different answers; 0: one answer
     universal      one perturbation for all images: a learned picture takes the image's place as the network's input
-    guide          a classifier inside the generator, whose answer to the clean image modulates every block: the
-                   config.json of a built-in target (its weights are among the generator's; a copy of the target is
-                   frozen, another may learn on). Without one a generator tends to push all images into one class, and
-                   leaves those that are of that class already.
+    guide          a classifier inside the generator, whose frozen answer to the clean image modulates every block: the
+                   config.json of a built-in target (its weights are among the generator's). Without one a generator
+                   tends to push all images into one class, and leaves those that are of that class already.
 
     Raises InputError for an impossible ball or size.
     """
