@@ -183,7 +183,7 @@ def main(settings: Settings) -> None:
     digests = {"target_sha256": fingerprint(target), "guide_sha256": None}
     if settings.guide_dir is not None:
         guide = undefended(load_classifier(str(settings.guide_dir), image_shape=shape))  # of classes of its own
-        digests["guide_sha256"] = fingerprint(guide)  # before it learns on
+        digests["guide_sha256"] = fingerprint(guide)
 
     total = settings.max_steps or settings.epochs * steps_per_epoch(data.train, settings.batch_size)
     some, _ = next(data.train.first(512).batches(512))
