@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def summary(folder: Path) -> dict[str, Any]:
         with safe_open(folder / "model.safetensors", framework="np") as weights:
             sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     except (ValueError, SafetensorError, OSError) as error:  # neither JSON nor text is a ValueError
-        raise InputError(f"the checkpoint in {folder} is damaged: {' '.join(str(error).split())}") from None
+        raise InputError(f"the checkpoint in {folder} is damaged: {reason(error)}") from None
     if not isinstance(config, dict):
         raise InputError(f"the checkpoint in {folder} is damaged: config.json must hold an object, got {config!r:.60}")
     return {**config, "parameters": f"{sum(math.prod(shape) for shape in sizes):,}"}

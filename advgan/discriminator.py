@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 from advgan.generator import Architecture
 from advgan.networks import InstanceNorm
 from advgan.storage import write_aside
@@ -84,6 +84,5 @@ class Discriminator(nn.Module):
             found = cls(**json.loads((folder / "config.json").read_text()))
             found.load_state_dict(read_weights(folder / "model.safetensors"))
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(f"the discriminator in {folder} is damaged: {reason}") from None
+            raise InputError(f"the discriminator in {folder} is damaged: {reason(error)}") from None
         return found.eval().requires_grad_(False)

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 from advgan.networks import PaperNetwork, PatchNetwork, UNet, Wanted
 from advgan.storage import write_aside
 from advgan.targets import build_target
@@ -263,14 +263,10 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 )
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             if local:
-                raise InputError(f"no generator in {folder}: {_first_line(error)}") from None
-            raise InputError(f"no generator at {source}: the Hub does not give it ({_first_line(error)})") from None
+                raise InputError(f"no generator in {folder}: {reason(error)}") from None
+            raise InputError(f"no generator at {source}: the Hub does not give it ({reason(error)})") from None
         except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-            raise InputError(f"the generator in {source} is damaged: {_first_line(error)}") from None
+            raise InputError(f"the generator in {source} is damaged: {reason(error)}") from None
         except (RuntimeError, TypeError) as error:
-            raise InputError(f"{source} is not a generator of this architecture: {_first_line(error)}") from None
+            raise InputError(f"{source} is not a generator of this architecture: {reason(error)}") from None
         return generator.eval()
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

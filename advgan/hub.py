@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 )
 
 from advgan.checkpoints import summary
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 from advgan.storage import write_aside
 
 FILES = ("config.json", "model.safetensors", "README.md")  # what a checkpoint is; the card may be missing
@@ -87,10 +87,9 @@ def refused(repo: str, error: Exception) -> Exception:
         return InputError(f"the Hub does not let you at {repo} ({status}): {TOKEN}")
     if isinstance(error, RepositoryNotFoundError):
         return InputError(f"the Hub has no {repo}, or does not show it to you: {TOKEN}")
-    reason = " ".join(str(error).split())[:160]
     if status is None:
-        return InputError(f"the Hub cannot be reached for {repo} ({reason}); a folder works offline: ./model")
-    return InputError(f"the Hub refuses {repo} ({status}: {reason})")
+        return InputError(f"the Hub cannot be reached for {repo} ({reason(error)}); a folder works offline: ./model")
+    return InputError(f"the Hub refuses {repo} ({status}: {reason(error)})")
 
 
 def _copy(source: Path, folder: Path, force: bool) -> None:

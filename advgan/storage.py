@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -29,6 +30,15 @@ def write_aside(directory: Path, write: Callable[[Path], Any]) -> None:
         if old.exists() and not directory.exists():
             old.rename(directory)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 of what is in the files, one after the other, read in parts. Raises OSError for one that cannot be."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: found)
+    return found.hexdigest()
 
 
 def write_file(path: Path, content: str | bytes) -> None:

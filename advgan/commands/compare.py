@@ -25,9 +25,10 @@ from advgan.analysis import summary
 from advgan.attacks import ATTACKS, Spec, bind, parse_attack
 from advgan.data import load_data
 from advgan.data.flags import DataDir, Dataset, ImageSize
-from advgan.defenses import is_directory, undefended
+from advgan.defenses import needs_weights
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
+from advgan.evaluation.admission import only_answers
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
 from advgan.evaluation.sharing import share_cells
 from advgan.report.comparison import Comparison
@@ -36,8 +37,6 @@ from advgan.report.progress import cell_progress
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import write_settings
-from advgan.targets import BlackBox
-from advgan.targets.others import source_of
 from advgan.threat import Norm, Threat, check_class
 
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
@@ -109,14 +108,12 @@ def main(settings: Settings) -> None:
     checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
-    weights = settings.target_weights or [
-        SHIPPED for name in settings.target if not is_directory(name, None) and not source_of(name)
-    ]
+    weights = settings.target_weights or [SHIPPED for name in settings.target if needs_weights(name)]
     targets, data = load_targets(settings.target, weights, data, device, settings.defense)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    queried = [isinstance(undefended(each.victim.model), BlackBox) for each in targets]
+    queried = [only_answers(each.victim.model) for each in targets]
     if not settings.attacks and any(queried):
         specs = [spec for spec in specs if spec.access != "gradients"]  # there are none
     surrogate = None
@@ -188,7 +185,7 @@ def check(settings: Settings) -> None:
     if not settings.seeds or not all(0 <= seed < 2**32 for seed in settings.seeds):
         raise InputError(f"seeds must be one or more from 0 to {2**32 - 1}, got {settings.seeds}")
     name = settings.surrogate
-    bare = name is not None and not (settings.surrogate_weights or is_directory(name, None) or source_of(name))
+    bare = name is not None and not settings.surrogate_weights and needs_weights(name)
     if bare or (settings.surrogate_weights and not name):
         raise InputError(
             f"a surrogate needs a name and weights, got {settings.surrogate} and {settings.surrogate_weights}"

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from advgan.checkpoints import summary
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 from advgan.extras import extra
 
 
@@ -54,7 +54,7 @@ def _exported(file: Path) -> dict[str, Any]:
     try:
         model = onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's own kinds of errors
-        raise InputError(f"cannot read {file} as ONNX: {' '.join(str(error).split())}") from None
+        raise InputError(f"cannot read {file} as ONNX: {reason(error)}") from None
 
     def shape(value: Any) -> str:
         return f"{value.name} ({', '.join(d.dim_param or str(d.dim_value) for d in value.type.tensor_type.shape.dim)})"

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from advgan.data.picture import as_array, open_picture
+from advgan.data.picture import as_array, cropped, open_picture
 from advgan.errors import InputError
 
 BATCH_PIXELS = 16_000_000  # of one channel: 8 pictures of 1600 x 1200, 192 MB as float32 RGB
@@ -104,7 +103,7 @@ def decoded(
         except OSError as error:
             return error.strerror or str(error)
         image = image if channels is None else image.convert("L" if channels == 1 else "RGB")
-        return as_array(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+        return as_array(image if size is None else cropped(image, size, size))
 
     with ThreadPoolExecutor(workers) as pool:
         left = iter(paths)

@@ -11,12 +11,11 @@ from math import prod
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from advgan.data.picture import Picture, as_array, is_grey, name_of, open_picture, read_picture
+from advgan.data.picture import Picture, as_array, cropped, is_grey, name_of, open_picture, read_picture
 from advgan.errors import InputError
 
 __all__ = ["MEMORY_LIMIT", "StoredImages", "cut", "infer_shape", "open_picture", "unreadable"]
@@ -93,7 +92,7 @@ class StoredImages:
         channels, height, width = self.image_shape
         image = read_picture(picture).convert("L" if channels == 1 else "RGB")
         if self.crop:
-            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+            image = cropped(image, width, height)
         elif image.size != (width, height):
             raise InputError(
                 f"all images must have the same size, but {name_of(picture)} is {image.width} x {image.height} and "

@@ -79,6 +79,11 @@ def _source(picture: Picture) -> str | BinaryIO:
     return picture if isinstance(picture, str) else io.BytesIO(picture.data)
 
 
+def cropped(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Resized (antialiased) until it just covers the size, and cropped around its centre."""
+    return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+
+
 def as_array(image: Image.Image) -> np.ndarray:
     """A picture of mode L or RGB as uint8 `(c, h, w)`."""
     pixels = np.asarray(image)

@@ -13,7 +13,7 @@ from typing import Any
 
 from advgan.data.columns import Columns
 from advgan.data.stream import Example
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 from advgan.extras import extra
 
 
@@ -63,7 +63,7 @@ def damage(path: str) -> str | None:
             for _ in extra("pyarrow.parquet", "hf").ParquetFile(path).iter_batches(batch_size=64):
                 pass
     except Exception as error:  # pyarrow's and tarfile's own
-        return f"{path}: {' '.join(str(error).split()) or type(error).__name__}"
+        return f"{path}: {reason(error)}"
     return None
 
 

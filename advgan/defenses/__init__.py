@@ -5,7 +5,7 @@ every program takes it as a target, `--defense bit-depth:bits=3`.
 from __future__ import annotations
 
 from advgan.defenses.base import Defended, Expectation, adaptive, is_random, reseed, seen, suspicious, undefended
-from advgan.defenses.checkpoint import is_directory, load_classifier, load_members, weights_of
+from advgan.defenses.checkpoint import is_directory, load_classifier, load_members, needs_weights, weights_of
 from advgan.defenses.detection import Detector, load_detector
 from advgan.defenses.registry import DEFENSES, defend
 from advgan.defenses.rejection import Reject
@@ -23,6 +23,7 @@ __all__ = [
     "load_classifier",
     "load_detector",
     "load_members",
+    "needs_weights",
     "reseed",
     "seen",
     "suspicious",

@@ -54,6 +54,11 @@ def weights_of(target: str, weights: Path | None, shipped: Path) -> Path | None:
     return weights if own else weights or shipped
 
 
+def needs_weights(name: str) -> bool:
+    """Whether a classifier's name says nothing of its weights: it is no directory, and of no other source."""
+    return not is_directory(name, None) and not source_of(name)
+
+
 def is_directory(name: str, weights: Path | str | None) -> bool:
     """Whether `name` is where a classifier lies, not what it is called. Raises InputError for weights beside that."""
     if name in TARGETS or source_of(name) or not Path(name).is_dir():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advgan.defenses.filters import around, soft_median
 from advgan.discriminator import Discriminator
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 from advgan.generator import Architecture
 from advgan.storage import write_aside
 from advgan.weights import read_weights, write_weights
@@ -177,5 +177,5 @@ def load_detector(directory: Path | str) -> Detector:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"the detector in {folder} is damaged: {' '.join(str(error).split())[:160]}") from None
+        raise InputError(f"the detector in {folder} is damaged: {reason(error)}") from None
     return detector.requires_grad_(False)

@@ -30,13 +30,16 @@ def admitted(model: Any, data: Data) -> tuple[nn.Module, Data]:
     return target, data
 
 
+def only_answers(model: Any) -> bool:
+    """Whether a target, or what stands behind its defences, answers queries and has no gradients."""
+    return isinstance(undefended(model), BlackBox)
+
+
 def check_gradients(model: Any) -> None:
     """Raise InputError for a target that only answers queries: nothing by gradients is made on it."""
-    plain = undefended(model)
-    if isinstance(plain, BlackBox):
-        raise InputError(
-            f"{plain.name} only answers queries, without a gradient: train/substitute.py attacks such targets"
-        )
+    if only_answers(model):
+        name = undefended(model).name
+        raise InputError(f"{name} only answers queries, without a gradient: train/substitute.py attacks such targets")
 
 
 def said_of(model: Any) -> tuple[Sequence[str] | None, int, str]:

@@ -14,7 +14,7 @@ import torch
 
 from advgan.data import Data
 from advgan.data.classes import numbering
-from advgan.defenses import is_directory, load_classifier
+from advgan.defenses import is_directory, load_classifier, needs_weights
 from advgan.errors import InputError
 from advgan.evaluation.admission import admitted, said_of
 from advgan.evaluation.cells import Victim
@@ -130,7 +130,7 @@ def load_targets(
     in one order.
     """
     able = [name for name in names if not is_directory(name, None)]
-    needy = [name for name in able if not source_of(name)]
+    needy = [name for name in names if needs_weights(name)]
     known = able if len(weights) == len(able) else needy
     if not names or len(weights) != len(known):
         raise InputError(f"expected one target-weights for each target, got {len(weights)} for {len(known)} targets")

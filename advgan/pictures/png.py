@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from advgan.errors import InputError
-from advgan.storage import write_file
+from advgan.storage import sha256_of, write_file
 
 KEY = "advgan"  # the PNG's text in which the answer's record stands
 
@@ -57,8 +57,7 @@ def finished(path: Path) -> dict[str, Any] | None:
 def content_of(path: Path) -> str | None:
     """The SHA-256 of a file's bytes; None where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return None
 

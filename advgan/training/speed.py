@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 
 
 def compiled(*chain: nn.Module, sample: Tensor) -> None:
@@ -24,8 +24,7 @@ def compiled(*chain: nn.Module, sample: Tensor) -> None:
             answer = net(answer)
         answer.sum().backward()
     except Exception as error:  # the compiler's own, the C++ compiler's, Triton's, ...
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"--compile does not work here, leave it out: {reason}") from None
+        raise InputError(f"--compile does not work here, leave it out: {reason(error)}") from None
     for net in chain:
         net.zero_grad(set_to_none=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import sys
@@ -16,7 +15,8 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
+from advgan.storage import sha256_of
 
 # Settings that a resumed run may change: where things are and how fast they go, not what is computed.
 FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "guide_dir", "threads"}
@@ -107,9 +107,9 @@ class State:
             for each, state in zip(self.objects, saved, strict=True):
                 each.load_state_dict(state)
         except Exception as error:  # another architecture's state can end in nearly any exception
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"cannot resume from {folder}: it was saved by other settings or is damaged ({reason})"
+                f"cannot resume from {folder}: it was saved by other settings or is damaged ({said})"
             ) from None
         if changed := changes(self.record["settings"], now, FREE):
             raise InputError(f"a run is resumed with its own settings, but {changed}")
@@ -142,7 +142,7 @@ def saving(accelerator: Accelerator, directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        problem = " ".join(str(error).split())[:200]
+        problem = reason(error)
     failed = torch.tensor([float(problem is not None)], device=accelerator.device)
     if accelerator.reduce(failed, reduction="sum").item() > 0:
         if problem is not None:
@@ -193,8 +193,7 @@ def _sums(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.iterdir()):
         if path.name != SUMS:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.name] = sha256_of(path)
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 from advgan.extras import extra
 from advgan.targets.base import ImageShape
 from advgan.targets.blackbox import ROUNDING, BlackBox
@@ -51,7 +51,7 @@ def load(
         try:
             return signature.run(run, x)
         except Exception as error:  # onnxruntime's have no class of their own
-            raise InputError(f"{name} cannot take images of shape {tuple(x.shape[1:])}: {_line(error)}") from error
+            raise InputError(f"{name} cannot take images of shape {tuple(x.shape[1:])}: {reason(error)}") from error
 
     outputs = session.get_outputs()
     able = [i for i, output in enumerate(outputs) if output.type in DTYPES and len(output.shape) == 2]
@@ -75,7 +75,7 @@ def open_session(file: Path) -> Any:
     try:
         return runtime.InferenceSession(file, options, providers=providers)
     except Exception as error:  # onnxruntime's have no class of their own
-        raise InputError(f"cannot read {file}: truncated, or no ONNX model ({_line(error)})") from None
+        raise InputError(f"cannot read {file}: truncated, or no ONNX model ({reason(error)})") from None
 
 
 def _data_files(file: Path) -> list[Path]:
@@ -84,7 +84,7 @@ def _data_files(file: Path) -> list[Path]:
     try:
         model = onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's
-        raise InputError(f"cannot read {file}: truncated, or no ONNX model ({_line(error)})") from None
+        raise InputError(f"cannot read {file}: truncated, or no ONNX model ({reason(error)})") from None
     tensors = [each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
     places = {entry.value for each in tensors for entry in each.external_data if entry.key == "location"}
     for place in places:
@@ -103,7 +103,3 @@ def _signature(session: Any, name: str) -> Signature:
         raise InputError(f"{name} takes {inputs[0].type}, expected float images in [0, 1]")
     count, *sizes = [size if isinstance(size, int) and size > 0 else None for size in inputs[0].shape or [None]]
     return Signature(name, count or 1, count, tuple(sizes))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -8,7 +8,6 @@ The model may have `image_shape`, the images that it was made for, and `classes`
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import inspect
 import reprlib
@@ -23,6 +22,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from advgan.errors import InputError, did_you_mean, reason
+from advgan.storage import sha256_of
 from advgan.targets.base import ImageShape
 from advgan.targets.blackbox import BlackBox
 from advgan.targets.checkpoint import fill, read_state, weights_file
@@ -60,7 +60,7 @@ def load(
         own = weights_file(Path(weights))
         fill(model, read_state(own), own, name)
     natural = getattr(model, "image_shape", None) or image_shape or (3, 224, 224)
-    about = {"classes": getattr(model, "classes", None), "identity": hashlib.sha256(file.read_bytes()).hexdigest()}
+    about = {"classes": getattr(model, "classes", None), "identity": sha256_of(file)}
     if isinstance(model, BlackBox):  # a service with a protocol of its own, say
         model.name, model.image_shape, model.identity = name, model.image_shape or image_shape, about["identity"]
         return model

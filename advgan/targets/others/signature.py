@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from advgan.errors import InputError
+from advgan.storage import sha256_of
 from advgan.targets.base import ImageShape
 
 
@@ -63,15 +63,10 @@ class Signature:
 
 def sha256(files: Sequence[Path]) -> str:
     """SHA-256 of what is in the `files`, one after the other. Raises InputError for one that cannot be read."""
-    found = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    found.update(block)
-        except OSError as error:
-            raise InputError(f"cannot read {file}: {error.strerror or error}") from None
-    return found.hexdigest()
+    try:
+        return sha256_of(*files)
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror or error}") from None
 
 
 def check_alone(name: str, weights: Path | str | None) -> Path:
