@@ -21,7 +21,7 @@ from advgan.weights import read_weights, write_weights
 class Discriminator(nn.Module):
     """Images (n, channels, h, w) in [0, 1], padded to what the strides need, -> scores (n,), higher for clean ones.
 
-    ours     ("patch" and "unet") patches scored where they stand, the image's score is their mean; no normalisation, so
+    ours     (not "paper") patches scored where they stand, the image's score is their mean; no normalisation, so
              that what it says of one image does not depend on the others (clean and perturbed ones go in together)
     "paper"  Xiao et al. 2018: C8, C16, C32 of 4 x 4 with stride 2, LeakyReLU .2; a score per position and their mean in
              place of the fully connected layer, so that any size will do

@@ -18,13 +18,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from advgan.errors import InputError, reason
+from advgan.mirror import Mirror
 from advgan.networks import PaperNetwork, PatchNetwork, UNet, Wanted
 from advgan.storage import write_aside
 from advgan.targets import build_target
 from advgan.threat import Norm, Threat, bounded, check_eps
 from advgan.weights import read_weights, write_weights
 
-Architecture = Literal["patch", "unet", "paper"]
+Architecture = Literal["patch", "unet", "mirror", "paper"]
 WANTED = 64  # length of the vector that says what an answer shall be
 
 
@@ -34,7 +35,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     norm, eps      the ball that every answer lies in (with the box [0, 1]), by construction
     y_target       the class that this generator was trained to pull toward; None: away from the true one, or any
     architecture   "patch" (ours, fast; `patch`, `width`, `depth` are its sizes), "unet" (ours, for success; `levels`
-                   too) or "paper" (Xiao et al. 2018)
+                   too), "mirror" (ours, for small eps: a guide of convolutions in a chain and its layers transposed,
+                   `depth` times one after the other) or "paper" (Xiao et al. 2018)
     classes        above 0: each answer is pulled toward the class that is asked for, of so many, or away from its own
     eps_min        each answer keeps to the radius that is asked for, from `eps_min` to `eps`; None: made for `eps`
     noise          length of a vector z, from which one image gets many different answers; 0: one answer
@@ -75,10 +77,12 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 raise InputError(f"{name} must not be negative, got {value}")
         if y_target is not None and classes:
             raise InputError(f"classes {classes} means any class, expected no y_target, got {y_target}")
+        if architecture == "mirror" and guide is None:
+            raise InputError("architecture mirror turns its guide around: expected a guide, got none")
         if universal and guide is not None:
             raise InputError("a universal perturbation cannot depend on what a guide says of the image, got both")
         if architecture not in get_args(Architecture):
-            raise InputError(f"architecture must be patch, unet or paper, got {architecture!r}")
+            raise InputError(f"architecture must be patch, unet, mirror or paper, got {architecture!r}")
         self.channels, self.y_target, self.classes, self.noise = channels, y_target, classes, noise
         self.threat = Threat(norm=norm, eps=eps, targeted=y_target is not None)
         self.eps_min = eps_min
@@ -97,12 +101,21 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         self.picture = nn.Parameter(torch.randn(1, channels, 32, 32)) if universal else None
         if architecture == "paper":
             self.multiple, network = 4, PaperNetwork(channels, condition)
+        elif architecture == "mirror":
+            self.multiple, network = 1, Mirror(self.guide, depth, width, condition, norm)
         elif architecture == "unet":
             self.multiple, network = patch * 2**levels, UNet(channels, patch, width, depth, levels, condition)
         else:
             self.multiple, network = patch, PatchNetwork(channels, patch, width, depth, condition)
         self.network = network
         self.to(memory_format=torch.channels_last)  # half as much again in speed on a CPU
+
+    def take_guide(self, classifier: nn.Module) -> None:
+        """Copy the weights of a classifier like the guide, and begin from them."""
+        if self.guide is not None:
+            self.guide.load_state_dict(classifier.state_dict())
+            if isinstance(self.network, Mirror):
+                self.network.start(self.guide)
 
     def train(self, mode: bool = True) -> Generator:
         super().train(mode)
@@ -123,6 +136,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         None is -1, the largest eps, and zeros. What the generator was not made for is left aside.
         """
         n, _, h, w = x.shape
+        aims = x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target
+        radii = x.new_full((n,), self.threat.eps) if eps is None else eps
         seen = 2 * x - 1
         if self.picture is not None:
             one = F.interpolate(self.picture, (h, w), mode="bilinear", align_corners=False)
@@ -134,11 +149,14 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 logits = self.guide(x).float()
         if self.wanted is not None:
             wanted = self.wanted(
-                x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target,
-                x.new_full((n,), self.threat.eps) if eps is None else eps,
+                aims,
+                radii,
                 x.new_zeros(n, self.noise) if z is None else z,
                 logits,
             )
+        if isinstance(self.network, Mirror) and wanted is not None:
+            mirrored: Tensor = self.network(x, self.guide, wanted, aims, radii)
+            return mirrored
         raw: Tensor = self.network(padded.contiguous(memory_format=torch.channels_last), wanted)[..., :h, :w]
         return raw.expand(n, -1, -1, -1)
 

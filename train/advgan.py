@@ -131,13 +131,14 @@ class Settings:
     """Weight of the evasion loss, where the target can reject (--defense reject:detector=DIR); None: 1"""
 
     architecture: Architecture = "patch"
-    """Both networks: patch (ours, fast), unet (ours, for success) or paper (Xiao et al. 2018)"""
+    """Both networks: patch (ours, fast), unet (ours, for success), mirror (ours, for small eps, of a guide) or paper
+    (Xiao et al. 2018)"""
     patch: int = 4
     """Pixels a side that become one position of the generator"""
     width: int = 32
     """Channels of the generator"""
     depth: int = 2
-    """Residual blocks of the generator (unet: at its bottom)"""
+    """Residual blocks of the generator (unet: at its bottom; mirror: rounds)"""
     levels: int = 1
     """How many times a unet halves the image"""
 
@@ -198,8 +199,8 @@ def main(settings: Settings) -> None:
         data.num_classes if settings.any_class else 0, settings.eps_min, settings.noise, settings.universal,
         None if guide is None else guide.config,
     )  # fmt: skip
-    if net.guide is not None and guide is not None:
-        net.guide.load_state_dict(guide.state_dict())
+    if guide is not None:
+        net.take_guide(guide)
     discriminator = Discriminator(channels, settings.architecture)
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
@@ -329,6 +330,8 @@ def check(settings: Settings) -> None:
             f"a guide is a copy of a built-in target, kept inside the generator: expected no --guide with "
             f"{settings.target}"
         )
+    if settings.architecture == "mirror" and not settings.guide and settings.guide_dir is None:
+        raise InputError("architecture mirror turns its guide around: expected --guide or --guide-dir, got neither")
     if settings.guide and settings.guide_dir is not None:
         raise InputError("one guide at most: expected --guide or --guide-dir, got both")
     if settings.guide_dir is not None and not settings.guide_dir.is_dir():

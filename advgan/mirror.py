@@ -1,0 +1,206 @@
+"""The generator's body that turns its guide around: the guide reads an image, its layers transposed write the answer.
+
+A classifier's gradient in its input is itself the output of a network: the classifier's layers transposed, the last
+first, each gated by what was active on the way in. A `Mirror` is that network with weights of its own. At
+first they are the guide's, and the answer is a step along the gradient's sign (FGSM, Goodfellow et al. 2015); trained,
+they know where the gradient is going on the way through the ball. Nothing is differentiated when it answers: one
+round costs one forward pass of the guide and one, as large, of its mirror.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from advgan.errors import InputError
+from advgan.threat import Norm, bounded
+
+MIRRORED = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Dropout)
+
+
+class Mirror(nn.Module):
+    """Rounds of reading and writing, each at the image that the one before has made of the clean one.
+
+    `guide` is a classifier made of a chain of layers, `condition` the length of the vector that says what is wanted,
+    `width` the channels of the convolutions that a round ends with. Raises InputError for a guide of another make.
+    """
+
+    def __init__(self, guide: Any, rounds: int, width: int, condition: int, norm: Norm) -> None:
+        super().__init__()
+        layers = chain(guide)
+        if rounds < 1:
+            raise InputError(f"a mirror answers in at least 1 round, got depth {rounds}")
+        self.norm: Norm = norm
+        self.rounds = nn.ModuleList(
+            Round(layers, guide.image_shape[0], guide.num_classes, width, condition) for _ in range(rounds)
+        )
+
+    def start(self, guide: Any) -> None:
+        """Take the weights of `guide`, transposed: from here on the training begins."""
+        for each in self.rounds:
+            assert isinstance(each, Round)
+            for mirrored, layer in zip(each.layers, weighted(chain(guide)), strict=True):
+                mirrored.get_parameter("weight").data.copy_(layer.weight.data)
+
+    def forward(self, x: Tensor, guide: Any, wanted: Tensor, y_target: Tensor, eps: Tensor) -> Tensor:
+        """The unbounded perturbation, the shape of clean `x` (n, c, h, w), for what is wanted (n, condition): classes
+        (n,) with -1 for "away from its own", and radii (n,)."""
+        raw, seen, own = torch.zeros_like(x), x, None
+        for each in self.rounds:
+            with torch.no_grad():
+                inputs, logits = read(chain(guide), seen)
+            own = logits.argmax(1) if own is None else own  # what the clean image is taken for
+            raw = each(x, (seen - x) / rearrange(eps, "n -> n 1 1 1"), raw, inputs, logits, own, y_target, wanted)
+            seen = bounded(raw, x, self.norm, eps)
+        return raw
+
+
+class Round(nn.Module):
+    """From what the layers of the guide have seen and said to a better perturbation."""
+
+    def __init__(self, layers: nn.Sequential, channels: int, classes: int, width: int, condition: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(mirrored(layer) for layer in weighted(layers))
+        self.told = nn.Sequential(nn.Linear(condition + 2 * classes, condition), nn.SiLU())
+        self.direction = zero(nn.Linear(condition, classes))
+        self.films = nn.ModuleList(zero(nn.Linear(condition, into(layer))) for layer in weighted(layers))
+        self.steps = zero(nn.Linear(condition, 2))
+        self.last = nn.Sequential(
+            nn.Conv2d(4 * channels, width, 5, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            zero(nn.Conv2d(width, channels, 3, padding=1)),
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        share: Tensor,
+        raw: Tensor,
+        inputs: list[tuple[nn.Module, Tensor]],
+        logits: Tensor,
+        own: Tensor,
+        y_target: Tensor,
+        wanted: Tensor,
+    ) -> Tensor:
+        """raw (n, c, h, w) of the round before -> of this one.
+
+        share     (x_adv - x) / eps of the round before
+        inputs    what each layer of the guide saw there, logits (n, k) what the guide said, own (n,) what it says of x
+        """
+        standard = (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-6)
+        told = self.told(torch.cat([wanted, logits.softmax(1), standard], dim=1))
+        v = ascent(logits, own, y_target) + self.direction(told)
+        mirrors = zip(reversed(self.layers), reversed(self.films), strict=True)
+        for layer, x_in in reversed(inputs):
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                mirror, film = next(mirrors)
+                scale = 1 + film(told)
+                v = mirror(v, x_in.shape) * (scale if x_in.ndim == 2 else rearrange(scale, "n w -> n w 1 1"))
+            else:
+                v = back(layer, v, x_in)
+        v = v.float()
+        v = v / v.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
+        keep, step = rearrange(self.steps(told).float(), "n two -> two n 1 1 1")
+        raw = (1 + keep) * raw + 2 * (1 + step) * v
+        more: Tensor = self.last(torch.cat([v, raw, 2 * x - 1, share], dim=1))
+        return raw + more.float()
+
+
+class TransposedLinear(nn.Module):
+    """v -> W^T v, where the guide's layer has W (out, in)."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.weight.detach().clone())
+
+    def forward(self, v: Tensor, shape: torch.Size) -> Tensor:
+        return v @ self.weight
+
+
+class TransposedConv(nn.Module):
+    """The transposed convolution, back to the size that the guide's layer saw."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.weight.detach().clone())
+        self.size, self.stride, self.padding = layer.kernel_size, layer.stride, tuple(map(int, layer.padding))
+
+    def forward(self, v: Tensor, shape: torch.Size) -> Tensor:
+        least = ((v.shape[i] - 1) * self.stride[i] - 2 * self.padding[i] + self.size[i] for i in (-2, -1))
+        missing = [size - short for size, short in zip(shape[-2:], least, strict=True)]
+        return F.conv_transpose2d(v, self.weight, None, self.stride, self.padding, tuple(missing))
+
+
+def chain(guide: Any) -> nn.Sequential:
+    """The layers of a guide that can be turned around. Raises InputError for one that is no chain of such layers."""
+    layers = getattr(guide, "layers", None)
+    known = isinstance(layers, nn.Sequential) and all(isinstance(layer, MIRRORED) for layer in layers)
+    if not isinstance(layers, nn.Sequential) or not known or any(unlike(layer) for layer in layers):
+        made = "a chain of convolutions, linear layers, ReLU and max-pooling (mnist-a, mnist-b, mnist-c and the like)"
+        raise InputError(f"architecture mirror turns its guide around: expected {made}, got {guide.name}")
+    return layers
+
+
+def unlike(layer: nn.Module) -> bool:
+    """Settings of a layer of a known kind that are not turned around here."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups != 1 or layer.dilation != (1, 1) or isinstance(layer.padding, str)
+    return isinstance(layer, nn.MaxPool2d) and (layer.kernel_size, layer.stride, layer.padding) != (2, 2, 0)
+
+
+def weighted(layers: Iterable[nn.Module]) -> list[nn.Linear | nn.Conv2d]:
+    return [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+
+
+def mirrored(layer: nn.Linear | nn.Conv2d) -> nn.Module:
+    return TransposedLinear(layer) if isinstance(layer, nn.Linear) else TransposedConv(layer)
+
+
+def into(layer: nn.Linear | nn.Conv2d) -> int:
+    """Width of what a layer sees."""
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+
+def zero(layer: Any) -> Any:
+    """`layer`, which says 0 at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def read(layers: nn.Sequential, x: Tensor) -> tuple[list[tuple[nn.Module, Tensor]], Tensor]:
+    """Each layer with what it sees when the guide, which is in eval mode, looks at `x`; and the logits."""
+    inputs = []
+    for layer in layers:
+        inputs.append((layer, x))
+        x = layer(x)
+    return inputs, x.float()
+
+
+def ascent(logits: Tensor, own: Tensor, y_target: Tensor) -> Tensor:
+    """How the logits (n, k) should move: from class `own` (n,) toward the likeliest others or, where `y_target` (n,) is
+    not -1, toward it, from the likeliest others: the gradient of a soft margin."""
+    aimed = y_target >= 0
+    one = F.one_hot(y_target.where(aimed, own), logits.shape[1]).to(logits.dtype)
+    others = logits.masked_fill(one.bool(), float("-inf")).softmax(1)
+    return (others - one) * (1 - 2 * aimed[:, None].to(logits.dtype))
+
+
+def back(layer: nn.Module, v: Tensor, x: Tensor) -> Tensor:
+    """`v` through a layer without weights, backward: `x` is what the layer saw."""
+    if isinstance(layer, nn.ReLU):
+        return v * (x > 0).to(v.dtype)
+    if isinstance(layer, nn.Flatten):
+        return v.reshape(x.shape)
+    if isinstance(layer, nn.MaxPool2d):  # to the largest of each four; an odd edge was not seen
+        rest = [0, x.shape[-1] % 2, 0, x.shape[-2] % 2]
+        largest = F.pad(F.interpolate(F.max_pool2d(x, 2), scale_factor=2), rest, value=float("inf"))
+        return F.pad(F.interpolate(v, scale_factor=2), rest) * (x == largest).to(v.dtype)
+    return v
