@@ -24,7 +24,8 @@ MIRRORED = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Dropout)
 
 
 class Mirror(nn.Module):
-    """Rounds of reading and writing, each at the image that the one before has made of the clean one.
+    """Rounds of reading and writing, each at the image that the one before has made of the clean one, all of the same
+    weights: a network that is unrolled, as deep as it has rounds.
 
     `guide` is a classifier made of a chain of layers, `condition` the length of the vector that says what is wanted,
     `width` the channels of the convolutions that a round ends with. Raises InputError for a guide of another make.
@@ -36,32 +37,29 @@ class Mirror(nn.Module):
         if rounds < 1:
             raise InputError(f"a mirror answers in at least 1 round, got depth {rounds}")
         self.norm: Norm = norm
-        self.rounds = nn.ModuleList(
-            Round(layers, guide.image_shape[0], guide.num_classes, width, condition) for _ in range(rounds)
-        )
+        self.rounds = rounds
+        self.round = Round(layers, guide.image_shape[0], guide.num_classes, width, condition)
 
     def start(self, guide: Any) -> None:
         """Take the weights of `guide`, transposed: from here on the training begins."""
-        for each in self.rounds:
-            assert isinstance(each, Round)
-            for mirrored, layer in zip(each.layers, weighted(chain(guide)), strict=True):
-                mirrored.get_parameter("weight").data.copy_(layer.weight.data)
+        for mirrored, layer in zip(self.round.layers, weighted(chain(guide)), strict=True):
+            mirrored.get_parameter("weight").data.copy_(layer.weight.data)
 
     def forward(self, x: Tensor, guide: Any, wanted: Tensor, y_target: Tensor, eps: Tensor) -> Tensor:
         """The unbounded perturbation, the shape of clean `x` (n, c, h, w), for what is wanted (n, condition): classes
         (n,) with -1 for "away from its own", and radii (n,)."""
         raw, seen, own = torch.zeros_like(x), x, None
-        for each in self.rounds:
+        for _ in range(self.rounds):
             with torch.no_grad():
                 inputs, logits = read(chain(guide), seen)
             own = logits.argmax(1) if own is None else own  # what the clean image is taken for
-            raw = each(x, (seen - x) / rearrange(eps, "n -> n 1 1 1"), raw, inputs, logits, own, y_target, wanted)
+            raw = self.round(x, (seen - x) / rearrange(eps, "n -> n 1 1 1"), raw, inputs, logits, own, y_target, wanted)
             seen = bounded(raw, x, self.norm, eps)
         return raw
 
 
 class Round(nn.Module):
-    """From what the layers of the guide have seen and said to a better perturbation."""
+    """From what the layers of the guide have seen, and what it said, to a better perturbation."""
 
     def __init__(self, layers: nn.Sequential, channels: int, classes: int, width: int, condition: int) -> None:
         super().__init__()

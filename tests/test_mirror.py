@@ -63,9 +63,10 @@ def test_a_round_reads_the_image_that_the_one_before_has_made():
         logits = read(two.guide.layers, x)[1]
         inputs, there = read(two.guide.layers, seen)
         assert isinstance(two.network, Mirror)
-        second = two.network.rounds[1]
         told = two.wanted(torch.full((3,), -1), torch.full((3,), 0.3), torch.zeros(3, 0), logits)
-        expected = second(x, (seen - x) / 0.3, first, inputs, there, logits.argmax(1), torch.full((3,), -1), told)
+        expected = two.network.round(
+            x, (seen - x) / 0.3, first, inputs, there, logits.argmax(1), torch.full((3,), -1), told
+        )
     torch.testing.assert_close(two.raw(x), expected)
 
 
