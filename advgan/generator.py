@@ -110,11 +110,11 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         self.network = network
         self.to(memory_format=torch.channels_last)  # half as much again in speed on a CPU
 
-    def take_guide(self, classifier: nn.Module) -> None:
-        """Copy the weights of a classifier like the guide, and begin from them."""
+    def take_guide(self, classifier: nn.Module, *, start: bool = True) -> None:
+        """Copy the weights of a classifier like the guide; at the `start` of a training a mirror begins from them."""
         if self.guide is not None:
             self.guide.load_state_dict(classifier.state_dict())
-            if isinstance(self.network, Mirror):
+            if start and isinstance(self.network, Mirror):
                 self.network.start(self.guide)
 
     def train(self, mode: bool = True) -> Generator:

@@ -256,7 +256,9 @@ def main(settings: Settings) -> None:
             else:
                 substitute.eval().requires_grad_(False)
                 if plan[record["step"] - 1][1] == "distil":
-                    renew_guides(substitute, generator, averaged.module)
+                    own: tuple[Generator, Any] = (generator, averaged.module)
+                    for each in own:
+                        each.take_guide(substitute, start=record["attack"] == 0)
                 y = b.argmax(1)
                 x_adv = generator(x)
                 terms = discriminator_step(game, critic, optimizer_d, x, x_adv.detach(), accelerator)
@@ -364,13 +366,6 @@ def with_adversarial(
     chosen = torch.from_numpy(np.random.default_rng((settings.seed, step, 1)).integers(first, pool))
     x_adv, b_adv = told["x_adv"][chosen].to(device).float() / 255, told["adv"][chosen].to(device)
     return torch.cat([x[:half], x_adv]), torch.cat([b[:half], b_adv])
-
-
-def renew_guides(substitute: nn.Module, *generators: Any) -> None:
-    """Give each of the `generators` that has a guide the substitute as it is now."""
-    for generator in generators:
-        if generator.guide is not None:
-            generator.guide.load_state_dict(substitute.state_dict())
 
 
 def distil_step(
