@@ -124,16 +124,27 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         return self
 
     @property
+    def rounds(self) -> int:
+        """How often a mirror asks its guide for one answer, each time at about the cost of a gradient; others: 0."""
+        return self.network.rounds if isinstance(self.network, Mirror) else 0
+
+    @property
     def universal(self) -> bool:
         return self.picture is not None
 
     def raw(
-        self, x: Tensor, y_target: Tensor | None = None, eps: Tensor | None = None, z: Tensor | None = None
+        self,
+        x: Tensor,
+        y_target: Tensor | None = None,
+        eps: Tensor | None = None,
+        z: Tensor | None = None,
+        rounds: int | None = None,
     ) -> Tensor:
         """The unbounded perturbation, the shape of `x`, which is padded to what the network needs and cropped again.
 
         y_target (n,) holds -1 where the answer shall lead away from the true class, eps (n,) radii, z (n, noise) noise;
-        None is -1, the largest eps, and zeros. What the generator was not made for is left aside.
+        None is -1, the largest eps, and zeros; of a mirror `rounds` is None for its own. What the generator was not
+        made for is left aside.
         """
         n, _, h, w = x.shape
         aims = x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target
@@ -155,7 +166,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 logits,
             )
         if isinstance(self.network, Mirror) and wanted is not None:
-            mirrored: Tensor = self.network(x, self.guide, wanted, aims, radii)
+            mirrored: Tensor = self.network(x, self.guide, wanted, aims, radii, rounds)
             return mirrored
         raw: Tensor = self.network(padded.contiguous(memory_format=torch.channels_last), wanted)[..., :h, :w]
         return raw.expand(n, -1, -1, -1)
@@ -174,16 +185,21 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         eps: float | None = None,
         z: Tensor | None = None,
         rng: torch.Generator | None = None,
+        rounds: int | None = None,
     ) -> Tensor:
         """Adversarial images for clean `x` (n, c, h, w) in [0, 1]: float32, detached, on x's device, one pass.
 
         y_target   one class, or one for each image (n,); any, where the generator has `classes`, else its own
         eps        None is the largest; below the trained range it is the same pattern, scaled down
         z          noise (n, noise) of a generator that takes it; None draws it from `rng` (None: torch's own)
+        rounds     of a mirror, fewer or more than it was trained with (None): what an answer costs, and how good it is
 
         Raises InputError for what the generator was not made for, and for images of another kind.
         """
         self._check(x, y_target, eps, z)
+        if rounds is not None and (not self.rounds or rounds < 1):
+            expected = "at least 1 round" if self.rounds else "no rounds, which are for architecture mirror"
+            raise InputError(f"expected {expected}, got {rounds}")
         device = next(self.parameters()).device
         radius = self.threat.eps if eps is None else eps
         n = len(x)
@@ -199,6 +215,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 None if aims is None else aims[part],
                 chunk.new_full((len(chunk),), radius),
                 None if z is None else z[part].to(device, torch.float32),
+                rounds,
             )
             x_adv[part] = bounded(raw, chunk, self.threat.norm, radius)
         return x_adv

@@ -45,11 +45,14 @@ class Mirror(nn.Module):
         for mirrored, layer in zip(self.round.layers, weighted(chain(guide)), strict=True):
             mirrored.get_parameter("weight").data.copy_(layer.weight.data)
 
-    def forward(self, x: Tensor, guide: Any, wanted: Tensor, y_target: Tensor, eps: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, guide: Any, wanted: Tensor, y_target: Tensor, eps: Tensor, rounds: int | None = None
+    ) -> Tensor:
         """The unbounded perturbation, the shape of clean `x` (n, c, h, w), for what is wanted (n, condition): classes
-        (n,) with -1 for "away from its own", and radii (n,)."""
+        (n,) with -1 for "away from its own", and radii (n,). `rounds` None are those it was made with.
+        """
         raw, seen, own = torch.zeros_like(x), x, None
-        for _ in range(self.rounds):
+        for _ in range(self.rounds if rounds is None else rounds):
             with torch.no_grad():
                 inputs, logits = read(chain(guide), seen)
             own = logits.argmax(1) if own is None else own  # what the clean image is taken for

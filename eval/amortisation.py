@@ -29,7 +29,7 @@ from rich.console import Console
 from torch import Tensor
 
 from advgan import training
-from advgan.analysis.amortisation import against, finding, reach, union
+from advgan.analysis.amortisation import OURS, against, finding, reach, union
 from advgan.analysis.diversity import DRAWS, diversity
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
@@ -167,7 +167,10 @@ def main(settings: Settings) -> None:
                 rows = needed(points, union(four, len(some.x)))
                 found["curves"] += points
                 found["reach"] += rows
-                found["findings"].append({"eps": threat.eps, "finding": finding(rows)})
+                measured = [name for name in OURS if any(point["family"] == name for point in points)]
+                found["findings"] += [
+                    {"eps": threat.eps, "family": name, "finding": finding(rows, name)} for name in measured
+                ]
             for each in able:
                 if settings.targeted and each.generator.classes:
                     found["targeted"] += aimed(bench, every, few, threat, each)
@@ -224,6 +227,7 @@ def planned(settings: Settings, trained: Sequence[Trained], threat: Threat) -> i
     if settings.curve_samples:
         kinds = [families(k, threat.eps) for k in set(settings.steps)]
         cells += sum(len(words) for kind in kinds for family, words in kind.items() if able or family != "warm start")
+        cells += len(kinds) if any(each.generator.rounds for each in able) else 0
     for each in able:
         cells += each.generator.classes * (1 + len(strongest(threat.eps))) if settings.targeted else 0
         cells += DRAWS[-1] if each.generator.noise else 0
@@ -260,7 +264,7 @@ def gap(
         ("FGSM", 1, [bench.run(cells, "fgsm", threat)]),
         ("I-FGSM-10", 10, [bench.run(cells, "ifgsm", threat)]),
         ("PGD-40", 40 * len(four), four),
-        *((trained.name, 0, [result]) for trained, result in passes.items()),
+        *((trained.name, trained.generator.rounds, [result]) for trained, result in passes.items()),
     ]
     return [
         {"eps": threat.eps, "norm": threat.norm, "attack": name, "gradients": gradients}
@@ -277,10 +281,13 @@ def warm_start(
     passes: Mapping[Trained, Result],
     steps: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """Points of the curves: success against gradients, from the best generator's pass, by PGD and by APGD."""
+    """Points of the curves: success against gradients, from the best generator's pass, by PGD and by APGD; and of the
+    best mirror's pass against its rounds."""
     first = len(cells.x)
     begun = {trained: success for trained, result in passes.items() if (success := union([result], first)) is not None}
-    start = max(begun, key=lambda trained: int(begun[trained].sum()), default=None)
+    ranked = sorted(begun, key=lambda trained: int(begun[trained].sum()), reverse=True)
+    start = ranked[0] if ranked else None
+    mirror = next((trained for trained in ranked if trained.generator.rounds), None)
 
     def point(family: str, evaluations: int, tried: Mapping[str, Tensor | None]) -> dict[str, Any]:
         rates = {word: against(success) for word, success in tried.items()}
@@ -290,14 +297,19 @@ def warm_start(
 
     points = []
     if start is not None:
-        points.append(point("warm start", 0, {start.name: begun[start]}))
+        points.append(point("warm start", start.generator.rounds, {start.name: begun[start]}))
     if (reference := union(four, first)) is not None:
         points += [point(family, 0, {"no attack": torch.zeros_like(reference)}) for family in ("PGD", "APGD")]
     for k in sorted(set(steps)):
         for family, words in families(k, threat.eps).items():
             if start is not None or family != "warm start":
                 who = start if family == "warm start" else None
-                points.append(point(family, k, {word: union([bench.run(cells, word, threat, who)]) for word in words}))
+                cost = k + (who.generator.rounds if who else 0)
+                tried = {word: union([bench.run(cells, word, threat, who)]) for word in words}
+                points.append(point(family, cost, tried))
+        if mirror is not None:
+            word = f"advgan:rounds={k}"
+            points.append(point("mirror", k, {word: union([bench.run(cells, word, threat, mirror)])}))
     return points
 
 

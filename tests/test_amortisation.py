@@ -134,6 +134,20 @@ def test_a_line_is_what_evaluate_gives(call: Call, generators: Path, digits: Pat
     assert table["plain"]["gradients"] == 0
 
 
+def test_a_mirrors_pass_costs_its_rounds(call: Call, classifier: Path, tmp_path: Path) -> None:
+    target = load_target("mnist-tutorial", classifier)
+    mirror = Generator(eps=0.4, architecture="mirror", width=4, depth=3, guide=target.config)
+    mirror.take_guide(target)
+    mirror.save_pretrained(tmp_path / "mirror")
+    found = call("--generator", tmp_path / "mirror", "--eps", 0.4, "--max-samples", 6, "--curve-samples", 6)
+    assert next(row["gradients"] for row in found["table"] if row["attack"] == "mirror") == 3
+    points = {(row["family"], row["evaluations"]): row["asr"] for row in found["curves"]}
+    assert {k for family, k in points if family == "mirror"} == {1, 2}
+    assert {k for family, k in points if family == "warm start"} == {3, 4, 5}
+    assert [each["family"] for each in found["findings"]] == ["mirror", "warm start"]
+    assert points["mirror", 2] > 0, "or the test shows nothing"
+
+
 def test_a_second_call_runs_nothing_and_says_the_same(
     call: Call, generators: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +189,7 @@ def test_what_pays() -> None:
     pgd = {k: 1 - 0.5**k for k in range(9)}
     twice = {k: 1 - 0.25**k for k in range(5)}  # the same, at half of the evaluations
     rows = reach({"warm start": twice, "PGD": pgd}, 1 - 0.5**8, shares=[pgd[2] / pgd[8], pgd[4] / pgd[8]])
-    assert [(row["warm start"], row["PGD"], row["of PGD"], row["APGD"]) for row in rows] == [
+    assert [(row["warm start"], row["PGD"], row["warm start of PGD"], row["APGD"]) for row in rows] == [
         (pytest.approx(1), pytest.approx(2), pytest.approx(0.5), None),
         (pytest.approx(2), pytest.approx(4), pytest.approx(0.5), None),
     ]
@@ -187,7 +201,7 @@ def test_what_pays() -> None:
     alone = reach({"warm start": {0: 0.95, 1: 1.0}, "PGD": {0: 0.0, 1: 0.5}}, 1.0)
     assert finding(alone).startswith("pays: at most half of PGD's evaluations for 90, 95 and 99 %")
     assert finding(reach({"PGD": pgd}, 1.0)).startswith("does not pay")
-    assert all(row["of PGD"] is None for row in reach({"warm start": twice, "PGD": pgd}, 0.0))
+    assert all(row["warm start of PGD"] is None for row in reach({"warm start": twice, "PGD": pgd}, 0.0))
 
 
 def test_a_union_holds_each_member_and_counts_what_counts() -> None:

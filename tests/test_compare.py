@@ -173,7 +173,17 @@ def test_a_killed_comparison_goes_on_with_what_is_missing(
     program: Run, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
     words = ["eval/compare.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial"]
-    words += ["--target-weights", classifier, "--attacks", "noise-sign", "pgd:steps=100", "--threads", 1]
+    words += [
+        "--target-weights",
+        classifier,
+        "--attacks",
+        "noise-sign",
+        "pgd:steps=100",
+        "--max-samples",
+        24,
+        "--threads",
+        1,
+    ]
     killed = subprocess.Popen(
         [sys.executable, *map(str, words), "--output-dir", str(tmp_path / "killed")],
         **{"cwd": ROOT, "env": environment(), "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL},

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from advgan import Generator, InputError
+from advgan.attacks.registry import bind
 from advgan.mirror import Mirror, ascent, read
 from advgan.targets import build_target
 from advgan.threat import Threat, bounded
@@ -110,6 +111,22 @@ def test_nothing_is_differentiated_when_it_answers(monkeypatch):
     monkeypatch.setattr(torch.autograd, "backward", refused)
     with torch.inference_mode():
         assert generator.perturb(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)
+
+
+def test_an_answer_of_other_rounds_than_it_was_trained_with():
+    generator, x = made(depth=3, classes=10), torch.rand(3, 1, 28, 28)
+    assert generator.rounds == 3
+    own = generator.perturb(x)
+    assert torch.equal(generator.perturb(x, rounds=3), own)
+    one, five = generator.perturb(x, rounds=1), generator.perturb(x, rounds=5)
+    assert not torch.equal(one, own)
+    assert not torch.equal(five, own)
+    named = bind("advgan:rounds=1", nn.Identity(), Threat(), generator=generator)
+    assert torch.equal(named(x, torch.zeros(3, dtype=torch.long)), one)
+    with pytest.raises(InputError, match="at least 1 round, got 0"):
+        generator.perturb(x, rounds=0)
+    with pytest.raises(InputError, match="no rounds, which are for architecture mirror, got 2"):
+        Generator(width=4, depth=1).perturb(x, rounds=2)
 
 
 def test_checkpoint_round_trip(tmp_path):

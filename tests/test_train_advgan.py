@@ -102,7 +102,7 @@ def test_the_literal_launch_trains_a_generator_and_logs_what_was_promised(progra
 
 @pytest.mark.program
 def test_interrupted_and_resumed_equals_uninterrupted(program, words, tmp_path):
-    whole, parts, long = tmp_path / "whole", tmp_path / "parts", ["--max-steps", "80", "--validate-every", "20"]
+    whole, parts, long = tmp_path / "whole", tmp_path / "parts", ["--max-steps", "24", "--validate-every", "6"]
     long += ANYTHING
     program("train/advgan.py", *words, *long, "--output-dir", whole)
     command = [sys.executable, "train/advgan.py", *words, *long, "--output-dir", str(parts)]

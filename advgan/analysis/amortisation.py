@@ -13,7 +13,8 @@ from advgan.evaluation.statistics import paired_ratio, wilson
 
 Row = dict[str, Any]
 SHARES = (0.90, 0.95, 0.99)  # of the reference's success: how many gradient evaluations until an attack has that much?
-WORTH = 0.5  # a warm start pays where it needs at most so much of PGD's evaluations
+WORTH = 0.5  # a warm start or a mirror pays where it needs at most so much of PGD's evaluations
+OURS, CLASSICS = ("mirror", "warm start"), ("PGD", "APGD")
 
 
 def union(results: Sequence[Result], first: int | None = None) -> Tensor | None:
@@ -69,18 +70,18 @@ def evaluations_to_reach(curve: Mapping[int, float], level: float) -> float | No
 
 
 def reach(curves: Mapping[str, Mapping[int, float]], reference: float, shares: Sequence[float] = SHARES) -> list[Row]:
-    """For each share of the `reference`'s success the evaluations that each curve needs, and the warm start's ratios.
+    """For each share of the `reference`'s success the evaluations that each curve needs, and ours over PGD's, APGD's.
 
-    curves   "warm start", "PGD" and "APGD" -> its curve; one that was not measured is left out
+    curves   "mirror", "warm start", "PGD" and "APGD" -> its curve; one that was not measured is left out
     A ratio is None where one of its two never gets there, or where nothing is to be reached.
     """
     found = []
     for share in shares:
         needed = {
             name: evaluations_to_reach(curves[name], share * reference) if reference and name in curves else None
-            for name in ("warm start", "PGD", "APGD")
+            for name in OURS + CLASSICS
         }
-        ratios = {f"of {name}": quotient(needed["warm start"], needed[name]) for name in ("PGD", "APGD")}
+        ratios = {f"{our} of {name}": quotient(needed[our], needed[name]) for our in OURS for name in CLASSICS}
         found.append({"share": share, "level": share * reference, **needed, **ratios})
     return found
 
@@ -89,16 +90,16 @@ def quotient(a: float | None, b: float | None) -> float | None:
     return a / b if a is not None and b else None
 
 
-def pays(row: Mapping[str, Any]) -> bool:
-    """Whether the warm start gets there with at most half of PGD's evaluations, or gets there and PGD does not."""
-    if row["warm start"] is None:
+def pays(row: Mapping[str, Any], ours: str = "warm start") -> bool:
+    """Whether one of `OURS` gets there with at most half of PGD's evaluations, or gets there and PGD does not."""
+    if row[ours] is None:
         return False
-    return row["PGD"] is None or (row["PGD"] > 0 and row["warm start"] <= WORTH * row["PGD"])
+    return row["PGD"] is None or (row["PGD"] > 0 and row[ours] <= WORTH * row["PGD"])
 
 
-def finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the rows of `reach` at one eps say, in words."""
-    yes, no = ([row for row in rows if pays(row) == wanted] for wanted in (True, False))
+def finding(rows: Sequence[Mapping[str, Any]], ours: str = "warm start") -> str:
+    """What the rows of `reach` at one eps say of one of `OURS`, in words."""
+    yes, no = ([row for row in rows if pays(row, ours) == wanted] for wanted in (True, False))
     if not no:
         return f"pays: at most half of PGD's evaluations for {_shares(yes)} of PGD-40's success"
     if not yes:

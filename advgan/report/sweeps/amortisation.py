@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from advgan.analysis.amortisation import CLASSICS, OURS
 from advgan.report.comparison import Picture
 from advgan.report.figures.cases import safe
 from advgan.report.names import code, csv_text, in_markdown
@@ -27,19 +28,20 @@ COLUMNS = (
 ONE_PASS = (
     "Of the images that the target classifies correctly. PGD-40: the union of four runs (both losses, from the image "
     "and from random in the ball, steps of eps / 10), each stopping at its first success. Gradients: of the target for "
-    "each image, at most. Of PGD-40: the rate over PGD-40's, with its 95 % paired bootstrap interval. Only here: "
-    "images that this fools and PGD-40 does not."
+    "each image, at most; of a mirror its rounds, which take none but cost about as much. Of PGD-40: the rate over "
+    "PGD-40's, with its 95 % paired bootstrap interval. Only here: images that this fools and PGD-40 does not."
 )
 CURVES = (
     "Each line the best of its choices at each point, on these images: of the warm start loss and step, of PGD loss, "
     "start and step, of APGD the loss; the warm start is the generator's that fools most in one pass. All keep the "
     "first image that fools: the logits come with each gradient. One pass counts as 0: it takes no gradient of the "
-    "target, though a guided generator takes a forward of its own copy. APGD's last gradient, which moves nothing, is "
-    "not counted."
+    "target, though a guided generator takes a forward of its own copy; a mirror's counts as its rounds, each of which "
+    "costs about a gradient, and its own curve is one pass of so many rounds. APGD's last gradient, which moves "
+    "nothing, is not counted."
 )
 REACH = (
     "Gradient evaluations for each image, at most, by straight lines between the measured points. –: it never gets "
-    "there. Of PGD's: the warm start's over PGD's; at most 50 % pays."
+    "there. Of PGD's: the one's over PGD's; at most 50 % pays."
 )
 TARGETED = (
     "Each image that the target classifies correctly, aimed at one class that is not its own by one pass of the "
@@ -125,12 +127,14 @@ def _curves(points: Sequence[Row]) -> Grid:
 
 
 def _reach(rows: Sequence[Row]) -> Grid:
-    heads = ["of PGD-40's success", "eps", "ASR %", "warm start", "PGD", "APGD", "of PGD's", "of APGD's"]
+    ours = [name for name in OURS if any(row[name] is not None for row in rows)] or ["warm start"]
+    heads = ["of PGD-40's success", "eps", "ASR %", *ours, *CLASSICS]
+    heads += [f"{our} of {name}'s" for our in ours for name in CLASSICS]
     lines = [
         [
             *(f"{100 * row['share']:.0f} %", f"{row['eps']:.4g}", percent(row["level"])),
-            *("–" if row[key] is None else f"{row[key]:.1f}" for key in ("warm start", "PGD", "APGD")),
-            *(_share(row[key], " %") for key in ("of PGD", "of APGD")),
+            *("–" if row[key] is None else f"{row[key]:.1f}" for key in (*ours, *CLASSICS)),
+            *(_share(row[f"{our} of {name}"], " %") for our in ours for name in CLASSICS),
         ]
         for row in rows
     ]
@@ -139,7 +143,7 @@ def _reach(rows: Sequence[Row]) -> Grid:
 
 def findings(summary: Summary) -> list[str]:
     """What the curves say, a line for each eps."""
-    return [f"eps {each['eps']:.4g}: the warm start {each['finding']}" for each in summary["findings"]]
+    return [f"eps {each['eps']:.4g}: the {each['family']} {each['finding']}" for each in summary["findings"]]
 
 
 def _targeted(summary: Summary) -> list[Grid]:

@@ -18,12 +18,18 @@ GAP = (
 )
 CURVES = (
     "How many gradients of the target an attack needs, for each image at most. The warm start begins with one pass of "
-    "the generator, which takes none (star at 0); PGD and APGD begin with nothing. Each curve shows the best of its "
+    "the generator (star), which takes none; a mirror's rounds count as one each, for they cost about as much, and its "
+    "own curve is one pass of so many rounds. PGD and APGD begin with nothing. Each curve shows the best of its "
     "choices of loss, start and step at each point; small dots are the others. Bands: 95 % Wilson intervals. Black: "
     "success of PGD-40, the union of four runs, and dashed 90, 95 and 99 % of it. Where the warm start's curve reaches "
     "a line with at most half of PGD's gradients, it pays."
 )
-FAMILIES = {"warm start": style.OWN["generator"][0][0], "PGD": style.COLOURS[0], "APGD": style.COLOURS[2]}
+FAMILIES = {
+    "mirror": style.COLOURS[5],
+    "warm start": style.OWN["generator"][0][0],
+    "PGD": style.COLOURS[0],
+    "APGD": style.COLOURS[2],
+}
 
 
 def gap(rows: Sequence[Row], generators: Sequence[str]) -> Picture:
@@ -61,7 +67,7 @@ def warm_start(points: Sequence[Row], reference: float) -> Picture:
         label = "PGD-40, union of four" if share == 1 else None
         width = 1.2 if share == 1 else 0.6
         axes.axhline(share * reference, color="black", linewidth=width, linestyle=dashes, label=label)
-    for (family, colour), marker in zip(FAMILIES.items(), ("s", "o", "^"), strict=True):
+    for (family, colour), marker in zip(FAMILIES.items(), ("D", "s", "o", "^"), strict=True):
         own = [row for row in points if row["family"] == family and row["asr"] is not None]
         if not own:
             continue
