@@ -215,6 +215,13 @@ def test_the_black_box_is_never_written_over(call: Call, classifier: Path, capsy
     assert "already holds a generator run" in capsys.readouterr().err
 
 
+def test_a_mirror_of_the_substitute(call: Call, tmp_path: Path) -> None:
+    call("--architecture", "mirror")
+    generator = Generator.from_pretrained(tmp_path / "out")
+    assert fingerprint(generator.guide) == fingerprint(load_target("mnist-b", tmp_path / "out"))
+    assert generator.rounds == 1
+
+
 def test_rounds_share_the_steps() -> None:
     settings = substitute.Settings(rounds=3, distil_steps=10, generator_steps=4)
     plan = substitute.timeline(settings)

@@ -112,6 +112,8 @@ class Settings:
     """Of weights, batches and the attacker's choice of images"""
     threads: int | None = None
     """CPU threads; None takes all cores"""
+    bf16: bool = False
+    """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
 
     adversarial: losses.Adversarial = "margin"
     """Adversarial loss on the substitute's logits"""
@@ -155,7 +157,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     check(settings)
-    accelerator = training.start(settings.seed, settings.threads)
+    accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
     if accelerator.num_processes > 1:
         raise InputError(f"expected one process, which counts the queries, got {accelerator.num_processes}")
     training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
