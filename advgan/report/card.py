@@ -14,7 +14,7 @@ tags: [adversarial-examples, advgan]
 ---
 # A one-pass attack on {target} ({dataset})
 
-Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forward pass:
+Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forward pass{rounds}:
 
     from advgan import Generator
     x_adv = Generator.from_pretrained(DIR).perturb(x)
@@ -48,7 +48,7 @@ tags: [adversarial-examples, black-box, advgan]
 
 Two folders were made together: `classifier/`, a substitute that was distilled from a black box's {answers}
 ({distillation}), and `generator/`, which perturbs images {goal}, within {norm} {radius} and the box [0, 1], in
-one forward pass. The generator saw the gradients of the substitute alone.
+one forward pass{rounds}. The generator saw the gradients of the substitute alone.
 
     from advgan import Generator
     from advgan.targets import load_target
@@ -129,6 +129,9 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
         goal = "toward any class that is asked for, or away from their own"
     smallest = "" if s.get("eps_min") is None else f"{s['eps_min']:.6g} to "
     radius = f"eps {smallest}{s['eps']:.6g}"
+    rounds = ""
+    if s["architecture"] == "mirror":
+        rounds = f" of {s['depth']} rounds, each of which costs about as much as one gradient"
     kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
     loss = (
         f"L_adv ({s['adversarial']}{kappa}) + {s['alpha']:g} L_GAN ({s['gan']}) + {s['beta']:g} L_hinge (c = {c:.4g})"
@@ -146,6 +149,7 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
         **figures,
         "goal": goal,
         "radius": radius,
+        "rounds": rounds,
         "loss": loss,
         "command": _command(program, s),
     }
