@@ -182,7 +182,9 @@ def main(settings: Settings) -> None:
     summary = {
         **{"environment": environment(settings), "target": described, "targets": [described]},
         "generators": [
-            {"name": each.name, "guided": each.generator.guide is not None} | each.describe(target) for each in trained
+            {"name": each.name, "guided": each.generator.guide is not None, "rounds": each.generator.rounds}
+            | each.describe(target)
+            for each in trained
         ],
         **found,
         "rows": [result.row for result in bench.results],

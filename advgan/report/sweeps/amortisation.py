@@ -112,18 +112,18 @@ def grids(summary: Summary) -> list[Grid]:
 
 
 def _curves(points: Sequence[Row]) -> Grid:
-    cells = {(row["family"], row["eps"], row["evaluations"]): row for row in points}
-    evaluations = sorted({k for _, _, k in cells})
+    cells = {(row["family"], row["eps"], row["evaluations"]): row["asr"] for row in points}
+    families = [name for name in OURS + CLASSICS if any(family == name for family, _, _ in cells)]
     lines = [
         [
-            family,
-            f"{eps:.4g}",
-            *(percent(row["asr"]) if (row := cells.get((family, eps, k))) else "–" for k in evaluations),
+            *(f"{eps:.4g}", str(k)),
+            *(percent(cells[family, eps, k]) if (family, eps, k) in cells else "–" for family in families),
         ]
-        for family, eps in dict.fromkeys((family, eps) for family, eps, _ in cells)
+        for eps in dict.fromkeys(eps for _, eps, _ in cells)
+        for k in sorted({k for _, own, k in cells if own == eps})
     ]
-    heads = ["ASR % after gradients", "eps", *map(str, evaluations)]
-    return Grid(f"Warm start, {points[0]['norm']}, {points[0]['n']} images", heads, lines, CURVES)
+    heads = ["eps", "gradients", *families]
+    return Grid(f"ASR % after so many gradients, {points[0]['norm']}, {points[0]['n']} images", heads, lines, CURVES)
 
 
 def _reach(rows: Sequence[Row]) -> Grid:
@@ -183,6 +183,13 @@ def _diversity(summary: Summary) -> list[Grid]:
     return [Grid(f"Diversity: {rows[0]['draws']} draws for each image", heads, lines, DIVERSITY)]
 
 
+def _cost(generator: Row) -> str:
+    """What a pass takes of the classifier that is inside a generator, in words."""
+    if rounds := generator.get("rounds"):
+        return f", a mirror of {rounds} rounds: each is a forward of the classifier inside it and one of its mirror"
+    return ", guided: a pass takes one forward of the classifier inside it" if generator["guided"] else ""
+
+
 def _choices(points: Sequence[Row]) -> list[str]:
     """Which choice each curve shows at which number of evaluations, a line of Markdown for each curve."""
     taken: dict[tuple[float, str], dict[str, list[str]]] = {}
@@ -211,8 +218,7 @@ def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
     lines = heading(f"The amortisation gap on {target['label']} ({target['dataset']})", summary)
     lines += [
         f"- {in_markdown(each['name'])}: generator {code(each['path'])} of {each['parameters']} parameters, "
-        f"{each['norm']} eps {each['eps']:.4g} (sha256 {each['sha256'][:12]})"
-        + (", guided: a pass takes one forward of the classifier inside it" if each["guided"] else "")
+        f"{each['norm']} eps {each['eps']:.4g} (sha256 {each['sha256'][:12]})" + _cost(each)
         for each in summary["generators"]
     ]
     lines += ["", *(f"- {line}" for line in findings(summary)), ""]

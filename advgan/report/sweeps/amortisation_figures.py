@@ -84,14 +84,24 @@ def warm_start(points: Sequence[Row], reference: float) -> Picture:
         axes.plot(*zip(*tried, strict=True), color=colour, marker=".", markersize=4, linestyle="none")
         if family == "warm start":
             axes.plot(x[:1], y[:1], color=colour, marker="*", markersize=15, linestyle="none", label="one pass")
-    ticks = sorted({row["evaluations"] for row in points})
+    ticks = apart(sorted({row["evaluations"] for row in points}))
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     style.plain(axes).set(xlabel="gradient evaluations of the target, for each image", ylabel="ASR")
     highest = max(reference, *(row["asr_high"] or 0 for row in points))
-    axes.set(ylim=(-0.02 * highest, min(1.1 * highest, 1.03)), xlim=(-0.15, max(ticks) * 1.15))
+    last = max(row["evaluations"] for row in points)
+    axes.set(ylim=(-0.02 * highest, min(1.1 * highest, 1.03)), xlim=(-0.15, last * 1.15))
     axes.yaxis.set_major_formatter(style.percent)
     axes.legend(loc="lower right", fontsize=9, frameon=False)
     first = points[0]
     return style.finish(sheet, f"Warm start, {first['norm']} eps {first['eps']:.4g}, {first['n']} images", CURVES)
+
+
+def apart(ticks: Sequence[int]) -> list[int]:
+    """Those of the rising numbers that stand far enough from the one before for labels on a logarithmic axis."""
+    found: list[int] = []
+    for tick in ticks:
+        if not found or tick >= 1.16 * found[-1]:
+            found.append(tick)
+    return found
