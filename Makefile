@@ -26,7 +26,7 @@ defenses: install
 	$(BIN)/python eval/defenses.py --recipe recipes/defenses-small.yaml
 
 test: install
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 
 def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write `tensors` as .safetensors, with the SHA-256 of them all in its metadata."""
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(kept, path, metadata={"format": "pt", "sha256": digest(kept)})
+    # Not save_file, which leaves a file that others may not read, whatever the umask says.
+    path.write_bytes(save(kept, metadata={"format": "pt", "sha256": digest(kept)}))
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:

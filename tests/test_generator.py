@@ -105,6 +105,12 @@ def test_checkpoint_round_trip(tmp_path):
         assert torch.equal(loaded.perturb(x, y_target=2), generator.perturb(x))
 
 
+def test_who_may_read_the_configuration_may_read_the_weights(tmp_path):
+    Generator(width=8, depth=1).save_pretrained(tmp_path)
+    modes = {path.stat().st_mode for path in (tmp_path / "config.json", tmp_path / "model.safetensors")}
+    assert len(modes) == 1
+
+
 def test_checkpoints_that_cannot_be_loaded_say_why(tmp_path):
     with pytest.raises(InputError, match=r"no generator in .*missing"):
         Generator.from_pretrained(tmp_path / "missing")
@@ -149,7 +155,7 @@ def test_images_of_another_kind_are_refused(x, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"eps": 0}, "eps must be"), ({"norm": "l3"}, "norm must be"), ({"width": 0}, "width must be at least 1, got 0"),
-     ({"depth": -1}, "depth must not"), ({"architecture": "resnet"}, "patch, unet or paper, got 'resnet'")],
+     ({"depth": -1}, "depth must not"), ({"architecture": "resnet"}, "patch, unet, mirror or paper, got 'resnet'")],
 )  # fmt: skip
 def test_impossible_generators_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
