@@ -79,6 +79,11 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             raise InputError(f"classes {classes} means any class, expected no y_target, got {y_target}")
         if architecture == "mirror" and guide is None:
             raise InputError("architecture mirror turns its guide around: expected a guide, got none")
+        if architecture == "mirror" and guide is not None:  # it goes toward a class by what the guide says of it
+            told = guide["num_classes"]
+            if classes not in (0, told) or (y_target is not None and y_target >= told):
+                aim = f"classes {classes}" if classes else f"y_target {y_target}"
+                raise InputError(f"a mirror aims at the classes of its guide, expected one of {told}, got {aim}")
         if universal and guide is not None:
             raise InputError("a universal perturbation cannot depend on what a guide says of the image, got both")
         if architecture not in get_args(Architecture):

@@ -140,6 +140,8 @@ def test_checkpoint_round_trip(tmp_path):
     [
         ({"guide": None}, "architecture mirror turns its guide around: expected a guide, got none"),
         ({"depth": 0}, "at least 1 round, got depth 0"),
+        ({"classes": 4}, "aims at the classes of its guide, expected one of 10, got classes 4"),
+        ({"y_target": 10}, "aims at the classes of its guide, expected one of 10, got y_target 10"),
     ],
 )
 def test_what_it_is_not_made_of(settings, words):
