@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,8 @@ def scripted(started: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that the client would have waited; it does not."""
     found: list[float] = []
-    monkeypatch.setattr(client.time, "sleep", found.append)
+    own = SimpleNamespace(sleep=found.append, monotonic=time.monotonic)  # the client's alone: other threads sleep too
+    monkeypatch.setattr(client, "time", own)
     return found
 
 
