@@ -130,7 +130,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
 
     @property
     def rounds(self) -> int:
-        """How often a mirror asks its guide for one answer, each time at about the cost of a gradient; others: 0."""
+        """How often a mirror asks its guide for one answer, each time a forward and one as large back; others: 0."""
         return self.network.rounds if isinstance(self.network, Mirror) else 0
 
     @property

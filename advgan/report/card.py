@@ -131,7 +131,7 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
     radius = f"eps {smallest}{s['eps']:.6g}"
     rounds = ""
     if s["architecture"] == "mirror":
-        rounds = f" of {s['depth']} rounds, each of which costs about as much as one gradient"
+        rounds = f" of {s['depth']} rounds, each of them a forward pass of its guide and one, as large, back"
     kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
     loss = (
         f"L_adv ({s['adversarial']}{kappa}) + {s['alpha']:g} L_GAN ({s['gan']}) + {s['beta']:g} L_hinge (c = {c:.4g})"

@@ -28,7 +28,7 @@ COLUMNS = (
 ONE_PASS = (
     "Of the images that the target classifies correctly. PGD-40: the union of four runs (both losses, from the image "
     "and from random in the ball, steps of eps / 10), each stopping at its first success. Gradients: of the target for "
-    "each image, at most; of a mirror its rounds, which take none but cost about as much. Of PGD-40: the rate over "
+    "each image, at most; of a mirror its rounds, each a forward and one as large back. Of PGD-40: the rate over "
     "PGD-40's, with its 95 % paired bootstrap interval. Only here: images that this fools and PGD-40 does not."
 )
 CURVES = (
@@ -36,8 +36,8 @@ CURVES = (
     "start and step, of APGD the loss; the warm start is the generator's that fools most in one pass. All keep the "
     "first image that fools: the logits come with each gradient. One pass counts as 0: it takes no gradient of the "
     "target, though a guided generator takes a forward of its own copy; a mirror's counts as its rounds, each of which "
-    "costs about a gradient, and its own curve is one pass of so many rounds. APGD's last gradient, which moves "
-    "nothing, is not counted."
+    "is a forward and one as large back, and its own curve is one pass of so many rounds. APGD's last gradient, which "
+    "moves nothing, is not counted."
 )
 REACH = (
     "Gradient evaluations for each image, at most, by straight lines between the measured points. –: it never gets "

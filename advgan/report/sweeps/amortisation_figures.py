@@ -18,8 +18,8 @@ GAP = (
 )
 CURVES = (
     "How many gradients of the target an attack needs, for each image at most. The warm start begins with one pass of "
-    "the generator (star), which takes none; a mirror's rounds count as one each, for they cost about as much, and its "
-    "own curve is one pass of so many rounds. PGD and APGD begin with nothing. Each curve shows the best of its "
+    "the generator (star), which takes none; a mirror's rounds count as one each, a forward and one as large back, and "
+    "its own curve is one pass of so many rounds. PGD and APGD begin with nothing. Each curve shows the best of its "
     "choices of loss, start and step at each point; small dots are the others. Bands: 95 % Wilson intervals. Black: "
     "success of PGD-40, the union of four runs, and dashed 90, 95 and 99 % of it. Where the warm start's curve reaches "
     "a line with at most half of PGD's gradients, it pays."
