@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from advgan.errors import InputError, reason
-from advgan.mirror import Mirror
+from advgan.mirror import Mirror, read
 from advgan.networks import PaperNetwork, PatchNetwork, UNet, Wanted
 from advgan.storage import write_aside
 from advgan.targets import build_target
@@ -154,6 +154,12 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         n, _, h, w = x.shape
         aims = x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target
         radii = x.new_full((n,), self.threat.eps) if eps is None else eps
+        noise = x.new_zeros(n, self.noise) if z is None else z
+        if isinstance(self.network, Mirror) and self.wanted is not None:
+            reading = read(self.guide, x)
+            wanted = self.wanted(aims, radii, noise, reading[1])
+            mirrored: Tensor = self.network(x, self.guide, reading, wanted, aims, radii, rounds)
+            return mirrored
         seen = 2 * x - 1
         if self.picture is not None:
             one = F.interpolate(self.picture, (h, w), mode="bilinear", align_corners=False)
@@ -164,15 +170,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             with torch.no_grad():
                 logits = self.guide(x).float()
         if self.wanted is not None:
-            wanted = self.wanted(
-                aims,
-                radii,
-                x.new_zeros(n, self.noise) if z is None else z,
-                logits,
-            )
-        if isinstance(self.network, Mirror) and wanted is not None:
-            mirrored: Tensor = self.network(x, self.guide, wanted, aims, radii, rounds)
-            return mirrored
+            wanted = self.wanted(aims, radii, noise, logits)
         raw: Tensor = self.network(padded.contiguous(memory_format=torch.channels_last), wanted)[..., :h, :w]
         return raw.expand(n, -1, -1, -1)
 
@@ -201,10 +199,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
 
         Raises InputError for what the generator was not made for, and for images of another kind.
         """
-        self._check(x, y_target, eps, z)
-        if rounds is not None and (not self.rounds or rounds < 1):
-            expected = "at least 1 round" if self.rounds else "no rounds, which are for architecture mirror"
-            raise InputError(f"expected {expected}, got {rounds}")
+        self._check(x, y_target, eps, z, rounds)
         device = next(self.parameters()).device
         radius = self.threat.eps if eps is None else eps
         n = len(x)
@@ -225,7 +220,9 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             x_adv[part] = bounded(raw, chunk, self.threat.norm, radius)
         return x_adv
 
-    def _check(self, x: Tensor, y_target: int | Tensor | None, eps: float | None, z: Tensor | None) -> None:
+    def _check(
+        self, x: Tensor, y_target: int | Tensor | None, eps: float | None, z: Tensor | None, rounds: int | None
+    ) -> None:
         if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:
             expected = f"float images (n, {self.channels}, h, w)"
             raise InputError(f"this generator expects {expected} in [0, 1], got {x.dtype} {tuple(x.shape)}")
@@ -250,6 +247,9 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         if z is not None and (not self.noise or z.shape != (len(x), self.noise)):
             made = f"noise ({len(x)}, {self.noise})" if self.noise else "no noise"
             raise InputError(f"this generator takes {made}, got z of shape {tuple(z.shape)}")
+        if rounds is not None and (not self.rounds or rounds < 1):
+            expected = "at least 1 round" if self.rounds else "no rounds, which are for architecture mirror"
+            raise InputError(f"expected {expected}, got {rounds}")
 
     def unfit(self, *, eps: float = 0.0, norm: str | None = None, y_target: int | None = None) -> str | None:
         """Why there is no answer within `eps` of `norm` toward class `y_target` (None: away); None if there is one."""

@@ -18,9 +18,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from advgan.errors import InputError
+from advgan.networks import opinion, zero
 from advgan.threat import Norm, bounded
 
-MIRRORED = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Dropout)
+Reading = tuple[list[tuple[nn.Module, Tensor]], Tensor]
 
 
 class Mirror(nn.Module):
@@ -42,20 +43,30 @@ class Mirror(nn.Module):
 
     def start(self, guide: Any) -> None:
         """Take the weights of `guide`, transposed: from here on the training begins."""
-        for mirrored, layer in zip(self.round.layers, weighted(chain(guide)), strict=True):
-            mirrored.get_parameter("weight").data.copy_(layer.weight.data)
+        for own, layer in zip(self.round.layers, weighted(guide.layers), strict=True):
+            own.get_parameter("weight").data.copy_(layer.weight.data)
 
     def forward(
-        self, x: Tensor, guide: Any, wanted: Tensor, y_target: Tensor, eps: Tensor, rounds: int | None = None
+        self,
+        x: Tensor,
+        guide: Any,
+        reading: Reading,
+        wanted: Tensor,
+        y_target: Tensor,
+        eps: Tensor,
+        rounds: int | None = None,
     ) -> Tensor:
         """The unbounded perturbation, the shape of clean `x` (n, c, h, w), for what is wanted (n, condition): classes
-        (n,) with -1 for "away from its own", and radii (n,). `rounds` None are those it was made with.
+        (n,) with -1 for "away from its own", and radii (n,).
+
+        reading   the guide's of `x`, see `read`
+        rounds    None are those it was made with
         """
-        raw, seen, own = torch.zeros_like(x), x, None
-        for _ in range(self.rounds if rounds is None else rounds):
-            with torch.no_grad():
-                inputs, logits = read(chain(guide), seen)
-            own = logits.argmax(1) if own is None else own  # what the clean image is taken for
+        inputs, logits = reading
+        raw, seen, own = torch.zeros_like(x), x, logits.argmax(1)  # what the clean image is taken for
+        for i in range(self.rounds if rounds is None else rounds):
+            if i:
+                inputs, logits = read(guide, seen)
             raw = self.round(x, (seen - x) / rearrange(eps, "n -> n 1 1 1"), raw, inputs, logits, own, y_target, wanted)
             seen = bounded(raw, x, self.norm, eps)
         return raw
@@ -95,8 +106,7 @@ class Round(nn.Module):
         share     (x_adv - x) / eps of the round before
         inputs    what each layer of the guide saw there, logits (n, k) what the guide said, own (n,) what it says of x
         """
-        standard = (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-6)
-        told = self.told(torch.cat([wanted, logits.softmax(1), standard], dim=1))
+        told = self.told(torch.cat([wanted, opinion(logits)], dim=1))
         v = ascent(logits, own, y_target) + self.direction(told)
         mirrors = zip(reversed(self.layers), reversed(self.films), strict=True)
         for layer, x_in in reversed(inputs):
@@ -142,18 +152,19 @@ class TransposedConv(nn.Module):
 def chain(guide: Any) -> nn.Sequential:
     """The layers of a guide that can be turned around. Raises InputError for one that is no chain of such layers."""
     layers = getattr(guide, "layers", None)
-    known = isinstance(layers, nn.Sequential) and all(isinstance(layer, MIRRORED) for layer in layers)
-    if not isinstance(layers, nn.Sequential) or not known or any(unlike(layer) for layer in layers):
+    if not isinstance(layers, nn.Sequential) or not all(turns(layer) for layer in layers):
         made = "a chain of convolutions, linear layers, ReLU and max-pooling (mnist-a, mnist-b, mnist-c and the like)"
         raise InputError(f"architecture mirror turns its guide around: expected {made}, got {guide.name}")
     return layers
 
 
-def unlike(layer: nn.Module) -> bool:
-    """Settings of a layer of a known kind that are not turned around here."""
+def turns(layer: nn.Module) -> bool:
+    """Whether a layer, as it is set, can be turned around here."""
     if isinstance(layer, nn.Conv2d):
-        return layer.groups != 1 or layer.dilation != (1, 1) or isinstance(layer.padding, str)
-    return isinstance(layer, nn.MaxPool2d) and (layer.kernel_size, layer.stride, layer.padding) != (2, 2, 0)
+        return layer.groups == 1 and layer.dilation == (1, 1) and not isinstance(layer.padding, str)
+    if isinstance(layer, nn.MaxPool2d):
+        return (layer.kernel_size, layer.stride, layer.padding) == (2, 2, 0)
+    return isinstance(layer, nn.Linear | nn.ReLU | nn.Flatten | nn.Dropout)
 
 
 def weighted(layers: Iterable[nn.Module]) -> list[nn.Linear | nn.Conv2d]:
@@ -169,17 +180,11 @@ def into(layer: nn.Linear | nn.Conv2d) -> int:
     return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
-def zero(layer: Any) -> Any:
-    """`layer`, which says 0 at first."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def read(layers: nn.Sequential, x: Tensor) -> tuple[list[tuple[nn.Module, Tensor]], Tensor]:
+@torch.no_grad()
+def read(guide: Any, x: Tensor) -> Reading:
     """Each layer with what it sees when the guide, which is in eval mode, looks at `x`; and the logits."""
     inputs = []
-    for layer in layers:
+    for layer in guide.layers:
         inputs.append((layer, x))
         x = layer(x)
     return inputs, x.float()

@@ -8,11 +8,25 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+
+def zero(layer: Any) -> Any:
+    """`layer`, which says 0 at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def opinion(logits: Tensor) -> Tensor:
+    """A classifier's logits (n, k) for a network to read: probabilities and standardised logits (n, 2k)."""
+    standard = (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-6)
+    return torch.cat([logits.softmax(1), standard], dim=1)
 
 
 class InstanceNorm(nn.Module):
@@ -25,10 +39,7 @@ class InstanceNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1, width, 1, 1))
         self.bias = nn.Parameter(torch.zeros(1, width, 1, 1))
-        self.film = nn.Linear(condition, 2 * width) if condition else None
-        if self.film is not None:
-            nn.init.zeros_(self.film.weight)
-            nn.init.zeros_(self.film.bias)
+        self.film = zero(nn.Linear(condition, 2 * width)) if condition else None
 
     def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:  # (n, width, h, w), (n, condition)
         x = x.float()  # E[x^2] - E[x]^2 needs more digits than bfloat16 has
@@ -193,7 +204,6 @@ class Wanted(nn.Module):
         if self.noise is not None:
             parts.append(self.noise(z))
         if self.guided is not None and logits is not None:
-            standard = (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-6)
-            parts.append(self.guided(torch.cat([logits.softmax(1), standard], dim=1)))
+            parts.append(self.guided(opinion(logits)))
         mixed: Tensor = self.mix(torch.stack(parts).sum(0))
         return mixed

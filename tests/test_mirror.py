@@ -61,8 +61,8 @@ def test_a_round_reads_the_image_that_the_one_before_has_made():
     with torch.no_grad():
         first = one.raw(x)
         seen = bounded(first, x, "linf", 0.3)
-        logits = read(two.guide.layers, x)[1]
-        inputs, there = read(two.guide.layers, seen)
+        logits = read(two.guide, x)[1]
+        inputs, there = read(two.guide, seen)
         assert isinstance(two.network, Mirror)
         told = two.wanted(torch.full((3,), -1), torch.full((3,), 0.3), torch.zeros(3, 0), logits)
         expected = two.network.round(
