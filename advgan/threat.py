@@ -13,6 +13,7 @@ from advgan.errors import InputError
 
 Norm = Literal["linf", "l2"]
 NORMS: tuple[Norm, ...] = ("linf", "l2")
+GIVEN_BACK = 3  # passes: on MNIST the cut leaves 1.34 of l2 1.5, one pass makes it 1.496, three 1.5000
 TOLERANCE = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of one subtraction; of a sum of squares
 
 
@@ -60,7 +61,9 @@ def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
     `eps` is one radius, or one for each image (n,).
 
     linf  x_adv = low + (high - low) (1 + tanh raw) / 2 with low = max(x - eps, 0), high = min(x + eps, 1)
-    l2    delta = raw scaled down to length eps, then cut at the box, which can only shorten it
+    l2    delta = raw scaled down to length eps and cut at the box; what the cut takes off, the pixels that it does
+          not touch are given back, a few times over: to min(s |raw|, room) of each pixel, where s grows until the
+          length is eps. A step s -> s eps / length can never pass eps: no pixel grows by more than the factor.
 
     There is no dead pixel, whatever x is: clamping x + delta would pass no gradient to pixels at 0 or 1 (most of
     MNIST), so the l2 form lets the gradient through its cut. In float32 outside autocast: bf16(8/255) exceeds 8/255.
@@ -75,7 +78,14 @@ def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
             free = low.lerp(high, (2 * raw).sigmoid_())  # sigmoid(2r) = (1 + tanh r) / 2
         else:
             length = rearrange(raw.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
-            free = x + raw * (eps / length).clamp_max(1)
+            wanted = length.minimum(torch.as_tensor(eps, device=x.device))
+            raw = raw * (wanted / length)
+            grown, wanted, held = torch.ones_like(wanted), wanted.detach(), raw.detach()
+            for _ in range(GIVEN_BACK):
+                cut = (x + grown * held).clamp_(0, 1).sub_(x)
+                left = rearrange(cut.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
+                grown = grown * (wanted / left).clamp(1, 2)
+            free = x + grown * raw
             low, high = torch.zeros_like(x), torch.ones_like(x)
         # The value is cut (for linf by one rounding error at most), the gradient is that of the uncut form.
         return free + (free.clamp(low, high) - free).detach() if free.requires_grad else free.clamp_(low, high)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advgan.threat import Threat, check_eps, delta_norms, to_8bit
+from advgan.threat import Threat, bounded, check_eps, delta_norms, to_8bit
 
 SHAPES = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
 
@@ -74,3 +74,28 @@ def test_violations_are_named(change, message):
 def test_impossible_balls_are_refused(eps, norm, message):
     with pytest.raises(ValueError, match=message):
         check_eps(eps, norm)
+
+
+def test_the_l2_form_gives_back_what_the_box_cuts_off():
+    """Half of the pixels are pushed out of the box, where they stay: the other half has the whole length."""
+    x = torch.cat([torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), 0.5)], dim=3)
+    raw = -torch.ones_like(x)
+    for eps in (0.8, torch.tensor([0.8, 0.4])):
+        x_adv = bounded(raw, x, "l2", eps)
+        torch.testing.assert_close(delta_norms(x_adv - x)["l2"], torch.as_tensor(eps).expand(2))
+        assert torch.equal(x_adv[..., :4], x[..., :4])
+
+
+@given(SHAPES, st.floats(0.05, 4.0), st.integers(0, 99))
+def test_the_l2_form_stays_in_the_ball_and_is_never_shorter_than_the_cut_alone(shape, eps, seed):
+    torch.manual_seed(seed)
+    x, raw = torch.rand(shape).round(decimals=1), 99 * torch.randn(shape)
+    x_adv = bounded(raw, x, "l2", eps)
+    assert not Threat("l2", eps).violations(x_adv, x)
+    first = delta_norms((x + raw * (eps / raw.flatten(1).norm(dim=1).view(-1, 1, 1, 1))).clamp(0, 1) - x)["l2"]
+    assert (delta_norms(x_adv - x)["l2"] >= first * (1 - 1e-6)).all()
+
+
+def test_the_l2_form_keeps_a_shorter_answer_short():
+    x, raw = torch.full((1, 1, 4, 4), 0.5), torch.full((1, 1, 4, 4), 0.01)
+    torch.testing.assert_close(bounded(raw, x, "l2", 2.0), x + raw)
