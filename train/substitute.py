@@ -53,7 +53,7 @@ from advgan.report.tensorboard import write_validation
 from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import Answers, BlackBox, Target, build_target, fingerprint, save_target
-from advgan.threat import Norm, check_class, check_eps, to_8bit
+from advgan.threat import Norm, check_class, check_eps
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 Phase = Literal["distil", "attack"]
@@ -199,9 +199,7 @@ def main(settings: Settings) -> None:
         **{"queries": 0, "validation_queries": 0, "kept": {}},
         settings=training.plain(settings) | {"black_box_sha256": fingerprint(model)},
     )
-    told = training.Record(
-        clean=torch.empty(0), validation=torch.empty(0), x_adv=torch.empty(0, dtype=torch.uint8), adv=torch.empty(0)
-    )
+    told = training.Told(settings.adversarial_images, settings.seed)
     substitute, generator, critic, optimizer_f, optimizer_g, optimizer_d = accelerator.prepare(
         substitute, generator, critic, optimizer_f, optimizer_g, optimizer_d
     )
@@ -237,13 +235,10 @@ def main(settings: Settings) -> None:
             if record["rounds_asked"] == round_:  # the round's questions, each asked once and kept
                 try:
                     if round_ == 0:
-                        ask(black_box, told, "clean", train)
-                        ask(referee, told, "validation", held_out)
+                        told.ask(black_box, "clean", train)
+                        told.ask(referee, "validation", held_out)
                     else:
-                        x_adv = newest(averaged.module, train, round_, settings, device)
-                        every = torch.cat([told["x_adv"], x_adv])
-                        ask(black_box, told, "adv", Split(every, torch.zeros(len(every))))
-                        told["x_adv"] = torch.cat([told["x_adv"], x_adv])
+                        told.ask_about_attack(black_box, averaged.module, train, round_)
                     record["rounds_asked"] += 1
                 finally:  # where a service fails, what it told so far is kept too, and what it was asked counted
                     record["queries"], record["validation_queries"] = black_box.queries, referee.queries
@@ -253,7 +248,7 @@ def main(settings: Settings) -> None:
             if phase == "distil":
                 substitute.train().requires_grad_(True)
                 if round_:
-                    x, b = with_adversarial(x, b, told, record["distil"], settings, device)
+                    x, b = told.mixed(x, b, record["distil"])
                 terms = distil_step(substitute, optimizer_f, x, b, accelerator)
             else:
                 substitute.eval().requires_grad_(False)
@@ -337,39 +332,6 @@ def own_images(train: Split, settings: Settings) -> Split:
     return Split(train.take(torch.from_numpy(chosen)).images, torch.arange(n))
 
 
-def ask(black_box: BlackBox, told: training.Record, key: str, split: Split) -> None:
-    """Append to told[key] what the black box says (n, k) of the images of `split` that are not answered there yet."""
-    rest = split.take(torch.arange(len(told[key]), len(split)))
-    for x, _ in rest.batches(black_box.batch_size):
-        told[key] = torch.cat([told[key], black_box.ask(x)])
-
-
-def newest(generator: Any, train: Split, round_: int, settings: Settings, device: torch.device) -> Tensor:
-    """Adversarial images by the generator as it is now, of training images drawn for this round.
-
-    They are what is sent to a service, and what the training state can hold: uint8 (m, c, h, w).
-    """
-    order = np.random.default_rng((settings.seed, round_)).permutation(len(train))[: settings.adversarial_images]
-    with torch.no_grad():
-        x_adv = [
-            to_8bit(generator(x.to(device)), x.to(device)).cpu()
-            for x, _ in train.take(torch.from_numpy(order)).batches(250)
-        ]
-    return torch.cat(x_adv)
-
-
-def with_adversarial(
-    x: Tensor, b: Tensor, told: training.Record, step: int, settings: Settings, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Half of the clean images `x` with answers `b`, and as many adversarial ones with theirs: of all rounds, half of
-    them of the newest."""
-    half, pool, new = len(x) // 2, len(told["adv"]), min(settings.adversarial_images, len(told["clean"]))
-    first = np.where(np.arange(len(x) - half) % 2, pool - new, 0)  # every other one is among the newest
-    chosen = torch.from_numpy(np.random.default_rng((settings.seed, step, 1)).integers(first, pool))
-    x_adv, b_adv = told["x_adv"][chosen].to(device).float() / 255, told["adv"][chosen].to(device)
-    return torch.cat([x[:half], x_adv]), torch.cat([b[:half], b_adv])
-
-
 def distil_step(
     substitute: nn.Module, optimizer: Any, x: Tensor, b: Tensor, accelerator: Accelerator
 ) -> dict[str, Tensor]:
@@ -389,7 +351,7 @@ def judge(
     critic: nn.Module,
     substitute: nn.Module,
     referee: BlackBox,
-    told: training.Record,
+    told: training.Told,
     held_out: Split,
     game: Game,
     accelerator: Accelerator,

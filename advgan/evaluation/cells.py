@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from advgan.attacks.registry import Access, Spec, bind
@@ -25,6 +24,7 @@ from advgan.generator import Generator
 from advgan.storage import write_aside
 from advgan.targets import fingerprint
 from advgan.threat import Threat
+from advgan.weights import read_weights, write_weights
 
 ANSWERS = "x_adv"  # the one tensor in a cell's file that is not a column of its records
 
@@ -191,7 +191,7 @@ class Cells:
             return None
         try:
             cell = json.loads((folder / "cell.json").read_text())
-            tensors = load_file(folder / "records.safetensors")
+            tensors = read_weights(folder / "records.safetensors")
             records, row = {name: tensors[name] for name in cell["columns"]}, cell["row"]
             whole = row.keys() == set(ROW_KEYS) and {len(column) for column in records.values()} == {len(self.x)}
             return Result({name: row[name] for name in ROW_KEYS}, records, tensors[ANSWERS]) if whole else None
@@ -205,7 +205,6 @@ class Cells:
         def write(folder: Path) -> None:
             cell = {"key": key, "row": result.row, "columns": list(result.records)}
             (folder / "cell.json").write_text(json.dumps(cell, indent=2, allow_nan=False) + "\n")
-            columns = {name: column.contiguous() for name, column in result.records.items()}
-            save_file({**columns, ANSWERS: result.x_adv.contiguous()}, folder / "records.safetensors")
+            write_weights({**result.records, ANSWERS: result.x_adv}, folder / "records.safetensors")
 
         write_aside(directory, write)

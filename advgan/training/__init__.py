@@ -15,9 +15,10 @@ from advgan.training.states import (
     saving,
     unfinished,
 )
+from advgan.training.told import Told
 
 __all__ = [
-    "FREE", "LAUNCHER", "Record", "State", "Stop", "changes", "checkpointed", "claim", "clear", "compiled", "finish",
-    "latest_state", "one_cycle", "open_log", "plain", "progress_bar", "saving", "start", "start_alone",
+    "FREE", "LAUNCHER", "Record", "State", "Stop", "Told", "changes", "checkpointed", "claim", "clear", "compiled",
+    "finish", "latest_state", "one_cycle", "open_log", "plain", "progress_bar", "saving", "start", "start_alone",
     "stop_at_nan", "unfinished",
 ]  # fmt: skip
