@@ -39,6 +39,8 @@ def test_a_cell_is_found_again_as_it_was(victim: Victim, tmp_path: Path) -> None
     first, images_done = Cells(tmp_path, X, Y, batch_size=10), []
     made = first.run(FGSM, victim, BALL)
     assert first.found == 0
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # who may read one may read all
     again = Cells(tmp_path, X, Y, batch_size=10)
     found = again.run(FGSM, victim, BALL, progress=images_done.append)
     assert (again.found, images_done) == (1, [24])
@@ -50,7 +52,7 @@ def test_a_cell_is_found_again_as_it_was(victim: Victim, tmp_path: Path) -> None
     assert same(direct, made, but=("seconds_per_image", "images_per_second", "attack", "target"))
 
 
-@pytest.mark.parametrize("change", ["eps", "seed", "settings", "weights", "images", "batch", "aim", "fresh", "damaged"])
+@pytest.mark.parametrize("change", ["eps", "seed", "settings", "weights", "images", "batch", "aim", "fresh", "damaged", "a bit"])
 def test_what_is_not_the_same_is_run(change: str, victim: Victim, tmp_path: Path) -> None:
     spec = NOISE if change == "seed" else FGSM
     Cells(tmp_path, X, Y, batch_size=10).run(spec, victim, BALL)
@@ -62,6 +64,10 @@ def test_what_is_not_the_same_is_run(change: str, victim: Victim, tmp_path: Path
     if change == "damaged":
         (file,) = tmp_path.glob("*/records.safetensors")
         file.write_bytes(file.read_bytes()[:-50])
+    if change == "a bit":
+        (file,) = tmp_path.glob("*/records.safetensors")
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     threat = Threat("linf", 0.1 if change == "eps" else 0.2, targeted=change == "aim")
     spec = parse_attack("fgsm:loss=margin") if change == "settings" else spec
     cells.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
