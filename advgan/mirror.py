@@ -9,7 +9,7 @@ round costs one forward pass of the guide and one, as large, of its mirror.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,9 +19,12 @@ from torch import Tensor, nn
 
 from advgan.errors import InputError
 from advgan.networks import opinion, zero
+from advgan.targets.chain import Average, Normalised, Residual, Shortcut
 from advgan.threat import Norm, bounded
 
-Seen = tuple[nn.Module, Tensor, Tensor | None]
+# A layer, what it saw, and what else its way back needs: of a pool where its answers stood, of a residual block what
+# was seen inside, and its answer.
+Seen = tuple[nn.Module, Tensor, Any]
 Reading = tuple[list[Seen], Tensor]
 
 
@@ -44,7 +47,7 @@ class Mirror(nn.Module):
 
     def start(self, guide: Any) -> None:
         """Take the weights of `guide`, transposed: from here on the training begins."""
-        for own, layer in zip(self.round.layers, weighted(guide.layers), strict=True):
+        for own, layer in zip(self.round.layers, weighted(chain(guide)), strict=True):
             own.get_parameter("weight").data.copy_(layer.weight.data)
 
     def forward(
@@ -76,7 +79,7 @@ class Mirror(nn.Module):
 class Round(nn.Module):
     """From what the layers of the guide have seen, and what it said, to a better perturbation."""
 
-    def __init__(self, layers: nn.Sequential, channels: int, classes: int, width: int, condition: int) -> None:
+    def __init__(self, layers: list[nn.Module], channels: int, classes: int, width: int, condition: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(mirrored(layer) for layer in weighted(layers))
         self.told = nn.Sequential(nn.Linear(condition + 2 * classes, condition), nn.SiLU())
@@ -109,20 +112,30 @@ class Round(nn.Module):
         """
         told = self.told(torch.cat([wanted, opinion(logits)], dim=1))
         v = ascent(logits, own, y_target) + self.direction(told)
-        mirrors = zip(reversed(self.layers), reversed(self.films), strict=True)
-        for layer, x_in, largest in reversed(inputs):
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                mirror, film = next(mirrors)
-                scale = 1 + film(told)
-                v = mirror(v, x_in.shape) * (scale if x_in.ndim == 2 else rearrange(scale, "n w -> n w 1 1"))
-            else:
-                v = back(layer, v, x_in, largest)
+        v = self.back(inputs, v, told, zip(reversed(self.layers), reversed(self.films), strict=True))
         v = v.float()
         v = v / v.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
         keep, step = rearrange(self.steps(told).float(), "n two -> two n 1 1 1")
         raw = (1 + keep) * raw + 2 * (1 + step) * v
         more: Tensor = self.last(torch.cat([v, raw, 2 * x - 1, share], dim=1))
         return raw + more.float()
+
+    def back(
+        self, inputs: list[Seen], v: Tensor, told: Tensor, mirrors: Iterator[tuple[nn.Module, nn.Module]]
+    ) -> Tensor:
+        """`v` from the end of a chain to its beginning, by the layers' `mirrors`, the last first."""
+        for layer, x, more in reversed(inputs):
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                mirror, film = next(mirrors)
+                scale = 1 + film(told)
+                v = mirror(v, x.shape) * (scale if x.ndim == 2 else rearrange(scale, "n w -> n w 1 1"))
+            elif isinstance(layer, Residual):
+                inside, answer = more
+                v = gated(v, answer)
+                v = self.back(inside, v, told, mirrors) + back(layer.shortcut, v, x)
+            else:
+                v = back(layer, v, x, more)
+        return v
 
 
 class TransposedLinear(nn.Module):
@@ -150,26 +163,37 @@ class TransposedConv(nn.Module):
         return F.conv_transpose2d(v, self.weight, None, self.stride, self.padding, tuple(missing))
 
 
-def chain(guide: Any) -> nn.Sequential:
+def chain(guide: Any) -> list[nn.Module]:
     """The layers of a guide that can be turned around. Raises InputError for one that is no chain of such layers."""
-    layers = getattr(guide, "layers", None)
-    if not isinstance(layers, nn.Sequential) or not all(turns(layer) for layer in layers):
-        made = "a chain of convolutions, linear layers, ReLU and max-pooling (mnist-a, mnist-b, mnist-c and the like)"
+    layers: list[nn.Module] = guide.chain()
+    if not layers or not all(map(turns, layers)):
+        made = "a chain of layers that it can turn (mnist-a, mnist-b, mnist-c and the like, cifar-resnet20 to -110)"
         raise InputError(f"architecture mirror turns its guide around: expected {made}, got {guide.name}")
     return layers
 
 
 def turns(layer: nn.Module) -> bool:
     """Whether a layer, as it is set, can be turned around here."""
+    if isinstance(layer, Residual):
+        return all(map(turns, layer.inner()))
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1 and layer.dilation == (1, 1) and not isinstance(layer.padding, str)
     if isinstance(layer, nn.MaxPool2d):
         return (layer.kernel_size, layer.stride, layer.padding) == (2, 2, 0)
-    return isinstance(layer, nn.Linear | nn.ReLU | nn.Flatten | nn.Dropout)
+    if isinstance(layer, nn.BatchNorm2d):
+        return layer.affine and layer.track_running_stats
+    return isinstance(layer, nn.Linear | nn.ReLU | nn.Flatten | nn.Dropout | Normalised | Average)
 
 
 def weighted(layers: Iterable[nn.Module]) -> list[nn.Linear | nn.Conv2d]:
-    return [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+    """The layers that have a mirror, in the order in which an image passes them."""
+    found: list[nn.Linear | nn.Conv2d] = []
+    for layer in layers:
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            found.append(layer)
+        elif isinstance(layer, Residual):
+            found += weighted(layer.inner())
+    return found
 
 
 def mirrored(layer: nn.Linear | nn.Conv2d) -> nn.Module:
@@ -183,16 +207,27 @@ def into(layer: nn.Linear | nn.Conv2d) -> int:
 
 @torch.no_grad()
 def read(guide: Any, x: Tensor) -> Reading:
-    """What each layer sees when the guide, which is in eval mode, looks at `x`, where it pools from; the logits."""
+    """What each layer sees when the guide, which is in eval mode, looks at `x`; and the logits."""
+    inputs, logits = followed(guide.chain(), x)
+    return inputs, logits.float()
+
+
+def followed(layers: Iterable[nn.Module], x: Tensor) -> tuple[list[Seen], Tensor]:
+    """`x` on its way through a chain: what was seen, and what comes out."""
     inputs: list[Seen] = []
-    for layer in pools_first(guide.layers):
-        seen, largest = x, None
+    for layer in pools_first(layers):
+        seen = x
+        more: Any = None
         if isinstance(layer, nn.MaxPool2d):
-            x, largest = F.max_pool2d(x, 2, return_indices=True)
+            x, more = F.max_pool2d(x, 2, return_indices=True)
+        elif isinstance(layer, Residual):
+            inside, x = followed(layer.inner(), x)
+            x = F.relu(layer.shortcut(seen) + x)
+            more = inside, x
         else:
             x = layer(x)
-        inputs.append((layer, seen, largest))
-    return inputs, x.float()
+        inputs.append((layer, seen, more))
+    return inputs, x
 
 
 def pools_first(layers: Iterable[nn.Module]) -> list[nn.Module]:
@@ -213,13 +248,29 @@ def ascent(logits: Tensor, own: Tensor, y_target: Tensor) -> Tensor:
     return (others - one) * (1 - 2 * aimed[:, None].to(logits.dtype))
 
 
-def back(layer: nn.Module, v: Tensor, x: Tensor, largest: Tensor | None) -> Tensor:
-    """`v` through a layer without weights, backward: `x` is what it saw, `largest` where a pool found its answers."""
-    if isinstance(layer, nn.ReLU):  # as autograd does it: a product with a mask takes five times as long
-        gated: Tensor = torch.ops.aten.threshold_backward(v, x, 0)
-        return gated
+def back(layer: nn.Module, v: Tensor, x: Tensor, largest: Tensor | None = None) -> Tensor:
+    """`v` through a layer without a mirror, backward: `x` is what it saw, `largest` where a pool found its answers."""
+    if isinstance(layer, nn.ReLU):
+        return gated(v, x)
     if isinstance(layer, nn.Flatten):
         return v.reshape(x.shape)
+    if isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None:
+        scale = layer.weight * torch.rsqrt(layer.running_var + layer.eps)
+        return v * rearrange(scale.to(v.dtype), "w -> w 1 1")
+    if isinstance(layer, Normalised):
+        return v / layer.std
+    if isinstance(layer, Average):
+        return rearrange(v / x[0, 0].numel(), "n w -> n w 1 1").expand(x.shape)
+    if isinstance(layer, Shortcut) and layer.added:
+        spread = v.new_zeros(x.shape)
+        spread[:, :, :: layer.stride, :: layer.stride] = v[:, layer.added : -layer.added]
+        return spread
     if largest is not None:
         return F.max_unpool2d(v, largest, (2, 2), output_size=x.shape)
     return v
+
+
+def gated(v: Tensor, x: Tensor) -> Tensor:
+    """`v` where `x` is above 0, else 0, as autograd does it: a product with a mask takes five times as long."""
+    kept: Tensor = torch.ops.aten.threshold_backward(v, x, 0)
+    return kept

@@ -52,7 +52,9 @@ def test_a_cell_is_found_again_as_it_was(victim: Victim, tmp_path: Path) -> None
     assert same(direct, made, but=("seconds_per_image", "images_per_second", "attack", "target"))
 
 
-@pytest.mark.parametrize("change", ["eps", "seed", "settings", "weights", "images", "batch", "aim", "fresh", "damaged", "a bit"])
+@pytest.mark.parametrize(
+    "change", ["eps", "seed", "settings", "weights", "images", "batch", "aim", "fresh", "damaged", "a bit"]
+)
 def test_what_is_not_the_same_is_run(change: str, victim: Victim, tmp_path: Path) -> None:
     spec = NOISE if change == "seed" else FGSM
     Cells(tmp_path, X, Y, batch_size=10).run(spec, victim, BALL)

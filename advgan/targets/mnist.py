@@ -81,5 +81,8 @@ class MnistNet(Target):
             raise InputError(f"{name} was made for 28x28 images, and {size} is too small for its layers") from None
         self.layers.train()
 
+    def chain(self) -> list[nn.Module]:
+        return list(self.layers)
+
     def logits(self, x: Tensor) -> Tensor:
         return self.layers(x)
