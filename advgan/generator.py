@@ -35,7 +35,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     norm, eps      the ball that every answer lies in (with the box [0, 1]), by construction
     y_target       the class that this generator was trained to pull toward; None: away from the true one, or any
     architecture   "patch" (ours, fast; `patch`, `width`, `depth` are its sizes), "unet" (ours, for success; `levels`
-                   too), "mirror" (ours, for small eps: a guide of convolutions in a chain and its layers transposed,
+                   too), "mirror" (ours, for small eps: a guide that is a chain of layers, and they transposed,
                    `depth` times one after the other) or "paper" (Xiao et al. 2018)
     classes        above 0: each answer is pulled toward the class that is asked for, of so many, or away from its own
     eps_min        each answer keeps to the radius that is asked for, from `eps_min` to `eps`; None: made for `eps`

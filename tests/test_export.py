@@ -32,6 +32,7 @@ def made(**kind: Any) -> Generator:
 
 
 GUIDE = {"name": "mnist-tutorial", "image_shape": [1, 28, 28], "num_classes": 3}
+RESNET = GUIDE | {"name": "cifar-resnet20"}
 KINDS: list[tuple[dict[str, Any], Format]] = [
     ({}, "pt2"),
     ({"norm": "l2", "eps": 2.0, "universal": True, "noise": 3, "classes": 4, "eps_min": 0.5}, "onnx"),
@@ -39,7 +40,7 @@ KINDS: list[tuple[dict[str, Any], Format]] = [
     ({"architecture": "unet", "patch": 2, "levels": 1, "guide": GUIDE}, "onnx"),
     ({"architecture": "paper", "channels": 3, "eps": 8 / 255}, "onnx"),
     ({"architecture": "mirror", "depth": 2, "guide": GUIDE, "eps_min": 0.1, "classes": 3}, "onnx"),
-    ({"architecture": "mirror", "norm": "l2", "eps": 2.0, "guide": GUIDE, "classes": 3}, "pt2"),
+    ({"architecture": "mirror", "norm": "l2", "eps": 2.0, "guide": RESNET, "classes": 3}, "pt2"),
 ]
 
 

@@ -23,6 +23,7 @@ PROGRAMS = {
     "defenses-small": "eval.defenses",
     "detection-mnist": "eval.detection",
     "mnist-black-box": "train.substitute",
+    "cifar-black-box": "train.substitute",
     "distill-mnist": "train.distill",
     "distill-mnist5k": "train.distill",
     "distillation": "eval.distillation",
