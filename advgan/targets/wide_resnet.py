@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.targets.base import ImageShape, Target
+from advgan.targets.chain import Normalised
 from advgan.targets.cifar import NORMALISATION
 
 SIZES = {"cifar-wrn-34-10": (34, 10)}  # depth 6n + 4, how many times as wide as a ResNet
@@ -34,16 +34,12 @@ class WideResNet(Target):
     """`cifar-wrn-34-10`: 46 million parameters. Pixels are normalised inside, as for the ResNets."""
 
     natural_shape = (3, 32, 32)
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, name: str, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__(name, image_shape, num_classes)
         depth, widen = SIZES[name]
         blocks, widths = (depth - 4) // 6, [16, 16 * widen, 32 * widen, 64 * widen]
-        mean, std = NORMALISATION[self.image_shape[0]]
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.normalised = Normalised(*NORMALISATION[self.image_shape[0]])
         self.conv1 = nn.Conv2d(self.image_shape[0], 16, 3, padding=1, bias=False)
         self.layers = nn.Sequential(
             *(
@@ -56,5 +52,5 @@ class WideResNet(Target):
         self.linear = nn.Linear(widths[-1], num_classes)
 
     def logits(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn(self.layers(self.conv1((x - self.mean) / self.std))))
+        x = F.relu(self.bn(self.layers(self.conv1(self.normalised(x)))))
         return self.linear(x.mean(dim=(2, 3)))
