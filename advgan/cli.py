@@ -10,6 +10,7 @@ from pathlib import Path
 
 from advgan import commands
 from advgan.errors import InputError
+from advgan.shutdown import exit_on_signals
 
 EXAMPLES = """\
 examples:
@@ -24,6 +25,8 @@ Each command has a page of its own: advgan attack --help. A failed call ends wit
 def main(argv: list[str] | None = None) -> None:
     """Run the command that `argv` names; bad input is one line on stderr and exit code 2."""
     words = sys.argv[1:] if argv is None else argv
+    if argv is None:  # a process of its own
+        exit_on_signals()  # also while a command is imported
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return

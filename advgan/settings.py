@@ -15,6 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from advgan.errors import InputError
 from advgan.lock import release
+from advgan.shutdown import exiting_on_signals
 from advgan.storage import write_file
 
 S = TypeVar("S")
@@ -46,10 +47,15 @@ def run(
     main: Callable[[S], None], settings_class: type[S], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> None:
     """Parse `argv` into `settings_class`, call `main` with it; bad input ends in one line on stderr and exit code 2,
-    a full disk in one and exit code 1.
+    a full disk in one and exit code 1, SIGINT and SIGTERM without any and 130 or 143.
 
     `prog` is what the help calls the program; None: its file.
     """
+    with exiting_on_signals():
+        _run(main, settings_class, argv, prog)
+
+
+def _run(main: Callable[[S], None], settings_class: type[S], argv: Sequence[str] | None, prog: str | None) -> None:
     try:
         main(parse(settings_class, argv, sys.modules[main.__module__].__doc__ or "", prog))
     except InputError as error:
@@ -60,7 +66,7 @@ def run(
             raise
         print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:  # before or after the part of a program that saves and stops
+    except KeyboardInterrupt:
         sys.exit(130)
     finally:
         release()

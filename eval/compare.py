@@ -8,6 +8,11 @@ from pathlib import Path
 # A program run by its path has its own folder first on the path; the library is above it.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from advgan.shutdown import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # also while the rest is imported
+
 from advgan.commands.compare import Settings, main
 from advgan.settings import run
 

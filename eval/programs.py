@@ -19,6 +19,7 @@ from advgan import training
 from advgan.data import load_data, steps_per_epoch
 from advgan.errors import InputError
 from advgan.settings import parse
+from advgan.shutdown import stopped_by_signal
 from advgan.storage import write_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,21 +141,24 @@ def trained(directory: Path, wanted: Any) -> int:
 
 
 def program(path: str, *words: object) -> None:
-    """Run one of the programs of this repository; where it fails, this one ends. Bad input is its own to explain."""
+    """Run one of the programs of this repository; where it fails, this one ends, and where a signal stopped it, with
+    its exit code. Bad input is its own to explain."""
     if code := ended([sys.executable, str(ROOT / path), *map(str, words)]):
+        if stopped := stopped_by_signal(code):
+            print(f"{path} was stopped before its end; the same command goes on", file=sys.stderr)
+            sys.exit(stopped)
         sys.exit(2 if code == 2 else f"error: {path} ended with exit code {code}")
 
 
 def ended(command: list[str]) -> int:
-    """The exit code of a command. Who is asked to stop meanwhile asks it to stop, waits for it to save, and ends."""
+    """The exit code of a command. A signal to this program stops the command too, which saves first; then this program
+    exits with the signal's code."""
     with training.Stop() as stop, subprocess.Popen(command) as child:
         while child.poll() is None:
             if stop.asked:
                 child.terminate()
                 child.wait()
             time.sleep(0.1)
-    if stop.asked:
-        sys.exit(130)
     return child.returncode
 
 

@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # A program run by its path has its own folder first on the path; the library is above it.
 sys.path.insert(0, str(ROOT))
 
+from advgan.shutdown import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # also while the rest is imported
+
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace

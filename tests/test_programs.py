@@ -141,7 +141,7 @@ def test_who_is_stopped_waits_until_the_program_has_saved(tmp_path: Path) -> Non
     ready, saved = tmp_path / "ready", tmp_path / "saved"
     code = (
         "import pathlib, signal, sys, time\n"
-        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(saved)!r}).touch(), sys.exit(0)))\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(saved)!r}).touch(), sys.exit(143)))\n"
         f"pathlib.Path({str(ready)!r}).touch()\n"
         "time.sleep(60)\n"
     )
@@ -154,4 +154,4 @@ def test_who_is_stopped_waits_until_the_program_has_saved(tmp_path: Path) -> Non
     threading.Thread(target=stop).start()
     with pytest.raises(SystemExit) as ending:
         programs.ended([sys.executable, "-c", code])
-    assert (ending.value.code, saved.exists()) == (130, True)
+    assert (ending.value.code, saved.exists()) == (143, True)

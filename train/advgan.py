@@ -14,6 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # `accelerate launch` puts train/ first on the path, where `import advgan` would find this very file.
 sys.path.insert(0, str(ROOT))
 
+from advgan.shutdown import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # also while the rest is imported
+
 import json
 import re
 import time
@@ -302,7 +307,7 @@ def main(settings: Settings) -> None:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
     if accelerator.is_main_process:
         conclude(settings, record, total)
-    training.finish(accelerator)
+    training.finish(accelerator, stop.code)
 
 
 def check(settings: Settings) -> None:

@@ -17,6 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # A program run by its path has its own folder first on the path, where `import advgan` would find the program.
 sys.path.insert(0, str(ROOT))
 
+from advgan.shutdown import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # also while the rest is imported
+
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

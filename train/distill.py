@@ -19,6 +19,11 @@ from pathlib import Path
 # `accelerate launch` puts train/ first on the path, where `import advgan` would find the program of that name.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from advgan.shutdown import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # also while the rest is imported
+
 import json
 import math
 import time
@@ -175,7 +180,7 @@ def main(settings: Settings) -> None:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
     accelerator.wait_for_everyone()
     conclude(settings, data, nets, record, 2 * each, accelerator)
-    training.finish(accelerator)
+    training.finish(accelerator, stop.code)
 
 
 def check(settings: Settings) -> None:

@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # `accelerate launch` puts train/ first on the path, where `import advgan` would find the program of that name.
 sys.path.insert(0, str(ROOT))
 
+from advgan.shutdown import exit_on_signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # also while the rest is imported
+
 import json
 import math
 import time
@@ -234,12 +239,16 @@ def main(settings: Settings) -> None:
             began = time.perf_counter()
             if record["rounds_asked"] == round_:  # the round's questions, each asked once and kept
                 try:
-                    if round_ == 0:
-                        told.ask(black_box, "clean", train)
-                        told.ask(referee, "validation", held_out)
-                    else:
-                        told.ask_about_attack(black_box, averaged.module, train, round_)
+                    with stop.at_once():
+                        if round_ == 0:
+                            told.ask(black_box, "clean", train)
+                            told.ask(referee, "validation", held_out)
+                        else:
+                            told.ask_about_attack(black_box, averaged.module, train, round_)
                     record["rounds_asked"] += 1
+                except SystemExit:
+                    print(f"stopped after step {record['step']} of {len(plan)}, among the queries of the next round")
+                    raise
                 finally:  # where a service fails, what it told so far is kept too, and what it was asked counted
                     record["queries"], record["validation_queries"] = black_box.queries, referee.queries
                     state.save(record["step"])
@@ -294,7 +303,7 @@ def main(settings: Settings) -> None:
             if stopping:
                 break
     conclude(settings, record, len(plan))
-    training.finish(accelerator)
+    training.finish(accelerator, stop.code)
 
 
 def without_dropout(model: Target) -> Target:

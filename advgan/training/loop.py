@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from advgan.shutdown import SAME_REQUEST, SIGNALS, exit_code
 from advgan.training.processes import LAUNCHER
 
 
@@ -37,41 +39,73 @@ def stop_at_nan(values: dict[str, float], step: int, artefact: Path) -> None:
 
 
 class Stop:
-    """Ctrl-C and SIGTERM as a question that the loop asks after each step; a second Ctrl-C interrupts at once.
+    """SIGINT and SIGTERM as a request that the loop looks at after each step; `code` is the exit code they stand for.
 
     with Stop() as stop:
         for batch in batches:
             ...
             if stop.requested(accelerator): save and leave
+    finish(accelerator, stop.code)
+
+    A second SIGINT, a second after the first signal, exits at once. A signal after the last `requested` exits where the
+    block ends.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.code = 0  # 130 or 143 once `requested` was true
+        self._first: tuple[int, float] | None = None  # number and time of the first signal
+        self._waits = True
         launched = "ACCELERATE_MIXED_PRECISION" in os.environ
         self._launcher = int(os.environ.get(LAUNCHER, os.getppid())) if launched else None
 
     def __enter__(self) -> Stop:
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is None and self._first is not None and not self.code:
+            raise SystemExit(exit_code(self._first[0]))
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came to this process."""
+        return self._first is not None
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again = self._first is not None
+        self._first = self._first or (number, time.monotonic())
+        first, since = self._first
+        if (not self._waits and not again) or (number == signal.SIGINT and time.monotonic() - since >= SAME_REQUEST):
+            raise SystemExit(exit_code(first))
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A block that a signal leaves by SystemExit: one that waits for others, perhaps for minutes."""
+        if self._first is not None:
+            raise SystemExit(exit_code(self._first[0]))
+        self._waits = False
+        try:
+            yield
+        finally:
+            self._waits = True
 
     def requested(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop (all processes answer alike, so all must ask).
+        """Whether any process was asked to stop (all processes get the same result, so all must call it).
 
-        A launcher that was killed passes no signal on: its end counts as one.
+        A launcher that was killed passes no signal on: its end counts as a SIGTERM.
         """
-        orphan = self._launcher is not None and not psutil.pid_exists(self._launcher)
-        if accelerator.num_processes == 1:
-            return self.asked or orphan
-        flag = torch.tensor([float(self.asked or orphan)], device=accelerator.device)
-        return bool(accelerator.reduce(flag, reduction="sum").item() > 0)
+        number = self._first[0] if self._first else 0
+        if not number and self._launcher is not None and not psutil.pid_exists(self._launcher):
+            number = signal.SIGTERM
+        if accelerator.num_processes > 1:
+            flags = torch.tensor([float(number == each) for each in SIGNALS], device=accelerator.device)
+            counts = dict(zip(SIGNALS, accelerator.reduce(flags, reduction="sum").tolist(), strict=True))
+            number = signal.SIGTERM if counts[signal.SIGTERM] else signal.SIGINT if counts[signal.SIGINT] else 0
+        if number:
+            self.code = exit_code(number)
+        return bool(number)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from advgan.generator import Generator
+from advgan.shutdown import stopped_by_signal
 from eval.peers.race import Bench, Row
 from eval.peers.turns import Failed, in_turn
 
@@ -47,6 +48,8 @@ def seconds_a_step(launch: tuple[str, ...], flags: tuple[str, ...]) -> float:
         words = ["--max-steps", 2 * STEPS, "--validate-every", STEPS, "--validation-images", 64, "--output-dir", folder]
         command = [sys.executable, *launch, str(ROOT / "train/advgan.py"), *map(str, words), *flags]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if stopped := stopped_by_signal(done.returncode):
+            sys.exit(stopped)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.strip()] or [""]
             found = next((line for line in said if line.startswith("error:")), said[-1])

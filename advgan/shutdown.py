@@ -1,0 +1,79 @@
+"""SIGINT and SIGTERM end a program with exit code 130 or 143, from its first import to its last line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_REQUEST = 1.0  # seconds: a terminal and a launcher both pass one Ctrl-C on
+GRACE = 10.0  # seconds for the clean-up after a signal; launchers kill after 30
+_first: tuple[int, float] | None = None  # number and time of the signal that ends the program
+_watchdog: threading.Timer | None = None
+
+
+def exit_code(number: int) -> int:
+    """The exit code of a program that signal `number` stopped, as a shell computes it."""
+    return 128 + number
+
+
+def stopped_by_signal(returncode: int) -> int | None:
+    """The exit code 130 or 143 of a child process that SIGINT or SIGTERM ended, also before it could handle it; None
+    for any other return code."""
+    code = exit_code(-returncode) if returncode < 0 else returncode
+    return code if code in map(exit_code, SIGNALS) else None
+
+
+def exit_on_signals() -> None:
+    """From here on a signal exits at once: for a program's first line, while there is nothing to clean up.
+
+    An exception would not do: some imports swallow it, or fail because of it.
+    """
+    for number in SIGNALS:
+        signal.signal(number, _exit_at_once)
+
+
+@contextmanager
+def exiting_on_signals() -> Iterator[None]:
+    """A block that a signal leaves by SystemExit with its exit code, so that temporary files are removed on the way.
+
+    The block ends with that code also where other code has caught the SystemExit or failed because of it; after `GRACE`
+    seconds, or at a second signal, the process exits as it is.
+    """
+    global _first, _watchdog
+    if threading.current_thread() is not threading.main_thread():  # which has no signals
+        yield
+        return
+    before = {number: signal.signal(number, _raise_exit) for number in SIGNALS}
+    _first = None
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if _watchdog is not None:
+            _watchdog.cancel()
+            _watchdog = None
+        if _first is not None:
+            raise SystemExit(exit_code(_first[0])) from None
+
+
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(exit_code(number))
+
+
+def _raise_exit(number: int, frame: FrameType | None) -> None:
+    global _first, _watchdog
+    if _first is None:
+        _first = (number, time.monotonic())
+        _watchdog = threading.Timer(GRACE, os._exit, [exit_code(number)])
+        _watchdog.daemon = True
+        _watchdog.start()
+        raise SystemExit(exit_code(number))
+    if time.monotonic() - _first[1] >= SAME_REQUEST:
+        os._exit(exit_code(_first[0]))
