@@ -20,6 +20,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
+def listing(names: Iterable[object], most: int = 5, separator: str = ", ") -> str:
+    """The first `most` of `names`, each cut to 60 characters, and how many there are where that is not all."""
+    texts = [str(name) for name in names]
+    shown = separator.join(text if len(text) <= 60 else text[:57] + "..." for text in texts[:most])
+    return shown if len(texts) <= most else f"{shown}{separator}... ({len(texts)} in all)"
+
+
 def reason(error: BaseException) -> str:
     """What another library's exception says, in one line."""
     said = " ".join(str(error).split())

@@ -54,12 +54,72 @@ def test_folders_called_by_numbers_are_numbers_of_classes():
 
 
 @pytest.mark.parametrize(
+    ("folders", "classes", "numbers"),
+    [
+        (("A", "B", "a", "b"), "abAB", [2, 3, 0, 1]),  # case counts where it tells classes apart
+        (("A", "B", "a", "b"), "AaBb", [0, 2, 1, 3]),
+        (("a", "b"), "BA", [1, 0]),  # and nowhere else
+        (("+", "-", "="), "-+=", [1, 0, 2]),
+        (("C", "C++", "C#"), ("C#", "C", "C++"), [1, 2, 0]),
+        (("-1", "1"), ("1", "-1"), [1, 0]),
+        (("T-shirt_top", "ankle boot"), ("Ankle boot", "T-shirt/top"), [1, 0]),
+        (("cat_(wild)", "cat_(tame)"), ("cat (tame)", "cat (wild)"), [1, 0]),
+        (("jalapeno", "cafe\u0301"), ("Caf\u00e9", "Jalape\u00f1o"), [1, 0]),  # macOS decomposes accents
+        (("resume", "re\u0301sume\u0301"), ("r\u00e9sum\u00e9", "resume"), [1, 0]),
+        (("Tinca tinca, tench", "crane"), ("crane", "tench"), [1, 0]),
+        (("001.Black_footed_Albatross", "002.Laysan"), ("Laysan", "Black footed Albatross"), [1, 0]),
+        (("Laysan", "Sooty"), ("003.Sooty", "004.Laysan"), [1, 0]),
+        (("1", "10", "2"), ("10", "2", "1", "3"), [2, 0, 1]),  # names before numbers
+        (("01", "02"), ("2", "1"), [1, 0]),
+    ],
+)
+def test_name_match(folders, classes, numbers):
+    assert relabel(named(*folders), classes, len(classes)).test.labels[: len(folders)].tolist() == numbers
+
+
+def test_numbered_folders_are_class_numbers_also_when_all_are_there(capsys):
+    folders = sorted(map(str, range(12)))  # 0, 1, 10, 11, 2, ...
+    data = relabel(named(*folders), None, 12, "net12")
+    assert data.test.labels[:12].tolist() == [int(name) for name in folders]
+    assert data.classes == tuple(map(str, range(12)))
+    assert (
+        "in their order as text (0, 1, 10, 11, ... (12 in all)), as torchvision's ImageFolder"
+        in capsys.readouterr().err
+    )
+    padded = named(*(f"{i:03d}" for i in range(12)))
+    assert relabel(padded, None, 12, "net12") is padded
+    assert relabel(named(*folders), folders, 12, "net12").test.labels[:12].tolist() == [*range(12)]  # names come first
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "said"),
+    [
+        (("hen", "owl"), None, "classes of folder are matched to net a by order: hen -> 0, owl -> 1"),
+        (("0", "1"), ("hen", "owl"), "classes of folder are matched to net a by number: 0 -> 0 (hen), 1 -> 1 (owl)"),
+    ],
+)
+def test_a_match_that_is_not_by_name_is_noted_once(folders, classes, said, capsys):
+    for _ in range(2):
+        relabel(named(*folders), classes, 2, "net a")
+    assert capsys.readouterr().err == f"note: {said}\n"
+
+
+def test_all_synsets_are_in_the_order_of_imagenet(capsys):
+    synsets = [f"n{i:08d}" for i in range(1000)]
+    assert relabel(named(*synsets), [f"word {i}" for i in range(1000)], 1000).test.labels[999] == 999
+    err = capsys.readouterr().err
+    assert "by order: n00000000 -> 0 (word 0), " in err
+    assert len(err) < 600
+
+
+@pytest.mark.parametrize(
     ("folders", "classes"),
     [
         (("a", "b"), None),
-        (("n01", "n02"), ("tench", "goldfish")),  # not one is known: meant in their order
         (("a", "b"), ("A", "B")),
-        (("airplane", "automobile"), ("airplane", "car")),
+        (("crane", "crane, machine"), ("crane", "crane, machine")),
+        (("00", "01"), None),
     ],
 )
 def test_what_is_in_order_stays(folders, classes):
@@ -76,7 +136,24 @@ def test_what_is_in_order_stays(folders, classes):
             7,
             "net has 7 classes, expected as many in folder, or some of them in class folders called by",
         ),
-        (("a", "b"), ANIMALS, 5, r"net has 5 classes, .* named as it names them \(tench, .*, got 2"),
+        (
+            ("a", "b"),
+            ANIMALS,
+            5,
+            r"net has 5 classes, and none is called as .* got a, b \(2 classes\); rename the class",
+        ),
+        (("n01", "n02"), ("tench", "goldfish"), 2, "expected names among tench, goldfish, got n01, n02"),
+        (("airplane", "automobile"), ("airplane", "car"), 2, "class 'automobile' is none of the 2 of net"),
+        (("ape", "cat", "dog"), ("cat", "dog", "fox"), 3, "class 'ape' is none of the 3 of net"),
+        (("cat", "dog", "fox", "hen"), ("cat", "dog", "fox"), 3, "class 'hen' is none of the 3 of net"),
+        (tuple(map(str, range(1, 11))), None, 10, "net has 10 classes, 0 to 9, expected folder .* got 1 to 10; rename"),
+        (("1", "01"), None, 2, "classes '1', '01' are one and the same of net"),
+        (("1", "2"), ("0", "1"), 2, "class '2' is none of the 2 of net"),
+        (("-", "+"), ("++", "--"), 2, r"net has 2 classes, and none is called as one of folder: .* got -, \+ "),
+        (("A-", "B-"), ("A", "B"), 2, "and none is called as one of folder"),
+        (("cat", "dog"), ("0", "1"), 2, "and none is called as one of folder: expected names among 0, 1"),
+        (("C++", "D"), ("C", "D"), 2, r"class 'C\+\+' is none of the 2 of net"),
+        (("1.5", "2"), ("15", "2"), 2, "class '1.5' is none of the 2 of net"),
         (("grey parrot", "tensh"), ANIMALS, 5, "class 'tensh' is none of the 5 of net"),
         (
             ("green mambo", "crane"),
