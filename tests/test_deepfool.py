@@ -90,7 +90,7 @@ def test_exact_on_a_linear_model(classes: int, norm: str) -> None:
 
     delta = deepfool(model, x, y, norm=norm, overshoot=0.02, prune=INF) - x  # type: ignore[arg-type]
     assert distance.min() > 1e-4
-    assert torch.allclose(delta_norms(delta)[norm], 1.02 * distance, rtol=1e-3)
+    assert torch.allclose(delta_norms(delta)[norm], distance, rtol=1e-3)
     assert (predicted(model, x + delta) != y).all()
 
 
@@ -101,7 +101,7 @@ def test_binary_goes_straight_to_the_boundary_of_one_logit() -> None:
         f[1].bias -= f(x).mean()
     y, value, w = predicted(model, x), f(x).detach(), f[1].weight.detach()
     delta = deepfool(model, x, y) - x
-    assert torch.allclose(delta.flatten(1), -1.02 * value / w.square().sum() * w, atol=1e-5)
+    assert torch.allclose(delta.flatten(1), -value / w.square().sum() * w, atol=1e-5)
 
 
 # Equal to others, and to itself
@@ -115,8 +115,8 @@ def test_equals_foolbox(norm: str, prune: float) -> None:
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
     reference = FOOLBOX[norm](steps=50, candidates=10).run(wrapped, x, foolbox.criteria.Misclassification(y))
     found = deepfool(model, x, y, norm=norm, prune=prune)  # type: ignore[arg-type]
-    # Theirs adds 1e-4 to each step, ours takes steps of at least 1e-4.
-    assert torch.allclose(delta_norms(found - x)[norm], delta_norms(reference - x)[norm], rtol=0.01, atol=1e-3)
+    # Theirs keeps an overshoot of 2 %, ours is drawn back to the boundary; theirs adds 1e-4 to each step.
+    assert torch.allclose(1.02 * delta_norms(found - x)[norm], delta_norms(reference - x)[norm], rtol=0.02, atol=1e-3)
     assert (predicted(model, found) != y).all()
 
 
@@ -138,7 +138,7 @@ def test_what_is_pruned_is_not_missed(norm: str, trained: tuple[nn.Sequential, T
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
     theirs = FOOLBOX[norm](steps=50, candidates=10).run(wrapped, x, foolbox.criteria.Misclassification(y))
     foolbox_mean = delta_norms(theirs - x)[norm][right].mean().item()
-    assert size[INF].mean().item() == pytest.approx(foolbox_mean, rel=0.01)
+    assert 0.99 < foolbox_mean / size[INF].mean().item() < 1.03, "theirs may keep the overshoot of 2 %"
     assert size[1.7].mean().item() == pytest.approx(size[INF].mean().item(), rel=0.002)
     assert torch.isclose(size[1.7], size[INF], rtol=0.01).float().mean() > 0.97
     assert torch.allclose(size[1.7], size[INF], rtol=0.2)
@@ -158,8 +158,8 @@ def test_the_nearest_class_is_found_if_slopes_differ_less_than_prune(
         model[1].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, slope]]))
         model[1].bias.copy_(torch.tensor([0.0, -0.1, -0.1 * gap]) - model[1].weight.sum(1) / 2)
     delta = deepfool(model, x, torch.tensor([0]), prune=prune) - x
-    wanted = [0.0, 0.102 * gap / slope] if seen else [0.102, 0.0]
-    assert torch.allclose(delta.flatten(), torch.tensor(wanted), atol=1e-5)
+    wanted = [0.0, 0.1 * gap / slope] if seen else [0.1, 0.0]
+    assert torch.allclose(delta.flatten(), torch.tensor(wanted), atol=5e-5)
 
 
 def test_a_class_without_gradient_does_not_hide_the_others() -> None:
@@ -171,7 +171,7 @@ def test_a_class_without_gradient_does_not_hide_the_others() -> None:
 
     x = torch.full((3, 1, 2, 2), 0.1)
     x_adv = deepfool(Dead(), x, torch.zeros(3, dtype=torch.long))
-    assert torch.allclose(x_adv, torch.full_like(x, 0.1 + 1.02 * 0.4))
+    assert torch.allclose(x_adv, torch.full_like(x, 0.1 + 0.4), atol=1e-4)
 
 
 # What every attack promises

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, check_positive, uphill
+from advgan.attacks.boundary import to_boundary
+from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, check_positive, length, uphill
 from advgan.attacks.objectives import objective
 from advgan.attacks.pool import Pool
 from advgan.threat import Norm
@@ -41,7 +42,9 @@ def carlini_wagner(
                    MNIST 900 gradients an image come as near as 7,000 do with 0.01 (of 9 c and 1,000 steps)
     initial_c      None: 2 (kappa - a) / ||grad a||_2^2 at x, the least that works if the model is linear
     abort_early    a value of c is given up when a tenth of `steps` has not lowered the minimum by 0.01 %
-    x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, the nearest success of all steps; unchanged without one
+    Leads are divided by ||grad a||_2 at x, so that the scale of the logits does not matter. The nearest success of all
+    steps is drawn back to where its lead is kappa (`to_boundary`; not for a model that may reject).
+    x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`; unchanged without a success
     and where the image is fooled already. `eps` and `rng`, part of every attack's call, have no say. Raises InputError.
     """
     check_inputs(x, y, 1.0, "l2", y_target)
@@ -49,7 +52,8 @@ def carlini_wagner(
     check_at_least(0, kappa=kappa)
     check_positive(learning_rate=learning_rate, initial_c=initial_c)
     goal = objective("margin", targeted=y_target is not None)
-    kappa = 0.0 if hasattr(model, "suspicion") else kappa
+    rejects = hasattr(model, "suspicion")
+    kappa = 0.0 if rejects else kappa
     search, pool = _Search(x, kappa, 0.1 ** (1 / steps) if learning_rate is None else 1.0), Pool(len(x), x.device)
     patience = -(-steps // 10) if abort_early else steps
 
@@ -60,11 +64,12 @@ def carlini_wagner(
             gradient, (lead, _, fooled) = uphill(model, here, label, aim, goal)
             if fresh.any():  # x itself, not yet an attempt
                 search.begin(i[fresh], gradient[fresh], lead[fresh], learning_rate, initial_c)
+            gradient, lead = gradient * _wide(search.unit[i]), lead * search.unit[i]
             search.judge(i, here, lead, fooled & ~fresh)
             search.descend(i, here, gradient, lead)
             search.next_c(i[(search.age[i] >= steps) | (search.idle[i] >= patience)])
             pool.retire((search.tried[i] >= binary_steps) | (fooled & fresh))
-    return search.best
+    return search.best if rejects else to_boundary(model, x, search.best, y, y_target, kappa=kappa)
 
 
 def carlini_wagner_clipped(
@@ -97,6 +102,7 @@ class _Search:
         self.x, self.kappa, self.fall, self.best = x, kappa, fall, x.clone()
         self.start, self.w, self.mean, self.square, self.rate = (torch.zeros_like(x) for _ in range(5))
         self.c, self.low = (torch.zeros(len(x), device=x.device) for _ in range(2))
+        self.unit = torch.ones_like(self.c)  # what leads are multiplied by
         self.high, self.lowest, self.shortest = (torch.full_like(self.c, torch.inf) for _ in range(3))
         self.age, self.idle = (torch.zeros(len(x), dtype=torch.long, device=x.device) for _ in range(2))
         self.tried = torch.full_like(self.age, -1)  # values of c done with; -1: x itself is yet to be asked
@@ -104,29 +110,32 @@ class _Search:
 
     def begin(self, i: Tensor, gradient: Tensor, lead: Tensor, rate: float | None, c: float | None) -> None:
         """Choose start, learning rate and c for images `i` from the gradient of the lead at x."""
-        slope, missing = gradient.flatten(1).norm(dim=1).clamp_min(1e-12), (self.kappa - lead).clamp_min(1e-6)
-        need = _wide(missing / slope / gradient[0].numel() ** 0.5).clamp(1e-5, 0.1)  # of a pixel, root mean square
+        slope = length(gradient)
+        self.unit[i] = unit = torch.where(slope > 0, 1 / slope, 1.0)
+        missing = ((self.kappa - lead) * unit).clamp_min(1e-6)
+        need = _wide(missing / gradient[0].numel() ** 0.5).clamp(1e-5, 0.1)  # of a pixel, root mean square
         x, near = self.x[i], (need / 100).clamp_max(INSIDE)
         self.w[i] = self.start[i] = torch.atanh((1 - 2 * near) * (2 * x - 1))
         x = x.maximum(need).minimum(1 - need)  # where black and white pixels are when they matter
         self.rate[i] = need / 2 / (2 * x * (1 - x)) if rate is None else torch.full_like(x, rate)
-        self.c[i] = (2 * missing / slope**2).clamp_max(1e10) if c is None else c
+        self.c[i] = (2 * missing).clamp_max(1e10) if c is None else c / unit
         self.tried[i] = 0
 
     def judge(self, i: Tensor, here: Tensor, lead: Tensor, fooled: Tensor) -> None:
         """Keep the nearest successes, and count the steps since what is minimised last fell."""
-        won, distance = fooled & (lead >= self.kappa), (here - self.x[i]).flatten(1).square().sum(1)
+        kappa = self.kappa * self.unit[i]
+        won, distance = fooled & (lead >= kappa), (here - self.x[i]).flatten(1).square().sum(1)
         nearer = won & (distance < self.shortest[i])
         self.best[i[nearer]], self.shortest[i[nearer]] = here[nearer], distance[nearer]
         self.found[i] |= won
-        loss = distance + self.c[i] * (self.kappa - lead).relu()
+        loss = distance + self.c[i] * (kappa - lead).relu()
         fell = loss < 0.9999 * self.lowest[i]
         self.lowest[i] = torch.where(fell, loss, self.lowest[i])
         self.idle[i] = torch.where(fell, 0, self.idle[i] + 1)
 
     def descend(self, i: Tensor, here: Tensor, gradient: Tensor, lead: Tensor) -> None:
         """One step of Adam; dx_adv/dw = (1 - tanh^2 w) / 2 = 2 x_adv (1 - x_adv)."""
-        pull = self.c[i] * (lead <= self.kappa)
+        pull = self.c[i] * (lead <= self.kappa * self.unit[i])
         slope = (2 * (here - self.x[i]) - _wide(pull) * gradient) * (1 - self.w[i].tanh().square()) / 2
         self.age[i] += 1
         t = _wide(self.age[i])

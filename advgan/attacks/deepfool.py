@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_classes, check_inputs
+from advgan.attacks.boundary import to_boundary
+from advgan.attacks.gradients import borrowed, check_classes, check_inputs, length
 from advgan.attacks.pool import Pool
 from advgan.errors import InputError
 from advgan.threat import Norm
@@ -31,6 +32,7 @@ def deepfool(
         l = argmin_k |f_k| / ||w_k||_q,   r += |f_l| / ||w_l||_2^2 w_l     (linf: |f_l| / ||w_l||_1 sign w_l),
         x_{t+1} = clip(x + (1 + overshoot) r),
     until the prediction is not y; q is 2 for l2 and 1 for linf. With two classes it is the binary case (algorithm 1).
+    What the overshoot has taken too much is given back: the answer is drawn back to the boundary (`to_boundary`).
 
     prune   a class with |f_k| > prune min_j |f_j| costs no gradient: it can be nearest only if its slope ||w_k||_q is
             more than `prune` times that of the most likely other class. inf looks at all, as the paper does. Measured
@@ -58,7 +60,7 @@ def deepfool(
         pool = Pool(len(left), x.device)
         while len(i := left[pool.live]):
             pool.retire(search.advance(i))
-    return search.x_adv
+    return to_boundary(model, x, search.x_adv, y, norm=norm)
 
 
 class _Search:
@@ -140,7 +142,7 @@ class _Search:
         with torch.enable_grad():
             chosen = f.gather(1, k)
             (w,) = torch.autograd.grad(chosen.sum(), leaf, retain_graph=True)
-        slope = w.flatten(1).norm(dim=1) if self.norm == "l2" else w.flatten(1).abs().sum(1)  # the dual norm
+        slope = length(w) if self.norm == "l2" else w.flatten(1).abs().sum(1)  # the dual norm
         # The box cuts steps short, so an image may near a boundary for ever: the last 1e-4 is taken in one stride.
         distance = (chosen.detach().abs()[:, 0] / slope).clamp_min(1e-4)
         direction = w / _wide(slope) if self.norm == "l2" else w.sign()

@@ -158,6 +158,12 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     return gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
 
 
+def length(gradient: Tensor) -> Tensor:
+    """(n,) the l2 norm of `gradient` (n, c, h, w), also where its squares would underflow or overflow."""
+    largest = gradient.flatten(1).abs().amax(1)
+    return largest * (gradient.flatten(1) / largest.clamp_min(1e-38)[:, None]).norm(dim=1)
+
+
 def random_start(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
     """`x` (n, c, h, w) plus noise drawn uniformly from the ball, cut at the box; from `rng`, on its device."""
     if threat.norm == "linf":

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from advgan.attacks.boundary import clearance
 from advgan.attacks.gradients import (
     borrowed,
     check_at_least,
@@ -21,7 +22,6 @@ from advgan.threat import Norm, delta_norms
 
 BLENDS = 50  # queries at most for a start: x blended with more and more noise
 LEAPS = 25  # halvings of a step at most: then it is float32's smallest
-HAIR = 1e-4  # how much longer the answer is than its delta down to the boundary
 
 
 def hopskipjump(
@@ -78,7 +78,8 @@ def hopskipjump(
             nearer = delta_norms(there - x[live])[norm] < delta_norms(nearest[live] - x[live])[norm]
             nearest[live[nearer]] = there[nearer]
         # On the boundary itself a batch of another size, whose sums round otherwise, may be decided otherwise.
-        further = (nearest + HAIR * (nearest - x)).clamp(0, 1)[started]
+        delta = (nearest - x)[started]
+        further = (nearest[started] + clearance(x[started], delta, norm).view(-1, 1, 1, 1) * delta).clamp(0, 1)
         beyond = oracle(further, started)
         nearest[started[beyond]] = further[beyond]
     return nearest

@@ -61,6 +61,8 @@ def jsma(
         while len(i := pool.live):
             aim = None if y_target is None else y_target[i]
             toward, away, fooled[i] = _saliency(model, values[i].view_as(x[i]), y[i], aim, derivative)
+            if derivative != "softmax":  # whose underflow is what it is there to show
+                toward, away = _scaled(toward), _scaled(away)
             inside = values[i] < 1 if theta > 0 else values[i] > 0
             room = limit - changed[i].sum(1, keepdim=True) >= 2
             pair, found = best_pair(sign * toward, -sign * away, inside & (changed[i] | room))
@@ -94,6 +96,11 @@ def _saliency(
             (toward,) = torch.autograd.grad(output, leaf, own, retain_graph=True)
             (away,) = torch.autograd.grad(output, leaf, sign - own)
     return toward.flatten(1), away.flatten(1), reached(logits.detach(), y, y_target)
+
+
+def _scaled(gradient: Tensor) -> Tensor:
+    """`gradient` (n, d) with a largest entry of 1 in each row, so that no product of two underflows or overflows."""
+    return gradient / gradient.abs().amax(1, keepdim=True).clamp_min(1e-38)
 
 
 def best_pair(u: Tensor, v: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:

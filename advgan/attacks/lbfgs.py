@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, check_positive, uphill
-from advgan.attacks.objectives import objective
+from advgan.attacks.boundary import to_boundary
+from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, check_positive, length, uphill
+from advgan.attacks.objectives import Objective, objective
 
-PRECISION = 1e-6  # relative: float32 logits know no better, and a line search in their noise ends nowhere
+CANDIDATES = 10  # most likely classes whose boundaries are measured
+CLEAN_ODDS = 10.0  # log-odds against the goal at x, to which the logits are scaled
+PRECISION = 1e-5  # relative: float32 logits know no better, and a line search in their noise ends nowhere
 
 
 def lbfgs(
@@ -27,17 +30,19 @@ def lbfgs(
 ) -> Tensor:
     """Minimise c ||r||_2^2 + loss(x + r) over r with x + r in [0, 1]; the largest c whose answer still fools.
 
-    loss is -log of the probability of what is wanted: class `y_target` (n,), CE(y_target), the paper's; untargeted any
-    class but y, -log(1 - p_y), bounded below, so that the same search for c fits. (Aimed at the runner-up alone the
-    answer is longer wherever another class is nearer; -CE(y) has no lower bound and pulls on after success.)
+    loss is -log of the probability of what is wanted: class `y_target` (n,), CE(y_target), the paper's; untargeted, of
+    the other class k with the nearest boundary, linearised at x (the least |z_k - z_y| / ||grad(z_k - z_y)||_2 of the
+    most likely ones), against y alone. (The likeliest other class may be further; -CE(y) has no lower bound.) The
+    logits are scaled so that the lead of y over what is wanted is 10 at x: their own scale changes no decision.
 
     initial_c      the first c; None: ||grad a||_2^2 / (4 |a|) at x, right for a linear model of two classes, where a
                    is the log-odds of what is wanted
     binary_steps   values of c tried: times or through 4 until one fools and one does not, then their geometric mean
     steps          of L-BFGS-B for each of them, each from where the one before ended
-    Image by image, since scipy's optimiser takes one problem at a time: batches are no faster.
-    x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, the nearest success of all points asked about; unchanged
-    without one and where the image is fooled already. `eps` and `rng` have no say. Raises InputError.
+    Image by image, since scipy's optimiser takes one problem at a time: batches are no faster. The nearest success of
+    all points asked about is drawn back to the boundary, and clear of rounding errors (`to_boundary`).
+    x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, unchanged without a success and where the image is fooled
+    already. `eps` and `rng` have no say. Raises InputError.
     """
     check_inputs(x, y, 1.0, "l2", y_target)
     check_at_least(1, binary_steps=binary_steps, steps=steps)
@@ -51,7 +56,27 @@ def lbfgs(
             if not problem.fooled:
                 problem.search(initial_c, binary_steps, steps)
                 x_adv[k] = problem.best[0]
-    return x_adv
+    return to_boundary(model, x, x_adv, y, y_target)
+
+
+def _nearest(model: nn.Module, x: Tensor, y: Tensor) -> int:
+    """The class with the nearest boundary to that of `y` (1,), linearised at `x` (1, c, h, w); y itself without any."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        logits = model(leaf).float()[0]
+        label = int(y)
+        likely = logits.detach().index_fill(0, y, -torch.inf).topk(min(CANDIDATES, len(logits)) - 1).indices.tolist()
+        distances = []
+        for k in likely:
+            gap = logits[label] - logits[k]
+            slope = length(torch.autograd.grad(gap, leaf, retain_graph=True)[0]).item()
+            distances.append((gap.item() / slope if slope else np.inf, k))
+    return min(distances, default=(np.inf, label))[1]
+
+
+def _pair(goal: int) -> Objective:
+    """How far class `goal` leads the true class."""
+    return lambda z, y, t: z.float()[:, goal] - z.float().gather(1, y[:, None])[:, 0]
 
 
 class _Problem:
@@ -59,14 +84,21 @@ class _Problem:
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> None:
         self.model, self.x, self.y, self.y_target = model, x, y, y_target
-        self.log_odds = objective("cross-entropy", targeted=y_target is not None)
         self.clean = x.double().flatten().cpu().numpy()
-        self.best, self.shortest, self.fooled = x, np.inf, False
-        self.odds, self.slope = self._ask(x)
+        self.best, self.shortest, self.scale = x, np.inf, 1.0
+        self.log_odds = objective("margin", targeted=y_target is not None)
+        lead, _ = self._ask(x)
+        if not self.fooled:
+            self.scale = CLEAN_ODDS / max(abs(lead), 1e-30)
+            odds = objective("cross-entropy", targeted=True)
+            self.log_odds = odds if y_target is not None else _pair(_nearest(model, x, y))
+            self.odds, self.slope = self._ask(x)
 
     def _ask(self, x_adv: Tensor) -> tuple[float, np.ndarray]:
         """The log-odds of what is wanted at `x_adv`, and their gradient (d,); notes whether it fools."""
-        slope, here = uphill(self.model, x_adv, self.y, self.y_target, self.log_odds)
+        scale = self.scale
+        scaled: Objective = lambda z, y, t: self.log_odds(scale * z.float(), y, t)  # noqa: E731
+        slope, here = uphill(self.model, x_adv, self.y, self.y_target, scaled)
         self.fooled = bool(here.won)
         return float(here.value), slope.double().flatten().cpu().numpy()
 

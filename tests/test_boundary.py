@@ -1,0 +1,112 @@
+"""Minimum-norm attacks end just beyond the boundary: the closed form on linear models, whatever the batch and scale."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks import bind, carlini_wagner, deepfool, lbfgs
+from advgan.attacks.boundary import to_boundary
+from advgan.threat import Norm, Threat, delta_norms
+
+ATTACKS = {
+    "deepfool": (deepfool, "l2"),
+    "deepfool-linf": (partial(deepfool, norm="linf"), "linf"),
+    "carlini-wagner": (partial(carlini_wagner, binary_steps=2, steps=150), "l2"),
+    "lbfgs": (partial(lbfgs, binary_steps=4, steps=8), "l2"),
+}
+BATCHES = (1, 2, 7, 40, 100)
+every_attack = pytest.mark.parametrize("name", ATTACKS)
+
+
+class Linear(nn.Module):
+    """Logits scale (W (x - 1/2)) of images (n, 3, 4, 4)."""
+
+    def __init__(self, classes: int, scale: float = 1.0) -> None:
+        super().__init__()
+        weight = scale * torch.randn(classes, 48, generator=torch.Generator().manual_seed(3))
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight.T - 0.5 * self.weight.sum(1)
+
+
+def images(n: int) -> Tensor:
+    """Grey enough that no nearest boundary lies beyond the box."""
+    return 0.4 + 0.2 * torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(4))
+
+
+def labels(model: Linear, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Predicted classes (n,), and (n, k) the distance to each class's boundary per unit: gaps, in float64."""
+    logits = (x.double() - 0.5).flatten(1) @ model.weight.double().T
+    return logits.argmax(1), logits.amax(1, keepdim=True) - logits
+
+
+def distance(model: Linear, x: Tensor, norm: str) -> Tensor:
+    y, gap = labels(model, x)
+    w = model.weight.double()[y][:, None] - model.weight.double()
+    slope = w.norm(dim=2) if norm == "l2" else w.abs().sum(2)
+    return (gap / slope.clamp_min(1e-300)).scatter(1, y[:, None], torch.inf).amin(1)
+
+
+@every_attack
+@pytest.mark.parametrize(("classes", "scale"), [(2, 1.0), (2, 1e-9), (2, 1e9), (10, 1.0)])
+def test_closed_form_on_linear_models_of_any_scale(name: str, classes: int, scale: float) -> None:
+    attack, norm = ATTACKS[name]
+    model, x = Linear(classes, scale).eval(), images(40)
+    truth = distance(model, x, norm)
+    x, truth = x[truth > 1e-3][:4], truth[truth > 1e-3][:4]
+    y = labels(model, x)[0]
+    x_adv = attack(model, x, y)
+    ratio = delta_norms(x_adv - x)[norm] / truth
+    assert (ratio > 1).all()
+    assert (ratio < 1.01).all()
+    for size in BATCHES:
+        assert all(
+            (model(part).argmax(1) != label).all() for part, label in zip(x_adv.split(size), y.split(size), strict=True)
+        )
+
+
+@every_attack
+def test_answers_do_not_depend_on_the_batch(name: str) -> None:
+    attack, norm = ATTACKS[name]
+    model, x = Linear(4).eval(), images(3)
+    y = labels(model, x)[0]
+    together = attack(model, x, y)
+    for size in (1, 2):
+        apart = torch.cat([attack(model, *pair) for pair in zip(x.split(size), y.split(size), strict=True)])
+        assert torch.allclose(delta_norms(apart - x)[norm], delta_norms(together - x)[norm], rtol=2e-3)
+
+
+@pytest.mark.parametrize(("name", "norm"), [("hopskipjump", "l2"), ("hopskipjump-linf", "linf"), ("lbfgs", "l2")])
+def test_every_image_is_turned_when_evaluated_in_another_batch(name: str, norm: Norm) -> None:
+    model, x = Linear(2).eval(), images(9)
+    y, threat = labels(model, x)[0], Threat(norm, 0.5)
+    spec = f"{name}:binary_steps=4:steps=8" if name == "lbfgs" else f"{name}:max_queries=600:steps=8"
+    attack = bind(spec, model, threat, rng=torch.Generator().manual_seed(0))
+    x_adv = attack(x, y)
+    for size in (1, 4, 9):
+        assert torch.cat([model(part).argmax(1) for part in x_adv.split(size)]).ne(y).all()
+
+
+def test_an_answer_on_the_boundary_itself_goes_further_out() -> None:
+    model, x = Linear(2, 1e6).eval(), images(40)
+    y, w = labels(model, x)[0], model.weight.double()[1] - model.weight.double()[0]
+    gap = ((x.double() - 0.5).flatten(1) @ w)[:, None]
+    on_it = (x.double().flatten(1) - gap * w / w.square().sum()).float().view_as(x)
+    out = to_boundary(model, x, on_it, y)
+    for size in BATCHES:
+        assert torch.cat([model(part).argmax(1) for part in out.split(size)]).ne(y).all()
+    assert (delta_norms(out - x)["l2"] < 1.01 * delta_norms(on_it - x)["l2"] + 1e-5).all()
+
+
+def test_unchanged_failed_and_misclassified_images_stay_as_they_are() -> None:
+    model, x = Linear(2).eval(), images(4)
+    y = labels(model, x)[0]
+    held = x + 0.1 * (distance(model, x, "l2").float() / 48**0.5).view(-1, 1, 1, 1)
+    assert torch.equal(to_boundary(model, x, held, y), held)
+    assert torch.equal(to_boundary(model, x, x, y), x)
+    assert torch.equal(to_boundary(model, x, held, 1 - y), held)
