@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import sys
 from importlib import import_module
 from pathlib import Path
 
 from advgan import commands
-from advgan.errors import InputError
+from advgan.errors import InputError, did_you_mean
 from advgan.shutdown import exit_on_signals
+from advgan.terminal import printable, safe_streams
 
 EXAMPLES = """\
 examples:
@@ -28,12 +28,14 @@ def main(argv: list[str] | None = None) -> None:
     if argv is None:  # a process of its own
         exit_on_signals()  # also while a command is imported
     if not words or words[0] in ("-h", "--help"):
-        print(overview())
+        with safe_streams():
+            print(overview())
         return
     try:
         name = known(words[0])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        with safe_streams():
+            print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     from advgan.settings import run
 
@@ -59,6 +61,5 @@ def known(word: str) -> str:
     names = list(listed())
     if word in names:
         return word
-    near = difflib.get_close_matches(word, names, cutoff=0.5)
-    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
-    raise InputError(f"unknown command {word!r}{meant}, expected one of {', '.join(names)}")
+    near = did_you_mean(word, names) or f", expected one of {', '.join(names)}"
+    raise InputError(f"unknown command {word!r}{near}")

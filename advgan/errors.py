@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -13,11 +14,22 @@ class InputError(ValueError):
     """
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown `word`: "; did you mean resnet18?", or "" where nothing known is near."""
+def did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:
+    """The end of a message about an unknown `word`: "; did you mean resnet18?", or "" where nothing known is near.
+
+    Near is what has `word` as a part, or is spelled alike; else what has it as its initials, contains it, or begins it
+    (lr: learning-rate, epsilon: eps). `form` is how a name is shown, like "--{}".
+    """
     spelled = {each.lower(): each for each in known if each != word}
-    near = [spelled[each] for each in get_close_matches(word.lower(), spelled)]
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    lower = word.lower()
+    near = [name for name in spelled if lower in re.split(r"[-_ ]", name)][:3] or get_close_matches(lower, spelled)
+    if not near and len(lower) > 1:
+        initials = {name: "".join(part[:1] for part in re.split(r"[-_ ]", name)) for name in spelled}
+        near = [name for name in spelled if initials[name] == lower]
+        near = near or [name for name in spelled if len(lower) > 2 and lower in name][:3]
+        near = near or [name for name in spelled if len(name) > 2 and lower.startswith(name)][:3]
+    names = [form.format(spelled[name]) for name in near]
+    return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
 def listing(names: Iterable[object], most: int = 5, separator: str = ", ") -> str:
@@ -27,7 +39,7 @@ def listing(names: Iterable[object], most: int = 5, separator: str = ", ") -> st
     return shown if len(texts) <= most else f"{shown}{separator}... ({len(texts)} in all)"
 
 
-def reason(error: BaseException) -> str:
+def reason(error: BaseException | str) -> str:
     """What another library's exception says, in one line."""
     said = " ".join(str(error).split())
     return said[:200] or type(error).__name__

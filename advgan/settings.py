@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
+import io
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 import yaml
+from safetensors import SafetensorError
 from tyro.constructors import PrimitiveConstructorSpec
 
-from advgan.errors import InputError
+from advgan.errors import InputError, did_you_mean, reason
 from advgan.lock import release
+from advgan.recipe import convert_paths, from_recipe, read_recipe, to_recipe
 from advgan.shutdown import exiting_on_signals
 from advgan.storage import write_file
+from advgan.terminal import printable, safe_streams
 
 S = TypeVar("S")
 
@@ -46,42 +53,85 @@ Real = Annotated[
 def run(
     main: Callable[[S], None], settings_class: type[S], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> None:
-    """Parse `argv` into `settings_class`, call `main` with it; bad input ends in one line on stderr and exit code 2,
-    a full disk in one and exit code 1, SIGINT and SIGTERM without any and 130 or 143.
+    """Parse `argv` into `settings_class`, call `main` with it.
+
+    Bad input ends in one line on stderr and exit code 2; a fault of the file system (a full disk, no permission) or too
+    little memory in one line and exit code 1; a closed pipe (`advgan info RUN | head`) in exit code 1 alone; SIGINT and
+    SIGTERM in 130 and 143. Names from files and servers are printed without control characters, on terminals and pipes of any encoding.
 
     `prog` is what the help calls the program; None: its file.
     """
-    with exiting_on_signals():
-        _run(main, settings_class, argv, prog)
+    with exiting_on_signals(), safe_streams():
+        try:
+            main(parse(settings_class, argv, sys.modules[main.__module__].__doc__ or "", prog))
+            sys.stdout.flush()
+        except InputError as error:
+            fail(error, 2)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush fails once more
+            sys.exit(1)
+        except OSError as error:
+            path = error.filename2 or error.filename or "while reading or writing"
+            fail(f"{error.strerror}: {path}" if error.strerror else reason(error), 1)
+        except SafetensorError as error:
+            if not re.search(r"os error \d+", str(error)):  # of the file system, as its library writes it
+                raise
+            fail(reason(error), 1)
+        except MemoryError as error:
+            fail(f"out of memory: {reason(error)}", 1)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        finally:
+            release()
 
 
-def _run(main: Callable[[S], None], settings_class: type[S], argv: Sequence[str] | None, prog: str | None) -> None:
-    try:
-        main(parse(settings_class, argv, sys.modules[main.__module__].__doc__ or "", prog))
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        release()
+def fail(problem: object, code: int) -> NoReturn:
+    """End the program with exit code `code` and `problem` on one line of stderr."""
+    print(f"error: {printable(' '.join(str(problem).split()))}", file=sys.stderr)
+    sys.exit(code)
 
 
 def parse(
     settings_class: type[S], argv: Sequence[str] | None = None, description: str = "", prog: str | None = None
 ) -> S:
-    """The settings that a command line asks for: flags over `--recipe FILE` over the class's own defaults."""
+    """The settings that a command line asks for: flags over `--recipe FILE` over the class's own defaults.
+
+    Raises InputError for a flag that is unknown (with the nearest ones), missing, or of another type than its value.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    _check_flags(settings_class, words)
     recipe = _recipe_path(words)
-    if recipe is None:
-        return tyro.cli(settings_class, args=words, prog=prog, description=description)
-    defaults = load_recipe(settings_class, recipe)
-    return tyro.cli(settings_class, args=words, default=defaults, prog=prog, description=description)
+    defaults = {} if recipe is None else {"default": load_recipe(settings_class, recipe)}
+    return _parsed(settings_class, words, prog=prog, description=description, **defaults)
+
+
+def _parsed(settings_class: type[S], words: list[str], **options: Any) -> S:
+    """tyro's answer to `words`. Raises InputError with the first paragraph of what it prints in a box."""
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            return tyro.cli(settings_class, args=words, **options)
+    except SystemExit as stop:
+        if stop.code != 2:
+            raise
+    box = re.sub(r"\x1b\[[\d;]*m", "", printed.getvalue())
+    lines = [line.strip("│| ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    paragraph = takewhile(lambda line: not line.startswith("──"), lines)
+    raise InputError(reason(" ".join(paragraph)))
+
+
+def _check_flags(settings_class: type, words: Sequence[str]) -> None:
+    """Raise InputError, with the nearest flags, for one that `settings_class` does not have."""
+    names = [field.name.replace("_", "-") for field in dataclasses.fields(settings_class)]
+    flags = {*names, *(f"no-{name}" for name in names), "help", "help-verbose"}
+    for word in words:
+        if word == "--":
+            return
+        if found := re.fullmatch(r"--([A-Za-z][\w-]*)(=.*)?", word, re.DOTALL):
+            name = found[1].replace("_", "-")
+            if name not in flags and not name.startswith("tyro-"):
+                near = did_you_mean(name, names, form="--{}")
+                raise InputError(f"unknown flag --{found[1]}{near or ', --help lists the flags'}")
 
 
 def load_recipe(settings_class: type[S], path: Path) -> S:
@@ -89,31 +139,35 @@ def load_recipe(settings_class: type[S], path: Path) -> S:
 
     A recipe is a mapping from flags (dashes or underscores) to values. It is read through the flags' own parser, so
     that a recipe understands what the command line understands, and refuses what it refuses. A setting that has no
-    default, and that the recipe does not name, is tyro.MISSING: a flag has to say it.
+    default, and that the recipe does not name, is tyro.MISSING: a flag has to say it. Relative paths in it are relative
+    to the folder of the file, not to the working directory.
     """
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read recipe {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {path} is not YAML: {error}") from None
-    if not isinstance(recipe, dict):
-        raise InputError(f"recipe {path} must be a mapping of settings, got {type(recipe).__name__}")
+    recipe = read_recipe(path)
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(settings_class)  # type: ignore[arg-type]
     known = {field.name for field in fields} - {"recipe"}
     hints = get_type_hints(settings_class, include_extras=True)
     placed = [name for name in hints if tyro.conf.Positional in getattr(hints[name], "__metadata__", ())]
-    words: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
     for key, value in recipe.items():
-        name = str(key).replace("-", "_")
+        name = key.replace("-", "_")
         if name not in known:
-            raise InputError(f"recipe {path} sets {key!r}, expected some of {', '.join(sorted(known))}")
-        words[name] = _words(None if name in placed else name, value)
+            near = did_you_mean(name, known) or f", expected some of {', '.join(sorted(known))}"
+            raise InputError(f"recipe {path} sets {key[:80]!r}{near}")
+        if name in values:
+            raise InputError(f"recipe {path} sets {key!r} twice")
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)):
+            raise InputError(f"recipe {path} sets {key!r} to nested values, expected a value or a list of values")
+        values[name] = value
+    values = convert_paths(settings_class, values, from_recipe(path))
+    words = {name: _words(None if name in placed else name, value, hints[name]) for name, value in values.items()}
     unsaid = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING} - words.keys()
     for name in unsaid:
-        words[name] = _words(None if name in placed else name, "-")
+        words[name] = _words(None if name in placed else name, "-", str)
     ordered = sorted(words, key=lambda name: placed.index(name) if name in placed else len(placed))
-    found = tyro.cli(settings_class, args=[word for name in ordered for word in words[name]], prog=f"recipe {path}")
+    try:
+        found = _parsed(settings_class, [word for name in ordered for word in words[name]], prog=f"recipe {path}")
+    except InputError as error:
+        raise InputError(f"recipe {path}: {error}") from None
     later: dict[str, Any] = dict.fromkeys(unsaid, tyro.MISSING)
     return dataclasses.replace(found, **later)  # type: ignore[type-var]
 
@@ -132,10 +186,12 @@ def as_recipe(settings: Any) -> dict[str, Any]:
 def write_settings(settings: Any, directory: Path) -> None:
     """Leave the effective settings beside a result, for `--recipe` to read again: `settings-<program>.yaml`.
 
-    Several programs share a directory, so each file has its program's name.
+    Several programs share a directory, so each file has its program's name. Relative paths are written relative to the
+    `directory`, as `load_recipe` reads them.
     """
-    head = "# The effective settings, for --recipe to read again.\n"
-    write_file(settings_file(settings, directory), head + yaml.safe_dump(as_recipe(settings), sort_keys=False))
+    head = "# The effective settings, for --recipe to read again. Relative paths are relative to this file.\n"
+    values = convert_paths(type(settings), as_recipe(settings), to_recipe(directory))
+    write_file(settings_file(settings, directory), head + yaml.safe_dump(values, sort_keys=False))
 
 
 def settings_file(settings: Any, directory: Path) -> Path:
@@ -144,14 +200,18 @@ def settings_file(settings: Any, directory: Path) -> Path:
     return directory / f"settings-{program}.yaml"
 
 
-def _words(name: str | None, value: Any) -> list[str]:
-    """A setting as the words of a command line; without a `name` it stands for itself."""
+def _words(name: str | None, value: Any, hint: Any) -> list[str]:
+    """A setting of type `hint` as the words of a command line; without a `name` it stands for itself."""
     values = [str(item) for item in (value if isinstance(value, list) else [value])]
     if name is None:
         return values
     flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
+    if hint is bool:
+        switch = {"true": f"--{flag}", "false": f"--no-{flag}"}
+        word = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(values[0].lower(), values[0].lower())
+        if len(values) != 1 or word not in switch:
+            raise InputError(f"{flag} must be true or false, got {', '.join(values)[:80]!r}")
+        return [switch[word]]
     return [f"--{flag}", *values]
 
 

@@ -1,35 +1,143 @@
-"""Files and folders that are whole or not there: written aside, then renamed."""
+"""Files and folders that are whole or not there: written aside, then renamed; read within bounds."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Callable
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from advgan.errors import InputError
+
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+# .NAME.HOST-PROCESS-RANDOM.aside: being written; the same with .old: replaced, and put back if nothing took its place.
+ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{6}\.(?P<kind>aside|old)(\.\w+)?")
+LONGEST = 150  # bytes of a name that are kept in the names beside it: a file system takes 255
+OLD_AGE = 24 * 3600  # seconds after which what another machine left is nobody's
 
 
 def write_aside(directory: Path, write: Callable[[Path], Any]) -> None:
     """Fill `directory` by `write(temporary directory)`, then rename: it is whole, or as it was before.
 
-    Only a process killed between two renames leaves the one before beside it, under a name that ends in -old.
+    What killed processes have left beside it is removed, or put back where one was killed between two renames.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    old = aside.with_name(aside.name + "-old")
+    sweep(directory.parent)
+    aside = _aside(directory, "aside")
+    old = _aside(directory, "old")
     try:
-        aside.chmod(0o755)
+        aside.mkdir()
         write(aside)
-        if directory.exists():
+        if directory.exists() or directory.is_symlink():
             directory.rename(old)
         aside.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
-        if old.exists() and not directory.exists():
+        if os.path.lexists(old) and not directory.exists():
             old.rename(directory)
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(old)
+        _remove(aside)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` at the end, and is removed where that is not reached."""
+    aside = _aside(path, f"aside{path.suffix if re.fullmatch(r'[.][A-Za-z0-9_]+', path.suffix) else ''}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write `content` beside `path`, then rename: the file is whole, or as it was before."""
+    with replacing(path) as aside:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sweep(directory: Path) -> None:
+    """Remove from `directory` what killed processes were writing there; put back what they were about to replace."""
+    with suppress(OSError):
+        for path in sorted(directory.iterdir()):
+            found = ASIDE.fullmatch(path.name)
+            if found is None or _alive(path, found["host"], int(found["process"])):
+                continue
+            original = directory / found["name"]
+            if found["kind"] == "old" and not os.path.lexists(original):
+                path.rename(original)
+            else:
+                _remove(path)
+
+
+def check_writable(directory: Path) -> None:
+    """Raise InputError unless files can be written in `directory`, or in the nearest folder above it that is there."""
+    place = directory
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    probe = _aside(place / "probe", "aside")
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise InputError(f"cannot write in {place}: {error.strerror}") from None
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The text of a regular file of at most `limit` bytes. Raises OSError for another one (a FIFO is not opened, which
+    would wait for ever) and UnicodeDecodeError for what is not UTF-8.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(
+            f"a regular file expected, got {'a folder' if stat.S_ISDIR(state.st_mode) else 'a device or pipe'}"
+        )
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(f"at most {limit:,} bytes expected, got {state.st_size:,}")
+    return content.decode("utf-8-sig")
+
+
+def _aside(path: Path, kind: str) -> Path:
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return path.with_name(f".{name}.{HOST}-{os.getpid()}-{secrets.token_hex(3)}.{kind}")
+
+
+def _alive(path: Path, host: str, process: int) -> bool:
+    """Whether the process that made `path` may still be at work."""
+    try:
+        made = path.lstat().st_mtime
+    except OSError:  # gone already
+        return True
+    if host != HOST:
+        return time.time() - made < OLD_AGE
+    import psutil  # takes a moment, and few need it
+
+    try:
+        return psutil.Process(process).create_time() <= made + 1  # a later one has the number of one that ended
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sha256_of(*paths: Path) -> str:
@@ -39,13 +147,3 @@ def sha256_of(*paths: Path) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: found)
     return found.hexdigest()
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write `content` beside `path`, then rename: the file is whole, or as it was before."""
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

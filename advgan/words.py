@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, get_args, get_type_hints
 
-from advgan.errors import InputError
+from advgan.errors import InputError, did_you_mean
 from advgan.settings import parse_fraction
 
 
@@ -22,7 +22,8 @@ def parse_call(
     """
     name, *words = text.split(":")
     if name not in table:
-        raise InputError(f"unknown {kind} {name!r}, expected some of {', '.join(table)}")
+        near = did_you_mean(name, table) or f", expected some of {', '.join(table)}"
+        raise InputError(f"unknown {kind} {name[:80]!r}{near}")
     run = table[name]
     function = run.func if isinstance(run, partial) else run
     fixed = run.keywords if isinstance(run, partial) else {}
@@ -34,8 +35,10 @@ def parse_call(
         key, equals, value = word.partition("=")
         key = key.replace("-", "_")
         if key not in known or key in fixed or not equals:
-            wanted = ", ".join(k for k in known if k not in fixed) or "none"
-            raise InputError(f"{kind} {name} cannot take {word!r}, expected setting=value with settings {wanted}")
+            settable = [k for k in known if k not in fixed]
+            near = did_you_mean(key, settable) if equals and key not in given else ""
+            wanted = f", expected setting=value with settings {', '.join(settable) or 'none'}"
+            raise InputError(f"{kind} {name} cannot take {word[:80]!r}{near or wanted}")
         settings[key] = _value(value, hints[key], f"{name}:{key}")
     return name, settings
 

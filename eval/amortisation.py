@@ -45,6 +45,7 @@ from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, evaluate
 from advgan.evaluation.admission import check_gradients
 from advgan.evaluation.entrants import Target, Trained, load_generators, load_targets, radii, unfit
+from advgan.recipe import NameOrPath
 from advgan.report.progress import Begin, cell_progress
 from advgan.report.sweeps.amortisation import findings, grids, write_amortisation
 from advgan.report.sweeps.page import failures
@@ -68,12 +69,12 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    defense: str | None = None
+    defense: NameOrPath | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: tuple[Path, ...] = ()
     """Trained generators' folders, or the runs that hold them; each takes part at every eps up to its own"""

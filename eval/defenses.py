@@ -45,6 +45,7 @@ from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import Target, Trained, load_generators, load_targets, unfit
 from advgan.evaluation.pace import relative_time
 from advgan.evaluation.rows import Row, load_rows, parse_rows
+from advgan.recipe import NameOrPath
 from advgan.report.progress import cell_progress
 from advgan.report.sweeps.defenses import worth, write_defenses
 from advgan.report.sweeps.page import failures
@@ -67,22 +68,22 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    prepare: tuple[str, ...] = ()
+    prepare: tuple[NameOrPath, ...] = ()
     """Commands like "train/classifier.py --epochs 4 --output-dir RUN", each run once before anything is measured. This
     program's data_dir and threads go with them"""
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """The base, a classifier without defences: its name, the directory of a saved one, or
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    rows: tuple[str, ...] = ("none", "bit-depth:bits=1")
+    rows: tuple[NameOrPath, ...] = ("none", "bit-depth:bits=1")
     """What is attacked: none (the base), a defence around it, a hardened classifier's directory (DIRECTORY+DEFENSE:
     with defences around it), each with LABEL= before it or without"""
     attacks: tuple[str, ...] = ATTACKS
     """Names, with settings of their own after colons, and @naive or @oblivious at the end; not advgan"""
     generator: tuple[Path, ...] = ()
     """Trained generators' folders, or the runs that hold them: the base's, tried on every row, and any row's own"""
-    surrogate: str | None = None
+    surrogate: NameOrPath | None = None
     """Another classifier (name or directory), attacked in place of the rows by mifgsm: what "transfer" does to them"""
     surrogate_weights: Path | None = None
     """Its weights, if it is a name"""

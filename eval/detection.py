@@ -40,6 +40,7 @@ from advgan.defenses.detection import scores
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, wilson
 from advgan.evaluation.entrants import Target, Trained, load_generators, load_targets, run_of, unfit
+from advgan.recipe import NameOrPath
 from advgan.report.progress import cell_progress
 from advgan.report.sweeps.detection import grids, write_detection
 from advgan.report.sweeps.page import failures
@@ -61,12 +62,12 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    defense: str | None = None
+    defense: NameOrPath | None = None
     """What it stands behind already, like bit-depth:bits=3, or several with +; None: nothing"""
     detector: tuple[Path, ...] = ()
     """What train/detector.py has made, one or more"""

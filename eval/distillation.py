@@ -43,6 +43,7 @@ from advgan.defenses.distillation import check_temperature
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, predict
 from advgan.evaluation.entrants import Target, Trained, load_generators, load_targets, run_of
+from advgan.recipe import NameOrPath
 from advgan.report.progress import Begin, cell_progress
 from advgan.report.sweeps.distillation import grids, write_distillation
 from advgan.report.sweeps.page import failures
@@ -67,7 +68,7 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """Teachers and students"""
     temperatures: tuple[float, ...] = (1, 2, 5, 10, 20, 30, 40, 50, 100)
     """One student for each; 1 must be among them: its teacher is the classifier without a defence"""

@@ -59,8 +59,8 @@ def parse_commands(texts: Sequence[str]) -> list[Command]:
             raise InputError(f"expected a command of a program train/*.py of this repository, got {text!r}")
         try:
             settings = parse(import_module(name.removesuffix(".py").replace("/", ".")).Settings, words)
-        except SystemExit:  # it has said why
-            raise InputError(f"{name} does not take the flags of {text!r}") from None
+        except InputError as error:
+            raise InputError(f"{name} does not take the flags of {text!r}: {error}") from None
         if any(getattr(settings, flag, False) for flag in ("resume", "overwrite")):
             raise InputError(
                 f"expected a command without --resume and --overwrite, which are chosen here, got {text!r}"

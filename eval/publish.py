@@ -39,6 +39,7 @@ from advgan.errors import InputError
 from advgan.evaluation import evaluate, predict, wilson
 from advgan.evaluation.admission import admitted
 from advgan.generator import Generator
+from advgan.recipe import NameOrPath
 from advgan.settings import parse_fraction, run
 from advgan.storage import write_aside
 from advgan.targets import Target, fingerprint, load_target
@@ -52,7 +53,7 @@ class Settings:
 
     run: Path = Path("checkpoints/runs/advgan")
     """The run that is published: of train/advgan.py, or with --classifier of train/classifier.py"""
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """The classifier: the one that is published, or the one that the generator attacks"""
     output_dir: Path = Path("checkpoints/published")
     """The checkpoint's folder"""

@@ -44,6 +44,7 @@ from advgan.evaluation import environment, predict
 from advgan.evaluation.admission import admitted
 from advgan.evaluation.figures import clean_records
 from advgan.generator import Generator
+from advgan.recipe import NameOrPath
 from advgan.report.progress import cell_progress
 from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
@@ -89,7 +90,7 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: Path | None = None

@@ -34,6 +34,7 @@ from advgan.defenses import weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.entrants import aim, load_generators, load_targets, radii, unfit
+from advgan.recipe import NameOrPath
 from advgan.report.comparison import Comparison
 from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
@@ -56,12 +57,12 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    defense: str | None = None
+    defense: NameOrPath | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: Path | None = None
     """A trained generator's folder, or the run that holds it: attack advgan, at eps up to its own"""

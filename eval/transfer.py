@@ -40,6 +40,7 @@ from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim, environment, wilson
 from advgan.evaluation.admission import check_gradients
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, radii, unfit
+from advgan.recipe import NameOrPath
 from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.transfer import grids, write_transfer
@@ -61,16 +62,16 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: tuple[str, ...] = ()
+    target: tuple[NameOrPath, ...] = ()
     """At least two classifiers, each of them source and victim: names, directories of saved ones, or
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: tuple[Path, ...] = ()
     """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files"""
-    defense: tuple[str, ...] = ()
+    defense: tuple[NameOrPath, ...] = ()
     """What they stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
     generator: tuple[Path, ...] = ()
     """Trained generators' folders, or the runs that hold them: a line of the matrix and a curve each"""
-    generator_source: tuple[str, ...] = ()
+    generator_source: tuple[NameOrPath, ...] = ()
     """Which of the targets they were trained on, one for one; () takes what their runs say"""
     attack: str = "mifgsm"
     """What the matrix is made with: a bounded attack, with settings after colons (pgd:steps=100:loss=dlr)"""
@@ -83,9 +84,9 @@ class Settings:
     curve_eps: tuple[str, ...] = ()
     """Radii of the curve, like 0.1, 8/255, or 0:0.3:0.05 for 0 to 0.3 by 0.05; () takes that for linf and 0:3:0.5 for
     l2"""
-    victim: str | None = None
+    victim: NameOrPath | None = None
     """Try everything on this target alone; None: on each of them"""
-    pair: tuple[str, ...] = ()
+    pair: tuple[NameOrPath, ...] = ()
     """Source and victim of the curve; () takes all pairs, and shows their mean"""
     y_target: int | None = None
     """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""

@@ -247,8 +247,13 @@ def test_settings_in_a_name() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pdg", "unknown attack 'pdg', expected some of noise-uniform"),
-        ("pgd:stepz=3", "cannot take 'stepz=3', expected setting=value with settings steps, step_size, loss"),
+        ("pdg", r"unknown attack 'pdg'; did you mean pgd\?"),
+        ("pdg:steps=10", r"unknown attack 'pdg'; did you mean pgd\?"),
+        ("sorcery", "unknown attack 'sorcery', expected some of noise-uniform"),
+        ("transfer", "attack 'transfer' is run by --surrogate"),
+        ("pgd:magic=3", "cannot take 'magic=3', expected setting=value with settings steps, step_size, loss"),
+        ("pgd:step=10", r"cannot take 'step=10'; did you mean steps"),
+        ("pgd:stepz=3", r"cannot take 'stepz=3'; did you mean steps\?"),
         ("pgd:steps", "cannot take 'steps'"),
         ("pgd:steps=many", "pgd:steps must be of type int, got 'many'"),
         ("pgd:step_size=1/0", "pgd:step_size must be of type float, got '1/0'"),

@@ -368,5 +368,5 @@ def test_a_target_without_gradient(attack: Callable[..., Tensor]) -> None:
 
 
 def test_unknown_attack() -> None:
-    with pytest.raises(InputError, match=r"unknown attack 'fgms', expected some of noise-uniform, .*deepfool"):
+    with pytest.raises(InputError, match=r"unknown attack 'fgms'; did you mean .*fgsm"):
         bind("fgms", linear(2), Threat())

@@ -40,7 +40,13 @@ def test_a_recipe_is_understood(path: Path) -> None:
     program = importlib.import_module(PROGRAMS.get(path.stem, "train.advgan"))
     settings, recipe = load_recipe(program.Settings, path), yaml.safe_load(path.read_text())
     assert settings.dataset == recipe["dataset"]
-    assert words(settings.target) == words(recipe["target"])
+    root = Path(__file__).resolve().parents[1]
+    assert words(settings.target) == [word.replace("../", "") for word in words(recipe["target"])]
+    for path_setting in ("target_weights", "output_dir", "train_recipe", "data_dir"):
+        value = getattr(settings, path_setting, None)
+        for item in value if isinstance(value, tuple) else [value]:
+            parts = () if item is None else item.parts if not item.is_absolute() else item.relative_to(root).parts
+            assert parts[:1] in ((), ("checkpoints",), ("recipes",), ("data",)), "a place in the clone"
 
 
 def words(value: str | list[str] | tuple[str, ...]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
@@ -13,6 +14,7 @@ import tyro
 import yaml
 
 from advgan.errors import InputError
+from advgan.recipe import NameOrPath, PathOrAddress
 from advgan.settings import Real, load_recipe, parse, parse_fraction, run, settings_file, write_settings
 
 from .conftest import ROOT
@@ -53,24 +55,153 @@ def test_flags_override_the_recipe_which_overrides_the_defaults(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("epsilon: 1", "sets 'epsilon', expected some of"), ("- 1", "must be a mapping"), ("a: [", "is not YAML"),
-     (None, "cannot read recipe")],
-)  # fmt: skip
+    [
+        ("xyzzy: 1", "sets 'xyzzy', expected some of"),
+        ("epsilon: 1", "sets 'epsilon'; did you mean eps"),
+        ("- 1", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("a: [", "is not YAML"),
+        ("eps:\t0.1\n\teps: 2", "is not YAML"),
+        (None, "cannot read recipe"),
+        ("eps: 2020-13-45", "expected a number like 0.3"),
+        ("y-target: 0b_", "y-target"),
+        ("y-target: " + "9" * 5000, "y-target"),
+        ("y-target: 1:30", "y-target"),  # 90 in YAML 1.1
+        ("attacks: " + "[" * 20000, "nests too deep"),
+        ("{" * 20000, "nests too deep"),
+        ("a: &x [l]\nattacks: [*x, *x]", "no anchors and aliases"),
+        ("eps: !!python/object/apply:os.getcwd []", "no tags"),
+        ("eps: 0.1\neps: 0.2", "'eps' twice"),
+        ("y-target: 1\ny_target: 2", "twice"),
+        ("eps: 1\n--- \neps: 2", "several documents"),
+        ("eps: {a: 1}", "nested values"),
+        ("resume: 7", "must be true or false"),
+        (b"eps: 0.1 # \xff", "cannot read recipe"),
+        ("eps: 0.1".encode("utf-16"), "cannot read recipe"),
+        (b"\0" * 10, "is not YAML"),
+        ("# " + "x" * 1_000_001, "at most 1,000,000 bytes"),
+    ],
+)
 def test_bad_recipes(tmp_path, text, message):
     recipe = tmp_path / "recipe.yaml"
     if text is not None:
-        recipe.write_text(text)
-    with pytest.raises(InputError, match=message):
+        recipe.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(InputError, match=message) as error:
         parse(Settings, ["--recipe", str(recipe)])
+    assert len(str(error.value)) < 600
 
 
-def test_a_recipe_of_the_wrong_type_is_refused_like_a_flag(tmp_path, capsys):
+@pytest.mark.parametrize("path", [".", "/dev/zero", "pipe"])
+def test_recipe_that_is_no_regular_file_is_refused_unread(tmp_path, path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a regular file expected"):
+        parse(Settings, ["--recipe", str(tmp_path / path)])
+
+
+def test_recipe_with_byte_order_mark_and_plain_values(tmp_path):
+    (tmp_path / "r.yaml").write_bytes(b"\xef\xbb\xbfeps: 1e-1\nattacks: ['null', \"on\"]\ny-target: ~\nresume: yes\n")
+    path = tmp_path / "r.yaml"
+    assert parse(Settings, ["--recipe", str(path)]) == Settings(path, 0.1, None, ("null", "on"), True)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Settings with paths."""
+
+    recipe: Path | None = None
+    """YAML file"""
+    target: tuple[NameOrPath, ...] = ()
+    """Names or paths"""
+    generator: PathOrAddress = "generator"
+    """A folder"""
+    prepare: tuple[NameOrPath, ...] = ()
+    """Commands"""
+    data_dir: Path = Path("data")
+    """A folder"""
+    weights: tuple[Path, ...] = ()
+    """Files"""
+
+
+PATHS = {
+    "target": [
+        *("mnist-c", "a/net.py:build", "net.onnx", "hf:user/model", "https://host/a/b", "8/255"),
+        "vote:members=x/y,../z",
+    ],
+    "generator": "generators",
+    "prepare": ["train/classifier.py --eps 8/255 --recipe sub/r.yaml --output-dir=../runs/x"],
+    "weights": ["w.pt", "/absolute/w.pt"],
+}  # fmt: skip
+
+
+def test_recipe_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
+    folder = tmp_path / "work" / "recipes"
+    folder.mkdir(parents=True)
+    (folder / "r.yaml").write_text(yaml.safe_dump(PATHS))
+    monkeypatch.chdir(tmp_path / "work")
+    settings = parse(Paths, ["--recipe", "recipes/r.yaml"])
+    assert settings.target == (
+        *("mnist-c", "recipes/a/net.py:build", "recipes/net.onnx", "hf:user/model", "https://host/a/b", "8/255"),
+        "vote:members=recipes/x/y,z",
+    )
+    assert settings.generator == "recipes/generators"
+    assert settings.prepare == ("train/classifier.py --eps 8/255 --recipe recipes/sub/r.yaml --output-dir=runs/x",)
+    assert settings.weights == (Path("recipes/w.pt"), Path("/absolute/w.pt"))
+    assert settings.data_dir == Path("data"), "a default is relative to the working directory"
+    monkeypatch.chdir(folder)
+    assert parse(Paths, ["--recipe", "r.yaml", "--data-dir", "d"]).weights[0] == Path("w.pt")
+    monkeypatch.chdir("/")
+    assert parse(Paths, ["--recipe", str(folder / "r.yaml")]).generator == str(folder / "generators").lstrip("/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert parse(Paths, ["--recipe", str(folder / "r.yaml")]).generator == str(folder / "generators")
+
+
+def test_written_settings_name_the_same_files_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "work" / "out").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "work" / "out")
+    monkeypatch.chdir(tmp_path / "work")
+    settings = Paths(
+        None, ("mnist-c", "runs/net.py:f"), "hf://user/model", ("train/a.py --x ./y",), weights=(Path("w.pt"),)
+    )
+    write_settings(settings, Path("out"))
+    path = settings_file(settings, Path("out"))
+    assert load_recipe(Paths, path) == dataclasses.replace(settings, prepare=("train/a.py --x y",))
+    monkeypatch.chdir(tmp_path)
+    for recipe in (tmp_path / "work" / path, tmp_path / "link" / path.name):
+        found = load_recipe(Paths, recipe)
+        assert found.weights == (Path("work/w.pt"),)
+        assert found.target == ("mnist-c", "work/runs/net.py:f")
+        assert (found.generator, found.data_dir) == ("hf://user/model", Path("work/data"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resme"], "unknown flag --resme; did you mean --resume?"),
+        (["--epsilon", "1"], "unknown flag --epsilon; did you mean --eps?"),
+        (["--target=1"], "unknown flag --target; did you mean --y-target?"),
+        (["--yt", "1"], "unknown flag --yt; did you mean --y-target?"),
+        (["--zzz"], "unknown flag --zzz, --help lists the flags"),
+        (["--y-target", "one"], "--y-target"),
+        (["one"], "Unrecognized options: one"),
+        (["--eps"], "--eps"),
+    ],
+)
+def test_bad_flags_are_one_line_with_the_nearest(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(lambda settings: None, Settings, words)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+
+
+def test_a_recipe_of_the_wrong_type_is_refused_like_a_flag(tmp_path):
     (tmp_path / "r.yaml").write_text("eps: big")
     for words in (["--recipe", str(tmp_path / "r.yaml")], ["--eps", "big"]):
-        with pytest.raises(SystemExit) as exit_:
+        with pytest.raises(InputError, match=r"expected a number like 0\.3"):
             parse(Settings, words)
-        assert exit_.value.code == 2
-        assert "expected a number like 0.3" in " ".join(capsys.readouterr().err.replace("│", "").split())
 
 
 def test_bad_input_is_one_line_and_exit_code_2(capsys):
@@ -149,8 +280,8 @@ def test_the_recipe_of_what_has_no_default(tmp_path):
         recipe: Path | None = None
         """YAML file"""
 
-    some = recipe(tmp_path, {"output-dir": "out", "generator": "g"})
-    assert parse(Placed, ["in", "--recipe", str(some)]) == Placed("in", Path("out"), "g", some)
+    some = recipe(tmp_path, {"output-dir": "/out", "generator": "g"})
+    assert parse(Placed, ["in", "--recipe", str(some)]) == Placed("in", Path("/out"), "g", some)
     assert parse(Placed, ["in", "o", "--generator", "h", "--recipe", str(some)]) == Placed("in", Path("o"), "h", some)
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError, match="Missing"):
         parse(Placed, ["--recipe", str(some)])

@@ -43,6 +43,7 @@ from advgan.evaluation.admission import admitted, check_gradients
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
 from advgan.game import EVASION, Asked, Game, ask, discriminator_step, generator_step, slices
 from advgan.generator import Architecture, Generator
+from advgan.recipe import NameOrPath
 from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
@@ -64,12 +65,12 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    defense: str | None = None
+    defense: NameOrPath | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     eps: Real = 0.3
     """Radius of the ball, in pixel units of [0, 1]"""

@@ -39,6 +39,7 @@ from advgan.defenses import load_members
 from advgan.defenses.adversarial_training import Adversary, Method, Plan, mixed_loss, overfitted, plan
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy, validate
+from advgan.recipe import NameOrPath
 from advgan.report.card import classifier_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run, write_settings
@@ -54,7 +55,7 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """The classifier: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
     init_weights: Path | None = None
     """Begin with the backbone of a trained classifier of this name and a new head: a run, or a file of weights"""
@@ -101,7 +102,7 @@ class Settings:
     """Of fast (None: 1.25 eps), pgd (2.5 eps / steps) and generator (0.5 eps)"""
     eps_warmup: Real = 0.0
     """Share of the steps in which the radius rises to eps: where training stays at one class, this helps"""
-    ensemble: tuple[str, ...] = ()
+    ensemble: tuple[NameOrPath, ...] = ()
     """Directories of trained classifiers: with --adversarial ensemble each step attacks one of them, or the own"""
     generator_width: int = 16
     """Channels of the generator"""

@@ -56,6 +56,7 @@ from advgan.evaluation import predict
 from advgan.evaluation.admission import admitted
 from advgan.evaluation.runner import device_of
 from advgan.generator import Generator
+from advgan.recipe import NameOrPath
 from advgan.report.card import detector_card
 from advgan.settings import Real, run, write_settings
 from advgan.targets import fingerprint
@@ -77,12 +78,12 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    defense: str | None = None
+    defense: NameOrPath | None = None
     """What it stands behind already, like bit-depth:bits=3, or several with +; None: nothing"""
     attacks: tuple[str, ...] = ("fgsm", "pgd:steps=10")
     """Attacks, with settings after colons: a binary detector learns from their answers to training images, in turn, and

@@ -43,6 +43,7 @@ from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy
+from advgan.recipe import NameOrPath
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
@@ -61,7 +62,7 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """Teacher and student: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
     temperature: Real = 20.0
     """T, at which the teacher is trained, and asked, and the student trained"""

@@ -52,6 +52,7 @@ from advgan.evaluation.admission import admitted
 from advgan.evaluation.validation import Judgement, Validation, questions
 from advgan.game import Game, discriminator_step, generator_step
 from advgan.generator import Architecture, Generator
+from advgan.recipe import NameOrPath
 from advgan.report.card import substitute_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
@@ -75,13 +76,13 @@ class Settings:
     image_size: ImageSize = None
     images: int | None = None
     """The attacker has only so many of the training images, drawn by the seed; None: all of them"""
-    target: str = "mnist-c"
+    target: NameOrPath = "mnist-c"
     """The classifier under attack, which only answers queries: its name, the directory of a saved one, or
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; the attack does not see them. None: its
     own, or the shipped mnist-c"""
-    defense: str | None = None
+    defense: NameOrPath | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     answers: Answers = "probabilities"
     """What it answers with: probabilities of all classes, or labels alone"""

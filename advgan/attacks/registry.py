@@ -117,10 +117,17 @@ def parse_attack(text: str) -> Spec:
     """`name` or `name:setting=value:setting=value`, like "pgd:steps=100:loss=dlr" or "noise-sign:magnitude=8/255".
 
     One of another library has that before it, and that library's settings: "foolbox:LinfPGD:steps=100".
-    "@naive" or "@oblivious" at the end says what a gradient attack sees of a defended target, see `View`. Raises
-    InputError for an unknown name, an unknown setting, or a value of another type than the setting has.
+    "@naive" or "@oblivious" says what a gradient attack sees of a defended target, see `View`: after the name or at the
+    end, "pgd:steps=100@naive", its label. Raises InputError for an unknown name, an unknown setting, or a value
+    of another type than the setting has.
     """
     call, at, view = text.partition("@")
+    view, colon, settings_after = view.partition(":")
+    if colon:
+        call = f"{call}:{settings_after}"
+        text = f"{call}@{view}"
+    if call.partition(":")[0] == "transfer":
+        raise InputError("attack 'transfer' is run by --surrogate CLASSIFIER, expected no such name among the attacks")
     if call.partition(":")[0] in LIBRARIES:
         name, settings = _bridges().parse(call)
     else:

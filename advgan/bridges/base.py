@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.registry import Access, Protocol
-from advgan.errors import InputError
+from advgan.errors import InputError, did_you_mean
 from advgan.settings import parse_fraction
 
 Call = Callable[[Tensor, Tensor, Tensor | None], Any]  # x (n, c, h, w), y (n,), y_target (n,) or None -> x_adv
@@ -46,8 +46,9 @@ def read_settings(
         key, equals, text = word.partition("=")
         key = key.replace("-", "_")
         if key not in known or not equals:
-            wanted = ", ".join(known) or "none"
-            raise InputError(f"attack {name} cannot take {word!r}, expected setting=value with settings {wanted}")
+            near = did_you_mean(key, known) if equals and key not in given else ""
+            wanted = f", expected setting=value with settings {', '.join(known) or 'none'}"
+            raise InputError(f"attack {name} cannot take {word[:80]!r}{near or wanted}")
         found, usual = value(text), known[key].default
         if isinstance(usual, bool) and not isinstance(found, bool):
             raise InputError(f"{name}:{key} must be true or false, got {text!r}")

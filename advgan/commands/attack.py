@@ -35,6 +35,7 @@ from advgan.errors import InputError
 from advgan.generator import Generator
 from advgan.pictures import Answers, already, class_of, find, work
 from advgan.pictures.work import Row, left_out
+from advgan.recipe import NameOrPath, PathOrAddress
 from advgan.report.names import csv_text
 from advgan.settings import Real, as_recipe, load_recipe, settings_file, write_settings
 from advgan.storage import write_file
@@ -54,7 +55,7 @@ class Settings:
     """A picture, a folder, or a glob in quotes like "photos/**/*.jpg"; links that lead out of it are left out"""
     output_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder for the answers and manifest.csv"""
-    generator: str
+    generator: PathOrAddress
     """A trained generator's folder, a run that holds one, or hf://USER/MODEL"""
     recipe: Path | None = None
     """YAML file of settings that become the defaults, like an earlier call's settings-attack.yaml; flags override it"""
@@ -62,7 +63,7 @@ class Settings:
     """Radius of the ball; None takes the largest that the generator was trained for"""
     y_target: str | None = None
     """Aim at this class: a number, or a name where --target knows names; None takes the generator's own, if any"""
-    target: str | None = None
+    target: NameOrPath | None = None
     """A classifier that says what it takes each picture for, before and after: whatever advgan compare takes"""
     target_weights: Path | None = None
     """Its weights, where it has none of its own"""

@@ -31,6 +31,7 @@ from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.admission import only_answers
 from advgan.evaluation.entrants import Target, Trained, aim, load_generators, load_targets, threats, unfit
 from advgan.evaluation.sharing import share_cells
+from advgan.recipe import NameOrPath
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
 from advgan.report.progress import cell_progress
@@ -54,18 +55,18 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
-    target: tuple[str, ...] = ("mnist-c",)
+    target: tuple[NameOrPath, ...] = ("mnist-c",)
     """The classifiers under attack: names, directories of saved ones, or torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO,
     FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: tuple[Path, ...] = ()
     """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files; () takes the shipped
     mnist-c"""
-    defense: tuple[str, ...] = ()
+    defense: tuple[NameOrPath, ...] = ()
     """What the targets stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
     generator: tuple[Path, ...] = ()
     """Trained generators' folders, or the runs that hold them: one for each target, or one for all; () leaves advgan
     out"""
-    surrogate: str | None = None
+    surrogate: NameOrPath | None = None
     """Another classifier, attacked in place of the targets by mifgsm: what "transfer" does to them"""
     surrogate_weights: Path | None = None
     """Its weights, if it needs any"""

@@ -20,13 +20,14 @@ from rich.table import Table
 from advgan.errors import InputError
 from advgan.export import Check, Format, export_generator
 from advgan.generator import Generator
+from advgan.recipe import PathOrAddress
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is exported, and where to."""
 
-    directory: tyro.conf.Positional[str]
+    directory: tyro.conf.Positional[PathOrAddress]
     """A generator's folder, a run that holds one, or hf://USER/MODEL"""
     recipe: Path | None = None
     """YAML file of settings that become the defaults; flags override it"""

@@ -23,7 +23,7 @@ from advgan.data.hf import load_hf
 from advgan.data.split import Data, Split
 from advgan.data.stream import Stream
 from advgan.data.vision import load_torchvision
-from advgan.errors import InputError
+from advgan.errors import InputError, did_you_mean
 
 __all__ = ["DATASETS", "Data", "Split", "Stream", "load_data", "relabel", "steps_per_epoch", "training_batches"]
 
@@ -59,7 +59,10 @@ def load_data(
     """
     kind, colon, _ = name.partition(":")
     if kind not in DATASETS or (colon and not kind.startswith("hf")):
-        raise InputError(f"unknown data set {name!r}, expected one of {', '.join(DATASETS)}")
+        near = (
+            did_you_mean(kind, DATASETS) if kind not in DATASETS else ""
+        ) or f", expected one of {', '.join(DATASETS)}"
+        raise InputError(f"unknown data set {name!r}{near}")
     if channels not in (None, 1, 3):
         raise InputError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
     if image_size is not None and image_size < 1:

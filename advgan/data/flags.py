@@ -7,8 +7,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from advgan.recipe import NameOrPath
+
 Dataset = Annotated[
-    str,
+    NameOrPath,
     arg(
         help="mnist5k (embedded), mnist, fashion-mnist, cifar10; folder (class folders train/ [val/] test/ in the data "
         "dir); hf:SOURCE[:CONFIG] (a folder of parquet files, tar shards or pictures, or a repository, through Hugging "

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from advgan.errors import InputError, reason
-from advgan.storage import sha256_of
+from advgan.storage import sha256_of, sweep
 
 # Settings that a resumed run may change: where things are and how fast they go, not what is computed.
 FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "guide_dir", "threads"}
@@ -129,6 +129,7 @@ class State:
             for name in (self.artefact, "discriminator"):
                 for left in self.output_dir.glob(f".{name}-*"):
                     shutil.rmtree(left, ignore_errors=True)
+            sweep(self.output_dir)
         self.accelerator.wait_for_everyone()
 
 

@@ -1,0 +1,85 @@
+"""Text on a terminal: names from files and servers without control characters, and no encoding that ends a program."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+# Control characters (C0, DEL, C1), line separators, bidirectional overrides, lone surrogates (bytes not in UTF-8).
+CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_IN_NAMES = re.compile(f"[\t\n{CONTROL}]")
+# What rich and tqdm write: carriage returns; on a terminal also colours, and moves of the cursor within a progress bar.
+_ON_STREAMS = re.compile(f"(?!\r)[{CONTROL}]")
+_ON_TERMINALS = re.compile(rf"(\x1b\[[\d;]*m|\x1b\[[12]?[AK]|\x1b\[\?25[hl])|(?!\r)[{CONTROL}]")
+PLAIN = {"✓": "+", "✗": "x", "○": "o", "–": "-", "—": "-", "…": "~", "×": "x", "’": "'", "‘": "'", "“": '"', "”": '"'}
+PLAIN |= {
+    "─": "-",
+    "━": "-",
+    "│": "|",
+    "┃": "|",
+    "•": "*",
+    "≤": "<",
+    "≥": ">",
+}  # of one column each: tables stay aligned
+
+
+def printable(text: object) -> str:
+    r"""`text` on one line, with control characters, line breaks and bidirectional overrides as escapes: \x1b, \n."""
+    return _IN_NAMES.sub(_escape, str(text))
+
+
+def _escape(found: re.Match[str]) -> str:
+    if found.lastindex:  # a sequence that is allowed
+        return found[0]
+    if "\udc80" <= found[0] <= "\udcff":  # a byte of a file's name that is not UTF-8
+        return f"\\x{ord(found[0]) - 0xDC00:02x}"
+    return ascii(found[0])[1:-1]
+
+
+class _Filtered:
+    """A text stream that escapes control characters on their way to `stream`; all else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._pattern = _ON_TERMINALS if stream.isatty() else _ON_STREAMS
+
+    def write(self, text: str) -> int:
+        self._stream.write(self._pattern.sub(_escape, text))
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """The codec error handler "advgan": a plain character in place of what the encoding does not have."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("advgan", _replace)
+
+
+@contextmanager
+def safe_streams() -> Iterator[None]:
+    """Within it, standard output and error take any text: plain characters where the encoding has no others, control
+    characters escaped.
+    """
+    streams = sys.stdout, sys.stderr
+    for stream in streams:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="advgan")
+    sys.stdout, sys.stderr = (_Filtered(stream) for stream in streams)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams

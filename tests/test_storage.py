@@ -1,0 +1,102 @@
+"""Files and folders written aside: what killed processes leave is removed, what is in work is not; bounded reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from advgan.errors import InputError
+from advgan.storage import HOST, check_writable, read_text, replacing, sweep, write_aside, write_file
+
+
+@pytest.fixture
+def ended() -> int:
+    """The number of a process that has ended."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return child
+    os._exit(0)
+
+
+def test_leftovers_of_ended_processes_are_removed(tmp_path: Path, ended: int) -> None:
+    (tmp_path / f".figures.{HOST}-{ended}-0123ab.aside").mkdir()
+    (tmp_path / f".results.json.{HOST}-{ended}-0123ab.aside.json").write_text("half")
+    (tmp_path / f".figures.{HOST}-{ended}-0123ab.old").mkdir()
+    (tmp_path / "figures").mkdir()
+    kept = {
+        f".figures.{HOST}-1-0123ab.aside",  # the system's first process is alive
+        f".figures.{HOST}-{os.getpid()}-0123ab.aside",
+        ".figures.ffffff-1-0123ab.aside",  # of another machine, just now
+        *(".figures-personal", f".figures-{ended}", ".hidden.aside", "figures"),
+    }
+    for name in kept:
+        (tmp_path / name).mkdir(exist_ok=True)
+    write_aside(tmp_path / "records", lambda folder: (folder / "a.csv").write_text("1"))
+    assert {path.name for path in tmp_path.iterdir()} == kept | {"records"}
+    os.utime(tmp_path / ".figures.ffffff-1-0123ab.aside", (0, 0))
+    sweep(tmp_path)
+    assert not (tmp_path / ".figures.ffffff-1-0123ab.aside").exists()
+
+
+def test_folder_killed_between_two_renames_is_put_back(tmp_path: Path, ended: int) -> None:
+    old = tmp_path / f".figures.{HOST}-{ended}-0123ab.old"
+    old.mkdir()
+    (old / "a.png").write_text("whole")
+    sweep(tmp_path)
+    assert (tmp_path / "figures" / "a.png").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["figures"]
+
+
+def test_names_of_255_bytes_are_written(tmp_path: Path) -> None:
+    for name in ("a" * 255, "ä" * 127, "a" * 251 + ".png"):
+        write_file(tmp_path / name, name)
+        assert (tmp_path / name).read_text() == name
+    write_aside(tmp_path / ("b" * 255), lambda folder: (folder / "x").write_text("x"))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("place", ["folder", "missing/file", "file/below"])
+def test_failed_write_leaves_nothing_beside(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="directory"):
+        write_file(tmp_path / place, "x")
+    assert {path.name for path in tmp_path.rglob("*")} == {"folder", "file"}
+
+
+def test_replacing_keeps_the_suffix_and_the_old_file_on_failure(tmp_path: Path) -> None:
+    (tmp_path / "g.onnx").write_text("old")
+
+    def fail() -> None:
+        with replacing(tmp_path / "g.onnx") as aside:
+            assert aside.suffix == ".onnx"
+            aside.write_text("half")
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("g.onnx", "old")]
+
+
+def test_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "new" / "below")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/1/fd/new")):
+        with pytest.raises(InputError, match=r"cannot write in .*/(file|fd|1): "):
+            check_writable(place)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="dangling: No such file"):
+        check_writable(tmp_path / "dangling")
+
+
+def test_reads_are_bounded_and_of_regular_files(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfabc")
+    assert read_text(tmp_path / "a", 6) == "abc"
+    os.mkfifo(tmp_path / "pipe")
+    for path, limit, message in (("a", 5, "at most 5 bytes"), (".", 9, "got a folder"), ("pipe", 9, "device or pipe")):
+        with pytest.raises(OSError, match=message):
+            read_text(tmp_path / path, limit)
+    with pytest.raises(OSError, match="device or pipe"):
+        read_text(Path("/dev/zero"), 9)

@@ -1,0 +1,107 @@
+"""Text from files on a terminal: control characters are shown, not obeyed; any text is printed in any encoding."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError
+
+from advgan.errors import InputError
+from advgan.settings import run
+from advgan.terminal import printable, safe_streams
+
+HOSTILE = "a\x1b]0;title\x07b\x1b[2Jc\rd\ne\x9b1mf\u202eg\x7fh\udcffi"
+SHOWN = r"a\x1b]0;title\x07b\x1b[2Jc\rd\ne\x9b1mf\u202eg\x7fh\xffi"
+
+
+def test_control_characters_are_escaped() -> None:
+    assert printable(HOSTILE) == SHOWN
+    assert printable("Übung 写真 [red] é") == "Übung 写真 [red] é"
+    assert printable(12) == "12"
+
+
+class Terminal(io.TextIOWrapper):
+    """A stream of some encoding, perhaps a terminal."""
+
+    def __init__(self, encoding: str, terminal: bool) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, write_through=True)
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def text(self) -> str:
+        self.flush()
+        return self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "iso-8859-1", "utf-8"])
+def test_any_text_is_printed_in_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal(encoding, terminal=False)
+    monkeypatch.setattr(sys, "stdout", stream)
+    with safe_streams():
+        print("✓ holds – ○ 写", HOSTILE)
+        table = Table(title="✗ title")
+        table.add_row("[red]", "…")
+        Console(width=40).print(table)
+    assert sys.stdout is stream
+    text = stream.text()
+    signs = {"utf-8": "✓ holds – ○ 写", "cp1252": "+ holds – o ?"}.get(encoding, "+ holds - o ?")
+    assert text.startswith(f"{signs} {SHOWN}".replace(r"\r", "\r").replace(r"\n", "\n").replace(r"\udcff", ""))
+    assert not set("\x1b\x07\x9b\x7f") & {*text}
+
+
+def test_terminal_keeps_colours_and_loses_titles(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal("utf-8", terminal=True)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with safe_streams():
+        print("\x1b[1;31mred\x1b[0m\x1b[2K\x1b[1A\x1b[?25l \x1b]0;title\x07 \x1b[2J \x1b[6n", file=sys.stderr)
+    assert stream.text() == "\x1b[1;31mred\x1b[0m\x1b[2K\x1b[1A\x1b[?25l \\x1b]0;title\\x07 \\x1b[2J \\x1b[6n\n"
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No settings."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError(HOSTILE), 2, r"a\x1b]0;title\x07b\x1b[2Jc d e\x9b1mf\u202eg\x7fh\xffi"),
+        *((OSError(number, os.strerror(number), "f"), 1, f"{os.strerror(number)}: f")
+          for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOLCK,
+                         errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE)),
+        (OSError(errno.EFBIG, "File too large", "from", None, "to"), 1, "File too large: to"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device: while reading or writing"),
+        (OSError("image file is\ntruncated"), 1, "image file is truncated"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), 1,
+         "I/O error: No space left on device (os error 28)"),
+        (MemoryError(), 1, "out of memory: MemoryError"),
+    ],
+)  # fmt: skip
+def test_faults_of_input_and_of_the_file_system_are_one_line(
+    error: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(settings: Nothing) -> NoReturn:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run(main, Nothing, [])
+    assert (stop.value.code, capsys.readouterr().err) == (code, f"error: {line}\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), RuntimeError("a bug"), SafetensorError("a bug")])
+def test_bugs_keep_their_traceback(error: Exception) -> None:
+    def main(settings: Nothing) -> NoReturn:
+        raise error
+
+    with pytest.raises(type(error), match="a bug"):
+        run(main, Nothing, [])
