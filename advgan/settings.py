@@ -57,7 +57,8 @@ def run(
 
     Bad input ends in one line on stderr and exit code 2; a fault of the file system (a full disk, no permission) or too
     little memory in one line and exit code 1; a closed pipe (`advgan info RUN | head`) in exit code 1 alone; SIGINT and
-    SIGTERM in 130 and 143. Names from files and servers are printed without control characters, on terminals and pipes of any encoding.
+    SIGTERM in 130 and 143. Names from files and servers are printed without control characters, on terminals and pipes
+    of any encoding.
 
     `prog` is what the help calls the program; None: its file.
     """

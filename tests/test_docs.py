@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import nn
 
+from advgan.errors import InputError
 from advgan.settings import parse
 
 from .conftest import ROOT
@@ -131,9 +132,10 @@ def understood(program: str, words: list[str], line: str) -> None:
     words = ["1" if re.fullmatch(r"[A-Z][A-Z0-9_]*", word) else word for word in words]
     try:
         parse(importlib.import_module(program).Settings, words)
+    except InputError as error:
+        pytest.fail(f"{program} does not understand: {line} ({error})")
     except SystemExit as stop:
-        if stop.code:
-            pytest.fail(f"{program} does not understand: {line}")
+        assert not stop.code, "--help"
 
 
 def test_commands_are_found_and_wrong_ones_refused() -> None:
