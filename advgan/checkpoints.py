@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from advgan.errors import InputError, reason
+from advgan.json_files import object_digest, read_object
 
 
 def summary(folder: Path) -> dict[str, Any]:
     """Configuration of a checkpoint, and how many numbers it holds; raises InputError for a damaged one."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_object(folder / "config.json")
         with safe_open(folder / "model.safetensors", framework="np") as weights:
+            check_config_digest(weights.metadata() or {}, config)
             sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-    except (ValueError, SafetensorError, OSError) as error:  # neither JSON nor text is a ValueError
+    except (ValueError, SafetensorError, OSError) as error:  # an InputError is a ValueError
         raise InputError(f"the checkpoint in {folder} is damaged: {reason(error)}") from None
-    if not isinstance(config, dict):
-        raise InputError(f"the checkpoint in {folder} is damaged: config.json must hold an object, got {config!r:.60}")
     return {**config, "parameters": f"{sum(math.prod(shape) for shape in sizes):,}"}
+
+
+def check_config_digest(metadata: Mapping[str, str], config: Mapping[str, Any]) -> None:
+    """Raise SafetensorError unless `config` is what the weights with that `metadata` were saved with; metadata of
+    others hold no digest."""
+    expected = metadata.get("config_sha256")
+    if expected is not None and object_digest(config) != expected:
+        raise SafetensorError(
+            "the JSON file beside the weights is not the one that they were saved with (its SHA-256 differs): restore "
+            "it from a copy, or save the checkpoint anew"
+        )

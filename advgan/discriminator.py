@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from advgan.errors import InputError, reason
-from advgan.generator import Architecture
+from advgan.errors import InputError
+from advgan.generator import MAX_CHANNELS, MAX_WIDTH, Architecture, check_architecture
+from advgan.json_files import check_int, check_keys, read_object
 from advgan.networks import InstanceNorm
 from advgan.storage import write_aside
-from advgan.weights import read_weights, write_weights
+from advgan.weights import build_and_load, read_checkpoint, write_checkpoint
 
 
 class Discriminator(nn.Module):
@@ -29,8 +28,9 @@ class Discriminator(nn.Module):
 
     def __init__(self, channels: int = 1, architecture: Architecture = "patch", width: int = 32) -> None:
         super().__init__()
-        if channels < 1 or width < 1:
-            raise InputError(f"channels and width must be at least 1, got {channels} and {width}")
+        check_int("channels", channels, 1, MAX_CHANNELS)
+        check_int("width", width, 1, MAX_WIDTH)
+        check_architecture(architecture)
         self.config: dict[str, Any] = {"channels": channels, "architecture": architecture, "width": width}
         self.multiple = 8 if architecture == "paper" else 4
         leaky = nn.LeakyReLU(0.2, inplace=True)
@@ -66,8 +66,7 @@ class Discriminator(nn.Module):
         """Write config.json and model.safetensors, all or nothing; what stood there goes."""
 
         def write(folder: Path) -> None:
-            (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-            write_weights(self.state_dict(), folder / "model.safetensors")
+            write_checkpoint(folder, self.config, self.state_dict())
 
         write_aside(directory, write)
 
@@ -80,9 +79,7 @@ class Discriminator(nn.Module):
         folder = run if run.name == "discriminator" else run / "discriminator"
         if not (folder / "config.json").is_file():
             raise InputError(f"no discriminator in {run}: expected a run of train/advgan.py with one in discriminator/")
-        try:
-            found = cls(**json.loads((folder / "config.json").read_text()))
-            found.load_state_dict(read_weights(folder / "model.safetensors"))
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"the discriminator in {folder} is damaged: {reason(error)}") from None
-        return found.eval().requires_grad_(False)
+        config = read_object(folder / "config.json")
+        check_keys(f"config.json in {folder}", config, ["channels", "architecture", "width"])
+        tensors, file = read_checkpoint(folder, config), folder / "model.safetensors"
+        return build_and_load(lambda: cls(**config), tensors, file, "its config.json").eval().requires_grad_(False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,22 +10,43 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from advgan.errors import InputError, reason
+from advgan.json_files import check_int, check_keys, read_object
 from advgan.mirror import Mirror, read
 from advgan.networks import PaperNetwork, PatchNetwork, UNet, Wanted
 from advgan.storage import write_aside
-from advgan.targets import build_target
+from advgan.targets.base import MAX_CLASSES, check_shape
+from advgan.targets.checkpoint import build_configured
+from advgan.targets.registry import target_family
 from advgan.threat import Norm, Threat, bounded, check_eps
-from advgan.weights import read_weights, write_weights
+from advgan.weights import build_and_load, read_checkpoint, write_checkpoint
 
 Architecture = Literal["patch", "unet", "mirror", "paper"]
 WANTED = 64  # length of the vector that says what an answer shall be
+
+# The largest sizes that a config.json may have: far above what anybody trains.
+MAX_CHANNELS, MAX_PATCH, MAX_WIDTH, MAX_DEPTH, MAX_LEVELS, MAX_NOISE = 4096, 256, 16_384, 1000, 8, 65_536
+
+
+def check_architecture(architecture: Any) -> None:
+    """Raise InputError unless it is one of `Architecture`."""
+    if not isinstance(architecture, str) or architecture not in get_args(Architecture):
+        raise InputError(f"architecture must be patch, unet, mirror or paper, got {architecture!r:.60}")
+
+
+def check_guide(guide: Any) -> None:
+    """Raise InputError, before anything is built, unless `guide` is the configuration of a built-in target."""
+    if not isinstance(guide, Mapping):
+        raise InputError(f"guide must be the configuration of a classifier, got {guide!r:.60}")
+    check_keys("guide", guide, ["name", "image_shape", "num_classes"], ["classes"])
+    target_family(guide["name"])
+    check_shape(guide["image_shape"], "guide: image_shape must be (1 or 3, h, w)")
+    check_int("guide: num_classes", guide["num_classes"], 2, MAX_CLASSES)
 
 
 class Generator(nn.Module, PyTorchModelHubMixin):
@@ -66,15 +86,28 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         guide: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        for name, value, least, most in (
+            ("channels", channels, 1, MAX_CHANNELS),
+            ("patch", patch, 1, MAX_PATCH),
+            ("width", width, 1, MAX_WIDTH),
+            ("depth", depth, 0, MAX_DEPTH),
+            ("levels", levels, 0, MAX_LEVELS),
+            ("classes", classes, 0, MAX_CLASSES),
+            ("noise", noise, 0, MAX_NOISE),
+        ):
+            check_int(name, value, least, most)
+        if y_target is not None:
+            check_int("y_target", y_target, 0, MAX_CLASSES)
+        if not isinstance(universal, bool):
+            raise InputError(f"universal must be True or False, got {universal!r:.60}")
+        check_architecture(architecture)
         check_eps(eps, norm)
         if eps_min is not None and not check_eps(eps_min, norm, "eps_min") < eps:
             raise InputError(f"eps_min must be below eps {eps:.6g}, got {eps_min:.6g}")
-        for name, value in {"channels": channels, "patch": patch, "width": width}.items():
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
-        for name, value in {"depth": depth, "levels": levels, "classes": classes, "noise": noise}.items():
-            if value < 0:
-                raise InputError(f"{name} must not be negative, got {value}")
+        if universal and guide is not None:
+            raise InputError("a universal perturbation cannot depend on what a guide says of the image, got both")
+        if guide is not None:
+            check_guide(guide)
         if y_target is not None and classes:
             raise InputError(f"classes {classes} means any class, expected no y_target, got {y_target}")
         if architecture == "mirror" and guide is None:
@@ -84,21 +117,11 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             if classes not in (0, told) or (y_target is not None and y_target >= told):
                 aim = f"classes {classes}" if classes else f"y_target {y_target}"
                 raise InputError(f"a mirror aims at the classes of its guide, expected one of {told}, got {aim}")
-        if universal and guide is not None:
-            raise InputError("a universal perturbation cannot depend on what a guide says of the image, got both")
-        if architecture not in get_args(Architecture):
-            raise InputError(f"architecture must be patch, unet, mirror or paper, got {architecture!r}")
         self.channels, self.y_target, self.classes, self.noise = channels, y_target, classes, noise
         self.threat = Threat(norm=norm, eps=eps, targeted=y_target is not None)
         self.eps_min = eps_min
         network: nn.Module
-        self.guide = (
-            None
-            if guide is None
-            else build_target(guide["name"], tuple(guide["image_shape"]), guide["num_classes"])
-            .requires_grad_(False)
-            .eval()
-        )
+        self.guide = None if guide is None else build_configured(guide).requires_grad_(False).eval()
         guided = 0 if self.guide is None else self.guide.num_classes
         condition = WANTED if classes or noise or guided or eps_min is not None else 0
         between = None if eps_min is None else (eps_min, eps)
@@ -276,37 +299,49 @@ class Generator(nn.Module, PyTorchModelHubMixin):
 
         write_aside(directory, write)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build it again: the config.json of a checkpoint."""
+        return dict(self._hub_mixin_config)
+
+    @property
+    def identity(self) -> str:
+        """What its output depends on beside its weights, for `advgan.targets.fingerprint`."""
+        return json.dumps(self.config, sort_keys=True)
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_weights(self.state_dict(), save_directory / SAFETENSORS_SINGLE_FILE)
+        write_checkpoint(save_directory, self.config, self.state_dict())
 
     @classmethod
-    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
-        model.load_state_dict(read_weights(model_file), strict=strict)
-        return model.to(map_location)
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Generator:  # type: ignore[override]
+    def from_pretrained(cls, source: str | Path, **hub: Any) -> Generator:  # type: ignore[override]
         """A trained generator, in eval mode, from a folder (or its `generator/`) or the Hub ("hf://user/model").
+
+        hub   for the Hub, as huggingface_hub.snapshot_download takes it: revision, token, cache_dir, ...
 
         Raises InputError for a checkpoint that is not there, damaged, or of another architecture.
         """
         name = str(source)
-        local, folder = not name.startswith("hf://"), Path(source)
-        if local and not (folder / "config.json").is_file():
+        folder = _download(name, hub) if name.startswith("hf://") else Path(source)
+        if not (folder / "config.json").is_file():
             if not (folder / "generator" / "config.json").is_file():
                 raise InputError(f"no generator in {folder}: expected config.json and model.safetensors there")
             folder = folder / "generator"
+        file = folder / SAFETENSORS_SINGLE_FILE
+        if not file.is_file():
+            raise InputError(f"no generator in {folder}: expected {SAFETENSORS_SINGLE_FILE} beside its config.json")
+        config = read_object(folder / "config.json")
+        tensors = read_checkpoint(folder, config)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # the mixin prints that it loads
-                generator = super().from_pretrained(
-                    str(folder) if local else name.removeprefix("hf://"), strict=True, **kwargs
-                )
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            if local:
-                raise InputError(f"no generator in {folder}: {reason(error)}") from None
-            raise InputError(f"no generator at {source}: the Hub does not give it ({reason(error)})") from None
-        except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-            raise InputError(f"the generator in {source} is damaged: {reason(error)}") from None
-        except (RuntimeError, TypeError) as error:
-            raise InputError(f"{source} is not a generator of this architecture: {reason(error)}") from None
-        return generator.eval()
+            check_keys("its config.json", config, inspect.signature(cls).parameters)
+            return build_and_load(lambda: cls(**config), tensors, file, "the architecture in its config.json").eval()
+        except InputError as error:
+            raise InputError(f"the generator in {folder} cannot be loaded: {error}") from None
+
+
+def _download(source: str, settings: dict[str, Any]) -> Path:
+    """The folder that the Hub's "hf://user/model" was downloaded to. Raises InputError where it cannot be."""
+    files = ["config.json", SAFETENSORS_SINGLE_FILE]
+    try:
+        return Path(snapshot_download(source.removeprefix("hf://"), allow_patterns=files, **settings))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(f"no generator at {source}: the Hub does not give it ({reason(error)})") from None

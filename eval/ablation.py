@@ -32,6 +32,7 @@ from rich.table import Table
 from advgan import training
 from advgan.data.flags import DataDir
 from advgan.errors import InputError
+from advgan.json_files import read_sealed
 from advgan.settings import parse, run, write_settings
 from advgan.storage import write_file
 from eval.programs import complete, program
@@ -109,7 +110,7 @@ def cell(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     row = next(row for row in rows if row["attack"] == "advgan")
     if row["asr"] is None:
         raise InputError(f"the comparison in {directory} failed: {row['status']}")
-    return {"row": row, "training": json.loads((directory / "training.json").read_text())}
+    return {"row": row, "training": read_sealed(directory / "training.json")}
 
 
 def kept(cell: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 from advgan import training
 from advgan.data import load_data, steps_per_epoch
 from advgan.errors import InputError
+from advgan.json_files import read_sealed
 from advgan.settings import parse
 from advgan.shutdown import stopped_by_signal
 from advgan.storage import write_file
@@ -134,7 +135,7 @@ def trained(directory: Path, wanted: Any) -> int:
     path = directory / "training.json"
     if not path.exists():
         return 0
-    done = json.loads(path.read_text())
+    done = read_sealed(path)
     if changed := training.changes(done["settings"], training.plain(wanted), OF_THE_CALL):
         raise InputError(f"{directory} was trained otherwise ({changed}): choose another --output-dir")
     return int(done["steps"])

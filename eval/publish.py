@@ -23,7 +23,6 @@ if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
 
 import hashlib
-import json
 import platform
 import shutil
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from advgan.errors import InputError
 from advgan.evaluation import evaluate, predict, wilson
 from advgan.evaluation.admission import admitted
 from advgan.generator import Generator
+from advgan.json_files import read_sealed
 from advgan.recipe import NameOrPath
 from advgan.settings import parse_fraction, run
 from advgan.storage import write_aside
@@ -149,7 +149,7 @@ def main(settings: Settings) -> None:
 
 def trained_on(run: Path) -> str | None:
     """Which classifier a run says its generator was trained on."""
-    kept = json.loads((run / "training.json").read_text()) if (run / "training.json").is_file() else {}
+    kept = read_sealed(run / "training.json") if (run / "training.json").is_file() else {}
     found: str | None = kept.get("settings", {}).get("target_sha256")
     return found
 

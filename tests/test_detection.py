@@ -22,6 +22,7 @@ from advgan.defenses.detection import (
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.targets import build_target, save_target
+from advgan.weights import read_weights, write_weights
 
 SHAPE = (1, 28, 28)
 
@@ -138,7 +139,7 @@ def test_a_discriminator_is_saved_and_loaded(x: Tensor, tmp_path: Path) -> None:
     for where in (tmp_path, tmp_path / "discriminator"):
         assert torch.equal(Discriminator.load(where)(x), made(x))
     (tmp_path / "discriminator" / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(InputError, match=r"the discriminator in .* is damaged"):
+    with pytest.raises(InputError, match=r"the checkpoint in .*discriminator is damaged"):
         Discriminator.load(tmp_path)
 
 
@@ -156,7 +157,11 @@ def test_what_is_no_detector(target: nn.Module, x: Tensor, tmp_path: Path) -> No
     config = json.loads((tmp_path / "torn" / "config.json").read_text())
     config["settings"]["width"] = 8
     (tmp_path / "torn" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"the detector in .* is damaged: .*size mismatch"):
+    with pytest.raises(InputError, match=r"torn is damaged: .*its SHA-256 differs"):
+        load_detector(tmp_path / "torn")
+    weights = tmp_path / "torn" / "model.safetensors"
+    write_weights(read_weights(weights), weights)
+    with pytest.raises(InputError, match=r"does not fit its config.json: .*of another shape"):
         load_detector(tmp_path / "torn")
     with pytest.raises(InputError, match="bits must be from 1 to 8, got 9"):
         FeatureSqueezing(SHAPE, bits=9)

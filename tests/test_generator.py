@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from advgan import Generator, InputError
 from advgan.discriminator import Discriminator
 from advgan.threat import Threat, bounded
+from advgan.weights import write_weights
 
 
 @settings(max_examples=80, deadline=None)
@@ -119,8 +120,13 @@ def test_checkpoints_that_cannot_be_loaded_say_why(tmp_path):
     Generator(width=8, depth=1).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"width": 16}))
-    with pytest.raises(InputError, match="not a generator of this architecture"):
+    with pytest.raises(InputError, match="not the one that they were saved with"):
         Generator.from_pretrained(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    write_weights(Generator(width=8, depth=1).state_dict(), tmp_path / "model.safetensors")  # without the digest
+    with pytest.raises(InputError, match=r"does not fit the architecture in its config.json: .*of another shape"):
+        Generator.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(whole)
     (tmp_path / "config.json").write_text(json.dumps(config))
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
@@ -129,8 +135,9 @@ def test_checkpoints_that_cannot_be_loaded_say_why(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(InputError, match="no generator in"):
         Generator.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(whole)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match=r"cannot read .*config\.json"):
         Generator.from_pretrained(tmp_path)
 
 

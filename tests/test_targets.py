@@ -233,7 +233,11 @@ def test_what_cannot_be_loaded_is_told_in_one_line(saved, tmp_path):
         ((name, tmp_path / "nowhere"), {}, "no target weights at .*nowhere.*found nothing"),
         ((name, tmp_path / "empty"), {}, "no target weights at .*empty.*found a directory without them"),
         ((name, short), {}, "cannot read weights .*short.safetensors: truncated or not safetensors"),
-        ((name, pickled), {}, "cannot read weights .*code.pt: truncated or not only weights"),
+        (
+            (name, pickled),
+            {},
+            "cannot read weights .*code.pt: not only weights, it needs torch.nn.*Linear",
+        ),
         ((name, half), {}, "cannot read weights .*half.pt: truncated or not only weights"),
         ((name, listed), {}, "list.pt holds no weights, expected a mapping from parameter names to tensors"),
         (("mnist-c", run), {}, "run holds target cifar-resnet20, expected mnist-c"),

@@ -19,7 +19,6 @@ from advgan.shutdown import exit_on_signals
 if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
 
-import json
 import re
 import time
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from advgan.evaluation.admission import admitted, check_gradients
 from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
 from advgan.game import EVASION, Asked, Game, ask, discriminator_step, generator_step, slices
 from advgan.generator import Architecture, Generator
+from advgan.json_files import sealed
 from advgan.recipe import NameOrPath
 from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
@@ -428,7 +428,7 @@ def conclude(settings: Settings, record: training.Record, total: int) -> None:
         "passes_to_95": reached and unit and reached["seconds"] / unit,
         "history": record["history"],
     }
-    write_file(settings.output_dir / "training.json", json.dumps(summary, indent=2))
+    write_file(settings.output_dir / "training.json", sealed(summary))
     if record["step"] < total:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     if record["history"]:

@@ -131,6 +131,7 @@ def main(settings: Settings) -> None:
     data, epoch = in_memory(data, HELD), between_validations(data, settings)
     total = settings.max_steps or settings.epochs * epoch
     net = begin(settings, data)
+    net.classes = data.classes
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = OneCycleLR(optimizer, settings.learning_rate, total_steps=total)

@@ -24,7 +24,6 @@ from advgan.shutdown import exit_on_signals
 if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from advgan.data.flags import DataDir, Dataset, ImageSize
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy
+from advgan.json_files import sealed
 from advgan.recipe import NameOrPath
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run, write_settings
@@ -102,6 +102,8 @@ def main(settings: Settings) -> None:
     epoch = steps_per_epoch(data.train, settings.batch_size)
     each = settings.max_steps or settings.epochs * epoch
     nets = {phase: build_target(settings.target, data.image_shape, data.num_classes) for phase in FOLDER}
+    for net in nets.values():
+        net.classes = data.classes
     optimizers = {
         phase: AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         for phase, net in nets.items()
@@ -263,7 +265,7 @@ def conclude(
         print(f"student in {settings.output_dir / 'classifier'}, teacher in {settings.output_dir / 'teacher'}")
     student = settings.output_dir / FOLDER["student"]
     if student.is_dir():
-        write_file(student / "training.json", json.dumps(summary(settings, record), indent=2))
+        write_file(student / "training.json", sealed(summary(settings, record)))
     print(tensorboard_command(settings.output_dir / "logs"))
 
 

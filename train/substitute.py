@@ -27,7 +27,6 @@ from advgan.shutdown import exit_on_signals
 if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -52,6 +51,7 @@ from advgan.evaluation.admission import admitted
 from advgan.evaluation.validation import Judgement, Validation, questions
 from advgan.game import Game, discriminator_step, generator_step
 from advgan.generator import Architecture, Generator
+from advgan.json_files import sealed
 from advgan.recipe import NameOrPath
 from advgan.report.card import substitute_card
 from advgan.report.tensorboard import command as tensorboard_command
@@ -185,6 +185,7 @@ def main(settings: Settings) -> None:
         accelerator.print(f"note: the substitute is a {settings.target} like the black box: an attacker who guessed it")
 
     substitute = without_dropout(build_target(settings.substitute, shape, classes))
+    substitute.classes = data.classes
     generator = Generator(
         shape[0], settings.eps, settings.norm, settings.y_target,
         settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
@@ -433,7 +434,7 @@ def conclude(settings: Settings, record: training.Record, total: int) -> None:
         "training_seconds": record["seconds"],  # steps and questions: neither loading nor validation
         "history": record["history"],
     }
-    write_file(settings.output_dir / "training.json", json.dumps(summary, indent=2))
+    write_file(settings.output_dir / "training.json", sealed(summary))
     if record["step"] < total:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     if last is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from advgan.attacks.registry import View
 from advgan.errors import InputError
+from advgan.json_files import check_int, check_keys, check_real
 
 
 class Defended(nn.Module):
@@ -56,6 +59,18 @@ class Defended(nn.Module):
         inner: dict[str, Any] = self.inner.config
         own = {"name": self.word, "settings": self.settings}
         return {**inner, "defenses": [*inner.get("defenses", []), own]}
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """Raise InputError unless `settings`, from a config.json, are those of this defence, each of its type."""
+        hints = get_type_hints(cls.__init__)
+        known = inspect.signature(cls.__init__).parameters.keys() - {"self", "inner", "settings"}
+        check_keys(f"the settings of {cls.word}", settings, known)
+        for name, value in settings.items():
+            if hints[name] is float:
+                check_real(f"{cls.word}:{name}", value)
+            elif hints[name] is int:
+                check_int(f"{cls.word}:{name}", value, 0, 1_000_000)
 
     @classmethod
     def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Defended:

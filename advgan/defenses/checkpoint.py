@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,15 @@ import torch
 from torch import nn
 
 from advgan.defenses.base import Defended, adaptive
+from advgan.defenses.ensemble import Ensemble
 from advgan.defenses.registry import DEFENSES, defend
 from advgan.errors import InputError
-from advgan.targets import TARGETS, ImageShape, Target, build_target
-from advgan.targets.checkpoint import fill, read_target, shapes
+from advgan.targets import TARGETS, ImageShape, Target
+from advgan.targets.checkpoint import build_and_fill, build_configured, check_config, read_target
 from advgan.targets.others import load_other, source_of
+from advgan.targets.state_dicts import BY_ORDER
+
+MAX_PARTS = 100  # classifiers and defences that one config.json may hold
 
 
 def load_classifier(
@@ -24,28 +30,60 @@ def load_classifier(
     *,
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
+    by_order: bool = False,
 ) -> Any:
     """`load_target`, with the defences that `save_target` wrote down and, around them, `defense` (as in `defend`).
 
     In place of a name and weights, the directory of a saved classifier says both, and a name of another source
     (`advgan.targets.others`) needs no weights. In eval mode, frozen. Raises InputError as all of them.
     """
+    if by_order and weights is not None and not str(weights).endswith(BY_ORDER):
+        weights = f"{weights}{BY_ORDER}"
     if source_of(name):
         other = load_other(name, weights, image_shape=image_shape, num_classes=num_classes)
         return defend(other, defense).requires_grad_(False)
-    config, state, file = read_target(None, name) if is_directory(name, weights) else read_target(name, weights)
-    model = fill(rebuild(config, image_shape, num_classes), state, file)
+    where = (None, name) if is_directory(name, weights) else (name, weights)
+    config, file, ordered = read_target(*where)
+    model = build_and_fill(partial(rebuild, config, image_shape, num_classes), file, by_order=ordered)
     return defend(model, defense).requires_grad_(False)
 
 
 def rebuild(
-    config: dict[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
+    config: Mapping[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
 ) -> Target | Defended:
-    """The classifier and its defences that `config` describes, with other weights than it had."""
-    model: Target | Defended = build_target(config["name"], *shapes(config, image_shape, num_classes))
+    """The classifier and its defences that `config` describes, with other weights than it had. Raises InputError for
+    what describes none, before anything is built.
+    """
+    check_defenses(config)
+    model: Target | Defended = build_configured(config, image_shape, num_classes)
     for saved in config.get("defenses", []):
         model = DEFENSES[saved["name"]].restore(model, saved["settings"])
     return model
+
+
+def check_defenses(config: Any) -> None:
+    """Raise InputError unless `config`, of a classifier, and those of the members of its ensembles have defences that
+    there are, with settings that they take; at most MAX_PARTS classifiers and defences in all.
+    """
+    todo, parts = [config], 0
+    while todo:
+        member = todo.pop()
+        check_config(member, "config.json")
+        defenses = member.get("defenses", [])
+        parts += 1 + len(defenses)
+        if parts > MAX_PARTS:
+            raise InputError(f"config.json has more than {MAX_PARTS} classifiers and defences")
+        for saved in defenses:
+            if not isinstance(saved, dict) or saved.keys() != {"name", "settings"}:
+                raise InputError(f"a defense in config.json must have a name and settings, got {reprlib.repr(saved)}")
+            name, settings = saved["name"], saved["settings"]
+            if not isinstance(name, str) or name not in DEFENSES:
+                raise InputError(f"config.json has an unknown defense {reprlib.repr(name)}")
+            if not isinstance(settings, dict):
+                raise InputError(f"settings of {name} must be an object, got {reprlib.repr(settings)}")
+            DEFENSES[name].check_settings(settings)
+            if issubclass(DEFENSES[name], Ensemble):
+                todo += settings["members"]
 
 
 def weights_of(target: str, weights: Path | None, shipped: Path) -> Path | None:

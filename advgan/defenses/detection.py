@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from advgan.defenses.filters import around, soft_median
 from advgan.discriminator import Discriminator
-from advgan.errors import InputError, reason
+from advgan.errors import InputError
 from advgan.generator import Architecture
+from advgan.json_files import check_int, check_keys, read_object, sealed
 from advgan.storage import write_aside
-from advgan.weights import read_weights, write_weights
+from advgan.targets.base import check_shape
+from advgan.weights import build_and_load, read_checkpoint, write_checkpoint
 
 
 class Detector(nn.Module):
@@ -140,6 +141,22 @@ def scores(detector: Detector, classifier: nn.Module, x: Tensor, batch_size: int
     return torch.cat([detector(part.to(device), classifier).float().cpu() for part in x.split(batch_size)])
 
 
+def check_detector(config: Mapping[str, Any], where: str) -> None:
+    """Raise InputError, before anything is built, unless `config` is a detector's."""
+    kind, settings = config.get("kind"), config.get("settings")
+    if not isinstance(kind, str) or kind not in DETECTORS:
+        raise InputError(f"{where} holds no detector: expected a kind of {', '.join(DETECTORS)} in its config.json")
+    check_keys(where, config, ["kind", "image_shape", "settings"])
+    check_shape(config["image_shape"], f"{where}: image_shape must be (1 or 3, h, w)")
+    if not isinstance(settings, dict):
+        raise InputError(f"{where}: settings must be an object, got {reprlib.repr(settings)}")
+    if kind == FeatureSqueezing.kind:
+        check_keys(where, settings, ["bits"])
+        check_int("bits", settings["bits"], 1, 8)
+    else:
+        check_keys(where, settings, ["architecture", "width"])
+
+
 def build_detector(config: Mapping[str, Any]) -> Detector:
     """The detector that `Detector.config` describes, without its weights."""
     return DETECTORS[config["kind"]](config["image_shape"], **config["settings"]).eval()
@@ -149,10 +166,9 @@ def save_detector(detector: Detector, directory: Path, card: str, training: Mapp
     """Write config.json, model.safetensors, README.md (`card`) and training.json: all or nothing."""
 
     def write(folder: Path) -> None:
-        (folder / "config.json").write_text(json.dumps(detector.config, indent=2) + "\n")
-        write_weights(detector.state_dict(), folder / "model.safetensors")
+        write_checkpoint(folder, detector.config, detector.state_dict())
         (folder / "README.md").write_text(card)
-        (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+        (folder / "training.json").write_text(sealed(training))
 
     write_aside(directory, write)
 
@@ -166,16 +182,8 @@ def load_detector(directory: Path | str) -> Detector:
     folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
     if folder is None:
         raise InputError(f"no detector in {directory}: expected what train/detector.py writes, config.json and weights")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        if config.get("kind") not in DETECTORS:
-            raise InputError(
-                f"{folder} holds no detector: expected a kind of {', '.join(DETECTORS)} in its config.json"
-            )
-        detector = build_detector(config)
-        detector.load_state_dict(read_weights(folder / "model.safetensors"))
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"the detector in {folder} is damaged: {reason(error)}") from None
+    config = read_object(folder / "config.json")
+    check_detector(config, str(folder))
+    file = folder / "model.safetensors"
+    detector = build_and_load(lambda: build_detector(config), read_checkpoint(folder, config), file, "its config.json")
     return detector.requires_grad_(False)

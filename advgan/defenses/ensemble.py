@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from advgan.defenses.base import Defended, adaptive, suspicious
 from advgan.errors import InputError
+from advgan.json_files import check_keys
 
 
 class Ensemble(Defended):
@@ -32,6 +34,13 @@ class Ensemble(Defended):
             _check_fit(self.word, member, inner)
         super().__init__(inner, members=[getattr(m, "config", {"name": type(m).__name__}) for m in found])
         self.members = nn.ModuleList(found).eval()
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        check_keys(f"the settings of {cls.word}", settings, ["members"])
+        members = settings["members"]
+        if not isinstance(members, list) or not members or not all(isinstance(member, dict) for member in members):
+            raise InputError(f"{cls.word}:members must be a list of configurations, got {reprlib.repr(members)}")
 
     @classmethod
     def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Defended:
@@ -117,7 +126,11 @@ def _check_fit(word: str, member: nn.Module, inner: nn.Module) -> None:
     """Raise InputError for a member that rejects, or says that it answers other questions than `inner`."""
     if suspicious(member):
         raise InputError(f"{word} cannot join a classifier that rejects, expected members that answer every image")
-    for what, key in (("images of shape", "image_shape"), ("classes", "num_classes")):
+    for what, key in (
+        ("images of shape", "image_shape"),
+        ("classes", "num_classes"),
+        ("classes", "classes"),
+    ):
         ours, theirs = getattr(inner, key, None), getattr(member, key, None)
         if None not in (ours, theirs) and ours != theirs:
             raise InputError(f"{word}:members must answer as the classifier they join, {what} {ours}, got {theirs}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from advgan.defenses.base import Defended, adaptive
-from advgan.defenses.detection import Detector, build_detector, load_detector
+from advgan.defenses.detection import Detector, build_detector, check_detector, load_detector
 from advgan.errors import InputError
 
 
@@ -29,6 +30,10 @@ class Reject(Defended):
             raise InputError(f"the detector was made for images of {made}, expected one for the classifier's {given}")
         super().__init__(inner, **found.config)
         self.detector = found.eval()
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        check_detector(settings, "the settings of reject")
 
     @classmethod
     def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Reject:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 
 from advgan.attacks.registry import Access, Spec, bind
 from advgan.defenses import Defended, reseed, seen
+from advgan.errors import reason
 from advgan.evaluation.environment import software
 from advgan.evaluation.harness import ROW_KEYS, Result, accepted_by, evaluate, judged, predict
 from advgan.generator import Generator
+from advgan.json_files import read_object
 from advgan.storage import write_aside
 from advgan.targets import fingerprint
 from advgan.threat import Threat
@@ -185,17 +188,21 @@ class Cells:
         return self.directory / f"{name}_{_digest(key)[:16]}"
 
     def _read(self, key: dict[str, Any]) -> Result | None:
-        """A kept cell; None where there is none, or a damaged one. Its figures are made anew from its records."""
+        """A kept cell; None where there is none, or a damaged one, which a warning names. Its figures are made anew
+        from its records.
+        """
         folder = self._folder(key)
         if self.fresh or folder is None or not folder.is_dir():
             return None
         try:
-            cell = json.loads((folder / "cell.json").read_text())
-            tensors = read_weights(folder / "records.safetensors")
+            cell = read_object(folder / "cell.json")
+            tensors = read_weights(folder / "records.safetensors", beside=cell, digests=True)
             records, row = {name: tensors[name] for name in cell["columns"]}, cell["row"]
-            whole = row.keys() == set(ROW_KEYS) and {len(column) for column in records.values()} == {len(self.x)}
-            return Result({name: row[name] for name in ROW_KEYS}, records, tensors[ANSWERS]) if whole else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+            if row.keys() != set(ROW_KEYS) or {len(column) for column in records.values()} != {len(self.x)}:
+                raise ValueError("its columns or its images are others")
+            return Result({name: row[name] for name in ROW_KEYS}, records, tensors[ANSWERS])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            print(f"warning: the kept result {folder} is damaged and is run again: {reason(error)}", file=sys.stderr)
             return None
 
     def _write(self, key: dict[str, Any], result: Result) -> None:
@@ -205,6 +212,6 @@ class Cells:
         def write(folder: Path) -> None:
             cell = {"key": key, "row": result.row, "columns": list(result.records)}
             (folder / "cell.json").write_text(json.dumps(cell, indent=2, allow_nan=False) + "\n")
-            write_weights({**result.records, ANSWERS: result.x_adv}, folder / "records.safetensors")
+            write_weights({**result.records, ANSWERS: result.x_adv}, folder / "records.safetensors", beside=cell)
 
         write_aside(directory, write)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from advgan.errors import InputError
 from advgan.evaluation.admission import admitted, said_of
 from advgan.evaluation.cells import Victim
 from advgan.generator import Generator
+from advgan.json_files import check_real, read_sealed
 from advgan.settings import parse_fraction
 from advgan.targets import fingerprint
 from advgan.targets.others import source_of
@@ -101,13 +101,21 @@ class Trained:
 
 
 def run_of(path: Path) -> dict[str, Any]:
-    """What the run that made a generator or a classifier left in training.json; {} where there is none."""
+    """The training.json that the run left which made a generator or a classifier; {} where there is none. Raises
+    InputError for a damaged one.
+    """
     for folder in (path, path.parent):
-        try:
-            found = json.loads((folder / "training.json").read_text())
-        except (OSError, ValueError):
+        file = folder / "training.json"
+        if not file.is_file():
             continue
-        return found if isinstance(found, dict) else {}
+        run = read_sealed(file)
+        for key in ("settings", "substitute"):
+            if not isinstance(run.get(key, {}), dict):
+                raise InputError(f"{file}: {key} must be an object, got {run[key]!r:.60}")
+        for key in ("training_seconds", "queries"):
+            if run.get(key) is not None:
+                check_real(f"{file}: {key}", run[key])
+        return run
     return {}
 
 

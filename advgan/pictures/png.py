@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from advgan.errors import InputError
+from advgan.json_files import parse_object
 from advgan.storage import sha256_of, write_file
 
 KEY = "advgan"  # the PNG's text in which the answer's record stands
@@ -42,7 +43,7 @@ def finished(path: Path) -> dict[str, Any] | None:
     try:
         content = path.read_bytes()
         image = Image.open(io.BytesIO(content), formats=("PNG",))
-        record = json.loads(image.info[KEY])
+        record = parse_object(image.info[KEY])
     except Exception:  # no PNG, no text, no JSON: somebody else's
         return None
     if not isinstance(record, dict):

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from advgan.errors import InputError
+from advgan.json_files import check_int
 
 ImageShape = tuple[int, int, int]  # channels, height, width
+MAX_SIDE, MAX_CLASSES = 65_536, 1_000_000  # of what a config.json may describe
+
+
+def check_shape(shape: Any, what: str) -> None:
+    """Raise InputError, which begins with `what`, unless `shape` is that of grey or colour images (c, h, w)."""
+    whole = (
+        isinstance(shape, Sequence)
+        and len(shape) == 3
+        and all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in shape)
+    )
+    if not whole or shape[0] not in (1, 3) or max(shape) > MAX_SIDE:
+        raise InputError(f"{what}, got {tuple(shape) if whole else reprlib.repr(shape)}")
 
 
 class Target(nn.Module):
     """Images (n, c, h, w) float32 in [0, 1] -> logits (n, num_classes). Subclasses build layers and write `logits`.
 
-    `name`, `image_shape` and `num_classes` are all it takes to build it again. Raises InputError for shapes it cannot
-    take.
+    `name`, `image_shape` and `num_classes` are all it takes to build it again. `classes` are the names of its classes
+    in the order of its logits, None: unknown. Raises InputError for shapes it cannot take.
     """
 
     natural_shape: ClassVar[ImageShape]  # of the data set the family was made for: the default where nobody says
@@ -24,16 +40,18 @@ class Target(nn.Module):
 
     def __init__(self, name: str, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__()
-        if len(image_shape) != 3 or image_shape[0] not in (1, 3) or min(image_shape) < 1:
-            raise InputError(f"{name} needs images of shape (1 or 3, h, w), got {tuple(image_shape)}")
-        if num_classes < 2:
+        check_shape(image_shape, f"{name} needs images of shape (1 or 3, h, w)")
+        if isinstance(num_classes, int) and num_classes < 2:
             raise InputError(f"{name} needs at least 2 classes, got {num_classes}")
+        check_int(f"the number of classes of {name}", num_classes, 2, MAX_CLASSES)
         self.name, self.image_shape, self.num_classes = name, image_shape, num_classes
+        self.classes: tuple[str, ...] | None = None
 
     @property
     def config(self) -> dict[str, Any]:
         """What `build_target` needs to build it again: the config.json of a checkpoint."""
-        return {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes}
+        config = {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes}
+        return config if self.classes is None else {**config, "classes": list(self.classes)}
 
     @property
     def head(self) -> nn.Linear:

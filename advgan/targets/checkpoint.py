@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
-from advgan.errors import InputError, reason
+from advgan.errors import InputError
+from advgan.json_files import check_int, check_keys, read_object, sealed
 from advgan.storage import write_aside
-from advgan.targets.base import ImageShape, Target
+from advgan.targets.base import MAX_CLASSES, ImageShape, Target, check_shape
 from advgan.targets.others import load_other, source_of
 from advgan.targets.registry import build_target, target_family
-from advgan.weights import read_weights, write_weights
-
-M = TypeVar("M", bound=nn.Module)
+from advgan.targets.state_dicts import BY_ORDER, WeightsFile, fill, match_weights, read_file, weights_file
+from advgan.weights import M, write_checkpoint
 
 
 def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[str, Any] | None = None) -> None:
@@ -27,11 +29,10 @@ def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[st
     """
 
     def write(folder: Path) -> None:
-        (folder / "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
-        write_weights(model.state_dict(), folder / "model.safetensors")
+        write_checkpoint(folder, model.config, model.state_dict())
         (folder / "README.md").write_text(card)
         if run is not None:
-            (folder / "training.json").write_text(json.dumps(run, indent=2))
+            (folder / "training.json").write_text(sealed(run))
 
     write_aside(Path(directory), write)
 
@@ -42,26 +43,54 @@ def load_target(
     *,
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
+    by_order: bool = False,
 ) -> Any:
     """Target `name` with trained `weights`: float32, in eval mode, frozen. A name of another source
     (`advgan.targets.others`), like "timm:resnet18", needs none.
 
     `weights` is what `save_target` wrote, a run directory with it in `classifier/`, or a file of weights: .safetensors,
     or anything else that torch.load reads with weights_only=True. Shape and number of classes default to those of the
-    config.json beside the weights, else to those of the data set the target was made for. Raises InputError when the
-    weights are not there, damaged, or another model's.
+    config.json beside the weights, else to those of the data set the target was made for. Keys and prefixes around the
+    weights are found, see `advgan.targets.state_dicts`. With `by_order`, or as "FILE:by-order", tensors of the same
+    shapes in the same order are taken whatever their names. Raises InputError when the weights are not there, damaged,
+    or another model's.
     """
+    if by_order and weights is not None and not str(weights).endswith(BY_ORDER):
+        weights = f"{weights}{BY_ORDER}"
     if source_of(name):
         return load_other(name, weights, image_shape=image_shape, num_classes=num_classes)
-    config, state, file = read_target(name, weights)
+    config, file, ordered = read_target(name, weights)
     if config.get("defenses"):
-        raise InputError(f"{file} holds a classifier behind a defence: advgan.defenses.load_classifier loads it")
-    return fill(build_target(name, *shapes(config, image_shape, num_classes)), state, file)
+        raise InputError(f"{file.path} holds a classifier behind a defence: advgan.defenses.load_classifier loads it")
+    return build_and_fill(partial(build_configured, config, image_shape, num_classes), file, by_order=ordered)
 
 
-def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
-    """What config.json says of target `name` (None: the one that it names) in `weights`, with its name at least; the
-    tensors; and the file they are in.
+def build_configured(
+    config: Mapping[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
+) -> Target:
+    """The target that `config` describes, with random weights; for other images or classes where those are given."""
+    shape, count = shapes(config, image_shape, num_classes)
+    model = build_target(config["name"], shape, count)
+    classes = config.get("classes")
+    model.classes = tuple(classes) if classes is not None and len(classes) == model.num_classes else None
+    return model
+
+
+def build_and_fill(build: Callable[[], M], file: WeightsFile, *, by_order: bool = False) -> M:
+    """The classifier that `build` builds with its weights from `file`, in eval mode, frozen. Names and shapes are
+    compared before any memory is taken for it. Raises InputError as `match_weights` and `fill`.
+    """
+    with torch.device("meta"):
+        expected: Any = build()
+    shape = "x".join(map(str, expected.image_shape))
+    about = f"{expected.name} for {shape} images and {expected.num_classes} classes"
+    match = match_weights(expected, file, about, by_order=by_order)
+    return fill(build(), match, file)
+
+
+def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str, Any], WeightsFile, bool]:
+    """The config.json of target `name` (None: the one that it names) in `weights`, with its name at least; the file of
+    its weights; and whether they are to be taken by order.
     """
     if name is not None:
         target_family(name)
@@ -70,49 +99,26 @@ def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str,
             f"{name} needs trained weights, expected a directory or a file: train them with "
             f"`python train/classifier.py --target {name} --output-dir DIR`, then give DIR"
         )
-    file = weights_file(Path(weights))
-    config = _read_config(file.with_name("config.json"))
-    if name is None and "name" not in config:
+    path, by_order = weights_file(weights)
+    beside = path.with_name("config.json")
+    saved = read_object(beside) if beside.exists() else None
+    config = {} if saved is None or "name" not in saved else saved
+    if name is None and not config:
         raise InputError(f"{weights} does not say which classifier it holds: expected a config.json beside the weights")
     if name is not None and config.get("name", name) != name:
-        raise InputError(f"{weights} holds target {config['name']}, expected {name}")
-    return {"name": name, **config}, read_state(file), file
+        raise InputError(f"{weights} holds target {_short(config['name'])}, expected {name}")
+    if config:
+        check_config(config, str(beside))
+    return {"name": name, **config}, read_file(path, beside=saved), by_order
 
 
 def shapes(
-    config: dict[str, Any], image_shape: ImageShape | None, num_classes: int | None
+    config: Mapping[str, Any], image_shape: ImageShape | None, num_classes: int | None
 ) -> tuple[ImageShape | None, int | None]:
     """Shape and number of classes: as given, else as config.json says, else None."""
     if image_shape is None and "image_shape" in config:
         image_shape = tuple(config["image_shape"])
     return image_shape, config.get("num_classes") if num_classes is None else num_classes
-
-
-def fill(model: M, state: dict[str, Tensor], file: Path, about: str | None = None) -> M:
-    """`model` with the weights `state` from `file`: in eval mode, frozen. Raises InputError if they are another's.
-
-    about   what the model is, for the message; None: a target says so itself
-    """
-    if problems := misfits(model, state):
-        if about is None:
-            shape: Any = model.image_shape
-            about = f"{model.name} for {'x'.join(map(str, shape))} images and {model.num_classes} classes"
-        raise InputError(f"{file} does not fit {about}: {problems}")
-    model.load_state_dict(state)
-    return model.eval().requires_grad_(False)
-
-
-def misfits(model: nn.Module, state: dict[str, Tensor]) -> str:
-    """In which names and shapes `state` is not the model's; "" if in none. BatchNorm's step counters may be missing."""
-    expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-    found = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    missing, unexpected = [k for k in expected if k not in found], [k for k in found if k not in expected]
-    reshaped = [f"{k} {found[k]} for {expected[k]}" for k in expected if k in found and found[k] != expected[k]]
-    return ", ".join(
-        f"{len(names)} {word} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
-        for word, names in [("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)]
-        if names
-    )
 
 
 def initial_target(
@@ -134,7 +140,10 @@ def initial_target(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a model's weights, and of its defences: what says whether two runs attacked the same classifier."""
+    """SHA-256 of all that a model's output depends on: its weights, its defences with their settings, and what neither
+    holds (a generator's ball and rounds; constants outside of the state dict; `identity`, of a file's text or an
+    address, say). It tells whether two runs attacked the same classifier.
+    """
     found = hashlib.sha256()
     layers: list[dict[str, Any]] = []
     layer: Any = model
@@ -145,51 +154,46 @@ def fingerprint(model: nn.Module) -> str:
         found.update(json.dumps(layers, sort_keys=True).encode())
     for module in model.modules():
         found.update((getattr(module, "identity", None) or "").encode())  # of what its weights do not tell
-    for name, tensor in sorted(model.state_dict().items()):
+    tensors = dict(model.state_dict())
+    if not isinstance(layer, Target):  # whose constants follow from its name and images
+        tensors |= _constants(model)
+    for name, tensor in sorted(tensors.items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
-def weights_file(weights: Path) -> Path:
-    """The file that `weights` means: itself, or model.safetensors in it. Raises InputError for none."""
-    candidates = [weights / "model.safetensors", weights / "classifier" / "model.safetensors"]
-    file = next((path for path in [weights, *candidates] if path.is_file()), None)
-    if file is None:
-        found = "a directory without them" if weights.is_dir() else "nothing"
-        raise InputError(f"no target weights at {weights}: expected a file, or model.safetensors in it, found {found}")
-    return file
+def _constants(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers that are no part of a state dict, but those of a module whose `identity` covers them."""
+    found = {}
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name in module._non_persistent_buffers_set and not hasattr(module, "identity"):
+                found[f"{path}.{name}"] = buffer
+    return found
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """What config.json says, {} where there is none or another program's."""
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
-    return config if isinstance(config, dict) and "name" in config else {}
+def check_config(config: Any, where: str) -> None:
+    """Raise InputError, before anything is built, for what is no configuration of a classifier of ours.
 
-
-def read_state(file: Path) -> dict[str, Tensor]:
-    """The tensors in `file` by name, nothing unpickled: those under "state_dict" or "model" if there are such, without
-    the prefixes of DataParallel and torch.compile. Raises InputError for a file that holds none.
+    where   the file it comes from, for the message
     """
-    try:
-        found: Any = (
-            read_weights(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # a damaged file can end in nearly any exception
-        kind = "truncated or not safetensors" if isinstance(error, SafetensorError) else "truncated or not only weights"
-        raise InputError(f"cannot read weights {file}: {kind} ({reason(error)[:120]})") from None
-    held: dict[str, Any] = found if isinstance(found, dict) else {}
-    state = next((held[key] for key in ("state_dict", "model") if isinstance(held.get(key), dict)), held)
-    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(
-            f"{file} holds no weights, expected a mapping from parameter names to tensors, as "
-            "torch.save(model.state_dict(), FILE) writes it"
-        )
-    return {str(key).removeprefix("module.").removeprefix("_orig_mod."): tensor for key, tensor in state.items()}
+    if not isinstance(config, dict) or not isinstance(config.get("name"), str):
+        raise InputError(f"{where} must name a classifier, a text, got {_short(config)}")
+    target_family(config["name"])
+    check_keys(where, config, {"name"}, {"image_shape", "num_classes", "defenses", "classes"})
+    count = config.get("num_classes")
+    if "image_shape" in config:
+        check_shape(config["image_shape"], f"{where}: image_shape")
+    if "num_classes" in config:
+        check_int(f"{where}: num_classes", count, 2, MAX_CLASSES)
+    if (classes := config.get("classes")) is not None and not (
+        isinstance(classes, list) and all(isinstance(name, str) for name in classes) and len(classes) == count
+    ):
+        raise InputError(f"{where}: classes must be {count} names, got {_short(classes)}")
+    if not isinstance(config.get("defenses", []), list):
+        raise InputError(f"{where}: defenses must be a list, got {_short(config['defenses'])}")
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) and len(value) <= 60 else reprlib.repr(value)[:60]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from advgan.errors import InputError
@@ -66,6 +68,23 @@ NETS = {
 }
 
 
+def flat_features(layers: Iterable[nn.Module], image_shape: ImageShape) -> int:
+    """How many numbers the convolutions and pools before the first Flatten make of an image; 0 for one too small."""
+    channels, *sides = image_shape
+    for layer in layers:
+        if isinstance(layer, nn.Flatten):
+            break
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
+            sizes = [each if isinstance(each, tuple) else (each, each) for each in (kernel, stride, padding)]
+            sides = [(side + 2 * p - k) // s + 1 for side, k, s, p in zip(sides, *sizes, strict=True)]
+            if min(sides) < 1:
+                return 0
+        if isinstance(layer, nn.Conv2d):
+            channels = layer.out_channels
+    return int(channels * math.prod(sides))
+
+
 class MnistNet(Target):
     """One of `NETS`, for images of any size that its layers leave something of. Raises InputError for smaller ones."""
 
@@ -74,12 +93,12 @@ class MnistNet(Target):
     def __init__(self, name: str, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__(name, image_shape, num_classes)
         self.layers = NETS[name](self.image_shape[0], num_classes)
-        try:
-            self.layers.eval()(torch.zeros(1, *self.image_shape))  # the lazy layer learns its width from this pass
-        except RuntimeError:
+        width = flat_features(self.layers, self.image_shape)
+        if width < 1:
             size = "x".join(map(str, self.image_shape[1:]))
-            raise InputError(f"{name} was made for 28x28 images, and {size} is too small for its layers") from None
-        self.layers.train()
+            raise InputError(f"{name} was made for 28x28 images, and {size} is too small for its layers")
+        i, lazy = next((i, layer) for i, layer in enumerate(self.layers) if isinstance(layer, nn.LazyLinear))
+        self.layers[i] = nn.Linear(width, lazy.out_features)
 
     def chain(self) -> list[nn.Module]:
         return list(self.layers)

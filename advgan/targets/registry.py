@@ -19,6 +19,8 @@ TARGETS: dict[str, type[Target]] = {
 
 def target_family(name: str) -> type[Target]:
     """The class that builds target `name`. Raises InputError for any other, with what is known and what is near."""
+    if not isinstance(name, str):
+        raise InputError(f"the name of a target must be a text, got {name!r:.60}")
     if source_of(name):
         raise InputError(f"{name} cannot be built here, expected a built-in target: {', '.join(TARGETS)}")
     if name not in TARGETS:

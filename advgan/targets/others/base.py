@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advgan.errors import InputError, reason
 from advgan.targets.base import ImageShape
-from advgan.targets.checkpoint import fill, misfits, read_state, weights_file
+from advgan.targets.state_dicts import fill, find, find_by_order, match_weights, read_file, weights_file
 
 
 class Other(nn.Module):
@@ -129,13 +129,14 @@ def with_weights(
 
     Raises InputError for a file that holds no weights, or those of another model.
     """
-    file = weights_file(Path(weights))
-    state = read_state(file)
+    path, by_order = weights_file(weights)
+    file = read_file(path)
     for count in dict.fromkeys(counts):
         model = build(count)
-        if not misfits(model, state):
+        if (find_by_order if by_order else find)(model, file) is not None:
             break
-    return fill(model, state, file, f"{name} with {' or '.join(map(str, dict.fromkeys(counts)))} classes"), count
+    about = f"{name} with {' or '.join(map(str, dict.fromkeys(counts)))} classes"
+    return fill(model, match_weights(model, file, about, by_order=by_order), file), count
 
 
 def line_in(file: Path, error: BaseException) -> str:

@@ -25,8 +25,8 @@ from advgan.errors import InputError, did_you_mean, reason
 from advgan.storage import sha256_of
 from advgan.targets.base import ImageShape
 from advgan.targets.blackbox import BlackBox
-from advgan.targets.checkpoint import fill, read_state, weights_file
 from advgan.targets.others.base import Other, line_in, ready
+from advgan.targets.state_dicts import fill, match_weights, read_file, weights_file
 
 
 def load(
@@ -57,8 +57,9 @@ def load(
         raise InputError(f"{name} must return an nn.Module, got {type(model).__name__}")
     _check(model, name)
     if weights is not None:
-        own = weights_file(Path(weights))
-        fill(model, read_state(own), own, name)
+        own, by_order = weights_file(weights)
+        state = read_file(own)
+        fill(model, match_weights(model, state, name, by_order=by_order), state)
     natural = getattr(model, "image_shape", None) or image_shape or (3, 224, 224)
     about = {"classes": getattr(model, "classes", None), "identity": sha256_of(file)}
     if isinstance(model, BlackBox):  # a service with a protocol of its own, say

@@ -83,7 +83,8 @@ def _build(kind: str, num_classes: int, published: Any = None) -> nn.Module:
 
     settings: dict[str, Any] = {}
     if kind in ("googlenet", "inception_v3"):
-        settings = {"init_weights": False, "transform_input": published is not None}
+        # Without the heads that serve training alone; a file of weights may have them or not.
+        settings = {"init_weights": False, "aux_logits": False, "transform_input": published is not None}
     elif published is not None and kind.startswith("vit_"):
         settings = {"image_size": published.meta["min_size"][0]}
     model: nn.Module = models.get_model(kind, weights=None, num_classes=num_classes, **settings)
