@@ -184,6 +184,12 @@ def as_recipe(settings: Any) -> dict[str, Any]:
     return {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings) if f.name != "recipe"}
 
 
+def absolute_paths(settings: Any) -> dict[str, Any]:
+    """`as_recipe` with absolute paths: equal for settings that mean the same, wherever they were read."""
+    working = Path.cwd()
+    return convert_paths(type(settings), as_recipe(settings), lambda path: os.path.normpath(working / path))
+
+
 def write_settings(settings: Any, directory: Path) -> None:
     """Leave the effective settings beside a result, for `--recipe` to read again: `settings-<program>.yaml`.
 

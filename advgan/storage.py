@@ -53,6 +53,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield aside
         os.replace(aside, path)
+    except OSError as error:  # in the words of a write it has no name, in those of a rename the one aside
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -292,9 +295,153 @@ def test_a_recipe_of_the_last_call(photos: Path, generator: Path, tmp_path: Path
     main(["attack", "--recipe", str(again / "settings-attack.yaml")])  # it says where, too
 
 
+def damaged(folder: Path, value: float, **settings: object) -> Path:
+    """A generator whose weights are `value`, under a valid checksum."""
+    generator = Generator.from_pretrained(save(folder, **settings))
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.fill_(value)
+    generator.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_of_a_generator_that_is_not_finite_are_not_written(
+    photos: Path, tmp_path: Path, norm: str, value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    attack(photos, out, "--generator", damaged(tmp_path / "g", value, channels=3, norm=norm), code=3)
+    assert contents(out) == {}
+    assert {(row["status"], row["reason"]) for row in rows(out).values()} == {
+        ("failed", "the generator's output has NaN or infinity")
+    }
+    said = capsys.readouterr()
+    assert "attacked     0 of 5 pictures" in said.out
+    assert said.err.count("failed  ") == 5
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 1.0)])
+def test_images_outside_the_ball_are_not_written(
+    photos: Path, tmp_path: Path, norm: str, eps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (photos, tmp_path / "out", "--generator", save(tmp_path / "g", channels=3, norm=norm, eps=eps))
+    attack(*words)
+    assert len(contents(tmp_path / "out")) == 5
+    perturb = Generator.perturb
+
+    def first_too_far(self: Generator, x: torch.Tensor, *given: object) -> torch.Tensor:
+        x_adv = perturb(self, x, *given)  # type: ignore[arg-type]
+        x_adv[0] = 1 - x[0]
+        return x_adv
+
+    monkeypatch.setattr(Generator, "perturb", first_too_far)
+    attack(*words, "--force", "--batch-size", 1, code=3)
+    assert contents(tmp_path / "out") == {}, "no file of the call before stays either"
+    for row in rows(tmp_path / "out").values():
+        assert row["status"] == "failed"
+        assert f"of the 8-bit image exceeds eps {eps:.6g}" in row["reason"]
+        assert float(row[norm]) > eps
+
+
+def test_pictures_in_the_target_class_are_not_counted(
+    classifier: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier", "--y-target", 2)
+    attack(digits / "test", tmp_path / "out", *words)
+    found = rows(tmp_path / "out").values()
+    counted = [row for row in found if row["before_class"] != "2"]
+    hits = sum(row["after_class"] == "2" for row in counted)
+    assert 0 < len(counted) < len(found)
+    said = capsys.readouterr().out.replace(" (top)", "")
+    assert f"fooled       {hits} of {len(counted)} are taken for class 2; " in said
+    assert f"; {len(found) - len(counted)} were before, not counted\n" in said
+
+
+def test_names_that_collide_or_are_too_long_are_left_out_alone(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("manifest.csv/a.png", "Settings-Attack.yaml/a.png", "a" * 245 + ".png", "b" * 250 + ".png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes((photos / "a.png").read_bytes())
+    for ending in (".png", ".bmp"):  # whose files keep both endings: 257 bytes
+        Image.open(photos / "a.png").save(photos / ("c" * 249 + ending))
+    attack(photos, tmp_path / "out", "--generator", generator, code=3)
+    reasons = {name: row["reason"] for name, row in rows(tmp_path / "out").items() if row["status"] != "ok"}
+    assert {name: "own file" in reason for name, reason in reasons.items()} == {
+        **{"manifest.csv/a.png": True, "Settings-Attack.yaml/a.png": True},
+        **{"c" * 249 + ".png": False, "c" * 249 + ".bmp": False},
+    }
+    assert len(contents(tmp_path / "out")) == 7
+    (tmp_path / "taken" / "manifest.csv").mkdir(parents=True)
+    attack(photos, tmp_path / "taken", "--generator", generator, "--force", code=2)
+    assert "manifest.csv is a folder" in capsys.readouterr().err
+
+
+def test_large_pictures_and_pipes_are_left_out_unread(
+    photos: Path, generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (600, 500)).save(photos / "large.png")
+    os.mkfifo(photos / "pipe.png")
+    monkeypatch.setattr(Image.Image, "load", _never(Image.Image.load, 600))
+    attack(photos, tmp_path / "out", "--generator", generator, "--max-pixels", 250_000, code=3)
+    left = {name: row["reason"] for name, row in rows(tmp_path / "out").items() if row["status"] != "ok"}
+    assert left == {
+        "large.png": "600 x 500 pixels, expected at most 250,000 in all (--max-pixels)",
+        "pipe.png": "a regular file expected, got a folder, pipe or device",
+    }
+    monkeypatch.undo()
+    (photos / "pipe.png").unlink()
+    attack(photos, tmp_path / "out", "--generator", generator, "--max-pixels", 300_000)  # goes on
+    assert rows(tmp_path / "out")["large.png"]["width"] == "600"
+
+
+def _never(load: Callable[[Image.Image], object], width: int) -> Callable[[Image.Image], object]:
+    def guarded(image: Image.Image) -> object:
+        assert image.width != width, "decoded"
+        return load(image)
+
+    return guarded
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EFBIG, 1), (errno.EROFS, 1)])
+def test_disk_that_fills_up_is_exit_code_1_and_loses_nothing(
+    photos: Path, generator: Path, tmp_path: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_bytes, words = Path.write_bytes, (photos, tmp_path / "out", "--generator", generator)
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name.startswith(".g.png"):
+            raise OSError(number, os.strerror(number))
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    attack(*words, "--batch-size", 1, code=code)
+    assert capsys.readouterr().err == f"error: {os.strerror(number)}: {tmp_path / 'out' / 'g.png'}\n"
+    kept = contents(tmp_path / "out")
+    assert sorted(kept) == ["a.png", "b/c.png", "b/d.png", "b/e/f.png"]
+    monkeypatch.undo()
+    attack(*words, "--batch-size", 1)
+    assert "4 of them by an earlier call" in capsys.readouterr().out
+    assert len(contents(tmp_path / "out")) == 5
+
+
+def test_control_characters_of_names_are_escaped(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "x\x1b]0;title\x07\nattacked     9 of 9 pictures\u202e.png"
+    (photos / name).write_bytes(b"no")
+    attack(photos, tmp_path / "out", "--generator", generator, code=3)
+    error = capsys.readouterr().err
+    assert r"left out     x\x1b]0;title\x07\nattacked     9 of 9 pictures\u202e.png: no picture" in error
+    assert name in rows(tmp_path / "out"), "the manifest has the name as it is"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["{in}", "{out}", "--generator", "{g}", "--max-pixels", "99", "--image-size", "10"], "max_pixels must be"),
         (["{in}", "{out}", "--generator", "{out}"], "no generator in"),
         (["{in}", "{out}", "--generator", "{g}", "--eps", "0.5"], "was trained for eps"),
         (["{in}", "{out}", "--generator", "{g}", "--eps", "0.001"], "at least one grey level"),

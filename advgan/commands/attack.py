@@ -12,8 +12,9 @@ crops to it.
 
 A call that was killed goes on with what is missing when it is made again, with the same settings; a picture that has
 changed since is answered again. What else is there is never replaced without --force. Exit codes: 0 all done; 2 bad
-input, nothing done; 3 some pictures were left out: the terminal and the manifest say which, and why. (accelerate launch
-makes 1 of each code but 0.) Several processes share the pictures, and give the files that one would have given.
+input, nothing done; 1 the disk is full or fails; 3 some pictures were left out, or failed because the generator's
+output is not finite or not in the ball: terminal and manifest name them, and why. (accelerate launch makes 1 of each
+code but 0.) Several processes share the pictures, and give the files that one would have given.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ from advgan.pictures import Answers, already, class_of, find, work
 from advgan.pictures.work import Row, left_out
 from advgan.recipe import NameOrPath, PathOrAddress
 from advgan.report.names import csv_text
-from advgan.settings import Real, as_recipe, load_recipe, settings_file, write_settings
+from advgan.settings import Real, absolute_paths, load_recipe, settings_file, write_settings
 from advgan.storage import write_file
 from advgan.targets import BlackBox, ImageShape, check_target
+from advgan.terminal import printable
 
 SKIPPED = 3  # the exit code where pictures were left out
-FREE = {"force", "batch_size", "threads"}  # what a call that goes on may change
+FREE = {"force", "batch_size", "max_pixels", "threads"}  # what a call that goes on may change
 SAID = ("before", "before_class", "before_confidence", "after", "after_class", "after_confidence")
 HEADS = ("input", "output", "status", "reason", "height", "width", "linf", "l2", *SAID, "sha256")
 
@@ -75,6 +77,9 @@ class Settings:
     """Pictures that go through the network together, where they are of one size"""
     seed: int = 0
     """Of a generator that draws noise: each picture's depends on it and on the picture's name"""
+    max_pixels: int = 25_000_000
+    """Largest picture that goes through the network, in pixels; larger ones are left out. Peak memory at the default
+    size of generator and limit: about 2 GiB"""
     threads: int | None = None
     """CPU threads of each process, for the network and for decoding; None shares the cores among the processes"""
 
@@ -82,6 +87,11 @@ class Settings:
 def main(settings: Settings) -> None:
     if settings.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+    if settings.max_pixels < 1 or (settings.image_size or 0) ** 2 > settings.max_pixels:
+        raise InputError(
+            f"max_pixels must be at least 1 and the square of image_size, got {settings.max_pixels} and "
+            f"image_size {settings.image_size}"
+        )
     if settings.output_dir.is_file() or settings.output_dir.suffix.lower() in (".png", ".jpg", ".jpeg"):
         raise InputError(f"OUT is a folder, expected one for the answers, got {settings.output_dir}")
     found = find(str(settings.source), settings.output_dir)
@@ -103,8 +113,9 @@ def main(settings: Settings) -> None:
     with training.progress_bar(accelerator) as bar:
         missing = sum(picture.name not in rows for chunk in todo for picture in chunk)
         task = bar.add_task("attacking", total=missing, figures="")
-        place, size, workers = settings.output_dir, settings.image_size, max(1, torch.get_num_threads())
-        for row in work(todo, answers, place, done=frozenset(rows), size=size, workers=workers):
+        limits = {"size": settings.image_size, "max_pixels": settings.max_pixels}
+        workers = max(1, torch.get_num_threads())
+        for row in work(todo, answers, settings.output_dir, done=frozenset(rows), workers=workers, **limits):
             rows[row["input"]] = row
             bar.advance(task)
     everyone: list[Row] = gather_object(list(rows.values()))
@@ -155,12 +166,15 @@ def onlooker(name: str, weights: Path | None, shape: ImageShape | None) -> nn.Mo
 def agree(settings: Settings) -> None:
     """Raise InputError where the output folder holds the answers of a call with other settings."""
     path, manifest = settings_file(settings, settings.output_dir), settings.output_dir / "manifest.csv"
+    for own in (path, manifest):
+        if own.is_dir():
+            raise InputError(f"{own} is a folder, expected the place of this command's own file: choose another OUT")
     if settings.force or not path.is_file():
         if manifest.exists() and not settings.force:
             raise InputError(f"{manifest} is there, and this command did not write it: --force replaces it")
         return
-    before = as_recipe(load_recipe(Settings, path))
-    if changed := training.changes(before, as_recipe(settings), FREE):
+    before, now = (absolute_paths(each) for each in (load_recipe(Settings, path), settings))
+    if changed := training.changes(before, now, FREE):
         raise InputError(f"{settings.output_dir} holds answers of other settings ({changed}): --force replaces them")
 
 
@@ -170,14 +184,24 @@ def tell(settings: Settings, rows: list[Row], known: int, answers: Answers) -> N
     there = f", {known} of them by an earlier call" if known else ""
     print(f"attacked     {len(good)} of {len(rows)} pictures{there}: {settings.output_dir}")
     if answers.target is not None and good:
-        before, after, aim = "before_class", "after_class", answers.y_target
-        if aim is None:
-            hit, said = sum(row[after] != row[before] for row in good), "another class than before"
-        else:
-            hit, said = sum(row[after] == aim for row in good), f"class {aim}"
-        print(f"fooled       {hit} of {len(good)} are taken for {said}")
+        print(f"fooled       {fooled(good, answers)}")
     print(f"manifest     {settings.output_dir / 'manifest.csv'}")
     for row in bad[:10]:
-        print(f"left out     {row['input']}: {row['reason']}", file=sys.stderr)
+        print(f"{row['status']:<13}{printable(row['input'])}: {printable(row['reason'])}", file=sys.stderr)
     if len(bad) > 10:
         print(f"left out     {len(bad) - 10} more: see the manifest", file=sys.stderr)
+
+
+def fooled(rows: list[Row], answers: Answers) -> str:
+    """How many adversarial images of `rows` fool the target; those in the target class before are not counted."""
+    aim = answers.y_target
+    finite = [row for row in rows if row["before_class"] is not None and row["after_class"] is not None]
+    if aim is None:
+        hits = sum(row["after_class"] != row["before_class"] for row in finite)
+        return f"{hits} of {len(rows)} are taken for another class than before"
+    counted = [row for row in finite if row["before_class"] != aim]
+    hits = sum(row["after_class"] == aim for row in counted)
+    names = getattr(answers.target, "classes", None)
+    aimed_at = f"class {aim} ({printable(names[aim])})" if names else f"class {aim}"
+    already_there = f"; {len(finite) - len(counted)} were before, not counted" if len(counted) < len(finite) else ""
+    return f"{hits} of {len(counted)} are taken for {aimed_at}{already_there}"

@@ -6,17 +6,19 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from advgan.data.picture import as_array, cropped, open_picture
+from advgan.data.picture import MAX_PIXELS, as_array, cropped, open_picture, picture_size
 from advgan.errors import InputError
 
 BATCH_PIXELS = 16_000_000  # of one channel: 8 pictures of 1600 x 1200, 192 MB as float32 RGB
+AHEAD_PIXELS = (
+    32_000_000  # decoded, or being decoded, before the network takes them: 96 MB of 8-bit RGB, thrice at work
+)
 
 
 class Batch(NamedTuple):
@@ -93,9 +95,25 @@ def grouped(
 
 
 def decoded(
-    paths: Sequence[str | os.PathLike[str]], channels: int | None, size: int | None, workers: int
+    paths: Sequence[str | os.PathLike[str]],
+    channels: int | None,
+    size: int | None,
+    workers: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Each picture, or the reason why not, in the order of `paths`; two for each worker are under way."""
+    """Each picture, or the reason why not, in the order of `paths`; two for each worker are under way, and together at
+    most `AHEAD_PIXELS`, or one. With `size` None a picture of more than `max_pixels` is not decoded.
+    """
+
+    def pixels_of(path: str | os.PathLike[str]) -> int | str:
+        """The pixels of a picture by its header, or why it is not decoded."""
+        try:
+            width, height = picture_size(os.fspath(path))
+        except OSError as error:
+            return error.strerror or str(error)
+        if size is None and width * height > max_pixels:
+            return f"{width} x {height} pixels, expected at most {max_pixels:,} in all (--max-pixels)"
+        return width * height
 
     def read(path: str | os.PathLike[str]) -> np.ndarray | str:
         try:
@@ -106,9 +124,20 @@ def decoded(
         return as_array(image if size is None else cropped(image, size, size))
 
     with ThreadPoolExecutor(workers) as pool:
-        left = iter(paths)
-        under_way: deque[Future[np.ndarray | str]] = deque(pool.submit(read, p) for p in islice(left, 2 * workers))
-        for index in range(len(paths)):
-            found = under_way.popleft().result()
-            under_way.extend(pool.submit(read, path) for path in islice(left, 1))
-            yield index, found
+        under_way: deque[tuple[int, Future[np.ndarray | str] | str]] = deque()  # pixels, and the picture or why not
+        ahead = 0  # pixels of all under way
+        following = 0  # the next picture to be read
+        while following < len(paths) or under_way:
+            while following < len(paths) and len(under_way) < 2 * workers:
+                pixels = pixels_of(paths[following])
+                count = 0 if isinstance(pixels, str) else pixels
+                if under_way and ahead + count > AHEAD_PIXELS:
+                    break
+                reading = pixels if isinstance(pixels, str) else pool.submit(read, paths[following])
+                under_way.append((count, reading))
+                ahead += count
+                following += 1
+            count, picture = under_way.popleft()
+            ahead -= count
+            index = following - len(under_way) - 1
+            yield index, picture if isinstance(picture, str) else picture.result()

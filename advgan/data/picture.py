@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,10 +38,18 @@ def open_picture(source: str | Path | BinaryIO) -> Image.Image:
         return image
 
 
+def picture_size(source: str | Path | BinaryIO) -> tuple[int, int]:
+    """Width and height of a picture by its header, before it is turned upright. Raises OSError as `open_picture`."""
+    with _opened(source) as file:
+        return file.width, file.height
+
+
 @contextmanager
 def _opened(source: str | Path | BinaryIO) -> Iterator[Image.Image]:
     """Pillow's lazy image, small enough to be decoded. Whatever goes wrong in or with it is an OSError."""
     try:
+        if isinstance(source, (str, Path)) and not stat.S_ISREG(os.stat(source).st_mode):  # a FIFO would never end
+            raise OSError("a regular file expected, got a folder, pipe or device")
         with Image.open(source, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise OSError(f"at most {MAX_PIXELS} pixels expected, got {file.width} x {file.height}")

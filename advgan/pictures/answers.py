@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from advgan.defenses import reseed
 from advgan.errors import InputError
 from advgan.generator import Generator
 from advgan.targets import fingerprint
-from advgan.threat import check_class, to_8bit
+from advgan.threat import TOLERANCE, check_class, to_8bit
 
 LEVEL = 1 / 255  # one grey level
 
@@ -70,11 +71,14 @@ class Answers:
         """Answers to uint8 `pixels` (n, c, h, w), in the same form, and a record for each.
 
         The bound holds in grey levels: the change is rounded toward zero. Noise is drawn for each of the `names` apart,
-        so it does not matter who else is in the batch, or in which process.
+        so it does not matter who else is in the batch, or in which process. A record's "problem" is "" for an image
+        that is finite, and in the ball in its 8-bit form.
         """
         x = pixels.float() / 255
         z = torch.stack([self._noise(name) for name in names]) if self.generator.noise else None
-        answers = to_8bit(self.generator.perturb(x, self.y_target, self.eps, z), x)
+        x_adv = self.generator.perturb(x, self.y_target, self.eps, z)
+        finite = x_adv.isfinite().flatten(1).all(1).tolist()
+        answers = to_8bit(x_adv.nan_to_num(0.0), x)
         change = (answers.int() - pixels.int()).flatten(1).double() / 255
         said = list(zip(self._said(x), self._said(answers.float() / 255), strict=True))
         records = [
@@ -83,10 +87,20 @@ class Answers:
                 **{"linf": round(one.abs().max().item(), 6), "l2": round(one.norm().item(), 6)},
                 **{f"before{key}": value for key, value in before.items()},
                 **{f"after{key}": value for key, value in after.items()},
+                "problem": self._problem(one, is_finite),
             }
-            for one, (before, after) in zip(change, said, strict=True)
+            for one, is_finite, (before, after) in zip(change, finite, said, strict=True)
         ]
         return answers.numpy(), records
+
+    def _problem(self, delta: Tensor, is_finite: bool) -> str:
+        """What is wrong with an adversarial image whose 8-bit form differs from the image by `delta`; "" if nothing."""
+        if not is_finite:
+            return "the generator's output has NaN or infinity"
+        norm = self.generator.threat.norm
+        size = (delta.abs().max() if norm == "linf" else delta.norm()).item()
+        too_large = size > self.eps + TOLERANCE[norm]
+        return f"{norm} {size:.6g} of the 8-bit image exceeds eps {self.eps:.6g}" if too_large else ""
 
     def _noise(self, name: str) -> Tensor:
         digest = hashlib.sha256(f"{self.seed} {name}".encode("utf-8", "surrogateescape")).digest()
@@ -104,6 +118,8 @@ class Answers:
         names = getattr(self.target, "classes", None)
         return [
             {"": names[k] if names else str(k), "_class": k, "_confidence": round(p, 4)}
+            if math.isfinite(p)
+            else {"": "NaN", "_class": None, "_confidence": None}
             for k, p in zip(says.tolist(), sure.tolist(), strict=True)
         ]
 

@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from advgan.data.picture import EXTENSIONS
 from advgan.errors import InputError
 
+RESERVED = ("manifest.csv", "settings-attack.yaml", ".lock")  # names in the output folder that are the command's own
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -53,8 +55,11 @@ def find(source: str, output_dir: Path) -> list[Picture]:
         if own or any(part.startswith(".") for part in PurePosixPath(name).parts[:-1]):
             continue
         leads_out = not Path(source).is_file() and not path.resolve().is_relative_to(root)
+        output = str(PurePosixPath(name).with_suffix(".png"))
         problem = f"a link that leads out of {base}" if leads_out else ""
-        pictures.append(Picture(path, name, str(PurePosixPath(name).with_suffix(".png")), problem))
+        if PurePosixPath(output).parts[0].lower() in RESERVED:
+            problem = f"{output} would lie in the place of this command's own file"
+        pictures.append(Picture(path, name, output, problem))
     if not pictures:
         raise InputError(f"no pictures in {source} (files that end with {' '.join(EXTENSIONS)})")
     return _apart(sorted(pictures, key=lambda picture: picture.name), output_dir)

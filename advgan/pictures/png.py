@@ -21,17 +21,14 @@ KEY = "advgan"  # the PNG's text in which the answer's record stands
 def write_png(path: Path, pixels: np.ndarray, record: dict[str, Any]) -> str:
     """Write uint8 `pixels` (c, h, w), c 1 or 3, with the `record` as text, whole or not at all; the file's SHA-256.
 
-    The same pixels and record are the same bytes. Raises InputError where the file cannot be written.
+    The same pixels and record are the same bytes. Raises OSError where the file cannot be written.
     """
     text, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
     text.add_text(KEY, json.dumps(record))
     image = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
     image.save(buffer, "PNG", pnginfo=text, compress_level=1)  # of noise, 6 saves 6 % more in three times the time
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, buffer.getvalue())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 

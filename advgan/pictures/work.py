@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -17,6 +19,7 @@ from advgan.pictures.find import Picture
 from advgan.pictures.png import check_place, content_of, finished, write_png
 
 Row = dict[str, Any]  # a picture's line in the manifest
+OF_THE_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)  # errors
 
 
 def already(pictures: Sequence[Picture], answers: Answers, output_dir: Path) -> dict[str, Row]:
@@ -27,7 +30,7 @@ def already(pictures: Sequence[Picture], answers: Answers, output_dir: Path) -> 
     rows, foreign, mark = dict[str, Row](), list[Path](), answers.sha256
     for picture in pictures:
         path = check_place(output_dir, picture.output)
-        if not path.exists() and not path.is_symlink():
+        if not os.path.lexists(path):
             continue
         record = finished(path)
         if record is None or (record.get("input"), record.get("settings")) != (picture.name, mark):
@@ -50,6 +53,7 @@ def work(
     done: Collection[str],
     size: int | None,
     workers: int,
+    max_pixels: int,
 ) -> Iterator[Row]:
     """Answer the pictures of `chunks` that are not `done`, and write the answers; a row for each when it is written.
 
@@ -58,7 +62,7 @@ def work(
     """
     mark, only = answers.sha256, answers.only
     everything = [picture for chunk in chunks for picture in chunk]
-    stream = decoded([picture.path for picture in everything], answers.channels, size, workers)
+    stream = decoded([picture.path for picture in everything], answers.channels, size, workers, max_pixels)
     writing: list[Future[Row]] = []
     with ThreadPoolExecutor(workers) as pool:
         for chunk in chunks:
@@ -84,8 +88,20 @@ def work(
 
 
 def _write(output_dir: Path, picture: Picture, pixels: np.ndarray, record: Row) -> Row:
-    path, record = check_place(output_dir, picture.output), {**record, "input_sha256": content_of(picture.path)}
-    return _row(picture, {**record, "sha256": write_png(path, pixels, record)})
+    """Write an adversarial image, if nothing is wrong with it; no file of an earlier call stays in its place."""
+    path, problem = check_place(output_dir, picture.output), record["problem"]
+    record = {key: value for key, value in record.items() if key != "problem"}
+    if problem:
+        path.unlink(missing_ok=True)
+        return {**record, "status": "failed", "reason": problem}
+    record["input_sha256"] = content_of(picture.path)
+    try:
+        digest = write_png(path, pixels, record)
+    except OSError as error:
+        if error.errno not in OF_THE_NAME:
+            raise
+        return left_out(picture, f"cannot write {picture.output}: {error.strerror}")
+    return _row(picture, {**record, "sha256": digest})
 
 
 def _row(picture: Picture, record: Row) -> Row:
