@@ -19,7 +19,7 @@ from torch import Tensor
 from advgan.data import DATASETS, Data, Split, load_data, training_batches
 from advgan.data.augment import augment
 from advgan.data.folder import load_folder
-from advgan.data.split import hold_out
+from advgan.data.split import fair_order, hold_out
 from advgan.errors import InputError
 
 
@@ -61,6 +61,11 @@ def write_folder(
 
 def everything(split: Split) -> tuple[Tensor, Tensor]:
     return split.__getitems__(range(len(split)))
+
+
+def images_of(split: Split, label: int) -> set[bytes]:
+    """The uint8 pixels of the images of one class."""
+    return {image.numpy().tobytes() for image in split.images[(split.labels == label).nonzero().flatten()]}
 
 
 def keys(split: Split) -> set[bytes]:
@@ -225,7 +230,7 @@ def test_the_seed_moves_the_validation_images_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
-@pytest.mark.parametrize("val", ["val", "validation"])
+@pytest.mark.parametrize("val", ["val", "validation", "valid", "Dev"])
 def test_folder(mode: str, channels: int, val: str, tmp_path: Path) -> None:
     write_folder(tmp_path, parts=("train", val, "test"), n=6, size=(6, 9), mode=mode, classes=("b", "a", "c"))
     (tmp_path / "train" / "a" / "notes.txt").write_text("not an image")
@@ -234,9 +239,11 @@ def test_folder(mode: str, channels: int, val: str, tmp_path: Path) -> None:
     data = load_data("folder", tmp_path)
     check_triple(data, (channels, 6, 9), (18, 18, 18))
     assert data.classes == ("a", "b", "c")
-    assert data.test.labels.tolist() == [0, 1, 2] * 6  # the classes alternate
-    pixels = np.asarray(Image.open(tmp_path / "test" / "b" / "01.png")).reshape(6, 9, channels)
-    assert np.array_equal(data.test.images[4].permute(1, 2, 0).numpy(), pixels)
+    assert data.test.labels.view(6, 3).sort().values.tolist() == [[0, 1, 2]] * 6  # the classes alternate
+    assert images_of(data.test, 1) == {
+        np.asarray(Image.open(path)).reshape(6, 9, channels).transpose(2, 0, 1).tobytes()
+        for path in (tmp_path / "test" / "b").iterdir()
+    }
 
 
 def test_images_in_deeper_folders_and_odd_modes(tmp_path: Path) -> None:
@@ -259,7 +266,7 @@ def test_one_coloured_image_makes_the_set_coloured_and_channels_override(tmp_pat
     assert load_folder(tmp_path).image_shape == (3, 8, 8)
     assert load_folder(tmp_path, channels=1).image_shape == (1, 8, 8)
     grey = np.asarray(Image.open(tmp_path / "test" / "cat" / "00.png"))
-    assert np.array_equal(load_folder(tmp_path).test.images[0], np.stack([grey] * 3))
+    assert np.stack([grey] * 3).tobytes() in images_of(load_folder(tmp_path).test, 0)
 
 
 def test_resize_and_crop(tmp_path: Path) -> None:
@@ -273,8 +280,9 @@ def test_resize_and_crop(tmp_path: Path) -> None:
     Image.fromarray(halves).save(tmp_path / "test" / "dog" / "00.png")
     test = load_folder(tmp_path, image_size=10).test
     assert test.images.shape == (4, 1, 10, 10)
-    assert (test.images[0, 0].int() - 128).abs().max() <= 6
-    assert torch.equal(test.images[1, 0, 1:-1], torch.full((8, 10), 200, dtype=torch.uint8))
+    grey, middle = torch.full((10, 10), 128), torch.full((8, 10), 200, dtype=torch.uint8)
+    assert any((image[0].int() - grey).abs().max() <= 6 for image in test.images)
+    assert any(torch.equal(image[0, 1:-1], middle) for image in test.images)
     with pytest.raises(InputError, match=r"same size, but .*\.png is .* and others are .*; --image-size N"):
         load_folder(tmp_path)
 
@@ -360,6 +368,66 @@ def test_folders_that_cannot_be_used(made: dict, removed: tuple[str, ...], messa
         (tmp_path / folder).rename(tmp_path / folder.replace("/", "-"))
     with pytest.raises(InputError, match=message):
         load_data("folder", tmp_path)
+
+
+def test_numbered_class_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    write_folder(tmp_path, classes=("0", "1", "10", "2"), n=4)
+    data = load_folder(tmp_path)
+    assert data.classes == ("0", "1", "2", "10")
+    tens = {np.asarray(Image.open(path)).transpose(2, 0, 1).tobytes() for path in (tmp_path / "test/10").iterdir()}
+    assert images_of(data.test, 3) == tens
+
+
+def test_two_folders_of_one_split_are_refused_and_others_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path, parts=("training", "testing", "extra", "val"), n=4)
+    data = load_folder(tmp_path)
+    assert (len(data.train), len(data.validation), len(data.test)) == (8, 8, 8)
+    assert f"note: folders of {tmp_path} that are not used: extra (expected train/" in capsys.readouterr().err
+    (tmp_path / "valid").mkdir()
+    with pytest.raises(InputError, match="has two folders for validation, val and valid: expected one"):
+        load_folder(tmp_path)
+
+
+def test_a_long_list_of_classes_is_cut(tmp_path: Path) -> None:
+    write_folder(tmp_path, classes=("class 0", "class 1"), n=1)
+    for i in range(2, 300):
+        (tmp_path / "test" / f"class {i}").mkdir()
+    with pytest.raises(InputError, match=r"but also has class 10, .*, \.\.\. \(298 in all\)$") as caught:
+        load_folder(tmp_path)
+    assert len(str(caught.value)) < 500
+
+
+# Subsets
+
+
+def test_the_first_images_are_a_fair_sample_for_every_number() -> None:
+    counts = torch.tensor([700, 200, 90, 10])
+    order = fair_order(torch.arange(4).repeat_interleave(counts))
+    labels, shares = torch.arange(4).repeat_interleave(counts)[order], counts / 1000
+    assert order.sort().values.tolist() == [*range(1000)]
+    for m in range(1, 1001):
+        assert (labels[:m].bincount(minlength=4) - m * shares).abs().max() <= 2, m
+    assert (order[labels == 0].diff() < 0).float().mean() > 0.4  # and within a class at random
+    assert torch.equal(fair_order(torch.arange(4).repeat_interleave(counts)), order)
+
+
+def test_a_subset_of_fewer_images_than_classes_is_not_the_first_classes() -> None:
+    labels = torch.arange(100).repeat_interleave(5)
+    some = labels[fair_order(labels)[:20]]
+    assert len({*some.tolist()}) == 20
+    assert some.max() > 80
+
+
+def test_a_subset_of_a_folder_is_in_its_proportions(tmp_path: Path) -> None:
+    write_folder(tmp_path, n=24)
+    for i in range(4, 24):
+        (tmp_path / "test" / "dog" / f"{i:02d}.png").unlink()
+    test = load_folder(tmp_path).test
+    assert len(test) == 28
+    assert test.first(14).labels.bincount().tolist() == [12, 2]
+    assert keys(test.first(7)) < keys(test.first(14))
 
 
 # Splits and the order of training
@@ -456,6 +524,10 @@ def test_moves_are_of_the_global_batch_and_of_the_step() -> None:
 def test_split_refuses(numbered: Split) -> None:
     with pytest.raises(InputError, match="50 labels for 3 images"):
         Split(numbered.images[:3], numbered.labels)
+    with pytest.raises(InputError, match=r"images must be uint8 \(n, c, h, w\), 0 to 255, got float32 \(50, 1, 2, 2\)"):
+        Split(numbered.images / 255, numbered.labels)
+    arrays = Split(numbered.images.numpy(), numbered.labels.numpy())
+    assert torch.equal(arrays[7][0], numbered[7][0])
     with pytest.raises(InputError, match="batch size must be at least 1, got 0"):
         numbered.batches(0)
     with pytest.raises(InputError, match="number of images must be at least 1, got 0"):

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from advgan.data.classes import class_order
 from advgan.data.images import MEMORY_LIMIT, StoredImages, cut, infer_shape
+from advgan.data.notes import note
 from advgan.data.picture import EXTENSIONS
-from advgan.data.split import Data, Split, hold_out
-from advgan.errors import InputError
+from advgan.data.split import Data, Split, fair_order, hold_out
+from advgan.data.walk import identity, is_data_name, picture_files
+from advgan.errors import InputError, listing
 
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
 LAYOUT = "expected train/<class>/*.jpg, test/<class>/*.jpg and, if there is one, val/<class>/*.jpg"
 
 
@@ -25,10 +32,13 @@ def load_folder(
     seed: int = 0,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Data:
-    """Load class folders; the classes are the sorted folder names of train/, the same in every split.
+    """Load class folders; the classes are the sorted folder names of train/ (`class_order`), the same in every split.
+
+    Every split is in an order of which the first m images are a fair sample (`fair_order`). Hidden files and folders
+    are left out; a file counts once, whatever links lead to it.
 
     Args:
-        root: the folder that has train/, test/ and, if there is one, val/ (or validation/).
+        root: the folder that has train/, test/ and, if there is one, val/ (or valid/, validation/, dev/).
         image_size: resize the shorter side to this and crop the centre square; None: all images have one size.
         channels: 1 or 3; None: 1 if all images are grey.
         seed: draws the validation images if there is no val/ (`hold_out`).
@@ -36,19 +46,23 @@ def load_folder(
             broken files and images of another size are then found when they are met. A smaller one is decoded now.
 
     Raises:
-        InputError: a folder is missing or empty, classes differ, images cannot be read or differ in size.
+        InputError: a folder is missing or empty, or there are two of a split; classes differ; a file is in two splits
+            or classes through links; images cannot be read or differ in size.
     """
+    folders = split_folders(root)
     for part in ("train", "test"):
-        if not (root / part).is_dir():
+        if part not in folders:
             raise InputError(f"no folder {root / part}; {LAYOUT}")
-    classes = _classes(root / "train")
-    train, test = _images(root / "train", classes), _images(root / "test", classes)
-    validation_dir = next((root / part for part in ("val", "validation") if (root / part).is_dir()), None)
-    if validation_dir:
-        validation = _images(validation_dir, classes)
-    else:
+    classes = _classes(folders["train"])
+    train, test = _images(folders["train"], classes), _images(folders["test"], classes)
+    listings = {"train": train, "test": test}
+    if "validation" in folders:
+        listings["validation"] = validation = _images(folders["validation"], classes)
+    _check_apart({str(folders[part]): images for part, images in listings.items()})
+    if "validation" not in folders:
         kept, held = hold_out(train.labels, seed)
         train, validation = train.pick(kept), train.pick(held)
+    train, validation, test = (part.pick(fair_order(part.labels)) for part in (train, validation, test))
 
     parts = (train, validation, test)
     paths = [path for part in parts for path in part.paths]
@@ -56,6 +70,11 @@ def load_folder(
     images = cut(files, [len(part.paths) for part in parts], memory_limit)
     splits = [Split(*pair) for pair in zip(images, (part.labels for part in parts), strict=True)]
     return Data("folder", splits[0], splits[1], splits[2], classes)
+
+
+def split_of(name: str) -> str | None:
+    """The split that goes by a name, like "validation" for "Valid"; None for another name."""
+    return next((split for split, names in SPLITS.items() if name.casefold() in names), None)
 
 
 class Listing(NamedTuple):
@@ -68,37 +87,69 @@ class Listing(NamedTuple):
         return Listing([self.paths[i] for i in indices.tolist()], self.labels[indices])
 
 
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders below `root` that are "train", "validation" and "test", by any of their `SPLITS` names.
+
+    Folders of other names are named in a note on stderr. Raises InputError for two folders of one split.
+    """
+    names = _folders(root) if root.is_dir() else []
+    splits: dict[str, Path] = {}
+    for name in names:
+        split = split_of(name)
+        if split in splits:
+            raise InputError(f"{root} has two folders for {split}, {splits[split].name} and {name}: expected one")
+        if split:
+            splits[split] = root / name
+    unused = [name for name in names if not split_of(name)]
+    if splits and unused:
+        note(f"folders of {root} that are not used: {listing(unused)} ({LAYOUT})")
+    return splits
+
+
+def _folders(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted, without hidden ones (.ipynb_checkpoints) and those of systems."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and is_data_name(entry.name))
+
+
 def _classes(folder: Path) -> tuple[str, ...]:
-    """The names of the class folders in `folder`, sorted; hidden ones (.ipynb_checkpoints) are none."""
-    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    """The names of the class folders in `folder`: in the order of their numbers where all are numbers, else as text."""
+    return tuple(class_order(_folders(folder)))
 
 
 def _images(folder: Path, classes: tuple[str, ...]) -> Listing:
-    """All images in `folder/<class>`, alternating between the classes.
-
-    So the first n images are balanced, and the order does not depend on the file system.
-    """
-    found = _classes(folder)
-    if not found:
+    """All images in `folder/<class>`, in the order of the classes and the file names. Raises InputError for a file
+    that is in two classes."""
+    names = _classes(folder)
+    if not names:
         raise InputError(f"no class folders in {folder}; {LAYOUT}")
-    if found != classes:
-        extra, missing = sorted({*found} - {*classes}), sorted({*classes} - {*found})
-        differences = (("lacks", missing), ("also has", extra))
-        said = " and ".join(f"{what} {', '.join(names)}" for what, names in differences if names)
-        raise InputError(f"{folder} must have the same classes as train/, but {said}")
+    if names != classes:
+        more, missing = class_order([*{*names} - {*classes}]), class_order([*{*classes} - {*names}])
+        differences = (("lacks", missing), ("also has", more))
+        text = " and ".join(f"{what} {listing(some)}" for what, some in differences if some)
+        raise InputError(f"{folder} must have the same classes as train/, but {text}")
     if len(classes) < 2:
         raise InputError(f"at least two classes expected, {folder} has only {classes[0]}")
+    by_class = {str(folder / name): picture_files(folder / name) for name in classes}
+    for path, files in by_class.items():
+        if not files:
+            raise InputError(f"no images in {path} (files that end with {' '.join(EXTENSIONS)})")
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([*map(len, by_class.values())]))
+    _check_apart({path: Listing(files, labels) for path, files in by_class.items()})
+    return Listing([path for files in by_class.values() for path in files], labels)
 
-    ranked = []
-    for label, name in enumerate(classes):
-        paths = sorted(
-            os.path.join(parent, file)
-            for parent, _, names in os.walk(folder / name, followlinks=True)
-            for file in names
-            if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
+
+def _check_apart(listings: dict[str, Listing]) -> None:
+    """Raise InputError for a file that links make part of two of the folders."""
+    owner: dict[tuple[int, int], tuple[str, str]] = {}
+    shared = []
+    for folder, part in listings.items():
+        for path in part.paths:
+            other, known = owner.setdefault(identity(path), (folder, path))
+            if other != folder:
+                shared.append((known, path))
+    if shared:
+        first, second = shared[0]
+        raise InputError(
+            f"{len(shared)} files are in two splits or classes through links, expected each in one: "
+            f"{first} and {second}{', ...' if len(shared) > 1 else ''} are one file"
         )
-        if not paths:
-            raise InputError(f"no images in {folder / name} (files that end with {' '.join(EXTENSIONS)})")
-        ranked += [(rank, label, path) for rank, path in enumerate(paths)]
-    ranked.sort()
-    return Listing([path for _, _, path in ranked], torch.tensor([label for _, label, _ in ranked]))

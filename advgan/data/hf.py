@@ -18,7 +18,7 @@ from advgan.data.columns import Columns, find_classes, find_columns
 from advgan.data.images import MEMORY_LIMIT, StoredImages, cut, infer_shape
 from advgan.data.picture import Picture
 from advgan.data.shards import LibraryShards, blame, failure
-from advgan.data.split import Data, Split, alternating, hold_out
+from advgan.data.split import Data, Split, fair_order, hold_out
 from advgan.data.stream import ONE_IN, Stream
 from advgan.errors import InputError
 from advgan.extras import extra
@@ -143,7 +143,7 @@ def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed:
         else:
             kept, held = hold_out(labels[rows["train"]], seed)
             rows["train"], rows[want] = rows["train"][kept], rows["train"][held]
-    order = [rows[want][alternating(labels[rows[want]])] for want in ("train", "validation", "test")]
+    order = [rows[want][fair_order(labels[rows[want]])] for want in ("train", "validation", "test")]
     pictures = Rows(table, columns)
     everything = torch.cat(order).tolist()
     images = StoredImages(pictures, infer_shape(pictures, image_size, channels), image_size is not None, everything)

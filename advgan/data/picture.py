@@ -47,6 +47,8 @@ def picture_size(source: str | Path | BinaryIO) -> tuple[int, int]:
 @contextmanager
 def _opened(source: str | Path | BinaryIO) -> Iterator[Image.Image]:
     """Pillow's lazy image, small enough to be decoded. Whatever goes wrong in or with it is an OSError."""
+    if isinstance(source, str | Path) and not stat.S_ISREG(os.stat(source).st_mode):
+        raise OSError("no regular file")  # a FIFO would be waited for, without end
     try:
         if isinstance(source, (str, Path)) and not stat.S_ISREG(os.stat(source).st_mode):  # a FIFO would never end
             raise OSError("a regular file expected, got a folder, pipe or device")

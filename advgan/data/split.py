@@ -15,15 +15,23 @@ from advgan.errors import InputError
 
 
 class Split(Dataset[tuple[Tensor, Tensor]]):
-    """Images `(n, c, h, w)` uint8, a tensor or pictures that are decoded when asked for, and labels `(n,)` int64.
+    """Images `(n, c, h, w)` uint8, a tensor, a numpy array or pictures that are decoded when asked for, and labels
+    `(n,)` of whole numbers.
 
-    Whatever leaves a split is float32 in [0, 1], pixel / 255.
+    Whatever leaves a split is float32 in [0, 1], pixel / 255. Raises InputError for images of another type or shape,
+    and for another number of labels.
     """
 
-    def __init__(self, images: Tensor | StoredImages, labels: Tensor) -> None:
+    def __init__(self, images: Tensor | np.ndarray | StoredImages, labels: Tensor | np.ndarray) -> None:
+        if not isinstance(images, StoredImages):
+            images = torch.as_tensor(images)
+            if images.dtype != torch.uint8 or images.ndim != 4:
+                got = f"{images.dtype} {tuple(images.shape)}".removeprefix("torch.")
+                raise InputError(f"images must be uint8 (n, c, h, w), 0 to 255, got {got}")
+        labels = torch.as_tensor(labels)
         if len(images) != len(labels):
             raise InputError(f"as many labels as images expected, got {len(labels)} labels for {len(images)} images")
-        self.images = images
+        self.images: Tensor | StoredImages = images
         self.labels = labels
 
     def __len__(self) -> int:
@@ -91,13 +99,21 @@ class Data:
         return len(self.classes)
 
 
-def alternating(labels: Tensor) -> Tensor:
-    """Indices (n,) in which the classes take turns, each in its own order: so the first m images are balanced."""
-    by_class = labels.argsort(stable=True)
+def fair_order(labels: Tensor) -> Tensor:
+    """Indices (n,) in an order of which the first m are a stratified random sample, for every m: of each class its
+    share, up to one image, and within a class drawn at random. A function of the labels alone, so that the first 100
+    are among the first 200, always.
+
+    Image r of a class of n (in random order) stands at (r + u) / n, with another u in (0, 1) for each class.
+    """
+    rng = np.random.default_rng(0)
     counts = labels.bincount()
-    rank = torch.empty_like(labels)
-    rank[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
-    return torch.from_numpy(np.lexsort((labels.numpy(), rank.numpy())))
+    starts = (rng.permutation(len(counts)) + 0.5) / max(1, len(counts))
+    places = np.empty(len(labels))
+    for label, count in enumerate(counts.tolist()):
+        members = (labels == label).numpy().nonzero()[0]
+        places[members] = (rng.permutation(count) + starts[label]) / max(1, count)
+    return torch.from_numpy(places.argsort(kind="stable"))
 
 
 def hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from advgan.data.picture import EXTENSIONS
+from advgan.data.walk import is_data_name, is_picture_name, is_regular, walk
 from advgan.errors import InputError
 
 RESERVED = ("manifest.csv", "settings-attack.yaml", ".lock")  # names in the output folder that are the command's own
@@ -33,7 +33,8 @@ class Picture:
 def find(source: str, output_dir: Path) -> list[Picture]:
     """The pictures of a file, of a folder with all below it, or of a glob like "photos/**/*.jpg", ordered by name.
 
-    Hidden files, links to folders, and what lies in `output_dir` are left out; a link to a file elsewhere is a problem.
+    Hidden files, those of systems (__MACOSX), links to folders, and what lies in `output_dir` are left out; a link to a
+    file elsewhere is a problem, and so is what is no regular file, like a FIFO.
     Two pictures whose answers would have one name (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Raises
     InputError where there is no picture, where answers would lie among the pictures or still share a name, and for a
     glob that climbs.
@@ -41,22 +42,22 @@ def find(source: str, output_dir: Path) -> list[Picture]:
     base, pattern = _parted(source)
     root, out = base.resolve(), output_dir.resolve()
     if base == Path(source):
-        found = _below(base, out)
+        found = _below(base)
     elif (Path(source)).is_file():
         found = iter([Path(source)])
     else:
-        found = (path for path in base.glob(pattern) if not path.is_dir() and _is_picture(path.name))
+        found = (path for path in base.glob(pattern) if not path.is_dir() and is_picture_name(path.name))
     if out == root and not Path(source).is_file():
         raise InputError(f"the answers must not lie among the pictures, expected another folder than {output_dir}")
     pictures = []
     for path in found:
         name = path.relative_to(base).as_posix()
         own = out != root and out.is_relative_to(root) and path.resolve().is_relative_to(out)
-        if own or any(part.startswith(".") for part in PurePosixPath(name).parts[:-1]):
+        if own or not all(map(is_data_name, PurePosixPath(name).parts[:-1])):
             continue
         leads_out = not Path(source).is_file() and not path.resolve().is_relative_to(root)
         output = str(PurePosixPath(name).with_suffix(".png"))
-        problem = f"a link that leads out of {base}" if leads_out else ""
+        problem = f"a link that leads out of {base}" if leads_out else "" if is_regular(path) else "no regular file"
         if PurePosixPath(output).parts[0].lower() in RESERVED:
             problem = f"{output} would lie in the place of this command's own file"
         pictures.append(Picture(path, name, output, problem))
@@ -81,16 +82,10 @@ def _parted(source: str) -> tuple[Path, str]:
     return Path(*parts[:first]), "/".join(parts[first:])
 
 
-def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
+def _below(folder: Path) -> Iterator[Path]:
     """All pictures below a folder; links to folders are not followed."""
-    for parent, folders, names in os.walk(folder):
-        here = Path(parent)
-        folders[:] = [each for each in folders if not each.startswith(".") and (here / each).resolve() != leave_out]
-        yield from (here / name for name in names if _is_picture(name))
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+    for parent, names in walk(folder, follow=False):
+        yield from (Path(parent, name) for name in names if is_picture_name(name))
 
 
 def _apart(pictures: list[Picture], output_dir: Path) -> list[Picture]:

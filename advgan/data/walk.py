@@ -1,0 +1,72 @@
+"""The files below a folder that are data: regular files with a picture's ending, each once, whatever links lead to."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from advgan.data.picture import EXTENSIONS
+
+JUNK = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
+
+
+def is_data_name(name: str) -> bool:
+    """Whether a file or folder of this name is read: not a hidden one (.git, ._photo.jpg), not what systems add."""
+    return not name.startswith(".") and name.casefold() not in JUNK
+
+
+def is_picture_name(name: str) -> bool:
+    return is_data_name(name) and name.casefold().endswith(EXTENSIONS)
+
+
+def is_regular(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to a file proper: a FIFO, a socket or a device is never opened."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def identity(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """What tells files and folders apart, whatever they are called: device and inode."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def walk(folder: Path, *, follow: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from `folder` on down and the names of its entries that are no folders, both sorted.
+
+    A link to a folder is followed with `follow`, once: not into a folder that was visited before, so that a link back
+    into the tree ends. Hidden entries and `JUNK` are left out, and so is a folder that cannot be listed.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [os.fspath(folder)]
+    while waiting:
+        parent = waiting.pop()
+        try:
+            key = identity(parent)
+            with os.scandir(parent) as listed:
+                entries = sorted((entry for entry in listed if is_data_name(entry.name)), key=lambda e: e.name)
+            folders = [entry for entry in entries if entry.is_dir(follow_symlinks=follow)]
+        except OSError:
+            continue
+        if key in seen:
+            continue
+        seen.add(key)
+        # links last: what they lead to is then called by its own path where it lies below `folder`
+        waiting = [e.path for e in folders if e.is_symlink()] + waiting
+        waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
+        yield parent, [entry.name for entry in entries if not entry.is_dir()]
+
+
+def picture_files(folder: Path) -> list[str]:
+    """The paths of the pictures below `folder`, sorted: regular files, each once where several links lead to it."""
+    paths: dict[tuple[int, int], str] = {}
+    for parent, names in walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            if is_picture_name(name) and is_regular(path):
+                paths.setdefault(identity(path), path)
+    return sorted(paths.values())
