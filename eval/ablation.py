@@ -47,7 +47,8 @@ VARIANTS = {
     "paper-networks": ["--architecture", "paper"],
 }
 # Settings of the training that the comparison takes over.
-SHARED = ("dataset", "data_dir", "image_size", "target", "target_weights", "defense", "eps", "norm", "threads")
+DATA = ("dataset", "data_dir", "image_size", "image_column", "label_column")
+SHARED = (*DATA, "target", "target_weights", "defense", "eps", "norm", "threads")
 # What a column shows: its title, and where the figure comes from.
 COLUMNS = {
     "ASR %": lambda cell: 100 * cell["row"]["asr"],

@@ -38,8 +38,7 @@ from advgan.analysis.amortisation import OURS, against, finding, reach, union
 from advgan.analysis.diversity import DRAWS, diversity
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
-from advgan.data import load_data
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses import weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, evaluate
@@ -69,6 +68,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
@@ -93,7 +94,7 @@ class Settings:
     diversity_samples: int = 500
     """Draws of generators that take noise are over the first so many of the images"""
     max_samples: int | None = None
-    """Attack only the first so many test images"""
+    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/amortisation")
     """Where amortisation.md, amortisation.json, the figures and the rest go; earlier ones are replaced"""
     fresh: bool = False
@@ -143,7 +144,7 @@ def main(settings: Settings) -> None:
         if reason := unfit(each.generator, balls[0], None):
             raise InputError(f"{each.name}: {reason}")
     device = training.start_alone(settings.seed, settings.threads)
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    data = load_chosen(settings)
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     named = ([settings.target], [] if weights is None else [weights])
     (target,), data = load_targets(*named, data, device, [settings.defense or "none"])

@@ -37,8 +37,7 @@ from advgan.analysis.masking import masking
 from advgan.analysis.sanity import sanity
 from advgan.analysis.worst_case import worst_case
 from advgan.attacks.registry import Spec, bind, parse_attack
-from advgan.data import load_data
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses import is_random, seen, weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
@@ -68,6 +67,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     prepare: tuple[NameOrPath, ...] = ()
     """Commands like "train/classifier.py --epochs 4 --output-dir RUN", each run once before anything is measured. This
     program's data_dir and threads go with them"""
@@ -92,7 +93,7 @@ class Settings:
     norm: Norm = "linf"
     """Norm of the ball"""
     max_samples: int | None = None
-    """Attack only the first so many test images"""
+    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/defenses")
     """Where defenses.html, .md, .csv, .json, asr.png, robust.png go; earlier ones are replaced"""
     fresh: bool = False
@@ -124,7 +125,7 @@ def main(settings: Settings) -> None:
     made = [command.output_dir for command in commands]
     rows, specs, ball = parse_rows(settings.rows, made), check(settings, made), Threat(settings.norm, settings.eps)
     device = training.start_alone(settings.seed, settings.threads)
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    data = load_chosen(settings)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for spec in specs:

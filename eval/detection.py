@@ -33,8 +33,8 @@ from torch import Tensor
 from advgan import training
 from advgan.analysis.detection import auc, roc
 from advgan.attacks.registry import Spec, bind, parse_attack
-from advgan.data import Data, load_data
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data import Data
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses import Reject, weights_of
 from advgan.defenses.detection import scores
 from advgan.errors import InputError
@@ -62,6 +62,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
@@ -80,7 +82,7 @@ class Settings:
     norm: Norm = "linf"
     """Norm of the ball"""
     max_samples: int | None = None
-    """Attack only the first so many test images"""
+    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/detection")
     """Where detection.md, roc.png, detection.json and the rest go; earlier ones are replaced"""
     fresh: bool = False
@@ -104,7 +106,7 @@ def main(settings: Settings) -> None:
     if reason := next(filter(None, (unfit(each.generator, threat, None) for each in trained)), None):
         raise InputError(reason)
     device = training.start_alone(settings.seed, settings.threads)
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    data = load_chosen(settings)
     targets, data = rejecting(settings, data, device)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))

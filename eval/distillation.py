@@ -37,8 +37,7 @@ from advgan import training
 from advgan.analysis.distillation import aimed, amplitude, spread
 from advgan.attacks.jsma import Derivative
 from advgan.attacks.registry import Spec, parse_attack
-from advgan.data import load_data
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses.distillation import check_temperature
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment, predict
@@ -56,7 +55,7 @@ from train.distill import Settings as Distilling
 
 GAMMA = 0.143  # of the pixels JSMA may change at most: 112 of 784, the paper's 14.3 %
 DERIVATIVES: tuple[Derivative, ...] = ("softmax", "logits", "probabilities")
-SHARED = ("dataset", "data_dir", "image_size", "target", "seed", "threads")
+SHARED = ("dataset", "data_dir", "image_size", "image_column", "label_column", "target", "seed", "threads")
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """Teachers and students"""
     temperatures: tuple[float, ...] = (1, 2, 5, 10, 20, 30, 40, 50, 100)
@@ -140,7 +141,7 @@ def main(settings: Settings) -> None:
     entrants = undistilled_first(settings)
     generators = [generator(settings, entrant) for entrant in entrants]
     device = training.start_alone(settings.seed, settings.threads)
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    data = load_chosen(settings)
     found, data = load_targets([settings.target] * len(entrants), [each.weights for each in entrants], data, device)
     x, y = next(data.test.batches(len(data.test)))
     targets = [

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from advgan import training
-from advgan.data import load_data, steps_per_epoch
+from advgan.data import steps_per_epoch
+from advgan.data.flags import load_chosen
 from advgan.errors import InputError
 from advgan.json_files import read_sealed
 from advgan.settings import parse
@@ -126,7 +127,7 @@ def planned(wanted: Any) -> int:
     """How many steps a training takes in all."""
     if wanted.max_steps:
         return wanted.max_steps
-    data = load_data(wanted.dataset, wanted.data_dir, image_size=wanted.image_size)
+    data = load_chosen(wanted)
     return wanted.epochs * steps_per_epoch(data.train, wanted.batch_size)
 
 

@@ -32,11 +32,11 @@ import torch
 
 from advgan import training
 from advgan.attacks.registry import bind
-from advgan.data import load_data
+from advgan.data import load_data, relabel
 from advgan.defenses import weights_of
 from advgan.errors import InputError
 from advgan.evaluation import evaluate, predict, wilson
-from advgan.evaluation.admission import admitted
+from advgan.evaluation.admission import admitted, said_of
 from advgan.generator import Generator
 from advgan.json_files import read_sealed
 from advgan.recipe import NameOrPath
@@ -68,7 +68,7 @@ class Settings:
     data_dir: Path = Path("data")
     """Where the data sets lie"""
     max_samples: int | None = None
-    """Only the first so many test images of each"""
+    """Maximum number of test images of each: always the same fair sample (docs/data.md)"""
     eps: tuple[str, ...] = ()
     """Radii a generator is measured at; () takes its own"""
     recipe: Path | None = None
@@ -121,7 +121,7 @@ def main(settings: Settings) -> None:
     head, lines = (ACCURACY, []) if generator is None else (SUCCESS, [])
     for name in (settings.dataset, *settings.also):
         data = load_data(name, settings.data_dir)
-        test = admitted(target, data)[1].test if source_of(settings.target) else data.test
+        test = (admitted(target, data)[1] if source_of(settings.target) else relabel(data, *said_of(target))).test
         test = test if settings.max_samples is None else test.first(settings.max_samples)
         x, y = next(test.batches(len(test)))
         lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)

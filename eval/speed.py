@@ -36,8 +36,7 @@ from typing import Any
 from rich.console import Console
 
 from advgan import training
-from advgan.data import load_data
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses import load_classifier, weights_of
 from advgan.errors import InputError
 from advgan.evaluation import environment, predict
@@ -90,6 +89,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
@@ -127,7 +128,7 @@ def main(settings: Settings) -> None:
         raise InputError(f"section {needy[0]} times a trained generator, expected --generator DIR, got none")
     generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
     device = training.start_alone(SEED, settings.threads)
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    data = load_chosen(settings)
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     shape, classes = data.image_shape, data.num_classes
     target, data = admitted(load_classifier(settings.target, weights, image_shape=shape, num_classes=classes), data)

@@ -28,8 +28,7 @@ from rich.console import Console
 
 from advgan import training
 from advgan.attacks.registry import ATTACKS, Spec, bind, parse_attack
-from advgan.data import load_data
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses import weights_of
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
@@ -57,6 +56,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
@@ -77,7 +78,7 @@ class Settings:
     y_target: int | None = None
     """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
     max_samples: int | None = None
-    """Attack only the first so many test images"""
+    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/sweep")
     """Where sweep.md, curves.png, sweep.json and the rest go; earlier ones are replaced"""
     fresh: bool = False
@@ -103,7 +104,7 @@ def main(settings: Settings) -> None:
     if not balls:
         raise InputError("expected an eps above 0, got none")
     device = training.start_alone(settings.seed, settings.threads)
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    data = load_chosen(settings)
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     named = ([settings.target], [] if weights is None else [weights])
     (target,), data = load_targets(*named, data, device, [settings.defense or "none"])

@@ -34,8 +34,7 @@ from rich.console import Console
 
 from advgan import training
 from advgan.attacks.registry import Spec, bind, parse_attack
-from advgan.data import load_data
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim, environment, wilson
 from advgan.evaluation.admission import check_gradients
@@ -62,6 +61,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     target: tuple[NameOrPath, ...] = ()
     """At least two classifiers, each of them source and victim: names, directories of saved ones, or
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
@@ -91,7 +92,7 @@ class Settings:
     y_target: int | None = None
     """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
     max_samples: int | None = None
-    """Attack only the first so many test images"""
+    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/transfer")
     """Where transfer.md, matrix.png, curve.png, transfer.json and the rest go; earlier ones are replaced"""
     fresh: bool = False
@@ -118,7 +119,7 @@ def main(settings: Settings) -> None:
     spec = made_on_a_source(settings.attack)
     curve_specs = [made_on_a_source(word) for word in dict.fromkeys(settings.curve_attacks)]
     device = training.start_alone(settings.seed, settings.threads)
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    data = load_chosen(settings)
     targets, data = load_targets(settings.target, settings.target_weights, data, device, settings.defense)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)

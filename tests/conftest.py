@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from advgan.data import load_data
+from advgan.data.notes import note
 from advgan.targets import build_target, save_target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,3 +77,4 @@ def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+    note.cache_clear()  # each test sees all notes

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from advgan.data import Data, Split, Stream, load_data, training_batches
-from advgan.data.columns import Columns, find_classes, find_columns
+from advgan.data.columns import Columns, find_columns
 from advgan.data.hf import load_hf
+from advgan.data.labels import find_classes, plain_label, read_classes
 from advgan.data.shards import damage
 from advgan.errors import InputError
 from advgan.settings import parse
@@ -119,7 +120,7 @@ def test_parquet_files_and_tar_shards_on_disk_and_streamed(
         assert data.image_shape == (3, 8, 8)
     if kind == "hf":
         check_triple(data, (3, 8, 8), (20, 10, 10))
-        assert data.train.labels.tolist() == [0, 1] * 10  # the classes alternate
+        assert data.train.labels.view(10, 2).sum(1).tolist() == [1] * 10  # the classes alternate
     assert capsys.readouterr().err == ""  # nothing had to be held out
 
 
@@ -205,7 +206,8 @@ def test_columns_by_name_by_type_or_not_at_all(tmp_path: Path) -> None:
     )
     write_parquet(tmp_path, {"train": 1}, names=("photo", "words"), label=datasets.Value("string"))
     message = (
-        r"has no column of labels: expected one of label, labels, cls, or one of type ClassLabel, got photo, words"
+        r"has no column of labels: expected one of label, labels, cls, or one of type ClassLabel, or --label-column, "
+        r"got photo, words"
     )
     with pytest.raises(InputError, match=message):
         load_data("hf", tmp_path)
@@ -213,17 +215,172 @@ def test_columns_by_name_by_type_or_not_at_all(tmp_path: Path) -> None:
         find_columns({"text": datasets.Value("string"), "label": datasets.Value("int64")}, "reviews")
 
 
-def test_classes_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"whole numbers or names expected, got .*1.5"):
-        find_classes(datasets.Value("float64"), None, [1.5, 2.5], "x")
+def test_classes_refused() -> None:
+    with pytest.raises(InputError, match=r"whole numbers or names expected, got "):
+        find_classes([None], None, [1, "cat"], "x")
     with pytest.raises(InputError, match="at least two classes expected, x has 0"):
-        find_classes(datasets.Value("int64"), None, [0, 0], "x")
+        find_classes([None], None, [0, 0], "x")
+    with pytest.raises(InputError, match="labels below 100000 expected, got 1000000000"):
+        find_classes([None], None, [0, 10**9], "x")
+    assert find_classes([None, ("dog", "cat"), ("cat", "ape")], None, None, "x") == ("dog", "cat", "ape")
+    assert find_classes([("0", "1", "10", "2")], None, None, "x") == ("0", "1", "2", "10")
+    assert find_classes([None], None, ["10", "9", None], "x") == ("9", "10")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3, 3), ([3], 3), (np.int32(3), 3), (np.array([3]), 3), (True, 1), ("ox", "ox"), (["ox"], "ox"), (b"ox\n", "ox")],
+)
+def test_a_label_of_any_type(value: Any, expected: int | str) -> None:
+    label = plain_label(value, None, "row 3")
+    assert label == expected
+    assert type(label) is type(expected)
+    assert plain_label(2, ("cat", "dog", "ox"), "row 3") == "ox"
+
+
+@pytest.mark.parametrize("value", [[1, 2], [], {"id": 1}, 1.0, 1.5, np.float32(2), np.array([1, 2]), [[1]], [None, 1]])
+def test_what_is_no_label_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match="row 3: a label is a whole number or a name, alone or in a list of one, got"):
+        plain_label(value, None, "row 3")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe\n\x80\n", r"is not UTF-8 \(byte 0\): expected one class name a line"),
+        (b"cat\ndog\ncat\n", "has 'cat' in lines 1 and 3: expected each class once"),
+        (b"cat\n\ndog\n", "line 2 is empty"),
+    ],
+)
+def test_a_file_of_classes_that_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_a_file_of_classes_from_another_system(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes("\ufeffcat\r\nzebra finch \r\n\r\n".encode())
+    assert read_classes(tmp_path / "classes.txt") == ("cat", "zebra finch")
+
+
+def test_the_columns_can_be_chosen(tmp_path: Path) -> None:
+    fine, coarse = datasets.ClassLabel(names=NAMES), datasets.ClassLabel(names=["x", "y", "z"])
+    rows = table(range(20)).rename_column("label", "fine_label").cast_column("fine_label", fine)
+    both = rows.add_column("coarse_label", [2] * 20).cast_column("coarse_label", coarse)
+    both.to_parquet(tmp_path / "train-0.parquet")
+    both.to_parquet(tmp_path / "test-0.parquet")
+    for kind in ("hf", "hf-stream"):
+        with pytest.raises(InputError, match=r"several columns of labels: .* got fine_label, coarse_label"):
+            load_data(kind, tmp_path)
+        with pytest.raises(InputError, match=r"has no column 'fine_labl' .* did you mean fine_label"):
+            load_data(kind, tmp_path, label_column="fine_labl")
+        data = load_data(kind, tmp_path, label_column="fine_label", image_column="image")
+        assert data.classes == ("cat", "dog")
+        places_of(data.test.first(99))
+    assert load_data("hf", tmp_path, label_column="coarse_label").test.labels.tolist() == [2] * 20
+    with pytest.raises(InputError, match="columns can be chosen for hf and hf-stream only, not for 'folder'"):
+        load_data("folder", tmp_path, label_column="fine_label")
+
+
+def renamed(places: Sequence[int], names: list[str]) -> Any:
+    """The rows of `table`, with class names in another order and the numbers that go with it."""
+    rows = table(places)
+    labels = [names.index(NAMES[label]) for label in rows["label"]]
+    return (
+        rows.remove_columns("label").add_column("label", labels).cast_column("label", datasets.ClassLabel(names=names))
+    )
+
+
+@pytest.mark.parametrize("form", ["saved", "hf", "hf-stream"])
+def test_splits_and_files_that_number_the_classes_differently(form: str, tmp_path: Path) -> None:
+    parts = {
+        "train-0": renamed(range(10), ["cat", "dog"]),
+        "train-1": renamed(range(10, 20), ["ape", "dog", "cat"]),
+        "test-0": renamed(range(20, 30), ["dog", "cat"]),
+        "valid-0": renamed(range(30, 40), ["dog", "owl", "cat"]),
+    }
+    if form == "saved":
+        sets = {name.removesuffix("-0"): part for name, part in parts.items() if name != "train-1"}
+        datasets.DatasetDict(sets).save_to_disk(tmp_path / "d")
+    else:
+        for name, part in parts.items():
+            part.to_parquet(tmp_path / "d" / f"{name}.parquet")
+    data = load_data(form if form == "hf-stream" else "hf", tmp_path / "d")
+    assert data.classes == ("cat", "dog", "ape")[: 2 if form == "saved" else 3]
+    for split, places in ((data.validation, range(30, 40)), (data.test, range(20, 30))):
+        assert sorted(places_of(split.first(99))) == [*places]
+    assert sorted(places_of(data.train.first(99))) == [*range(10 if form == "saved" else 20)]
+
+
+@pytest.mark.parametrize("kind", ["hf", "hf-stream"])
+def test_splits_with_labels_of_two_types(kind: str, tmp_path: Path) -> None:
+    text = datasets.Value("string")
+    for part, first, second in (("names last", None, text), ("names first", text, None)):
+        table(range(10), label=first).to_parquet(tmp_path / part / "train-0.parquet")
+        table(range(10, 20), label=second).to_parquet(tmp_path / part / "test-0.parquet")
+    places_of(load_data(kind, tmp_path / "names last").test.first(9))
+    with pytest.raises(InputError, match=r"column label is int64 in .*test-0.parquet and string in others|cannot load"):
+        load_data(kind, tmp_path / "names first")
+
+
+@pytest.mark.parametrize("kind", ["hf", "hf-stream"])
+def test_a_class_that_only_the_test_has_is_named(kind: str, tmp_path: Path) -> None:
+    table(range(10)).to_parquet(tmp_path / "train-0.parquet")
+    rows = table(range(10)).cast_column("label", datasets.ClassLabel(names=["cat", "owl"]))
+    rows.to_parquet(tmp_path / "test-0.parquet")
+    with pytest.raises(InputError, match=r"a label expected in column label, one of 0 to 1, or cat to dog, got 'owl'"):
+        load_data(kind, tmp_path).test.first(9)
+
+
+@pytest.mark.parametrize(
+    ("label", "values"), [(datasets.List(datasets.Value("int64")), [[0], [1]]), (datasets.Value("bool"), [False, True])]
+)
+def test_labels_in_lists_of_one_and_bools(label: Any, values: list[Any], tmp_path: Path) -> None:
+    rows = table(range(20)).remove_columns("label").add_column("label", [values[i % 2] for i in range(20)])
+    datasets.DatasetDict(train=rows.cast_column("label", label), test=rows.cast_column("label", label)).save_to_disk(
+        tmp_path
+    )
+    data = load_data("hf", tmp_path)
+    assert data.classes == ("0", "1")
+    places_of(data.train)
+
+
+def test_two_splits_of_one_kind_are_refused_and_others_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = {"train": table(range(20)), "valid": table(range(20, 24)), "extra": table(range(24, 28))}
+    datasets.DatasetDict(sets).save_to_disk(tmp_path / "one")
+    assert len(load_data("hf", tmp_path / "one").test) == 4
+    assert "note: splits of hf that are not used: extra" in capsys.readouterr().err
+    datasets.DatasetDict(sets | {"val": table(range(28, 30))}).save_to_disk(tmp_path / "two")
+    with pytest.raises(InputError, match="hf has two splits for validation, valid and val: expected one"):
+        load_data("hf", tmp_path / "two")
+
+
+@pytest.mark.parametrize("kind", ["hf", "hf-stream"])
+def test_what_is_no_data_in_a_folder_of_pictures(kind: str, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", n=6)
+    (root / "train" / "cat" / "@eaDir").mkdir()
+    (root / "train" / "cat" / "@eaDir" / "00.png").write_bytes(b"no image")
+    os.link(root / "train" / "cat" / "00.png", root / "train" / "cat" / "again.png")
+    data = load_data(kind, root)
+    assert data.classes == ("cat", "dog")
+    assert len(data.train.first(99)) + len(data.validation.first(99)) == 12
+    os.link(root / "train" / "cat" / "00.png", root / "test" / "cat" / "leak.png")
+    with pytest.raises(InputError, match=r"has one file in train and test, expected it in one: .*00.png and .*leak"):
+        load_data(kind, root)
+    for what, make in (("a link that leads back into", lambda path: os.symlink("..", path)), ("no regular", os.mkfifo)):
+        make(root / "train" / "x.png")
+        with pytest.raises(InputError, match=rf"train/x.png is {what}"):
+            load_data(kind, root)
+        (root / "train" / "x.png").unlink()
 
 
 @pytest.mark.parametrize("value", [7, -1, None, "bird"])
 def test_a_label_out_of_range_is_named(value: Any) -> None:
     columns = Columns("pets", "image", "label", ("cat", "dog"), paths=False)
     assert [columns.number(good, "row 3") for good in (0, 1, "cat", "dog")] == [0, 1, 0, 1]
+    assert columns.number(1, "row 3", ("dog", "cat")) == 0
     with pytest.raises(InputError, match=rf"row 3: a label expected in column label, one of 0 to 1, .* got {value!r}"):
         columns.number(value, "row 3")
 

@@ -224,3 +224,15 @@ def test_a_broken_picture_is_named_in_one_line_from_any_worker(workers: int) -> 
     with pytest.raises(InputError, match=r"^1 of \d .*: shard 0 'the sixth' \(the first: no picture") as caught:
         list(training_batches(broken, 4, seed=0, last=5, workers=workers))
     assert "\n" not in str(caught.value)
+
+
+def test_a_sample_of_sorted_shards_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    class Sorted(Numbered):
+        def read(self, shard: int) -> Iterator[Example]:
+            return ((picture, number // 20) for picture, number in super().read(shard))
+
+    split = Stream(Sorted(100, 100), (1, 1, 1), crop=False, num_classes=10)
+    split.first(40)
+    assert "note: numbered: the first 40 images of its shards have 2 of 10 classes" in capsys.readouterr().err
+    split.first(200)
+    assert capsys.readouterr().err == ""

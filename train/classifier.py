@@ -31,9 +31,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
 from advgan.attacks import pgd
-from advgan.data import Data, Stream, load_data, steps_per_epoch, training_batches
+from advgan.data import Data, Stream, steps_per_epoch, training_batches
 from advgan.data.augment import augment
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.data.stream import in_memory
 from advgan.defenses import load_members
 from advgan.defenses.adversarial_training import Adversary, Method, Plan, mixed_loss, overfitted, plan
@@ -55,6 +55,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """The classifier: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
     init_weights: Path | None = None
@@ -126,7 +128,7 @@ def main(settings: Settings) -> None:
     accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
-        data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+        data = load_chosen(settings)
     members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device)
     data, epoch = in_memory(data, HELD), between_validations(data, settings)
     total = settings.max_steps or settings.epochs * epoch

@@ -36,9 +36,9 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
-from advgan.data import Data, load_data, steps_per_epoch, training_batches
+from advgan.data import Data, steps_per_epoch, training_batches
 from advgan.data.augment import augment
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy
@@ -62,6 +62,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """Teacher and student: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
     temperature: Real = 20.0
@@ -98,7 +100,7 @@ def main(settings: Settings) -> None:
     accelerator = training.start(settings.seed, settings.threads)
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
-        data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+        data = load_chosen(settings)
     epoch = steps_per_epoch(data.train, settings.batch_size)
     each = settings.max_steps or settings.epochs * epoch
     nets = {phase: build_target(settings.target, data.image_shape, data.num_classes) for phase in FOLDER}

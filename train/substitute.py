@@ -42,8 +42,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advgan import losses, training
-from advgan.data import Split, load_data, training_batches
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data import Split, training_batches
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses import load_classifier, reseed, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
@@ -74,6 +74,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     images: int | None = None
     """The attacker has only so many of the training images, drawn by the seed; None: all of them"""
     target: NameOrPath = "mnist-c"
@@ -170,7 +172,7 @@ def main(settings: Settings) -> None:
     if not settings.resume:
         training.claim(settings.output_dir, "classifier", resume=False, overwrite=settings.overwrite)
     device = accelerator.device
-    data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+    data = load_chosen(settings)
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     hidden = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)

@@ -23,8 +23,7 @@ from rich.console import Console
 from advgan import training
 from advgan.analysis import summary
 from advgan.attacks import ATTACKS, Spec, bind, parse_attack
-from advgan.data import load_data
-from advgan.data.flags import DataDir, Dataset, ImageSize
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses import needs_weights
 from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, environment
@@ -55,6 +54,8 @@ class Settings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
     target: tuple[NameOrPath, ...] = ("mnist-c",)
     """The classifiers under attack: names, directories of saved ones, or torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO,
     FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
@@ -84,7 +85,7 @@ class Settings:
     y_target: int | None = None
     """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
     max_samples: int | None = None
-    """Attack only the first so many test images"""
+    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/compare")
     """Where report.html, report.md, results.json and the rest go; earlier ones are replaced"""
     fresh: bool = False
@@ -108,7 +109,7 @@ def main(settings: Settings) -> None:
     balls = threats(settings.eps, settings.norm, first, targeted=y_target is not None)
     checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
     with accelerator.main_process_first():  # one downloads, the others find it
-        data = load_data(settings.dataset, settings.data_dir, image_size=settings.image_size)
+        data = load_chosen(settings)
     weights = settings.target_weights or [SHIPPED for name in settings.target if needs_weights(name)]
     targets, data = load_targets(settings.target, weights, data, device, settings.defense)
     check_class(y_target, data.num_classes)

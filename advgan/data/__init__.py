@@ -37,6 +37,8 @@ def load_data(
     *,
     image_size: int | None = None,
     channels: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
     seed: int = 0,
 ) -> Data:
     """Load a data set by name.
@@ -51,6 +53,8 @@ def load_data(
         data_dir: where the files are, `data` if not given (mnist5k needs none).
         image_size: own images only: resize the shorter side to this many pixels and crop the centre square.
         channels: own images only: 1 (grey) or 3 (RGB); by default 1 if every image is grey, else 3.
+        image_column, label_column: `hf` and `hf-stream` only: the columns of pictures and labels, where names and types
+            do not decide (`columns.find_columns`).
         seed: draws the validation images out of train where the set has none: a tenth of it, at most 5,000, stratified
             (`split.hold_out`). Nothing else depends on it; the test images are the set's own.
 
@@ -69,9 +73,12 @@ def load_data(
         raise InputError(f"image size must be at least 1, got {image_size}")
     if seed < 0:
         raise InputError(f"seed must be at least 0, got {seed}")
+    if kind not in ("hf", "hf-stream") and (image_column or label_column):
+        raise InputError(f"columns can be chosen for hf and hf-stream only, not for {name!r}")
     root = Path("data" if data_dir is None else data_dir)
     if kind in OWN:
-        load = load_folder if kind == "folder" else partial(load_hf, name)
+        columns = {"image_column": image_column, "label_column": label_column}
+        load = load_folder if kind == "folder" else partial(load_hf, name, **columns)
         return load(root, image_size=image_size, channels=channels, seed=seed)
     if image_size is not None or channels is not None:
         raise InputError(f"image size and channels can be chosen for {', '.join(OWN)} only, not for {name!r}")

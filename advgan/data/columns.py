@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+from advgan.data.labels import Names, cut, plain_label
 from advgan.data.picture import Named, Picture
-from advgan.errors import InputError
+from advgan.errors import InputError, did_you_mean, listing
 from advgan.extras import extra
 
 IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp")
 LABEL = ("label", "labels", "cls")
-CLASSES = "classes.txt"  # beside the shards: one name a line
 
 
 @dataclass(frozen=True)
@@ -33,10 +31,10 @@ class Columns:
     classes: tuple[str, ...]
     paths: bool
 
-    def only(self, dataset: Any) -> Any:
-        """`dataset` (of either kind) with these columns alone, the pictures not decoded."""
+    def only(self, dataset: Any, labels: bool = True) -> Any:
+        """`dataset` (of either kind) with these columns alone, or the pictures' alone; the pictures not decoded."""
         datasets = extra("datasets", "hf")
-        dataset = dataset.select_columns([self.image, self.label])
+        dataset = dataset.select_columns([self.image, self.label] if labels else [self.image])
         if isinstance(dataset.features[self.image], datasets.Image):
             return dataset.cast_column(self.image, datasets.Image(decode=False))
         return dataset
@@ -51,15 +49,17 @@ class Columns:
                 return Named(f"{where} {path!r}" if path else where, value["bytes"])
             if self.paths:
                 return str(value["path"])
-        raise InputError(f"{where}: a picture's bytes expected in column {self.image}, got {_short(value)}")
+        raise InputError(f"{where}: a picture's bytes expected in column {self.image}, got {cut(value)}")
 
-    def number(self, value: Any, where: str) -> int:
-        """The class of a label: its number, or the place of its name. Raises InputError for one that is none."""
-        if isinstance(value, str) and value in self._numbers:
-            return self._numbers[value]
-        if isinstance(value, int) and 0 <= value < len(self.classes):
-            return value
-        raise InputError(f"{where}: a label expected in column {self.label}, one of {self._range}, got {_short(value)}")
+    def number(self, value: Any, where: str, names: Names = None) -> int:
+        """The class of a label: its number, or the place of its name; of a column with class `names` of its own, the
+        place of that name. Raises InputError for one that is none."""
+        label = plain_label(value, names, where)
+        if isinstance(label, str) and label in self._numbers:
+            return self._numbers[label]
+        if isinstance(label, int) and names is None and 0 <= label < len(self.classes):
+            return label
+        raise InputError(f"{where}: a label expected in column {self.label}, one of {self._range}, got {cut(label)}")
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -70,57 +70,32 @@ class Columns:
         return f"0 to {len(self.classes) - 1}, or {self.classes[0]} to {self.classes[-1]}"
 
 
-def find_columns(features: Any, name: str) -> tuple[str, str]:
-    """The columns of pictures and of labels: by their names, else by their type, if there is one of it.
+def find_columns(features: Any, name: str, image: str | None = None, label: str | None = None) -> tuple[str, str]:
+    """The columns of pictures and of labels: `image` and `label`, else by their names (in any case), else by their
+    type, if there is one of it.
 
-    Raises InputError where there is none, with the columns there are.
+    Raises InputError where there is none, or several and none is chosen, with those there are.
     """
     datasets = extra("datasets", "hf")
-    found = []
-    for what, names, kind in (("images", IMAGE, datasets.Image), ("labels", LABEL, datasets.ClassLabel)):
-        named = [column for column in names if column in features]
+    columns = []
+    for what, flag, chosen, names, kind in (
+        ("images", "--image-column", image, IMAGE, datasets.Image),
+        ("labels", "--label-column", label, LABEL, datasets.ClassLabel),
+    ):
+        named = [column for column in features if column.casefold() in names]
         typed = [column for column, feature in features.items() if isinstance(feature, kind)]
-        if not named and len(typed) != 1:
+        fitting = named or typed
+        if chosen is not None and chosen not in features:
+            near = did_you_mean(chosen, features)
+            raise InputError(f"{name} has no column {chosen!r} ({flag}): expected one of {listing(features, 12)}{near}")
+        if chosen is None and not fitting:
             raise InputError(
                 f"{name} has no column of {what}: expected one of {', '.join(names)}, or one of type {kind.__name__}, "
-                f"got {', '.join(features)}"
+                f"or {flag}, got {listing(features, 12)}"
             )
-        found.append((named or typed)[0])
-    return found[0], found[1]
-
-
-def find_classes(feature: Any, folder: Path | None, labels: Iterable[Any] | None, name: str) -> tuple[str, ...]:
-    """The names of the classes: the label column's own, those in `classes.txt`, or what the `labels` themselves say.
-
-    Args:
-        labels: all of them; None: of a stream, where nobody has seen them all.
-
-    Raises:
-        InputError: nothing says them, or there are fewer than two.
-    """
-    if hasattr(feature, "names"):
-        classes = tuple(feature.names)
-    elif folder and (folder / CLASSES).is_file():
-        lines = (folder / CLASSES).read_text(encoding="utf-8").splitlines()
-        classes = tuple(line.strip() for line in lines if line.strip())
-    elif labels is None:
-        raise InputError(
-            f"{name} does not say which classes there are, and a stream is not read in advance: expected a label "
-            f"column of type ClassLabel, or a file {CLASSES} beside the shards, one name a line"
-        )
-    else:
-        known = {label for label in labels if label is not None}
-        if not all(isinstance(label, str) for label in known) and not all(isinstance(label, int) for label in known):
+        if chosen is None and len(fitting) > 1:
             raise InputError(
-                f"{name}: labels that are whole numbers or names expected, got {_short(sorted(map(str, known)))}"
+                f"{name} has several columns of {what}: expected one of them as {flag}, got {listing(fitting, 12)}"
             )
-        numbers = [label for label in known if isinstance(label, int)]
-        classes = tuple(map(str, range(max(numbers) + 1))) if numbers else tuple(sorted(known))
-    if len(classes) < 2:
-        raise InputError(f"at least two classes expected, {name} has {', '.join(classes) or 'none'}")
-    return classes
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        columns.append(chosen or fitting[0])
+    return columns[0], columns[1]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from tyro.conf import arg
 
+from advgan.data import Data, load_data
 from advgan.recipe import NameOrPath
 
 Dataset = Annotated[
@@ -19,3 +20,31 @@ Dataset = Annotated[
 ]
 DataDir = Annotated[Path, arg(help="Where the data set lies, or is downloaded to; with hf or hf-stream alone: SOURCE")]
 ImageSize = Annotated[int | None, arg(help="Resize and crop your own images to this many pixels a side")]
+ImageColumn = Annotated[str | None, arg(help="Column of the pictures, with hf and hf-stream; None finds it")]
+LabelColumn = Annotated[str | None, arg(help="Column of the labels, with hf and hf-stream; None finds it")]
+
+
+class DataFlags(Protocol):
+    """The settings by which a program's data set is named."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def data_dir(self) -> Path: ...
+    @property
+    def image_size(self) -> int | None: ...
+    @property
+    def image_column(self) -> str | None: ...
+    @property
+    def label_column(self) -> str | None: ...
+
+
+def load_chosen(settings: DataFlags) -> Data:
+    """The data set that a program's settings name. Raises InputError as `load_data`."""
+    return load_data(
+        settings.dataset,
+        settings.data_dir,
+        image_size=settings.image_size,
+        image_column=settings.image_column,
+        label_column=settings.label_column,
+    )

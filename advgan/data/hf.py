@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advgan.data.columns import Columns, find_classes, find_columns
+from advgan.data.columns import Columns, find_columns
+from advgan.data.folder import split_of
 from advgan.data.images import MEMORY_LIMIT, StoredImages, cut, infer_shape
+from advgan.data.labels import Names, find_classes, is_missing, plain_label
+from advgan.data.local_files import check_folder, keep_data_files, names_by_file, row_count
+from advgan.data.notes import note
 from advgan.data.picture import Picture
 from advgan.data.shards import LibraryShards, blame, failure
 from advgan.data.split import Data, Split, fair_order, hold_out
 from advgan.data.stream import ONE_IN, Stream
-from advgan.errors import InputError
+from advgan.errors import InputError, listing
 from advgan.extras import extra
-
-VALIDATION = ("validation", "val", "valid", "dev")
 
 
 def load_hf(
@@ -33,6 +33,8 @@ def load_hf(
     image_size: int | None = None,
     channels: int | None = None,
     seed: int = 0,
+    image_column: str | None = None,
+    label_column: str | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Data:
     """Load `hf:SOURCE` or `hf-stream:SOURCE`; SOURCE is a folder or a repository, perhaps with `:CONFIG`; none: `root`.
@@ -44,7 +46,7 @@ def load_hf(
         InputError: it cannot be loaded, has no training images, no column of images or of labels, or damaged ones.
     """
     kind, _, source = name.partition(":")
-    loaded = _open(name, source or str(root), streaming=kind == "hf-stream")
+    loaded = _open(name, source or str(root), (image_column, label_column), streaming=kind == "hf-stream")
     if kind == "hf-stream":
         return _streamed(loaded, image_size, channels, seed)
     return _on_disk(loaded, image_size, channels, seed, memory_limit)
@@ -52,23 +54,27 @@ def load_hf(
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the library found: the splits by name, their files where it says, the columns, the folder if it is one."""
+    """What the library found: the splits by name, their files where it lists them, the class names of the label
+    column in each file (in the whole split where there are none), the columns, the folder if it is one."""
 
     name: str
     splits: dict[str, Any]
     files: dict[str, list[str]]
+    names: dict[str, list[Names]]
     image: str
     label: str
     folder: Path | None
     paths: bool
 
     def columns(self, labels: Any) -> Columns:
-        feature = self.splits["train"].features[self.label]
-        classes = find_classes(feature, self.folder, labels, self.name)
+        declared = [names for split in ("train", *self.names) for names in self.names[split]]
+        if any(self.names["train"]):  # a class that train lacks is then refused where it is met
+            declared = self.names["train"]
+        classes = find_classes(declared, self.folder, labels, self.name)
         return Columns(self.name, self.image, self.label, classes, self.paths)
 
 
-def _open(name: str, source: str, *, streaming: bool) -> Loaded:
+def _open(name: str, source: str, chosen: tuple[str | None, str | None], *, streaming: bool) -> Loaded:
     datasets = extra("datasets", "hf")
     config = ""
     if not Path(source).is_dir():
@@ -76,6 +82,8 @@ def _open(name: str, source: str, *, streaming: bool) -> Loaded:
     folder = Path(source) if Path(source).is_dir() else None
     files: dict[str, list[str]] = {}
     paths = False
+    if folder:
+        check_folder(folder)
     try:
         if folder and any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
             if streaming:
@@ -83,7 +91,7 @@ def _open(name: str, source: str, *, streaming: bool) -> Loaded:
             found = datasets.load_from_disk(source)
         else:
             builder = datasets.load_dataset_builder(source, config or None)
-            files = {str(split): [*map(str, these)] for split, these in (builder.config.data_files or {}).items()}
+            files = keep_data_files(name, folder, builder.config.data_files or {})
             paths = builder.info.builder_name == "imagefolder"
             if streaming:
                 found = builder.as_streaming_dataset()
@@ -97,13 +105,33 @@ def _open(name: str, source: str, *, streaming: bool) -> Loaded:
     except Exception as error:  # the library raises anything
         raise failure(name, (path for these in files.values() for path in these), error) from None
     splits = {str(split): part for split, part in found.items()} if isinstance(found, dict) else {"train": found}
+    splits, files = _by_split(name, splits), _by_split(name, files)
     if "train" not in splits:
-        raise InputError(f"{name} has no training images: expected a split called train, got {', '.join(splits)}")
+        raise InputError(f"{name} has no training images: expected a split called train, got {listing(found)}")
     if splits["train"].features is None:
         raise InputError(f"{name} does not say which columns it has, expected parquet files, tar shards or images")
-    image, label = find_columns(splits["train"].features, name)
-    splits = {split: part for split, part in splits.items() if split in ("train", "test", *VALIDATION)}
-    return Loaded(name, splits, files, image, label, folder, paths)
+    image, label = find_columns(splits["train"].features, name, *chosen)
+    names = {}
+    for split, part in splits.items():
+        if missing := [column for column in (image, label) if column not in part.features]:
+            raise InputError(f"{name} has no column {', '.join(missing)} in {split}, got {listing(part.features, 12)}")
+        names[split] = names_by_file(files.get(split, [""]), label, part.features[label], name)
+    return Loaded(name, splits, files, names, image, label, folder, paths)
+
+
+def _by_split(name: str, parts: dict[str, Any]) -> dict[str, Any]:
+    """`parts` by "train", "validation" and "test", whatever they are called (`split_of`); others are left out, with a
+    note. Raises InputError for two of one split."""
+    found: dict[str, str] = {}
+    for part in parts:
+        split = split_of(part)
+        if split in found:
+            raise InputError(f"{name} has two splits for {split}, {found[split]} and {part}: expected one")
+        if split:
+            found[split] = part
+    if found and (unused := [part for part in parts if not split_of(part)]):
+        note(f"splits of {name} that are not used: {listing(unused)}")
+    return {split: parts[part] for split, part in found.items()}
 
 
 class Rows(Sequence[Picture]):
@@ -121,12 +149,14 @@ class Rows(Sequence[Picture]):
 
 def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed: int, memory_limit: int) -> Data:
     datasets = extra("datasets", "hf")
-    values = {split: list(table[loaded.label][:]) for split, table in loaded.splits.items()}
+    values = {split: _labels(loaded, split) for split in loaded.splits}
     columns = loaded.columns([value for split in values.values() for value in split])
-    has_labels = {split for split, labels in values.items() if labels and not all(v in (None, -1) for v in labels)}
+    has_labels = {split for split, labels in values.items() if labels and not all(map(is_missing, labels))}
+    if "train" not in has_labels:
+        raise InputError(f"{loaded.name} has no labelled training images: column {loaded.label} has no labels in train")
     train, validation, test = _parts(loaded, has_labels)
     used = [part for part in dict.fromkeys((train, validation, test)) if part]
-    table = datasets.concatenate_datasets([columns.only(loaded.splits[part]) for part in used])
+    table = datasets.concatenate_datasets([columns.only(loaded.splits[part], labels=False) for part in used])
     labels = torch.tensor(
         [
             columns.number(value, f"{loaded.name} {part} row {i}")
@@ -152,36 +182,47 @@ def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed:
     return Data(loaded.name, splits[0], splits[1], splits[2], columns.classes)
 
 
+def _labels(loaded: Loaded, split: str) -> list[str | int | None]:
+    """The labels of a split as `plain_label` has them, each by the class names of its own file."""
+    table, names = loaded.splits[split], loaded.names[split]
+    values, each = list(table[loaded.label][:]), names * len(table) if len(names) == 1 else []
+    if not each and len({*names}) > 1:
+        counts = [row_count(path) for path in loaded.files[split]]
+        each = [of_file for of_file, n in zip(names, counts, strict=True) for _ in range(n)]
+    each = each or names[:1] * len(table)
+    if len(each) != len(values):
+        raise InputError(f"{loaded.name}: files of {split} have {len(each)} rows, expected {len(values)}")
+    return [
+        plain_label(value, of_row, f"{loaded.name} {split} row {i}")
+        for i, (value, of_row) in enumerate(zip(values, each, strict=True))
+    ]
+
+
 def _parts(loaded: Loaded, usable: set[str]) -> tuple[str, str | None, str | None]:
     """Which splits are for training, validation and the test; None: to be held out. What is unusual is said."""
     test = "test" if "test" in usable else None
-    validation = next((part for part in VALIDATION if part in usable), None)
+    validation = "validation" if "validation" in usable else None
     if not test and validation:
-        _say(f"{loaded.name} has no labelled test images: its {validation} images are for the test")
+        note(f"{loaded.name} has no labelled test images: its {validation} images are for the test")
         test, validation = validation, None
     elif not test:
-        _say(f"{loaded.name} has no labelled test images: a tenth of the training images is held out for the test")
+        note(f"{loaded.name} has no labelled test images: a tenth of the training images is held out for the test")
     if not validation:
-        _say(f"{loaded.name}: a tenth of the training images is held out for validation")
+        note(f"{loaded.name}: a tenth of the training images is held out for validation")
     return "train", validation, test
-
-
-def _say(text: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"note: {text}", file=sys.stderr)
 
 
 def _streamed(loaded: Loaded, image_size: int | None, channels: int | None, seed: int) -> Data:
     columns = loaded.columns(None)
     train, validation, test = _parts(loaded, {*loaded.splits})
     shards = {
-        part: LibraryShards(loaded.splits[part], columns, loaded.files.get(part, []))
+        part: LibraryShards(loaded.splits[part], columns, loaded.files.get(part, []), loaded.names[part])
         for part in (train, validation, test)
         if part
     }
     some = [picture for picture, _ in islice(shards[train].read(0), 64)]
     shape = infer_shape(some, image_size, channels)
-    stream = partial(Stream, image_shape=shape, crop=image_size is not None)
+    stream = partial(Stream, image_shape=shape, crop=image_size is not None, num_classes=len(columns.classes))
     everything = frozenset(range(ONE_IN))
     missing = [want for want, there in (("validation", validation), ("test", test)) if not there]
     held = {want: frozenset({(seed + i) % ONE_IN}) for i, want in enumerate(missing)}

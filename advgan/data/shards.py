@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import shorten
 from typing import Any
 
 from advgan.data.columns import Columns
+from advgan.data.labels import Names
 from advgan.data.stream import Example
 from advgan.errors import InputError, reason
 from advgan.extras import extra
 
 
 class LibraryShards:
-    """The shards of a streamed split, each by the library's own `split_dataset_by_node`."""
+    """The shards of a streamed split, each by the library's own `split_dataset_by_node`; `names` are the class names
+    of the label column in each of the `files`, or, where it has others, one for all."""
 
-    def __init__(self, dataset: Any, columns: Columns, files: list[str]) -> None:
+    def __init__(self, dataset: Any, columns: Columns, files: list[str], names: Sequence[Names]) -> None:
         self.name, self.columns = columns.name, columns
         self.dataset = columns.only(dataset)
         known = len(files) == self.dataset.num_shards
         self.files = files if known else [f"{self.name} shard {i}" for i in range(self.dataset.num_shards)]
+
+        self.names = names if known else [names[0] if names else None] * len(self.files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -46,7 +50,7 @@ class LibraryShards:
             for picture, value in zip(rows[image], rows[label], strict=True):
                 read += 1
                 where = f"{file} example {read}"
-                yield self.columns.picture(picture, where), self.columns.number(value, where)
+                yield self.columns.picture(picture, where), self.columns.number(value, where, self.names[shard])
 
 
 def damage(path: str) -> str | None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from advgan.data.images import StoredImages
+from advgan.data.notes import note
 from advgan.data.picture import Picture
 from advgan.data.split import Data, Split
 from advgan.errors import InputError
@@ -47,6 +48,7 @@ class Stream(Split):
     """A split without a length: `first(n)` holds its first images in memory, `training_batches` goes through it.
 
     Args:
+        num_classes: how many classes there are, where that is known: for the note of `first`.
         kept: which of every `ONE_IN` examples of a shard are of this split, by their place modulo `ONE_IN`.
         buffer: pictures, before they are decoded, from which the next one is drawn; in all lanes together.
     """
@@ -57,10 +59,12 @@ class Stream(Split):
         image_shape: tuple[int, int, int],
         *,
         crop: bool,
+        num_classes: int | None = None,
         kept: frozenset[int] = frozenset(range(ONE_IN)),
         buffer: int = BUFFER,
     ) -> None:
         self.shards, self.shape, self.crop, self.kept, self.buffer = shards, image_shape, crop, kept, buffer
+        self.num_classes = num_classes
         self.numbers: Tensor | None = None  # of the classes, where they are not those of the shards
 
     @property
@@ -84,7 +88,10 @@ class Stream(Split):
         return found
 
     def first(self, n: int) -> Split:
-        """The first n images, or all if there are fewer, in memory: one of each shard in turn, of `LANES` at a time."""
+        """The first n images, or all if there are fewer, in memory: one of each shard in turn, of `LANES` at a time.
+
+        A note on stderr where they lack many classes, as of shards that are sorted by class.
+        """
         if n < 1:
             raise InputError(f"the number of images must be at least 1, got {n}")
         examples, parts = islice(self._in_turn(), n), []
@@ -92,7 +99,14 @@ class Stream(Split):
             parts.append(self.decode(some))
         if not parts:
             raise InputError(f"{self.shards.name} has no examples for this split")
-        return Split(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        present = len(labels.unique())
+        if self.num_classes and present < min(self.num_classes, len(labels) / 5):
+            note(
+                f"{self.shards.name}: the first {len(labels)} images of its shards have {present} of "
+                f"{self.num_classes} classes: shards in order of the classes give no fair sample (docs/data.md)"
+            )
+        return Split(images, labels)
 
     def _in_turn(self) -> Iterator[Example]:
         steps = -(-len(self.shards) // LANES)

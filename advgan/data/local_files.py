@@ -1,0 +1,100 @@
+"""The files of a local folder before another library lists and opens them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from advgan.data.labels import Names, names_of
+from advgan.data.picture import EXTENSIONS
+from advgan.data.shards import failure
+from advgan.data.walk import identity, is_data_name, is_regular
+from advgan.errors import InputError
+from advgan.extras import extra
+
+DATA = (*EXTENSIONS, ".parquet", ".tar", ".arrow", ".json", ".jsonl", ".csv", ".txt", ".zip", ".gz")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError for what a library that lists `folder` would follow or wait for without end: a link to a folder
+    that leads back into it, a FIFO, a socket or a device in place of a file."""
+    root = folder.resolve()
+    for parent, folders, names in os.walk(folder):  # links to folders are not followed
+        for name in folders:
+            path = os.path.join(parent, name)
+            if os.path.islink(path) and (target := Path(path).resolve()) and _overlap(target, root):
+                raise InputError(f"{path} is a link that leads back into {folder} ({target}): expected a folder")
+        for name in names:
+            path = os.path.join(parent, name)
+            if name.casefold().endswith(DATA) and os.path.exists(path) and not is_regular(path):
+                raise InputError(f"{path} is no regular file, expected none but files in {folder}")
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def keep_data_files(name: str, folder: Path | None, data_files: Mapping[Any, list[Any]]) -> dict[str, list[str]]:
+    """The files of each split. Of those in a local `folder`, hidden ones, those of systems (__MACOSX, @eaDir) and
+    second links to one file are taken out of `data_files`.
+
+    Raises InputError for a file in two splits.
+    """
+    owner: dict[Any, tuple[str, str]] = {}
+    files: dict[str, list[str]] = {}
+    for split, paths in data_files.items():
+        kept = []
+        for path in paths:
+            text = str(path)
+            local = folder is not None and os.path.isfile(text)
+            if local and not _is_data(text, folder):
+                continue
+            key = identity(text) if local else text
+            other, known = owner.setdefault(key, (str(split), text))
+            if other != str(split):
+                raise InputError(f"{name} has one file in {other} and {split}, expected it in one: {known} and {text}")
+            if known == text:
+                kept.append(path)
+        paths[:] = kept
+        files[str(split)] = [*map(str, kept)]
+    return files
+
+
+def _is_data(path: str, folder: Path | None) -> bool:
+    """Whether neither a file nor a folder between `folder` and it has a name that is left out."""
+    for base in (os.path.abspath(folder or "."), os.path.realpath(folder or ".")):
+        if path.startswith(base + os.sep):
+            return all(map(is_data_name, Path(os.path.relpath(path, base)).parts))
+    return is_data_name(os.path.basename(path))
+
+
+def names_by_file(files: Sequence[str], column: str, feature: Any, name: str) -> list[Names]:
+    """For each file of a split the class names that its label column's numbers stand for: those in the header of a
+    local parquet file, where it has some; else those of `feature`, to which the library casts the column.
+
+    Raises InputError for a damaged file, and for names in one file where another has numbers.
+    """
+    datasets, parquet = extra("datasets", "hf"), extra("pyarrow.parquet", "hf")
+    text = "string" in str(getattr(feature, "dtype", ""))
+    found: list[Names] = []
+    for path in files:
+        names = None
+        if path.endswith(".parquet") and os.path.isfile(path):
+            try:
+                schema = parquet.read_schema(path)
+            except Exception as error:  # pyarrow's own
+                raise failure(name, [path], error) from None
+            names = names_of(datasets.Features.from_arrow_schema(schema).get(column))
+            kind = str(schema.field(column).type) if column in schema.names else "missing"
+            if (text and "string" not in kind) or kind == "missing":
+                raise InputError(f"{name}: column {column} is {kind} in {path} and {feature.dtype} in others")
+        found.append(names or names_of(feature))
+    return found
+
+
+def row_count(path: str) -> int:
+    """How many rows a parquet file has."""
+    n: int = extra("pyarrow.parquet", "hf").read_metadata(path).num_rows
+    return n
