@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -43,3 +44,8 @@ def reason(error: BaseException | str) -> str:
     """What another library's exception says, in one line."""
     said = " ".join(str(error).split())
     return said[:200] or type(error).__name__
+
+
+def warn(text: str) -> None:
+    """One line on stderr: "warning: ..."."""
+    print(f"warning: {text}", file=sys.stderr)

@@ -40,7 +40,7 @@ for images, labels in training_batches(data.train, 64, seed=0, last=300):
     optimizer.zero_grad()
     nn.functional.cross_entropy(mine(images), labels).backward()
     optimizer.step()
-check_target(mine.eval(), x[:8], data.num_classes)  # says what is wrong, where something is
+mine = check_target(mine.eval(), x[:8], data.num_classes)  # says what is wrong, where something is
 
 # 3. The attacker. Its training against `shipped` is over, and its answers keep to the ball by construction:
 #    no pixel changes by more than eps, none leaves [0, 1]. One forward pass; it asks the classifier nothing.

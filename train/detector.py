@@ -53,7 +53,7 @@ from advgan.defenses.detection import (
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation import predict
-from advgan.evaluation.admission import admitted
+from advgan.evaluation.admission import admitted, check_gradients
 from advgan.evaluation.runner import device_of
 from advgan.generator import Generator
 from advgan.recipe import NameOrPath
@@ -127,6 +127,8 @@ def main(settings: Settings) -> None:
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     target = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
+    if any(spec.access == "gradients" for spec in specs):
+        check_gradients(target)
     _, data = admitted(target, data)
     if suspicious(target):
         raise InputError(f"the target rejects already, expected one that answers every image, got {settings.defense}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.boundary import to_boundary
-from advgan.attacks.gradients import borrowed, check_classes, check_inputs, length
+from advgan.attacks.gradients import borrowed, check_classes, check_inputs, gradient_at, gradients_on, length
 from advgan.attacks.pool import Pool
 from advgan.errors import InputError
 from advgan.threat import Norm
@@ -127,21 +127,20 @@ class _Search:
 
     def _boundaries(self, i: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x_adv[i] as a leaf (k, c, h, w), its logits (k, classes), and f (k, candidates - 1), smallest |f| first."""
-        with torch.enable_grad():
-            leaf, y = self.x_adv[i].requires_grad_(), self.y[i]
-            logits = self.model(leaf).float()
+        with gradients_on():
+            leaf, y = self.x_adv[i].clone().requires_grad_(), self.y[i].clone()
+            logits = self.model(leaf)
             check_classes(y, logits)
-            if not logits.requires_grad:
-                raise InputError("the target passes no gradient to its input: DeepFool needs one that does")
+            logits = logits.float()
             others = logits.detach().scatter(1, y[:, None], -torch.inf)
             likely = others.topk(min(self.candidates, logits.shape[1]) - 1, dim=1).indices
             return leaf, logits, logits.gather(1, likely) - logits.gather(1, y[:, None])
 
     def _slope(self, f: Tensor, k: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
         """How far the boundary f[:, k] = 0 is (n,), linearised at `leaf`, and the direction to it, of length 1."""
-        with torch.enable_grad():
-            chosen = f.gather(1, k)
-            (w,) = torch.autograd.grad(chosen.sum(), leaf, retain_graph=True)
+        with gradients_on():
+            chosen = f.gather(1, k.clone())
+            w = gradient_at(leaf, chosen.sum(), again=True)
         slope = length(w) if self.norm == "l2" else w.flatten(1).abs().sum(1)  # the dual norm
         # The box cuts steps short, so an image may near a boundary for ever: the last 1e-4 is taken in one stride.
         distance = (chosen.detach().abs()[:, 0] / slope).clamp_min(1e-4)

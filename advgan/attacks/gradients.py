@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from advgan.attacks.objectives import Objective, reached
 from advgan.attacks.pool import Pool
 from advgan.errors import InputError
+from advgan.inputs import check_columns, check_images, check_labels
 from advgan.threat import Norm, Threat
 
 BEYOND = 1000.0  # more than any objective
+NO_GRADIENT = "the target passes no gradient to its input: this attack needs one that does"
 
 
 def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, y_target: Tensor | None = None) -> Threat:
@@ -25,28 +27,16 @@ def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, y_target: Tensor |
     """
     threat = Threat(norm, eps, targeted=y_target is not None)  # type: ignore[arg-type]
     check_images(x)
-    for name, label in {"y": y, "y_target": y if y_target is None else y_target}.items():
-        if not isinstance(label, Tensor) or label.shape != (len(x),) or label.dtype != torch.int64:
-            got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else repr(label)
-            raise InputError(f"{name} must be an int64 tensor of shape ({len(x)},), one class per image, got {got}")
-        if len(label) and int(label.min()) < 0:
-            raise InputError(f"{name} must hold classes from 0 on, got {int(label.min())}")
+    check_labels(y, len(x))
+    if y_target is not None:
+        check_labels(y_target, len(x), "y_target")
     return threat
-
-
-def check_images(x: Tensor) -> None:
-    """Raise InputError unless `x` is float32 (n, c, h, w) in [0, 1]."""
-    if x.dtype != torch.float32 or x.ndim != 4:
-        raise InputError(f"images must be float32 of shape (n, c, h, w), got {x.dtype} {tuple(x.shape)}")
-    if x.numel() and not (x.min() >= 0 and x.max() <= 1):
-        raise InputError(f"images must lie in [0, 1], got {x.min().item():.4g} to {x.max().item():.4g}")
 
 
 def check_classes(label: Tensor, logits: Tensor) -> None:
     """Raise InputError unless the target's `logits` (n, k) have a column for each `label` (n,)."""
+    check_columns(logits)
     k, largest = logits.shape[1], int(label.max()) if len(label) else 0
-    if k < 2:
-        raise InputError(f"the target must tell at least 2 classes apart, got logits of shape {tuple(logits.shape)}")
     if largest >= k:
         raise InputError(f"labels must be classes of the target, numbered 0 to {k - 1}, got {largest}")
 
@@ -67,7 +57,11 @@ def check_positive(**values: float | None) -> None:
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
-    """`model` in eval mode and frozen, so that only the input's gradient is computed; given back as it was found."""
+    """`model` in eval mode and frozen, so that only the input's gradient is computed; given back as it was found.
+
+    It is given copies of its images: one that normalises them in place changes neither them nor its gradient.
+    """
+    copies = model.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(), *inputs[1:]))
     modes = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -75,6 +69,7 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(False)
         yield model.eval()
     finally:
+        copies.remove()
         for module, training in modes.items():
             module.training = training
         for parameter in trainable:
@@ -128,12 +123,34 @@ def uphill(
     `x_adv` is a leaf here. No gradient goes through the clamp that made it: since torch 2.15 clamp passes none at its
     bounds, and most pixels of a digit are exactly 0.
     """
-    with torch.enable_grad():
-        leaf = x_adv.detach().requires_grad_()
-        here = standing(model, leaf, y, y_target, goal)
-        if not here.value.requires_grad:
-            raise InputError("the target passes no gradient to its input: this attack needs one that does")
-        return torch.autograd.grad(here.value.sum(), leaf)[0], here._replace(value=here.value.detach())
+    with gradients_on():
+        leaf, y = x_adv.detach().clone().requires_grad_(), y.clone()
+        here = standing(model, leaf, y, None if y_target is None else y_target.clone(), goal)
+        gradient = gradient_at(leaf, here.value.sum())
+    return gradient, here._replace(value=here.value.detach())
+
+
+@contextmanager
+def gradients_on() -> Iterator[None]:
+    """Gradients are computed in the block, whatever the caller has switched off (no_grad, inference_mode).
+
+    Tensors made under inference_mode are saved for no backward: clone them inside.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def gradient_at(leaf: Tensor, output: Tensor, weight: Tensor | None = None, *, again: bool = False) -> Tensor:
+    """d output / d leaf, shaped like `leaf`; with `again` the graph is kept for another call.
+
+    Raises InputError where the model lets no gradient through: under no_grad, detached, quantised, an argmax.
+    """
+    if not output.requires_grad:
+        raise InputError(NO_GRADIENT)
+    (gradient,) = torch.autograd.grad(output, leaf, weight, retain_graph=again or None, allow_unused=True)
+    if gradient is None:
+        raise InputError(NO_GRADIENT)
+    return gradient
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_classes, check_inputs
+from advgan.attacks.gradients import borrowed, check_classes, check_inputs, gradient_at, gradients_on
 from advgan.attacks.objectives import excess, reached
 from advgan.attacks.pool import Pool
 from advgan.errors import InputError
@@ -78,23 +78,21 @@ def _saliency(
     model: nn.Module, x_adv: Tensor, y: Tensor, y_target: Tensor | None, derivative: Derivative
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dF_t/dx and sum_{j != t} dF_j/dx (n, d), untargeted -dF_y/dx and its like, and which images are fooled (n,)."""
-    label, sign = (y, -1) if y_target is None else (y_target, 1)
-    with torch.enable_grad():
-        leaf = x_adv.detach().requires_grad_()
+    with gradients_on():
+        label, sign = (y.clone(), -1) if y_target is None else (y_target.clone(), 1)
+        leaf = x_adv.detach().clone().requires_grad_()
         logits = model(leaf)
         check_classes(torch.maximum(y, label), logits)
-        if not logits.requires_grad:
-            raise InputError("the target passes no gradient to its input: JSMA needs one that does")
         if derivative == "probabilities":
             # dp_t = p_t (1 - p_t) d(-excess): the same order of pixels, but no p that underflows. And the other
             # probabilities lose what p_t wins.
-            (toward,) = torch.autograd.grad(-sign * excess(logits, label).sum(), leaf)
+            toward = gradient_at(leaf, -sign * excess(logits, label).sum())
             away = -toward
         else:
             output = logits if derivative == "logits" else logits.float().softmax(1)
             own = torch.zeros_like(output).scatter(1, label[:, None], sign)
-            (toward,) = torch.autograd.grad(output, leaf, own, retain_graph=True)
-            (away,) = torch.autograd.grad(output, leaf, sign - own)
+            toward = gradient_at(leaf, output, own, again=True)
+            away = gradient_at(leaf, output, sign - own)
     return toward.flatten(1), away.flatten(1), reached(logits.detach(), y, y_target)
 
 

@@ -156,11 +156,7 @@ def onlooker(name: str, weights: Path | None, shape: ImageShape | None) -> nn.Mo
     if isinstance(model, BlackBox):
         return model  # each of its answers is checked, and each question may cost
     sample = torch.rand(2, *model.image_shape, generator=torch.Generator().manual_seed(0))
-    target = check_target(model, sample, model.num_classes)
-    if target is not model:  # a two-class model with one logit was wrapped
-        for word in ("name", "image_shape", "num_classes", "classes"):
-            setattr(target, word, getattr(model, word, None))
-    return target
+    return check_target(model, sample, model.num_classes)
 
 
 def agree(settings: Settings) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from advgan.attacks.gradients import borrowed
 from advgan.attacks.pool import CHUNK
 from advgan.defenses import suspicious
+from advgan.errors import InputError
 from advgan.threat import Threat, delta_norms, to_8bit
 
 SSIM_SMALLEST = 6  # pixels; the gaussian window of 11 cannot be reflected into less
@@ -28,7 +29,8 @@ def certify(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[st
     """What `target` makes of each image of the answer `x_adv` to `x` (n, c, h, w), and how far it is; (n,) on the CPU.
 
     The columns that end in _8bit are those of the image as a file would keep it. Of a target that can reject,
-    `accepted` says whether it answers. Raises Broken for what is no answer, or leaves `limits`, in either form.
+    `accepted` says whether it answers. Raises Broken for what is no answer, or leaves `limits`, in either form, and
+    InputError for logits that are not finite.
     """
     if found := _violations(x_adv, x, limits):
         raise Broken(found)
@@ -36,8 +38,14 @@ def certify(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[st
     if found := limits.violations(rounded_adv, rounded):
         raise Broken([f"after rounding to 8 bits: {words}" for words in found])
     with borrowed(target):
-        confidence, prediction = _logits(target, x_adv).float().softmax(1).max(1)
-        prediction_8bit = _logits(target, rounded_adv).argmax(1)
+        logits, logits_8bit = _logits(target, x_adv).float(), _logits(target, rounded_adv).float()
+        if odd := max(not_finite(logits), not_finite(logits_8bit)):
+            raise InputError(
+                f"the target answers with NaN or infinity for {odd} of {len(x)} adversarial images of a batch, "
+                "expected finite logits"
+            )
+        confidence, prediction = logits.softmax(1).max(1)
+        prediction_8bit = logits_8bit.argmax(1)
         accepted, accepted_8bit = (accepts(target, images) for images in (x_adv, rounded_adv))
     columns = {
         "prediction": prediction,
@@ -50,6 +58,11 @@ def certify(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[st
     if accepted is not None and accepted_8bit is not None:
         columns |= {"accepted": accepted, "accepted_8bit": accepted_8bit}
     return {name: column.cpu() for name, column in columns.items()}
+
+
+def not_finite(logits: Tensor) -> int:
+    """How many rows of `logits` (n, k) hold NaN or infinity."""
+    return int((~torch.isfinite(logits)).any(1).sum())
 
 
 def _violations(x_adv: Any, x: Tensor, limits: Threat) -> list[str]:

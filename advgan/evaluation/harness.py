@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_inputs
+from advgan.attacks.gradients import borrowed, check_classes, check_inputs
 from advgan.attacks.registry import Access, Bound, Protocol
-from advgan.defenses import suspicious
+from advgan.defenses import suspicious, undefended
 from advgan.errors import InputError
-from advgan.evaluation.certify import accepts
+from advgan.evaluation.certify import accepts, not_finite
 from advgan.evaluation.figures import attack_figures, clean_figures, clean_records, outcome
 from advgan.evaluation.runner import Broken, device_of, run_attack
+from advgan.inputs import check_columns
+from advgan.targets import BlackBox
+from advgan.targets.guards import acting, check_outputs
 from advgan.threat import Threat, check_class
 
 ROW_KEYS = (
@@ -76,17 +79,24 @@ def evaluate(
     progress       told the number of images after each batch
 
     An attack that raises, leaves ball or box, or changes its input or the model is a failed row without figures, never
-    a robust target. Raises InputError for what the caller got wrong.
+    a robust target; so is a target with NaN or infinity among its logits. Raises InputError for what the caller got
+    wrong: images, labels, a target in training mode, or one with one logit or probabilities for logits, or whose answer
+    depends on the batch (`check_target` says more, and makes two logits of one).
     """
     check_inputs(x, y, threat.eps, threat.norm)
     if threat.targeted != (y_target is not None):
         raise InputError(f"threat.targeted is {threat.targeted}, expected a y_target to match, got {y_target}")
     if any(module.training for module in target.modules()):
-        raise InputError("the target is in training mode, expected target.eval()")
+        raise InputError(f"the target is in training mode{acting(target)}, expected target.eval()")
     if not len(x) or batch_size < 1:
         raise InputError(f"expected images and a batch size of at least 1, got {len(x)} and {batch_size}")
     logits = predict(target, x, batch_size) if clean_logits is None else clean_logits
+    check_columns(logits)
+    check_classes(y, logits)
     check_class(y_target, logits.shape[1])
+    odd = not_finite(logits)
+    if not odd and not isinstance(undefended(target), BlackBox):
+        check_outputs(target, x[:8].to(device_of(target)), logits, alone=clean_logits is None)
 
     accepted = accepted_by(target, x, batch_size) if clean_accepted is None else clean_accepted
     records = clean_records(logits.cpu(), y.cpu(), y_target, accepted)  # all that is counted is counted there
@@ -97,6 +107,9 @@ def evaluate(
         **{"n": len(x), "y_target": y_target, "batch_size": batch_size, "violations": []},
         **clean_figures(records),
     }
+    if odd:
+        reason = f"the target answers with NaN or infinity for {odd} of {len(x)} images, expected finite logits"
+        return _failed(row, reason, [])
     if not row["n_attacked"]:
         return _failed(row, "no image to attack, the target classifies none correctly", [])
     try:
@@ -105,7 +118,7 @@ def evaluate(
     except Broken as broken:
         return _failed(row, str(broken), broken.violations)
     except Exception as error:
-        logging.getLogger(__name__).warning("attack %s failed", name, exc_info=True)
+        logging.getLogger(__name__).warning("attack %s failed", name, exc_info=not isinstance(error, InputError))
         return _failed(row, f"{type(error).__name__}: {error}", [])
     records |= run.columns
     records |= outcome(records, threat, protocol, y_target)
@@ -133,7 +146,13 @@ def predict(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
     """Logits (n, k) float32 on the CPU for images `x` (n, c, h, w); the target is left as found."""
     device = device_of(target)
     with borrowed(target):
-        return torch.cat([target(part.to(device)).float().cpu() for part in x.split(batch_size)])
+        return torch.cat([_logits(target(part.to(device))) for part in x.split(batch_size)])
+
+
+def _logits(outputs: Any) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"the target must answer with a tensor of logits, got {type(outputs).__name__}")
+    return (outputs.float() if outputs.is_floating_point() else outputs).cpu()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.errors import InputError
+from advgan.inputs import check_columns
 from advgan.targets.base import ImageShape
 
 Answers = Literal["probabilities", "labels"]
@@ -89,6 +90,12 @@ class BlackBox(nn.Module):
         def answer(x: Tensor) -> Tensor:
             device = next((tensor.device for tensor in model.parameters()), x.device)
             logits: Tensor = model(x.to(device))
+            check_columns(logits)
+            if is_softmax(logits):
+                raise InputError(
+                    "the model in the black box answers with probabilities (rows sum to 1), expected logits: leave out "
+                    "its softmax, or undo it with p.clamp_min(1e-12).log()"
+                )
             return logits.float().softmax(1) if answers == "probabilities" else logits.argmax(1)
 
         return cls(answer, num_classes, answers, budget, batch_size)
@@ -139,7 +146,10 @@ class BlackBox(nn.Module):
             raise InputError(f"{self.name} must answer with numbers, got {type(answer).__name__}") from error
         shape = (n, self.num_classes) if self.answers == "probabilities" else (n,)
         if told.shape != shape:
-            raise InputError(f"{self.name} must answer with {self.answers} of shape {shape}, got {tuple(told.shape)}")
+            raise InputError(
+                f"{self.name} must answer with {self.answers} of shape {shape}, got {tuple(told.shape)}"
+                f"{self._hint(told, n)}"
+            )
         if self.answers == "labels":
             if told.is_floating_point() or told.is_complex() or told.dtype == torch.bool:
                 raise InputError(f"{self.name} must answer with whole numbers, its labels, got {told.dtype}")
@@ -155,6 +165,22 @@ class BlackBox(nn.Module):
         if n and (told.min() < 0 or (told.sum(1) - 1).abs().max() > ROUNDING):
             raise InputError(
                 f"{self.name} must answer with probabilities that sum to 1, got values from "
-                f"{told.min().item():.4g} and sums up to {told.sum(1).max().item():.4g} (logits?)"
+                f"{told.min().item():.4g} and sums up to {told.sum(1).max().item():.4g} (logits?): z.softmax(1) makes "
+                "probabilities of logits, and of log-probabilities"
             )
         return told
+
+    def _hint(self, told: Tensor, n: int) -> str:
+        """What makes the answer that is expected of one of another shape: ": ..."."""
+        if self.answers == "labels":
+            return f": .argmax(1) makes labels of {tuple(told.shape)}" if told.ndim == 2 and told.shape[1] > 1 else ""
+        if self.num_classes == 2 and told.is_floating_point() and told.shape in {(n,), (n, 1)}:
+            if n and told.min() >= 0 and told.max() <= 1:
+                return ": torch.stack([1 - p, p], 1) makes two probabilities of one, p (n,)"
+            return ": p = torch.sigmoid(f), torch.stack([1 - p, p], 1) makes two probabilities of one logit, f (n,)"
+        return ' (labels? answers="labels")' if told.shape == (n,) and not told.is_floating_point() else ""
+
+
+def is_softmax(outputs: Tensor) -> bool:
+    """Whether all rows (n, k) of at least 4 sum to 1 and are not negative: logits do so by accident in one or two."""
+    return len(outputs) >= 4 and bool(outputs.min() >= 0) and bool((outputs.float().sum(1) - 1).abs().max() < ROUNDING)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from advgan.errors import InputError, reason
 from advgan.targets.base import ImageShape
+from advgan.targets.guards import two_logits
 from advgan.targets.state_dicts import fill, find, find_by_order, match_weights, read_file, weights_file
 
 
@@ -24,7 +25,7 @@ class Other(nn.Module):
     classes      the names of its classes, in the order of its logits, where it knows them
     identity     what tells it from another one where its weights cannot be seen: a file's SHA-256, an address
 
-    What `model` answers is read by `logits_of`.
+    What `model` answers is read by `logits_of`; one logit f, (n,) or (n, 1), becomes the logits (0, f) of two classes.
     """
 
     mean: Tensor
@@ -63,9 +64,10 @@ class Other(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] == 1 != self.channels:
             x = x.expand(-1, self.channels, -1, -1)
-        answer = self.model((x - self.mean) / self.std if self.normalises else x)
+        answer = self.model((x - self.mean) / self.std if self.normalises else x.clone())  # a copy: in place is allowed
         logits: Tensor = logits_of(answer)
-        return logits
+        one_logit = self.num_classes == 2 and isinstance(logits, Tensor) and logits.shape in {(len(x),), (len(x), 1)}
+        return two_logits(logits) if one_logit else logits
 
 
 def logits_of(answer: Any) -> Any:

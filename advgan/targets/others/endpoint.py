@@ -28,7 +28,7 @@ from torch import Tensor
 
 from advgan.errors import InputError
 from advgan.targets.base import ImageShape
-from advgan.targets.blackbox import Answers, BlackBox
+from advgan.targets.blackbox import Answers, BlackBox, is_softmax
 from advgan.targets.others.client import Client, Patience
 from advgan.targets.others.signature import Signature
 from advgan.words import parse_call
@@ -71,7 +71,10 @@ def load(
         if kind != "logits":
             return found
         if found.shape != (len(x), k):
-            raise InputError(f"{url} must answer with logits of shape {(len(x), k)}, got {tuple(found.shape)}")
+            hint = ": [0, f] for one logit f" if k == 2 and found.numel() == len(x) else ""
+            raise InputError(f"{url} must answer with logits of shape {(len(x), k)}, got {tuple(found.shape)}{hint}")
+        if is_softmax(found):
+            raise InputError(f'{url} answers with probabilities (rows sum to 1), expected logits, or "probabilities"')
         return found.float().softmax(1)
 
     answers: Answers = "labels" if kind == "labels" else "probabilities"

@@ -67,9 +67,9 @@ def load(
             answer = model(torch.zeros(1, *shape))
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise InputError(f"{name} cannot take images of shape {shape}: {_line(error)}") from error
-    if answer.ndim != 2:
+    if answer.shape not in {(1,), (1, answer.shape[-1])}:
         raise InputError(f"{name} must answer one image with logits of shape (1, classes), got {tuple(answer.shape)}")
-    return Other(model, name, shape, max(2, answer.shape[1]), identity=sha256([file]))
+    return Other(model, name, shape, max(2, answer.numel()), identity=sha256([file]))
 
 
 def _read(file: Path) -> torch.export.ExportedProgram:

@@ -1,0 +1,303 @@
+"""Models whose answers are no logits, depend on the batch, or have no gradient; and models that change their input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks import carlini_wagner, deepfool, fgsm, jsma, lbfgs, noise_sign, pgd, square
+from advgan.attacks.registry import bind, parse_attack
+from advgan.errors import InputError
+from advgan.evaluation import evaluate
+from advgan.evaluation.admission import check_gradients, only_answers
+from advgan.targets import BlackBox, check_target
+from advgan.targets.guards import OneLogit, gradient_fault
+from advgan.threat import Threat
+
+THREAT = Threat("linf", 0.1)
+Y = torch.arange(20) % 2
+X = 0.45 + 0.1 * Y.view(-1, 1, 1, 1) + 0.02 * torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.01
+
+
+class Mean(nn.Module):
+    """`outputs` of f = scale (mean - 0.5): light is class 1, exactly."""
+
+    image_shape = (3, 8, 8)
+    name = "mean"
+
+    def __init__(self, outputs: Any = lambda f: torch.stack([-f, f], 1), scale: float = 40.0) -> None:
+        super().__init__()
+        self.outputs, self.w = outputs, nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.outputs(self.w * (x.mean((1, 2, 3)) - 0.5))
+
+
+def row(attack: str, model: nn.Module) -> dict[str, Any]:
+    rng, protocol = torch.Generator().manual_seed(0), parse_attack(attack).attack.protocol
+    return evaluate(bind(attack, model, THREAT, rng=rng), model, X, Y, THREAT, protocol=protocol).row
+
+
+# --- probabilities ---
+
+SIGMOIDS = {
+    "column": lambda f: f.sigmoid()[:, None],
+    "flat": lambda f: f.sigmoid(),
+    "unsure": lambda f: (f / 100).sigmoid(),  # all of them near 0.5
+    "beside zero": lambda f: torch.stack([torch.zeros_like(f), f.sigmoid()], 1),
+    "hard": lambda f: nn.functional.hardsigmoid(f)[:, None],
+}
+
+
+@pytest.mark.parametrize("outputs", SIGMOIDS.values(), ids=SIGMOIDS)
+def test_one_probability_is_not_taken_for_a_logit(outputs: Any) -> None:
+    model = Mean(outputs).eval()
+    with pytest.raises(InputError, match=r"one probability per image \(a sigmoid.*torch.logit\(p, eps=1e-6\)"):
+        check_target(model, X[:8], 2)
+    for attack in ("noise-sign", "fgsm", "square:queries=20"):
+        with pytest.raises(InputError, match=r"one value per image|one probability per image"):
+            row(attack, model)
+        if attack != "noise-sign":  # which asks the model nothing
+            with pytest.raises(InputError, match=r"one value per image|gradient"):
+                bind(attack, Mean(lambda f: f.sigmoid()[:, None]).eval(), THREAT)(X, Y)
+    undone = check_target(Mean(lambda f: torch.logit(f.sigmoid(), eps=1e-6)).eval(), X[:8], 2)
+    assert row("fgsm", undone)["clean_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (lambda f: torch.stack([-f, f, f / 2], 1).sigmoid(), "3 independent probabilities per image"),
+        (lambda f: torch.stack([-f, f], 1).softmax(1), r"rows sum to 1.*p.clamp_min\(1e-12\).log\(\)"),
+        (lambda f: torch.stack([1 - f.sigmoid(), f.sigmoid()], 1), "rows sum to 1"),
+    ],
+)
+def test_probabilities_of_several_classes_are_refused_by_evaluate_too(outputs: Any, message: str) -> None:
+    model = Mean(outputs).eval()
+    k = outputs(torch.zeros(1)).shape[1]
+    with pytest.raises(InputError, match=message):
+        check_target(model, X[:8], k)
+    with pytest.raises(InputError, match=message):
+        row("noise-sign", model)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        lambda f: 0.5 + f / 80,  # a logit between 0 and 1 on every image in [0, 1]
+        lambda f: (0.3 + f / 40).relu(),
+        lambda f: torch.stack([0.5 - f / 80, 0.4 + f / 100], 1),
+        lambda f: torch.stack([-f, f], 1).log_softmax(1),
+        lambda f: torch.stack([-f, f], 1).tanh(),
+        lambda f: torch.stack([f, f + 3], 1).relu() / 100,
+    ],
+)
+def test_logits_that_happen_to_lie_in_the_unit_interval_are_taken(outputs: Any) -> None:
+    assert check_target(Mean(outputs).eval(), X[:8], 2)(X).shape == (20, 2)
+
+
+# --- one logit ---
+
+
+@pytest.mark.parametrize("outputs", [lambda f: f, lambda f: f[:, None]], ids=["flat", "column"])
+def test_one_logit_is_right_wrapped_and_refused_bare(outputs: Any) -> None:
+    model = Mean(outputs).eval()
+    wrapped = check_target(model, X[:8], 2)
+    assert not any(module.training for module in wrapped.modules())
+    result = row("fgsm", wrapped)
+    assert (result["status"], result["clean_accuracy"], result["asr"]) == ("ok", 1.0, 1.0)
+    calls = (fgsm, pgd, square, deepfool, carlini_wagner, lbfgs, jsma)
+    for attack in calls:
+        with pytest.raises(InputError, match=r"one value per image, .*: model = check_target\(model, x, 2\)"):
+            attack(model, X, Y, eps=0.1)
+    assert check_target(Mean(outputs).train(), X[:8], 2).training
+
+
+def test_a_wrapped_model_keeps_its_name_and_images() -> None:
+    wrapped: Any = OneLogit(Mean(lambda f: f))
+    assert (wrapped.name, wrapped.image_shape, wrapped.num_classes) == ("mean", (3, 8, 8), 2)
+
+
+# --- the batch ---
+
+
+class BatchWide(Mean):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.norm2d, self.norm1d = nn.BatchNorm2d(3, track_running_stats=False), nn.BatchNorm1d(2, affine=False)
+        self.norm1d.running_mean = self.norm1d.running_var = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "batchnorm2d":
+            return super().forward(0.5 + 0.1 * self.norm2d(x))
+        z = super().forward(x)
+        if self.kind == "batchnorm1d":
+            return self.norm1d(z)
+        if self.kind == "softmax":
+            return z.softmax(0).log()
+        if self.kind == "reshape":
+            return z.view(-1, 4, 2).flatten(0, 1)
+        return z - z.mean(0)
+
+
+@pytest.mark.parametrize("kind", ["batchnorm2d", "batchnorm1d", "softmax", "mean", "reshape"])
+def test_an_answer_that_depends_on_the_batch_is_refused(kind: str) -> None:
+    model = BatchWide(kind).eval()
+    message = "depends on the batch|one at a time"
+    with pytest.raises(InputError, match=message):
+        check_target(model, X[:8], 2)
+    with pytest.raises(InputError, match=message):
+        row("noise-sign", model)
+
+
+def test_a_small_dependence_is_a_warning_and_none_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    class Scaled(Mean):  # as int8 activations are, by the largest value of the batch
+        def forward(self, x: Tensor) -> Tensor:
+            step = x.max() / 127
+            return super().forward((x / step).floor() * step)
+
+    check_target(Mean().eval(), X[:8], 2)
+    assert capsys.readouterr().err == ""
+    check_target(Scaled().eval(), X[:8], 2)
+    assert capsys.readouterr().err.startswith("warning: the target's logits of one image differ by")
+
+
+def test_a_black_box_that_depends_on_the_batch_is_found_by_five_images() -> None:
+    asked: list[int] = []
+
+    def answer(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return (x.flatten(1)[:, :2] - x.flatten(1)[:, :2].mean(0)).mul(500).softmax(1)
+
+    with pytest.raises(InputError, match="otherwise about an image alone than inside a batch of 4"):
+        check_target(BlackBox(answer, 2), X[:4], 2)
+    assert asked == [4, 1]
+
+
+# --- in place ---
+
+
+class InPlace(Mean):
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.5).div_(0.25).mul_(0.25).add_(0.5)
+        x.clamp_(0.3, 0.7)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd:steps=3", "square:queries=30", "deepfool", "hopskipjump:steps=1"])
+def test_a_model_that_changes_its_input_gives_the_same_figures_and_leaves_the_images_alone(attack: str) -> None:
+    class Copying(InPlace):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.clone())
+
+    x = X.clone()
+    model = check_target(InPlace().eval(), x[:8], 2)
+    assert torch.equal(x, X)
+    mine, theirs = row(attack, model), row(attack, Copying().eval())
+    assert mine["status"] == "ok"
+    for key in ("clean_accuracy", "asr", "robust_accuracy", "l2_mean"):
+        assert mine[key] == theirs[key]
+    rng = torch.Generator().manual_seed(0)
+    bind(attack, model, THREAT, rng=rng)(x, Y)
+    assert torch.equal(x, X)
+
+
+# --- not finite ---
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_for_some_images_fail_the_row(value: float) -> None:
+    model = Mean(lambda f: torch.stack([-f, torch.where(f > 2.0, value, f)], 1)).eval()
+    result = row("noise-sign", model)
+    assert result["status"].startswith("failed: the target answers with NaN or infinity for ")
+    assert "of 20 images" in result["status"]
+    assert result["asr"] is None
+
+
+def test_logits_that_are_not_finite_at_adversarial_images_alone_fail_the_row() -> None:
+    model = Mean(lambda f: torch.stack([-f, torch.where(f.abs() > 3.5, torch.nan, f)], 1)).eval()
+    brighter = evaluate(lambda x, y: x + 0.1 * y.view(-1, 1, 1, 1), model, X, Y, THREAT).row
+    assert "NaN or infinity for 10 of 20 adversarial images" in brighter["status"]
+    assert brighter["asr"] is None
+
+
+# --- gradients ---
+
+
+class Detached(Mean):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class Argmax(Mean):
+    def forward(self, x: Tensor) -> Tensor:
+        return 4.0 * nn.functional.one_hot(super().forward(x).argmax(1), 2) - 1
+
+
+class Inference(Mean):
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class Rounding(Mean):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x * 255).round() / 255)
+
+
+@pytest.mark.parametrize("kind", [Detached, Argmax, Inference])
+def test_a_model_without_gradients_is_attacked_by_queries_alone(kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    model = check_target(kind().eval(), X[:8], 2)
+    assert "warning: the model passes no gradient to its input" in capsys.readouterr().err
+    assert only_answers(model)
+    with pytest.raises(InputError, match=r"mean passes no gradient to its input .*train/substitute.py"):
+        check_gradients(model)
+    assert row("fgsm", model)["status"].startswith("failed: InputError: the target passes no gradient")
+    for attack in ("noise-sign", "square:queries=60", "hopskipjump-linf:steps=2"):
+        assert row(attack, model)["status"] == "ok"
+
+
+@pytest.mark.parametrize("kind", [Mean, Rounding])
+def test_gradients_of_zero_are_gradients(kind: Any) -> None:
+    model = kind().eval()
+    assert gradient_fault(model, X) is None
+    check_gradients(model)
+    with torch.no_grad():
+        assert gradient_fault(model, X) is None
+
+
+def test_a_quantised_model_is_attacked_by_queries_alone() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[-40.0], [40.0]]).expand(2, 192) / 192)
+        net[1].bias.copy_(torch.tensor([20.0, -20.0]))
+    quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8).eval()
+    model = check_target(quantised, X[:8], 2)
+    assert row("fgsm", model)["status"].startswith("failed")
+    noise = row("noise-sign", model)
+    assert (noise["status"], noise["clean_accuracy"]) == ("ok", 1.0)
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, deepfool, carlini_wagner, lbfgs, jsma, noise_sign])
+def test_attacks_compute_gradients_whatever_the_caller_has_switched_off(attack: Any) -> None:
+    model, settings = Mean().eval(), {"eps": 0.1}
+    rng = torch.Generator()
+    expected = attack(model, X[:4], Y[:4], rng=rng.manual_seed(0), **settings)
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            x_adv = attack(model, X[:4].clone(), Y[:4].clone(), rng=rng.manual_seed(0), **settings)
+        assert torch.equal(x_adv, expected)
+
+
+def test_training_mode_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Dropout(), Mean())
+    check_target(model, X[:8], 2)
+    assert "warning: the model is in training mode (Dropout) and is checked in eval mode" in capsys.readouterr().err
+    assert model.training
+    with pytest.raises(InputError, match=r"in training mode \(Dropout\), expected target.eval\(\)"):
+        row("fgsm", model)

@@ -1,0 +1,88 @@
+"""Images and labels of another kind are answered with one line that has what to type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from advgan.attacks import fgsm, noise_sign
+from advgan.errors import InputError
+from advgan.evaluation import evaluate
+from advgan.targets import check_target
+from advgan.threat import Threat
+
+X, Y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 2
+LOADER: Any = DataLoader(TensorDataset(X, Y), batch_size=2)
+
+IMAGES = [
+    (X.numpy(), r"got ndarray float32 \(4, 3, 8, 8\): torch.from_numpy\(x\)"),
+    ((X * 255).byte().numpy(), r"got ndarray uint8"),
+    ((X * 255).byte(), r"got torch.uint8 \(4, 3, 8, 8\): x.float\(\) / 255"),
+    (X.double(), r"got torch.float64 \(4, 3, 8, 8\): x.float\(\)"),
+    (X[0], r"got torch.float32 \(3, 8, 8\): x\[None\]"),
+    (X * 255, r"in \[0, 1\], got 0.\d+ to 25\d.*: grey levels\? x / 255"),
+    ((X - 0.45) / 0.22, r"normalised\? that belongs inside the model"),
+    (X.permute(0, 2, 3, 1), r"got \(4, 8, 8, 3\), channels last: x.permute\(0, 3, 1, 2\)"),
+    ([Image.new("RGB", (8, 8))], "got list: torch.stack"),
+    (Image.new("RGB", (8, 8)), "got Image: torch.stack"),
+    (LOADER, r"got DataLoader: one batch of it, x, y = next\(iter\(loader\)\)"),
+    (None, "got NoneType"),
+    (X * torch.nan, r"in \[0, 1\], got nan to nan"),
+]
+LABELS = [
+    (Y.numpy(), r"got ndarray int64 \(4,\): torch.as_tensor\(y\)"),
+    ([0, 1, 0, 1], r"got list: torch.as_tensor\(y\)"),
+    (nn.functional.one_hot(Y), r"got torch.int64 \(4, 2\): one-hot\? y.argmax\(1\)"),
+    (Y.float(), r"got torch.float32 \(4,\): y.long\(\)"),
+    (Y.int(), r"got torch.int32 \(4,\): y.long\(\)"),
+    (Y[:, None], r"got torch.int64 \(4, 1\): y.squeeze\(1\)"),
+    (Y[:3], r"shape \(4,\), one class per image, got torch.int64 \(3,\)"),
+    (Y - 1, "classes from 0 on, got -1"),
+]
+
+
+class Bright(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        f = 40 * (x.mean((1, 2, 3)) - 0.5)
+        return torch.stack([-f, f], 1)
+
+
+MODEL = Bright().eval()
+
+
+@pytest.mark.parametrize(("x", "message"), IMAGES, ids=lambda value: type(value).__name__)
+def test_images_of_another_kind_are_refused_with_what_to_type(x: Any, message: str) -> None:
+    threat = Threat("linf", 0.1)
+    for call in (
+        lambda: check_target(MODEL, x, 2),
+        lambda: fgsm(MODEL, x, Y, eps=0.1),
+        lambda: evaluate(lambda x, y: x, MODEL, x, Y, threat),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(("y", "message"), LABELS, ids=lambda value: type(value).__name__)
+def test_labels_of_another_kind_are_refused_with_what_to_type(y: Any, message: str) -> None:
+    for call in (
+        lambda: noise_sign(MODEL, X, y, eps=0.1),
+        lambda: evaluate(lambda x, y: x, MODEL, X, y, Threat("linf", 0.1)),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_labels_beyond_the_models_classes_are_refused_before_any_attack() -> None:
+    with pytest.raises(InputError, match="numbered 0 to 1, got 2"):
+        evaluate(lambda x, y: x, MODEL, X, Y + 1, Threat("linf", 0.1))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 5, 5), (2, 8, 4, 3), (2, 3, 8, 3)])
+def test_images_of_many_channels_or_few_columns_are_taken(shape: tuple[int, ...]) -> None:
+    x = torch.rand(*shape)
+    assert torch.equal(fgsm(MODEL, x, torch.ones(2, dtype=torch.long), eps=0.1), (x - 0.1).clamp(0, 1))
