@@ -119,3 +119,130 @@ def test_what_cannot_be_a_target_is_named(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "two.onnx")
     with pytest.raises(InputError, match=r"must take one input, images .*, got 2: x, mask"):
         load_classifier(str(tmp_path / "two.onnx"))
+
+
+def one_value(path: Path, last: str, *, flat: bool = False) -> str:
+    """f = w . x - 2, through `last`, as one column (n, 1) or (n,)."""
+    w, two = (
+        numpy_helper.from_array(np.ones((16, 1), np.float32) / 4, "w"),
+        numpy_helper.from_array(np.float32(2.0), "two"),
+    )
+    axes = numpy_helper.from_array(np.array([1]), "axes")
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["m"]),
+        helper.make_node("Sub", ["m", "two"], ["f"]),
+        helper.make_node(last, ["f"], ["g"]),
+        helper.make_node("Squeeze", ["g", "axes"], ["y"]) if flat else helper.make_node("Identity", ["g"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"] if flat else ["n", 1])],
+        [w, two, axes],
+    )
+    return save(path, graph)
+
+
+def save(path: Path, graph: Any, functions: Any = ()) -> str:
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=list(functions))
+    path.write_bytes(model.SerializeToString())
+    return str(path)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("last", ["Sigmoid", "Identity"])
+def test_one_value_is_a_probability_if_it_stays_in_the_unit_interval_else_a_logit(
+    tmp_path: Path, last: str, flat: bool
+) -> None:
+    box = load_classifier(one_value(tmp_path / "one.onnx", last, flat=flat))
+    p = (X.flatten(1).sum(1) / 4 - 2).sigmoid()
+    assert box.num_classes == 2
+    torch.testing.assert_close(box.ask(X), torch.stack([1 - p, p], 1))
+
+
+def several(path: Path, values: dict[str, str]) -> str:
+    """z (n, 3) and what is made of it, as outputs of these names."""
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["z"])]
+    nodes += [helper.make_node(kind, ["z"], [name]) for name, kind in values.items()]
+    graph = helper.make_graph(
+        nodes,
+        "several",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 4, 4])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in values],
+        [numpy_helper.from_array(W, "w")],
+    )
+    return save(path, graph)
+
+
+def test_one_of_several_outputs_is_chosen_by_its_name(tmp_path: Path) -> None:
+    path = several(tmp_path / "two.onnx", {"features": "Relu", "scores": "Identity"})
+    with pytest.raises(
+        InputError, match=r"has 2 outputs that may be the scores: .*#output=NAME with one of features .*, "
+    ):
+        load_classifier(path)
+    box, other = load_classifier(f"{path}#output=scores"), load_classifier(f"{path}#output=features")
+    z = X.flatten(1) @ torch.from_numpy(W)
+    torch.testing.assert_close(box(X), z.log_softmax(1))
+    torch.testing.assert_close(other(X), z.relu().log_softmax(1))
+    assert box.identity != other.identity
+    for words in ("output=logits", "scores", "out=scores"):
+        with pytest.raises(InputError, match=r"names no output: expected .*two.onnx#output=NAME with one of features"):
+            load_classifier(f"{path}#{words}")
+
+
+def test_independent_probabilities_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 independent probabilities per image"):
+        load_classifier(several(tmp_path / "it.onnx", {"y": "Sigmoid"}))
+
+
+def test_scores_that_depend_on_the_batch_are_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["z"]),
+        helper.make_node("ReduceMean", ["z", "zero"], ["mean"]),
+        helper.make_node("Sub", ["z", "mean"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "wide",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(W, "w"), numpy_helper.from_array(np.array([0]), "zero")],
+    )
+    with pytest.raises(InputError, match="otherwise about an image alone than inside a batch of 4"):
+        load_classifier(save(tmp_path / "wide.onnx", graph))
+
+
+@pytest.mark.parametrize("where", ["constant", "branch", "function"])
+def test_external_weights_count_wherever_they_are(tmp_path: Path, where: str) -> None:
+    w = numpy_helper.from_array(W, "w")
+    w.ClearField("raw_data")
+    w.data_location = TensorProto.EXTERNAL
+    w.external_data.add(key="location", value="w.bin")
+    constant, functions = helper.make_node("Constant", [], ["c"], value=w), []
+    nodes = [constant]
+    if where == "branch":
+        yes = helper.make_graph([constant], "yes", [], [helper.make_tensor_value_info("c", TensorProto.FLOAT, [16, 3])])
+        truth = helper.make_node("Constant", [], ["t"], value=numpy_helper.from_array(np.array(True)))
+        nodes = [truth, helper.make_node("If", ["t"], ["c"], then_branch=yes, else_branch=yes)]
+    elif where == "function":
+        functions = [helper.make_function("local", "weights", [], ["c"], [constant], [helper.make_opsetid("", 18)], [])]
+        nodes = [helper.make_node("weights", [], ["c"], domain="local")]
+    nodes += [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "c"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "external",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+    )
+    path = save(tmp_path / "it.onnx", graph, functions)
+    before = None
+    for factor in (1, 2):
+        (tmp_path / "w.bin").write_bytes((factor * W).tobytes())
+        box = load_classifier(path)
+        torch.testing.assert_close(box(X), (factor * X.flatten(1) @ torch.from_numpy(W)).log_softmax(1))
+        assert box.identity != before
+        before = box.identity

@@ -159,7 +159,7 @@ def fingerprint(model: nn.Module) -> str:
         tensors |= _constants(model)
     for name, tensor in sorted(tensors.items()):
         found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        found.update(_bytes_of(tensor))
     return found.hexdigest()
 
 
@@ -171,6 +171,20 @@ def _constants(model: nn.Module) -> dict[str, torch.Tensor]:
             if name in module._non_persistent_buffers_set and not hasattr(module, "identity"):
                 found[f"{path}.{name}"] = buffer
     return found
+
+
+def _bytes_of(value: Any) -> bytes:
+    """What an entry of a state_dict holds: a tensor's values, of an int8 model also its scales, dtypes and tuples."""
+    if isinstance(value, (tuple, list)):
+        return b";".join(_bytes_of(part) for part in value)
+    if not isinstance(value, Tensor):
+        return repr(value).encode()
+    if value.is_quantized:
+        per_tensor = value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+        zero = value.q_zero_point() if per_tensor else value.q_per_channel_zero_points()
+        scale = value.q_scale() if per_tensor else value.q_per_channel_scales()
+        return b";".join(_bytes_of(part) for part in (value.int_repr(), scale, zero))
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def check_config(config: Any, where: str) -> None:

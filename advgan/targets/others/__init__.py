@@ -1,6 +1,6 @@
 """Other people's classifiers, by where they come from. A source joins by a line in `SOURCES` and a file with `load`.
 
-torchvision:NAME[:WEIGHTS]   timm:NAME   hf:REPO   FILE.py:FACTORY   MODEL.pt2   MODEL.onnx   http://HOST/PATH
+torchvision:NAME[:WEIGHTS]   timm:NAME   hf:REPO   FILE.py:FACTORY   MODEL.pt2   MODEL.onnx[#output=NAME]   http://HOST/PATH
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SOURCES = {
     r"hf:.*": "transformers",
     r".*\.py:\w+": "python_file",
     r".*\.pt2": "exported",
-    r".*\.onnx": "onnx",
+    r".*\.onnx(#.*)?": "onnx",
     r"https?://.*": "endpoint",
 }
-WORDS = "torchvision:NAME[:WEIGHTS], timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH"
+WORDS = "torchvision:NAME[:WEIGHTS], timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx[#output=NAME], http://HOST/PATH"
 
 
 def source_of(name: str) -> str | None:

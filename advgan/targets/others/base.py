@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Other(nn.Module):
     mean, std    of the normalisation that `model` was trained with, one for each channel; None: none
     classes      the names of its classes, in the order of its logits, where it knows them
     identity     what tells it from another one where its weights cannot be seen: a file's SHA-256, an address
+    around       the block in which an import that the model makes only when it is called succeeds; None: any
 
     What `model` answers is read by `logits_of`; one logit f, (n,) or (n, 1), becomes the logits (0, f) of two classes.
     """
@@ -43,9 +45,11 @@ class Other(nn.Module):
         std: Sequence[float] | None = None,
         classes: Sequence[str] | None = None,
         identity: str | None = None,
+        around: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.name, self.image_shape, self.num_classes = model, name, image_shape, num_classes
+        self.around = around
         self.channels = channels or image_shape[0]
         self.classes = None if classes is None else tuple(classes)
         for key, values, neutral in (("mean", mean, 0.0), ("std", std, 1.0)):
@@ -64,10 +68,20 @@ class Other(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] == 1 != self.channels:
             x = x.expand(-1, self.channels, -1, -1)
-        answer = self.model((x - self.mean) / self.std if self.normalises else x.clone())  # a copy: in place is allowed
+        x = (x - self.mean) / self.std if self.normalises else x.clone()  # a copy: it may be changed in place
+        answer = self.model(x) if self.around is None else self._answer(x)
         logits: Tensor = logits_of(answer)
         one_logit = self.num_classes == 2 and isinstance(logits, Tensor) and logits.shape in {(len(x),), (len(x), 1)}
         return two_logits(logits) if one_logit else logits
+
+    def _answer(self, x: Tensor) -> Any:
+        try:
+            return self.model(x)
+        except ImportError:
+            if self.around is None:
+                raise
+        with self.around():
+            return self.model(x)
 
 
 def logits_of(answer: Any) -> Any:

@@ -8,14 +8,11 @@ The model may have `image_shape`, the images that it was made for, and `classes`
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import reprlib
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -26,6 +23,7 @@ from advgan.storage import sha256_of
 from advgan.targets.base import ImageShape
 from advgan.targets.blackbox import BlackBox
 from advgan.targets.others.base import Other, line_in, ready
+from advgan.targets.others.imports import Beside, attributes_digest, switches_kept
 from advgan.targets.state_dicts import fill, match_weights, read_file, weights_file
 
 
@@ -39,14 +37,17 @@ def load(
     """As `advgan.targets.others.load_other`, by running the file. Raises InputError, with file and line, for whatever
     goes wrong in it.
 
-    Its fingerprint counts the text of the file: what the model does may be said there, not in the weights.
+    Its fingerprint counts the text of the file and of the modules beside it that it imports, and the plain attributes
+    of the model: what the model does may be said there, not in the weights. The global switches that the file changes
+    (gradients off, another default dtype, a seed) are put back.
     """
     path, _, word = name.rpartition(":")
     file = Path(path).resolve()
     if not file.is_file():
         raise InputError(f"no Python file {path}")
-    with _running(file, name):
-        module = _import(file)
+    beside = Beside(file)
+    with _running(file, name), switches_kept(), beside.importing():
+        module = beside.load()
         factory = getattr(module, word, None)
         if not callable(factory):
             near = did_you_mean(word, [each for each in vars(module) if not each.startswith("_")])
@@ -56,16 +57,17 @@ def load(
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} must return an nn.Module, got {type(model).__name__}")
     _check(model, name)
+    attributes = attributes_digest(model)
     if weights is not None:
         own, by_order = weights_file(weights)
         state = read_file(own)
         fill(model, match_weights(model, state, name, by_order=by_order), state)
     natural = getattr(model, "image_shape", None) or image_shape or (3, 224, 224)
-    about = {"classes": getattr(model, "classes", None), "identity": sha256_of(file)}
+    about = {"classes": getattr(model, "classes", None), "identity": f"{sha256_of(*beside.files)} {attributes}"}
     if isinstance(model, BlackBox):  # a service with a protocol of its own, say
         model.name, model.image_shape, model.identity = name, model.image_shape or image_shape, about["identity"]
         return model
-    return ready(model, name, tuple(natural), image_shape, code=file, **about)
+    return ready(model, name, tuple(natural), image_shape, code=file, around=beside.importing, **about)
 
 
 def _check(model: nn.Module, name: str) -> None:
@@ -93,17 +95,6 @@ def _check(model: nn.Module, name: str) -> None:
             )
 
 
-def _import(file: Path) -> ModuleType:
-    """The file as a module of its own; it finds what lies beside it."""
-    spec = importlib.util.spec_from_file_location(f"advgan_target_{file.stem}", file)
-    assert spec is not None, "any .py file has one"
-    assert spec.loader is not None, "and so has that"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their module
-    spec.loader.exec_module(module)
-    return module
-
-
 def _asked_for(factory: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Those of the `given` arguments that a function takes."""
     parameters = inspect.signature(factory).parameters.values()
@@ -114,8 +105,7 @@ def _asked_for(factory: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _running(file: Path, name: str) -> Iterator[None]:
-    """The user's code: with its folder on the path, and its exceptions as InputError with file and line."""
-    sys.path.insert(0, str(file.parent))
+    """The user's code: its exceptions as InputError with file and line."""
     try:
         yield
     except InputError:
@@ -124,5 +114,3 @@ def _running(file: Path, name: str) -> Iterator[None]:
         raise InputError(
             f"{name} cannot be built: {line_in(file, error)}{type(error).__name__}: {reason(error)}"
         ) from error
-    finally:
-        sys.path.remove(str(file.parent))

@@ -1,0 +1,201 @@
+"""A Python file of the user's, imported with what lies beside it, so that two files with helpers of one name each get
+their own; and torch's global switches, which such a file may change, put back afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import random
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+LIBRARIES = tuple({sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+class _Source(SourceFileLoader):
+    """Compiles the text that is there: a cached one of the same second and size would be taken for it."""
+
+    def get_code(self, fullname: str) -> Any:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+class Beside:
+    """The modules that lie beside a Python file, below `root`: they are found first while `importing` lasts, and are
+    nobody else's afterwards.
+
+    root       the folder of the file; of one in a package (`__init__.py`), the folder of the outermost package
+    modules    name -> module, those loaded so far
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.root = file, file.parent
+        while (self.root / "__init__.py").is_file() and self.root.parent != self.root:
+            self.root = self.root.parent
+        self.package = f"advgan_target_{hashlib.sha256(bytes(file)).hexdigest()[:16]}"
+        self.names: set[str] = set()
+        self.modules: dict[str, ModuleType] = {}
+
+    def __deepcopy__(self, memo: Any) -> Beside:
+        return self  # modules are not copied
+
+    @contextmanager
+    def importing(self) -> Iterator[None]:
+        """The imports in the block look beside the file first; the modules found there leave with it."""
+        folders = list(dict.fromkeys([str(self.file.parent), str(self.root)]))
+        beside = {entry.name.removesuffix(".py") for folder in folders for entry in Path(folder).iterdir()}
+        beside -= {"advgan", "__main__", "tests"}
+        hidden = {name: sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in beside}
+        hidden = {name: module for name, module in hidden.items() if _is_own(module)}
+        for name in hidden:
+            del sys.modules[name]
+        sys.modules.update(self.modules)
+        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        sys.path[:0] = folders
+        try:
+            yield
+        finally:
+            for folder in folders:
+                if folder in sys.path:
+                    sys.path.remove(folder)
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            self.modules |= {name: sys.modules.pop(name) for name in self.names if name in sys.modules}
+            sys.modules.update(hidden)
+
+    def load(self) -> ModuleType:
+        """The file, run as a module of a package whose other modules lie beside it: `from . import net` works."""
+        names = [self.package, *self.file.parent.relative_to(self.root).parts]
+        top = ModuleType(self.package)
+        top.__path__ = [str(self.root)]
+        sys.modules[self.package] = top
+        self.names.add(self.package)
+        for n in range(2, len(names) + 1):
+            importlib.import_module(".".join(names[:n]))
+        name = ".".join([*names, self.file.stem.replace(".", "_")])
+        spec = importlib.util.spec_from_loader(name, _Source(name, str(self.file)))
+        assert spec is not None, "any loader has one"
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # where dataclasses look for their module
+        self.names.add(name)
+        assert spec.loader is not None, "it was made with one"
+        spec.loader.exec_module(module)
+        return module
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
+        """What the import system asks: the module `name` where it lies beside the file, else None."""
+        top = name.partition(".")[0]
+        if path is not None and top not in self.names:
+            return None  # a part of somebody else's package
+        spec = PathFinder.find_spec(name, path)  # as ever: a folder without __init__.py comes last
+        origins = [] if spec is None else [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
+        if spec is None or not origins or not all(self._is_beside(Path(origin)) for origin in origins):
+            return None
+        if isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Source(name, str(spec.origin))
+        self.names.add(name)
+        return spec
+
+    @property
+    def files(self) -> list[Path]:
+        """The file, and those of the modules beside it that it has loaded, in the order of their names."""
+        found = {getattr(module, "__file__", None) for module in self.modules.values()}
+        return [self.file, *sorted({Path(path).resolve() for path in found if path} - {self.file})]
+
+    def _is_beside(self, path: Path) -> bool:
+        path = path.resolve()
+        return path.is_relative_to(self.root) and not _in_library(path)
+
+
+def _is_own(module: Any) -> bool:
+    """Whether a loaded module is neither built in nor a library's, so that one beside the file comes before it."""
+    origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
+    return origin is not None and not _in_library(Path(origin).resolve())
+
+
+def _in_library(path: Path) -> bool:
+    return any(path.is_relative_to(Path(folder).resolve()) for folder in LIBRARIES) or bool(
+        {"site-packages", "dist-packages"} & set(path.parts)
+    )
+
+
+@contextmanager
+def switches_kept() -> Iterator[None]:
+    """Torch's global switches, the generators of random numbers and the working folder are afterwards as before."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    flags = {key: getattr(cudnn, key) for key in ("enabled", "benchmark", "deterministic", "allow_tf32")}
+    anomaly, threads, folder = torch.is_anomaly_enabled(), torch.get_num_threads(), os.getcwd()
+    python, arrays, limit = random.getstate(), np.random.get_state(), sys.getrecursionlimit()
+    grad, errors = torch.is_grad_enabled(), np.geterr()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    numbers = torch.get_rng_state()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None if device.type == "cpu" else device)
+        torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+        for key, value in flags.items():
+            setattr(cudnn, key, value)
+        torch.set_float32_matmul_precision(precision)
+        torch.autograd.set_detect_anomaly(anomaly)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        os.chdir(folder)
+        random.setstate(python)
+        np.random.set_state(arrays)
+        np.seterr(**errors)
+        sys.setrecursionlimit(limit)
+        torch.set_rng_state(numbers)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def attributes_digest(model: torch.nn.Module) -> str:
+    """SHA-256 of what a model computes with beside its weights: numbers, texts, arrays and tensors, and lists of them,
+    that are plain attributes of its modules (a temperature, a mean that is no buffer)."""
+    found, usual = hashlib.sha256(), vars(torch.nn.Module()).keys()
+    for name, module in model.named_modules():
+        for key, value in sorted(vars(module).items()):
+            if key not in usual and _is_plain(value):
+                found.update(f"{name}.{key}=".encode())
+                _update(found, value)
+    return found.hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(part) for part in value)
+    if isinstance(value, dict):
+        return all(_is_plain(part) for pair in value.items() for part in pair)
+    return value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.Tensor, np.ndarray))
+
+
+def _update(found: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        value = value.detach().cpu()
+        value = (value.int_repr() if value.is_quantized else value).contiguous().flatten()
+        found.update(value.view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, np.ndarray):
+        found.update(f"{value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, (list, tuple, dict)):
+        for part in value.items() if isinstance(value, dict) else value:
+            _update(found, part)
+        found.update(b";")
+    else:
+        found.update(f"{value!r};".encode())

@@ -1,0 +1,190 @@
+"""FILE.py:FACTORY: a file gets the modules beside it, its identity covers them, and global switches are put back."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from advgan.errors import InputError
+from advgan.targets import fingerprint, load_target
+from advgan.targets.others.base import Other
+
+NET = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    image_shape = (1, 2, 2)
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+    def forward(self, x):
+        f = self.value * (x.mean((1, 2, 3)) - 0.5)
+        return torch.stack([-f, f], 1)
+"""
+BUILD = "{imports}\ndef build():\n    from torch import nn\n    return {name}.Net({name}.VALUE)\n"
+
+
+def value_of(target: Other) -> float:
+    return float(target(torch.ones(1, 1, 2, 2))[0, 1]) * 2
+
+
+def load(path: Path, factory: str = "build") -> Other:
+    target: Other = load_target(f"{path}:{factory}")
+    return target
+
+
+def written(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("imports", "name", "helper"),
+    [
+        ("import net", "net", "net.py"),
+        ("from . import net", "net", "net.py"),
+        ("import lib.net as net", "net", "lib/net.py"),  # no __init__.py
+        ("from .lib import net", "net", "lib/net.py"),
+        ("import importlib\nnet = importlib.import_module('net')", "net", "net.py"),
+    ],
+)
+def test_two_files_get_their_own_helpers_of_one_name(tmp_path: Path, imports: str, name: str, helper: str) -> None:
+    before, path = set(sys.modules), list(sys.path)
+    for folder, value in (("a", 1.0), ("b", 2.0)):
+        text = BUILD.format(imports=imports, name=name)
+        written(tmp_path / folder, {"mine.py": text, helper: f"{NET}\nVALUE = {value}\n"})
+    a, b, again = (load(tmp_path / folder / "mine.py") for folder in ("a", "b", "a"))
+    assert (value_of(a), value_of(b), value_of(again)) == (1.0, 2.0, 1.0)
+    assert fingerprint(a) == fingerprint(again) != fingerprint(b)
+    assert sys.path == path
+    assert not [key for key in set(sys.modules) - before if key.startswith(("net", "lib", "advgan_target_"))]
+
+
+def test_a_package_is_imported_under_its_own_name_and_relatively(tmp_path: Path) -> None:
+    for folder, value in (("a", 1.0), ("b", 2.0)):
+        written(
+            tmp_path / folder,
+            {
+                "pkg/__init__.py": f"VALUE = {value}\n",
+                "pkg/nets/__init__.py": "",
+                "pkg/nets/net.py": NET,
+                "pkg/models/__init__.py": "",
+                "pkg/models/mine.py": "from ..nets.net import Net\nfrom .. import VALUE\nimport pkg\n"
+                "def build():\n    assert pkg.VALUE == VALUE\n    return Net(VALUE)\n",
+            },
+        )
+    a, b = (load(tmp_path / folder / "pkg/models/mine.py") for folder in ("a", "b"))
+    assert (value_of(a), value_of(b)) == (1.0, 2.0)
+
+
+def test_a_helper_comes_before_a_loaded_module_of_its_name_which_stays(tmp_path: Path) -> None:
+    other = written(tmp_path / "other", {"net.py": "VALUE = 9.0\n"})
+    sys.path.insert(0, str(other))
+    try:
+        import net  # type: ignore[import-not-found]
+
+        written(
+            tmp_path, {"mine.py": BUILD.format(imports="import net", name="net"), "net.py": f"{NET}\nVALUE = 3.0\n"}
+        )
+        assert value_of(load(tmp_path / "mine.py")) == 3.0
+        assert sys.modules["net"] is net
+    finally:
+        sys.path.remove(str(other))
+        sys.modules.pop("net", None)
+
+
+def test_an_import_in_forward_finds_its_own_helper(tmp_path: Path) -> None:
+    lazy = NET.replace("        f = ", "        import scale\n        f = scale.SCALE * ")
+    for folder, value in (("a", 1.0), ("b", 2.0)):
+        text = f"{lazy}\ndef build():\n    return Net(1.0)\n"
+        written(tmp_path / folder, {"mine.py": text, "scale.py": f"SCALE = {value}\n"})
+    a, b = (load(tmp_path / folder / "mine.py") for folder in ("a", "b"))
+    assert (value_of(a), value_of(b), value_of(a)) == (1.0, 2.0, 1.0)
+
+
+def test_a_changed_helper_is_another_model_at_once(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    written(tmp_path, {"mine.py": BUILD.format(imports="import net", name="net"), "net.py": f"{NET}\nVALUE = 1.0\n"})
+    first = load(mine)
+    (tmp_path / "net.py").write_text(f"{NET}\nVALUE = 2.0\n")  # of the same size, in the same second
+    second = load(mine)
+    assert (value_of(first), value_of(second)) == (1.0, 2.0)
+    assert fingerprint(first) != fingerprint(second)
+
+
+@pytest.mark.parametrize("kind", ["float({})", "torch.tensor({})", "[1, {}]", "{{'t': {}}}"])
+def test_a_number_read_from_elsewhere_is_part_of_the_fingerprint(tmp_path: Path, kind: str) -> None:
+    text = "from pathlib import Path\n" + NET.replace("value\n    def", "value\n        self.t = KIND\n    def")
+    text = text.replace("KIND", kind.format("float((Path(__file__).parent / 't.txt').read_text())"))
+    written(tmp_path, {"mine.py": f"{text}\ndef build():\n    return Net(1.0)\n", "t.txt": "1"})
+    one = fingerprint(load(tmp_path / "mine.py"))
+    assert fingerprint(load(tmp_path / "mine.py")) == one
+    (tmp_path / "t.txt").write_text("2")
+    assert fingerprint(load(tmp_path / "mine.py")) != one
+
+
+SWITCHES = """
+import os, random, sys
+import numpy as np
+import torch
+torch.set_grad_enabled(False)
+guard = torch.inference_mode(); guard.__enter__()
+torch.set_default_dtype(torch.float64)
+torch.set_default_device("meta")
+torch.use_deterministic_algorithms(True)
+torch.backends.cudnn.benchmark = True
+torch.manual_seed(0); np.random.seed(0); random.seed(0)
+os.chdir("/")
+sys.setrecursionlimit(5000)
+torch.set_default_device("cpu")
+"""
+
+
+def test_global_switches_are_put_back(tmp_path: Path) -> None:
+    written(tmp_path, {"mine.py": f"{SWITCHES}{NET}\ndef build():\n    torch.manual_seed(1)\n    return Net(1.0)\n"})
+    folder, limit, benchmark = Path.cwd(), sys.getrecursionlimit(), torch.backends.cudnn.benchmark
+    torch.manual_seed(7), np.random.seed(7), random.seed(7)
+    expected = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(7), np.random.seed(7), random.seed(7)
+    target = load(tmp_path / "mine.py")
+    assert (torch.rand(1), np.random.rand(), random.random()) == expected
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.zeros(1).device.type == "cpu"
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert (Path.cwd(), sys.getrecursionlimit(), torch.backends.cudnn.benchmark) == (folder, limit, benchmark)
+    x = torch.full((1, 1, 2, 2), 0.6, requires_grad=True)
+    target(x)[0, 1].backward()
+    assert torch.equal(x.grad, torch.full_like(x, 0.25))
+
+
+def test_switches_are_put_back_after_an_error_too(tmp_path: Path) -> None:
+    written(tmp_path, {"mine.py": "import torch\ntorch.set_grad_enabled(False)\nimport no_such_module_beside\n"})
+    with pytest.raises(InputError, match=r"mine.py, line 3: ModuleNotFoundError: No module named 'no_such_module"):
+        load(tmp_path / "mine.py")
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("column", ["", "[:, None]"])
+def test_one_logit_of_a_file_is_two_logits_and_its_sigmoid_is_refused(tmp_path: Path, column: str) -> None:
+    from advgan.targets import check_target
+
+    head = NET.replace("return torch.stack([-f, f], 1)", f"return f{column}")
+    written(tmp_path, {"logit.py": f"{head}\ndef build():\n    return Net(8.0)\n"})
+    written(
+        tmp_path, {"p.py": head.replace("return f", "return f.sigmoid()") + "\ndef build():\n    return Net(8.0)\n"}
+    )
+    x = torch.stack([torch.full((1, 2, 2), 0.25), torch.full((1, 2, 2), 0.75)])
+    target = load(tmp_path / "logit.py")
+    assert check_target(target, x, 2) is target
+    assert torch.equal(target(x), torch.tensor([[0.0, -2.0], [0.0, 2.0]]))
+    with pytest.raises(InputError, match="one probability per image"):
+        check_target(load(tmp_path / "p.py"), x, 2)
