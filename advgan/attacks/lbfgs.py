@@ -8,7 +8,17 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from advgan.attacks.boundary import to_boundary
-from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, check_positive, length, uphill
+from advgan.attacks.gradients import (
+    borrowed,
+    check_at_least,
+    check_classes,
+    check_inputs,
+    check_positive,
+    gradient_at,
+    gradients_on,
+    length,
+    uphill,
+)
 from advgan.attacks.objectives import Objective, objective
 
 CANDIDATES = 10  # most likely classes whose boundaries are measured
@@ -61,15 +71,17 @@ def lbfgs(
 
 def _nearest(model: nn.Module, x: Tensor, y: Tensor) -> int:
     """The class with the nearest boundary to that of `y` (1,), linearised at `x` (1, c, h, w); y itself without any."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        logits = model(leaf).float()[0]
+    with gradients_on():
+        leaf, y = x.detach().clone().requires_grad_(), y.clone()
+        outputs = model(leaf)
+        check_classes(y, outputs)
+        logits = outputs.float()[0]
         label = int(y)
         likely = logits.detach().index_fill(0, y, -torch.inf).topk(min(CANDIDATES, len(logits)) - 1).indices.tolist()
         distances = []
         for k in likely:
             gap = logits[label] - logits[k]
-            slope = length(torch.autograd.grad(gap, leaf, retain_graph=True)[0]).item()
+            slope = length(gradient_at(leaf, gap, again=True)).item()
             distances.append((gap.item() / slope if slope else np.inf, k))
     return min(distances, default=(np.inf, label))[1]
 

@@ -177,7 +177,7 @@ def _bytes_of(value: Any) -> bytes:
     """What an entry of a state_dict holds: a tensor's values, of an int8 model also its scales, dtypes and tuples."""
     if isinstance(value, (tuple, list)):
         return b";".join(_bytes_of(part) for part in value)
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         return repr(value).encode()
     if value.is_quantized:
         per_tensor = value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric)
