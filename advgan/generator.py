@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -101,6 +102,9 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         if not isinstance(universal, bool):
             raise InputError(f"universal must be True or False, got {universal!r:.60}")
         check_architecture(architecture)
+        for name, number in (("eps", eps), ("eps_min", eps if eps_min is None else eps_min)):
+            if isinstance(number, bool) or not isinstance(number, Real):
+                raise InputError(f"{name} must be a number, got {number!r:.60}")
         check_eps(eps, norm)
         if eps_min is not None and not check_eps(eps_min, norm, "eps_min") < eps:
             raise InputError(f"eps_min must be below eps {eps:.6g}, got {eps_min:.6g}")

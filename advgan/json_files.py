@@ -74,11 +74,12 @@ def check_int(name: str, value: Any, least: int, most: int) -> int:
     """`value`, if it is a whole number (no bool) in that range. Raises InputError for any other."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise InputError(f"{name} must be a whole number, got {value!r:.60}")
-    if value < least:
+    number = int(value)
+    if number < least:
         raise InputError(f"{name} must {'not be negative' if least == 0 else f'be at least {least}'}, got {value}")
-    if value > most:
+    if number > most:
         raise InputError(f"{name} must be at most {most:,}, got {value}")
-    return int(value)
+    return number
 
 
 def check_real(name: str, value: Any) -> float:

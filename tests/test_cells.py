@@ -14,6 +14,7 @@ from advgan.attacks import Attack, Spec, bind, ifgsm, parse_attack, registry
 from advgan.evaluation import Cells, Result, Victim, evaluate
 from advgan.evaluation.sharing import share_cells
 from advgan.threat import Threat
+from advgan.weights import read_weights, write_weights
 from tests.test_attacks import conv_net, images, own_labels
 
 BALL = Threat("linf", 0.2)
@@ -53,9 +54,15 @@ def test_a_cell_is_found_again_as_it_was(victim: Victim, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "change", ["eps", "seed", "settings", "weights", "images", "batch", "aim", "fresh", "damaged", "a bit"]
+    "change",
+    [
+        *("eps", "seed", "settings", "weights", "images", "batch", "aim", "fresh", "damaged", "a bit"),
+        *("a bit of its row", "a letter of its key", "its digest"),
+    ],
 )
-def test_what_is_not_the_same_is_run(change: str, victim: Victim, tmp_path: Path) -> None:
+def test_what_is_not_the_same_is_run(
+    change: str, victim: Victim, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = NOISE if change == "seed" else FGSM
     Cells(tmp_path, X, Y, batch_size=10).run(spec, victim, BALL)
     words: dict[str, Any] = {"batch_size": 12 if change == "batch" else 10, "fresh": change == "fresh"}
@@ -66,6 +73,13 @@ def test_what_is_not_the_same_is_run(change: str, victim: Victim, tmp_path: Path
     if change == "damaged":
         (file,) = tmp_path.glob("*/records.safetensors")
         file.write_bytes(file.read_bytes()[:-50])
+    if change in ("a bit of its row", "a letter of its key", "its digest"):
+        (file,) = tmp_path.glob("*/cell.json")
+        old, new = {"a bit of its row": ("0.2", "0.6"), "a letter of its key": ('"row"', '"rov"')}.get(change, ("", ""))
+        file.write_text(file.read_text().replace(old, new, 1))
+        if change == "its digest":
+            (file,) = tmp_path.glob("*/records.safetensors")
+            write_weights({name: tensor.clone() for name, tensor in read_weights(file).items()}, file)
     if change == "a bit":
         (file,) = tmp_path.glob("*/records.safetensors")
         whole = file.read_bytes()
@@ -74,6 +88,11 @@ def test_what_is_not_the_same_is_run(change: str, victim: Victim, tmp_path: Path
     spec = parse_attack("fgsm:loss=margin") if change == "settings" else spec
     cells.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
     assert cells.found == 0
+    named = change in ("damaged", "its digest") or change.startswith("a ")
+    assert ("is damaged and is run again" in capsys.readouterr().err) == named
+    again = Cells(tmp_path, cells.x, Y, batch_size=words["batch_size"])
+    again.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
+    assert again.found == 1
 
 
 def test_a_seed_decides_random_attacks_alone(victim: Victim, tmp_path: Path) -> None:

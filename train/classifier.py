@@ -129,7 +129,7 @@ def main(settings: Settings) -> None:
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
-    members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device)
+    members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device, data.classes)
     data, epoch = in_memory(data, HELD), between_validations(data, settings)
     total = settings.max_steps or settings.epochs * epoch
     net = begin(settings, data)

@@ -54,6 +54,11 @@ class Defended(nn.Module):
         return int(self.inner.num_classes)
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        names: tuple[str, ...] | None = getattr(self.inner, "classes", None)
+        return names
+
+    @property
     def config(self) -> dict[str, Any]:
         """What `load_classifier` needs to build it again: the classifier's, and its defences from the inside out."""
         inner: dict[str, Any] = self.inner.config

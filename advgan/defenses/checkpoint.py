@@ -14,7 +14,7 @@ from torch import nn
 from advgan.defenses.base import Defended, adaptive
 from advgan.defenses.ensemble import Ensemble
 from advgan.defenses.registry import DEFENSES, defend
-from advgan.errors import InputError
+from advgan.errors import InputError, listing
 from advgan.targets import TARGETS, ImageShape, Target
 from advgan.targets.checkpoint import build_and_fill, build_configured, check_config, read_target
 from advgan.targets.others import load_other, source_of
@@ -107,11 +107,16 @@ def is_directory(name: str, weights: Path | str | None) -> bool:
 
 
 def load_members(
-    paths: Sequence[str], image_shape: ImageShape, num_classes: int, device: torch.device
+    paths: Sequence[str],
+    image_shape: ImageShape,
+    num_classes: int,
+    device: torch.device,
+    classes: Sequence[str] | None = None,
 ) -> list[nn.Module]:
     """The trained classifiers in the directories `paths`, frozen: members of an ensemble.
 
-    Raises InputError for what is no such directory, and for classifiers of other images or classes.
+    Raises InputError for what is no such directory, and for classifiers of other images or classes: of another number,
+    or, where `classes` are given and saved, of other names or in another order.
     """
     found: list[nn.Module] = []
     for path in paths:
@@ -123,5 +128,7 @@ def load_members(
             raise InputError(
                 f"{path} takes images {own[0]} of {own[1]} classes, expected {wanted[0]} of {wanted[1]} in the ensemble"
             )
+        if None not in (classes, member.classes) and tuple(classes or ()) != member.classes:
+            raise InputError(f"{path} has classes {listing(member.classes, 4)}, expected {listing(classes or (), 4)}")
         found.append(adaptive(member).to(device).eval())
     return found

@@ -18,7 +18,7 @@ from advgan.json_files import check_int, check_keys, read_object, sealed
 from advgan.storage import write_aside
 from advgan.targets.base import MAX_CLASSES, ImageShape, Target, check_shape
 from advgan.targets.others import load_other, source_of
-from advgan.targets.registry import build_target, target_family
+from advgan.targets.registry import TARGETS, build_target, target_family
 from advgan.targets.state_dicts import BY_ORDER, WeightsFile, fill, match_weights, read_file, weights_file
 from advgan.weights import M, write_checkpoint
 
@@ -192,9 +192,9 @@ def check_config(config: Any, where: str) -> None:
 
     where   the file it comes from, for the message
     """
-    if not isinstance(config, dict) or not isinstance(config.get("name"), str):
-        raise InputError(f"{where} must name a classifier, a text, got {_short(config)}")
-    target_family(config["name"])
+    name = config.get("name") if isinstance(config, dict) else config
+    if not isinstance(name, str) or name not in TARGETS:
+        raise InputError(f"{where} names the classifier {_short(name)}, expected one of {', '.join(TARGETS)}")
     check_keys(where, config, {"name"}, {"image_shape", "num_classes", "defenses", "classes"})
     count = config.get("num_classes")
     if "image_shape" in config:
