@@ -7,12 +7,18 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from advgan.terminal import printable
+
 
 class InputError(ValueError):
     """Bad input, found before any work. The message is one line: what was wrong, what was expected, the value given.
 
     Programs print it and exit with code 2; nothing else is turned into a tidy line, so that a bug keeps its traceback.
+    Control characters, which a file's or a server's text may hold, and line breaks are escaped.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message))
 
 
 def did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:

@@ -253,6 +253,15 @@ def test_it_keeps_to_the_rate(scripted: Callable[..., str], waits: list[float]) 
         ({"classes": ["a"]}, "classes"),
         ({"identity": 3}, "identity 3"),
         ({"images": "png"}, "images png"),
+        ({"answers": ["labels"]}, r"answers \['labels'\]"),
+        ({"answers": {}}, "answers {}"),
+        ({"num_classes": 10**9}, "num_classes 1000000000"),
+        ({"num_classes": 10**30}, "num_classes 1000"),
+        ({"batch_size": 10**30}, "batch_size 1000"),
+        ({"image_shape": [3, 60_000, 60_000]}, r"image_shape \[3, 60000, 60000\]"),
+        ({"image_shape": [1, 28, float("inf")]}, r"image_shape \[1, 28, inf\]"),
+        ({"identity": "\ud800"}, r"identity \\ud800"),
+        ({"classes": ["a", "b", "\udfff"]}, "classes"),
     ],
 )
 def test_a_service_that_cannot_be_is_said_to_be_none(
@@ -281,6 +290,53 @@ def test_addresses_and_settings_that_cannot_be(scripted: Callable[..., str]) -> 
         load("http://h:no/")
     with pytest.raises(InputError, match="asked once and did not answer: ConnectionRefusedError"):
         load("http://127.0.0.1:1/#retries=0")
+    for host in ("[::1", "a" * 300, "...."):
+        with pytest.raises(InputError, match="must look like http://HOST:PORT/PATH, got"):
+            load(f"http://{host}/#retries=0")
+    for rate in ("1e-300", "0", "-1", "nan"):
+        with pytest.raises(InputError, match=r"rate at least 0.001"):
+            load(f"{url}#rate={rate}")
+
+
+def raw(sent: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+    return lambda handler: handler.wfile.write(sent) and None
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\naaaa", "did not answer"),
+        (b"HTTP/1.1 404 \x1b]0;PWN\x07\r\nContent-Length: 0\r\n\r\n", r"status 404 \\x1b]0;PWN\\x07"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\x1b[2J", r"must answer with JSON"),
+        (b"\x1b]0;PWN\x07\r\n\r\n", "did not answer"),
+    ],
+)
+def test_a_damaged_or_hostile_response_is_one_line_without_control_characters(
+    sent: bytes, message: str, scripted: Callable[..., str]
+) -> None:
+    box = load(f"{scripted(raw(sent))}#retries=0:timeout=5")
+    with pytest.raises(InputError, match=message) as caught:
+        box(X)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("about", "answer", "message"),
+    [
+        ({"num_classes": 2}, {"probabilities": [[0.3]] * 5}, r"got \(5, 1\): torch.stack\(\[1 - p, p\], 1\)"),
+        ({"num_classes": 2}, {"probabilities": [0.3] * 5}, r"got \(5,\): torch.stack\(\[1 - p, p\], 1\)"),
+        ({"num_classes": 2}, {"probabilities": [-3.0] * 5}, r"got \(5,\): p = torch.sigmoid\(f\)"),
+        ({}, {"probabilities": [[-1.0, -2.0, -0.5]] * 5}, r"\(logits\?\): z.softmax\(1\) makes probabilities"),
+        ({"num_classes": 2, "answers": "logits"}, {"logits": [[0.3]] * 5}, r"got \(5, 1\): \[0, f\] for one logit"),
+        ({"answers": "logits"}, {"logits": [[0.2, 0.3, 0.5]] * 5}, r"answers with probabilities \(rows sum to 1\)"),
+        ({"answers": "labels"}, {"labels": [[0.2, 0.3, 0.5]] * 5}, r"\.argmax\(1\) makes labels"),
+    ],
+)
+def test_an_answer_of_another_kind_is_refused_with_what_makes_it_right(
+    about: dict[str, Any], answer: dict[str, Any], message: str, scripted: Callable[..., str]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load(scripted((200, {}, answer), about=ABOUT | about))(X)
 
 
 # Where a target stands

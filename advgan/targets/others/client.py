@@ -29,10 +29,10 @@ class Patience:
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.timeout <= 3600 or not 0 <= self.retries <= 100 or not (self.rate is None or self.rate > 0):
+        if not 0 < self.timeout <= 3600 or not 0 <= self.retries <= 100 or not (self.rate is None or self.rate >= 1e-3):
             raise InputError(
-                f"timeout must be in (0, 3600] seconds, retries from 0 to 100 and rate positive, got {self.timeout:g}, "
-                f"{self.retries} and {self.rate}"
+                "timeout must be in (0, 3600] seconds, retries from 0 to 100 and rate at least 0.001, got "
+                f"{self.timeout:g}, {self.retries} and {self.rate}"
             )
 
 
@@ -96,7 +96,11 @@ class Client:
                 raise TimeoutError
             if response.length and len(data) <= most:
                 raise http.client.IncompleteRead(data, response.length)
-        except (OSError, http.client.HTTPException) as error:
+        except UnicodeError as error:  # a host's name that no resolver takes
+            raise InputError(
+                f"a target's address must look like http://HOST:PORT/PATH, got {self.url!r} ({error})"
+            ) from None
+        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:  # also of a damaged answer
             if late.is_set() or isinstance(error, TimeoutError):
                 raise Failed(f"no answer within {self.patience.timeout:g} s") from None
             raise Failed(f"{type(error).__name__}: {error}") from error

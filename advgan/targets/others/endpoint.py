@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,14 @@ import torch
 from torch import Tensor
 
 from advgan.errors import InputError
-from advgan.targets.base import ImageShape
+from advgan.targets.base import MAX_CLASSES, MAX_SIDE, ImageShape
 from advgan.targets.blackbox import Answers, BlackBox, is_softmax
 from advgan.targets.others.client import Client, Patience
 from advgan.targets.others.signature import Signature
 from advgan.words import parse_call
 
 ABOUT = 1 << 20  # bytes: the longest description that is read
+VALUES, MAX_BATCH = 1 << 28, 1 << 20  # of an image, and images at once, that a service may describe
 KINDS = {"probabilities", "logits", "labels"}
 
 
@@ -47,7 +49,10 @@ def load(
     """The classifier at the address `name`, as it describes itself. Raises InputError, which names the address, for
     one that does not answer, or with something else; also later, with any of its answers."""
     url, _, words = name.partition("#")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"a target's address must look like http://HOST:PORT/PATH, got {url!r} ({error})") from None
     if "@" in parts.netloc:  # it would stand in every report
         raise InputError(f"a target's address must hold no user or password, got one for {parts.hostname}")
     if not parts.hostname or not re.fullmatch(r"[!-~]+", url):
@@ -91,13 +96,16 @@ def _described(about: Any, url: str) -> dict[str, Any]:
     about = {"batch_size": 250, "classes": None, "identity": "", "images": "npy"} | about
     shape, k, classes = about.get("image_shape"), about.get("num_classes"), about["classes"]
     right = {
-        "image_shape": isinstance(shape, list) and len(shape) == 3 and all(_count(size) for size in shape),
-        "num_classes": _count(k) and k > 1,
-        "answers": about.get("answers") in KINDS,
-        "batch_size": _count(about["batch_size"]),
+        "image_shape": isinstance(shape, list)
+        and len(shape) == 3
+        and all(_count(size, MAX_SIDE) for size in shape)
+        and math.prod(shape) <= VALUES,
+        "num_classes": _count(k, MAX_CLASSES) and k > 1,
+        "answers": isinstance(about.get("answers"), str) and about["answers"] in KINDS,
+        "batch_size": _count(about["batch_size"], MAX_BATCH),
         "classes": classes is None
-        or (isinstance(classes, list) and len(classes) == k and all(isinstance(each, str) for each in classes)),
-        "identity": isinstance(about["identity"], str),
+        or (isinstance(classes, list) and len(classes) == k and all(_is_text(each) for each in classes)),
+        "identity": _is_text(about["identity"]),
         "images": about["images"] in ("npy", "json"),
     }
     if wrong := [key for key, fine in right.items() if not fine]:
@@ -105,8 +113,13 @@ def _described(about: Any, url: str) -> dict[str, Any]:
     return about | {"image_shape": tuple(shape)}
 
 
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that a file can hold: JSON may have half of a surrogate pair."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def _packed(x: Tensor, as_json: bool) -> tuple[bytes, str]:
