@@ -9,8 +9,8 @@ the trained one is that one. A generator with a guide keeps to the guide's image
 from __future__ import annotations
 
 import copy
+import io
 import json
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from advgan.errors import InputError
 from advgan.extras import extra
 from advgan.generator import Generator
 from advgan.networks import InstanceNorm
+from advgan.storage import check_writable, replacing
 from advgan.targets import fingerprint
 from advgan.targets.others.onnx import open_session
 from advgan.threat import Threat, bounded
@@ -91,10 +92,13 @@ def export_generator(generator: Generator, path: Path, kind: Format) -> list[Che
     """
     if path.suffix != f".{kind}":
         raise InputError(f"a file in format {kind} must be called something.{kind}, got {path}")
+    check_writable(path.parent)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected a file that can be written")
+    content = (_onnx_bytes if kind == "onnx" else _pt2_bytes)(generator)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        (_write_onnx if kind == "onnx" else _write_pt2)(generator, aside)
+    with replacing(path) as aside:
+        aside.write_bytes(content)
         checks = compare(generator, (read_onnx if kind == "onnx" else _read_pt2)(aside))
         for check in checks:
             if check.violations or not check.difference <= CLOSE * generator.threat.eps:
@@ -103,9 +107,6 @@ def export_generator(generator: Generator, path: Path, kind: Format) -> list[Che
                     f"written: pixels differ by up to {check.difference:.3g}; "
                     f"{'; '.join(check.violations) or 'all in the ball'}"
                 )
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
     return checks
 
 
@@ -171,7 +172,7 @@ def _read_pt2(path: Path) -> Callable[[Inputs], Tensor]:
     return lambda given: module(**given)
 
 
-def _write_onnx(generator: Generator, path: Path) -> None:
+def _onnx_bytes(generator: Generator) -> bytes:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         extra(module, "onnx")
     traced = _traced(generator)
@@ -183,11 +184,15 @@ def _write_onnx(generator: Generator, path: Path) -> None:
             traced, dynamo=True, output_names=[ANSWER], dynamic_shapes=names, verbose=False
         )
     program.model.metadata_props.update({f"advgan.{key}": text for key, text in about(generator).items()})
-    program.save(path, external_data=False)
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
-def _write_pt2(generator: Generator, path: Path) -> None:
-    torch.export.save(_traced(generator), path, extra_files={NAME: json.dumps(about(generator))})
+def _pt2_bytes(generator: Generator) -> bytes:
+    """In memory: torch's own writer aborts the process where a disk is full."""
+    content = io.BytesIO()
+    torch.export.save(_traced(generator), content, extra_files={NAME: json.dumps(about(generator))})
+    return content.getvalue()
 
 
 def _traced(generator: Generator) -> torch.export.ExportedProgram:

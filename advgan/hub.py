@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
@@ -15,7 +17,7 @@ from huggingface_hub.errors import (
 
 from advgan.checkpoints import summary
 from advgan.errors import InputError, reason
-from advgan.storage import write_aside
+from advgan.storage import check_writable, write_aside
 
 FILES = ("config.json", "model.safetensors", "README.md")  # what a checkpoint is; the card may be missing
 DERIVED = ("generator.onnx", "generator.pt2")  # what advgan export makes of one: it goes with the weights
@@ -30,17 +32,37 @@ def push(folder: Path, repo: str, *, public: bool = False, force: bool = False) 
     reached or does not let us.
     """
     check(folder)
+    names = publishable(folder)
     if is_local(repo):
-        _copy(folder, Path(repo).expanduser(), force)
+        _copy(folder, Path(repo).expanduser(), force, names)
         return repo
     try:
         address = HfApi().create_repo(repo, private=not public, exist_ok=True)
         HfApi().upload_folder(
-            repo_id=repo, folder_path=folder, allow_patterns=list(FILES), commit_message="A checkpoint of advgan"
+            repo_id=repo, folder_path=folder, allow_patterns=names, commit_message="A checkpoint of advgan"
         )
     except Exception as error:
         raise refused(repo, error) from None
     return str(address)
+
+
+def publishable(folder: Path) -> list[str]:
+    """The names of a checkpoint's files that are regular files of its folder, not links that lead out of it. Raises
+    InputError for a configuration or weights behind such a link.
+    """
+    present = [name for name in FILES if (folder / name).is_file()]
+    inside = [name for name in present if (folder / name).resolve().is_relative_to(folder.resolve())]
+    if missing := [name for name in FILES[:2] if name not in inside]:
+        raise InputError(
+            f"{folder / missing[0]} is a link that leads out of the folder, expected a file of its own: copy it there"
+        )
+    return inside
+
+
+def left_out(folder: Path) -> list[str]:
+    """The names of the files in a checkpoint's folder that `push` does not publish."""
+    names = publishable(folder)
+    return sorted(path.name for path in folder.iterdir() if path.name not in names)
 
 
 def pull(repo: str, folder: Path, *, revision: str | None = None, force: bool = False) -> None:
@@ -58,7 +80,7 @@ def pull(repo: str, folder: Path, *, revision: str | None = None, force: bool = 
         found = Path(snapshot_download(repo, revision=revision, allow_patterns=list(FILES)))
     except Exception as error:
         raise refused(repo, error) from None
-    _copy(found, folder, force)
+    _copy(found, folder, force)  # of links into the Hub's cache
 
 
 def is_local(repo: str) -> bool:
@@ -92,16 +114,18 @@ def refused(repo: str, error: Exception) -> Exception:
     return InputError(f"the Hub refuses {repo} ({status}: {reason(error)})")
 
 
-def _copy(source: Path, folder: Path, force: bool) -> None:
+def _copy(source: Path, folder: Path, force: bool, names: Sequence[str] | None = None) -> None:
+    """Copy the files `names` of a checkpoint, None: all that are there."""
     check(source)
     _free(folder, force)
-    present = [name for name in FILES if (source / name).is_file()]
-    write_aside(folder, lambda aside: [shutil.copyfile(source / name, aside / name) for name in present])
+    names = [name for name in FILES if (source / name).is_file()] if names is None else names
+    write_aside(folder, lambda aside: [shutil.copyfile(source / name, aside / name) for name in names])
 
 
 def _free(folder: Path, force: bool) -> None:
     """Raise InputError where something is in the way: --force replaces a checkpoint, and nothing else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    check_writable(folder.parent)
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not force:
         raise InputError(f"{folder} is there: --force replaces a checkpoint")

@@ -56,7 +56,7 @@ def test_a_damaged_card_is_shown_as_it_is(card: bytes, run_directory: Path, caps
         ("config.json", None, "no checkpoint in"),
         ("config.json", b"{", "is damaged"),
         ("config.json", b'{"eps": "\xff"}', "is damaged"),
-        ("config.json", b"[1, 2]", "is damaged: config.json must hold an object, got [1, 2]"),
+        ("config.json", b"[1, 2]", "config.json: a JSON object expected, got [1, 2]"),
         ("model.safetensors", None, "is damaged"),
         ("model.safetensors", b"", "is damaged"),
         ("model.safetensors", b"\xff" * 100, "is damaged"),

@@ -161,3 +161,41 @@ def test_a_hub_that_is_away(checkpoint: Path, tmp_path: Path) -> None:
 def test_what_is_no_repository(checkpoint: Path) -> None:
     with pytest.raises(InputError, match="'a b' is no repository, expected USER/MODEL or a folder like"):
         hub.push(checkpoint, "a b")
+
+
+def test_links_that_lead_out_and_other_files_are_not_published(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (checkpoint / "README.md").unlink()
+    (checkpoint / "README.md").symlink_to(tmp_path / "secret")
+    (checkpoint / ".hidden").write_text("secret")
+    os.mkfifo(checkpoint / "pipe\x1b[2J")
+    main(["push", str(checkpoint), str(tmp_path / "out")])
+    assert names(tmp_path / "out") == ["config.json", "model.safetensors"]
+    error = capsys.readouterr().err
+    assert error == r"note: not published: .hidden, README.md, notes.txt, pipe\x1b[2J, pytorch_model.bin" + "\n"
+    (checkpoint / "model.safetensors").rename(tmp_path / "weights")
+    (checkpoint / "model.safetensors").symlink_to(tmp_path / "weights")
+    with pytest.raises(InputError, match=r"model\.safetensors is a link that leads out of the folder"):
+        hub.push(checkpoint, str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+    (checkpoint / "model.safetensors").unlink()
+    (tmp_path / "weights").rename(checkpoint / "weights")
+    (checkpoint / "model.safetensors").symlink_to("weights")  # stays inside
+    hub.push(checkpoint, str(tmp_path / "other"))
+    assert not (tmp_path / "other" / "model.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize("place", ["/proc/advgan", "{tmp}/file/below", "{tmp}/dangling"])
+def test_places_that_cannot_be_written_are_bad_input(
+    checkpoint: Path, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    place = place.format(tmp=tmp_path)
+    for words in (["push", str(checkpoint), place], ["pull", str(checkpoint), place]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        error = capsys.readouterr().err
+        assert (stop.value.code, error.count("\n"), error[:7]) == (2, 1, "error: ")

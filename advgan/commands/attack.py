@@ -77,7 +77,7 @@ class Settings:
     """Pictures that go through the network together, where they are of one size"""
     seed: int = 0
     """Of a generator that draws noise: each picture's depends on it and on the picture's name"""
-    max_pixels: int = 25_000_000
+    max_pixels: int = 16_000_000
     """Largest picture that goes through the network, in pixels; larger ones are left out. Peak memory at the default
     size of generator and limit: about 2 GiB"""
     threads: int | None = None

@@ -17,12 +17,15 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.markup import escape
 from rich.table import Table
 
 from advgan.checkpoints import summary
 from advgan.errors import InputError, reason
 from advgan.extras import extra
+from advgan.report.names import in_rich
+from advgan.terminal import printable
+
+LONGEST_CARD, LONGEST_VALUE = 200_000, 2_000  # characters that are shown
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ def main(settings: Settings) -> None:
         console.print(_table(folder, summary(folder)))
         card = folder / "README.md"
         if card.is_file():
-            console.print(Markdown(_without_front_matter(card.read_text(errors="replace"))))
+            with card.open(errors="replace") as file:
+                text = _without_front_matter(file.read(LONGEST_CARD))
+            lines = "\n".join(map(printable, text.split("\n")))
+            console.print(Markdown(lines, hyperlinks=False))  # an address is shown, not hidden behind other text
 
 
 def _exported(file: Path) -> dict[str, Any]:
@@ -69,9 +75,10 @@ def _exported(file: Path) -> dict[str, Any]:
 
 
 def _table(path: Path, values: dict[str, Any]) -> Table:
-    table = Table(title=escape(str(path)), show_header=False, title_justify="left")
+    table = Table(title=in_rich(path), show_header=False, title_justify="left")
     for key, value in values.items():
-        table.add_row(escape(key), escape(f"{value:.6g}" if isinstance(value, float) else str(value)))
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        table.add_row(in_rich(key), in_rich(text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."))
     return table
 
 

@@ -9,6 +9,7 @@ The Hub wants a token: `hf auth login`, or HF_TOKEN in the environment.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,8 @@ from typing import Annotated
 import tyro
 
 from advgan import hub
+from advgan.errors import listing
+from advgan.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -35,4 +38,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    print(hub.push(settings.checkpoint, settings.repo, public=settings.public, force=settings.force))
+    address = hub.push(settings.checkpoint, settings.repo, public=settings.public, force=settings.force)
+    if names := hub.left_out(settings.checkpoint):
+        print(f"note: not published: {printable(listing(names))}", file=sys.stderr)
+    print(address)

@@ -16,9 +16,7 @@ from advgan.data.picture import MAX_PIXELS, as_array, cropped, open_picture, pic
 from advgan.errors import InputError
 
 BATCH_PIXELS = 16_000_000  # of one channel: 8 pictures of 1600 x 1200, 192 MB as float32 RGB
-AHEAD_PIXELS = (
-    32_000_000  # decoded, or being decoded, before the network takes them: 96 MB of 8-bit RGB, thrice at work
-)
+AHEAD_PIXELS = 32_000_000  # decoded, or being decoded, before the network takes them: 96 MB of 8-bit RGB
 
 
 class Batch(NamedTuple):

@@ -20,6 +20,7 @@ from advgan.targets import fingerprint
 from advgan.threat import TOLERANCE, check_class, to_8bit
 
 LEVEL = 1 / 255  # one grey level
+STRIP = 256  # rows of a picture that are rounded together
 
 
 @dataclass(frozen=True)
@@ -78,27 +79,34 @@ class Answers:
         z = torch.stack([self._noise(name) for name in names]) if self.generator.noise else None
         x_adv = self.generator.perturb(x, self.y_target, self.eps, z)
         finite = x_adv.isfinite().flatten(1).all(1).tolist()
-        answers = to_8bit(x_adv.nan_to_num(0.0), x)
-        change = (answers.int() - pixels.int()).flatten(1).double() / 255
+        answers = torch.empty_like(pixels)
+        squares, largest = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(x), dtype=torch.int16)
+        for top in range(0, x.shape[2], STRIP):  # of a large picture float64 takes more memory than the network
+            rows = slice(top, top + STRIP)
+            strip = to_8bit(x_adv[:, :, rows].nan_to_num(0.0), x[:, :, rows])
+            answers[:, :, rows] = strip
+            levels = (strip.short() - pixels[:, :, rows].short()).flatten(1)
+            squares += levels.double().square().sum(1)
+            largest = largest.maximum(levels.abs().amax(1))
+        norms = {"linf": (largest.double() / 255).tolist(), "l2": (squares.sqrt() / 255).tolist()}
         said = list(zip(self._said(x), self._said(answers.float() / 255), strict=True))
         records = [
             {
                 **{"height": pixels.shape[2], "width": pixels.shape[3]},
-                **{"linf": round(one.abs().max().item(), 6), "l2": round(one.norm().item(), 6)},
+                **{"linf": round(linf, 6), "l2": round(l2, 6)},
                 **{f"before{key}": value for key, value in before.items()},
                 **{f"after{key}": value for key, value in after.items()},
-                "problem": self._problem(one, is_finite),
+                "problem": self._problem(linf if self.generator.threat.norm == "linf" else l2, is_finite),
             }
-            for one, is_finite, (before, after) in zip(change, finite, said, strict=True)
+            for linf, l2, is_finite, (before, after) in zip(norms["linf"], norms["l2"], finite, said, strict=True)
         ]
         return answers.numpy(), records
 
-    def _problem(self, delta: Tensor, is_finite: bool) -> str:
-        """What is wrong with an adversarial image whose 8-bit form differs from the image by `delta`; "" if nothing."""
+    def _problem(self, size: float, is_finite: bool) -> str:
+        """What is wrong with an adversarial image whose 8-bit form is `size` away from the image; "" if nothing."""
         if not is_finite:
             return "the generator's output has NaN or infinity"
         norm = self.generator.threat.norm
-        size = (delta.abs().max() if norm == "linf" else delta.norm()).item()
         too_large = size > self.eps + TOLERANCE[norm]
         return f"{norm} {size:.6g} of the 8-bit image exceeds eps {self.eps:.6g}" if too_large else ""
 

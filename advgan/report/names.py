@@ -8,6 +8,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from rich.markup import escape
+
+from advgan.terminal import printable
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run what begins so (OWASP, "CSV Injection")
 
 
@@ -30,9 +34,14 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def in_rich(text: object) -> str:
+    """`text` for rich: without control characters, and without markup ("[red]") that rich would obey."""
+    return escape(printable(text))
+
+
 def in_markdown(text: str) -> str:
     """`text` on one line of a Markdown paragraph or list: no tag, no link, no code."""
-    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    line = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`]|\](?=[(\[:]))", r"\\\1", line)
 
 
@@ -43,6 +52,6 @@ def in_table(text: str) -> str:
 
 def code(text: str) -> str:
     """`text` as code within a line, whatever backticks it has (CommonMark, 6.1)."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"

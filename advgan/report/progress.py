@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from advgan.report.names import in_rich
+
 Begin = Callable[[str, int | None], Callable[[int], None]]
 
 
@@ -40,7 +42,7 @@ def cell_progress(cells: int, *, silent: bool = False) -> Iterator[Begin]:
             if now is not None:
                 bar.remove_task(now)
             bar.update(whole, completed=begun)
-            now, begun = bar.add_task(name, total=images), begun + 1
+            now, begun = bar.add_task(in_rich(name), total=images), begun + 1
             return partial(bar.advance, now)
 
         yield begin

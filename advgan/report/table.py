@@ -9,13 +9,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from advgan.report.beside import cost, mcnemar, optimality
-from advgan.report.names import in_markdown, in_table
+from advgan.report.names import in_markdown, in_rich, in_table
 from advgan.report.sections import MEANING, NOTES, Row, Section, Summary, sections
+from advgan.terminal import printable
 
 # Left out one after the other until a table fits its terminal.
 SPARE = ("mean l0", "8-bit %", "SSIM", "max linf", "mean linf", "fwd+bwd", "alone", "access", "mean l2", "x FGSM")
@@ -37,14 +37,14 @@ def terminal(summary: Summary, width: int = 120) -> Group:
     found += [section for section in pairs if len(section.lines) <= PAIRS]
     parts: list[RenderableType] = []
     for section in found:
-        parts += [_table(section), *(Text(why, style="red") for why in section.failures.values()), Text()]
+        parts += [_table(section), *(Text(printable(why), style="red") for why in section.failures.values()), Text()]
     if any(len(section.lines) > PAIRS for section in pairs):
         parts += [Text("Pairs of attacks on the same images (McNemar's test): see the report.", style="dim"), Text()]
     return Group(*parts, *_verdicts(summary))
 
 
 def _table(section: Section) -> Table:
-    table = Table(title=section.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=in_rich(section.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.padding = (0, 0, 0, 1)
     for j, head in enumerate(section.heads):
         words = j < section.words
@@ -56,9 +56,9 @@ def _table(section: Section) -> Table:
         )
     for i, line in enumerate(section.lines):
         last = i == len(section.lines) - 1
-        table.add_row(*map(escape, line), style="red" if i in section.failures else None, end_section=last)
+        table.add_row(*map(in_rich, line), style="red" if i in section.failures else None, end_section=last)
     for line in section.closing:
-        table.add_row(*map(escape, line), style="italic")
+        table.add_row(*map(in_rich, line), style="italic")
     return table
 
 
@@ -66,7 +66,7 @@ def _verdicts(summary: Summary) -> list[RenderableType]:
     """One line per check; of a violated one what it usually means, too."""
     grid = Table.grid(padding=(0, 1))
     for each in summary.get("sanity", ()):
-        text = Text(told(each), style=STYLES[each["verdict"]])
+        text = Text(printable(told(each)), style=STYLES[each["verdict"]])
         if each["verdict"] == "violated":
             text.append(f"\nIt usually means: {each['meaning']}")
         grid.add_row(Text(f"{SIGNS[each['verdict']]} {each['verdict']}", style=STYLES[each["verdict"]]), text)

@@ -8,13 +8,13 @@ from typing import Any
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Picture
-from advgan.report.names import code, in_markdown, in_table
+from advgan.report.names import code, in_markdown, in_rich, in_table
+from advgan.terminal import printable
 
 Row = Mapping[str, Any]
 
@@ -31,10 +31,10 @@ class Grid:
     def rich(self) -> Group:
         table = Table(box=box.SIMPLE_HEAD)
         for i, head in enumerate(self.heads):
-            table.add_column(escape(head), justify="right" if i else "left", overflow="fold")
+            table.add_column(in_rich(head), justify="right" if i else "left", overflow="fold")
         for line in self.lines:
-            table.add_row(*map(escape, line))
-        return Group(Text(self.title, style="bold"), table, Text(self.note, style="dim"), Text())
+            table.add_row(*map(in_rich, line))
+        return Group(Text(printable(self.title), style="bold"), table, Text(printable(self.note), style="dim"), Text())
 
     def markdown(self) -> list[str]:
         rows = [self.heads, ["---", *["---:"] * (len(self.heads) - 1)], *self.lines]
