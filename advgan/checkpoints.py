@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from advgan.errors import InputError, reason
 from advgan.json_files import object_digest, read_object
+from advgan.runs import unfinished, warn_unfinished
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -22,7 +23,10 @@ def summary(folder: Path) -> dict[str, Any]:
             sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     except (ValueError, SafetensorError, OSError) as error:  # an InputError is a ValueError
         raise InputError(f"the checkpoint in {folder} is damaged: {reason(error)}") from None
-    return {**config, "parameters": f"{sum(math.prod(shape) for shape in sizes):,}"}
+    warn_unfinished(folder)
+    progress = unfinished(folder)
+    training = {"training": f"not finished: {progress}"} if progress else {}
+    return {**config, "parameters": f"{sum(math.prod(shape) for shape in sizes):,}", **training}
 
 
 def check_config_digest(metadata: Mapping[str, str], config: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from advgan.errors import InputError, reason
 from advgan.json_files import check_int, check_keys, read_object
 from advgan.mirror import Mirror, read
 from advgan.networks import PaperNetwork, PatchNetwork, UNet, Wanted
+from advgan.runs import warn_unfinished
 from advgan.storage import write_aside
 from advgan.targets.base import MAX_CLASSES, check_shape
 from advgan.targets.checkpoint import build_configured
@@ -294,6 +295,12 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             return f"this generator was trained {trained}, y_target {y_target} was asked for"
         return None
 
+    def differences(self, other: Generator) -> str:
+        """The settings in which two generators differ so that the weights of one do not fit the other, in words; "" if
+        there are none. eps, the value of eps_min, y_target and the guide's weights may differ."""
+        mine, theirs = _of_network(self.config), _of_network(other.config)
+        return "; ".join(f"{k} is {theirs[k]}, expected {mine[k]}" for k in mine if mine[k] != theirs[k])
+
     def save(self, directory: Path, card: str) -> None:
         """Write config.json, model.safetensors and the `card` (Markdown), all or nothing; what stood there goes."""
 
@@ -322,7 +329,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
 
         hub   for the Hub, as huggingface_hub.snapshot_download takes it: revision, token, cache_dir, ...
 
-        Raises InputError for a checkpoint that is not there, damaged, or of another architecture.
+        A generator whose training was not finished is named on stderr. Raises InputError for a checkpoint that is not
+        there, damaged, or of another architecture.
         """
         name = str(source)
         folder = _download(name, hub) if name.startswith("hf://") else Path(source)
@@ -330,6 +338,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             if not (folder / "generator" / "config.json").is_file():
                 raise InputError(f"no generator in {folder}: expected config.json and model.safetensors there")
             folder = folder / "generator"
+        warn_unfinished(folder)
         file = folder / SAFETENSORS_SINGLE_FILE
         if not file.is_file():
             raise InputError(f"no generator in {folder}: expected {SAFETENSORS_SINGLE_FILE} beside its config.json")
@@ -349,3 +358,12 @@ def _download(source: str, settings: dict[str, Any]) -> Path:
         return Path(snapshot_download(source.removeprefix("hf://"), allow_patterns=files, **settings))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(f"no generator at {source}: the Hub does not give it ({reason(error)})") from None
+
+
+def _of_network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a generator's weights: names, shapes and meaning."""
+    free = {"eps", "y_target", "eps_min", "guide"}
+    kept = {name: value for name, value in config.items() if name not in free}
+    guide = config["guide"] or {}
+    of_guide = tuple(guide.get(name) for name in ("name", "image_shape", "num_classes")) if guide else None
+    return kept | {"several radii": config["eps_min"] is not None, "guide": of_guide and str(of_guide)}

@@ -26,7 +26,7 @@ from advgan.storage import write_file
 
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "prepared.json"  # in the output directory of a command: which one it was, and whether it came to its end
-FREE = training.FREE - {"target_weights", "guide_dir"}  # settings that decide nothing about what is made
+FREE = training.FREE - {"target_weights", "guide_dir", "init"}  # settings that decide nothing about what is made
 OF_THE_CALL = FREE - {"data_dir"}  # those in which a training that is there may differ from the one asked for
 
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from advgan import Generator, losses
+from advgan import Generator, losses, training
 from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.discriminator import Discriminator
 from advgan.settings import run
@@ -316,3 +316,90 @@ def test_help_documents_every_flag(program, advgan):
     text = program("train/advgan.py", "--help").stdout
     for flag in advgan.Settings.__dataclass_fields__:
         assert f"--{flag.replace('_', '-')}" in text
+
+
+def test_resumed_with_more_steps_it_ends_there_and_the_first_ones_stay(advgan, words, tmp_path, capsys):
+    def train(steps: int, *more: str) -> dict:
+        given = [*words, "--max-steps", str(steps), "--output-dir", str(tmp_path), *more]
+        run(advgan.main, advgan.Settings, given)
+        return json.loads((tmp_path / "training.json").read_text())
+
+    old = train(8)
+    assert (old["finished"], old["steps"], old["total_steps"], old["lengthened"]) == (True, 8, 8, [])
+    new = train(16, "--resume")
+    assert (new["finished"], new["steps"], new["total_steps"]) == (True, 16, 16)
+    assert new["lengthened"] == [{"step": 8, "steps": 16, "before": 8}]
+    assert new["history"][:2] == old["history"]
+    assert [h["step"] for h in new["history"]] == [4, 8, 12, 16]
+    assert new["settings"]["max_steps"] == 16
+    events = EventAccumulator(str(tmp_path / "logs" / "advgan")).Reload().Scalars("train/learning rate")
+    rates = {event.step: event.value for event in events}
+    # after step 8 of 16, not of 8: the logged rate is that of the step after
+    assert rates[10] == pytest.approx(1e-2 * training.one_cycle(10 / 16, 0.1))
+    assert rates[16] == pytest.approx(1e-2 * training.one_cycle(1.0, 0.1))
+    capsys.readouterr()
+    for steps, extra, message in (
+        (12, (), "expected more steps in all than the 16 that are done, got 12"),
+        (20, ("--kappa", "1"), r"but kappa was 5.0, now 1.0"),
+    ):
+        with pytest.raises(SystemExit):
+            train(steps, "--resume", *extra)
+        assert message in capsys.readouterr().err
+    assert train(16, "--resume") == new, "the same number: nothing is left to do"
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_stopped_run_is_resumed_with_another_number_of_steps(advgan, words, tmp_path, monkeypatch, epochs):
+    stops = iter([False, False, True])
+    given = [*words, "--max-steps", "100", "--output-dir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Stop, "requested", lambda *_: next(stops, False))
+        run(advgan.main, advgan.Settings, given)
+    stopped = json.loads((tmp_path / "training.json").read_text())
+    assert (stopped["finished"], stopped["steps"], stopped["total_steps"]) == (False, 3, 100)
+    given[given.index("--max-steps") : given.index("--max-steps") + 2] = ["--epochs", str(epochs)]
+    run(advgan.main, advgan.Settings, [*given, "--resume"])
+    done = json.loads((tmp_path / "training.json").read_text())
+    assert (done["finished"], done["steps"]) == (True, 6 * epochs)  # 120 images, 20 a step
+    assert done["lengthened"] == [{"step": 3, "steps": 6 * epochs, "before": 100}]
+
+
+def test_a_new_run_from_a_trained_generator(advgan, words, target, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    given = [*words, "--guide", "--any-class"]
+    run(advgan.main, advgan.Settings, [*given, "--max-steps", "4", "--output-dir", str(first)])
+    still = ["--learning-rate", "1e-12", "--discriminator-learning-rate", "0", "--max-steps", "4", "--eps", "0.2"]
+    run(advgan.main, advgan.Settings, [*given, *still, "--init", str(first), "--output-dir", str(second)])
+    for net in ("generator", "discriminator"):
+        weights = [load_file(run_ / net / "model.safetensors") for run_ in (first, second)]
+        for name, value in weights[0].items():
+            torch.testing.assert_close(weights[1][name], value, atol=1e-9, rtol=0)
+    settings = json.loads((second / "training.json").read_text())["settings"]
+    assert settings["init_sha256"] == fingerprint(Generator.from_pretrained(first))
+    assert f"--init {first}" in (second / "generator" / "README.md").read_text()
+    shutil.rmtree(first)
+    run(advgan.main, advgan.Settings, [*given, *still, "--max-steps", "8", "--output-dir", str(second), "--resume"])
+    assert json.loads((second / "training.json").read_text())["settings"] == settings | {"max_steps": 8}
+    assert f"--init {first}" in (second / "generator" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--width", "4"], "width is 8, expected 4"),
+        (["--architecture", "unet"], "architecture is patch, expected unet"),
+        (["--norm", "l2", "--eps", "2"], "norm is linf, expected l2"),
+        (["--any-class"], "classes is 0, expected 3"),
+        (["--eps-min", "0.1"], "several radii is False, expected True"),
+        (["--guide"], "guide is None, expected "),
+    ],
+)
+def test_a_generator_of_another_kind_initialises_nothing(advgan, words, tmp_path, capsys, flags, message):
+    Generator(width=8, depth=1).save(tmp_path / "generator", "card")
+    given = [*words, *flags, "--init", str(tmp_path), "--output-dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as ending:
+        run(advgan.main, advgan.Settings, given)
+    error = capsys.readouterr().err
+    assert (ending.value.code, error.count("\n")) == (2, 1)
+    assert "holds a generator of another kind" in error
+    assert message in error

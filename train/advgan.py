@@ -47,6 +47,7 @@ from advgan.recipe import NameOrPath
 from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
+from advgan.runs import checkpoint_folder
 from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import fingerprint
@@ -102,10 +103,13 @@ class Settings:
     """Continue the run in the output directory where it stopped"""
     overwrite: bool = False
     """Replace an earlier run in the output directory"""
+    init: Path | None = None
+    """Initial weights: a trained generator's folder or run, and the discriminator beside it; None: random ones"""
     epochs: int = 20
-    """Passes over the training images (with --noise every other one is seen, twice)"""
+    """Passes over the training images (with --noise every other one is seen, twice); with --resume more: trained
+    longer"""
     max_steps: int | None = None
-    """Steps in all; overrides epochs, and the schedule follows it"""
+    """Steps in all; overrides epochs, and the schedule follows it; more with --resume: trained longer"""
     batch_size: int = 128
     """Images a step, over all processes"""
     seed: int = 0
@@ -210,6 +214,8 @@ def main(settings: Settings) -> None:
     if guide is not None:
         net.take_guide(guide)
     discriminator = Discriminator(channels, settings.architecture)
+    if settings.init is not None and not settings.resume:
+        digests["init_sha256"] = initialise(net, discriminator, settings.init)
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
     optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
@@ -222,6 +228,7 @@ def main(settings: Settings) -> None:
         history=[],
         passes=[],
         said=[],
+        lengthened=[],
         settings=training.plain(settings) | digests,
     )
     generator, discriminator, optimizer_g, optimizer_d = accelerator.prepare(
@@ -229,7 +236,7 @@ def main(settings: Settings) -> None:
     )
     state = training.State(accelerator, settings.output_dir, "generator", total, record, schedule, averaged)
     if settings.resume:
-        state.load()
+        state.load(schedule)
     else:
         state.clear()
     if accelerator.is_main_process:
@@ -302,8 +309,10 @@ def main(settings: Settings) -> None:
                     say(judgement, record, bar)
                     write_validation(log, judgement, step, data.classes)
                 with training.saving(accelerator, settings.output_dir):
-                    if better and accelerator.is_main_process:
-                        keep(averaged.module, critic, settings, record, c)
+                    if accelerator.is_main_process:
+                        write_training(settings, record, total, finished=False)  # before what it stands beside
+                        if better:
+                            keep(averaged.module, critic, settings, record, c)
             if due or stopping:
                 state.save(step)
             if stopping:
@@ -370,6 +379,26 @@ def share_of(settings: Settings, processes: int) -> int:
     return settings.batch_size // parts
 
 
+def initialise(net: Generator, discriminator: Discriminator, directory: Path) -> str:
+    """Give `net` the weights of the trained generator in `directory`, but for its guide, and `discriminator` those of
+    the one beside it, if there is one; the SHA-256 of the trained generator.
+
+    Raises InputError unless both networks are made alike; eps, eps_min and y_target may differ.
+    """
+    trained = Generator.from_pretrained(directory)
+    if differences := net.differences(trained):
+        raise InputError(f"init {directory} holds a generator of another kind: {differences}")
+    weights = {name: value for name, value in trained.state_dict().items() if not name.startswith("guide.")}
+    net.load_state_dict(net.state_dict() | weights)
+    folder = checkpoint_folder(directory, "generator").parent / "discriminator"
+    if folder.is_dir():
+        other = Discriminator.load(folder)
+        if other.config != discriminator.config:
+            raise InputError(f"init {folder} holds a discriminator {other.config}, expected {discriminator.config}")
+        discriminator.load_state_dict(other.state_dict())
+    return fingerprint(trained)
+
+
 def answered(generator: nn.Module, x: Tensor, asked: Asked, part: slice) -> Tensor:
     """The generator's answers to a part of the batch `x`."""
     given = (None if each is None else each[part] for each in (asked.y_target, asked.eps, asked.z))
@@ -413,16 +442,21 @@ def keep(generator: nn.Module, critic: Discriminator, settings: Settings, record
     assert isinstance(generator, Generator)
     critic.save(settings.output_dir / "discriminator")
     chosen = {name: value for name, value in training.plain(settings).items() if name not in training.FREE}
-    generator.save(settings.output_dir / "generator", generator_card(chosen, record["history"][-1], c))
+    chosen["init"] = record["settings"].get("init")  # a call with --resume need not repeat it
+    card = generator_card(chosen, record["history"][-1], c) + training.lengthenings(record)
+    generator.save(settings.output_dir / "generator", card)
 
 
-def conclude(settings: Settings, record: training.Record, total: int) -> None:
-    """training.json beside the generator, and where everything is, on the terminal."""
+def write_training(settings: Settings, record: training.Record, total: int, *, finished: bool) -> None:
+    """training.json beside the generator: how far the training is, and how it went."""
     unit = sorted(record["passes"])[len(record["passes"]) // 2] if record["passes"] else None
     reached = next((h for h in record["history"] if h["asr"] >= 0.95), None)
     summary = {
         "settings": record["settings"],
+        "finished": finished,
         "steps": record["step"],
+        "total_steps": total,
+        "lengthened": record["lengthened"],  # at which steps a run was resumed with another number of steps in all
         "training_seconds": record["seconds"],  # steps alone: neither loading nor validation
         "best_validation_asr": max(record["best"], 0.0),
         "seconds_per_target_pass": unit,
@@ -431,6 +465,11 @@ def conclude(settings: Settings, record: training.Record, total: int) -> None:
         "history": record["history"],
     }
     write_file(settings.output_dir / "training.json", sealed(summary))
+
+
+def conclude(settings: Settings, record: training.Record, total: int) -> None:
+    """The last training.json, and where everything is, on the terminal."""
+    write_training(settings, record, total, finished=record["step"] == total)
     if record["step"] < total:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     if record["history"]:

@@ -70,9 +70,9 @@ class Settings:
     overwrite: bool = False
     """Replace an earlier run in the output directory"""
     epochs: int = 12
-    """Passes over the training images"""
+    """Passes over the training images; more with --resume: trained longer"""
     max_steps: int | None = None
-    """Steps in all; overrides epochs, and the schedule follows it"""
+    """Steps in all; overrides epochs, and the schedule follows it; more with --resume: trained longer"""
     batch_size: int = 128
     """Images a step, over all processes"""
     seed: int = 0
@@ -143,6 +143,7 @@ def main(settings: Settings) -> None:
         best=-1.0,
         best_step=0,
         history=[],
+        lengthened=[],
         settings=training.plain(settings) | {"ensemble_sha256": [fingerprint(member) for member in members]},
     )
     model, prepared = accelerator.prepare(net, optimizer)
@@ -150,7 +151,7 @@ def main(settings: Settings) -> None:
     adversary = Adversary(how, net, accelerator, *inner) if how else None
     state = training.State(accelerator, settings.output_dir, "classifier", total, record, schedule)
     if settings.resume:
-        state.load()
+        state.load(schedule)
     else:
         state.clear()
     if accelerator.is_main_process:
@@ -201,7 +202,7 @@ def main(settings: Settings) -> None:
                     say(record, bar)
                 with training.saving(accelerator, settings.output_dir):
                     if better and accelerator.is_main_process:
-                        keep(net, settings, data, record)
+                        keep(net, settings, data, record, total)
             bar.update(task, completed=step, figures=progress(speed, loss_value, record))
             if step % epoch == 0 or step == total or stopping:
                 state.save(step)
@@ -280,20 +281,30 @@ def say(record: training.Record, bar: Any) -> None:
 
 
 def keep(
-    net: Target, settings: Settings, data: Data, record: training.Record, tested: dict[str, float] | None = None
+    net: Target,
+    settings: Settings,
+    data: Data,
+    record: training.Record,
+    total: int,
+    tested: dict[str, float] | None = None,
 ) -> None:
-    """Make `net` the run's classifier: weights, card and training.json, whole or not at all."""
+    """Make `net` the run's classifier: weights, card and training.json, whole or not at all. It is `tested` at the very
+    end, and finished then."""
     left_out = training.FREE.union(idle(settings))
     given = {name: value for name, value in training.plain(settings).items() if name not in left_out}
     summary = {
         "settings": record["settings"],
+        "finished": tested is not None,
         "steps": record["step"],
+        "total_steps": total,
+        "lengthened": record["lengthened"],  # at which steps a run was resumed with another number of steps in all
         "training_seconds": record["seconds"],  # steps alone: neither loading nor validation
         "best_step": record["best_step"],
         "history": record["history"],
         "test": tested,
     }
-    save_target(net, settings.output_dir / "classifier", classifier_card(given, data, summary), summary)
+    card = classifier_card(given, data, summary) + training.lengthenings(record)
+    save_target(net, settings.output_dir / "classifier", card, summary)
 
 
 def check(settings: Settings) -> None:
@@ -330,7 +341,7 @@ def conclude(settings: Settings, data: Data, record: training.Record, total: int
     if tested is None:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     else:
-        keep(best, settings, data, record, tested)
+        keep(best, settings, data, record, total, tested)
         chosen = next(each for each in record["history"] if each["step"] == record["best_step"])
         print(f"test accuracy {tested['accuracy']:.2%} (n = {len(test)}), validation {chosen['accuracy']:.2%}")
         if "n_pgd40" in tested:

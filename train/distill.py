@@ -42,11 +42,9 @@ from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelCol
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy
-from advgan.json_files import sealed
 from advgan.recipe import NameOrPath
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run, write_settings
-from advgan.storage import write_file
 from advgan.targets import Target, build_target, save_target
 
 Phase = Literal["teacher", "student"]
@@ -176,7 +174,10 @@ def main(settings: Settings) -> None:
                 with training.saving(accelerator, settings.output_dir):
                     if accelerator.is_main_process:
                         save_target(
-                            nets[phase], settings.output_dir / FOLDER[phase], card(settings, data, record, phase)
+                            nets[phase],
+                            settings.output_dir / FOLDER[phase],
+                            card(settings, data, record, phase),
+                            summary(settings, record, 2 * each, finished=False) if phase == "student" else None,
                         )
             bar.update(task, completed=step, figures=progress(phase, loss_value, record))
             if due or stopping:
@@ -251,7 +252,7 @@ def conclude(
     total: int,
     accelerator: Accelerator,
 ) -> None:
-    """Measure both on the test images, once and only after the last step; training.json, last of all."""
+    """Measure both on the test images, once and only after the last step."""
     if record["step"] == total:
         for phase in FOLDER:
             record["accuracies"][phase]["test"] = accuracy(nets[phase], data.test, accelerator)
@@ -261,21 +262,25 @@ def conclude(
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     else:
         for phase, folder in FOLDER.items():
-            save_target(nets[phase], settings.output_dir / folder, card(settings, data, record, phase))
+            save_target(
+                nets[phase],
+                settings.output_dir / folder,
+                card(settings, data, record, phase),
+                summary(settings, record, total, finished=True) if phase == "student" else None,
+            )
             tested, validated = (record["accuracies"][phase][split] for split in ("test", "validation"))
             print(f"{phase}: test accuracy {tested:.2%} (n = {len(data.test)}), validation {validated:.2%}")
         print(f"student in {settings.output_dir / 'classifier'}, teacher in {settings.output_dir / 'teacher'}")
-    student = settings.output_dir / FOLDER["student"]
-    if student.is_dir():
-        write_file(student / "training.json", sealed(summary(settings, record)))
     print(tensorboard_command(settings.output_dir / "logs"))
 
 
-def summary(settings: Settings, record: training.Record) -> dict[str, Any]:
+def summary(settings: Settings, record: training.Record, total: int, *, finished: bool) -> dict[str, Any]:
     """training.json of the student: what others need to know of its run."""
     return {
         "settings": record["settings"],
+        "finished": finished,
         "steps": record["step"],
+        "total_steps": total,
         "training_seconds": record["seconds"],  # of both nets; steps alone, neither loading nor validation
         "temperature": settings.temperature,
         "accuracies": record["accuracies"],

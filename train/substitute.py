@@ -301,6 +301,8 @@ def main(settings: Settings) -> None:
                     write_validation(log, judgement, step, data.classes)
                     log.add_scalar("queries", record["queries"], step)
                 with training.saving(accelerator, settings.output_dir):
+                    record["kept"] = {"sha256": fingerprint(substitute), "queries": record["queries"]}
+                    write_training(settings, record, len(plan), finished=False)  # before what it stands beside
                     keep(substitute, averaged.module, settings, record, c)
             if due or stopping:
                 state.save(step)
@@ -420,23 +422,29 @@ def keep(substitute: Any, generator: Any, settings: Settings, record: training.R
     card = substitute_card(chosen, record["history"][-1], c)
     save_target(substitute, settings.output_dir / "classifier", card)
     generator.save(settings.output_dir / "generator", card)
-    record["kept"] = {"sha256": fingerprint(substitute), "queries": record["queries"]}
 
 
-def conclude(settings: Settings, record: training.Record, total: int) -> None:
-    """training.json beside both, and where everything is, on the terminal."""
-    last = record["history"][-1] if record["history"] else None
+def write_training(settings: Settings, record: training.Record, total: int, *, finished: bool) -> None:
+    """training.json beside both: how far the training is, and how it went."""
     summary = {
         "settings": record["settings"],
         # What the kept generator was trained on, and what it cost to know it: eval/transfer.py looks for both.
         "substitute": {"name": settings.substitute, "sha256": record["kept"].get("sha256")},
         "queries": record["kept"].get("queries", record["queries"]),
         "validation_queries": record["validation_queries"],
+        "finished": finished,
         "steps": record["step"],
+        "total_steps": total,
         "training_seconds": record["seconds"],  # steps and questions: neither loading nor validation
         "history": record["history"],
     }
     write_file(settings.output_dir / "training.json", sealed(summary))
+
+
+def conclude(settings: Settings, record: training.Record, total: int) -> None:
+    """The last training.json, and where everything is, on the terminal."""
+    write_training(settings, record, total, finished=record["step"] == total)
+    last = record["history"][-1] if record["history"] else None
     if record["step"] < total:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     if last is not None:

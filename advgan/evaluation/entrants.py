@@ -19,6 +19,7 @@ from advgan.evaluation.admission import admitted, said_of
 from advgan.evaluation.cells import Victim
 from advgan.generator import Generator
 from advgan.json_files import check_real, read_sealed
+from advgan.runs import checkpoint_folder, unfinished
 from advgan.settings import parse_fraction
 from advgan.targets import fingerprint
 from advgan.targets.others import source_of
@@ -59,10 +60,13 @@ class Target:
         return None if made_on else run.get("training_seconds")
 
     def describe(self, dataset: str) -> dict[str, Any]:
-        """For results.json: what it is, where it lay, and the fingerprint of its weights."""
+        """For results.json: what it is, where it lay, the fingerprint of its weights, and how far its training got if
+        not finished."""
+        progress = None if self.weights is None else unfinished(checkpoint_folder(self.weights, "classifier"))
         return {
             **{"label": self.victim.label, "name": self.name, "weights": str(self.weights or "its own")},
             **{"sha256": self.victim.sha256, "dataset": dataset, "defense": self.defense},
+            **({"unfinished": progress} if progress else {}),
         }
 
 
@@ -91,12 +95,13 @@ class Trained:
 
     def describe(self, target: Target) -> dict[str, Any]:
         """For results.json: what it is, what it was trained for, and how long (None: on another target, or unknown)."""
-        g = self.generator
+        g, progress = self.generator, unfinished(checkpoint_folder(self.path, "generator"))
         return {
             **{"path": str(self.path), "target": target.victim.label, "sha256": fingerprint(g)},
             **{"parameters": sum(parameter.numel() for parameter in g.parameters())},
             **{"eps": g.threat.eps, "norm": g.threat.norm, "y_target": g.y_target},
             "training_seconds": run_of(self.path).get("training_seconds") if self.trained_on(target) else None,
+            **({"unfinished": progress} if progress else {}),
         }
 
 

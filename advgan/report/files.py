@@ -16,7 +16,7 @@ from advgan.report.figures import pictures as draw
 from advgan.report.html import html
 from advgan.report.latex import latex
 from advgan.report.names import code, csv_text, in_markdown
-from advgan.report.sections import Summary
+from advgan.report.sections import Summary, unfinished_trainings
 from advgan.report.table import markdown
 from advgan.report.tensorboard import write_comparison
 from advgan.storage import write_aside, write_file
@@ -78,6 +78,7 @@ def report(summary: Summary, pictures: Mapping[str, Picture], files: Mapping[str
         f"    {' '.join(' '.join(env['command']).split())}",
         "",
         *targets,
+        *(f"- {in_markdown(sentence)}" for sentence in unfinished_trainings(summary)),
         "",
     ]
     shown = [

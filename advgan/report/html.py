@@ -12,7 +12,7 @@ from PIL import Image
 
 from advgan.report.beside import cost, mcnemar, optimality
 from advgan.report.comparison import Comparison, Picture
-from advgan.report.sections import MEANING, NOTES, Summary, group_of, sections, threat_text
+from advgan.report.sections import MEANING, NOTES, Summary, group_of, sections, threat_text, unfinished_trainings
 from advgan.report.side_by_side import SMALL, data_uri, galleries, opening
 from advgan.report.table import SIGNS, told
 
@@ -26,7 +26,7 @@ def html(comparison: Comparison, pictures: Mapping[str, Picture]) -> str:
     return template("report.html.jinja").render(
         title=f"Attacks on {labels} ({summary['target']['dataset']})",
         summary=summary,
-        headlines=list(headlines(summary)),
+        headlines=[*unfinished_trainings(summary), *headlines(summary)],
         targets=list(_targets(summary)),
         environment=summary["environment"],
         environment_text=json.dumps(summary["environment"], indent=2, ensure_ascii=False),

@@ -69,6 +69,19 @@ class Section:
     words: int = 1
 
 
+def unfinished_trainings(summary: Summary) -> list[str]:
+    """A sentence for each network that took part and whose training was not finished."""
+    networks = [("classifier", each["label"], each) for each in summary["targets"]]
+    networks += [("generator", each["path"], each) for each in summary["generators"]]
+    return list(
+        dict.fromkeys(
+            f"The training of the {kind} {name} was not finished ({each['unfinished']}): --resume continues it."
+            for kind, name, each in networks
+            if "unfinished" in each
+        )
+    )
+
+
 def threat_text(row: Row) -> str:
     """Target and threat in words: "mnist-c, linf eps 0.3, toward class 3"."""
     aim = "" if row["y_target"] is None else f", toward class {row['y_target']}"

@@ -15,6 +15,7 @@ from torch import nn
 
 from advgan.errors import InputError
 from advgan.json_files import check_int, check_keys, read_object, sealed
+from advgan.runs import warn_unfinished
 from advgan.storage import write_aside
 from advgan.targets.base import MAX_CLASSES, ImageShape, Target, check_shape
 from advgan.targets.others import load_other, source_of
@@ -100,6 +101,7 @@ def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str,
             f"`python train/classifier.py --target {name} --output-dir DIR`, then give DIR"
         )
     path, by_order = weights_file(weights)
+    warn_unfinished(path.parent)
     beside = path.with_name("config.json")
     saved = read_object(beside) if beside.exists() else None
     config = {} if saved is None or "name" not in saved else saved

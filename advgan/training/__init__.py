@@ -11,6 +11,7 @@ from advgan.training.states import (
     changes,
     clear,
     latest_state,
+    lengthenings,
     plain,
     saving,
     unfinished,
@@ -19,6 +20,6 @@ from advgan.training.told import Told
 
 __all__ = [
     "FREE", "LAUNCHER", "Record", "State", "Stop", "Told", "changes", "checkpointed", "claim", "clear", "compiled",
-    "finish", "latest_state", "one_cycle", "open_log", "plain", "progress_bar", "saving", "start", "start_alone",
-    "stop_at_nan", "unfinished",
+    "finish", "latest_state", "lengthenings", "one_cycle", "open_log", "plain", "progress_bar", "saving", "start",
+    "start_alone", "stop_at_nan", "unfinished",
 ]  # fmt: skip

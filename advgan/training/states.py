@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.errors import InputError, reason
+from advgan.runs import PROGRESS
 from advgan.storage import sha256_of, sweep
 
 # Settings that a resumed run may change: where things are and how fast they go, not what is computed.
 FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "guide_dir", "threads"}
-FREE |= {"accumulate", "compile", "checkpoint_target"}
-OBJECTS, PROGRESS, SUMS = "objects.pt", "progress.json", "SHA256SUMS"
+FREE |= {"accumulate", "compile", "checkpoint_target", "init"}
+LONGER = {"epochs", "max_steps"}  # settings that a run may be resumed with other values of, so that it takes more steps
+OBJECTS, SUMS = "objects.pt", "SHA256SUMS"
 
 
 class Record:
@@ -91,13 +95,18 @@ class State:
             if main:
                 shutil.rmtree(aside, ignore_errors=True)
 
-    def load(self) -> None:
+    def load(self, *schedules: LRScheduler) -> None:
         """Restore the latest state.
 
-        Raises InputError where it is damaged, or of other settings than record["settings"]: a run goes on with the
-        settings it began with, but for those in FREE.
+        With `schedules`, which set learning rates as a function of the step, a run may be resumed with another number
+        of steps in all: from the next step on they are those of the new number. record["lengthened"] keeps the steps at
+        which that was done.
+
+        Raises InputError where the state is damaged, or of other settings than record["settings"]: a run goes on with
+        the settings it began with, but for those in FREE, and with `schedules` those in LONGER. Also for a number of
+        steps that is not above the steps done.
         """
-        now = dict(self.record["settings"])
+        now, own = dict(self.record["settings"]), [schedule.state_dict() for schedule in schedules]
         folder = latest_state(self.output_dir, self.artefact)
         assert folder is not None, "claim() has looked"
         _check_seal(folder)
@@ -106,13 +115,28 @@ class State:
             saved = torch.load(folder / OBJECTS, map_location="cpu", weights_only=True)
             for each, state in zip(self.objects, saved, strict=True):
                 each.load_state_dict(state)
+            progress = json.loads((folder / PROGRESS).read_text())
+            step, before = int(progress["step"]), int(progress["steps"])
         except Exception as error:  # another architecture's state can end in nearly any exception
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"cannot resume from {folder}: it was saved by other settings or is damaged ({said})"
             ) from None
-        if changed := changes(self.record["settings"], now, FREE):
+        if changed := changes(self.record["settings"], now, FREE | (LONGER if schedules else set())):
             raise InputError(f"a run is resumed with its own settings, but {changed}")
+        if before != self.steps and not schedules:
+            raise InputError(f"a run is resumed with its own number of steps, {before}, got {self.steps}")
+        if before != self.steps:
+            if self.steps <= step:
+                raise InputError(f"expected more steps in all than the {step} that are done, got {self.steps}")
+            for schedule, of_all_steps in zip(schedules, own, strict=True):
+                schedule.load_state_dict(of_all_steps)
+                _set_step(schedule, step)
+            self.record["settings"] |= {name: now[name] for name in LONGER & now.keys()}
+            self.record["lengthened"] = [
+                *self.record.values.get("lengthened", []),
+                {"step": step, "steps": self.steps, "before": before},
+            ]
         self._sweep()
 
     def clear(self, *more: str) -> None:
@@ -133,6 +157,17 @@ class State:
         self.accelerator.wait_for_everyone()
 
 
+def _set_step(schedule: LRScheduler, step: int) -> None:
+    """Put a schedule, and the learning rate of the next step, where `step` steps of it lead; what was loaded into it
+    is of another length."""
+    schedule.last_epoch = step
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "use get_last_lr": not yet
+        rates = schedule.get_lr()
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
 @contextmanager
 def saving(accelerator: Accelerator, directory: Path) -> Iterator[None]:
     """Around what is written in `directory`: where one process cannot write, all end, with exit code 1 and the reason.
@@ -148,11 +183,25 @@ def saving(accelerator: Accelerator, directory: Path) -> Iterator[None]:
     if accelerator.reduce(failed, reduction="sum").item() > 0:
         if problem is not None:
             print(
-                f"error: cannot save in {directory}: {problem}; {shutil.disk_usage(directory).free >> 20} MiB are free "
+                f"error: cannot save in {directory}: {problem}; {_free_space(directory) >> 20} MiB are free "
                 "there; what was saved before is whole, and the same command with --resume goes on from it",
                 file=sys.stderr,
             )
         sys.exit(1)
+
+
+def lengthenings(record: Record) -> str:
+    """A paragraph for a card: at which steps the run was resumed with another number of steps; "" if at none."""
+    return "".join(
+        f"\nAfter step {each['step']} the run was resumed with {each['steps']} steps in all in place of "
+        f"{each['before']}, and the learning rate from there on is that of so many.\n"
+        for each in record["lengthened"]
+    )
+
+
+def _free_space(directory: Path) -> int:
+    """Bytes on the disk of a directory, which may be missing still."""
+    return shutil.disk_usage(next(path for path in (directory, *directory.absolute().parents) if path.exists())).free
 
 
 def latest_state(output_dir: Path, artefact: str) -> Path | None:
