@@ -77,8 +77,8 @@ def load_data(
         raise InputError(f"columns can be chosen for hf and hf-stream only, not for {name!r}")
     root = Path("data" if data_dir is None else data_dir)
     if kind in OWN:
-        columns = {"image_column": image_column, "label_column": label_column}
-        load = load_folder if kind == "folder" else partial(load_hf, name, **columns)
+        load_table = partial(load_hf, name, image_column=image_column, label_column=label_column)
+        load = load_folder if kind == "folder" else load_table
         return load(root, image_size=image_size, channels=channels, seed=seed)
     if image_size is not None or channels is not None:
         raise InputError(f"image size and channels can be chosen for {', '.join(OWN)} only, not for {name!r}")
