@@ -14,11 +14,11 @@ class InputError(ValueError):
     """Bad input, found before any work. The message is one line: what was wrong, what was expected, the value given.
 
     Programs print it and exit with code 2; nothing else is turned into a tidy line, so that a bug keeps its traceback.
-    Control characters, which a file's or a server's text may hold, and line breaks are escaped.
+    Control characters, which a file's or a server's text may hold, are escaped; line breaks become spaces.
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(" ".join(str(message).split())))
 
 
 def did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:

@@ -7,8 +7,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
@@ -64,7 +65,8 @@ def run(
     """
     with exiting_on_signals(), safe_streams():
         try:
-            main(parse(settings_class, argv, sys.modules[main.__module__].__doc__ or "", prog))
+            with faults_of_threads():
+                main(parse(settings_class, argv, sys.modules[main.__module__].__doc__ or "", prog))
             sys.stdout.flush()
         except InputError as error:
             fail(error, 2)
@@ -84,6 +86,29 @@ def run(
             sys.exit(130)
         finally:
             release()
+
+
+@contextmanager
+def faults_of_threads() -> Iterator[None]:
+    """Raise at the end the OSError that ended a background thread (TensorBoard's writer on a full disk), not the
+    traceback that Python prints.
+    """
+    faults: list[OSError] = []
+    before = threading.excepthook
+
+    def collect(ended: threading.ExceptHookArgs) -> None:
+        if isinstance(ended.exc_value, OSError):
+            faults.append(ended.exc_value)
+        else:
+            before(ended)
+
+    threading.excepthook = collect
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+    if faults:
+        raise faults[0]
 
 
 def fail(problem: object, code: int) -> NoReturn:

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from dataclasses import dataclass
+from threading import Thread
 from typing import NoReturn
 
 import pytest
@@ -105,3 +106,17 @@ def test_bugs_keep_their_traceback(error: Exception) -> None:
 
     with pytest.raises(type(error), match="a bug"):
         run(main, Nothing, [])
+
+
+def test_fault_of_a_background_thread_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def fill_the_disk() -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device", "events.log")
+
+    def main(settings: Nothing) -> None:
+        thread = Thread(target=fill_the_disk)
+        thread.start()
+        thread.join()
+
+    with pytest.raises(SystemExit) as stop:
+        run(main, Nothing, [])
+    assert (stop.value.code, capsys.readouterr().err) == (1, "error: No space left on device: events.log\n")
