@@ -15,6 +15,7 @@ def symptoms(
     fake_caught: float,
     targeted: bool,
     universal: bool = False,
+    with_gan: bool = True,
 ) -> list[str]:
     """What is wrong, in words, judged on validation images; empty when nothing is.
 
@@ -23,12 +24,13 @@ def symptoms(
     predictions   (n,) what the target says of x + delta
     real_kept     share of clean images that the discriminator takes for clean
     fake_caught   share of perturbed images that it takes for perturbed
+    with_gan      whether the GAN loss has a weight; without one the discriminator does not matter
     """
     found = []
-    if real_kept > 0.99 and fake_caught > 0.99:
+    if with_gan and real_kept > 0.99 and fake_caught > 0.99:
         apart = min(real_kept, fake_caught)
         found.append(f"the discriminator has won (tells {apart:.1%} apart): the GAN term hardly steers the generator")
-    elif real_kept < 0.01 or fake_caught < 0.01:
+    elif with_gan and (real_kept < 0.01 or fake_caught < 0.01):
         found.append(f"the discriminator has given up (clean kept {real_kept:.1%}, perturbed caught {fake_caught:.1%})")
     largest = torch.bincount(predictions).max().item() / len(predictions)
     if largest > 0.9 and not targeted:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from advgan.diagnosis import sinks, symptoms
+from advgan.report.card import generator_card
 
 X = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
 NOISE = 0.3 * torch.rand(X.shape, generator=torch.Generator().manual_seed(1)).sub(0.5).sign()
@@ -32,6 +33,25 @@ def test_symptoms(delta, predictions, kept, caught, message):
 
 def test_a_targeted_attack_wants_one_class():
     assert symptoms(NOISE, X, 0.3, MIXED * 0, 0.8, 0.7, targeted=True) == []
+
+
+@pytest.mark.parametrize("caught", [1.0, 0.0])
+def test_without_a_gan_loss_the_discriminator_is_no_symptom(caught):
+    assert symptoms(NOISE, X, 0.3, MIXED, 1.0, caught, targeted=False, with_gan=False) == []
+    assert len(symptoms(NOISE, X, 0.3, MIXED, 1.0, caught, targeted=False)) == 1
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.05), (0.1, 0.05)])
+def test_a_card_shows_the_terms_that_the_loss_had(alpha, beta):
+    settings = {
+        **{"target": "t", "dataset": "d", "norm": "linf", "eps": 0.3, "y_target": None, "architecture": "patch"},
+        **{"adversarial": "margin", "kappa": 5.0, "gan": "least-squares", "alpha": alpha, "beta": beta},
+        **{"batch_size": 16, "seed": 0},
+    }
+    figures = dict.fromkeys(("n_correct", "asr", "l2", "hinge_active", "d_accuracy", "step", "seconds"), 0.5)
+    card = generator_card(settings, figures, 1.5)
+    assert ("L_GAN" in card) == ("| discriminator's accuracy | 50.0% |" in card) == (alpha > 0)
+    assert ("L_hinge (c = 1.5)" in card) == ("active hinge (l2 above c) | 50.0% |" in card) == (beta > 0)
 
 
 def test_a_class_that_swallows_everything_but_keeps_its_own_is_named():

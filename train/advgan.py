@@ -302,7 +302,7 @@ def main(settings: Settings) -> None:
             due = step % settings.validate_every == 0 or step == total
             if due:
                 record["passes"] += [seconds_per_pass(target, x, y) for _ in range(2)]
-                judgement = validation(averaged.module, critic, c=c, gan=settings.gan)
+                judgement = validation(averaged.module, critic, c=c, gan=settings.gan, with_gan=settings.alpha > 0)
                 training.stop_at_nan(judgement.figures, step, settings.output_dir / "generator")
                 better = keep_history(record, judgement)
                 if log:
@@ -423,10 +423,12 @@ def progress(terms: dict[str, float], record: training.Record) -> str:
 
 def say(judgement: Judgement, record: training.Record, bar: Any) -> None:
     """One line a validation on the terminal, and each symptom of collapse when it first shows."""
-    f = judgement.figures
+    f, settings = judgement.figures, record["settings"]
     shares = {"hinge active": f["hinge_active"], "D right": f["d_accuracy"]}
     if "rejected" in f:  # in the hinge's place: a line of a terminal takes no more
         shares = {"rejected": f["rejected"], "D right": f["d_accuracy"]}
+    unused = {"hinge active": settings["beta"] == 0, "D right": settings["alpha"] == 0}
+    shares = {word: value for word, value in shares.items() if not unused.get(word)}
     said = "  ".join(f"{word} {value:4.0%}" for word, value in shares.items())
     bar.console.print(f"step {record['step']:5d}  val ASR {f['asr']:6.2%}  l2 {f['l2']:.3f}  {said}", highlight=False)
     for line in judgement.symptoms:

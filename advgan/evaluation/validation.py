@@ -86,7 +86,9 @@ class Validation:
         every = torch.ones(len(x), dtype=torch.bool, device=x.device)
         return self.target.suspicion(x) <= 0 if self.rejects else every
 
-    def __call__(self, generator: Any, critic: nn.Module, *, c: float, gan: losses.GAN) -> Judgement:
+    def __call__(
+        self, generator: Any, critic: nn.Module, *, c: float, gan: losses.GAN, with_gan: bool = True
+    ) -> Judgement:
         """Judge `generator`, with the hinge active above l2 length `c`, and `critic` as a discriminator of form `gan`.
 
         Figures: n, n_correct (clean images that count), asr over these, mean l2 and linf and the share with an active
@@ -94,7 +96,9 @@ class Validation:
         asr is the mean over them, and each one's stands beside it. Where the target can reject, an image counts, before
         and after, if it is answered; `rejected` is the share of the perturbed images that count and are not.
         """
-        first, *others = [self._judge(generator, critic, question, c=c, gan=gan) for question in self.asked]
+        first, *others = [
+            self._judge(generator, critic, question, c=c, gan=gan, with_gan=with_gan) for question in self.asked
+        ]
         if not others:
             return first
         rates = [each.figures["asr"] for each in (first, *others)]
@@ -102,7 +106,9 @@ class Validation:
         return replace(first, figures=first.figures | {"asr": sum(rates) / len(rates)} | each)
 
     @torch.no_grad()
-    def _judge(self, generator: Any, critic: nn.Module, question: Question, *, c: float, gan: losses.GAN) -> Judgement:
+    def _judge(
+        self, generator: Any, critic: nn.Module, question: Question, *, c: float, gan: losses.GAN, with_gan: bool
+    ) -> Judgement:
         device, sums = self.accelerator.device, torch.zeros(9, device=self.accelerator.device)
         first: Judgement | None = None
         histogram, attacked, hits = torch.zeros(3, self.logits[0].shape[1], device=device)
@@ -132,6 +138,7 @@ class Validation:
                     caught.float().mean().item(),
                     targeted=question.y_target is not None,
                     universal=generator.universal,
+                    with_gan=with_gan,
                 )
                 first = Judgement({}, histogram, found, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
         assert first is not None, "a validation split is never empty"

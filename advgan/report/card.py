@@ -24,9 +24,7 @@ Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forwar
 | attack success rate on {n_correct:.0f} correctly classified validation images (it was chosen on them) | {asr:.2%} |
 {each}{rejection}| mean l2 of the perturbation | {l2:.3f} |
 | loss | {loss} |
-| images with an active hinge (l2 above c) | {hinge_active:.1%} |
-| discriminator's accuracy | {d_accuracy:.1%} |
-| trained | {step:.0f} steps of {batch_size} images, {seconds:.0f} s, seed {seed} |
+{hinge}{discriminator}| trained | {step:.0f} steps of {batch_size} images, {seconds:.0f} s, seed {seed} |
 
 Made by `{command}`.
 
@@ -133,9 +131,13 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
     if s["architecture"] == "mirror":
         rounds = f" of {s['depth']} rounds, each of them a forward pass of its guide and one, as large, back"
     kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
-    loss = (
-        f"L_adv ({s['adversarial']}{kappa}) + {s['alpha']:g} L_GAN ({s['gan']}) + {s['beta']:g} L_hinge (c = {c:.4g})"
-    )
+    loss, hinge, discriminator = f"L_adv ({s['adversarial']}{kappa})", "", ""
+    if s["alpha"] > 0:
+        loss += f" + {s['alpha']:g} L_GAN ({s['gan']})"
+        discriminator = f"| discriminator's accuracy | {figures['d_accuracy']:.1%} |\n"
+    if s["beta"] > 0:
+        loss += f" + {s['beta']:g} L_hinge (c = {c:.4g})"
+        hinge = f"| images with an active hinge (l2 above c) | {figures['hinge_active']:.1%} |\n"
     rejection = ""
     if "rejected" in figures:
         loss += f" + {EVASION if s['evasion'] is None else s['evasion']:g} L_evasion"
@@ -145,6 +147,8 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
     values = {
         "each": each,
         "rejection": rejection,
+        "hinge": hinge,
+        "discriminator": discriminator,
         **s,
         **figures,
         "goal": goal,
