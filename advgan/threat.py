@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -26,6 +27,16 @@ def check_eps(eps: float, norm: str, name: str = "eps") -> float:
         expected = "in (0, 1] (pixels lie in [0, 1]; 8 of 255 grey levels is 8/255)" if norm == "linf" else "positive"
         raise InputError(f"{name} must be {expected}, got {eps}")
     return float(eps)
+
+
+def eps_text(eps: float) -> str:
+    """A radius as people write it: 0.3, and the float of 8/255 as "8/255", not as 0.03137."""
+    short = f"{eps:.6g}"
+    levels = round(255 * eps)
+    if float(short) != eps and levels and levels / 255 == eps:
+        return f"{levels}/255"
+    quotient = Fraction(eps).limit_denominator(100)
+    return short if float(short) == eps else f"{eps:.4g}" if float(quotient) != eps else str(quotient)
 
 
 def check_class(y_target: int | None, num_classes: int) -> None:

@@ -50,7 +50,7 @@ from advgan.report.sweeps.amortisation import findings, grids, write_amortisatio
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import run, write_settings
-from advgan.threat import Norm, Threat
+from advgan.threat import Norm, Threat, eps_text
 
 PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json
 RATE = ("n", "asr", "asr_low", "asr_high")
@@ -128,7 +128,7 @@ class Bench:
             seed=self.seed,
             generator=trained.generator if trained else None,
             foreign=trained is not None and not trained.trained_on(self.target),
-            progress=self.begin(f"{name}, eps {threat.eps:.3g}{aim}", len(cells.x)),
+            progress=self.begin(f"{name}, eps {eps_text(threat.eps)}{aim}", len(cells.x)),
         )
         self.results.append(result)
         return result
@@ -366,7 +366,7 @@ def drawn(bench: Bench, x: Tensor, y: Tensor, threat: Threat, trained: Trained, 
                 seed=bench.seed,
                 batch_size=batch_size,
                 keep=len(x),
-                progress=bench.begin(f"draw {i + 1} of {trained.name}, eps {threat.eps:.3g}", len(x)),
+                progress=bench.begin(f"draw {i + 1} of {trained.name}, eps {eps_text(threat.eps)}", len(x)),
             )
         )
     bench.results += results

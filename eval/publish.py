@@ -44,7 +44,7 @@ from advgan.settings import parse_fraction, run
 from advgan.storage import write_aside
 from advgan.targets import Target, fingerprint, load_target
 from advgan.targets.others import source_of
-from advgan.threat import Threat
+from advgan.threat import Threat, eps_text
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def success(
             attack = bind("advgan", target, threat, y_target, torch.Generator().manual_seed(0), generator)
             result = evaluate(attack, target, x, y, threat, y_target=y_target, keep=0)
             if result.row["status"] != "ok":
-                raise InputError(f"nothing to publish: on {name} at eps {eps:.6g} {result.row['status']}")
+                raise InputError(f"nothing to publish: on {name} at eps {eps_text(eps)} {result.row['status']}")
             rows.append(result.row)
         lines.append(line(name, rows[0], "away" if generator.y_target is None else f"class {generator.y_target}"))
         if rows[1:]:
@@ -194,7 +194,7 @@ def success(
 def line(name: str, row: dict[str, Any], goal: str) -> str:
     rate = percent(row["asr"], row["asr_low"], row["asr_high"])
     beside = f"{row['l2_mean']:.3f} | {row['ssim_mean']:.3f}"
-    return f"| {name} | {row['n_attacked']} | {goal} | {row['norm']} {row['eps']:.4g} | {rate} | {beside} |"
+    return f"| {name} | {row['n_attacked']} | {goal} | {row['norm']} {eps_text(row['eps'])} | {rate} | {beside} |"
 
 
 def percent(rate: float, low: float, high: float) -> str:

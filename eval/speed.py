@@ -48,7 +48,7 @@ from advgan.report.progress import cell_progress
 from advgan.settings import Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import fingerprint
-from advgan.threat import Threat, check_class
+from advgan.threat import Threat, check_class, eps_text
 from eval.peers.libraries import PEERS
 from eval.peers.race import Bench, Row
 from eval.peers.tables import NOTE, markdown, table
@@ -200,9 +200,9 @@ def ball(section: str, threat: Threat, generator: Generator | None) -> str:
     if section == "deepfool":
         return "any distance"
     if section != "generator" or generator is None:
-        return f"{threat.norm} eps {threat.eps:.4g}"
+        return f"{threat.norm} eps {eps_text(threat.eps)}"
     aim = "" if generator.y_target is None else f" toward class {generator.y_target}"
-    return f"{generator.threat.norm} eps {generator.threat.eps:.4g}{aim}"
+    return f"{generator.threat.norm} eps {eps_text(generator.threat.eps)}{aim}"
 
 
 def show(results: dict[str, Any], output_dir: Path | None) -> None:

@@ -40,7 +40,7 @@ from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.sweep import grids, unattacked, write_sweep
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import run, write_settings
-from advgan.threat import Norm, Threat, check_class
+from advgan.threat import Norm, Threat, check_class, eps_text
 
 ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -134,7 +134,7 @@ def main(settings: Settings) -> None:
                     seed=settings.seed,
                     generator=generator,
                     foreign=bool(trained) and not trained[0].trained_on(target),
-                    progress=begin(f"{spec.label}, {norm} eps {threat.eps:.3g}", len(x)),
+                    progress=begin(f"{spec.label}, {norm} eps {eps_text(threat.eps)}", len(x)),
                 )
                 results.append(result)
 

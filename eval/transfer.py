@@ -45,7 +45,7 @@ from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.transfer import grids, write_transfer
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import Real, run, write_settings
-from advgan.threat import Norm, Threat, check_class
+from advgan.threat import Norm, Threat, check_class, eps_text
 
 NOISE = "noise-sign"  # of the same size: the floor
 SHARED = ("n_both", "asr_both", "asr_both_low", "asr_both_high")  # columns of a row beside those of results.json
@@ -170,7 +170,7 @@ def main(settings: Settings) -> None:
                 generator=None if one_pass is None else one_pass.generator,
                 foreign=one_pass is not None and not one_pass.trained_on(known[victim]),
                 source=victims[stand_in] if stand_in else None,
-                progress=begin(f"{attack}, eps {threat.eps:.3g}: {source or 'any'} → {victim}", len(x)),
+                progress=begin(f"{attack}, eps {eps_text(threat.eps)}: {source or 'any'} → {victim}", len(x)),
             )
             both = shared(cells, result.records, victims[source]) if source else dict.fromkeys(SHARED)
             spent = known[source].spent_on(victims[victim].sha256) if source else None

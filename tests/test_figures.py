@@ -24,7 +24,7 @@ from advgan.report.figures.galleries import galleries
 from advgan.report.figures.noise import Whisper, find_whisper, noise
 from advgan.report.figures.norms import cumulative, histograms
 from advgan.report.figures.speed import pareto, speed
-from advgan.report.figures.style import styles
+from advgan.report.figures.style import finish, sheet, styles
 from advgan.report.figures.two_changes import square, two_changes
 from advgan.report.gallery import answer, gallery, magnifications
 from advgan.threat import Threat, delta_norms
@@ -117,11 +117,13 @@ def test_an_attack_looks_the_same_in_all_figures_and_like_no_other() -> None:
     found = styles(comparison())
     assert found == styles(comparison())
     assert len(set(found.values())) == len(found) == 7
-    assert found["advgan"] == ("#D55E00", "*")
+    assert found["advgan"] == ("#D55E00", "*", "-")
     assert found["noise-sign"].color == "#777777"
     row = comparison().results[1].row
     many = [Result(row | {"attack": str(i)}, {}, torch.empty(0)) for i in range(30)]
-    assert len(set(styles(replace(comparison(), results=many)).values())) == 30
+    drawn = styles(replace(comparison(), results=many)).values()
+    assert len(set(drawn)) == 30
+    assert len({(style.color, style.line) for style in drawn}) == 30, "lines have no markers"
 
 
 # All figures
@@ -287,6 +289,31 @@ def test_a_gallery_shows_the_images_and_the_magnified_perturbation() -> None:
     colours = np.unique(image.reshape(-1, 3), axis=0).astype(float)
     for wanted in ([0.25] * 3, [0.27, 0.25, 0.23], [0.7, 0.5, 0.3], [0.6, 0.5, 0.4]):
         assert (np.abs(colours - 255 * np.array(wanted)).max(1) <= 1).any()
+
+
+FOOLED_COLOUR = (0xB0, 0x30, 0x00)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "success", "bold"),
+    [(0, 1, None, True), (1, 2, None, False), (1, 0, None, False), (0, 0, None, False), (0, 1, False, False),
+     (1, 2, True, True)],
+)  # fmt: skip
+def test_a_gallery_colours_successes_only(before: int, after: int, success: bool | None, bold: bool) -> None:
+    x, sure = torch.full((1, 1, 12, 12), 0.5), torch.ones(1)
+    given = None if success is None else torch.tensor([success])
+    image = gallery(
+        *(x, x, torch.tensor([0]), (torch.tensor([before]), sure), (torch.tensor([after]), sure)), success=given
+    )
+    assert (image == FOOLED_COLOUR).all(2).any() == bold
+
+
+def test_a_long_title_is_not_cut() -> None:
+    x, said = torch.full((1, 1, 12, 12), 0.5), (torch.tensor([0]), torch.ones(1))
+    long = gallery(x, x, torch.tensor([0]), said, said, title="a long title of an attack on one single image " * 3)
+    assert (long[:, [0, 1, -2, -1]] == 255).all(), "nothing is written over the edge"
+    picture = finish(sheet(4, 3), "mnist-c, linf: noise-uniform and pgd:steps=40 of the same size, toward class 3", "")
+    assert (picture.image[:, [0, 1, -2, -1]] == 255).all()
 
 
 def test_small_perturbations_get_two_rows_and_columns_wrap() -> None:

@@ -218,7 +218,7 @@ CASES = {
     "one step cannot be expected to": ([share("fgsm", 10), share("square", 60, **SQUARE)], "not tested"),
     "other radii": ([share("pgd", 10, eps=0.1), share("square", 60, **SQUARE)], "not tested"),
     "a failed attack": ([share("pgd", 10, status="failed: x"), share("square", 60, **SQUARE)], "not tested"),
-    "too few images": ([result("pgd", "000000"), result("square", "001111", **SQUARE)], "not tested"),
+    "too few images": ([result("pgd", "000000"), result("square", "001111", **SQUARE)], "unclear"),
     "near enough": ([share("pgd", 50), share("square", 55, **SQUARE)], "honest"),
     "stronger": ([share("pgd@naive", 50), share("pgd", 52), share("square", 30, **SQUARE)], "honest"),
     "other attacks than its twin": (

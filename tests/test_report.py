@@ -22,6 +22,7 @@ from advgan.evaluation import ROW_KEYS, Result
 from advgan.evaluation.figures import attack_figures, clean_figures, clean_records, outcome
 from advgan.report.comparison import Comparison
 from advgan.report.files import file_names, write_report
+from advgan.report.html import headlines
 from advgan.report.latex import escape, latex
 from advgan.report.sections import sections
 from advgan.report.table import markdown, picture, terminal
@@ -179,6 +180,27 @@ def test_bounded_and_minimal_norm_attacks_never_share_a_table() -> None:
     assert "robust %" not in minimal.heads
 
 
+def test_minimal_norm_attacks_at_several_eps_share_one_table() -> None:
+    results = [cell("deepfool", eps=eps, share=share) for eps, share in ((0.1, 0.5), (8 / 255, 0.25))]
+    (table,) = sections({"rows": [result.row for result in results]})
+    assert table.title.startswith("Minimal-norm attacks on mnist-c, linf: 39 of 40")
+    assert [line[0] for line in table.lines] == ["deepfool"]
+    shown = dict(zip(table.heads, table.lines[0], strict=True))
+    low, high = sorted((result.row for result in results), key=lambda row: row["eps"])
+    for row, text in ((low, "8/255"), (high, "0.1")):
+        assert shown[f"ASR % at {text} [95 %]"].startswith(f"{100 * row['asr']:.1f} ")
+    assert "ASR % [95 %]" not in table.heads
+
+
+def test_a_headline_where_nothing_is_fooled() -> None:
+    rows = [cell("fgsm", share=0.0).row, cell("advgan", share=0.0).row]
+    assert [*headlines({"rows": rows, "worst_case": []})] == [
+        "mnist-c, linf eps 0.3: none of 2 attacks fools the classifier on any of 39 images."
+    ]
+    (aimed,) = headlines({"rows": [cell("fgsm", share=0.0, y_target=3).row], "worst_case": []})
+    assert aimed.startswith("mnist-c, linf eps 0.3, toward class 3: fgsm gets its class for none of ")
+
+
 def test_cells_say_what_was_measured() -> None:
     table = sections(SUMMARY)[1]
     cells = dict(zip(table.heads, table.lines[2], strict=True))
@@ -198,7 +220,7 @@ def test_what_sums_up_stands_below() -> None:
     table = sections(SUMMARY)[1]
     seeds, worst = (dict(zip(table.heads, line, strict=True)) for line in table.closing)
     assert (seeds["attack"], seeds["seed"], seeds["ASR % [95 %]"]) == ("pgd:steps=40", "2 seeds", "91.0 ± 2.5")
-    assert (worst["attack"], worst["ASR % [95 %]"]) == ("worst case of 5 attacks", "97.5 [87.0, 99.6]")
+    assert (worst["attack"], worst["ASR % [95 %]"]) == ("worst case of 5 attacks (1 failed)", "97.5 [87.0, 99.6]")
     assert worst["robust %"] == "2.5"
     assert [bool(other.closing) for other in sections(SUMMARY)] == [False, True, False, False, False]
 

@@ -121,7 +121,10 @@ def test_of_several_groups_the_worst_is_told() -> None:
 def test_a_difference_that_chance_explains_is_no_verdict() -> None:
     # 5 images to none: p = 0.0625; 6 to none: 0.031.
     found = verdict(NOISE, share("pgd", 50), share("noise-sign", 55, access="nothing"))
-    assert (found["verdict"], found["meaning"]) == ("not tested", "Too few images to tell: take more of them.")
+    assert (found["verdict"], found["meaning"]) == (
+        "unclear",
+        "Too few images to tell: take more of them (--max-samples).",
+    )
     assert verdict(NOISE, share("pgd", 50), share("noise-sign", 56, access="nothing"))["verdict"] == "violated"
 
 

@@ -192,11 +192,11 @@ def test_distances_are_the_smallest_over_all_eps_and_norms_apart() -> None:
     found = distances(results)
     assert list(found) == [("net", "linf", None), ("net", "l2", None)]
     linf = found["net", "linf", None]
-    np.testing.assert_allclose(linf["pgd"], [0.1, 0.25, INF], rtol=1e-6)
+    np.testing.assert_allclose(linf["pgd"], [0.1, 0.3, INF], rtol=1e-6)  # the radius, not how far inside the ball
     np.testing.assert_allclose(linf["deepfool"], [0.05, 0.4, INF], rtol=1e-6)
-    np.testing.assert_allclose(best(linf), [0.05, 0.25, INF], rtol=1e-6)
+    np.testing.assert_allclose(best(linf), [0.05, 0.3, INF], rtol=1e-6)
     eps, rate = curve(linf["pgd"])
-    np.testing.assert_allclose(eps, [0, 0.1, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(eps, [0, 0.1, 0.3], rtol=1e-6)
     np.testing.assert_allclose(rate, [0, 1 / 3, 2 / 3])
 
 
@@ -209,11 +209,11 @@ def test_local_optimality_by_hand() -> None:
     assert set(found[0]) == {"target", "norm", "y_target", "attack", "optimality", "eps_max"}
 
 
-def test_local_optimality_is_one_for_the_best_attack_and_for_one_alone() -> None:
+def test_local_optimality_is_one_for_the_best_attack_and_left_out_for_one_alone() -> None:
     best_one, other = [0.1, 0.2, 0.3], [0.2, 0.2, INF]
     found = optimality([minimal("best", best_one), minimal("other", other)])
     assert [each["optimality"] for each in found] == pytest.approx([1, (0.1 + 0.1) / (0.2 + 0.1)])
-    assert [each["optimality"] for each in optimality([minimal("alone", best_one)])] == [1.0]
+    assert optimality([minimal("alone", best_one)]) == []
 
 
 def test_local_optimality_is_the_area_between_the_curves() -> None:
@@ -230,10 +230,25 @@ def test_local_optimality_is_the_area_between_the_curves() -> None:
     assert local_optimality(a, ideal) == pytest.approx(expected, abs=1e-3)
 
 
-def test_at_a_single_eps_local_optimality_is_the_ratio_of_success_rates() -> None:
-    found = optimality([result("pgd", "1110"), result("fgsm", "1001", norms=[0.3, 0.3, 0.3, 0.29999998])])
-    assert [each["optimality"] for each in found] == [0.75, 0.5]
-    assert optimality([result("pgd", "0000")]) == []
+def test_local_optimality_is_left_out_at_a_single_eps() -> None:
+    # An answer of noise that ends at 0.2995 is not nearer than one at 0.3.
+    inside = result("noise-uniform", "1001", norms=[0.2995, 0.3, 0.3, 0.2995])
+    assert optimality([inside, result("pgd", "1110"), result("fgsm", "0000")]) == []
+    assert optimality([result("pgd", "0000"), result("fgsm", "0000")]) == []
+
+
+def test_local_optimality_of_bounded_attacks_is_over_the_radii_at_which_all_were_run() -> None:
+    def at(eps: float, attack: str, hits: str) -> Result:
+        return result(attack, hits, norms=[eps * 0.99] * 4, eps=eps)
+
+    ladder = [at(0.1, "a", "1000"), at(0.2, "a", "1100"), at(0.3, "a", "1111")]
+    weaker = [at(0.1, "b", "0000"), at(0.2, "b", "1000"), at(0.3, "b", "1100")]
+    # Gains up to 0.3: of a, the best, 0.2 + 0.1; of b 0.1.
+    found = optimality([*ladder, *weaker, at(0.3, "once", "1111")])
+    assert {each["attack"]: each["optimality"] for each in found} == pytest.approx({"a": 1, "b": 1 / 3})
+    assert {each["eps_max"] for each in found} == {0.3}
+    two = optimality([*ladder[1:], *weaker[1:]])
+    assert {each["attack"]: each["optimality"] for each in two} == pytest.approx({"a": 1, "b": 0.5})
 
 
 # Cost

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advgan.threat import Threat, bounded, check_eps, delta_norms, to_8bit
+from advgan.threat import Threat, bounded, check_eps, delta_norms, eps_text, to_8bit
 
 SHAPES = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
 
@@ -99,3 +99,12 @@ def test_the_l2_form_stays_in_the_ball_and_is_never_shorter_than_the_cut_alone(s
 def test_the_l2_form_keeps_a_shorter_answer_short():
     x, raw = torch.full((1, 1, 4, 4), 0.5), torch.full((1, 1, 4, 4), 0.01)
     torch.testing.assert_close(bounded(raw, x, "l2", 2.0), x + raw)
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"),
+    [(0.3, "0.3"), (8 / 255, "8/255"), (16 / 255, "16/255"), (0.2, "0.2"), (51 / 255, "0.2"), (0.03137, "0.03137"),
+     (2.5, "2.5"), (1 / 3, "1/3"), (1.0, "1"), (0.05 * 3, "0.15"), (128 / 255, "128/255"), (0.0, "0")],
+)  # fmt: skip
+def test_a_radius_is_shown_as_it_is_written(eps, text):
+    assert eps_text(eps) == text

@@ -99,6 +99,8 @@ def pays(row: Mapping[str, Any], ours: str = "warm start") -> bool:
 
 def finding(rows: Sequence[Mapping[str, Any]], ours: str = "warm start") -> str:
     """What the rows of `reach` at one eps say of one of `OURS`, in words."""
+    if not any(row["level"] for row in rows):
+        return "is not compared: PGD-40 has no success here, or no figures"
     yes, no = ([row for row in rows if pays(row, ours) == wanted] for wanted in (True, False))
     if not no:
         return f"pays: at most half of PGD's evaluations for {_shares(yes)} of PGD-40's success"

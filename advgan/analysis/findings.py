@@ -14,6 +14,7 @@ from advgan.analysis.groups import Group, spec_of
 from advgan.analysis.worst_case import any_success, worst_case
 from advgan.evaluation.harness import Result
 from advgan.evaluation.statistics import mcnemar, wilson
+from advgan.threat import eps_text
 
 LITTLE = 0.02  # how far ASR may move when the steps are doubled, and still count as settled
 STILL = 0.01  # share of the images that may have a gradient of zero
@@ -77,7 +78,7 @@ def grows(measured: Measured) -> list[Finding]:
             continue
         narrow, wide = (_success(*(r for r in measured.groups[g] if r.row["attack"] in both)) for g in (small, large))
         fall = _share(*narrow) - _share(*wide)
-        words = f"{_share(*narrow):.1%}, at {large[2]:.4g} {_share(*wide):.1%}"
+        words = f"{_share(*narrow):.1%}, at {eps_text(large[2])} {_share(*wide):.1%}"
         detail = f"worst case of {len(both)} attacks at {_threat(small)}: {words}"
         found.append(Finding(_clear(narrow, wide), fall, detail))
     return found
@@ -174,4 +175,4 @@ def _rate(result: Result) -> str:
 
 def _threat(group: Group) -> str:
     _, norm, eps, y_target = group
-    return f"{norm} eps {eps:.4g}" + ("" if y_target is None else f", toward class {y_target}")
+    return f"{norm} eps {eps_text(eps)}" + ("" if y_target is None else f", toward class {y_target}")

@@ -13,7 +13,8 @@ MUCH = 0.05  # share of the images: attacks on an honest target differ by a poin
 
 
 def masking(results: Sequence[Result], num_classes: int) -> list[dict[str, Any]]:
-    """The verdict on each target: "masks its gradients", "honest" or "not tested", and the worst figures in words.
+    """The verdict on each target: "masks its gradients", "honest", "unclear" or "not tested", and the worst
+    figures in words.
 
     The target's own gradients are what its "@naive" attacks followed; where it has none, what its white-box attacks
     did. They are masked, after Athalye et al. 2018 ("Obfuscated gradients", section 3.1), where at the same eps
@@ -38,7 +39,7 @@ def masking(results: Sequence[Result], num_classes: int) -> list[dict[str, Any]]
         if masked:
             verdict, detail = "masks its gradients", "; ".join(masked)
         elif unclear:
-            detail = "too few images to tell: " + "; ".join(unclear)
+            verdict, detail = "unclear", "too few images to tell: " + "; ".join(unclear)
         elif without:
             verdict, detail = "honest", max(without, key=_weight).detail
         verdicts.append({"target": target, "verdict": verdict, "detail": detail})

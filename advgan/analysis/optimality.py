@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from advgan.analysis.groups import first_seeds, groups
 from advgan.evaluation.harness import Result
@@ -17,10 +18,10 @@ Scenario = tuple[str, str, int | None]  # target, norm, y_target
 def distances(results: Iterable[Result]) -> dict[Scenario, dict[str, np.ndarray]]:
     """Per (target, norm, y_target) and attack, how far each image that counts had to go: (n_attacked,) float64.
 
-    It is the norm of the attack's smallest answer that fools, over all eps that it was run with; inf where none does.
+    Of a minimal-norm attack it is the norm of its answer, of a bounded one the smallest eps at which it succeeds (how
+    far inside that ball an answer lies means nothing: the attack does not look for small ones); inf where none does.
     Of several seeds the first counts, and an eps at which under a quarter of the attacks was run does not (PGD alone at
-    eps 0.5, for a sanity check). A bounded attack does not look for small answers: its distances are about the eps
-    it was run with, so that it can be compared with a minimal-norm attack only if these were many.
+    eps 0.5, for a sanity check).
     """
     found: dict[Scenario, dict[str, np.ndarray]] = {}
     compared = groups(results)
@@ -33,7 +34,10 @@ def distances(results: Iterable[Result]) -> dict[Scenario, dict[str, np.ndarray]
         known = found.setdefault((target, norm, y_target), {})
         for result in first_seeds(members):
             records, attack = result.records, result.row["attack"]
-            reach = records[norm].double().masked_fill(~records["fooled"], float("inf"))[records["counts"]].numpy()
+            bounded = result.row["protocol"] == "bounded"
+            size = torch.full_like(records[norm], result.row["eps"]) if bounded else records[norm]
+            reached = records["success" if bounded else "fooled"]
+            reach = size.double().masked_fill(~reached, float("inf"))[records["counts"]].numpy()
             known[attack] = np.minimum(reach, known[attack]) if attack in known else reach
     return found
 
@@ -62,35 +66,54 @@ def local_optimality(reach: np.ndarray, ideal: np.ndarray) -> float:
 
     because each image that falls at a_i takes its share off the curve from there on to E. 1: no attack found anything
     nearer; 0: it fools nothing nearer than E. (AttackBench's program joins the steps of the curve by straight lines;
-    this is the exact area.) Where all best distances are alike, as those of bounded attacks at a single eps are, both
-    sums vanish, and the limit for a slightly larger E is taken: the ratio of success rates. NaN if nothing was fooled.
+    this is the exact area.) NaN where both sums vanish: nothing was fooled, or all best distances are alike, as those
+    of bounded attacks at a single eps are. Nothing tells the attacks' distances apart then.
     """
     reached = ideal[np.isfinite(ideal)]
     if not len(reached):
         return float("nan")
     end = reached.max()
     if np.allclose(reached, end, rtol=1e-3, atol=0):
-        return float((reach <= end * (1 + 1e-3)).sum() / len(reached))
+        return float("nan")
     return float(np.clip(end - reach, 0, None).sum() / np.clip(end - ideal, 0, None).sum())
 
 
 def optimality(results: Iterable[Result]) -> list[dict[str, Any]]:
     """The local optimality of each attack, up to `eps_max`, the largest distance that the per-image best needs.
 
-    Attacks of one protocol on the same target in the same norm, toward the same class, share a best; minimal-norm ones
-    take part only where they minimise that norm. Where none fooled any image there is nothing to compare.
+    Attacks of one protocol on the same target in the same norm, toward the same class, share a best: two at least, that
+    were run at the same radii, where they are bounded. Minimal-norm ones take part only where they minimise that norm.
+    Where no image was fooled, or all at one distance (bounded attacks at a single eps), there is nothing to compare.
     """
     found, done = [], list(results)
     bounded = [result for result in done if result.row["protocol"] == "bounded"]
     minimal = [r for r in done if r.row["protocol"] == "minimal-norm" and r.row["attack_norm"] == r.row["norm"]]
-    for (target, norm, y_target), attacks in [*distances(bounded).items(), *distances(minimal).items()]:
+    for (target, norm, y_target), attacks in [*distances(_at_all_radii(bounded)).items(), *distances(minimal).items()]:
         ideal = best(attacks)
-        if not np.isfinite(ideal).any():
+        optimal = {attack: local_optimality(reach, ideal) for attack, reach in attacks.items()}
+        if len(attacks) < 2 or any(np.isnan(value) for value in optimal.values()):
             continue
         scenario = {"target": target, "norm": norm, "y_target": y_target}
         eps_max = float(ideal[np.isfinite(ideal)].max())
-        for attack, reach in attacks.items():
-            found.append(
-                {**scenario, "attack": attack, "optimality": local_optimality(reach, ideal), "eps_max": eps_max}
-            )
+        for attack, value in optimal.items():
+            found.append({**scenario, "attack": attack, "optimality": value, "eps_max": eps_max})
     return found
+
+
+def _at_all_radii(bounded: Sequence[Result]) -> list[Result]:
+    """The results of those attacks that were run at every radius of their target, norm and class."""
+    radii: dict[Scenario, dict[str, set[float]]] = {}
+    compared = groups(bounded)
+    most = max(map(len, compared.values()), default=0)
+    for group, members in compared.items():
+        if 4 * len(members) >= most:
+            for result in members:
+                attacks = radii.setdefault((group.target, group.norm, group.y_target), {})
+                attacks.setdefault(result.row["attack"], set()).add(group.eps)
+
+    def everywhere(result: Result) -> bool:
+        row = result.row
+        attacks = radii.get((row["target"], row["norm"], row["y_target"]), {})
+        return attacks.get(row["attack"]) == set[float]().union(*attacks.values())
+
+    return [result for result in bounded if everywhere(result)]

@@ -42,9 +42,9 @@ def sanity(results: Sequence[Result], num_classes: int) -> list[dict[str, Any]]:
             verdict, detail, meaning = "not tested", "no results to judge by", check.test
             if worst is not None:
                 unclear = not worst.violated and worst.excess > findings.LITTLE + 1e-9
-                verdict = "violated" if worst.violated else "not tested" if unclear else "holds"
+                verdict = "violated" if worst.violated else "unclear" if unclear else "holds"
                 detail = worst.detail
-                meaning = "Too few images to tell: take more of them." if unclear else check.meaning
+                meaning = "Too few images to tell: take more of them (--max-samples)." if unclear else check.meaning
             verdicts.append(
                 {"target": target, "check": check.rule, "verdict": verdict, "detail": detail, "meaning": meaning}
             )

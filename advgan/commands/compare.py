@@ -37,7 +37,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.settings import write_settings
-from advgan.threat import Norm, Threat, check_class
+from advgan.threat import Norm, Threat, check_class, eps_text
 
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
 SANITY = ("noise-sign", "fgsm", "pgd:steps=40", "pgd:steps=80", "square:queries=300")  # what the checks compare
@@ -156,7 +156,9 @@ def main(settings: Settings) -> None:
     with cell_progress(len(todo), silent=not accelerator.is_main_process) as begin:
 
         def run_cell(cell: Mapping[str, Any]) -> Result:
-            words = f"{cell['spec'].label}, {cell['threat'].norm} {cell['threat'].eps:.3g}, {cell['victim'].label}"
+            words = (
+                f"{cell['spec'].label}, {cell['threat'].norm} {eps_text(cell['threat'].eps)}, {cell['victim'].label}"
+            )
             return cells.run(**cell, progress=begin(words, len(x)))
 
         results, found = share_cells(cells, todo, run_cell, accelerator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from advgan.analysis.groups import Group, group_of
 from advgan.report.sections import Row, Section, Summary, threat_text
+from advgan.threat import eps_text
 
 
 def cost(summary: Summary) -> list[Section]:
@@ -34,7 +35,7 @@ def optimality(summary: Summary) -> list[Section]:
             each["norm"],
             each["attack"],
             f"{100 * each['optimality']:.1f}",
-            f"{each['eps_max']:.4g}",
+            f"{eps_text(each['eps_max'])}",
         ]
         for each in summary.get("optimality", ())
     ]
@@ -42,7 +43,8 @@ def optimality(summary: Summary) -> list[Section]:
         "The area between an attack's curve of robust accuracy against eps and the curve of the best attack for each "
         "image, up to the largest eps that the best needs: 100 % means that no other attack found a smaller "
         "perturbation for any image (AttackBench, Cinà et al. 2025). Bounded attacks are compared with bounded ones, "
-        "minimal-norm ones with those of the same norm; at a single eps it is the ratio of success rates."
+        "minimal-norm ones with those of the same norm. A bounded attack's distance is the smallest of several "
+        "radii at which it succeeds; at a single one there is nothing to compare."
     )
     heads = ["target", "norm", "attack", "optimality %", "up to eps"]
     return [Section("Local optimality", heads, lines, note=note, words=3)] if lines else []

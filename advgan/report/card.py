@@ -6,6 +6,7 @@ from typing import Any
 
 from advgan.data import Data, Stream
 from advgan.game import EVASION
+from advgan.threat import eps_text
 from advgan.training import FREE
 
 CARD = """---
@@ -90,7 +91,7 @@ tags: [adversarial-examples, detection, advgan]
 | threshold | {threshold:.6g} |
 | training | {training_seconds:.1f} s, seed {seed} |
 
-Adversarial test images, {norm} eps {eps:.6g}, made without knowledge of the detector; those that fool the classifier
+Adversarial test images, {norm} eps {eps_text}, made without knowledge of the detector; those that fool the classifier
 against all clean ones, with 95 % intervals:
 
 {attacks}
@@ -105,7 +106,7 @@ def detector_card(summary: dict[str, Any]) -> str:
     """Markdown for a detector: `summary` is its training.json."""
     lines = "\n".join(f"- {row['attack']}: {row['words']}" for row in summary["attacks"])
     chosen = {key: value for key, value in summary["settings"].items() if key not in (*FREE, "target_sha256")}
-    values = {**summary, **summary["settings"], "attacks": lines}
+    values = {**summary, **summary["settings"], "attacks": lines, "eps_text": eps_text(summary["settings"]["eps"])}
     return DETECTOR.format(**values, command=_command("train/detector.py", chosen))
 
 
@@ -125,8 +126,8 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
     goal = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
     if s.get("any_class"):
         goal = "toward any class that is asked for, or away from their own"
-    smallest = "" if s.get("eps_min") is None else f"{s['eps_min']:.6g} to "
-    radius = f"eps {smallest}{s['eps']:.6g}"
+    smallest = "" if s.get("eps_min") is None else f"{eps_text(s['eps_min'])} to "
+    radius = f"eps {smallest}{eps_text(s['eps'])}"
     rounds = ""
     if s["architecture"] == "mirror":
         rounds = f" of {s['depth']} rounds, each of them a forward pass of its guide and one, as large, back"
@@ -184,7 +185,7 @@ PLAIN = (
     "Made to be attacked, not to be relied on: it was not hardened, and knows only images like those it was trained on."
 )
 HARDENED = """\
-Hardened by adversarial training ({adversarial}, linf eps {eps:.6g}), and chosen by the mean of its accuracy with
+Hardened by adversarial training ({adversarial}, linf eps {eps_text}), and chosen by the mean of its accuracy with
 and without PGD-10 on validation images. It resists what it was trained on: within this ball, images like those it
 knows. Stronger attacks leave less than these figures say: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
 
@@ -215,5 +216,5 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
         n_train="streamed" if isinstance(data.train, Stream) else len(data.train),
         classes=", ".join(data.classes),
         command=_command("train/classifier.py", s),
-        meaning=HARDENED.format(**s) if robust else PLAIN,
+        meaning=HARDENED.format(**s, eps_text=eps_text(s["eps"])) if robust else PLAIN,
     )

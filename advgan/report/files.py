@@ -20,6 +20,7 @@ from advgan.report.sections import Summary, unfinished_trainings
 from advgan.report.table import markdown
 from advgan.report.tensorboard import write_comparison
 from advgan.storage import write_aside, write_file
+from advgan.threat import eps_text
 
 
 def write_report(directory: Path, comparison: Comparison) -> None:
@@ -112,7 +113,7 @@ def file_names(labels: Iterable[str]) -> list[str]:
 def _cell_name(result: Result) -> str:
     row = result.row
     aim = "" if row["y_target"] is None else f"_toward-{row['y_target']}"
-    return f"{row['target']}_{row['attack']}_{row['norm']}_{row['eps']:.6g}{aim}_seed-{row['seed']}"
+    return f"{row['target']}_{row['attack']}_{row['norm']}_{eps_text(row['eps'])}{aim}_seed-{row['seed']}"
 
 
 def _record_lines(result: Result) -> Iterable[Iterable[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,7 @@ def gallery(
     magnify: Sequence[float] | None = None,
     title: str | None = None,
     columns: int = 8,
+    success: Tensor | None = None,
 ) -> np.ndarray:
     """A picture (height, width, 3) uint8 of n >= 1 attacked images, `columns` of them side by side.
 
@@ -39,6 +41,7 @@ def gallery(
     clean, adversarial   what the target says of x and of x_adv: classes (n,) and how sure it is (n,); read above the
                          adversarial image as "7 .99 → 3 .87"
     classes              names of the classes; numbers if not given
+    success              (n,) bool, what is written in bold; None: images that were right before and no longer are
     magnify              how many times the perturbation is shown enlarged, a row for each; None: see `magnifications`
     """
     n, channels, height, width = x.shape
@@ -54,15 +57,18 @@ def gallery(
     below = aspect + HEAD * (1 if arrow == " → " else 1.7)  # the last row has the answers above it
     tops = np.cumsum([HEAD, *[aspect + GAP] * len(factors), below])  # of the rows in a band
     band = tops[-1] + aspect + 2 * GAP
-    head, left = (0.35 if title else 0.05), 1.05
-    size = np.array([left + columns * (1 + GAP), head + math.ceil(n / columns) * band])
+    left = 1.05
+    width_in_images = left + columns * (1 + GAP)
+    heading = textwrap.wrap(title, int(14 * width_in_images)) if title else []
+    head = 0.05 + 0.3 * len(heading)
+    size = np.array([width_in_images, head + math.ceil(n / columns) * band])
     scale = min(max(TILE, width), 3 * TILE) / 100  # inches an image's width takes, at 100 dots an inch
     figure = Figure(figsize=tuple(size * scale), dpi=100)
     canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     font = 8.5 * scale * 100 / TILE
-    if title:
-        axes.text(size[0] / 2, head / 2, title, ha="center", va="center", size=font * 1.3)
+    if heading:
+        axes.text(size[0] / 2, head / 2, "\n".join(heading), ha="center", va="center", size=font * 1.3)
 
     signs = "red +, blue −" if channels == 1 else "grey is none"
     texts = ["clean", *(f"perturbation\n×{factor:g}\n{signs}" for factor in factors), "adversarial"]
@@ -76,9 +82,10 @@ def gallery(
             for top, tile in zip(above + tops, tiles, strict=True):
                 axes.imshow(tile, extent=(x0, x0 + 1, top + aspect, top), interpolation="nearest", zorder=1)
             before, after = answer(clean, i, classes), answer(adversarial, i, classes)
-            changed = bool(clean[0][i] != adversarial[0][i])
+            lost = bool(clean[0][i] == y[i]) and bool(adversarial[0][i] != y[i])
+            bold = lost if success is None else bool(success[i])
             _write(axes, x0, above + HEAD, names[int(y[i])], font)
-            _write(axes, x0, above + tops[-1], before + arrow + after, font, changed)
+            _write(axes, x0, above + tops[-1], before + arrow + after, font, bold)
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")  # imshow has narrowed them to its last image
     for each in axes.texts:
         each.set_parse_math(False)  # a class may be called $$
@@ -86,10 +93,10 @@ def gallery(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _write(axes: Axes, x0: float, bottom: float, text: str, font: float, changed: bool | None = None) -> None:
-    """A line above an image; an answer in bold vermilion if it has changed, else in grey."""
-    color = "black" if changed is None else FOOLED if changed else HELD
-    weight = "bold" if changed else "normal"
+def _write(axes: Axes, x0: float, bottom: float, text: str, font: float, success: bool | None = None) -> None:
+    """A line above an image; an answer in bold vermilion for a success, else in grey."""
+    color = "black" if success is None else FOOLED if success else HELD
+    weight = "bold" if success else "normal"
     axes.text(x0 + 0.5, bottom - 0.03, text, ha="center", va="bottom", size=font, color=color, weight=weight)
 
 

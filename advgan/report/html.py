@@ -69,6 +69,12 @@ def headlines(summary: Summary) -> Iterator[str]:
         best = max(rows, key=lambda row: row["asr"])
         goal = "fools the classifier on" if best["y_target"] is None else "gets its class for"
         text = f"{threat_text(best)}: {best['attack']} {goal} {best['asr']:.1%} of {best['n_attacked']} images"
+        if not best["asr"]:
+            goal = "fools the classifier on" if best["y_target"] is None else "gets its class for"
+            names = len({row["attack"] for row in rows})
+            who = f"{best['attack']} {goal} none" if names == 1 else f"none of {names} attacks {goal} any"
+            yield f"{threat_text(best)}: {who} of {best['n_attacked']} images."
+            continue
         reached = {row["attack"]: row["asr"] == best["asr"] for row in sorted(rows, key=lambda row: row["asr"])}
         if len(reached) > 1:
             text += (

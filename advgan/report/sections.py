@@ -6,6 +6,7 @@ eps, the other looks for the smallest perturbation, and its success within eps i
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from advgan.analysis.groups import group_of
+from advgan.threat import eps_text
 
 Row = Mapping[str, Any]
 Summary = Mapping[str, Any]  # results.json, or the part of it that has "rows"
@@ -82,31 +84,40 @@ def unfinished_trainings(summary: Summary) -> list[str]:
     )
 
 
-def threat_text(row: Row) -> str:
-    """Target and threat in words: "mnist-c, linf eps 0.3, toward class 3"."""
+def threat_text(row: Row, *, eps: bool = True) -> str:
+    """Target and threat in words: "mnist-c, linf eps 0.3, toward class 3"; without `eps` "mnist-c, linf, ..."."""
     aim = "" if row["y_target"] is None else f", toward class {row['y_target']}"
-    return f"{row['target']}, {row['norm']} eps {row['eps']:.4g}{aim}"
+    radius = f" eps {eps_text(row['eps'])}" if eps else ""
+    return f"{row['target']}, {row['norm']}{radius}{aim}"
 
 
 def sections(summary: Summary, without: Collection[str] = ()) -> list[Section]:
-    """The attacks' figures, one table per target, threat and protocol, `without` the columns of these heads."""
+    """The attacks' figures, one table per target, threat and protocol, `without` the columns of these heads.
+
+    Of minimal-norm attacks one table for all eps of a norm: only their success within eps differs.
+    """
     seen = list(dict.fromkeys(row["target"] for row in summary["rows"]))
 
     def key(row: Row) -> tuple[Any, ...]:
         aim = -1 if row["y_target"] is None else row["y_target"]
-        return seen.index(row["target"]), row["norm"], row["eps"], aim, row["protocol"]
+        eps = row["eps"] if row["protocol"] == "bounded" else math.inf
+        return seen.index(row["target"]), row["norm"], aim, eps
 
-    groups = [list(members) for _, members in groupby(sorted(summary["rows"], key=key), key)]
-    return [_section(rows, summary, without) for rows in groups]
+    tables = [list(members) for _, members in groupby(sorted(summary["rows"], key=key), key)]
+    return [_section(rows, summary, without) for rows in tables]
 
 
 def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Section:
     first, same = rows[0], [row for row in summary["rows"] if group_of(row) == group_of(rows[0])]
     speed = next((row["images_per_second"] for row in same if row["attack"] == "fgsm" and row["status"] == "ok"), None)
+    failed = {row["attack"] for row in same if row["status"] != "ok"}
     several = [each for each in summary.get("worst_case", ()) if len(each["attacks"]) > 1]
     worst = next((each for each in several if group_of(each) == group_of(first)), None)
-    repeated = max(Counter(row["attack"] for row in rows).values()) > 1
+    repeated = max(Counter((row["attack"], row["eps"]) for row in rows).values()) > 1
+    radii = sorted({row["eps"] for row in rows})
     columns = _columns(first["protocol"], speed, worst, repeated)
+    if len(radii) > 1:
+        columns, rows = _within(columns, rows, radii)
     columns = {head: cell for head, cell in columns.items() if head not in without}
     failures = {i: f"{row['attack']} {row['status']}" for i, row in enumerate(rows) if row["status"] != "ok"}
     if all(row["rejected"] is None for row in rows):
@@ -119,17 +130,44 @@ def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Sec
         ]
         for i, row in enumerate(rows)
     ]
-    closing = [{"attack": each["attack"], **_over_seeds(each)} for each in _seeds(summary, rows)]
+    closing = [{"attack": each["attack"], **_over_seeds(each)} for each in _seeds(summary, rows) if len(radii) == 1]
     if worst and first["protocol"] == "bounded":
-        closing.append({"attack": f"worst case of {len(worst['attacks'])} attacks", **_worst_case(worst)})
+        without_figures = f" ({len(failed)} failed)" if failed else ""
+        name = f"worst case of {len(worst['attacks'])} attacks{without_figures}"
+        closing.append({"attack": name, **_worst_case(worst)})
     heads = ["attack", *columns]
+    threat = threat_text(first, eps=len(radii) == 1)
     title = (
-        f"{KINDS[first['protocol']]} on {threat_text(first)}: {first['n_attacked']} of {first['n']} images attacked, "
+        f"{KINDS[first['protocol']]} on {threat}: {first['n_attacked']} of {first['n']} images attacked, "
         f"clean accuracy {first['clean_accuracy']:.2%}"
     )
     if first["clean_rejected"] is not None:
         title += f", {first['clean_rejected']:.2%} of the clean images rejected"
     return Section(title, heads, lines, [[each.get(h, "") for h in heads] for each in closing], failures, words=words)
+
+
+def _within(columns: Cells, rows: list[Row], radii: list[float]) -> tuple[Cells, list[Row]]:
+    """Minimal-norm attacks at several eps: a column of success for each, one row for each attack and seed."""
+    found: dict[tuple[str, int], dict[float, Row]] = {}
+    for row in rows:
+        found.setdefault((row["attack"], row["seed"]), {})[row["eps"]] = row
+
+    def rate(eps: float) -> Callable[[Row], str]:
+        def cell(row: Row) -> str:
+            at = found[row["attack"], row["seed"]].get(eps)
+            return "–" if at is None else "failed" if at["status"] != "ok" else _rate(at)
+
+        return cell
+
+    within = {f"ASR % at {eps_text(eps)} [95 %]": rate(eps) for eps in radii}
+    kept: Cells = {}
+    for head, cell in columns.items():
+        if head == "ASR % [95 %]":
+            kept |= within
+        elif head not in ("8-bit %", "alone"):  # of a single eps
+            kept[head] = cell
+    first = [min(each.values(), key=lambda row: row["status"] != "ok") for each in found.values()]
+    return kept, first
 
 
 def _columns(protocol: str, speed: float | None, worst: Row | None, seeds: bool) -> Cells:

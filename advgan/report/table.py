@@ -20,8 +20,8 @@ from advgan.terminal import printable
 # Left out one after the other until a table fits its terminal.
 SPARE = ("mean l0", "8-bit %", "SSIM", "max linf", "mean linf", "fwd+bwd", "alone", "access", "mean l2", "x FGSM")
 PAIRS = 12  # more pairs of attacks than these are left to the reports
-SIGNS = {"holds": "✓", "violated": "✗", "not tested": "○"}
-STYLES = {"holds": "green", "violated": "bold red", "not tested": "dim"}
+SIGNS = {"holds": "✓", "violated": "✗", "unclear": "?", "not tested": "○"}
+STYLES = {"holds": "green", "violated": "bold red", "unclear": "yellow", "not tested": "dim"}
 STRIPE, FAILED = "#eef2f6", "#b03000"
 
 
@@ -97,6 +97,8 @@ def _verdict(each: Row) -> str:
     line = f"- {SIGNS[each['verdict']]} {each['verdict']}: {text}"
     if each["verdict"] == "violated":
         line = f"- {SIGNS['violated']} **violated: {text}** It usually means: {each['meaning']}"
+    if each["verdict"] == "unclear":
+        return f"{line}. {each['meaning']}"
     return line if each["verdict"] != "not tested" else f"{line}. To test it: {each['meaning']}"
 
 
@@ -125,7 +127,10 @@ def picture(rows: Iterable[Row]) -> np.ndarray:
     """The attacks' tables as an image (height, width, 3) uint8: TensorBoard opens on images, not on text."""
     tables = sections({"rows": list(rows)})
     widths = [np.array([max(map(len, cells)) + 3 for cells in zip(t.heads, *t.lines, strict=True)]) for t in tables]
-    height, width = sum(len(table.lines) + 3 for table in tables), max(each.sum() for each in widths)
+    height, width = (
+        sum(len(table.lines) + 3 for table in tables),
+        max(*(each.sum() for each in widths), *(1.25 * len(table.title) + 2 for table in tables)),
+    )
     figure = Figure(figsize=(0.09 * width, 0.25 * height), dpi=110)
     canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))

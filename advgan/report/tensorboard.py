@@ -24,6 +24,7 @@ from advgan.report.gallery import gallery
 from advgan.report.names import in_markdown
 from advgan.report.table import SIGNS, markdown, picture, told
 from advgan.storage import write_aside
+from advgan.threat import eps_text
 
 # What becomes a scalar, by the chapter of the custom layout in which it stands.
 CHAPTERS = {
@@ -78,7 +79,7 @@ def _scalars(log: SummaryWriter, case: Case, results: Iterable[Result]) -> None:
         eps = result.row["eps"]
         for figure in figures:
             if result.row[figure] is not None:
-                log.add_scalar(f"{figure}/{case.name} {eps:.4g}", result.row[figure], round(eps * STEPS))
+                log.add_scalar(f"{figure}/{case.name} {safe(eps_text(eps))}", result.row[figure], round(eps * STEPS))
 
 
 def _layout(found: list[Case]) -> dict[str, dict[str, list[Any]]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advgan.analysis.groups import first_seeds
+from advgan.evaluation.figures import wrong
 from advgan.evaluation.harness import Result
 from advgan.report.comparison import Comparison
 
@@ -65,6 +66,10 @@ class Case:
         """
         return torch.stack([reach(result) for results in self.attacks.values() for result in results]).amin(0)
 
+    def smallest_error(self) -> Tensor:
+        """(n,) the same for any wrong answer: where a class is aimed at, accuracy falls with others too."""
+        return torch.stack([error(result) for results in self.attacks.values() for result in results]).amin(0)
+
 
 def cases(comparison: Comparison) -> list[Case]:
     """The cases of a comparison that have figures; of several seeds the first one speaks.
@@ -89,10 +94,20 @@ def cases(comparison: Comparison) -> list[Case]:
 
 def reach(result: Result) -> Tensor:
     """(n,) the size, in the threat's norm, of the change that fooled the target; inf where it was not fooled."""
+    return _size(result).masked_fill(~result.records["fooled"], torch.inf)
+
+
+def error(result: Result) -> Tensor:
+    """(n,) the size of the change after which the target answers wrongly, with any class; inf where it does not."""
+    anywhere = result.records | {"within": torch.ones_like(result.records["within"])}
+    return _size(result).masked_fill(~wrong(anywhere), torch.inf)
+
+
+def _size(result: Result) -> Tensor:
     size = result.records[result.row["norm"]].float()
     if result.row["protocol"] == "bounded":
         size = size.clamp(max=result.row["eps"])  # the harness let rounding errors of the last digit pass
-    return size.masked_fill(~result.records["fooled"], torch.inf)
+    return size
 
 
 def safe(name: str) -> str:

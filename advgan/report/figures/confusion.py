@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 
 from advgan.evaluation.harness import Result
 from advgan.report.comparison import Comparison, Picture
-from advgan.report.figures.cases import Case, cases
+from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import finish, sheet
+from advgan.threat import eps_text
 
 CAPTION = (
     "Only images that were fooled. A row is a true class, a column is what the target says under attack; numbers count "
@@ -23,7 +24,7 @@ LABELS = 20  # classes that get a name and a number in each cell
 def confusion(comparison: Comparison) -> dict[str, Picture]:
     """A picture for each target, norm and aim at the largest eps: the generator, the strongest attack, FGSM."""
     return {
-        f"confusion/{case.name} {case.eps[-1]:.4g}": _picture(case, chosen, comparison.classes)
+        f"confusion/{case.name} {safe(eps_text(case.eps[-1]))}": _picture(case, chosen, comparison.classes)
         for case in cases(comparison)
         if (chosen := _chosen(case))
     }
@@ -70,7 +71,7 @@ def _picture(case: Case, chosen: list[Result], classes: tuple[str, ...]) -> Pict
         axes.set_title(f"{row['attack']}: {row['asr']:.1%} fooled", fontsize=10, loc="left")
         axes.set_xlabel("the target's answer under attack")
     panels[0].set_ylabel("true class (images fooled)")
-    title = f"{case.words}, eps {case.eps[-1]:.4g}: what {case.n_attacked} attacked images are taken for"
+    title = f"{case.words}, eps {eps_text(case.eps[-1])}: what {case.n_attacked} attacked images are taken for"
     return finish(figure, title, CAPTION)
 
 

@@ -13,15 +13,15 @@ from advgan.evaluation.figures import right
 from advgan.evaluation.harness import Result
 from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Comparison, Picture
-from advgan.report.figures.cases import Case, cases, reach
+from advgan.report.figures.cases import Case, cases, error, reach
 from advgan.report.figures.style import AXIS, Style, finish, percent, plain, sheet, styles
 
 CAPTION = (
-    "Left: the share of attacked images whose answer the attack changed (ASR; higher is a stronger attack). Right: the "
-    "target's accuracy over all images under attack (lower is a stronger attack); dotted: guessing. Markers: bounded "
-    "attacks, run anew at each eps, with 95 % Wilson intervals; the lines between only guide the eye. Stairs: "
-    "minimal-norm attacks, run once, a step for each image at the size of its change. Dashed: the best of all attacks, "
-    "each image at the smallest change that fooled; it jumps at the eps at which bounded attacks were run."
+    "Left: the share of attacked images on which the attack reached its goal (ASR; higher is a stronger attack). "
+    "Right: the target's accuracy over all images under attack (lower is a stronger attack); dotted: guessing. "
+    "Markers: bounded attacks, run anew at each eps, with 95 % Wilson intervals; the lines between only guide the eye. "
+    "Stairs: minimal-norm attacks, run once, a step for each image at the size of its change. Dashed: the best of all "
+    "attacks, each image at the smallest change that fooled; it jumps at the eps at which bounded attacks were run."
 )
 
 
@@ -60,23 +60,23 @@ def _best(asr: Axes, accuracy: Axes, case: Case, largest: float) -> None:
     correct, smallest = right(records), case.smallest()
     look: dict[str, Any] = {"where": "post", "color": "black", "linestyle": "--", "linewidth": 1.2}
     asr.step(*_share(smallest[records["counts"]], largest), label="best of all, per image", **look)
-    x, y = _share(smallest.masked_fill(~correct, torch.inf), largest)
+    x, y = _share(case.smallest_error().masked_fill(~correct, torch.inf), largest)
     accuracy.step(x, correct.double().mean().item() - y, **look)
 
 
 def _bounded(axes: Axes, results: list[Result], quantity: str, style: dict[str, Style]) -> None:
     """Points at the eps that were run, with intervals; a line where there are several, from what holds at eps 0."""
     rows = [result.row for result in results]
-    eps, color = [row["eps"] for row in rows], style[rows[0]["attack"]].color
+    eps, (color, marker, line) = [row["eps"] for row in rows], style[rows[0]["attack"]]
     y = [row[quantity] for row in rows]
     start, intervals = 0.0, [(row["asr_low"], row["asr_high"]) for row in rows]
     if quantity == "robust_accuracy":
         start, intervals = rows[0]["clean_accuracy"], [wilson(round(r[quantity] * r["n"]), r["n"]) for r in rows]
     low, high = zip(*intervals, strict=True)
-    look: dict[str, Any] = {"marker": style[rows[0]["attack"]].marker, "markersize": 6, "label": rows[0]["attack"]}
+    look: dict[str, Any] = {"marker": marker, "markersize": 6, "label": rows[0]["attack"]}
     if len(rows) > 1:
-        axes.plot([0, eps[0]], [start, y[0]], color=color, linewidth=1.4)
-        axes.plot(eps, y, color=color, linewidth=1.4, **look)
+        axes.plot([0, eps[0]], [start, y[0]], color=color, linewidth=1.4, linestyle=line)
+        axes.plot(eps, y, color=color, linewidth=1.4, linestyle=line, **look)
         faint = 0.8 / max(7, len(style))  # many bands lie on top of each other
         axes.fill_between([0, *eps], [start, *low], [start, *high], color=color, alpha=faint, linewidth=0)
     else:
@@ -95,10 +95,10 @@ def _stairs(axes: Axes, result: Result, quantity: str, style: dict[str, Style], 
     else:
         correct = right(records)
         start, turn = correct.double().mean().item(), -1.0
-        size = size.masked_fill(~correct, torch.inf)
+        size = error(result).masked_fill(~correct, torch.inf)
     x, y = _share(size, largest)
-    color = style[row["attack"]].color
-    axes.step(x, start + turn * y, where="post", color=color, linewidth=1.8, label=f"{row['attack']}{other}")
+    look = {"color": style[row["attack"]].color, "linestyle": style[row["attack"]].line}
+    axes.step(x, start + turn * y, where="post", linewidth=1.8, label=f"{row['attack']}{other}", **look)
 
 
 def _share(sizes: Tensor, largest: float) -> tuple[np.ndarray, np.ndarray]:

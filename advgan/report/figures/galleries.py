@@ -6,10 +6,12 @@ from advgan.evaluation.harness import Result
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.gallery import gallery
+from advgan.threat import eps_text
 
 CAPTION = (
     "Top: the clean image under its true class. Middle: what the attack added, enlarged as written. Bottom: the sum, "
-    "under the target's answer and its confidence, before and after the attack; bold where the answer changed."
+    "under the target's answer and its confidence, before and after the attack; bold where the attack reached its goal "
+    "on an image that counts: one that was right before, and not of the class that is aimed at."
 )
 
 
@@ -20,7 +22,7 @@ def galleries(comparison: Comparison) -> dict[str, Picture]:
         for attack, results in case.attacks.items():
             result = results[-1]
             if result.row["protocol"] == "bounded":
-                found[f"gallery/{case.name} {result.row['eps']:.4g} {safe(attack)}"] = _gallery(
+                found[f"gallery/{case.name} {safe(eps_text(result.row['eps']))} {safe(attack)}"] = _gallery(
                     comparison, case, result
                 )
             elif (name := f"gallery/{case.subject} {safe(attack)}") not in found:
@@ -31,7 +33,8 @@ def galleries(comparison: Comparison) -> dict[str, Picture]:
 def _gallery(comparison: Comparison, case: Case, result: Result) -> Picture:
     row, records, k = result.row, result.records, len(result.x_adv)
     if row["protocol"] == "bounded":
-        title = f"{row['attack']} on {case.words} eps {row['eps']:.4g}: {row['asr']:.1%} of {row['n_attacked']} fooled"
+        rate = f"{row['asr']:.1%} of {row['n_attacked']} fooled"
+        title = f"{row['attack']} on {case.words} eps {eps_text(row['eps'])}: {rate}"
     else:
         aim = "" if case.y_target is None else f", toward class {case.y_target}"
         median = "none" if row["l2_median"] is None else f"{row['l2_median']:.2f}"
@@ -44,5 +47,6 @@ def _gallery(comparison: Comparison, case: Case, result: Result) -> Picture:
         (records["prediction"][:k], records["confidence"][:k]),
         comparison.classes,
         title=title,
+        success=records["fooled"][:k],
     )
     return Picture(title, CAPTION, image)

@@ -13,6 +13,7 @@ from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases
 from advgan.report.figures.style import finish, sheet
 from advgan.report.gallery import FOOLED, HELD, answer, rgb
+from advgan.threat import eps_text
 
 CAPTION = (
     "One image under noise and under an attack of the same size, column by column. The target shrugs off noise that "
@@ -87,7 +88,7 @@ def _noise(comparison: Comparison, case: Case, whisper: Whisper) -> Picture:
             records = results[size].records
             says = answer((records["prediction"], records["confidence"]), i, comparison.classes)
             wrong = int(records["prediction"][i]) != truth
-            _tile(axes, rgb(results[size].x_adv[i]), f"eps {size:.4g}: {says}", wrong)
+            _tile(axes, rgb(results[size].x_adv[i]), f"eps {eps_text(size)}: {says}", wrong)
     return finish(figure, f"{case.words}: {whisper.noise} and {whisper.attack} of the same size", CAPTION)
 
 

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 
 from advgan.evaluation.harness import Result
 from advgan.report.comparison import Comparison, Picture
-from advgan.report.figures.cases import Case, cases
+from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import AXIS, Style, finish, percent, plain, sheet, styles
+from advgan.threat import eps_text
 
 NORMS = ("l2", "linf")
 CDF = (
@@ -37,7 +38,7 @@ def cumulative(comparison: Comparison) -> dict[str, Picture]:
 def histograms(comparison: Comparison) -> dict[str, Picture]:
     """Histograms of l2 and linf, a line per attack, at the largest eps: one picture per target, norm and aim."""
     style = styles(comparison)
-    return {f"norms/{case.name} {case.eps[-1]:.4g}": _histograms(case, style) for case in cases(comparison)}
+    return {f"norms/{case.name} {safe(eps_text(case.eps[-1]))}": _histograms(case, style) for case in cases(comparison)}
 
 
 def _cumulative(case: Case, results: list[Result], style: dict[str, Style]) -> Picture:
@@ -51,7 +52,8 @@ def _cumulative(case: Case, results: list[Result], style: dict[str, Style]) -> P
             share = np.arange(1, len(size) + 1) / max(int(records["counts"].sum()), 1)
             label = f"{row['attack']} (minimises {row['attack_norm']})"
             largest = max(largest, *size.tolist(), 0.0)
-            axes.step([0, *size], [0, *share], where="post", color=style[row["attack"]].color, label=label)
+            look = {"color": style[row["attack"]].color, "linestyle": style[row["attack"]].line}
+            axes.step([0, *size], [0, *share], where="post", label=label, **look)
         plain(axes).set(xlim=(0, 1.05 * largest or 1), ylim=(0, 1.03), xlabel=AXIS[norm])
         axes.yaxis.set_major_formatter(percent)
     panels[0].set_ylabel(f"share of {case.n_attacked} attacked images")
@@ -75,7 +77,7 @@ def _histograms(case: Case, style: dict[str, Style]) -> Picture:
     for result, axes in zip(results, panels[:, 0], strict=True):
         text, color = result.row["attack"], style[result.row["attack"]].color
         axes.set_ylabel(text, rotation=0, ha="right", va="center", color=color, fontsize=9)
-    title = f"{case.words}, eps {case.eps[-1]:.4g}: sizes of the changes, {case.n_attacked} attacked images"
+    title = f"{case.words}, eps {eps_text(case.eps[-1])}: sizes of the changes, {case.n_attacked} attacked images"
     return finish(figure, title, HISTOGRAM)
 
 

@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
 from advgan.report.comparison import Comparison, Picture
-from advgan.report.figures.cases import Case, cases
+from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import Style, finish, percent, plain, sheet, styles
+from advgan.threat import eps_text
 
 CAPTION = (
     "Right is faster, up is stronger, at one radius eps. The shaded stairs are the Pareto front: no other bounded "
@@ -31,7 +32,7 @@ def speed(comparison: Comparison) -> dict[str, Picture]:
     for case in cases(comparison):
         eps = case.eps
         for radius in sorted({eps[0], eps[len(eps) // 2], eps[-1]}):
-            found[f"speed/{case.name} {radius:.4g}"] = _picture(case, radius, style)
+            found[f"speed/{case.name} {safe(eps_text(radius))}"] = _picture(case, radius, style)
     return found
 
 
@@ -56,7 +57,7 @@ def _picture(case: Case, eps: float, style: dict[str, Style]) -> Picture:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.xaxis.set_minor_formatter("")
     for row, (x, y) in zip(rows, points, strict=True):
-        color, marker = style[row["attack"]]
+        color, marker, _ = style[row["attack"]]
         error = [[max(y - row["asr_low"], 0)], [max(row["asr_high"] - y, 0)]]
         inside = "white" if row["protocol"] == "minimal-norm" else color
         size = 13 if marker == "*" else 8
@@ -74,7 +75,7 @@ def _picture(case: Case, eps: float, style: dict[str, Style]) -> Picture:
         for x in [row["images_per_second"] for row in rows if row["attack"] == "fgsm"]:
             axes.axvline(x, color=style["fgsm"].color, linestyle=":", linewidth=1.2, zorder=1)
     _label(axes, points, [row["attack"] for row in rows], [style[row["attack"]].color for row in rows])
-    return finish(figure, f"{case.words}, eps {eps:.4g}: speed against success", CAPTION)
+    return finish(figure, f"{case.words}, eps {eps_text(eps)}: speed against success", CAPTION)
 
 
 def _competes(row: dict[str, Any]) -> bool:

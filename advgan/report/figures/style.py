@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,10 +14,17 @@ from matplotlib.text import Text
 
 from advgan.report.comparison import Comparison, Picture
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A4A00")
+COLOURS = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A4A00"),
+    *("#332288", "#882255", "#999933", "#117733", "#AA4499", "#222222"),
+)
+LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1.2)))  # each for as many attacks as there are colours
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 # By access: a generator is a vermilion star, in every report; noise, that attacks are measured against, is grey.
-OWN = {"generator": (("#D55E00",), ("*",)), "nothing": (("#777777", "#AAAAAA", "#444444"), MARKERS)}
+OWN = {
+    "generator": (("#D55E00", "#8A3200", "#FF9466"), ("*", "p", "8", "H")),
+    "nothing": (("#777777", "#AAAAAA", "#444444"), MARKERS),
+}
 DPI = 100
 AXIS = {
     "l2": "l2: length of the change, pixels in [0, 1]",
@@ -31,17 +38,19 @@ class Style(NamedTuple):
 
     color: str
     marker: str
+    line: Any = "-"  # a line style of matplotlib
 
 
 def styles(comparison: Comparison) -> dict[str, Style]:
-    """Attack label -> its style, by the order of the report: 30 pairs of colour and marker before one returns."""
+    """Attack label -> its style, by the order of the report: 48 pairs of colour and line before one returns."""
     access = {result.row["attack"]: result.row["access"] for result in comparison.results}
     used, found = Counter[int](), {}
     for label, kind in access.items():
         colours, markers = palette = OWN.get(kind, (COLOURS, MARKERS))
         i = used[id(palette[0])]
         used[id(palette[0])] += 1
-        found[label] = Style(colours[i % len(colours)], markers[i % len(markers)])
+        line = LINES[i // len(colours) % len(LINES)]
+        found[label] = Style(colours[i % len(colours)], markers[i % len(markers)], line)
     return found
 
 
@@ -68,7 +77,8 @@ def percent(value: float, _: object = None) -> str:
 
 def finish(figure: Figure, title: str, caption: str) -> Picture:
     """Put the title on the figure, and draw it."""
-    figure.suptitle(title, fontsize=12, weight="bold")
+    characters = int(figure.get_figwidth() * 10)  # of 12 points, bold
+    figure.suptitle("\n".join(textwrap.wrap(title, characters)), fontsize=12, weight="bold")
     return Picture(title, caption, pixels(figure))
 
 

@@ -17,7 +17,7 @@ from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases
 from advgan.report.figures.style import finish, sheet
 from advgan.report.gallery import FOOLED, HELD, answer, difference, magnifications, rgb
-from advgan.threat import delta_norms
+from advgan.threat import delta_norms, eps_text
 
 CAPTION = (
     "Two changes of one image, of the same l2 length: one is spread thinly over many pixels, the other is strong in a "
@@ -84,7 +84,7 @@ def _changes(case: Case, comparison: Comparison) -> Iterator[Change]:
     for attack, results in case.attacks.items():
         for result in results:
             records, eps = result.records, result.row["eps"]
-            maker = f"{attack}, {case.norm} eps {eps:.4g}" if result.row["protocol"] == "bounded" else attack
+            maker = f"{attack}, {case.norm} eps {eps_text(eps)}" if result.row["protocol"] == "bounded" else attack
             for i in records["success"][: len(result.x_adv)].nonzero().flatten().tolist():
                 size = records["l2"][i].item(), records["linf"][i].item()
                 says = answer((records["prediction"], records["confidence"]), i, comparison.classes)

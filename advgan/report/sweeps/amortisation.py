@@ -19,6 +19,7 @@ from advgan.report.names import code, csv_text, in_markdown
 from advgan.report.sweeps.amortisation_figures import ENDS, gap, warm_start
 from advgan.report.sweeps.page import Grid, Row, failures, figure, heading, percent
 from advgan.storage import write_aside, write_file
+from advgan.threat import eps_text
 
 Summary = Mapping[str, Any]  # amortisation.json
 COLUMNS = (
@@ -87,7 +88,7 @@ def draw(summary: Summary) -> dict[str, Picture]:
     for eps in dict.fromkeys(row["eps"] for row in summary["curves"]):
         points = [row for row in summary["curves"] if row["eps"] == eps]
         level = next(row["level"] / row["share"] for row in summary["reach"] if row["eps"] == eps)
-        found[f"warm-start/eps-{eps:.4g}.png"] = warm_start(points, level)
+        found[f"warm-start/eps-{safe(eps_text(eps))}.png"] = warm_start(points, level)
     return found
 
 
@@ -99,7 +100,7 @@ def grids(summary: Summary) -> list[Grid]:
     lines = [
         [
             f"one pass: {row['attack']}" if row["attack"] in names else row["attack"],
-            *(f"{row['eps']:.4g}", str(row["gradients"])),
+            *(f"{eps_text(row['eps'])}", str(row["gradients"])),
             *(_interval(row, "asr"), _interval(row, "ratio")),
             *("–" if row[key] is None else str(row[key]) for key in ("n", "only_here", "only_reference")),
         ]
@@ -116,7 +117,7 @@ def _curves(points: Sequence[Row]) -> Grid:
     families = [name for name in OURS + CLASSICS if any(family == name for family, _, _ in cells)]
     lines = [
         [
-            *(f"{eps:.4g}", str(k)),
+            *(f"{eps_text(eps)}", str(k)),
             *(percent(cells[family, eps, k]) if (family, eps, k) in cells else "–" for family in families),
         ]
         for eps in dict.fromkeys(eps for _, eps, _ in cells)
@@ -132,7 +133,7 @@ def _reach(rows: Sequence[Row]) -> Grid:
     heads += [f"{our} of {name}'s" for our in ours for name in CLASSICS]
     lines = [
         [
-            *(f"{100 * row['share']:.0f} %", f"{row['eps']:.4g}", percent(row["level"])),
+            *(f"{100 * row['share']:.0f} %", f"{eps_text(row['eps'])}", percent(row["level"])),
             *("–" if row[key] is None else f"{row[key]:.1f}" for key in (*ours, *CLASSICS)),
             *(_share(row[f"{our} of {name}"], " %") for our in ours for name in CLASSICS),
         ]
@@ -143,7 +144,7 @@ def _reach(rows: Sequence[Row]) -> Grid:
 
 def findings(summary: Summary) -> list[str]:
     """What the curves say, a line for each eps."""
-    return [f"eps {each['eps']:.4g}: the {each['family']} {each['finding']}" for each in summary["findings"]]
+    return [f"eps {eps_text(each['eps'])}: the {each['family']} {each['finding']}" for each in summary["findings"]]
 
 
 def _targeted(summary: Summary) -> list[Grid]:
@@ -162,7 +163,7 @@ def _targeted(summary: Summary) -> list[Grid]:
         means = [[row[key] for row in rows if row[key] is not None] for key in keys]
         lines.append(["mean", "", "", *(percent(fmean(values)) if values else "–" for values in means)])
         heads = ["toward", "n", "n of the first few", "ASR %", "on the first few", "PGD-40 there", "of PGD-40 %"]
-        found.append(Grid(f"Aimed: {name}, {rows[0]['norm']} eps {eps:.4g}", heads, lines, TARGETED))
+        found.append(Grid(f"Aimed: {name}, {rows[0]['norm']} eps {eps_text(eps)}", heads, lines, TARGETED))
     return found
 
 
@@ -174,7 +175,7 @@ def _diversity(summary: Summary) -> list[Grid]:
     heads = ["generator, eps", "n", *(f"ASR % of {k}" for k in draws), "distance", "classes"]
     lines = [
         [
-            *(f"{row['attack']}, {row['eps']:.4g}", str(row["n"])),
+            *(f"{row['attack']}, {eps_text(row['eps'])}", str(row["n"])),
             *(percent(row["union"][k][0]) for k in draws),
             *(f"{row['distance']:.3f}", f"{row['classes']:.2f}"),
         ]
@@ -198,7 +199,8 @@ def _choices(points: Sequence[Row]) -> list[str]:
             words = re.sub(r":(steps=\d+|stop_on_success=true)(?=:|$)", "", row["choice"])
             taken.setdefault((row["eps"], row["family"]), {}).setdefault(words, []).append(str(row["evaluations"]))
     return [
-        f"- eps {eps:.4g}, {family}: " + "; ".join(f"`{words}` at {', '.join(at)}" for words, at in choices.items())
+        f"- eps {eps_text(eps)}, {family}: "
+        + "; ".join(f"`{words}` at {', '.join(at)}" for words, at in choices.items())
         for (eps, family), choices in taken.items()
     ]
 
@@ -218,7 +220,7 @@ def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
     lines = heading(f"The amortisation gap on {target['label']} ({target['dataset']})", summary)
     lines += [
         f"- {in_markdown(each['name'])}: generator {code(each['path'])} of {each['parameters']} parameters, "
-        f"{each['norm']} eps {each['eps']:.4g} (sha256 {each['sha256'][:12]})" + _cost(each)
+        f"{each['norm']} eps {eps_text(each['eps'])} (sha256 {each['sha256'][:12]})" + _cost(each)
         for each in summary["generators"]
     ]
     lines += ["", *(f"- {line}" for line in findings(summary)), ""]
@@ -249,5 +251,5 @@ def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> 
         with SummaryWriter(str(folder / safe(family))) as log:
             for row in summary["curves"]:
                 if row["family"] == family and row["asr"] is not None:
-                    tag = f"asr at eps {row['eps']:.4g} (step: gradient evaluations)"
+                    tag = f"asr at eps {eps_text(row['eps'])} (step: gradient evaluations)"
                     log.add_scalar(tag, row["asr"], row["evaluations"])

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from advgan.report.comparison import Picture
 from advgan.report.figures import style
 from advgan.report.sweeps.page import Row
+from advgan.threat import eps_text
 
 ENDS = ("low", "high")
 GAP = (
@@ -89,13 +90,13 @@ def warm_start(points: Sequence[Row], reference: float) -> Picture:
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     style.plain(axes).set(xlabel="gradient evaluations of the target, for each image", ylabel="ASR")
-    highest = max(reference, *(row["asr_high"] or 0 for row in points))
+    highest = max(reference, 0.01, *(row["asr_high"] or 0 for row in points))
     last = max(row["evaluations"] for row in points)
     axes.set(ylim=(-0.02 * highest, min(1.1 * highest, 1.03)), xlim=(-0.15, last * 1.15))
     axes.yaxis.set_major_formatter(style.percent)
     axes.legend(loc="lower right", fontsize=9, frameon=False)
     first = points[0]
-    return style.finish(sheet, f"Warm start, {first['norm']} eps {first['eps']:.4g}, {first['n']} images", CURVES)
+    return style.finish(sheet, f"Warm start, {first['norm']} eps {eps_text(first['eps'])}, {first['n']} images", CURVES)
 
 
 def apart(ticks: Sequence[int]) -> list[int]:

@@ -19,6 +19,7 @@ from advgan.report.sections import Section
 from advgan.report.sweeps.defenses_figures import CLEAN, NOT_RUN, WORST, asr, matrix, robust, told
 from advgan.report.sweeps.page import Grid, Row, failures, figure, heading
 from advgan.storage import write_aside, write_file
+from advgan.threat import eps_text
 
 Summary = Mapping[str, Any]  # defenses.json
 Rate = Callable[[Row], str]
@@ -60,7 +61,7 @@ def write_defenses(directory: Path, summary: Summary) -> None:
 def grids(summary: Summary) -> list[Grid]:
     """What each defence is worth and costs; success and accuracy, defence x attack; and what is rejected, if any is."""
     cells, labels = matrix(summary), [each["label"] for each in summary["defenses"]]
-    ball, columns = f"{summary['norm']} eps {summary['eps']:.4g}", [*summary["columns"], WORST]
+    ball, columns = f"{summary['norm']} eps {eps_text(summary['eps'])}", [*summary["columns"], WORST]
 
     def grid(title: str, key: str, named: list[str], heads: list[str], note: str, rate: Rate | None = None) -> Grid:
         lines = [[label, *(told(cells.get((label, head)), key, rate) for head in heads)] for label in named]
@@ -101,7 +102,7 @@ def verdicts(summary: Summary) -> list[dict[str, Any]]:
     for each in summary["defenses"]:
         if masking := each["masking"]:
             words = f"{each['label']}: gradients: {masking['detail']}"
-            bad = masking["verdict"] not in ("honest", "not tested")
+            bad = masking["verdict"] not in ("honest", "unclear", "not tested")
             found.append({"verdict": masking["verdict"], "told": words, "violated": bad})
         for rule in each["violated"]:
             words = f"{each['label']}: {rule['check']}: {rule['detail']}. It usually means: {rule['meaning']}"

@@ -10,6 +10,7 @@ import numpy as np
 from advgan.report.comparison import Picture
 from advgan.report.figures import style
 from advgan.report.sweeps.page import Row
+from advgan.threat import eps_text
 
 WORST, CLEAN = "worst case", "clean"
 NOT_RUN = "–"
@@ -91,4 +92,4 @@ def _map(
     axes.spines[:].set_visible(False)
     name = {"asr": "ASR", "robust_accuracy": "accuracy"}[key]
     sheet.colorbar(image, ax=axes, format=style.percent, label=name, pad=0.02)
-    return style.finish(sheet, f"{title}: {name}, {summary['norm']} eps {summary['eps']:.4g}", caption)
+    return style.finish(sheet, f"{title}: {name}, {summary['norm']} eps {eps_text(summary['eps'])}", caption)

@@ -17,6 +17,7 @@ from advgan.report.figures.cases import safe
 from advgan.report.names import csv_text
 from advgan.report.sweeps.page import Grid, Row, failures, figure, heading, percent
 from advgan.storage import write_aside, write_file
+from advgan.threat import eps_text
 
 Summary = Mapping[str, Any]  # detection.json
 COLUMNS = (
@@ -64,8 +65,9 @@ def grids(summary: Summary) -> list[Grid]:
     for detector in summary["detectors"]:
         rows = [row for row in summary["rows"] if row["target"] == detector["label"]]
         title = (
-            f"{detector['label']}, {rows[0]['norm']} eps {rows[0]['eps']:.4g}: {_range(detector, 'fpr', 100)} % of "
-            f"{detector['n']} clean images rejected, clean accuracy {rows[0]['clean_accuracy']:.2%}"
+            f"{detector['label']}, {rows[0]['norm']} eps {eps_text(rows[0]['eps'])}: "
+            f"{_range(detector, 'fpr', 100)} % of {detector['n']} clean images rejected, "
+            f"clean accuracy {rows[0]['clean_accuracy']:.2%}"
         )
         lines = [
             [
@@ -103,7 +105,7 @@ def draw(summary: Summary) -> Picture:
         axes.yaxis.set_major_formatter(style.percent)
     sheet.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=9, frameon=False)
     first = summary["rows"][0]
-    return style.finish(sheet, f"Detectors against attacks, {first['norm']} eps {first['eps']:.4g}", CURVES)
+    return style.finish(sheet, f"Detectors against attacks, {first['norm']} eps {eps_text(first['eps'])}", CURVES)
 
 
 def _range(row: Row, name: str, scale: float) -> str:

@@ -16,6 +16,7 @@ from advgan.report.names import csv_text
 from advgan.report.sweeps.distillation_figures import PUBLISHED, gradients, success
 from advgan.report.sweeps.page import Grid, Row, failures, figure, heading, percent
 from advgan.storage import write_aside, write_file
+from advgan.threat import eps_text
 
 Summary = Mapping[str, Any]  # distillation.json
 COLUMNS = (
@@ -31,7 +32,7 @@ JSMA = (
     "teacher of T = 1."
 )
 OTHERS = (
-    "Bounded attacks at linf eps {eps:.4g}, minimal-norm ones at any distance; median l2 of the latter, a failure "
+    "Bounded attacks at linf eps {eps}, minimal-norm ones at any distance; median l2 of the latter, a failure "
     "counted as infinitely far. advgan: one pass of a generator that was trained on this very classifier."
 )
 ROBUSTNESS = (
@@ -114,7 +115,7 @@ def _others(table: Sequence[Row], target: str, eps: float) -> Grid:
     for row in table:
         cells = [(key, row["attacks"][name]) for name, key in keys]
         lines.append([row["label"], *(_interval(each) if key == "asr" else _length(each[key]) for key, each in cells)])
-    return Grid(f"Other attacks on {target}", heads, lines, OTHERS.format(eps=eps))
+    return Grid(f"Other attacks on {target}", heads, lines, OTHERS.format(eps=eps_text(eps)))
 
 
 def _interval(row: Row) -> str:

@@ -11,6 +11,7 @@ from advgan.evaluation.harness import Result
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.style import pixels
 from advgan.report.gallery import FOOLED, HELD, TILE, rgb
+from advgan.threat import eps_text
 
 SHOWN = 5  # images in a row
 GAP, HEAD, LEFT = 0.12, 0.24, 1.3  # between images, above them, and left of them, in image widths
@@ -37,7 +38,7 @@ def examples(label: str, results: list[Result], comparison: Comparison) -> Pictu
     for result in results:
         near, said = result.records["within"][chosen], result.records["prediction"][chosen]
         images = torch.where(near.view(-1, 1, 1, 1), result.x_adv[chosen], x)
-        text = f"eps {result.row['eps']:.4g}\naccuracy {result.row['robust_accuracy']:.0%}"
+        text = f"eps {eps_text(result.row['eps'])}\naccuracy {result.row['robust_accuracy']:.0%}"
         rows.append((text, images, torch.where(near, said, clean), result.records["success"][chosen]))
     first = results[0].row
     aim = "" if first["y_target"] is None else f" toward class {comparison.classes[first['y_target']]}"

@@ -15,6 +15,7 @@ from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Picture
 from advgan.report.names import code, in_markdown, in_rich, in_table
 from advgan.terminal import printable
+from advgan.threat import eps_text
 
 Row = Mapping[str, Any]
 
@@ -76,7 +77,7 @@ def failures(rows: Iterable[Row]) -> list[str]:
     """Why attacks have no figures, a line for each."""
     failed = [row for row in rows if row["status"] != "ok"]
     return [
-        in_markdown(f"{row['attack']} on {row['target']}, {row['norm']} eps {row['eps']:.4g} {row['status']}")
+        in_markdown(f"{row['attack']} on {row['target']}, {row['norm']} eps {eps_text(row['eps'])} {row['status']}")
         for row in failed
     ]
 

@@ -19,6 +19,7 @@ from advgan.report.names import csv_text
 from advgan.report.sweeps.examples import examples
 from advgan.report.sweeps.page import Grid, Row, failures, figure, heading, percent, share
 from advgan.storage import write_aside, write_file
+from advgan.threat import eps_text
 
 COLUMNS = ("attack", "norm", "eps", "n", "accuracy", "low", "high", "asr", "asr_low", "asr_high")
 KNOWN = (  # of a row at eps 0: what no attack decides
@@ -85,7 +86,7 @@ def grids(summary: Mapping[str, Any]) -> list[Grid]:
     where = f"on {first['target']}, {first['norm']}{aim}"
     accuracy = f"Of all {first['n']} images: right before the attack, and not made wrong by it."
     success = f"Of the {first['n_attacked']} attacked images, which are right before it."
-    heads = ["attack", *(f"{eps:.4g}" for eps in radii)]
+    heads = ["attack", *map(eps_text, radii)]
     return [
         Grid(
             f"{title} {where}, against eps",

@@ -16,6 +16,7 @@ from advgan.report.names import csv_text
 from advgan.report.sweeps.page import Grid, failures, figure, heading, percent
 from advgan.report.sweeps.transfer_figures import aim, curve, matrix, pairs, panels, points, square
 from advgan.storage import write_aside, write_file
+from advgan.threat import eps_text
 
 Summary = Mapping[str, Any]  # transfer.json
 COLUMNS = (
@@ -46,7 +47,7 @@ def grids(summary: Summary) -> list[Grid]:
     """The matrix over the victim's correct images, over those that both have right, and the curves."""
     rows = summary["matrix"]
     victims, cells = square(rows)
-    threat = f"{rows[0]['norm']} eps {rows[0]['eps']:.4g}" + aim(rows[0])
+    threat = f"{rows[0]['norm']} eps {eps_text(rows[0]['eps'])}" + aim(rows[0])
     right = (
         ("asr", "Of the images that the victim classifies correctly."),
         ("asr_both", "Of the images that source and victim both classify correctly."),
@@ -54,7 +55,7 @@ def grids(summary: Summary) -> list[Grid]:
     found = []
     for key, note in right:
         lines = [
-            [line, *(percent(cells[line, victim][key]) for victim in victims)]
+            [line, *(_rate(cells[line, victim], key) for victim in victims)]
             for line in dict.fromkeys(line for line, _ in cells)
             if key == "asr" or any(cells[line, victim]["source"] for victim in victims)
         ]
@@ -74,8 +75,15 @@ def grids(summary: Summary) -> list[Grid]:
             texts = (percent(at.get(eps)) if not eps or (attack, eps) in ran else "-" for eps in radii)
             lines.append([attack, *texts])
         note = f"{chosen[0]['norm']}{aim(chosen[0])}, {pairs(chosen)}"
-        found.append(Grid(f"ASR % against eps, {title}", ["attack", *(f"{eps:.4g}" for eps in radii)], lines, note))
+        found.append(
+            Grid(f"ASR % against eps, {title}", ["attack", *(f"{eps_text(eps)}" for eps in radii)], lines, note)
+        )
     return found
+
+
+def _rate(row: Mapping[str, Any], key: str) -> str:
+    """A rate in %; "–" where no image counts for it."""
+    return "–" if row[key] is None and row["status"] == "ok" else percent(row[key])
 
 
 def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:

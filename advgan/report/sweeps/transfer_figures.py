@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from advgan.report.comparison import Picture
 from advgan.report.figures import style
 from advgan.report.sweeps.page import Row
+from advgan.threat import eps_text
 
 MATRIX = (
     "ASR % of {attack}, with 95 % Wilson intervals: made on the classifier of the line, tried on that of the column, "
@@ -139,7 +140,7 @@ def matrix(rows: list[Row]) -> Picture:
     axes.spines[:].set_visible(False)
     sheet.colorbar(image, ax=axes, format=style.percent, label="ASR")
     attack, first = rows[0]["attack"], rows[0]
-    title = f"Transfer of {attack}, {first['norm']} eps {first['eps']:.4g}{aim(first)}"
+    title = f"Transfer of {attack}, {first['norm']} eps {eps_text(first['eps'])}{aim(first)}"
     return style.finish(sheet, title, MATRIX.format(attack=attack))
 
 
