@@ -31,12 +31,13 @@ def check_eps(eps: float, norm: str, name: str = "eps") -> float:
 
 def eps_text(eps: float) -> str:
     """A radius as people write it: 0.3, and the float of 8/255 as "8/255", not as 0.03137."""
-    short = f"{eps:.6g}"
-    levels = round(255 * eps)
-    if float(short) != eps and levels and levels / 255 == eps:
+    short, levels = f"{eps:.6g}", round(255 * eps)
+    if float(short) == eps:
+        return short
+    small, large = (Fraction(eps).limit_denominator(most) for most in (10, 100))
+    if levels and levels / 255 == eps and float(small) != eps:
         return f"{levels}/255"
-    quotient = Fraction(eps).limit_denominator(100)
-    return short if float(short) == eps else f"{eps:.4g}" if float(quotient) != eps else str(quotient)
+    return str(large) if float(large) == eps else f"{eps:.4g}"
 
 
 def check_class(y_target: int | None, num_classes: int) -> None:

@@ -178,7 +178,8 @@ def test_worst_case_toward_a_class_counts_every_wrong_answer_against_accuracy() 
 def minimal(attack: str, norms: list[float], **row: Any) -> Result:
     """A minimal-norm attack that goes so far; an infinite norm is a failure."""
     hits = [int(np.isfinite(norm)) for norm in norms]
-    return result(attack, hits, norms=[norm if hit else 0.0 for norm, hit in zip(norms, hits, strict=True)], **row)
+    lengths = [norm if hit else 0.0 for norm, hit in zip(norms, hits, strict=True)]
+    return result(attack, hits, norms=lengths, **{"protocol": "minimal-norm", "attack_norm": "linf"} | row)
 
 
 def test_distances_are_the_smallest_over_all_eps_and_norms_apart() -> None:

@@ -35,7 +35,7 @@ def distances(results: Iterable[Result]) -> dict[Scenario, dict[str, np.ndarray]
         for result in first_seeds(members):
             records, attack = result.records, result.row["attack"]
             bounded = result.row["protocol"] == "bounded"
-            size = torch.full_like(records[norm], result.row["eps"]) if bounded else records[norm]
+            size = torch.full_like(records[norm], result.row["eps"], dtype=torch.float64) if bounded else records[norm]
             reached = records["success" if bounded else "fooled"]
             reach = size.double().masked_fill(~reached, float("inf"))[records["counts"]].numpy()
             known[attack] = np.minimum(reach, known[attack]) if attack in known else reach

@@ -110,7 +110,7 @@ def sections(summary: Summary, without: Collection[str] = ()) -> list[Section]:
 def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Section:
     first, same = rows[0], [row for row in summary["rows"] if group_of(row) == group_of(rows[0])]
     speed = next((row["images_per_second"] for row in same if row["attack"] == "fgsm" and row["status"] == "ok"), None)
-    failed = {row["attack"] for row in same if row["status"] != "ok"}
+    failed, note = list(dict.fromkeys(row["attack"] for row in same if row["status"] != "ok")), ""
     several = [each for each in summary.get("worst_case", ()) if len(each["attacks"]) > 1]
     worst = next((each for each in several if group_of(each) == group_of(first)), None)
     repeated = max(Counter((row["attack"], row["eps"]) for row in rows).values()) > 1
@@ -132,9 +132,8 @@ def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Sec
     ]
     closing = [{"attack": each["attack"], **_over_seeds(each)} for each in _seeds(summary, rows) if len(radii) == 1]
     if worst and first["protocol"] == "bounded":
-        without_figures = f" ({len(failed)} failed)" if failed else ""
-        name = f"worst case of {len(worst['attacks'])} attacks{without_figures}"
-        closing.append({"attack": name, **_worst_case(worst)})
+        closing.append({"attack": f"worst case of {len(worst['attacks'])} attacks", **_worst_case(worst)})
+        note = f"Without figures, and so not in the worst case: {', '.join(failed)}." if failed else ""
     heads = ["attack", *columns]
     threat = threat_text(first, eps=len(radii) == 1)
     title = (
@@ -143,7 +142,8 @@ def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Sec
     )
     if first["clean_rejected"] is not None:
         title += f", {first['clean_rejected']:.2%} of the clean images rejected"
-    return Section(title, heads, lines, [[each.get(h, "") for h in heads] for each in closing], failures, words=words)
+    below = [[each.get(head, "") for head in heads] for each in closing]
+    return Section(title, heads, lines, below, failures, note, words)
 
 
 def _within(columns: Cells, rows: list[Row], radii: list[float]) -> tuple[Cells, list[Row]]:
