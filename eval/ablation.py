@@ -22,6 +22,7 @@ if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,8 @@ COLUMNS = {
     "ASR %": lambda cell: 100 * cell["row"]["asr"],
     "l2": lambda cell: cell["row"]["l2_mean"],
     "SSIM": lambda cell: cell["row"]["ssim_mean"],
-    "hinge active %": lambda cell: 100 * kept(cell)["hinge_active"],
-    "D right %": lambda cell: 100 * kept(cell)["d_accuracy"],
+    "hinge active %": lambda cell: _of_term(cell, "beta", "hinge_active"),
+    "D right %": lambda cell: _of_term(cell, "alpha", "d_accuracy"),
     "steps to 95 %": lambda cell: cell["training"]["steps_to_95"],
     "passes to 95 %": lambda cell: cell["training"]["passes_to_95"],
 }
@@ -120,6 +121,11 @@ def kept(cell: dict[str, Any]) -> dict[str, Any]:
     return best
 
 
+def _of_term(cell: dict[str, Any], weight: str, figure: str) -> float:
+    """A figure in % of a term of the loss; NaN where the term has no weight, and so did nothing."""
+    return math.nan if cell["training"]["settings"][weight] == 0 else 100 * float(kept(cell)[figure])
+
+
 def report(cells: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:
     """The table so far, on the terminal and as Markdown: mean over the seeds, +- standard deviation of several."""
     console_table, lines = Table(title="ablation"), ["| variant | seeds | " + " | ".join(COLUMNS) + " |"]
@@ -137,6 +143,8 @@ def report(cells: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:
 
 def spread(values: list[float | None]) -> str:
     known = [v for v in values if v is not None]
+    if any(math.isnan(v) for v in known):
+        return "–"
     if len(known) < len(values):
         return "never" if not known else f"{len(known)} of {len(values)} runs"
     mean = statistics.fmean(known)
