@@ -15,6 +15,8 @@ import torch
 from scipy.stats import norm as normal
 from torch import Tensor, nn
 
+from advgan.analysis.amortisation import against, union
+from advgan.analysis.worst_case import worst_case
 from advgan.attacks import Bound, bind, ifgsm
 from advgan.errors import InputError
 from advgan.evaluation import ROW_KEYS, Result, environment, evaluate, predict, wilson
@@ -367,3 +369,31 @@ def test_predict_does_not_depend_on_the_batch() -> None:
     assert torch.allclose(predict(model, X, batch_size=4), predict(model, X), atol=1e-6)
     assert model.training
     assert ifgsm(model, X, Y, eps=0.1).shape == X.shape
+
+
+class TwoAnswers(nn.Module):
+    """Logits from the first two pixels of an image: its class before, and its class once the third pixel is not 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        before, after, changed = (x.flatten(1)[:, i] for i in range(3))
+        label = torch.where(changed > 0, after, before) * 3
+        return -((label[:, None] - torch.arange(4.0)) ** 2)
+
+
+def test_images_already_taken_for_the_target_class_never_count_as_successes() -> None:
+    # label, answer before, answer after; the goal is class 3.
+    cases = [(0, 0, 3), (3, 3, 3), (1, 3, 3), (2, 2, 1), (3, 0, 3), (2, 1, 3)]
+    x = torch.zeros(len(cases), 1, 1, 3)
+    x[:, 0, 0, :2] = torch.tensor([case[1:] for case in cases]) / 3
+    y = torch.tensor([case[0] for case in cases])
+
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        return x + torch.tensor([0.0, 0.0, 0.2]).view(1, 1, 1, 3)
+
+    result = evaluate(attack, TwoAnswers().eval(), x, y, Threat("linf", 0.2, targeted=True), y_target=3)
+    assert result.records["counts"].tolist() == [True, False, False, True, False, False]
+    assert result.records["success"].tolist() == [True, False, False, False, False, False]
+    row = result.row
+    assert (row["n_attacked"], row["asr"], row["asr_any_norm"], row["asr_8bit"]) == (2, 0.5, 0.5, 0.5)
+    assert against(union([result]))["n"] == 2
+    assert worst_case([result])[0]["asr"] == 0.5

@@ -120,7 +120,7 @@ def _picture(comparison: Comparison, target: str, spread: Change, strong: Change
         delta = change.x_adv - clean
         _tile(panels[row, 0], rgb(clean), f"clean: {truth}")
         scale = "" if factor == 1 else f" ×{factor}"
-        _tile(panels[row, 1], difference(delta, factor), f"l2 {change.l2:.2f}, linf {change.linf:.2f}{scale}")
+        _tile(panels[row, 1], difference(delta, factor), f"l2 {change.l2:.2f}, linf {change.linf:.3g}{scale}")
         _tile(panels[row, 2], rgb(change.x_adv), change.says, change.wrong)
         panels[row, 0].set_ylabel(change.maker, fontsize=10)
     caption = CAPTION if strong.wrong else CAPTION + SQUARE
