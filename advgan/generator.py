@@ -251,6 +251,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     def _check(
         self, x: Tensor, y_target: int | Tensor | None, eps: float | None, z: Tensor | None, rounds: int | None
     ) -> None:
+        check_tensor(x, "images", "a float tensor (n, c, h, w) in [0, 1]", "torch.from_numpy(x)")
         if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:
             expected = f"float images (n, {self.channels}, h, w)"
             raise InputError(f"this generator expects {expected} in [0, 1], got {x.dtype} {tuple(x.shape)}")

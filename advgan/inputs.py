@@ -12,7 +12,7 @@ from advgan.errors import InputError
 
 def check_images(x: Any) -> None:
     """Raise InputError unless `x` is a float32 tensor (n, c, h, w) in [0, 1]."""
-    _check_tensor(x, "images", "a float32 tensor (n, c, h, w) in [0, 1]", "torch.from_numpy(x)")
+    check_tensor(x, "images", "a float32 tensor (n, c, h, w) in [0, 1]", "torch.from_numpy(x)")
     shape = tuple(x.shape)
     if x.dtype != torch.float32 or x.ndim != 4:
         hint = ""
@@ -39,7 +39,7 @@ def check_images(x: Any) -> None:
 
 def check_labels(y: Any, n: int, name: str = "y") -> None:
     """Raise InputError unless `y` is an int64 tensor (n,) of classes from 0 on."""
-    _check_tensor(y, name, f"an int64 tensor of shape ({n},), one class per image", f"torch.as_tensor({name})")
+    check_tensor(y, name, f"an int64 tensor of shape ({n},), one class per image", f"torch.as_tensor({name})")
     if y.shape != (n,) or y.dtype != torch.int64:
         hint = ""
         if y.ndim == 2 and len(y) == n and y.shape[1] > 1:
@@ -71,7 +71,8 @@ def check_columns(logits: Any) -> None:
         raise InputError(f"the target must answer with logits, got {logits.dtype} (predicted labels?)")
 
 
-def _check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
+def check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
+    """Raise InputError for a `value` called `name` that is no tensor; `conversion` makes one of an array."""
     if isinstance(value, Tensor):
         return
     array = hasattr(value, "dtype") and hasattr(value, "shape")

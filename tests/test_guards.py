@@ -301,3 +301,17 @@ def test_training_mode_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert model.training
     with pytest.raises(InputError, match=r"in training mode \(Dropout\), expected target.eval\(\)"):
         row("fgsm", model)
+
+
+@pytest.mark.parametrize("convert", [torch.jit.script, lambda m: torch.jit.freeze(torch.jit.script(m))])
+def test_a_torchscript_module_is_attacked_after_check_target_and_refused_before(convert: Any) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[-40.0], [40.0]]).expand(2, 192) / 192)
+        net[1].bias.copy_(torch.tensor([20.0, -20.0]))
+    script = convert(net)
+    with pytest.raises(InputError, match=r"TorchScript module .*: model = check_target\(model, x, classes\)"):
+        fgsm(script, X, Y, eps=0.1)
+    model = check_target(script, X[:8], 2)
+    result = row("fgsm", model)
+    assert (result["status"], result["clean_accuracy"], result["asr"]) == ("ok", 1.0, 1.0)

@@ -61,8 +61,10 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
 
     It is given copies of its images: one that normalises them in place changes neither them nor its gradient.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module cannot be attacked as it is: model = check_target(model, x, classes)")
     copies = model.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(), *inputs[1:]))
-    modes = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in trainable:

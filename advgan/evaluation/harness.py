@@ -86,7 +86,9 @@ def evaluate(
     check_inputs(x, y, threat.eps, threat.norm)
     if threat.targeted != (y_target is not None):
         raise InputError(f"threat.targeted is {threat.targeted}, expected a y_target to match, got {y_target}")
-    if any(module.training for module in target.modules()):
+    if isinstance(target, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module cannot be attacked as it is: model = check_target(model, x, classes)")
+    if any(getattr(module, "training", False) for module in target.modules()):
         raise InputError(f"the target is in training mode{acting(target)}, expected target.eval()")
     if not len(x) or batch_size < 1:
         raise InputError(f"expected images and a batch size of at least 1, got {len(x)} and {batch_size}")

@@ -47,7 +47,7 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.weights = {name: (tensor, tensor.detach().clone()) for name, tensor in _tensors(model).items()}
-        self.modes = {module: module.training for module in model.modules()}
+        self.modes = _modes(model)
         self.trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
         self.gradients = {p: None if p.grad is None else p.grad.detach().clone() for p in model.parameters()}
         self.hooks = _hooks(model)
@@ -59,7 +59,8 @@ class Snapshot:
         same = {
             "weights": now.keys() == self.weights.keys()
             and all(now[name] is tensor and _equal(tensor, was) for name, (tensor, was) in self.weights.items()),
-            "mode": self.modes == {module: module.training for module in self.model.modules()},
+            "mode": self.modes
+            == {module: module.training for module in self.model.modules() if hasattr(module, "training")},
             "requires_grad": all(p.requires_grad == was for p, was in self.trainable.items()),
             "gradients": all(_equal(p.grad, was) for p, was in self.gradients.items()),
             "hooks": self.hooks == _hooks(self.model),
@@ -85,7 +86,8 @@ class Snapshot:
             parameter.grad = self.gradients[parameter]
         for module, training in self.modes.items():
             module.training = training
-            for kind, was_hooks in self.hooks[module].items():
+        for module, was in self.hooks.items():
+            for kind, was_hooks in was.items():
                 hooks = getattr(module, kind)
                 hooks.clear()
                 hooks.update(was_hooks)
@@ -95,15 +97,24 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def _modes(model: nn.Module) -> dict[nn.Module, bool]:
+    return {module: module.training for module in model.modules() if hasattr(module, "training")}
+
+
+def _python_modules(model: nn.Module) -> list[nn.Module]:
+    """All modules but TorchScript's, which take no hooks and no other parts."""
+    return [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+
+
 def _hooks(model: nn.Module) -> dict[nn.Module, dict[str, dict[int, Any]]]:
-    return {module: {kind: dict(getattr(module, kind)) for kind in HOOKS} for module in model.modules()}
+    return {module: {kind: dict(getattr(module, kind)) for kind in HOOKS} for module in _python_modules(model)}
 
 
 def _parts(model: nn.Module) -> dict[nn.Module, tuple[Any, dict[str, dict[str, Any]]]]:
     """Per module a forward of its own, if it has been given one, and what it holds, by name: objects, not values."""
     return {
         module: (module.__dict__.get("forward"), {kind: dict(getattr(module, kind)) for kind in PARTS})
-        for module in model.modules()
+        for module in _python_modules(model)
     }
 
 

@@ -47,6 +47,21 @@ class OneLogit(nn.Module):
         return two_logits(self.model(x))
 
 
+class Scripted(nn.Module):
+    """A TorchScript `script` as a module that takes hooks, in eval mode and no other."""
+
+    def __init__(self, script: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.script = script.eval() if hasattr(script, "training") else script  # a frozen one has no mode
+        self.training = False
+
+    def train(self, mode: bool = True) -> Scripted:
+        return self
+
+    def forward(self, x: Tensor) -> Any:
+        return self.script(x)
+
+
 def two_logits(f: Tensor) -> Tensor:
     """Logits (n, 2), (0, f), of one logit f (n,) or (n, 1)."""
     f = f.reshape(len(f), 1)
@@ -56,18 +71,22 @@ def two_logits(f: Tensor) -> Tensor:
 def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
     """`model` itself if it maps images `x` (n, c, h, w) in [0, 1] to logits (n, num_classes), always the same.
 
-    A two-class model that answers with one logit f comes back as logits (0, f). A few images are enough. The model and
-    the images are left as found; one that changes its input in place is given copies, here as in every attack. A black
-    box is asked about n + 1 images. Raises InputError if it cannot take the images, answers with no logits or with
-    probabilities, depends on the batch, or is random in eval mode and has no part that says so (`random`, as a defence
-    has). A model in training mode is checked in eval mode, with a warning; one that passes no gradient is another.
+    A two-class model that answers with one logit f comes back as logits (0, f), a TorchScript module in a plain one. A
+    few images are enough. The model and the images are left as found; one that changes its input in place is given
+    copies, here as in every attack. A black box is asked about n + 1 images. A model in training mode is checked in
+    eval mode, with a warning; one that passes no gradient is another.
+
+    Raises InputError if it cannot take the images, answers with no logits or with probabilities, depends on the batch,
+    or is random in eval mode and has no part that says so (`random`, as a defence has).
     """
     check_images(x)
     if not len(x):
         raise InputError("expected a few images to try the target on, got none")
     if isinstance(model, BlackBox):
         return _checked_black_box(model, x, num_classes)
-    if any(module.training for module in model.modules()):
+    if isinstance(model, torch.jit.ScriptModule):
+        model = Scripted(model)
+    if any(getattr(module, "training", False) for module in model.modules()):
         warn(f"the model is in training mode{acting(model)} and is checked in eval mode: call model.eval()")
     with _evaluating(model):
         first, second = _forward(model, x), _forward(model, x)
@@ -224,7 +243,7 @@ def _compare(alone: Any, inside: Tensor, logits: Tensor) -> None:
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """`model` in eval mode, without gradients; given back in the modes that it was in."""
-    modes = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
     try:
         model.eval()
         with torch.no_grad():
@@ -262,7 +281,7 @@ def _outputs(model: Callable[[Tensor], Any], x: Tensor) -> Tensor | None:
 
 def acting(model: nn.Module) -> str:
     """The parts of a model that act otherwise in training mode: " (BatchNorm2d, Dropout)"."""
-    kinds = {type(module).__name__ for module in model.modules() if module.training}
+    kinds = {type(module).__name__ for module in model.modules() if getattr(module, "training", False)}
     acting = sorted(kind for kind in kinds if "Norm" in kind or "Dropout" in kind or "Drop" in kind)
     return f" ({', '.join(acting[:3])})" if acting else ""
 

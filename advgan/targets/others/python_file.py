@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -22,6 +23,7 @@ from advgan.errors import InputError, did_you_mean, reason
 from advgan.storage import sha256_of
 from advgan.targets.base import ImageShape
 from advgan.targets.blackbox import BlackBox
+from advgan.targets.guards import Scripted
 from advgan.targets.others.base import Other, line_in, ready
 from advgan.targets.others.imports import Beside, attributes_digest, switches_kept
 from advgan.targets.state_dicts import fill, match_weights, read_file, weights_file
@@ -67,6 +69,8 @@ def load(
     if isinstance(model, BlackBox):  # a service with a protocol of its own, say
         model.name, model.image_shape, model.identity = name, model.image_shape or image_shape, about["identity"]
         return model
+    if isinstance(model, torch.jit.ScriptModule):
+        model = Scripted(model)
     return ready(model, name, tuple(natural), image_shape, code=file, around=beside.importing, **about)
 
 
