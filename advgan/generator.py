@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor, nn
 
 from advgan.errors import InputError, reason
+from advgan.inputs import check_tensor
 from advgan.json_files import check_int, check_keys, read_object
 from advgan.mirror import Mirror, read
 from advgan.networks import PaperNetwork, PatchNetwork, UNet, Wanted
