@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from advgan import Generator
-from advgan.data import load_data
+from advgan.data import Data, load_data
 from advgan.settings import run
 from advgan.targets import fingerprint, load_target
 from eval.publish import Settings, main
@@ -35,7 +36,7 @@ def publish(run_directory, output, *words):
 
 
 def test_a_generator_is_published_with_its_figures(made, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("eval.publish.load_data", lambda name, directory: Few())
+    monkeypatch.setattr("eval.publish.load_data", lambda name, directory: few())
     publish(made, tmp_path / "out", "--eps", "0.1", "0.3")
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("# A run's card")
@@ -55,7 +56,7 @@ def test_a_generator_is_published_with_its_figures(made, tmp_path, monkeypatch, 
 
 
 def test_a_classifier_is_published_with_its_accuracy(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("eval.publish.load_data", lambda name, directory: Few())
+    monkeypatch.setattr("eval.publish.load_data", lambda name, directory: few())
     publish(made, tmp_path / "out", "--classifier")
     assert re.search(r"^\| mnist5k \| 60 \| [\d.]+ \[", (tmp_path / "out" / "README.md").read_text(), re.M)
     assert load_target("mnist-c", tmp_path / "out").num_classes == 10
@@ -69,8 +70,7 @@ def test_a_generator_of_another_classifier_is_refused(made, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-class Few:
-    """The first 60 test images of the embedded digits."""
-
-    def __init__(self) -> None:
-        self.test = load_data("mnist5k").test.first(60)
+def few() -> Data:
+    """The embedded digits with their first 60 test images."""
+    data = load_data("mnist5k")
+    return replace(data, test=data.test.first(60))

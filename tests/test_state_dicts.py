@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision import models
 
 from advgan.defenses import load_classifier
 from advgan.errors import InputError
 from advgan.targets import build_target, load_target
-from advgan.targets.state_dicts import fill, match_weights, read_file
+from advgan.targets.others.torchvision import _build
+from advgan.targets.state_dicts import fill, find, match_weights, plain_name, read_file
 
 State = dict[str, Tensor]
 NAME = "mnist-small"
@@ -194,9 +197,56 @@ def test_floats_of_another_size_become_float32(dtype: torch.dtype, file: Path) -
     [
         ({"state_dict": STATE, "args": argparse.Namespace(lr=0.1)}, "argparse.Namespace"),
         ({"state_dict": STATE, "best": np.float64(0.9)}, "numpy"),
-        (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        (nn.Linear(2, 2), "torch.nn.*Linear"),
     ],
 )
 def test_a_refused_global_is_named_with_the_line_that_saves_the_weights(content: Any, refused: str, file: Path) -> None:
     with pytest.raises(InputError, match=rf"it needs {refused}.*torch.save\(torch.load\('w.pth'.*weights_only=False\)"):
         loads(content, file)
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_auxiliary_heads_of_torchvision_do_not_matter(heads: bool, file: Path) -> None:
+    with torch.device("meta"):
+        saved = models.googlenet(weights=None, aux_logits=heads, init_weights=False, num_classes=4)
+        built = _build("googlenet", 4)
+    torch.save({"model": saved.state_dict()}, file)
+    match = find(built, read_file(file))
+    assert match is not None
+    assert match.state.keys() == built.state_dict().keys()
+
+
+def test_densenets_old_names_are_the_new_ones() -> None:
+    old = "module.features.denseblock1.denselayer12.norm.1.weight"
+    assert plain_name(old) == "features.denseblock1.denselayer12.norm1.weight"
+    assert plain_name("features.norm0.1.weight") == "features.norm0.1.weight"
+
+
+def test_a_quantised_model_takes_its_own_weights(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net():\n"
+        "    plain = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))\n"
+        "    return torch.ao.quantization.quantize_dynamic(plain, {nn.Linear})\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own: it will be moved
+        plain = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        quantised = torch.ao.quantization.quantize_dynamic(plain, {nn.Linear})
+        torch.save(quantised.state_dict(), tmp_path / "w.pth")
+        x, name = torch.rand(2, 1, 2, 2), f"{tmp_path}/mine.py:net"
+        assert torch.equal(load_target(name, tmp_path / "w.pth", image_shape=(1, 2, 2))(x), quantised(x))
+        torch.save(plain.state_dict(), tmp_path / "w.pth")
+        with pytest.raises(InputError, match="2 missing"):
+            load_target(name, tmp_path / "w.pth", image_shape=(1, 2, 2))
+
+
+def test_lists_that_hold_themselves_or_grow_are_bounded(file: Path) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    grown: list[Any] = [torch.ones(1)]
+    for _ in range(7):
+        grown = [grown] * 12
+    for content in (endless, grown):
+        with pytest.raises(InputError, match="holds too much"):
+            loads({"x": content, **STATE}, file)

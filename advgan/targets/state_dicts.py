@@ -92,7 +92,7 @@ def read_file(path: Path, *, beside: Mapping[str, Any] | None = None) -> Weights
     except Exception as error:  # a damaged file can end in nearly any exception
         raise _unreadable(path, error) from None
     file = WeightsFile(path)
-    _collect(file, content, "", "", set())
+    _collect(file, content, "", "", 0)
     if not file.tensors or not isinstance(content, Mapping):
         held = f": it holds {file.listing}" if file.contents else ""
         raise InputError(
@@ -268,31 +268,31 @@ def _same_part(one: str, other: str) -> bool:
     return parts[0] == parts[1] or not set(parts) <= set(known)
 
 
-def _collect(file: WeightsFile, value: Any, name: str, place: str, above: set[int]) -> None:
+def _collect(file: WeightsFile, value: Any, name: str, place: str, depth: int) -> None:
     """Add what `value`, called `name`, in the dictionary `place`, holds to `file`."""
-    if len(file.tensors) + len(file.others) > MAX_ENTRIES or len(above) > 8:
+    if len(file.tensors) + len(file.others) > MAX_ENTRIES or depth > 8:
         raise InputError(f"{file.path} holds too much: expected at most {MAX_ENTRIES:,} entries, nested 8 times")
     if isinstance(value, Tensor):
         if name in file.tensors:
             raise InputError(f"{file.path} holds two tensors called {name}")
         file.tensors[name], file.places[name] = value, place
-        _describe(file, name, "a tensor", above)
+        _describe(file, name, "a tensor", depth)
         return
     file.others[name] = value
     if not isinstance(value, Mapping | list | tuple):
-        _describe(file, name, type(value).__name__, above)
+        _describe(file, name, type(value).__name__, depth)
         return
     before = len(file.tensors)
     items = value.items() if isinstance(value, Mapping) else enumerate(value)
     inner = f"{name}." if name else ""
     for key, part in items:
-        _collect(file, part, f"{inner}{key}", inner, above | {id(value)})
+        _collect(file, part, f"{inner}{key}", inner, depth + 1)
     count = len(file.tensors) - before
-    _describe(file, name, f"{count} tensors" if count else type(value).__name__, above)
+    _describe(file, name, f"{count} tensors" if count else type(value).__name__, depth)
 
 
-def _describe(file: WeightsFile, name: str, kind: str, above: set[int]) -> None:
-    if len(above) == 1:
+def _describe(file: WeightsFile, name: str, kind: str, depth: int) -> None:
+    if depth == 1:
         file.contents.append(f"{name} ({kind})")
 
 
