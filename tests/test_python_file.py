@@ -188,3 +188,9 @@ def test_one_logit_of_a_file_is_two_logits_and_its_sigmoid_is_refused(tmp_path: 
     assert torch.equal(target(x), torch.tensor([[0.0, -2.0], [0.0, 2.0]]))
     with pytest.raises(InputError, match="one probability per image"):
         check_target(load(tmp_path / "p.py"), x, 2)
+
+
+def test_a_class_without_an_init_of_its_own_is_a_factory(tmp_path: Path) -> None:
+    text = "from torch import nn\nclass Net(nn.Module):\n    image_shape = (1, 2, 2)\n    def forward(self, x):\n"
+    written(tmp_path, {"mine.py": f"{text}        return x.flatten(1)[:, :3]\n"})
+    assert load(tmp_path / "mine.py", "Net").num_classes == 3

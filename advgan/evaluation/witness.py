@@ -86,8 +86,8 @@ class Snapshot:
             parameter.grad = self.gradients[parameter]
         for module, training in self.modes.items():
             module.training = training
-        for module, was in self.hooks.items():
-            for kind, was_hooks in was.items():
+        for module, kinds in self.hooks.items():
+            for kind, was_hooks in kinds.items():
                 hooks = getattr(module, kind)
                 hooks.clear()
                 hooks.update(was_hooks)

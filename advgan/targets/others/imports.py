@@ -61,7 +61,7 @@ class Beside:
         for name in hidden:
             del sys.modules[name]
         sys.modules.update(self.modules)
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, self)
         sys.path[:0] = folders
         try:
             yield
@@ -69,7 +69,7 @@ class Beside:
             for folder in folders:
                 if folder in sys.path:
                     sys.path.remove(folder)
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
             self.modules |= {name: sys.modules.pop(name) for name in self.names if name in sys.modules}
             sys.modules.update(hidden)
 
