@@ -78,7 +78,7 @@ def safe_streams() -> Iterator[None]:
     for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="advgan")
-    sys.stdout, sys.stderr = (_Filtered(stream) for stream in streams)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (_Filtered(stream) for stream in streams)
     try:
         yield
     finally:
