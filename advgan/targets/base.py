@@ -22,7 +22,7 @@ def check_shape(shape: Any, what: str) -> None:
     whole = (
         isinstance(shape, Sequence)
         and len(shape) == 3
-        and all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in shape)
+        and all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in shape)
     )
     if not whole or shape[0] not in (1, 3) or max(shape) > MAX_SIDE:
         raise InputError(f"{what}, got {tuple(shape) if whole else reprlib.repr(shape)}")
