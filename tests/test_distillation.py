@@ -25,6 +25,7 @@ from advgan.defenses.distillation import soft_cross_entropy, soft_labels
 from advgan.errors import InputError
 from advgan.evaluation.harness import Result
 from advgan.evaluation.witness import Snapshot
+from advgan.json_files import read_sealed
 from advgan.report.figures.cases import safe
 from advgan.report.sweeps.distillation_figures import PUBLISHED
 from advgan.settings import run
@@ -404,7 +405,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(
 
     generator = Generator.from_pretrained(out / "generator-20")
     for foreign in ({"target_sha256": "0"}, {"target_weights": "elsewhere"}):
-        told = json.loads((out / "generator-20" / "training.json").read_text())
+        told = read_sealed(out / "generator-20" / "training.json")
         changed = told | {"settings": told["settings"] | foreign}
         (out / "generator-20" / "training.json").write_text(json.dumps(changed))
         with pytest.raises(SystemExit):
