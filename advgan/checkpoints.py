@@ -18,6 +18,8 @@ def summary(folder: Path) -> dict[str, Any]:
     """Configuration of a checkpoint, and how many numbers it holds; raises InputError for a damaged one."""
     try:
         config = read_object(folder / "config.json")
+        if not (folder / "model.safetensors").is_file():  # opening a pipe would wait for ever
+            raise OSError(f"a regular file expected at {folder / 'model.safetensors'}")
         with safe_open(folder / "model.safetensors", framework="np") as weights:
             check_config_digest(weights.metadata() or {}, config)
             sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
