@@ -43,6 +43,8 @@ def read_weights(
     SHA-256 of `write_weights`, for one of which a single bit is not as it was, or with another object `beside` it. With
     `digests` it must have both.
     """
+    if Path(path).exists() and not Path(path).is_file():  # opening a pipe would wait for ever
+        raise OSError(f"a regular file expected at {path}")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if digests and not {"sha256", "config_sha256"} <= metadata.keys():
