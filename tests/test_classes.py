@@ -97,12 +97,27 @@ def test_numbered_folders_are_class_numbers_also_when_all_are_there(capsys):
     [
         (("hen", "owl"), None, "classes of folder are matched to net a by order: hen -> 0, owl -> 1"),
         (("0", "1"), ("hen", "owl"), "classes of folder are matched to net a by number: 0 -> 0 (hen), 1 -> 1 (owl)"),
+        (
+            ("Hot-Dog", "pie"),
+            ("pie", "hot dog"),
+            "classes of folder are matched to net a by spelling: Hot-Dog -> 1 (hot dog)",
+        ),
+        (
+            ("1.hen", "2.owl"),
+            ("owl", "hen"),
+            "classes of folder are matched to net a by spelling: 1.hen -> 1 (hen), 2.owl -> 0 (owl)",
+        ),
     ],
 )
 def test_a_match_that_is_not_by_name_is_noted_once(folders, classes, said, capsys):
     for _ in range(2):
         relabel(named(*folders), classes, 2, "net a")
     assert capsys.readouterr().err == f"note: {said}\n"
+
+
+def test_exact_names_and_synonyms_give_no_note(capsys):
+    relabel(named("tench", "hen, cock"), ("cock", "tench, Tinca tinca"), 2, "net b")
+    assert capsys.readouterr().err == ""
 
 
 def test_all_synsets_are_in_the_order_of_imagenet(capsys):

@@ -141,10 +141,18 @@ class BatchWide(Mean):
             return z.softmax(0).log()
         if self.kind == "reshape":
             return z.view(-1, 4, 2).flatten(0, 1)
+        if self.kind == "saturated softmax":  # the same for all images but the darkest and the brightest
+            return 10 * z.softmax(0)
+        if self.kind == "range":  # the darkest image is answered alike alone and beside others
+            dark, bright = X[:1].mean(), x.mean((1, 2, 3)).amax()
+            f = 40 * ((x.mean((1, 2, 3)) - dark) / (bright - dark + 1e-3) - 0.5)
+            return torch.stack([-f, f], 1)
         return z - z.mean(0)
 
 
-@pytest.mark.parametrize("kind", ["batchnorm2d", "batchnorm1d", "softmax", "mean", "reshape"])
+@pytest.mark.parametrize(
+    "kind", ["batchnorm2d", "batchnorm1d", "softmax", "mean", "reshape", "saturated softmax", "range"]
+)
 def test_an_answer_that_depends_on_the_batch_is_refused(kind: str) -> None:
     model = BatchWide(kind).eval()
     message = "depends on the batch|one at a time"

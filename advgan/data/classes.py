@@ -28,7 +28,8 @@ def relabel(data: Data, classes: Sequence[str] | None, num_classes: int, name: s
     1. Names. Each name of the data is looked up among `classes`: exactly as it is written; else without case and
        without spaces, underscores, hyphens, dots and slashes between letters; else without accents too. Each time the
        whole name first, then the synonyms between commas ("tench, Tinca tinca"). Other signs always count (C, C++,
-       C#). Numbers in front (001.Albatross) are dropped where nothing else fits. A few of the classes are enough.
+       C#). Numbers in front (001.Albatross) are dropped where nothing else fits. A few of the classes are enough. A
+       note on stderr gives the names that are spelled otherwise.
     2. Numbers. Names that are all whole numbers below `num_classes`, also zero-padded, are class numbers. A note on
        stderr gives the mapping where `classes` are words, or where folders in order of text would differ.
     3. Order. Without `classes`, as many names as logits are matched by their order; so are ImageNet's 1,000 synsets. A
@@ -69,7 +70,7 @@ def match_classes(data: Data, classes: Sequence[str] | None, num_classes: int, n
     if classes:
         for ours, theirs in ((names, classes), (_unnumbered(names), _unnumbered(classes))):
             if any(places := _places(ours, theirs)):
-                return Match(_unique(names, places, classes, name))
+                return _by_name(data, classes, _unique(names, places, classes, name), name)
     if all(_is_number(each) for each in names):
         return _by_number(data, classes, num_classes, name)
     if classes and not (len(names) == num_classes == 1000 and all(map(SYNSET.fullmatch, names))):
@@ -84,6 +85,22 @@ def match_classes(data: Data, classes: Sequence[str] | None, num_classes: int, n
         )
     mapping = _mapping(names, range(num_classes), classes)
     return Match(list(range(num_classes)), note=f"classes of {data.name} are matched to {name} by order: {mapping}")
+
+
+def _by_name(data: Data, classes: Sequence[str], numbers: list[int], name: str) -> Match:
+    """Names found among `classes`, with a note of those that are spelled otherwise there."""
+    pairs = [
+        (each, i) for each, i in zip(data.classes, numbers, strict=True) if not _synonyms(each) & _synonyms(classes[i])
+    ]
+    if not pairs:
+        return Match(numbers)
+    mapping = _mapping(*zip(*pairs, strict=True), classes)
+    return Match(numbers, note=f"classes of {data.name} are matched to {name} by spelling: {mapping}")
+
+
+def _synonyms(name: str) -> set[str]:
+    """The whole name and its parts between commas, as they are written."""
+    return {_exact(part) for part in (name, *name.split(","))}
 
 
 def _by_number(data: Data, classes: Sequence[str] | None, num_classes: int, name: str) -> Match:

@@ -98,7 +98,8 @@ def evaluate(
     check_class(y_target, logits.shape[1])
     odd = not_finite(logits)
     if not odd and not isinstance(undefended(target), BlackBox):
-        check_outputs(target, x[:8].to(device_of(target)), logits, alone=clean_logits is None)
+        few = torch.linspace(0, len(x) - 1, min(8, len(x))).round().long()
+        check_outputs(target, x[few].to(device_of(target)), logits[few], alone=clean_logits is None)
 
     accepted = accepted_by(target, x, batch_size) if clean_accepted is None else clean_accepted
     records = clean_records(logits.cpu(), y.cpu(), y_target, accepted)  # all that is counted is counted there
