@@ -315,7 +315,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that build it again: the config.json of a checkpoint."""
-        return dict(self._hub_mixin_config)
+        config: Any = self._hub_mixin_config  # a dict: the arguments of __init__
+        return dict(config)
 
     @property
     def identity(self) -> str:

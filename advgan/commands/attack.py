@@ -113,9 +113,16 @@ def main(settings: Settings) -> None:
     with training.progress_bar(accelerator) as bar:
         missing = sum(picture.name not in rows for chunk in todo for picture in chunk)
         task = bar.add_task("attacking", total=missing, figures="")
-        limits = {"size": settings.image_size, "max_pixels": settings.max_pixels}
-        workers = max(1, torch.get_num_threads())
-        for row in work(todo, answers, settings.output_dir, done=frozenset(rows), workers=workers, **limits):
+        work_rows = work(
+            todo,
+            answers,
+            settings.output_dir,
+            done=frozenset(rows),
+            size=settings.image_size,
+            workers=max(1, torch.get_num_threads()),
+            max_pixels=settings.max_pixels,
+        )
+        for row in work_rows:
             rows[row["input"]] = row
             bar.advance(task)
     everyone: list[Row] = gather_object(list(rows.values()))

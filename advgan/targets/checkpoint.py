@@ -29,8 +29,10 @@ def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[st
     as training.json) to `directory`, aside and renamed; what stood there goes.
     """
 
+    config: Any = model.config
+
     def write(folder: Path) -> None:
-        write_checkpoint(folder, model.config, model.state_dict())
+        write_checkpoint(folder, config, model.state_dict())
         (folder / "README.md").write_text(card)
         if run is not None:
             (folder / "training.json").write_text(sealed(run))

@@ -101,7 +101,7 @@ def _check(model: nn.Module, name: str) -> None:
 
 def _asked_for(factory: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Those of the `given` arguments that a function takes."""
-    if isinstance(factory, type) and factory.__init__ is nn.Module.__init__:
+    if isinstance(factory, type) and inspect.getattr_static(factory, "__init__") is nn.Module.__init__:
         return {}  # a class without an __init__ of its own: nn.Module's takes any name, to refuse it
     parameters = inspect.signature(factory).parameters.values()
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
