@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -143,9 +144,12 @@ def _remove(path: Path) -> None:
 
 
 def sha256_of(*paths: Path) -> str:
-    """SHA-256 of what is in the files, one after the other, read in parts. Raises OSError for one that cannot be."""
+    """SHA-256 of what is in the files, one after the other, read in parts. Raises OSError for one that cannot be, and
+    for a pipe or a device."""
     found = hashlib.sha256()
     for path in paths:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise OSError(errno.EINVAL, "a regular file expected", str(path))
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: found)
     return found.hexdigest()

@@ -51,7 +51,8 @@ def read_weights(
             raise SafetensorError("it holds no SHA-256")
         if beside is not None:
             check_config_digest(metadata, beside)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Copies: what safetensors returns is the file itself, mapped, and changes with it.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     told = metadata.get("sha256")
     if told is not None and digest(tensors) != told:
         raise SafetensorError(f"its weights are not those that were saved, whose SHA-256 is {told[:12]}...")

@@ -79,7 +79,7 @@ def test_what_is_not_the_same_is_run(
         file.write_text(file.read_text().replace(old, new, 1))
         if change == "its digest":
             (file,) = tmp_path.glob("*/records.safetensors")
-            write_weights({name: tensor.clone() for name, tensor in read_weights(file).items()}, file)
+            write_weights(read_weights(file), file)
     if change == "a bit":
         (file,) = tmp_path.glob("*/records.safetensors")
         whole = file.read_bytes()

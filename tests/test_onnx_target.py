@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,9 @@ def test_its_identity_is_all_that_its_weights_are(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     with pytest.raises(InputError, match=r"wants weights from \.\./w\.bin, expected them beside it"):
         load_classifier(made(tmp_path / "deep/it.onnx", external="../w.bin"))
+    os.mkfifo(tmp_path / "pipe.bin")
+    with pytest.raises(InputError, match=r"cannot read .*pipe\.bin: a regular file expected"):
+        load_classifier(made(tmp_path / "piped.onnx", external="pipe.bin"))
 
 
 def test_what_cannot_be_a_target_is_named(tmp_path: Path) -> None:

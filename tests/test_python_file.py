@@ -130,6 +130,75 @@ def test_a_number_read_from_elsewhere_is_part_of_the_fingerprint(tmp_path: Path,
     assert fingerprint(load(tmp_path / "mine.py")) != one
 
 
+FROM_OUTSIDE = {
+    "constant": "T = float(os.environ['T'])\ndef build(): return Scaled(lambda z: T * z)",
+    "array": "T = np.array([float(os.environ['T'])])\ndef build(): return Scaled(lambda z: float(T[0]) * z)",
+    "closure": "def build():\n    t = float(os.environ['T'])\n    return Scaled(lambda z: t * z)",
+    "default": "def build(): return Scaled(lambda z, t=float(os.environ['T']): t * z)",
+    "method": "def build():\n    t = float(os.environ['T'])\n    class My(Scaled):\n        def forward(self, x):\n"
+    "            return t * super().forward(x)\n    return My(lambda z: z)",
+    "file": "def build():\n    t = Table(json.load(open(HERE / 't.json')))\n    return Scaled(lambda z: t.value * z)",
+    "npz": "T = Table(float(np.load(HERE / 't.npz')['t']))\ndef build(): return Scaled(lambda z: T.value * z)",
+    "pt": "def build():\n    t = Table(torch.load(HERE / 't.pt'))\n    return Scaled(lambda z: t.value * z)",
+    "late file": "def build(): return Scaled(lambda z: json.load(open(HERE / 't.json')) * z)",
+    "late module": "def scaled(z):\n    import late\n    return late.T * z\ndef build(): return Scaled(scaled)",
+}
+
+
+@pytest.mark.parametrize("kind", FROM_OUTSIDE)
+def test_what_a_model_computes_with_is_part_of_the_fingerprint_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    text = f"""import json, os
+from pathlib import Path
+import numpy as np
+{NET}
+HERE = Path(__file__).parent
+PLACE = str(HERE)
+class Table:
+    def __init__(self, value): self.value = value
+class Scaled(Net):
+    def __init__(self, scale):
+        super().__init__(1.0)
+        self.scale = scale
+    def forward(self, x):
+        return self.scale(super().forward(x))
+{FROM_OUTSIDE[kind]}
+"""
+
+    def change(folder: Path, value: float) -> Path:
+        monkeypatch.setenv("T", str(value))
+        written(folder, {"mine.py": text, "t.json": str(value), "late.py": f"T = {value}"})
+        np.savez(folder / "t.npz", t=value)
+        torch.save(torch.tensor(value), folder / "t.pt")
+        return folder / "mine.py"
+
+    one = load(change(tmp_path / "a", 1.0))
+    moved = load(change(tmp_path / "b", 1.0))
+    assert (value_of(one), value_of(moved)) == (1.0, 1.0)
+    assert fingerprint(moved) == fingerprint(one)  # where it lies does not matter
+    other = load(change(tmp_path / "a", 2.0))
+    assert value_of(other) == 2.0
+    assert fingerprint(other) != fingerprint(one)
+
+
+def test_a_black_box_imports_what_lies_beside_its_file_when_it_is_asked(tmp_path: Path) -> None:
+    text = """
+import numpy as np
+from advgan.targets.blackbox import BlackBox
+def build():
+    def answer(x):
+        import late
+        return np.tile(late.P, (len(x), 1))
+    return BlackBox(answer, 2, image_shape=(1, 2, 2))
+"""
+    for folder, p in (("a", "[1.0, 0.0]"), ("b", "[0.25, 0.75]")):
+        written(tmp_path / folder, {"mine.py": text, "late.py": f"P = {p}"})
+    a, b = (load(tmp_path / folder / "mine.py") for folder in ("a", "b"))
+    x = torch.ones(1, 1, 2, 2)
+    assert [target(x).exp()[0, 0].item() for target in (a, b, a)] == [1.0, 0.25, 1.0]
+
+
 SWITCHES = """
 import os, random, sys
 import numpy as np

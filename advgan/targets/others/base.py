@@ -25,7 +25,8 @@ class Other(nn.Module):
     mean, std    of the normalisation that `model` was trained with, one for each channel; None: none
     classes      the names of its classes, in the order of its logits, where it knows them
     identity     what tells it from another one where its weights cannot be seen: a file's SHA-256, an address
-    around       the block in which an import that the model makes only when it is called succeeds; None: any
+    around       the block in which an import that the model makes only when it is called succeeds; None: any. Each call
+                 is in it, or without `imports_late` only those after an import has failed
 
     What `model` answers is read by `logits_of`; one logit f, (n,) or (n, 1), becomes the logits (0, f) of two classes.
     """
@@ -49,7 +50,7 @@ class Other(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.name, self.image_shape, self.num_classes = model, name, image_shape, num_classes
-        self.around = around
+        self.around, self.imports_late = around, True
         self.channels = channels or image_shape[0]
         self.classes = None if classes is None else tuple(classes)
         for key, values, neutral in (("mean", mean, 0.0), ("std", std, 1.0)):
@@ -75,11 +76,12 @@ class Other(nn.Module):
         return two_logits(logits) if one_logit else logits
 
     def _answer(self, x: Tensor) -> Any:
-        try:
-            return self.model(x)
-        except ImportError:
-            if self.around is None:
-                raise
+        assert self.around is not None, "without one it is not called"
+        if not self.imports_late:
+            try:
+                return self.model(x)
+            except ImportError:
+                self.imports_late = True
         with self.around():
             return self.model(x)
 

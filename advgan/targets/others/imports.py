@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Beside:
 
     root       the folder of the file; of one in a package (`__init__.py`), the folder of the outermost package
     modules    name -> module, those loaded so far
+    opened     the paths that were opened to be read while `importing` lasted
     """
 
     def __init__(self, file: Path) -> None:
@@ -46,6 +47,7 @@ class Beside:
         self.package = f"advgan_target_{hashlib.sha256(bytes(file)).hexdigest()[:16]}"
         self.names: set[str] = set()
         self.modules: dict[str, ModuleType] = {}
+        self.opened: set[str] = set()
 
     def __deepcopy__(self, memo: Any) -> Beside:
         return self  # modules are not copied
@@ -63,9 +65,11 @@ class Beside:
         sys.modules.update(self.modules)
         sys.meta_path.insert(0, self)
         sys.path[:0] = folders
+        _recording.append(self.opened)
         try:
             yield
         finally:
+            _recording.pop()
             for folder in folders:
                 if folder in sys.path:
                     sys.path.remove(folder)
@@ -107,14 +111,35 @@ class Beside:
         return spec
 
     @property
+    def named(self) -> dict[str, ModuleType]:
+        """The modules loaded so far, by names that do not depend on where the file lies."""
+        return {name.replace(self.package, ""): module for name, module in self.modules.items()}
+
+    @property
     def files(self) -> list[Path]:
-        """The file, and those of the modules beside it that it has loaded, in the order of their names."""
-        found = {getattr(module, "__file__", None) for module in self.modules.values()}
-        return [self.file, *sorted({Path(path).resolve() for path in found if path} - {self.file})]
+        """The file, and those beside it or below that it has imported or read so far, in the order of their names."""
+        paths = {Path(module.__file__) for module in self.modules.values() if getattr(module, "__file__", None)}
+        paths |= {path for path in map(Path, self.opened) if self._is_beside(path) and path.is_file()}
+        return [self.file, *sorted({path.resolve() for path in paths} - {self.file})]
 
     def _is_beside(self, path: Path) -> bool:
         path = path.resolve()
         return path.is_relative_to(self.root) and not _in_library(path)
+
+
+_recording: list[set[str]] = []  # where the paths go that are opened to be read, in the innermost last
+
+
+def _record(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: the path of each file that Python code opens to read it."""
+    if event != "open" or not _recording:
+        return
+    path, mode = arguments[:2]
+    if isinstance(path, (str, bytes)) and isinstance(mode, str) and not set(mode) & set("wax+"):
+        _recording[-1].add(os.path.abspath(os.fsdecode(path)))
+
+
+sys.addaudithook(_record)
 
 
 def _is_own(module: Any) -> bool:
@@ -165,24 +190,53 @@ def switches_kept() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-def attributes_digest(model: torch.nn.Module) -> str:
+def attributes_digest(model: torch.nn.Module, modules: dict[str, ModuleType]) -> str:
     """SHA-256 of what a model computes with beside its weights: numbers, texts, arrays and tensors, and lists of them,
-    that are plain attributes of its modules (a temperature, a mean that is no buffer)."""
+    that are plain attributes of its layers (a temperature, a mean that is no buffer); the code of TorchScript; and of
+    the Python `modules` by name, and of the functions of the layers, those constants, defaults and closures that are
+    numbers, arrays and tensors (a text may be a path or a device).
+    """
     found, usual = hashlib.sha256(), vars(torch.nn.Module()).keys()
+    own = {python.__name__ for python in modules.values()}
     for name, module in model.named_modules():
-        for key, value in sorted(vars(module).items()):
+        values = dict(vars(module))
+        if isinstance(module, torch.jit.ScriptModule):
+            values["code"] = getattr(module, "code", None)
+        for key, value in sorted(values.items()):
             if key not in usual and _is_plain(value):
                 found.update(f"{name}.{key}=".encode())
+                _update(found, value)
+        for _, function in sorted({**vars(type(module)), **vars(module)}.items()):
+            if isinstance(function, FunctionType) and function.__module__ in own:
+                _update(found, [value for value in _inside(function) if _is_plain(value, texts=False)])
+    for name, python in sorted(modules.items()):
+        for key, value in sorted(vars(python).items()):
+            if not key.startswith("__") and _is_plain(value, texts=False):
+                found.update(f"{name}:{key}=".encode())
                 _update(found, value)
     return found.hexdigest()
 
 
-def _is_plain(value: Any) -> bool:
+def _inside(function: FunctionType) -> Iterator[Any]:
+    """The defaults of a function, and the values of the function around it that it uses."""
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+
+
+def _is_plain(value: Any, *, texts: bool = True) -> bool:
+    """Whether a value is a number, a tensor, an array (with `texts`, a text or None), or a list or dict of such."""
     if isinstance(value, (list, tuple)):
-        return all(_is_plain(part) for part in value)
+        return all(_is_plain(part, texts=texts) for part in value)
     if isinstance(value, dict):
-        return all(_is_plain(part) for pair in value.items() for part in pair)
-    return value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.Tensor, np.ndarray))
+        return all(_is_plain(key) and _is_plain(part, texts=texts) for key, part in value.items())
+    if isinstance(value, (str, bytes)) or value is None:
+        return texts
+    return isinstance(value, (bool, int, float, complex, torch.Tensor, np.ndarray))
 
 
 def _update(found: Any, value: Any) -> None:

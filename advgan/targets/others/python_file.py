@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 from advgan.errors import InputError, did_you_mean, reason
 from advgan.storage import sha256_of
 from advgan.targets.base import ImageShape
-from advgan.targets.blackbox import BlackBox
+from advgan.targets.blackbox import Answer, BlackBox
 from advgan.targets.guards import Scripted
 from advgan.targets.others.base import Other, line_in, ready
 from advgan.targets.others.imports import Beside, attributes_digest, switches_kept
@@ -39,9 +39,10 @@ def load(
     """As `advgan.targets.others.load_other`, by running the file. Raises InputError, with file and line, for whatever
     goes wrong in it.
 
-    Its fingerprint counts the text of the file and of the modules beside it that it imports, and the plain attributes
-    of the model: what the model does may be said there, not in the weights. The global switches that the file changes
-    (gradients off, another default dtype, a seed) are put back.
+    Its fingerprint counts the text of the file, and of those beside it that it imports or reads until it has answered
+    one image; the plain attributes of the model, constants of the modules and closures: what the model does may depend
+    on them, and not on its weights alone. The global switches that the file changes (gradients off, another default
+    dtype, a seed) are put back.
     """
     path, _, word = name.rpartition(":")
     file = Path(path).resolve()
@@ -59,19 +60,34 @@ def load(
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} must return an nn.Module, got {type(model).__name__}")
     _check(model, name)
-    attributes = attributes_digest(model)
+    attributes = attributes_digest(model, beside.named)
     if weights is not None:
         own, by_order = weights_file(weights)
         state = read_file(own)
         fill(model, match_weights(model, state, name, by_order=by_order), state)
     natural = getattr(model, "image_shape", None) or image_shape or (3, 224, 224)
-    about = {"classes": getattr(model, "classes", None), "identity": f"{sha256_of(*beside.files)} {attributes}"}
     if isinstance(model, BlackBox):  # a service with a protocol of its own, say
-        model.name, model.image_shape, model.identity = name, model.image_shape or image_shape, about["identity"]
+        model.name, model.image_shape = name, model.image_shape or image_shape
+        model.identity = f"{sha256_of(*beside.files)} {attributes}"
+        model.answer = _importing(model.answer, beside)
         return model
     if isinstance(model, torch.jit.ScriptModule):
         model = Scripted(model)
-    return ready(model, name, tuple(natural), image_shape, code=file, around=beside.importing, **about)
+    classes, imported = getattr(model, "classes", None), len(beside.modules)
+    other = ready(model, name, tuple(natural), image_shape, code=file, around=beside.importing, classes=classes)
+    other.imports_late = len(beside.modules) > imported
+    other.identity = f"{sha256_of(*beside.files)} {attributes}"  # with what it has imported to answer
+    return other
+
+
+def _importing(answer: Answer, beside: Beside) -> Answer:
+    """The callable of a black box, whose imports look beside its file."""
+
+    def importing(x: torch.Tensor) -> Any:
+        with beside.importing():
+            return answer(x)
+
+    return importing
 
 
 def _check(model: nn.Module, name: str) -> None:
