@@ -51,6 +51,15 @@ Real = Annotated[
 ]
 
 
+BY_ORDER = ":by-order"  # after a file of weights: its tensors are the model's in their order, whatever their names
+ByOrder = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="Load the files of weights by order: tensors of the same shapes in the same order, whatever their names"
+    ),
+]
+
+
 def run(
     main: Callable[[S], None], settings_class: type[S], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> None:
@@ -128,7 +137,24 @@ def parse(
     _check_flags(settings_class, words)
     recipe = _recipe_path(words)
     defaults = {} if recipe is None else {"default": load_recipe(settings_class, recipe)}
-    return _parsed(settings_class, words, prog=prog, description=description, **defaults)
+    return _mark_by_order(_parsed(settings_class, words, prog=prog, description=description, **defaults))
+
+
+def _mark_by_order(settings: S) -> S:
+    """`settings` with BY_ORDER after each file of weights, where `weights_by_order` is set."""
+    if not getattr(settings, "weights_by_order", False):
+        return settings
+    files = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    marked = {name: _marked(value) for name, value in files.items() if name.endswith("_weights") and value}
+    if not marked:
+        raise InputError("weights_by_order is for files of weights, expected --target-weights, got none")
+    return dataclasses.replace(settings, **marked)  # type: ignore[type-var]
+
+
+def _marked(files: Path | tuple[Path, ...]) -> Path | tuple[Path, ...]:
+    if isinstance(files, tuple):
+        return tuple(Path(f"{str(file).removesuffix(BY_ORDER)}{BY_ORDER}") for file in files)
+    return Path(f"{str(files).removesuffix(BY_ORDER)}{BY_ORDER}")
 
 
 def _parsed(settings_class: type[S], words: list[str], **options: Any) -> S:

@@ -34,7 +34,7 @@ from advgan import training
 from advgan.data.flags import DataDir
 from advgan.errors import InputError
 from advgan.json_files import read_sealed
-from advgan.settings import parse, run, write_settings
+from advgan.settings import ByOrder, parse, run, write_settings
 from advgan.storage import write_file
 from eval.programs import complete, program
 from train.advgan import Settings as Training
@@ -75,6 +75,7 @@ class Settings:
     data_dir: DataDir = Path("data")
     target_weights: Path | None = None
     """The classifier under attack; None: the recipe's"""
+    weights_by_order: ByOrder = False
     output_dir: Path = Path("checkpoints/runs/ablation")
     """A directory per cell, results.json and report.md"""
     recipe: Path | None = None

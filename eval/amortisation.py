@@ -49,7 +49,7 @@ from advgan.report.progress import Begin, cell_progress
 from advgan.report.sweeps.amortisation import findings, grids, write_amortisation
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import run, write_settings
+from advgan.settings import ByOrder, run, write_settings
 from advgan.threat import Norm, Threat, eps_text
 
 PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json
@@ -75,6 +75,7 @@ class Settings:
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
     defense: NameOrPath | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: tuple[Path, ...] = ()

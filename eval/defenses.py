@@ -49,7 +49,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.defenses import worth, write_defenses
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run, write_settings
+from advgan.settings import ByOrder, Real, run, write_settings
 from advgan.threat import Norm, Threat
 from eval.programs import parse_commands, prepare
 
@@ -77,6 +77,7 @@ class Settings:
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
     rows: tuple[NameOrPath, ...] = ("none", "bit-depth:bits=1")
     """What is attacked: none (the base), a defence around it, a hardened classifier's directory (DIRECTORY+DEFENSE:
     with defences around it), each with LABEL= before it or without"""

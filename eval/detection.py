@@ -45,7 +45,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.detection import grids, write_detection
 from advgan.report.sweeps.page import failures
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run, write_settings
+from advgan.settings import ByOrder, Real, run, write_settings
 from advgan.threat import Norm, Threat
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -69,6 +69,7 @@ class Settings:
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
     defense: NameOrPath | None = None
     """What it stands behind already, like bit-depth:bits=3, or several with +; None: nothing"""
     detector: tuple[Path, ...] = ()

@@ -40,7 +40,7 @@ from advgan.evaluation.admission import admitted, said_of
 from advgan.generator import Generator
 from advgan.json_files import read_sealed
 from advgan.recipe import NameOrPath
-from advgan.settings import parse_fraction, run
+from advgan.settings import ByOrder, parse_fraction, run
 from advgan.storage import write_aside
 from advgan.targets import Target, fingerprint, load_target
 from advgan.targets.others import source_of
@@ -61,6 +61,7 @@ class Settings:
     """Publish the run's classifier, not its generator"""
     target_weights: Path | None = None
     """The weights of the classifier under attack; None: the run's"""
+    weights_by_order: ByOrder = False
     dataset: str = "mnist5k"
     """The data set whose test images the figures are measured on"""
     also: tuple[str, ...] = ()

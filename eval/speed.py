@@ -45,7 +45,7 @@ from advgan.evaluation.figures import clean_records
 from advgan.generator import Generator
 from advgan.recipe import NameOrPath
 from advgan.report.progress import cell_progress
-from advgan.settings import Real, run, write_settings
+from advgan.settings import ByOrder, Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import fingerprint
 from advgan.threat import Threat, check_class, eps_text
@@ -96,6 +96,7 @@ class Settings:
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
     generator: Path | None = None
     """A generator's folder, or the run that holds it, for the section of that name: there all have its ball and aim"""
     sections: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.sweep import grids, unattacked, write_sweep
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import run, write_settings
+from advgan.settings import ByOrder, run, write_settings
 from advgan.threat import Norm, Threat, check_class, eps_text
 
 ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
@@ -63,6 +63,7 @@ class Settings:
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
     defense: NameOrPath | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: Path | None = None

@@ -44,7 +44,7 @@ from advgan.report.progress import cell_progress
 from advgan.report.sweeps.page import failures
 from advgan.report.sweeps.transfer import grids, write_transfer
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run, write_settings
+from advgan.settings import ByOrder, Real, run, write_settings
 from advgan.threat import Norm, Threat, check_class, eps_text
 
 NOISE = "noise-sign"  # of the same size: the floor
@@ -68,6 +68,7 @@ class Settings:
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: tuple[Path, ...] = ()
     """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files"""
+    weights_by_order: ByOrder = False
     defense: tuple[NameOrPath, ...] = ()
     """What they stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
     generator: tuple[Path, ...] = ()

@@ -13,6 +13,7 @@ import pytest
 import tyro
 import yaml
 
+from advgan.commands import compare
 from advgan.errors import InputError
 from advgan.recipe import NameOrPath, PathOrAddress
 from advgan.settings import Real, load_recipe, parse, parse_fraction, run, settings_file, write_settings
@@ -253,7 +254,7 @@ def changed(settings):
     """The same with other values in each field whose type says what they may be."""
     found = {}
     for name, hint in get_type_hints(type(settings)).items():
-        if name == "recipe":
+        if name in ("recipe", "weights_by_order"):  # which changes the files of weights
             continue
         kinds = {hint, *get_args(hint)}
         if bool in kinds:
@@ -285,3 +286,11 @@ def test_the_recipe_of_what_has_no_default(tmp_path):
     assert parse(Placed, ["in", "o", "--generator", "h", "--recipe", str(some)]) == Placed("in", Path("o"), "h", some)
     with pytest.raises(InputError, match="Missing"):
         parse(Placed, ["--recipe", str(some)])
+
+
+def test_weights_by_order_marks_every_file_of_weights() -> None:
+    settings = parse(compare.Settings, ["--target-weights", "a.pt", "b.pt:by-order", "--weights-by-order"])
+    assert settings.target_weights == (Path("a.pt:by-order"), Path("b.pt:by-order"))
+    assert parse(compare.Settings, ["--target-weights", "a.pt"]).target_weights == (Path("a.pt"),)
+    with pytest.raises(InputError, match="weights_by_order is for files of weights, expected --target-weights"):
+        parse(compare.Settings, ["--weights-by-order"])

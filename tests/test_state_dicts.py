@@ -131,7 +131,7 @@ def test_weights_of_a_plain_model_load_into_its_wrapper(tmp_path: Path, wrap: Ca
 
 def test_weights_by_order_are_offered_and_taken_on_request(file: Path) -> None:
     renamed = {f"conv{i}.{name.rpartition('.')[2]}": tensor for i, (name, tensor) in enumerate(STATE.items())}
-    with pytest.raises(InputError, match=r"the same in the same order: .*w.pth:by-order takes them by order"):
+    with pytest.raises(InputError, match=r"the same in the same order: --weights-by-order .*by_order=True"):
         loads({"net": renamed, "epoch": 2}, file)
     for loaded in (
         load_target(NAME, f"{file}:by-order"),

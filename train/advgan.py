@@ -48,7 +48,7 @@ from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.runs import checkpoint_folder
-from advgan.settings import Real, run, write_settings
+from advgan.settings import ByOrder, Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import fingerprint
 from advgan.targets.others import source_of
@@ -73,6 +73,7 @@ class Settings:
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
     defense: NameOrPath | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     eps: Real = 0.3

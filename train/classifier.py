@@ -42,7 +42,7 @@ from advgan.evaluation.hardness import accuracy, validate
 from advgan.recipe import NameOrPath
 from advgan.report.card import classifier_card
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run, write_settings
+from advgan.settings import ByOrder, Real, run, write_settings
 from advgan.targets import Target, build_target, fingerprint, initial_target, load_target, save_target
 
 
@@ -61,6 +61,7 @@ class Settings:
     """The classifier: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
     init_weights: Path | None = None
     """Begin with the backbone of a trained classifier of this name and a new head: a run, or a file of weights"""
+    weights_by_order: ByOrder = False
     freeze_backbone: bool = False
     """Train the new head alone: the backbone, its batch norm among it, stays what --init-weights brought"""
     output_dir: Path = Path("checkpoints/runs/classifier")

@@ -58,7 +58,7 @@ from advgan.evaluation.runner import device_of
 from advgan.generator import Generator
 from advgan.recipe import NameOrPath
 from advgan.report.card import detector_card
-from advgan.settings import Real, run, write_settings
+from advgan.settings import ByOrder, Real, run, write_settings
 from advgan.targets import fingerprint
 from advgan.threat import Norm, Threat
 
@@ -85,6 +85,7 @@ class Settings:
     hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
     defense: NameOrPath | None = None
     """What it stands behind already, like bit-depth:bits=3, or several with +; None: nothing"""
     attacks: tuple[str, ...] = ("fgsm", "pgd:steps=10")

@@ -56,7 +56,7 @@ from advgan.recipe import NameOrPath
 from advgan.report.card import substitute_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
-from advgan.settings import Real, run, write_settings
+from advgan.settings import ByOrder, Real, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import Answers, BlackBox, Target, build_target, fingerprint, save_target
 from advgan.threat import Norm, check_class, check_eps
@@ -84,6 +84,7 @@ class Settings:
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; the attack does not see them. None: its
     own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
     defense: NameOrPath | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     answers: Answers = "probabilities"

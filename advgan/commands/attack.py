@@ -38,7 +38,7 @@ from advgan.pictures import Answers, already, class_of, find, work
 from advgan.pictures.work import Row, left_out
 from advgan.recipe import NameOrPath, PathOrAddress
 from advgan.report.names import csv_text
-from advgan.settings import Real, absolute_paths, load_recipe, settings_file, write_settings
+from advgan.settings import ByOrder, Real, absolute_paths, load_recipe, settings_file, write_settings
 from advgan.storage import write_file
 from advgan.targets import BlackBox, ImageShape, check_target
 from advgan.terminal import printable
@@ -69,6 +69,7 @@ class Settings:
     """A classifier that says what it takes each picture for, before and after: whatever advgan compare takes"""
     target_weights: Path | None = None
     """Its weights, where it has none of its own"""
+    weights_by_order: ByOrder = False
     image_size: int | None = None
     """Resize and crop each picture to a square of so many pixels a side first"""
     force: bool = False

@@ -36,7 +36,7 @@ from advgan.report.files import write_report
 from advgan.report.progress import cell_progress
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import write_settings
+from advgan.settings import ByOrder, write_settings
 from advgan.threat import Norm, Threat, check_class, eps_text
 
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
@@ -62,6 +62,7 @@ class Settings:
     target_weights: tuple[Path, ...] = ()
     """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files; () takes the shipped
     mnist-c"""
+    weights_by_order: ByOrder = False
     defense: tuple[NameOrPath, ...] = ()
     """What the targets stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
     generator: tuple[Path, ...] = ()

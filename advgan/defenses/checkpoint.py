@@ -15,10 +15,10 @@ from advgan.defenses.base import Defended, adaptive
 from advgan.defenses.ensemble import Ensemble
 from advgan.defenses.registry import DEFENSES, defend
 from advgan.errors import InputError, listing
+from advgan.settings import BY_ORDER
 from advgan.targets import TARGETS, ImageShape, Target
 from advgan.targets.checkpoint import build_and_fill, build_configured, check_config, read_target
 from advgan.targets.others import load_other, source_of
-from advgan.targets.state_dicts import BY_ORDER
 
 MAX_PARTS = 100  # classifiers and defences that one config.json may hold
 

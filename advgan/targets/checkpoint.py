@@ -16,11 +16,12 @@ from torch import nn
 from advgan.errors import InputError
 from advgan.json_files import check_int, check_keys, read_object, sealed
 from advgan.runs import warn_unfinished
+from advgan.settings import BY_ORDER
 from advgan.storage import write_aside
 from advgan.targets.base import MAX_CLASSES, ImageShape, Target, check_shape
 from advgan.targets.others import load_other, source_of
 from advgan.targets.registry import TARGETS, build_target, target_family
-from advgan.targets.state_dicts import BY_ORDER, WeightsFile, fill, match_weights, read_file, weights_file
+from advgan.targets.state_dicts import WeightsFile, fill, match_weights, read_file, weights_file
 from advgan.weights import M, write_checkpoint
 
 

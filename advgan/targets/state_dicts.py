@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from advgan.errors import InputError, reason
+from advgan.settings import BY_ORDER
 from advgan.weights import COUNTERS, M, describe_mismatch, load_weights, read_weights, shapes_of
 
-BY_ORDER = ":by-order"  # after a file of weights: its tensors are the model's in their order, whatever their names
 MAX_ENTRIES = 200_000  # of a file, nested ones counted
 
 # Parts of names that wrappers add anywhere: DataParallel, torch.compile, FSDP, activation checkpointing.
@@ -314,7 +314,9 @@ def _misfit(model: nn.Module, file: WeightsFile, about: str, by_order: bool) -> 
         return f"{file.path} does not fit {about} by order: expected the same shapes in the same order{where}{nested}"
     message = f"{file.path} does not fit {about}: {describe_mismatch(expected, given)}{where}{nested}"
     if find_by_order(model, file) is not None:
-        message += f"; the shapes are the same in the same order: {file.path}{BY_ORDER} takes them by order"
+        message += (
+            "; the shapes are the same in the same order: --weights-by-order (in Python by_order=True) takes them so"
+        )
     return message
 
 
