@@ -264,7 +264,7 @@ def _words(name: str | None, value: Any, hint: Any) -> list[str]:
     if name is None:
         return values
     flag = name.replace("_", "-")
-    if hint is bool:
+    if getattr(hint, "__origin__", hint) is bool:  # annotated or not
         switch = {"true": f"--{flag}", "false": f"--no-{flag}"}
         word = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(values[0].lower(), values[0].lower())
         if len(values) != 1 or word not in switch:
