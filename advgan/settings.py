@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from itertools import takewhile
 from pathlib import Path
@@ -95,6 +96,15 @@ def run(
             sys.exit(130)
         finally:
             release()
+
+
+def check_signs(settings: Any, *, positive: Iterable[str] = (), not_negative: Iterable[str] = ()) -> None:
+    """Raise InputError unless those settings are finite, and positive or not negative; None is left out."""
+    for names, smallest, expected in ((positive, math.ulp(0.0), "be positive"), (not_negative, 0.0, "not be negative")):
+        for name in names:
+            value = getattr(settings, name)
+            if value is not None and not smallest <= value < math.inf:
+                raise InputError(f"{name} must {'be finite' if value == math.inf else expected}, got {value}")
 
 
 @contextmanager

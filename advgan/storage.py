@@ -42,8 +42,10 @@ def write_aside(directory: Path, write: Callable[[Path], Any]) -> None:
         aside.rename(directory)
     finally:
         if os.path.lexists(old) and not directory.exists():
-            old.rename(directory)
-        _remove(old)
+            with suppress(OSError):  # the next call's `sweep` puts it back
+                old.rename(directory)
+        if directory.exists():
+            _remove(old)
         _remove(aside)
 
 

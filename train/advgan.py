@@ -48,7 +48,7 @@ from advgan.report.card import generator_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
 from advgan.runs import checkpoint_folder
-from advgan.settings import ByOrder, Real, run, write_settings
+from advgan.settings import ByOrder, Real, check_signs, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import fingerprint
 from advgan.targets.others import source_of
@@ -235,22 +235,24 @@ def main(settings: Settings) -> None:
     generator, discriminator, optimizer_g, optimizer_d = accelerator.prepare(
         net, discriminator, optimizer_g, optimizer_d
     )
+    validation = Validation(target, held_out, accelerator, questions(net), settings.seed)
+    validation.check_attackable()
     state = training.State(accelerator, settings.output_dir, "generator", total, record, schedule, averaged)
     if settings.resume:
         state.load(schedule)
-    else:
-        state.clear()
-    if accelerator.is_main_process:
-        write_settings(settings, settings.output_dir)
     if settings.compile:
         training.compiled(net, classifier, sample=some[:share].to(accelerator.device))
 
-    validation = Validation(target, held_out, accelerator, questions(net), settings.seed)
     critic = accelerator.unwrap_model(discriminator)
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
         rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
     )  # fmt: skip
+    if not settings.resume:  # nothing is refused from here on: the earlier run may go
+        state.clear()
+    with training.saving(accelerator, settings.output_dir):
+        if accelerator.is_main_process:
+            write_settings(settings, settings.output_dir)
     with (
         training.Stop() as stop,
         training.open_log(accelerator, settings.output_dir, "advgan", record["step"], record["settings"]) as log,
@@ -318,28 +320,21 @@ def main(settings: Settings) -> None:
                 state.save(step)
             if stopping:
                 break  # safe: the loader is not a prepared one, and every process stops at this step
-    if accelerator.is_main_process:
-        conclude(settings, record, total)
+    with training.saving(accelerator, settings.output_dir):
+        if accelerator.is_main_process:
+            conclude(settings, record, total)
     training.finish(accelerator, stop.code)
 
 
 def check(settings: Settings) -> None:
     """Refuse what cannot work, before any work."""
     check_eps(settings.eps, settings.norm)
-    for name in (
-        "batch_size",
-        "accumulate",
-        "validate_every",
-        "validation_images",
-        "epochs",
-        "learning_rate",
-        "clip_norm",
-    ):
-        if not getattr(settings, name) > 0:
-            raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
-    for name in ("kappa", "alpha", "beta", "gamma", "evasion", "hinge_c", "discriminator_learning_rate"):
-        if (value := getattr(settings, name)) is not None and not value >= 0:
-            raise InputError(f"{name} must not be negative, got {value}")
+    sizes = ("batch_size", "accumulate", "validate_every", "validation_images", "epochs")
+    check_signs(
+        settings,
+        positive=(*sizes, "learning_rate", "clip_norm"),
+        not_negative=("kappa", "alpha", "beta", "gamma", "evasion", "hinge_c", "discriminator_learning_rate"),
+    )
     for name in ("ema", "warmup"):
         if not 0 <= getattr(settings, name) < 1:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")

@@ -19,7 +19,6 @@ from advgan.shutdown import exit_on_signals
 if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
 
-import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from advgan import training
 from advgan.attacks import pgd
 from advgan.data import Data, Stream, steps_per_epoch, training_batches
-from advgan.data.augment import augment
+from advgan.data.augment import augment, check_shift
 from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.data.stream import in_memory
 from advgan.defenses import load_members
@@ -42,7 +41,7 @@ from advgan.evaluation.hardness import accuracy, validate
 from advgan.recipe import NameOrPath
 from advgan.report.card import classifier_card
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import ByOrder, Real, run, write_settings
+from advgan.settings import ByOrder, Real, check_signs, run, write_settings
 from advgan.targets import Target, build_target, fingerprint, initial_target, load_target, save_target
 
 
@@ -130,6 +129,7 @@ def main(settings: Settings) -> None:
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
+    check_shift(settings.shift, data.image_shape)
     members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device, data.classes)
     data, epoch = in_memory(data, HELD), between_validations(data, settings)
     total = settings.max_steps or settings.epochs * epoch
@@ -153,15 +153,16 @@ def main(settings: Settings) -> None:
     state = training.State(accelerator, settings.output_dir, "classifier", total, record, schedule)
     if settings.resume:
         state.load(schedule)
-    else:
-        state.clear()
-    if accelerator.is_main_process:
-        write_settings(settings, settings.output_dir)
 
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
         rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
     )  # fmt: skip
+    if not settings.resume:  # nothing is refused from here on: the earlier run may go
+        state.clear()
+    with training.saving(accelerator, settings.output_dir):
+        if accelerator.is_main_process:
+            write_settings(settings, settings.output_dir)
     with (
         training.Stop() as stop,
         training.open_log(accelerator, settings.output_dir, "classifier", record["step"], record["settings"]) as log,
@@ -239,9 +240,7 @@ def hardening(settings: Settings) -> Plan | None:
         return None
     if settings.adversarial == "ensemble" and not settings.ensemble:
         raise InputError("adversarial ensemble needs trained classifiers, expected --ensemble DIR [DIR ...], got none")
-    for name in ("generator_width", "generator_learning_rate", "robust_images"):
-        if not 0 < getattr(settings, name) < math.inf:
-            raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
+    check_signs(settings, positive=("generator_width", "generator_learning_rate", "robust_images"))
     return plan(
         settings.adversarial, settings.eps, alpha=settings.alpha, steps=settings.attack_steps,
         step_size=settings.attack_step_size, warmup=settings.eps_warmup,
@@ -310,12 +309,9 @@ def keep(
 
 def check(settings: Settings) -> None:
     """Refuse what cannot work, before any work."""
-    for name in ("epochs", "batch_size", "learning_rate"):
-        if not 0 < getattr(settings, name) < math.inf:
-            raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
-    for name in ("weight_decay", "shift", "seed"):
-        if not getattr(settings, name) >= 0:
-            raise InputError(f"{name} must not be negative, got {getattr(settings, name)}")
+    check_signs(
+        settings, positive=("epochs", "batch_size", "learning_rate"), not_negative=("weight_decay", "shift", "seed")
+    )
     if settings.max_steps is not None and settings.max_steps < 1:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
     if settings.freeze_backbone and settings.init_weights is None:
@@ -337,12 +333,14 @@ def conclude(settings: Settings, data: Data, record: training.Record, total: int
         if settings.adversarial is not None:
             some, attack = test.first(settings.robust_images), partial(pgd, eps=settings.eps, steps=40)
             tested |= {"accuracy_pgd40": accuracy(best, some, accelerator, attack), "n_pgd40": len(some)}
+    with training.saving(accelerator, settings.output_dir):
+        if tested is not None and accelerator.is_main_process:
+            keep(best, settings, data, record, total, tested)
     if not accelerator.is_main_process:
         return
     if tested is None:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
     else:
-        keep(best, settings, data, record, total, tested)
         chosen = next(each for each in record["history"] if each["step"] == record["best_step"])
         print(f"test accuracy {tested['accuracy']:.2%} (n = {len(test)}), validation {chosen['accuracy']:.2%}")
         if "n_pgd40" in tested:

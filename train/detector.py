@@ -58,7 +58,7 @@ from advgan.evaluation.runner import device_of
 from advgan.generator import Generator
 from advgan.recipe import NameOrPath
 from advgan.report.card import detector_card
-from advgan.settings import ByOrder, Real, run, write_settings
+from advgan.settings import ByOrder, Real, check_signs, run, write_settings
 from advgan.targets import fingerprint
 from advgan.threat import Norm, Threat
 
@@ -164,9 +164,7 @@ def check(settings: Settings) -> list[Spec]:
     """The attacks by name; refuses what cannot work, before any work."""
     Threat(settings.norm, settings.eps)
     threshold_at(torch.zeros(1), settings.fpr)
-    for name in ("max_samples", "steps", "batch_size", "learning_rate"):
-        if not getattr(settings, name) > 0:
-            raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
+    check_signs(settings, positive=("max_samples", "steps", "batch_size", "learning_rate"))
     for name in ("steps", "batch_size", "learning_rate"):
         if settings.kind != "binary" and getattr(settings, name) != getattr(Settings, name):
             raise InputError(f"{name} does nothing with kind {settings.kind}, got {getattr(settings, name)}")

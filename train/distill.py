@@ -24,7 +24,6 @@ from advgan.shutdown import exit_on_signals
 if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
 
-import math
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,14 +36,14 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from advgan import training
 from advgan.data import Data, steps_per_epoch, training_batches
-from advgan.data.augment import augment
+from advgan.data.augment import augment, check_shift
 from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.errors import InputError
 from advgan.evaluation.hardness import accuracy
 from advgan.recipe import NameOrPath
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import Real, run, write_settings
+from advgan.settings import Real, check_signs, run, write_settings
 from advgan.targets import Target, build_target, save_target
 
 Phase = Literal["teacher", "student"]
@@ -99,6 +98,7 @@ def main(settings: Settings) -> None:
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
+    check_shift(settings.shift, data.image_shape)
     epoch = steps_per_epoch(data.train, settings.batch_size)
     each = settings.max_steps or settings.epochs * epoch
     nets = {phase: build_target(settings.target, data.image_shape, data.num_classes) for phase in FOLDER}
@@ -117,15 +117,16 @@ def main(settings: Settings) -> None:
     state = training.State(accelerator, settings.output_dir, "classifier", 2 * each, record, *schedules.values())
     if settings.resume:
         state.load()
-    else:
-        state.clear(*FOLDER.values())
-    if accelerator.is_main_process:
-        write_settings(settings, settings.output_dir)
 
     batches = training_batches(
         data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=2 * each,
         rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
     )  # fmt: skip
+    if not settings.resume:  # nothing is refused from here on: the earlier run may go
+        state.clear(*FOLDER.values())
+    with training.saving(accelerator, settings.output_dir):
+        if accelerator.is_main_process:
+            write_settings(settings, settings.output_dir)
     with (
         training.Stop() as stop,
         training.open_log(accelerator, settings.output_dir, "distill", record["step"], record["settings"]) as log,
@@ -192,12 +193,9 @@ def main(settings: Settings) -> None:
 def check(settings: Settings) -> None:
     """Refuse what cannot work, before any work."""
     check_temperature(settings.temperature)
-    for name in ("epochs", "batch_size", "learning_rate"):
-        if not 0 < getattr(settings, name) < math.inf:
-            raise InputError(f"{name} must be positive, got {getattr(settings, name)}")
-    for name in ("weight_decay", "shift", "seed"):
-        if not getattr(settings, name) >= 0:
-            raise InputError(f"{name} must not be negative, got {getattr(settings, name)}")
+    check_signs(
+        settings, positive=("epochs", "batch_size", "learning_rate"), not_negative=("weight_decay", "shift", "seed")
+    )
     if settings.max_steps is not None and settings.max_steps < 1:
         raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
 

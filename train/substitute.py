@@ -27,7 +27,6 @@ from advgan.shutdown import exit_on_signals
 if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
 
-import math
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,15 +47,15 @@ from advgan.defenses import load_classifier, reseed, weights_of
 from advgan.discriminator import Discriminator
 from advgan.errors import InputError
 from advgan.evaluation.admission import admitted
-from advgan.evaluation.validation import Judgement, Validation, questions
+from advgan.evaluation.validation import Judgement, Validation, check_attackable, questions
 from advgan.game import Game, discriminator_step, generator_step
 from advgan.generator import Architecture, Generator
 from advgan.json_files import sealed
 from advgan.recipe import NameOrPath
-from advgan.report.card import substitute_card
+from advgan.report.card import percent, substitute_card
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.report.tensorboard import write_validation
-from advgan.settings import ByOrder, Real, run, write_settings
+from advgan.settings import ByOrder, Real, check_signs, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import Answers, BlackBox, Target, build_target, fingerprint, save_target
 from advgan.threat import Norm, check_class, check_eps
@@ -219,10 +218,6 @@ def main(settings: Settings) -> None:
     if settings.resume:
         state.load()
         black_box.queries, referee.queries = record["queries"], record["validation_queries"]
-    else:
-        state.clear("classifier")
-    if accelerator.is_main_process:
-        write_settings(settings, settings.output_dir)
 
     some, _ = next(train.first(512).batches(512))
     c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
@@ -233,6 +228,10 @@ def main(settings: Settings) -> None:
         )
         for phase in schedules
     }
+    if not settings.resume:  # nothing is refused from here on: the earlier run may go
+        state.clear("classifier")
+    if accelerator.is_main_process:
+        write_settings(settings, settings.output_dir)
     with (
         training.Stop() as stop,
         training.open_log(accelerator, settings.output_dir, "substitute", record["step"], record["settings"]) as log,
@@ -248,6 +247,7 @@ def main(settings: Settings) -> None:
                         if round_ == 0:
                             told.ask(black_box, "clean", train)
                             told.ask(referee, "validation", held_out)
+                            check_black_box(told["validation"].argmax(1), held_out, settings.y_target)
                         else:
                             told.ask_about_attack(black_box, averaged.module, train, round_)
                     record["rounds_asked"] += 1
@@ -348,6 +348,13 @@ def own_images(train: Split, settings: Settings) -> Split:
     return Split(train.take(torch.from_numpy(chosen)).images, torch.arange(n))
 
 
+def check_black_box(answers: Tensor, held_out: Split, y_target: int | None) -> None:
+    """Raise InputError where no validation image can be attacked, by the classes (n,) that the black box gives them."""
+    right = answers == held_out.labels
+    attackable = right if y_target is None else right & (held_out.labels != y_target)
+    check_attackable(len(right), int(right.sum()), int(attackable.sum()), y_target)
+
+
 def distil_step(
     substitute: nn.Module, optimizer: Any, x: Tensor, b: Tensor, accelerator: Accelerator
 ) -> dict[str, Tensor]:
@@ -375,12 +382,15 @@ def judge(
     """The generator against the substitute, and beside it against the black box: figures that nothing is chosen by.
 
     Adds to the figures of `Validation`, which are those on the substitute: agreement of substitute and black box on
-    clean and on adversarial images, and asr_black_box, over the n_black_box images that it classifies correctly.
+    clean and on adversarial images, and asr_black_box, over the n_black_box images that it classifies correctly. There
+    is no asr where the substitute classifies no image correctly.
     """
     substitute.eval()
     y_target = generator.y_target
     validation = Validation(substitute, held_out, accelerator, questions(generator))
     judgement = validation(generator, critic, c=game.c, gan=game.gan)
+    if not judgement.figures["n_correct"]:
+        del judgement.figures["asr"]
     columns: list[Tensor] = []
     for (x, y), clean in zip(held_out.batches(250), told["validation"].argmax(1).split(250), strict=True):
         x = x.to(accelerator.device)
@@ -404,7 +414,7 @@ def remember(record: training.Record, judgement: Judgement, round_: int, referee
     """One line of the history for each round."""
     record["validation_queries"] = referee.queries
     spent = {name: record[name] for name in ("step", "seconds", "queries", "validation_queries")}
-    record["history"].append({"round": round_, **spent, **judgement.figures})
+    record["history"].append({"round": round_, **spent, "asr": None, **judgement.figures})
 
 
 def say(record: training.Record, bar: Any) -> None:
@@ -412,7 +422,7 @@ def say(record: training.Record, bar: Any) -> None:
     h = record["history"][-1]
     bar.console.print(
         f"round {h['round']}  {h['queries']} queries  agreement {h['agreement']:.1%}, adversarial "
-        f"{h['agreement_adversarial']:.1%}  val ASR substitute {h['asr']:.2%}, black box {h['asr_black_box']:.2%}",
+        f"{h['agreement_adversarial']:.1%}  val ASR substitute {percent(h['asr'])}, black box {h['asr_black_box']:.2%}",
         highlight=False,
     )
 
@@ -451,7 +461,7 @@ def conclude(settings: Settings, record: training.Record, total: int) -> None:
     if last is not None:
         print(
             f"{record['queries']} queries (validation: {record['validation_queries']} more); validation ASR on the "
-            f"black box {last['asr_black_box']:.2%}, on the substitute {last['asr']:.2%}"
+            f"black box {last['asr_black_box']:.2%}, on the substitute {percent(last['asr'])}"
         )
         print(f"substitute in {settings.output_dir / 'classifier'}, generator in {settings.output_dir / 'generator'}")
     print(tensorboard_command(settings.output_dir / "logs"))
@@ -460,13 +470,12 @@ def conclude(settings: Settings, record: training.Record, total: int) -> None:
 def check(settings: Settings) -> None:
     """Refuse what cannot work, before any work."""
     check_eps(settings.eps, settings.norm)
-    positive = ("batch_size", "rounds", "distil_steps", "generator_steps", "adversarial_images", "validation_images")
-    for name in (*positive, "images", "learning_rate", "substitute_learning_rate", "clip_norm"):
-        if (value := getattr(settings, name)) is not None and not 0 < value < math.inf:
-            raise InputError(f"{name} must be positive, got {value}")
-    for name in ("kappa", "alpha", "beta", "hinge_c", "discriminator_learning_rate", "budget"):
-        if (value := getattr(settings, name)) is not None and not value >= 0:
-            raise InputError(f"{name} must not be negative, got {value}")
+    sizes = ("batch_size", "rounds", "distil_steps", "generator_steps", "adversarial_images", "validation_images")
+    check_signs(
+        settings,
+        positive=(*sizes, "images", "learning_rate", "substitute_learning_rate", "clip_norm"),
+        not_negative=("kappa", "alpha", "beta", "hinge_c", "discriminator_learning_rate", "budget"),
+    )
     if not 0 <= settings.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {settings.ema}")
     if rounds(settings) > min(settings.distil_steps, settings.generator_steps):

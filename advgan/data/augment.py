@@ -7,6 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from advgan.errors import InputError
+
+
+def check_shift(shift: int, image_shape: tuple[int, int, int]) -> None:
+    """Raise InputError for a `shift` that would move an image (c, h, w) out of its frame."""
+    side = min(image_shape[1:])
+    if shift >= side:
+        raise InputError(f"shift must be below the image's side, {side} pixels, got {shift}")
+
 
 def augment(x: Tensor, *, shift: int, flip: bool, seed: int, step: int, rank: int = 0, world: int = 1) -> Tensor:
     """Images `x` (n, c, h, w), each moved by up to `shift` pixels each way (zeros come in at the border) and, with

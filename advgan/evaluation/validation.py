@@ -58,6 +58,17 @@ def questions(generator: Generator) -> list[Question]:
     return found
 
 
+def check_attackable(n: int, n_right: int, n_attackable: int, y_target: int | None) -> None:
+    """Raise InputError unless an attack can succeed on one of `n` validation images: on those that are classified
+    correctly (`n_right`), and of another class than `y_target`."""
+    if not n_attackable:
+        others = "" if not n_right or y_target is None else f", all of them of class {y_target}, the one to be reached"
+        raise InputError(
+            f"no validation image can be attacked: expected a target that classifies at least one correctly, got "
+            f"{n_right} of {n}{others}"
+        )
+
+
 class Validation:
     """The validation images of this process, every num_processes-th, with the frozen target's answers to clean ones.
 
@@ -76,6 +87,16 @@ class Validation:
         with torch.no_grad():
             self.logits = [target(self._images(batch)[0]).float() for batch in self.batches]
             self.accepted = [self._accepted(self._images(batch)[0]) for batch in self.batches]
+
+    def check_attackable(self) -> None:
+        """Raise InputError where no image counts, as `check_attackable` does; all processes alike."""
+        y_target, counts = self.asked[0].y_target, torch.zeros(2, device=self.accelerator.device)
+        for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
+            _, y = self._images(batch)
+            right = (logits.argmax(1) == y) & accepted
+            counts += torch.stack([right.sum(), (right & (y != (-1 if y_target is None else y_target))).sum()])
+        right_n, attackable = (int(count) for count in self._add_up(counts))
+        check_attackable(len(self.split), right_n, attackable, y_target)
 
     def _images(self, batch: range) -> tuple[Tensor, Tensor]:
         x, y = self.split.__getitems__(batch)

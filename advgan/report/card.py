@@ -58,7 +58,7 @@ one forward pass{rounds}. The generator saw the gradients of the substitute alon
 |---|---|
 | queries to the black box | {queries} (validation, which only measures: {validation_queries} more) |
 | attack success rate on the black box, {n_black_box:.0f} validation images that it has right | {asr_black_box:.2%} |
-| on the substitute, {n_correct:.0f} validation images that it has right | {asr:.2%} |
+| on the substitute, {n_correct:.0f} validation images that it has right | {asr_substitute} |
 | both say the same of clean images, of adversarial ones | {agreement:.2%}, {agreement_adversarial:.2%} |
 | mean l2 of the perturbation | {l2:.3f} |
 | loss | {loss} |
@@ -71,9 +71,15 @@ them. The figures hold for this black box and this data.
 """
 
 
-def substitute_card(settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
+def substitute_card(settings: dict[str, Any], figures: dict[str, Any], c: float) -> str:
     """Markdown for both: `settings` of train/substitute.py, `figures` of its last round, hinge length `c`."""
-    return _filled(SUBSTITUTE, "train/substitute.py", settings, figures, c)
+    shown = {**figures, "asr_substitute": percent(figures["asr"])}
+    return _filled(SUBSTITUTE, "train/substitute.py", settings, shown, c)
+
+
+def percent(share: float | None) -> str:
+    """A share, or that there is none: no image counts."""
+    return "not defined" if share is None else f"{share:.2%}"
 
 
 DETECTOR = """---

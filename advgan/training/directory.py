@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from advgan.errors import InputError
 from advgan.lock import LOCK, hold
-from advgan.training.states import latest_state
+from advgan.training.states import latest_state, sweep
 
 
 def claim(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bool) -> None:
@@ -18,7 +18,8 @@ def claim(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bo
     written there. Raises InputError otherwise, in all processes alike.
 
     What an earlier run has made is kept unless `overwrite` says otherwise; `resume` continues it (None: the program
-    cannot). The lock is the system's: that of a process which was killed is none.
+    cannot). The lock is the system's: that of a process which was killed is none. What killed processes were writing
+    there is removed, and what they were about to replace is put back.
     """
     problem = None
     if main := not dist.is_initialized() or dist.get_rank() == 0:
@@ -29,6 +30,7 @@ def claim(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bo
                     f"output directory {output_dir} is in use by {somebody}: wait for its end, or choose another "
                     "--output-dir"
                 )
+            sweep(output_dir)
             _free(output_dir, artefact, resume, overwrite)
         except InputError as error:
             problem = str(error)

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -123,9 +123,15 @@ def open_log(
     directory = output_dir / "logs" / name
     if step == 0:
         shutil.rmtree(directory, ignore_errors=True)
-    with SummaryWriter(str(directory), purge_step=step + 1 if step else None, flush_secs=5) as log:
+    log = SummaryWriter(str(directory), purge_step=step + 1 if step else None, flush_secs=5)
+    try:
         log.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
         yield log
+    except BaseException:
+        with suppress(OSError):  # of a full disk the error above is about, too
+            log.close()
+        raise
+    log.close()
 
 
 def progress_bar(accelerator: Accelerator) -> Progress:

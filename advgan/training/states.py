@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 import sys
@@ -17,9 +18,10 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch.optim.lr_scheduler import LRScheduler
 
+from advgan import storage
 from advgan.errors import InputError, reason
 from advgan.runs import PROGRESS
-from advgan.storage import sha256_of, sweep
+from advgan.storage import sha256_of
 
 # Settings that a resumed run may change: where things are and how fast they go, not what is computed.
 FREE = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "guide_dir", "threads"}
@@ -137,7 +139,6 @@ class State:
                 *self.record.values.get("lengthened", []),
                 {"step": step, "steps": self.steps, "before": before},
             ]
-        self._sweep()
 
     def clear(self, *more: str) -> None:
         """Remove the run that a new one replaces (`claim` has asked), the artefacts `more` of it too, so that nothing
@@ -145,15 +146,6 @@ class State:
         if self.accelerator.is_main_process:
             for artefact in (self.artefact, *more):
                 clear(self.output_dir, artefact)
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Remove what a process that was killed while it wrote has left."""
-        if self.accelerator.is_main_process:
-            for name in (self.artefact, "discriminator"):
-                for left in self.output_dir.glob(f".{name}-*"):
-                    shutil.rmtree(left, ignore_errors=True)
-            sweep(self.output_dir)
         self.accelerator.wait_for_everyone()
 
 
@@ -178,16 +170,24 @@ def saving(accelerator: Accelerator, directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        problem = reason(error)
+        problem = _fault(error, directory)
     failed = torch.tensor([float(problem is not None)], device=accelerator.device)
     if accelerator.reduce(failed, reduction="sum").item() > 0:
         if problem is not None:
+            saved = any(directory.glob("step-*")) or any(directory.glob("state/*/step-*"))
+            left = "what was saved before is whole, and the same command with --resume goes on from it"
             print(
-                f"error: cannot save in {directory}: {problem}; {_free_space(directory) >> 20} MiB are free "
-                "there; what was saved before is whole, and the same command with --resume goes on from it",
+                f"error: cannot save in {directory}: {problem}; {left if saved else 'no state was saved before'}",
                 file=sys.stderr,
             )
         sys.exit(1)
+
+
+def _fault(error: Exception, directory: Path) -> str:
+    """What the system answered to a write in `directory`, and the free space there where that may be the cause."""
+    fault = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else reason(error)
+    elsewhere = isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return fault if elsewhere else f"{fault}; {_free_space(directory) >> 20} MiB are free there"
 
 
 def lengthenings(record: Record) -> str:
@@ -214,6 +214,14 @@ def unfinished(output_dir: Path) -> bool:
     found = [latest_state(output_dir, each.name) for each in (output_dir / "state").glob("*")]
     told = [json.loads((state / PROGRESS).read_text()) for state in found if state and (state / PROGRESS).exists()]
     return any(each["step"] < each["steps"] for each in told)
+
+
+def sweep(output_dir: Path) -> None:
+    """Remove what killed runs were writing in `output_dir`, which this process holds; put back what they were about to
+    replace."""
+    storage.sweep(output_dir)
+    for aside in output_dir.glob("state/*/.step-*"):
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def clear(output_dir: Path, artefact: str) -> None:
