@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor, nn
 
 from advgan.errors import InputError, reason
-from advgan.inputs import check_tensor
+from advgan.inputs import check_tensor, check_whole
 from advgan.json_files import check_int, check_keys, read_object
 from advgan.mirror import Mirror, read
 from advgan.networks import PaperNetwork, PatchNetwork, UNet, Wanted
@@ -260,8 +260,10 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             raise InputError(f"images must lie in [0, 1], got {x.min().item():.4g} to {x.max().item():.4g}")
         if self.guide is not None and x.shape[1:] != self.guide.image_shape:
             raise InputError(f"this generator's guide sees images {self.guide.image_shape}, got {tuple(x.shape[1:])}")
+        if isinstance(y_target, (bool, str, bytes)):
+            check_whole("y_target", y_target)
         aims = torch.as_tensor(-1 if y_target is None else y_target)
-        if aims.is_floating_point():
+        if aims.is_floating_point() or aims.is_complex() or aims.dtype == torch.bool:
             raise InputError(f"y_target must be a class or int64 classes, got {aims.dtype}")
         if isinstance(eps, Tensor):
             raise InputError(f"eps must be one radius for all images, got a tensor {tuple(eps.shape)}")
@@ -277,6 +279,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         if z is not None and (not self.noise or z.shape != (len(x), self.noise)):
             made = f"noise ({len(x)}, {self.noise})" if self.noise else "no noise"
             raise InputError(f"this generator takes {made}, got z of shape {tuple(z.shape)}")
+        if rounds is not None:
+            check_whole("rounds", rounds)
         if rounds is not None and (not self.rounds or rounds < 1):
             expected = "at least 1 round" if self.rounds else "no rounds, which are for architecture mirror"
             raise InputError(f"expected {expected}, got {rounds}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from advgan.errors import InputError
+
+ROUNDING = 1e-3  # how far from 1 the probabilities of an image may sum: some services print three digits
 
 
 def check_images(x: Any) -> None:
@@ -71,6 +75,11 @@ def check_columns(logits: Any) -> None:
         raise InputError(f"the target must answer with logits, got {logits.dtype} (predicted labels?)")
 
 
+def is_softmax(outputs: Tensor) -> bool:
+    """Whether all rows (n, k) of at least 4 sum to 1 and are not negative: logits do so by accident in one or two."""
+    return len(outputs) >= 4 and bool(outputs.min() >= 0) and bool((outputs.float().sum(1) - 1).abs().max() < ROUNDING)
+
+
 def check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
     """Raise InputError for a `value` called `name` that is no tensor; `conversion` makes one of an array."""
     if isinstance(value, Tensor):
@@ -87,3 +96,16 @@ def check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
     elif hasattr(value, "__array_interface__") or isinstance(value, (list, tuple)):
         hint = ": torch.stack([to_tensor(image) for image in images]) (torchvision.transforms.functional)"
     raise InputError(f"{name} must be {expected}, got {got}{hint}")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise InputError unless `value` is one real number; a bool and a text are none."""
+    one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
+    if isinstance(value, bool) or not (one or isinstance(value, Real)):
+        raise InputError(f"{name} must be a number, got {reprlib.repr(value)}")
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Raise InputError unless `value` is one whole number, an int or an array's."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name} must be a whole number, got {reprlib.repr(value)}")

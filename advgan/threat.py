@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from advgan.errors import InputError
+from advgan.inputs import check_number, check_whole
 
 Norm = Literal["linf", "l2"]
 NORMS: tuple[Norm, ...] = ("linf", "l2")
@@ -22,6 +23,7 @@ def check_eps(eps: float, norm: str, name: str = "eps") -> float:
     """`eps` itself, if it is a radius that the norm allows: (0, 1] for linf, any positive number for l2."""
     if norm not in NORMS:
         raise InputError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    check_number(name, eps)
     largest = 1.0 if norm == "linf" else float("inf")
     if not 0 < eps <= largest or eps == float("inf"):
         expected = "in (0, 1] (pixels lie in [0, 1]; 8 of 255 grey levels is 8/255)" if norm == "linf" else "positive"
@@ -42,6 +44,8 @@ def eps_text(eps: float) -> str:
 
 def check_class(y_target: int | None, num_classes: int) -> None:
     """Raise InputError unless `y_target` is None or one of the classes 0, ..., num_classes - 1."""
+    if y_target is not None:
+        check_whole("y_target", y_target)
     if y_target is not None and not 0 <= y_target < num_classes:
         raise InputError(f"y_target must be a class from 0 to {num_classes - 1}, got {y_target}")
 

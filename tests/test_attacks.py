@@ -39,6 +39,7 @@ QUICK = {
     "square": ":queries=50",
     "carlini-wagner": ":steps=50:binary_steps=3:learning_rate=0.05:initial_c=1",
     "carlini-wagner-clipped": ":steps=50:kappa=0",
+    "lbfgs": ":steps=5:binary_steps=4",
     "jsma": ":gamma=1",
     "hopskipjump": ":steps=3:initial_queries=20",
     "hopskipjump-linf": ":steps=3:initial_queries=20",
@@ -315,7 +316,7 @@ X, Y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
         ({"y": Y[:2]}, r"y must be an int64 tensor of shape \(3,\)"),
         ({"y": Y.float()}, "y must be an int64"),
         ({"y": Y - 1}, "y must hold classes from 0 on, got -1"),
-        ({"y_target": 3}, "y_target must be an int64 tensor of shape.*got 3"),
+        ({"y_target": 3}, "y_target must be an int64 tensor of shape.*got int 3"),
         ({"y_target": Y - 2}, "y_target must hold classes from 0 on, got -2"),
     ],
 )

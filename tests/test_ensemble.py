@@ -149,3 +149,26 @@ def test_a_member_that_rejects_cannot_join() -> None:
     rejecting.suspicion = lambda x: x.flatten(1).sum(1)  # type: ignore[assignment]
     with pytest.raises(InputError, match="vote cannot join a classifier that rejects"):
         Vote(linear(1), [rejecting])
+
+
+@pytest.mark.parametrize("kind", [Vote, MeanLogits, MeanProbabilities])
+def test_a_member_that_changes_its_input_changes_nobody_elses(kind: type[Ensemble]) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear(0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.inner(x.neg_())
+            return logits
+
+    class Copying(InPlace):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.clone())
+
+    x = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    changing, copying = kind(InPlace(), [linear(1)]), kind(Copying(), [linear(1)])
+    torch.testing.assert_close(changing(x), copying(x))
+    torch.testing.assert_close(adaptive(changing)(x), adaptive(copying)(x))
+    assert torch.equal(x, before)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advgan.attacks import carlini_wagner, deepfool, fgsm, jsma, lbfgs, noise_sign, pgd, square
 from advgan.attacks.registry import bind, parse_attack
+from advgan.defenses import defend
 from advgan.errors import InputError
 from advgan.evaluation import evaluate
 from advgan.evaluation.admission import check_gradients, only_answers
@@ -65,6 +66,29 @@ def test_one_probability_is_not_taken_for_a_logit(outputs: Any) -> None:
                 bind(attack, Mean(lambda f: f.sigmoid()[:, None]).eval(), THREAT)(X, Y)
     undone = check_target(Mean(lambda f: torch.logit(f.sigmoid(), eps=1e-6)).eval(), X[:8], 2)
     assert row("fgsm", undone)["clean_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, deepfool, jsma, lbfgs, carlini_wagner, square])
+@pytest.mark.parametrize("behind", [lambda model: model, lambda model: defend(model, "bit-depth")])
+def test_attack_functions_refuse_a_softmax(attack: Any, behind: Any) -> None:
+    model = behind(Mean(lambda f: torch.stack([-f, f], 1).softmax(1))).eval()
+    radius = {} if attack in (deepfool, jsma, lbfgs, carlini_wagner) else {"eps": 0.1}
+    with pytest.raises(InputError, match="answers with probabilities"):
+        attack(model, X, Y, **radius)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_one_log_probability_is_not_taken_for_a_logit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"never above 0 \(a log-probability\?.*leave out its logsigmoid"):
+        check_target(Mean(lambda f: nn.functional.logsigmoid(f).reshape(shape)).eval(), X[:8], 2)
+
+    def undone(f: Tensor) -> Tensor:
+        p = nn.functional.logsigmoid(f).reshape(shape)
+        return p - torch.log(-torch.expm1(p.clamp_max(-1e-6)))
+
+    assert row("fgsm", check_target(Mean(undone).eval(), X[:8], 2))["clean_accuracy"] == 1.0
+    dark = check_target(Mean(lambda f: f.reshape(shape)).eval(), X[Y == 0], 2)  # below 0 for these images, not for all
+    assert dark(X).argmax(1).tolist() == Y.tolist()
 
 
 @pytest.mark.parametrize(
@@ -212,6 +236,27 @@ def test_a_model_that_changes_its_input_gives_the_same_figures_and_leaves_the_im
     rng = torch.Generator().manual_seed(0)
     bind(attack, model, THREAT, rng=rng)(x, Y)
     assert torch.equal(x, X)
+
+
+@pytest.mark.parametrize("word", ["bit-depth", "median", "noisy-gradients"])
+def test_a_defended_model_that_changes_its_input_gives_the_same_figures(word: str) -> None:
+    class Copying(InPlace):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.clone())
+
+    figures = [row("pgd:steps=3", defend(kind().eval(), word).eval()) for kind in (InPlace, Copying)]
+    assert [figure["status"] for figure in figures] == ["ok", "ok"]
+    assert figures[0]["asr"] == figures[1]["asr"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("attack", ["fgsm", "pgd:steps=3"])
+def test_models_of_other_precision_are_measured(dtype: torch.dtype, attack: str) -> None:
+    figures = row(attack, Mean(lambda f: torch.stack([-f, f], 1).to(dtype)).eval())
+    exact = row(attack, Mean().eval())
+    assert [figures[key] for key in ("status", "clean_accuracy", "asr")] == [
+        exact[key] for key in ("status", "clean_accuracy", "asr")
+    ]
 
 
 # --- not finite ---

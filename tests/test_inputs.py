@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from advgan.attacks import fgsm, noise_sign
+from advgan import Generator
+from advgan.attacks import fgsm, noise_sign, pgd
 from advgan.errors import InputError
 from advgan.evaluation import evaluate
 from advgan.targets import check_target
-from advgan.threat import Threat
+from advgan.threat import Threat, check_class
 
 X, Y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 2
 LOADER: Any = DataLoader(TensorDataset(X, Y), batch_size=2)
@@ -86,3 +90,32 @@ def test_labels_beyond_the_models_classes_are_refused_before_any_attack() -> Non
 def test_images_of_many_channels_or_few_columns_are_taken(shape: tuple[int, ...]) -> None:
     x = torch.rand(*shape)
     assert torch.equal(fgsm(MODEL, x, torch.ones(2, dtype=torch.long), eps=0.1), (x - 0.1).clamp(0, 1))
+
+
+NUMBERS: dict[str, tuple[Callable[[], object], str]] = {
+    "eps as text": (lambda: Threat("linf", "0.3"), "eps must be a number, got '0.3'"),  # type: ignore[arg-type]
+    "eps True": (lambda: Threat("linf", True), "eps must be a number, got True"),
+    "steps as text": (lambda: pgd(MODEL, X, Y, eps=0.3, steps="3"), "steps must be a number, got '3'"),  # type: ignore[arg-type]
+    "step size as text": (lambda: pgd(MODEL, X, Y, eps=0.3, step_size="1"), "step_size must be a number, got '1'"),  # type: ignore[arg-type]
+    "perturb, eps": (lambda: Generator(channels=3).perturb(X, eps="0.1"), "eps must be a number"),  # type: ignore[arg-type]
+    "perturb, y_target": (lambda: Generator(channels=3).perturb(X, y_target="3"), "y_target must be a whole number"),  # type: ignore[arg-type]
+    "perturb, bool": (
+        lambda: Generator(channels=3).perturb(X, y_target=True),
+        "y_target must be a whole number, got True",
+    ),
+    "perturb, bools": (lambda: Generator(channels=3).perturb(X, y_target=Y > 0), "must be a class or int64 classes"),
+    "y_target as text": (lambda: check_class("3", 10), "y_target must be a whole number, got '3'"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_a_setting_that_is_no_number_is_refused(case: str) -> None:
+    call, message = NUMBERS[case]
+    with pytest.raises(InputError, match=re.escape(message)):
+        call()
+
+
+def test_numbers_of_arrays_and_tensors_are_taken() -> None:
+    assert Threat("linf", np.float32(0.25)).eps == 0.25
+    assert Threat("linf", torch.tensor(0.25)).eps == 0.25  # type: ignore[arg-type]
+    assert pgd(MODEL, X, Y, eps=0.3, steps=np.int64(1)).shape == X.shape  # type: ignore[arg-type]

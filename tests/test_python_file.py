@@ -235,6 +235,22 @@ def test_global_switches_are_put_back(tmp_path: Path) -> None:
     assert torch.equal(x.grad, torch.full_like(x, 0.25))
 
 
+def test_weights_made_under_inference_mode_are_ordinary_ones(tmp_path: Path) -> None:
+    text = f"{NET}\nguard = torch.inference_mode(); guard.__enter__()\ndef build():\n"
+    text += (
+        "    net = Net(1.0); net.a = net.b = nn.Parameter(torch.tensor(2.0)); net.register_buffer('c', torch.ones(1))\n"
+    )
+    written(tmp_path, {"mine.py": f"{text}    return net\n"})
+    model = load(tmp_path / "mine.py")
+    assert not torch.is_inference_mode_enabled()
+    assert not any(tensor.is_inference() for tensor in model.state_dict().values())
+    assert model.model.a is model.model.b
+    x = torch.ones(1, 1, 2, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad((model(x) * model.model.a).sum(), x)
+    assert gradient.shape == x.shape
+    model.model.a.mul_(2)
+
+
 def test_switches_are_put_back_after_an_error_too(tmp_path: Path) -> None:
     written(tmp_path, {"mine.py": "import torch\ntorch.set_grad_enabled(False)\nimport no_such_module_beside\n"})
     with pytest.raises(InputError, match=r"mine.py, line 3: ModuleNotFoundError: No module named 'no_such_module"):

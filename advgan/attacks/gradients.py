@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advgan.attacks.objectives import Objective, reached
 from advgan.attacks.pool import Pool
 from advgan.errors import InputError
-from advgan.inputs import check_columns, check_images, check_labels
+from advgan.inputs import check_columns, check_images, check_labels, check_number, is_softmax
 from advgan.threat import Norm, Threat
 
 BEYOND = 1000.0  # more than any objective
@@ -34,8 +34,14 @@ def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, y_target: Tensor |
 
 
 def check_classes(label: Tensor, logits: Tensor) -> None:
-    """Raise InputError unless the target's `logits` (n, k) have a column for each `label` (n,)."""
+    """Raise InputError unless the target's `logits` (n, k) have a column for each `label` (n,), and for those of four
+    images or more that are probabilities."""
     check_columns(logits)
+    if is_softmax(logits):
+        raise InputError(
+            "the target answers with probabilities (rows sum to 1), expected logits: leave out its softmax, or undo it "
+            "with p.clamp_min(1e-12).log()"
+        )
     k, largest = logits.shape[1], int(label.max()) if len(label) else 0
     if largest >= k:
         raise InputError(f"labels must be classes of the target, numbered 0 to {k - 1}, got {largest}")
@@ -44,6 +50,7 @@ def check_classes(label: Tensor, logits: Tensor) -> None:
 def check_at_least(least: float, **values: float) -> None:
     """Raise InputError for the first of an attack's settings that is below `least`: check_at_least(1, steps=steps)."""
     for name, value in values.items():
+        check_number(name, value)
         if not value >= least:
             raise InputError(f"{name} must be at least {least:g}, got {value}")
 
@@ -51,6 +58,8 @@ def check_at_least(least: float, **values: float) -> None:
 def check_positive(**values: float | None) -> None:
     """Raise InputError for the first of an attack's settings that is not above 0; None is one that was not made."""
     for name, value in values.items():
+        if value is not None:
+            check_number(name, value)
         if value is not None and not value > 0:
             raise InputError(f"{name} must be positive, got {value}")
 

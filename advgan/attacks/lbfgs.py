@@ -60,6 +60,8 @@ def lbfgs(
     x_adv = x.clone()
     model = nn.Sequential(model)  # one smooth objective is all that a line search can follow: rejection is left aside
     with borrowed(model):
+        with torch.no_grad():  # all at once: probabilities are told from logits by several images
+            check_classes(y if y_target is None else torch.maximum(y, y_target), model(x))
         for k in range(len(x)):
             aim = None if y_target is None else y_target[k : k + 1]
             problem = _Problem(model, x[k : k + 1], y[k : k + 1], aim)

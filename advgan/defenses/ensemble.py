@@ -54,7 +54,8 @@ class Ensemble(Defended):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.answer(torch.stack([self.inner(x), *(member(x) for member in self.members)]))
+        # Copies: a member may change its images in place.
+        return self.answer(torch.stack([member(x.clone()) for member in (self.inner, *self.members)]))
 
     def adaptive(self) -> nn.Module:
         return Joined([self.inner, *self.members], self.answer)
@@ -68,7 +69,7 @@ class Joined(nn.Module):
         self.views, self.answer = nn.ModuleList(map(adaptive, members)), answer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.answer(torch.stack([view(x) for view in self.views]))
+        return self.answer(torch.stack([view(x.clone()) for view in self.views]))
 
 
 class MeanLogits(Ensemble):

@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.errors import InputError
-from advgan.inputs import check_columns
+from advgan.inputs import ROUNDING, check_columns, is_softmax
 from advgan.targets.base import ImageShape
 
 Answers = Literal["probabilities", "labels"]
 Answer = Callable[[Tensor], Any]  # images (n, c, h, w) -> probabilities (n, k) or labels (n,), a tensor or an array
 
 FLOOR = 1e-12  # the least probability whose logarithm is passed on: log-probabilities lie in [-27.6, 0]
-ROUNDING = 1e-3  # how far from 1 the probabilities of an image may sum: some services print three digits
 
 
 class OutOfQueries(InputError):
@@ -179,8 +178,3 @@ class BlackBox(nn.Module):
                 return ": torch.stack([1 - p, p], 1) makes two probabilities of one, p (n,)"
             return ": p = torch.sigmoid(f), torch.stack([1 - p, p], 1) makes two probabilities of one logit, f (n,)"
         return ' (labels? answers="labels")' if told.shape == (n,) and not told.is_floating_point() else ""
-
-
-def is_softmax(outputs: Tensor) -> bool:
-    """Whether all rows (n, k) of at least 4 sum to 1 and are not negative: logits do so by accident in one or two."""
-    return len(outputs) >= 4 and bool(outputs.min() >= 0) and bool((outputs.float().sum(1) - 1).abs().max() < ROUNDING)

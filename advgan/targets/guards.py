@@ -140,12 +140,13 @@ def check_outputs(model: nn.Module, x: Tensor, logits: Tensor, *, alone: bool = 
 
 
 def check_no_probabilities(model: Callable[[Tensor], Any], outputs: Tensor, x: Tensor) -> None:
-    """Raise InputError if the `outputs` (n,) or (n, k) of a model are probabilities.
+    """Raise InputError if the `outputs` (n,) or (n, k) of a model are probabilities, or one log-probability per image.
 
     All in [0, 1], they are tried on black, white, noise and inverted images `x` (m, c, h, w) (rows that sum to 1 are a
     softmax's), and then on values far outside of [0, 1], where logits leave [0, 1] and a sigmoid does not.
     """
     if not in_unit_interval(outputs):
+        _check_no_log_probability(model, outputs, x)
         return
     near = _outputs(model, torch.cat([x, extremes(x)]))
     if near is None or not in_unit_interval(near):
@@ -166,6 +167,19 @@ def check_no_probabilities(model: Callable[[Tensor], Any], outputs: Tensor, x: T
         f"{near.min().item():.3g} to {near.max().item():.3g}), expected logits: leave out its sigmoid, or undo it with "
         "torch.logit(p, eps=1e-6)"
     )
+
+
+def _check_no_log_probability(model: Callable[[Tensor], Any], outputs: Tensor, x: Tensor) -> None:
+    """Raise InputError if one value per image is never above 0, whatever the image: class 1 would never win."""
+    if not outputs.numel() or outputs.numel() != len(outputs) or not outputs.max() <= 0:
+        return
+    many = _outputs(model, torch.cat([x, extremes(x), 200 * (x - 0.5), -200 * (x - 0.5), 100 * (extremes(x) - 0.5)]))
+    if many is not None and len(many) and many.max() <= 0:
+        raise InputError(
+            f"the target answers with one value per image that is never above 0 (a log-probability? {len(many)} images "
+            f"give {many.min().item():.3g} to {many.max().item():.3g}), expected a logit, above 0 for class 1: leave "
+            "out its logsigmoid, or undo it with p - torch.log(-torch.expm1(p.clamp_max(-1e-6)))"
+        )
 
 
 def in_unit_interval(outputs: Tensor) -> bool:

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from advgan.errors import InputError
+from advgan.inputs import is_softmax
 from advgan.targets.base import MAX_CLASSES, MAX_SIDE, ImageShape
-from advgan.targets.blackbox import Answers, BlackBox, is_softmax
+from advgan.targets.blackbox import Answers, BlackBox
 from advgan.targets.others.client import Client, Patience
 from advgan.targets.others.signature import Signature
 from advgan.words import parse_call

@@ -118,7 +118,8 @@ class Beside:
     @property
     def files(self) -> list[Path]:
         """The file, and those beside it or below that it has imported or read so far, in the order of their names."""
-        paths = {Path(module.__file__) for module in self.modules.values() if getattr(module, "__file__", None)}
+        files = [getattr(module, "__file__", None) for module in self.modules.values()]
+        paths = {Path(file) for file in files if file}
         paths |= {path for path in map(Path, self.opened) if self._is_beside(path) and path.is_file()}
         return [self.file, *sorted({path.resolve() for path in paths} - {self.file})]
 

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from advgan.errors import InputError, reason
 from advgan.extras import extra
+from advgan.inputs import is_softmax
 from advgan.targets.base import ImageShape
-from advgan.targets.blackbox import BlackBox, is_softmax
-from advgan.targets.guards import check_batch_of, check_no_probabilities, two_logits
+from advgan.targets.blackbox import BlackBox
+from advgan.targets.guards import check_batch_of, check_no_probabilities, in_unit_interval, two_logits
 from advgan.targets.others.signature import Signature, check_alone, sha256
 
 Scores = Callable[[Tensor], Tensor]
@@ -91,6 +92,8 @@ def _kind(scores: Scores, few: Tensor, x: Tensor) -> tuple[Scores, int]:
     try:
         check_no_probabilities(scores, few, x)
     except InputError:
+        if not in_unit_interval(few):
+            raise
         return lambda p: torch.stack([1 - p.reshape(-1), p.reshape(-1)], 1), 2
     return lambda f: two_logits(f).softmax(1), 2
 

@@ -60,6 +60,7 @@ def load(
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} must return an nn.Module, got {type(model).__name__}")
     _check(model, name)
+    _without_inference(model)
     attributes = attributes_digest(model, beside.named)
     if weights is not None:
         own, by_order = weights_file(weights)
@@ -78,6 +79,18 @@ def load(
     other.imports_late = len(beside.modules) > imported
     other.identity = f"{sha256_of(*beside.files)} {attributes}"  # with what it has imported to answer
     return other
+
+
+def _without_inference(model: nn.Module) -> None:
+    """Replace weights that were made under inference_mode, which nothing outside of it may change or differentiate."""
+    copies: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for key, tensor in tensors.items():
+                if tensor is not None and tensor.is_inference():
+                    copy = tensor.detach().clone()
+                    copy = nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
+                    tensors[key] = copies.setdefault(id(tensor), copy)  # type: ignore[assignment]
 
 
 def _importing(answer: Answer, beside: Beside) -> Answer:
