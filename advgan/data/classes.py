@@ -94,7 +94,7 @@ def _by_name(data: Data, classes: Sequence[str], numbers: list[int], name: str) 
     ]
     if not pairs:
         return Match(numbers)
-    mapping = _mapping(*zip(*pairs, strict=True), classes)
+    mapping = _mapping([name for name, _ in pairs], [i for _, i in pairs], classes)
     return Match(numbers, note=f"classes of {data.name} are matched to {name} by spelling: {mapping}")
 
 
