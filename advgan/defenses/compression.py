@@ -5,7 +5,7 @@ The classifier behind is left as it is, and is what runs: the harness counts its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,11 +72,8 @@ class Prune(Defended):
         weights = self._weights()
         if not weights:
             raise InputError("prune needs a classifier with linear layers or convolutions, got one without")
-        sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
-        kept = torch.ones_like(sizes, dtype=torch.bool)
-        kept[sizes.topk(round(amount * len(sizes)), largest=False).indices] = False
-        for i, (weight, mask) in enumerate(zip(weights, kept.split([w.numel() for w in weights]), strict=True)):
-            self.register_buffer(f"kept_{i}", mask.view(weight.shape))
+        for i, mask in enumerate(_kept(weights, amount)):
+            self.register_buffer(f"kept_{i}", mask)
 
     def _weights(self) -> list[Tensor]:
         layers = (module for module in self.inner.modules() if isinstance(module, LAYERS))
@@ -95,6 +92,17 @@ class Prune(Defended):
     def adaptive(self) -> nn.Module:
         view = adaptive(self.inner)
         return self if view is self.inner else PrunedView(self, view)
+
+
+def _kept(weights: Sequence[Tensor], amount: float) -> list[Tensor]:
+    """For each of the `weights` a mask of its shape, bool: all values but the smallest `amount` of them all."""
+    if any(weight.is_meta for weight in weights):  # without values; ranking these takes torch seconds to import
+        return [torch.empty(weight.shape, dtype=torch.bool, device="meta") for weight in weights]
+    sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
+    kept = torch.ones_like(sizes, dtype=torch.bool)
+    kept[sizes.topk(round(amount * len(sizes)), largest=False).indices] = False
+    masks = zip(weights, kept.split([weight.numel() for weight in weights]), strict=True)
+    return [mask.view(weight.shape) for weight, mask in masks]
 
 
 class PrunedView(nn.Module):
