@@ -37,7 +37,7 @@ def check_classes(label: Tensor, logits: Tensor) -> None:
     """Raise InputError unless the target's `logits` (n, k) have a column for each `label` (n,), and for those of four
     images or more that are probabilities."""
     check_columns(logits)
-    if is_softmax(logits):
+    if is_softmax(logits) and not bool(((logits == 0) | (logits == 1)).all()):  # decisions, one-hot, are let through
         raise InputError(
             "the target answers with probabilities (rows sum to 1), expected logits: leave out its softmax, or undo it "
             "with p.clamp_min(1e-12).log()"
