@@ -239,6 +239,21 @@ def test_a_target_that_is_right_or_wrong_for_other_reasons_passes(bars, model):
     check_normalised(model, x, y)
 
 
+def test_a_gain_of_a_few_images_is_no_missing_normalisation():
+    x, y = torch.full((9, 1, 4, 4), 0.2), torch.tensor([1, 1, 1, 1, 1, 0, 0, 0, 2])
+
+    class Counts(torch.nn.Module):
+        """5 of 9 images right as they are, 8 of 9 once normalised."""
+
+        def forward(self, images):
+            return torch.eye(3)[y if images.amin() < 0 else torch.ones_like(y)]
+
+    check_normalised(Counts(), x, y)
+    x, y = x.repeat(3, 1, 1, 1), y.repeat(3)
+    with pytest.raises(InputError, match="of 27 images"):
+        check_normalised(Counts(), x, y)
+
+
 def test_targets_of_two_orders_are_not_compared(bars, tmp_path):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"

@@ -20,6 +20,7 @@ from advgan.attacks import fgsm
 from advgan.data import load_data
 from advgan.defenses import load_classifier
 from advgan.defenses.detection import BinaryDetector, Detector, FeatureSqueezing, save_detector, scores, threshold_at
+from advgan.report.sweeps import detection as report
 from advgan.settings import run
 from advgan.targets import fingerprint, load_target
 from tests.conftest import Run
@@ -134,4 +135,16 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert exit.value.code == 2
     error = capsys.readouterr().err
     assert message in error
-    assert error.count("\n") == 1
+    assert [line for line in error.splitlines() if not line.startswith("note: ")] == [error.splitlines()[-1]]
+
+
+def test_roc_curves_of_many_attacks_differ_in_colour_or_line(monkeypatch):
+    row = {"target": "d", "access": "gradients", "tpr": 0.5, "roc": [0.0, 1.0], "norm": "linf", "eps": 8 / 255}
+    rows = [row | {"attack": f"pgd:steps={i}", "knows": i % 2 == 0} for i in range(30)]
+    summary = {"detectors": [{"label": "d", "fpr": 0.05}], "rates": [0, 1], "rows": rows}
+    titles, sheets = [], []
+    monkeypatch.setattr(report.style, "finish", lambda sheet, title, _: (sheets.append(sheet), titles.append(title)))
+    report.draw(summary)
+    curves = [line for line in sheets[0].axes[0].lines if line.get_drawstyle() == "steps-post"]
+    assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in curves}) == len(curves) == 30
+    assert titles == ["Detectors against attacks, linf eps 8/255"]

@@ -103,8 +103,8 @@ class Stream(Split):
         present = len(labels.unique())
         if self.num_classes and present < min(self.num_classes, len(labels) / 5):
             note(
-                f"{self.shards.name}: the first {len(labels)} images of its shards have {present} of "
-                f"{self.num_classes} classes: shards in order of the classes give no fair sample (docs/data.md)"
+                f"{self.shards.name}: the first {len(labels)} images of its shards have only {present} of "
+                f"{self.num_classes} classes: not a fair sample, the shards are sorted by class (docs/data.md)"
             )
         return Split(images, labels)
 

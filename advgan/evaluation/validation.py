@@ -17,6 +17,7 @@ from advgan.diagnosis import sinks, symptoms
 from advgan.errors import InputError
 from advgan.evaluation.runner import timed
 from advgan.generator import Generator
+from advgan.threat import eps_text
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Question:
 
     @property
     def label(self) -> str:
-        return f"eps {self.eps:.4g}{', aimed' if self.aimed else ''}"
+        return f"eps {eps_text(self.eps)}{', aimed' if self.aimed else ''}"
 
 
 def questions(generator: Generator) -> list[Question]:

@@ -28,6 +28,7 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "that to [-1, 1]": ((0.5,), (0.5,)),
     "that to [0, 255]": ((0.0,), (1 / 255,)),
 }
+FEWEST_GAINED = 8  # images that a normalisation must turn right: by chance one of five does so with at most 5 / 2^8
 
 
 class OneLogit(nn.Module):
@@ -308,7 +309,8 @@ def acting(model: nn.Module) -> str:
 @torch.no_grad()
 def check_normalised(model: nn.Module, x: Tensor, y: Tensor) -> None:
     """Raise InputError if `model` seems to miss a normalisation inside: it is seldom right on images `x` (n, c, h, w)
-    in [0, 1] with labels `y` (n,), and mostly right on them normalised as models usually are. 64 images are enough.
+    in [0, 1] with labels `y` (n,), and mostly right on them normalised as models usually are. 64 images are enough; a
+    gain of fewer than `FEWEST_GAINED` images is taken for chance.
     """
 
     def accuracy(images: Tensor) -> float:
@@ -323,7 +325,8 @@ def check_normalised(model: nn.Module, x: Tensor, y: Tensor) -> None:
             column = torch.tensor([mean, std])[:, :, None, None]
             found[name] = accuracy((x - column[0]) / column[1])
     best = max(found, key=found.__getitem__)
-    if found[best] >= as_they_are + 0.3 and found[best] > 0.5 + 0.75 * chance:
+    gain = found[best] - as_they_are
+    if gain >= 0.3 and round(gain * len(x)) >= FEWEST_GAINED and found[best] > 0.5 + 0.75 * chance:
         inside = ", ".join(
             f"{word} {' '.join(f'{value:.4g}' for value in values)}"
             for word, values in zip(("mean", "std"), NORMALISATIONS[best], strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,8 +43,12 @@ class Style(NamedTuple):
 
 
 def styles(comparison: Comparison) -> dict[str, Style]:
-    """Attack label -> its style, by the order of the report: 48 pairs of colour and line before one returns."""
-    access = {result.row["attack"]: result.row["access"] for result in comparison.results}
+    """Attack label -> its style, by the order of the report."""
+    return by_access({result.row["attack"]: result.row["access"] for result in comparison.results})
+
+
+def by_access(access: Mapping[str, str]) -> dict[str, Style]:
+    """Attack label -> its style, from label -> access: 48 pairs of colour and line before one returns."""
     used, found = Counter[int](), {}
     for label, kind in access.items():
         colours, markers = palette = OWN.get(kind, (COLOURS, MARKERS))

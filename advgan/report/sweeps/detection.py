@@ -35,8 +35,8 @@ NOTE = (
 )
 CURVES = (
     "The share of fooling images found against the share of clean images rejected; the lower axis is stretched on the "
-    "left, by a square root. Solid: attacks that know the detector; dashed: that do not. Marks: the threshold from "
-    "validation. An attack that knows the threshold stops once it is below it. Dotted: guessing."
+    "left, by a square root. Marks: the threshold from validation, filled for attacks that know the detector, hollow "
+    "for others. An attack that knows the threshold stops once it is below it. Dotted: guessing."
 )
 
 
@@ -83,18 +83,21 @@ def grids(summary: Summary) -> list[Grid]:
 def draw(summary: Summary) -> Picture:
     """The ROC curves, a panel for each detector."""
     detectors, rates = summary["detectors"], summary["rates"]
-    attacks = list(dict.fromkeys(row["attack"] for row in summary["rows"]))
+    looks = style.by_access({row["attack"]: row["access"] for row in summary["rows"]})
     sheet = style.sheet(2.6 + 4.2 * len(detectors), 4.6)
     handles = {}
     for axes, detector in zip(sheet.subplots(1, len(detectors), squeeze=False)[0], detectors, strict=True):
         for row in summary["rows"]:
             if row["target"] != detector["label"] or row["roc"] is None:
                 continue
-            i = attacks.index(row["attack"])
-            color, marker = style.COLOURS[i % len(style.COLOURS)], style.MARKERS[i % len(style.MARKERS)]
-            dashes = "-" if row["knows"] else "--"
-            axes.step(rates, row["roc"], where="post", color=color, linestyle=dashes, linewidth=1.6)
-            look = {"color": color, "marker": marker, "linestyle": dashes}
+            color, marker, line = looks[row["attack"]]
+            axes.step(rates, row["roc"], where="post", color=color, linestyle=line, linewidth=1.6)
+            look = {
+                "color": color,
+                "marker": marker,
+                "linestyle": line,
+                "fillstyle": "full" if row["knows"] else "none",
+            }
             (handles[row["attack"]],) = axes.plot([detector["fpr"]], [row["tpr"]], markersize=8, **look)
         axes.plot(np.square(np.linspace(0, 1)), np.square(np.linspace(0, 1)), color="#888888", linestyle=":")
         axes.set_xscale("function", functions=(np.sqrt, np.square))
