@@ -27,7 +27,7 @@ from advgan.errors import InputError
 from advgan.extras import extra
 from advgan.generator import Generator
 from advgan.networks import InstanceNorm
-from advgan.storage import check_writable, replacing
+from advgan.storage import check_writable, replacing, sweep
 from advgan.targets import fingerprint
 from advgan.targets.others.onnx import open_session
 from advgan.threat import Threat, bounded
@@ -97,6 +97,7 @@ def export_generator(generator: Generator, path: Path, kind: Format) -> list[Che
         raise InputError(f"{path} is a folder, expected a file that can be written")
     content = (_onnx_bytes if kind == "onnx" else _pt2_bytes)(generator)
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
     with replacing(path) as aside:
         aside.write_bytes(content)
         checks = compare(generator, (read_onnx if kind == "onnx" else _read_pt2)(aside))

@@ -218,6 +218,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         z: Tensor | None = None,
         rng: torch.Generator | None = None,
         rounds: int | None = None,
+        *,
+        check_finite: bool = True,
     ) -> Tensor:
         """Adversarial images for clean `x` (n, c, h, w) in [0, 1]: float32, detached, on x's device, one pass.
 
@@ -226,7 +228,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         z          noise (n, noise) of a generator that takes it; None draws it from `rng` (None: torch's own)
         rounds     of a mirror, fewer or more than it was trained with (None): what an answer costs, and how good it is
 
-        Raises InputError for what the generator was not made for, and for images of another kind.
+        Raises InputError for what the generator was not made for, for images of another kind, and (`check_finite`) for
+        NaN or infinity in the result.
         """
         self._check(x, y_target, eps, z, rounds)
         device = next(self.parameters()).device
@@ -247,6 +250,9 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 rounds,
             )
             x_adv[part] = bounded(raw, chunk, self.threat.norm, radius)
+        if check_finite and not (finite := torch.isfinite(x_adv).flatten(1).all(1)).all():
+            count = int((~finite).sum())
+            raise InputError(f"the generator gives NaN or infinity for {count} of {n} images: are its weights damaged?")
         return x_adv
 
     def _check(

@@ -86,7 +86,7 @@ class Settings:
     generator: tuple[Path, ...] = ()
     """Trained generators' folders, or the runs that hold them: the base's, tried on every row, and any row's own"""
     surrogate: NameOrPath | None = None
-    """Another classifier (name or directory), attacked in place of the rows by mifgsm: what "transfer" does to them"""
+    """Another classifier (name or directory), whose mifgsm images are tried on the rows, in a column of their own"""
     surrogate_weights: Path | None = None
     """Its weights, if it is a name"""
     eps: Real = 0.3

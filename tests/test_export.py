@@ -92,7 +92,7 @@ def test_the_command_exports_a_shipped_generator_that_says_what_it_is(
 def test_nothing_is_left_where_the_answers_are_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "it.onnx"
     path.write_bytes(b"what was there before")
-    monkeypatch.setattr(export, "_write_onnx", lambda generator, aside: aside.write_bytes(b"another"))
+    monkeypatch.setattr(export, "_onnx_bytes", lambda generator: b"another")
     monkeypatch.setattr(export, "read_onnx", lambda aside: lambda given: given["x"])
     with pytest.raises(
         InputError, match=r"images \(1, 1, 16, 16\) as PyTorch does, nothing was written: .* in the ball"

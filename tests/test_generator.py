@@ -159,6 +159,15 @@ def test_images_of_another_kind_are_refused(x, arguments, message):
         Generator(width=4, depth=0).perturb(x, **arguments)
 
 
+def test_perturb_refuses_weights_that_overflow():
+    generator = Generator(width=4, depth=0).eval()
+    with torch.no_grad():
+        next(p for p in generator.parameters() if p.ndim > 1).fill_(3e38)
+    with pytest.raises(InputError, match="NaN or infinity for 2 of 2 images"):
+        generator.perturb(torch.rand(2, 1, 8, 8))
+    assert not torch.isfinite(generator.perturb(torch.rand(2, 1, 8, 8), check_finite=False)).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"eps": 0}, "eps must be"), ({"norm": "l3"}, "norm must be"), ({"width": 0}, "width must be at least 1, got 0"),

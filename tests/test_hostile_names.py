@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
 from advgan.report.latex import escape
-from advgan.report.names import code, csv_text, in_markdown, in_table
+from advgan.report.names import code, csv_text, in_markdown, in_table, in_utf8
 
 from .test_report import comparison
 
@@ -131,3 +131,9 @@ def test_a_spreadsheet_is_given_no_formula() -> None:
     read = [row[0] for row in csv.reader(io.StringIO(text))][1:]
     assert read == ["'=1+1", "'+cmd", "'@x", "-2.5", "a,b", 'say "x"', "'-x"]
     assert {row[1] for row in csv.reader(io.StringIO(text))} == {"value", "-1.5"}
+
+
+def test_in_utf8_keeps_names_that_were_not_decoded():
+    name = "\u4e2d.png".encode().decode("ascii", "surrogateescape")  # as in the C locale
+    assert in_utf8(name) == "\u4e2d.png".encode()
+    assert in_utf8("\udcff.png") == b"\\xff.png"

@@ -37,7 +37,7 @@ from advgan.generator import Generator
 from advgan.pictures import Answers, already, class_of, find, work
 from advgan.pictures.work import Row, left_out
 from advgan.recipe import NameOrPath, PathOrAddress
-from advgan.report.names import csv_text
+from advgan.report.names import csv_text, in_utf8
 from advgan.settings import ByOrder, Real, absolute_paths, load_recipe, settings_file, write_settings
 from advgan.storage import write_file
 from advgan.targets import BlackBox, ImageShape, check_target
@@ -132,7 +132,7 @@ def main(settings: Settings) -> None:
     known = sum(gather_object([known]))
     if accelerator.is_main_process:
         lines = [[row.get(head) for head in HEADS] for row in everyone]
-        write_file(settings.output_dir / "manifest.csv", csv_text(HEADS, lines).encode("utf-8", "backslashreplace"))
+        write_file(settings.output_dir / "manifest.csv", in_utf8(csv_text(HEADS, lines)))
         tell(settings, everyone, known, answers)
     training.finish(accelerator, SKIPPED if any(row["status"] != "ok" for row in everyone) else 0)
 

@@ -69,7 +69,7 @@ class Settings:
     """Trained generators' folders, or the runs that hold them: one for each target, or one for all; () leaves advgan
     out"""
     surrogate: NameOrPath | None = None
-    """Another classifier, attacked in place of the targets by mifgsm: what "transfer" does to them"""
+    """Another classifier, whose mifgsm images are tried on the targets, in a row of their own"""
     surrogate_weights: Path | None = None
     """Its weights, if it needs any"""
     attacks: tuple[str, ...] = ()
