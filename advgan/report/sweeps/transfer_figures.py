@@ -147,15 +147,13 @@ def matrix(rows: list[Row]) -> Picture:
 def curve(rows: list[Row]) -> Picture:
     """ASR against eps of each attack: on other classifiers and on its own, or on one victim from each source."""
     charts = panels(rows)
-    made = list(dict.fromkeys(row["attack"] for row in rows if row["source"]))
+    looks = style.by_access({row["attack"]: row["access"] for row in rows})
     one_victim = len({row["victim"] for row in rows if row["source"]}) == 1
     sheet = style.sheet(1.5 + 5 * len(charts), 4.6)
     handles: dict[str, Artist] = {}
     for axes, (title, chosen) in zip(sheet.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
         for attack, each in points(chosen).items():
-            i = made.index(attack) if attack in made else -1
-            colour = style.COLOURS[i % len(style.COLOURS)] if i >= 0 else style.OWN["nothing"][0][0]
-            handles[attack] = _draw(axes, attack, each, colour, style.MARKERS[i % len(style.MARKERS)])
+            handles[attack] = _draw(axes, attack, each, looks[attack])
         style.plain(axes, title if one_victim else f"{title} ({pairs(chosen)})").set(ylim=(-0.02, 1.03), ylabel="ASR")
         axes.set_xlabel(f"eps ({style.AXIS[rows[0]['norm']]})")
         axes.set_xlim(left=0)
@@ -170,9 +168,10 @@ def curve(rows: list[Row]) -> Picture:
     return style.finish(sheet, title, caption)
 
 
-def _draw(axes: Axes, label: str, each: list[Point], color: str, marker: str) -> Artist:
-    eps = [point.eps for point in each]
-    (line,) = axes.plot(eps, [point.asr for point in each], color=color, marker=marker, linewidth=1.6, label=label)
+def _draw(axes: Axes, label: str, each: list[Point], look: style.Style) -> Artist:
+    eps, (color, marker, line_style) = [point.eps for point in each], look
+    asr, drawn = [point.asr for point in each], {"color": color, "marker": marker, "linestyle": line_style}
+    (line,) = axes.plot(eps, asr, linewidth=1.6, label=label, **drawn)
     low, high = [point.low for point in each], [point.high for point in each]
     axes.fill_between(eps, low, high, color=color, alpha=0.13, linewidth=0)
     return line
