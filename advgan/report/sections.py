@@ -36,7 +36,7 @@ MEANING = {
     "far",
     "mean l2": "l2 norm of the perturbations, in pixel units of [0, 1]: over the attacked images, of a minimal-norm "
     "attack over those it fooled",
-    "mean l0": "number of changed values, over the same images",
+    "mean l0": "number of changed pixels (all channels of a pixel count once), over the same images",
     "max linf": "largest change of any value in any attacked image",
     "mean linf": "largest change of any value, mean over the fooled images",
     "SSIM": "structural similarity to the clean image: 1 looks the same",
