@@ -15,7 +15,8 @@ RIVALS: dict[str, int | None] = {"fgsm": None, "ifgsm": 10, "pgd": 40, "deepfool
 
 def cost(results: Sequence[Result], generators: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each generator whose training time is known, in each group that it took part in, against each of `RIVALS`:
-    the number of `images` from which training + one pass costs no more than the attack, None if that never comes.
+    the number of `images` from which training + one pass costs no more than the attack, None if that never comes. A
+    generator that fools no image is left out: nothing was bought.
 
     generators   entries of results.json: path, target, norm, y_target, training_seconds
     """
@@ -27,7 +28,7 @@ def cost(results: Sequence[Result], generators: Iterable[Mapping[str, Any]]) -> 
             attacks = [(spec, result.row) for result in first_seeds(members) if (spec := spec_of(result))]
             one_pass = [row for spec, row in attacks if spec.name == "advgan" and not spec.settings.get("steps")]
             seconds = entry["training_seconds"]
-            if seconds is None or not own or not one_pass:
+            if seconds is None or not own or not one_pass or not one_pass[0]["asr"]:
                 continue
             for rival in (row for spec, row in attacks if _rival(spec)):
                 images = break_even(seconds, one_pass[0]["seconds_per_image"], rival["seconds_per_image"])

@@ -76,7 +76,7 @@ def attack_figures(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
     rejected          share of the answers, to images that count, that the target rejects; None where it cannot
     norms, ssim       over the images that count; of a minimal-norm attack over those it fooled, but l2_median takes a
                       failure as infinitely far (None where that makes it infinite); _low and _high are its 95 %
-                      bootstrap interval, of minimal-norm attacks alone
+                      bootstrap interval, of minimal-norm attacks alone and of two images at least
     """
     counts = records["counts"]
     n, hits = int(counts.sum()), int(records["success"].sum())
@@ -84,7 +84,8 @@ def attack_figures(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
     measured = records["fooled"] if protocol == "minimal-norm" else counts
     l2 = records["l2"].masked_fill(~measured, torch.inf)[counts]
 
-    interval = median_interval(l2.numpy()) if protocol == "minimal-norm" else (math.nan, math.nan)
+    several = protocol == "minimal-norm" and n > 1
+    interval = median_interval(l2.numpy()) if several else (math.nan, math.nan)
 
     def size(name: str, statistic: Callable[[Tensor], Tensor] = Tensor.mean) -> float | None:
         values = records[name][measured].double()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from advgan.analysis.groups import Group, group_of
-from advgan.report.sections import Row, Section, Summary, threat_text
+from advgan.report.sections import Row, Section, Summary, at_least_two_digits, threat_text
 from advgan.threat import eps_text
 
 
@@ -14,7 +14,7 @@ def cost(summary: Summary) -> list[Section]:
             threat_text(each),
             each["generator"],
             each["attack"],
-            "–" if each["training_seconds"] is None else f"{each['training_seconds']:,.0f}",
+            "–" if each["training_seconds"] is None else at_least_two_digits(each["training_seconds"]),
             "never" if each["images"] is None else f"{each['images']:,}",
         ]
         for each in summary.get("cost", ())

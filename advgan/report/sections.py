@@ -176,24 +176,27 @@ def _columns(protocol: str, speed: float | None, worst: Row | None, seeds: bool)
     def number(form: str, name: str, scale: float = 1) -> Callable[[Row], str]:
         return lambda row: "–" if row[name] is None else format(row[name] * scale, form)
 
+    def size(name: str, decimals: int = 2) -> Callable[[Row], str]:
+        return lambda row: "–" if row[name] is None else length(row[name], decimals)
+
     who: Cells = {"access": lambda row: row["access"]} | ({"seed": lambda row: str(row["seed"])} if seeds else {})
     rate: Cells = {"ASR % [95 %]": _rate, "8-bit %": number(".1f", "asr_8bit", 100)}
     rate["rejected %"] = number(".1f", "rejected", 100)
     bounded: Cells = {
         "robust %": number(".1f", "robust_accuracy", 100),
-        "mean l2": number(".2f", "l2_mean"),
-        "max linf": number(".4f", "linf_max"),
+        "mean l2": size("l2_mean"),
+        "max linf": size("linf_max", 4),
     }
     minimal: Cells = {
         "found %": number(".1f", "asr_any_norm", 100),
         "median l2 [95 %]": _median,
-        "mean l2": number(".2f", "l2_mean"),
+        "mean l2": size("l2_mean"),
         "mean l0": number(",.0f", "l0_mean"),
-        "mean linf": number(".4f", "linf_mean"),
+        "mean linf": size("linf_mean", 4),
     }
     cost: Cells = {
         "SSIM": number(".3f", "ssim_mean"),
-        "images/s": number(",.0f", "images_per_second"),
+        "images/s": lambda row: at_least_two_digits(row["images_per_second"]),
         "x FGSM": (lambda row: "–") if not speed else number(",.3g", "images_per_second", 1 / speed),
         "fwd+bwd": lambda row: f"{row['forwards_per_image']:.3g}+{row['backwards_per_image']:.3g}",
     }
@@ -210,7 +213,21 @@ def _median(row: Row) -> str:
     value, low, high = (row[name] for name in ("l2_median", "l2_median_low", "l2_median_high"))
     if value is None:
         return INFINITE
-    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {INFINITE if high is None else f'{high:.2f}'}]"
+    return length(value) if low is None else f"{length(value)} [{length(low)}, {_or_infinite(high)}]"
+
+
+def _or_infinite(value: float | None) -> str:
+    return INFINITE if value is None else length(value)
+
+
+def length(value: float, decimals: int = 2) -> str:
+    """A norm with so many decimals; a smaller one, which they would round to one digit or none, with three digits."""
+    return f"{value:.{decimals}f}" if value == 0 or value >= 10 ** (1 - decimals) else f"{value:.3g}"
+
+
+def at_least_two_digits(value: float) -> str:
+    """A positive number of things or seconds as a whole number; one below 10 with two digits, never as 0."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _seeds(summary: Summary, rows: list[Row]) -> list[Row]:
