@@ -24,12 +24,14 @@ class InputError(ValueError):
 def did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:
     """The end of a message about an unknown `word`: "; did you mean resnet18?", or "" where nothing known is near.
 
-    Near is what has `word` as a part, or is spelled alike; else what has it as its initials, contains it, or begins it
-    (lr: learning-rate, epsilon: eps). `form` is how a name is shown, like "--{}".
+    Near is what is spelled nearly alike or has `word` as a part, else what is spelled alike; else what has it as its
+    initials, contains it, or begins it (lr: learning-rate, epsilon: eps). `form` is how a name is shown, like "--{}".
     """
     spelled = {each.lower(): each for each in known if each != word}
     lower = word.lower()
-    near = [name for name in spelled if lower in re.split(r"[-_ ]", name)][:3] or get_close_matches(lower, spelled)
+    parts = [name for name in spelled if lower in re.split(r"[-_ ]", name)]
+    alike = get_close_matches(lower, spelled, cutoff=0.8) or ([] if parts else get_close_matches(lower, spelled))
+    near = list(dict.fromkeys([*alike, *parts]))[:3]
     if not near and len(lower) > 1:
         initials = {name: "".join(part[:1] for part in re.split(r"[-_ ]", name)) for name in spelled}
         near = [name for name in spelled if initials[name] == lower]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
@@ -347,8 +348,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         """
         name = str(source)
         folder = _download(name, hub) if name.startswith("hf://") else Path(source)
-        if not (folder / "config.json").is_file():
-            if not (folder / "generator" / "config.json").is_file():
+        if not os.path.isfile(folder / "config.json"):
+            if not os.path.isfile(folder / "generator" / "config.json"):
                 raise InputError(f"no generator in {folder}: expected config.json and model.safetensors there")
             folder = folder / "generator"
         warn_unfinished(folder)

@@ -50,7 +50,7 @@ def publishable(folder: Path) -> list[str]:
     """The names of a checkpoint's files that are regular files of its folder, not links that lead out of it. Raises
     InputError for a configuration or weights behind such a link.
     """
-    present = [name for name in FILES if (folder / name).is_file()]
+    present = [name for name in FILES if os.path.isfile(folder / name)]
     inside = [name for name in present if (folder / name).resolve().is_relative_to(folder.resolve())]
     if missing := [name for name in FILES[:2] if name not in inside]:
         raise InputError(
@@ -85,13 +85,13 @@ def pull(repo: str, folder: Path, *, revision: str | None = None, force: bool = 
 
 def is_local(repo: str) -> bool:
     """Whether `repo` is a folder: one that is there, or a name that begins like a path."""
-    return repo.startswith(("./", "../", "/", "~")) or Path(repo).is_dir()
+    return repo.startswith(("./", "../", "/", "~")) or os.path.isdir(repo)
 
 
 def check(folder: Path) -> None:
     """Raise InputError unless `folder` holds a checkpoint, whole: its configuration and safetensors."""
-    if missing := [name for name in FILES[:2] if not (folder / name).is_file()]:
-        there = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+    if missing := [name for name in FILES[:2] if not os.path.isfile(folder / name)]:
+        there = sorted(path.name for path in folder.glob("*")) if os.path.isdir(folder) else []
         found = ", ".join(there[:5]) or "nothing"
         raise InputError(f"no checkpoint in {folder}: {' and '.join(missing)} expected (no pickles), found {found}")
     summary(folder)

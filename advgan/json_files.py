@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -24,8 +25,8 @@ def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
     finite   whether NaN and Infinity, which are no JSON, are refused
     """
     try:
-        if not path.is_file():  # neither a folder nor a pipe, which may never end
-            raise ValueError("not a regular file" if path.exists() else "no such file")
+        if not os.path.isfile(path):  # neither a folder nor a pipe, which may never end
+            raise ValueError("not a regular file" if os.path.exists(path) else "no such file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         return parse_object(content, finite=finite)

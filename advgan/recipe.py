@@ -77,6 +77,8 @@ def _node(event: Any, events: Iterator[Any], path: Path, depth: int) -> Value:
     if getattr(event, "tag", None) not in (None, "!"):
         raise InputError(f"recipe {path} must have no tags, got {event.tag[:40]!r} in {line}")
     if isinstance(event, yaml.ScalarEvent):
+        if "\0" in event.value:
+            raise InputError(f"recipe {path} has a NUL character in {line}, expected text without one")
         return None if event.style is None and event.value in NULL else str(event.value)
     if isinstance(event, yaml.SequenceStartEvent):
         items = []

@@ -17,9 +17,9 @@ _warned: set[Path] = set()
 
 def checkpoint_folder(path: Path, artefact: str) -> Path:
     """The folder that `path` means: itself, that of the file which it is, or of a run its `artefact`."""
-    if path.is_file():
+    if os.path.isfile(path):
         return path.parent
-    inside = (path / artefact).is_dir() and not (path / "model.safetensors").exists()
+    inside = os.path.isdir(path / artefact) and not (path / "model.safetensors").exists()
     return path / artefact if inside else path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +44,7 @@ def read_weights(
     SHA-256 of `write_weights`, for one of which a single bit is not as it was, or with another object `beside` it. With
     `digests` it must have both.
     """
-    if Path(path).exists() and not Path(path).is_file():  # opening a pipe would wait for ever
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
         raise OSError(f"a regular file expected at {path}")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}

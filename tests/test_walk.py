@@ -82,3 +82,15 @@ def test_the_path_of_a_file_is_its_own_and_not_a_links(tmp_path: Path) -> None:
     (tmp_path / "b" / "0.png").write_bytes(b"")
     os.symlink("b", tmp_path / "a")
     assert picture_files(tmp_path) == [str(tmp_path / "b" / "0.png")]
+
+
+def test_a_link_to_itself_hides_no_other_file(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    before = picture_files(tmp_path)
+    for path in {Path(file).parent for file in before}:
+        (path / "link").symlink_to("link")
+        (path / "link.png").symlink_to("link.png")
+    assert picture_files(tmp_path) == before
+    problems = {picture.name: picture.problem for picture in find(str(tmp_path), tmp_path / "out")}
+    assert sum(problem == "" for problem in problems.values()) == len(before)
+    assert {problem for name, problem in problems.items() if name.endswith("link.png")} == {"no regular file"}

@@ -10,6 +10,7 @@ Nothing of it is run, and PyTorch is not loaded.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +42,9 @@ def main(settings: Settings) -> None:
     if directory.suffix == ".onnx":
         console.print(_table(directory, _exported(directory)))
         return
-    found = [d for d in (directory, directory / "classifier", directory / "generator") if (d / "config.json").is_file()]
+    found = [
+        d for d in (directory, directory / "classifier", directory / "generator") if os.path.isfile(d / "config.json")
+    ]
     if not found:
         raise InputError(f"no checkpoint in {directory}: expected config.json there, or in generator/ or classifier/")
     for folder in found:
@@ -56,11 +59,15 @@ def main(settings: Settings) -> None:
 
 def _exported(file: Path) -> dict[str, Any]:
     """What an ONNX file says of itself; raises InputError for what is none."""
+    if not os.path.isfile(file):  # opening a pipe would wait for ever
+        raise InputError(f"cannot read {file} as ONNX: a regular file expected")
     onnx = extra("onnx", "onnx")
     try:
         model = onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's own kinds of errors
         raise InputError(f"cannot read {file} as ONNX: {reason(error)}") from None
+    if not model.graph.output:  # protobuf reads an empty file as an empty model
+        raise InputError(f"cannot read {file} as ONNX: it has no output")
 
     def shape(value: Any) -> str:
         return f"{value.name} ({', '.join(d.dim_param or str(d.dim_value) for d in value.type.tensor_type.shape.dim)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -77,9 +78,9 @@ class Loaded:
 def _open(name: str, source: str, chosen: tuple[str | None, str | None], *, streaming: bool) -> Loaded:
     datasets = extra("datasets", "hf")
     config = ""
-    if not Path(source).is_dir():
+    if not os.path.isdir(source):
         source, _, config = source.partition(":")
-    folder = Path(source) if Path(source).is_dir() else None
+    folder = Path(source) if os.path.isdir(source) else None
     files: dict[str, list[str]] = {}
     paths = False
     if folder:

@@ -24,7 +24,7 @@ def check_folder(folder: Path) -> None:
     for parent, folders, names in os.walk(folder):  # links to folders are not followed
         for name in folders:
             path = os.path.join(parent, name)
-            if os.path.islink(path) and (target := Path(path).resolve()) and _overlap(target, root):
+            if os.path.islink(path) and (target := Path(os.path.realpath(path))) and _overlap(target, root):
                 raise InputError(f"{path} is a link that leads back into {folder} ({target}): expected a folder")
         for name in names:
             path = os.path.join(parent, name)

@@ -49,16 +49,25 @@ def walk(folder: Path, *, follow: bool = True) -> Iterator[tuple[str, list[str]]
             key = identity(parent)
             with os.scandir(parent) as listed:
                 entries = sorted((entry for entry in listed if is_data_name(entry.name)), key=lambda e: e.name)
-            folders = [entry for entry in entries if entry.is_dir(follow_symlinks=follow)]
+            inside = {entry.name for entry in entries if _is_folder(entry)}
         except OSError:
             continue
         if key in seen:
             continue
         seen.add(key)
         # links last: what they lead to is then called by its own path where it lies below `folder`
+        folders = [e for e in entries if e.name in inside and (follow or not e.is_symlink())]
         waiting = [e.path for e in folders if e.is_symlink()] + waiting
         waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
-        yield parent, [entry.name for entry in entries if not entry.is_dir()]
+        yield parent, [entry.name for entry in entries if entry.name not in inside]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def picture_files(folder: Path) -> list[str]:

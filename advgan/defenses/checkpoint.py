@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -99,7 +100,7 @@ def needs_weights(name: str) -> bool:
 
 def is_directory(name: str, weights: Path | str | None) -> bool:
     """Whether `name` is where a classifier lies, not what it is called. Raises InputError for weights beside that."""
-    if name in TARGETS or source_of(name) or not Path(name).is_dir():
+    if name in TARGETS or source_of(name) or not os.path.isdir(name):
         return False
     if weights is not None:
         raise InputError(f"the directory {name} holds its own weights, expected no others, got {weights}")

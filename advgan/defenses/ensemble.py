@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,7 +118,7 @@ def _loaded(word: str, directories: str) -> list[nn.Module]:
 
     paths = [path.strip() for path in directories.split(",") if path.strip()]
     for path in paths:
-        if not Path(path).is_dir():
+        if not os.path.isdir(path):
             raise InputError(f"{word}:members must be directories of saved classifiers, got {path!r}")
     return [load_classifier(path) for path in paths]
 

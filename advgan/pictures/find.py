@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -43,19 +44,19 @@ def find(source: str, output_dir: Path) -> list[Picture]:
     root, out = base.resolve(), output_dir.resolve()
     if base == Path(source):
         found = _below(base)
-    elif (Path(source)).is_file():
+    elif os.path.isfile(source):
         found = iter([Path(source)])
     else:
         found = (path for path in base.glob(pattern) if not path.is_dir() and is_picture_name(path.name))
-    if out == root and not Path(source).is_file():
+    if out == root and not os.path.isfile(source):
         raise InputError(f"the answers must not lie among the pictures, expected another folder than {output_dir}")
     pictures = []
     for path in found:
         name = path.relative_to(base).as_posix()
-        own = out != root and out.is_relative_to(root) and path.resolve().is_relative_to(out)
+        own = out != root and out.is_relative_to(root) and _real(path).is_relative_to(out)
         if own or not all(map(is_data_name, PurePosixPath(name).parts[:-1])):
             continue
-        leads_out = not Path(source).is_file() and not path.resolve().is_relative_to(root)
+        leads_out = not os.path.isfile(source) and not _real(path).is_relative_to(root)
         output = str(PurePosixPath(name).with_suffix(".png"))
         problem = f"a link that leads out of {base}" if leads_out else "" if is_regular(path) else "no regular file"
         if PurePosixPath(output).parts[0].lower() in RESERVED:
@@ -66,12 +67,17 @@ def find(source: str, output_dir: Path) -> list[Picture]:
     return _apart(sorted(pictures, key=lambda picture: picture.name), output_dir)
 
 
+def _real(path: Path) -> Path:
+    """The path without links; unlike Path.resolve, also of a link that leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def _parted(source: str) -> tuple[Path, str]:
     """The folder below which names are kept, and the part of a path that is a pattern or a file."""
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         return path, ""
-    if path.is_file():
+    if os.path.isfile(path):
         return path.parent, path.name
     parts = path.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), None)
@@ -99,6 +105,6 @@ def _apart(pictures: list[Picture], output_dir: Path) -> list[Picture]:
             raise InputError(f"{other.path} and {picture.path} would both become {picture.output}: rename one")
     out = output_dir.resolve()
     for picture in found:
-        if picture.path.resolve() == out / picture.output:
+        if _real(picture.path) == out / picture.output:
             raise InputError(f"{picture.path} would be replaced by its own answer, expected another output folder")
     return found

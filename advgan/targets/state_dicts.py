@@ -8,6 +8,7 @@ shapes; what else the same dictionary holds must be outside of the prefix, or is
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -70,9 +71,9 @@ def weights_file(weights: Path | str) -> tuple[Path, bool]:
     """
     path, by_order = Path(str(weights).removesuffix(BY_ORDER)), str(weights).endswith(BY_ORDER)
     candidates = [path, path / "model.safetensors", path / "classifier" / "model.safetensors"]
-    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    file = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if file is None:
-        found = "a directory without them" if path.is_dir() else "nothing"
+        found = "a directory without them" if os.path.isdir(path) else "nothing"
         raise InputError(f"no target weights at {path}: expected a file, or model.safetensors in it, found {found}")
     return file, by_order
 

@@ -5,6 +5,7 @@ torchvision:NAME[:WEIGHTS]   timm:NAME   hf:REPO   FILE.py:FACTORY   MODEL.pt2  
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import import_module
 from pathlib import Path
@@ -59,7 +60,7 @@ def hint(name: str, known: tuple[str, ...]) -> str:
         return did_you_mean(f"{word}:", ("torchvision:", "timm:", "hf:", "https:")).replace(":?", f":{rest}?")
     if name.endswith(".py"):
         return f"; did you mean {name}:FACTORY, a function in it?"
-    if Path(name).is_file():
+    if os.path.isfile(name):  # unlike Path.is_file, also of a name that is too long
         return "; a file of weights goes to --target-weights, beside the name of what it is for"
     if "/" in name:
         return f"; there is no directory {name}"

@@ -9,6 +9,7 @@ The model may have `image_shape`, the images that it was made for, and `classes`
 from __future__ import annotations
 
 import inspect
+import os
 import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,9 +46,9 @@ def load(
     dtype, a seed) are put back.
     """
     path, _, word = name.rpartition(":")
-    file = Path(path).resolve()
-    if not file.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"no Python file {path}")
+    file = Path(path).resolve()
     beside = Beside(file)
     with _running(file, name), switches_kept(), beside.importing():
         module = beside.load()

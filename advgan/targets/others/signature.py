@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,6 @@ def check_alone(name: str, weights: Path | str | None) -> Path:
     """The file called `name`. Raises InputError where it is none, or `weights` are given beside it."""
     if weights is not None:
         raise InputError(f"{name} holds its own weights, expected no others, got {weights}")
-    if not Path(name).is_file():
+    if not os.path.isfile(name):
         raise InputError(f"no model at {name}: expected a file")
     return Path(name)
