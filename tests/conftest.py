@@ -28,6 +28,12 @@ def environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "default"}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Each test, with its fixtures, begins with gradients switched on, whatever another one has left."""
+    torch.set_grad_enabled(True)
+
+
 @pytest.fixture(scope="session")
 def program() -> Run:
     """Run `python <words>` or, with launch=[...], `accelerate launch <options> <words>` from the repository root."""

@@ -583,7 +583,7 @@ def keep_trained(rank: int, shards: Path, meeting: Path) -> None:
 
 
 def test_two_processes_train_on_a_stream_what_one_trains(shards: Path, tmp_path: Path) -> None:
-    torch.multiprocessing.start_processes(keep_trained, (shards, tmp_path / "meeting"), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(keep_trained, (shards, tmp_path / "meeting"), nprocs=2, start_method="spawn")
     one = trained(shards, 0, 1)
     assert one.abs().max() > 0.01
     for rank in range(2):

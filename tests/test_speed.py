@@ -102,7 +102,7 @@ def test_same_results_where_they_must_be(call: Call) -> None:
     for section, least in {"fgsm": 0.5, "ifgsm": 1.0, "deepfool": 1.0}.items():
         ours, theirs = (row for side, row in sides(rows, section).items() if "stop" not in side)
         assert ours["asr"] >= theirs["asr"] >= least
-    assert ours["l2_mean"] == pytest.approx(theirs["l2_mean"], rel=1e-2), "of DeepFool"
+    assert ours["l2_mean"] <= 1.001 * theirs["l2_mean"], "ours is DeepFool's, drawn back to the boundary"
     stopped = sides(rows, "ifgsm")["ours, stop on success"]
     assert stopped["asr"] == sides(rows, "ifgsm")["ours"]["asr"]
     assert stopped["linf_mean"] < sides(rows, "ifgsm")["ours"]["linf_mean"]

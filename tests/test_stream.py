@@ -233,6 +233,6 @@ def test_a_sample_of_sorted_shards_is_noted(capsys: pytest.CaptureFixture[str]) 
 
     split = Stream(Sorted(100, 100), (1, 1, 1), crop=False, num_classes=10)
     split.first(40)
-    assert "note: numbered: the first 40 images of its shards have 2 of 10 classes" in capsys.readouterr().err
+    assert "note: numbered: the first 40 images of its shards have only 2 of 10 classes" in capsys.readouterr().err
     split.first(200)
     assert capsys.readouterr().err == ""
