@@ -1,7 +1,7 @@
-"""Golden outputs: perturbations of the shipped generators, a comparison and a training, as they were before a refactoring.
+"""Golden outputs, recorded before a refactoring: perturbations of shipped generators, a comparison, a training.
 
-`python -m tests.test_golden` from the repository root records them anew in tests/golden.json, for a change that is meant
-to change them. Numbers and no hashes of images are recorded: another processor rounds the last bits differently.
+`python -m tests.test_golden` from the repository root records them anew in tests/golden.json, for a change that is
+meant to change them. Numbers and no hashes are recorded: another processor rounds the last bits differently.
 """
 
 from __future__ import annotations
