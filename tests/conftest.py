@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,6 @@ def environment() -> dict[str, str]:
     """The user's environment without what a launcher around the tests may have set; one thread a process."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_", "RANK"))}
     return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "default"}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Each test, with its fixtures, begins with gradients switched on, whatever another one has left."""
-    torch.set_grad_enabled(True)
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +75,11 @@ def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def global_state() -> Iterator[None]:
+    """One thread and all notes for each test, which must leave gradients switched on."""
     torch.set_num_threads(1)
-    note.cache_clear()  # each test sees all notes
+    note.cache_clear()
+    yield
+    off = not torch.is_grad_enabled()
+    torch.set_grad_enabled(True)  # for the next one
+    assert not off, "the test has left gradients switched off"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 from pathlib import Path
@@ -249,6 +250,14 @@ def test_weights_made_under_inference_mode_are_ordinary_ones(tmp_path: Path) -> 
     (gradient,) = torch.autograd.grad((model(x) * model.model.a).sum(), x)
     assert gradient.shape == x.shape
     model.model.a.mul_(2)
+
+
+def test_destroying_the_inference_guard_of_a_file_keeps_gradients_on(tmp_path: Path) -> None:
+    written(tmp_path, {"mine.py": f"{SWITCHES}{NET}\ndef build():\n    return Net(1.0)\n"})
+    target = load(tmp_path / "mine.py")
+    del target  # and the file's module with it
+    gc.collect()
+    assert torch.is_grad_enabled()
 
 
 def test_switches_are_put_back_after_an_error_too(tmp_path: Path) -> None:

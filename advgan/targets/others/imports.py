@@ -3,6 +3,7 @@ their own; and torch's global switches, which such a file may change, put back a
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import importlib.util
@@ -155,6 +156,9 @@ def _in_library(path: Path) -> bool:
     )
 
 
+_GUARDS: list[Any] = []  # kept alive: one destroyed later sets the gradient mode of its entry, whatever is on by then
+
+
 @contextmanager
 def switches_kept() -> Iterator[None]:
     """Torch's global switches, the generators of random numbers and the working folder are afterwards as before."""
@@ -169,7 +173,11 @@ def switches_kept() -> Iterator[None]:
     numbers = torch.get_rng_state()
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            yield
+            try:
+                yield
+            finally:
+                if torch.is_inference_mode_enabled():  # entered and never left
+                    _GUARDS.extend(guard for guard in gc.get_objects() if type(guard) is torch.inference_mode)
     finally:
         torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
