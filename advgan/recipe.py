@@ -17,7 +17,7 @@ from advgan.storage import read_text
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 4  # a mapping of settings, each a value or a list of values
 NULL = ("", "~", "null", "Null", "NULL")  # of YAML, where the text is not in quotes
-SUFFIXES = (".py", ".pt2", ".onnx", ".pt", ".pth", ".safetensors")
+SUFFIXES = (".py", ".onnx", ".pt", ".pth", ".safetensors")
 Value = str | None | list[Any] | dict[str, Any]
 
 

@@ -74,7 +74,7 @@ class Settings:
     program's data_dir and threads go with them"""
     target: NameOrPath = "mnist-c"
     """The base, a classifier without defences: its name, the directory of a saved one, or
-    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
+    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     weights_by_order: ByOrder = False

@@ -65,7 +65,7 @@ class Settings:
     label_column: LabelColumn = None
     target: tuple[NameOrPath, ...] = ()
     """At least two classifiers, each of them source and victim: names, directories of saved ones, or
-    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, which need no weights"""
+    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, which need no weights"""
     target_weights: tuple[Path, ...] = ()
     """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files"""
     weights_by_order: ByOrder = False

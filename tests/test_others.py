@@ -441,6 +441,7 @@ def test_what_no_source_has_is_told_with_what_is_near(squeezenet, timm_resnet, t
         ),
         (("cifar-resnet33",), "did you mean cifar-resnet32"),
         (("train/advgan.py",), "did you mean train/advgan.py:FACTORY"),
+        (("model.pt2",), r"a \.pt2 file: FILE\.py:FACTORY, a function that returns torch\.export\.unflatten"),
         ((str(file),), "a file of weights goes to --target-weights"),
         (("runs/mine",), "there is no directory runs/mine"),
     ]:

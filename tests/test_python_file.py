@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from advgan.errors import InputError
 from advgan.targets import fingerprint, load_target
@@ -288,3 +289,19 @@ def test_a_class_without_an_init_of_its_own_is_a_factory(tmp_path: Path) -> None
     text = "from torch import nn\nclass Net(nn.Module):\n    image_shape = (1, 2, 2)\n    def forward(self, x):\n"
     written(tmp_path, {"mine.py": f"{text}        return x.flatten(1)[:, :3]\n"})
     assert load(tmp_path / "mine.py", "Net").num_classes == 3
+
+
+def test_factory_returns_an_exported_program_with_its_logits_and_gradients(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(8, 3)).eval()
+    x = torch.rand(5, 1, 4, 4)
+    program = torch.export.export(model, (x[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    text = "import torch\nfrom pathlib import Path\nFILE = Path(__file__).with_name('model.pt2')\n"
+    text += "def build():\n    return torch.export.unflatten(torch.export.load(FILE))\n"
+    target = load_target(f"{written(tmp_path, {'mine.py': text}) / 'mine.py'}:build", image_shape=(1, 4, 4))
+    leaf = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(target(leaf)[:, 0].sum(), leaf)
+    expected = x.clone().requires_grad_(True)
+    assert torch.allclose(target(x), model(x), atol=1e-6)
+    assert torch.allclose(gradient, torch.autograd.grad(model(expected)[:, 0].sum(), expected)[0], atol=1e-6)

@@ -79,7 +79,7 @@ class Settings:
     """The attacker has only so many of the training images, drawn by the seed; None: all of them"""
     target: NameOrPath = "mnist-c"
     """The classifier under attack, which only answers queries: its name, the directory of a saved one, or
-    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH"""
+    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; the attack does not see them. None: its
     own, or the shipped mnist-c"""

@@ -58,7 +58,7 @@ class Settings:
     label_column: LabelColumn = None
     target: tuple[NameOrPath, ...] = ("mnist-c",)
     """The classifiers under attack: names, directories of saved ones, or torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO,
-    FILE.py:FACTORY, MODEL.pt2, MODEL.onnx, http://HOST/PATH, which need no weights"""
+    FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: tuple[Path, ...] = ()
     """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files; () takes the shipped
     mnist-c"""

@@ -26,7 +26,7 @@ from advgan.targets.others import source_of
 from advgan.threat import NORMS, Norm, Threat, check_eps
 
 USUAL: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # radii of a sweep
-FILES = ("python_file", "exported", "onnx")  # sources whose classifiers are called by a path: its end is enough
+FILES = ("python_file", "onnx")  # sources whose classifiers are called by a path: its end is enough
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Other people's classifiers, by where they come from. A source joins by a line in `SOURCES` and a file with `load`.
 
-torchvision:NAME[:WEIGHTS]   timm:NAME   hf:REPO   FILE.py:FACTORY   MODEL.pt2   MODEL.onnx[#output=NAME]   http://HOST/PATH
+torchvision:NAME[:WEIGHTS]   timm:NAME   hf:REPO   FILE.py:FACTORY   MODEL.onnx[#output=NAME]   http://HOST/PATH
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ SOURCES = {
     r"timm:.*": "timm",
     r"hf:.*": "transformers",
     r".*\.py:\w+": "python_file",
-    r".*\.pt2": "exported",
     r".*\.onnx(#.*)?": "onnx",
     r"https?://.*": "endpoint",
 }
-WORDS = "torchvision:NAME[:WEIGHTS], timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.pt2, MODEL.onnx[#output=NAME], http://HOST/PATH"
+WORDS = "torchvision:NAME[:WEIGHTS], timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.onnx[#output=NAME], http://HOST/PATH"
 
 
 def source_of(name: str) -> str | None:
@@ -60,6 +59,8 @@ def hint(name: str, known: tuple[str, ...]) -> str:
         return did_you_mean(f"{word}:", ("torchvision:", "timm:", "hf:", "https:")).replace(":?", f":{rest}?")
     if name.endswith(".py"):
         return f"; did you mean {name}:FACTORY, a function in it?"
+    if name.endswith(".pt2"):
+        return "; a .pt2 file: FILE.py:FACTORY, a function that returns torch.export.unflatten(torch.export.load(...))"
     if os.path.isfile(name):  # unlike Path.is_file, also of a name that is too long
         return "; a file of weights goes to --target-weights, beside the name of what it is for"
     if "/" in name:
