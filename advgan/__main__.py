@@ -1,4 +1,4 @@
-"""`python -m advgan` is the command `advgan`; `accelerate launch -m advgan` starts it in several processes."""
+"""`python -m advgan` is the command `advgan`; `torchrun --nproc-per-node 2 -m advgan` starts it in two processes."""
 
 from advgan.cli import main
 

@@ -20,6 +20,7 @@ from advgan.targets import build_target, save_target
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 def environment() -> dict[str, str]:
@@ -30,10 +31,14 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def program() -> Run:
-    """Run `python <words>` or, with launch=[...], `accelerate launch <options> <words>` from the repository root."""
+    """Run `python <words>` from the repository root; with launch=[...] `accelerate launch <options> <words>`, with
+    processes=N `torchrun --nproc-per-node N <words>`."""
 
-    def run(*words: object, launch: list[str] | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: object, launch: list[str] | None = None, processes: int | None = None, code: int = 0
+    ) -> subprocess.CompletedProcess[str]:
         before = [] if launch is None else ["-m", "accelerate.commands.accelerate_cli", "launch", *launch]
+        before = before if processes is None else [*TORCHRUN, str(processes)]
         command = [sys.executable, *before, *map(str, words)]
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"

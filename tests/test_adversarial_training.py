@@ -351,9 +351,8 @@ def test_the_terminal_says_that_only_fgsm_is_resisted(trainer, capsys):
 
 @pytest.mark.program
 def test_two_processes_train_the_generator_together(program, trainer, words, tmp_path):
-    launch = ["--cpu", "--num_processes", "2"]
     words += ["--adversarial", "generator", "--alpha", "0.5", "--max-steps", "6"]
-    program("train/classifier.py", *words, "--output-dir", tmp_path / "two", launch=launch)
+    program("train/classifier.py", *words, "--output-dir", tmp_path / "two", processes=2)
     run(trainer.main, trainer.Settings, [*words, "--output-dir", str(tmp_path / "one")])
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in one.items():

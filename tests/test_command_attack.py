@@ -228,18 +228,7 @@ def test_one_process_and_two_give_the_same_files(program: Run, digits: Path, cla
         image = Image.open(path)
         (image.crop((0, 0, 24, 28)) if path.stem.endswith("3") else image).save(place)
     words = ("--generator", save(tmp_path / "g", noise=4, eps=1.0), "--batch-size", 4, "--threads", 1)
-    launch = [
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    done = program("-m", "advgan", "attack", source, tmp_path / "two", *words, launch=launch)
+    done = program("-m", "advgan", "attack", source, tmp_path / "two", *words, processes=2)
     assert "2 processes on cpu" in done.stdout
     assert "attacked     23 of 23 pictures" in done.stdout
     attack(source, tmp_path / "one", *words[:-2])

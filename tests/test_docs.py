@@ -114,7 +114,7 @@ def commands(line: str) -> list[tuple[str, list[str]]]:
     while call := list(takewhile(lambda word: word not in (";", "&&", "||"), words)):
         call = [word for word in takewhile(lambda word: word not in ("|", ">", "do"), call) if word != "..."]
         first = next((i for i, word in enumerate(call) if re.fullmatch(r"(train|eval)/\w+\.py", word)), None)
-        if call[:1] in (["python"], ["accelerate"]) and first is not None:
+        if call[:1] in (["python"], ["accelerate"], ["torchrun"]) and first is not None:
             found.append((call[first].removesuffix(".py").replace("/", "."), call[first + 1 :]))
         if "-m" in call[:-2] and call[call.index("-m") + 1] == "advgan":
             call = call[call.index("-m") + 1 :]

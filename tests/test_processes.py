@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from advgan.commands import compare
 from advgan.settings import run
 
-from .conftest import ROOT, Run, environment
+from .conftest import ROOT, TORCHRUN, Run, environment
 
 # A generator that takes every question there is, and 47 validation images: neither 2 nor 4 processes divide them.
 SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "24", "--max-steps", "12"]
@@ -54,8 +54,7 @@ def one(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(program: Run, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of two processes, each of which takes its share in two micro-batches."""
     directory = tmp_path_factory.mktemp("two")
-    launch = ["--cpu", "--num_processes", "2"]
-    done = program("train/advgan.py", *words, "--accumulate", 2, "--output-dir", directory, launch=launch)
+    done = program("train/advgan.py", *words, "--accumulate", 2, "--output-dir", directory, processes=2)
     assert "2 processes" in done.stdout
     return directory
 
@@ -96,8 +95,7 @@ def test_two_processes_in_micro_batches_equal_one(one: Path, two: Path) -> None:
 
 @pytest.mark.program
 def test_four_processes_equal_one(program: Run, words: list[str], one: Path, tmp_path: Path) -> None:
-    launch = ["--cpu", "--num_processes", "4"]
-    program("train/advgan.py", *words, "--output-dir", tmp_path, launch=launch)
+    program("train/advgan.py", *words, "--output-dir", tmp_path, processes=4)
     alike(one, tmp_path)
 
 
@@ -132,8 +130,7 @@ def test_after_the_kill_of_one_of_two_the_resumed_run_has_the_uninterrupted_weig
     program: Run, words: list[str], two: Path, tmp_path: Path
 ) -> None:
     words = [*words, "--accumulate", "2", "--output-dir", str(tmp_path)]
-    launch = ["--cpu", "--num_processes", "2"]
-    launcher = started(["-m", "accelerate.commands.accelerate_cli", "launch", *launch, "train/advgan.py", *words])
+    launcher = started([*TORCHRUN, 2, "train/advgan.py", *words])
     deadline = time.monotonic() + 200
     while not list((tmp_path / "state" / "generator").glob("step-*")):
         assert time.monotonic() < deadline
@@ -143,7 +140,7 @@ def test_after_the_kill_of_one_of_two_the_resumed_run_has_the_uninterrupted_weig
     second[0].send_signal(signal.SIGKILL)
     output, _ = launcher.communicate(timeout=100)
     assert launcher.returncode != 0, output
-    program("train/advgan.py", *words, "--resume", launch=launch)
+    program("train/advgan.py", *words, "--resume", processes=2)
     for net in ("generator", "discriminator"):
         found = weights(tmp_path, net)
         assert all(torch.equal(found[name], weight) for name, weight in weights(two, net).items())
@@ -165,8 +162,7 @@ def test_a_comparison_by_two_processes_is_that_of_one(
     words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--target-weights", classifier]
     words += ["--attacks", "noise-sign", "fgsm", "pgd:steps=3", "--seeds", 0, 1]
     words += ["--threads", 1, "--max-samples", 31, "--batch-size", 10, "--fresh"]
-    launch = ["--cpu", "--num_processes", "2", "-m"]
-    done = program("eval.compare", *words, "--output-dir", tmp_path / "two", launch=launch)
+    done = program("eval/compare.py", *words, "--output-dir", tmp_path / "two", processes=2)
     assert done.stdout.count("report.html") == 1
     assert "kept from an earlier call" not in done.stdout
     run(compare.main, compare.Settings, [str(word) for word in (*words, "--output-dir", tmp_path / "one")])

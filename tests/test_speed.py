@@ -304,7 +304,7 @@ def test_what_runs_in_processes_of_its_own(
     one, two = ("--threads", "1"), ("--threads", "2")
     wanted = {
         "compile": [one, (*one, "--compile")],
-        "processes": [(training_steps.LAUNCH[-1], "--cpu", *two), ("--num_processes", "2", *one)],
+        "processes": [(training_steps.LAUNCH[-1], "--cpu", *two), ("--nproc-per-node", "2", *one)],
     }[section]
     assert asked == wanted * 2, "each in turn"
     rows = list(found.values())

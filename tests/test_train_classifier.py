@@ -99,9 +99,8 @@ def test_stopped_and_resumed_equals_uninterrupted(program, words, tmp_path):
 
 @pytest.mark.program
 def test_two_processes_share_the_work(program, words, tmp_path):
-    launch = ["--cpu", "--num_processes", "2"]
     words += ["--target", "cifar-resnet20", "--image-size", "16", "--max-steps", "12", "--flip"]
-    done = program("train/classifier.py", *words, "--output-dir", tmp_path, launch=launch)
+    done = program("train/classifier.py", *words, "--output-dir", tmp_path, processes=2)
     assert done.stdout.count("test accuracy") == 1
     assert len(list((tmp_path / "state" / "classifier").glob("step-*/random_states_*.pkl"))) == 2
     assert load_target("cifar-resnet20", tmp_path).image_shape == (1, 16, 16)

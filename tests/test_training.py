@@ -86,9 +86,10 @@ def test_signals_are_questions_within_the_loop_and_ordinary_after_it():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_end_of_the_launcher_is_a_request_to_stop(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    monkeypatch.setenv(training.LAUNCHER, str(2**22 - 1))  # nobody's
+@pytest.mark.parametrize("variable", ["ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"])
+def test_the_end_of_the_launcher_is_a_request_to_stop(variable, monkeypatch):
+    monkeypatch.setenv(variable, "no")
+    monkeypatch.setattr(os, "getppid", lambda: 2**22 - 1)  # nobody's
     with training.Stop() as stop:
         assert stop.requested(Accelerator(cpu=True))
 
@@ -105,36 +106,47 @@ def test_what_cannot_train_two_networks_is_refused(monkeypatch, precision, argum
 
 
 @pytest.mark.parametrize(
-    ("launcher", "torchrun"),
+    ("options", "before", "main", "message"),
     [
-        ("--cpu --num_processes 2 train/x.py", "--nproc-per-node 2 --standalone"),
-        (
-            "--cpu --num-machines=2 --machine_rank 1 --num_processes=4 --main_process_ip 10.0.0.1 train/x.py",
-            "--nproc-per-node 2 --nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 29500",
-        ),
+        ("--cpu --num_processes 2", {}, None, "1 of 2 .* torchrun --nproc-per-node 2 train/x.py ...$"),
+        ("--cpu --num_processes 2", {"MASTER_ADDR": "10.0.0.1"}, None, "1 of 2 processes"),
+        ("--num-machines=2 --num_processes=4", {}, None, "1 of 4 .* torchrun --nnodes 2 --nproc-per-node 2 train/x"),
+        ("--config_file two.yaml", {}, None, "1 of several .* torchrun --nproc-per-node N train/x.py ...$"),
+        ("--num_processes 2", {}, SimpleNamespace(name="advgan.__main__"), "--nproc-per-node 2 -m advgan ...$"),
     ],
 )
-def test_the_processes_that_the_launcher_left_out_are_started(monkeypatch, launcher, torchrun):
-    started = []
-    parent = SimpleNamespace(cmdline=lambda: ["accelerate", "launch", *launcher.split()])
-    monkeypatch.setattr(processes.psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
-    monkeypatch.setattr(processes.os, "execv", lambda program, words: started.append(words))
-    monkeypatch.setattr(processes.os, "environ", {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "10.0.0.1"})
-    os.environ["MASTER_PORT"] = "29500"
-    monkeypatch.setattr(sys, "argv", ["train/x.py", "--eps", "0.1"])
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    processes._start_missing_processes()
-    assert " ".join(started[0][1:]) == f"-m torch.distributed.run {torchrun} train/x.py --eps 0.1"
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="advgan.__main__"))
-    processes._start_missing_processes()
-    assert " ".join(started[1][1:]).endswith(" -m advgan.__main__ --eps 0.1")
+def test_fewer_processes_than_requested_are_an_error(options, before, main, message, launcher, monkeypatch):
+    launcher(options, before)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", main)
+    with pytest.raises(InputError, match=message) as error:
+        training.start(0)
+    assert "\n" not in str(error.value)
 
 
-def test_processes_that_do_not_divide_among_the_machines_are_refused(monkeypatch):
-    parent = SimpleNamespace(
-        cmdline=lambda: ["accelerate", "launch", "--cpu", "--num_machines", "2", "--num_processes", "3"]
-    )
-    monkeypatch.setattr(processes.psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
-    monkeypatch.setattr(processes.os, "environ", {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "10.0.0.1"})
-    with pytest.raises(InputError, match="as many processes on each of 2 machines, got 3 in all"):
-        processes._start_missing_processes()
+@pytest.mark.parametrize(
+    ("options", "before", "variables"),
+    [
+        ("--num_processes 1", {}, {}),
+        ("train/x.py", {"MASTER_ADDR": "10.0.0.1"}, {}),  # set by the user
+        ("--num_processes 2", {}, {"WORLD_SIZE": "2"}),
+        ("--num_processes 2", {}, {"PMI_SIZE": "2"}),
+    ],
+)
+def test_processes_that_all_started_are_no_error(options, before, variables, launcher):
+    launcher(options, before, **variables)
+    processes._check_all_started()
+
+
+@pytest.fixture
+def launcher(monkeypatch):
+    """A parent process `accelerate launch <options>` with the environment `before`."""
+
+    def start(options, before, **variables):
+        parent = SimpleNamespace(cmdline=lambda: ["accelerate", "launch", *options.split()], environ=lambda: before)
+        environment = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "10.0.0.1", **variables}
+        monkeypatch.setattr(processes.psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
+        monkeypatch.setattr(processes.os, "environ", environment)
+        monkeypatch.setattr(sys, "argv", ["train/x.py", "--eps", "0.1"])
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+
+    return start

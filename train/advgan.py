@@ -1,7 +1,7 @@
 """Train a generator that attacks a fixed classifier in one forward pass (AdvGAN, Xiao et al. 2018, arXiv:1801.02610).
 
 accelerate launch train/advgan.py                                    the embedded digits, with all defaults
-accelerate launch --cpu --num_processes 2 train/advgan.py ...        several processes share each batch
+torchrun --nproc-per-node 2 train/advgan.py ...                      several processes share each batch
 python train/advgan.py --dataset mnist --data-dir data --target mnist-c --target-weights RUN --eps 8/255
 """
 

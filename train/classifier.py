@@ -3,7 +3,7 @@
 python train/classifier.py                                           mnist-c on the embedded digits, with all defaults
 python train/classifier.py --dataset mnist --data-dir data --epochs 4 --output-dir RUN
 python train/classifier.py --adversarial pgd --eps 0.3 ...           adversarial training
-accelerate launch --cpu --num_processes 2 train/classifier.py ...    several processes share each batch
+torchrun --nproc-per-node 2 train/classifier.py ...                  several processes share each batch
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 python train/distill.py --temperature 20                       mnist-c on the embedded digits, with all other defaults
 python train/distill.py --dataset mnist --data-dir data --temperature 100 --epochs 4 --output-dir RUN
-accelerate launch --cpu --num_processes 2 train/distill.py ...    several processes share each batch
+torchrun --nproc-per-node 2 train/distill.py ...                  several processes share each batch
 
 A teacher learns the labels at temperature T; then a student of the same architecture learns what the teacher says at T
 of the very images that it is shown. RUN/classifier is the student, which every other program takes as it is: at

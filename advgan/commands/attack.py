@@ -2,7 +2,7 @@
 
     advgan attack photo.jpg attacked --generator RUN
     advgan attack photos attacked --generator RUN --eps 8/255 --target RUN/classifier --y-target 3
-    accelerate launch -m advgan attack "photos/**/*.jpg" attacked --generator hf://user/model --image-size 224
+    torchrun --nproc-per-node 2 -m advgan attack "photos/**/*.jpg" attacked --generator hf://user/model --image-size 224
 
 Answers keep their names and folders, as PNG: lossless, and rounded toward the original, so that the bound still holds
 in 8 bits. manifest.csv has a line for each picture: norms, SHA-256 and, with --target, what that classifier takes it
@@ -13,8 +13,8 @@ crops to it.
 A call that was killed goes on with what is missing when it is made again, with the same settings; a picture that has
 changed since is answered again. What else is there is never replaced without --force. Exit codes: 0 all done; 2 bad
 input, nothing done; 1 the disk is full or fails; 3 some pictures were left out, or failed because the generator's
-output is not finite or not in the ball: terminal and manifest name them, and why. (accelerate launch makes 1 of each
-code but 0.) Several processes share the pictures, and give the files that one would have given.
+output is not finite or not in the ball: terminal and manifest name them, and why. (A launcher of several processes
+exits with 1 for each code but 0.) Several processes share the pictures, and give the files that one would have given.
 """
 
 from __future__ import annotations

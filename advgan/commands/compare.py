@@ -6,7 +6,7 @@
 
 Every answer is certified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures. Every cell
 (attack x target x eps) is kept in OUTPUT_DIR/cells as soon as it is done: the same call goes on where it was stopped.
-Several processes (`accelerate launch ... -m advgan compare`) share the cells, with the same results.
+Several processes (`torchrun --nproc-per-node 2 -m advgan compare ...`) share the cells, with the same results.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from advgan.training.directory import claim
 from advgan.training.loop import Stop, one_cycle, open_log, progress_bar, stop_at_nan
-from advgan.training.processes import LAUNCHER, finish, start, start_alone
+from advgan.training.processes import finish, start, start_alone
 from advgan.training.speed import checkpointed, compiled
 from advgan.training.states import (
     FREE,
@@ -19,7 +19,7 @@ from advgan.training.states import (
 from advgan.training.told import Told
 
 __all__ = [
-    "FREE", "LAUNCHER", "Record", "State", "Stop", "Told", "changes", "checkpointed", "claim", "clear", "compiled",
+    "FREE", "Record", "State", "Stop", "Told", "changes", "checkpointed", "claim", "clear", "compiled",
     "finish", "latest_state", "lengthenings", "one_cycle", "open_log", "plain", "progress_bar", "saving", "start",
     "start_alone", "stop_at_nan", "unfinished",
 ]  # fmt: skip

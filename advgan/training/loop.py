@@ -21,7 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.shutdown import SAME_REQUEST, SIGNALS, exit_code
-from advgan.training.processes import LAUNCHER
+
+LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # set by accelerate launch, by torchrun
 
 
 def one_cycle(progress: float, warmup: float) -> float:
@@ -55,8 +56,8 @@ class Stop:
         self.code = 0  # 130 or 143 once `requested` was true
         self._first: tuple[int, float] | None = None  # number and time of the first signal
         self._waits = True
-        launched = "ACCELERATE_MIXED_PRECISION" in os.environ
-        self._launcher = int(os.environ.get(LAUNCHER, os.getppid())) if launched else None
+        launched = not LAUNCHED.isdisjoint(os.environ)
+        self._launcher = os.getppid() if launched else None
 
     def __enter__(self) -> Stop:
         self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}

@@ -15,8 +15,6 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 from advgan.errors import InputError
 from advgan.lock import release
 
-LAUNCHER = "ADVGAN_LAUNCHER"  # process id of a launcher that is not the parent of those it started
-
 
 def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient: bool = False) -> Accelerator:
     """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
@@ -24,7 +22,7 @@ def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient:
     `threads` per process; None shares the cores this program may use among its local processes, because the launcher
     forces one thread otherwise and halves the speed on a CPU. `bf16` asks for mixed precision where the launcher was
     not asked; `patient` lets the processes wait for each other for days, not minutes. Raises InputError for engines
-    that cannot train two networks.
+    that cannot train two networks, and where fewer processes started than were requested.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
@@ -32,7 +30,7 @@ def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient:
         raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16"):
         raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
-    _start_missing_processes()
+    _check_all_started()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and not (torch.cuda.is_available() or torch.xpu.is_available()):
         os.environ["ACCELERATE_USE_CPU"] = "true"  # or each process of torchrun would think it is alone
@@ -67,46 +65,52 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start_missing_processes() -> None:
-    """Start the processes that `accelerate launch --cpu --num_processes N` was asked for and did not start.
+def _check_all_started() -> None:
+    """Raise InputError where `accelerate launch --cpu --num_processes N` started one process.
 
     Without MPI its simple launcher sets MASTER_ADDR for N processes, then starts a single one (accelerate 1.15), on
-    each of several machines alike. That one becomes torchrun here, which starts its machine's share of them; the
-    numbers stand only on the launcher's command line.
+    each of several machines alike. The number stands only on the launcher's command line, or in its configuration.
     """
     environment = os.environ
     if "MASTER_ADDR" not in environment or "ACCELERATE_USE_CPU" not in environment or "WORLD_SIZE" in environment:
         return
+    if "PMI_SIZE" in environment or "OMPI_COMM_WORLD_SIZE" in environment:
+        return
+    command, before = _launcher()
+    if "accelerate" not in command:
+        return
+
+    def count(flag: str) -> int | None:
+        match = re.search(rf"--{flag.replace('_', '[_-]')}[ =](\d+)", command)
+        return int(match[1]) if match else None
+
+    processes, machines = count("num_processes"), count("num_machines") or 1
+    if processes == 1 or (processes is None and "MASTER_ADDR" in before):
+        return
+    nodes = f"--nnodes {machines} " if machines > 1 else ""
+    local = "N" if processes is None else max(1, processes // machines)
+    raise InputError(
+        f"accelerate launch started 1 of {processes or 'several'} processes, which it does on CPUs without MPI; "
+        f"expected torchrun {nodes}--nproc-per-node {local} {_program()} ..."
+    )
+
+
+def _launcher() -> tuple[str, dict[str, str]]:
+    """Command line and environment of the parent process; that environment counts as this one's where it is hidden."""
     parent = psutil.Process().parent()
-    words = " ".join(parent.cmdline() if parent else [])
-    if "accelerate" not in words or any(k in environment for k in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")):
-        return
-
-    def asked(flag: str) -> int | None:
-        found = re.search(rf"--{flag.replace('_', '[_-]')}[ =](\d+)", words)
-        return int(found[1]) if found else None
-
-    processes, machines = asked("num_processes"), asked("num_machines") or 1
-    if processes is None:
-        return
-    if processes % machines:
-        raise InputError(f"expected as many processes on each of {machines} machines, got {processes} in all")
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes // machines)]
-    if machines == 1:
-        torchrun += ["--standalone"]
-    else:
-        torchrun += ["--nnodes", str(machines), "--node-rank", str(asked("machine_rank") or 0)]
-        torchrun += ["--master-addr", environment["MASTER_ADDR"], "--master-port", environment["MASTER_PORT"]]
-    environment[LAUNCHER] = str(os.getppid())  # torchrun's children do not see it end
-    environment.setdefault("OMP_NUM_THREADS", "1")  # or torchrun warns; `start` sets the real number
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *torchrun, *_program(), *sys.argv[1:]])
+    if parent is None:
+        return "", {}
+    command = " ".join(parent.cmdline())
+    try:
+        return command, parent.environ()
+    except psutil.Error:
+        return command, dict(os.environ)
 
 
-def _program() -> list[str]:
-    """What this program is to a launcher: its path, or `-m` and its module, whose path alone would shadow others."""
+def _program() -> str:
+    """This program on a launcher's command line: its path, or `-m` and its module."""
     spec = sys.modules["__main__"].__spec__
-    return [sys.argv[0]] if spec is None else ["-m", spec.name]
+    return sys.argv[0] if spec is None else f"-m {spec.name.removesuffix('.__main__')}"
 
 
 def finish(accelerator: Accelerator, code: int = 0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ def compiled(bench: Bench, generator: Generator | None) -> list[Row]:
 
 def processes(bench: Bench, generator: Generator | None) -> list[Row]:
     """The same batch by two processes of one thread on the CPU, and by one of two."""
-    two = (*LAUNCH, "--cpu", "--num_processes", "2")
+    two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     sides = {
         "one process, two threads": partial(seconds_a_step, (*LAUNCH, "--cpu"), ("--threads", "2")),
         TWO: partial(seconds_a_step, two, ("--threads", "1")),
@@ -43,11 +44,13 @@ def processes(bench: Bench, generator: Generator | None) -> list[Row]:
 
 
 def seconds_a_step(launch: tuple[str, ...], flags: tuple[str, ...]) -> float:
-    """Of steps alone, neither loading nor validation, as a run's own training.json has them. Raises Failed."""
+    """Of steps alone, neither loading nor validation, as a run's own training.json has them; with a launcher, on the
+    CPU. Raises Failed."""
+    environment = os.environ | ({"ACCELERATE_USE_CPU": "true"} if launch else {})
     with tempfile.TemporaryDirectory() as folder:
         words = ["--max-steps", 2 * STEPS, "--validate-every", STEPS, "--validation-images", 64, "--output-dir", folder]
         command = [sys.executable, *launch, str(ROOT / "train/advgan.py"), *map(str, words), *flags]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if stopped := stopped_by_signal(done.returncode):
             sys.exit(stopped)
         if done.returncode:
