@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from advgan import commands
+from advgan import __version__, commands
 from advgan.errors import InputError, did_you_mean
 from advgan.shutdown import exit_on_signals
 from advgan.terminal import printable, safe_streams
@@ -23,10 +23,13 @@ Each command has a page of its own: advgan attack --help. A failed call ends wit
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command that `argv` names; bad input is one line on stderr and exit code 2."""
+    """Run the command that `argv` names, or print the version; bad input is one line on stderr and exit code 2."""
     words = sys.argv[1:] if argv is None else argv
     if argv is None:  # a process of its own
         exit_on_signals()  # also while a command is imported
+    if words[:1] == ["--version"]:
+        print(__version__)
+        return
     if not words or words[0] in ("-h", "--help"):
         with safe_streams():
             print(overview())
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 def overview() -> str:
     """The page of `advgan --help`: a line for each command, and examples."""
     lines = [f"  {name:<12}{about}" for name, about in listed().items()]
-    return "\n".join(["usage: advgan COMMAND ...", "", "commands:", *lines, "", EXAMPLES])
+    return "\n".join(["usage: advgan COMMAND ...", "       advgan --version", "", "commands:", *lines, "", EXAMPLES])
 
 
 def listed() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -292,3 +293,28 @@ def test_a_guided_generator_holds_its_classifier_frozen_and_acts_on_its_answer(t
     assert not torch.allclose(generator.perturb(x), answer)
     with pytest.raises(InputError, match=r"guide sees images \(1, 16, 16\), got \(1, 12, 12\)"):
         generator.perturb(torch.rand(1, 1, 12, 12))
+
+
+def test_from_pretrained_downloads_configuration_and_safetensors_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Generator(width=8, depth=1)
+    made.save_pretrained(tmp_path)
+
+    def download(repo: str, *, allow_patterns: list[str], revision: str) -> str:
+        assert (repo, allow_patterns, revision) == ("user/model", ["config.json", "model.safetensors"], "v1")
+        return str(tmp_path)
+
+    monkeypatch.setattr("advgan.generator.snapshot_download", download)
+    loaded = Generator.from_pretrained("hf://user/model", revision="v1")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), made.parameters(), strict=True))
+
+
+def test_from_pretrained_of_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repo: str, **settings: object) -> str:
+        raise OSError("connection refused\nsee the documentation")
+
+    monkeypatch.setattr("advgan.generator.snapshot_download", download)
+    with pytest.raises(InputError, match=r"no generator at hf://user/model: .*connection refused") as error:
+        Generator.from_pretrained("hf://user/model")
+    assert "\n" not in str(error.value)

@@ -63,8 +63,6 @@ def dangling(path: Path) -> None:
 DAMAGES = (cut, empty, noise, html, deep, folder, pipe, endless, dangling)
 COMMANDS: dict[str, list[str]] = {
     "info": ["info", "{g}"],
-    "push": ["push", "{g}", "{out}"],
-    "pull": ["pull", "{g}", "{out}"],
     "export": ["export", "{g}", "--format", "pt2", "--output", "{out}/g.pt2"],
     "attack": ["attack", "{photos}", "{out}", "--generator", "{g}", "--threads", "1"],
 }
@@ -123,8 +121,7 @@ def test_damaged_checkpoint(
 
 @pytest.mark.parametrize(
     ("command", "damage"),
-    [("push", damage) for damage in (noise, html, deep, folder, pipe, endless, dangling)]
-    + [(command, pipe) for command in ("pull", "export", "attack")],
+    [("export", damage) for damage in (noise, html, deep, folder, pipe, endless, dangling)] + [("attack", pipe)],
 )
 def test_damaged_recipe(
     command: str,
@@ -151,7 +148,7 @@ def test_damaged_card_or_onnx_file(
 
 
 @pytest.mark.parametrize("place", ["/proc/advgan", "{photos}/a.png/below", "{g}/config.json"])
-@pytest.mark.parametrize("command", ["push", "pull", "attack", "export"])
+@pytest.mark.parametrize("command", ["attack", "export"])
 def test_place_that_cannot_be_written(
     command: str, place: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,13 +189,9 @@ CODES = ("EROFS", "EACCES", "ENOSPC", "EFBIG", "EDQUOT", "ENAMETOOLONG", "ENOTDI
 
 @pytest.mark.parametrize(
     ("command", "code", "moment"),
-    [("push", code, "write") for code in CODES]
-    + [
-        (command, "ENOSPC", moment)
-        for command in ("push", "pull", "attack", "export")
-        for moment in ("write", "rename")
-    ]
-    + [(command, "EROFS", "write") for command in ("pull", "attack")],
+    [("attack", code, "rename") for code in CODES]
+    + [("export", "ENOSPC", moment) for moment in ("write", "rename")]
+    + [("attack", code, "write") for code in ("ENOSPC", "EROFS")],
 )
 def test_failed_write_keeps_earlier_results(
     command: str,
@@ -218,9 +211,7 @@ def test_failed_write_keeps_earlier_results(
     earlier = files(places["out"])
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        fail_writes(
-            places["out"].parent if command in ("push", "pull") else places["out"], getattr(errno, code), moment, patch
-        )
+        fail_writes(places["out"], getattr(errno, code), moment, patch)
         with pytest.raises(SystemExit) as stop:
             main([*arguments, *force])
     error = capsys.readouterr().err
@@ -232,7 +223,7 @@ def test_failed_write_keeps_earlier_results(
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "folder/" + "n" * 5000])
-@pytest.mark.parametrize("command", ["info", "push", "pull", "export", "attack", "compare"])
+@pytest.mark.parametrize("command", ["info", "export", "attack", "compare"])
 def test_name_that_is_too_long(
     command: str, name: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
