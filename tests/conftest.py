@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -43,6 +47,24 @@ def program() -> Run:
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def script() -> Run:
+    """As `program`, in one process, this one (as `__main__`): without the seconds that a start takes."""
+
+    def run(path: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        command, out, err = [str(ROOT / path), *map(str, words)], io.StringIO(), io.StringIO()
+        returned: object = 0
+        with patch.object(sys, "argv", command), redirect_stdout(out), redirect_stderr(err):
+            try:
+                runpy.run_path(command[0], run_name="__main__")
+            except SystemExit as stop:
+                returned = stop.code or 0
+        assert returned == code, f"exit code {returned}\n{out.getvalue()}\n{err.getvalue()}"
+        return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
     return run
 

@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -30,11 +31,11 @@ def words(digits: Path, classifier: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def finished(program: Run, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two cells, run as a user runs them."""
+def finished(script: Run, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cells, whose programs run in this process."""
     out = tmp_path_factory.mktemp("ablation")
-    done = program("eval/ablation.py", *words, "--variants", "full", "no-gan", "--output-dir", out)
-    assert f"report: {out / 'report.md'}" in done.stdout
+    with patch.object(programs, "ended", lambda command: script(*command[1:]).returncode):
+        run(ablation.main, ablation.Settings, [*words, "--variants", "full", "no-gan", "--output-dir", str(out)])
     return out
 
 
@@ -56,7 +57,6 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
     return run_it
 
 
-@pytest.mark.program
 def test_cells_and_a_report(finished: Path) -> None:
     cells = json.loads((finished / "results.json").read_text())
     assert list(cells) == ["full", "no-gan"]
@@ -68,11 +68,13 @@ def test_cells_and_a_report(finished: Path) -> None:
 
 
 @pytest.mark.program
-def test_finished_cells_are_kept(finished: Path, call: Callable[..., list[list[str]]]) -> None:
-    assert call("--variants", "full", "no-gan", "--output-dir", finished) == []
+def test_finished_cells_are_kept_as_a_user_runs_it(finished: Path, program: Run, words: list[str]) -> None:
+    trained = (finished / "full-0" / "training.json").read_text()
+    done = program("eval/ablation.py", *words, "--variants", "full", "no-gan", "--output-dir", finished)
+    assert f"report: {finished / 'report.md'}" in done.stdout
+    assert (finished / "full-0" / "training.json").read_text() == trained  # with the times of the first
 
 
-@pytest.mark.program
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -102,7 +104,6 @@ def test_a_cell_trained_otherwise_is_not_passed_off(
     assert said.endswith("choose another --output-dir")
 
 
-@pytest.mark.program
 def test_a_training_that_was_stopped_is_not_compared(
     finished: Path, call: Callable[..., list[list[str]]], tmp_path: Path
 ) -> None:

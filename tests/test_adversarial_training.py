@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
@@ -279,7 +280,6 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
     return load_file(directory / "classifier" / "model.safetensors")
 
 
-@pytest.mark.program
 @pytest.mark.parametrize("method", get_args(Method))
 def test_interrupted_anywhere_and_resumed_equals_uninterrupted(
     trainer, words, classifier, tmp_path, monkeypatch, method
@@ -301,9 +301,17 @@ def test_interrupted_anywhere_and_resumed_equals_uninterrupted(
     assert first["test"] == second["test"]
 
 
-@pytest.mark.program
-def test_in_mixed_precision_it_learns_too(program, words, tmp_path):
-    program("train/classifier.py", *words, *method_flags("pgd", tmp_path), "--bf16", "--output-dir", tmp_path)
+@pytest.fixture
+def new_accelerator():
+    """What accelerate keeps from one training of a process to the next, and refuses to change: forgotten."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("new_accelerator")
+def test_in_mixed_precision_it_learns_too(script, words, tmp_path):
+    script("train/classifier.py", *words, *method_flags("pgd", tmp_path), "--bf16", "--output-dir", tmp_path)
     told = json.loads((tmp_path / "classifier" / "training.json").read_text())
     assert told["settings"]["bf16"]
     assert told["test"]["accuracy"] > 1 / 3  # chance

@@ -287,8 +287,7 @@ def test_a_wrong_number_of_classes_says_both(bars, tmp_path):
         admitted(model, bars)
 
 
-@pytest.mark.program
-def test_a_comparison_on_somebodys_python_file(program, digits, tmp_path):
+def test_a_comparison_on_somebodys_python_file(script, digits, tmp_path):
     """40 classes, three of them those of the folders, in another order and spelling."""
     (tmp_path / "my nets").mkdir()
     (tmp_path / "my nets" / "bars.py").write_text(
@@ -307,7 +306,7 @@ def test_a_comparison_on_somebodys_python_file(program, digits, tmp_path):
     )
     name, out = f"{tmp_path / 'my nets' / 'bars.py'}:Bands", tmp_path / "out"
     words = ["--dataset", "folder", "--data-dir", digits, "--target", name, "--attacks", "fgsm", "--eps", "0.3"]
-    program("eval/compare.py", *words, "--y-target", 2, "--output-dir", out)
+    script("eval/compare.py", *words, "--y-target", 2, "--output-dir", out)
     summary = json.loads((out / "results.json").read_text())
     (row,) = summary["rows"]
     assert (row["target"], row["y_target"], row["status"]) == ("bars.py:Bands", 2, "ok")

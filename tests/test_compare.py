@@ -121,9 +121,8 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
     jsonschema.validate(results, schema)
 
 
-@pytest.mark.program
-def test_bad_input_is_one_line_and_exit_code_2(program: Run, tmp_path: Path) -> None:
-    done = program("eval/compare.py", "--attacks", "fgms", "--output-dir", tmp_path / "out", code=2)
+def test_bad_input_is_one_line_and_exit_code_2(script: Run, tmp_path: Path) -> None:
+    done = script("eval/compare.py", "--attacks", "fgms", "--output-dir", tmp_path / "out", code=2)
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: unknown attack 'fgms'; did you mean ")
     assert not (tmp_path / "out").exists()
@@ -170,7 +169,7 @@ def test_what_the_sanity_checks_need(call: Callable[..., list[dict]], classifier
 
 @pytest.mark.program
 def test_a_killed_comparison_goes_on_with_what_is_missing(
-    program: Run, digits: Path, classifier: Path, tmp_path: Path
+    script: Run, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
     words = ["eval/compare.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial"]
     words += [
@@ -197,9 +196,9 @@ def test_a_killed_comparison_goes_on_with_what_is_missing(
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "results.json").exists()
 
-    done = program(*words, "--output-dir", tmp_path / "killed")
+    done = script(*words, "--output-dir", tmp_path / "killed")
     assert "1 of 2 cells were kept from an earlier call" in done.stdout
-    program(*words, "--output-dir", tmp_path / "whole")
+    script(*words, "--output-dir", tmp_path / "whole")
     rows = []
     for directory in ("killed", "whole"):
         results = json.loads((tmp_path / directory / "results.json").read_text())

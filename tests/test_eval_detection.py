@@ -62,7 +62,7 @@ def basics(digits: Path, classifier: Path, tmp_path: Path) -> list[str]:
 
 @pytest.mark.program
 def test_as_a_user_runs_it(
-    program: Run, basics: list[str], made: Path, digits: Path, classifier: Path, tmp_path: Path
+    program: Run, script: Run, basics: list[str], made: Path, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
     detectors = [made / "feature-squeezing", made / "binary"]
     words = ["--detector", *detectors, "--generator", made / "before", made / "after"]
@@ -107,7 +107,7 @@ def test_as_a_user_runs_it(
     assert Image.open(out / "roc.png").width > 800
     assert EventAccumulator(str(out / "logs" / "detection")).Reload().Tags()["images"] == ["roc"]
     assert "AUC [95 %]" in done.stdout
-    again = program("eval/detection.py", *basics, *words)
+    again = script("eval/detection.py", *basics, *words)
     assert "12 of 12 cells were kept" in again.stdout
     second = json.loads((out / "detection.json").read_text())
     assert second["rows"] == results["rows"]

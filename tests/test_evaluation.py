@@ -7,11 +7,14 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.stats import norm as normal
 from torch import Tensor, nn
 
@@ -19,7 +22,7 @@ from advgan.analysis.amortisation import against, union
 from advgan.analysis.worst_case import worst_case
 from advgan.attacks import Bound, bind, ifgsm
 from advgan.errors import InputError
-from advgan.evaluation import ROW_KEYS, Result, environment, evaluate, predict, wilson
+from advgan.evaluation import ROW_KEYS, Result, certify, environment, evaluate, predict, wilson
 from advgan.evaluation.witness import Snapshot
 from advgan.threat import Threat
 
@@ -181,6 +184,19 @@ def test_known_clean_logits_save_a_forward(model: Brightness) -> None:
     model.register_forward_hook(lambda *_: asked.append(1))
     run(brighter(0.1), model, clean_logits=logits)
     assert len(asked) == 2, "the answers and their 8-bit form"
+
+
+def test_ssim_is_that_of_gaussian_windows() -> None:
+    """Wang et al. 2004, eq. 13, with scipy's Gaussian of the same 11 pixels in double precision."""
+    rng = np.random.default_rng(0)
+    x = rng.random((3, 2, 9, 13))
+    x_adv = (x + rng.normal(0, 0.1, x.shape)).clip(0, 1)
+    mean = partial(gaussian_filter, sigma=1.5, truncate=3.5, mode="mirror", axes=(2, 3))
+    a, b = mean(x), mean(x_adv)
+    upper = (2 * a * b + 1e-4) * (2 * (mean(x * x_adv) - a * b) + 9e-4)
+    lower = (a**2 + b**2 + 1e-4) * (mean(x**2) - a**2 + mean(x_adv**2) - b**2 + 9e-4)
+    ssim = certify._ssim(*(torch.tensor(images, dtype=torch.float32) for images in (x, x_adv)))
+    assert ssim.numpy() == pytest.approx((upper / lower).mean((1, 2, 3)), abs=1e-5)
 
 
 def test_images_too_small_for_ssim(model: Brightness) -> None:

@@ -93,12 +93,6 @@ def test_two_processes_in_micro_batches_equal_one(one: Path, two: Path) -> None:
     alike(one, two)
 
 
-@pytest.mark.program
-def test_four_processes_equal_one(program: Run, words: list[str], one: Path, tmp_path: Path) -> None:
-    program("train/advgan.py", *words, "--output-dir", tmp_path, processes=4)
-    alike(one, tmp_path)
-
-
 def started(command: list[object]) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     given = [sys.executable, *map(str, command)]
@@ -106,12 +100,12 @@ def started(command: list[object]) -> subprocess.Popen[str]:
 
 
 @pytest.mark.program
-def test_two_machines_equal_one(words: list[str], one: Path, tmp_path: Path) -> None:
+def test_two_machines_of_two_processes_equal_one_process(words: list[str], one: Path, tmp_path: Path) -> None:
     """Two launchers that meet at an address, as on two machines that share a folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1]
+    torchrun = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 2]
     torchrun += ["--master-addr", "127.0.0.1", "--master-port", port]
     program = ["train/advgan.py", *words, "--output-dir", tmp_path]
     nodes = [started([*torchrun, "--node-rank", rank, *program]) for rank in (0, 1)]

@@ -65,8 +65,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BlackBox, Tensor]]:
 
 
 @pytest.mark.program
-def test_the_literal_launch_leaves_a_substitute_and_a_generator(program: Run, words: list[str], tmp_path: Path) -> None:
-    done = program("train/substitute.py", *words, "--output-dir", tmp_path, launch=[])
+def test_the_program_leaves_a_substitute_and_a_generator(program: Run, words: list[str], tmp_path: Path) -> None:
+    done = program("train/substitute.py", *words, "--output-dir", tmp_path)
     assert "160 queries (validation: 192 more)" in done.stdout
     assert "tensorboard --logdir" in done.stdout
     generator, x = Generator.from_pretrained(tmp_path), torch.rand(4, 1, 28, 28)
@@ -235,8 +235,7 @@ def test_rounds_share_the_steps() -> None:
     assert static == [(0, "distil")] * 10 + [(0, "attack")] * 4
 
 
-@pytest.mark.program
-def test_help_documents_every_flag(program: Run) -> None:
-    text = program("train/substitute.py", "--help").stdout
+def test_help_documents_every_flag(script: Run) -> None:
+    text = script("train/substitute.py", "--help").stdout
     for flag in substitute.Settings.__dataclass_fields__:
         assert f"--{flag.replace('_', '-')}" in text

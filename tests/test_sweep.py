@@ -97,9 +97,8 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
     assert sorted(pictures.Tags()["images"]) == ["curves", *(f"gallery/{name}" for name in sorted(wanted))]
 
 
-@pytest.mark.program
-def test_bad_input_is_one_line_and_exit_code_2(program: Run, tmp_path: Path) -> None:
-    done = program("eval/sweep.py", "--attacks", "fgms", "--output-dir", tmp_path / "out", code=2)
+def test_bad_input_is_one_line_and_exit_code_2(script: Run, tmp_path: Path) -> None:
+    done = script("eval/sweep.py", "--attacks", "fgms", "--output-dir", tmp_path / "out", code=2)
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: unknown attack 'fgms'; did you mean ")
     assert not (tmp_path / "out").exists()

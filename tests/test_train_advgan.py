@@ -101,10 +101,10 @@ def test_the_literal_launch_trains_a_generator_and_logs_what_was_promised(progra
 
 
 @pytest.mark.program
-def test_interrupted_and_resumed_equals_uninterrupted(program, words, tmp_path):
+def test_interrupted_and_resumed_equals_uninterrupted(script, words, tmp_path):
     whole, parts, long = tmp_path / "whole", tmp_path / "parts", ["--max-steps", "24", "--validate-every", "6"]
     long += ANYTHING
-    program("train/advgan.py", *words, *long, "--output-dir", whole)
+    script("train/advgan.py", *words, *long, "--output-dir", whole)
     command = [sys.executable, "train/advgan.py", *words, *long, "--output-dir", str(parts)]
     running = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -115,7 +115,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(program, words, tmp_path):
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "--resume continues" in output
-    program("train/advgan.py", *words, *long, "--output-dir", parts, "--resume")
+    script("train/advgan.py", *words, *long, "--output-dir", parts, "--resume")
     for net in ("generator", "discriminator"):
         first, second = (load_file(d / net / "model.safetensors") for d in (whole, parts))
         for name, value in first.items():
@@ -312,15 +312,13 @@ def test_nonsense_is_one_line_and_exit_code_2_and_leaves_nothing(advgan, words, 
     assert not output.exists() or not list(output.iterdir())
 
 
-@pytest.mark.program
-def test_exit_code_2_reaches_the_shell(program):
-    done = program("train/advgan.py", "--eps", "2", code=2)
+def test_exit_code_2_reaches_the_shell(script):
+    done = script("train/advgan.py", "--eps", "2", code=2)
     assert done.stderr.startswith("error: eps must be in (0, 1]")
 
 
-@pytest.mark.program
-def test_help_documents_every_flag(program, advgan):
-    text = program("train/advgan.py", "--help").stdout
+def test_help_documents_every_flag(script, advgan):
+    text = script("train/advgan.py", "--help").stdout
     for flag in advgan.Settings.__dataclass_fields__:
         assert f"--{flag.replace('_', '-')}" in text
 

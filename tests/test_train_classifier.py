@@ -49,8 +49,8 @@ def weights(run_directory: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.program
-def test_the_literal_launch_trains_a_classifier_with_card_and_log(program, words, tmp_path):
-    done = program("train/classifier.py", *words, "--output-dir", tmp_path, launch=[])
+def test_the_program_trains_a_classifier_with_card_and_log(program, words, tmp_path):
+    done = program("train/classifier.py", *words, "--output-dir", tmp_path)
     assert "tensorboard --logdir" in done.stdout
     target = load_target("mnist-c", tmp_path)
     assert (target.image_shape, target.num_classes) == ((1, 28, 28), 3)
@@ -74,10 +74,10 @@ def test_the_literal_launch_trains_a_classifier_with_card_and_log(program, words
 
 
 @pytest.mark.program
-def test_stopped_and_resumed_equals_uninterrupted(program, words, tmp_path):
+def test_stopped_and_resumed_equals_uninterrupted(script, words, tmp_path):
     words += ["--max-steps", "60"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    program("train/classifier.py", *words, "--output-dir", whole)
+    script("train/classifier.py", *words, "--output-dir", whole)
     command = [sys.executable, "train/classifier.py", *words, "--output-dir", str(parts)]
     running = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -89,7 +89,7 @@ def test_stopped_and_resumed_equals_uninterrupted(program, words, tmp_path):
     assert running.returncode == 143
     assert "of 60; the same command with --resume continues" in output
     assert "not measured (the run did not end)" in (parts / "classifier" / "README.md").read_text()
-    program("train/classifier.py", *words, "--output-dir", parts, "--resume")
+    script("train/classifier.py", *words, "--output-dir", parts, "--resume")
     first, second = weights(whole), weights(parts)
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
@@ -214,10 +214,9 @@ def test_nonsense_is_one_line_and_exit_code_2_and_leaves_nothing(
     assert not output.exists() or not list(output.iterdir())
 
 
-@pytest.mark.program
-def test_help_documents_every_flag_and_exit_code_2_reaches_the_shell(program, classifier):
-    text = program("train/classifier.py", "--help").stdout
+def test_help_documents_every_flag_and_exit_code_2_reaches_the_shell(script, classifier):
+    text = script("train/classifier.py", "--help").stdout
     for flag in classifier.Settings.__dataclass_fields__:
         assert f"--{flag.replace('_', '-')}" in text
-    done = program("train/classifier.py", "--epochs", "-1", code=2)
+    done = script("train/classifier.py", "--epochs", "-1", code=2)
     assert done.stderr.endswith("error: epochs must be positive, got -1\n")

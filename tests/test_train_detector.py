@@ -46,7 +46,9 @@ def test_the_curve_says_what_each_rate_of_false_positives_buys() -> None:
 
 
 @pytest.mark.program
-def test_a_binary_detector_as_a_user_makes_it(program: Run, words: list[str], digits: Path, tmp_path: Path) -> None:
+def test_a_binary_detector_as_a_user_makes_it(
+    program: Run, script: Run, words: list[str], digits: Path, tmp_path: Path
+) -> None:
     call = [
         "train/detector.py",
         *words,
@@ -80,9 +82,9 @@ def test_a_binary_detector_as_a_user_makes_it(program: Run, words: list[str], di
     for promise in ("AUC", "clean test images rejected (n = 48)", "--attacks fgsm noise-sign"):
         assert promise in card
 
-    again = program(*call, code=2)
+    again = script(*call, code=2)
     assert "already holds a detector run: replace it with --overwrite" in again.stderr
-    program(*call, "--overwrite")
+    script(*call, "--overwrite")
     same = load_detector(tmp_path / "out")
     assert all(torch.equal(same.state_dict()[name], value) for name, value in found.state_dict().items())
 

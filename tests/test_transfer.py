@@ -115,9 +115,8 @@ def test_as_a_user_runs_it(program: Run, basics: list[object], generator: Path, 
     assert points[-1].value == pytest.approx(mean)
 
 
-@pytest.mark.program
-def test_bad_input_is_one_line_and_exit_code_2(program: Run, tmp_path: Path) -> None:
-    done = program("eval/transfer.py", "--target", "mnist-c", "--output-dir", tmp_path / "out", code=2)
+def test_bad_input_is_one_line_and_exit_code_2(script: Run, tmp_path: Path) -> None:
+    done = script("eval/transfer.py", "--target", "mnist-c", "--output-dir", tmp_path / "out", code=2)
     assert done.stderr == "error: expected at least two targets, sources and victims, got 1\n"
     assert not (tmp_path / "out").exists()
 

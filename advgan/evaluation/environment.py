@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 BRIDGED = ("foolbox", "torchattacks", "adversarial-robustness-toolbox")  # whose attacks may be rows
-PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "torchmetrics", "tensorboard")
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "tensorboard")
 
 
 def environment(settings: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def software() -> dict[str, Any]:
     for file in sorted(library.rglob("*.py")):
         if file.relative_to(library).parts[0] not in ("report", "analysis"):  # they only read what was found
             sources.update(file.read_bytes())
-    versions = {name: _version(name) for name in ("torch", "torchmetrics", "scipy", *BRIDGED)}
+    versions = {name: _version(name) for name in ("torch", "scipy", *BRIDGED)}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     machine = {"cpu": _cpu(), "gpu": gpu, "threads": torch.get_num_threads()}
     return {"sources": sources.hexdigest(), **versions, **machine}

@@ -18,7 +18,7 @@ STATEMENTS = ("import advgan", "from advgan import Generator", "import advgan.at
 # Packages that nobody who imports the library has asked for.
 HEAVY = (
     *("timm", "transformers", "datasets", "onnx", "onnxruntime", "onnxscript", "foolbox", "torchattacks", "art"),
-    *("matplotlib", "scipy", "tensorboard", "torchvision", "torchmetrics", "accelerate", "pandas"),
+    *("matplotlib", "scipy", "tensorboard", "torchvision", "accelerate", "pandas"),
 )
 CHILD = """
 import json, sys, time
