@@ -22,13 +22,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from advgan.errors import InputError
+from advgan.errors import InputError, reason
 from advgan.extras import extra
 from advgan.generator import Generator
 from advgan.networks import InstanceNorm
 from advgan.storage import check_writable, replacing, sweep
-from advgan.targets import fingerprint
+from advgan.targets import Target, fingerprint
 from advgan.targets.others.onnx import open_session
 from advgan.threat import Threat, bounded
 
@@ -55,11 +56,11 @@ class FusedNorm(nn.Module):
         super().__init__()
         self.weight, self.bias, self.film = norm.weight, norm.bias, norm.film
 
-    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         weight, bias = self.weight, self.bias
         if self.film is None:
             return torch.instance_norm(x, weight.flatten(), bias.flatten(), None, None, True, 0.0, 1e-5, False)
-        scale, shift = rearrange(self.film(wanted), "n (two w) -> two n w 1 1", two=2)
+        scale, shift = rearrange(self.film(cond), "n (two w) -> two n w 1 1", two=2)
         normed = torch.instance_norm(x, None, None, None, None, True, 0.0, 1e-5, False)
         return normed * (weight * (1 + scale)) + (bias + shift)
 
@@ -81,7 +82,24 @@ class Exportable(nn.Module):
     ) -> Tensor:
         norm, largest = self.generator.threat.norm, self.generator.threat.eps
         radius = x.new_full(x.shape[:1], largest) if eps is None else eps.clamp(0.0, largest)
-        return bounded(self.generator.raw(x, y_target, radius, z), x, norm, radius)
+        return bounded(self.generator.raw_perturbation(x, y_target, radius, z), x, norm, radius)
+
+
+def flattened(module: nn.Module, given: Inputs) -> torch.fx.GraphModule:
+    """The graph of `module` for inputs like `given`, by their names: backward passes inside it are ordinary nodes."""
+
+    def called(*values: Tensor) -> Tensor:
+        x_adv: Tensor = module(**dict(zip(given, values, strict=True)))
+        return x_adv
+
+    with torch.no_grad():
+        graph: torch.fx.GraphModule = make_fx(called, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
+            *given.values()
+        )
+    for node, name in zip(graph.graph.find_nodes(op="placeholder"), given, strict=True):
+        node.target = name
+    graph.recompile()
+    return graph
 
 
 def export_generator(generator: Generator, path: Path, kind: Format) -> list[Check]:
@@ -95,7 +113,7 @@ def export_generator(generator: Generator, path: Path, kind: Format) -> list[Che
     check_writable(path.parent)
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a file that can be written")
-    content = (_onnx_bytes if kind == "onnx" else _pt2_bytes)(generator)
+    content = _content(generator, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     with replacing(path) as aside:
@@ -114,7 +132,7 @@ def export_generator(generator: Generator, path: Path, kind: Format) -> list[Che
 def compare(generator: Generator, run: Callable[[Inputs], Tensor]) -> list[Check]:
     """`run`, an exported form of `generator`, beside it: batches of several sizes, of images of several sizes."""
     rng, checks = torch.Generator().manual_seed(0), []
-    m = generator.multiple
+    m = generator.size_multiple
     sizes = [(4 * m, 4 * m), (28, 28), (5 * m + 1, 7 * m - 1), (64, 96)]
     if generator.guide is not None:
         sizes = [generator.guide.image_shape[1:]]
@@ -173,6 +191,20 @@ def _read_pt2(path: Path) -> Callable[[Inputs], Tensor]:
     return lambda given: module(**given)
 
 
+def _content(generator: Generator, kind: Format) -> bytes:
+    """The file. Raises InputError where a network or a guide that is not built in cannot be traced."""
+    write = _onnx_bytes if kind == "onnx" else _pt2_bytes
+    if not generator.custom and (generator.guide is None or isinstance(generator.guide, Target)):
+        return write(generator)
+    try:
+        return write(generator)
+    except InputError:
+        raise
+    except Exception as error:  # of anybody's code, and of the tracer
+        part = "network" if generator.custom else "guide"
+        raise InputError(f"the {part} of this generator cannot be exported to {kind}: {reason(error)}") from error
+
+
 def _onnx_bytes(generator: Generator) -> bytes:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         extra(module, "onnx")
@@ -198,7 +230,7 @@ def _pt2_bytes(generator: Generator) -> bytes:
 
 def _traced(generator: Generator) -> torch.export.ExportedProgram:
     """The graph for any number of images, of any size where there is no guide."""
-    guide, m = generator.guide, generator.multiple
+    guide, m = generator.guide, generator.size_multiple
     size = (3 * m + 1, 5 * m + 2) if guide is None else guide.image_shape[1:]
     given = inputs(generator, torch.rand(3, generator.channels, *size), torch.Generator().manual_seed(0))
     shapes: dict[str, Any] = {key: {0: Dim.DYNAMIC} for key in given}
@@ -206,7 +238,10 @@ def _traced(generator: Generator) -> torch.export.ExportedProgram:
         shapes["x"] |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     settings: Any = import_module("torch.fx.experimental._config")
     with settings.patch(backed_size_oblivious=True):  # a size of 1 is a size like others
-        program = torch.export.export(Exportable(generator), (), kwargs=given, dynamic_shapes=shapes)
+        module: nn.Module = Exportable(generator)
+        if generator.iterations:
+            module = flattened(module, given)
+        program = torch.export.export(module, (), kwargs=given, dynamic_shapes=shapes)
     # What tracing took for granted of these sizes (that padding is needed) holds for no other, and the graph does not
     # rest on it: `compare` tries others.
     program._guards_code = []

@@ -1,7 +1,7 @@
-"""The generator's bodies: from an image to an unbounded perturbation, of convolutions and instance normalisation.
+"""The generator's networks: from an image to an unbounded perturbation, of convolutions and instance normalisation.
 
-Each takes x (n, c, h, w) and, where it was made with `condition` above 0, a vector (n, condition) that says what is
-wanted (class, eps, noise): it scales and shifts the channels after every normalisation (FiLM, Perez et al. 2018).
+Each takes x (n, c, h, w) and, where it was made with `cond_dim` above 0, a condition (n, cond_dim) of class, eps, noise
+and the guide's logits: it scales and shifts the channels after every normalisation (FiLM, Perez et al. 2018).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
-def zero(layer: Any) -> Any:
-    """`layer`, which says 0 at first."""
+def zero_init(layer: Any) -> Any:
+    """`layer`, with an output of zero at first."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def opinion(logits: Tensor) -> Tensor:
-    """A classifier's logits (n, k) for a network to read: probabilities and standardised logits (n, 2k)."""
+def logit_features(logits: Tensor) -> Tensor:
+    """Logits (n, k) as the input of a network: probabilities and standardised logits (n, 2k)."""
     standard = (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-6)
     return torch.cat([logits.softmax(1), standard], dim=1)
 
@@ -32,20 +32,20 @@ def opinion(logits: Tensor) -> Tensor:
 class InstanceNorm(nn.Module):
     """Instance normalisation with scale and shift (Ulyanov et al. 2016), by two poolings: 3x torch's speed on a CPU.
 
-    With `condition` above 0 the scale and the shift depend on a vector of that length, at first not at all.
+    With `cond_dim` above 0 scale and shift depend on a condition of that length, at first not at all.
     """
 
-    def __init__(self, width: int, condition: int = 0) -> None:
+    def __init__(self, width: int, cond_dim: int = 0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1, width, 1, 1))
         self.bias = nn.Parameter(torch.zeros(1, width, 1, 1))
-        self.film = zero(nn.Linear(condition, 2 * width)) if condition else None
+        self.film = zero_init(nn.Linear(cond_dim, 2 * width)) if cond_dim else None
 
-    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:  # (n, width, h, w), (n, condition)
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:  # (n, width, h, w), (n, cond_dim)
         x = x.float()  # E[x^2] - E[x]^2 needs more digits than bfloat16 has
         weight, bias = self.weight, self.bias
         if self.film is not None:
-            scale, shift = rearrange(self.film(wanted).float(), "n (two w) -> two n w 1 1", two=2)
+            scale, shift = rearrange(self.film(cond).float(), "n (two w) -> two n w 1 1", two=2)
             weight, bias = weight * (1 + scale), bias + shift
         size = x.shape[-2:]
         mean = F.avg_pool2d(x, size)
@@ -54,47 +54,47 @@ class InstanceNorm(nn.Module):
         return torch.addcmul(bias - mean * scale, x, scale)
 
 
-class Layer(nn.Module):
-    """A convolution without bias, instance normalisation and, if wanted, ReLU."""
+class ConvNormAct(nn.Module):
+    """A convolution without bias, instance normalisation and, with `relu`, ReLU."""
 
-    def __init__(self, conv: nn.Module, width: int, condition: int = 0, relu: bool = True) -> None:
+    def __init__(self, conv: nn.Module, width: int, cond_dim: int = 0, relu: bool = True) -> None:
         super().__init__()
-        self.conv, self.norm, self.relu = conv, InstanceNorm(width, condition), relu
+        self.conv, self.norm, self.relu = conv, InstanceNorm(width, cond_dim), relu
 
-    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
-        x = self.norm(self.conv(x), wanted)
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        x = self.norm(self.conv(x), cond)
         return F.relu(x, inplace=True) if self.relu else x
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """x + conv-norm-relu-conv-norm(x), 3x3."""
 
-    def __init__(self, width: int, condition: int = 0) -> None:
+    def __init__(self, width: int, cond_dim: int = 0) -> None:
         super().__init__()
-        self.first = Layer(nn.Conv2d(width, width, 3, padding=1, bias=False), width, condition)
-        self.second = Layer(nn.Conv2d(width, width, 3, padding=1, bias=False), width, condition, relu=False)
+        self.first = ConvNormAct(nn.Conv2d(width, width, 3, padding=1, bias=False), width, cond_dim)
+        self.second = ConvNormAct(nn.Conv2d(width, width, 3, padding=1, bias=False), width, cond_dim, relu=False)
 
-    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
-        x_inner = self.second(self.first(x, wanted), wanted)
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        x_inner = self.second(self.first(x, cond), cond)
         return x + x_inner
 
 
-class Chain(nn.ModuleList):
-    """Layers one after the other, each of which is told what is wanted."""
+class ConditionalSequential(nn.ModuleList):
+    """Layers one after the other, each with the condition."""
 
-    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         for layer in self:
-            x = layer(x, wanted)
+            x = layer(x, cond)
         return x
 
 
-def patches(channels: int, patch: int, width: int, condition: int) -> Layer:
+def patch_embed(channels: int, patch: int, width: int, cond_dim: int) -> ConvNormAct:
     """patch x patch pixels become one position of `width` channels.
 
-    They overlap: a position sees half a patch beyond each of its borders, a single pixel one pixel.
+    They overlap by half a patch on each side, single pixels by one.
     """
     kernel, padding = (patch + 2 * (patch // 2), patch // 2) if patch > 1 else (3, 1)
-    return Layer(nn.Conv2d(channels, width, kernel, stride=patch, padding=padding, bias=False), width, condition)
+    return ConvNormAct(nn.Conv2d(channels, width, kernel, stride=patch, padding=padding, bias=False), width, cond_dim)
 
 
 class PatchNetwork(nn.Module):
@@ -104,81 +104,80 @@ class PatchNetwork(nn.Module):
     gradient of a small classifier.
     """
 
-    def __init__(self, channels: int, patch: int, width: int, depth: int, condition: int = 0) -> None:
+    def __init__(self, channels: int, patch: int, width: int, depth: int, cond_dim: int = 0) -> None:
         super().__init__()
-        blocks = (Residual(width, condition) for _ in range(depth))
-        self.body = Chain([patches(channels, patch, width, condition), *blocks])
-        self.pixels = nn.Sequential(nn.Conv2d(width, channels * patch**2, 1), nn.PixelShuffle(patch))
+        blocks = (ResidualBlock(width, cond_dim) for _ in range(depth))
+        self.body = ConditionalSequential([patch_embed(channels, patch, width, cond_dim), *blocks])
+        self.to_pixels = nn.Sequential(nn.Conv2d(width, channels * patch**2, 1), nn.PixelShuffle(patch))
 
-    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
-        out: Tensor = self.pixels(self.body(x, wanted))
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        out: Tensor = self.to_pixels(self.body(x, cond))
         return out
 
 
 class UNet(nn.Module):
     """Ours, for success (after Ronneberger et al. 2015): patches, halved `levels` times while their channels double.
 
-    One residual block at each level on the way down and on the way up, `depth` of them at the bottom; what the way down
-    saw at a level is added on the way up. Fine patterns and the whole image meet at every pixel.
+    One residual block at each level on the way down and on the way up, `depth` of them at the bottom; the
+    features of the way down are added on the way up. Fine patterns and the whole image meet at every pixel.
     """
 
-    def __init__(self, channels: int, patch: int, width: int, depth: int, levels: int, condition: int = 0) -> None:
+    def __init__(self, channels: int, patch: int, width: int, depth: int, levels: int, cond_dim: int = 0) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(levels + 1)]
-        self.stem = patches(channels, patch, width, condition)
+        self.stem = patch_embed(channels, patch, width, cond_dim)
         self.before, self.down, self.up, self.after = (nn.ModuleList() for _ in range(4))
         for fine, coarse in pairwise(widths):
-            self.before.append(Residual(fine, condition))
-            self.down.append(Layer(nn.Conv2d(fine, coarse, 4, stride=2, padding=1, bias=False), coarse, condition))
-            spread = nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1, bias=False), nn.PixelShuffle(2))
-            self.up.append(Layer(spread, fine, condition))
-            self.after.append(Residual(fine, condition))
-        self.bottom = Chain([Residual(widths[-1], condition) for _ in range(depth)])
-        self.pixels = nn.Sequential(nn.Conv2d(width, channels * patch**2, 1), nn.PixelShuffle(patch))
+            self.before.append(ResidualBlock(fine, cond_dim))
+            self.down.append(ConvNormAct(nn.Conv2d(fine, coarse, 4, stride=2, padding=1, bias=False), coarse, cond_dim))
+            upsample = nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1, bias=False), nn.PixelShuffle(2))
+            self.up.append(ConvNormAct(upsample, fine, cond_dim))
+            self.after.append(ResidualBlock(fine, cond_dim))
+        self.bottom = ConditionalSequential([ResidualBlock(widths[-1], cond_dim) for _ in range(depth)])
+        self.to_pixels = nn.Sequential(nn.Conv2d(width, channels * patch**2, 1), nn.PixelShuffle(patch))
 
-    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
-        x, seen = self.stem(x, wanted), []
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        x, skips = self.stem(x, cond), []
         for before, down in zip(self.before, self.down, strict=True):
-            seen.append(before(x, wanted))
-            x = down(seen[-1], wanted)
-        x = self.bottom(x, wanted)
+            skips.append(before(x, cond))
+            x = down(skips[-1], cond)
+        x = self.bottom(x, cond)
         for up, after in zip(reversed(self.up), reversed(self.after), strict=True):
-            x = after(up(x, wanted) + seen.pop(), wanted)
-        out: Tensor = self.pixels(x)
+            x = after(up(x, cond) + skips.pop(), cond)
+        out: Tensor = self.to_pixels(x)
         return out
 
 
-class PaperNetwork(nn.Module):
+class XiaoNetwork(nn.Module):
     """The 2018 paper's, as its followers document it: c3s1-8, d16, d32, four residual blocks of 32, u16, u8, c3s1."""
 
-    def __init__(self, channels: int, condition: int = 0) -> None:
+    def __init__(self, channels: int, cond_dim: int = 0) -> None:
         super().__init__()
         d16, d32 = (nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False) for width in (16, 32))
         u16, u8 = (
             nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1, bias=False)
             for width in (16, 8)
         )
-        self.body = Chain(
+        self.body = ConditionalSequential(
             [
-                Layer(nn.Conv2d(channels, 8, 3, padding=1, bias=False), 8, condition),
-                Layer(d16, 16, condition),
-                Layer(d32, 32, condition),
-                *(Residual(32, condition) for _ in range(4)),
-                Layer(u16, 16, condition),
-                Layer(u8, 8, condition),
+                ConvNormAct(nn.Conv2d(channels, 8, 3, padding=1, bias=False), 8, cond_dim),
+                ConvNormAct(d16, 16, cond_dim),
+                ConvNormAct(d32, 32, cond_dim),
+                *(ResidualBlock(32, cond_dim) for _ in range(4)),
+                ConvNormAct(u16, 16, cond_dim),
+                ConvNormAct(u8, 8, cond_dim),
             ]
         )
-        self.pixels = nn.Conv2d(8, channels, 3, padding=1)
+        self.to_pixels = nn.Conv2d(8, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
-        out: Tensor = self.pixels(self.body(x, wanted))
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        out: Tensor = self.to_pixels(self.body(x, cond))
         return out
 
 
-class Wanted(nn.Module):
-    """What an answer shall be, as one vector: the class it is pulled toward, its eps, noise,
-    and what the guide says of the clean image. Their embeddings are added and passed through one layer. The last row of
-    the classes stands for "away from the true one".
+class ConditionEmbedding(nn.Module):
+    """Target class, eps, noise and the guide's logits of the clean image as one vector: the sum of their embeddings,
+    through one layer. The last row of the classes is "untargeted".
     """
 
     def __init__(
@@ -189,7 +188,7 @@ class Wanted(nn.Module):
         self.eps = nn.Linear(1, length) if eps_range else None
         self.noise = nn.Linear(noise, length) if noise else None
         self.guided = nn.Linear(2 * guided, length) if guided else None
-        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(length, length), nn.SiLU())
+        self.proj = nn.Sequential(nn.SiLU(), nn.Linear(length, length), nn.SiLU())
         self.eps_range = eps_range
 
     def forward(self, y_target: Tensor, eps: Tensor, z: Tensor, logits: Tensor | None) -> Tensor:
@@ -199,11 +198,11 @@ class Wanted(nn.Module):
             parts.append(self.classes(torch.where(y_target < 0, self.classes.num_embeddings - 1, y_target)))
         if self.eps is not None and self.eps_range is not None:
             smallest, largest = self.eps_range
-            share = torch.log(eps.clamp_min(smallest) / largest) / math.log(largest / smallest)  # -1 to 0
-            parts.append(self.eps(share[:, None]))
+            log_eps = torch.log(eps.clamp_min(smallest) / largest) / math.log(largest / smallest)  # -1 to 0
+            parts.append(self.eps(log_eps[:, None]))
         if self.noise is not None:
             parts.append(self.noise(z))
         if self.guided is not None and logits is not None:
-            parts.append(self.guided(opinion(logits)))
-        mixed: Tensor = self.mix(torch.stack(parts).sum(0))
+            parts.append(self.guided(logit_features(logits)))
+        mixed: Tensor = self.proj(torch.stack(parts).sum(0))
         return mixed

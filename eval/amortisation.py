@@ -190,7 +190,7 @@ def main(settings: Settings) -> None:
     summary = {
         **{"environment": environment(settings), "target": described, "targets": [described]},
         "generators": [
-            {"name": each.name, "guided": each.generator.guide is not None, "rounds": each.generator.rounds}
+            {"name": each.name, "guided": each.generator.guide is not None, "rounds": each.generator.iterations}
             | each.describe(target)
             for each in trained
         ],
@@ -223,7 +223,7 @@ def check(settings: Settings) -> list[Trained]:
         raise InputError(f"steps must be numbers from 1 on, got {' '.join(map(str, settings.steps)) or 'none'}")
     if not settings.generator:
         raise InputError("expected --generator, at least one trained generator's folder, got none")
-    trained = load_generators(settings.generator, len(settings.generator))
+    trained = load_generators(settings.generator, len(settings.generator), [settings.target])
     names = [each.name for each in trained]
     if len(set(names)) < len(names):
         raise InputError(f"expected generators in runs of different names, got {', '.join(names)}")
@@ -237,7 +237,7 @@ def planned(settings: Settings, trained: Sequence[Trained], threat: Threat) -> i
     if settings.curve_samples:
         kinds = [families(k, threat.eps) for k in set(settings.steps)]
         cells += sum(len(words) for kind in kinds for family, words in kind.items() if able or family != "warm start")
-        cells += len(kinds) if any(each.generator.rounds for each in able) else 0
+        cells += len(kinds) if any(each.generator.iterations for each in able) else 0
     for each in able:
         cells += each.generator.classes * (1 + len(strongest(threat.eps))) if settings.targeted else 0
         cells += DRAWS[-1] if each.generator.noise else 0
@@ -274,7 +274,7 @@ def gap(
         ("FGSM", 1, [bench.run(cells, "fgsm", threat)]),
         ("I-FGSM-10", 10, [bench.run(cells, "ifgsm", threat)]),
         ("PGD-40", 40 * len(four), four),
-        *((trained.name, trained.generator.rounds, [result]) for trained, result in passes.items()),
+        *((trained.name, trained.generator.iterations, [result]) for trained, result in passes.items()),
     ]
     return [
         {"eps": threat.eps, "norm": threat.norm, "attack": name, "gradients": gradients}
@@ -292,12 +292,12 @@ def warm_start(
     steps: Sequence[int],
 ) -> list[dict[str, Any]]:
     """Points of the curves: success against gradients, from the best generator's pass, by PGD and by APGD; and of the
-    best mirror's pass against its rounds."""
+    best unrolled network's pass against its iterations."""
     first = len(cells.x)
     begun = {trained: success for trained, result in passes.items() if (success := union([result], first)) is not None}
     ranked = sorted(begun, key=lambda trained: int(begun[trained].sum()), reverse=True)
     start = ranked[0] if ranked else None
-    mirror = next((trained for trained in ranked if trained.generator.rounds), None)
+    unrolled = next((trained for trained in ranked if trained.generator.iterations), None)
 
     def point(family: str, evaluations: int, tried: Mapping[str, Tensor | None]) -> dict[str, Any]:
         rates = {word: against(success) for word, success in tried.items()}
@@ -307,19 +307,19 @@ def warm_start(
 
     points = []
     if start is not None:
-        points.append(point("warm start", start.generator.rounds, {start.name: begun[start]}))
+        points.append(point("warm start", start.generator.iterations, {start.name: begun[start]}))
     if (reference := union(four, first)) is not None:
         points += [point(family, 0, {"no attack": torch.zeros_like(reference)}) for family in ("PGD", "APGD")]
     for k in sorted(set(steps)):
         for family, words in families(k, threat.eps).items():
             if start is not None or family != "warm start":
                 who = start if family == "warm start" else None
-                cost = k + (who.generator.rounds if who else 0)
+                cost = k + (who.generator.iterations if who else 0)
                 tried = {word: union([bench.run(cells, word, threat, who)]) for word in words}
                 points.append(point(family, cost, tried))
-        if mirror is not None:
-            word = f"advgan:rounds={k}"
-            points.append(point("mirror", k, {word: union([bench.run(cells, word, threat, mirror)])}))
+        if unrolled is not None:
+            word = f"advgan:iterations={k}"
+            points.append(point("unrolled", k, {word: union([bench.run(cells, word, threat, unrolled)])}))
     return points
 
 

@@ -146,7 +146,9 @@ def main(settings: Settings) -> None:
         (surrogate,), _ = load_targets([settings.surrogate], own, data, device, settled=True)
         if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
             raise InputError(f"the surrogate {settings.surrogate} is one of the rows, expected another classifier")
-    generators = by_source(load_generators(settings.generator, len(settings.generator)), base, targets)
+    generators = by_source(
+        load_generators(settings.generator, len(settings.generator), [settings.target]), base, targets
+    )
     for trained in generators.values():
         if reason := unfit(trained.generator, ball, None):
             raise InputError(reason)

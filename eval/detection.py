@@ -103,7 +103,7 @@ def main(settings: Settings) -> None:
         raise InputError("expected a --detector, made by train/detector.py, got none")
     threat = Threat(settings.norm, settings.eps)
     specs = [parse_attack(word) for word in dict.fromkeys(settings.attacks)]
-    trained = load_generators(settings.generator, len(settings.generator))
+    trained = load_generators(settings.generator, len(settings.generator), [settings.target])
     if reason := next(filter(None, (unfit(each.generator, threat, None) for each in trained)), None):
         raise InputError(reason)
     device = training.start_alone(settings.seed, settings.threads)

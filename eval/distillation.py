@@ -249,7 +249,7 @@ def generator(settings: Settings, entrant: Entrant) -> Trained | None:
     words += flags(settings, *SHARED, "eps")
     wanted = parse(Training, words)
     complete("train/advgan.py", words, directory, wanted, "generator")
-    return load_generators([directory], 1)[0]
+    return load_generators([directory], 1, [settings.target])[0]
 
 
 def flags(settings: Settings, *names: str) -> list[str]:

@@ -114,7 +114,7 @@ def main(settings: Settings) -> None:
         )
     weights = folder if settings.classifier else weights_of(settings.target, settings.target_weights, settings.run)
     target = load_target(settings.target, weights)
-    generator = None if settings.classifier else Generator.from_pretrained(folder)
+    generator = None if settings.classifier else Generator.from_pretrained(folder, allowed_guides=[settings.target])
     if generator is not None and fingerprint(target) != trained_on(settings.run):
         raise InputError(
             "the generator was trained on another classifier than this target, or its run does not say on which"

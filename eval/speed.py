@@ -127,7 +127,11 @@ def main(settings: Settings) -> None:
     needy = [name for name in sections if name in ("generator", "onnx")]
     if settings.sections and needy and settings.generator is None:
         raise InputError(f"section {needy[0]} times a trained generator, expected --generator DIR, got none")
-    generator = None if settings.generator is None else Generator.from_pretrained(settings.generator)
+    generator = (
+        None
+        if settings.generator is None
+        else Generator.from_pretrained(settings.generator, allowed_guides=[settings.target])
+    )
     device = training.start_alone(SEED, settings.threads)
     data = load_chosen(settings)
     weights = weights_of(settings.target, settings.target_weights, SHIPPED)

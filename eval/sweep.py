@@ -95,7 +95,7 @@ class Settings:
 def main(settings: Settings) -> None:
     if settings.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
-    trained = load_generators([] if settings.generator is None else [settings.generator], 1)
+    trained = load_generators([] if settings.generator is None else [settings.generator], 1, [settings.target])
     generator = trained[0].generator if trained else None
     norm: Norm = settings.norm or (generator.threat.norm if generator else "linf")
     y_target = aim(settings.y_target, generator)

@@ -111,7 +111,7 @@ def main(settings: Settings) -> None:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
     if len(settings.target) < 2:
         raise InputError(f"expected at least two targets, sources and victims, got {len(settings.target)}")
-    trained = load_generators(settings.generator, len(settings.generator))
+    trained = load_generators(settings.generator, len(settings.generator), settings.target)
     y_target = aim(settings.y_target, trained[0].generator if trained else None)
     ball = Threat(settings.norm, settings.eps, targeted=y_target is not None)
     if reason := next(filter(None, (unfit(each.generator, ball, y_target) for each in trained)), None):

@@ -134,18 +134,17 @@ def test_a_line_is_what_evaluate_gives(call: Call, generators: Path, digits: Pat
     assert table["plain"]["gradients"] == 0
 
 
-def test_a_mirrors_pass_costs_its_rounds(call: Call, classifier: Path, tmp_path: Path) -> None:
+def test_pass_of_unrolled_network_costs_its_iterations(call: Call, classifier: Path, tmp_path: Path) -> None:
     target = load_target("mnist-tutorial", classifier)
-    mirror = Generator(eps=0.4, architecture="mirror", width=4, depth=3, guide=target.config)
-    mirror.take_guide(target)
-    mirror.save_pretrained(tmp_path / "mirror")
-    found = call("--generator", tmp_path / "mirror", "--eps", 0.4, "--max-samples", 6, "--curve-samples", 6)
-    assert next(row["gradients"] for row in found["table"] if row["attack"] == "mirror") == 3
+    generator = Generator(eps=0.4, architecture="unrolled", width=4, depth=3, guide=target)
+    generator.save_pretrained(tmp_path / "unrolled")
+    found = call("--generator", tmp_path / "unrolled", "--eps", 0.4, "--max-samples", 6, "--curve-samples", 6)
+    assert next(row["gradients"] for row in found["table"] if row["attack"] == "unrolled") == 3
     points = {(row["family"], row["evaluations"]): row["asr"] for row in found["curves"]}
-    assert {k for family, k in points if family == "mirror"} == {1, 2}
+    assert {k for family, k in points if family == "unrolled"} == {1, 2}
     assert {k for family, k in points if family == "warm start"} == {3, 4, 5}
-    assert [each["family"] for each in found["findings"]] == ["mirror", "warm start"]
-    assert points["mirror", 2] > 0, "or the test shows nothing"
+    assert [each["family"] for each in found["findings"]] == ["unrolled", "warm start"]
+    assert points["unrolled", 2] > 0, "or the test shows nothing"
 
 
 def test_a_second_call_runs_nothing_and_says_the_same(

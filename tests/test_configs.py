@@ -103,8 +103,8 @@ HOSTILE: list[tuple[str, dict[str, Any]]] = [
     *(("generator", {"width": value}) for value in (True, 8.0, "8", [8], None, -8, 10**30, 4096)),
     *(("generator", {"eps": value}) for value in ("0.3", None, True, -1.0, [0.3], {})),
     *(("generator", {"guide": value}) for value in ({}, [], "mnist-c", {"name": "mnist-c"}, {**CLASSIFIER, "x": 1})),
-    ("generator", {"architecture": "mirror", "guide": {"name": "mnist-c"}}),
-    ("generator", {"architecture": "mirror", "guide": {**CLASSIFIER, "num_classes": 10**12}}),
+    ("generator", {"architecture": "unrolled", "guide": {"name": "mnist-c"}}),
+    ("generator", {"architecture": "unrolled", "guide": {**CLASSIFIER, "num_classes": 10**12}}),
     ("generator", {"architecture": ["patch"]}),
     ("generator", {"norm": ["linf"]}),
     ("generator", {"norm": None}),
@@ -209,7 +209,7 @@ def test_the_fingerprint_covers_what_weights_do_not_hold() -> None:
     guide = {"name": "mnist-small", "image_shape": [1, 28, 28], "num_classes": 10}
     for depth in (1, 2):
         torch.manual_seed(0)
-        prints.append(fingerprint(Generator(width=4, depth=depth, architecture="mirror", guide=guide)))
+        prints.append(fingerprint(Generator(width=4, depth=depth, architecture="unrolled", guide=guide)))
     torch.manual_seed(0)
     same = fingerprint(Generator(width=8, depth=1))
 

@@ -32,15 +32,15 @@ def made(**kind: Any) -> Generator:
 
 
 GUIDE = {"name": "mnist-tutorial", "image_shape": [1, 28, 28], "num_classes": 3}
-RESNET = GUIDE | {"name": "cifar-resnet20"}
+STRIDED = GUIDE | {"name": "mnist-small"}
 KINDS: list[tuple[dict[str, Any], Format]] = [
     ({}, "pt2"),
     ({"norm": "l2", "eps": 2.0, "universal": True, "noise": 3, "classes": 4, "eps_min": 0.5}, "onnx"),
     ({"norm": "l2", "eps": 2.0, "noise": 3, "classes": 4, "eps_min": 0.5}, "pt2"),
     ({"architecture": "unet", "patch": 2, "levels": 1, "guide": GUIDE}, "onnx"),
     ({"architecture": "paper", "channels": 3, "eps": 8 / 255}, "onnx"),
-    ({"architecture": "mirror", "depth": 2, "guide": GUIDE, "eps_min": 0.1, "classes": 3}, "onnx"),
-    ({"architecture": "mirror", "norm": "l2", "eps": 2.0, "guide": RESNET, "classes": 3}, "pt2"),
+    ({"architecture": "unrolled", "depth": 2, "guide": STRIDED, "eps_min": 0.1, "classes": 3}, "onnx"),
+    ({"architecture": "unrolled", "norm": "l2", "eps": 2.0, "guide": GUIDE}, "pt2"),
 ]
 
 

@@ -172,7 +172,7 @@ def test_perturb_refuses_weights_that_overflow():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"eps": 0}, "eps must be"), ({"norm": "l3"}, "norm must be"), ({"width": 0}, "width must be at least 1, got 0"),
-     ({"depth": -1}, "depth must not"), ({"architecture": "resnet"}, "patch, unet, mirror or paper, got 'resnet'")],
+     ({"depth": -1}, "depth must not"), ({"architecture": "resnet"}, "patch, unet, unrolled or paper, got 'resnet'")],
 )  # fmt: skip
 def test_impossible_generators_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -212,7 +212,7 @@ def test_a_conditional_generator_answers_what_each_image_is_asked_for(architectu
         generator.perturb(x, asked, eps=0.2, z=-z),
     ]
     assert all((answers - other).abs().max() > 1e-3 for other in others)
-    raws = [generator.raw(x, asked, torch.full((4,), eps), z) for eps in (0.05, 0.1, 0.2)]
+    raws = [generator.raw_perturbation(x, asked, torch.full((4,), eps), z) for eps in (0.05, 0.1, 0.2)]
     assert torch.equal(raws[0], raws[1])  # below the trained range the pattern stays
     assert not torch.allclose(raws[1], raws[2])
 
@@ -291,7 +291,7 @@ def test_a_guided_generator_holds_its_classifier_frozen_and_acts_on_its_answer(t
     assert torch.equal(Generator.from_pretrained(tmp_path).perturb(x), answer)
     generator.guide.linear.weight.data.neg_()
     assert not torch.allclose(generator.perturb(x), answer)
-    with pytest.raises(InputError, match=r"guide sees images \(1, 16, 16\), got \(1, 12, 12\)"):
+    with pytest.raises(InputError, match=r"guide of this generator takes images \(1, 16, 16\), got \(1, 12, 12\)"):
         generator.perturb(torch.rand(1, 1, 12, 12))
 
 

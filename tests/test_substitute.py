@@ -218,11 +218,11 @@ def test_the_black_box_is_never_written_over(call: Call, classifier: Path, capsy
     assert "already holds a generator run" in capsys.readouterr().err
 
 
-def test_a_mirror_of_the_substitute(call: Call, tmp_path: Path) -> None:
-    call("--architecture", "mirror")
+def test_unrolled_network_of_the_substitute(call: Call, tmp_path: Path) -> None:
+    call("--architecture", "unrolled")
     generator = Generator.from_pretrained(tmp_path / "out")
     assert fingerprint(generator.guide) == fingerprint(load_target("mnist-b", tmp_path / "out"))
-    assert generator.rounds == 1
+    assert generator.iterations == 1
 
 
 def test_rounds_share_the_steps() -> None:

@@ -144,20 +144,30 @@ def test_a_guide_stays_as_it_is_the_targets_copy_or_another(advgan, words, targe
         assert fingerprint(guide) == fingerprint(given)
 
 
-def test_a_mirror_begins_from_its_guide_and_goes_on_where_it_was(advgan, words, target, tmp_path):
-    given = [*words, "--architecture", "mirror", "--guide", "--any-class", "--max-steps", "4", "--validate-every", "2"]
+def test_unrolled_network_starts_from_its_guide_and_learns(advgan, words, target, tmp_path):
+    given = [
+        *words,
+        "--architecture",
+        "unrolled",
+        "--guide",
+        "--any-class",
+        "--max-steps",
+        "4",
+        "--validate-every",
+        "2",
+    ]
     still = [*given, "--learning-rate", "1e-12", "--output-dir", str(tmp_path / "still")]
     run(advgan.main, advgan.Settings, still)
     own = {name: value for name, value in load_target("mnist-c", target).state_dict().items() if "weight" in name}
     begun = load_file(tmp_path / "still" / "generator" / "model.safetensors")
-    mirrored = [begun[name] for name in sorted(begun) if name.startswith("network.round.layers.")]
-    assert len(mirrored) == len(own)
-    for weight, copy in zip(own.values(), mirrored, strict=True):
+    feedback = [begun[name] for name in sorted(begun) if name.startswith("network.feedback.")]
+    assert len(feedback) == len(own)
+    for weight, copy in zip(own.values(), feedback, strict=True):
         torch.testing.assert_close(copy, weight, atol=1e-6, rtol=0)
     moving = [*given, "--output-dir", str(tmp_path / "moving")]
     run(advgan.main, advgan.Settings, moving)
     moved = load_file(tmp_path / "moving" / "generator" / "model.safetensors")
-    assert all(not torch.equal(moved[name], begun[name]) for name in begun if name.startswith("network.round.layers."))
+    assert all(not torch.equal(moved[name], begun[name]) for name in begun if name.startswith("network.feedback."))
     for name in [name for name in begun if name.startswith("guide.")]:
         assert torch.equal(moved[name], begun[name]), name
 
@@ -278,7 +288,7 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(advgan, words, 
         (["--evasion", "-1"], "evasion must not be negative, got -1"),
         (["--gamma", "1"], "gamma does nothing without noise"),
         (["--levels", "2"], "levels does nothing without architecture unet"),
-        (["--architecture", "mirror"], "expected --guide or --guide-dir, got neither"),
+        (["--architecture", "unrolled"], "expected --guide or --guide-dir, got neither"),
         (["--guide", "--universal"], "got both"),
         (["--guide-dir", ".", "--universal"], "got both"),
         (["--guide", "--guide-dir", "."], "one guide at most"),

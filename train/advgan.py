@@ -51,7 +51,6 @@ from advgan.runs import checkpoint_folder
 from advgan.settings import ByOrder, Real, check_signs, run, write_settings
 from advgan.storage import write_file
 from advgan.targets import fingerprint
-from advgan.targets.others import source_of
 from advgan.threat import Norm, check_class, check_eps
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
@@ -93,8 +92,7 @@ class Settings:
     universal: bool = False
     """One perturbation for all images"""
     guide: bool = False
-    """Give the generator a frozen copy of the target, a built-in one, so that it knows what the clean image is taken
-    for"""
+    """Condition the generator on the logits of a frozen copy of the target for the clean image"""
     guide_dir: Path | None = None
     """The same with a saved classifier in the target's place: a smaller one (quick) costs less, and any target may be
     attacked"""
@@ -144,14 +142,14 @@ class Settings:
     """Weight of the evasion loss, where the target can reject (--defense reject:detector=DIR); None: 1"""
 
     architecture: Architecture = "patch"
-    """Both networks: patch (ours, fast), unet (ours, for success), mirror (ours, for small eps, of a guide) or paper
-    (Xiao et al. 2018)"""
+    """Of both networks: patch (fast), unet (for success), unrolled (for small eps, with a guide) or paper (Xiao et al.
+    2018)"""
     patch: int = 4
     """Pixels a side that become one position of the generator"""
     width: int = 32
     """Channels of the generator"""
     depth: int = 2
-    """Residual blocks of the generator (unet: at its bottom; mirror: rounds)"""
+    """Residual blocks of the generator (unet: at its bottom; unrolled: iterations)"""
     levels: int = 1
     """How many times a unet halves the image"""
 
@@ -208,15 +206,13 @@ def main(settings: Settings) -> None:
     channels = data.image_shape[0]
     net = Generator(
         channels, settings.eps, settings.norm, settings.y_target,
-        settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
-        data.num_classes if settings.any_class else 0, settings.eps_min, settings.noise, settings.universal,
-        None if guide is None else guide.config,
+        architecture=settings.architecture, patch=settings.patch, width=settings.width, depth=settings.depth,
+        levels=settings.levels, classes=data.num_classes if settings.any_class else 0, eps_min=settings.eps_min,
+        noise=settings.noise, universal=settings.universal, guide=guide, image_shape=shape,
     )  # fmt: skip
-    if guide is not None:
-        net.take_guide(guide)
     discriminator = Discriminator(channels, settings.architecture)
     if settings.init is not None and not settings.resume:
-        digests["init_sha256"] = initialise(net, discriminator, settings.init)
+        digests["init_sha256"] = initialise(net, discriminator, settings.init, settings.target)
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
     optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
@@ -338,13 +334,10 @@ def check(settings: Settings) -> None:
     for name in ("ema", "warmup"):
         if not 0 <= getattr(settings, name) < 1:
             raise InputError(f"{name} must be in [0, 1), got {getattr(settings, name)}")
-    if settings.guide and source_of(settings.target):
+    if settings.architecture == "unrolled" and not settings.guide and settings.guide_dir is None:
         raise InputError(
-            f"a guide is a copy of a built-in target, kept inside the generator: expected no --guide with "
-            f"{settings.target}"
+            "architecture unrolled is a backward pass of its guide: expected --guide or --guide-dir, got neither"
         )
-    if settings.architecture == "mirror" and not settings.guide and settings.guide_dir is None:
-        raise InputError("architecture mirror turns its guide around: expected --guide or --guide-dir, got neither")
     if settings.guide and settings.guide_dir is not None:
         raise InputError("one guide at most: expected --guide or --guide-dir, got both")
     if settings.guide_dir is not None and not settings.guide_dir.is_dir():
@@ -375,13 +368,13 @@ def share_of(settings: Settings, processes: int) -> int:
     return settings.batch_size // parts
 
 
-def initialise(net: Generator, discriminator: Discriminator, directory: Path) -> str:
+def initialise(net: Generator, discriminator: Discriminator, directory: Path, target: str) -> str:
     """Give `net` the weights of the trained generator in `directory`, but for its guide, and `discriminator` those of
     the one beside it, if there is one; the SHA-256 of the trained generator.
 
     Raises InputError unless both networks are made alike; eps, eps_min and y_target may differ.
     """
-    trained = Generator.from_pretrained(directory)
+    trained = Generator.from_pretrained(directory, allowed_guides=[target])
     if differences := net.differences(trained):
         raise InputError(f"init {directory} holds a generator of another kind: {differences}")
     weights = {name: value for name, value in trained.state_dict().items() if not name.startswith("guide.")}

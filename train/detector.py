@@ -179,9 +179,15 @@ def check(settings: Settings) -> list[Spec]:
 def known_attacks(settings: Settings, specs: list[Spec], target: nn.Module) -> dict[str, Answer]:
     """Attack's name -> its answers to images, and which of them fool the target."""
     source = settings.generator or settings.discriminator
-    generator = None if source is None else Generator.from_pretrained(source).to(device_of(target))
+    generator = (
+        None
+        if source is None
+        else Generator.from_pretrained(source, allowed_guides=[settings.target]).to(device_of(target))
+    )
     aim = None if generator is None else generator.y_target
-    if generator is not None and (reason := generator.unfit(eps=settings.eps, norm=settings.norm, y_target=aim)):
+    if generator is not None and (
+        reason := generator.incompatibility(eps=settings.eps, norm=settings.norm, y_target=aim)
+    ):
         raise InputError(reason)
 
     def answer(spec: Spec, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -190,8 +190,8 @@ def main(settings: Settings) -> None:
     substitute.classes = data.classes
     generator = Generator(
         shape[0], settings.eps, settings.norm, settings.y_target,
-        settings.architecture, settings.patch, settings.width, settings.depth, settings.levels,
-        guide=substitute.config if settings.guide else None,
+        architecture=settings.architecture, patch=settings.patch, width=settings.width, depth=settings.depth,
+        levels=settings.levels, guide=substitute if settings.guide else None,
     )  # fmt: skip
     critic = Discriminator(shape[0], settings.architecture)
     optimizer_f = Adam(substitute.parameters(), settings.substitute_learning_rate)
@@ -269,7 +269,7 @@ def main(settings: Settings) -> None:
                 if plan[record["step"] - 1][1] == "distil":
                     own: tuple[Generator, Any] = (generator, averaged.module)
                     for each in own:
-                        each.take_guide(substitute, start=record["attack"] == 0)
+                        each.load_guide_weights(substitute, init=record["attack"] == 0)
                 y = b.argmax(1)
                 x_adv = generator(x)
                 terms = discriminator_step(game, critic, optimizer_d, x, x_adv.detach(), accelerator)

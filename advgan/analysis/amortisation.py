@@ -13,8 +13,8 @@ from advgan.evaluation.statistics import paired_ratio, wilson
 
 Row = dict[str, Any]
 SHARES = (0.90, 0.95, 0.99)  # of the reference's success: how many gradient evaluations until an attack has that much?
-WORTH = 0.5  # a warm start or a mirror pays where it needs at most so much of PGD's evaluations
-OURS, CLASSICS = ("mirror", "warm start"), ("PGD", "APGD")
+WORTH = 0.5  # a warm start or an unrolled network pays where it needs at most so much of PGD's evaluations
+OURS, CLASSICS = ("unrolled", "warm start"), ("PGD", "APGD")
 
 
 def union(results: Sequence[Result], first: int | None = None) -> Tensor | None:
@@ -72,7 +72,7 @@ def evaluations_to_reach(curve: Mapping[int, float], level: float) -> float | No
 def reach(curves: Mapping[str, Mapping[int, float]], reference: float, shares: Sequence[float] = SHARES) -> list[Row]:
     """For each share of the `reference`'s success the evaluations that each curve needs, and ours over PGD's, APGD's.
 
-    curves   "mirror", "warm start", "PGD" and "APGD" -> its curve; one that was not measured is left out
+    curves   "unrolled", "warm start", "PGD" and "APGD" -> its curve; one that was not measured is left out
     A ratio is None where one of its two never gets there, or where nothing is to be reached.
     """
     found = []

@@ -20,7 +20,7 @@ def advgan(
     *,
     eps: float,
     generator: Generator,
-    rounds: int | None = None,
+    iterations: int | None = None,
     steps: int = 0,
     step_size: float | None = None,
     norm: Norm = "linf",
@@ -31,7 +31,7 @@ def advgan(
 ) -> Tensor:
     """x_0 = generator(x), x_{t+1} = project(x_t + step_size sign(grad_x L(x_t))), t < steps; for l2 grad / ||grad||_2.
 
-    rounds      of a mirror, None for its own, see `Generator.perturb`
+    iterations  of an unrolled network, None for its own, see `Generator.perturb`
     steps       0 is the one pass, which asks neither the model nor the labels
     step_size   None is eps / 2 for one or two steps and eps / 4 for more: best on validation images
     loss        what L is, see `objective`
@@ -44,7 +44,7 @@ def advgan(
         raise InputError(f"the generator was trained for norm {generator.threat.norm}, {norm} was asked for")
     if steps < 0:
         raise InputError(f"steps must not be negative, got {steps}")
-    start = generator.perturb(x, y_target, eps, rng=rng, rounds=rounds)
+    start = generator.perturb(x, y_target, eps, rng=rng, iterations=iterations)
     if not steps:
         return start
     if model is None:

@@ -145,7 +145,7 @@ def load(settings: Settings, accelerator: Accelerator) -> Answers:
         raise InputError(f"image_size must be at least 1, got {size}")
     shape: ImageShape | None = None if size is None else (generator.channels, size, size)
     if guide is not None and shape is not None and tuple(guide.image_shape) != shape:
-        raise InputError(f"this generator's guide sees images {tuple(guide.image_shape)}, got image_size {size}")
+        raise InputError(f"the guide of this generator takes images {tuple(guide.image_shape)}, got image_size {size}")
     if settings.target is None and settings.target_weights is not None:
         raise InputError(f"target_weights need a target, got {settings.target_weights} alone")
     if settings.target is not None:

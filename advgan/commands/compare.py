@@ -101,7 +101,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     check(settings)
-    generators = load_generators(settings.generator, len(settings.target))
+    generators = load_generators(settings.generator, len(settings.target), settings.target)
     first = generators[0].generator if generators else None
     accelerator = training.start(settings.seeds[0], settings.threads, patient=True)
     device = accelerator.device

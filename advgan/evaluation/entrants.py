@@ -171,11 +171,14 @@ def load_targets(
     return found, data if settled else theirs
 
 
-def load_generators(paths: Sequence[Path], targets: int) -> list[Trained]:
-    """A generator for each target: one for one, or one for all; [] for no paths. Raises InputError otherwise."""
+def load_generators(paths: Sequence[Path], targets: int, names: Sequence[str] = ()) -> list[Trained]:
+    """A generator for each target: one for one, or one for all; [] for no paths. Raises InputError otherwise.
+
+    `names` are those of the targets: a guide may be loaded from such a Python file.
+    """
     if len(paths) not in (0, 1, targets):
         raise InputError(f"expected one generator, or one for each of {targets} targets, got {len(paths)}")
-    loaded = [Trained(Path(path), Generator.from_pretrained(path)) for path in paths]
+    loaded = [Trained(Path(path), Generator.from_pretrained(path, allowed_guides=names)) for path in paths]
     return loaded * targets if len(paths) == 1 else loaded
 
 
@@ -222,4 +225,4 @@ def aim(y_target: int | None, generator: Generator | None) -> int | None:
 
 def unfit(generator: Generator, threat: Threat, y_target: int | None) -> str | None:
     """Why a generator has no answer under a threat; None if it has."""
-    return generator.unfit(eps=threat.eps, norm=threat.norm, y_target=y_target)
+    return generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)

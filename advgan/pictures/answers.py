@@ -38,7 +38,7 @@ class Answers:
 
     def __post_init__(self) -> None:
         made_for = self.generator.threat
-        if reason := self.generator.unfit(eps=self.eps, y_target=self.y_target):
+        if reason := self.generator.incompatibility(eps=self.eps, y_target=self.y_target):
             raise InputError(reason)
         if made_for.norm == "linf" and self.eps < LEVEL - 1e-6:
             raise InputError(f"eps must be at least one grey level, 1/255, to be seen in a PNG, got {self.eps:.6g}")

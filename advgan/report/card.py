@@ -15,7 +15,7 @@ tags: [adversarial-examples, advgan]
 ---
 # A one-pass attack on {target} ({dataset})
 
-Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forward pass{rounds}:
+Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forward pass{iterations}:
 
     from advgan import Generator
     x_adv = Generator.from_pretrained(DIR).perturb(x)
@@ -47,7 +47,7 @@ tags: [adversarial-examples, black-box, advgan]
 
 Two folders were made together: `classifier/`, a substitute that was distilled from a black box's {answers}
 ({distillation}), and `generator/`, which perturbs images {goal}, within {norm} {radius} and the box [0, 1], in
-one forward pass{rounds}. The generator saw the gradients of the substitute alone.
+one forward pass{iterations}. The generator saw the gradients of the substitute alone.
 
     from advgan import Generator
     from advgan.targets import load_target
@@ -134,9 +134,9 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
         goal = "toward any class that is asked for, or away from their own"
     smallest = "" if s.get("eps_min") is None else f"{eps_text(s['eps_min'])} to "
     radius = f"eps {smallest}{eps_text(s['eps'])}"
-    rounds = ""
-    if s["architecture"] == "mirror":
-        rounds = f" of {s['depth']} rounds, each of them a forward pass of its guide and one, as large, back"
+    iterations = ""
+    if s["architecture"] == "unrolled":
+        iterations = f" of {s['depth']} iterations, each a forward and a backward pass of its guide"
     kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
     loss, hinge, discriminator = f"L_adv ({s['adversarial']}{kappa})", "", ""
     if s["alpha"] > 0:
@@ -160,7 +160,7 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
         **figures,
         "goal": goal,
         "radius": radius,
-        "rounds": rounds,
+        "iterations": iterations,
         "loss": loss,
         "command": _command(program, s),
     }

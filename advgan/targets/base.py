@@ -58,11 +58,6 @@ class Target(nn.Module):
         """The last linear layer, from features to logits; all the rest is the backbone."""
         return [module for module in self.modules() if isinstance(module, nn.Linear)][-1]
 
-    def chain(self) -> list[nn.Module]:
-        """The layers that an image passes one after the other, those of advgan.targets.chain among them; none for a
-        classifier that is no such chain."""
-        return []
-
     def forward(self, x: Tensor) -> Tensor:
         # Convolutions run channels last, with their weights (see build_target): 1 to 2 times as fast on a CPU. Callers
         # do not notice: they pass an ordinary tensor, and its gradient comes back as one.

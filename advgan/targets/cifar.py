@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.targets.base import ImageShape, Target
-from advgan.targets.chain import Average, Normalised, Residual, Shortcut, passed
 
 DEPTHS = {f"cifar-resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
 
@@ -14,21 +17,37 @@ DEPTHS = {f"cifar-resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
 NORMALISATION = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
 
 
-class Block(Residual):
+class Normalize(nn.Module):
+    """(x - mean) / std for each channel, by constants that are no part of the weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Block(nn.Module):
     """relu(x' + F(x)), x' being x with every second pixel dropped and zero channels added where the shape changes."""
 
     def __init__(self, inner: int, width: int) -> None:
         super().__init__()
-        stride, added = (1, 0) if inner == width else (2, (width - inner) // 2)
-        self.conv1 = nn.Conv2d(inner, width, 3, stride, padding=1, bias=False)
+        self.stride, self.added = (1, 0) if inner == width else (2, (width - inner) // 2)
+        self.conv1 = nn.Conv2d(inner, width, 3, self.stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.shortcut = Shortcut(stride, added)
 
-    def inner(self) -> list[nn.Module]:
-        return [self.conv1, self.bn1, self.relu, self.conv2, self.bn2]
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        if self.added:
+            shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.added, self.added))
+        return F.relu(shortcut + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
 
 class CifarResNet(Target):
@@ -42,19 +61,14 @@ class CifarResNet(Target):
     def __init__(self, name: str, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__(name, image_shape, num_classes)
         blocks = (DEPTHS[name] - 2) // 6
-        self.normalised = Normalised(*NORMALISATION[self.image_shape[0]])
+        self.normalize = Normalize(*NORMALISATION[self.image_shape[0]])
         self.conv1 = nn.Conv2d(self.image_shape[0], 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.relu = nn.ReLU()
         self.layer1 = nn.Sequential(*(Block(16, 16) for _ in range(blocks)))
         self.layer2 = nn.Sequential(*(Block(16 if i == 0 else 32, 32) for i in range(blocks)))
         self.layer3 = nn.Sequential(*(Block(32 if i == 0 else 64, 64) for i in range(blocks)))
-        self.average = Average()
         self.linear = nn.Linear(64, num_classes)
 
-    def chain(self) -> list[nn.Module]:
-        blocks = (*self.layer1, *self.layer2, *self.layer3)
-        return [self.normalised, self.conv1, self.bn1, self.relu, *blocks, self.average, self.linear]
-
     def logits(self, x: Tensor) -> Tensor:
-        return passed(self.chain(), x)
+        x = F.relu(self.bn1(self.conv1(self.normalize(x))))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3)))

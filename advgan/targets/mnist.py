@@ -100,8 +100,5 @@ class MnistNet(Target):
         i, lazy = next((i, layer) for i, layer in enumerate(self.layers) if isinstance(layer, nn.LazyLinear))
         self.layers[i] = nn.Linear(width, lazy.out_features)
 
-    def chain(self) -> list[nn.Module]:
-        return list(self.layers)
-
     def logits(self, x: Tensor) -> Tensor:
         return self.layers(x)

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.targets.base import ImageShape, Target
-from advgan.targets.chain import Normalised
-from advgan.targets.cifar import NORMALISATION
+from advgan.targets.cifar import NORMALISATION, Normalize
 
 SIZES = {"cifar-wrn-34-10": (34, 10)}  # depth 6n + 4, how many times as wide as a ResNet
 
@@ -39,7 +38,7 @@ class WideResNet(Target):
         super().__init__(name, image_shape, num_classes)
         depth, widen = SIZES[name]
         blocks, widths = (depth - 4) // 6, [16, 16 * widen, 32 * widen, 64 * widen]
-        self.normalised = Normalised(*NORMALISATION[self.image_shape[0]])
+        self.normalize = Normalize(*NORMALISATION[self.image_shape[0]])
         self.conv1 = nn.Conv2d(self.image_shape[0], 16, 3, padding=1, bias=False)
         self.layers = nn.Sequential(
             *(
@@ -52,5 +51,5 @@ class WideResNet(Target):
         self.linear = nn.Linear(widths[-1], num_classes)
 
     def logits(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn(self.layers(self.conv1(self.normalised(x)))))
+        x = F.relu(self.bn(self.layers(self.conv1(self.normalize(x)))))
         return self.linear(x.mean(dim=(2, 3)))

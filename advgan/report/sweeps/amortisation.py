@@ -29,16 +29,16 @@ COLUMNS = (
 ONE_PASS = (
     "Of the images that the target classifies correctly. PGD-40: the union of four runs (both losses, from the image "
     "and from random in the ball, steps of eps / 10), each stopping at its first success. Gradients: of the target for "
-    "each image, at most; of a mirror its rounds, each a forward and one as large back. Of PGD-40: the rate over "
-    "PGD-40's, with its 95 % paired bootstrap interval. Only here: images that this fools and PGD-40 does not."
+    "each image, at most; of an unrolled network its iterations, each a forward and a backward pass. Of PGD-40: the "
+    "rate over PGD-40's, with its 95 % paired bootstrap interval. Only here: images that fool here, with PGD-40 not."
 )
 CURVES = (
     "Each line the best of its choices at each point, on these images: of the warm start loss and step, of PGD loss, "
     "start and step, of APGD the loss; the warm start is the generator's that fools most in one pass. All keep the "
     "first image that fools: the logits come with each gradient. One pass counts as 0: it takes no gradient of the "
-    "target, though a guided generator takes a forward of its own copy; a mirror's counts as its rounds, each of which "
-    "is a forward and one as large back, and its own curve is one pass of so many rounds. APGD's last gradient, which "
-    "moves nothing, is not counted."
+    "target, though a guided generator takes a forward of its own copy; that of an unrolled network counts as its "
+    "iterations, each a forward and a backward pass, and its own curve is one pass of so many iterations. APGD's last "
+    "gradient, which moves nothing, is not counted."
 )
 REACH = (
     "Gradient evaluations for each image, at most, by straight lines between the measured points. –: it never gets "
@@ -186,8 +186,8 @@ def _diversity(summary: Summary) -> list[Grid]:
 
 def _cost(generator: Row) -> str:
     """What a pass takes of the classifier that is inside a generator, in words."""
-    if rounds := generator.get("rounds"):
-        return f", a mirror of {rounds} rounds: each is a forward of the classifier inside it and one of its mirror"
+    if iterations := generator.get("rounds"):
+        return f", unrolled, {iterations} iterations: each is a forward and a backward pass of the classifier inside it"
     return ", guided: a pass takes one forward of the classifier inside it" if generator["guided"] else ""
 
 

@@ -19,14 +19,14 @@ GAP = (
 )
 CURVES = (
     "How many gradients of the target an attack needs, for each image at most. The warm start begins with one pass of "
-    "the generator (star), which takes none; a mirror's rounds count as one each, a forward and one as large back, and "
-    "its own curve is one pass of so many rounds. PGD and APGD begin with nothing. Each curve shows the best of its "
+    "the generator (star), which takes none; the iterations of an unrolled network count as one each, a forward and a "
+    "backward pass, and its own curve is one pass of so many. PGD and APGD have no start. Each curve: the best of its "
     "choices of loss, start and step at each point; small dots are the others. Bands: 95 % Wilson intervals. Black: "
     "success of PGD-40, the union of four runs, and dashed 90, 95 and 99 % of it. Where the warm start's curve reaches "
     "a line with at most half of PGD's gradients, it pays."
 )
 FAMILIES = {
-    "mirror": style.COLOURS[5],
+    "unrolled": style.COLOURS[5],
     "warm start": style.OWN["generator"][0][0],
     "PGD": style.COLOURS[0],
     "APGD": style.COLOURS[2],
