@@ -66,7 +66,7 @@ class UnrolledGradientNetwork(nn.Module):
     def init_from(self, classifier: nn.Module) -> None:
         """Set V to the weights of `classifier`: where a training starts."""
         for weight, path in zip(self.feedback, self.paths, strict=True):
-            weight.data.copy_(classifier.get_submodule(path.name).weight.data)  # type: ignore[union-attr, arg-type]
+            weight.data.copy_(classifier.get_submodule(path.name).weight.data)
 
     def forward(
         self,
