@@ -121,7 +121,7 @@ def test_the_format_is_the_outputs_and_the_hub_needs_one(
         path.write_text(f"{generator} {kind}")
         return []
 
-    monkeypatch.setattr(Generator, "from_pretrained", lambda source: source)
+    monkeypatch.setattr(Generator, "from_pretrained", lambda source, guide: source)
     monkeypatch.setattr("advgan.commands.export.export_generator", written)
     with pytest.raises(SystemExit):
         main(["export", "hf://user/model"])

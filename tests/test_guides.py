@@ -13,7 +13,7 @@ from torch import nn
 from advgan import Generator, InputError
 from advgan.attacks.registry import bind
 from advgan.evaluation.harness import evaluate
-from advgan.export import export_generator, read_onnx
+from advgan.export import export_generator
 from advgan.guides import allowed_guide
 from advgan.targets import BlackBox, build_target, load_target
 from advgan.threat import Threat
@@ -149,6 +149,19 @@ def test_a_guide_from_a_python_file_is_loaded_by_those_who_name_it(tmp_path):
         Generator.from_pretrained(tmp_path / "run", guide=spec)
 
 
+def test_a_guide_of_a_library_is_built_again_with_the_saved_weights(tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    weights = timm.create_model("lcnet_035", num_classes=5).state_dict()
+    write_weights(weights, tmp_path / "own.safetensors")
+    guide = load_target("timm:lcnet_035", tmp_path / "own.safetensors", image_shape=(3, 32, 32), num_classes=5)
+    generator, x = Generator(3, width=4, guide=guide).eval(), torch.rand(2, 3, 32, 32)
+    generator.save_pretrained(tmp_path / "run")
+    loaded = Generator.from_pretrained(tmp_path / "run")
+    assert loaded.guide.name == "timm:lcnet_035"
+    assert torch.equal(loaded.perturb(x), generator.perturb(x))
+
+
 @pytest.mark.parametrize("values", [{"name": 5}, {"sha256": None}, {"image_shape": "x"}, {"num_classes": 0}, {"x": 1}])
 def test_hostile_entries_of_a_guide_are_refused(values, tmp_path):
     Generator(width=4, guide=net(), image_shape=SHAPE).save_pretrained(tmp_path)
@@ -161,10 +174,10 @@ def test_hostile_entries_of_a_guide_are_refused(values, tmp_path):
 
 
 def test_an_exported_file_holds_a_guide_in_memory(tmp_path):
-    generator = Generator(width=4, depth=1, guide=net(), image_shape=SHAPE, architecture="unrolled").eval()
-    export_generator(generator, tmp_path / "g.onnx", "onnx")
-    x = torch.rand(5, *SHAPE)
-    torch.testing.assert_close(read_onnx(tmp_path / "g.onnx")({"x": x}), generator.perturb(x), atol=1e-5, rtol=0)
+    generator, x = Generator(width=4, depth=1, guide=net(), image_shape=SHAPE).eval(), torch.rand(5, *SHAPE)
+    export_generator(generator, tmp_path / "g.pt2", "pt2")
+    run: Any = torch.export.load(tmp_path / "g.pt2").module()
+    torch.testing.assert_close(run(x=x), generator.perturb(x), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [{}, {"classes": 3, "eps_min": 0.1}])

@@ -23,6 +23,8 @@ from advgan import Generator, losses, training
 from advgan.data import load_data
 from advgan.defenses.detection import FeatureSqueezing, save_detector, scores
 from advgan.discriminator import Discriminator
+from advgan.errors import InputError
+from advgan.evaluation.entrants import load_generators
 from advgan.settings import run
 from advgan.targets import fingerprint, load_target, save_target
 
@@ -170,6 +172,30 @@ def test_unrolled_network_starts_from_its_guide_and_learns(advgan, words, target
     assert all(not torch.equal(moved[name], begun[name]) for name in begun if name.startswith("network.feedback."))
     for name in [name for name in begun if name.startswith("guide.")]:
         assert torch.equal(moved[name], begun[name]), name
+
+
+@pytest.mark.parametrize("architecture", ["patch", "unrolled"])
+def test_target_from_a_python_file_is_the_guide(advgan, words, architecture, tmp_path, capsys):
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def net():\n"
+        "    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))\n"
+    )
+    where = [word for word in words if not word.startswith("--target-weights")]
+    where.remove(words[words.index("--target-weights") + 1])
+    target = f"{tmp_path / 'net.py'}:net"
+    where += ["--target", target, "--guide", "--architecture", architecture, "--max-steps", "4"]
+    out = tmp_path / "out"
+    run(advgan.main, advgan.Settings, [*where, "--output-dir", str(out)])
+    run(advgan.main, advgan.Settings, [*where, "--max-steps", "6", "--output-dir", str(out), "--resume"])
+    loaded = load_generators([out], 1, [target])[0].generator
+    x = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(loaded.guide(x), load_target(target, image_shape=(1, 28, 28))(x))
+    run(advgan.main, advgan.Settings, [*where, "--init", str(out), "--output-dir", str(tmp_path / "next")])
+    with pytest.raises(InputError, match="which runs that file, or --guide"):
+        Generator.from_pretrained(out)
 
 
 def test_a_guide_has_classes_of_its_own_and_a_run_goes_on_with_the_same(advgan, words, classifier, tmp_path, capsys):

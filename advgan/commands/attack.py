@@ -59,6 +59,8 @@ class Settings:
     """The folder for the answers and manifest.csv"""
     generator: PathOrAddress
     """A trained generator's folder, a run that holds one, or hf://USER/MODEL"""
+    guide: NameOrPath | None = None
+    """Name of the generator's guide, FILE.py:FACTORY, where it is from a Python file, which is run; None: any other"""
     recipe: Path | None = None
     """YAML file of settings that become the defaults, like an earlier call's settings-attack.yaml; flags override it"""
     eps: Real | None = None
@@ -139,7 +141,8 @@ def main(settings: Settings) -> None:
 
 def load(settings: Settings, accelerator: Accelerator) -> Answers:
     """The generator and the target, on this process's device. Raises InputError for what does not fit together."""
-    generator = Generator.from_pretrained(settings.generator)
+    allowed = [] if settings.target is None else [settings.target]
+    generator = Generator.from_pretrained(settings.generator, guide=settings.guide, allowed_guides=allowed)
     size, guide, target = settings.image_size, generator.guide, None
     if size is not None and size < 1:
         raise InputError(f"image_size must be at least 1, got {size}")

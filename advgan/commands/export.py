@@ -20,7 +20,7 @@ from rich.table import Table
 from advgan.errors import InputError
 from advgan.export import Check, Format, export_generator
 from advgan.generator import Generator
-from advgan.recipe import PathOrAddress
+from advgan.recipe import NameOrPath, PathOrAddress
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class Settings:
     --output ends in, onnx without one"""
     output: Path | None = None
     """The file, which is replaced if it is there; None: generator.onnx or generator.pt2 in the folder"""
+    guide: NameOrPath | None = None
+    """Name of the generator's guide, FILE.py:FACTORY, where it is from a Python file, which is run; None: any other"""
 
 
 def main(settings: Settings) -> None:
     if settings.output is None and settings.directory.startswith("hf://"):
         raise InputError(f"{settings.directory} is no folder to write to, expected --output FILE, got none")
-    generator = Generator.from_pretrained(settings.directory)
+    generator = Generator.from_pretrained(settings.directory, guide=settings.guide)
     kind: Format = settings.format or ("pt2" if settings.output and settings.output.suffix == ".pt2" else "onnx")
     output = settings.output or Path(settings.directory) / f"generator.{kind}"
     checks = export_generator(generator, output, kind)
