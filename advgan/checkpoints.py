@@ -12,14 +12,14 @@ from safetensors import SafetensorError, safe_open
 from advgan.errors import InputError, reason
 from advgan.json_files import object_digest, read_object
 from advgan.runs import unfinished, warn_unfinished
+from advgan.storage import check_regular
 
 
 def summary(folder: Path) -> dict[str, Any]:
     """Configuration of a checkpoint, and how many numbers it holds; raises InputError for a damaged one."""
     try:
         config = read_object(folder / "config.json")
-        if not (folder / "model.safetensors").is_file():  # opening a pipe would wait for ever
-            raise OSError(f"a regular file expected at {folder / 'model.safetensors'}")
+        check_regular(folder / "model.safetensors")
         with safe_open(folder / "model.safetensors", framework="np") as weights:
             check_config_digest(weights.metadata() or {}, config)
             sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118

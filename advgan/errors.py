@@ -1,11 +1,13 @@
-"""The one exception that means: what the user gave cannot be used."""
+"""The exception for input that cannot be used, and lines on stderr for input that can."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import cache
 
 from advgan.terminal import printable
 
@@ -54,6 +56,14 @@ def reason(error: BaseException | str) -> str:
     return said[:200] or type(error).__name__
 
 
-def warn(text: str) -> None:
-    """One line on stderr: "warning: ..."."""
-    print(f"warning: {text}", file=sys.stderr)
+def warn(text: object) -> None:
+    """One line on stderr: "warning: ...", with control characters escaped."""
+    print(f"warning: {printable(text)}", file=sys.stderr)
+
+
+@cache
+def note(text: str) -> None:
+    """One line on stderr: "note: ...", with control characters escaped; the same text once a process, and from one of
+    the processes on a machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"note: {printable(text)}", file=sys.stderr)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NoReturn
 
 from advgan.errors import InputError, reason
+from advgan.storage import read_bytes
 
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 64  # brackets within brackets
@@ -25,11 +25,7 @@ def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
     finite   whether NaN and Infinity, which are no JSON, are refused
     """
     try:
-        if not os.path.isfile(path):  # neither a folder nor a pipe, which may never end
-            raise ValueError("not a regular file" if os.path.exists(path) else "no such file")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        return parse_object(content, finite=finite)
+        return parse_object(read_bytes(path, MAX_BYTES), finite=finite)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {reason(error)}") from None
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from advgan.errors import InputError
+from advgan.errors import InputError, warn
 from advgan.json_files import read_object
 
 STATE_OF = {"generator": "generator", "discriminator": "generator", "classifier": "classifier", "teacher": "classifier"}
@@ -59,10 +58,9 @@ def warn_unfinished(checkpoint: Path) -> None:
         return
     if progress := unfinished(folder):
         _warned.add(folder)
-        print(
-            f"warning: the training of {checkpoint} was not finished ({progress}): the same training command with "
-            "--resume continues it",
-            file=sys.stderr,
+        warn(
+            f"the training of {checkpoint} was not finished ({progress}): the same training command with --resume "
+            "continues it"
         )
 
 

@@ -96,20 +96,29 @@ def check_writable(directory: Path) -> None:
         raise InputError(f"cannot write in {place}: {error.strerror}") from None
 
 
-def read_text(path: Path, limit: int) -> str:
-    """The text of a regular file of at most `limit` bytes. Raises OSError for another one (a FIFO is not opened, which
-    would wait for ever) and UnicodeDecodeError for what is not UTF-8.
-    """
-    state = path.stat()
-    if not stat.S_ISREG(state.st_mode):
-        raise OSError(
-            f"a regular file expected, got {'a folder' if stat.S_ISDIR(state.st_mode) else 'a device or pipe'}"
-        )
+def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
+    """The status of a regular file. Raises OSError for a path without one: a FIFO or a device that is opened may never
+    end."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
+        raise OSError(errno.EINVAL, f"a regular file expected, got {kind}", str(path))
+    return status
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a regular file. Raises OSError for another one, and for one of more than `limit` bytes."""
+    size = check_regular(path).st_size
     with path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise OSError(f"at most {limit:,} bytes expected, got {state.st_size:,}")
-    return content.decode("utf-8-sig")
+        raise OSError(errno.EFBIG, f"at most {limit:,} bytes expected, got {size:,}", str(path))
+    return content
+
+
+def read_text(path: Path, limit: int) -> str:
+    """`read_bytes` as text. Raises UnicodeDecodeError for what is not UTF-8."""
+    return read_bytes(path, limit).decode("utf-8-sig")
 
 
 def _aside(path: Path, kind: str) -> Path:
@@ -150,8 +159,7 @@ def sha256_of(*paths: Path) -> str:
     for a pipe or a device."""
     found = hashlib.sha256()
     for path in paths:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise OSError(errno.EINVAL, "a regular file expected", str(path))
+        check_regular(path)
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: found)
     return found.hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from advgan.checkpoints import check_config_digest
 from advgan.errors import InputError, reason
 from advgan.json_files import object_digest
+from advgan.storage import check_regular
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -44,8 +44,7 @@ def read_weights(
     SHA-256 of `write_weights`, for one of which a single bit is not as it was, or with another object `beside` it. With
     `digests` it must have both.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
-        raise OSError(f"a regular file expected at {path}")
+    check_regular(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if digests and not {"sha256", "config_sha256"} <= metadata.keys():

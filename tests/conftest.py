@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from advgan.data import load_data
-from advgan.data.notes import note
+from advgan.errors import note
 from advgan.targets import build_target, save_target
 
 ROOT = Path(__file__).resolve().parent.parent

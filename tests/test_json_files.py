@@ -28,7 +28,7 @@ from advgan.json_files import MAX_DEPTH, check_int, check_real, object_digest, r
         (b'{"a": "\xff"}', "codec can't decode"),
         (b"{", "Expecting"),
         (b"", "Expecting value"),
-        (None, "no such file"),
+        (None, "No such file"),
     ],
 )
 def test_read_object_refuses_in_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -43,7 +43,7 @@ def test_read_object_refuses_in_one_line(tmp_path: Path, content: bytes | None, 
 
 def test_read_object_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(InputError, match="not a regular file"):
+    with pytest.raises(InputError, match="a regular file expected, got a device or pipe"):
         read_object(tmp_path / "config.json")
 
 

@@ -24,6 +24,7 @@ from advgan.checkpoints import summary
 from advgan.errors import InputError, reason
 from advgan.extras import extra
 from advgan.report.names import in_rich
+from advgan.storage import check_regular
 from advgan.terminal import printable
 
 LONGEST_CARD, LONGEST_VALUE = 200_000, 2_000  # characters that are shown
@@ -59,10 +60,9 @@ def main(settings: Settings) -> None:
 
 def _exported(file: Path) -> dict[str, Any]:
     """What an ONNX file says of itself; raises InputError for what is none."""
-    if not os.path.isfile(file):  # opening a pipe would wait for ever
-        raise InputError(f"cannot read {file} as ONNX: a regular file expected")
     onnx = extra("onnx", "onnx")
     try:
+        check_regular(file)
         model = onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's own kinds of errors
         raise InputError(f"cannot read {file} as ONNX: {reason(error)}") from None

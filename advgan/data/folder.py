@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +11,10 @@ from torch import Tensor
 
 from advgan.data.classes import class_order
 from advgan.data.images import MEMORY_LIMIT, StoredImages, cut, infer_shape
-from advgan.data.notes import note
 from advgan.data.picture import EXTENSIONS
 from advgan.data.split import Data, Split, fair_order, hold_out
 from advgan.data.walk import identity, is_data_name, picture_files
-from advgan.errors import InputError, listing
+from advgan.errors import InputError, listing, note
 
 SPLITS = {
     "train": ("train", "training"),
@@ -72,9 +72,25 @@ def load_folder(
     return Data("folder", splits[0], splits[1], splits[2], classes)
 
 
-def split_of(name: str) -> str | None:
-    """The split that goes by a name, like "validation" for "Valid"; None for another name."""
-    return next((split for split, names in SPLITS.items() if name.casefold() in names), None)
+def by_split(names: Sequence[str], where: object, kind: str, hint: str = "") -> dict[str, str]:
+    """Which of the `names` are "train", "validation" and "test", by any of their `SPLITS` names.
+
+    Others are named in a note on stderr, which `hint` ends, where there is a split. `kind` is what has these names, in
+    the plural. Raises InputError for two of one split.
+    """
+    splits: dict[str, str] = {}
+    unused = []
+    for name in names:
+        split = next((split for split, known in SPLITS.items() if name.casefold() in known), None)
+        if split is None:
+            unused.append(name)
+        elif split in splits:
+            raise InputError(f"{where} has two {kind} for {split}, {splits[split]} and {name}: expected one")
+        else:
+            splits[split] = name
+    if splits and unused:
+        note(f"{kind} of {where} that are not used: {listing(unused)}{hint}")
+    return splits
 
 
 class Listing(NamedTuple):
@@ -93,17 +109,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     Folders of other names are named in a note on stderr. Raises InputError for two folders of one split.
     """
     names = _folders(root) if root.is_dir() else []
-    splits: dict[str, Path] = {}
-    for name in names:
-        split = split_of(name)
-        if split in splits:
-            raise InputError(f"{root} has two folders for {split}, {splits[split].name} and {name}: expected one")
-        if split:
-            splits[split] = root / name
-    unused = [name for name in names if not split_of(name)]
-    if splits and unused:
-        note(f"folders of {root} that are not used: {listing(unused)} ({LAYOUT})")
-    return splits
+    return {split: root / name for split, name in by_split(names, root, "folders", f" ({LAYOUT})").items()}
 
 
 def _folders(folder: Path) -> list[str]:

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from advgan.data.columns import Columns, find_columns
-from advgan.data.folder import split_of
+from advgan.data.folder import by_split
 from advgan.data.images import MEMORY_LIMIT, StoredImages, cut, infer_shape
 from advgan.data.labels import Names, find_classes, is_missing, plain_label
 from advgan.data.local_files import check_folder, keep_data_files, names_by_file, row_count
-from advgan.data.notes import note
 from advgan.data.picture import Picture
 from advgan.data.shards import LibraryShards, blame, failure
 from advgan.data.split import Data, Split, fair_order, hold_out
 from advgan.data.stream import ONE_IN, Stream
-from advgan.errors import InputError, listing
+from advgan.errors import InputError, listing, note
 from advgan.extras import extra
 
 
@@ -106,7 +105,9 @@ def _open(name: str, source: str, chosen: tuple[str | None, str | None], *, stre
     except Exception as error:  # the library raises anything
         raise failure(name, (path for these in files.values() for path in these), error) from None
     splits = {str(split): part for split, part in found.items()} if isinstance(found, dict) else {"train": found}
-    splits, files = _by_split(name, splits), _by_split(name, files)
+    parts = by_split(list(splits), name, "splits")
+    splits = {split: splits[part] for split, part in parts.items()}
+    files = {split: files[part] for split, part in parts.items() if part in files}
     if "train" not in splits:
         raise InputError(f"{name} has no training images: expected a split called train, got {listing(found)}")
     if splits["train"].features is None:
@@ -118,21 +119,6 @@ def _open(name: str, source: str, chosen: tuple[str | None, str | None], *, stre
             raise InputError(f"{name} has no column {', '.join(missing)} in {split}, got {listing(part.features, 12)}")
         names[split] = names_by_file(files.get(split, [""]), label, part.features[label], name)
     return Loaded(name, splits, files, names, image, label, folder, paths)
-
-
-def _by_split(name: str, parts: dict[str, Any]) -> dict[str, Any]:
-    """`parts` by "train", "validation" and "test", whatever they are called (`split_of`); others are left out, with a
-    note. Raises InputError for two of one split."""
-    found: dict[str, str] = {}
-    for part in parts:
-        split = split_of(part)
-        if split in found:
-            raise InputError(f"{name} has two splits for {split}, {found[split]} and {part}: expected one")
-        if split:
-            found[split] = part
-    if found and (unused := [part for part in parts if not split_of(part)]):
-        note(f"splits of {name} that are not used: {listing(unused)}")
-    return {split: parts[part] for split, part in found.items()}
 
 
 class Rows(Sequence[Picture]):

@@ -10,7 +10,7 @@ from typing import Any
 from advgan.data.labels import Names, names_of
 from advgan.data.picture import EXTENSIONS
 from advgan.data.shards import failure
-from advgan.data.walk import identity, is_data_name, is_regular
+from advgan.data.walk import identity, is_data_name
 from advgan.errors import InputError
 from advgan.extras import extra
 
@@ -28,7 +28,7 @@ def check_folder(folder: Path) -> None:
                 raise InputError(f"{path} is a link that leads back into {folder} ({target}): expected a folder")
         for name in names:
             path = os.path.join(parent, name)
-            if name.casefold().endswith(DATA) and os.path.exists(path) and not is_regular(path):
+            if name.casefold().endswith(DATA) and os.path.exists(path) and not os.path.isfile(path):
                 raise InputError(f"{path} is no regular file, expected none but files in {folder}")
 
 

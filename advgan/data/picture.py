@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from advgan.storage import check_regular
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pbm", ".pgm", ".pnm", ".ppm")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # not EPS: Pillow hands that to Ghostscript
@@ -47,11 +47,9 @@ def picture_size(source: str | Path | BinaryIO) -> tuple[int, int]:
 @contextmanager
 def _opened(source: str | Path | BinaryIO) -> Iterator[Image.Image]:
     """Pillow's lazy image, small enough to be decoded. Whatever goes wrong in or with it is an OSError."""
-    if isinstance(source, str | Path) and not stat.S_ISREG(os.stat(source).st_mode):
-        raise OSError("no regular file")  # a FIFO would be waited for, without end
     try:
-        if isinstance(source, (str, Path)) and not stat.S_ISREG(os.stat(source).st_mode):  # a FIFO would never end
-            raise OSError("a regular file expected, got a folder, pipe or device")
+        if isinstance(source, (str, Path)):
+            check_regular(source)
         with Image.open(source, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise OSError(f"at most {MAX_PIXELS} pixels expected, got {file.width} x {file.height}")

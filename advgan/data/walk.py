@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +18,6 @@ def is_data_name(name: str) -> bool:
 
 def is_picture_name(name: str) -> bool:
     return is_data_name(name) and name.casefold().endswith(EXTENSIONS)
-
-
-def is_regular(path: str | os.PathLike[str]) -> bool:
-    """Whether a path leads to a file proper: a FIFO, a socket or a device is never opened."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -76,6 +67,6 @@ def picture_files(folder: Path) -> list[str]:
     for parent, names in walk(folder):
         for name in names:
             path = os.path.join(parent, name)
-            if is_picture_name(name) and is_regular(path):
+            if is_picture_name(name) and os.path.isfile(path):
                 paths.setdefault(identity(path), path)
     return sorted(paths.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from advgan.attacks.registry import Access, Spec, bind
 from advgan.defenses import Defended, reseed, seen
-from advgan.errors import reason
+from advgan.errors import reason, warn
 from advgan.evaluation.environment import software
 from advgan.evaluation.harness import ROW_KEYS, Result, accepted_by, evaluate, judged, predict
 from advgan.generator import Generator
@@ -202,7 +201,7 @@ class Cells:
                 raise ValueError("its columns or its images are others")
             return Result({name: row[name] for name in ROW_KEYS}, records, tensors[ANSWERS])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            print(f"warning: the kept result {folder} is damaged and is run again: {reason(error)}", file=sys.stderr)
+            warn(f"the kept result {folder} is damaged and is run again: {reason(error)}")
             return None
 
     def _write(self, key: dict[str, Any], result: Result) -> None:

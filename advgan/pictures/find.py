@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from advgan.data.picture import EXTENSIONS
-from advgan.data.walk import is_data_name, is_picture_name, is_regular, walk
+from advgan.data.walk import is_data_name, is_picture_name, walk
 from advgan.errors import InputError
 
 RESERVED = ("manifest.csv", "settings-attack.yaml", ".lock")  # names in the output folder that are the command's own
@@ -58,7 +58,7 @@ def find(source: str, output_dir: Path) -> list[Picture]:
             continue
         leads_out = not os.path.isfile(source) and not _real(path).is_relative_to(root)
         output = str(PurePosixPath(name).with_suffix(".png"))
-        problem = f"a link that leads out of {base}" if leads_out else "" if is_regular(path) else "no regular file"
+        problem = f"a link that leads out of {base}" if leads_out else "" if os.path.isfile(path) else "no regular file"
         if PurePosixPath(output).parts[0].lower() in RESERVED:
             problem = f"{output} would lie in the place of this command's own file"
         pictures.append(Picture(path, name, output, problem))

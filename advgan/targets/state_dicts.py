@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from advgan.errors import InputError, reason
+from advgan.errors import InputError, note, reason
 from advgan.settings import BY_ORDER
 from advgan.weights import COUNTERS, M, describe_mismatch, load_weights, read_weights, shapes_of
 
@@ -115,7 +114,7 @@ def match_weights(model: nn.Module, file: WeightsFile, about: str, *, by_order: 
     if missing := [name for name in others if name not in match.state]:
         raise InputError(f"{file.path} does not fit {about}: it lacks {missing[0]}")
     if match.note:
-        print(f"note: {file.path}: {match.note}", file=sys.stderr)
+        note(f"{file.path}: {match.note}")
     return match
 
 
