@@ -68,6 +68,7 @@ class UnrolledGradientNetwork(nn.Module):
         for weight, path in zip(self.feedback, self.paths, strict=True):
             weight.data.copy_(classifier.get_submodule(path.name).weight.data)
 
+    @torch.compiler.disable  # torch.compile differentiates once
     def forward(
         self,
         x: Tensor,

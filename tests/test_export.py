@@ -39,8 +39,8 @@ KINDS: list[tuple[dict[str, Any], Format]] = [
     ({"norm": "l2", "eps": 2.0, "noise": 3, "classes": 4, "eps_min": 0.5}, "pt2"),
     ({"architecture": "unet", "patch": 2, "levels": 1, "guide": GUIDE}, "onnx"),
     ({"architecture": "paper", "channels": 3, "eps": 8 / 255}, "onnx"),
-    ({"architecture": "unrolled", "depth": 2, "guide": STRIDED, "eps_min": 0.1, "classes": 3}, "onnx"),
-    ({"architecture": "unrolled", "norm": "l2", "eps": 2.0, "guide": GUIDE}, "pt2"),
+    ({"architecture": "unrolled", "guide": GUIDE, "eps_min": 0.1, "classes": 3}, "onnx"),
+    ({"architecture": "unrolled", "norm": "l2", "eps": 2.0, "depth": 2, "guide": STRIDED}, "pt2"),
 ]
 
 

@@ -137,7 +137,8 @@ class Settings:
     """l2 length from which the hinge bites; None: 0.85 of that of random-sign noise of this eps on training images"""
 
     architecture: Architecture = "patch"
-    """Generator and discriminator: patch (ours, fast), unet (ours, for success) or paper (Xiao et al. 2018)"""
+    """Of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a guide) or paper
+    (Xiao et al. 2018)"""
     patch: int = 4
     """Pixels a side that become one position of the generator"""
     width: int = 32
@@ -147,7 +148,7 @@ class Settings:
     levels: int = 1
     """How many times a unet halves the image"""
     guide: bool = True
-    """Give the generator a frozen copy of the substitute, so that it knows what the clean image is taken for"""
+    """Condition the generator on the logits of a frozen copy of the substitute for the clean image"""
 
     learning_rate: Real = 5e-3
     """Peak of the generator's one-cycle schedule (Adam)"""

@@ -25,7 +25,8 @@ class Normal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean, variance = self.norm.running_mean, self.norm.running_var
-        if self.training or mean is None or variance is None:
+        hooked = bool(self.conv._forward_hooks)  # by a learned backward pass, say
+        if self.training or hooked or mean is None or variance is None:
             x = self.norm(self.conv(x))
         else:
             scale = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
