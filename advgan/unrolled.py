@@ -9,7 +9,7 @@ on the way through the ball. An iteration costs a forward and a backward pass of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from advgan.errors import InputError, reason
 from advgan.networks import logit_features, zero_init
 from advgan.threat import Norm, bounded
 
-Layer = nn.Linear | nn.Conv2d
+Layer = nn.Linear | nn.Conv2d | nn.BatchNorm2d
 
 
 class UnrolledGradientNetwork(nn.Module):
@@ -94,18 +94,21 @@ class UnrolledGradientNetwork(nn.Module):
                 features = self.cond_proj(torch.cat([cond, logit_features(gradient.logits)], dim=1))
                 direction = margin_gradient(gradient.logits, predicted, y_target) + self.logit_direction(features)
                 films = iter(self.films)
-                scales = [1 + next(films)(features) if path.per_image else None for path in self.paths]
+                scales = {path.name: 1 + next(films)(features) for path in self.paths if path.per_image}
                 step = gradient(direction, scales)
             raw = self._step(x, (x_t - x) / rearrange(eps, "n -> n 1 1 1"), raw, step, features)
             x_t = bounded(raw, x, self.norm, eps)
         return raw
 
     def _feedbacks(self, classifier: nn.Module) -> dict[str, Feedback]:
-        """By the names of the classifier's layers."""
-        return {
-            path.name: Feedback(classifier.get_submodule(path.name), weight)
+        """By the names of the classifier's layers: those with a learned weight, and its frozen normalisations."""
+        layers = dict(classifier.named_modules())
+        learned = {
+            path.name: Feedback(layers[path.name], weight)
             for path, weight in zip(self.paths, self.feedback, strict=True)
         }
+        norms = {name: layer for name, layer in layers.items() if is_frozen_norm(layer)}
+        return learned | {name: Feedback(norm, norm_gain(norm)) for name, norm in norms.items()}
 
     def _step(self, x: Tensor, relative_delta: Tensor, raw: Tensor, gradient: Tensor, features: Tensor) -> Tensor:
         """`raw` (n, c, h, w) of the iteration before -> of this one; `relative_delta` is its (x_adv - x) / eps."""
@@ -131,6 +134,7 @@ class FeedbackPath:
 class Feedback:
     """The backward pass of one layer: V^T g, each channel times `scale`.
 
+    layer    nn.Conv2d, nn.Linear, or a frozen nn.BatchNorm2d, whose V is a diagonal matrix (channels,)
     weight   V, the shape of the layer's weight
     scale    (n, channels), None: 1
     shapes   of the inputs, one entry for each time it ran
@@ -178,10 +182,10 @@ class InputGradient:
         self.leaf, self.output, self.logits = leaf, logits, logits.detach()
         self.feedbacks, self.create_graph = feedbacks, create_graph
 
-    def __call__(self, direction: Tensor, scales: list[Tensor | None]) -> Tensor:
-        """(n, k), and for each layer (n, channels) or None -> (n, c, h, w) float32."""
-        for feedback, scale in zip(self.feedbacks.values(), scales, strict=True):
-            feedback.scale = scale
+    def __call__(self, direction: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        """(n, k), and (n, channels) by the names of layers -> (n, c, h, w) float32."""
+        for name, scale in scales.items():
+            self.feedbacks[name].scale = scale
         direction = direction.to(self.output.dtype)
         (gradient,) = torch.autograd.grad(self.output, self.leaf, direction, create_graph=self.create_graph)
         for feedback in self.feedbacks.values():
@@ -213,9 +217,13 @@ class TwiceDifferentiable(TorchFunctionMode):
     """Instead of an operator whose backward pass has no derivative, others for the same function."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (F.hardsigmoid, torch._C._nn.hardsigmoid, torch._C._nn.hardsigmoid_):
-            return F.relu6(args[0] + 3) / 6
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func not in (F.hardsigmoid, torch._C._nn.hardsigmoid, torch._C._nn.hardsigmoid_):
+            return func(*args, **kwargs)
+        arguments = [*args, *kwargs.values()]
+        x, in_place = arguments[0], any(arguments[1:]) or func is torch._C._nn.hardsigmoid_
+        value = F.relu6(x + 3) / 6
+        return x.copy_(value) if in_place else value
 
 
 @contextmanager
@@ -252,7 +260,7 @@ def feedback_paths(classifier: Any) -> list[FeedbackPath]:
         x = torch.full((n, *classifier.image_shape), 0.5, device=device)
         try:
             with differentiable(classifier, x, feedbacks, create_graph=n == 2) as gradient:
-                total = gradient(torch.ones_like(gradient.logits), [None] * len(feedbacks)).sum()
+                total = gradient(torch.ones_like(gradient.logits), {}).sum()
                 if total.requires_grad:
                     torch.autograd.grad(total, list(weights.values()), allow_unused=True)
         except Exception as error:  # of anybody's code
@@ -282,6 +290,18 @@ def is_plain(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
 
 
+def is_frozen_norm(layer: nn.Module) -> bool:
+    """Whether a module is a batch normalisation by constants: a scale and a shift of each channel."""
+    plain = isinstance(layer, nn.BatchNorm2d) and type(layer).forward is nn.BatchNorm2d.forward
+    return plain and not layer.training and layer.running_var is not None and "forward" not in vars(layer)
+
+
+def norm_gain(norm: Any) -> Tensor:
+    """The scale of each channel (channels,) of a frozen batch normalisation."""
+    gain: Tensor = torch.rsqrt(norm.running_var + norm.eps)
+    return gain if norm.weight is None else gain * norm.weight
+
+
 def in_channels(layer: Any) -> int:
     width: int = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
     return width
@@ -290,6 +310,8 @@ def in_channels(layer: Any) -> int:
 def transposed(layer: Layer, grad: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
     """The gradient in the input of `shape` of a `layer` that has `weight`, from the gradient in its output."""
     weight = weight.to(grad.dtype)
+    if isinstance(layer, nn.BatchNorm2d):
+        return grad * rearrange(weight, "c -> c 1 1")
     if isinstance(layer, nn.Linear):
         return grad @ weight
     stride, dilation, kernel = layer.stride, layer.dilation, layer.kernel_size

@@ -97,7 +97,7 @@ def untrained_gradient(
     feedbacks = {name: Feedback(layer, layer.weight.detach()) for name, layer in layers.items()}
     assert feedbacks
     with differentiable(model, x, feedbacks, create_graph=False) as gradient:
-        return gradient(direction, [None] * len(feedbacks))
+        return gradient(direction, {})
 
 
 def soft_margin(logits: torch.Tensor, one: torch.Tensor) -> torch.Tensor:
@@ -168,7 +168,7 @@ def test_parameter_gradients_equal_those_of_the_explicit_backward_pass():
     v1, v2 = (torch.randn(*shape, requires_grad=True) for shape in ((7, 9), (4, 7)))
     s1, s2 = (torch.randn(3, width, requires_grad=True) for width in (9, 7))
     with differentiable(model, x, {"1": Feedback(model[1], v1), "3": Feedback(model[3], v2)}, True) as gradient:
-        automatic = gradient(direction, [s1, s2])
+        automatic = gradient(direction, {"1": s1, "3": s2})
     explicit = ((direction @ v2 * s2 * (model[1](x.flatten(1)) > 0)) @ v1 * s1).view_as(x)
     torch.testing.assert_close(automatic, explicit)
     weights, inputs = torch.randn_like(x), (v1, v2, s1, s2, direction)
@@ -317,8 +317,10 @@ def test_a_guide_without_a_gradient_is_refused():
 def test_twice_differentiable_hard_sigmoid_is_the_same_function():
     x = torch.linspace(-5, 5, 41).requires_grad_()
     with twice_differentiable():
-        smooth = [torch.nn.functional.hardsigmoid(x), nn.Hardsigmoid(inplace=True)(x + 0)]
-    for value in smooth:
+        changed = x + 0
+        F.hardsigmoid(changed, inplace=True)
+        values = [F.hardsigmoid(x), F.hardsigmoid(input=x), nn.Hardsigmoid(inplace=True)(x + 0), changed]
+    for value in values:
         torch.testing.assert_close(value, F.hardsigmoid(x))
         gradient = torch.autograd.grad(value.sum(), x, retain_graph=True)[0]
         torch.testing.assert_close(gradient, torch.autograd.grad(F.hardsigmoid(x).sum(), x)[0])
