@@ -5,15 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from advgan.errors import InputError
+from advgan.core.errors import InputError
 
 if TYPE_CHECKING:
-    from advgan.generator import Generator
-    from advgan.threat import Threat
+    from advgan.core.threat_model import Threat
+    from advgan.models.generator import Generator
 
 __version__ = "0.1.0"
 __all__ = ["Generator", "InputError", "Threat", "__version__"]
-_HOMES = {"Generator": "advgan.generator", "Threat": "advgan.threat"}
+_HOMES = {"Generator": "advgan.models.generator", "Threat": "advgan.core.threat_model"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""`advgan compare` from a clone: the program is advgan/commands/compare.py."""
+"""`advgan compare` from a clone: the program is advgan/experiments/comparison/run.py."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 # A program run by its path has its own folder first on the path; the library is above it.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from advgan.shutdown import exit_on_signals
+from advgan.core.shutdown import exit_on_signals
 
 if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
 
-from advgan.commands.compare import Settings, main
-from advgan.settings import run
+from advgan.core.config import run
+from advgan.experiments.comparison.run import Settings, main
 
 if __name__ == "__main__":
     run(main, Settings)

@@ -12,164 +12,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 # A program run by its path has its own folder first on the path; the library is above it.
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from advgan.shutdown import exit_on_signals
+from advgan.core.shutdown import exit_on_signals
 
 if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from rich.console import Console
-
-from advgan import training
-from advgan.attacks.registry import ATTACKS, Spec, bind, parse_attack
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
-from advgan.defenses import weights_of
-from advgan.errors import InputError
-from advgan.evaluation import Cells, Result, environment
-from advgan.evaluation.entrants import aim, load_generators, load_targets, radii, unfit
-from advgan.recipe import NameOrPath
-from advgan.report.comparison import Comparison
-from advgan.report.progress import cell_progress
-from advgan.report.sweeps.page import failures
-from advgan.report.sweeps.sweep import grids, unattacked, write_sweep
-from advgan.report.tensorboard import command as tensorboard_command
-from advgan.settings import ByOrder, run, write_settings
-from advgan.threat import Norm, Threat, check_class, eps_text
-
-ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
-SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
-SHOWN = 100  # images that a gallery's five are chosen from
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is attacked how hard, on which images, and where the results go."""
-
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
-    target: NameOrPath = "mnist-c"
-    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
-    hf:REPO, FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
-    target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    weights_by_order: ByOrder = False
-    defense: NameOrPath | None = None
-    """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
-    generator: Path | None = None
-    """A trained generator's folder, or the run that holds it: attack advgan, at eps up to its own"""
-    attacks: tuple[str, ...] = ()
-    """Names, with spaces or commas between, with settings of their own after colons (pgd:steps=100:loss=dlr), or all;
-    () takes noise-sign, fgsm, ifgsm, and advgan where there is a generator"""
-    eps: tuple[str, ...] = ()
-    """Radii, like 0.1, 8/255, or 0:0.3:0.05 for 0 to 0.3 by 0.05; 0 is always among them; () takes 0:0.3:0.05 for
-    linf and 0:3:0.5 for l2"""
-    norm: Norm | None = None
-    """Norm of the balls; None takes the generator's, linf without one"""
-    y_target: int | None = None
-    """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
-    max_samples: int | None = None
-    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
-    output_dir: Path = Path("checkpoints/runs/sweep")
-    """Where sweep.md, curves.png, sweep.json and the rest go; earlier ones are replaced"""
-    fresh: bool = False
-    """Run every cell again, even those that an earlier call has kept"""
-    batch_size: int = 100
-    """Images an attack is given at once"""
-    seed: int = 0
-    """Of the random attacks"""
-    threads: int | None = None
-    """CPU threads; None takes all cores"""
-
-
-def main(settings: Settings) -> None:
-    if settings.batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
-    trained = load_generators([] if settings.generator is None else [settings.generator], 1, [settings.target])
-    generator = trained[0].generator if trained else None
-    norm: Norm = settings.norm or (generator.threat.norm if generator else "linf")
-    y_target = aim(settings.y_target, generator)
-    balls = [Threat(norm, eps, targeted=y_target is not None) for eps in radii(settings.eps, norm) if eps]
-    words = settings.attacks or (*ATTACKS_SHOWN, *(["advgan"] if generator else []))
-    specs = chosen(words, with_generator=generator is not None, targeted=y_target is not None)
-    if not balls:
-        raise InputError("expected an eps above 0, got none")
-    device = training.start_alone(settings.seed, settings.threads)
-    data = load_chosen(settings)
-    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
-    named = ([settings.target], [] if weights is None else [weights])
-    (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
-    check_class(y_target, data.num_classes)
-    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
-    x, y = next(test.batches(len(test)))
-    for spec in specs:
-        attack = bind(spec, target.victim.model, balls[0], y_target, generator=generator)
-        attack(x[:0], y[:0])  # what cannot be, it says now
-    if generator is not None and any(spec.name == "advgan" for spec in specs):
-        generator.to(device).perturb(x[:1].to(device))
-        if reason := unfit(generator, balls[0], y_target):
-            raise InputError(reason)
-    training.claim(settings.output_dir, "sweep", resume=False, overwrite=True)
-    write_settings(settings, settings.output_dir)
-    cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
-
-    results: list[Result] = []
-    with cell_progress(len(specs) * len(balls)) as begin:
-        for spec in specs:
-            for threat in balls:
-                if spec.name == "advgan" and generator is not None and unfit(generator, threat, y_target):
-                    continue
-                result = cells.run(
-                    *(spec, target.victim, threat),
-                    y_target=y_target,
-                    seed=settings.seed,
-                    generator=generator,
-                    foreign=bool(trained) and not trained[0].trained_on(target),
-                    progress=begin(f"{spec.label}, {norm} eps {eps_text(threat.eps)}", len(x)),
-                )
-                results.append(result)
-
-    rows = []
-    for result in results:
-        if result.row["eps"] == balls[0].eps:
-            rows.append(unattacked(result.row))
-        rows.append(result.row)
-    described = target.describe(settings.dataset)
-    summary = {
-        **{"environment": environment(settings), "target": described, "targets": [described]},
-        **{"generators": [each.describe(target) for each in trained], "rows": rows},
-    }
-    write_sweep(settings.output_dir, Comparison(summary, results, x[:SHOWN], y[:SHOWN], data.classes))
-    if cells.found:
-        print(f"{cells.found} of {len(results)} cells were kept from an earlier call (--fresh runs them again)")
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    for grid in grids(summary):
-        console.print(grid.rich())
-    for line in failures(rows):
-        console.print(line, style="red", markup=False)
-    print(f"report       {settings.output_dir / 'sweep.md'}, figures sweep.csv and sweep.json")
-    print(f"images       {settings.output_dir / 'curves.png'}, {settings.output_dir / 'gallery'}")
-    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
-
-
-def chosen(asked: Sequence[str], with_generator: bool, targeted: bool) -> list[Spec]:
-    """The attacks to run, each once, in the order asked for; all of them for "all", without what has no generator."""
-    words = list(dict.fromkeys(" ".join(asked).replace(",", " ").split()))
-    if words == ["all"]:
-        able = [name for name, attack in ATTACKS.items() if attack.targeted or not targeted]
-        words = [name for name in able if name != "advgan" or with_generator]
-    return [parse_attack(word) for word in words]
-
+from advgan.core.config import run
+from advgan.experiments.sweep.run import Settings, main
 
 if __name__ == "__main__":
     run(main, Settings)

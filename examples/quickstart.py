@@ -17,10 +17,10 @@ from torchvision.transforms import Normalize
 
 from advgan import Generator, Threat
 from advgan.attacks import advgan, fgsm, noise_sign, pgd
+from advgan.classifiers import check_target, load_target
 from advgan.data import load_data, training_batches
 from advgan.evaluation import evaluate
 from advgan.report.gallery import gallery
-from advgan.targets import check_target, load_target
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 picture = Path(sys.argv[1] if len(sys.argv) > 1 else "quickstart.png")

@@ -3,7 +3,7 @@
 python examples/serve.py --target checkpoints/mnist5k-classifier --port 8000
 advgan compare --target http://127.0.0.1:8000/ --attacks noise-sign square advgan --generator RUN
 
-The protocol stands in advgan/targets/others/endpoint.py: GET describes the classifier, POST takes images as an .npy
+The protocol stands in advgan/classifiers/external/endpoint.py: GET describes the classifier, POST takes images as .npy
 file or as JSON. It is for tests and teaching, on this machine: no encryption, and anybody who reaches it may ask.
 """
 
@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advgan.classifiers import fingerprint
+from advgan.core.config import run
 from advgan.defenses import load_classifier
-from advgan.settings import run
-from advgan.targets import fingerprint
 
 Told = Literal["probabilities", "logits", "labels"]
 

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from advgan.classifiers import build_target, save_target
+from advgan.core.errors import note
 from advgan.data import load_data
-from advgan.errors import note
-from advgan.targets import build_target, save_target
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]

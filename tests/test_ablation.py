@@ -10,13 +10,13 @@ from unittest.mock import patch
 
 import pytest
 
-from advgan.json_files import read_sealed
-from advgan.settings import run
-from eval import programs
+from advgan.core.config import run
+from advgan.core.json_files import read_sealed
+from advgan.experiments import trainings as programs
 
 from .conftest import Run
 
-ablation = importlib.import_module("eval.ablation")
+ablation = importlib.import_module("advgan.experiments.ablation.run")
 
 
 @pytest.fixture(scope="session")

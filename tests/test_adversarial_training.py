@@ -23,20 +23,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from advgan.attacks import fgsm
+from advgan.classifiers import build_target, load_target, save_target
+from advgan.core.config import run
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
 from advgan.data import Split, load_data
 from advgan.defenses import defend, load_members
-from advgan.defenses.adversarial_training import (
-    Adversary,
-    Method,
-    mixed_loss,
-    overfitted,
-    plan,
-)
-from advgan.errors import InputError
-from advgan.evaluation.hardness import accuracy, validate
-from advgan.settings import run
-from advgan.targets import build_target, load_target, save_target
-from advgan.threat import Threat
+from advgan.training.adversarial import Adversary, Method, mixed_loss, overfitted, plan
+from advgan.training.robust_accuracy import accuracy, validate
 
 from .conftest import ROOT
 

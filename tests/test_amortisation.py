@@ -14,20 +14,20 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advgan import Generator
-from advgan.analysis.amortisation import against, evaluations_to_reach, finding, reach, union
-from advgan.analysis.diversity import diversity
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import bind
+from advgan.classifiers import load_target
+from advgan.core.config import run
+from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import evaluate
 from advgan.evaluation.statistics import paired_ratio
-from advgan.settings import run
-from advgan.targets import load_target
-from advgan.threat import Threat
+from advgan.experiments.amortisation.analysis import against, evaluations_to_reach, finding, reach, union
+from advgan.experiments.amortisation.diversity import diversity
 from tests.conftest import Run
 from tests.test_statistics import result
 
-amortisation = importlib.import_module("eval.amortisation")
+amortisation = importlib.import_module("advgan.experiments.amortisation.run")
 Call = Callable[..., dict[str, Any]]
 CONDITIONAL = {"classes": 3, "noise": 2, "eps_min": 0.1, "eps": 0.4}
 
@@ -167,7 +167,7 @@ def test_a_second_call_runs_nothing_and_says_the_same(
     def never(*words: Any, **settings: Any) -> None:
         raise AssertionError("a cell was run again")
 
-    monkeypatch.setattr("advgan.evaluation.cells.evaluate", never)
+    monkeypatch.setattr("advgan.evaluation.result_cache.evaluate", never)
     second = call(*words)
     assert f"{len(first['rows']) - 16} cells were kept" in capsys.readouterr().out  # all but the 16 draws
     for part in amortisation.PARTS:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from advgan import Generator
 from advgan.attacks import advgan, bind, ifgsm, ifgsm_corner, mifgsm, noise_gaussian, noise_sign, parse_attack, pgd
-from advgan.attacks.objectives import excess, objective, reached
-from advgan.attacks.pool import Pool
-from advgan.errors import InputError
-from advgan.evaluation.witness import Counter
-from advgan.losses import margin
-from advgan.threat import Threat, delta_norms
+from advgan.attacks.active_set import Pool
+from advgan.attacks.losses import excess, objective, reached
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat, delta_norms
+from advgan.evaluation.instrumentation import Counter
+from advgan.models.losses import margin
 from tests.test_attacks import conv_net, images, linear, own_labels, seeded
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5, 3.0], [0.0, 4.0, -2.0, 1.0]])

@@ -14,7 +14,6 @@ from advgan.attacks import (
     Spec,
     bind,
     fgsm,
-    gradients,
     ifgsm,
     ifgsm_corner,
     ifgsm_projected,
@@ -24,13 +23,14 @@ from advgan.attacks import (
     noise_uniform,
     parse_attack,
     pgd,
-    pool,
 )
-from advgan.attacks.objectives import objective
-from advgan.errors import InputError
-from advgan.evaluation.witness import Snapshot
-from advgan.generator import Generator
-from advgan.threat import TOLERANCE, Threat, delta_norms
+from advgan.attacks import active_set as pool
+from advgan.attacks import common as gradients
+from advgan.attacks.losses import objective
+from advgan.core.errors import InputError
+from advgan.core.threat_model import TOLERANCE, Threat, delta_norms
+from advgan.evaluation.instrumentation import Snapshot
+from advgan.models.generator import Generator
 
 # Settings that make the thorough ones quick enough for small nets.
 QUICK = {

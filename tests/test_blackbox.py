@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from advgan.attacks import apgd, carlini_wagner, deepfool, fgsm, hopskipjump, ifgsm, jsma, lbfgs, mifgsm, pgd, square
 from advgan.attacks.registry import bind
+from advgan.classifiers import BlackBox, OutOfQueries, check_target, load_target
+from advgan.classifiers.black_box import FLOOR
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
 from advgan.data import load_data
-from advgan.errors import InputError
 from advgan.evaluation import evaluate
-from advgan.evaluation.admission import check_gradients
-from advgan.targets import BlackBox, OutOfQueries, check_target, load_target
-from advgan.targets.blackbox import FLOOR
-from advgan.threat import Threat
+from advgan.evaluation.compatibility import check_gradients
 
 SIX = torch.linspace(0, 1, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advgan.attacks import bind, carlini_wagner, deepfool, lbfgs
 from advgan.attacks.boundary import to_boundary
-from advgan.threat import Norm, Threat, delta_norms
+from advgan.core.threat_model import Norm, Threat, delta_norms
 
 ATTACKS = {
     "deepfool": (deepfool, "l2"),

@@ -17,12 +17,12 @@ from advgan import Generator
 from advgan.attacks import bind, fgsm, ifgsm
 from advgan.attacks.registry import parse_attack
 from advgan.bridges.base import value
+from advgan.classifiers import BlackBox, load_target
+from advgan.core.config import run
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
 from advgan.data import load_data
-from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim, evaluate
-from advgan.settings import run
-from advgan.targets import BlackBox, load_target
-from advgan.threat import Threat
 from tests.test_attacks import conv_net, images, own_labels
 
 fool = pytest.importorskip("foolbox")
@@ -32,7 +32,7 @@ art = pytest.importorskip("art.estimators.classification")
 from advgan.bridges.art import AdvGAN as ForArt  # noqa: E402, they need their libraries
 from advgan.bridges.foolbox import AdvGAN as ForFoolbox  # noqa: E402
 from advgan.bridges.torchattacks import AdvGAN as ForTorchattacks  # noqa: E402
-from advgan.commands import compare  # noqa: E402
+from advgan.experiments.comparison import run as compare  # noqa: E402
 
 BALL = Threat("linf", 0.2)
 ONE_STEP = {"foolbox": "foolbox:FGSM", "torchattacks": "torchattacks:FGSM", "art": "art:FastGradientMethod"}
@@ -346,7 +346,7 @@ def test_side_by_side_in_one_table(
 def test_what_needs_gradients_of_a_model_that_only_answers_is_a_failed_row(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "box.py").write_text(
         "import numpy as np\n"
-        "from advgan.targets import BlackBox\n"
+        "from advgan.classifiers import BlackBox\n"
         "box = BlackBox(lambda x: np.eye(3)[(x.numpy().mean((1, 2, 3)) > 0.25).astype(int)], 3)\n"
     )
     words = ["--dataset", "folder", "--data-dir", digits, "--target", f"{tmp_path / 'box.py'}:box", "--eps", 0.2]

@@ -11,10 +11,10 @@ import torch
 
 from advgan import Generator
 from advgan.attacks import Attack, Spec, bind, ifgsm, parse_attack, registry
+from advgan.core.threat_model import Threat
+from advgan.core.weights import read_weights, write_weights
 from advgan.evaluation import Cells, Result, Victim, evaluate
 from advgan.evaluation.sharing import share_cells
-from advgan.threat import Threat
-from advgan.weights import read_weights, write_weights
 from tests.test_attacks import conv_net, images, own_labels
 
 BALL = Threat("linf", 0.2)

@@ -11,10 +11,10 @@ import torch
 
 from advgan import Generator
 from advgan.attacks.registry import bind
+from advgan.classifiers import load_target
+from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import evaluate, predict
-from advgan.targets import load_target
-from advgan.threat import Threat
 
 from .conftest import ROOT
 

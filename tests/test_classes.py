@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from advgan.classifiers import check_normalised
+from advgan.classifiers.external.base import Other
+from advgan.core.errors import InputError
 from advgan.data import Data, Split, load_data, relabel
 from advgan.defenses import load_classifier
-from advgan.errors import InputError
-from advgan.evaluation.admission import admitted
-from advgan.evaluation.entrants import load_targets
-from advgan.targets import check_normalised
-from advgan.targets.others.base import Other
+from advgan.evaluation.compatibility import admitted
+from advgan.evaluation.loading import load_targets
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from advgan import Generator, __version__
-from advgan.cli import main
+from advgan.cli.main import main
 
 from .conftest import ROOT
 
@@ -87,7 +87,7 @@ EXAMPLES = ("attack", "compare", "export", "info")
 
 def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from advgan.cli import main; main(['--version']); main(['--help'])\n"
+        "import sys; from advgan.cli.main import main; main(['--version']); main(['--help'])\n"
         "assert not {'torch', 'numpy', 'tyro', 'rich', 'huggingface_hub'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -99,7 +99,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
 
 
 def test_info_does_without_pytorch() -> None:
-    code = "import sys; from advgan.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    code = "import sys; from advgan.cli.main import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, "info", "checkpoints/mnist-c-generator"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from advgan import Generator
-from advgan.cli import main
+from advgan.cli.attack_images import find
+from advgan.cli.attack_images.png import check_place, finished, write_png
+from advgan.cli.main import main
+from advgan.core.errors import InputError
 from advgan.defenses import load_classifier
-from advgan.errors import InputError
-from advgan.pictures import find
-from advgan.pictures.png import check_place, finished, write_png
 
 from .conftest import Run
 
@@ -114,7 +114,7 @@ def test_a_black_box_looks_on_and_is_asked_about_the_pictures_alone(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bb.py").write_text(
-        "from advgan.targets import BlackBox\n\n\ndef box():\n"
+        "from advgan.classifiers import BlackBox\n\n\ndef box():\n"
         "    return BlackBox(lambda x: (x.mean((1, 2, 3)) > 0.5).long(), 2, 'labels', budget=2)\n"
     )
     words = (photos / "a.png", tmp_path / "out", "--generator", generator, "--target", f"{tmp_path}/bb.py:box")
@@ -131,7 +131,7 @@ def test_names_of_classes(classifier: Path, digits: Path, tmp_path: Path, monkey
         model.classes = ("bottom", "=middle", "top")
         return model
 
-    monkeypatch.setattr("advgan.commands.attack.load_classifier", named)
+    monkeypatch.setattr("advgan.cli.attack.load_classifier", named)
     one, out = digits / "test" / "top" / "0.png", tmp_path / "out"
     words = (one, out, "--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier")
     attack(*words, "--y-target", "botom", code=2)

@@ -19,9 +19,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advgan import Generator
+from advgan.classifiers import fingerprint, load_target, save_target
+from advgan.core.config import run
 from advgan.evaluation import ROW_KEYS
-from advgan.settings import run
-from advgan.targets import fingerprint, load_target, save_target
 from tests.conftest import ROOT, Run, environment
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from advgan.attacks import parse_attack
+from advgan.classifiers import build_target, fingerprint, save_target
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
 from advgan.defenses import adaptive, defend, load_classifier
 from advgan.defenses.compression import LAYERS, int8
-from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim
-from advgan.targets import build_target, fingerprint, save_target
-from advgan.threat import Threat
 
 
 @pytest.fixture

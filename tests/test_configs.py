@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from advgan import Generator
-from advgan.checkpoints import summary
+from advgan.classifiers import build_target, fingerprint, load_target, save_target
+from advgan.core.checkpoint_summary import summary
+from advgan.core.errors import InputError
+from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import defend, load_classifier, load_detector
 from advgan.defenses.checkpoint import load_members
 from advgan.defenses.detection import FeatureSqueezing, save_detector
-from advgan.discriminator import Discriminator
-from advgan.errors import InputError
-from advgan.evaluation.entrants import run_of
-from advgan.targets import build_target, fingerprint, load_target, save_target
-from advgan.weights import read_weights, write_weights
+from advgan.evaluation.loading import run_of
+from advgan.models.discriminator import Discriminator
 
 from .conftest import ROOT
 

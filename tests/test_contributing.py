@@ -26,7 +26,7 @@ def add(there: str, block: str) -> str:
 def test_the_worked_examples_work(tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
     folders = {str(Path(name).parent) for name, _ in blocks}
-    assert folders == {"advgan/attacks", "advgan/targets", "advgan/defenses", "tests"}
+    assert folders == {"advgan/attacks", "advgan/classifiers", "advgan/defenses", "tests"}
     for folder in ("advgan", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -16,11 +16,11 @@ import torchvision.datasets
 from PIL import Image
 from torch import Tensor
 
+from advgan.core.errors import InputError
 from advgan.data import DATASETS, Data, Split, load_data, training_batches
 from advgan.data.augment import augment
 from advgan.data.folder import load_folder
 from advgan.data.split import fair_order, hold_out
-from advgan.errors import InputError
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks import deepfool, pool
-from advgan.errors import InputError
-from advgan.evaluation.witness import Snapshot
-from advgan.targets.guards import OneLogit
-from advgan.threat import delta_norms
+from advgan.attacks import active_set as pool
+from advgan.attacks import deepfool
+from advgan.classifiers.checks import OneLogit
+from advgan.core.errors import InputError
+from advgan.core.threat_model import delta_norms
+from advgan.evaluation.instrumentation import Snapshot
 
 FOOLBOX = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}
 INF = float("inf")

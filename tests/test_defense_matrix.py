@@ -20,19 +20,19 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advgan import Generator
+from advgan.classifiers import build_target, fingerprint, save_target
+from advgan.core.config import run
+from advgan.core.errors import InputError
 from advgan.data import load_data
 from advgan.defenses import load_classifier
-from advgan.errors import InputError
 from advgan.evaluation import Cells
-from advgan.evaluation.pace import relative_time
-from advgan.evaluation.rows import Row, load_rows, parse_row, parse_rows
-from advgan.report.sweeps import defenses_figures
-from advgan.settings import run
-from advgan.targets import build_target, fingerprint, save_target
+from advgan.evaluation.relative_time import relative_time
+from advgan.experiments.defenses import plots as defenses_figures
+from advgan.experiments.defenses.rows import Row, load_rows, parse_row, parse_rows
 
 from .conftest import Run
 
-matrix = importlib.import_module("eval.defenses")
+matrix = importlib.import_module("advgan.experiments.defenses.run")
 Call = Callable[..., dict[str, Any]]
 NAME = "<b>coarse|&"
 TIMES = {"seconds_per_image", "images_per_second", "relative_time"}

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from advgan.attacks import fgsm, parse_attack
+from advgan.classifiers import build_target, check_target, fingerprint, load_target, save_target
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.defenses import DEFENSES, adaptive, defend, is_random, load_classifier, reseed, seen, undefended
 from advgan.defenses.detection import FeatureSqueezing, save_detector
-from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim
-from advgan.evaluation.entrants import load_targets
-from advgan.targets import build_target, check_target, fingerprint, load_target, save_target
-from advgan.threat import Threat
+from advgan.evaluation.loading import load_targets
 
 WORDS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defence is tried here, where it needs some
 

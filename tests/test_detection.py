@@ -10,6 +10,9 @@ import torch
 from scipy.ndimage import median_filter
 from torch import Tensor, nn
 
+from advgan.classifiers import build_target, save_target
+from advgan.core.errors import InputError
+from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import Reject, adaptive, defend, load_classifier, load_detector, suspicious
 from advgan.defenses.detection import (
     BinaryDetector,
@@ -19,10 +22,7 @@ from advgan.defenses.detection import (
     save_detector,
     threshold_at,
 )
-from advgan.discriminator import Discriminator
-from advgan.errors import InputError
-from advgan.targets import build_target, save_target
-from advgan.weights import read_weights, write_weights
+from advgan.models.discriminator import Discriminator
 
 SHAPE = (1, 28, 28)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from advgan.diagnosis import sinks, symptoms
-from advgan.report.card import generator_card
+from advgan.training.card import generator_card
+from advgan.training.collapse import sinks, symptoms
 
 X = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
 NOISE = 0.3 * torch.rand(X.shape, generator=torch.Generator().manual_seed(1)).sub(0.5).sign()

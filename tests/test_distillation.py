@@ -19,21 +19,24 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from advgan import Generator, training
-from advgan.analysis.distillation import aimed, amplitude, spread
+from advgan.classifiers import load_target
+from advgan.core.config import run
+from advgan.core.errors import InputError
+from advgan.core.json_files import read_sealed
 from advgan.data import load_data
 from advgan.defenses.distillation import soft_cross_entropy, soft_labels
-from advgan.errors import InputError
-from advgan.evaluation.harness import Result
-from advgan.evaluation.witness import Snapshot
-from advgan.json_files import read_sealed
+from advgan.evaluation.evaluate import Result
+from advgan.evaluation.instrumentation import Snapshot
+from advgan.experiments.distillation.analysis import aimed, amplitude, spread
+from advgan.experiments.distillation.plots import PUBLISHED
 from advgan.report.figures.cases import safe
-from advgan.report.sweeps.distillation_figures import PUBLISHED
-from advgan.settings import run
-from advgan.targets import load_target
 
 from .conftest import Run
 
-distill, distillation = importlib.import_module("train.distill"), importlib.import_module("eval.distillation")
+distill, distillation = (
+    importlib.import_module("advgan.training.distillation"),
+    importlib.import_module("advgan.experiments.distillation.run"),
+)
 Call = Callable[..., dict[str, Any]]
 CW = "carlini-wagner:steps=5:binary_steps=2"
 STEPS = 9  # of 20 images, for each net: six make an epoch of `digits`
@@ -319,7 +322,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
         run(module.main, module.Settings, [str(word) for word in words])
 
-    monkeypatch.setattr(importlib.import_module("eval.programs"), "program", start)
+    monkeypatch.setattr(importlib.import_module("advgan.experiments.trainings"), "program", start)
     return started
 
 

@@ -14,8 +14,9 @@ import torch
 import yaml
 from torch import nn
 
-from advgan.errors import InputError
-from advgan.settings import parse
+from advgan.cli.main import COMMANDS
+from advgan.core.config import parse
+from advgan.core.errors import InputError
 
 from .conftest import ROOT
 
@@ -119,7 +120,7 @@ def commands(line: str) -> list[tuple[str, list[str]]]:
         if "-m" in call[:-2] and call[call.index("-m") + 1] == "advgan":
             call = call[call.index("-m") + 1 :]
         if len(call) > 2 and call[0] == "advgan":
-            found.append((f"advgan.commands.{call[1]}", call[2:]))
+            found.append((COMMANDS[call[1]], call[2:]))
     return found
 
 
@@ -139,7 +140,9 @@ def understood(program: str, words: list[str], line: str) -> None:
 
 
 def test_commands_are_found_and_wrong_ones_refused() -> None:
-    assert commands("python -m advgan compare --eps 0.3 | tee log") == [("advgan.commands.compare", ["--eps", "0.3"])]
+    assert commands("python -m advgan compare --eps 0.3 | tee log") == [
+        ("advgan.experiments.comparison.run", ["--eps", "0.3"])
+    ]
     line = "V=1; accelerate launch --cpu train/advgan.py --epz 8/255 --output-dir RUN"
     ((program, words),) = commands(line)
     assert (program, words[:2]) == ("train.advgan", ["--epz", "8/255"])

@@ -20,18 +20,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from advgan.commands import compare
+from advgan.classifiers import BlackBox, fingerprint
+from advgan.classifiers.external import client
+from advgan.classifiers.external.endpoint import load
+from advgan.core.config import run
+from advgan.core.errors import InputError
 from advgan.defenses import load_classifier
-from advgan.errors import InputError
-from advgan.settings import run
-from advgan.targets import BlackBox, fingerprint
-from advgan.targets.others import client
-from advgan.targets.others.endpoint import load
+from advgan.experiments.comparison import run as compare
 
 from .conftest import ROOT, environment
 
 service = importlib.import_module("examples.serve")
-substitute = importlib.import_module("train.substitute")
+substitute = importlib.import_module("advgan.training.substitute")
 X = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 ABOUT = {"image_shape": [1, 28, 28], "num_classes": 3, "answers": "probabilities"}
 Answer = tuple[int, dict[str, str], Any]  # status, headers, what is sent as JSON, or bytes
@@ -437,7 +437,7 @@ def test_one_more_box_asks_the_same_service() -> None:
 def test_a_service_with_a_protocol_of_its_own_comes_from_a_python_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from advgan.targets import BlackBox\n\n"
+        "from advgan.classifiers import BlackBox\n\n"
         "def service():\n    return BlackBox(lambda x: [1] * len(x), 3, 'labels', identity='a')\n"
     )
     box = load_classifier(f"{file}:service", image_shape=(1, 28, 28), num_classes=3)

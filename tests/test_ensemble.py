@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks import parse_attack
+from advgan.classifiers import build_target, save_target
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
 from advgan.defenses import adaptive, defend, load_classifier
 from advgan.defenses.ensemble import Ensemble, MeanLogits, MeanProbabilities, Vote
-from advgan.errors import InputError
 from advgan.evaluation import Cells, Victim
-from advgan.targets import build_target, save_target
-from advgan.threat import Threat
 
 
 class Says(nn.Module):

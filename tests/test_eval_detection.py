@@ -17,15 +17,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from advgan import Generator
 from advgan.attacks import fgsm
+from advgan.classifiers import fingerprint, load_target
+from advgan.core.config import run
 from advgan.data import load_data
 from advgan.defenses import load_classifier
 from advgan.defenses.detection import BinaryDetector, Detector, FeatureSqueezing, save_detector, scores, threshold_at
-from advgan.report.sweeps import detection as report
-from advgan.settings import run
-from advgan.targets import fingerprint, load_target
+from advgan.experiments.detection import report
 from tests.conftest import Run
 
-detection = importlib.import_module("eval.detection")
+detection = importlib.import_module("advgan.experiments.detection.run")
 Call = Callable[..., dict[str, Any]]
 EPS = 0.5
 

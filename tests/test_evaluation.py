@@ -18,13 +18,14 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import norm as normal
 from torch import Tensor, nn
 
-from advgan.analysis.amortisation import against, union
 from advgan.analysis.worst_case import worst_case
 from advgan.attacks import Bound, bind, ifgsm
-from advgan.errors import InputError
-from advgan.evaluation import ROW_KEYS, Result, certify, environment, evaluate, predict, wilson
-from advgan.evaluation.witness import Snapshot
-from advgan.threat import Threat
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
+from advgan.evaluation import ROW_KEYS, Result, environment, evaluate, predict, wilson
+from advgan.evaluation import verify as certify
+from advgan.evaluation.instrumentation import Snapshot
+from advgan.experiments.amortisation.analysis import against, union
 
 
 class Brightness(nn.Module):

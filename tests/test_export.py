@@ -10,12 +10,13 @@ import onnx
 import pytest
 import torch
 
-from advgan import Generator, export
-from advgan.cli import main
-from advgan.errors import InputError
-from advgan.export import Format, export_generator, read_onnx
-from advgan.targets import fingerprint
-from advgan.threat import Threat
+from advgan import Generator
+from advgan.classifiers import fingerprint
+from advgan.cli.main import main
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
+from advgan.models import export
+from advgan.models.export import Format, export_generator, read_onnx
 
 SMALL = {"width": 4, "depth": 1}
 
@@ -122,7 +123,7 @@ def test_the_format_is_the_outputs_and_the_hub_needs_one(
         return []
 
     monkeypatch.setattr(Generator, "from_pretrained", lambda source, guide: source)
-    monkeypatch.setattr("advgan.commands.export.export_generator", written)
+    monkeypatch.setattr("advgan.cli.export.export_generator", written)
     with pytest.raises(SystemExit):
         main(["export", "hf://user/model"])
     assert "hf://user/model is no folder to write to, expected --output FILE" in capsys.readouterr().err
@@ -133,7 +134,7 @@ def test_the_format_is_the_outputs_and_the_hub_needs_one(
 
 
 def test_speed_puts_onnxruntime_beside_pytorch(digits: Path, classifier: Path, tmp_path: Path) -> None:
-    from eval import speed
+    from benchmarks import speed
 
     made().save_pretrained(tmp_path / "generator")
     words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--target-weights", classifier]

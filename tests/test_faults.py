@@ -20,12 +20,12 @@ import torch
 from accelerate import Accelerator
 
 from advgan import Generator, InputError, training
+from advgan.classifiers import load_target
+from advgan.core.config import run
+from advgan.core.lock import LOCK, hold, release
 from advgan.defenses.detection import FeatureSqueezing, load_detector, save_detector
-from advgan.discriminator import Discriminator
-from advgan.lock import LOCK, hold, release
-from advgan.settings import run
-from advgan.targets import load_target
-from advgan.training import states
+from advgan.models.discriminator import Discriminator
+from advgan.training.runtime import checkpoint as states
 
 
 def forked(call: Callable[[], object]) -> int:

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from advgan.attacks.registry import bind, parse_attack
-from advgan.errors import InputError
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat, delta_norms
 from advgan.evaluation import Result, evaluate
-from advgan.evaluation.harness import judged
+from advgan.evaluation.evaluate import judged
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures import pictures, with_caption
 from advgan.report.figures.cases import cases, reach, safe
@@ -27,7 +28,6 @@ from advgan.report.figures.speed import pareto, speed
 from advgan.report.figures.style import finish, sheet, styles
 from advgan.report.figures.two_changes import square, two_changes
 from advgan.report.gallery import answer, gallery, magnifications
-from advgan.threat import Threat, delta_norms
 
 CLASSES = ("cat", "dog", "a rather long name", "$x_1$")
 STORIES = ["curves", "speed", "noise", "two changes", "gallery", "confusion", "norms"]

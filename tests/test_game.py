@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 from torch.optim import SGD
 
-from advgan.discriminator import Discriminator
-from advgan.evaluation.validation import Question, questions
-from advgan.game import Game, ask, discriminator_step, generator_step
-from advgan.generator import Generator
+from advgan.models.discriminator import Discriminator
+from advgan.models.generator import Generator
+from advgan.training.gan import Game, ask, discriminator_step, generator_step
+from advgan.training.validation import Question, questions
 
 
 def test_each_step_trains_its_own_network():

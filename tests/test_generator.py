@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advgan import Generator, InputError
-from advgan.discriminator import Discriminator
-from advgan.threat import Threat, bounded
-from advgan.weights import write_weights
+from advgan.core.threat_model import Threat, bounded
+from advgan.core.weights import write_weights
+from advgan.models.discriminator import Discriminator
 
 
 @settings(max_examples=80, deadline=None)
@@ -305,7 +305,7 @@ def test_from_pretrained_downloads_configuration_and_safetensors_only(
         assert (repo, allow_patterns, revision) == ("user/model", ["config.json", "model.safetensors"], "v1")
         return str(tmp_path)
 
-    monkeypatch.setattr("advgan.generator.snapshot_download", download)
+    monkeypatch.setattr("advgan.models.generator.snapshot_download", download)
     loaded = Generator.from_pretrained("hf://user/model", revision="v1")
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), made.parameters(), strict=True))
 
@@ -314,7 +314,7 @@ def test_from_pretrained_of_an_unreachable_hub_is_one_line(monkeypatch: pytest.M
     def download(repo: str, **settings: object) -> str:
         raise OSError("connection refused\nsee the documentation")
 
-    monkeypatch.setattr("advgan.generator.snapshot_download", download)
+    monkeypatch.setattr("advgan.models.generator.snapshot_download", download)
     with pytest.raises(InputError, match=r"no generator at hf://user/model: .*connection refused") as error:
         Generator.from_pretrained("hf://user/model")
     assert "\n" not in str(error.value)

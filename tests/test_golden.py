@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from advgan import Generator
+from advgan.core.config import run
 from advgan.data import load_data
-from advgan.settings import run
 from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).with_name("golden.json")

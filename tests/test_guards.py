@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from advgan.attacks import carlini_wagner, deepfool, fgsm, jsma, lbfgs, noise_sign, pgd, square
 from advgan.attacks.registry import bind, parse_attack
+from advgan.classifiers import BlackBox, check_target
+from advgan.classifiers.checks import OneLogit, gradient_fault
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
 from advgan.defenses import defend
-from advgan.errors import InputError
 from advgan.evaluation import evaluate
-from advgan.evaluation.admission import check_gradients, only_answers
-from advgan.targets import BlackBox, check_target
-from advgan.targets.guards import OneLogit, gradient_fault
-from advgan.threat import Threat
+from advgan.evaluation.compatibility import check_gradients, only_answers
 
 THREAT = Threat("linf", 0.1)
 Y = torch.arange(20) % 2

@@ -12,12 +12,12 @@ from torch import nn
 
 from advgan import Generator, InputError
 from advgan.attacks.registry import bind
-from advgan.evaluation.harness import evaluate
-from advgan.export import export_generator
-from advgan.guides import allowed_guide
-from advgan.targets import BlackBox, build_target, load_target
-from advgan.threat import Threat
-from advgan.weights import read_weights, write_weights
+from advgan.classifiers import BlackBox, build_target, load_target
+from advgan.core.threat_model import Threat
+from advgan.core.weights import read_weights, write_weights
+from advgan.evaluation.evaluate import evaluate
+from advgan.models.export import export_generator
+from advgan.models.guides import allowed_guide
 
 SHAPE = (1, 12, 12)
 KINDS: list[dict[str, Any]] = [{"patch": 4}, {"architecture": "unrolled", "depth": 1}, {"architecture": "unet"}]

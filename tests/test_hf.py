@@ -18,13 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
+from advgan.core.config import parse
+from advgan.core.errors import InputError
 from advgan.data import Data, Split, Stream, load_data, training_batches
 from advgan.data.columns import Columns, find_columns
 from advgan.data.hf import load_hf
 from advgan.data.labels import find_classes, plain_label, read_classes
 from advgan.data.shards import damage
-from advgan.errors import InputError
-from advgan.settings import parse
 
 from .conftest import ROOT
 from .test_data import check_triple, everything, write_folder

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from advgan import Generator
-from advgan.cli import main
+from advgan.cli.main import main
 
 
 def cut(path: Path) -> None:

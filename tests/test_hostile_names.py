@@ -14,9 +14,9 @@ from markdown_it import MarkdownIt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advgan.report.comparison import Comparison
+from advgan.report.escaping import code, csv_text, in_markdown, in_table, in_utf8
 from advgan.report.files import write_report
 from advgan.report.latex import escape
-from advgan.report.names import code, csv_text, in_markdown, in_table, in_utf8
 
 from .test_report import comparison
 

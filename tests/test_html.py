@@ -20,7 +20,7 @@ from PIL import Image
 
 from advgan.report.comparison import Picture
 from advgan.report.html import headlines, html
-from advgan.report.side_by_side import BUDGET
+from advgan.report.html_gallery import BUDGET
 from tests.test_report import cell, comparison
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

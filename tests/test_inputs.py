@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advgan import Generator
 from advgan.attacks import fgsm, noise_sign, pgd
-from advgan.errors import InputError
+from advgan.classifiers import check_target
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat, check_class
 from advgan.evaluation import evaluate
-from advgan.targets import check_target
-from advgan.threat import Threat, check_class
 
 X, Y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 2
 LOADER: Any = DataLoader(TensorDataset(X, Y), batch_size=2)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from advgan.errors import InputError
-from advgan.json_files import MAX_DEPTH, check_int, check_real, object_digest, read_object, read_sealed, sealed
+from advgan.core.errors import InputError
+from advgan.core.json_files import MAX_DEPTH, check_int, check_real, object_digest, read_object, read_sealed, sealed
 
 
 @pytest.mark.parametrize(

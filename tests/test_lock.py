@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from advgan import InputError, lock
-from advgan.lock import LOCK, hold, release
+from advgan import InputError
+from advgan.core import lock
+from advgan.core.lock import LOCK, hold, release
 
 from .test_faults import ended, forked
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from advgan import losses
+from advgan.models import losses
 
 Z = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 5.0]])
 Y = torch.tensor([0, 1])

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from advgan.analysis.masking import masking
 from advgan.attacks import fgsm, hopskipjump, parse_attack
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.defenses import adaptive, defend, reseed
-from advgan.errors import InputError
 from advgan.evaluation import Cells, Result, Victim
-from advgan.losses import margin
-from advgan.threat import Threat
+from advgan.models.losses import margin
 from tests.test_sanity import share
 from tests.test_statistics import plain, result
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from advgan.attacks.carlini_wagner import carlini_wagner, carlini_wagner_clipped
 from advgan.attacks.jsma import best_pair, jsma
 from advgan.attacks.lbfgs import lbfgs
-from advgan.attacks.objectives import objective
-from advgan.errors import InputError
-from advgan.evaluation.witness import Snapshot
-from advgan.threat import Threat, delta_norms
+from advgan.attacks.losses import objective
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat, delta_norms
+from advgan.evaluation.instrumentation import Snapshot
 
 Attack = Callable[..., Tensor]
 darker = partial(jsma, theta=-1.0, gamma=1.0)
@@ -293,7 +293,7 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(attack: Attack, monkeypat
     y[3] = (y[3] + 1) % 5
     together = attack(model, x, y)
     alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1]) for i in range(5)])
-    monkeypatch.setattr("advgan.attacks.pool.CHUNK", 2)
+    monkeypatch.setattr("advgan.attacks.active_set.CHUNK", 2)
     monkeypatch.setattr("torch.get_num_threads", lambda: 0)
     in_twos = attack(model, x, y)
     for other in (alone, in_twos):

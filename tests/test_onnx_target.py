@@ -13,9 +13,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from advgan.attacks import fgsm, square
+from advgan.classifiers import BlackBox
+from advgan.core.errors import InputError
 from advgan.defenses import load_classifier
-from advgan.errors import InputError
-from advgan.targets import BlackBox
 
 X = torch.rand(7, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 W = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)

@@ -14,12 +14,12 @@ from torch import nn
 from torchvision import models
 from torchvision.models._api import WeightsEnum
 
+from advgan.classifiers import fingerprint, load_target
+from advgan.classifiers.external.base import Other
+from advgan.classifiers.external.torchvision import _build
+from advgan.core.errors import InputError
 from advgan.defenses import defend, load_classifier
-from advgan.errors import InputError
 from advgan.evaluation import predict
-from advgan.targets import fingerprint, load_target
-from advgan.targets.others.base import Other
-from advgan.targets.others.torchvision import _build
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -474,7 +474,7 @@ def test_a_missing_package_is_named_with_the_line_to_type(monkeypatch):
 
 def test_importing_the_library_imports_none_of_this():
     code = (
-        "import sys, advgan, advgan.targets; heavy = 'timm', 'transformers', 'torchvision', 'onnx', 'onnxruntime'; "
+        "import sys, advgan, advgan.classifiers; heavy = 'timm', 'transformers', 'torchvision', 'onnx', 'onnxruntime'; "
         "print([module for module in heavy if module in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from advgan.data import ahead, load_data
-from advgan.data.ahead import Batch, Unreadable, pictures
-from advgan.data.images import open_picture
-from advgan.data.picture import MAX_PIXELS
-from advgan.errors import InputError
+from advgan.cli.attack_images import decode as ahead
+from advgan.cli.attack_images.decode import Batch, Unreadable, pictures
+from advgan.core.errors import InputError
+from advgan.data import load_data
+from advgan.data.image_file import MAX_PIXELS
+from advgan.data.image_io import open_picture
 
 from .test_data import write_folder
 

@@ -12,9 +12,9 @@ from scipy import ndimage
 from torch import nn
 
 from advgan.attacks import fgsm, pgd
+from advgan.core.errors import InputError
 from advgan.defenses import adaptive, defend, reseed
 from advgan.defenses.preprocessing import Preprocessing, boxed
-from advgan.errors import InputError
 
 WORDS = ("bit-depth", "jpeg", "median", "gaussian", "total-variation", "crop-resize", "random-crop", "random-pad")
 

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from advgan.commands import compare
-from advgan.settings import run
+from advgan.core.config import run
+from advgan.experiments.comparison import run as compare
 
 from .conftest import ROOT, TORCHRUN, Run, environment
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from advgan.errors import InputError
-from eval import programs
-from eval.programs import parse_commands, prepare
+from advgan.core.errors import InputError
+from advgan.experiments import trainings as programs
+from advgan.experiments.trainings import parse_commands, prepare
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from advgan import Generator
+from advgan.classifiers import fingerprint, load_target
+from advgan.core.config import run
 from advgan.data import Data, load_data
-from advgan.settings import run
-from advgan.targets import fingerprint, load_target
-from eval.publish import Settings, main
+from advgan.experiments.publish import Settings, main
 
 from .conftest import ROOT
 
@@ -36,7 +36,7 @@ def publish(run_directory, output, *words):
 
 
 def test_a_generator_is_published_with_its_figures(made, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("eval.publish.load_data", lambda name, directory: few())
+    monkeypatch.setattr("advgan.experiments.publish.load_data", lambda name, directory: few())
     publish(made, tmp_path / "out", "--eps", "0.1", "0.3")
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("# A run's card")
@@ -56,7 +56,7 @@ def test_a_generator_is_published_with_its_figures(made, tmp_path, monkeypatch, 
 
 
 def test_a_classifier_is_published_with_its_accuracy(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("eval.publish.load_data", lambda name, directory: few())
+    monkeypatch.setattr("advgan.experiments.publish.load_data", lambda name, directory: few())
     publish(made, tmp_path / "out", "--classifier")
     assert re.search(r"^\| mnist5k \| 60 \| [\d.]+ \[", (tmp_path / "out" / "README.md").read_text(), re.M)
     assert load_target("mnist-c", tmp_path / "out").num_classes == 10

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from advgan.errors import InputError
-from advgan.targets import fingerprint, load_target
-from advgan.targets.others.base import Other
+from advgan.classifiers import fingerprint, load_target
+from advgan.classifiers.external.base import Other
+from advgan.core.errors import InputError
 
 NET = """
 import torch
@@ -187,7 +187,7 @@ class Scaled(Net):
 def test_a_black_box_imports_what_lies_beside_its_file_when_it_is_asked(tmp_path: Path) -> None:
     text = """
 import numpy as np
-from advgan.targets.blackbox import BlackBox
+from advgan.classifiers.black_box import BlackBox
 def build():
     def answer(x):
         import late
@@ -270,7 +270,7 @@ def test_switches_are_put_back_after_an_error_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["", "[:, None]"])
 def test_one_logit_of_a_file_is_two_logits_and_its_sigmoid_is_refused(tmp_path: Path, column: str) -> None:
-    from advgan.targets import check_target
+    from advgan.classifiers import check_target
 
     head = NET.replace("return torch.stack([-f, f], 1)", f"return f{column}")
     written(tmp_path, {"logit.py": f"{head}\ndef build():\n    return Net(8.0)\n"})

@@ -8,30 +8,33 @@ from pathlib import Path
 import pytest
 import yaml
 
-from advgan.settings import load_recipe
+from advgan.core.config import load_recipe
 
 from .conftest import ROOT
 
 PROGRAMS = {
-    "demo-classifier": "train.classifier",
+    "demo-classifier": "advgan.training.classifier",
     "demo-compare": "eval.compare",
     "classics": "eval.compare",
-    "tutorial": "eval.sweep",
-    "mnist-transfer": "eval.transfer",
-    "amortisation-mnist": "eval.amortisation",
-    "defenses": "eval.defenses",
-    "defenses-small": "eval.defenses",
-    "detection-mnist": "eval.detection",
-    "mnist-black-box": "train.substitute",
-    "cifar-black-box": "train.substitute",
-    "distill-mnist": "train.distill",
-    "distill-mnist5k": "train.distill",
-    "distillation": "eval.distillation",
-    "distillation-small": "eval.distillation",
-    "cifar-quick": "train.classifier",
-    "head-resnet20": "train.classifier",
-    "head-resnet32": "train.classifier",
-    **{f"robust-{name}": "train.classifier" for name in ("fgsm", "fast", "pgd", "ensemble", "generator", "mnist5k")},
+    "tutorial": "advgan.experiments.sweep.run",
+    "mnist-transfer": "advgan.experiments.transfer.run",
+    "amortisation-mnist": "advgan.experiments.amortisation.run",
+    "defenses": "advgan.experiments.defenses.run",
+    "defenses-small": "advgan.experiments.defenses.run",
+    "detection-mnist": "advgan.experiments.detection.run",
+    "mnist-black-box": "advgan.training.substitute",
+    "cifar-black-box": "advgan.training.substitute",
+    "distill-mnist": "advgan.training.distillation",
+    "distill-mnist5k": "advgan.training.distillation",
+    "distillation": "advgan.experiments.distillation.run",
+    "distillation-small": "advgan.experiments.distillation.run",
+    "cifar-quick": "advgan.training.classifier",
+    "head-resnet20": "advgan.training.classifier",
+    "head-resnet32": "advgan.training.classifier",
+    **{
+        f"robust-{name}": "advgan.training.classifier"
+        for name in ("fgsm", "fast", "pgd", "ensemble", "generator", "mnist5k")
+    },
 }  # all others: train.advgan
 
 

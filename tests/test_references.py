@@ -14,9 +14,9 @@ import torchattacks
 from torch import Tensor, nn
 
 from advgan.attacks import apgd, carlini_wagner, mifgsm, pgd, square
+from advgan.core.threat_model import delta_norms
 from advgan.data import load_data
 from advgan.evaluation import wilson
-from advgan.threat import delta_norms
 from tests.test_attacks import conv_net, images, own_labels, seeded
 
 N = 500

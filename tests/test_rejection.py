@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from advgan.analysis.worst_case import worst_case
 from advgan.attacks import bind, parse_attack
-from advgan.attacks.gradients import uphill
-from advgan.attacks.objectives import objective
+from advgan.attacks.common import uphill
+from advgan.attacks.losses import objective
+from advgan.core.threat_model import Threat
 from advgan.evaluation import Cells, Result, Victim, evaluate, judged
+from advgan.experiments.sweep.report import unattacked
 from advgan.report.sections import sections
-from advgan.report.sweeps.sweep import unattacked
-from advgan.threat import Threat
 from tests.test_evaluation import Brightness, brighter, flat
 
 

@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from advgan.core.threat_model import Threat
 from advgan.evaluation import ROW_KEYS, Result
-from advgan.evaluation.figures import attack_figures, clean_figures, clean_records, outcome
+from advgan.evaluation.metrics import attack_figures, clean_figures, clean_records, outcome
 from advgan.report.comparison import Comparison
 from advgan.report.files import file_names, write_report
 from advgan.report.html import headlines
 from advgan.report.latex import escape, latex
 from advgan.report.sections import sections
 from advgan.report.table import markdown, picture, terminal
-from advgan.threat import Threat
 
 N, CLASSES = 40, ("zero", "one", "two", "three")
 SHARES = {"noise-sign": 0.1, "fgsm": 0.6, "advgan": 0.9, "pgd:steps=40": 0.95, "deepfool": 1.0}

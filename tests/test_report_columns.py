@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from advgan.analysis.cost import cost
 from advgan.analysis.summary import summary
 from advgan.attacks import Bound, bind
+from advgan.core.threat_model import Threat
 from advgan.evaluation import Result, evaluate
 from advgan.report.beside import cost as cost_table
 from advgan.report.beside import mcnemar, optimality
@@ -19,7 +20,6 @@ from advgan.report.html import headlines
 from advgan.report.latex import latex
 from advgan.report.sections import at_least_two_digits, length, sections
 from advgan.report.table import markdown
-from advgan.threat import Threat
 
 SIDE = 12  # the l2 norm of a change by d everywhere is 12 d
 GREYS = (0.2, 0.4, 0.46, 0.7, 0.8)  # 0.3, 0.1, 0.04 and 0.2 away from the boundary at 0.5; the last label is wrong

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from advgan import Generator, runs
-from advgan.checkpoints import summary
-from advgan.evaluation.entrants import load_generators
+from advgan import Generator
+from advgan.classifiers import load_target
+from advgan.core import training_record as runs
+from advgan.core.checkpoint_summary import summary
+from advgan.core.training_record import checkpoint_folder, unfinished, warn_unfinished
+from advgan.evaluation.loading import load_generators
 from advgan.report.sections import unfinished_trainings
-from advgan.runs import checkpoint_folder, unfinished, warn_unfinished
-from advgan.targets import load_target
 
 DONE = {"finished": True, "steps": 8, "total_steps": 8}
 BEGUN = {"finished": False, "steps": 3, "total_steps": 8}

@@ -12,10 +12,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import SGD
 
 from advgan import InputError, training
-from advgan.discriminator import Discriminator
-from advgan.game import Game, discriminator_step, generator_step
-from advgan.generator import Generator
-from advgan.targets import build_target
+from advgan.classifiers import build_target
+from advgan.models.discriminator import Discriminator
+from advgan.models.generator import Generator
+from advgan.training.gan import Game, discriminator_step, generator_step
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])

@@ -13,10 +13,11 @@ import pytest
 import tyro
 import yaml
 
-from advgan.commands import compare
-from advgan.errors import InputError
-from advgan.recipe import NameOrPath, PathOrAddress
-from advgan.settings import Real, load_recipe, parse, parse_fraction, run, settings_file, write_settings
+from advgan.cli.main import COMMANDS
+from advgan.core.config import Real, load_recipe, parse, parse_fraction, run, settings_file, write_settings
+from advgan.core.errors import InputError
+from advgan.core.recipe import NameOrPath, PathOrAddress
+from advgan.experiments.comparison import run as compare
 
 from .conftest import ROOT
 
@@ -224,7 +225,7 @@ def test_every_flag_is_documented(capsys):
 
 
 PROGRAMS = [
-    *("advgan.commands." + path.stem for path in (ROOT / "advgan" / "commands").glob("[!_]*.py")),
+    *COMMANDS.values(),
     *(f"{folder}.{path.stem}" for folder in ("train", "eval") for path in (ROOT / folder).glob("*.py")),
 ]
 

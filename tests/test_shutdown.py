@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-from advgan import InputError, shutdown, training
-from advgan.settings import run
-from advgan.shutdown import exit_code, stopped_by_signal
-from eval import programs
+from advgan import InputError, training
+from advgan.core import shutdown
+from advgan.core.config import run
+from advgan.core.shutdown import exit_code, stopped_by_signal
+from advgan.experiments import trainings as programs
 
 from .conftest import ROOT
 
@@ -100,7 +101,7 @@ def test_where_the_exit_is_swallowed_the_process_ends_after_a_while(swallows: st
     }[swallows]
     code = (
         "import os, signal, time, weakref\nfrom concurrent.futures import ThreadPoolExecutor\n"
-        "from dataclasses import dataclass\nfrom advgan import shutdown\nfrom advgan.settings import run\n"
+        "from dataclasses import dataclass\nfrom advgan.core import shutdown\nfrom advgan.core.config import run\n"
         "shutdown.GRACE = 0.2\n"
         "def send(): os.kill(os.getpid(), signal.SIGTERM)\n"
         "@dataclass\nclass Settings: pass\n"
@@ -127,18 +128,18 @@ def test_every_program_handles_signals_before_its_other_imports(path: Path) -> N
     imported = {alias.name for node in body[:called] if isinstance(node, ast.Import) for alias in node.names}
     modules = {node.module for node in body[:called] if isinstance(node, ast.ImportFrom)}
     assert imported == {"sys"}
-    assert modules == {"__future__", "pathlib", "advgan.shutdown"}
+    assert modules == {"__future__", "pathlib", "advgan.core.shutdown"}
 
 
 def test_the_handlers_need_no_pytorch() -> None:
-    code = "import sys, advgan.shutdown; sys.exit(bool({'torch', 'numpy', 'tyro'} & set(sys.modules)))"
+    code = "import sys, advgan.core.shutdown; sys.exit(bool({'torch', 'numpy', 'tyro'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_a_signal_while_a_program_imports() -> None:
     code = (
         "import os, signal\n"
-        "from advgan.shutdown import exit_on_signals\n"
+        "from advgan.core.shutdown import exit_on_signals\n"
         "exit_on_signals()\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"
         "import torch\n"

@@ -1,4 +1,4 @@
-"""eval/speed.py: what it puts beside each other, and what it says when it cannot run. No test looks at the times."""
+"""benchmarks/speed.py: pairs, tables, errors. No test looks at the times."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from advgan import Generator
-from advgan.settings import run
-from advgan.targets import load_target
-from advgan.threat import Threat
+from advgan.classifiers import load_target
+from advgan.core.config import run
+from advgan.core.threat_model import Threat
 
-speed = importlib.import_module("eval.speed")
-libraries = importlib.import_module("eval.peers.libraries")
-race = importlib.import_module("eval.peers.race")
-turns = importlib.import_module("eval.peers.turns")
-attacks = importlib.import_module("eval.speed_sections.attacks")
-imports = importlib.import_module("eval.speed_sections.imports")
-large = importlib.import_module("eval.speed_sections.large")
-training_steps = importlib.import_module("eval.speed_sections.training_steps")
+speed = importlib.import_module("benchmarks.speed")
+libraries = importlib.import_module("benchmarks.libraries")
+race = importlib.import_module("benchmarks.race")
+turns = importlib.import_module("benchmarks.turns")
+attacks = importlib.import_module("benchmarks.sections.attacks")
+imports = importlib.import_module("benchmarks.sections.imports")
+large = importlib.import_module("benchmarks.sections.large")
+training_steps = importlib.import_module("benchmarks.sections.training_steps")
 Call = Callable[..., list[dict[str, Any]]]
 
 
@@ -326,7 +326,7 @@ def test_a_training_says_how_long_its_steps_took(monkeypatch: pytest.MonkeyPatch
 def test_importing_the_library_brings_nothing_heavy() -> None:
     assert imports.seconds_of("import sys") >= 0
     assert imports.brought("from advgan import Generator, InputError, Threat") == []
-    library = "attacks, advgan.bridges, advgan.data, advgan.defenses, advgan.evaluation, advgan.targets"
+    library = "attacks, advgan.bridges, advgan.data, advgan.defenses, advgan.evaluation, advgan.classifiers"
     extras = {"timm", "transformers", "datasets", "onnx", "onnxruntime", "onnxscript", "foolbox", "torchattacks", "art"}
     assert not extras & set(imports.brought(f"import advgan.{library}"))
     with pytest.raises(turns.Failed, match="import nothing_like_it: ModuleNotFoundError"):
@@ -371,7 +371,7 @@ def test_what_it_says_when_it_cannot_run(
 @pytest.mark.program
 def test_as_a_user_runs_it(program: Any, digits: Path, classifier: Path) -> None:
     done = program(
-        *("eval/speed.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial"),
+        *("benchmarks/speed.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial"),
         *("--target-weights", classifier, "--sections", "fgsm", "--rounds", 1, "--images", 4, "--threads", 1),
     )
     assert "FGSM: linf eps 0.3, mnist-tutorial, 4 images" in done.stdout

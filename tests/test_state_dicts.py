@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
+from advgan.classifiers import build_target, load_target
+from advgan.classifiers.external.torchvision import _build
+from advgan.classifiers.state_dicts import fill, find, match_weights, plain_name, read_file
+from advgan.core.errors import InputError
 from advgan.defenses import load_classifier
-from advgan.errors import InputError
-from advgan.targets import build_target, load_target
-from advgan.targets.others.torchvision import _build
-from advgan.targets.state_dicts import fill, find, match_weights, plain_name, read_file
 
 State = dict[str, Tensor]
 NAME = "mnist-small"
@@ -170,7 +170,9 @@ def test_weights_of_another_kind_are_refused(kind: str, where: str, tmp_path: Pa
     save_file(content, file) if where == "safetensors" else torch.save(content, file)
     name = NAME
     if where == "python file":
-        (tmp_path / "mine.py").write_text(f"from advgan.targets import build_target\nnet = build_target('{NAME}')\n")
+        (tmp_path / "mine.py").write_text(
+            f"from advgan.classifiers import build_target\nnet = build_target('{NAME}')\n"
+        )
         name = f"{tmp_path}/mine.py:net"
     with pytest.raises(InputError, match=f"{last} is {kind}.*expected float32 values") as raised:
         load_target(name, file, image_shape=(1, 28, 28), num_classes=10)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from advgan.errors import InputError
-from advgan.storage import HOST, check_writable, read_text, replacing, sweep, write_aside, write_file
+from advgan.core.errors import InputError
+from advgan.core.files import HOST, check_writable, read_text, replacing, sweep, write_aside, write_file
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from advgan.core.errors import InputError
 from advgan.data import Data, load_data, steps_per_epoch, training_batches
-from advgan.data.picture import Named
+from advgan.data.image_file import Named
 from advgan.data.stream import LANES, ONE_IN, Example, Stream, in_memory, lanes_of, shuffled
-from advgan.errors import InputError
 
 HELD = frozenset({3})
 LEFT = frozenset(range(ONE_IN)) - HELD

@@ -13,9 +13,9 @@ from advgan.attacks.apgd import _spans, apgd
 from advgan.attacks.hopskipjump import hopskipjump
 from advgan.attacks.pgd import pgd
 from advgan.attacks.square import _window, square
-from advgan.errors import InputError
-from advgan.evaluation.witness import Counter, Snapshot
-from advgan.threat import Threat, delta_norms
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat, delta_norms
+from advgan.evaluation.instrumentation import Counter, Snapshot
 
 BOUNDED: dict[str, Callable[..., Tensor]] = {
     "apgd-ce": partial(apgd, steps=8),

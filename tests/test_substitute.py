@@ -17,14 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from advgan import Generator, training
+from advgan.classifiers import BlackBox, fingerprint, load_target
+from advgan.core.config import run
 from advgan.data import load_data
-from advgan.evaluation.entrants import Trained, load_targets, run_of
-from advgan.settings import run
-from advgan.targets import BlackBox, fingerprint, load_target
+from advgan.evaluation.loading import Trained, load_targets, run_of
 
 from .conftest import Run
 
-substitute = importlib.import_module("train.substitute")
+substitute = importlib.import_module("advgan.training.substitute")
 Call = Callable[..., dict[str, Any]]
 # 120 bars, of which 20 are asked about again in each of two later rounds; 48 for validation.
 SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "16", "--rounds", "3"]

@@ -17,15 +17,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from advgan import Generator
 from advgan.attacks.registry import bind
+from advgan.classifiers import load_target
+from advgan.core.config import run
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
 from advgan.data import load_data
-from advgan.errors import InputError
 from advgan.evaluation import ROW_KEYS, evaluate, wilson
-from advgan.settings import run
-from advgan.targets import load_target
-from advgan.threat import Threat
 from tests.conftest import Run
 
-sweep = importlib.import_module("eval.sweep")
+sweep = importlib.import_module("advgan.experiments.sweep.run")
 Call = Callable[..., dict[str, Any]]
 
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from advgan.errors import InputError
-from advgan.targets import TARGETS, build_target, check_target, load_target, save_target
-from advgan.targets.quick import Normal
+from advgan.classifiers import TARGETS, build_target, check_target, load_target, save_target
+from advgan.classifiers.small_resnet import Normal
+from advgan.core.errors import InputError
 
 # Parameters for 1x28x28 (mnist) and 3x32x32 (cifar) images of 10 classes, computed by hand from the published layers.
 PARAMETERS = {

@@ -24,11 +24,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.evaluation.validation import Judgement
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures import with_caption
 from advgan.report.table import markdown
-from advgan.report.tensorboard import command, write_comparison, write_validation
+from advgan.report.tensorboard import command, write_comparison
+from advgan.training.validation import Judgement
+from advgan.training.validation_log import write_validation
 from tests.test_figures import comparison
 
 ATTACKS = {"noise-sign", "fgsm", "pgd-steps=4", "advgan", "deepfool", "deepfool-linf"}

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 
-from advgan.errors import InputError
-from advgan.settings import run
-from advgan.terminal import printable, safe_streams
+from advgan.core.config import run
+from advgan.core.errors import InputError
+from advgan.core.terminal import printable, safe_streams
 
 HOSTILE = "a\x1b]0;title\x07b\x1b[2Jc\rd\ne\x9b1mf\u202eg\x7fh\udcffi"
 SHOWN = r"a\x1b]0;title\x07b\x1b[2Jc\rd\ne\x9b1mf\u202eg\x7fh\xffi"

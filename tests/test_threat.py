@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advgan.threat import Threat, bounded, check_eps, delta_norms, eps_text, to_8bit
+from advgan.core.threat_model import Threat, bounded, check_eps, delta_norms, eps_text, to_8bit
 
 SHAPES = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
 

@@ -19,14 +19,15 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from advgan import Generator, losses, training
+from advgan import Generator, training
+from advgan.classifiers import fingerprint, load_target, save_target
+from advgan.core.config import run
+from advgan.core.errors import InputError
 from advgan.data import load_data
 from advgan.defenses.detection import FeatureSqueezing, save_detector, scores
-from advgan.discriminator import Discriminator
-from advgan.errors import InputError
-from advgan.evaluation.entrants import load_generators
-from advgan.settings import run
-from advgan.targets import fingerprint, load_target, save_target
+from advgan.evaluation.loading import load_generators
+from advgan.models import losses
+from advgan.models.discriminator import Discriminator
 
 from .conftest import ROOT, environment
 
@@ -38,7 +39,7 @@ ANYTHING = ["--any-class", "--eps-min", "0.1", "--noise", "2", "--guide", "--arc
 
 @pytest.fixture(scope="session")
 def target(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory, module = tmp_path_factory.mktemp("target"), importlib.import_module("train.classifier")
+    directory, module = tmp_path_factory.mktemp("target"), importlib.import_module("advgan.training.classifier")
     given = ["--dataset", "folder", "--data-dir", str(digits), "--target", "mnist-c", "--threads", "1"]
     run(module.main, module.Settings, [*given, "--epochs", "4", "--batch-size", "20", "--output-dir", str(directory)])
     return directory

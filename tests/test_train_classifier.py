@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from advgan.settings import run
-from advgan.targets import build_target, initial_target, load_target, save_target
+from advgan.classifiers import build_target, initial_target, load_target, save_target
+from advgan.core.config import run
 
 from .conftest import ROOT, environment
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from advgan.analysis.detection import auc, roc
+from advgan.classifiers import load_target
+from advgan.core.config import run
 from advgan.data import load_data
 from advgan.defenses import load_classifier, load_detector
 from advgan.defenses.detection import scores
-from advgan.discriminator import Discriminator
-from advgan.settings import run
-from advgan.targets import load_target
-from train import detector as program_module
+from advgan.evaluation.roc import auc, roc
+from advgan.models.discriminator import Discriminator
+from advgan.training import detector as program_module
 
 from .conftest import Run
 

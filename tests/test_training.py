@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 
 from advgan import InputError, training
-from advgan.storage import write_aside, write_file
-from advgan.training import processes
+from advgan.core.files import write_aside, write_file
+from advgan.training.runtime import distributed as processes
 
 
 def test_a_failure_while_writing_leaves_what_was_there(tmp_path):

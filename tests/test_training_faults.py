@@ -18,16 +18,16 @@ import torch
 from accelerate import Accelerator
 
 from advgan import Generator, InputError, training
+from advgan.classifiers import build_target, load_target, save_target
+from advgan.core.config import run
+from advgan.core.files import HOST
+from advgan.core.json_files import read_sealed
+from advgan.core.lock import LOCK, release
 from advgan.data import Split
 from advgan.defenses.detection import load_detector
-from advgan.discriminator import Discriminator
-from advgan.evaluation.validation import Validation, questions
-from advgan.json_files import read_sealed
-from advgan.lock import LOCK, release
-from advgan.settings import run
-from advgan.storage import HOST
-from advgan.targets import build_target, load_target, save_target
-from advgan.training import states
+from advgan.models.discriminator import Discriminator
+from advgan.training.runtime import checkpoint as states
+from advgan.training.validation import Validation, questions
 
 from .test_faults import ended, forked
 

@@ -19,14 +19,14 @@ from torch import nn
 
 from advgan import Generator
 from advgan.attacks.registry import bind
+from advgan.classifiers import build_target, fingerprint, load_target, save_target
+from advgan.core.config import run
+from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import Cells, Victim, evaluate, predict
-from advgan.settings import run
-from advgan.targets import build_target, fingerprint, load_target, save_target
-from advgan.threat import Threat
 from tests.conftest import Run
 
-transfer = importlib.import_module("eval.transfer")
+transfer = importlib.import_module("advgan.experiments.transfer.run")
 Call = Callable[..., dict[str, Any]]
 
 

@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from advgan import Generator, InputError
 from advgan.attacks.registry import bind
-from advgan.targets import build_target
-from advgan.threat import Threat, bounded
-from advgan.unrolled import Feedback, differentiable, feedback_paths, margin_gradient, twice_differentiable
+from advgan.classifiers import build_target
+from advgan.core.threat_model import Threat, bounded
+from advgan.models.unrolled import Feedback, differentiable, feedback_paths, margin_gradient, twice_differentiable
 
 SHAPES = {"mnist-a": (1, 28, 28), "mnist-b": (1, 28, 28), "mnist-c": (1, 29, 31), "mnist-small": (3, 17, 22)}
 SHAPES |= {"cifar-resnet20": (3, 32, 32), "cifar-resnet32": (1, 17, 22), "quick": (3, 16, 16)}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from advgan.cli.attack_images.find import find
+from advgan.core.errors import InputError
 from advgan.data.folder import load_folder
-from advgan.data.picture import open_picture
+from advgan.data.image_file import open_picture
 from advgan.data.walk import picture_files
-from advgan.errors import InputError
-from advgan.pictures.find import find
 
 from .test_data import write_folder
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # `accelerate launch` puts train/ first on the path, where `import advgan` would find this very file.
 sys.path.insert(0, str(ROOT))
 
-from advgan.shutdown import exit_on_signals
+from advgan.core.shutdown import exit_on_signals
 
 if __name__ == "__main__":
     exit_on_signals()  # also while the rest is imported
@@ -32,26 +32,27 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from advgan import losses, training
+from advgan import training
+from advgan.classifiers import fingerprint
+from advgan.core.config import ByOrder, Real, check_signs, run, write_settings
+from advgan.core.errors import InputError
+from advgan.core.files import write_file
+from advgan.core.json_files import sealed
+from advgan.core.recipe import NameOrPath
+from advgan.core.threat_model import Norm, check_class, check_eps
+from advgan.core.training_record import checkpoint_folder
 from advgan.data import steps_per_epoch, training_batches
 from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
 from advgan.defenses import adaptive, load_classifier, reseed, suspicious, undefended, weights_of
-from advgan.discriminator import Discriminator
-from advgan.errors import InputError
-from advgan.evaluation.admission import admitted, check_gradients
-from advgan.evaluation.validation import Judgement, Validation, questions, seconds_per_pass
-from advgan.game import EVASION, Asked, Game, ask, discriminator_step, generator_step, slices
-from advgan.generator import Architecture, Generator
-from advgan.json_files import sealed
-from advgan.recipe import NameOrPath
-from advgan.report.card import generator_card
+from advgan.evaluation.compatibility import admitted, check_gradients
+from advgan.models import losses
+from advgan.models.discriminator import Discriminator
+from advgan.models.generator import Architecture, Generator
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.report.tensorboard import write_validation
-from advgan.runs import checkpoint_folder
-from advgan.settings import ByOrder, Real, check_signs, run, write_settings
-from advgan.storage import write_file
-from advgan.targets import fingerprint
-from advgan.threat import Norm, check_class, check_eps
+from advgan.training.card import generator_card
+from advgan.training.gan import EVASION, Asked, Game, ask, discriminator_step, generator_step, slices
+from advgan.training.validation import Judgement, Validation, questions, seconds_per_pass
+from advgan.training.validation_log import write_validation
 
 SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from advgan.analysis.groups import first_seeds, groups, spec_of
 from advgan.attacks.registry import Spec
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
 
 RIVALS: dict[str, int | None] = {"fgsm": None, "ifgsm": 10, "pgd": 40, "deepfool": None}  # with their usual steps
 

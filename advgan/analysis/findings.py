@@ -12,9 +12,9 @@ from torch import Tensor
 
 from advgan.analysis.groups import Group, spec_of
 from advgan.analysis.worst_case import any_success, worst_case
-from advgan.evaluation.harness import Result
+from advgan.core.threat_model import eps_text
+from advgan.evaluation.evaluate import Result
 from advgan.evaluation.statistics import mcnemar, wilson
-from advgan.threat import eps_text
 
 LITTLE = 0.02  # how far ASR may move when the steps are doubled, and still count as settled
 STILL = 0.01  # share of the images that may have a gradient of zero

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from advgan.attacks.registry import Spec, parse_attack
-from advgan.errors import InputError
-from advgan.evaluation.harness import Result
+from advgan.core.errors import InputError
+from advgan.evaluation.evaluate import Result
 
 
 class Group(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 from advgan.analysis.findings import Finding, Measured, access, at_least, fgsm, moves, white_box
 from advgan.analysis.groups import first_seeds, groups, spec_of
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
 
 MUCH = 0.05  # share of the images: attacks on an honest target differ by a point or two
 

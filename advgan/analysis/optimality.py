@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from advgan.analysis.groups import first_seeds, groups
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
 
 Scenario = tuple[str, str, int | None]  # target, norm, y_target
 

@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 from typing import Any
 
 from advgan.analysis.groups import by_attack, first_seeds, groups
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
 from advgan.evaluation.statistics import mcnemar, mean_sd
 
 ALL_PAIRS = 12  # attacks of a group up to which every pair is tested

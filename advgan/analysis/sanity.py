@@ -9,7 +9,7 @@ from typing import Any
 from advgan.analysis import findings
 from advgan.analysis.findings import Finding, Measured, access, at_least, fgsm, white_box
 from advgan.analysis.groups import first_seeds, groups
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
 
 
 @dataclass(frozen=True)

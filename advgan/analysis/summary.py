@@ -10,7 +10,7 @@ from advgan.analysis.optimality import optimality
 from advgan.analysis.pairs import mcnemar_pairs, seeds
 from advgan.analysis.sanity import sanity
 from advgan.analysis.worst_case import worst_case
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
 
 
 def summary(

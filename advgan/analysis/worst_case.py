@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from advgan.analysis.groups import by_attack, groups
-from advgan.evaluation.figures import right, wrong
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
+from advgan.evaluation.metrics import right, wrong
 from advgan.evaluation.statistics import wilson
 
 

@@ -9,6 +9,7 @@ What they are made of: objectives (what is raised), gradients (a model lent, one
 gradient attacks), pool (which images are still worked on). The registry gives them names.
 """
 
+from advgan.attacks.advgan import advgan
 from advgan.attacks.apgd import apgd
 from advgan.attacks.carlini_wagner import carlini_wagner, carlini_wagner_clipped
 from advgan.attacks.deepfool import deepfool
@@ -22,7 +23,6 @@ from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
 from advgan.attacks.registry import ATTACKS, Attack, Bound, Protocol, Spec, bind, parse_attack
 from advgan.attacks.square import square
-from advgan.attacks.warmstart import advgan
 
 __all__ = [
     "ATTACKS",

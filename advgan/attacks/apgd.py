@@ -5,19 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import (
-    borrowed,
-    check_at_least,
-    check_inputs,
-    fooled,
-    random_start,
-    steepest,
-    uphill,
-)
-from advgan.attacks.objectives import Loss, Objective, objective
-from advgan.attacks.pool import Pool
-from advgan.errors import InputError
-from advgan.threat import Norm, Threat
+from advgan.attacks.active_set import Pool
+from advgan.attacks.common import borrowed, check_at_least, check_inputs, fooled, random_start, steepest, uphill
+from advgan.attacks.losses import Loss, Objective, objective
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Norm, Threat
 
 MOMENTUM = 0.75  # the paper's alpha: the share of the new step, the rest is the step before
 

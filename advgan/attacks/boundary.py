@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed
-from advgan.attacks.objectives import objective, reached
-from advgan.attacks.pool import CHUNK
-from advgan.threat import Norm, delta_norms
+from advgan.attacks.active_set import CHUNK
+from advgan.attacks.common import borrowed
+from advgan.attacks.losses import objective, reached
+from advgan.core.threat_model import Norm, delta_norms
 
 # How far beyond the boundary an answer lies: a share of its delta, and rounding errors of the image's own size. Sums
 # are rounded otherwise in a batch of another size: linear models of 192 values differ by up to 1.8 such errors.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from advgan.attacks.active_set import Pool
 from advgan.attacks.boundary import to_boundary
-from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, check_positive, length, uphill
-from advgan.attacks.objectives import objective
-from advgan.attacks.pool import Pool
-from advgan.threat import Norm
+from advgan.attacks.common import borrowed, check_at_least, check_inputs, check_positive, length, uphill
+from advgan.attacks.losses import objective
+from advgan.core.threat_model import Norm
 
 INSIDE = 5e-4  # tanh never is 1: black and white start this far inside; nearer, their gradient would be gone
 

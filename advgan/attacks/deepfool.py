@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from advgan.attacks.active_set import Pool
 from advgan.attacks.boundary import to_boundary
-from advgan.attacks.gradients import borrowed, check_classes, check_inputs, gradient_at, gradients_on, length
-from advgan.attacks.pool import Pool
-from advgan.errors import InputError
-from advgan.threat import Norm
+from advgan.attacks.common import borrowed, check_classes, check_inputs, gradient_at, gradients_on, length
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Norm
 
 
 def deepfool(

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.ifgsm import ifgsm
-from advgan.attacks.objectives import Loss
-from advgan.threat import Norm
+from advgan.attacks.losses import Loss
+from advgan.core.threat_model import Norm
 
 
 def fgsm(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.boundary import clearance
-from advgan.attacks.gradients import (
+from advgan.attacks.common import (
     borrowed,
     check_at_least,
     check_classes,
@@ -18,7 +18,7 @@ from advgan.attacks.gradients import (
     steepest,
     uniform,
 )
-from advgan.threat import Norm, delta_norms
+from advgan.core.threat_model import Norm, delta_norms
 
 BLENDS = 50  # queries at most for a start: x blended with more and more noise
 LEAPS = 25  # halvings of a step at most: then it is float32's smallest

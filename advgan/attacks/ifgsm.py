@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.ascent import ascend
-from advgan.attacks.gradients import check_at_least, check_inputs, check_positive
-from advgan.attacks.objectives import Loss, objective
-from advgan.threat import Norm
+from advgan.attacks.common import check_at_least, check_inputs, check_positive
+from advgan.attacks.gradient_ascent import ascend
+from advgan.attacks.losses import Loss, objective
+from advgan.core.threat_model import Norm
 
 
 def ifgsm(

@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_classes, check_inputs, gradient_at, gradients_on
-from advgan.attacks.objectives import excess, reached
-from advgan.attacks.pool import Pool
-from advgan.errors import InputError
+from advgan.attacks.active_set import Pool
+from advgan.attacks.common import borrowed, check_classes, check_inputs, gradient_at, gradients_on
+from advgan.attacks.losses import excess, reached
+from advgan.core.errors import InputError
 
 Derivative = Literal["probabilities", "logits", "softmax"]
 PAIRS = 2**22  # pairs looked at in one go, 16 MiB a matrix

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from advgan.attacks.boundary import to_boundary
-from advgan.attacks.gradients import (
+from advgan.attacks.common import (
     borrowed,
     check_at_least,
     check_classes,
@@ -19,7 +19,7 @@ from advgan.attacks.gradients import (
     length,
     uphill,
 )
-from advgan.attacks.objectives import Objective, objective
+from advgan.attacks.losses import Objective, objective
 
 CANDIDATES = 10  # most likely classes whose boundaries are measured
 CLEAN_ODDS = 10.0  # log-odds against the goal at x, to which the logits are scaled

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import check_at_least, check_inputs, check_positive, fooled, normal, random_start, uniform
-from advgan.errors import InputError
-from advgan.threat import Norm, Threat
+from advgan.attacks.common import check_at_least, check_inputs, check_positive, fooled, normal, random_start, uniform
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Norm, Threat
 
 Draw = Callable[[Tensor, Threat, torch.Generator | None], Tensor]
 

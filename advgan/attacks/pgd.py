@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from advgan.attacks.ascent import Direction, ascend
-from advgan.attacks.gradients import check_at_least, check_inputs, check_positive, fooled, random_start
-from advgan.attacks.objectives import Loss, objective
-from advgan.errors import InputError
-from advgan.threat import Norm
+from advgan.attacks.common import check_at_least, check_inputs, check_positive, fooled, random_start
+from advgan.attacks.gradient_ascent import Direction, ascend
+from advgan.attacks.losses import Loss, objective
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Norm
 
 Start = Literal["random", "x"]
 

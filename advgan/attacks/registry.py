@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from advgan.attacks.advgan import advgan
 from advgan.attacks.apgd import apgd
 from advgan.attacks.carlini_wagner import carlini_wagner, carlini_wagner_clipped
 from advgan.attacks.deepfool import deepfool
@@ -23,17 +23,17 @@ from advgan.attacks.mifgsm import mifgsm
 from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
 from advgan.attacks.square import square
-from advgan.attacks.warmstart import advgan
-from advgan.errors import InputError
-from advgan.generator import Generator
-from advgan.threat import Threat
-from advgan.words import parse_call
+from advgan.core.errors import InputError
+from advgan.core.spec_strings import parse_call
+from advgan.core.threat_model import Threat, View
+from advgan.models.generator import Generator
 
 Protocol = Literal["bounded", "minimal-norm"]
-View = Literal["adaptive", "naive", "oblivious"]
 Access = Literal["nothing", "gradients", "scores", "decisions", "generator", "transfer"]
 Bound = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> x_adv: all that the harness sees of an attack
-LIBRARIES = ("foolbox", "torchattacks", "art")  # whose attacks are named foolbox:LinfPGD, and brought by bridges
+# Library -> its parser "foolbox:LinfPGD:steps=40" -> (name, settings), and its maker (name, settings) -> Attack;
+# `advgan.bridges` registers them.
+LIBRARIES: dict[str, tuple[Callable[[str], tuple[str, dict[str, Any]]], Callable[[str, dict[str, Any]], Attack]]] = {}
 CALL = {"model", "x", "y", "eps", "norm", "y_target", "rng", "generator"}  # arguments that are not an attack's settings
 
 
@@ -102,8 +102,10 @@ class Spec:
 
     @property
     def attack(self) -> Attack:
-        found: Attack = ATTACKS[self.name] if self.name in ATTACKS else _bridges().attack(self.name, self.settings)
-        return found
+        if self.name in ATTACKS:
+            return ATTACKS[self.name]
+        _, make = LIBRARIES[self.name.partition(":")[0]]
+        return make(self.name, self.settings)
 
     @property
     def access(self) -> Access:
@@ -128,8 +130,11 @@ def parse_attack(text: str) -> Spec:
         text = f"{call}@{view}"
     if call.partition(":")[0] == "transfer":
         raise InputError("attack 'transfer' is run by --surrogate CLASSIFIER, expected no such name among the attacks")
-    if call.partition(":")[0] in LIBRARIES:
-        name, settings = _bridges().parse(call)
+    if library := LIBRARIES.get(call.partition(":")[0]):
+        parse, _ = library
+        name, settings = parse(call)
+    elif call.partition(":")[0] in ("foolbox", "torchattacks", "art"):
+        raise InputError(f"attack {text!r} of another library: expected `import advgan.bridges` first")
     else:
         name, settings = parse_call(call, {name: attack.run for name, attack in ATTACKS.items()}, CALL, "attack")
     spec = Spec(text, name, settings)
@@ -173,8 +178,3 @@ def bind(
         return own.run(model, x, y, eps=threat.eps, y_target=aim, rng=rng, **fixed)
 
     return run
-
-
-def _bridges() -> Any:
-    """`advgan.bridges.foreign`, which stands above the attacks, and needs packages that few have."""
-    return import_module("advgan.bridges.foreign")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_at_least, check_inputs, standing, uniform
-from advgan.attacks.objectives import objective
-from advgan.attacks.pool import Pool
-from advgan.errors import InputError
-from advgan.threat import Norm, Threat
+from advgan.attacks.active_set import Pool
+from advgan.attacks.common import borrowed, check_at_least, check_inputs, standing, uniform
+from advgan.attacks.losses import objective
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Norm, Threat
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, of 10,000, after which p is halved
 

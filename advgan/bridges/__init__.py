@@ -6,5 +6,10 @@
 
     advgan compare --attacks pgd foolbox:LinfPGD:steps=40 torchattacks:AutoAttack art:FastGradientMethod
 
-One file a library, which needs that library: pip install 'advgan[bridges]'. Nothing here is imported unasked.
+One file a library, imported where it is used, which needs that library: pip install 'advgan[bridges]'. Importing this
+package registers the names `foolbox:`, `torchattacks:` and `art:` of their attacks.
 """
+
+from advgan.bridges import foreign
+
+__all__ = ["foreign"]

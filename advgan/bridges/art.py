@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from advgan.bridges.base import Call, Kind, num_classes, parameters
-from advgan.errors import InputError
-from advgan.extras import extra
-from advgan.generator import Generator
-from advgan.threat import Threat
+from advgan.core.errors import InputError
+from advgan.core.optional import extra
+from advgan.core.threat_model import Threat
+from advgan.models.generator import Generator
 
 LIBRARY = extra("art.attacks.evasion", "bridges")
 ESTIMATORS = extra("art.estimators", "bridges")

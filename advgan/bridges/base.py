@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.registry import Access, Protocol
-from advgan.errors import InputError, did_you_mean
-from advgan.settings import parse_fraction
+from advgan.core.config import parse_fraction
+from advgan.core.errors import InputError, did_you_mean
 
 Call = Callable[[Tensor, Tensor, Tensor | None], Any]  # x (n, c, h, w), y (n,), y_target (n,) or None -> x_adv
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from advgan.attacks.registry import Access
 from advgan.bridges.base import Call, Kind, parameters
-from advgan.errors import InputError
-from advgan.extras import extra
-from advgan.generator import Generator
-from advgan.threat import Threat
+from advgan.core.errors import InputError
+from advgan.core.optional import extra
+from advgan.core.threat_model import Threat
+from advgan.models.generator import Generator
 
 LIBRARY = extra("foolbox", "bridges")
 BASE = extra("foolbox.attacks.base", "bridges")

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.gradients import borrowed, check_images
-from advgan.attacks.registry import Attack
+from advgan.attacks.common import borrowed, check_images
+from advgan.attacks.registry import LIBRARIES, Attack
 from advgan.bridges.base import Call, Kind, read_settings
-from advgan.errors import InputError
-from advgan.threat import Threat
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
@@ -134,3 +134,7 @@ def _kind(name: str, settings: dict[str, Any]) -> Kind:
 
 def _bridge(library: str) -> Any:
     return import_module(f"advgan.bridges.{library}")
+
+
+for _library in ("foolbox", "torchattacks", "art"):
+    LIBRARIES[_library] = (parse, attack)

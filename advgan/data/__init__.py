@@ -15,6 +15,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from advgan.core.errors import InputError, did_you_mean
 from advgan.data.batches import steps_per_epoch, training_batches
 from advgan.data.classes import relabel
 from advgan.data.digits import load_mnist5k
@@ -23,7 +24,6 @@ from advgan.data.hf import load_hf
 from advgan.data.split import Data, Split
 from advgan.data.stream import Stream
 from advgan.data.vision import load_torchvision
-from advgan.errors import InputError, did_you_mean
 
 __all__ = ["DATASETS", "Data", "Split", "Stream", "load_data", "relabel", "steps_per_epoch", "training_batches"]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advgan.errors import InputError
+from advgan.core.errors import InputError
 
 
 def check_shift(shift: int, image_shape: tuple[int, int, int]) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from advgan.core.errors import InputError
 from advgan.data.split import Split
 from advgan.data.stream import Stream, stream_batches
-from advgan.errors import InputError
 
 
 def training_batches(

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from advgan.core.errors import InputError, did_you_mean, listing, note
 from advgan.data.split import Data
-from advgan.errors import InputError, did_you_mean, listing, note
 
 SYNSET = re.compile(r"n\d{8}")  # of WordNet: ImageNet's 1,000, sorted, are in the order of its classes
 WAY_OUT = "rename the class folders to class numbers, or set the model's attribute `classes` (docs/data.md)"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from advgan.core.errors import InputError, did_you_mean, listing
+from advgan.core.optional import extra
+from advgan.data.image_file import Named, Picture
 from advgan.data.labels import Names, cut, plain_label
-from advgan.data.picture import Named, Picture
-from advgan.errors import InputError, did_you_mean, listing
-from advgan.extras import extra
 
 IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp")
 LABEL = ("label", "labels", "cls")

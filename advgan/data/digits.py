@@ -7,8 +7,8 @@ from importlib.resources import as_file, files
 import numpy as np
 import torch
 
+from advgan.core.errors import InputError
 from advgan.data.split import Data, Split
-from advgan.errors import InputError
 
 
 def load_mnist5k() -> Data:

@@ -7,8 +7,8 @@ from typing import Annotated, Protocol
 
 from tyro.conf import arg
 
+from advgan.core.recipe import NameOrPath
 from advgan.data import Data, load_data
-from advgan.recipe import NameOrPath
 
 Dataset = Annotated[
     NameOrPath,

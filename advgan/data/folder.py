@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from advgan.core.errors import InputError, listing, note
 from advgan.data.classes import class_order
-from advgan.data.images import MEMORY_LIMIT, StoredImages, cut, infer_shape
-from advgan.data.picture import EXTENSIONS
+from advgan.data.image_file import EXTENSIONS
+from advgan.data.image_io import MEMORY_LIMIT, StoredImages, cut, infer_shape
 from advgan.data.split import Data, Split, fair_order, hold_out
 from advgan.data.walk import identity, is_data_name, picture_files
-from advgan.errors import InputError, listing, note
 
 SPLITS = {
     "train": ("train", "training"),

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advgan.core.errors import InputError, listing, note
+from advgan.core.optional import extra
 from advgan.data.columns import Columns, find_columns
 from advgan.data.folder import by_split
-from advgan.data.images import MEMORY_LIMIT, StoredImages, cut, infer_shape
+from advgan.data.image_file import Picture
+from advgan.data.image_io import MEMORY_LIMIT, StoredImages, cut, infer_shape
 from advgan.data.labels import Names, find_classes, is_missing, plain_label
 from advgan.data.local_files import check_folder, keep_data_files, names_by_file, row_count
-from advgan.data.picture import Picture
 from advgan.data.shards import LibraryShards, blame, failure
 from advgan.data.split import Data, Split, fair_order, hold_out
 from advgan.data.stream import ONE_IN, Stream
-from advgan.errors import InputError, listing, note
-from advgan.extras import extra
 
 
 def load_hf(

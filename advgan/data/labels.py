@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from advgan.core.errors import InputError, listing
 from advgan.data.classes import class_order
-from advgan.errors import InputError, listing
 
 CLASSES = "classes.txt"  # beside the shards: one name a line
 MOST = 100_000  # classes that labels without names may count up to

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from advgan.core.errors import InputError
+from advgan.core.optional import extra
+from advgan.data.image_file import EXTENSIONS
 from advgan.data.labels import Names, names_of
-from advgan.data.picture import EXTENSIONS
 from advgan.data.shards import failure
 from advgan.data.walk import identity, is_data_name
-from advgan.errors import InputError
-from advgan.extras import extra
 
 DATA = (*EXTENSIONS, ".parquet", ".tar", ".arrow", ".json", ".jsonl", ".csv", ".txt", ".zip", ".gz")
 

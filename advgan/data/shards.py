@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from textwrap import shorten
 from typing import Any
 
+from advgan.core.errors import InputError, reason
+from advgan.core.optional import extra
 from advgan.data.columns import Columns
 from advgan.data.labels import Names
 from advgan.data.stream import Example
-from advgan.errors import InputError, reason
-from advgan.extras import extra
 
 
 class LibraryShards:

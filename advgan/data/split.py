@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from advgan.data.images import StoredImages
-from advgan.errors import InputError
+from advgan.core.errors import InputError
+from advgan.data.image_io import StoredImages
 
 
 class Split(Dataset[tuple[Tensor, Tensor]]):

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from advgan.data.images import StoredImages
-from advgan.data.picture import Picture
+from advgan.core.errors import InputError, note
+from advgan.data.image_file import Picture
+from advgan.data.image_io import StoredImages
 from advgan.data.split import Data, Split
-from advgan.errors import InputError, note
 
 LANES = 64  # at most: so many shards are open at once, and so many processes read apart
 BUFFER = 2048  # encoded pictures that wait to be drawn, in all lanes together

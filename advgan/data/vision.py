@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advgan.core.errors import InputError
 from advgan.data.split import Data, Split, hold_out
-from advgan.errors import InputError
 
 # name -> torchvision's class, what it reads under the data folder, the names of the labels
 SETS = {

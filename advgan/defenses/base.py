@@ -9,9 +9,9 @@ from typing import Any, ClassVar, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.registry import View
-from advgan.errors import InputError
-from advgan.json_files import check_int, check_keys, check_real
+from advgan.core.errors import InputError
+from advgan.core.json_files import check_int, check_keys, check_real
+from advgan.core.threat_model import View
 
 
 class Defended(nn.Module):

@@ -7,21 +7,48 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from advgan.classifiers import TARGETS, ImageShape, Target
+from advgan.classifiers.checkpoint import build_and_fill, build_configured, check_config, read_target
+from advgan.classifiers.external import load_other, source_of
+from advgan.core.config import BY_ORDER
+from advgan.core.errors import InputError, listing
+from advgan.core.spec_strings import parse_call
 from advgan.defenses.base import Defended, adaptive
 from advgan.defenses.ensemble import Ensemble
-from advgan.defenses.registry import DEFENSES, defend
-from advgan.errors import InputError, listing
-from advgan.settings import BY_ORDER
-from advgan.targets import TARGETS, ImageShape, Target
-from advgan.targets.checkpoint import build_and_fill, build_configured, check_config, read_target
-from advgan.targets.others import load_other, source_of
+from advgan.defenses.registry import DEFENSES
 
+M = TypeVar("M", bound=nn.Module)
 MAX_PARTS = 100  # classifiers and defences that one config.json may hold
+
+
+def defend(model: M, words: str | None) -> M | Defended:
+    """`model` behind the defences that `words` name, each with settings after colons, from the inside out: in "a+b" b
+    stands around a, and sees the image first. None is none.
+
+    Raises InputError for an unknown name, an unknown setting, or a value that a defence cannot take.
+    """
+    found: M | Defended = model
+    for word in words.split("+") if words else ():
+        name, settings = parse_call(word, DEFENSES, {"inner"}, "defense")
+        if issubclass(DEFENSES[name], Ensemble):
+            settings = {"members": _read_members(name, settings.get("members", ""))}
+        found = DEFENSES[name](found, **settings)
+    found.eval()
+    return found
+
+
+def _read_members(defense: str, directories: str) -> list[nn.Module]:
+    """The saved classifiers of "DIR,DIR". Raises InputError for what is no directory."""
+    paths = [path.strip() for path in directories.split(",") if path.strip()]
+    for path in paths:
+        if not os.path.isdir(path):
+            raise InputError(f"{defense}:members must be directories of saved classifiers, got {path!r}")
+    return [load_classifier(path) for path in paths]
 
 
 def load_classifier(
@@ -36,7 +63,7 @@ def load_classifier(
     """`load_target`, with the defences that `save_target` wrote down and, around them, `defense` (as in `defend`).
 
     In place of a name and weights, the directory of a saved classifier says both, and a name of another source
-    (`advgan.targets.others`) needs no weights. In eval mode, frozen. Raises InputError as all of them.
+    (`advgan.classifiers.external`) needs no weights. In eval mode, frozen. Raises InputError as all of them.
     """
     if by_order and weights is not None and not str(weights).endswith(BY_ORDER):
         weights = f"{weights}{BY_ORDER}"
@@ -58,7 +85,11 @@ def rebuild(
     check_defenses(config)
     model: Target | Defended = build_configured(config, image_shape, num_classes)
     for saved in config.get("defenses", []):
-        model = DEFENSES[saved["name"]].restore(model, saved["settings"])
+        kind, settings = DEFENSES[saved["name"]], saved["settings"]
+        if issubclass(kind, Ensemble):
+            model = kind(model, [rebuild(member) for member in settings["members"]])
+        else:
+            model = kind.restore(model, settings)
     return model
 
 

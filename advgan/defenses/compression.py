@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from advgan.core.errors import InputError
 from advgan.defenses.base import Defended, adaptive
-from advgan.errors import InputError
 
 LAYERS = (nn.Linear, nn.Conv2d)
 

@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from advgan.classifiers.base import check_shape
+from advgan.core.errors import InputError
+from advgan.core.files import write_aside
+from advgan.core.json_files import check_int, check_keys, read_object, sealed
+from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
 from advgan.defenses.filters import around, soft_median
-from advgan.discriminator import Discriminator
-from advgan.errors import InputError
-from advgan.generator import Architecture
-from advgan.json_files import check_int, check_keys, read_object, sealed
-from advgan.storage import write_aside
-from advgan.targets.base import check_shape
-from advgan.weights import build_and_load, read_checkpoint, write_checkpoint
+from advgan.models.discriminator import Discriminator
+from advgan.models.generator import Architecture
 
 
 class Detector(nn.Module):

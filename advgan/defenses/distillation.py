@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from advgan.errors import InputError
+from advgan.core.errors import InputError
 
 
 def soft_labels(logits: Tensor, temperature: float) -> Tensor:

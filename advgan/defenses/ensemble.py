@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,22 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advgan.core.errors import InputError
+from advgan.core.json_files import check_keys
 from advgan.defenses.base import Defended, adaptive, suspicious
-from advgan.errors import InputError
-from advgan.json_files import check_keys
 
 
 class Ensemble(Defended):
     """`inner` and other `members`, whose logits (m, n, k) a subclass makes one answer (n, k) of.
 
-    members   classifiers of the same images and classes: modules, or the directories of saved ones, "DIR,DIR"
+    members   classifiers of the same images and classes: modules; in `defend` the directories of saved ones, "DIR,DIR"
     Saved, the folder holds them all: their configs and weights, and not where they lay. The harness counts the forwards
     of `inner`, one for each image that the ensemble is asked about. Raises InputError for no members, and for members
     that do not fit.
     """
 
     def __init__(self, inner: nn.Module, members: str | Sequence[nn.Module] = ()) -> None:
-        found = _loaded(self.word, members) if isinstance(members, str) else list(members)
+        if isinstance(members, str):  # read by `defend`
+            raise InputError(f"members of {type(self).__name__} must be classifiers, got the text {members!r}")
+        found = list(members)
         if not found:
             raise InputError(f"{self.word}:members must name at least one classifier to join, got none")
         for member in found:
@@ -41,12 +42,6 @@ class Ensemble(Defended):
         members = settings["members"]
         if not isinstance(members, list) or not members or not all(isinstance(member, dict) for member in members):
             raise InputError(f"{cls.word}:members must be a list of configurations, got {reprlib.repr(members)}")
-
-    @classmethod
-    def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Defended:
-        from advgan.defenses.checkpoint import rebuild  # which knows all defences, this one too
-
-        return cls(inner, [rebuild(config) for config in settings["members"]])
 
     @staticmethod
     def answer(logits: Tensor) -> Tensor:
@@ -111,16 +106,6 @@ class Vote(Ensemble):
 
     def adaptive(self) -> nn.Module:
         return Joined([self.inner, *self.members], MeanProbabilities.answer)
-
-
-def _loaded(word: str, directories: str) -> list[nn.Module]:
-    from advgan.defenses.checkpoint import load_classifier
-
-    paths = [path.strip() for path in directories.split(",") if path.strip()]
-    for path in paths:
-        if not os.path.isdir(path):
-            raise InputError(f"{word}:members must be directories of saved classifiers, got {path!r}")
-    return [load_classifier(path) for path in paths]
 
 
 def _check_fit(word: str, member: nn.Module, inner: nn.Module) -> None:

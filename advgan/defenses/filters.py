@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advgan.core.errors import InputError
 from advgan.defenses.preprocessing import Preprocessing, boxed
-from advgan.errors import InputError
 
 BESIDE = 0.05  # of the range [0, 1]
 

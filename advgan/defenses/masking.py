@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advgan.classifiers.black_box import FLOOR
+from advgan.core.errors import InputError
 from advgan.defenses.base import Defended, adaptive
-from advgan.errors import InputError
-from advgan.targets.blackbox import FLOOR
 
 LEAST = 1e-7  # what float32 tells from 1
 

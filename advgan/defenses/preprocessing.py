@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from advgan.core.errors import InputError
 from advgan.defenses.base import Defended, Expectation, adaptive
-from advgan.errors import InputError
 
 
 class Preprocessing(Defended):

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from advgan.core.errors import InputError
 from advgan.defenses.base import Defended, adaptive
 from advgan.defenses.detection import Detector, build_detector, check_detector, load_detector
-from advgan.errors import InputError
 
 
 class Reject(Defended):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.registry import Bound
+from advgan.core.threat_model import Threat
 from advgan.defenses import undefended
-from advgan.evaluation.certify import Broken, certify
-from advgan.evaluation.witness import Counter, Snapshot
-from advgan.threat import Threat
+from advgan.evaluation.instrumentation import Counter, Snapshot
+from advgan.evaluation.verify import Broken, certify
 
 T = TypeVar("T")
 WARM_UP = 8  # images; memory, kernels and threads are in place after them

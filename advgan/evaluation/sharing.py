@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from advgan.evaluation.cells import Cells
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
+from advgan.evaluation.result_cache import Cells
 
 
 def share_cells(

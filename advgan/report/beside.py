@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from advgan.analysis.groups import Group, group_of
+from advgan.core.threat_model import eps_text
 from advgan.report.sections import Row, Section, Summary, at_least_two_digits, threat_text
-from advgan.threat import eps_text
 
 
 def cost(summary: Summary) -> list[Section]:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from advgan.analysis.groups import Group, groups
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ from typing import Any
 
 from PIL import Image
 
-from advgan.evaluation.harness import ROW_KEYS, Result
+from advgan.core.files import write_aside, write_file
+from advgan.core.threat_model import eps_text
+from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.report.comparison import Comparison, Picture
+from advgan.report.escaping import code, csv_text, in_markdown
 from advgan.report.figures import pictures as draw
 from advgan.report.html import html
 from advgan.report.latex import latex
-from advgan.report.names import code, csv_text, in_markdown
 from advgan.report.sections import Summary, unfinished_trainings
 from advgan.report.table import markdown
 from advgan.report.tensorboard import write_comparison
-from advgan.storage import write_aside, write_file
-from advgan.threat import eps_text
 
 
 def write_report(directory: Path, comparison: Comparison) -> None:

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from advgan.errors import InputError
+from advgan.core.errors import InputError
 
 TILE = 112  # screen pixels that an image is wide, at least
 FOOLED, HELD = "#b03000", "#555555"  # vermilion and grey: bold too, for those who see no colours

@@ -12,8 +12,8 @@ from PIL import Image
 
 from advgan.report.beside import cost, mcnemar, optimality
 from advgan.report.comparison import Comparison, Picture
+from advgan.report.html_gallery import SMALL, data_uri, galleries, opening
 from advgan.report.sections import MEANING, NOTES, Summary, group_of, sections, threat_text, unfinished_trainings
-from advgan.report.side_by_side import SMALL, data_uri, galleries, opening
 from advgan.report.table import SIGNS, told
 
 OWN = "gallery/"  # pictures that the page has as galleries of its own

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from advgan.report.names import in_rich
+from advgan.report.escaping import in_rich
 
 Begin = Callable[[str, int | None], Callable[[int], None]]
 

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from advgan.analysis.groups import group_of
-from advgan.threat import eps_text
+from advgan.core.threat_model import eps_text
 
 Row = Mapping[str, Any]
 Summary = Mapping[str, Any]  # results.json, or the part of it that has "rows"

@@ -12,10 +12,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from advgan.core.terminal import printable
 from advgan.report.beside import cost, mcnemar, optimality
-from advgan.report.names import in_markdown, in_rich, in_table
+from advgan.report.escaping import in_markdown, in_rich, in_table
 from advgan.report.sections import MEANING, NOTES, Row, Section, Summary, sections
-from advgan.terminal import printable
 
 # Left out one after the other until a table fits its terminal.
 SPARE = ("mean l0", "8-bit %", "SSIM", "max linf", "mean linf", "fwd+bwd", "alone", "access", "mean l2", "x FGSM")

@@ -1,4 +1,4 @@
-"""What people look at in TensorBoard: a comparison (table, scalars, figures), a training run's validations."""
+"""A comparison in TensorBoard: table, scalars, figures."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.evaluation.harness import Result
-from advgan.evaluation.validation import Judgement
+from advgan.core.files import write_aside
+from advgan.core.threat_model import eps_text
+from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Picture
+from advgan.report.escaping import in_markdown
 from advgan.report.figures import with_caption
 from advgan.report.figures.cases import Case, cases, safe
-from advgan.report.gallery import gallery
-from advgan.report.names import in_markdown
 from advgan.report.table import SIGNS, markdown, picture, told
-from advgan.storage import write_aside
-from advgan.threat import eps_text
 
 # What becomes a scalar, by the chapter of the custom layout in which it stands.
 CHAPTERS = {
@@ -111,20 +108,6 @@ def _texts(comparison: Comparison) -> dict[str, str]:
         "5_environment": _as_code(summary["environment"]),
     }
     return {tag: text for tag, text in texts.items() if text}
-
-
-def write_validation(log: SummaryWriter, judgement: Judgement, step: int, classes: tuple[str, ...]) -> None:
-    """A validation in TensorBoard: scalars, what the target now answers, and images to look at."""
-    for name, value in judgement.figures.items():
-        if not name.startswith("n"):
-            log.add_scalar(f"validation/{name}", value, step)
-    answers = torch.repeat_interleave(torch.arange(len(judgement.predictions)), judgement.predictions.long())
-    log.add_histogram("validation/predicted classes", answers, step, bins=[i - 0.5 for i in range(len(classes) + 1)])
-    (sure, says), (sure_adv, says_adv) = (z.float().softmax(1).max(1) for z in (judgement.logits, judgement.logits_adv))
-    shown = gallery(judgement.x, judgement.x_adv, judgement.y, (says, sure), (says_adv, sure_adv), classes)
-    log.add_image("validation/clean, perturbation, adversarial", shown, step, dataformats="HWC")
-    for line in judgement.symptoms:
-        log.add_text("symptoms", line, step)
 
 
 def command(logs: Path) -> str:

@@ -1,10 +1,7 @@
 """What every training program needs around its loop: processes, a directory of its own, a state to go on from."""
 
-from advgan.training.directory import claim
-from advgan.training.loop import Stop, one_cycle, open_log, progress_bar, stop_at_nan
-from advgan.training.processes import finish, start, start_alone
-from advgan.training.speed import checkpointed, compiled
-from advgan.training.states import (
+from advgan.training.query_cache import Told
+from advgan.training.runtime.checkpoint import (
     FREE,
     Record,
     State,
@@ -16,7 +13,10 @@ from advgan.training.states import (
     saving,
     unfinished,
 )
-from advgan.training.told import Told
+from advgan.training.runtime.distributed import finish, start, start_alone
+from advgan.training.runtime.loop import Stop, one_cycle, open_log, progress_bar, stop_at_nan
+from advgan.training.runtime.memory import checkpointed, compiled
+from advgan.training.runtime.output_dir import claim
 
 __all__ = [
     "FREE", "Record", "State", "Stop", "Told", "changes", "checkpointed", "claim", "clear", "compiled",

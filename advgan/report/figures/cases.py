@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from advgan.analysis.groups import first_seeds
-from advgan.evaluation.figures import wrong
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
+from advgan.evaluation.metrics import wrong
 from advgan.report.comparison import Comparison
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from advgan.evaluation.harness import Result
+from advgan.core.threat_model import eps_text
+from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import finish, sheet
-from advgan.threat import eps_text
 
 CAPTION = (
     "Only images that were fooled. A row is a true class, a column is what the target says under attack; numbers count "

@@ -9,8 +9,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from advgan.evaluation.figures import right
-from advgan.evaluation.harness import Result
+from advgan.evaluation.evaluate import Result
+from advgan.evaluation.metrics import right
 from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases, error, reach

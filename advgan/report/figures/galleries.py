@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from advgan.evaluation.harness import Result
+from advgan.core.threat_model import eps_text
+from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.gallery import gallery
-from advgan.threat import eps_text
 
 CAPTION = (
     "Top: the clean image under its true class. Middle: what the attack added, enlarged as written. Bottom: the sum, "

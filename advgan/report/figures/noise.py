@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from advgan.evaluation.harness import Result
+from advgan.core.threat_model import eps_text
+from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases
 from advgan.report.figures.style import finish, sheet
 from advgan.report.gallery import FOOLED, HELD, answer, rgb
-from advgan.threat import eps_text
 
 CAPTION = (
     "One image under noise and under an attack of the same size, column by column. The target shrugs off noise that "

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from advgan.evaluation.harness import Result
+from advgan.core.threat_model import eps_text
+from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import AXIS, Style, finish, percent, plain, sheet, styles
-from advgan.threat import eps_text
 
 NORMS = ("l2", "linf")
 CDF = (

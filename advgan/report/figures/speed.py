@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
+from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import Style, finish, percent, plain, sheet, styles
-from advgan.threat import eps_text
 
 CAPTION = (
     "Right is faster, up is stronger, at one radius eps. The shaded stairs are the Pareto front: no other bounded "

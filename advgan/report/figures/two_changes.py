@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.nn import functional as F
 
+from advgan.core.threat_model import delta_norms, eps_text
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases
 from advgan.report.figures.style import finish, sheet
 from advgan.report.gallery import FOOLED, HELD, answer, difference, magnifications, rgb
-from advgan.threat import delta_norms, eps_text
 
 CAPTION = (
     "Two changes of one image, of the same l2 length: one is spread thinly over many pixels, the other is strong in a "

@@ -1,0 +1,213 @@
+"""What the gradient attacks share: the model lent to an attack and given back as it was, and one gradient at x_adv."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks.active_set import Pool
+from advgan.attacks.losses import Objective, reached
+from advgan.core.errors import InputError
+from advgan.core.inputs import check_columns, check_images, check_labels, check_number, is_softmax
+from advgan.core.threat_model import Norm, Threat
+
+BEYOND = 1000.0  # more than any objective
+NO_GRADIENT = "the target passes no gradient to its input: this attack needs one that does"
+
+
+def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, y_target: Tensor | None = None) -> Threat:
+    """The threat that an attack on images `x` (n, c, h, w) with labels `y` (n,) has to keep to.
+
+    Raises InputError, before any work, for an impossible ball, images that are not float32 in [0, 1], or labels and
+    target classes that are not (n,) integers from 0 on.
+    """
+    threat = Threat(norm, eps, targeted=y_target is not None)  # type: ignore[arg-type]
+    check_images(x)
+    check_labels(y, len(x))
+    if y_target is not None:
+        check_labels(y_target, len(x), "y_target")
+    return threat
+
+
+def check_classes(label: Tensor, logits: Tensor) -> None:
+    """Raise InputError unless the target's `logits` (n, k) have a column for each `label` (n,), and for those of four
+    images or more that are probabilities."""
+    check_columns(logits)
+    if is_softmax(logits) and not bool(((logits == 0) | (logits == 1)).all()):  # decisions, one-hot, are let through
+        raise InputError(
+            "the target answers with probabilities (rows sum to 1), expected logits: leave out its softmax, or undo it "
+            "with p.clamp_min(1e-12).log()"
+        )
+    k, largest = logits.shape[1], int(label.max()) if len(label) else 0
+    if largest >= k:
+        raise InputError(f"labels must be classes of the target, numbered 0 to {k - 1}, got {largest}")
+
+
+def check_at_least(least: float, **values: float) -> None:
+    """Raise InputError for the first of an attack's settings that is below `least`: check_at_least(1, steps=steps)."""
+    for name, value in values.items():
+        check_number(name, value)
+        if not value >= least:
+            raise InputError(f"{name} must be at least {least:g}, got {value}")
+
+
+def check_positive(**values: float | None) -> None:
+    """Raise InputError for the first of an attack's settings that is not above 0; None is one that was not made."""
+    for name, value in values.items():
+        if value is not None:
+            check_number(name, value)
+        if value is not None and not value > 0:
+            raise InputError(f"{name} must be positive, got {value}")
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+    """`model` in eval mode and frozen, so that only the input's gradient is computed; given back as it was found.
+
+    It is given copies of its images: one that normalises them in place changes neither them nor its gradient.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module cannot be attacked as it is: model = check_target(model, x, classes)")
+    copies = model.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(), *inputs[1:]))
+    modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield model.eval()
+    finally:
+        copies.remove()
+        for module, training in modes.items():
+            module.training = training
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+class Standing(NamedTuple):
+    """How near its goal an attacker is with each image (n,).
+
+    value   what is raised: the objective; of an image that fools a model which can reject, minus the model's suspicion
+    rank    of two points the better one has the larger: `value`, but for one that fools, which is above all others
+    won     bool: it fools, and is not rejected
+    """
+
+    value: Tensor
+    rank: Tensor
+    won: Tensor
+
+
+def standing(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective) -> Standing:
+    """Where images `x` (n, c, h, w) stand, by one forward of each.
+
+    Against a model with a `suspicion` (n,), positive where it rejects, each image has one aim at a time: to fool, and
+    once it does, to be answered (Bryniarski et al. 2021, arXiv:2106.15023: selective gradient descent).
+    """
+    logits = model(x)
+    check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
+    value, won = goal(logits, y, y_target), reached(logits, y, y_target)
+    if not hasattr(model, "suspicion") or not won.any():
+        return Standing(value, value.detach(), won)
+    i = won.nonzero().squeeze(1)
+    doubt = model.suspicion(x[i])
+    rank = BEYOND - doubt.detach() / (1 + doubt.detach().abs())
+    rank = value.detach().index_put((i,), rank)
+    return Standing(value.index_put((i,), -doubt), rank, won.index_put((i,), doubt <= 0))
+
+
+def rejects(model: Any, x: Tensor) -> Tensor:
+    """Which images `x` (n, c, h, w) the model does not answer: (n,) bool; none, where it has no `suspicion`."""
+    if not hasattr(model, "suspicion"):
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    found: Tensor = model.suspicion(x) > 0
+    return found
+
+
+def uphill(
+    model: nn.Module, x_adv: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective
+) -> tuple[Tensor, Standing]:
+    """The gradient (n, c, h, w), at `x_adv` itself, of what an attacker raises, and how near its goal it is there.
+
+    `x_adv` is a leaf here. No gradient goes through the clamp that made it: since torch 2.15 clamp passes none at its
+    bounds, and most pixels of a digit are exactly 0.
+    """
+    with gradients_on():
+        leaf, y = x_adv.detach().clone().requires_grad_(), y.clone()
+        here = standing(model, leaf, y, None if y_target is None else y_target.clone(), goal)
+        gradient = gradient_at(leaf, here.value.sum())
+    return gradient, here._replace(value=here.value.detach())
+
+
+@contextmanager
+def gradients_on() -> Iterator[None]:
+    """Gradients are computed in the block, whatever the caller has switched off (no_grad, inference_mode).
+
+    Tensors made under inference_mode are saved for no backward: clone them inside.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def gradient_at(leaf: Tensor, output: Tensor, weight: Tensor | None = None, *, again: bool = False) -> Tensor:
+    """d output / d leaf, shaped like `leaf`; with `again` the graph is kept for another call.
+
+    Raises InputError where the model lets no gradient through: under no_grad, detached, quantised, an argmax.
+    """
+    if not output.requires_grad:
+        raise InputError(NO_GRADIENT)
+    (gradient,) = torch.autograd.grad(output, leaf, weight, retain_graph=again or None, allow_unused=True)
+    if gradient is None:
+        raise InputError(NO_GRADIENT)
+    return gradient
+
+
+@torch.no_grad()
+def fooled(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
+    """Which images `x` (n, c, h, w) are where the attacker wants them, and not rejected: (n,) bool, by one forward."""
+    found, pool = torch.zeros(len(x), dtype=torch.bool, device=x.device), Pool(len(x), x.device)
+    with borrowed(model):
+        while len(i := pool.live):
+            logits = model(x[i])
+            check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
+            found[i] = reached(logits, y[i], None if y_target is None else y_target[i]) & ~rejects(model, x[i])
+            pool.retire(torch.ones_like(i, dtype=torch.bool))
+    return found
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """The step of length 1 in `norm` that climbs most along `gradient` (n, c, h, w); zero where the gradient is."""
+    if norm == "linf":
+        return gradient.sign()
+    # Divide by the largest entry first: the squares of a small gradient underflow.
+    gradient = gradient / gradient.flatten(1).abs().amax(1).clamp_min(1e-38).view(-1, 1, 1, 1)
+    return gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+
+
+def length(gradient: Tensor) -> Tensor:
+    """(n,) the l2 norm of `gradient` (n, c, h, w), also where its squares would underflow or overflow."""
+    largest = gradient.flatten(1).abs().amax(1)
+    return largest * (gradient.flatten(1) / largest.clamp_min(1e-38)[:, None]).norm(dim=1)
+
+
+def random_start(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
+    """`x` (n, c, h, w) plus noise drawn uniformly from the ball, cut at the box; from `rng`, on its device."""
+    if threat.norm == "linf":
+        delta = threat.eps * (2 * uniform(x.shape, x, rng) - 1)
+    else:  # a normal direction is uniform on the sphere; the d-th root spreads the radius over the ball
+        delta = normal(x.shape, x, rng)
+        radius = threat.eps * uniform((len(x), 1, 1, 1), x, rng) ** (1 / max(x[:1].numel(), 1))
+        delta = delta * radius / delta.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    return threat.project(x + delta, x)
+
+
+def uniform(shape: tuple[int, ...] | torch.Size, x: Tensor, rng: torch.Generator | None) -> Tensor:
+    """Uniform in [0, 1), drawn where `rng` lives (None: torch's global one), brought to where `x` lives."""
+    return torch.rand(shape, generator=rng, device=rng.device if rng else x.device).to(x.device)
+
+
+def normal(shape: tuple[int, ...] | torch.Size, x: Tensor, rng: torch.Generator | None) -> Tensor:
+    """Standard normal, drawn like `uniform`."""
+    return torch.randn(shape, generator=rng, device=rng.device if rng else x.device).to(x.device)

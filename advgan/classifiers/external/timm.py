@@ -1,0 +1,65 @@
+"""timm's classifiers: `timm:NAME` with their published weights, or with those of a file; `timm:hf-hub:REPO` and
+`timm:local-dir:DIR` as timm reads them. Normalisation, size and class names are those of its pretrained_cfg.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from advgan.classifiers.base import ImageShape
+from advgan.classifiers.external.base import Other, ready, with_weights
+from advgan.core.errors import InputError, did_you_mean, reason
+from advgan.core.optional import extra
+
+
+def load(
+    name: str,
+    weights: Path | str | None = None,
+    *,
+    image_shape: ImageShape | None = None,
+    num_classes: int | None = None,
+) -> Other:
+    """As `load_other`. Raises InputError for an unknown name, and for weights not to be had."""
+    timm: Any = extra("timm", "timm")
+    kind = name.removeprefix("timm:")
+    if ":" not in kind and not timm.is_model(kind.partition(".")[0]):
+        raise InputError(f"timm has no classifier {kind!r}{did_you_mean(kind, timm.list_models())}")
+    if weights is None:
+        model = _published(timm, kind, name)
+        count = model.num_classes
+    else:
+        # Built once without weights: the number of classes that was published is only known then.
+        try:
+            own = timm.create_model(kind, pretrained=False).num_classes
+        except Exception as error:
+            raise InputError(f"timm cannot build {kind}: {reason(error)}") from error
+        counts = [num_classes or own, own]
+        model, count = with_weights(lambda n: timm.create_model(kind, num_classes=n), counts, weights, name)
+    settings = timm.data.resolve_model_data_config(model)
+    about = {"mean": settings["mean"], "std": settings["std"], "classes": _classes(timm, model.pretrained_cfg, count)}
+    return ready(model, name, tuple(settings["input_size"]), image_shape, **about)
+
+
+def _published(timm: Any, kind: str, name: str) -> Any:
+    """The model with the weights that are published under its name. Raises InputError where they cannot be had."""
+    try:
+        return timm.create_model(kind, pretrained=True)
+    except Exception as error:  # a tag that is none, no connection, a damaged file
+        near = did_you_mean(kind, timm.list_models(f"{kind.partition('.')[0]}*", pretrained=True))
+        raise InputError(
+            f"cannot load the weights of {name} ({reason(error)}): expected a connection to the Hub, or a file with "
+            f"--target-weights{near}"
+        ) from error
+
+
+def _classes(timm: Any, published: dict[str, Any], count: int) -> list[str] | None:
+    """The names of `count` classes, synonyms after commas, where timm has them: those of a Hub model, or ImageNet's."""
+    names = published.get("label_names")
+    if names:
+        return list(names) if len(names) == count else None
+    subset = timm.data.infer_imagenet_subset(dict(published)) if published.get("num_classes") == count else None
+    if subset is None:
+        return None
+    info = timm.data.ImageNetInfo(subset)
+    return [f"{info.index_to_description(i)}, {info.index_to_label_name(i)}" for i in range(count)]

@@ -1,0 +1,91 @@
+"""torchvision's classifiers: `torchvision:NAME:WEIGHTS` with its own weights, `torchvision:NAME` with anybody's.
+
+WEIGHTS is a name of torchvision's (IMAGENET1K_V2, DEFAULT): it brings the normalisation, the size and the names of the
+classes. Beside a file of weights it brings the normalisation and, where the file has as many classes, their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from advgan.classifiers.base import ImageShape
+from advgan.classifiers.external.base import Other, ready, with_weights
+from advgan.core.errors import InputError, did_you_mean, reason
+
+
+def load(
+    name: str,
+    weights: Path | str | None = None,
+    *,
+    image_shape: ImageShape | None = None,
+    num_classes: int | None = None,
+) -> Other:
+    """As `load_other`. Raises InputError for an unknown name, and where there are no weights."""
+    from torchvision import models  # slow to import
+
+    kind, *words = name.split(":")[1:]
+    known = models.list_models(module=models)
+    if kind not in known:
+        raise InputError(f"torchvision has no classifier {kind!r}{did_you_mean(kind, known)}")
+    published = _published(models.get_model_weights(kind), kind, words)
+    if published is None:
+        if weights is None:
+            raise InputError(
+                f"{name} needs trained weights: expected those of torchvision, {name}:DEFAULT, or a file of your own "
+                "with --target-weights"
+            )
+        model, _ = with_weights(lambda n: _build(kind, n), [num_classes or 1000], weights, name)
+        return ready(model, name, (3, 224, 224), image_shape)
+
+    preset, names = published.transforms(), published.meta["categories"]
+    if weights is None:
+        model, count = _downloaded(kind, published, name), len(names)
+    else:
+        counts = [len(names), num_classes or len(names)]
+        model, count = with_weights(lambda n: _build(kind, n, published), counts, weights, name)
+    size, classes = preset.crop_size[0], names if count == len(names) else None
+    return ready(model, name, (3, size, size), image_shape, mean=preset.mean, std=preset.std, classes=classes)
+
+
+def _published(enum: Any, kind: str, words: Sequence[str]) -> Any:
+    """The weights that `words` name, None for no words."""
+    if not words:
+        return None
+    if len(words) > 1 or words[0] not in enum.__members__:
+        raise InputError(f"torchvision's {kind} has weights {', '.join(enum.__members__)}, got {':'.join(words)!r}")
+    return enum[words[0]]
+
+
+def _downloaded(kind: str, published: Any, name: str) -> nn.Module:
+    """torchvision's own model, its file downloaded where it is not there yet. Raises InputError where that fails."""
+    from torchvision import models
+
+    try:
+        published.get_state_dict(
+            progress=True, check_hash=True, weights_only=True
+        )  # the builder would unpickle anything
+        model: nn.Module = models.get_model(kind, weights=published)
+    except Exception as error:  # no connection, no room, a damaged file
+        raise InputError(
+            f"cannot download the weights of {name} from {published.url} ({reason(error)}): where that can be reached, "
+            "download the file, then give it here with --target-weights"
+        ) from error
+    return model
+
+
+def _build(kind: str, num_classes: int, published: Any = None) -> nn.Module:
+    """An untrained model, built as torchvision builds it for its `published` weights."""
+    from torchvision import models
+
+    settings: dict[str, Any] = {}
+    if kind in ("googlenet", "inception_v3"):
+        # Without the heads that serve training alone; a file of weights may have them or not.
+        settings = {"init_weights": False, "aux_logits": False, "transform_input": published is not None}
+    elif published is not None and kind.startswith("vit_"):
+        settings = {"image_size": published.meta["min_size"][0]}
+    model: nn.Module = models.get_model(kind, weights=None, num_classes=num_classes, **settings)
+    return model

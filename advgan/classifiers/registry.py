@@ -1,0 +1,43 @@
+"""From a name to an untrained target. A family of models joins by adding its names here."""
+
+from __future__ import annotations
+
+import torch
+
+from advgan.classifiers import cifar, mnist, wide_resnet
+from advgan.classifiers import small_resnet as quick
+from advgan.classifiers.base import ImageShape, Target
+from advgan.classifiers.external import WORDS, hint, source_of
+from advgan.core.errors import InputError
+
+TARGETS: dict[str, type[Target]] = {
+    **dict.fromkeys(mnist.NETS, mnist.MnistNet),
+    **dict.fromkeys(cifar.DEPTHS, cifar.CifarResNet),
+    **dict.fromkeys(wide_resnet.SIZES, wide_resnet.WideResNet),
+    **dict.fromkeys(quick.SIZES, quick.Quick),
+}
+
+
+def target_family(name: str) -> type[Target]:
+    """The class that builds target `name`. Raises InputError for any other, with what is known and what is near."""
+    if not isinstance(name, str):
+        raise InputError(f"the name of a target must be a text, got {name!r:.60}")
+    if source_of(name):
+        raise InputError(f"{name} cannot be built here, expected a built-in target: {', '.join(TARGETS)}")
+    if name not in TARGETS:
+        known = f"{', '.join(TARGETS)}, or another source's: {WORDS}"
+        raise InputError(f"unknown target {name!r}, expected one of {known}{hint(name, tuple(TARGETS))}")
+    return TARGETS[name]
+
+
+def build_target(name: str, image_shape: ImageShape | None = None, num_classes: int | None = None) -> Target:
+    """Target `name` with random weights (torch's seed), in training mode, for images (c, h, w).
+
+    Shape and number of classes default to those of the data set the target was made for. Raises InputError for an
+    unknown name or images that the target cannot take.
+    """
+    family = target_family(name)
+    shape = family.natural_shape if image_shape is None else image_shape
+    classes = family.natural_classes if num_classes is None else num_classes
+    model = family(name, shape, classes)
+    return model.to(memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""The subcommands of `advgan`: `main.py` names the module of each."""

@@ -1,0 +1,95 @@
+"""Say what a checkpoint is and what it is worth: its configuration, its size, its card.
+
+    advgan info checkpoints/mnist-c-conditional        a generator's folder
+    advgan info checkpoints/runs/mnist-c               a run: its classifier and its generator
+    advgan info exported.onnx                          an exported generator
+
+Nothing of it is run, and PyTorch is not loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+from advgan.core.checkpoint_summary import summary
+from advgan.core.errors import InputError, reason
+from advgan.core.files import check_regular
+from advgan.core.optional import extra
+from advgan.core.terminal import printable
+from advgan.report.escaping import in_rich
+
+LONGEST_CARD, LONGEST_VALUE = 200_000, 2_000  # characters that are shown
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is looked at."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A generator's or classifier's folder (config.json, model.safetensors), a run's above them, or a .onnx file"""
+
+
+def main(settings: Settings) -> None:
+    directory, console = settings.checkpoint, Console()
+    if directory.suffix == ".onnx":
+        console.print(_table(directory, _exported(directory)))
+        return
+    found = [
+        d for d in (directory, directory / "classifier", directory / "generator") if os.path.isfile(d / "config.json")
+    ]
+    if not found:
+        raise InputError(f"no checkpoint in {directory}: expected config.json there, or in generator/ or classifier/")
+    for folder in found:
+        console.print(_table(folder, summary(folder)))
+        card = folder / "README.md"
+        if card.is_file():
+            with card.open(errors="replace") as file:
+                text = _without_front_matter(file.read(LONGEST_CARD))
+            lines = "\n".join(map(printable, text.split("\n")))
+            console.print(Markdown(lines, hyperlinks=False))  # an address is shown, not hidden behind other text
+
+
+def _exported(file: Path) -> dict[str, Any]:
+    """What an ONNX file says of itself; raises InputError for what is none."""
+    onnx = extra("onnx", "onnx")
+    try:
+        check_regular(file)
+        model = onnx.load(file, load_external_data=False)
+    except Exception as error:  # protobuf's own kinds of errors
+        raise InputError(f"cannot read {file} as ONNX: {reason(error)}") from None
+    if not model.graph.output:  # protobuf reads an empty file as an empty model
+        raise InputError(f"cannot read {file} as ONNX: it has no output")
+
+    def shape(value: Any) -> str:
+        return f"{value.name} ({', '.join(d.dim_param or str(d.dim_value) for d in value.type.tensor_type.shape.dim)})"
+
+    return {
+        "takes": ", ".join(map(shape, model.graph.input)),
+        "answers": ", ".join(map(shape, model.graph.output)),
+        "parameters": f"{sum(math.prod(weights.dims) for weights in model.graph.initializer):,}",
+        "opset": ", ".join(f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import),
+        **{entry.key: entry.value for entry in model.metadata_props},
+    }
+
+
+def _table(path: Path, values: dict[str, Any]) -> Table:
+    table = Table(title=in_rich(path), show_header=False, title_justify="left")
+    for key, value in values.items():
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        table.add_row(in_rich(key), in_rich(text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."))
+    return table
+
+
+def _without_front_matter(card: str) -> str:
+    """A card's text; the YAML between its first two lines of dashes, if both are there, is for the Hugging Face Hub."""
+    parts = card.split("---\n", 2)
+    return parts[2] if card.startswith("---\n") and len(parts) == 3 else card

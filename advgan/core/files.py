@@ -1,0 +1,165 @@
+"""Files and folders that are whole or not there: written aside, then renamed; read within bounds."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from advgan.core.errors import InputError
+
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+# .NAME.HOST-PROCESS-RANDOM.aside: being written; the same with .old: replaced, and put back if nothing took its place.
+ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{6}\.(?P<kind>aside|old)(\.\w+)?")
+LONGEST = 150  # bytes of a name that are kept in the names beside it: a file system takes 255
+OLD_AGE = 24 * 3600  # seconds after which what another machine left is nobody's
+
+
+def write_aside(directory: Path, write: Callable[[Path], Any]) -> None:
+    """Fill `directory` by `write(temporary directory)`, then rename: it is whole, or as it was before.
+
+    What killed processes have left beside it is removed, or put back where one was killed between two renames.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    sweep(directory.parent)
+    aside = _aside(directory, "aside")
+    old = _aside(directory, "old")
+    try:
+        aside.mkdir()
+        write(aside)
+        if directory.exists() or directory.is_symlink():
+            directory.rename(old)
+        aside.rename(directory)
+    finally:
+        if os.path.lexists(old) and not directory.exists():
+            with suppress(OSError):  # the next call's `sweep` puts it back
+                old.rename(directory)
+        if directory.exists():
+            _remove(old)
+        _remove(aside)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` at the end, and is removed where that is not reached."""
+    aside = _aside(path, f"aside{path.suffix if re.fullmatch(r'[.][A-Za-z0-9_]+', path.suffix) else ''}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:  # in the words of a write it has no name, in those of a rename the one aside
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from None
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write `content` beside `path`, then rename: the file is whole, or as it was before."""
+    with replacing(path) as aside:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sweep(directory: Path) -> None:
+    """Remove from `directory` what killed processes were writing there; put back what they were about to replace."""
+    with suppress(OSError):
+        for path in sorted(directory.iterdir()):
+            found = ASIDE.fullmatch(path.name)
+            if found is None or _alive(path, found["host"], int(found["process"])):
+                continue
+            original = directory / found["name"]
+            if found["kind"] == "old" and not os.path.lexists(original):
+                path.rename(original)
+            else:
+                _remove(path)
+
+
+def check_writable(directory: Path) -> None:
+    """Raise InputError unless files can be written in `directory`, or in the nearest folder above it that is there."""
+    place = directory
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    probe = _aside(place / "probe", "aside")
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise InputError(f"cannot write in {place}: {error.strerror}") from None
+
+
+def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
+    """The status of a regular file. Raises OSError for a path without one: a FIFO or a device that is opened may never
+    end."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
+        raise OSError(errno.EINVAL, f"a regular file expected, got {kind}", str(path))
+    return status
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a regular file. Raises OSError for another one, and for one of more than `limit` bytes."""
+    size = check_regular(path).st_size
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"at most {limit:,} bytes expected, got {size:,}", str(path))
+    return content
+
+
+def read_text(path: Path, limit: int) -> str:
+    """`read_bytes` as text. Raises UnicodeDecodeError for what is not UTF-8."""
+    return read_bytes(path, limit).decode("utf-8-sig")
+
+
+def _aside(path: Path, kind: str) -> Path:
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return path.with_name(f".{name}.{HOST}-{os.getpid()}-{secrets.token_hex(3)}.{kind}")
+
+
+def _alive(path: Path, host: str, process: int) -> bool:
+    """Whether the process that made `path` may still be at work."""
+    try:
+        made = path.lstat().st_mtime
+    except OSError:  # gone already
+        return True
+    if host != HOST:
+        return time.time() - made < OLD_AGE
+    import psutil  # takes a moment, and few need it
+
+    try:
+        return psutil.Process(process).create_time() <= made + 1  # a later one has the number of one that ended
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 of what is in the files, one after the other, read in parts. Raises OSError for one that cannot be, and
+    for a pipe or a device."""
+    found = hashlib.sha256()
+    for path in paths:
+        check_regular(path)
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: found)
+    return found.hexdigest()

@@ -1,0 +1,167 @@
+"""A directory belongs to one program at a time."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from advgan.core.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"  # in a directory while a program is at work there: which one that is
+UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # no flock there
+# lock file -> process that holds it (a forked child inherits this table), and its descriptor; None: without flock
+_held: dict[Path, tuple[int, int | None]] = {}
+
+
+def hold(directory: Path) -> str | None:
+    """Keep other processes out of `directory` until `release`; who is at work there, if it is somebody else.
+
+    The lock is the system's own (flock): one that a killed process has left is none. Where the file system has none,
+    the file itself is the lock, and is none when its process on this machine is gone. A process may hold one twice.
+    Raises InputError for a lock file that cannot be written, and for a directory or a link in its place.
+    """
+    path = directory.resolve() / LOCK
+    if _held.get(path, (0,))[0] == os.getpid():
+        return None
+    try:
+        return _flock(path) if _has_flock(path.parent) else _by_existence(path)
+    except OSError as error:
+        raise InputError(f"cannot lock {path}: {_fault(path, error)}") from None
+
+
+@atexit.register
+def release() -> None:
+    """Let others into the directories that this process holds."""
+    while _held:
+        path, (process, descriptor) = _held.popitem()
+        if process != os.getpid():  # the parent's, which goes on
+            continue
+        with contextlib.suppress(OSError):  # where an open file cannot be removed it stays, and locks nothing
+            path.unlink()
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # of forked children that still have it open, too
+            os.close(descriptor)
+
+
+def _has_flock(directory: Path) -> bool:
+    """Whether the system locks files there; tried on one of its own, because a try leaves the file behind."""
+    if fcntl is None:
+        return False
+    with tempfile.TemporaryFile(dir=directory) as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except NotImplementedError:
+            return False
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                return False
+            raise
+    return True
+
+
+def _flock(path: Path) -> str | None:
+    while True:
+        descriptor = _open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _same(path, descriptor):  # another process removed it while this one opened it
+                os.close(descriptor)
+                continue
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, _me().encode())
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError) or getattr(error, "errno", None) == errno.EACCES:
+                return _holder(path)
+            raise
+        _held[path] = (os.getpid(), descriptor)
+        return None
+
+
+def _by_existence(path: Path) -> str | None:
+    """The lock for file systems without flock: who creates the file holds it.
+
+    A file of a process that is gone is taken over by the one process that holds the lock on that, `<path>.next`, so
+    that of many that find it only one does.
+    """
+    try:
+        descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        holder = _holder(path)
+        if not _gone(holder):
+            return f"{holder}, or {path} is of a process that is gone: remove it then"
+        successor = path.with_name(f"{path.name}.next")
+        if _by_existence(successor) is not None:
+            return "another process"
+        try:
+            if _holder(path) != holder:  # somebody was faster
+                return _holder(path)
+            successor.write_text(_me())
+            os.replace(successor, path)
+        finally:
+            _held.pop(successor, None)
+            successor.unlink(missing_ok=True)
+    else:
+        os.write(descriptor, _me().encode())
+        os.close(descriptor)
+    _held[path] = (os.getpid(), None)
+    return None
+
+
+def _open(path: Path, flags: int) -> int:
+    """A descriptor of a regular file; never of what a link leads to. Raises OSError."""
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ENODEV, "expected a regular file")
+    return descriptor
+
+
+def _same(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _me() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}\n"
+
+
+def _holder(path: Path) -> str:
+    """What a lock file names. Raises OSError for what is no regular file."""
+    try:
+        with os.fdopen(_open(path, os.O_RDONLY), errors="replace") as file:
+            return file.read(200).strip() or "another process"
+    except (FileNotFoundError, PermissionError):
+        return "another process"
+
+
+def _gone(holder: str) -> bool:
+    """Whether a process of this machine that a lock file names has ended."""
+    match = re.fullmatch(r"process (\d{1,9}) on (.*)", holder)
+    return bool(match) and match[2] == socket.gethostname() and not psutil.pid_exists(int(match[1]))  # type: ignore[index]
+
+
+def _fault(path: Path, error: BaseException) -> str:
+    if path.is_symlink():
+        return "it is a link, expected a regular file or none"
+    if path.is_dir():
+        return "it is a directory, expected a regular file or none"
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,171 @@
+"""Recipes, YAML files of settings: bounded before anything is built, with paths relative to the file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import yaml
+
+from advgan.core.errors import InputError, reason
+from advgan.core.files import read_text
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 4  # a mapping of settings, each a value or a list of values
+NULL = ("", "~", "null", "Null", "NULL")  # of YAML, where the text is not in quotes
+SUFFIXES = (".py", ".onnx", ".pt", ".pth", ".safetensors")
+Value = str | None | list[Any] | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MayBePath:
+    """The mark of a text setting that may hold paths: `always` (but for addresses like hf://USER/MODEL), or where a
+    part of it has a slash or the suffix of a model's file.
+    """
+
+    always: bool = False
+
+
+NameOrPath = Annotated[str, MayBePath()]
+PathOrAddress = Annotated[str, MayBePath(always=True)]
+
+
+def read_recipe(path: Path) -> dict[str, Value]:
+    """The settings in the YAML file `path`: texts as they are written, None, lists of these.
+
+    Raises InputError for a file that cannot be read, is larger than MAX_BYTES, is no mapping, names a setting twice,
+    nests deeper than MAX_DEPTH, or uses aliases or tags: no more is built than the file holds.
+    """
+    try:
+        text = read_text(path, MAX_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read recipe {path}: {reason(error)}") from None
+    try:
+        events = yaml.parse(text, Loader=yaml.SafeLoader)
+        content = _document(events, path)
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path} is not YAML: {reason(error)}") from None
+    if not isinstance(content, dict):
+        kind = "nothing" if content is None else "a list" if isinstance(content, list) else "a single value"
+        raise InputError(f"recipe {path} must be a mapping of settings, got {kind}")
+    return content
+
+
+def _document(events: Iterator[Any], path: Path) -> Value:
+    """The one document of a stream of events; None for an empty file."""
+    content: Value = None
+    documents = 0
+    for event in events:
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                raise InputError(f"recipe {path} must be one mapping of settings, got several documents")
+            content = _node(next(events), events, path, 1)
+    return content
+
+
+def _node(event: Any, events: Iterator[Any], path: Path, depth: int) -> Value:
+    line = f"line {event.start_mark.line + 1}"
+    if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        raise InputError(f"recipe {path} must have no anchors and aliases, got one in {line}")
+    if depth > MAX_DEPTH:
+        raise InputError(f"recipe {path} nests too deep in {line}, expected settings that are values or lists of them")
+    if getattr(event, "tag", None) not in (None, "!"):
+        raise InputError(f"recipe {path} must have no tags, got {event.tag[:40]!r} in {line}")
+    if isinstance(event, yaml.ScalarEvent):
+        if "\0" in event.value:
+            raise InputError(f"recipe {path} has a NUL character in {line}, expected text without one")
+        return None if event.style is None and event.value in NULL else str(event.value)
+    if isinstance(event, yaml.SequenceStartEvent):
+        items = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(_node(event, events, path, depth + 1))
+        return items
+    values: dict[str, Value] = {}
+    while not isinstance(event := next(events), yaml.MappingEndEvent):
+        key = _node(event, events, path, depth + 1)
+        name = str(key)
+        if isinstance(key, (list, dict)) or name in values:
+            what = f"{name[:40]!r} twice" if name in values else "a key that is no name"
+            raise InputError(f"recipe {path} has {what}, the second in line {event.start_mark.line + 1}")
+        values[name] = _node(next(events), events, path, depth + 1)
+    return values
+
+
+def path_kind(hint: Any) -> MayBePath | None:
+    """Whether a setting of type `hint` (a tuple, a union of them too) is a path, or may be one."""
+    if isinstance(hint, type) and issubclass(hint, Path):
+        return MayBePath(always=True)
+    marks = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, MayBePath)]
+    kinds = [*marks, *map(path_kind, get_args(hint))]
+    return next((kind for kind in kinds if kind is not None), None)
+
+
+def convert_paths(settings_class: type, values: dict[str, Any], convert: Callable[[str], str]) -> dict[str, Any]:
+    """`values` of settings by name, with each relative path in them replaced by `convert` of it."""
+    hints = get_type_hints(settings_class, include_extras=True)
+
+    def converted(value: Any, kind: MayBePath) -> Any:
+        if isinstance(value, list):
+            return [converted(item, kind) for item in value]
+        if not isinstance(value, str) or value in ("None", *NULL):
+            return value
+        return _relative(value, convert) if kind.always else _parts(value, convert)
+
+    kinds = {name: path_kind(hints[name]) for name in values if name in hints}
+    return {
+        name: value if (kind := kinds.get(name)) is None else converted(value, kind) for name, value in values.items()
+    }
+
+
+def _parts(text: str, convert: Callable[[str], str]) -> str:
+    """A name or path with settings ("FILE.py:FACTORY", "reject:detector=RUN+median"), or a command line of such."""
+    first, *others = re.split(r"(\s+)", text)
+    if others and first.endswith(".py"):
+        return first + "".join(_parts(word, convert) for word in others)
+    if "://" in text:
+        return text
+
+    def replace(found: re.Match[str]) -> str:
+        part = found[0]
+        fraction = re.fullmatch(r"[\d.]+/[\d.]+", part)
+        is_path = "/" in part or part.endswith(SUFFIXES)
+        return _relative(part, convert) if is_path and not fraction else part
+
+    # What begins the text, or comes after an equals sign, a plus or a comma; after a colon only what begins with a dot.
+    return re.sub(r"(?:^|(?<=[=+,])|(?<=:)(?=\.\.?/))[^:=+,]+", replace, text)
+
+
+def _relative(text: str, convert: Callable[[str], str]) -> str:
+    return text if os.path.isabs(text) or re.match(r"~|\w+:/", text) else convert(text)
+
+
+def from_recipe(recipe: Path) -> Callable[[str], str]:
+    """A function from paths relative to the folder of the file `recipe` to paths relative to the working directory, or
+    absolute ones where they lie outside of it.
+    """
+    base, working = recipe.parent.resolve(), Path.cwd()
+
+    def convert(text: str) -> str:
+        path = Path(os.path.normpath(base / text))
+        return str(path.relative_to(working) if path.is_relative_to(working) else path)
+
+    return convert
+
+
+def to_recipe(directory: Path) -> Callable[[str], str]:
+    """A function from paths relative to the working directory to the same relative to `directory`: what `from_recipe`
+    reads again from a file there.
+    """
+    base, working = directory.resolve(), Path.cwd()
+
+    def convert(text: str) -> str:
+        path = working / text
+        relative = os.path.relpath(path.resolve() if ".." in path.parts else path, base)
+        return relative if "/" in relative else f"./{relative}"
+
+    return convert

@@ -1,0 +1,153 @@
+"""The threat model: which images an attacker may answer with, and the measure of what was answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from advgan.core.errors import InputError
+from advgan.core.inputs import check_number, check_whole
+
+View = Literal["adaptive", "naive", "oblivious"]  # knowledge of a defense: see advgan.attacks.registry.Spec
+Norm = Literal["linf", "l2"]
+NORMS: tuple[Norm, ...] = ("linf", "l2")
+GIVEN_BACK = 3  # passes: on MNIST the cut leaves 1.34 of l2 1.5, one pass makes it 1.496, three 1.5000
+TOLERANCE = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of one subtraction; of a sum of squares
+
+
+def check_eps(eps: float, norm: str, name: str = "eps") -> float:
+    """`eps` itself, if it is a radius that the norm allows: (0, 1] for linf, any positive number for l2."""
+    if norm not in NORMS:
+        raise InputError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    check_number(name, eps)
+    largest = 1.0 if norm == "linf" else float("inf")
+    if not 0 < eps <= largest or eps == float("inf"):
+        expected = "in (0, 1] (pixels lie in [0, 1]; 8 of 255 grey levels is 8/255)" if norm == "linf" else "positive"
+        raise InputError(f"{name} must be {expected}, got {eps}")
+    return float(eps)
+
+
+def eps_text(eps: float) -> str:
+    """A radius as people write it: 0.3, and the float of 8/255 as "8/255", not as 0.03137."""
+    short, levels = f"{eps:.6g}", round(255 * eps)
+    if float(short) == eps:
+        return short
+    small, large = (Fraction(eps).limit_denominator(most) for most in (10, 100))
+    if levels and levels / 255 == eps and float(small) != eps:
+        return f"{levels}/255"
+    return str(large) if float(large) == eps else f"{eps:.4g}"
+
+
+def check_class(y_target: int | None, num_classes: int) -> None:
+    """Raise InputError unless `y_target` is None or one of the classes 0, ..., num_classes - 1."""
+    if y_target is not None:
+        check_whole("y_target", y_target)
+    if y_target is not None and not 0 <= y_target < num_classes:
+        raise InputError(f"y_target must be a class from 0 to {num_classes - 1}, got {y_target}")
+
+
+def delta_norms(delta: Tensor) -> dict[str, Tensor]:
+    """Per-sample norms of `delta` (n, c, h, w), each (n,) float32; l0 counts pixels (positions), not channels."""
+    flat = delta.detach().float().flatten(1)
+    return {
+        "l0": (delta.detach() != 0).any(dim=1).flatten(1).sum(1).float(),
+        "l2": flat.norm(dim=1),
+        "linf": flat.abs().amax(1),
+    }
+
+
+def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
+    """`x_adv` as uint8 (n, c, h, w): clean `x` plus whole grey levels, delta rounded toward zero.
+
+    Nearest rounding would leave the ball: 0.3 * 255 = 76.5 would become 77. Clean 8-bit images stay exact.
+    """
+    delta = x_adv.double() - x.double()
+    slack = 1e-4 * delta.sign()
+    levels = delta.mul_(255).add_(slack).trunc_()  # in place: a large picture passes through memory often enough
+    return levels.add_((x * 255).round()).clamp_(0, 255).to(torch.uint8)
+
+
+def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
+    """From unbounded `raw` to x_adv (both the shape of `x`), inside the `eps` ball around `x` and the box [0, 1].
+
+    `eps` is one radius, or one for each image (n,).
+
+    linf  x_adv = low + (high - low) (1 + tanh raw) / 2 with low = max(x - eps, 0), high = min(x + eps, 1)
+    l2    delta = raw scaled down to length eps and cut at the box; what the cut takes off, the pixels that it does
+          not touch are given back, a few times over: to min(s |raw|, room) of each pixel, where s grows until the
+          length is eps. A step s -> s eps / length can never pass eps: no pixel grows by more than the factor.
+
+    There is no dead pixel, whatever x is: clamping x + delta would pass no gradient to pixels at 0 or 1 (most of
+    MNIST), so the l2 form lets the gradient through its cut. In float32 outside autocast: bf16(8/255) exceeds 8/255.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, raw = x.float(), raw.float()
+        if isinstance(eps, Tensor):
+            eps = rearrange(eps.float(), "n -> n 1 1 1")
+        if norm == "linf":
+            # In place: for a batch the memory of a new tensor takes longer to get than its values to compute.
+            low, high = (x - eps).clamp_min_(0), (x + eps).clamp_max_(1)
+            free = low.lerp(high, (2 * raw).sigmoid_())  # sigmoid(2r) = (1 + tanh r) / 2
+        else:
+            length = rearrange(raw.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
+            wanted = length.minimum(torch.as_tensor(eps, device=x.device))
+            raw = raw * (wanted / length)
+            grown, wanted, held = torch.ones_like(wanted), wanted.detach(), raw.detach()
+            for _ in range(GIVEN_BACK):
+                cut = (x + grown * held).clamp_(0, 1).sub_(x)
+                left = rearrange(cut.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
+                grown = grown * (wanted / left).clamp(1, 2)
+            free = x + grown * raw
+            low, high = torch.zeros_like(x), torch.ones_like(x)
+        # The value is cut (for linf by one rounding error at most), the gradient is that of the uncut form.
+        return free + (free.clamp(low, high) - free).detach() if free.requires_grad else free.clamp_(low, high)
+
+
+@dataclass(frozen=True)
+class Threat:
+    """The ball of radius `eps` (pixel units of [0, 1]) around a clean image, cut with the box [0, 1].
+
+    Raises InputError for an unknown norm or a radius that the norm does not allow.
+    """
+
+    norm: Norm = "linf"
+    eps: float = 0.3
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, self.norm)
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Nearest point in the ball, then in the box, in float32 (bf16(8/255) is larger than 8/255). Shape of `x`.
+
+        Take gradients at the result, never through it: since torch 2.15 clamp passes none at its bounds.
+        """
+        x, delta = x.float(), x_adv.float() - x.float()
+        if self.norm == "linf":
+            delta = delta.clamp(-self.eps, self.eps)
+        else:
+            length = delta.flatten(1).norm(dim=1).clamp_min(1e-12)
+            delta = delta * (self.eps / length).clamp_max(1).view(-1, *[1] * (x.ndim - 1))
+        return (x + delta).clamp(0, 1)
+
+    def violations(self, x_adv: Tensor, x: Tensor) -> list[str]:
+        """What is wrong with `x_adv` as an answer to `x` (n, c, h, w), in words; empty when it keeps every promise."""
+        if x_adv.shape != x.shape:
+            return [f"shape {tuple(x_adv.shape)} instead of {tuple(x.shape)}"]
+        if x_adv.dtype != torch.float32:
+            return [f"dtype {x_adv.dtype} instead of torch.float32"]
+        if not torch.isfinite(x_adv).all():
+            return [f"{int((~torch.isfinite(x_adv)).flatten(1).any(1).sum())} images with NaN or infinity"]
+        found = []
+        if x_adv.min() < 0 or x_adv.max() > 1:
+            found.append(f"pixels outside [0, 1]: {x_adv.min().item():.6g} to {x_adv.max().item():.6g}")
+        delta = (x_adv - x).flatten(1)
+        longest = (delta.abs() if self.norm == "linf" else delta.norm(dim=1)).max().item() if len(x) else 0.0
+        if longest > self.eps + TOLERANCE[self.norm]:
+            found.append(f"{self.norm} {longest:.7g} exceeds eps {self.eps:.7g}")
+        return found

@@ -1,0 +1,71 @@
+"""Whether the training that made a checkpoint was finished, read from the files of its run. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from advgan.core.errors import InputError, warn
+from advgan.core.json_files import read_object
+
+STATE_OF = {"generator": "generator", "discriminator": "generator", "classifier": "classifier", "teacher": "classifier"}
+PROGRESS = "progress.json"  # in each training state: {"step": steps done, "steps": steps in all}
+_warned: set[Path] = set()
+
+
+def checkpoint_folder(path: Path, artefact: str) -> Path:
+    """The folder that `path` means: itself, that of the file which it is, or of a run its `artefact`."""
+    if os.path.isfile(path):
+        return path.parent
+    inside = os.path.isdir(path / artefact) and not (path / "model.safetensors").exists()
+    return path / artefact if inside else path
+
+
+def unfinished(checkpoint: Path) -> str | None:
+    """ "step 20 of 100" where the training that made the folder `checkpoint` was stopped or killed, or still runs; None
+    where it was finished, and where neither the folder nor its run records it.
+
+    The run's newest training state decides, because it is written last; without one its training.json.
+    """
+    folder = checkpoint.resolve()
+    run, record = folder.parent, _read(folder / "training.json")
+    artefact = STATE_OF.get(folder.name)
+    if artefact is not None and not record:
+        of_run = _read(run / "training.json")
+        # of a classifier there is another run's generator beside it, unless both are a substitute's
+        record = of_run if artefact == "generator" or "substitute" in of_run else {}
+    states = run / "state" / (artefact or "none")
+    if "substitute" in record and artefact == "classifier":
+        states = run / "state" / "generator"
+    if states.is_dir():
+        newest = max(states.glob("step-*"), default=None)
+        progress = {} if newest is None else _read(newest / PROGRESS)
+        step, steps = progress.get("step"), progress.get("steps")
+        if isinstance(step, int) and isinstance(steps, int):
+            return f"step {step} of {steps}" if step < steps else None
+        if newest is None and not record:
+            return "before its first saved state"
+    if record.get("finished") is False:
+        return f"step {record.get('steps')} of {record.get('total_steps')}"
+    return None
+
+
+def warn_unfinished(checkpoint: Path) -> None:
+    """One line on stderr, once for each checkpoint, where its training was not finished."""
+    folder = checkpoint.resolve()
+    if folder in _warned or os.environ.get("RANK", "0") != "0":
+        return
+    if progress := unfinished(folder):
+        _warned.add(folder)
+        warn(
+            f"the training of {checkpoint} was not finished ({progress}): the same training command with --resume "
+            "continues it"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path, finite=False)
+    except InputError:
+        return {}

@@ -1,0 +1,174 @@
+"""Weights on disk with their digest, and in a model: names, shapes and kinds are checked before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from advgan.core.checkpoint_summary import check_config_digest
+from advgan.core.errors import InputError, reason
+from advgan.core.files import check_regular
+from advgan.core.json_files import object_digest
+
+M = TypeVar("M", bound=nn.Module)
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # what is cast to the model's own type
+# Entries that a model does not depend on in eval mode: BatchNorm's counters, and what profilers and averaging leave.
+COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
+
+
+def write_weights(tensors: Mapping[str, Tensor], path: Path, *, beside: Mapping[str, Any] | None = None) -> None:
+    """Write `tensors` as .safetensors, with the SHA-256 of them all in its metadata, and that of the JSON object
+    `beside` it (a config.json), where there is one.
+    """
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": "pt", "sha256": digest(kept)}
+    if beside is not None:
+        metadata["config_sha256"] = object_digest(beside)
+    # Not save_file, which leaves a file that others may not read, whatever the umask says.
+    path.write_bytes(save(kept, metadata=metadata))
+
+
+def read_weights(
+    path: Path | str, *, beside: Mapping[str, Any] | None = None, digests: bool = False
+) -> dict[str, Tensor]:
+    """The tensors in a .safetensors file, on the CPU. Raises SafetensorError for a damaged one: where it has the
+    SHA-256 of `write_weights`, for one of which a single bit is not as it was, or with another object `beside` it. With
+    `digests` it must have both.
+    """
+    check_regular(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if digests and not {"sha256", "config_sha256"} <= metadata.keys():
+            raise SafetensorError("it holds no SHA-256")
+        if beside is not None:
+            check_config_digest(metadata, beside)
+        # Copies: what safetensors returns is the file itself, mapped, and changes with it.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    told = metadata.get("sha256")
+    if told is not None and digest(tensors) != told:
+        raise SafetensorError(f"its weights are not those that were saved, whose SHA-256 is {told[:12]}...")
+    return tensors
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes, types and values, whatever their order in the file."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def read_checkpoint(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights in model.safetensors in `folder`, whose config.json holds `config`. Raises InputError for damaged
+    ones, and for those that were saved with another config.json."""
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise InputError(f"no weights in {folder}: expected model.safetensors")
+    try:
+        return read_weights(file, beside=config)
+    except Exception as error:  # a damaged file can end in nearly any exception
+        raise InputError(f"the checkpoint in {folder} is damaged: {reason(error)}") from None
+
+
+def write_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write config.json and model.safetensors, with the digests of both, to `folder`."""
+    (folder / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+    write_weights(tensors, folder / "model.safetensors", beside=config)
+
+
+def build_and_load(build: Callable[[], M], tensors: Mapping[str, Tensor], file: Path, about: str) -> M:
+    """`build()` with the weights `tensors` from `file`. Names and shapes are compared before any memory is taken for
+    the model, whatever sizes a config.json has. Raises InputError where they differ.
+    """
+    with torch.device("meta"):
+        expected = build()
+    if problems := mismatch(expected, tensors):
+        raise InputError(f"{file} does not fit {about}: {problems}")
+    return load_weights(build(), tensors, file)
+
+
+def load_weights(model: M, tensors: Mapping[str, Any], file: Path) -> M:
+    """`model` with the weights `tensors` from `file`: names and shapes fit, see `mismatch`. BatchNorm's counters may be
+    missing. Raises InputError for weights of another kind than the model's (whole numbers, complex, sparse, quantised,
+    without values) and for NaN or infinity where the model has neither.
+    """
+    state = model.state_dict()
+    for name, expected in state.items():
+        if name in tensors:
+            given = tensors[name]
+            state[name] = _checked(given, expected, f"{file}: {name}") if isinstance(expected, Tensor) else given
+    model.load_state_dict(state)
+    return model
+
+
+def mismatch(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
+    """In which names and shapes `tensors` are not the model's; "" if in none. Counters may be missing."""
+    return describe_mismatch(shapes_of(model.state_dict()), shapes_of(tensors))
+
+
+def describe_mismatch(
+    expected: Mapping[str, tuple[int, ...] | None], given: Mapping[str, tuple[int, ...] | None]
+) -> str:
+    """Which names are missing, unexpected, or of another shape; "" for none."""
+    missing, unexpected = [k for k in expected if k not in given], [k for k in given if k not in expected]
+    reshaped = [f"{k} {given[k]} for {expected[k]}" for k in expected if k in given and given[k] != expected[k]]
+    return ", ".join(
+        f"{len(names)} {word} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        for word, names in [("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)]
+        if names
+    )
+
+
+def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
+    """The shape of each tensor by name, None for a nested one, without counters."""
+    return {
+        name: None if tensor.is_nested else tuple(tensor.shape)
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor) and not name.endswith(COUNTERS)
+    }
+
+
+def _checked(given: Tensor, expected: Tensor, where: str) -> Tensor:
+    """`given` in the type of `expected`. Raises InputError for another kind of tensor."""
+    wanted = str(expected.dtype).removeprefix("torch.")
+    kind = _kind(given)
+    same = given.dtype == expected.dtype or (given.dtype in FLOATS and expected.dtype in FLOATS)
+    whole = not any(map(_fractional, (given, expected))) and torch.bool not in (given.dtype, expected.dtype)
+    if (kind and kind == _kind(expected) and same) or not given.numel():  # a model that is quantised itself, say
+        return given
+    if kind or not (same or whole):
+        raise InputError(f"{where} is {kind or str(given.dtype).removeprefix('torch.')}, expected {wanted} values")
+    value = given.detach().to(expected.dtype)
+    if whole and not same and not torch.equal(value.to(given.dtype), given):
+        raise InputError(f"{where} holds values beyond {wanted}")
+    if _fractional(value) and not bool(torch.isfinite(value).all()):
+        odd = ~torch.isfinite(value.cpu()) & torch.isfinite(expected.detach().cpu())
+        if bool(odd.any()) or bool(value.isnan().any()):
+            raise InputError(f"{where} holds NaN or infinity, expected finite weights")
+    return value
+
+
+def _kind(tensor: Tensor) -> str:
+    """What a tensor is that no layer can use as its weights; "" for an ordinary one."""
+    if tensor.is_quantized:
+        return f"quantised ({str(tensor.dtype).removeprefix('torch.')})"
+    if tensor.is_meta:
+        return "on the meta device, without values"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        return f"{layout}, not dense"
+    return ""
+
+
+def _fractional(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

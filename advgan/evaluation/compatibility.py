@@ -1,0 +1,65 @@
+"""A classifier and the data that it is attacked on: do they fit each other, and call the classes alike?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from advgan.classifiers import BlackBox, check_normalised, check_target
+from advgan.classifiers.checks import check_batch_of, gradient_fault
+from advgan.core.errors import InputError
+from advgan.data import Data, relabel
+from advgan.defenses import undefended
+
+
+def admitted(model: Any, data: Data) -> tuple[nn.Module, Data]:
+    """The loaded classifier `model` as a target, and `data` with labels and class names as it has them.
+
+    Raises InputError if it cannot be attacked with these data, seen on a few validation images: as `check_target`,
+    `relabel` and, for other people's, `check_normalised`. A black box without a budget is asked about five images: four
+    together, and the first alone; one with a budget about none.
+    """
+    plain = undefended(model)
+    data = relabel(data, *said_of(model))
+    if isinstance(model, BlackBox):
+        if model.budget is None:  # each of its answers is checked; these five are asked to see that they do not vary
+            check_batch_of(model.ask, next(data.validation.first(4).batches(4))[0], model.name)
+        return model, data
+    x, y = next(data.validation.first(64).batches(64))
+    target = check_target(model, x[:8], data.num_classes)
+    if not getattr(plain, "normalises", True):
+        check_normalised(target, x, y)
+    return target, data
+
+
+def gradient_fault_of(model: Any) -> str | None:
+    """Why a loaded classifier has no gradients: it only answers queries, or passes none back to an image; else None."""
+    plain = undefended(model)
+    if isinstance(plain, BlackBox):
+        return f"{plain.name} only answers queries, without a gradient"
+    shape = getattr(plain, "image_shape", None)
+    if shape is None:
+        return None
+    x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    fault = gradient_fault(model, x.to(next((tensor.device for tensor in model.parameters()), x.device)))
+    return None if fault is None else f"{plain.name} passes no gradient to its input ({fault})"
+
+
+def only_answers(model: Any) -> bool:
+    """Whether a target, or what stands behind its defences, answers queries and has no gradients."""
+    return gradient_fault_of(model) is not None
+
+
+def check_gradients(model: Any) -> None:
+    """Raise InputError for a target without gradients: nothing by gradients is made on it."""
+    if fault := gradient_fault_of(model):
+        raise InputError(f"{fault}: train/substitute.py attacks such targets")
+
+
+def said_of(model: Any) -> tuple[Sequence[str] | None, int, str]:
+    """The names of a loaded classifier's classes (None: it has none), their number, and what it is called."""
+    plain = undefended(model)
+    return getattr(plain, "classes", None), plain.num_classes, plain.name

@@ -1,0 +1,169 @@
+"""Run one attack on one target and believe nothing it says: every figure is recomputed from the images it returns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks.common import borrowed, check_classes, check_inputs
+from advgan.attacks.registry import Access, Bound, Protocol
+from advgan.classifiers import BlackBox
+from advgan.classifiers.checks import acting, check_outputs
+from advgan.core.errors import InputError
+from advgan.core.inputs import check_columns
+from advgan.core.threat_model import Threat, check_class
+from advgan.defenses import suspicious, undefended
+from advgan.evaluation.metrics import attack_figures, clean_figures, clean_records, outcome
+from advgan.evaluation.runner import Broken, device_of, run_attack
+from advgan.evaluation.verify import accepts, not_finite
+
+ROW_KEYS = (
+    *("target", "attack", "access", "protocol", "attack_norm", "norm", "eps", "targeted", "y_target"),
+    *("seed", "batch_size", "n", "n_correct", "n_attacked", "clean_accuracy", "clean_rejected"),
+    *("asr", "asr_low", "asr_high", "asr_8bit", "asr_any_norm", "robust_accuracy", "rejected"),
+    *("l0_mean", "l2_mean", "l2_median", "l2_median_low", "l2_median_high", "linf_mean", "linf_max", "ssim_mean"),
+    *("seconds_per_image", "images_per_second", "forwards_per_image", "backwards_per_image"),
+    *("violations", "status"),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one attack.
+
+    row        `ROW_KEYS` -> plain values, for results.json; what could not be measured is None
+    records    one entry per image (n,): label, predictions, confidences, norms, success; no columns if it failed
+    x_adv      (k, c, h, w) its answers to the first k images, for a gallery; k is 0 if it failed
+    """
+
+    row: dict[str, Any]
+    records: dict[str, Tensor]
+    x_adv: Tensor
+
+
+def evaluate(
+    attack: Bound,
+    target: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    name: str = "attack",
+    target_name: str = "target",
+    access: Access = "gradients",
+    seed: int = 0,
+    protocol: Protocol = "bounded",
+    attack_norm: str | None = None,
+    y_target: int | None = None,
+    batch_size: int = 100,
+    clean_logits: Tensor | None = None,
+    clean_accepted: Tensor | None = None,
+    keep: int = 16,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Result:
+    """Attack images `x` (n, c, h, w) with labels `y` (n,), batch by batch, and certify the answers.
+
+    attack         (x, y) -> x_adv, on the target's device; it gets copies, some of them twice, to warm up
+    target         in eval mode, no softmax; its forwards and backwards during the attack are counted
+    name, target_name, access, seed   what the row says of the attack (`Attack.access`, its rng's seed) and the target
+    threat         "bounded": the ball each answer must lie in; "minimal-norm": the radius up to which one counts
+    attack_norm    the norm that a minimal-norm attack minimises; None: the threat's
+    y_target       the class that a targeted attack aims at
+    clean_logits, clean_accepted   (n, k) of `x` and, if the target can reject, (n,) bool, where they are known already
+    keep           how many answers to hold back for a gallery
+    progress       told the number of images after each batch
+
+    An attack that raises, leaves ball or box, or changes its input or the model is a failed row without figures, never
+    a robust target; so is a target with NaN or infinity among its logits. Raises InputError for what the caller got
+    wrong: images, labels, a target in training mode, or one with one logit or probabilities for logits, or whose answer
+    depends on the batch (`check_target` says more, and makes two logits of one).
+    """
+    check_inputs(x, y, threat.eps, threat.norm)
+    if threat.targeted != (y_target is not None):
+        raise InputError(f"threat.targeted is {threat.targeted}, expected a y_target to match, got {y_target}")
+    if isinstance(target, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module cannot be attacked as it is: model = check_target(model, x, classes)")
+    if any(getattr(module, "training", False) for module in target.modules()):
+        raise InputError(f"the target is in training mode{acting(target)}, expected target.eval()")
+    if not len(x) or batch_size < 1:
+        raise InputError(f"expected images and a batch size of at least 1, got {len(x)} and {batch_size}")
+    logits = predict(target, x, batch_size) if clean_logits is None else clean_logits
+    check_columns(logits)
+    check_classes(y, logits)
+    check_class(y_target, logits.shape[1])
+    odd = not_finite(logits)
+    if not odd and not isinstance(undefended(target), BlackBox):
+        few = torch.linspace(0, len(x) - 1, min(8, len(x))).round().long()
+        check_outputs(target, x[few].to(device_of(target)), logits[few], alone=clean_logits is None)
+
+    accepted = accepted_by(target, x, batch_size) if clean_accepted is None else clean_accepted
+    records = clean_records(logits.cpu(), y.cpu(), y_target, accepted)  # all that is counted is counted there
+    row = {
+        "attack_norm": attack_norm or threat.norm,
+        **{"target": target_name, "attack": name, "access": access, "seed": seed, "protocol": protocol},
+        **{"norm": threat.norm, "eps": threat.eps, "targeted": threat.targeted},
+        **{"n": len(x), "y_target": y_target, "batch_size": batch_size, "violations": []},
+        **clean_figures(records),
+    }
+    if odd:
+        reason = f"the target answers with NaN or infinity for {odd} of {len(x)} images, expected finite logits"
+        return _failed(row, reason, [])
+    if not row["n_attacked"]:
+        return _failed(row, "no image to attack, the target classifies none correctly", [])
+    try:
+        limits = threat if protocol == "bounded" else Threat("linf", 1.0)  # that ball holds the whole box
+        run = run_attack(attack, target, x, y, limits, batch_size=batch_size, keep=keep, progress=progress)
+    except Broken as broken:
+        return _failed(row, str(broken), broken.violations)
+    except Exception as error:
+        logging.getLogger(__name__).warning("attack %s failed", name, exc_info=not isinstance(error, InputError))
+        return _failed(row, f"{type(error).__name__}: {error}", [])
+    records |= run.columns
+    records |= outcome(records, threat, protocol, y_target)
+    row |= attack_figures(records, protocol) | run.cost | {"status": "ok"}
+    return Result({key: row[key] for key in ROW_KEYS}, records, run.x_adv)
+
+
+def judged(result: Result, threat: Threat) -> Result:
+    """The figures of a result made anew from its records: under another radius too, for a minimal-norm attack."""
+    row = result.row | {"norm": threat.norm, "eps": threat.eps}
+    if row["status"] != "ok":
+        return Result(row, result.records, result.x_adv)
+    records = result.records | outcome(result.records, threat, row["protocol"], row["y_target"])
+    return Result(row | clean_figures(records) | attack_figures(records, row["protocol"]), records, result.x_adv)
+
+
+def _failed(row: dict[str, Any], reason: str, violations: list[str]) -> Result:
+    """A row without figures, that says why."""
+    row |= {"status": "failed: " + " ".join(reason.split())[:300], "violations": violations}
+    return Result({key: row.get(key) for key in ROW_KEYS}, {}, torch.empty(0))
+
+
+@torch.no_grad()
+def predict(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
+    """Logits (n, k) float32 on the CPU for images `x` (n, c, h, w); the target is left as found."""
+    device = device_of(target)
+    with borrowed(target):
+        return torch.cat([_logits(target(part.to(device))) for part in x.split(batch_size)])
+
+
+def _logits(outputs: Any) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"the target must answer with a tensor of logits, got {type(outputs).__name__}")
+    return (outputs.float() if outputs.is_floating_point() else outputs).cpu()
+
+
+@torch.no_grad()
+def accepted_by(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor | None:
+    """Which images `x` (n, c, h, w) the target does not reject: (n,) bool on the CPU; None if it never rejects any."""
+    if not suspicious(target):
+        return None
+    device = device_of(target)
+    with borrowed(target):
+        found = [accepts(target, part.to(device)) for part in x.split(batch_size)]
+    return torch.cat([part.cpu() for part in found if part is not None])

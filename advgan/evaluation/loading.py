@@ -1,0 +1,228 @@
+"""Who takes part in a comparison: classifiers, generators and threats, from the words of a command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advgan.classifiers import fingerprint
+from advgan.classifiers.external import source_of
+from advgan.core.config import parse_fraction
+from advgan.core.errors import InputError
+from advgan.core.json_files import check_real, read_sealed
+from advgan.core.threat_model import NORMS, Norm, Threat, check_eps
+from advgan.core.training_record import checkpoint_folder, unfinished
+from advgan.data import Data
+from advgan.data.classes import numbering
+from advgan.defenses import is_directory, load_classifier, needs_weights
+from advgan.evaluation.compatibility import admitted, said_of
+from advgan.evaluation.result_cache import Victim
+from advgan.models.generator import Generator
+
+USUAL: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # radii of a sweep
+FILES = ("python_file", "onnx")  # sources whose classifiers are called by a path: its end is enough
+
+
+@dataclass(frozen=True)
+class Target:
+    """A classifier as it was asked for, and as it is attacked."""
+
+    name: str
+    weights: Path | None  # None: one of another source, with its own
+    victim: Victim
+    defense: str | None = None
+
+    def called(self, label: str) -> Target:
+        """The same under another label."""
+        return replace(self, victim=Victim(label, self.victim.model))
+
+    def spent_on(self, sha256: str) -> int | None:
+        """How often the black box with that fingerprint was asked for it; None if it is not distilled from it."""
+        run = {} if self.weights is None else run_of(self.weights)
+        own = run.get("substitute", {}).get("sha256") == self.victim.sha256
+        found: int | None = run.get("queries")
+        return found if own and run.get("settings", {}).get("black_box_sha256") == sha256 else None
+
+    @property
+    def training_seconds(self) -> float | None:
+        """How long its training took; None where its run does not say. Of a classifier: what was made on one, a
+        generator or a substitute, names that one in its own training.json."""
+        if self.weights is None:
+            return None
+        run = run_of(self.weights / "classifier") or run_of(self.weights)
+        made_on = {"target_sha256", "black_box_sha256"} & run.get("settings", {}).keys()
+        return None if made_on else run.get("training_seconds")
+
+    def describe(self, dataset: str) -> dict[str, Any]:
+        """For results.json: what it is, where it lay, the fingerprint of its weights, and how far its training got if
+        not finished."""
+        progress = None if self.weights is None else unfinished(checkpoint_folder(self.weights, "classifier"))
+        return {
+            **{"label": self.victim.label, "name": self.name, "weights": str(self.weights or "its own")},
+            **{"sha256": self.victim.sha256, "dataset": dataset, "defense": self.defense},
+            **({"unfinished": progress} if progress else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A generator, and the folder it came from."""
+
+    path: Path
+    generator: Generator
+
+    @property
+    def name(self) -> str:
+        """What its run is called."""
+        return self.path.resolve().parent.name if self.path.name == "generator" else self.path.resolve().name
+
+    def trained_on(self, target: Target) -> bool:
+        """Whether its run says so, or says nothing; else it is a stand-in's, and its answers are transferred."""
+        return self.source_sha256 in (None, target.victim.sha256)
+
+    @property
+    def source_sha256(self) -> str | None:
+        """The fingerprint of the classifier whose gradients trained it, a substitute's perhaps; None if nobody says."""
+        run = run_of(self.path)
+        found: str | None = run.get("substitute", {}).get("sha256") or run.get("settings", {}).get("target_sha256")
+        return found
+
+    def describe(self, target: Target) -> dict[str, Any]:
+        """For results.json: what it is, what it was trained for, and how long (None: on another target, or unknown)."""
+        g, progress = self.generator, unfinished(checkpoint_folder(self.path, "generator"))
+        return {
+            **{"path": str(self.path), "target": target.victim.label, "sha256": fingerprint(g)},
+            **{"parameters": sum(parameter.numel() for parameter in g.parameters())},
+            **{"eps": g.threat.eps, "norm": g.threat.norm, "y_target": g.y_target},
+            "training_seconds": run_of(self.path).get("training_seconds") if self.trained_on(target) else None,
+            **({"unfinished": progress} if progress else {}),
+        }
+
+
+def run_of(path: Path) -> dict[str, Any]:
+    """The training.json that the run left which made a generator or a classifier; {} where there is none. Raises
+    InputError for a damaged one.
+    """
+    for folder in (path, path.parent):
+        file = folder / "training.json"
+        if not file.is_file():
+            continue
+        run = read_sealed(file)
+        for key in ("settings", "substitute"):
+            if not isinstance(run.get(key, {}), dict):
+                raise InputError(f"{file}: {key} must be an object, got {run[key]!r:.60}")
+        for key in ("training_seconds", "queries"):
+            if run.get(key) is not None:
+                check_real(f"{file}: {key}", run[key])
+        return run
+    return {}
+
+
+def load_targets(
+    names: Sequence[str],
+    weights: Sequence[Path],
+    data: Data,
+    device: torch.device,
+    defenses: Sequence[str] = (),
+    *,
+    settled: bool = False,
+) -> tuple[list[Target], Data]:
+    """The classifiers `names` with their `weights`, one for one, each tried on a few validation images, on `device`;
+    and `data` with labels and class names as they have them (see `advgan.data.relabel`).
+
+    A name may be the directory of a saved classifier; then no weights are given. One of another source needs none:
+    they are one for each that does, or one for each that is no directory. `defenses` (words as in
+    `advgan.defenses.defend`, "none" for none) are one for each, one for all, or (). With `settled` the data are in the
+    order of others already. Raises InputError unless the numbers fit, each can be attacked, and all have the classes
+    in one order.
+    """
+    able = [name for name in names if not is_directory(name, None)]
+    needy = [name for name in names if needs_weights(name)]
+    known = able if len(weights) == len(able) else needy
+    if not names or len(weights) != len(known):
+        raise InputError(f"expected one target-weights for each target, got {len(weights)} for {len(known)} targets")
+    if len(defenses) not in (0, 1, len(names)):
+        raise InputError(f"expected one defense, or one for each of {len(names)} targets, got {len(defenses)}")
+    given, loaded = iter(weights), list[tuple[Path | None, str | None, Any]]()
+    for i, name in enumerate(names):
+        own = next(given) if name in known else None
+        word = defenses[i if len(defenses) > 1 else 0] if defenses else "none"
+        defense = None if word == "none" else word
+        model = load_classifier(name, own, defense, image_shape=data.image_shape, num_classes=data.num_classes)
+        loaded.append((Path(name) if is_directory(name, own) else own, defense, model))
+    called, found, same = [model.name for _, _, model in loaded], list[Target](), list(range(data.num_classes))
+    order = same if settled else numbering(data, *said_of(loaded[0][2])) or same
+    for path, defense, model in loaded:
+        if (numbering(data, *said_of(model)) or same) != order:
+            raise InputError(f"{model.name} has the classes in another order than the other targets, expected the same")
+        checked, theirs = admitted(model, data)
+        short = Path(model.name).name if source_of(model.name) in FILES else model.name
+        label = f"{short} {path.name}" if path and called.count(model.name) > 1 else short
+        label = f"{label} + {defense}" if defense else label
+        if label in {other.victim.label for other in found}:
+            label = f"{label} ({path or model.name})"
+        found.append(Target(model.name, path, Victim(label, checked.to(device).eval()), defense))
+    return found, data if settled else theirs
+
+
+def load_generators(paths: Sequence[Path], targets: int, names: Sequence[str] = ()) -> list[Trained]:
+    """A generator for each target: one for one, or one for all; [] for no paths. Raises InputError otherwise.
+
+    `names` are those of the targets: a guide may be loaded from such a Python file.
+    """
+    if len(paths) not in (0, 1, targets):
+        raise InputError(f"expected one generator, or one for each of {targets} targets, got {len(paths)}")
+    loaded = [Trained(Path(path), Generator.from_pretrained(path, allowed_guides=names)) for path in paths]
+    return loaded * targets if len(paths) == 1 else loaded
+
+
+def threats(eps: Sequence[str], norms: Sequence[Norm], generator: Generator | None, targeted: bool) -> list[Threat]:
+    """The balls that "0.3" (in each of the `norms`) or "l2:2" (in that one) name.
+
+    What is not said is the generator's; without one linf and 0.3. Raises InputError for what is no ball.
+    """
+    own = Threat() if generator is None else generator.threat
+    found = []
+    for word in eps or [str(own.eps)]:
+        norm, colon, radius = str(word).rpartition(":")
+        if colon and norm not in NORMS:
+            raise InputError(f"eps must look like 0.3, 8/255, linf:0.3 or l2:2, got {word!r}")
+        for each in [norm] if colon else norms or [own.norm]:
+            found.append(Threat(each, parse_fraction(radius), targeted))  # type: ignore[arg-type]
+    return list(dict.fromkeys(found))
+
+
+def radii(words: Sequence[str], norm: Norm) -> list[float]:
+    """The radii that "0.1", "8/255" or "0:0.3:0.05" (from, to, by) name, ascending, with 0 among them.
+
+    Raises InputError for what is no radius of the norm. No words are the norm's usual ones.
+    """
+    found = {0.0}
+    for word in " ".join(words or USUAL[norm]).replace(",", " ").split():
+        if ":" not in word:
+            found.add(parse_fraction(word))
+            continue
+        try:
+            first, last, step = map(Fraction, word.split(":"))  # exact: 3 steps of 0.05 are 0.15
+        except (ValueError, ZeroDivisionError):
+            raise InputError(f"a range of eps must look like 0:0.3:0.05 or 0:8/255:1/255, got {word!r}") from None
+        if not step > 0 or not 0 <= (last - first) / step <= 1000:
+            raise InputError(f"a range of eps must go up in at most 1000 steps, got {word!r}")
+        found |= {float(first + i * step) for i in range(math.floor((last - first) / step) + 1)}
+    return sorted(eps and check_eps(eps, norm) for eps in found)
+
+
+def aim(y_target: int | None, generator: Generator | None) -> int | None:
+    """The class that is aimed at: as asked, else the generator's, else None."""
+    return generator.y_target if y_target is None and generator is not None else y_target
+
+
+def unfit(generator: Generator, threat: Threat, y_target: int | None) -> str | None:
+    """Why a generator has no answer under a threat; None if it has."""
+    return generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)

@@ -1,0 +1,216 @@
+"""The cells of a comparison (one attack on one target under one threat), each kept on disk as soon as it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from advgan.attacks.registry import Access, Spec, bind
+from advgan.classifiers import fingerprint
+from advgan.core.errors import reason, warn
+from advgan.core.files import write_aside
+from advgan.core.json_files import read_object
+from advgan.core.threat_model import Threat
+from advgan.core.weights import read_weights, write_weights
+from advgan.defenses import Defended, reseed, seen
+from advgan.evaluation.environment import software
+from advgan.evaluation.evaluate import ROW_KEYS, Result, accepted_by, evaluate, judged, predict
+from advgan.models.generator import Generator
+
+ANSWERS = "x_adv"  # the one tensor in a cell's file that is not a column of its records
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A classifier under attack: a label that is its own in the comparison, the model, on its device, in eval mode."""
+
+    label: str
+    model: nn.Module
+
+    @cached_property
+    def sha256(self) -> str:
+        return fingerprint(self.model)
+
+
+def _widest(spec: Spec, threat: Threat) -> Threat:
+    """The threat that an attack is run under: a minimal-norm attack's answers hold for every radius."""
+    return Threat(threat.norm, 1.0, threat.targeted) if spec.attack.protocol == "minimal-norm" else threat
+
+
+def _digest(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def draws_at_all(*victims: Victim | None) -> bool:
+    """Whether any of them draws at random, in its answers or in its gradients."""
+    modules = [module for victim in victims if victim for module in victim.model.modules()]
+    return any(isinstance(module, Defended) and (module.random or module.random_gradients) for module in modules)
+
+
+class Cells:
+    """Runs cells on images `x` (n, c, h, w) with labels `y` (n,), and keeps each in `directory`; None keeps nothing.
+
+    A cell that was kept is not run again: a comparison that was killed goes on with what is missing. It counts as the
+    same if attack, settings, seed, threat, target, generator, images, batch size, device, threads and software are.
+    `fresh` runs all of them again.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None,
+        x: Tensor,
+        y: Tensor,
+        *,
+        batch_size: int = 100,
+        keep: int = 16,
+        fresh: bool = False,
+    ) -> None:
+        self.directory, self.x, self.y, self.batch_size, self.keep = directory, x, y, batch_size, keep
+        self.fresh = fresh
+        self.found = 0  # cells that were there already
+        self._images = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
+        self._logits: dict[str, Tensor] = {}
+        self._accepted: dict[str, Tensor | None] = {}
+
+    def logits(self, victim: Victim) -> Tensor:
+        """The victim's logits (n, k) of the clean images, on the CPU; asked once."""
+        if victim.label not in self._logits:
+            reseed(victim.model, 0)
+            self._logits[victim.label] = predict(victim.model, self.x, self.batch_size)
+        return self._logits[victim.label]
+
+    def accepted(self, victim: Victim) -> Tensor | None:
+        """Which of the clean images (n,) the victim does not reject; None if it never rejects any; asked once."""
+        if victim.label not in self._accepted:
+            reseed(victim.model, 0)
+            self._accepted[victim.label] = accepted_by(victim.model, self.x, self.batch_size)
+        return self._accepted[victim.label]
+
+    def run(
+        self,
+        spec: Spec,
+        victim: Victim,
+        threat: Threat,
+        *,
+        y_target: int | None = None,
+        seed: int = 0,
+        generator: Generator | None = None,
+        foreign: bool = False,
+        source: Victim | None = None,
+        progress: Callable[[int], None] = lambda images: None,
+    ) -> Result:
+        """The cell's result: kept, or made now and kept. A minimal-norm attack is run once for all radii of a norm.
+
+        foreign  whether the generator was trained on another classifier: its one pass is a transfer then
+        source   another classifier: the attack sees only that one, and its answers are tried on the victim ("transfer")
+        """
+        attacked = seen((source or victim).model, spec.view)
+        elsewhere = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
+        access: Access = "transfer" if elsewhere or (spec.access == "generator" and foreign) else spec.access
+        widest = _widest(spec, threat)
+        key = self._key(spec, victim, widest, y_target, seed, generator, source)
+        kept = self._read(key)
+        if kept is None:
+            for drawing in (victim, source or victim):
+                reseed(drawing.model, seed)
+            rng = torch.Generator().manual_seed(zlib.crc32(f"{seed} {spec.label}".encode()))  # it takes 32 bits
+            kept = evaluate(
+                bind(spec, attacked, widest, y_target, rng, generator),
+                victim.model,
+                *(self.x, self.y, widest),
+                name=spec.label if source is None else f"{spec.label} from {source.label}",
+                target_name=victim.label,
+                access=access,
+                seed=seed,
+                protocol=spec.attack.protocol,
+                attack_norm=spec.attack.norm,
+                y_target=y_target,
+                batch_size=self.batch_size,
+                clean_logits=self.logits(victim),
+                clean_accepted=self.accepted(victim),
+                keep=self.keep,
+                progress=progress,
+            )
+            if kept.row["status"] == "ok":  # a failure may have been the machine's: it is tried again
+                self._write(key, kept)
+        else:
+            self.found += 1
+            progress(len(self.x))
+        row = kept.row | {"seed": seed, "access": access}
+        return judged(Result(row, kept.records, kept.x_adv), threat)
+
+    def name(self, cell: Mapping[str, Any]) -> str:
+        """What tells the cell that `run(**cell)` makes from others; some of them make the same one."""
+        key = (cell["victim"], _widest(cell["spec"], cell["threat"]), cell["y_target"], cell["seed"])
+        return _digest(self._key(cell["spec"], *key, cell["generator"], cell["source"]))
+
+    def _key(
+        self,
+        spec: Spec,
+        victim: Victim,
+        threat: Threat,
+        y_target: int | None,
+        seed: int,
+        generator: Generator | None,
+        source: Victim | None,
+    ) -> dict[str, Any]:
+        """All that decides a cell's result."""
+        maker = generator if spec.name == "advgan" else None
+        draws = spec.attack.random or (maker is not None and maker.noise) or draws_at_all(victim, source)
+        return {
+            "attack": spec.label,
+            "target": {"label": victim.label, "sha256": victim.sha256},
+            "source": None if source is None else {"label": source.label, "sha256": source.sha256},
+            "generator": None if maker is None else fingerprint(maker),
+            "threat": {"norm": threat.norm, "eps": threat.eps, "y_target": y_target},
+            "seed": seed if draws else None,
+            "images": {"sha256": self._images, "n": len(self.x), "batch_size": self.batch_size, "keep": self.keep},
+            "software": software() | {"device": next(victim.model.parameters(), self.x).device.type},
+        }
+
+    def _folder(self, key: dict[str, Any]) -> Path | None:
+        if self.directory is None:
+            return None
+        words = [key["target"]["label"], key["attack"], key["threat"]["norm"], f"{key['threat']['eps']:.4g}"]
+        name = re.sub(r"[^\w.=-]+", "-", "_".join(words))[:100]
+        return self.directory / f"{name}_{_digest(key)[:16]}"
+
+    def _read(self, key: dict[str, Any]) -> Result | None:
+        """A kept cell; None where there is none, or a damaged one, which a warning names. Its figures are made anew
+        from its records.
+        """
+        folder = self._folder(key)
+        if self.fresh or folder is None or not folder.is_dir():
+            return None
+        try:
+            cell = read_object(folder / "cell.json")
+            tensors = read_weights(folder / "records.safetensors", beside=cell, digests=True)
+            records, row = {name: tensors[name] for name in cell["columns"]}, cell["row"]
+            if row.keys() != set(ROW_KEYS) or {len(column) for column in records.values()} != {len(self.x)}:
+                raise ValueError("its columns or its images are others")
+            return Result({name: row[name] for name in ROW_KEYS}, records, tensors[ANSWERS])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            warn(f"the kept result {folder} is damaged and is run again: {reason(error)}")
+            return None
+
+    def _write(self, key: dict[str, Any], result: Result) -> None:
+        if (directory := self._folder(key)) is None:
+            return
+
+        def write(folder: Path) -> None:
+            cell = {"key": key, "row": result.row, "columns": list(result.records)}
+            (folder / "cell.json").write_text(json.dumps(cell, indent=2, allow_nan=False) + "\n")
+            write_weights({**result.records, ANSWERS: result.x_adv}, folder / "records.safetensors", beside=cell)
+
+        write_aside(directory, write)

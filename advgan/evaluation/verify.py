@@ -1,0 +1,115 @@
+"""Whether an answer is allowed, and what it amounts to: recomputed from the images alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advgan.attacks.active_set import CHUNK
+from advgan.attacks.common import borrowed
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat, delta_norms, to_8bit
+from advgan.defenses import suspicious
+
+SSIM_SMALLEST = 6  # pixels; the gaussian window of 11 cannot be reflected into less
+
+
+class Broken(Exception):
+    """An attack broke a rule: `violations` says which, in words."""
+
+    def __init__(self, violations: list[str]) -> None:
+        super().__init__("; ".join(violations))
+        self.violations = violations
+
+
+@torch.no_grad()
+def certify(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[str, Tensor]:
+    """What `target` makes of each image of the answer `x_adv` to `x` (n, c, h, w), and how far it is; (n,) on the CPU.
+
+    The columns that end in _8bit are those of the image as a file would keep it. Of a target that can reject,
+    `accepted` says whether it answers. Raises Broken for what is no answer, or leaves `limits`, in either form, and
+    InputError for logits that are not finite.
+    """
+    if found := _violations(x_adv, x, limits):
+        raise Broken(found)
+    rounded, rounded_adv = (x * 255).round() / 255, to_8bit(x_adv, x).float() / 255
+    if found := limits.violations(rounded_adv, rounded):
+        raise Broken([f"after rounding to 8 bits: {words}" for words in found])
+    with borrowed(target):
+        logits, logits_8bit = _logits(target, x_adv).float(), _logits(target, rounded_adv).float()
+        if odd := max(not_finite(logits), not_finite(logits_8bit)):
+            raise InputError(
+                f"the target answers with NaN or infinity for {odd} of {len(x)} adversarial images of a batch, "
+                "expected finite logits"
+            )
+        confidence, prediction = logits.softmax(1).max(1)
+        prediction_8bit = logits_8bit.argmax(1)
+        accepted, accepted_8bit = (accepts(target, images) for images in (x_adv, rounded_adv))
+    columns = {
+        "prediction": prediction,
+        "confidence": confidence,
+        "prediction_8bit": prediction_8bit,
+        **delta_norms(x_adv - x),
+        **{f"{norm}_8bit": value for norm, value in delta_norms(rounded_adv - rounded).items()},
+        "ssim": _ssim(x, x_adv),
+    }
+    if accepted is not None and accepted_8bit is not None:
+        columns |= {"accepted": accepted, "accepted_8bit": accepted_8bit}
+    return {name: column.cpu() for name, column in columns.items()}
+
+
+def not_finite(logits: Tensor) -> int:
+    """How many rows of `logits` (n, k) hold NaN or infinity."""
+    return int((~torch.isfinite(logits)).any(1).sum())
+
+
+def _violations(x_adv: Any, x: Tensor, limits: Threat) -> list[str]:
+    """What is wrong with `x_adv` as an answer to `x`, in words; empty if nothing is."""
+    if not isinstance(x_adv, Tensor):
+        return [f"returned {type(x_adv).__name__} instead of a tensor"]
+    if x_adv.device != x.device:
+        return [f"device {x_adv.device} instead of {x.device}"]
+    attached = ["still attached to a graph"] if x_adv.requires_grad else []
+    return attached + limits.violations(x_adv.detach(), x)
+
+
+def _split(x: Tensor) -> tuple[Tensor, ...]:
+    """`x` in parts: a CPU is fastest with as many images at a time as its cache holds."""
+    return x.split(CHUNK if x.device.type == "cpu" else len(x))
+
+
+def _logits(target: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([target(part) for part in _split(x)])
+
+
+def accepts(target: Any, x: Tensor) -> Tensor | None:
+    """Which images `x` (n, c, h, w) the target answers: (n,) bool; None if it answers all, always."""
+    return torch.cat([target.suspicion(part) <= 0 for part in _split(x)]) if suspicious(target) else None
+
+
+def _ssim(x: Tensor, x_adv: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004, eq. 13; a Gaussian window of 11 x 11 pixels, sigma 1.5) per image (n,);
+    NaN for images too small for its window.
+
+    Not torchmetrics', whose import costs every program seconds.
+    """
+    if min(x.shape[-2:]) < SSIM_SMALLEST:
+        return torch.full((len(x),), torch.nan)
+    c1, c2 = 0.01**2, 0.03**2
+    row = (torch.arange(-5.0, 6, device=x.device) / 1.5).square().div(-2).softmax(0)
+    similarities = []
+    for clean, adversarial in zip(_split(x), _split(x_adv), strict=True):
+        level = clean.mean((2, 3), keepdim=True)  # without it less is lost by the differences of squares
+        # As the channels of one image: the window goes over each alone, and faster than over a batch of them.
+        planes = [(images - level).flatten(0, 1)[None] for images in (clean, adversarial)]
+        a, b = (F.pad(plane, (5, 5, 5, 5), mode="reflect")[0] for plane in planes)
+        window = (row[:, None] * row).expand(len(a), 1, 11, 11)
+        mean_a, mean_b, aa, bb, ab = F.conv2d(torch.stack([a, b, a * a, b * b, a * b]), window, groups=len(a))
+        contrast_and_structure = (2 * (ab - mean_a * mean_b) + c2) / (aa - mean_a**2 + bb - mean_b**2 + c2)
+        mean_a, mean_b = (mean + level.flatten(0, 1) for mean in (mean_a, mean_b))
+        luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+        similarities.append((luminance * contrast_and_structure).reshape(len(clean), -1).mean(1))
+    return torch.cat(similarities)

@@ -1,0 +1,1 @@
+"""A generator's parts left out one at a time."""

@@ -1,0 +1,144 @@
+"""What each term of the loss buys: the same recipe trained without it, over seeds, reported on the test images.
+
+python eval/ablation.py --seeds 0                         every variant of recipes/mnist-c.yaml
+python eval/ablation.py --seeds 0 1 2 --variants full     the recipe itself, mean of three seeds
+
+Each cell is `train/advgan.py` and then `eval/compare.py`, in a directory of its own. A cell that is there already
+is kept if it was trained with the same settings; one that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from advgan import training
+from advgan.core.config import ByOrder, parse, write_settings
+from advgan.core.errors import InputError
+from advgan.core.files import write_file
+from advgan.core.json_files import read_sealed
+from advgan.data.flags import DataDir
+from advgan.experiments.trainings import complete, program
+from train.advgan import Settings as Training
+
+ROOT = Path(__file__).resolve().parents[3]
+
+VARIANTS = {
+    "full": [],
+    "no-gan": ["--alpha", "0"],
+    "no-hinge": ["--beta", "0"],
+    "neither": ["--alpha", "0", "--beta", "0"],
+    "larger-alpha": ["--alpha", "1"],
+    "paper-networks": ["--architecture", "paper"],
+}
+# Settings of the training that the comparison takes over.
+DATA = ("dataset", "data_dir", "image_size", "image_column", "label_column")
+SHARED = (*DATA, "target", "target_weights", "defense", "eps", "norm", "threads")
+# What a column shows: its title, and where the figure comes from.
+COLUMNS = {
+    "ASR %": lambda cell: 100 * cell["row"]["asr"],
+    "l2": lambda cell: cell["row"]["l2_mean"],
+    "SSIM": lambda cell: cell["row"]["ssim_mean"],
+    "hinge active %": lambda cell: _of_term(cell, "beta", "hinge_active"),
+    "D right %": lambda cell: _of_term(cell, "alpha", "d_accuracy"),
+    "steps to 95 %": lambda cell: cell["training"]["steps_to_95"],
+    "passes to 95 %": lambda cell: cell["training"]["passes_to_95"],
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which cells to train; everything else is in the recipe of train/advgan.py."""
+
+    train_recipe: Path = ROOT / "recipes/mnist-c.yaml"
+    """Recipe of train/advgan.py that is varied"""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Which of full, no-gan, no-hinge, neither, larger-alpha, paper-networks"""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of each variant"""
+    data_dir: DataDir = Path("data")
+    target_weights: Path | None = None
+    """The classifier under attack; None: the recipe's"""
+    weights_by_order: ByOrder = False
+    output_dir: Path = Path("checkpoints/runs/ablation")
+    """A directory per cell, results.json and report.md"""
+    recipe: Path | None = None
+    """YAML file of these settings"""
+
+
+def main(settings: Settings) -> None:
+    unknown = [v for v in settings.variants if v not in VARIANTS]
+    if unknown or not settings.variants or not settings.seeds:
+        raise InputError(f"variants must be some of {', '.join(VARIANTS)}, with at least one seed, got {unknown}")
+    training.claim(settings.output_dir, "ablation", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for variant in settings.variants:
+        for seed in settings.seeds:
+            cells.setdefault(variant, []).append(cell(settings, variant, seed))
+            report(cells, settings.output_dir)
+    print(f"report: {settings.output_dir / 'report.md'}")
+
+
+def cell(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
+    """Train one variant with one seed and compare it on the test images, as far as that is not done."""
+    directory = settings.output_dir / f"{variant}-{seed}"
+    words = ["--recipe", settings.train_recipe, "--seed", seed, *VARIANTS[variant], "--data-dir", settings.data_dir]
+    words += [] if settings.target_weights is None else ["--target-weights", settings.target_weights]
+    wanted = parse(Training, [str(word) for word in words])
+    results = directory / "results.json"
+    if complete("train/advgan.py", words, directory, wanted, "generator"):
+        results.unlink(missing_ok=True)  # of another generator
+    if not results.exists():
+        same = {name: getattr(wanted, name) for name in SHARED}
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in same.items() if value is not None]
+        program("eval/compare.py", *flags, "--generator", directory, "--output-dir", directory, "--attacks", "advgan")
+    rows = json.loads(results.read_text())["rows"]
+    row = next(row for row in rows if row["attack"] == "advgan")
+    if row["asr"] is None:
+        raise InputError(f"the comparison in {directory} failed: {row['status']}")
+    return {"row": row, "training": read_sealed(directory / "training.json")}
+
+
+def kept(cell: dict[str, Any]) -> dict[str, Any]:
+    """The validation whose generator was kept: the best one; of equals, the later."""
+    best: dict[str, Any] = max(reversed(cell["training"]["history"]), key=lambda validation: validation["asr"])
+    return best
+
+
+def _of_term(cell: dict[str, Any], weight: str, figure: str) -> float:
+    """A figure in % of a term of the loss; NaN where the term has no weight, and so did nothing."""
+    return math.nan if cell["training"]["settings"][weight] == 0 else 100 * float(kept(cell)[figure])
+
+
+def report(cells: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:
+    """The table so far, on the terminal and as Markdown: mean over the seeds, +- standard deviation of several."""
+    console_table, lines = Table(title="ablation"), ["| variant | seeds | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|---" * (len(COLUMNS) + 2) + "|")
+    for column in ("variant", "seeds", *COLUMNS):
+        console_table.add_column(column)
+    for variant, runs in cells.items():
+        texts = [variant, str(len(runs)), *(spread([read(run) for run in runs]) for read in COLUMNS.values())]
+        console_table.add_row(*texts)
+        lines.append("| " + " | ".join(texts) + " |")
+    Console().print(console_table)
+    write_file(output_dir / "report.md", "\n".join(lines) + "\n")
+    write_file(output_dir / "results.json", json.dumps(cells, indent=2))
+
+
+def spread(values: list[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if any(math.isnan(v) for v in known):
+        return "–"
+    if len(known) < len(values):
+        return "never" if not known else f"{len(known)} of {len(values)} runs"
+    mean = statistics.fmean(known)
+    text = f"{mean:.0f}" if mean >= 100 else f"{mean:.2f}" if mean >= 10 else f"{mean:.3f}"
+    return text + (f" ± {statistics.stdev(known):.2g}" if len(known) > 1 else "")

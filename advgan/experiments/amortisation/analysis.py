@@ -1,0 +1,116 @@
+"""The amortisation gap: what one pass of a generator achieves of an attack that optimises each image for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from advgan.evaluation.evaluate import Result
+from advgan.evaluation.statistics import paired_ratio, wilson
+
+Row = dict[str, Any]
+SHARES = (0.90, 0.95, 0.99)  # of the reference's success: how many gradient evaluations until an attack has that much?
+WORTH = 0.5  # a warm start or an unrolled network pays where it needs at most so much of PGD's evaluations
+OURS, CLASSICS = ("unrolled", "warm start"), ("PGD", "APGD")
+
+
+def union(results: Sequence[Result], first: int | None = None) -> Tensor | None:
+    """Per image that counts (m,) bool: does any of the attacks fool it? None if one of them has no figures.
+
+    first   look only at the first so many images
+    """
+    found = [each.records["success"][:first] if each.records else None for each in results]
+    fooled = [success for success in found if success is not None]
+    if len(fooled) < len(found) or not fooled:
+        return None
+    counts = results[0].records["counts"][:first]
+    whole = fooled[0]
+    for success in fooled[1:]:
+        whole = whole | success
+    return whole[counts]
+
+
+def against(success: Tensor | None, reference: Tensor | None = None) -> dict[str, Any]:
+    """Success (m,) bool of an attack beside the reference's on the same images, as plain values; None: not measured.
+
+    n, fooled, asr with its Wilson interval; ratio of both rates with its paired bootstrap interval; and how many images
+    only_here (not the reference) and only_reference fool.
+    """
+    keys = ("n", "fooled", *("asr", "asr_low", "asr_high"), *("ratio", "ratio_low", "ratio_high"))
+    row = dict.fromkeys((*keys, "only_here", "only_reference"))
+    if success is None or not len(success):
+        return row
+    n, fooled = len(success), int(success.sum())
+    row |= zip(keys[:5], (n, fooled, fooled / n, *wilson(fooled, n)), strict=True)
+    if reference is not None:
+        row |= zip(keys[5:], paired_ratio(success, reference), strict=True)
+        row |= {"only_here": int((success & ~reference).sum()), "only_reference": int((reference & ~success).sum())}
+    return row
+
+
+def evaluations_to_reach(curve: Mapping[int, float], level: float) -> float | None:
+    """How many evaluations a curve (evaluations -> success) needs for success `level`; None if it never gets there.
+
+    Between two measured points the line through them counts. Who may spend more may also spend less: after its best
+    point a curve does not fall.
+    """
+    best, points = 0.0, []
+    for steps in sorted(curve):
+        best = max(best, curve[steps])
+        points.append((steps, best))
+    if points and points[0][1] >= level:
+        return float(points[0][0])
+    for (k, low), (then, high) in pairwise(points):
+        if high >= level:
+            return k + (then - k) * (level - low) / (high - low)
+    return None
+
+
+def reach(curves: Mapping[str, Mapping[int, float]], reference: float, shares: Sequence[float] = SHARES) -> list[Row]:
+    """For each share of the `reference`'s success the evaluations that each curve needs, and ours over PGD's, APGD's.
+
+    curves   "unrolled", "warm start", "PGD" and "APGD" -> its curve; one that was not measured is left out
+    A ratio is None where one of its two never gets there, or where nothing is to be reached.
+    """
+    found = []
+    for share in shares:
+        needed = {
+            name: evaluations_to_reach(curves[name], share * reference) if reference and name in curves else None
+            for name in OURS + CLASSICS
+        }
+        ratios = {f"{our} of {name}": quotient(needed[our], needed[name]) for our in OURS for name in CLASSICS}
+        found.append({"share": share, "level": share * reference, **needed, **ratios})
+    return found
+
+
+def quotient(a: float | None, b: float | None) -> float | None:
+    return a / b if a is not None and b else None
+
+
+def pays(row: Mapping[str, Any], ours: str = "warm start") -> bool:
+    """Whether one of `OURS` gets there with at most half of PGD's evaluations, or gets there and PGD does not."""
+    if row[ours] is None:
+        return False
+    return row["PGD"] is None or (row["PGD"] > 0 and row[ours] <= WORTH * row["PGD"])
+
+
+def finding(rows: Sequence[Mapping[str, Any]], ours: str = "warm start") -> str:
+    """What the rows of `reach` at one eps say of one of `OURS`, in words."""
+    if not any(row["level"] for row in rows):
+        return "is not compared: PGD-40 has no success here, or no figures"
+    yes, no = ([row for row in rows if pays(row, ours) == wanted] for wanted in (True, False))
+    if not no:
+        return f"pays: at most half of PGD's evaluations for {_shares(yes)} of PGD-40's success"
+    if not yes:
+        return (
+            f"does not pay: more than half of PGD's evaluations, or never there, for {_shares(no)} of PGD-40's success"
+        )
+    return f"pays for {_shares(yes)} of PGD-40's success (at most half of PGD's evaluations), not for {_shares(no)}"
+
+
+def _shares(rows: Sequence[Mapping[str, Any]]) -> str:
+    words = [f"{100 * row['share']:.0f}" for row in rows]
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) + " %"

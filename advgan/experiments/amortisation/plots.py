@@ -1,0 +1,108 @@
+"""The amortisation gap as pictures: one pass against eps, and success against gradient evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from advgan.core.threat_model import eps_text
+from advgan.report.comparison import Picture
+from advgan.report.figures import style
+from advgan.report.page import Row
+
+ENDS = ("low", "high")
+GAP = (
+    "One pass of each generator (vermilion) beside FGSM, I-FGSM and PGD-40, the union of four runs. Left the success "
+    "itself, with 95 % Wilson intervals, right as a share of PGD-40's, with 95 % paired bootstrap intervals: what is "
+    "missing to 100 % is the amortisation gap."
+)
+CURVES = (
+    "How many gradients of the target an attack needs, for each image at most. The warm start begins with one pass of "
+    "the generator (star), which takes none; the iterations of an unrolled network count as one each, a forward and a "
+    "backward pass, and its own curve is one pass of so many. PGD and APGD have no start. Each curve: the best of its "
+    "choices of loss, start and step at each point; small dots are the others. Bands: 95 % Wilson intervals. Black: "
+    "success of PGD-40, the union of four runs, and dashed 90, 95 and 99 % of it. Where the warm start's curve reaches "
+    "a line with at most half of PGD's gradients, it pays."
+)
+FAMILIES = {
+    "unrolled": style.COLOURS[5],
+    "warm start": style.OWN["generator"][0][0],
+    "PGD": style.COLOURS[0],
+    "APGD": style.COLOURS[2],
+}
+
+
+def gap(rows: Sequence[Row], generators: Sequence[str]) -> Picture:
+    """ASR of each attack against eps, and its share of PGD-40's."""
+    sheet = style.sheet(11.5, 4.6)
+    for axes, key, label in zip(sheet.subplots(1, 2), ("asr", "ratio"), ("ASR", "share of PGD-40's ASR"), strict=True):
+        classics = [name for name in dict.fromkeys(row["attack"] for row in rows) if name not in generators]
+        for i, name in enumerate(classics):
+            _line(axes, rows, name, key, style.COLOURS[i], style.MARKERS[i])
+        for i, name in enumerate(generators):
+            colour = style.OWN["generator"][0][0]
+            _line(axes, rows, name, key, colour, ("*", *style.MARKERS)[i % 11], dashes=("-", "--", ":", "-.")[i % 4])
+        style.plain(axes, label).set(ylim=(-0.02, 1.03), xlabel=f"eps ({style.AXIS[rows[0]['norm']]})")
+        axes.yaxis.set_major_formatter(style.percent)
+        axes.set_xlim(left=0)
+    sheet.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9, frameon=False)
+    return style.finish(sheet, f"One pass beside 40 steps of PGD, {rows[0]['norm']}", GAP)
+
+
+def _line(axes: Axes, rows: Sequence[Row], name: str, key: str, colour: str, marker: str, dashes: str = "-") -> None:
+    points = [row for row in rows if row["attack"] == name and row[key] is not None]
+    eps, size = [row["eps"] for row in points], 10 if marker == "*" else 6
+    axes.plot(
+        *(eps, [row[key] for row in points]), color=colour, marker=marker, markersize=size, linestyle=dashes, label=name
+    )
+    low, high = ([row[key] if row[f"{key}_{end}"] is None else row[f"{key}_{end}"] for row in points] for end in ENDS)
+    axes.fill_between(eps, low, high, color=colour, alpha=0.13, linewidth=0)
+
+
+def warm_start(points: Sequence[Row], reference: float) -> Picture:
+    """Success against gradient evaluations at one eps, beside the success `reference` of PGD-40."""
+    sheet = style.sheet(8.6, 5.0)
+    axes = sheet.subplots()
+    for share, dashes in ((1.0, "-"), (0.99, "--"), (0.95, "--"), (0.9, "--")):
+        label = "PGD-40, union of four" if share == 1 else None
+        width = 1.2 if share == 1 else 0.6
+        axes.axhline(share * reference, color="black", linewidth=width, linestyle=dashes, label=label)
+    for (family, colour), marker in zip(FAMILIES.items(), ("D", "s", "o", "^"), strict=True):
+        own = [row for row in points if row["family"] == family and row["asr"] is not None]
+        if not own:
+            continue
+        x, y = [row["evaluations"] for row in own], [row["asr"] for row in own]
+        name = f"{family}: {own[0]['choice']}" if family == "warm start" else family
+        axes.plot(x, y, color=colour, marker=marker, linewidth=1.8, label=name)
+        axes.fill_between(
+            *(x, [row["asr_low"] for row in own], [row["asr_high"] for row in own]),
+            color=colour,
+            alpha=0.12,
+            linewidth=0,
+        )
+        tried = [(row["evaluations"], asr) for row in own for asr in row["choices"].values() if asr is not None]
+        axes.plot(*zip(*tried, strict=True), color=colour, marker=".", markersize=4, linestyle="none")
+        if family == "warm start":
+            axes.plot(x[:1], y[:1], color=colour, marker="*", markersize=15, linestyle="none", label="one pass")
+    ticks = apart(sorted({row["evaluations"] for row in points}))
+    axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    style.plain(axes).set(xlabel="gradient evaluations of the target, for each image", ylabel="ASR")
+    highest = max(reference, 0.01, *(row["asr_high"] or 0 for row in points))
+    last = max(row["evaluations"] for row in points)
+    axes.set(ylim=(-0.02 * highest, min(1.1 * highest, 1.03)), xlim=(-0.15, last * 1.15))
+    axes.yaxis.set_major_formatter(style.percent)
+    axes.legend(loc="lower right", fontsize=9, frameon=False)
+    first = points[0]
+    return style.finish(sheet, f"Warm start, {first['norm']} eps {eps_text(first['eps'])}, {first['n']} images", CURVES)
+
+
+def apart(ticks: Sequence[int]) -> list[int]:
+    """Those of the rising numbers that stand far enough from the one before for labels on a logarithmic axis."""
+    found: list[int] = []
+    for tick in ticks:
+        if not found or tick >= 1.16 * found[-1]:
+            found.append(tick)
+    return found

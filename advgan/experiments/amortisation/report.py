@@ -1,0 +1,255 @@
+"""The amortisation gap on disk: one pass beside PGD-40, warm starts beside PGD, conditional generators, as a page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from advgan.core.files import write_aside, write_file
+from advgan.core.threat_model import eps_text
+from advgan.experiments.amortisation.analysis import CLASSICS, OURS
+from advgan.experiments.amortisation.plots import ENDS, gap, warm_start
+from advgan.report.comparison import Picture
+from advgan.report.escaping import code, csv_text, in_markdown
+from advgan.report.figures.cases import safe
+from advgan.report.page import Grid, Row, failures, figure, heading, percent
+
+Summary = Mapping[str, Any]  # amortisation.json
+COLUMNS = (
+    *("part", "eps", "norm", "attack", "family", "choice", "evaluations", "gradients", "y_target", "n"),
+    *("asr", "asr_low", "asr_high", "ratio", "ratio_low", "ratio_high", "only_here", "only_reference"),
+)
+ONE_PASS = (
+    "Of the images that the target classifies correctly. PGD-40: the union of four runs (both losses, from the image "
+    "and from random in the ball, steps of eps / 10), each stopping at its first success. Gradients: of the target for "
+    "each image, at most; of an unrolled network its iterations, each a forward and a backward pass. Of PGD-40: the "
+    "rate over PGD-40's, with its 95 % paired bootstrap interval. Only here: images that fool here, with PGD-40 not."
+)
+CURVES = (
+    "Each line the best of its choices at each point, on these images: of the warm start loss and step, of PGD loss, "
+    "start and step, of APGD the loss; the warm start is the generator's that fools most in one pass. All keep the "
+    "first image that fools: the logits come with each gradient. One pass counts as 0: it takes no gradient of the "
+    "target, though a guided generator takes a forward of its own copy; that of an unrolled network counts as its "
+    "iterations, each a forward and a backward pass, and its own curve is one pass of so many iterations. APGD's last "
+    "gradient, which moves nothing, is not counted."
+)
+REACH = (
+    "Gradient evaluations for each image, at most, by straight lines between the measured points. –: it never gets "
+    "there. Of PGD's: the one's over PGD's; at most 50 % pays."
+)
+TARGETED = (
+    "Each image that the target classifies correctly, aimed at one class that is not its own by one pass of the "
+    "conditional generator. On the first few: the same beside the union of four targeted PGD-40, and the ratio."
+)
+DIVERSITY = (
+    "Draws: different z for one image, in one batch; an image counts where any of them fools. Distance: mean l2 "
+    "distance of two draws, over that of two independent sign noises of this eps on the same images: 0 is one attack "
+    "many times. Classes: how many different ones the draws of an image are taken for."
+)
+
+
+def write_amortisation(directory: Path, summary: Summary) -> None:
+    """Write gap.png, warm-start/, logs/amortisation/ (for TensorBoard), amortisation.md and .csv, and .json last.
+
+    `summary` has "environment", "targets", "generators", "rows" (as in results.json), and the six parts that
+    eval/amortisation.py makes: "table", "curves", "reach", "findings", "targeted" and "diversity".
+    """
+    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    pictures = draw(summary)
+
+    def write_curves(folder: Path) -> None:
+        for file, picture in pictures.items():
+            if file.startswith("warm-start/"):
+                Image.fromarray(picture.image).save(folder / file.removeprefix("warm-start/"), optimize=True)
+
+    write_aside(directory / "warm-start", write_curves)
+    Image.fromarray(pictures["gap.png"].image).save(directory / "gap.png", optimize=True)
+    write_aside(directory / "logs" / "amortisation", lambda folder: _events(folder, summary, pictures))
+    write_file(directory / "amortisation.md", _report(summary, pictures))
+    lines = [
+        [part, *(row.get(key) for key in COLUMNS[1:])]
+        for part in ("table", "curves", "targeted")
+        for row in summary[part]
+    ]
+    write_file(directory / "amortisation.csv", csv_text(COLUMNS, lines))
+    write_file(directory / "amortisation.json", text)
+
+
+def draw(summary: Summary) -> dict[str, Picture]:
+    """File name -> picture: the gap against eps, and the curves at each eps."""
+    found = {"gap.png": gap(summary["table"], [each["name"] for each in summary["generators"]])}
+    for eps in dict.fromkeys(row["eps"] for row in summary["curves"]):
+        points = [row for row in summary["curves"] if row["eps"] == eps]
+        level = next(row["level"] / row["share"] for row in summary["reach"] if row["eps"] == eps)
+        found[f"warm-start/eps-{safe(eps_text(eps))}.png"] = warm_start(points, level)
+    return found
+
+
+def grids(summary: Summary) -> list[Grid]:
+    """One pass at each eps; curves; evaluations to reach; and, where there are any, aimed and drawn attacks."""
+    norm, target = summary["table"][0]["norm"], summary["targets"][0]["label"]
+    names = {each["name"] for each in summary["generators"]}
+    heads = ["attack", "eps", "gradients", "ASR % (95 %)", "of PGD-40 % (95 %)", "n", "only here", "only PGD-40"]
+    lines = [
+        [
+            f"one pass: {row['attack']}" if row["attack"] in names else row["attack"],
+            *(f"{eps_text(row['eps'])}", str(row["gradients"])),
+            *(_interval(row, "asr"), _interval(row, "ratio")),
+            *("–" if row[key] is None else str(row[key]) for key in ("n", "only_here", "only_reference")),
+        ]
+        for row in summary["table"]
+    ]
+    found = [Grid(f"One pass beside PGD-40 on {target}, {norm}", heads, lines, ONE_PASS)]
+    if summary["curves"]:
+        found += [_curves(summary["curves"]), _reach(summary["reach"])]
+    return found + _targeted(summary) + _diversity(summary)
+
+
+def _curves(points: Sequence[Row]) -> Grid:
+    cells = {(row["family"], row["eps"], row["evaluations"]): row["asr"] for row in points}
+    families = [name for name in OURS + CLASSICS if any(family == name for family, _, _ in cells)]
+    lines = [
+        [
+            *(f"{eps_text(eps)}", str(k)),
+            *(percent(cells[family, eps, k]) if (family, eps, k) in cells else "–" for family in families),
+        ]
+        for eps in dict.fromkeys(eps for _, eps, _ in cells)
+        for k in sorted({k for _, own, k in cells if own == eps})
+    ]
+    heads = ["eps", "gradients", *families]
+    return Grid(f"ASR % after so many gradients, {points[0]['norm']}, {points[0]['n']} images", heads, lines, CURVES)
+
+
+def _reach(rows: Sequence[Row]) -> Grid:
+    ours = [name for name in OURS if any(row[name] is not None for row in rows)] or ["warm start"]
+    heads = ["of PGD-40's success", "eps", "ASR %", *ours, *CLASSICS]
+    heads += [f"{our} of {name}'s" for our in ours for name in CLASSICS]
+    lines = [
+        [
+            *(f"{100 * row['share']:.0f} %", f"{eps_text(row['eps'])}", percent(row["level"])),
+            *("–" if row[key] is None else f"{row[key]:.1f}" for key in (*ours, *CLASSICS)),
+            *(_share(row[f"{our} of {name}"], " %") for our in ours for name in CLASSICS),
+        ]
+        for row in rows
+    ]
+    return Grid("Gradient evaluations to reach it", heads, lines, REACH)
+
+
+def findings(summary: Summary) -> list[str]:
+    """What the curves say, a line for each eps."""
+    return [f"eps {eps_text(each['eps'])}: the {each['family']} {each['finding']}" for each in summary["findings"]]
+
+
+def _targeted(summary: Summary) -> list[Grid]:
+    found = []
+    for name, eps in dict.fromkeys((row["attack"], row["eps"]) for row in summary["targeted"]):
+        rows = [row for row in summary["targeted"] if (row["attack"], row["eps"]) == (name, eps)]
+        keys = ("asr", "few_asr", "few_pgd", "ratio")
+        lines = [
+            [
+                str(row["y_target"]),
+                *(str(row[key] or 0) for key in ("n", "few_n")),
+                *(percent(row[key]) for key in keys),
+            ]
+            for row in rows
+        ]
+        means = [[row[key] for row in rows if row[key] is not None] for key in keys]
+        lines.append(["mean", "", "", *(percent(fmean(values)) if values else "–" for values in means)])
+        heads = ["toward", "n", "n of the first few", "ASR %", "on the first few", "PGD-40 there", "of PGD-40 %"]
+        found.append(Grid(f"Aimed: {name}, {rows[0]['norm']} eps {eps_text(eps)}", heads, lines, TARGETED))
+    return found
+
+
+def _diversity(summary: Summary) -> list[Grid]:
+    rows = [row for row in summary["diversity"] if "union" in row]
+    if not rows:
+        return []
+    draws = list(rows[0]["union"])
+    heads = ["generator, eps", "n", *(f"ASR % of {k}" for k in draws), "distance", "classes"]
+    lines = [
+        [
+            *(f"{row['attack']}, {eps_text(row['eps'])}", str(row["n"])),
+            *(percent(row["union"][k][0]) for k in draws),
+            *(f"{row['distance']:.3f}", f"{row['classes']:.2f}"),
+        ]
+        for row in rows
+    ]
+    return [Grid(f"Diversity: {rows[0]['draws']} draws for each image", heads, lines, DIVERSITY)]
+
+
+def _cost(generator: Row) -> str:
+    """What a pass takes of the classifier that is inside a generator, in words."""
+    if iterations := generator.get("rounds"):
+        return f", unrolled, {iterations} iterations: each is a forward and a backward pass of the classifier inside it"
+    return ", guided: a pass takes one forward of the classifier inside it" if generator["guided"] else ""
+
+
+def _choices(points: Sequence[Row]) -> list[str]:
+    """Which choice each curve shows at which number of evaluations, a line of Markdown for each curve."""
+    taken: dict[tuple[float, str], dict[str, list[str]]] = {}
+    for row in points:
+        if row["evaluations"] or row["family"] == "warm start":
+            words = re.sub(r":(steps=\d+|stop_on_success=true)(?=:|$)", "", row["choice"])
+            taken.setdefault((row["eps"], row["family"]), {}).setdefault(words, []).append(str(row["evaluations"]))
+    return [
+        f"- eps {eps_text(eps)}, {family}: "
+        + "; ".join(f"`{words}` at {', '.join(at)}" for words, at in choices.items())
+        for (eps, family), choices in taken.items()
+    ]
+
+
+def _interval(row: Row, key: str) -> str:
+    """A share and its 95 % interval, as far as there is one."""
+    low, high = (row[f"{key}_{end}"] for end in ENDS)
+    return _share(row[key]) + ("" if low is None or high is None else f" ({100 * low:.1f}–{100 * high:.1f})")
+
+
+def _share(value: float | None, unit: str = "") -> str:
+    return "–" if value is None else f"{100 * value:.1f}{unit}"
+
+
+def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
+    target = summary["targets"][0]
+    lines = heading(f"The amortisation gap on {target['label']} ({target['dataset']})", summary)
+    lines += [
+        f"- {in_markdown(each['name'])}: generator {code(each['path'])} of {each['parameters']} parameters, "
+        f"{each['norm']} eps {eps_text(each['eps'])} (sha256 {each['sha256'][:12]})" + _cost(each)
+        for each in summary["generators"]
+    ]
+    lines += ["", *(f"- {line}" for line in findings(summary)), ""]
+    for grid in grids(summary):
+        lines += grid.markdown()
+    if summary["curves"]:
+        lines += ["The choices that the curves show:", "", *_choices(summary["curves"]), ""]
+    lines += [*(f"- {line}" for line in failures(summary["rows"])), ""]
+    for file, picture in pictures.items():
+        lines += figure(picture, file)
+    return "\n".join(lines)
+
+
+def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> None:
+    """Pictures, tables, and a run per attack and curve; a step is 1000 eps, or a gradient evaluation."""
+    with SummaryWriter(str(folder)) as log:
+        for file, picture in pictures.items():
+            log.add_image(file.removesuffix(".png"), picture.image, dataformats="HWC")
+        log.add_text("tables", "\n".join(line for grid in grids(summary) for line in grid.markdown()))
+    for name in dict.fromkeys(row["attack"] for row in summary["table"]):
+        with SummaryWriter(str(folder / safe(name))) as log:
+            for row in summary["table"]:
+                if row["attack"] == name and row["asr"] is not None:
+                    log.add_scalar("asr (step: 1000 eps)", row["asr"], round(1000 * row["eps"]))
+                    if row["ratio"] is not None:
+                        log.add_scalar("of PGD-40 (step: 1000 eps)", row["ratio"], round(1000 * row["eps"]))
+    for family in dict.fromkeys(row["family"] for row in summary["curves"]):
+        with SummaryWriter(str(folder / safe(family))) as log:
+            for row in summary["curves"]:
+                if row["family"] == family and row["asr"] is not None:
+                    tag = f"asr at eps {eps_text(row['eps'])} (step: gradient evaluations)"
+                    log.add_scalar(tag, row["asr"], row["evaluations"])

@@ -1,0 +1,1 @@
+"""Attacks on the same images of the same classifiers."""

@@ -1,0 +1,1 @@
+"""Attacks on a matrix of defended classifiers."""

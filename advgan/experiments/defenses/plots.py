@@ -1,0 +1,95 @@
+"""The matrix of defences as pictures: what each attack does to each defence, the worst of them set apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from advgan.core.threat_model import eps_text
+from advgan.report.comparison import Picture
+from advgan.report.figures import style
+from advgan.report.page import Row
+
+WORST, CLEAN = "worst case", "clean"
+NOT_RUN = "–"
+GAP = 0.35  # between what is set apart and the rest, in cells
+COLUMNS = (
+    "An attack by gradients knows the defence: it differentiates a smooth stand-in of what hides or randomises its "
+    "gradients. @naive takes the defence's own gradients: where that column looks harmless and the one without @ does "
+    "not, gradients were hidden, not images defended. @oblivious knows only the classifier behind the defence. "
+    "transfer: MI-FGSM's images made on another classifier. advgan: one pass of a generator, trained on the base or on "
+    "this very line. =: the same model as in another column, not attacked twice; –: nobody trained one."
+)
+ASR = (
+    "Attack success rate in %, of the images that the line's classifier gets right: one line a defence, one column an "
+    "attack; yellow has fallen, blue holds. Set apart at the right: an image counts if any attack of the line fools "
+    "it. That is what a defender has to expect, and what the defence is worth. " + COLUMNS
+)
+ROBUST = (
+    "Accuracy in %, over all images: without an attack (left), under each attack, and under whichever attack is worst "
+    "for each image (right). Yellow is good here: a defence whose right end is as blue as that of none has bought "
+    "nothing, whatever stands between. " + COLUMNS
+)
+
+
+def asr(summary: Mapping[str, Any]) -> Picture:
+    """The heat map of success."""
+    columns = [*summary["columns"], WORST]
+    return _map(summary, columns, {len(columns) - 1}, "asr", "Which attack breaks which defence", ASR)
+
+
+def robust(summary: Mapping[str, Any]) -> Picture:
+    """The heat map of accuracy."""
+    columns = [CLEAN, *summary["columns"], WORST]
+    return _map(summary, columns, {1, len(columns) - 1}, "robust_accuracy", "What accuracy is left", ROBUST)
+
+
+def matrix(summary: Mapping[str, Any]) -> dict[tuple[str, str], Row]:
+    """(defence, column) -> its row, those of the worst case and of clean images among them."""
+    found = {(row["target"], row["column"]): row for row in summary["rows"]}
+    for each in summary["defenses"]:
+        clean = {"asr": None, "robust_accuracy": each["clean_accuracy"], "rejected": each["clean_rejected"]}
+        found |= {(each["label"], CLEAN): clean, (each["label"], WORST): each["worst_case"] or dict.fromkeys(clean)}
+    return found
+
+
+def told(row: Row | None, key: str, rate: Callable[[Row], str] | None = None) -> str:
+    """What a cell says: a percentage (or what `rate` makes of the row), whether it is another column's, or why not."""
+    if row is None:
+        return NOT_RUN
+    if row[key] is None:
+        return "failed"
+    return ("=" if row.get("same_as") else "") + (rate(row) if rate else f"{100 * row[key]:.0f}")
+
+
+def _map(
+    summary: Mapping[str, Any], columns: list[str], apart: set[int], key: str, title: str, caption: str
+) -> Picture:
+    """One cell for each line and column; before the columns numbered in `apart` is a gap."""
+    lines, cells = [each["label"] for each in summary["defenses"]], matrix(summary)
+    left = np.arange(len(columns)) + GAP * np.array([sum(j >= i for i in apart) for j in range(len(columns))])
+    longest, widest = max(map(len, lines)), max(map(len, columns))
+    sheet = style.sheet(1.6 + 0.075 * longest + 0.62 * left[-1], 1.3 + 0.06 * widest + 0.34 * len(lines))
+    axes = sheet.subplots()
+    for j, column in enumerate(columns):
+        rows = [cells.get((line, column)) for line in lines]
+        values = np.array([[None if row is None else row[key]] for row in rows], dtype=float)
+        extent = (left[j], left[j] + 1, len(lines), 0)
+        image = axes.imshow(np.ma.masked_invalid(values), "cividis", vmin=0, vmax=1, aspect="auto", extent=extent)
+        for i, row in enumerate(rows):
+            dark = row is not None and row[key] is not None and row[key] <= 0.55
+            weight = "bold" if column == WORST else "normal"
+            where = (left[j] + 0.5, i + 0.5)
+            colour = "white" if dark else "black"
+            axes.text(*where, told(row, key), ha="center", va="center", color=colour, fontsize=9, weight=weight)
+    axes.set(xlim=(0, left[-1] + 1), ylim=(len(lines), 0))
+    axes.set_yticks(np.arange(len(lines)) + 0.5, lines, fontsize=9)
+    axes.xaxis.tick_top()
+    axes.set_xticks(left + 0.5, columns, fontsize=9, rotation=45, ha="left", rotation_mode="anchor")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    name = {"asr": "ASR", "robust_accuracy": "accuracy"}[key]
+    sheet.colorbar(image, ax=axes, format=style.percent, label=name, pad=0.02)
+    return style.finish(sheet, f"{title}: {name}, {summary['norm']} eps {eps_text(summary['eps'])}", caption)

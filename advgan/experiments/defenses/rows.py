@@ -1,0 +1,83 @@
+"""The rows of a matrix of defences, from words: what hardens the base, or a hardened classifier from disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from advgan.core.errors import InputError
+from advgan.core.spec_strings import parse_call
+from advgan.data import Data
+from advgan.defenses import DEFENSES
+from advgan.evaluation.loading import Target, load_targets
+
+LABEL = re.compile(r"([^:=+/\\]+)=(.+)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A `classifier` from disk (None: the base), the words of the defences around it (None: none), and its label."""
+
+    label: str
+    classifier: Path | None
+    defense: str | None
+
+
+def parse_row(text: str) -> Row:
+    """`[LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]...`, a defence with settings after colons as `defend` takes it.
+
+        none                                  the base as it is
+        bit-depth:bits=2+median               the base behind defences, from the inside out
+        checkpoints/runs/fast                 a classifier from disk: a run, or the folder of a checkpoint
+        fast, 2 bits=RUN+bit-depth:bits=2     that one behind a defence, under a name of its own
+
+    A label has no colon, slash, plus or equals sign. Raises InputError for a defence or a setting that is unknown.
+    """
+    named = LABEL.fullmatch(text)
+    label, rest = named.groups() if named else ("", text)
+    first, plus, others = rest.partition("+")
+    on_base = first.partition(":")[0] in DEFENSES
+    defense = rest if on_base else others if plus else None
+    for word in [] if defense is None else defense.split("+"):
+        parse_call(word, DEFENSES, {"inner"}, "defense")
+    if on_base or first == "none":
+        return Row(label or (rest if on_base else defense or first), None, defense)
+    path = Path(first)
+    name = path.parent.name if path.name == "classifier" else path.name
+    return Row(label or (f"{name} + {defense}" if defense else name), path, defense)
+
+
+def parse_rows(texts: Sequence[str], promised: Collection[Path] = ()) -> list[Row]:
+    """The rows that `texts` ask for. Raises InputError for none, for two of one label, and for a word that is no
+    defence and no directory that is there, or in one of those `promised` to be there later.
+    """
+    rows = [parse_row(text) for text in texts]
+    for text, row in zip(texts, rows, strict=True):
+        path = row.classifier
+        if path and not path.is_dir() and not {path, *path.parents} & set(promised):
+            raise InputError(
+                f"row {text!r} must be none, a directory that is there, or a defence of {', '.join(DEFENSES)}, "
+                f"got {str(path)!r}"
+            )
+        if [other.label for other in rows].count(row.label) > 1:
+            raise InputError(f"expected rows of different names (LABEL=...), got {row.label!r} twice")
+    if not rows:
+        raise InputError("expected one row at least, got none")
+    return rows
+
+
+def load_rows(
+    rows: Sequence[Row], base: str, weights: Sequence[Path], data: Data, device: torch.device
+) -> tuple[list[Target], Data]:
+    """The classifiers of the rows, each under its row's label, and the data; the rest as in `load_targets`.
+
+    base      the classifier of the rows that name none; `weights` are its own, none where it is a directory
+    """
+    names = [base if row.classifier is None else str(row.classifier) for row in rows]
+    own = [path for row in rows if row.classifier is None for path in weights]
+    targets, data = load_targets(names, own, data, device, [row.defense or "none" for row in rows])
+    return [target.called(row.label) for target, row in zip(targets, rows, strict=True)], data

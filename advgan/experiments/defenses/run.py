@@ -1,0 +1,281 @@
+"""What is each defence worth? Defence x attack on the same test images, and for each the worst attack per image.
+
+python eval/defenses.py --rows none bit-depth:bits=2 checkpoints/runs/fast --attacks fgsm fgsm@naive pgd:steps=40
+python eval/defenses.py --recipe recipes/defenses-small.yaml        with the trainings of its rows: `make defenses`
+
+A row is the base (`none`), a defence around it, or a hardened classifier's directory, with or without defences around
+that: [LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]... An attack by gradients knows the defence and goes through it;
+@naive takes the defence's own gradients, @oblivious those of the classifier behind it.
+Every answer is certified (advgan/evaluation). What --prepare trains, and every cell, is kept as soon as it is done: the
+same call goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+from torch.nn import Flatten, Module
+
+from advgan import training
+from advgan.analysis.masking import masking
+from advgan.analysis.sanity import sanity
+from advgan.analysis.worst_case import worst_case
+from advgan.attacks.registry import Spec, bind, parse_attack
+from advgan.core.config import ByOrder, Real, write_settings
+from advgan.core.errors import InputError
+from advgan.core.recipe import NameOrPath
+from advgan.core.threat_model import Norm, Threat
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.defenses import is_random, seen, weights_of
+from advgan.evaluation import Cells, Result, environment
+from advgan.evaluation.loading import Target, Trained, load_generators, load_targets, unfit
+from advgan.evaluation.relative_time import relative_time
+from advgan.experiments.defenses.report import worth, write_defenses
+from advgan.experiments.defenses.rows import Row, load_rows, parse_rows
+from advgan.experiments.trainings import parse_commands, prepare
+from advgan.report.page import failures
+from advgan.report.progress import cell_progress
+from advgan.report.tensorboard import command as tensorboard_command
+
+ROOT = Path(__file__).resolve().parents[3]
+
+SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
+ATTACKS = ("noise-sign", "fgsm", "fgsm@naive", "pgd:steps=40", "pgd:steps=40@naive", "square:queries=300")
+TRANSFER, OF_BASE, ITS_OWN = "transfer", "advgan, of the base", "advgan, trained on it"  # columns beside the attacks'
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which defences, attacked how, on which images, and where the results go."""
+
+    recipe: Path | None = None
+    """YAML file of settings that become the defaults; flags override it"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
+    prepare: tuple[NameOrPath, ...] = ()
+    """Commands like "train/classifier.py --epochs 4 --output-dir RUN", each run once before anything is measured. This
+    program's data_dir and threads go with them"""
+    target: NameOrPath = "mnist-c"
+    """The base, a classifier without defences: its name, the directory of a saved one, or
+    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, which need no weights"""
+    target_weights: Path | None = None
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
+    rows: tuple[NameOrPath, ...] = ("none", "bit-depth:bits=1")
+    """What is attacked: none (the base), a defence around it, a hardened classifier's directory (DIRECTORY+DEFENSE:
+    with defences around it), each with LABEL= before it or without"""
+    attacks: tuple[str, ...] = ATTACKS
+    """Names, with settings of their own after colons, and @naive or @oblivious at the end; not advgan"""
+    generator: tuple[Path, ...] = ()
+    """Trained generators' folders, or the runs that hold them: the base's, tried on every row, and any row's own"""
+    surrogate: NameOrPath | None = None
+    """Another classifier (name or directory), whose mifgsm images are tried on the rows, in a column of their own"""
+    surrogate_weights: Path | None = None
+    """Its weights, if it is a name"""
+    eps: Real = 0.3
+    """Radius of the ball, like 0.3 or 8/255"""
+    norm: Norm = "linf"
+    """Norm of the ball"""
+    max_samples: int | None = None
+    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
+    output_dir: Path = Path("checkpoints/runs/defenses")
+    """Where defenses.html, .md, .csv, .json, asr.png, robust.png go; earlier ones are replaced"""
+    fresh: bool = False
+    """Run every cell again, even those that an earlier call has kept"""
+    batch_size: int = 100
+    """Images an attack is given at once"""
+    seed: int = 0
+    """Of the random attacks and defences"""
+    threads: int | None = None
+    """CPU threads; None takes all cores"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An attack of one row: the `column` it stands in; the generator it is the pass of, and whether that one was
+    trained on another classifier; the classifier it is made on (None: the row's); and the column that has attacked the
+    very same model with it (None: none has)."""
+
+    column: str
+    spec: Spec
+    generator: Trained | None = None
+    foreign: bool = False
+    source: Target | None = None
+    same_as: str | None = None
+
+
+def main(settings: Settings) -> None:
+    commands = parse_commands(settings.prepare)
+    made = [command.output_dir for command in commands]
+    rows, specs, ball = parse_rows(settings.rows, made), check(settings, made), Threat(settings.norm, settings.eps)
+    device = training.start_alone(settings.seed, settings.threads)
+    data = load_chosen(settings)
+    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
+    x, y = next(test.batches(len(test)))
+    for spec in specs:
+        bind(spec, Flatten(), ball)(x[:0], y[:0])  # a bad setting says so before anything is trained
+    training.claim(settings.output_dir, "defenses", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
+    threads = [] if settings.threads is None else ["--threads", settings.threads]
+    prepare(commands, "--data-dir", settings.data_dir, *threads)
+
+    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    own = [] if weights is None else [weights]
+    (base, *targets), data = load_rows([Row("base", None, None), *rows], settings.target, own, data, device)
+    x, y = next(data.test.first(len(x)).batches(len(x)))  # labels as the base has them
+    surrogate = None
+    if settings.surrogate:
+        own = [settings.surrogate_weights] if settings.surrogate_weights else []
+        (surrogate,), _ = load_targets([settings.surrogate], own, data, device, settled=True)
+        if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
+            raise InputError(f"the surrogate {settings.surrogate} is one of the rows, expected another classifier")
+    generators = by_source(
+        load_generators(settings.generator, len(settings.generator), [settings.target]), base, targets
+    )
+    for trained in generators.values():
+        if reason := unfit(trained.generator, ball, None):
+            raise InputError(reason)
+        trained.generator.to(device).perturb(x[:1].to(device))  # what it cannot take, it says now
+    cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=0, fresh=settings.fresh)
+
+    measured: list[dict[str, Any]] = []
+    defenses: list[dict[str, Any]] = []
+    plans = [plan(target, specs, base, generators, surrogate) for target in targets]
+    heads = columns(specs, plans)
+    total = sum(cell.same_as is None for planned in plans for cell in planned)
+    with cell_progress(total) as begin:
+        for text, target, planned in zip(settings.rows, targets, plans, strict=True):
+            results: dict[str, Result] = {}
+            for cell in (cell for cell in planned if cell.column in heads):
+                if cell.same_as is None:
+                    tell = begin(f"{cell.column}: {target.victim.label}", len(x))
+                    results[cell.column] = measure(cells, cell, target, ball, settings.seed, tell)
+                row = results[cell.same_as or cell.column].row
+                measured.append(row | {"column": cell.column, "same_as": cell.same_as})
+            first = next(iter(results.values())).row
+            facts = {key: first.get(key) for key in ("n", "clean_accuracy", "clean_rejected")} | {"row": text}
+            facts |= {"random": is_random(target.victim.model), "training_seconds": target.training_seconds}
+            facts |= {"relative_time": pace(target, base, x[: settings.batch_size])}
+            verdicts = judged(list(results.values()), data.num_classes)
+            defenses.append(target.describe(settings.dataset) | facts | verdicts)
+
+    by_sha256 = {target.victim.sha256: target for target in (base, *targets)}
+    summary = {
+        **{"environment": environment(settings), "targets": [base.describe(settings.dataset)]},
+        **{"norm": ball.norm, "eps": ball.eps, "columns": heads, "defenses": defenses},
+        "surrogate": surrogate.describe(settings.dataset) if surrogate else None,
+        "generators": [trained.describe(by_sha256[sha256]) for sha256, trained in generators.items()],
+        "rows": measured,
+    }
+    write_defenses(settings.output_dir, summary)
+    if cells.found:
+        print(f"{cells.found} of {total} cells were kept from an earlier call (--fresh runs them again)")
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(worth(summary).rich())
+    for line in failures(row for row in measured if not row["same_as"]):
+        console.print(line, style="red", markup=False)
+    print(f"report       {settings.output_dir / 'defenses.html'} (also defenses.md, defenses.csv, defenses.json)")
+    print(f"images       {settings.output_dir / 'asr.png'}, {settings.output_dir / 'robust.png'}")
+    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+
+
+def check(settings: Settings, made: Sequence[Path]) -> list[Spec]:
+    """The attacks. Raises InputError for settings that cannot be meant; what will be `made` there need not be there."""
+    if settings.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+    for path in (settings.target_weights, settings.surrogate_weights, *settings.generator):
+        if path is not None and not path.exists() and not {path, *path.parents} & set(made):
+            raise InputError(f"there is nothing at {path}, expected a trained network, or a command that makes it")
+    if settings.surrogate_weights and not settings.surrogate:
+        raise InputError(f"surrogate_weights are of a surrogate, expected one, got {settings.surrogate_weights} alone")
+    words = list(dict.fromkeys(" ".join(settings.attacks).replace(",", " ").split()))
+    specs = [parse_attack(word) for word in words]
+    if not specs or any(spec.name == "advgan" for spec in specs):
+        raise InputError(f"expected attacks, without advgan, whose columns come from --generator, got {words}")
+    return specs
+
+
+def by_source(trained: Sequence[Trained], base: Target, targets: Sequence[Target]) -> dict[str, Trained]:
+    """Fingerprint of a classifier -> the generator trained on it: as its run says, else on the base.
+
+    Raises InputError for a generator of none of them, and for two of one.
+    """
+    known = {target.victim.sha256: target.victim.label for target in (base, *targets)}
+    found: dict[str, Trained] = {}
+    for each in trained:
+        sha256 = each.source_sha256 or base.victim.sha256
+        if sha256 not in known:
+            raise InputError(f"the generator {each.path} was trained on neither the base nor any of the rows")
+        if sha256 in found:
+            raise InputError(f"expected one generator for {known[sha256]}, got {found[sha256].path} and {each.path}")
+        found[sha256] = each
+    return found
+
+
+def plan(
+    target: Target, specs: Sequence[Spec], base: Target, generators: Mapping[str, Trained], surrogate: Target | None
+) -> list[Cell]:
+    """The cells of a row. Where two views of an attack see the same model, the second is not run."""
+    cells: list[Cell] = []
+    ran: list[tuple[str, Spec, Module | None]] = []
+    for spec in specs:
+        sees = seen(target.victim.model, spec.view) if spec.access == "gradients" else None
+        call = (spec.name, spec.settings)
+        same = (column for column, other, saw in ran if sees and saw is sees and (other.name, other.settings) == call)
+        cells.append(Cell(spec.label, spec, same_as=next(same, None)))
+        ran.append((spec.label, spec, sees))
+    if surrogate is not None:
+        cells.append(Cell(TRANSFER, parse_attack("mifgsm"), source=surrogate))
+    one_pass, of_base, own = parse_attack("advgan"), *(generators.get(t.victim.sha256) for t in (base, target))
+    if of_base is not None:
+        cells.append(Cell(OF_BASE, one_pass, of_base, foreign=of_base is not own))
+    if own is not None:
+        cells.append(Cell(ITS_OWN, one_pass, own, same_as=OF_BASE if own is of_base else None))
+    return cells
+
+
+def columns(specs: Sequence[Spec], plans: Sequence[Sequence[Cell]]) -> list[str]:
+    """The attacks' and, after them, those beside them that any row has something of its own to show in."""
+    shown = {cell.column for planned in plans for cell in planned if cell.same_as is None}
+    return [*(spec.label for spec in specs), *(column for column in (TRANSFER, OF_BASE, ITS_OWN) if column in shown)]
+
+
+def measure(cells: Cells, cell: Cell, target: Target, ball: Threat, seed: int, tell: Callable[[int], None]) -> Result:
+    """The result of a cell; the passes of two generators go by their columns' names."""
+    trained = cell.generator
+    result = cells.run(
+        *(cell.spec, target.victim, ball),
+        seed=seed,
+        generator=trained.generator if trained else None,
+        foreign=cell.foreign,
+        source=cell.source.victim if cell.source else None,
+        progress=tell,
+    )
+    return replace(result, row=result.row | {"attack": cell.column}) if trained else result
+
+
+def judged(results: Sequence[Result], num_classes: int) -> dict[str, Any]:
+    """What the results on one row say together: the worst case, whether gradients are masked, which checks fail.
+
+    The checks ask whether the measurement is sound, so they look at the views that mean to do their worst.
+    """
+    worst, masked = (next(iter(found), None) for found in (worst_case(results), masking(results, num_classes)))
+    meant = [result for result in results if "@" not in result.row["attack"]]
+    broken = [each for each in sanity(meant, num_classes) if each["verdict"] == "violated"]
+    return {"worst_case": worst, "masking": masked, "violated": broken}
+
+
+def pace(target: Target, base: Target, x: Tensor) -> float:
+    """Seconds an answer takes, over those of the base."""
+    if target.victim.sha256 == base.victim.sha256:
+        return 1.0
+    return relative_time(target.victim.model, base.victim.model, x)

@@ -1,0 +1,1 @@
+"""Detectors of adversarial images, and attacks with and without knowledge of them."""

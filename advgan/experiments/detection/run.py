@@ -1,0 +1,214 @@
+"""What is a detector worth? Its ROC against attacks that do not know it, and against those that do.
+
+python eval/detection.py --detector DIR                            one or more that train/detector.py has made
+python eval/detection.py --detector DIR --attacks pgd:steps=40@oblivious pgd:steps=40 square
+python eval/detection.py --detector DIR --generator BEFORE AFTER   AFTER: trained with --defense reject:detector=DIR
+
+An attack with @oblivious sees the classifier alone; without, the detector too. Every answer is certified
+(advgan/evaluation), and counts as success only if it is not rejected. Every cell is kept in OUTPUT_DIR/cells as soon as
+it is done: the same call goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from advgan import training
+from advgan.attacks.registry import Spec, bind, parse_attack
+from advgan.core.config import ByOrder, Real, write_settings
+from advgan.core.errors import InputError
+from advgan.core.recipe import NameOrPath
+from advgan.core.threat_model import Norm, Threat
+from advgan.data import Data
+from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.defenses import Reject, weights_of
+from advgan.defenses.detection import scores
+from advgan.evaluation import Cells, Result, environment, wilson
+from advgan.evaluation.loading import Target, Trained, load_generators, load_targets, run_of, unfit
+from advgan.evaluation.roc import auc, roc
+from advgan.experiments.detection.report import grids, write_detection
+from advgan.report.page import failures
+from advgan.report.progress import cell_progress
+from advgan.report.tensorboard import command as tensorboard_command
+
+ROOT = Path(__file__).resolve().parents[3]
+
+SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
+RATES = [*(i / 200 for i in range(20)), *(i / 50 for i in range(5, 51))]  # of false positives, where the ROC is noted
+TOLD = ("auc", "auc_low", "auc_high", "tpr", "tpr_low", "tpr_high", "roc")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which detectors, of which classifier, against what, and where the results go."""
+
+    recipe: Path | None = None
+    """YAML file of settings that become the defaults; flags override it"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
+    target: NameOrPath = "mnist-c"
+    """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, which need no weights"""
+    target_weights: Path | None = None
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
+    defense: NameOrPath | None = None
+    """What it stands behind already, like bit-depth:bits=3, or several with +; None: nothing"""
+    detector: tuple[Path, ...] = ()
+    """What train/detector.py has made, one or more"""
+    attacks: tuple[str, ...] = ("noise-sign", "fgsm@oblivious", "pgd@oblivious", "pgd", "square")
+    """Names, with settings after colons, and @oblivious after those by gradients that shall not know the detector"""
+    generator: tuple[Path, ...] = ()
+    """Trained generators' folders, or their runs: before and after they were trained against a detector, say"""
+    eps: Real = 0.3
+    """Radius of the ball"""
+    norm: Norm = "linf"
+    """Norm of the ball"""
+    max_samples: int | None = None
+    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
+    output_dir: Path = Path("checkpoints/runs/detection")
+    """Where detection.md, roc.png, detection.json and the rest go; earlier ones are replaced"""
+    fresh: bool = False
+    """Run every cell again, even those that an earlier call has kept"""
+    batch_size: int = 100
+    """Images an attack is given at once"""
+    seed: int = 0
+    """Of the random attacks"""
+    threads: int | None = None
+    """CPU threads; None takes all cores"""
+
+
+def main(settings: Settings) -> None:
+    if settings.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+    if not settings.detector:
+        raise InputError("expected a --detector, made by train/detector.py, got none")
+    threat = Threat(settings.norm, settings.eps)
+    specs = [parse_attack(word) for word in dict.fromkeys(settings.attacks)]
+    trained = load_generators(settings.generator, len(settings.generator), [settings.target])
+    if reason := next(filter(None, (unfit(each.generator, threat, None) for each in trained)), None):
+        raise InputError(reason)
+    device = training.start_alone(settings.seed, settings.threads)
+    data = load_chosen(settings)
+    targets, data = rejecting(settings, data, device)
+    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
+    x, y = next(test.batches(len(test)))
+    for spec in specs:
+        bind(spec, targets[0].victim.model, threat)(x[:0], y[:0])  # what cannot be, it says now
+    plan: list[tuple[Spec, Trained | None]] = [(spec, None) for spec in specs]
+    plan += [(parse_attack("advgan"), each) for each in trained]
+    for each in trained:
+        each.generator.to(device).perturb(x[:1].to(device))
+    training.claim(settings.output_dir, "detection", resume=False, overwrite=True)
+    write_settings(settings, settings.output_dir)
+    size, every = settings.batch_size, len(x)
+    cells = Cells(settings.output_dir / "cells", x, y, batch_size=size, keep=every, fresh=settings.fresh)
+
+    detectors, rows = [], []
+    with cell_progress(len(targets) * len(plan)) as begin:
+        for target, path in zip(targets, settings.detector, strict=True):
+            clean = scores(guard(target).detector, guard(target).inner, x)
+            detectors.append(described(target, path, clean))
+            for spec, maker in plan:
+                name = spec.label if maker is None else maker.name
+                result = cells.run(
+                    *(spec, target.victim, threat),
+                    seed=settings.seed,
+                    generator=None if maker is None else maker.generator,
+                    foreign=maker is not None and not maker.trained_on(target),
+                    progress=begin(f"{name}, {target.victim.label}", len(x)),
+                )
+                rows.append({**measured(result, target, clean), "attack": name, "knows": knows(spec, maker, target)})
+    summary = {
+        **{"environment": environment(settings), "targets": [target.describe(settings.dataset) for target in targets]},
+        **{"generators": [each.describe(meant(each, targets)) for each in trained]},
+        **{"detectors": detectors, "rates": RATES},
+        **{"rows": rows},
+    }
+    write_detection(settings.output_dir, summary)
+    if cells.found:
+        print(f"{cells.found} of {len(rows)} cells were kept from an earlier call (--fresh runs them again)")
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    for grid in grids(summary):
+        console.print(grid.rich())
+    for line in failures(rows):
+        console.print(line, style="red", markup=False)
+    print(f"report       {settings.output_dir / 'detection.md'}, figures detection.csv and detection.json")
+    print(f"image        {settings.output_dir / 'roc.png'}")
+    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+
+
+def meant(trained: Trained, targets: list[Target]) -> Target:
+    """The classifier that a generator was trained on, if it is among the `targets`; else the first."""
+    return next((target for target in targets if target.victim.sha256 == trained.source_sha256), targets[0])
+
+
+def rejecting(settings: Settings, data: Data, device: torch.device) -> tuple[list[Target], Data]:
+    """The classifier behind each of the detectors, called by the detector's kind and, of several of a kind, folder; and
+    the data as it has them."""
+    own = weights_of(settings.target, settings.target_weights, SHIPPED)
+    n, around = len(settings.detector), "" if settings.defense is None else f"{settings.defense}+"
+    weights = [] if own is None else [own] * n
+    words = [f"{around}reject:detector={path}" for path in settings.detector]
+    found, data = load_targets([settings.target] * n, weights, data, device, words)
+    kinds = [guard(target).detector.kind for target in found]
+    names = [k if kinds.count(k) == 1 else f"{k} {p.name}" for k, p in zip(kinds, settings.detector, strict=True)]
+    if len(set(names)) < n:
+        raise InputError(f"expected detectors in folders of different names, got {', '.join(names)}")
+    return [target.called(name) for target, name in zip(found, names, strict=True)], data
+
+
+def guard(target: Target) -> Reject:
+    """The model, that is known to reject."""
+    assert isinstance(target.victim.model, Reject)
+    return target.victim.model
+
+
+def described(target: Target, path: Path, clean: Tensor) -> dict[str, Any]:
+    """A detector for detection.json, with the share of the clean test images, of these scores, that it rejects."""
+    detector, made = guard(target).detector, run_of(path / "detector")
+    return {
+        **{"label": target.victim.label, "kind": detector.kind, "path": str(path), "n": len(clean)},
+        **{"threshold": detector.threshold.item(), "fpr_wanted": made.get("settings", {}).get("fpr")},
+        **{"fpr_validation": made.get("fpr_validation"), "training_seconds": made.get("training_seconds")},
+        **dict(zip(("fpr", "fpr_low", "fpr_high"), rejected(target, clean), strict=True)),
+    }
+
+
+def rejected(target: Target, found: Tensor) -> tuple[float, float, float]:
+    """The share of the scores above the threshold, with the ends of its 95 % interval."""
+    count = int((found > guard(target).detector.threshold.cpu()).sum())
+    return count / len(found), *wilson(count, len(found))
+
+
+def knows(spec: Spec, maker: Trained | None, target: Target) -> bool:
+    """Whether an attack heeds this very detector: a generator does if it was trained on the classifier behind it."""
+    if maker is not None:
+        return maker.source_sha256 == target.victim.sha256
+    return (spec.attack.evasive or spec.access == "decisions") and spec.view != "oblivious"
+
+
+def measured(result: Result, target: Target, clean: Tensor) -> dict[str, Any]:
+    """The row, and beside it the answers that fool the classifier, rejected or not, against all `clean` scores (n,)."""
+    row: dict[str, Any] = {**result.row, "n_fooled": None, "fooled": None, **dict.fromkeys(TOLD)}
+    if row["status"] != "ok":
+        return row
+    records = result.records
+    correct = records["clean_prediction"] == records["label"]
+    fooling = correct & (records["prediction"] != records["label"]) & records["within"]
+    row |= {"n_fooled": int(fooling.sum()), "fooled": int(fooling.sum()) / int(correct.sum())}
+    if row["n_fooled"]:
+        found = scores(guard(target).detector, guard(target).inner, result.x_adv[fooling])
+        told = (*auc(clean, found), *rejected(target, found), roc(clean, found, RATES))
+        row |= dict(zip(TOLD, told, strict=True))
+    return row

@@ -1,0 +1,1 @@
+"""Defensive distillation over temperatures."""

@@ -1,0 +1,192 @@
+"""Measure a run on test images that it has not seen, and publish it: weights, configuration and a card of its figures.
+
+python eval/publish.py --run checkpoints/runs/mnist-c --target mnist-c --target-weights checkpoints/runs/mnist-c \
+    --dataset mnist --data-dir data --output-dir checkpoints/mnist-c-generator
+
+A run of train/classifier.py (with --classifier) or train/advgan.py becomes a folder with config.json, model.safetensors
+and README.md (the run's card, and these figures), which `load_target` or `Generator.from_pretrained` loads. --also adds
+a second data set, which anybody can measure again without a download.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advgan import training
+from advgan.attacks.registry import bind
+from advgan.classifiers import Target, fingerprint, load_target
+from advgan.classifiers.external import source_of
+from advgan.core.config import ByOrder, parse_fraction
+from advgan.core.errors import InputError
+from advgan.core.files import write_aside
+from advgan.core.json_files import read_sealed
+from advgan.core.recipe import NameOrPath
+from advgan.core.threat_model import Threat, eps_text
+from advgan.data import load_data, relabel
+from advgan.defenses import weights_of
+from advgan.evaluation import evaluate, predict, wilson
+from advgan.evaluation.compatibility import admitted, said_of
+from advgan.models.generator import Generator
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which run, measured on what, and where it goes."""
+
+    run: Path = Path("checkpoints/runs/advgan")
+    """The run that is published: of train/advgan.py, or with --classifier of train/classifier.py"""
+    target: NameOrPath = "mnist-c"
+    """The classifier: the one that is published, or the one that the generator attacks"""
+    output_dir: Path = Path("checkpoints/published")
+    """The checkpoint's folder"""
+    classifier: bool = False
+    """Publish the run's classifier, not its generator"""
+    target_weights: Path | None = None
+    """The weights of the classifier under attack; None: the run's"""
+    weights_by_order: ByOrder = False
+    dataset: str = "mnist5k"
+    """The data set whose test images the figures are measured on"""
+    also: tuple[str, ...] = ()
+    """Further data sets"""
+    data_dir: Path = Path("data")
+    """Where the data sets lie"""
+    max_samples: int | None = None
+    """Maximum number of test images of each: always the same fair sample (docs/data.md)"""
+    eps: tuple[str, ...] = ()
+    """Radii a generator is measured at; () takes its own"""
+    recipe: Path | None = None
+    """YAML file of these settings"""
+    overwrite: bool = False
+    """Replace an earlier checkpoint"""
+    threads: int | None = None
+    """CPU threads; None takes all cores"""
+
+
+FILES = ("config.json", "model.safetensors", "README.md")
+ACCURACY = "| test images | n | accuracy % |"
+SUCCESS = "| test images | n | goal | eps | ASR % | mean l2 | SSIM |"
+MEANING = """ASR is the share of the images that the target has right (aimed: and that are not of that class) which one
+pass turns. """
+MEASURED = """
+## On test images
+
+{table}
+
+{meaning}In brackets 95 % intervals. Measured by `python eval/publish.py {command}`
+(torch {torch}, {machine}) on images that neither training nor choice has seen.{note}
+
+SHA-256 of model.safetensors: `{sha256}`
+"""
+
+
+def main(settings: Settings) -> None:
+    training.start_alone(0, settings.threads)
+    folder = settings.run / ("classifier" if settings.classifier else "generator")
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"expected a finished run with {', '.join(FILES)} in {folder}, found no {', '.join(missing)}")
+    there = settings.output_dir.exists()
+    if there and not (settings.overwrite and (settings.output_dir / "config.json").is_file()):
+        raise InputError(
+            f"{settings.output_dir} is there: --overwrite replaces a checkpoint, and nothing else is replaced"
+        )
+    if settings.classifier and settings.target_weights is not None:
+        raise InputError(
+            f"a classifier's weights are the run's: expected no target_weights, got {settings.target_weights}"
+        )
+    weights = folder if settings.classifier else weights_of(settings.target, settings.target_weights, settings.run)
+    target = load_target(settings.target, weights)
+    generator = None if settings.classifier else Generator.from_pretrained(folder, allowed_guides=[settings.target])
+    if generator is not None and fingerprint(target) != trained_on(settings.run):
+        raise InputError(
+            "the generator was trained on another classifier than this target, or its run does not say on which"
+        )
+    head, lines = (ACCURACY, []) if generator is None else (SUCCESS, [])
+    for name in (settings.dataset, *settings.also):
+        data = load_data(name, settings.data_dir)
+        test = (admitted(target, data)[1] if source_of(settings.target) else relabel(data, *said_of(target))).test
+        test = test if settings.max_samples is None else test.first(settings.max_samples)
+        x, y = next(test.batches(len(test)))
+        lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)
+    words = {
+        "meaning": "" if generator is None else MEANING,
+        "table": "\n".join([head, "|---" * (head.count("|") - 1) + "|", *lines]),
+        "command": " ".join(sys.argv[1:]),
+        "torch": torch.__version__.split("+")[0],
+        "machine": platform.machine(),
+        "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "note": f" Some images of {' and '.join(settings.also)} may be among the training images."
+        if settings.also
+        else "",
+    }
+    card = (folder / "README.md").read_text().rstrip() + "\n" + MEASURED.format(**words)
+
+    def write(directory: Path) -> None:
+        for file in FILES[:2]:
+            shutil.copy(folder / file, directory / file)
+        (directory / "README.md").write_text(card)
+
+    write_aside(settings.output_dir, write)
+    print(MEASURED.format(**words))
+
+
+def trained_on(run: Path) -> str | None:
+    """Which classifier a run says its generator was trained on."""
+    kept = read_sealed(run / "training.json") if (run / "training.json").is_file() else {}
+    found: str | None = kept.get("settings", {}).get("target_sha256")
+    return found
+
+
+def accuracy(name: str, target: Target, x: torch.Tensor, y: torch.Tensor) -> list[str]:
+    """The lines of a classifier's table."""
+    right = int((predict(target, x).argmax(1) == y).sum())
+    rate = percent(right / len(y), *wilson(right, len(y)))
+    return [f"| {name} | {len(y)} | {rate} |"]
+
+
+def success(
+    name: str, generator: Generator, target: Target, x: torch.Tensor, y: torch.Tensor, settings: Settings
+) -> list[str]:
+    """The lines of a generator's table: one pass at each eps; and toward every class, where it takes any."""
+    own = generator.threat
+    radii = [parse_fraction(word) for word in settings.eps] or [own.eps]
+    lines = []
+    for eps in radii:
+        aims: list[int | None] = [generator.y_target]
+        if generator.classes and eps == max(radii):
+            aims += range(generator.classes)
+        rows = []
+        for y_target in aims:
+            threat = Threat(own.norm, eps, targeted=y_target is not None)
+            attack = bind("advgan", target, threat, y_target, torch.Generator().manual_seed(0), generator)
+            result = evaluate(attack, target, x, y, threat, y_target=y_target, keep=0)
+            if result.row["status"] != "ok":
+                raise InputError(f"nothing to publish: on {name} at eps {eps_text(eps)} {result.row['status']}")
+            rows.append(result.row)
+        lines.append(line(name, rows[0], "away" if generator.y_target is None else f"class {generator.y_target}"))
+        if rows[1:]:
+            n = sum(row["n_attacked"] for row in rows[1:])
+            hits = round(sum(row["asr"] * row["n_attacked"] for row in rows[1:]))
+            mean = {key: sum(row[key] for row in rows[1:]) / len(rows[1:]) for key in ("l2_mean", "ssim_mean")}
+            low, high = wilson(hits, n)
+            both = {**rows[1], **mean, "asr": hits / n, "asr_low": low, "asr_high": high, "n_attacked": n}
+            lines.append(line(name, both, "each wrong class"))
+    return lines
+
+
+def line(name: str, row: dict[str, Any], goal: str) -> str:
+    rate = percent(row["asr"], row["asr_low"], row["asr_high"])
+    beside = f"{row['l2_mean']:.3f} | {row['ssim_mean']:.3f}"
+    return f"| {name} | {row['n_attacked']} | {goal} | {row['norm']} {eps_text(row['eps'])} | {rate} | {beside} |"
+
+
+def percent(rate: float, low: float, high: float) -> str:
+    return f"{100 * rate:.2f} [{100 * low:.2f}, {100 * high:.2f}]"

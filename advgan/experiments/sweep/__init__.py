@@ -1,0 +1,1 @@
+"""Success over a range of eps."""

@@ -1,0 +1,83 @@
+"""The picture that goes with a curve: the same images at growing eps, for the eye to judge what a number means."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from advgan.core.threat_model import eps_text
+from advgan.evaluation.evaluate import Result
+from advgan.report.comparison import Comparison, Picture
+from advgan.report.figures.style import pixels
+from advgan.report.gallery import FOOLED, HELD, TILE, rgb
+
+SHOWN = 5  # images in a row
+GAP, HEAD, LEFT = 0.12, 0.24, 1.3  # between images, above them, and left of them, in image widths
+CAPTION = (
+    "The same images at growing eps, with their class → what the target says of them; bold red: the attack has reached "
+    "its goal. Left the one that is turned most easily, right the one that holds out longest, between them even steps: "
+    "so each row has about as many turned images as the attack's success rate says. Chosen among the first {count} "
+    "attacked images."
+)
+
+
+def examples(label: str, results: list[Result], comparison: Comparison) -> Picture | None:
+    """A row of images per eps, the clean ones first; None where none of the images at hand was attacked.
+
+    results   of one attack by growing eps, all with figures; their x_adv belong to `comparison.x`
+
+    An answer of a minimal-norm attack that is farther away than eps is none: the clean image is shown in its place.
+    """
+    chosen, count = _spread(results, len(comparison.x))
+    if not count:
+        return None
+    x, clean = comparison.x[chosen], results[0].records["clean_prediction"][chosen]
+    rows = [(f"eps 0\naccuracy {results[0].row['clean_accuracy']:.0%}", x, clean, torch.zeros_like(clean))]
+    for result in results:
+        near, said = result.records["within"][chosen], result.records["prediction"][chosen]
+        images = torch.where(near.view(-1, 1, 1, 1), result.x_adv[chosen], x)
+        text = f"eps {eps_text(result.row['eps'])}\naccuracy {result.row['robust_accuracy']:.0%}"
+        rows.append((text, images, torch.where(near, said, clean), result.records["success"][chosen]))
+    first = results[0].row
+    aim = "" if first["y_target"] is None else f" toward class {comparison.classes[first['y_target']]}"
+    title = f"{label}{aim} on {first['target']}, {first['norm']}: images at growing eps"
+    return Picture(title, CAPTION.format(count=count), _draw(rows, comparison.y[chosen], comparison.classes))
+
+
+def _spread(results: list[Result], n: int) -> tuple[Tensor, int]:
+    """Up to SHOWN of the attacked ones among the first `n` images, from easy to hard; and how many those were."""
+    attacked = torch.nonzero(results[0].records["counts"][:n])[:, 0]
+    turned = torch.stack([result.records["success"][attacked] for result in results]).sum(0)  # at so many eps
+    order = attacked[turned.argsort(descending=True, stable=True)]
+    even = torch.linspace(0, max(len(order) - 1, 0), min(SHOWN, len(order))).round().long()
+    return order[even], len(order)
+
+
+def _draw(rows: list[tuple[str, Tensor, Tensor, Tensor]], y: Tensor, classes: tuple[str, ...]) -> np.ndarray:
+    """Rows of a text, images (k, c, h, w), what was said of them (k,) and whether that is bold; `y` (k,) the truth.
+
+    All in one set of axes whose unit is an image's width, as in `advgan.report.gallery`.
+    """
+    height, width = rows[0][1].shape[2:]
+    aspect, names = height / width, [name[:12] for name in classes]
+    arrow, head = (" → ", HEAD) if max(map(len, names)) <= 4 else ("\n→ ", 2 * HEAD)  # long names take two lines
+    size = np.array([LEFT + len(y) * (1 + GAP), len(rows) * (head + aspect + GAP)])
+    scale = min(max(TILE, width), 3 * TILE) / 100  # inches an image's width takes, at 100 dots an inch
+    figure = Figure(figsize=tuple(size * scale), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    font = 9 * scale * 100 / TILE
+    for i, (text, images, said, bold) in enumerate(rows):
+        top = i * (head + aspect + GAP) + head
+        axes.text(LEFT - GAP, top + aspect / 2, text, ha="right", va="center", size=font)
+        for j, image in enumerate(images):
+            left = LEFT + j * (1 + GAP)
+            axes.imshow(rgb(image), extent=(left, left + 1, top + aspect, top), interpolation="nearest")
+            color, weight = (FOOLED, "bold") if bold[j] else (HELD, "normal")
+            words = f"{names[int(y[j])]}{arrow}{names[int(said[j])]}"
+            where = (left + 0.5, top - 0.03)
+            axes.text(*where, words, ha="center", va="bottom", size=font, color=color, weight=weight)
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
+    return pixels(figure)

@@ -1,0 +1,1 @@
+"""Success of images made on one classifier on the others."""

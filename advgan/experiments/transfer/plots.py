@@ -1,0 +1,177 @@
+"""What transferred, as pictures: who fools whom, and how one step, many steps and noise carry over against eps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from advgan.core.threat_model import eps_text
+from advgan.report.comparison import Picture
+from advgan.report.figures import style
+from advgan.report.page import Row
+
+MATRIX = (
+    "ASR % of {attack}, with 95 % Wilson intervals: made on the classifier of the line, tried on that of the column, "
+    "over the images that the victim classifies correctly. Framed: source and victim are the same (white box). The "
+    "last line is noise of the same size, the floor that an attack must beat."
+)
+CURVE = (
+    "Left: made on one classifier, tried on another; right: tried on the one it was made on. Grey: noise of the same "
+    "size, which knows neither. {spread} Kurakin et al. (2017) found on ImageNet that one step (FGSM) carries over "
+    "better than many (I-FGSM), which fit their images to the source; whether that holds here is what the left half "
+    "shows. The gap between the halves is what gets lost on the way."
+)
+CURVES = (
+    "All tried on {victim}; a chart for each classifier that the images were made on, the victim itself first (white "
+    "box). Grey: noise of the same size. Bands: 95 % Wilson intervals. A substitute gives its own gradients, not the "
+    "victim's: where one step stays closer to its white-box curve than many steps to theirs, the many have fitted what "
+    "is the substitute's own (Kurakin et al. 2017); where the many stay ahead, it has learned the victim well."
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """ASR at one eps: the mean over pairs, and the lowest and highest of them; of a single pair its Wilson interval."""
+
+    eps: float
+    asr: float
+    low: float
+    high: float
+
+
+def points(rows: Iterable[Row]) -> dict[str, list[Point]]:
+    """Attack -> its curve from eps 0 on, over all of the `rows` that have figures."""
+    found: dict[str, dict[float, list[Row]]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            found.setdefault(row["attack"], {}).setdefault(row["eps"], []).append(row)
+    return {
+        attack: [Point(0.0, 0.0, 0.0, 0.0), *(_point(eps, radii[eps]) for eps in sorted(radii))]
+        for attack, radii in found.items()
+    }
+
+
+def _point(eps: float, rows: list[Row]) -> Point:
+    rates = [row["asr"] for row in rows]
+    low, high = (rows[0]["asr_low"], rows[0]["asr_high"]) if len(rows) == 1 else (min(rates), max(rates))
+    return Point(eps, fmean(rates), low, high)
+
+
+def panels(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The curves' rows, chart by chart, each with the noise there.
+
+    What was tried on another classifier, and on its own source; of a single victim: what was made on each source.
+    """
+    made = [row for row in rows if row["source"]]
+    if len({row["victim"] for row in made}) == 1:
+        noise = [row for row in rows if not row["source"]]
+        found = {_made_on(row): [*noise, *(each for each in made if each["source"] == row["source"])] for row in made}
+        return list(found.items())
+    both = []
+    for title, own in (("on another classifier", False), ("on its own source", True)):
+        tried = [row for row in made if (row["source"] == row["victim"]) == own]
+        victims = {row["victim"] for row in tried}
+        noise = [row for row in rows if not row["source"] and row["victim"] in victims]
+        both.append((title, [*noise, *tried]))
+    return both
+
+
+def _made_on(row: Row) -> str:
+    """The source of a row, and what it costs to have it."""
+    if row["source"] == row["victim"]:
+        return f"made on {row['source']}, white box"
+    return f"made on {row['source']}" + ("" if row["queries"] is None else f", {row['queries']:,} queries")
+
+
+def pairs(rows: list[Row]) -> str:
+    """Which source and victim, or the mean over how many of them, in words."""
+    found = list(dict.fromkeys((row["source"], row["victim"]) for row in rows if row["source"]))
+    source, victim = found[0]
+    if len(found) > 1:
+        return f"mean of {len(found)} {'classifiers' if source == victim else 'pairs'}"
+    return source if source == victim else f"{source} → {victim}"
+
+
+def square(rows: list[Row]) -> tuple[list[str], dict[tuple[str, str], Row]]:
+    """The matrix's columns, and (line, column) -> row. A line is a source, the generator, or the noise."""
+
+    def line(row: Row) -> str:
+        if row["attack"] == rows[0]["attack"]:
+            return str(row["source"])
+        return f"{row['attack']} for {row['source']}" if row["source"] else str(row["attack"])
+
+    return list(dict.fromkeys(row["victim"] for row in rows)), {(line(row), row["victim"]): row for row in rows}
+
+
+def aim(row: Row) -> str:
+    return "" if row["y_target"] is None else f", toward class {row['y_target']}"
+
+
+def matrix(rows: list[Row]) -> Picture:
+    """The annotated heat map of transfer."""
+    victims, cells = square(rows)
+    lines = list(dict.fromkeys(line for line, _ in cells))
+    values = np.array([[cells[line, victim]["asr"] for victim in victims] for line in lines], dtype=float)
+    longest = max(map(len, lines))
+    sheet = style.sheet(2.4 + 0.075 * longest + 1.35 * len(victims), 1.9 + 0.75 * len(lines))
+    axes = sheet.subplots()
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for i, line in enumerate(lines):
+        for j, victim in enumerate(victims):
+            row = cells[line, victim]
+            words = "failed"
+            if row["asr"] is not None:
+                words = f"{100 * row['asr']:.1f}\n[{100 * row['asr_low']:.0f}, {100 * row['asr_high']:.0f}]"
+            color = "black" if row["asr"] is None or row["asr"] > 0.55 else "white"
+            axes.text(j, i, words, ha="center", va="center", color=color, fontsize=10)
+            if row["source"] == victim:
+                edge = style.OWN["generator"][0][0]  # vermilion
+                axes.add_patch(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94, edgecolor=edge, linewidth=3, fill=False))
+    axes.set_xticks(range(len(victims)), victims)
+    axes.set_yticks(range(len(lines)), lines)
+    axes.set(xlabel="tried on", ylabel="made on")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    sheet.colorbar(image, ax=axes, format=style.percent, label="ASR")
+    attack, first = rows[0]["attack"], rows[0]
+    title = f"Transfer of {attack}, {first['norm']} eps {eps_text(first['eps'])}{aim(first)}"
+    return style.finish(sheet, title, MATRIX.format(attack=attack))
+
+
+def curve(rows: list[Row]) -> Picture:
+    """ASR against eps of each attack: on other classifiers and on its own, or on one victim from each source."""
+    charts = panels(rows)
+    looks = style.by_access({row["attack"]: row["access"] for row in rows})
+    one_victim = len({row["victim"] for row in rows if row["source"]}) == 1
+    sheet = style.sheet(1.5 + 5 * len(charts), 4.6)
+    handles: dict[str, Artist] = {}
+    for axes, (title, chosen) in zip(sheet.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
+        for attack, each in points(chosen).items():
+            handles[attack] = _draw(axes, attack, each, looks[attack])
+        style.plain(axes, title if one_victim else f"{title} ({pairs(chosen)})").set(ylim=(-0.02, 1.03), ylabel="ASR")
+        axes.set_xlabel(f"eps ({style.AXIS[rows[0]['norm']]})")
+        axes.set_xlim(left=0)
+        axes.yaxis.set_major_formatter(style.percent)
+    sheet.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=9, frameon=False)
+    several = any("mean" in pairs(chosen) for _, chosen in charts)
+    spread = (
+        "Lines are means, bands reach from the lowest to the highest." if several else "Bands: 95 % Wilson intervals."
+    )
+    caption = CURVES.format(victim=rows[0]["victim"]) if one_victim else CURVE.format(spread=spread)
+    title = f"One step, many steps and noise of the same size, {rows[0]['norm']}{aim(rows[0])}"
+    return style.finish(sheet, title, caption)
+
+
+def _draw(axes: Axes, label: str, each: list[Point], look: style.Style) -> Artist:
+    eps, (color, marker, line_style) = [point.eps for point in each], look
+    asr, drawn = [point.asr for point in each], {"color": color, "marker": marker, "linestyle": line_style}
+    (line,) = axes.plot(eps, asr, linewidth=1.6, label=label, **drawn)
+    low, high = [point.low for point in each], [point.high for point in each]
+    axes.fill_between(eps, low, high, color=color, alpha=0.13, linewidth=0)
+    return line

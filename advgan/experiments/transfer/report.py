@@ -1,0 +1,114 @@
+"""Transfer on disk: who fools whom as a matrix, and how one step, many steps and noise carry over against eps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from advgan.core.files import write_aside, write_file
+from advgan.core.threat_model import eps_text
+from advgan.experiments.transfer.plots import aim, curve, matrix, pairs, panels, points, square
+from advgan.report.comparison import Picture
+from advgan.report.escaping import csv_text
+from advgan.report.figures.cases import safe
+from advgan.report.page import Grid, failures, figure, heading, percent
+
+Summary = Mapping[str, Any]  # transfer.json
+COLUMNS = (
+    *("part", "attack", "source", "victim", "norm", "eps", "n_attacked", "asr", "asr_low", "asr_high"),
+    *("n_both", "asr_both", "asr_both_low", "asr_both_high", "queries", "status"),
+)
+
+
+def write_transfer(directory: Path, summary: Summary) -> None:
+    """Write matrix.png, curve.png, logs/transfer/ (for TensorBoard), transfer.md, transfer.csv, and transfer.json last.
+
+    `summary` has "environment", "targets", "generators", "matrix" and "curve": rows as in results.json, with "source"
+    (None for what needs none), "victim", the "queries" that a substitute has spent on it (None: no substitute), and
+    asr_both over the n_both images that source and victim classify correctly.
+    """
+    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    pictures = {"matrix.png": matrix(summary["matrix"]), "curve.png": curve(summary["curve"])}
+    for file, picture in pictures.items():
+        Image.fromarray(picture.image).save(directory / file, optimize=True)
+    write_aside(directory / "logs" / "transfer", lambda folder: _events(folder, summary, pictures))
+    write_file(directory / "transfer.md", _report(summary, pictures))
+    lines = [[part, *(row[key] for key in COLUMNS[1:])] for part in ("matrix", "curve") for row in summary[part]]
+    write_file(directory / "transfer.csv", csv_text(COLUMNS, lines))
+    write_file(directory / "transfer.json", text)
+
+
+def grids(summary: Summary) -> list[Grid]:
+    """The matrix over the victim's correct images, over those that both have right, and the curves."""
+    rows = summary["matrix"]
+    victims, cells = square(rows)
+    threat = f"{rows[0]['norm']} eps {eps_text(rows[0]['eps'])}" + aim(rows[0])
+    right = (
+        ("asr", "Of the images that the victim classifies correctly."),
+        ("asr_both", "Of the images that source and victim both classify correctly."),
+    )
+    found = []
+    for key, note in right:
+        lines = [
+            [line, *(_rate(cells[line, victim], key) for victim in victims)]
+            for line in dict.fromkeys(line for line, _ in cells)
+            if key == "asr" or any(cells[line, victim]["source"] for victim in victims)
+        ]
+        heads = ["made on", *victims]
+        spent = {line: row["queries"] for (line, _), row in cells.items() if row["queries"] is not None}
+        if spent:
+            heads, note = [*heads, "queries"], f"{note} Queries: what the substitute has asked the black box."
+            lines = [[*line, f"{spent[line[0]]:,}" if line[0] in spent else "-"] for line in lines]
+        title = f"ASR %, made on (down) and tried on (across), {threat}"
+        found.append(Grid(title, heads, lines, note))
+    for title, chosen in panels(summary["curve"]):
+        curves, ran = points(chosen), {(row["attack"], row["eps"]) for row in chosen}
+        radii = sorted({point.eps for each in curves.values() for point in each})
+        lines = []
+        for attack, each in curves.items():
+            at = {point.eps: point.asr for point in each}
+            texts = (percent(at.get(eps)) if not eps or (attack, eps) in ran else "-" for eps in radii)
+            lines.append([attack, *texts])
+        note = f"{chosen[0]['norm']}{aim(chosen[0])}, {pairs(chosen)}"
+        found.append(
+            Grid(f"ASR % against eps, {title}", ["attack", *(f"{eps_text(eps)}" for eps in radii)], lines, note)
+        )
+    return found
+
+
+def _rate(row: Mapping[str, Any], key: str) -> str:
+    """A rate in %; "–" where no image counts for it."""
+    return "–" if row[key] is None and row["status"] == "ok" else percent(row[key])
+
+
+def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
+    names = ", ".join(target["label"] for target in summary["targets"])
+    lines = heading(f"Transfer between {names} ({summary['targets'][0]['dataset']})", summary)
+    for grid in grids(summary):
+        lines += grid.markdown()
+    lines += [*(f"- {line}" for line in failures([*summary["matrix"], *summary["curve"]])), ""]
+    for file, picture in pictures.items():
+        lines += figure(picture, file)
+    return "\n".join(lines)
+
+
+def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> None:
+    """Pictures, tables, and a run per attack for the curve; a step is 1000 eps, because it is a whole number."""
+    with SummaryWriter(str(folder)) as log:
+        for file, picture in pictures.items():
+            log.add_image(file.removesuffix(".png"), picture.image, dataformats="HWC")
+        log.add_text("tables", "\n".join(line for grid in grids(summary) for line in grid.markdown()))
+        for row in summary["matrix"]:
+            if row["asr"] is not None:
+                name = safe(f"{row['attack']} {row['source'] or ''}")
+                log.add_scalar(f"matrix, {name}/{safe(row['victim'])}", row["asr"])
+    for title, rows in panels(summary["curve"]):
+        for attack, curve_points in points(rows).items():
+            with SummaryWriter(str(folder / safe(f"{attack} {title}"))) as log:
+                for point in curve_points:
+                    log.add_scalar("asr (step: 1000 eps)", point.asr, round(1000 * point.eps))

@@ -1,0 +1,1 @@
+"""The networks that are trained: generators, discriminators, their losses and exports."""

@@ -1,0 +1,503 @@
+"""The generator: a network from images to adversarial ones in one forward pass, inside ball and box by construction."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from torch import Tensor, nn
+
+from advgan.classifiers.base import MAX_CLASSES
+from advgan.core.errors import InputError, reason
+from advgan.core.files import write_aside
+from advgan.core.inputs import check_tensor, check_whole
+from advgan.core.json_files import check_int, check_keys, read_object
+from advgan.core.threat_model import Norm, Threat, bounded, check_eps
+from advgan.core.training_record import warn_unfinished
+from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
+from advgan.models.config_card import config_card
+from advgan.models.guides import allowed_guide, check_guide, guide_config, guide_from, rebuild
+from advgan.models.networks import ConditionEmbedding, PatchNetwork, UNet, XiaoNetwork
+from advgan.models.unrolled import UnrolledGradientNetwork
+
+Architecture = Literal["patch", "unet", "unrolled", "paper"]
+CUSTOM = "custom"  # the architecture of a config.json whose network was the caller's own
+COND_DIM = 64  # length of the condition vector
+
+# The largest sizes that a config.json may have: far above what anybody trains.
+MAX_CHANNELS, MAX_PATCH, MAX_WIDTH, MAX_DEPTH, MAX_LEVELS, MAX_NOISE = 4096, 256, 16_384, 1000, 8, 65_536
+
+
+class Generator(nn.Module, PyTorchModelHubMixin):
+    """Images (n, channels, h, w) in [0, 1] of any size -> adversarial images of the same shape, in one pass.
+
+    norm, eps      the ball around the image that holds every adversarial image, by construction
+    y_target       the class that this generator was trained for; None: untargeted, or any class
+    architecture   "patch" (fast; `patch`, `width`, `depth` are its sizes), "unet" (for success; `levels` too),
+                   "unrolled" (for small eps: `depth` iterations of a learned backward pass of its guide) or "paper"
+                   (Xiao et al. 2018)
+    classes        above 0: conditional on `y_target`, one of so many classes, or untargeted
+    eps_min        conditional on eps, from `eps_min` to `eps`; None: for `eps` alone
+    noise          length of a noise vector z, which makes many perturbations for one image; 0: none
+    universal      one perturbation for all images: a learned image is the input of the network
+    guide          the conditioning classifier: its logits of the clean image modulate every block (FiLM). Any nn.Module
+                   from images in [0, 1] to logits, of which a frozen copy becomes part of the generator, or the
+                   config.json of a built-in one. Without a guide a generator tends to push all images into one class,
+                   and fails on those of that class.
+    image_shape    (c, h, w) of a guide that has no such attribute
+    network        an own nn.Module instead of an `architecture`: 2 x - 1 (n, c, h, w) -> an unbounded perturbation of
+                   the same shape. With conditions (classes, eps_min, noise, guide) it is called as network(x, cond),
+                   cond (n, 64). Sizes are padded to multiples of its attribute `size_multiple`, where it has one.
+
+    Raises InputError for an impossible ball or size.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        eps: float = 0.3,
+        norm: Norm = "linf",
+        y_target: int | None = None,
+        *,
+        architecture: Architecture = "patch",
+        patch: int = 4,
+        width: int = 32,
+        depth: int = 2,
+        levels: int = 1,
+        classes: int = 0,
+        eps_min: float | None = None,
+        noise: int = 0,
+        universal: bool = False,
+        guide: nn.Module | Mapping[str, Any] | None = None,
+        image_shape: Sequence[int] | None = None,
+        network: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        settings: dict[str, Any] = {
+            **{"channels": channels, "eps": eps, "norm": norm, "y_target": y_target, "architecture": architecture},
+            **{"patch": patch, "width": width, "depth": depth, "levels": levels, "classes": classes},
+            **{"eps_min": eps_min, "noise": noise, "universal": universal},
+        }
+        check_settings(settings, guided=guide is not None)
+        self.guide = None if guide is None else guide_from(guide, image_shape)
+        check_classes(settings, self.guide)
+        self.channels, self.y_target, self.classes, self.noise = channels, y_target, classes, noise
+        self.threat = Threat(norm=norm, eps=eps, targeted=y_target is not None)
+        self.eps_min = eps_min
+        num_guide_classes = 0 if self.guide is None else self.guide.num_classes
+        cond_dim = COND_DIM if classes or noise or num_guide_classes or eps_min is not None else 0
+        eps_range = None if eps_min is None else (eps_min, eps)
+        self.cond_embedding = (
+            ConditionEmbedding(cond_dim, classes, eps_range, noise, num_guide_classes) if cond_dim else None
+        )
+        self.universal_input = nn.Parameter(torch.randn(1, channels, 32, 32)) if universal else None
+        if network is not None:
+            check_network(network, architecture, cond_dim)
+            settings |= {"architecture": CUSTOM, "network": type(network).__name__}
+            self.size_multiple = check_int("size_multiple", getattr(network, "size_multiple", 1), 1, MAX_PATCH)
+            self.network = network
+        else:
+            self.size_multiple, self.network = build_network(settings, self.guide, cond_dim)
+        self._settings = settings
+        self.to(memory_format=torch.channels_last)  # half as much again in speed on a CPU
+
+    def load_guide_weights(self, classifier: nn.Module, *, init: bool = True) -> None:
+        """Copy the weights of a classifier like the guide; with `init` an unrolled network starts from them anew."""
+        if self.guide is not None:
+            inner = self.guide if isinstance(self.guide, type(classifier)) else getattr(self.guide, "model", self.guide)
+            inner.load_state_dict(classifier.state_dict())
+            if init and isinstance(self.network, UnrolledGradientNetwork):
+                self.network.init_from(self.guide)
+
+    def train(self, mode: bool = True) -> Generator:
+        super().train(mode)
+        if self.guide is not None:
+            self.guide.eval()  # frozen: it does not update its statistics
+        return self
+
+    @property
+    def iterations(self) -> int:
+        """Forward and backward passes of the guide that one pass of an unrolled network takes; of others 0."""
+        return self.network.iterations if isinstance(self.network, UnrolledGradientNetwork) else 0
+
+    @property
+    def universal(self) -> bool:
+        return self.universal_input is not None
+
+    def raw_perturbation(
+        self,
+        x: Tensor,
+        y_target: Tensor | None = None,
+        eps: Tensor | None = None,
+        z: Tensor | None = None,
+        iterations: int | None = None,
+    ) -> Tensor:
+        """The unbounded perturbation, the shape of `x`, which is padded to what the network needs and cropped again.
+
+        y_target     (n,) int64, -1 for untargeted; None: -1
+        eps          (n,); None: the largest
+        z            noise (n, noise); None: zeros
+        iterations   of an unrolled network; None: its own
+
+        What the generator is not conditional on is ignored.
+        """
+        n, _, h, w = x.shape
+        targets = x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target
+        eps_values = x.new_full((n,), self.threat.eps) if eps is None else eps
+        noise = x.new_zeros(n, self.noise) if z is None else z
+
+        def embed(logits: Tensor | None) -> Tensor | None:
+            return None if self.cond_embedding is None else self.cond_embedding(targets, eps_values, noise, logits)
+
+        if isinstance(self.network, UnrolledGradientNetwork):
+            unrolled: Tensor = self.network(x, self.guide, embed, targets, eps_values, iterations)
+            return unrolled
+        net_input = 2 * x - 1
+        if self.universal_input is not None:
+            resized = F.interpolate(self.universal_input, (h, w), mode="bilinear", align_corners=False)
+            net_input = resized.expand(n, -1, -1, -1) if self.cond_embedding is not None else resized
+        multiple = self.size_multiple
+        padded = F.pad(net_input, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+        padded = padded.contiguous(memory_format=torch.channels_last)
+        logits = None
+        if self.guide is not None:
+            with torch.no_grad():
+                logits = self.guide(x).float()
+        cond = embed(logits)
+        raw: Tensor = self.network(padded) if cond is None and self.custom else self.network(padded, cond)
+        if self.custom and (not isinstance(raw, Tensor) or raw.shape != padded.shape):
+            shape = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+            raise InputError(f"network must return a perturbation {tuple(padded.shape)}, like its input, got {shape}")
+        return raw[..., :h, :w].expand(n, -1, -1, -1)
+
+    @property
+    def custom(self) -> bool:
+        """Whether the network is the caller's own."""
+        return bool(self._settings["architecture"] == CUSTOM)
+
+    def forward(
+        self, x: Tensor, y_target: Tensor | None = None, eps: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
+        """x_adv (n, c, h, w), differentiable, for training, arguments as `raw_perturbation`; users want `perturb`."""
+        raw = self.raw_perturbation(x, y_target, eps, z)
+        return bounded(raw, x, self.threat.norm, self.threat.eps if eps is None else eps)
+
+    @torch.no_grad()
+    def perturb(
+        self,
+        x: Tensor,
+        y_target: int | Tensor | None = None,
+        eps: float | None = None,
+        z: Tensor | None = None,
+        rng: torch.Generator | None = None,
+        iterations: int | None = None,
+        *,
+        check_finite: bool = True,
+    ) -> Tensor:
+        """Adversarial images for clean `x` (n, c, h, w) in [0, 1]: float32, detached, on x's device, one pass.
+
+        y_target     one class, or one for each image (n,); any of a generator that has `classes`, else its own
+        eps          None: the largest; below the trained range: the same pattern, scaled down
+        z            noise (n, noise) of a generator that takes it; None: drawn from `rng` (None: torch's own)
+        iterations   of an unrolled network, fewer or more than in training (None: as many)
+
+        Raises InputError for what the generator was not made for, for images of another kind, and (`check_finite`) for
+        NaN or infinity in the result.
+        """
+        self._validate_inputs(x, y_target, eps, z, iterations)
+        device = next(self.parameters()).device
+        radius = self.threat.eps if eps is None else eps
+        n = len(x)
+        targets = None if y_target is None else torch.as_tensor(y_target).to(device, torch.long).expand(n)
+        if self.noise and z is None:
+            z = torch.randn(n, self.noise, generator=rng, device="cpu" if rng is None else rng.device)
+        x_adv = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
+        for first in range(0, n, 128):  # what fits the cache
+            part = slice(first, first + 128)
+            chunk = x[part].to(device, torch.float32).contiguous(memory_format=torch.channels_last)  # for every step
+            raw = self.raw_perturbation(
+                chunk,
+                None if targets is None else targets[part],
+                chunk.new_full((len(chunk),), radius),
+                None if z is None else z[part].to(device, torch.float32),
+                iterations,
+            )
+            x_adv[part] = bounded(raw, chunk, self.threat.norm, radius)
+        if check_finite and not (finite := torch.isfinite(x_adv).flatten(1).all(1)).all():
+            count = int((~finite).sum())
+            raise InputError(f"the generator gives NaN or infinity for {count} of {n} images: are its weights damaged?")
+        return x_adv
+
+    def _validate_inputs(
+        self, x: Tensor, y_target: int | Tensor | None, eps: float | None, z: Tensor | None, iterations: int | None
+    ) -> None:
+        check_tensor(x, "images", "a float tensor (n, c, h, w) in [0, 1]", "torch.from_numpy(x)")
+        if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:
+            expected = f"float images (n, {self.channels}, h, w)"
+            raise InputError(f"this generator expects {expected} in [0, 1], got {x.dtype} {tuple(x.shape)}")
+        if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+            raise InputError(f"images must lie in [0, 1], got {x.min().item():.4g} to {x.max().item():.4g}")
+        if self.guide is not None and x.shape[1:] != self.guide.image_shape:
+            shape = tuple(self.guide.image_shape)
+            raise InputError(f"the guide of this generator takes images {shape}, got {tuple(x.shape[1:])}")
+        if isinstance(y_target, (bool, str, bytes)):
+            check_whole("y_target", y_target)
+        targets = torch.as_tensor(-1 if y_target is None else y_target)
+        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+            raise InputError(f"y_target must be a class or int64 classes, got {targets.dtype}")
+        if isinstance(eps, Tensor):
+            raise InputError(f"eps must be one radius for all images, got a tensor {tuple(eps.shape)}")
+        if targets.ndim and targets.shape != x.shape[:1]:
+            shape = tuple(targets.shape)
+            raise InputError(f"y_target must be one class, or one for each of {len(x)} images, got {shape}")
+        for target in targets.unique().tolist() if y_target is not None else ():
+            if reason := self.incompatibility(y_target=target):
+                raise InputError(reason)
+        if eps is not None:
+            check_eps(eps, self.threat.norm)
+        if eps is not None and (reason := self.incompatibility(eps=eps, y_target=self.y_target)):
+            raise InputError(reason)
+        if z is not None and (not self.noise or z.shape != (len(x), self.noise)):
+            expected = f"noise ({len(x)}, {self.noise})" if self.noise else "no noise"
+            raise InputError(f"this generator takes {expected}, got z of shape {tuple(z.shape)}")
+        if iterations is not None:
+            check_whole("iterations", iterations)
+        if iterations is not None and (not self.iterations or iterations < 1):
+            only = "no iterations, which are for architecture unrolled"
+            raise InputError(f"expected {'at least 1 iteration' if self.iterations else only}, got {iterations}")
+
+    def incompatibility(self, *, eps: float = 0.0, norm: str | None = None, y_target: int | None = None) -> str | None:
+        """Why the generator cannot attack within `eps` of `norm` toward class `y_target` (None: untargeted); None if it
+        can."""
+        threat = self.threat
+        if norm not in (None, threat.norm):
+            return f"the generator was trained for norm {threat.norm}, {norm} was asked for"
+        if eps > threat.eps:
+            return f"this generator was trained for eps {threat.eps:.6g}, got the larger {eps:.6g}"
+        if self.classes and y_target is not None and not 0 <= y_target < self.classes:
+            return (
+                f"this generator was trained for the classes 0 to {self.classes - 1}, y_target {y_target} was asked for"
+            )
+        if not self.classes and y_target != self.y_target:
+            trained = "untargeted" if self.y_target is None else f"for class {self.y_target}"
+            return f"this generator was trained {trained}, y_target {y_target} was asked for"
+        return None
+
+    def differences(self, other: Generator) -> str:
+        """The settings in which two generators differ so that the weights of one do not fit the other, in words; "" if
+        there are none. eps, the value of eps_min, y_target and the guide's weights may differ."""
+        mine, theirs = _of_network(self.config), _of_network(other.config)
+        return "; ".join(f"{k} is {theirs[k]}, expected {mine[k]}" for k in mine if mine[k] != theirs.get(k))
+
+    def save(self, directory: Path, card: str | None = None) -> None:
+        """Write config.json, model.safetensors and the `card` (Markdown; None: `generate_model_card`), all or nothing;
+        what stood there goes."""
+
+        def write(folder: Path) -> None:
+            self.save_pretrained(folder)
+            if card is not None:
+                (folder / "README.md").write_text(card)
+
+        write_aside(directory, write)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config.json of a checkpoint: the settings that build it again, and of a guide what `advgan.models.guides`
+        writes. A network of the caller's is the name of its class."""
+        return dict(sorted({**self._settings, "guide": self.guide and guide_config(self.guide)}.items()))
+
+    @property
+    def identity(self) -> str:
+        """What its output depends on beside its weights, for `advgan.classifiers.fingerprint`."""
+        return json.dumps(self.config, sort_keys=True)
+
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """The card that `save_pretrained` writes where there is no README.md: what the config.json implies."""
+        return ModelCard(config_card(self.config))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_checkpoint(save_directory, self.config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        source: str | Path,
+        *,
+        guide: nn.Module | str | None = None,
+        network: nn.Module | None = None,
+        allowed_guides: Collection[str] = (),
+        **hub: Any,
+    ) -> Generator:
+        """A trained generator, in eval mode, from a folder (or its `generator/`) or the Hub ("hf://user/model").
+
+        guide            the classifier that the generator was made with, where it is neither built in nor of a library,
+                         or its name "FILE.py:FACTORY", which runs that file
+        network          an own network, of the class that it was made with: it gets the saved weights
+        allowed_guides   names "FILE.py:FACTORY": a guide of that name is loaded, which runs the file
+        hub              as huggingface_hub.snapshot_download takes it: revision, token, cache_dir, ...
+
+        A generator whose training was not finished is named on stderr. Raises InputError for a checkpoint that is not
+        there, damaged, or of another architecture, and where guide or network are needed and not given, or others.
+        """
+        name = str(source)
+        folder = _download(name, hub) if name.startswith("hf://") else Path(source)
+        folder = generator_folder(folder)
+        warn_unfinished(folder)
+        file = folder / SAFETENSORS_SINGLE_FILE
+        if not file.is_file():
+            raise InputError(f"no generator in {folder}: expected {SAFETENSORS_SINGLE_FILE} beside its config.json")
+        config = read_object(folder / "config.json")
+        tensors = read_checkpoint(folder, config)
+        try:
+            guide = allowed_guide(config, allowed_guides) if guide is None else guide
+            arguments = _arguments(config, tensors, guide, network)
+            return build_and_load(lambda: cls(**arguments), tensors, file, "the architecture in its config.json").eval()
+        except InputError as error:
+            raise InputError(f"the generator in {folder} cannot be loaded: {error}") from None
+
+
+def check_architecture(architecture: Any) -> None:
+    """Raise InputError unless it is one of `Architecture`."""
+    if not isinstance(architecture, str) or architecture not in get_args(Architecture):
+        raise InputError(f"architecture must be patch, unet, unrolled or paper, got {architecture!r:.60}")
+
+
+def check_settings(settings: Mapping[str, Any], *, guided: bool) -> None:
+    """Raise InputError, before anything is built, for impossible arguments of a `Generator`."""
+    for name, least, most in (
+        ("channels", 1, MAX_CHANNELS),
+        ("patch", 1, MAX_PATCH),
+        ("width", 1, MAX_WIDTH),
+        ("depth", 0, MAX_DEPTH),
+        ("levels", 0, MAX_LEVELS),
+        ("classes", 0, MAX_CLASSES),
+        ("noise", 0, MAX_NOISE),
+    ):
+        check_int(name, settings[name], least, most)
+    y_target, eps, eps_min = settings["y_target"], settings["eps"], settings["eps_min"]
+    if y_target is not None:
+        check_int("y_target", y_target, 0, MAX_CLASSES)
+    if not isinstance(settings["universal"], bool):
+        raise InputError(f"universal must be True or False, got {settings['universal']!r:.60}")
+    check_architecture(settings["architecture"])
+    for name, number in (("eps", eps), ("eps_min", eps if eps_min is None else eps_min)):
+        if isinstance(number, bool) or not isinstance(number, Real):
+            raise InputError(f"{name} must be a number, got {number!r:.60}")
+    check_eps(eps, settings["norm"])
+    if eps_min is not None and not check_eps(eps_min, settings["norm"], "eps_min") < eps:
+        raise InputError(f"eps_min must be below eps {eps:.6g}, got {eps_min:.6g}")
+    if settings["universal"] and guided:
+        raise InputError("a universal perturbation cannot depend on a guide's logits of the image, got both")
+    if y_target is not None and settings["classes"]:
+        raise InputError(f"classes {settings['classes']} means any class, expected no y_target, got {y_target}")
+    if settings["architecture"] == "unrolled" and not guided:
+        raise InputError("architecture unrolled is a backward pass of its guide: expected a guide, got none")
+
+
+def check_classes(settings: Mapping[str, Any], guide: Any) -> None:
+    """Raise InputError unless images and classes of a generator are those of its guide, where they have to be."""
+    if guide is None:
+        return
+    channels, classes, y_target = settings["channels"], settings["classes"], settings["y_target"]
+    if guide.image_shape[0] != channels:
+        raise InputError(f"the guide takes images {tuple(guide.image_shape)}, got a generator of channels {channels}")
+    count = guide.num_classes
+    if settings["architecture"] == "unrolled" and (
+        classes not in (0, count) or (y_target is not None and y_target >= count)
+    ):
+        target = f"classes {classes}" if classes else f"y_target {y_target}"
+        raise InputError(
+            f"architecture unrolled targets the classes of its guide, expected one of {count}, got {target}"
+        )
+
+
+def check_network(network: Any, architecture: str, cond_dim: int) -> None:
+    """Raise InputError unless `network` is a module that takes what a generator gives it."""
+    if not isinstance(network, nn.Module):
+        raise InputError(f"network must be an nn.Module, got {type(network).__name__}")
+    if architecture != "patch":
+        raise InputError(f"expected network or architecture, got a network and architecture {architecture}")
+    given = ("x", "cond") if cond_dim else ("x",)
+    try:
+        inspect.signature(network.forward).bind(*given)
+    except TypeError:
+        conditions = " with classes, eps_min, noise or a guide" if cond_dim else ""
+        raise InputError(
+            f"network is called as network({', '.join(given)}){conditions}, got {type(network).__name__}.forward"
+            f"{inspect.signature(network.forward)}"
+        ) from None
+
+
+def build_network(settings: Mapping[str, Any], guide: Any, cond_dim: int) -> tuple[int, nn.Module]:
+    """The network of an architecture, and the number of pixels that the sides of its input are multiples of."""
+    channels, patch, width = settings["channels"], settings["patch"], settings["width"]
+    depth, levels = settings["depth"], settings["levels"]
+    if settings["architecture"] == "paper":
+        return 4, XiaoNetwork(channels, cond_dim)
+    if settings["architecture"] == "unrolled":
+        return 1, UnrolledGradientNetwork(guide, depth, width, cond_dim, settings["norm"])
+    if settings["architecture"] == "unet":
+        return patch * 2**levels, UNet(channels, patch, width, depth, levels, cond_dim)
+    return patch, PatchNetwork(channels, patch, width, depth, cond_dim)
+
+
+def generator_folder(folder: Path) -> Path:
+    """The folder of a generator's config.json: `folder` itself or its `generator/`. Raises InputError for neither."""
+    for candidate in (folder, folder / "generator"):
+        if os.path.isfile(candidate / "config.json"):
+            return candidate
+    raise InputError(f"no generator in {folder}: expected config.json and model.safetensors there")
+
+
+def _arguments(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], guide: nn.Module | str | None, network: nn.Module | None
+) -> dict[str, Any]:
+    """The arguments of `Generator` for a checkpoint. Raises InputError as `Generator.from_pretrained`."""
+    names = set(inspect.signature(Generator).parameters) - {"image_shape", "network"}
+    check_keys("its config.json", config, names, ["network"])
+    arguments = {name: config[name] for name in names}
+    if config["architecture"] == CUSTOM:
+        kind = config.get("network")
+        if network is None:
+            raise InputError(f"its network is of the class {kind!s:.60}: expected from_pretrained(..., network=MODULE)")
+        if type(network).__name__ != kind:
+            raise InputError(f"network must be of the class {kind!s:.60}, got {type(network).__name__}")
+        arguments |= {"architecture": "patch", "network": network}
+    elif network is not None:
+        raise InputError(f"its architecture is {config['architecture']!s:.60}, expected no network")
+    if isinstance(config["guide"], Mapping) and "sha256" in config["guide"]:
+        weights = {name.removeprefix("guide."): tensor for name, tensor in tensors.items() if name.startswith("guide.")}
+        arguments["guide"] = rebuild(config["guide"], weights, guide)
+    elif guide is not None:
+        raise InputError("its guide is built in, or it has none: expected no guide")
+    if arguments["guide"] is not None:
+        check_guide(config["guide"], external=True)
+    return arguments
+
+
+def _download(source: str, settings: dict[str, Any]) -> Path:
+    """The folder that the Hub's "hf://user/model" was downloaded to. Raises InputError where it cannot be."""
+    files = ["config.json", SAFETENSORS_SINGLE_FILE]
+    try:
+        return Path(snapshot_download(source.removeprefix("hf://"), allow_patterns=files, **settings))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(f"no generator at {source}: the Hub does not give it ({reason(error)})") from None
+
+
+def _of_network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a generator's weights: names, shapes and meaning."""
+    free = {"eps", "y_target", "eps_min", "guide"}
+    kept = {name: value for name, value in config.items() if name not in free}
+    guide = config["guide"] or {}
+    of_guide = tuple(guide.get(name) for name in ("name", "image_shape", "num_classes")) if guide else None
+    return kept | {"several radii": config["eps_min"] is not None, "guide": of_guide and str(of_guide)}

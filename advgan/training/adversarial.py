@@ -1,0 +1,205 @@
+"""Adversarial training: at every step an inner attacker makes images of the batch, against the classifier as it is now.
+
+fgsm        one step of eps from x                                                    (Goodfellow et al. 2015)
+fast        one step of 1.25 eps from a random start                                  (Wong et al. 2020)
+pgd         many steps from a random start                                            (Madry et al. 2018)
+ensemble    as fgsm, on a classifier drawn anew at every step among frozen ones and the one in training
+                                                                                      (Tramer et al. 2018)
+generator   one pass of a generator that is trained in turn with the classifier, and a few gradient steps from somewhere
+            between its images and noise (ours)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from advgan.attacks.common import borrowed
+from advgan.attacks.gradient_ascent import ascend
+from advgan.attacks.losses import objective
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat, check_eps
+from advgan.defenses.base import reseed
+from advgan.models import losses
+from advgan.models.generator import Generator
+
+KAPPA = 5.0  # the margin that the generator asks for, as in train/advgan.py
+Method = Literal["fgsm", "fast", "pgd", "ensemble", "generator"]
+
+
+class Usual(NamedTuple):
+    """A method's own settings: the weight of the clean images, gradient steps, and their size as a share of eps."""
+
+    alpha: float
+    steps: int
+    size: float
+
+
+USUAL: dict[Method, Usual] = {
+    "fgsm": Usual(0.5, 1, 1.0),
+    "fast": Usual(0.0, 1, 1.25),
+    "pgd": Usual(0.0, 40, 2.5 / 40),
+    "ensemble": Usual(0.5, 1, 1.0),
+    "generator": Usual(0.0, 3, 0.5),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images a classifier is hardened with, and how much the clean ones count; linf.
+
+    alpha       weight of the clean images: see `mixed_loss`
+    steps       gradient steps; with a generator they may be 0: its images as they are
+    step_size   of one, in pixel units, once eps has risen
+    warmup      share of the training in which the radius rises to `eps`. At eps 0.3 training that starts with all of it
+                often stays at one class for all images
+    """
+
+    method: Method
+    eps: float
+    alpha: float
+    steps: int
+    step_size: float
+    warmup: float = 0.0
+
+    def share(self, progress: float) -> float:
+        """How much of eps is used after this share of the training."""
+        return min(1.0, progress / self.warmup) if self.warmup else 1.0
+
+
+def plan(
+    method: Method,
+    eps: float,
+    *,
+    alpha: float | None = None,
+    steps: int | None = None,
+    step_size: float | None = None,
+    warmup: float = 0.0,
+) -> Plan:
+    """A `Plan`; what is None is the method's own, for pgd steps of 2.5 eps / steps. Raises InputError."""
+    check_eps(eps, "linf")
+    usual = USUAL[method]
+    alpha = usual.alpha if alpha is None else alpha
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha, the weight of the clean images, must be in [0, 1], got {alpha}")
+    if not 0 <= warmup < 1:
+        raise InputError(f"eps_warmup must be in [0, 1), got {warmup}")
+    if steps is not None and method not in ("pgd", "generator"):
+        raise InputError(f"{method} takes one step, expected attack_steps with pgd or generator, got {steps}")
+    steps = usual.steps if steps is None else steps
+    if steps < (method != "generator"):
+        raise InputError(f"attack_steps must be at least {int(method != 'generator')} with {method}, got {steps}")
+    if step_size is not None and (method in ("fgsm", "ensemble") or not steps):
+        raise InputError(f"the step of {method} is not free: expected no attack_step_size, got {step_size}")
+    if step_size is None:
+        step_size = eps * (2.5 / steps if method == "pgd" else usual.size)
+    if not 0 < step_size < float("inf"):
+        raise InputError(f"attack_step_size must be positive, got {step_size}")
+    return Plan(method, eps, alpha, steps, step_size, warmup)
+
+
+def mixed_loss(model: Any, x: Tensor, x_adv: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """alpha J(x, y) + (1 - alpha) J(x_adv, y), J the mean cross-entropy (Goodfellow et al. 2015, section 6), and the
+    logits (n, k) of `x_adv`, with alpha 1 those of `x`.
+
+    One forward pass, of both together where both count: data parallel wrappers want one for each backward pass.
+    """
+    if alpha in (0, 1):
+        logits = model(x if alpha else x_adv)
+        return F.cross_entropy(logits, y), logits
+    hardened, clean = model(torch.cat([x_adv, x])).chunk(2)
+    return alpha * F.cross_entropy(clean, y) + (1 - alpha) * F.cross_entropy(hardened, y), hardened
+
+
+class Adversary:
+    """The inner attacker: (x, y, step, progress) -> x_adv, against `net` as it is at that step.
+
+    net             the classifier in training, not its data parallel wrapper. Attacks see it in eval mode: no dropout,
+                    the running statistics of batch norm
+    members         frozen classifiers of method ensemble
+    width           channels of method generator's, which `accelerator` prepares: so it is part of what a run saves
+    learning_rate   its own, constant (Adam)
+    What is drawn at a step is drawn for the batch of all processes: alike for any number of them, and after a resume.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        net: Any,
+        accelerator: Accelerator,
+        seed: int,
+        members: Sequence[nn.Module] = (),
+        width: int = 16,
+        learning_rate: float = 1e-3,
+    ) -> None:
+        self.plan, self.net, self.accelerator, self.seed = plan, net, accelerator, seed
+        self.sources = [net, *members]
+        self.generator: Any = None
+        if plan.method == "generator":
+            generator = Generator(net.image_shape[0], plan.eps, width=width, depth=1)
+            optimizer = Adam(generator.parameters(), learning_rate, betas=(0.5, 0.999))
+            self.generator, self.optimizer = accelerator.prepare(generator, optimizer)
+
+    def __call__(self, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:
+        """Images (n, c, h, w) like `x`, this process's part of the batch of `step`; `progress` is the share done."""
+        share = max(self.plan.share(progress), 1e-3)  # a ball has a radius
+        threat = Threat("linf", self.plan.eps * share)
+        rng = np.random.default_rng((self.seed, step, 1))
+        model = self.sources[rng.integers(len(self.sources))]
+        reseed(model, step)
+        start = self.start(x, y, threat, rng)
+        if not self.plan.steps:
+            return start
+        step_size, goal = self.plan.step_size * share, objective("cross-entropy")
+        with self.accelerator.autocast():
+            return ascend(model, x, y, None, threat, goal, start, steps=self.plan.steps, step_size=step_size)
+
+    def start(self, x: Tensor, y: Tensor, threat: Threat, rng: np.random.Generator) -> Tensor:
+        """Where the gradient steps begin: at `x`, at noise, or anywhere between noise and what the generator says."""
+        if self.plan.method in ("fgsm", "ensemble"):
+            return x
+        noisy = x + threat.eps * (2 * self.uniform(x.shape, x, rng) - 1)
+        if self.plan.method == "pgd":
+            return threat.project(noisy, x)
+        # Else not cut at the box, as in the program of fast's authors: from a start that was cut one step takes a pixel
+        # at 0 to 0 or to eps, nowhere between, and teaches corners alone (mnist-small, PGD-40: 78 % instead of 86).
+        if self.plan.method == "fast":
+            return noisy
+        x_adv = self.turn(x, y, threat.eps)
+        # One image a pass is one pattern, which the classifier soon knows; between it and noise there are many.
+        w = self.uniform((len(x), 1, 1, 1), x, rng) if self.plan.steps else 1.0
+        return w * x_adv + (1 - w) * noisy
+
+    def uniform(self, shape: Sequence[int], x: Tensor, rng: np.random.Generator) -> Tensor:
+        """This process's part (n, ...) of numbers in [0, 1), drawn for all processes."""
+        n, first = shape[0], self.accelerator.process_index * shape[0]
+        drawn = rng.random((n * self.accelerator.num_processes, *shape[1:]), np.float32)
+        return torch.from_numpy(drawn[first : first + n]).to(x.device)
+
+    def turn(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        """The generator's answers within `eps`, and one step of it toward better ones: the margin loss of AdvGAN."""
+        with borrowed(self.net):
+            x_adv: Tensor = self.generator(x, eps=x.new_full((len(x),), eps))
+            with self.accelerator.autocast():
+                logits = self.net(x_adv).float()
+            loss = losses.adversarial(logits, y, kappa=KAPPA).mean()
+            self.optimizer.zero_grad()
+            self.accelerator.backward(loss)
+            self.optimizer.step()
+        return x_adv.detach()
+
+
+def overfitted(history: Sequence[dict[str, Any]]) -> bool:
+    """Whether the last validation shows catastrophic overfitting (Wong et al. 2020, section 5.2): most images resist
+    FGSM, and PGD leaves less than half of the best accuracy before.
+    """
+    last, best = history[-1], max(h["accuracy_pgd"] for h in history)
+    return bool(last["accuracy_fgsm"] > 0.5 and last["accuracy_pgd"] < best / 2)

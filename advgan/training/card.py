@@ -1,0 +1,226 @@
+"""The card beside a network's weights: what it is worth, and where it comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from advgan.core.threat_model import eps_text
+from advgan.data import Data, Stream
+from advgan.training import FREE
+from advgan.training.gan import EVASION
+
+CARD = """---
+library_name: advgan
+tags: [adversarial-examples, advgan]
+---
+# A one-pass attack on {target} ({dataset})
+
+Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forward pass{iterations}:
+
+    from advgan import Generator
+    x_adv = Generator.from_pretrained(DIR).perturb(x)
+
+| | |
+|---|---|
+| attack success rate on {n_correct:.0f} correctly classified validation images (it was chosen on them) | {asr:.2%} |
+{each}{rejection}| mean l2 of the perturbation | {l2:.3f} |
+| loss | {loss} |
+{hinge}{discriminator}| trained | {step:.0f} steps of {batch_size} images, {seconds:.0f} s, seed {seed} |
+
+Made by `{command}`.
+
+Test images were not seen: `eval/compare.py` reports on them. The success rate holds for this target and this data; it
+says nothing about other classifiers.
+"""
+
+
+def generator_card(settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
+    """Markdown for a generator: `settings` of train/advgan.py, `figures` of its chosen validation, hinge length `c`."""
+    return _filled(CARD, "train/advgan.py", settings, figures, c)
+
+
+SUBSTITUTE = """---
+library_name: advgan
+tags: [adversarial-examples, black-box, advgan]
+---
+# A substitute and its generator: `{substitute}` learned from the answers of `{target}` ({dataset})
+
+Two folders were made together: `classifier/`, a substitute that was distilled from a black box's {answers}
+({distillation}), and `generator/`, which perturbs images {goal}, within {norm} {radius} and the box [0, 1], in
+one forward pass{iterations}. The generator saw the gradients of the substitute alone.
+
+    from advgan import Generator
+    from advgan.classifiers import load_target
+    model = load_target("{substitute}", weights=RUN)     # RUN holds both folders
+    x_adv = Generator.from_pretrained(RUN).perturb(x)
+
+| | |
+|---|---|
+| queries to the black box | {queries} (validation, which only measures: {validation_queries} more) |
+| attack success rate on the black box, {n_black_box:.0f} validation images that it has right | {asr_black_box:.2%} |
+| on the substitute, {n_correct:.0f} validation images that it has right | {asr_substitute} |
+| both say the same of clean images, of adversarial ones | {agreement:.2%}, {agreement_adversarial:.2%} |
+| mean l2 of the perturbation | {l2:.3f} |
+| loss | {loss} |
+| trained | {step:.0f} steps of {batch_size} images, {seconds:.0f} s, {round} rounds, seed {seed} |
+
+Made by `{command}`.
+
+Nothing was chosen by these figures: both are the last round's. Test images were not seen: `eval/transfer.py` reports on
+them. The figures hold for this black box and this data.
+"""
+
+
+def substitute_card(settings: dict[str, Any], figures: dict[str, Any], c: float) -> str:
+    """Markdown for both: `settings` of train/substitute.py, `figures` of its last round, hinge length `c`."""
+    shown = {**figures, "asr_substitute": percent(figures["asr"])}
+    return _filled(SUBSTITUTE, "train/substitute.py", settings, shown, c)
+
+
+def percent(share: float | None) -> str:
+    """A share, or that there is none: no image counts."""
+    return "not defined" if share is None else f"{share:.2%}"
+
+
+DETECTOR = """---
+library_name: advgan
+tags: [adversarial-examples, detection, advgan]
+---
+# A detector of adversarial images ({kind}) for `{target}` on {dataset}
+
+    python eval/compare.py --defense reject:detector=DIR        # the classifier rejects what the detector finds
+
+| | |
+|---|---|
+| clean test images rejected (n = {n_test}) | {fpr_test:.2%} |
+| of validation (n = {n_validation}; the threshold was chosen on them, for {fpr:.2%}) | {fpr_validation:.2%} |
+| threshold | {threshold:.6g} |
+| training | {training_seconds:.1f} s, seed {seed} |
+
+Adversarial test images, {norm} eps {eps_text}, made without knowledge of the detector; those that fool the classifier
+against all clean ones, with 95 % intervals:
+
+{attacks}
+
+Made by `{command}`.
+
+An attacker who knows the detector does better: `eval/detection.py` shows by how much.
+"""
+
+
+def detector_card(summary: dict[str, Any]) -> str:
+    """Markdown for a detector: `summary` is its training.json."""
+    lines = "\n".join(f"- {row['attack']}: {row['words']}" for row in summary["attacks"])
+    chosen = {key: value for key, value in summary["settings"].items() if key not in (*FREE, "target_sha256")}
+    values = {**summary, **summary["settings"], "attacks": lines, "eps_text": eps_text(summary["settings"]["eps"])}
+    return DETECTOR.format(**values, command=_command("train/detector.py", chosen))
+
+
+def _command(program: str, settings: dict[str, Any]) -> str:
+    """The command line that `settings` (as JSON knows them) came from, or one like it."""
+    words = [program]
+    for name, value in settings.items():
+        if value is None or value is False or value in ((), []):
+            continue
+        values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return " ".join(words)
+
+
+def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
+    s = settings
+    goal = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
+    if s.get("any_class"):
+        goal = "toward any class that is asked for, or away from their own"
+    smallest = "" if s.get("eps_min") is None else f"{eps_text(s['eps_min'])} to "
+    radius = f"eps {smallest}{eps_text(s['eps'])}"
+    iterations = ""
+    if s["architecture"] == "unrolled":
+        iterations = f" of {s['depth']} iterations, each a forward and a backward pass of its guide"
+    kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
+    loss, hinge, discriminator = f"L_adv ({s['adversarial']}{kappa})", "", ""
+    if s["alpha"] > 0:
+        loss += f" + {s['alpha']:g} L_GAN ({s['gan']})"
+        discriminator = f"| discriminator's accuracy | {figures['d_accuracy']:.1%} |\n"
+    if s["beta"] > 0:
+        loss += f" + {s['beta']:g} L_hinge (c = {c:.4g})"
+        hinge = f"| images with an active hinge (l2 above c) | {figures['hinge_active']:.1%} |\n"
+    rejection = ""
+    if "rejected" in figures:
+        loss += f" + {EVASION if s['evasion'] is None else s['evasion']:g} L_evasion"
+        rejection = f"| of those images, rejected by the target when perturbed | {figures['rejected']:.2%} |\n"
+    # Of several questions `asr` is the mean; each one's stands below it.
+    each = "".join(f"| of this mean: {name} | {value:.2%} |\n" for name, value in figures.items() if name[:4] == "asr ")
+    values = {
+        "each": each,
+        "rejection": rejection,
+        "hinge": hinge,
+        "discriminator": discriminator,
+        **s,
+        **figures,
+        "goal": goal,
+        "radius": radius,
+        "iterations": iterations,
+        "loss": loss,
+        "command": _command(program, s),
+    }
+    return card.format(**values)
+
+
+CLASSIFIER = """---
+library_name: advgan
+tags: [image-classification, adversarial-examples, advgan]
+---
+# `{target}` on {dataset}
+
+A classifier to be attacked: {shape} images in [0, 1] -> logits of {k} classes.
+
+    from advgan.classifiers import load_target
+    model = load_target("{target}", weights=DIRECTORY)  # the directory of this card
+
+| | |
+|---|---|
+{figures}| trained on | {n_train} images of {dataset}, classes {classes} |
+| training | {steps} steps of {batch_size} images, {training_seconds:.0f} s, seed {seed} |
+| weights | those after step {best_step} |
+| made by | `{command}` |
+
+{meaning}
+"""
+PLAIN = (
+    "Made to be attacked, not to be relied on: it was not hardened, and knows only images like those it was trained on."
+)
+HARDENED = """\
+Hardened by adversarial training ({adversarial}, linf eps {eps_text}), and chosen by the mean of its accuracy with
+and without PGD-10 on validation images. It resists what it was trained on: within this ball, images like those it
+knows. Stronger attacks leave less than these figures say: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
+
+
+def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -> str:
+    """Markdown for a classifier: `settings` of train/classifier.py, and the `run` as its training.json tells it."""
+    s, tested, robust = settings, run["test"], settings["adversarial"] is not None
+    best = next(h for h in run["history"] if h["step"] == run["best_step"])
+    n, chosen = len(data.validation), "chosen on them"
+    rows = [(f"accuracy, validation ({n} images, {chosen})", best["accuracy"])]
+    if robust:
+        some = f"the first {min(n, s['robust_images'])} validation images"
+        rows += [(f"under FGSM, {some}", best["accuracy_fgsm"])]
+        rows += [(f"under PGD-10, {some}, {chosen}", best["accuracy_pgd"])]
+    rows = [(f"accuracy, test ({len(data.test)} images, seen once)", tested and tested["accuracy"]), *rows]
+    if robust:
+        n_pgd = min(len(data.test), s["robust_images"])
+        rows.insert(1, (f"under PGD-40, the first {n_pgd} test images", tested and tested["accuracy_pgd40"]))
+    figures = "".join(
+        f"| {name} | {'not measured (the run did not end)' if value is None else f'{value:.2%}'} |\n"
+        for name, value in rows
+    )
+    return CLASSIFIER.format(
+        **{**s, **run},
+        figures=figures,
+        shape="x".join(map(str, data.image_shape)),
+        k=data.num_classes,
+        n_train="streamed" if isinstance(data.train, Stream) else len(data.train),
+        classes=", ".join(data.classes),
+        command=_command("train/classifier.py", s),
+        meaning=HARDENED.format(**s, eps_text=eps_text(s["eps"])) if robust else PLAIN,
+    )

@@ -1,0 +1,1 @@
+"""Around a training loop: processes, an output directory, saved states, shutdown, logs."""

@@ -1,0 +1,130 @@
+"""The processes of a program: all that were asked for, each with its share of the machine, ending together."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from datetime import timedelta
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
+
+from advgan.core.errors import InputError
+from advgan.core.lock import release
+
+
+def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient: bool = False) -> Accelerator:
+    """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
+
+    `threads` per process; None shares the cores this program may use among its local processes, because the launcher
+    forces one thread otherwise and halves the speed on a CPU. `bf16` asks for mixed precision where the launcher was
+    not asked; `patient` lets the processes wait for each other for days, not minutes. Raises InputError for engines
+    that cannot train two networks, and where fewer processes started than were requested.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
+    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16"):
+        raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
+    _check_all_started()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and not (torch.cuda.is_available() or torch.xpu.is_available()):
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # or each process of torchrun would think it is alone
+    waiting = [InitProcessGroupKwargs(timeout=timedelta(days=7))] if patient else []
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else None, kwargs_handlers=waiting)
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
+        raise InputError(
+            "expected one process or data parallel processes: two networks that train in turn cannot share one "
+            f"{accelerator.distributed_type.value} engine; choose distributed_type NO, MULTI_GPU or MULTI_CPU"
+        )
+    if accelerator.num_processes != world:
+        raise InputError(f"the launcher started {world} processes, {accelerator.num_processes} found each other")
+    if accelerator.device.type == "cpu" or threads is not None:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(threads or max(1, _cores() // local))
+    set_seed(seed)
+    processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
+    accelerator.print(f"{processes} on {accelerator.device.type}, {torch.get_num_threads()} threads each", flush=True)
+    return accelerator
+
+
+def start_alone(seed: int, threads: int | None = None) -> torch.device:
+    """`start` for a program that is one process; its device. Raises InputError where the launcher started more."""
+    accelerator = start(seed, threads)
+    if accelerator.num_processes > 1:
+        raise InputError(f"this program is one process, got {accelerator.num_processes}: start it without a launcher")
+    return accelerator.device
+
+
+def _cores() -> int:
+    """The cores that this program may use, where the system tells; else all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_all_started() -> None:
+    """Raise InputError where `accelerate launch --cpu --num_processes N` started one process.
+
+    Without MPI its simple launcher sets MASTER_ADDR for N processes, then starts a single one (accelerate 1.15), on
+    each of several machines alike. The number stands only on the launcher's command line, or in its configuration.
+    """
+    environment = os.environ
+    if "MASTER_ADDR" not in environment or "ACCELERATE_USE_CPU" not in environment or "WORLD_SIZE" in environment:
+        return
+    if "PMI_SIZE" in environment or "OMPI_COMM_WORLD_SIZE" in environment:
+        return
+    command, before = _launcher()
+    if "accelerate" not in command:
+        return
+
+    def count(flag: str) -> int | None:
+        match = re.search(rf"--{flag.replace('_', '[_-]')}[ =](\d+)", command)
+        return int(match[1]) if match else None
+
+    processes, machines = count("num_processes"), count("num_machines") or 1
+    if processes == 1 or (processes is None and "MASTER_ADDR" in before):
+        return
+    nodes = f"--nnodes {machines} " if machines > 1 else ""
+    local = "N" if processes is None else max(1, processes // machines)
+    raise InputError(
+        f"accelerate launch started 1 of {processes or 'several'} processes, which it does on CPUs without MPI; "
+        f"expected torchrun {nodes}--nproc-per-node {local} {_program()} ..."
+    )
+
+
+def _launcher() -> tuple[str, dict[str, str]]:
+    """Command line and environment of the parent process; that environment counts as this one's where it is hidden."""
+    parent = psutil.Process().parent()
+    if parent is None:
+        return "", {}
+    command = " ".join(parent.cmdline())
+    try:
+        return command, parent.environ()
+    except psutil.Error:
+        return command, dict(os.environ)
+
+
+def _program() -> str:
+    """This program on a launcher's command line: its path, or `-m` and its module."""
+    spec = sys.modules["__main__"].__spec__
+    return sys.argv[0] if spec is None else f"-m {spec.name.removesuffix('.__main__')}"
+
+
+def finish(accelerator: Accelerator, code: int = 0) -> None:
+    """End all processes together, with exit code `code`. Of several, each leaves at once: what gloo's threads still
+    hold when the interpreter shuts down aborted one run in twenty (torch 2.15, "terminate called without an active
+    exception").
+    """
+    several = accelerator.num_processes > 1
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if several:
+        release()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)

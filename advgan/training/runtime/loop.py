@@ -1,0 +1,148 @@
+"""What stands around a training loop: its schedule, a clean stop, a log and a bar."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from advgan.core.shutdown import SAME_REQUEST, SIGNALS, exit_code
+
+LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # set by accelerate launch, by torchrun
+
+
+def one_cycle(progress: float, warmup: float) -> float:
+    """Share of the peak learning rate: half a cosine up from 1/25, half a cosine down to nearly 0 (Smith & Topin)."""
+    if progress < warmup:
+        return 1 / 25 + 24 / 25 * (1 - math.cos(math.pi * progress / warmup)) / 2
+    return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+
+
+def stop_at_nan(values: dict[str, float], step: int, artefact: Path) -> None:
+    """End the program with exit code 1 if a value is NaN or infinite, saying at which step, which, and what is kept."""
+    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+        left = f"the last good {artefact.name} is in {artefact}" if artefact.exists() else "nothing was kept yet"
+        sys.exit(f"error: step {step}: {', '.join(bad)} is not finite; try a smaller learning rate; {left}")
+
+
+class Stop:
+    """SIGINT and SIGTERM as a request that the loop looks at after each step; `code` is the exit code they stand for.
+
+    with Stop() as stop:
+        for batch in batches:
+            ...
+            if stop.requested(accelerator): save and leave
+    finish(accelerator, stop.code)
+
+    A second SIGINT, a second after the first signal, exits at once. A signal after the last `requested` exits where the
+    block ends.
+    """
+
+    def __init__(self) -> None:
+        self.code = 0  # 130 or 143 once `requested` was true
+        self._first: tuple[int, float] | None = None  # number and time of the first signal
+        self._waits = True
+        launched = not LAUNCHED.isdisjoint(os.environ)
+        self._launcher = os.getppid() if launched else None
+
+    def __enter__(self) -> Stop:
+        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if kind is None and self._first is not None and not self.code:
+            raise SystemExit(exit_code(self._first[0]))
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came to this process."""
+        return self._first is not None
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again = self._first is not None
+        self._first = self._first or (number, time.monotonic())
+        first, since = self._first
+        if (not self._waits and not again) or (number == signal.SIGINT and time.monotonic() - since >= SAME_REQUEST):
+            raise SystemExit(exit_code(first))
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A block that a signal leaves by SystemExit: one that waits for others, perhaps for minutes."""
+        if self._first is not None:
+            raise SystemExit(exit_code(self._first[0]))
+        self._waits = False
+        try:
+            yield
+        finally:
+            self._waits = True
+
+    def requested(self, accelerator: Accelerator) -> bool:
+        """Whether any process was asked to stop (all processes get the same result, so all must call it).
+
+        A launcher that was killed passes no signal on: its end counts as a SIGTERM.
+        """
+        number = self._first[0] if self._first else 0
+        if not number and self._launcher is not None and not psutil.pid_exists(self._launcher):
+            number = signal.SIGTERM
+        if accelerator.num_processes > 1:
+            flags = torch.tensor([float(number == each) for each in SIGNALS], device=accelerator.device)
+            counts = dict(zip(SIGNALS, accelerator.reduce(flags, reduction="sum").tolist(), strict=True))
+            number = signal.SIGTERM if counts[signal.SIGTERM] else signal.SIGINT if counts[signal.SIGINT] else 0
+        if number:
+            self.code = exit_code(number)
+        return bool(number)
+
+
+@contextmanager
+def open_log(
+    accelerator: Accelerator, output_dir: Path, name: str, step: int, settings: dict[str, Any]
+) -> Iterator[SummaryWriter | None]:
+    """TensorBoard's writer for `<output_dir>/logs/<name>`, in the main process only; a run from step 0 begins it anew.
+
+    Whatever ends the run, what was logged is written. Not Accelerate's tracker: that one drops numpy scalars and lists
+    and writes hyperparameters TensorBoard cannot read.
+    """
+    if not accelerator.is_main_process:
+        yield None
+        return
+    directory = output_dir / "logs" / name
+    if step == 0:
+        shutil.rmtree(directory, ignore_errors=True)
+    log = SummaryWriter(str(directory), purge_step=step + 1 if step else None, flush_secs=5)
+    try:
+        log.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
+        yield log
+    except BaseException:
+        with suppress(OSError):  # of a full disk the error above is about, too
+            log.close()
+        raise
+    log.close()
+
+
+def progress_bar(accelerator: Accelerator) -> Progress:
+    """A bar with steps, time and the `figures` field (losses, validation); silent in all processes but the main one."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        disable=not accelerator.is_main_process,
+    )

@@ -1,0 +1,46 @@
+"""The same training in less time, or in less memory: compiled networks, and activations computed twice."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from advgan.core.errors import InputError, reason
+
+
+def compiled(*chain: nn.Module, sample: Tensor) -> None:
+    """Compile each network in place (`torch.compile`); the first takes `sample`, each other what the one before says.
+
+    The names of the weights stay as they are. One pass forward and back shows whether it works: raises InputError with
+    the compiler's reason where it does not.
+    """
+    for net in chain:
+        net.compile()
+    answer = sample
+    try:
+        for net in chain:
+            answer = net(answer)
+        answer.sum().backward()
+    except Exception as error:  # the compiler's own, the C++ compiler's, Triton's, ...
+        raise InputError(f"--compile does not work here, leave it out: {reason(error)}") from None
+    for net in chain:
+        net.zero_grad(set_to_none=True)
+
+
+def checkpointed(model: nn.Module) -> list[nn.Module]:
+    """Let each block of a frozen `model` forget its activations, and compute them again for the gradient; the blocks.
+
+    A block is an entry with layers of its own of an nn.Sequential or nn.ModuleList, the innermost such. What is kept
+    is the input of each. Raises InputError for a model that has none. (Chen et al. 2016, "Training deep nets with
+    sublinear memory cost".)
+    """
+    lists = (module for module in model.modules() if isinstance(module, (nn.Sequential, nn.ModuleList)))
+    entries = {child for each in lists for child in each.children() if list(child.children())}
+    blocks = [entry for entry in entries if entries.isdisjoint(set(entry.modules()) - {entry})]
+    if not blocks:
+        raise InputError(f"checkpoint_target needs a target made of blocks, got none in {type(model).__name__}")
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    return blocks

@@ -1,0 +1,68 @@
+"""An output directory belongs to one run at a time."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from pathlib import Path
+
+import torch.distributed as dist
+
+from advgan.core.errors import InputError
+from advgan.core.lock import LOCK, hold
+from advgan.training.runtime.checkpoint import latest_state, sweep
+
+
+def claim(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bool) -> None:
+    """Make `output_dir`, keep other runs out of it until this one ends, and see that `artefact` (a folder in it) may be
+    written there. Raises InputError otherwise, in all processes alike.
+
+    What an earlier run has made is kept unless `overwrite` says otherwise; `resume` continues it (None: the program
+    cannot). The lock is the system's: that of a process which was killed is none. What killed processes were writing
+    there is removed, and what they were about to replace is put back.
+    """
+    problem = None
+    if main := not dist.is_initialized() or dist.get_rank() == 0:
+        try:
+            _writable(output_dir)
+            if somebody := hold(output_dir):
+                raise InputError(
+                    f"output directory {output_dir} is in use by {somebody}: wait for its end, or choose another "
+                    "--output-dir"
+                )
+            sweep(output_dir)
+            _free(output_dir, artefact, resume, overwrite)
+        except InputError as error:
+            problem = str(error)
+    if dist.is_initialized():
+        told = [problem]
+        dist.broadcast_object_list(told, src=0)
+        problem = told[0]
+    if problem is None and not main and not (output_dir / LOCK).exists():
+        problem = (
+            f"output directory {output_dir} is not that of the main process: expected one that all machines share, "
+            f"got another on {socket.gethostname()}"
+        )
+    if problem is not None:
+        raise InputError(problem)
+
+
+def _writable(output_dir: Path) -> None:
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to output directory {output_dir}: {error.strerror}") from None
+
+
+def _free(output_dir: Path, artefact: str, resume: bool | None, overwrite: bool) -> None:
+    if resume and not latest_state(output_dir, artefact):
+        raise InputError(f"nothing to resume: {output_dir} holds no saved training state of a {artefact}")
+    made = [p for p in (output_dir / artefact, output_dir / "state" / artefact) if p.exists()]
+    if made and not resume and not overwrite:
+        raise InputError(
+            f"output directory {output_dir} already holds a {artefact} run: "
+            f"{'' if resume is None else 'continue it with --resume, '}"
+            "replace it with --overwrite, or choose another --output-dir"
+        )

@@ -1,0 +1,121 @@
+"""The same attacks in other libraries, set up for the same work: what `benchmarks/speed.py` races against.
+
+Each is called in the cheapest way its public interface has (by advgan/bridges, where that knows the library). Within
+the ball of radius eps: fgsm; ifgsm, 10 steps of eps/10; pgd, 40 steps of eps/30 from a random start. And deepfool in
+l2, at most 50 steps, overshoot 0.02. Of one library also pgd10, 10 steps of eps/4.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from types import ModuleType
+
+from torch import nn
+
+from advgan.attacks import Bound, bind, parse_attack
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
+
+Attacks = dict[str, Bound]  # section of the benchmark -> (x, y) -> x_adv
+Make = Callable[[nn.Module, Threat, int | None], Attacks]  # model, ball, class that is aimed at
+
+
+def bound(model: nn.Module, threat: Threat, y_target: int | None, **words: str) -> Attacks:
+    """Those of the attacks, by section, that can keep to the ball and aim."""
+    found: Attacks = {}
+    for section, spec in {section: parse_attack(text) for section, text in words.items()}.items():
+        try:
+            found[section] = bind(spec, model, threat, y_target)
+        except InputError:
+            continue
+    return found
+
+
+def foolbox(model: nn.Module, threat: Threat, y_target: int | None) -> Attacks:
+    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
+    return bound(
+        *(model, threat, y_target),
+        fgsm=f"foolbox:{norm}FastGradientAttack",
+        ifgsm=f"foolbox:{norm}BasicIterativeAttack:rel_stepsize=1/10:steps=10",
+        pgd=f"foolbox:{norm}ProjectedGradientDescentAttack:rel_stepsize=1/30:steps=40",
+        deepfool="foolbox:L2DeepFoolAttack:steps=50:candidates=10:overshoot=0.02",
+    )
+
+
+def torchattacks(model: nn.Module, threat: Threat, y_target: int | None) -> Attacks:
+    return bound(
+        *(model, threat, y_target),
+        fgsm="torchattacks:FGSM",
+        ifgsm=f"torchattacks:BIM:alpha={threat.eps / 10!r}:steps=10",
+        pgd=f"torchattacks:PGD:alpha={threat.eps / 30!r}:steps=40:random_start=true",
+        pgd10=f"torchattacks:PGD:alpha={threat.eps / 4!r}:steps=10:random_start=true",
+        deepfool="torchattacks:DeepFool:steps=50:overshoot=0.02",
+    )
+
+
+def art(model: nn.Module, threat: Threat, y_target: int | None) -> Attacks:
+    return bound(
+        *(model, threat, y_target),
+        fgsm="art:FastGradientMethod",
+        ifgsm=f"art:BasicIterativeMethod:eps_step={threat.eps / 10!r}:max_iter=10",
+        pgd=f"art:ProjectedGradientDescent:eps_step={threat.eps / 30!r}:max_iter=40:num_random_init=1",
+        deepfool="art:DeepFool:max_iter=50:epsilon=0.02:nb_grads=10",
+    )
+
+
+def adv_lib(model: nn.Module, threat: Threat, y_target: int | None) -> Attacks:
+    # To import it takes the plotting client visdom, for a logger that no attack here is given. visdom cannot be built
+    # with setuptools 82 or newer: where it is missing, an empty module stands in.
+    try:
+        import_module("visdom")
+    except ImportError:
+        sys.modules["visdom"] = ModuleType("visdom")
+    pgd = import_module("adv_lib.attacks.projected_gradient_descent").pgd_linf
+    deepfool = import_module("adv_lib.attacks.deepfool").df
+    found: Attacks = {"deepfool": lambda x, y: deepfool(model, x, y, steps=50, overshoot=0.02)}
+    if threat.norm == "linf":
+        found["pgd"] = lambda x, y: pgd(model, x, y, ε=threat.eps, steps=40, relative_step_size=1 / 30)
+    return found if y_target is None else {}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A library: what makes its attacks, its name as a distribution, and how to get it."""
+
+    make: Make
+    distribution: str
+    command: str = "pip install -e '.[bridges]'"
+
+
+PEERS: dict[str, Peer] = {
+    "foolbox": Peer(foolbox, "foolbox"),
+    "torchattacks": Peer(torchattacks, "torchattacks"),
+    "art": Peer(art, "adversarial-robustness-toolbox"),
+    "adv-lib": Peer(adv_lib, "adv-lib", "pip install --no-deps adv-lib"),
+}
+
+
+def invite(
+    names: list[str], section: str, model: nn.Module, threat: Threat, y_target: int | None = None
+) -> tuple[Attacks, dict[str, str]]:
+    """The peers that can take part in a section, "name version" -> attack, and those that cannot, -> why."""
+    present: Attacks = {}
+    absent: dict[str, str] = {}
+    for name in names:
+        peer = PEERS[name]
+        try:
+            title = f"{name} {metadata.version(peer.distribution)}"
+            attacks = peer.make(model, threat, y_target)
+        except metadata.PackageNotFoundError:
+            absent[name] = f"not installed: {peer.command}"
+        except Exception as error:  # another library may fail at anything
+            absent[name] = f"cannot be used: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        else:
+            if section in attacks:
+                present[title] = attacks[section]
+            else:
+                absent[title] = "has no such attack"
+    return present, absent
