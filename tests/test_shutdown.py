@@ -113,7 +113,7 @@ def test_where_the_exit_is_swallowed_the_process_ends_after_a_while(swallows: st
 
 def test_the_command_handles_signals_before_it_imports_anything_large() -> None:
     code = (
-        "import os, signal, sys\nfrom advgan import cli\n"
+        "import os, signal, sys\nfrom advgan.cli import main as cli\n"
         "cli.known = lambda word: os.kill(os.getpid(), signal.SIGTERM)\n"
         "sys.argv = ['advgan', 'attack']\ncli.main()\n"
     )
