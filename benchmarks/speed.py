@@ -43,7 +43,7 @@ from advgan.core.errors import InputError
 from advgan.core.files import write_file
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, check_class, eps_text
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, weights_of
 from advgan.evaluation import environment, predict
 from advgan.evaluation.compatibility import admitted
@@ -82,16 +82,9 @@ SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DataSettings):
     """What is timed, on which images."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""

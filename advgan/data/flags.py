@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
@@ -24,22 +25,20 @@ ImageColumn = Annotated[str | None, arg(help="Column of the pictures, with hf an
 LabelColumn = Annotated[str | None, arg(help="Column of the labels, with hf and hf-stream; None finds it")]
 
 
-class DataFlags(Protocol):
-    """The settings by which a program's data set is named."""
+@dataclass(frozen=True)
+class DataSettings:
+    """The data set of a program, and its recipe."""
 
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def data_dir(self) -> Path: ...
-    @property
-    def image_size(self) -> int | None: ...
-    @property
-    def image_column(self) -> str | None: ...
-    @property
-    def label_column(self) -> str | None: ...
+    recipe: Path | None = None
+    """YAML file of settings that become the defaults; flags override it"""
+    dataset: Dataset = "mnist5k"
+    data_dir: DataDir = Path("data")
+    image_size: ImageSize = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
 
 
-def load_chosen(settings: DataFlags) -> Data:
+def load_chosen(settings: DataSettings | Any) -> Data:
     """The data set that a program's settings name. Raises InputError as `load_data`."""
     return load_data(
         settings.dataset,

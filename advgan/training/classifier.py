@@ -26,7 +26,7 @@ from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, Stream, steps_per_epoch, training_batches
 from advgan.data.augment import augment, check_shift
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.stream import in_memory
 from advgan.defenses import load_members
 from advgan.report.tensorboard import command as tensorboard_command
@@ -36,16 +36,9 @@ from advgan.training.robust_accuracy import accuracy, validate
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DataSettings):
     """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """The classifier: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
     init_weights: Path | None = None

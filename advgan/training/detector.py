@@ -33,7 +33,7 @@ from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data, Split
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, seen, suspicious, weights_of
 from advgan.defenses.detection import (
     BinaryDetector,
@@ -59,19 +59,12 @@ SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DataSettings):
     """Which detector, of what, for which classifier."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
     kind: Literal["feature-squeezing", "binary", "discriminator"] = "feature-squeezing"
     """feature-squeezing (nothing is trained), binary (a network, trained on adversarial images), or discriminator (that
     of a generator's run)"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, which need no weights"""

@@ -38,7 +38,7 @@ from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, check_class, check_eps
 from advgan.data import Split, training_batches
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, reseed, weights_of
 from advgan.evaluation.compatibility import admitted
 from advgan.models import losses
@@ -57,16 +57,9 @@ Phase = Literal["distil", "attack"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DataSettings):
     """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
     images: int | None = None
     """The attacker has only so many of the training images, drawn by the seed; None: all of them"""
     target: NameOrPath = "mnist-c"

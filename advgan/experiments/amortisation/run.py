@@ -26,11 +26,10 @@ from torch import Tensor
 from advgan import training
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
-from advgan.core.config import ByOrder, write_settings
+from advgan.core.config import write_settings
 from advgan.core.errors import InputError
-from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat, eps_text
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import load_chosen
 from advgan.defenses import weights_of
 from advgan.evaluation import Cells, Result, environment, evaluate
 from advgan.evaluation.compatibility import check_gradients
@@ -38,6 +37,7 @@ from advgan.evaluation.loading import Target, Trained, load_generators, load_tar
 from advgan.experiments.amortisation.analysis import OURS, against, finding, reach, union
 from advgan.experiments.amortisation.diversity import DRAWS, diversity
 from advgan.experiments.amortisation.report import findings, grids, write_amortisation
+from advgan.experiments.settings import ClassifierSettings, StudySettings
 from advgan.report.page import failures
 from advgan.report.progress import Begin, cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
@@ -52,24 +52,9 @@ STOP = "stop_on_success=true"  # the logits come with each gradient: who looks a
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ClassifierSettings, StudySettings):
     """Which generators against which classifier, on which images, and where the results go."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
-    target: NameOrPath = "mnist-c"
-    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
-    hf:REPO, FILE.py:FACTORY, which need no weights"""
-    target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    weights_by_order: ByOrder = False
-    defense: NameOrPath | None = None
-    """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: tuple[Path, ...] = ()
     """Trained generators' folders, or the runs that hold them; each takes part at every eps up to its own"""
     eps: tuple[str, ...] = ("0.1", "0.15", "0.2", "0.3")
@@ -86,18 +71,10 @@ class Settings:
     """Targeted PGD-40, beside them, is over the first so many of the images"""
     diversity_samples: int = 500
     """Draws of generators that take noise are over the first so many of the images"""
-    max_samples: int | None = None
-    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/amortisation")
     """Where amortisation.md, amortisation.json, the figures and the rest go; earlier ones are replaced"""
-    fresh: bool = False
-    """Run every cell again, even those that an earlier call has kept"""
-    batch_size: int = 100
-    """Images an attack is given at once"""
     seed: int = 0
     """Of the random attacks"""
-    threads: int | None = None
-    """CPU threads; None takes all cores"""
 
 
 @dataclass

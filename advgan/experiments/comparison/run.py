@@ -27,12 +27,13 @@ from advgan.core.config import ByOrder, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import load_chosen
 from advgan.defenses import needs_weights
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.compatibility import only_answers
 from advgan.evaluation.loading import Target, Trained, aim, load_generators, load_targets, threats, unfit
 from advgan.evaluation.sharing import share_cells
+from advgan.experiments.settings import StudySettings
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
 from advgan.report.progress import cell_progress
@@ -46,16 +47,9 @@ SHOWN = 16  # images in a gallery
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(StudySettings):
     """What is compared, on which images, and where the results go."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
     target: tuple[NameOrPath, ...] = ("mnist-c",)
     """The classifiers under attack: names, directories of saved ones, or torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO,
     FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
@@ -85,18 +79,10 @@ class Settings:
     """Norms of the balls; () takes the generator's, linf without one"""
     y_target: int | None = None
     """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
-    max_samples: int | None = None
-    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/compare")
     """Where report.html, report.md, results.json and the rest go; earlier ones are replaced"""
-    fresh: bool = False
-    """Run every cell again, even those that an earlier call has kept"""
-    batch_size: int = 100
-    """Images an attack is given at once"""
     seeds: tuple[int, ...] = (0,)
     """Of the random attacks, which are run once for each"""
-    threads: int | None = None
-    """CPU threads; None takes all cores"""
 
 
 def main(settings: Settings) -> None:

@@ -31,13 +31,14 @@ from advgan.core.config import ByOrder, Real, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import load_chosen
 from advgan.defenses import is_random, seen, weights_of
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.loading import Target, Trained, load_generators, load_targets, unfit
 from advgan.evaluation.relative_time import relative_time
 from advgan.experiments.defenses.report import worth, write_defenses
 from advgan.experiments.defenses.rows import Row, load_rows, parse_rows
+from advgan.experiments.settings import StudySettings
 from advgan.experiments.trainings import parse_commands, prepare
 from advgan.report.page import failures
 from advgan.report.progress import cell_progress
@@ -51,16 +52,9 @@ TRANSFER, OF_BASE, ITS_OWN = "transfer", "advgan, of the base", "advgan, trained
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(StudySettings):
     """Which defences, attacked how, on which images, and where the results go."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
     prepare: tuple[NameOrPath, ...] = ()
     """Commands like "train/classifier.py --epochs 4 --output-dir RUN", each run once before anything is measured. This
     program's data_dir and threads go with them"""
@@ -85,18 +79,10 @@ class Settings:
     """Radius of the ball, like 0.3 or 8/255"""
     norm: Norm = "linf"
     """Norm of the ball"""
-    max_samples: int | None = None
-    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/defenses")
     """Where defenses.html, .md, .csv, .json, asr.png, robust.png go; earlier ones are replaced"""
-    fresh: bool = False
-    """Run every cell again, even those that an earlier call has kept"""
-    batch_size: int = 100
-    """Images an attack is given at once"""
     seed: int = 0
     """Of the random attacks and defences"""
-    threads: int | None = None
-    """CPU threads; None takes all cores"""
 
 
 @dataclass(frozen=True)

@@ -22,18 +22,18 @@ from torch import Tensor
 
 from advgan import training
 from advgan.attacks.registry import Spec, bind, parse_attack
-from advgan.core.config import ByOrder, Real, write_settings
+from advgan.core.config import Real, write_settings
 from advgan.core.errors import InputError
-from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import load_chosen
 from advgan.defenses import Reject, weights_of
 from advgan.defenses.detection import scores
 from advgan.evaluation import Cells, Result, environment, wilson
 from advgan.evaluation.loading import Target, Trained, load_generators, load_targets, run_of, unfit
 from advgan.evaluation.roc import auc, roc
 from advgan.experiments.detection.report import grids, write_detection
+from advgan.experiments.settings import ClassifierSettings, StudySettings
 from advgan.report.page import failures
 from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
@@ -46,24 +46,9 @@ TOLD = ("auc", "auc_low", "auc_high", "tpr", "tpr_low", "tpr_high", "roc")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ClassifierSettings, StudySettings):
     """Which detectors, of which classifier, against what, and where the results go."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
-    target: NameOrPath = "mnist-c"
-    """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
-    hf:REPO, FILE.py:FACTORY, which need no weights"""
-    target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    weights_by_order: ByOrder = False
-    defense: NameOrPath | None = None
-    """What it stands behind already, like bit-depth:bits=3, or several with +; None: nothing"""
     detector: tuple[Path, ...] = ()
     """What train/detector.py has made, one or more"""
     attacks: tuple[str, ...] = ("noise-sign", "fgsm@oblivious", "pgd@oblivious", "pgd", "square")
@@ -74,18 +59,10 @@ class Settings:
     """Radius of the ball"""
     norm: Norm = "linf"
     """Norm of the ball"""
-    max_samples: int | None = None
-    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/detection")
     """Where detection.md, roc.png, detection.json and the rest go; earlier ones are replaced"""
-    fresh: bool = False
-    """Run every cell again, even those that an earlier call has kept"""
-    batch_size: int = 100
-    """Images an attack is given at once"""
     seed: int = 0
     """Of the random attacks"""
-    threads: int | None = None
-    """CPU threads; None takes all cores"""
 
 
 def main(settings: Settings) -> None:

@@ -30,12 +30,13 @@ from advgan.core.config import Real, parse, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, check_eps
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import load_chosen
 from advgan.defenses.distillation import check_temperature
 from advgan.evaluation import Cells, Result, environment, predict
 from advgan.evaluation.loading import Target, Trained, load_generators, load_targets, run_of
 from advgan.experiments.distillation.analysis import aimed, amplitude, spread
 from advgan.experiments.distillation.report import grids, write_distillation
+from advgan.experiments.settings import StudySettings
 from advgan.experiments.trainings import complete
 from advgan.report.page import failures
 from advgan.report.progress import Begin, cell_progress
@@ -49,16 +50,9 @@ SHARED = ("dataset", "data_dir", "image_size", "image_column", "label_column", "
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(StudySettings):
     """Which students are attacked how, on which images, and where the results go."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
     target: NameOrPath = "mnist-c"
     """Teachers and students"""
     temperatures: tuple[float, ...] = (1, 2, 5, 10, 20, 30, 40, 50, 100)
@@ -79,14 +73,8 @@ class Settings:
     """The first so many are for minimal-norm attacks, JSMA among them, which aims each at all wrong classes"""
     output_dir: Path = Path("checkpoints/runs/distillation")
     """Where distillation.md, .json, .csv, the figures, the runs and the rest go; earlier reports are replaced"""
-    fresh: bool = False
-    """Run every cell again, even those that an earlier call has kept; what is trained stays"""
-    batch_size: int = 100
-    """Images an attack is given at once"""
     seed: int = 0
     """Of the training and of the random attacks"""
-    threads: int | None = None
-    """CPU threads; None takes all cores"""
 
 
 @dataclass(frozen=True)

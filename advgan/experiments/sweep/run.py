@@ -18,14 +18,14 @@ from rich.console import Console
 
 from advgan import training
 from advgan.attacks.registry import ATTACKS, Spec, bind, parse_attack
-from advgan.core.config import ByOrder, write_settings
+from advgan.core.config import write_settings
 from advgan.core.errors import InputError
-from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import load_chosen
 from advgan.defenses import weights_of
 from advgan.evaluation import Cells, Result, environment
 from advgan.evaluation.loading import aim, load_generators, load_targets, radii, unfit
+from advgan.experiments.settings import ClassifierSettings, StudySettings
 from advgan.experiments.sweep.report import grids, unattacked, write_sweep
 from advgan.report.comparison import Comparison
 from advgan.report.page import failures
@@ -40,24 +40,9 @@ SHOWN = 100  # images that a gallery's five are chosen from
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ClassifierSettings, StudySettings):
     """What is attacked how hard, on which images, and where the results go."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
-    target: NameOrPath = "mnist-c"
-    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
-    hf:REPO, FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
-    target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    weights_by_order: ByOrder = False
-    defense: NameOrPath | None = None
-    """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     generator: Path | None = None
     """A trained generator's folder, or the run that holds it: attack advgan, at eps up to its own"""
     attacks: tuple[str, ...] = ()
@@ -70,18 +55,10 @@ class Settings:
     """Norm of the balls; None takes the generator's, linf without one"""
     y_target: int | None = None
     """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
-    max_samples: int | None = None
-    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/sweep")
     """Where sweep.md, curves.png, sweep.json and the rest go; earlier ones are replaced"""
-    fresh: bool = False
-    """Run every cell again, even those that an earlier call has kept"""
-    batch_size: int = 100
-    """Images an attack is given at once"""
     seed: int = 0
     """Of the random attacks"""
-    threads: int | None = None
-    """CPU threads; None takes all cores"""
 
 
 def main(settings: Settings) -> None:

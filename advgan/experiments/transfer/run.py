@@ -28,10 +28,11 @@ from advgan.core.config import ByOrder, Real, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
-from advgan.data.flags import DataDir, Dataset, ImageColumn, ImageSize, LabelColumn, load_chosen
+from advgan.data.flags import load_chosen
 from advgan.evaluation import Cells, Victim, environment, wilson
 from advgan.evaluation.compatibility import check_gradients
 from advgan.evaluation.loading import Target, Trained, aim, load_generators, load_targets, radii, unfit
+from advgan.experiments.settings import StudySettings
 from advgan.experiments.transfer.report import grids, write_transfer
 from advgan.report.page import failures
 from advgan.report.progress import cell_progress
@@ -43,16 +44,9 @@ Cell = tuple[str, Threat, str | None, str]  # attack, ball, source, victim
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(StudySettings):
     """Which classifiers, attacked how, on which images, and where the results go."""
 
-    recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
     target: tuple[NameOrPath, ...] = ()
     """At least two classifiers, each of them source and victim: names, directories of saved ones, or
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, which need no weights"""
@@ -82,18 +76,10 @@ class Settings:
     """Source and victim of the curve; () takes all pairs, and shows their mean"""
     y_target: int | None = None
     """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
-    max_samples: int | None = None
-    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
     output_dir: Path = Path("checkpoints/runs/transfer")
     """Where transfer.md, matrix.png, curve.png, transfer.json and the rest go; earlier ones are replaced"""
-    fresh: bool = False
-    """Run every cell again, even those that an earlier call has kept"""
-    batch_size: int = 100
-    """Images an attack is given at once"""
     seed: int = 0
     """Of the random attacks"""
-    threads: int | None = None
-    """CPU threads; None takes all cores"""
 
 
 def main(settings: Settings) -> None:
