@@ -33,7 +33,7 @@ def made(**kind: Any) -> Generator:
 
 
 GUIDE = {"name": "mnist-tutorial", "image_shape": [1, 28, 28], "num_classes": 3}
-STRIDED = GUIDE | {"name": "mnist-small"}
+STRIDED = GUIDE | {"name": "mnist-small", "image_shape": [3, 28, 28]}
 KINDS: list[tuple[dict[str, Any], Format]] = [
     ({}, "pt2"),
     ({"norm": "l2", "eps": 2.0, "universal": True, "noise": 3, "classes": 4, "eps_min": 0.5}, "onnx"),
@@ -41,7 +41,7 @@ KINDS: list[tuple[dict[str, Any], Format]] = [
     ({"architecture": "unet", "patch": 2, "levels": 1, "guide": GUIDE}, "onnx"),
     ({"architecture": "paper", "channels": 3, "eps": 8 / 255}, "onnx"),
     ({"architecture": "unrolled", "guide": GUIDE, "eps_min": 0.1, "classes": 3}, "onnx"),
-    ({"architecture": "unrolled", "norm": "l2", "eps": 2.0, "depth": 2, "guide": STRIDED}, "pt2"),
+    ({"architecture": "unrolled", "norm": "l2", "eps": 2.0, "depth": 2, "channels": 3, "guide": STRIDED}, "pt2"),
 ]
 
 

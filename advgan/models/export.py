@@ -32,6 +32,7 @@ from advgan.core.optional import extra
 from advgan.core.threat_model import Threat, bounded
 from advgan.models.generator import Generator
 from advgan.models.networks import InstanceNorm
+from advgan.models.unrolled import twice_differentiable
 
 Format = Literal["onnx", "pt2"]
 Inputs = dict[str, Tensor]
@@ -92,7 +93,7 @@ def flattened(module: nn.Module, given: Inputs) -> torch.fx.GraphModule:
         x_adv: Tensor = module(**dict(zip(given, values, strict=True)))
         return x_adv
 
-    with torch.no_grad():
+    with torch.no_grad(), twice_differentiable():
         graph: torch.fx.GraphModule = make_fx(called, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
             *given.values()
         )
@@ -232,7 +233,8 @@ def _traced(generator: Generator) -> torch.export.ExportedProgram:
     """The graph for any number of images, of any size where there is no guide."""
     guide, m = generator.guide, generator.size_multiple
     size = (3 * m + 1, 5 * m + 2) if guide is None else guide.image_shape[1:]
-    given = inputs(generator, torch.rand(3, generator.channels, *size), torch.Generator().manual_seed(0))
+    n = next(n for n in range(3, 9) if n not in (generator.channels, *size))  # sizes that are alike count as one
+    given = inputs(generator, torch.rand(n, generator.channels, *size), torch.Generator().manual_seed(0))
     shapes: dict[str, Any] = {key: {0: Dim.DYNAMIC} for key in given}
     if guide is None:
         shapes["x"] |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
