@@ -14,6 +14,7 @@ from advgan.attacks import Attack, Spec, bind, ifgsm, parse_attack, registry
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.evaluation import Cells, Result, Victim, evaluate
+from advgan.evaluation.environment import code_digest
 from advgan.evaluation.sharing import share_cells
 from tests.test_attacks import conv_net, images, own_labels
 
@@ -193,3 +194,16 @@ def test_a_failure_is_tried_again(victim: Victim, tmp_path: Path, monkeypatch: p
         result = cells.run(Spec("breaks", "breaks", {}), victim, BALL)
         assert result.row["status"] == "failed: RuntimeError: out of memory"
     assert (cells.found, list(tmp_path.iterdir())) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ('"""Another docstring."""\n\ndef f(x):\n    """Doubles."""\n    # and a comment\n    return 2 * x\n', True),
+        ("def f(x):\n    pass\n    return (2*x)\n", False),
+        ('"""One."""\n\ndef f(x):\n    """Doubles."""\n    return 3 * x\n', False),
+    ],
+)
+def test_kept_results_depend_on_code_and_not_on_comments(change: str, same: bool) -> None:
+    code = '"""One."""\n\n\ndef f(x):\n    """Twice."""\n    return 2 * x\n'
+    assert (code_digest(change) == code_digest(code)) == same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 BRIDGED = ("foolbox", "torchattacks", "adversarial-robustness-toolbox")  # whose attacks may be rows
+COMPUTING = ("attacks", "bridges", "classifiers", "defenses", "evaluation", "models")  # rooms that decide a result
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "tensorboard")
 
 
@@ -39,16 +41,33 @@ def environment(settings: Any) -> dict[str, Any]:
 
 @cache
 def software() -> dict[str, Any]:
-    """What decides a figure beside the settings: this library's sources, the versions of what computes, the machine."""
-    sources = hashlib.sha256()
+    """What decides a result beside the settings: the code that computes it, versions of packages, the machine.
+
+    Comments, docstrings and formatting of the code do not count, nor do reports, studies, trainings and commands.
+    """
     library = Path(__file__).parents[1]
-    for file in sorted(library.rglob("*.py")):
-        if file.relative_to(library).parts[0] not in ("report", "analysis"):  # they only read what was found
-            sources.update(file.read_bytes())
+    files = [library / "core/threat_model.py", *(f for room in COMPUTING for f in (library / room).rglob("*.py"))]
+    code = hashlib.sha256()
+    for file in sorted(files):
+        code.update(code_digest(file.read_text(encoding="utf-8")).encode())
     versions = {name: _version(name) for name in ("torch", "scipy", *BRIDGED)}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     machine = {"cpu": _cpu(), "gpu": gpu, "threads": torch.get_num_threads()}
-    return {"sources": sources.hexdigest(), **versions, **machine}
+    return {"python": platform.python_version(), "sources": code.hexdigest(), **versions, **machine}
+
+
+def code_digest(source: str) -> str:
+    """SHA-256 of the syntax tree of Python `source` without its docstrings: the same for another comment."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_text(body[0]):
+            body[0] = ast.Pass()
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _plain(value: Any) -> Any:
