@@ -26,7 +26,7 @@ defenses: install
 	$(BIN)/python eval/defenses.py --recipe recipes/defenses-small.yaml
 
 test: install
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .

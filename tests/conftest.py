@@ -15,6 +15,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from torch import nn
 
@@ -24,6 +25,7 @@ from advgan.data import load_data
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
+torch.set_num_threads(1)  # a worker a core
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
@@ -89,7 +91,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with a classifier of the three kinds of bars: right nearly always, after 15 steps."""
     torch.manual_seed(0)
-    model = build_target("mnist-tutorial", (1, 28, 28), 3)
+    model = build_target("mnist-small", (1, 28, 28), 3)
     x, y = next(load_data("folder", digits).train.batches(120))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(15):
@@ -99,6 +101,12 @@ def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("classifier")
     save_target(model.eval(), directory / "classifier", "# A test's classifier")
     return directory
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and stay blank: most of the time of a report goes to rendering them."""
+    monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: canvas.get_renderer())
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ def words(digits: Path, classifier: Path, tmp_path_factory: pytest.TempPathFacto
     """Flags of an ablation that takes seconds, of a recipe of four steps."""
     recipe = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     recipe.write_text(
-        "dataset: folder\ntarget: mnist-tutorial\nwidth: 8\ndepth: 1\nbatch-size: 20\nmax-steps: 4\n"
+        "dataset: folder\ntarget: mnist-small\nwidth: 8\ndepth: 1\nbatch-size: 20\nmax-steps: 4\n"
         "validate-every: 2\nthreads: 1\n"
     )
     return ["--train-recipe", str(recipe), "--data-dir", str(digits), "--target-weights", str(classifier)]

@@ -108,7 +108,7 @@ def test_on_a_linear_model_the_worst_images_are_known(net, x, method):
 
 def test_fgsm_is_the_attack_of_that_name(x):
     torch.manual_seed(0)
-    net = build_target("mnist-tutorial", (1, 28, 28), 3)
+    net = build_target("mnist-small", (1, 28, 28), 3)
     x = torch.rand(5, 1, 28, 28)
     y = torch.tensor([0, 1, 2, 0, 1])
     x_adv = Adversary(plan("fgsm", 0.2), net, PROCESS, seed=0)(x, y, 0, 0.0)
@@ -146,7 +146,7 @@ def test_what_is_drawn_is_of_the_global_batch_and_of_the_step(net, x, method):
 
 def test_a_generator_learns_against_the_classifier_and_leaves_it_alone(digits, classifier):
     torch.manual_seed(0)
-    model = load_target("mnist-tutorial", classifier).requires_grad_(True).train()
+    model = load_target("mnist-small", classifier).requires_grad_(True).train()
     before = [p.detach().clone() for p in model.parameters()]
     how = plan("generator", 0.3, steps=0)
     adversary = Adversary(how, model, Accelerator(cpu=True), 0, width=8, learning_rate=1e-2)

@@ -49,12 +49,12 @@ def generators(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def basics(digits: Path, classifier: Path) -> list[object]:
-    words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--target-weights", classifier]
+    words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--target-weights", classifier]
     return [*words, "--threads", 1, "--steps", 1, 2]
 
 
 @pytest.fixture
-def call(basics: list[object], tmp_path: Path) -> Call:
+def call(basics: list[object], tmp_path: Path, undrawn: None) -> Call:
     """Run it in this process, on the bars, and read what it wrote."""
 
     def run_it(*words: object) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def test_as_a_user_runs_it(program: Run, basics: list[object], generators: Path,
     assert sorted(path.name for path in (out / "warm-start").iterdir()) == ["eps-0.2.png", "eps-0.4.png"]
     page = (out / "amortisation.md").read_text()
     assert all(f"![{title}" in page for title in ("One pass beside 40 steps", "Warm start, linf eps 0.4"))
-    assert "One pass beside PGD-40 on mnist-tutorial, linf" in done.stdout
+    assert "One pass beside PGD-40 on mnist-small, linf" in done.stdout
     events = EventAccumulator(str(out / "logs" / "amortisation" / "PGD"))
     events.Reload()
     assert [each.step for each in events.Scalars("asr at eps 0.4 (step: gradient evaluations)")] == [0, 1, 2]
@@ -122,7 +122,7 @@ def test_as_a_user_runs_it(program: Run, basics: list[object], generators: Path,
 def test_a_line_is_what_evaluate_gives(call: Call, generators: Path, digits: Path, classifier: Path) -> None:
     words = ("--generator", generators / "plain", "--eps", 0.2, "--max-samples", 12, "--curve-samples", 0)
     table = {row["attack"]: row for row in call(*words)["table"]}
-    model = load_target("mnist-tutorial", classifier, image_shape=(1, 28, 28), num_classes=3).eval()
+    model = load_target("mnist-small", classifier, image_shape=(1, 28, 28), num_classes=3).eval()
     x, y = next(load_data("folder", digits).test.first(12).batches(12))
     generator = Generator.from_pretrained(generators / "plain")
     for name, word in {"FGSM": "fgsm", "I-FGSM-10": "ifgsm", "plain": "advgan"}.items():
@@ -135,7 +135,7 @@ def test_a_line_is_what_evaluate_gives(call: Call, generators: Path, digits: Pat
 
 
 def test_pass_of_unrolled_network_costs_its_iterations(call: Call, classifier: Path, tmp_path: Path) -> None:
-    target = load_target("mnist-tutorial", classifier)
+    target = load_target("mnist-small", classifier)
     generator = Generator(eps=0.4, architecture="unrolled", width=4, depth=3, guide=target)
     generator.save_pretrained(tmp_path / "unrolled")
     found = call("--generator", tmp_path / "unrolled", "--eps", 0.4, "--max-samples", 6, "--curve-samples", 6)

@@ -31,7 +31,7 @@ def brightness(x: Tensor) -> np.ndarray:
 
 @pytest.fixture
 def target(classifier: Path) -> nn.Module:
-    return load_target("mnist-tutorial", classifier, image_shape=(1, 28, 28), num_classes=3)
+    return load_target("mnist-small", classifier, image_shape=(1, 28, 28), num_classes=3)
 
 
 @pytest.fixture

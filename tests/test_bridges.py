@@ -40,7 +40,7 @@ ONE_STEP = {"foolbox": "foolbox:FGSM", "torchattacks": "torchattacks:FGSM", "art
 
 @pytest.fixture(scope="module")
 def model(classifier: Path) -> nn.Module:
-    return load_target("mnist-tutorial", classifier, image_shape=(1, 28, 28), num_classes=3)
+    return load_target("mnist-small", classifier, image_shape=(1, 28, 28), num_classes=3)
 
 
 @pytest.fixture(scope="module")
@@ -317,11 +317,12 @@ def test_a_model_that_only_answers(bars: tuple[Tensor, Tensor]) -> None:
         bind("torchattacks:Square", box, BALL)(x, box(x).argmax(1))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_side_by_side_in_one_table(
     digits: Path, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["fgsm", "foolbox:L2DeepFoolAttack:steps=5", "torchattacks:APGD:steps=3", "art:FastGradientMethod"]
-    basics = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--target-weights", classifier]
+    basics = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--target-weights", classifier]
     settings = [
         *basics,
         "--eps",

@@ -287,6 +287,7 @@ def test_a_wrong_number_of_classes_says_both(bars, tmp_path):
         admitted(model, bars)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_comparison_on_somebodys_python_file(script, digits, tmp_path):
     """40 classes, three of them those of the folders, in another order and spelling."""
     (tmp_path / "my nets").mkdir()

@@ -39,7 +39,7 @@ def test_a_generator(run_directory: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_run(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = info(run_directory, capsys)
-    for words in ("mnist-tutorial", "[1, 28, 28]", "A test's classifier", "linf", "A generator"):
+    for words in ("mnist-small", "[1, 28, 28]", "A test's classifier", "linf", "A generator"):
         assert words in text
 
 

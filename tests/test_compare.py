@@ -48,11 +48,13 @@ def compare() -> ModuleType:
 
 
 @pytest.fixture
-def call(compare: ModuleType, digits: Path, classifier: Path, tmp_path: Path) -> Callable[..., list[dict]]:
+def call(
+    compare: ModuleType, digits: Path, classifier: Path, tmp_path: Path, undrawn: None
+) -> Callable[..., list[dict]]:
     """Run it in this process, on the bars, and read its rows."""
 
     def run_it(*words: object) -> list[dict]:
-        basics = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--threads", 1]
+        basics = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--threads", 1]
         basics += ["--target-weights", classifier, "--output-dir", tmp_path / "out"]
         run(compare.main, compare.Settings, [str(word) for word in (*basics, *words)])
         return json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
@@ -64,7 +66,7 @@ def call(compare: ModuleType, digits: Path, classifier: Path, tmp_path: Path) ->
 def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generators: Path, tmp_path: Path) -> None:
     out = tmp_path / "with space"
     done = program(
-        *("eval/compare.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial"),
+        *("eval/compare.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-small"),
         *("--target-weights", classifier, "--generator", generators / "plain", "--output-dir", out, "--threads", 1),
     )
     results = json.loads((out / "results.json").read_text())
@@ -73,13 +75,13 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
         *("worst_case", "mcnemar", "sanity", "optimality", "cost", "seeds"),
     }
     assert results["targets"] == [results["target"]]
-    assert results["target"]["sha256"] == fingerprint(load_target("mnist-tutorial", classifier))
+    assert results["target"]["sha256"] == fingerprint(load_target("mnist-small", classifier))
     generator = Generator.from_pretrained(generators / "plain")
     assert results["generators"] == [
         {
             **{"path": str(generators / "plain"), "parameters": sum(p.numel() for p in generator.parameters())},
             **{"sha256": fingerprint(generator), "eps": 0.25, "norm": "linf", "y_target": None},
-            **{"target": "mnist-tutorial", "training_seconds": None},
+            **{"target": "mnist-small", "training_seconds": None},
         }
     ]
     rows = {row["attack"]: row for row in results["rows"]}
@@ -99,7 +101,7 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
     assert (rows["advgan"]["access"], rows["advgan:steps=2"]["access"]) == ("generator", "gradients")
     assert results["environment"]["settings"]["output_dir"] == str(out)
 
-    assert "Bounded attacks on mnist-tutorial, linf eps 0.25" in done.stdout
+    assert "Bounded attacks on mnist-small, linf eps 0.25" in done.stdout
     assert str(out / "results.json") in done.stdout
     assert f"tensorboard --logdir '{out / 'logs'}' --samples_per_plugin images=100" in done.stdout
     assert "in all" in done.stderr
@@ -116,7 +118,7 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
     assert all(float(record["linf"]) <= 0.25 + 1e-6 for record in records)
     events = EventAccumulator(str(out / "logs" / "compare" / "ifgsm"))
     events.Reload()
-    assert events.Scalars("asr/mnist-tutorial linf 0.25")[0].value == pytest.approx(rows["ifgsm"]["asr"])
+    assert events.Scalars("asr/mnist-small linf 0.25")[0].value == pytest.approx(rows["ifgsm"]["asr"])
     schema = json.loads((ROOT / "advgan/evaluation/results.schema.json").read_text())
     jsonschema.validate(results, schema)
 
@@ -138,13 +140,13 @@ def test_attacks_can_be_chosen_with_commas_and_spaces(call: Callable[..., list[d
 def test_every_attack_against_two_targets_in_two_norms(
     call: Callable[..., list[dict]], classifier: Path, generators: Path, tmp_path: Path
 ) -> None:
-    words = ["--target", "mnist-tutorial", "mnist-tutorial", "--target-weights", classifier, classifier / "classifier"]
+    words = ["--target", "mnist-small", "mnist-small", "--target-weights", classifier, classifier / "classifier"]
     words += ["--attacks", "fgsm", "deepfool", "noise-sign", "advgan", "--generator", generators / "plain"]
     words += ["--eps", "0.1", "0.3", "l2:1.5", "--seeds", 0, 1, "--max-samples", 12]
     rows = call(*words)
     balls = {(row["norm"], row["eps"]) for row in rows}
     assert balls == {("linf", 0.1), ("linf", 0.3), ("l2", 1.5)}
-    assert {row["target"] for row in rows} == {f"mnist-tutorial {classifier.name}", "mnist-tutorial classifier"}
+    assert {row["target"] for row in rows} == {f"mnist-small {classifier.name}", "mnist-small classifier"}
     assert len(rows) == 2 * (3 * (1 + 1 + 2) + 1), "a generator trained for 0.25 has no answer at 0.3, or in l2"
     assert all(row["status"] == "ok" for row in rows)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -153,11 +155,11 @@ def test_every_attack_against_two_targets_in_two_norms(
 
 
 def test_what_the_sanity_checks_need(call: Callable[..., list[dict]], classifier: Path, tmp_path: Path) -> None:
-    other = load_target("mnist-tutorial", classifier)
+    other = load_target("mnist-small", classifier)
     with torch.no_grad():
         next(other.parameters()).mul_(1.1)
     save_target(other, tmp_path / "other", "# Another classifier")
-    words = ["--surrogate", "mnist-tutorial", "--surrogate-weights", tmp_path / "other"]
+    words = ["--surrogate", "mnist-small", "--surrogate-weights", tmp_path / "other"]
     rows = call("--attacks", "fgsm", "--eps", "0.05", "0.2", "--sanity", "--max-samples", 12, *words)
     assert {(row["eps"], row["attack"]) for row in rows if row["eps"] == 0.5} == {(0.5, "pgd:steps=40")}
     assert {row["access"] for row in rows} == {"nothing", "gradients", "scores", "transfer"}
@@ -168,10 +170,11 @@ def test_what_the_sanity_checks_need(call: Callable[..., list[dict]], classifier
 
 
 @pytest.mark.program
+@pytest.mark.usefixtures("undrawn")
 def test_a_killed_comparison_goes_on_with_what_is_missing(
     script: Run, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
-    words = ["eval/compare.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial"]
+    words = ["eval/compare.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-small"]
     words += [
         "--target-weights",
         classifier,
@@ -243,7 +246,7 @@ def test_the_same_seed_gives_the_same_noise(call: Callable[..., list[dict]]) -> 
         (["--target", "mnist-a", "mnist-b"], "one target-weights for each target, got 1 for 2 targets"),
         (["--generator", "plain", "plain"], "one generator, or one for each of 1 targets, got 2"),
         (["--surrogate", "mnist-a"], "a surrogate needs a name and weights"),
-        (["--surrogate", "mnist-tutorial", "--surrogate-weights", "target"], "is one of the targets"),
+        (["--surrogate", "mnist-small", "--surrogate-weights", "target"], "is one of the targets"),
         (["--attacks", "fgsm", "pgd:steps=0"], "steps must be at least 1, got 0"),
         (["--attacks", "fgsm:loss=difference"], "loss difference compares the class that is aimed at"),
         (["--attacks", "advgan"], "attack advgan needs a trained generator, expected --generator DIR"),

@@ -22,7 +22,7 @@ from advgan.evaluation import Cells, Victim
 @pytest.fixture
 def target() -> nn.Module:
     torch.manual_seed(0)
-    return build_target("mnist-tutorial", (1, 28, 28), 4).eval()
+    return build_target("mnist-small", (1, 28, 28), 4).eval()
 
 
 @pytest.fixture

@@ -43,19 +43,19 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of another classifier of the bars, that knows nothing yet, and how long it took."""
     torch.manual_seed(2)
     directory = tmp_path_factory.mktemp("runs") / "hardened"
-    save_target(build_target("mnist-tutorial", (1, 28, 28), 3).eval(), directory / "classifier", "# Hardened")
+    save_target(build_target("mnist-small", (1, 28, 28), 3).eval(), directory / "classifier", "# Hardened")
     (directory / "classifier" / "training.json").write_text(json.dumps({"training_seconds": 12.5}))
     return directory
 
 
 @pytest.fixture
 def basics(digits: Path, classifier: Path) -> list[object]:
-    words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--target-weights", classifier]
+    words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--target-weights", classifier]
     return [*words, "--threads", 1, "--eps", 0.2, "--max-samples", 9]
 
 
 @pytest.fixture
-def call(basics: list[object], tmp_path: Path) -> Call:
+def call(basics: list[object], tmp_path: Path, undrawn: None) -> Call:
     """Run it in this process, on the bars, and read what it wrote."""
 
     def run_it(*words: object, out: str = "out") -> dict[str, Any]:
@@ -86,7 +86,7 @@ def timeless(found: Any) -> Any:
 @pytest.mark.program
 def test_as_a_user_runs_it(program: Run, basics: list[object], tmp_path: Path) -> None:
     out, made = tmp_path / "with space", tmp_path / "made here"
-    command = "train/classifier.py --dataset folder --target mnist-tutorial --max-steps 2 --batch-size 20"
+    command = "train/classifier.py --dataset folder --target mnist-small --max-steps 2 --batch-size 20"
     command += f" --output-dir {shlex.quote(str(made))}"
     words = ["--rows", "none", f"{NAME}=bit-depth:bits=2", made, "--prepare", command, "--output-dir", out]
     words += ["--attacks", "noise-sign", "fgsm", "fgsm@naive", "fgsm@oblivious"]
@@ -286,7 +286,7 @@ def test_rows_are_loaded_as_they_say(digits: Path, classifier: Path, hardened: P
     data = load_data("folder", digits)
     x, _ = next(data.test.batches(8))
     rows = parse_rows(["none", "bit-depth:bits=2", f"{hardened}+bit-depth:bits=2"])
-    targets, _ = load_rows(rows, "mnist-tutorial", [classifier], data, torch.device("cpu"))
+    targets, _ = load_rows(rows, "mnist-small", [classifier], data, torch.device("cpu"))
     coarse = (x * 3).round() / 3
     base, other = load_classifier(str(classifier)), load_classifier(str(hardened))
     expected = (base(x), base(coarse), other(coarse))

@@ -43,7 +43,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def target() -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_target("mnist-tutorial", (1, 28, 28), 4).eval()
+    return build_target("mnist-small", (1, 28, 28), 4).eval()
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_defended_classifier_is_a_classifier(name: str, target: torch.nn.Modul
     assert logits.shape == (5, 4)
     assert logits.dtype == torch.float32
     assert undefended(defended) is target
-    assert (defended.name, defended.image_shape, defended.num_classes) == ("mnist-tutorial", (1, 28, 28), 4)
+    assert (defended.name, defended.image_shape, defended.num_classes) == ("mnist-small", (1, 28, 28), 4)
     assert not any(module.training for module in defended.modules())
 
 
@@ -85,13 +85,13 @@ def test_the_adaptive_view_passes_a_gradient(name: str, target: torch.nn.Module,
 def test_saved_and_loaded_it_answers_alike(name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path) -> None:
     defended = defend(target, WORDS.get(name, name))
     save_target(defended, tmp_path / "saved", "# card")
-    for loaded in (load_classifier("mnist-tutorial", tmp_path / "saved"), load_classifier(str(tmp_path / "saved"))):
+    for loaded in (load_classifier("mnist-small", tmp_path / "saved"), load_classifier(str(tmp_path / "saved"))):
         for model in (defended, loaded):
             reseed(model, 0)
         assert torch.equal(loaded(x), defended(x))
         assert fingerprint(loaded) == fingerprint(defended) != fingerprint(target)
     with pytest.raises(InputError, match="behind a defence"):
-        load_target("mnist-tutorial", tmp_path / "saved")
+        load_target("mnist-small", tmp_path / "saved")
 
 
 def test_the_last_word_sees_the_image_first(target: torch.nn.Module, x: torch.Tensor) -> None:

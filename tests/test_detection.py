@@ -30,7 +30,7 @@ SHAPE = (1, 28, 28)
 @pytest.fixture
 def target() -> nn.Module:
     torch.manual_seed(0)
-    return build_target("mnist-tutorial", SHAPE, 4).eval().requires_grad_(False)
+    return build_target("mnist-small", SHAPE, 4).eval().requires_grad_(False)
 
 
 @pytest.fixture

@@ -254,7 +254,7 @@ def test_nothing_made_is_lost_and_settings_stay_those_of_the_run(
     for extra, message in (
         ([], "already holds a classifier run: continue it with --resume"),
         (["--resume", "--temperature", 10], "temperature was 20.0, now 10.0"),
-        (["--resume", "--target", "mnist-tutorial"], "cannot resume from"),
+        (["--resume", "--target", "mnist-small"], "cannot resume from"),
     ):
         with pytest.raises(SystemExit) as stop:
             train("--max-steps", 1, *extra)
@@ -301,7 +301,7 @@ def basics(digits: Path) -> list[object]:
 
 
 @pytest.fixture
-def call(basics: list[object], tmp_path: Path) -> Call:
+def call(basics: list[object], tmp_path: Path, undrawn: None) -> Call:
     """Run it in this process, on the bars, and read what it wrote."""
 
     def run_it(*words: object) -> dict[str, Any]:

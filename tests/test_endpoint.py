@@ -355,7 +355,7 @@ def test_a_comparison_leaves_out_what_needs_gradients(
 
 
 def substitute_words(url: str, digits: Path, out: Path) -> list[str]:
-    words: list[Any] = ["--dataset", "folder", "--data-dir", digits, "--target", url, "--substitute", "mnist-tutorial"]
+    words: list[Any] = ["--dataset", "folder", "--data-dir", digits, "--target", url, "--substitute", "mnist-small"]
     words += ["--threads", 1, "--width", 8, "--depth", 1, "--batch-size", 16, "--rounds", 2, "--distil-steps", 4]
     words += ["--generator-steps", 4, "--adversarial-images", 8, "--images", 32, "--output-dir", out]
     return [str(word) for word in words]
@@ -411,7 +411,7 @@ def test_the_service_as_a_user_starts_it(classifier: Path) -> None:
     with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout is not None
-            said = re.match(r"mnist-tutorial answers at (http://127.0.0.1:\d+/) ", running.stdout.readline())
+            said = re.match(r"mnist-small answers at (http://127.0.0.1:\d+/) ", running.stdout.readline())
             assert said is not None
             assert load(said[1])(X).shape == (5, 3)
         finally:

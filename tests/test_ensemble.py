@@ -104,7 +104,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A classifier, another behind two defences, one of other images, one of other classes."""
     root, found = tmp_path_factory.mktemp("members"), []
     kinds = (("mnist-a", 28, 4, None), ("mnist-b", 28, 4, "gaussian+bit-depth:bits=4"))
-    for name, side, classes, defense in (*kinds, ("mnist-tutorial", 20, 4, None), ("mnist-tutorial", 28, 5, None)):
+    for name, side, classes, defense in (*kinds, ("mnist-small", 20, 4, None), ("mnist-small", 28, 5, None)):
         torch.manual_seed(len(found))
         model = defend(build_target(name, (1, side, side), classes).eval(), defense)
         save_target(model, root / str(len(found)), "# card")
@@ -114,7 +114,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_members_come_from_their_folders_and_go_into_one(folders: list[Path], tmp_path: Path) -> None:
     torch.manual_seed(9)
-    target, x = build_target("mnist-tutorial", (1, 28, 28), 4).eval(), torch.rand(3, 1, 28, 28)
+    target, x = build_target("mnist-small", (1, 28, 28), 4).eval(), torch.rand(3, 1, 28, 28)
     ensemble = defend(target, f"mean-logits:members={folders[0]},{folders[1]}+bit-depth:bits=5")
     coarse = (x * 31).round() / 31
     parts = [target(coarse), *(load_classifier(str(folder))(coarse) for folder in folders[:2])]
@@ -132,7 +132,7 @@ def test_members_come_from_their_folders_and_go_into_one(folders: list[Path], tm
 
 @pytest.mark.parametrize("word", ["vote", "mean-logits", "mean-probabilities"])
 def test_bad_members(word: str, folders: list[Path], tmp_path: Path) -> None:
-    target = build_target("mnist-tutorial", (1, 28, 28), 4).eval()
+    target = build_target("mnist-small", (1, 28, 28), 4).eval()
     for words in (word, f"{word}:members=", f"{word}:members=,"):
         with pytest.raises(InputError, match=f"{word}:members must name at least one classifier to join, got none"):
             defend(target, words)

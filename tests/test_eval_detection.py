@@ -35,7 +35,7 @@ def made(digits: Path, classifier: Path, tmp_path_factory: pytest.TempPathFactor
     """Two calibrated detectors, an untrained generator, and the same one said to be trained against the first."""
     directory = tmp_path_factory.mktemp("detectors")
     x, _ = next(load_data("folder", digits).validation.batches(48))
-    target = load_target("mnist-tutorial", classifier)
+    target = load_target("mnist-small", classifier)
     for kind in (FeatureSqueezing, BinaryDetector):
         torch.manual_seed(0)
         detector: Detector = kind((1, 28, 28)).eval()
@@ -45,7 +45,7 @@ def made(digits: Path, classifier: Path, tmp_path_factory: pytest.TempPathFactor
     for name in ("before", "after"):
         Generator(eps=EPS, width=8, depth=1).save_pretrained(directory / name / "generator")
     words = f"reject:detector={directory / 'feature-squeezing'}"
-    rejecting = load_classifier("mnist-tutorial", classifier, words)
+    rejecting = load_classifier("mnist-small", classifier, words)
     settings = {"settings": {"target_sha256": fingerprint(rejecting)}, "training_seconds": 1.0}
     (directory / "after" / "training.json").write_text(json.dumps(settings))
     settings["settings"] = {"target_sha256": fingerprint(target)}
@@ -55,7 +55,7 @@ def made(digits: Path, classifier: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def basics(digits: Path, classifier: Path, tmp_path: Path) -> list[str]:
-    flags = {"dataset": "folder", "data-dir": digits, "target": "mnist-tutorial", "target-weights": classifier}
+    flags = {"dataset": "folder", "data-dir": digits, "target": "mnist-small", "target-weights": classifier}
     flags |= {"threads": 1, "eps": EPS, "output-dir": tmp_path / "out"}
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
 
@@ -78,11 +78,11 @@ def test_as_a_user_runs_it(
     assert [at[kind, "after"]["knows"] for kind in ("feature-squeezing", "binary")] == [True, False]
 
     # Oblivious FGSM, made again: its images, their scores, and what both say.
-    target, data = load_target("mnist-tutorial", classifier), load_data("folder", digits)
+    target, data = load_target("mnist-small", classifier), load_data("folder", digits)
     x, y = next(data.test.batches(48))
     x_adv = fgsm(target, x, y, eps=EPS)
     fooling = (target(x).argmax(1) == y) & (target(x_adv).argmax(1) != y)
-    detector = load_classifier("mnist-tutorial", classifier, f"reject:detector={detectors[0]}").detector
+    detector = load_classifier("mnist-small", classifier, f"reject:detector={detectors[0]}").detector
     clean, found = scores(detector, target, x), scores(detector, target, x_adv[fooling])
     row = at["feature-squeezing", "fgsm@oblivious"]
     assert row["n_fooled"] == int(fooling.sum()) > 0

@@ -202,7 +202,7 @@ def test_a_flipped_bit_in_a_published_checkpoint_is_named(classifier: Path, tmp_
         "generator": Generator.from_pretrained,
         "discriminator": Discriminator.load,
         "detector": load_detector,
-        "classifier": lambda path: load_target("mnist-tutorial", path),
+        "classifier": lambda path: load_target("mnist-small", path),
     }
     for kind, read in readers.items():
         read(tmp_path)

@@ -122,6 +122,7 @@ def test_perturbations_of_shipped_generators_are_unchanged(golden: dict[str, Any
     assert_close(perturbations(), golden["perturbations"], 1e-5)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_results_of_a_comparison_are_unchanged(golden: dict[str, Any], tmp_path: Path) -> None:
     assert_close(comparison(tmp_path), golden["comparison"], 1e-5)
 

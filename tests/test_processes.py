@@ -33,7 +33,7 @@ SMALL += ["--any-class", "--eps-min", "0.1", "--noise", "2", "--guide", "--archi
 @pytest.fixture(scope="module")
 def words(digits: Path, classifier: Path) -> list[str]:
     data = ["--dataset", "folder", "--data-dir", str(digits)]
-    return [*data, "--target", "mnist-tutorial", "--target-weights", str(classifier), *SMALL]
+    return [*data, "--target", "mnist-small", "--target-weights", str(classifier), *SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def rank(process: psutil.Process) -> str | None:
 def test_a_comparison_by_two_processes_is_that_of_one(
     program: Run, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
-    words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--target-weights", classifier]
+    words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--target-weights", classifier]
     words += ["--attacks", "noise-sign", "fgsm", "pgd:steps=3", "--seeds", 0, 1]
     words += ["--threads", 1, "--max-samples", 31, "--batch-size", 10, "--fresh"]
     done = program("eval/compare.py", *words, "--output-dir", tmp_path / "two", processes=2)

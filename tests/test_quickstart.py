@@ -6,15 +6,13 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from .conftest import ROOT, Run
 
 
-@pytest.mark.program
-def test_the_quickstart(program: Run, tmp_path: Path) -> None:
-    done = program("examples/quickstart.py", tmp_path / "picture.png")
+def test_the_quickstart(script: Run, tmp_path: Path) -> None:
+    done = script("examples/quickstart.py", tmp_path / "picture.png")
     assert "one pass changed 100 images, by 0.30 at most" in done.stdout
     lines = re.findall(r"^(shipped|mine) +(\S.*?) +([\d.]+)  \[([\d.]+), ([\d.]+)\] .* (\d+)$", done.stdout, re.M)
     asr = {(name, attack): float(rate) for name, attack, rate, *_ in lines}

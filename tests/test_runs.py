@@ -111,8 +111,8 @@ def test_whoever_loads_one_is_warned_once(
     for artefact in ("generator", "classifier"):
         state(tmp_path, artefact, 20, 100)
     (trained,) = load_generators([tmp_path], 1)
-    load_target("mnist-tutorial", tmp_path)
-    load_target("mnist-tutorial", tmp_path / "classifier" / "model.safetensors")
+    load_target("mnist-small", tmp_path)
+    load_target("mnist-small", tmp_path / "classifier" / "model.safetensors")
     Generator.from_pretrained(tmp_path / "generator")
     assert summary(tmp_path / "generator")["training"] == "not finished: step 20 of 100"
     lines = capsys.readouterr().err.splitlines()

@@ -37,7 +37,7 @@ def call(digits: Path, classifier: Path, tmp_path: Path) -> Call:
     """
 
     def run_it(*words: object, **kind: Any) -> list[dict[str, Any]]:
-        basics = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--threads", 1]
+        basics = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--threads", 1]
         basics += ["--target-weights", classifier, "--rounds", 2, "--images", 4, "--batch-sizes", 3, 100, "--eps", 0.1]
         basics += ["--output-dir", tmp_path / "out", "--peers", "foolbox"]
         if kind:
@@ -53,7 +53,7 @@ def call(digits: Path, classifier: Path, tmp_path: Path) -> Call:
 
 @pytest.fixture
 def model(classifier: Path) -> nn.Module:
-    target = load_target("mnist-tutorial", classifier, image_shape=(1, 28, 28), num_classes=3)
+    target = load_target("mnist-small", classifier, image_shape=(1, 28, 28), num_classes=3)
     return target.eval().requires_grad_(False)
 
 
@@ -371,7 +371,7 @@ def test_what_it_says_when_it_cannot_run(
 @pytest.mark.program
 def test_as_a_user_runs_it(program: Any, digits: Path, classifier: Path) -> None:
     done = program(
-        *("benchmarks/speed.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial"),
+        *("benchmarks/speed.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-small"),
         *("--target-weights", classifier, "--sections", "fgsm", "--rounds", 1, "--images", 4, "--threads", 1),
     )
-    assert "FGSM: linf eps 0.3, mnist-tutorial, 4 images" in done.stdout
+    assert "FGSM: linf eps 0.3, mnist-small, 4 images" in done.stdout

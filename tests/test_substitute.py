@@ -33,7 +33,7 @@ SMALL += ["--distil-steps", "9", "--generator-steps", "6", "--adversarial-images
 
 @pytest.fixture
 def words(digits: Path, classifier: Path) -> list[str]:
-    data = ["--dataset", "folder", "--data-dir", str(digits), "--target", "mnist-tutorial", "--substitute", "mnist-b"]
+    data = ["--dataset", "folder", "--data-dir", str(digits), "--target", "mnist-small", "--substitute", "mnist-b"]
     return [*data, "--target-weights", str(classifier), *SMALL]
 
 
@@ -156,12 +156,13 @@ def test_stopped_and_resumed_equals_uninterrupted(
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_others_find_what_it_was_trained_on_and_what_it_cost(
     call: Call, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
     summary = call()
     data, out = load_data("folder", digits), tmp_path / "out"
-    names, paths = ("mnist-tutorial", "mnist-b"), (classifier, out)
+    names, paths = ("mnist-small", "mnist-b"), (classifier, out)
     (black_box, own), _ = load_targets(names, paths, data, torch.device("cpu"))
     trained = Trained(out, Generator.from_pretrained(out))
     assert trained.trained_on(own)
@@ -211,8 +212,8 @@ def test_the_black_box_is_never_written_over(call: Call, classifier: Path, capsy
         with pytest.raises(SystemExit):
             call(*extra)
         assert "output_dir must not be where the black box lies" in capsys.readouterr().err
-    call("--substitute", "mnist-tutorial", "--distillation", "static")
-    assert "note: the substitute is a mnist-tutorial like the black box" in capsys.readouterr().out
+    call("--substitute", "mnist-small", "--distillation", "static")
+    assert "note: the substitute is a mnist-small like the black box" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         call()
     assert "already holds a generator run" in capsys.readouterr().err

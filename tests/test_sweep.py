@@ -41,11 +41,11 @@ def generators(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(digits: Path, classifier: Path, tmp_path: Path) -> Call:
+def call(digits: Path, classifier: Path, tmp_path: Path, undrawn: None) -> Call:
     """Run it in this process, on the bars, and read what it wrote."""
 
     def run_it(*words: object) -> dict[str, Any]:
-        basics = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--threads", 1]
+        basics = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--threads", 1]
         basics += ["--target-weights", classifier, "--output-dir", tmp_path / "out"]
         run(sweep.main, sweep.Settings, [str(word) for word in (*basics, *words)])
         return json.loads((tmp_path / "out" / "sweep.json").read_text())
@@ -57,7 +57,7 @@ def call(digits: Path, classifier: Path, tmp_path: Path) -> Call:
 def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generators: Path, tmp_path: Path) -> None:
     out = tmp_path / "with space"
     done = program(
-        *("eval/sweep.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "--threads", 1),
+        *("eval/sweep.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--threads", 1),
         *("--target-weights", classifier, "--generator", generators / "plain", "--output-dir", out),
     )
     results = json.loads((out / "sweep.json").read_text())
@@ -84,7 +84,7 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
         assert (float(line["asr"]), float(line["asr_high"])) == (row["asr"], row["asr_high"])
     assert sorted(path.stem for path in (out / "gallery").iterdir()) == sorted(wanted)
     assert "![" in (out / "sweep.md").read_text()
-    assert "Accuracy % on mnist-tutorial, linf, against eps" in done.stdout
+    assert "Accuracy % on mnist-small, linf, against eps" in done.stdout
     assert "in all" in done.stderr, "progress bars"
 
     events = EventAccumulator(str(out / "logs" / "sweep" / "fgsm"))
@@ -107,7 +107,7 @@ def test_bad_input_is_one_line_and_exit_code_2(script: Run, tmp_path: Path) -> N
 def test_a_point_is_what_evaluate_gives(call: Call, digits: Path, classifier: Path) -> None:
     rows = call("--attacks", "fgsm,ifgsm:steps=3", "--eps", 0.1, "8/255", "--max-samples", 24)["rows"]
     assert sorted({row["eps"] for row in rows}) == [0, 8 / 255, 0.1]
-    model = load_target("mnist-tutorial", classifier, image_shape=(1, 28, 28), num_classes=3).eval()
+    model = load_target("mnist-small", classifier, image_shape=(1, 28, 28), num_classes=3).eval()
     x, y = next(load_data("folder", digits).test.first(24).batches(24))
     for row in rows:
         if row["eps"]:
@@ -127,9 +127,10 @@ def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest
     assert "kept from an earlier call" not in capsys.readouterr().out
 
 
-def test_the_pictures_have_a_row_per_eps(call: Call, tmp_path: Path) -> None:
+def test_the_pictures_have_a_row_per_eps(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # figures are rendered
     heights = {}
-    for words in (("0.1",), ("0.1", "0.2"), ("0.1", "0.2", "0.3")):
+    for words in (("0.1",), ("0.1", "0.2", "0.3")):
         call("--attacks", "fgsm", "--eps", *words, "--max-samples", 12)
         image = np.asarray(Image.open(tmp_path / "out" / "gallery" / "fgsm.png"))
         heights[1 + len(words)] = image.shape[0] / (1 + len(words))

@@ -138,7 +138,7 @@ def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
 
 
 def test_a_guide_stays_as_it_is_the_targets_copy_or_another(advgan, words, target, classifier, tmp_path):
-    own, other = load_target("mnist-c", target), load_target("mnist-tutorial", classifier)
+    own, other = load_target("mnist-c", target), load_target("mnist-small", classifier)
     for flags, given in ((["--guide"], own), (["--guide-dir", str(classifier)], other)):
         directory = tmp_path / given.name
         run(advgan.main, advgan.Settings, [*words, "--max-steps", "4", *flags, "--output-dir", str(directory)])
@@ -210,7 +210,7 @@ def test_a_guide_has_classes_of_its_own_and_a_run_goes_on_with_the_same(advgan, 
     where = [word for word in words if not word.startswith("--target-weights")]
     where.remove(words[words.index("--target-weights") + 1])
     where += ["--target", f"{tmp_path / 'net.py'}:net"]
-    anew, moved = load_target("mnist-tutorial", classifier), tmp_path / "moved"
+    anew, moved = load_target("mnist-small", classifier), tmp_path / "moved"
     shutil.copytree(classifier, moved)
     next(anew.parameters()).data.neg_()
     save_target(anew, tmp_path / "anew", "# Another guide")

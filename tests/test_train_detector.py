@@ -23,7 +23,7 @@ from .conftest import Run
 
 @pytest.fixture
 def words(digits: Path, classifier: Path, tmp_path: Path) -> list[str]:
-    flags = {"dataset": "folder", "data-dir": digits, "target": "mnist-tutorial", "target-weights": classifier}
+    flags = {"dataset": "folder", "data-dir": digits, "target": "mnist-small", "target-weights": classifier}
     flags |= {"threads": 1, "output-dir": tmp_path / "out", "eps": 0.5}
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
 
@@ -97,7 +97,7 @@ def test_feature_squeezing_has_nothing_to_train(
     assert (summary["training_seconds"], summary["losses"]) == (0, [])
     assert summary["fpr_validation"] <= 0.1
     defense = f"reject:detector={tmp_path / 'out'}"
-    rejecting = load_classifier("mnist-tutorial", classifier, defense, image_shape=(1, 28, 28), num_classes=3)
+    rejecting = load_classifier("mnist-small", classifier, defense, image_shape=(1, 28, 28), num_classes=3)
     x, _ = next(load_data("folder", digits).validation.batches(48))
     assert (rejecting.suspicion(x) > 0).double().mean().item() == pytest.approx(summary["fpr_validation"])
 
@@ -113,7 +113,7 @@ def test_a_discriminator_becomes_a_detector(words: list[str], classifier: Path, 
     run(program_module.main, program_module.Settings, words)
     found = load_detector(tmp_path / "out")
     x = torch.rand(4, 1, 28, 28)
-    target = load_target("mnist-tutorial", classifier)
+    target = load_target("mnist-small", classifier)
     assert torch.equal(scores(found, target, x), -made(x).detach())
     summary = json.loads((tmp_path / "out" / "detector" / "training.json").read_text())
     assert [row["attack"] for row in summary["attacks"]] == ["fgsm", "advgan"]

@@ -78,13 +78,24 @@ def disk() -> Iterator[Disk]:
 def arguments(program: str, digits: Path, classifier: Path, directory: Path) -> list[str]:
     """A run of 4 steps that saves after each second one."""
     words = ["--dataset", "folder", "--data-dir", str(digits), "--threads", "1", "--output-dir", str(directory)]
-    attacked = ["--target", "mnist-tutorial", "--target-weights", str(classifier)]
+    attacked = ["--target", "mnist-small", "--target-weights", str(classifier)]
     small = ["--width", "4", "--depth", "0", "--validation-images", "8"]
     own = {
         "advgan": [*attacked, *small, "--max-steps", "4", "--validate-every", "2", "--batch-size", "4"],
-        "classifier": ["--target", "mnist-tutorial", "--batch-size", "60", "--max-steps", "4"],
-        "distill": ["--target", "mnist-tutorial", "--batch-size", "60", "--max-steps", "2"],
-        "substitute": [*attacked, *small, "--rounds", "2", "--distil-steps", "2", "--generator-steps", "2"],
+        "classifier": ["--target", "mnist-small", "--batch-size", "60", "--max-steps", "4"],
+        "distill": ["--target", "mnist-small", "--batch-size", "60", "--max-steps", "2"],
+        "substitute": [
+            *attacked,
+            *small,
+            "--substitute",
+            "mnist-small",
+            "--rounds",
+            "2",
+            "--distil-steps",
+            "2",
+            "--generator-steps",
+            "2",
+        ],
         "detector": [*attacked, "--kind", "binary", "--attacks", "fgsm", "--steps", "2", "--max-samples", "20"],
     }
     more = {"substitute": ["--images", "20", "--batch-size", "4", "--adversarial-images", "4"]}
@@ -113,7 +124,7 @@ def check_saved(program: str, directory: Path) -> None:
     states._check_seal(state)
     readers = {"generator": Generator.from_pretrained, "discriminator": Discriminator.load, "detector": load_detector}
     for name in ("classifier", "teacher"):
-        readers[name] = lambda folder: load_target("mnist-tutorial", folder)
+        readers[name] = lambda folder: load_target("mnist-small", folder)
     made = [name for name in readers if (directory / name).exists()]
     assert made
     for name in made:
@@ -274,7 +285,7 @@ def test_target_class_of_all_images_that_count_is_refused(
     program: str, digits: Path, tmp_path: Path, capsys: Any
 ) -> None:
     """The target gives every image class 0, and the images are pulled toward it: those of class 0 are there already."""
-    model = build_target("mnist-tutorial", (1, 28, 28), 3)
+    model = build_target("mnist-small", (1, 28, 28), 3)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=1e-4)
     list(model.parameters())[-1].data[0] = 1.0

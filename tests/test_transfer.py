@@ -56,12 +56,12 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def basics(digits: Path, classifier: Path, other: Path) -> list[object]:
-    words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-tutorial", "mnist-c", "--threads", 1]
+    words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "mnist-c", "--threads", 1]
     return [*words, "--target-weights", classifier, other, "--eps", 0.2, "--curve-eps", "0.1", "0.2"]
 
 
 @pytest.fixture
-def call(basics: list[object], tmp_path: Path) -> Call:
+def call(basics: list[object], tmp_path: Path, undrawn: None) -> Call:
     """Run it in this process, on the bars, and read what it wrote."""
 
     def run_it(*words: object) -> dict[str, Any]:
@@ -79,10 +79,10 @@ def test_as_a_user_runs_it(program: Run, basics: list[object], generator: Path, 
     done = program("eval/transfer.py", *basics, *words)
     results = json.loads((out / "transfer.json").read_text())
     assert set(results) == {"environment", "targets", "generators", "matrix", "curve"}
-    assert [target["label"] for target in results["targets"]] == ["mnist-tutorial", "mnist-c"]
+    assert [target["label"] for target in results["targets"]] == ["mnist-small", "mnist-c"]
     assert results["generators"][0]["target"] == "mnist-c"
     assert {row["status"] for row in (*results["matrix"], *results["curve"])} == {"ok"}
-    a, b = "mnist-tutorial", "mnist-c"
+    a, b = "mnist-small", "mnist-c"
     assert [(row["attack"], row["source"], row["victim"]) for row in results["matrix"]] == [
         *(("mifgsm", source, victim) for source in (a, b) for victim in (a, b)),
         *(("advgan", b, victim) for victim in (a, b)),
@@ -128,7 +128,7 @@ def test_a_cell_is_the_attack_on_its_source_judged_on_its_victim(
     x, y = next(load_data("folder", digits).test.first(24).batches(24))
     models = {
         name: load_target(name, path, image_shape=(1, 28, 28), num_classes=3).eval()
-        for name, path in (("mnist-tutorial", classifier), ("mnist-c", other))
+        for name, path in (("mnist-small", classifier), ("mnist-c", other))
     }
     threat = Threat("linf", 0.2)
     for row in (row for row in results["matrix"] if row["source"]):
@@ -150,7 +150,7 @@ def test_images_that_the_source_has_wrong_are_left_out_of_the_shared_share(class
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.tensor([[1.0, 0.0, 0.0]]).expand(len(x), 3)
 
-    victim = Victim("victim", load_target("mnist-tutorial", classifier, image_shape=(1, 28, 28), num_classes=3).eval())
+    victim = Victim("victim", load_target("mnist-small", classifier, image_shape=(1, 28, 28), num_classes=3).eval())
     cells, threat = Cells(None, x, y), Threat("linf", 0.2)
     records = cells.run(transfer.parse_attack("fgsm"), victim, threat).records
     row = transfer.shared(cells, records, Victim("blind", Blind().eval()))
@@ -160,20 +160,20 @@ def test_images_that_the_source_has_wrong_are_left_out_of_the_shared_share(class
 
 
 def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--max-samples", 9, "--pair", "mnist-c", "mnist-tutorial", "--curve-attacks", "mifgsm")
+    words = ("--max-samples", 9, "--pair", "mnist-c", "mnist-small", "--curve-attacks", "mifgsm")
     first = call(*words)
     assert "kept from an earlier call" not in capsys.readouterr().out
     again = call(*words)
     assert (again["matrix"], again["curve"]) == (first["matrix"], first["curve"])
     assert "10 of 10 cells were kept from an earlier call" in capsys.readouterr().out, "those of both parts count once"
     tried = {(row["source"], row["victim"]) for row in first["curve"] if row["source"]}
-    assert tried == {("mnist-c", "mnist-tutorial"), ("mnist-c", "mnist-c")}
+    assert tried == {("mnist-c", "mnist-small"), ("mnist-c", "mnist-c")}
 
 
 def test_all_on_one_victim_by_itself_and_by_a_substitute_with_its_generator_and_its_queries(
     call: Call, digits: Path, classifier: Path, other: Path, generator: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    victim, stand_in = "mnist-tutorial", "mnist-c"
+    victim, stand_in = "mnist-small", "mnist-c"
     substitute, own = tmp_path / "substitute", tmp_path / "own"
     shutil.copytree(other, substitute)
     shutil.copytree(generator / "generator", substitute / "generator")
@@ -207,17 +207,17 @@ def test_all_on_one_victim_by_itself_and_by_a_substitute_with_its_generator_and_
         *((attack, source) for attack in ("fgsm", "ifgsm:steps=3", "advgan") for source in (victim, stand_in)),
     }
     text = (tmp_path / "out" / "transfer.md").read_text()
-    assert "| made on | mnist-tutorial | queries |" in text
+    assert "| made on | mnist-small | queries |" in text
     assert "| advgan for mnist-c | " in text
     assert text.count("| 1,234 |") == 4, "the substitute and its generator, in both tables"
     assert "failed" not in text, "beyond its eps a generator is not tried"
-    assert text.index("against eps, made on mnist-tutorial, white box") < text.index("made on mnist-c, 1,234 queries")
+    assert text.index("against eps, made on mnist-small, white box") < text.index("made on mnist-c, 1,234 queries")
     assert "1,234" in capsys.readouterr().out
     for extra, message in (
-        (["--generator-source", victim, stand_in], "trained on another classifier than mnist-tutorial"),
+        (["--generator-source", victim, stand_in], "trained on another classifier than mnist-small"),
         (["--generator-source", victim], "expected one generator_source for each generator, got 1 for 2"),
         (["--generator", own, own], "expected one generator for each source"),
-        (["--victim", "mnist-b"], "victim must be one of mnist-tutorial, mnist-c, without a pair, got mnist-b"),
+        (["--victim", "mnist-b"], "victim must be one of mnist-small, mnist-c, without a pair, got mnist-b"),
         (["--victim", victim, "--pair", victim, stand_in], "victim must be one of"),
     ):
         with pytest.raises(SystemExit):
@@ -240,12 +240,12 @@ def test_targeted_in_l2(call: Call) -> None:
         (["--curve-attacks", "noise-sign"], "expected a bounded attack that is made on a classifier"),
         (["--curve-eps", "0"], "expected curve_attacks and a curve_eps above 0"),
         (["--eps", "0"], "eps must be in (0, 1]"),
-        (["--pair", "mnist-c", "mnist-b"], "pair must be a source and a victim of mnist-tutorial, mnist-c"),
+        (["--pair", "mnist-c", "mnist-b"], "pair must be a source and a victim of mnist-small, mnist-c"),
         (["--pair", "mnist-c", "mnist-c"], "pair must be a source and a victim"),
         (["--target-weights", "nowhere"], "expected one target-weights for each target, got 1 for 2 targets"),
         (["--generator", "trained", "--eps", "0.3"], "this generator was trained for eps 0.25"),
-        (["--generator", "trained", "--generator-source", "mnist-b"], "generator_source must be one of mnist-tutorial"),
-        (["--generator-source", "mnist-c"], "generator_source must be one of mnist-tutorial, mnist-c"),
+        (["--generator", "trained", "--generator-source", "mnist-b"], "generator_source must be one of mnist-small"),
+        (["--generator-source", "mnist-c"], "generator_source must be one of mnist-small, mnist-c"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--y-target", "3"], "y_target must be a class from 0 to 2, got 3"),
     ],
