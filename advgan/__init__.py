@@ -9,11 +9,16 @@ from advgan.core.errors import InputError
 
 if TYPE_CHECKING:
     from advgan.core.threat_model import Threat
+    from advgan.experiments.comparison.compare import compare
     from advgan.models.generator import Generator
 
 __version__ = "0.1.0"
-__all__ = ["Generator", "InputError", "Threat", "__version__"]
-_HOMES = {"Generator": "advgan.models.generator", "Threat": "advgan.core.threat_model"}
+__all__ = ["Generator", "InputError", "Threat", "__version__", "compare"]
+_HOMES = {
+    "Generator": "advgan.models.generator",
+    "Threat": "advgan.core.threat_model",
+    "compare": "advgan.experiments.comparison.compare",
+}
 
 
 def __getattr__(name: str) -> Any:

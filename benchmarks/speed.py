@@ -35,8 +35,8 @@ from typing import Any
 
 from rich.console import Console
 
-from advgan import bridges as bridges  # registers the names of other libraries' attacks
-from advgan import training
+import advgan.bridges  # noqa: F401 - registers the names of other libraries' attacks
+import advgan.training as training
 from advgan.classifiers import fingerprint
 from advgan.core.config import ByOrder, Real, run, write_settings
 from advgan.core.errors import InputError

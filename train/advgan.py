@@ -32,7 +32,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from advgan import training
+import advgan.training as training
 from advgan.classifiers import fingerprint
 from advgan.core.config import ByOrder, Real, check_signs, run, write_settings
 from advgan.core.errors import InputError

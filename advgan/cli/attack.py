@@ -30,7 +30,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from advgan import training
+import advgan.training as training
 from advgan.classifiers import BlackBox, ImageShape, check_target
 from advgan.cli.attack_images import Answers, already, class_of, find, work
 from advgan.cli.attack_images.work import Row, left_out

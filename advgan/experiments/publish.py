@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from advgan import training
+import advgan.training as training
 from advgan.attacks.registry import bind
 from advgan.classifiers import Target, fingerprint, load_target
 from advgan.classifiers.external import source_of

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from advgan import training
+import advgan.training as training
 from advgan.core.config import parse
 from advgan.core.errors import InputError
 from advgan.core.files import write_file

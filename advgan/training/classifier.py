@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from advgan import training
+import advgan.training as training
 from advgan.attacks import pgd
 from advgan.classifiers import Target, build_target, fingerprint, initial_target, load_target, save_target
 from advgan.core.config import ByOrder, Real, check_signs, write_settings

@@ -24,8 +24,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from advgan import bridges as bridges  # registers the names of other libraries' attacks
-from advgan import training
+import advgan.bridges  # noqa: F401 - registers the names of other libraries' attacks
+import advgan.training as training
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.classifiers import fingerprint
 from advgan.core.config import ByOrder, Real, check_signs, write_settings

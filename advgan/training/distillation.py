@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from advgan import training
+import advgan.training as training
 from advgan.classifiers import Target, build_target, save_target
 from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError

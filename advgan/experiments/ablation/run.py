@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from advgan import training
+import advgan.training as training
 from advgan.core.config import ByOrder, parse, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import write_file

@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from advgan import training
+import advgan.training as training
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
 from advgan.core.config import write_settings

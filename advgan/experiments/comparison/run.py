@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from advgan import training
+import advgan.training as training
 from advgan.analysis import summary
 from advgan.attacks import ATTACKS, Spec, bind, parse_attack
 from advgan.core.config import ByOrder, write_settings

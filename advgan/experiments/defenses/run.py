@@ -22,7 +22,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import Flatten, Module
 
-from advgan import training
+import advgan.training as training
 from advgan.analysis.masking import masking
 from advgan.analysis.sanity import sanity
 from advgan.analysis.worst_case import worst_case

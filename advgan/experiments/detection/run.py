@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from advgan import training
+import advgan.training as training
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.core.config import Real, write_settings
 from advgan.core.errors import InputError

@@ -23,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from advgan import training
+import advgan.training as training
 from advgan.attacks.jsma import Derivative
 from advgan.attacks.registry import Spec, parse_attack
 from advgan.core.config import Real, parse, write_settings

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from advgan import training
+import advgan.training as training
 from advgan.attacks.registry import ATTACKS, Spec, bind, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError

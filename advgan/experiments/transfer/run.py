@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from advgan import training
+import advgan.training as training
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.core.config import ByOrder, Real, write_settings
 from advgan.core.errors import InputError

@@ -1,0 +1,112 @@
+"""advgan.compare: the rows of `evaluate`, labels, failures, reports on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advgan
+from advgan import Generator, InputError, Threat
+from advgan.attacks import bind
+from advgan.evaluation import evaluate
+
+TIMES = {"seconds", "images_per_second", "seed"}
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """A linear classifier of the brightest of three bands of an image."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False)).eval()
+    with torch.no_grad():
+        weights = torch.zeros(3, 6, 6)
+        for band in range(3):
+            weights[band, 2 * band : 2 * band + 2] = 1
+        net[1].weight.copy_(weights.flatten(1))
+    return net
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Tensor, Tensor]:
+    y = torch.arange(3).repeat(4)
+    x = 0.3 + 0.1 * torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    for image, band in zip(x, y.tolist(), strict=True):
+        image[:, 2 * band : 2 * band + 2] += 0.2
+    return x, y
+
+
+def brighter(x: Tensor, y: Tensor) -> Tensor:
+    return (x + 0.1).clamp(0, 1)
+
+
+def outside(x: Tensor, y: Tensor) -> Tensor:
+    return x + 2
+
+
+def test_rows_equal_those_of_evaluate(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    results = advgan.compare(model, x.numpy(), np.asarray(y), ["fgsm", brighter], eps=0.15)
+    threat = Threat("linf", 0.15)
+    expected = evaluate(bind("fgsm", model, threat), model, x, y, threat, name="fgsm", target_name="model").row
+    row = {k: v for k, v in results.rows[0].items() if not any(t in k for t in TIMES)}
+    assert row == {k: v for k, v in expected.items() if not any(t in k for t in TIMES)}
+    assert row["asr"] == 1  # the margin is below 2 * 0.15 a pixel
+    assert (results.rows[1]["attack"], results.rows[1]["access"], results.rows[1]["asr"]) == ("brighter", "nothing", 0)
+
+
+def test_generators_and_labels(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    torch.manual_seed(0)
+    generators = [Generator(eps=eps, width=8, depth=1) for eps in (0.15, 0.2)]
+    x, y = images
+    rows = advgan.compare(model, x, y, [*generators, brighter, brighter], eps=0.15).rows
+    assert [row["attack"] for row in rows] == ["advgan", "advgan (2)", "brighter", "brighter (2)"]
+    assert [row["access"] for row in rows[:2]] == ["generator", "generator"]
+    assert all(row["status"] == "ok" and row["linf_max"] <= 0.15 + 1e-6 for row in rows)
+    (row,) = advgan.compare(model, x, y, {"mine": generators[0]}, eps=0.15).rows
+    assert row["attack"] == "mine"
+
+
+def test_an_attack_outside_the_ball_is_a_failed_row(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    results = advgan.compare(model, *images, ["fgsm", outside], eps=0.15)
+    assert [row["status"].partition(":")[0] for row in results.rows] == ["ok", "failed"]
+    assert results.rows[1]["asr"] is None
+    assert "outside failed" in repr(results)
+    assert "fgsm" in results._repr_html_()
+
+
+def test_saved_reports_are_those_of_the_program(
+    model: nn.Module, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    results = advgan.compare(model, *images, ["fgsm", "noise-sign"], eps=0.15, classes=("low", "mid", "high"))
+    results.save(tmp_path / "report")
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {
+        *("report.html", "report.md", "report.tex", "results.json", "results.csv", "records", "figures", "logs"),
+    }
+    assert json.loads((tmp_path / "report/results.json").read_text())["rows"] == results.rows
+
+
+def test_rows_as_a_data_frame(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    pytest.importorskip("pandas")
+    frame = advgan.compare(model, *images, ["fgsm"], eps=0.15).to_pandas()
+    assert frame.loc[0, "attack"] == "fgsm"
+
+
+@pytest.mark.parametrize(
+    ("attacks", "message"),
+    [
+        ([], "expected attacks: names, generators or functions"),
+        (["fgms"], "unknown attack 'fgms'"),
+        ([3], "expected an attack name, a Generator or a function"),
+        ([Generator(classes=5, eps=0.1, width=8, depth=1)], "the generator has 5 target classes, expected 3"),
+    ],
+)
+def test_attacks_that_cannot_be_used_are_refused(
+    attacks: list[object], message: str, model: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        advgan.compare(model, *images, attacks, eps=0.1)  # type: ignore[arg-type]
