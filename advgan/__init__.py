@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 from advgan.core.errors import InputError
 
 if TYPE_CHECKING:
+    from advgan.classifiers.diagnosis import check_model
     from advgan.core.threat_model import Threat
     from advgan.experiments.comparison.compare import compare
     from advgan.models.generator import Generator
 
 __version__ = "0.1.0"
-__all__ = ["Generator", "InputError", "Threat", "__version__", "compare"]
+__all__ = ["Generator", "InputError", "Threat", "__version__", "check_model", "compare"]
 _HOMES = {
     "Generator": "advgan.models.generator",
     "Threat": "advgan.core.threat_model",
+    "check_model": "advgan.classifiers.diagnosis",
     "compare": "advgan.experiments.comparison.compare",
 }
 

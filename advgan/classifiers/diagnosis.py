@@ -1,0 +1,215 @@
+"""What is wrong with a model in memory: `check_model` measures all usual faults and names a remedy for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from advgan.classifiers.checks import (
+    FEWEST_GAINED,
+    NORMALISATIONS,
+    SAME,
+    OneLogit,
+    _check_batch,
+    _evaluating,
+    acting,
+    check_no_probabilities,
+    gradient_fault,
+)
+from advgan.core.errors import InputError, reason
+
+MIN_GAIN = 0.2  # of accuracy, by which a change of images or classes shows a fault
+IMAGES_PER_CLASS = 3  # labelled images that a class order is inferred from, on average
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A fault of a model: its `name`, what was `measured`, and the `remedy`."""
+
+    name: str
+    measured: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.measured}; {self.remedy}"
+
+
+@dataclass(frozen=True, repr=False)
+class ModelReport:
+    """The `problems` of a model, and its `accuracy` on the images where labels were given."""
+
+    problems: tuple[Problem, ...]
+    accuracy: float | None
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def __repr__(self) -> str:
+        accuracy = [] if self.accuracy is None else [f"accuracy {self.accuracy:.1%}"]
+        lines = [f"✗ {problem}" for problem in self.problems] or ["✓ no problem found"]
+        return "\n".join([*lines, *accuracy])
+
+
+def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray | None = None) -> ModelReport:
+    """Measure the usual faults of a classifier before it is attacked; print the result.
+
+    Without labels: outputs that are no logits (softmax, sigmoid, integers, NaN), training mode, randomness, dependence
+    on the batch, changes of the input in place, no gradient. With labels also: images of another range, missing or
+    doubled normalisation, BGR channels, another class order; 64 images or more are enough for 10 classes.
+
+    Args:
+        model: images (n, c, h, w) in [0, 1] -> logits (n, k); left as found, as the images are
+        x: float images (n, c, h, w)
+        y: int64 labels (n,); None: no labels
+
+    Returns:
+        A report whose `problems` are empty for a model without these faults; a fault raises no error.
+
+    Raises:
+        InputError: `model` is no nn.Module, `x` are no float images, or `y` are no labels of them.
+
+    Example:
+        >>> print(advgan.check_model(model, x, y))
+    """
+    x, y = (torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (x, y))
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or not len(x):
+        shape = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"expected float images (n, c, h, w), got {shape}")
+    if y is not None and (not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (len(x),)):
+        raise InputError(f"y must be an int64 tensor of shape ({len(x)},), got {getattr(y, 'dtype', type(y).__name__)}")
+    problems = []
+    if any(module.training for module in model.modules()):
+        problems.append(Problem("training mode", f"model.training is True{acting(model)}", "call model.eval()"))
+    with _evaluating(model):
+        problems += _output_problems(model, x[:8])
+        runs = all(problem.name not in ("no output", "no logits", "not finite") for problem in problems)
+        if not runs or y is None:
+            return ModelReport((*problems, *_range_problem(x)), None)
+        accuracy = _accuracy(model, x, y)
+        problems += [*_range_problem(x), *_label_problems(model, x, y, accuracy)]
+    return ModelReport(tuple(problems), accuracy)
+
+
+def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
+    """Faults of the outputs on a few images `x`; the model is in eval mode, without gradients."""
+    given = x.clone()
+    try:
+        first = model(given)
+        second = model(x.clone())
+    except Exception as error:  # whatever a user's model raises
+        return [Problem("no output", f"model(x) raises {type(error).__name__}: {reason(error)}", "see the error")]
+    problems = []
+    if not torch.equal(given, x):
+        problems.append(
+            Problem("in-place change", "model(x) changes x", "replace in-place operations on the input (x = x - mean)")
+        )
+    if not isinstance(first, Tensor) or first.ndim not in (1, 2) or not first.is_floating_point():
+        kind = type(first).__name__ if not isinstance(first, Tensor) else f"{first.dtype} {tuple(first.shape)}"
+        return [*problems, Problem("no logits", f"model(x) is {kind}", "return float logits (n, classes)")]
+    if not torch.isfinite(first).all():
+        count = int((~torch.isfinite(first.reshape(len(x), -1)).all(1)).sum())
+        remedy = "look for damaged weights and for log or division by 0"
+        return [*problems, Problem("not finite", f"NaN or infinity for {count} of {len(x)} images", remedy)]
+    wrapped = OneLogit(model) if first.ndim == 1 or first.shape[1] == 1 else model
+    difference = (first - second).abs().max().item()
+    is_random = difference > SAME * max(1.0, first.abs().max().item())
+    if is_random:
+        remedy = "leave out dropout and random preprocessing in eval mode"
+        problems.append(Problem("random", f"two forward passes differ by {difference:.3g}", remedy))
+    try:
+        check_no_probabilities(model, first, x)
+    except InputError as error:
+        measured, _, remedy = str(error).partition(", expected ")
+        kind = "softmax" if "sum to 1" in measured else "log-probability" if "log-prob" in measured else "sigmoid"
+        problems.append(Problem(f"{kind} output", measured, f"expected {remedy}"))
+    if not is_random:
+        try:
+            _check_batch(wrapped, x)
+        except InputError as error:
+            measured, _, remedy = str(error).partition(", expected ")
+            problems.append(Problem("batch dependence", measured, f"expected {remedy}"))
+    if fault := gradient_fault(wrapped, x):
+        problems.append(
+            Problem("no gradient", fault, "remove no_grad, detach and argmax, or use attacks without gradients")
+        )
+    return problems
+
+
+def _range_problem(x: Tensor) -> list[Problem]:
+    low, high = x.min().item(), x.max().item()
+    if low >= 0 and high <= 1:
+        return []
+    remedy = "x / 255" if low >= 0 else "undo the normalisation of the images; it belongs inside the model"
+    return [Problem("image range", f"images in [{low:.3g}, {high:.3g}], expected [0, 1]", remedy)]
+
+
+def _label_problems(model: nn.Module, x: Tensor, y: Tensor, accuracy: float) -> list[Problem]:
+    """The one change of images or classes that raises the accuracy most, if one does clearly."""
+    chance = 1 / int(y.unique().numel())
+    candidates = [(_accuracy(model, change(x), y), problem, remedy) for problem, remedy, change in _changes(x.shape[1])]
+    candidates += _class_order(model, x, y)
+    best, name, remedy = max(candidates, key=lambda candidate: candidate[0])
+    gained = best - accuracy
+    if gained >= MIN_GAIN and round(gained * len(x)) >= FEWEST_GAINED and best > 0.5 + 0.75 * chance:
+        return [Problem(name, f"accuracy {accuracy:.0%} of {len(x)} images, {best:.0%} with the remedy", remedy)]
+    if accuracy > 0.5 + chance / 2:
+        return []
+    remedy = "check weights, preprocessing and labels"
+    return [Problem("low accuracy", f"{accuracy:.0%} of {len(x)} images, no usual cause found", remedy)]
+
+
+def _changes(channels: int) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
+    """Name of a fault, its remedy, and the change of the images that undoes it."""
+    changes: list[tuple[str, str, Callable[[Tensor], Tensor]]] = []
+    for source, (mean, std) in NORMALISATIONS.items():
+        if len(mean) not in (1, channels):
+            continue
+        m, s = (torch.tensor(values)[:, None, None] for values in (mean, std))
+        numbers = f"Normalize(mean={tuple(mean)}, std={tuple(round(v, 5) for v in std)}), {source}"
+        if source == "that to [0, 255]":
+            changes.append(
+                ("missing range change", "the model expects [0, 255]: multiply by 255 inside it", lambda x: 255 * x)
+            )
+            continue
+        changes.append(
+            ("missing normalisation", f"put it in front of the model: {numbers}", lambda x, m=m, s=s: (x - m) / s)
+        )
+        changes.append(("doubled normalisation", f"leave out one of two: {numbers}", lambda x, m=m, s=s: x * s + m))
+
+    if channels == 3:
+        changes.append(("BGR channels", "the model expects BGR: put x[:, [2, 1, 0]] in front", lambda x: x.flip(1)))
+    return changes
+
+
+def _class_order(model: nn.Module, x: Tensor, y: Tensor) -> list[tuple[float, str, str]]:
+    """Accuracy under the best one-to-one mapping of predicted classes to labels, where there are enough images."""
+    predicted, k = _predictions(model, x)
+    k = max(k, int(y.max()) + 1)
+    if len(x) < IMAGES_PER_CLASS * k:
+        return []
+    confusion = np.zeros((k, k), np.int64)
+    np.add.at(confusion, (predicted.cpu().numpy(), y.cpu().numpy()), 1)
+    rows, columns = linear_sum_assignment(-confusion)
+    moved = [f"{i} -> {j}" for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if i != j and confusion[i, j]]
+    remedy = f"reorder the classes, model's -> labels': {', '.join(moved[:6])}{', ...' if len(moved) > 6 else ''}"
+    return [(confusion[rows, columns].sum().item() / len(x) - 1e-6, "class order", remedy)]
+
+
+def _predictions(model: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+    outputs: Any = torch.cat([model(part.clone()).float() for part in x.split(100)])
+    if outputs.ndim == 1 or outputs.shape[1] == 1:
+        return (outputs.reshape(-1) > 0).long(), 2
+    return outputs.argmax(1), outputs.shape[1]
+
+
+def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return (_predictions(model, x)[0] == y).float().mean().item()

@@ -1,0 +1,131 @@
+"""check_model: each of the usual faults of a classifier is named, and a sound one has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advgan
+from advgan import InputError
+
+MEAN, STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+K = 6
+
+
+class Prototypes(nn.Module):
+    """Logits by the distance of an image's mean colour, times `scale`, from K colours, normalised `times` times."""
+
+    def __init__(self, times: int = 0, expects: int = 0, scale: float = 1.0, change: Callable[..., Any] | None = None):
+        super().__init__()
+        self.times, self.scale, self.change = times, scale, change
+        colours = COLOURS * scale
+        for _ in range(expects):
+            colours = (colours - MEAN) / STD
+        self.register_buffer("colours", colours)
+
+    def forward(self, x: Tensor) -> Any:
+        colour = x.mean((2, 3))
+        for _ in range(self.times):
+            colour = (colour - MEAN) / STD
+        logits = -20 * (colour[:, None] - self.colours).square().sum(2) / self.scale**2
+        return self.change(logits, x) if self.change else logits
+
+
+COLOURS = torch.tensor(
+    [[0.9, 0.2, 0.1], [0.1, 0.2, 0.9], [0.2, 0.8, 0.3], [0.7, 0.6, 0.1], [0.1, 0.6, 0.7], [0.5, 0.3, 0.6]]
+)
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Tensor, Tensor]:
+    y = torch.arange(K).repeat(12)
+    noise = 0.05 * torch.randn(len(y), 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return (COLOURS[y][:, :, None, None] + noise).clamp(0, 1), y
+
+
+def in_place(logits: Tensor, x: Tensor) -> Tensor:
+    x.mul_(0.5)
+    return logits
+
+
+def training_mode() -> nn.Module:
+    return nn.Sequential(Prototypes(), nn.Dropout(0.5)).train()
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "softmax output": lambda: Prototypes(change=lambda z, x: z.softmax(1)).eval(),
+    "sigmoid output": lambda: Prototypes(change=lambda z, x: (z + 3).sigmoid()).eval(),
+    "training mode": training_mode,
+    "random": lambda: Prototypes(change=lambda z, x: z + torch.randn_like(z)).eval(),
+    "batch dependence": lambda: Prototypes(change=lambda z, x: z - 0.5 * z.mean(0)).eval(),
+    "in-place change": lambda: Prototypes(change=in_place).eval(),
+    "no gradient": lambda: Prototypes(change=lambda z, x: z.detach()).eval(),
+    "not finite": lambda: Prototypes(change=lambda z, x: z / 0 * 0).eval(),
+    "no logits": lambda: Prototypes(change=lambda z, x: z.argmax(1)).eval(),
+    "missing normalisation": lambda: Prototypes(0, 1).eval(),
+    "doubled normalisation": lambda: Prototypes(2, 1).eval(),
+    "BGR channels": lambda: nn.Sequential(Flip(), Prototypes()).eval(),
+    "class order": lambda: Prototypes(change=lambda z, x: z.roll(1, 1)).eval(),
+    "missing range change": lambda: Prototypes(scale=255.0).eval(),
+}
+
+
+class Flip(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_fault_is_named_and_no_other(name: str, images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    model, before = MODELS[name](), x.clone()
+    modes = [module.training for module in model.modules()]
+    report = advgan.check_model(model, x, y)
+    assert [problem.name for problem in report.problems] == [name]
+    assert name in repr(report)
+    assert not report.ok
+    assert torch.equal(x, before)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_a_sound_model_has_no_problem(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    report = advgan.check_model(Prototypes().eval(), x.numpy(), y.numpy())
+    assert (report.ok, report.accuracy) == (True, 1.0)
+    assert repr(report) == "✓ no problem found\naccuracy 100.0%"
+    assert advgan.check_model(Prototypes(1, 1).eval(), x, y).ok
+    assert advgan.check_model(Prototypes(1, 1).eval(), x).accuracy is None
+
+
+def test_images_of_another_range_are_named(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    names = [problem.name for problem in advgan.check_model(Prototypes(scale=255.0).eval(), 255 * x, y).problems]
+    assert names == ["image range"]
+
+
+def test_several_faults_are_all_named(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    model = nn.Sequential(Prototypes(0, 1, change=lambda z, x: z.softmax(1)), nn.Dropout(0.5)).train()
+    names = [problem.name for problem in advgan.check_model(model, x, y).problems]
+    assert names == ["training mode", "softmax output", "missing normalisation"]
+
+
+def test_a_model_without_a_usual_cause_has_a_low_accuracy(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    generator = torch.Generator().manual_seed(1)
+    (problem,) = advgan.check_model(Prototypes().eval(), x, y[torch.randperm(len(y), generator=generator)]).problems
+    assert problem.name == "low accuracy"
+
+
+def test_what_is_no_model_or_no_image_is_refused(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got function"):
+        advgan.check_model(in_place, x)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"expected float images \(n, c, h, w\), got torch.uint8"):
+        advgan.check_model(Prototypes(), x.byte())
+    with pytest.raises(InputError, match="y must be an int64 tensor"):
+        advgan.check_model(Prototypes(), x, y[:3])
