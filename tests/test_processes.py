@@ -150,6 +150,7 @@ def rank(process: psutil.Process) -> str | None:
 
 
 @pytest.mark.program
+@pytest.mark.usefixtures("undrawn")
 def test_a_comparison_by_two_processes_is_that_of_one(
     program: Run, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
