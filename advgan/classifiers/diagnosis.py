@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -181,13 +182,23 @@ def _changes(channels: int) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]
             )
             continue
         changes.append(
-            ("missing normalisation", f"put it in front of the model: {numbers}", lambda x, m=m, s=s: (x - m) / s)
+            ("missing normalisation", f"put it in front of the model: {numbers}", partial(_normalise, mean=m, std=s))
         )
-        changes.append(("doubled normalisation", f"leave out one of two: {numbers}", lambda x, m=m, s=s: x * s + m))
+        changes.append(
+            ("doubled normalisation", f"leave out one of two: {numbers}", partial(_denormalise, mean=m, std=s))
+        )
 
     if channels == 3:
         changes.append(("BGR channels", "the model expects BGR: put x[:, [2, 1, 0]] in front", lambda x: x.flip(1)))
     return changes
+
+
+def _normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return (x - mean) / std
+
+
+def _denormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return x * std + mean
 
 
 def _class_order(model: nn.Module, x: Tensor, y: Tensor) -> list[tuple[float, str, str]]:
