@@ -79,7 +79,8 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
     Example:
         >>> print(advgan.check_model(model, x, y))
     """
-    x, y = (torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (x, y))
+    x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+    y = torch.from_numpy(y) if isinstance(y, np.ndarray) else y
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or not len(x):
