@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from advgan.core.threat_model import Threat
     from advgan.experiments.comparison.compare import compare
     from advgan.models.generator import Generator
+    from advgan.training.generator import fit
 
 __version__ = "0.1.0"
-__all__ = ["Generator", "InputError", "Threat", "__version__", "check_model", "compare"]
+__all__ = ["Generator", "InputError", "Threat", "__version__", "check_model", "compare", "fit"]
 _HOMES = {
     "Generator": "advgan.models.generator",
     "Threat": "advgan.core.threat_model",
     "check_model": "advgan.classifiers.diagnosis",
     "compare": "advgan.experiments.comparison.compare",
+    "fit": "advgan.training.generator",
 }
 
 

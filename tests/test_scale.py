@@ -15,29 +15,31 @@ from advgan import InputError, training
 from advgan.classifiers import build_target
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.gan import Game, discriminator_step, generator_step
+from advgan.training.gan import Batch, Conditions, LossConfig, discriminator_step, generator_step
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_micro_batches_make_the_step_of_the_whole_batch(accumulate: int) -> None:
     x, y = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
     target = nn.Sequential(nn.Flatten(), nn.Linear(144, 3)).requires_grad_(False)
-    game, accelerator = Game(kappa=10.0, c=0.1, gamma=0.5), Accelerator(cpu=True)
+    loss, accelerator = LossConfig(kappa=10.0, hinge_threshold=0.1, diversity_weight=0.5), Accelerator(cpu=True)
+    noise = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
+    batch = Batch(x, y, Conditions(z=noise, eps_scale=torch.linspace(0.5, 1, 8)))
     torch.manual_seed(0)
-    nets = Generator(width=8, depth=1), Discriminator()
+    nets = Generator(width=8, depth=1, noise=2), Discriminator()
     found: list[tuple[dict[str, Tensor], list[Tensor]]] = []
     for parts in (1, accumulate):
         generator, discriminator = copy.deepcopy(nets)
         terms: dict[str, Tensor] = {}
         for _ in range(2):
-            x_adv = generator(x)
+            x_adv = generator(x, z=noise)
             terms = discriminator_step(
-                *(game, discriminator, SGD(discriminator.parameters(), 0.1), x, x_adv.detach(), accelerator),
+                *(loss, discriminator, SGD(discriminator.parameters(), 0.1), x, x_adv.detach(), accelerator),
                 accumulate=parts,
             ) | generator_step(
-                *(game, generator, SGD(generator.parameters(), 0.1), discriminator, target, x),
-                *(x_adv if parts == 1 else lambda part, net=generator: net(x[part]), y, accelerator),
-                **{"accumulate": parts, "share": torch.linspace(0.5, 1, 8), "clip_norm": 0.5},
+                *(loss, generator, SGD(generator.parameters(), 0.1), batch, x_adv),
+                **{"discriminator": discriminator, "model": target, "accelerator": accelerator},
+                **{"accumulate": parts, "clip_norm": 0.5},
             )
         found.append((terms, [p.detach() for net in (generator, discriminator) for p in net.parameters()]))
     (terms, weights), (terms_parts, weights_parts) = found

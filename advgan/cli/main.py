@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "advgan.experiments.comparison.run",
     "export": "advgan.cli.export",
     "info": "advgan.cli.info",
+    "train": "advgan.training.program",
 }
 EXAMPLES = """\
 examples:

@@ -263,8 +263,9 @@ def write_settings(settings: Any, directory: Path) -> None:
 
 
 def settings_file(settings: Any, directory: Path) -> Path:
-    """Where `write_settings` leaves them: the program is called as its file is."""
-    program = Path(sys.modules[type(settings).__module__].__file__ or "program").stem
+    """Where `write_settings` leaves them: called by PROGRAM in the module of the settings, else by its file."""
+    module = sys.modules[type(settings).__module__]
+    program = getattr(module, "PROGRAM", Path(module.__file__ or "program").stem)
     return directory / f"settings-{program}.yaml"
 
 

@@ -44,10 +44,10 @@ def hold(directory: Path) -> str | None:
 
 
 @atexit.register
-def release() -> None:
-    """Let others into the directories that this process holds."""
-    while _held:
-        path, (process, descriptor) = _held.popitem()
+def release(directory: Path | None = None) -> None:
+    """Let others into `directory`, or into all that this process holds."""
+    for path in list(_held) if directory is None else [directory.resolve() / LOCK]:
+        process, descriptor = _held.pop(path, (-1, None))
         if process != os.getpid():  # the parent's, which goes on
             continue
         with contextlib.suppress(OSError):  # where an open file cannot be removed it stays, and locks nothing

@@ -144,6 +144,23 @@ def _images(folder: Path, classes: tuple[str, ...]) -> Listing:
     return Listing([path for files in by_class.values() for path in files], labels)
 
 
+def class_images(folder: Path) -> tuple[tuple[str, ...] | None, Listing]:
+    """The classes and images of `folder/<class>`, in a fair order; no classes (None) where `folder` has no folders."""
+    classes = _classes(folder)
+    if not classes:
+        return None, Listing([], torch.empty(0, dtype=torch.long))
+    listed = _images(folder, classes)
+    return classes, listed.pick(fair_order(listed.labels))
+
+
+def flat_images(folder: Path) -> Listing:
+    """The images of a folder, of no class: all labels are 0. Raises InputError where there are none."""
+    files = picture_files(folder)
+    if not files:
+        raise InputError(f"no images in {folder} (files that end with {' '.join(EXTENSIONS)})")
+    return Listing(files, torch.zeros(len(files), dtype=torch.long))
+
+
 def _check_apart(listings: dict[str, Listing]) -> None:
     """Raise InputError for a file that links make part of two of the folders."""
     owner: dict[tuple[int, int], tuple[str, str]] = {}

@@ -72,11 +72,15 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
     def take(self, indices: Tensor) -> Split:
         """The images at `indices` (m,) int64, in that order."""
         images = self.images[indices] if isinstance(self.images, Tensor) else self.images.take(indices.tolist())
-        return Split(images, self.labels[indices])
+        return type(self)(images, self.labels[indices])
 
     def renumbered(self, numbers: Tensor) -> Split:
         """The same images, of class numbers[i] where they were of class i."""
-        return Split(self.images, numbers[self.labels])
+        return self.labelled(numbers[self.labels])
+
+    def labelled(self, labels: Tensor) -> Split:
+        """The same images with other labels (n,)."""
+        return type(self)(self.images, labels)
 
 
 @dataclass(frozen=True)

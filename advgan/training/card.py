@@ -6,8 +6,8 @@ from typing import Any
 
 from advgan.core.threat_model import eps_text
 from advgan.data import Data, Stream
-from advgan.training import FREE
-from advgan.training.gan import EVASION
+from advgan.training.gan import DETECTOR_WEIGHT
+from advgan.training.runtime.checkpoint import FREE
 
 CARD = """---
 library_name: advgan
@@ -34,9 +34,12 @@ says nothing about other classifiers.
 """
 
 
-def generator_card(settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
-    """Markdown for a generator: `settings` of train/advgan.py, `figures` of its chosen validation, hinge length `c`."""
-    return _filled(CARD, "train/advgan.py", settings, figures, c)
+def generator_card(
+    settings: dict[str, Any], figures: dict[str, float], c: float, program: str | None = "train/advgan.py"
+) -> str:
+    """Markdown for a generator: `settings` of `program` (None: of `advgan.fit`), `figures` of its chosen validation,
+    hinge threshold `c`."""
+    return _filled(CARD, program, settings, figures, c)
 
 
 SUBSTITUTE = """---
@@ -127,7 +130,7 @@ def _command(program: str, settings: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
+def _filled(card: str, program: str | None, settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
     s = settings
     goal = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
     if s.get("any_class"):
@@ -147,7 +150,7 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
         hinge = f"| images with an active hinge (l2 above c) | {figures['hinge_active']:.1%} |\n"
     rejection = ""
     if "rejected" in figures:
-        loss += f" + {EVASION if s['evasion'] is None else s['evasion']:g} L_evasion"
+        loss += f" + {DETECTOR_WEIGHT if s['evasion'] is None else s['evasion']:g} L_evasion"
         rejection = f"| of those images, rejected by the target when perturbed | {figures['rejected']:.2%} |\n"
     # Of several questions `asr` is the mean; each one's stands below it.
     each = "".join(f"| of this mean: {name} | {value:.2%} |\n" for name, value in figures.items() if name[:4] == "asr ")
@@ -162,7 +165,7 @@ def _filled(card: str, program: str, settings: dict[str, Any], figures: dict[str
         "radius": radius,
         "iterations": iterations,
         "loss": loss,
-        "command": _command(program, s),
+        "command": "advgan.fit(...)" if program is None else _command(program, s),
     }
     return card.format(**values)
 

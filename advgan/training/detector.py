@@ -31,6 +31,7 @@ from advgan.classifiers import fingerprint
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data, Split
 from advgan.data.flags import DataSettings, load_chosen
@@ -52,10 +53,8 @@ from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.card import detector_card
 
-ROOT = Path(__file__).resolve().parents[2]
-
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, y) -> x_adv, and which of them (n,) fool
-SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
+SHIPPED = shipped("checkpoints/mnist5k-classifier")
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""One round of the game of three networks: the discriminator's step, then the generator's; the target only answers."""
+"""One step of AdvGAN's training: the discriminator's, then the generator's, against a frozen classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,25 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from advgan.core.errors import InputError
+from advgan.defenses import suspicious
 from advgan.models import losses
 from advgan.models.generator import Generator
 
-EVASION = 1.0  # usual weight of L_evasion, where the target can reject
+DETECTOR_WEIGHT = 1.0  # default weight of L_detector, where the classifier can reject images
 
 
 @dataclass(frozen=True)
-class Game:
-    """L = L_adv + alpha L_GAN + beta L_hinge (Xiao et al. 2018, eq. 4) + gamma L_same + evasion L_evasion, with the
-    form of each term.
+class LossConfig:
+    """L = L_adv + alpha L_GAN + beta L_hinge (Xiao et al. 2018, eq. 4), with the form of each term, and two terms more:
 
-    L_same keeps a generator with noise from giving one answer for all noise; others have none. L_evasion is for a
-    target that can reject: it keeps the answers from looking suspicious.
+    + diversity_weight L_diversity   of a generator with noise: keeps it from ignoring the noise
+    + detector_weight L_detector     of a classifier that can reject: keeps the adversarial images below its threshold;
+                                     None: 1
+
+    adversarial, kappa   form of L_adv, and the margin of the form "margin"
+    gan                  form of L_GAN
+    hinge_threshold      l2 norm from which the hinge is active; None: 0.85 of that of random-sign noise of the same eps
     """
 
     adversarial: losses.Adversarial = "margin"
@@ -33,68 +39,116 @@ class Game:
     gan: losses.GAN = "least-squares"
     alpha: float = 0.1
     beta: float = 0.05
-    c: float = 0.0
-    gamma: float = 0.0
-    evasion: float = 0.0
+    hinge_threshold: float | None = None
+    diversity_weight: float = 0.5
+    detector_weight: float | None = None
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the images of a batch shall be answered with; None where the generator has no choice.
+class Conditions:
+    """What each image of a batch is perturbed for; None where the generator has no such input.
 
-    y_target (n,) int64, -1 for "away from the true class"; eps (n,) radii; z (n, noise).
+    y_target    (n,) int64, -1 for "away from the true class"
+    eps, z      (n,) radii; (n, noise) normal noise
+    eps_scale   the radii as fractions of the generator's largest
     """
 
     y_target: Tensor | None = None
     eps: Tensor | None = None
     z: Tensor | None = None
+    eps_scale: Tensor | float = 1.0
 
-    def share(self, eps: float) -> Tensor | float:
-        """Each image's part of the largest radius `eps`."""
-        return 1.0 if self.eps is None else self.eps / eps
+    def __getitem__(self, part: slice) -> Conditions:
+        y_target, eps, z = (None if value is None else value[part] for value in (self.y_target, self.eps, self.z))
+        return Conditions(y_target, eps, z, self.eps_scale[part] if isinstance(self.eps_scale, Tensor) else 1.0)
 
 
-def ask(generator: Generator, y: Tensor, rng: np.random.Generator, first: int, total: int, aimed: float) -> Asked:
-    """Questions to the images with labels `y`: those at `first` and after it of a batch of `total` over all processes.
+@dataclass(frozen=True)
+class Batch:
+    """Images x (n, c, h, w), labels y (n,) int64 and conditions."""
 
-    A share `aimed` gets a class drawn from the wrong ones, the rest -1; radii are uniform over the trained range, noise
-    is normal. They are drawn for the whole batch, so that any number of processes asks the same.
+    x: Tensor
+    y: Tensor
+    conditions: Conditions = field(default_factory=Conditions)
+
+    def __getitem__(self, part: slice) -> Batch:
+        return Batch(self.x[part], self.y[part], self.conditions[part])
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a generator's loss is computed from, for each of n images; x_adv, logits and scores have gradients.
+
+    x, x_adv          (n, c, h, w)
+    y, y_target       (n,) int64; y_target is None, or -1 for "away from the true class"
+    logits            (n, k) float32, the classifier's for x_adv
+    scores            (n,) float32, the discriminator's for x_adv: higher for clean images
+    rejection         (n,) how far x_adv is above a detector's threshold; None without detector
+    conditions        see `Conditions`
+    """
+
+    x: Tensor
+    x_adv: Tensor
+    y: Tensor
+    y_target: Tensor | None
+    logits: Tensor
+    scores: Tensor
+    rejection: Tensor | None
+    conditions: Conditions
+
+
+LossFunction = Callable[[LossInputs], Tensor]  # -> a scalar, or one value per image (n,)
+
+
+def sample_conditions(
+    generator: Generator, y: Tensor, rng: np.random.Generator, *, first: int, total: int, targeted_fraction: float
+) -> Conditions:
+    """Conditions of the images with labels `y`, at `first` and after it in a batch of `total` over all processes.
+
+    A fraction `targeted_fraction` gets one of the wrong classes, the rest -1; radii are uniform over the trained range,
+    noise is normal. Sampled for the whole batch, so that they do not depend on the number of processes.
     """
     mine, device = slice(first, first + len(y)), y.device
 
-    def here(values: np.ndarray) -> Tensor:
+    def local(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values[mine]).to(device)
 
-    def drawn(values: np.ndarray) -> Tensor:
-        """A draw for each image; where they stand in pairs that differ in noise alone, one for each pair."""
-        return here(np.repeat(values[::2], 2)[:total] if generator.noise else values)
+    def per_image(values: np.ndarray) -> Tensor:
+        """One value per image; where images come in pairs that differ in noise alone, one per pair."""
+        return local(np.repeat(values[::2], 2)[:total] if generator.noise else values)
 
     y_target = eps = z = None
     if generator.classes:
-        wrong = (y + drawn(rng.integers(1, generator.classes, total))) % generator.classes
-        y_target = wrong.where(drawn(rng.random(total)) < aimed, torch.full_like(y, -1))
+        wrong = (y + per_image(rng.integers(1, generator.classes, total))) % generator.classes
+        y_target = wrong.where(per_image(rng.random(total)) < targeted_fraction, torch.full_like(y, -1))
     elif generator.y_target is not None:
         y_target = torch.full_like(y, generator.y_target)
     if generator.eps_min is not None:
-        eps = drawn(rng.uniform(generator.eps_min, generator.threat.eps, total).astype(np.float32))
+        eps = per_image(rng.uniform(generator.eps_min, generator.threat.eps, total).astype(np.float32))
     if generator.noise:
-        z = here(rng.standard_normal((total, generator.noise), np.float32))
-    return Asked(y_target, eps, z)
+        z = local(rng.standard_normal((total, generator.noise), np.float32))
+    return Conditions(y_target, eps, z, 1.0 if eps is None else eps / generator.threat.eps)
 
 
-def slices(n: int, parts: int) -> list[slice]:
-    """A batch of `n` images cut into `parts` equal micro-batches."""
+def perturbed(generator: nn.Module, batch: Batch) -> Tensor:
+    """x_adv (n, c, h, w) of a batch, by a generator that may be wrapped for several processes."""
+    x_adv: Tensor = generator(batch.x, batch.conditions.y_target, batch.conditions.eps, batch.conditions.z)
+    return x_adv
+
+
+def micro_batches(n: int, parts: int) -> list[slice]:
+    """A batch of `n` images in `parts` equal parts."""
     size = n // parts
     return [slice(i * size, (i + 1) * size) for i in range(parts)]
 
 
-def gathering(network: nn.Module, last: bool, accelerator: Accelerator) -> AbstractContextManager[Any]:
-    """Around one micro-batch's forward and backward: only after the last one do the processes share their gradients."""
+def no_sync_unless_last(network: nn.Module, last: bool, accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """Around the forward and backward pass of a micro-batch: gradients are synchronised on the last one only."""
     return nullcontext() if last else accelerator.no_sync(network)
 
 
 def discriminator_step(
-    game: Game,
+    loss: LossConfig,
     discriminator: nn.Module,
     optimizer: Optimizer,
     x: Tensor,
@@ -103,95 +157,106 @@ def discriminator_step(
     *,
     accumulate: int = 1,
 ) -> dict[str, Tensor]:
-    """Clean and (detached) perturbed images in one forward pass; nothing of it reaches the generator.
+    """Clean and detached adversarial images in one forward pass; no gradient reaches the generator.
 
-    With `accumulate` above 1 it takes so many micro-batches in turn, whose gradients add up to the whole batch's.
+    With `accumulate` above 1 the batch is taken in as many micro-batches, whose gradients add up to the whole batch's.
     """
     optimizer.zero_grad()
-    found = []
-    for part in slices(len(x), accumulate):
-        with gathering(discriminator, part.stop == len(x), accelerator):
+    metrics = []
+    for part in micro_batches(len(x), accumulate):
+        with no_sync_unless_last(discriminator, part.stop == len(x), accelerator):
             real, fake = discriminator(torch.cat([x[part], x_adv[part]])).chunk(2)
-            loss = losses.gan_discriminator(real, fake, form=game.gan).mean()
-            accelerator.backward(loss / accumulate)
-        found.append({"loss discriminator": loss, "D(real)": real.mean(), "D(fake)": fake.mean()})
+            value = losses.gan_discriminator(real, fake, form=loss.gan).mean()
+            accelerator.backward(value / accumulate)
+        metrics.append({"loss discriminator": value, "D(real)": real.mean(), "D(fake)": fake.mean()})
     optimizer.step()
-    return mean(found)
+    return average(metrics)
 
 
 def generator_step(
-    game: Game,
+    loss: LossConfig | LossFunction,
     generator: nn.Module,
     optimizer: Optimizer,
-    critic: nn.Module,
-    target: Any,
-    x: Tensor,
-    x_adv: Tensor | Callable[[slice], Tensor],
-    y: Tensor,
-    accelerator: Accelerator,
+    batch: Batch,
+    x_adv: Tensor | None = None,
     *,
-    y_target: Tensor | None = None,
-    share: Tensor | float = 1.0,
+    discriminator: nn.Module,
+    model: Any,
+    accelerator: Accelerator,
     clip_norm: float = 10.0,
     accumulate: int = 1,
 ) -> dict[str, Tensor]:
     """All terms of the generator's loss, in one backward pass.
 
-    y_target, share   what the images were asked for: see `Asked`
-    accumulate        above 1 it takes so many micro-batches in turn, and `x_adv` answers a part of the batch when it is
-                      asked: so that the activations of one alone are kept
-    `critic` is the unwrapped discriminator, frozen for the while: its own gradients stay as they are, and its
-    data-parallel wrapper never sees a forward pass without a backward one.
+    x_adv           the generator's output for the whole batch, with its graph; None, or more than one micro-batch:
+                    computed here
+    discriminator   unwrapped: frozen for this step, so that its own gradients stay as they are and its data-parallel
+                    wrapper has no forward pass without a backward one
+    model           the frozen classifier
+    accumulate      number of micro-batches: of one alone are activations kept
     """
     optimizer.zero_grad()
-    found = []
-    for part in slices(len(x), accumulate):
-        with gathering(generator, part.stop == len(x), accelerator):
-            loss, terms = generator_loss(
-                *(game, critic, target, x[part], x_adv(part) if callable(x_adv) else x_adv, y[part], accelerator),
-                y_target=None if y_target is None else y_target[part],
-                share=share[part] if isinstance(share, Tensor) else share,
-            )
-            accelerator.backward(loss / accumulate)
-        found.append(terms)
-    length = accelerator.clip_grad_norm_(generator.parameters(), clip_norm)
+    metrics = []
+    for part in micro_batches(len(batch.x), accumulate):
+        images = batch[part]
+        with no_sync_unless_last(generator, part.stop == len(batch.x), accelerator):
+            images_adv = x_adv if x_adv is not None and accumulate == 1 else perturbed(generator, images)
+            inputs = loss_inputs(images, images_adv, discriminator, model, accelerator)
+            value, terms = weighted_loss(loss, inputs) if isinstance(loss, LossConfig) else own_loss(loss, inputs)
+            accelerator.backward(value / accumulate)
+        metrics.append(terms)
+    gradient_norm = accelerator.clip_grad_norm_(generator.parameters(), clip_norm)
     optimizer.step()
-    return mean(found) | {"gradient norm": torch.as_tensor(length).detach()}
+    return average(metrics) | {"gradient norm": torch.as_tensor(gradient_norm).detach()}
 
 
-def generator_loss(
-    game: Game,
-    critic: nn.Module,
-    target: Any,
-    x: Tensor,
-    x_adv: Tensor,
-    y: Tensor,
-    accelerator: Accelerator,
-    *,
-    y_target: Tensor | None,
-    share: Tensor | float,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The whole loss, a mean over the images, and its terms."""
-    critic.requires_grad_(False)
+def loss_inputs(
+    batch: Batch, x_adv: Tensor, discriminator: nn.Module, model: Any, accelerator: Accelerator
+) -> LossInputs:
+    """One forward pass of classifier and discriminator on the adversarial images of a batch."""
+    discriminator.requires_grad_(False)
     with accelerator.autocast():
-        logits, judged = target(x_adv).float(), critic(x_adv).float()
-        suspicion = target.suspicion(x_adv).float() if game.evasion else None
-    critic.requires_grad_(True)
+        logits, scores = model(x_adv).float(), discriminator(x_adv).float()
+        rejection = model.suspicion(x_adv).float() if suspicious(model) else None
+    discriminator.requires_grad_(True)
+    return LossInputs(
+        batch.x, x_adv, batch.y, batch.conditions.y_target, logits, scores, rejection, batch.conditions
+    )  # fmt: skip
+
+
+def weighted_loss(loss: LossConfig, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of `loss`, a mean over the images, and its terms."""
+    delta = inputs.x_adv - inputs.x
+    adversarial = losses.adversarial(
+        inputs.logits, inputs.y, inputs.y_target, form=loss.adversarial, kappa=loss.kappa
+    )  # fmt: skip
+    threshold = (loss.hinge_threshold or 0.0) * inputs.conditions.eps_scale
     terms = {
-        "loss adversarial": losses.adversarial(logits, y, y_target, form=game.adversarial, kappa=game.kappa).mean(),
-        "loss GAN": losses.gan_generator(judged, form=game.gan).mean(),
-        "loss hinge": losses.hinge(x_adv - x, game.c * share).mean(),
+        "loss adversarial": adversarial.mean(),
+        "loss GAN": losses.gan_generator(inputs.scores, form=loss.gan).mean(),
+        "loss hinge": losses.hinge(delta, threshold).mean(),
     }
-    loss = terms["loss adversarial"] + game.alpha * terms["loss GAN"] + game.beta * terms["loss hinge"]
-    if game.gamma:
-        terms["loss sameness"] = losses.sameness(x_adv - x).mean()
-        loss = loss + game.gamma * terms["loss sameness"]
-    if suspicion is not None:
-        terms["loss evasion"] = losses.evasion(suspicion).mean()
-        loss = loss + game.evasion * terms["loss evasion"]
-    return loss, terms
+    total = terms["loss adversarial"] + loss.alpha * terms["loss GAN"] + loss.beta * terms["loss hinge"]
+    if loss.diversity_weight and inputs.conditions.z is not None:
+        terms["loss sameness"] = losses.sameness(delta).mean()
+        total = total + loss.diversity_weight * terms["loss sameness"]
+    detector_weight = DETECTOR_WEIGHT if loss.detector_weight is None else loss.detector_weight
+    if detector_weight and inputs.rejection is not None:
+        terms["loss evasion"] = losses.evasion(inputs.rejection).mean()
+        total = total + detector_weight * terms["loss evasion"]
+    return total, terms
 
 
-def mean(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The terms of equal micro-batches as those of the whole batch."""
-    return {name: torch.stack([each[name].detach() for each in found]).mean() for name in found[0]}
+def own_loss(loss: LossFunction, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+    """The caller's loss, a mean over the images. Raises InputError for what is no such value, or has no gradient."""
+    value: Any = loss(inputs)
+    if not isinstance(value, Tensor) or value.shape not in ((), (len(inputs.x),)) or not value.requires_grad:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        got += "" if not isinstance(value, Tensor) or value.requires_grad else ", without gradient"
+        raise InputError(f"loss must return a scalar or one value per image ({len(inputs.x)},), got {got}")
+    return value.mean(), {"loss": value.mean()}
+
+
+def average(metrics: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The metrics of equal micro-batches as those of the whole batch."""
+    return {name: torch.stack([values[name].detach() for values in metrics]).mean() for name in metrics[0]}

@@ -36,6 +36,7 @@ from advgan.core.errors import InputError
 from advgan.core.files import write_file
 from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, check_class, check_eps
 from advgan.data import Split, training_batches
 from advgan.data.flags import DataSettings, load_chosen
@@ -46,13 +47,11 @@ from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Architecture, Generator
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import percent, substitute_card
-from advgan.training.gan import Game, discriminator_step, generator_step
+from advgan.training.gan import Batch, Conditions, LossConfig, discriminator_step, generator_step
 from advgan.training.validation import Judgement, Validation, check_attackable, questions
 from advgan.training.validation_log import write_validation
 
-ROOT = Path(__file__).resolve().parents[2]
-
-SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
+SHIPPED = shipped("checkpoints/mnist5k-classifier")
 Phase = Literal["distil", "attack"]
 
 
@@ -207,7 +206,7 @@ def main(settings: Settings) -> None:
 
     some, _ = next(train.first(512).batches(512))
     c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
-    game = Game(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c)
+    loss = LossConfig(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c)
     batches = {
         phase: training_batches(
             train, settings.batch_size, seed=settings.seed, first=record[phase], last=len(plan), workers=2
@@ -257,11 +256,18 @@ def main(settings: Settings) -> None:
                     for each in own:
                         each.load_guide_weights(substitute, init=record["attack"] == 0)
                 y = b.argmax(1)
+                y_target = None if settings.y_target is None else torch.full_like(y, settings.y_target)
                 x_adv = generator(x)
-                terms = discriminator_step(game, critic, optimizer_d, x, x_adv.detach(), accelerator)
+                terms = discriminator_step(loss, critic, optimizer_d, x, x_adv.detach(), accelerator)
                 terms |= generator_step(
-                    *(game, generator, optimizer_g, critic, substitute, x, x_adv, y, accelerator),
-                    y_target=None if settings.y_target is None else torch.full_like(y, settings.y_target),
+                    loss,
+                    generator,
+                    optimizer_g,
+                    Batch(x, y, Conditions(y_target)),
+                    x_adv,
+                    discriminator=critic,
+                    model=substitute,
+                    accelerator=accelerator,
                     clip_norm=settings.clip_norm,
                 )
                 averaged.update_parameters(generator)
@@ -281,7 +287,7 @@ def main(settings: Settings) -> None:
             stopping = stop.requested(accelerator)
             due = step == len(plan) or plan[step][0] != round_
             if due:
-                judgement = judge(averaged.module, critic, substitute, referee, told, held_out, game, accelerator)
+                judgement = judge(averaged.module, critic, substitute, referee, told, held_out, loss, accelerator)
                 remember(record, judgement, round_ + 1, referee)
                 if log:
                     say(record, bar)
@@ -362,7 +368,7 @@ def judge(
     referee: BlackBox,
     told: training.Told,
     held_out: Split,
-    game: Game,
+    loss: LossConfig,
     accelerator: Accelerator,
 ) -> Judgement:
     """The generator against the substitute, and beside it against the black box: figures that nothing is chosen by.
@@ -374,7 +380,7 @@ def judge(
     substitute.eval()
     y_target = generator.y_target
     validation = Validation(substitute, held_out, accelerator, questions(generator))
-    judgement = validation(generator, critic, c=game.c, gan=game.gan)
+    judgement = validation(generator, critic, c=loss.hinge_threshold or 0.0, gan=loss.gan)
     if not judgement.figures["n_correct"]:
         del judgement.figures["asr"]
     columns: list[Tensor] = []

@@ -24,11 +24,10 @@ from advgan.core.config import ByOrder, parse, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import write_file
 from advgan.core.json_files import read_sealed
+from advgan.core.shipped import shipped
 from advgan.data.flags import DataDir
 from advgan.experiments.trainings import complete, program
-from train.advgan import Settings as Training
-
-ROOT = Path(__file__).resolve().parents[3]
+from advgan.training.program import Settings as Training
 
 VARIANTS = {
     "full": [],
@@ -52,12 +51,14 @@ COLUMNS = {
     "passes to 95 %": lambda cell: cell["training"]["passes_to_95"],
 }
 
+RECIPE = shipped("recipes/mnist-c.yaml")
+
 
 @dataclass(frozen=True)
 class Settings:
     """Which cells to train; everything else is in the recipe of train/advgan.py."""
 
-    train_recipe: Path = ROOT / "recipes/mnist-c.yaml"
+    train_recipe: Path = RECIPE
     """Recipe of train/advgan.py that is varied"""
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Which of full, no-gan, no-hinge, neither, larger-alpha, paper-networks"""

@@ -28,6 +28,7 @@ from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
+from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat, eps_text
 from advgan.data.flags import load_chosen
 from advgan.defenses import weights_of
@@ -42,12 +43,10 @@ from advgan.report.page import failures
 from advgan.report.progress import Begin, cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
-ROOT = Path(__file__).resolve().parents[3]
-
 PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json
 RATE = ("n", "asr", "asr_low", "asr_high")
 LOSSES = ("cross-entropy", "margin")
-SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
+SHIPPED = shipped("checkpoints/mnist5k-classifier")
 STOP = "stop_on_success=true"  # the logits come with each gradient: who looks at them keeps the first image that fools
 
 

@@ -26,6 +26,7 @@ from advgan.attacks import ATTACKS, Spec, bind, parse_attack
 from advgan.core.config import ByOrder, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
 from advgan.defenses import needs_weights
@@ -42,7 +43,7 @@ from advgan.report.tensorboard import command as tensorboard_command
 
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
 SANITY = ("noise-sign", "fgsm", "pgd:steps=40", "pgd:steps=80", "square:queries=300")  # what the checks compare
-SHIPPED = Path(__file__).resolve().parents[3] / "checkpoints/mnist5k-classifier"  # of a clone
+SHIPPED = shipped("checkpoints/mnist5k-classifier")
 SHOWN = 16  # images in a gallery
 
 

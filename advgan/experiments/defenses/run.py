@@ -30,6 +30,7 @@ from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.core.config import ByOrder, Real, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data.flags import load_chosen
 from advgan.defenses import is_random, seen, weights_of
@@ -44,9 +45,7 @@ from advgan.report.page import failures
 from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
-ROOT = Path(__file__).resolve().parents[3]
-
-SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
+SHIPPED = shipped("checkpoints/mnist5k-classifier")
 ATTACKS = ("noise-sign", "fgsm", "fgsm@naive", "pgd:steps=40", "pgd:steps=40@naive", "square:queries=300")
 TRANSFER, OF_BASE, ITS_OWN = "transfer", "advgan, of the base", "advgan, trained on it"  # columns beside the attacks'
 

@@ -24,6 +24,7 @@ import advgan.training as training
 from advgan.attacks.registry import Spec, bind, parse_attack
 from advgan.core.config import Real, write_settings
 from advgan.core.errors import InputError
+from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data
 from advgan.data.flags import load_chosen
@@ -38,9 +39,7 @@ from advgan.report.page import failures
 from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
-ROOT = Path(__file__).resolve().parents[3]
-
-SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
+SHIPPED = shipped("checkpoints/mnist5k-classifier")
 RATES = [*(i / 200 for i in range(20)), *(i / 50 for i in range(5, 51))]  # of false positives, where the ROC is noted
 TOLD = ("auc", "auc_low", "auc_high", "tpr", "tpr_low", "tpr_high", "roc")
 

@@ -42,7 +42,7 @@ from advgan.report.page import failures
 from advgan.report.progress import Begin, cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.distillation import Settings as Distilling
-from train.advgan import Settings as Training
+from advgan.training.program import Settings as Training
 
 GAMMA = 0.143  # of the pixels JSMA may change at most: 112 of 784, the paper's 14.3 %
 DERIVATIVES: tuple[Derivative, ...] = ("softmax", "logits", "probabilities")

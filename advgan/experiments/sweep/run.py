@@ -20,6 +20,7 @@ import advgan.training as training
 from advgan.attacks.registry import ATTACKS, Spec, bind, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
+from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
 from advgan.defenses import weights_of
@@ -32,10 +33,8 @@ from advgan.report.page import failures
 from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
-ROOT = Path(__file__).resolve().parents[3]
-
 ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
-SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
+SHIPPED = shipped("checkpoints/mnist5k-classifier")
 SHOWN = 100  # images that a gallery's five are chosen from
 
 

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, reason
 from advgan.core.lock import release
 
 
@@ -28,6 +28,22 @@ def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient:
         raise InputError(f"threads must be at least 1, got {threads}")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
+    accelerator = make_accelerator(bf16=bf16, patient=patient)
+    if accelerator.device.type == "cpu" or threads is not None:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(threads or max(1, _cores() // local))
+    set_seed(seed)
+    processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
+    accelerator.print(f"{processes} on {accelerator.device.type}, {torch.get_num_threads()} threads each", flush=True)
+    return accelerator
+
+
+def make_accelerator(*, bf16: bool = False, patient: bool = False) -> Accelerator:
+    """The Accelerator of this process and those launched with it.
+
+    `bf16` asks for mixed precision where the launcher was not asked; `patient` lets the processes wait for each other
+    for days, not minutes. Raises InputError for engines that cannot train two networks.
+    """
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16"):
         raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
     _check_all_started()
@@ -35,7 +51,10 @@ def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient:
     if world > 1 and not (torch.cuda.is_available() or torch.xpu.is_available()):
         os.environ["ACCELERATE_USE_CPU"] = "true"  # or each process of torchrun would think it is alone
     waiting = [InitProcessGroupKwargs(timeout=timedelta(days=7))] if patient else []
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else None, kwargs_handlers=waiting)
+    try:
+        accelerator = Accelerator(mixed_precision="bf16" if bf16 else None, kwargs_handlers=waiting)
+    except ValueError as error:  # this process has one of another precision
+        raise InputError(f"bf16 cannot be switched on in this process any more: {reason(error)}") from None
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
         raise InputError(
             "expected one process or data parallel processes: two networks that train in turn cannot share one "
@@ -43,12 +62,6 @@ def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient:
         )
     if accelerator.num_processes != world:
         raise InputError(f"the launcher started {world} processes, {accelerator.num_processes} found each other")
-    if accelerator.device.type == "cpu" or threads is not None:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(threads or max(1, _cores() // local))
-    set_seed(seed)
-    processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
-    accelerator.print(f"{processes} on {accelerator.device.type}, {torch.get_num_threads()} threads each", flush=True)
     return accelerator
 
 

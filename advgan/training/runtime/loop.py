@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +19,8 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
+from rich import get_console
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -60,7 +64,9 @@ class Stop:
         self._launcher = os.getppid() if launched else None
 
     def __enter__(self) -> Stop:
-        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        main_thread = threading.current_thread() is threading.main_thread()  # others have no signals
+        numbers = SIGNALS if main_thread else ()
+        self._before = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -135,8 +141,12 @@ def open_log(
     log.close()
 
 
-def progress_bar(accelerator: Accelerator) -> Progress:
-    """A bar with steps, time and the `figures` field (losses, validation); silent in all processes but the main one."""
+def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress:
+    """A bar with steps, time and the `figures` field (losses, validation); silent in all processes but the main one.
+
+    A notebook without ipywidgets, which the bar needs there, has the lines printed above it alone.
+    """
+    plain = get_console().is_jupyter and find_spec("ipywidgets") is None
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -144,5 +154,6 @@ def progress_bar(accelerator: Accelerator) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
-        disable=not accelerator.is_main_process,
+        disable=disable or not accelerator.is_main_process,
+        console=Console(force_jupyter=False) if plain else None,
     )

@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.gan import Game, ask, discriminator_step, generator_step
+from advgan.training.gan import Batch, LossConfig, discriminator_step, generator_step, sample_conditions
 from advgan.training.validation import Question, questions
 
 
@@ -19,7 +19,7 @@ def test_each_step_trains_its_own_network():
     x, y = torch.rand(6, 1, 12, 12), torch.arange(6) % 3
     generator, discriminator = Generator(width=8, depth=1), Discriminator()
     target = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 3)).requires_grad_(False)
-    game, accelerator = Game(kappa=10.0, c=0.1), Accelerator(cpu=True)
+    loss, accelerator = LossConfig(kappa=10.0, hinge_threshold=0.1), Accelerator(cpu=True)
 
     def weights(net):
         return [p.detach().clone() for p in net.parameters()]
@@ -29,13 +29,14 @@ def test_each_step_trains_its_own_network():
 
     g, d, t = weights(generator), weights(discriminator), weights(target)
     x_adv = generator(x)
-    discriminator_step(game, discriminator, SGD(discriminator.parameters(), 0.1), x, x_adv.detach(), accelerator)
+    discriminator_step(loss, discriminator, SGD(discriminator.parameters(), 0.1), x, x_adv.detach(), accelerator)
     assert all(same(generator, g))
     assert all(p.grad is None for p in generator.parameters())
     assert not any(same(discriminator, d))
     d, gradients = weights(discriminator), [p.grad.clone() for p in discriminator.parameters()]
     optimizer = SGD(generator.parameters(), 0.1)
-    generator_step(game, generator, optimizer, discriminator, target, x, x_adv, y, accelerator)
+    parts = {"discriminator": discriminator, "model": target, "accelerator": accelerator}
+    generator_step(loss, generator, optimizer, Batch(x, y), x_adv, **parts)
     assert all(same(discriminator, d))
     assert all(torch.equal(p.grad, q) for p, q in zip(discriminator.parameters(), gradients, strict=True))
     assert all(same(target, t))
@@ -59,8 +60,9 @@ def test_against_a_detector_the_generator_learns_to_look_harmless():
         x_adv = generator(x)
         x_adv.retain_grad()
         optimizer = SGD(generator.parameters(), 0.1)
-        game = Game(evasion=evasion)
-        parts = generator_step(game, generator, optimizer, discriminator, target, x, x_adv, y, Accelerator(cpu=True))
+        modules = {"discriminator": discriminator, "model": target, "accelerator": Accelerator(cpu=True)}
+        loss = LossConfig(detector_weight=evasion)
+        parts = generator_step(loss, generator, optimizer, Batch(x, y), x_adv, **modules)
         found.append((x_adv.grad, parts))
     (plain, _), (evading, parts) = found
     assert torch.allclose(evading - plain, torch.full_like(plain, 2 / 64 / 4), atol=1e-6)
@@ -71,8 +73,10 @@ def test_against_a_detector_the_generator_learns_to_look_harmless():
 def test_questions_are_the_same_for_any_number_of_processes_and_never_the_true_class():
     generator = Generator(classes=4, eps_min=0.1, width=4, depth=0)
     y = torch.arange(400) % 4
-    whole = ask(generator, y, np.random.default_rng(0), 0, 400, 0.5)
-    second = ask(generator, y[200:], np.random.default_rng(0), 200, 400, 0.5)
+    whole = sample_conditions(generator, y, np.random.default_rng(0), first=0, total=400, targeted_fraction=0.5)
+    second = sample_conditions(
+        generator, y[200:], np.random.default_rng(0), first=200, total=400, targeted_fraction=0.5
+    )
     assert torch.equal(whole.y_target[200:], second.y_target)
     assert torch.equal(whole.eps[200:], second.eps)
     assert not (whole.y_target == y).any()
@@ -85,7 +89,8 @@ def test_questions_are_the_same_for_any_number_of_processes_and_never_the_true_c
 
 def test_pairs_of_draws_differ_in_noise_alone():
     generator = Generator(classes=4, eps_min=0.1, noise=3, width=4, depth=0)
-    asked = ask(generator, torch.arange(8).repeat_interleave(2) % 4, np.random.default_rng(0), 0, 16, 0.5)
+    y, rng = torch.arange(8).repeat_interleave(2) % 4, np.random.default_rng(0)
+    asked = sample_conditions(generator, y, rng, first=0, total=16, targeted_fraction=0.5)
     assert torch.equal(asked.y_target[::2], asked.y_target[1::2])
     assert torch.equal(asked.eps[::2], asked.eps[1::2])
     assert not torch.equal(asked.z[::2], asked.z[1::2])

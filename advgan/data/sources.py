@@ -1,0 +1,216 @@
+"""Images as a caller holds them -> a Split: tensors, arrays, a Dataset, a DataLoader, a folder, labelled or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+
+from advgan.core.errors import InputError
+from advgan.core.inputs import check_images, check_labels
+from advgan.data.folder import class_images, flat_images, split_folders
+from advgan.data.image_io import MEMORY_LIMIT, StoredImages, cut, infer_shape
+from advgan.data.split import Split
+from advgan.data.stream import Stream
+
+EXPECTED = "images, (images, labels), a Dataset, a DataLoader or a folder"
+
+
+class Source(NamedTuple):
+    """A split; whether it has labels (without, all are 0); and the names of its classes, of class folders alone."""
+
+    split: Split | Stream
+    labelled: bool
+    classes: tuple[str, ...] | None = None
+
+
+class FloatSplit(Split):
+    """A Split of float32 images in [0, 1], which leave it as they are."""
+
+    def __init__(self, images: Any, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self.images[list(indices)], self.labels[indices]
+
+
+class DatasetImages:
+    """The images of a map-style Dataset, read each time they are needed: its random augmentation stays random."""
+
+    def __init__(self, dataset: Any, shape: tuple[int, ...], order: Sequence[int]) -> None:
+        self.dataset, self.order, self.shape = dataset, order, (len(order), *shape)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def take(self, indices: Iterable[int]) -> DatasetImages:
+        return DatasetImages(self.dataset, self.shape[1:], [self.order[i] for i in indices])
+
+    def __getitem__(self, indices: Iterable[int]) -> Tensor:
+        images = [_pixels(_parts(self.dataset[self.order[i]])[0]) for i in indices]
+        if sizes := {tuple(image.shape) for image in images} - {self.shape[1:]}:
+            raise InputError(f"all images must have one shape {self.shape[1:]}, got {sizes.pop()}")
+        x = torch.stack(images)
+        check_images(x)
+        return x
+
+
+def as_split(source: Any, name: str = "train", image_shape: tuple[int, int, int] | None = None) -> Source:
+    """The images and labels of `source`, called `name` in errors.
+
+    source   one of
+        images     float (n, c, h, w) in [0, 1], or uint8 in 0..255: a tensor or an array; without labels
+        a pair     (images, labels), labels whole numbers (n,)
+        Dataset    of images (c, h, w), or of (image, label); a map-style one is read anew each time it is used
+        DataLoader of a map-style Dataset: that Dataset; of another, or with a collate function: one pass, in memory
+        folder     FOLDER/<class>/*.jpg, classes sorted by name, or images alone, which have no labels
+        Split, Stream   of advgan.data
+    image_shape   of a folder: images are resized and cropped to it; None: all must have one size
+
+    Raises InputError for everything else: other types, shapes, ranges, a wrong number of labels.
+    """
+    if isinstance(source, (Split, Stream)):
+        return Source(source, labelled=True)
+    if isinstance(source, (str, Path)):
+        return _folder(Path(source), image_shape)
+    if isinstance(source, DataLoader):
+        source = _dataset_of(source)
+    if isinstance(source, TensorDataset):
+        source = source.tensors
+    if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
+        return _dataset(source, name)
+    if isinstance(source, (IterableDataset, _Batches)):
+        source = _in_memory(source, name)
+    if isinstance(source, (tuple, list)) and len(source) == 2 and all(map(_is_array, source)):
+        images, labels = map(torch.as_tensor, source)
+    elif isinstance(source, (tuple, list)) and len(source) == 1 and _is_array(source[0]):
+        images, labels = torch.as_tensor(source[0]), None
+    elif _is_array(source):
+        images, labels = torch.as_tensor(source), None
+    else:
+        raise InputError(f"{name} must be {EXPECTED}, got {type(source).__name__}")
+    return _tensors(images, labels, name)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray))
+
+
+def _tensors(images: Tensor, labels: Tensor | None, name: str) -> Source:
+    images = images.detach().cpu()
+    grey = images.dtype == torch.uint8
+    check_images(images[:1].float() / 255 if grey else images.float() if images.is_floating_point() else images)
+    if not len(images):
+        raise InputError(f"{name} has no images")
+    y = torch.zeros(len(images), dtype=torch.long) if labels is None else _labels(labels, len(images), name)
+    split = Split(images, y) if grey else FloatSplit(images.float(), y)
+    return Source(split, labels is not None)
+
+
+def _labels(labels: Tensor, n: int, name: str) -> Tensor:
+    whole = not labels.is_floating_point() and labels.dtype != torch.bool and not labels.is_complex()
+    y = labels.detach().cpu()
+    check_labels(y.long() if whole else y, n, f"the labels of {name}")
+    return y.long()
+
+
+class _Batches:
+    """The batches of a DataLoader, as its own sampler and collate function make them."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+
+def _dataset_of(loader: DataLoader[Any]) -> Any:
+    """What a DataLoader reads from, where that is enough: its order and batch size are those of the training."""
+    plain = loader.collate_fn is default_collate and not isinstance(loader.dataset, IterableDataset)
+    return loader.dataset if plain and isinstance(loader.dataset, Dataset) else _Batches(loader)
+
+
+def _in_memory(source: Any, name: str) -> tuple[Tensor, ...]:
+    """All images (and labels) of one pass, float32; raises InputError where they take more than MEMORY_LIMIT bytes."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    for item in source.loader if isinstance(source, _Batches) else source:
+        x, y = _parts(item)
+        x = _pixels(x)
+        images.append(x if x.ndim == 4 else x[None])
+        labels += [] if y is None else [torch.as_tensor(y).reshape(-1)]
+        if sum(image.nbytes for image in images[:1]) * len(images) > MEMORY_LIMIT:
+            raise InputError(
+                f"{name} has no length, and more than {MEMORY_LIMIT >> 30} GiB: expected a map-style Dataset"
+            )
+    if not images:
+        raise InputError(f"{name} has no images")
+    x = torch.cat(images)
+    return (x, torch.cat(labels)) if labels else (x,)
+
+
+def _parts(item: Any) -> tuple[Any, Any]:
+    """Image and label (None: without) of an item of a Dataset."""
+    if isinstance(item, (tuple, list)) and len(item) in (1, 2):
+        return item[0], item[1] if len(item) == 2 else None
+    if _is_array(item) or isinstance(item, Image.Image):
+        return item, None
+    if isinstance(item, dict):
+        raise InputError(f"a Dataset must give images or pairs (image, label), got a dict with {', '.join(item)[:80]}")
+    raise InputError(f"a Dataset must give images or pairs (image, label), got {type(item).__name__}")
+
+
+def _pixels(image: Any) -> Tensor:
+    """An image (c, h, w), or several, as float32 in [0, 1]; 8-bit pixels are divided by 255."""
+    if isinstance(image, Image.Image):
+        array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        image = torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)
+    if not _is_array(image):
+        raise InputError(f"an image must be a tensor, an array or a PIL image, got {type(image).__name__}")
+    image = torch.as_tensor(image)
+    return image.float().div(255) if image.dtype == torch.uint8 else image.float()
+
+
+def _dataset(dataset: Any, name: str) -> Source:
+    n = len(dataset)
+    if not n:
+        raise InputError(f"{name} has no images")
+    first, label = _parts(dataset[0])
+    shape = tuple(_pixels(first).shape)
+    images = DatasetImages(dataset, shape, range(n))
+    check_images(images[[0]])
+    if label is None:
+        return Source(FloatSplit(images, torch.zeros(n, dtype=torch.long)), labelled=False)
+    listed = _listed_labels(dataset, n, label)
+    labels = [_parts(dataset[i])[1] for i in range(n)] if listed is None else listed
+    return Source(FloatSplit(images, _labels(torch.as_tensor(labels), n, name)), labelled=True)
+
+
+def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
+    """The labels that a Dataset lists (`targets`, as torchvision's do), so that no image is read for them."""
+    targets = getattr(dataset, "targets", None)
+    if targets is None or getattr(dataset, "target_transform", None) or len(targets) != n:
+        return None
+    return targets if int(targets[0]) == int(first) else None
+
+
+def _folder(root: Path, image_shape: tuple[int, int, int] | None) -> Source:
+    if not root.is_dir():
+        raise InputError(f"expected a folder of images, got {root}")
+    if splits := split_folders(root):
+        raise InputError(f"{root} holds {', '.join(sorted(splits))}: expected one of them, like {root / 'train'}")
+    classes, listing = class_images(root)
+    if classes is None:
+        listing = flat_images(root)
+    size, channels = (None, None) if image_shape is None else (image_shape[1:], image_shape[0])
+    if size is not None and image_shape is not None:
+        files = StoredImages(listing.paths, image_shape, crop=True, order=range(len(listing.paths)))
+    else:
+        files = StoredImages(
+            listing.paths, infer_shape(listing.paths, None, channels), False, range(len(listing.paths))
+        )
+    (images,) = cut(files, [len(listing.paths)])
+    return Source(Split(images, listing.labels), labelled=classes is not None, classes=classes)

@@ -1,0 +1,121 @@
+"""The images of a training: read from what the caller holds, labelled, checked with the classifier, split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advgan.classifiers import BlackBox, check_normalised, check_target
+from advgan.classifiers.checks import gradient_fault
+from advgan.core.errors import InputError
+from advgan.core.inputs import check_columns
+from advgan.data import Data, Split, Stream, relabel
+from advgan.data.sources import FloatSplit, Source, as_split
+from advgan.data.split import fair_order, hold_out
+from advgan.defenses import undefended
+from advgan.training.options import RunConfig
+
+CHECKED = 64  # images that show whether a normalisation is missing
+
+
+@dataclass(frozen=True)
+class Images:
+    """A checked classifier, and disjoint images to train on and to validate with; `classes` are their names.
+
+    labelled   False: the labels are the classifier's predictions on the clean images
+    """
+
+    model: nn.Module
+    train: Split | Stream
+    validation: Split
+    classes: tuple[str, ...]
+    labelled: bool = True
+
+
+def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, device: torch.device) -> Images:
+    """Images and labels for a training against `model`, which is frozen and on `device`.
+
+    Raises InputError as `as_split` and `check_target`, for a model without gradients, and for labels beyond its logits.
+    """
+    if isinstance(undefended(model), BlackBox):
+        raise InputError(f"{undefended(model).name} only answers queries: train/substitute.py attacks such models")
+    shape = getattr(undefended(model), "image_shape", None)
+    source = as_split(train, "train", shape)
+    held_out = None if validation is None else as_split(validation, "validation", shape)
+    x, y = next(source.split.first(CHECKED).batches(CHECKED))
+    model = checked_model(model, x.to(device), y.to(device), source.labelled and source.classes is None)
+    num_classes = logits_of(model, x[:1], device).shape[1]
+    source = labelled(model, source, num_classes, "train", device)
+    if held_out is None:
+        if isinstance(source.split, Stream):
+            raise InputError("a stream cannot be split: expected validation images, got none")
+        kept, held = hold_out(source.split.labels, run.seed)
+        held_out = source._replace(split=source.split.take(held))
+        source = source._replace(split=source.split.take(kept))
+        own_order = False
+    else:
+        held_out = labelled(model, held_out, num_classes, "validation", device)
+        own_order = isinstance(validation, Split)
+    assert isinstance(held_out.split, Split), "a stream has no labels of all its images"
+    split = held_out.split if own_order else held_out.split.take(fair_order(held_out.split.labels))
+    names = getattr(undefended(model), "classes", None) or source.classes or map(str, range(num_classes))
+    return Images(
+        model, source.split, in_memory(split.first(run.validation_images)), tuple(names), source.labelled
+    )  # fmt: skip
+
+
+def checked_model(model: nn.Module, x: Tensor, y: Tensor, labelled: bool) -> nn.Module:
+    """`model` as `check_target` returns it. Raises InputError where it cannot be attacked by gradients."""
+    with torch.no_grad():
+        try:
+            logits: Any = model(x[:2].clone())
+        except Exception:  # check_target has the message
+            logits = None
+    one_logit = isinstance(logits, Tensor) and logits.is_floating_point() and logits.numel() == len(logits)
+    if not one_logit and logits is not None:
+        check_columns(logits)
+    model = check_target(model, x[:8], 2 if one_logit or logits is None else logits.shape[1])
+    if (fault := gradient_fault(model, x)) is not None:
+        raise InputError(
+            f"the model passes no gradient to its input ({fault}): train/substitute.py attacks such models"
+        )
+    if labelled and not getattr(undefended(model), "normalises", True):
+        check_normalised(model, x, y)
+    return model
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
+    logits: Tensor = model(x.to(device)).float()
+    return logits
+
+
+def labelled(model: nn.Module, source: Source, num_classes: int, name: str, device: torch.device) -> Source:
+    """A source whose labels are classes of `model`: those of class folders by their names, predictions where there are
+    none. Raises InputError for labels beyond the logits."""
+    split = source.split
+    if isinstance(split, Stream):
+        return source
+    if source.classes is not None:
+        data = Data("folder", split, split, split, source.classes)
+        named = relabel(data, getattr(undefended(model), "classes", None), num_classes, "the model")
+        return Source(named.train, True, named.classes)
+    if not source.labelled:
+        predictions = [logits_of(model, x, device).argmax(1).cpu() for x, _ in split.batches(250)]
+        return source._replace(split=split.labelled(torch.cat(predictions)))
+    if len(split) and int(split.labels.max()) >= num_classes:
+        raise InputError(
+            f"{name} has labels up to {int(split.labels.max())}, expected 0 to {num_classes - 1}: the model has "
+            f"{num_classes} logits"
+        )
+    return source
+
+
+def in_memory(split: Split) -> Split:
+    """The same images, read once: validation sees the same pixels each time."""
+    if split.in_memory or not isinstance(split, FloatSplit):
+        return split
+    return FloatSplit(split.images[range(len(split))], split.labels)

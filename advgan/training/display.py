@@ -1,0 +1,76 @@
+"""A training on the terminal, in a notebook and in TensorBoard: a bar, a line per validation, warnings of collapse."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from accelerate import Accelerator
+from torch.utils.tensorboard import SummaryWriter
+
+from advgan.core.errors import warn
+from advgan.training.options import TrainingConfig
+from advgan.training.runtime.checkpoint import Record
+from advgan.training.runtime.loop import progress_bar
+from advgan.training.trainer import GANTrainer
+from advgan.training.validation import Judgement
+
+SHORT = {"loss adversarial": "adv", "loss GAN": "gan", "loss hinge": "hinge", "loss discriminator": "D", "loss": "loss"}
+
+
+class Display:
+    """The bar of a training; silent in all processes but the main one, and with progress=False but for warnings."""
+
+    def __init__(self, accelerator: Accelerator, record: Record, total: int, config: TrainingConfig) -> None:
+        self.record, self.config, self.main = record, config, accelerator.is_main_process
+        self.shown = self.main and config.run.progress
+        self.bar = progress_bar(accelerator, disable=not config.run.progress)
+        self.task = self.bar.add_task("advgan", total=total, completed=record["step"], figures="")
+
+    def __enter__(self) -> Display:
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.bar.__exit__(*exception)
+
+    def update(self, terms: dict[str, float]) -> None:
+        """The bar after a step, with the terms of the losses."""
+        record = self.record
+        shown = " ".join(f"{word} {terms[name]:.2f}" for name, word in SHORT.items() if name in terms)
+        best = f" ASR {record['history'][-1]['asr']:.1%}" if record["history"] else ""
+        speed = f"{record['step'] / record['seconds']:.1f} step/s"
+        self.bar.update(self.task, completed=record["step"], figures=f"{speed}  {shown}{best}")
+
+    def validated(self, judgement: Judgement, labelled: bool = True) -> None:
+        """A line for a validation, and each warning of collapse when it first occurs."""
+        metrics, loss = judgement.figures, self.config.loss
+        columns = {"hinge active": metrics["hinge_active"], "D right": metrics["d_accuracy"]}
+        if "rejected" in metrics:  # instead of the hinge: a line of a terminal has room for two
+            columns = {"rejected": metrics["rejected"], "D right": metrics["d_accuracy"]}
+        unused = {"hinge active": loss.beta == 0, "D right": loss.alpha == 0}
+        text = "  ".join(f"{name} {value:4.0%}" for name, value in columns.items() if not unused.get(name))
+        score = "val ASR" if labelled else "val fooling rate"
+        if self.shown:
+            line = f"step {self.record['step']:5d}  {score} {metrics['asr']:6.2%}  l2 {metrics['l2']:.3f}  {text}"
+            self.bar.console.print(line, highlight=False)
+        for line in judgement.symptoms:
+            kind = re.sub(r"[\d.%]+", "", line)
+            if kind not in self.record["said"]:
+                self.record["said"].append(kind)
+                self._warn(line)
+
+    def _warn(self, line: str) -> None:
+        if self.shown:
+            self.bar.console.print(f"  note: {line}", style="yellow", highlight=False)
+        elif self.main:
+            warn(line)
+
+
+def write_step(log: SummaryWriter, terms: dict[str, float], trainer: GANTrainer, config: TrainingConfig) -> None:
+    """The terms of the losses and the learning rates in TensorBoard."""
+    for name, value in terms.items():
+        log.add_scalar(f"train/{name}", value, trainer.step)
+    log.add_scalar("train/learning rate", trainer.schedule.get_last_lr()[0], trainer.step)
+    rate = config.optimization.discriminator_learning_rate
+    log.add_scalar("train/learning rate discriminator", rate, trainer.step)

@@ -1,0 +1,78 @@
+"""The caller's model and settings of the process, borrowed for a training and given back as they were."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advgan.core.errors import InputError
+
+
+class FunctionModel(nn.Module):
+    """A function of images (n, c, h, w) -> logits (n, k) as a module without weights."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@contextmanager
+def frozen(model: Any, device: torch.device) -> Iterator[nn.Module]:
+    """`model`, or a module around a function, on `device`, in eval mode and without gradients of its weights; then
+    its modes, flags, methods and device are what they were. A model on several devices stays there.
+
+    Raises InputError for what cannot be called.
+    """
+    if not callable(model):
+        raise InputError(f"model must be a torch.nn.Module or a function images -> logits, got {type(model).__name__}")
+    module = model if isinstance(model, nn.Module) else FunctionModel(model)
+    changed = ("training", "forward", "_compiled_call_impl")  # the last two: activation checkpointing, torch.compile
+    attributes = {part: {name: vars(part)[name] for name in changed if name in vars(part)} for part in module.modules()}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    devices = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+    moved = len(devices) == 1 and devices != {device}
+    try:
+        if moved:
+            module.to(device)
+        yield module.eval().requires_grad_(False)
+    finally:
+        if moved:
+            module.to(devices.pop())
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for part, before in attributes.items():
+            for name in changed:
+                vars(part).pop(name, None)
+            vars(part).update(before)
+
+
+@contextmanager
+def process_settings(threads: int | None) -> Iterator[None]:
+    """A block with gradients, on `threads` CPU threads (None: as many as before), whose random draws and thread count
+    leave no trace."""
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    before = torch.get_num_threads()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            torch.set_num_threads(threads or before)
+            yield
+    finally:
+        torch.set_num_threads(before)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if on_gpus is not None:
+            torch.cuda.set_rng_state_all(on_gpus)

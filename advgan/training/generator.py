@@ -1,0 +1,366 @@
+"""Training a generator against a classifier in memory: `advgan.fit`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from advgan.classifiers import fingerprint
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Norm, Threat, check_class, check_eps
+from advgan.data import steps_per_epoch, training_batches
+from advgan.defenses import suspicious, undefended
+from advgan.models import losses
+from advgan.models.discriminator import Discriminator
+from advgan.models.generator import Generator
+from advgan.training.build import batch_size_of, build_generator, checked_generator, initialise
+from advgan.training.datasets import Images, prepare_images
+from advgan.training.display import Display, write_step
+from advgan.training.frozen import frozen, process_settings
+from advgan.training.gan import LossConfig, LossFunction
+from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
+from advgan.training.run_files import Description, Place, RunFiles, describe
+from advgan.training.runtime.checkpoint import Record
+from advgan.training.runtime.distributed import make_accelerator
+from advgan.training.runtime.loop import Stop
+from advgan.training.runtime.memory import checkpointed, compiled
+from advgan.training.trainer import GANTrainer, NotFiniteError, OptimizerFactory, check_finite
+from advgan.training.validation import Validation, questions, seconds_per_pass
+from advgan.training.validation_log import write_validation
+
+Callback = Callable[[int, Mapping[str, float]], bool | None]  # (steps done, metrics) -> True: stop
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training ended early by SIGINT. `generator` is the best so far; with `output_dir` its state is saved."""
+
+    code = 130
+
+    def __init__(self, message: str, generator: Generator) -> None:
+        super().__init__(message)
+        self.generator = generator
+
+
+class Terminated(SystemExit):
+    """A training ended early by SIGTERM; with `output_dir` its state is saved."""
+
+
+def fit(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    train: Any,
+    validation: Any = None,
+    *,
+    eps: float,
+    norm: Norm = "linf",
+    y_target: int | None = None,
+    generator: Generator | GeneratorConfig | nn.Module | None = None,
+    guide: nn.Module | bool | None = None,
+    discriminator: nn.Module | None = None,
+    loss: LossConfig | LossFunction | None = None,
+    optimization: OptimizationConfig | None = None,
+    run: RunConfig | None = None,
+    optimizer: OptimizerFactory | None = None,
+    callbacks: Sequence[Callback] = (),
+    accelerator: Accelerator | None = None,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    init: Generator | str | Path | None = None,
+    description: Description | None = None,
+    **settings: Any,
+) -> Generator:
+    """Train a generator of adversarial images against a classifier (AdvGAN, Xiao et al. 2018, arXiv:1801.02610).
+
+        generator = advgan.fit(model, (x, y), eps=8/255)
+        x_adv = generator.perturb(x_test)
+
+    Args:
+        model: images (n, c, h, w) float32 in [0, 1] -> logits (n, k), normalisation inside: a module, or a function
+            that passes gradients. It is used in eval mode, and left as it was.
+        train: images, or images and labels: a pair (x, y) or x alone, tensors or arrays, uint8 in 0..255 or float in
+            [0, 1]; a Dataset, a DataLoader; a folder of class folders or of images. Without labels the predictions on
+            the clean images are the labels, and `asr` is the fooling rate.
+        validation: as `train`; None: a tenth of `train`, drawn by `seed`, of each class its part.
+        eps, norm: the ball: the largest perturbation, in units of pixels in [0, 1].
+        y_target: the class to reach; None: any wrong one.
+        generator: settings of the network (`GeneratorConfig`); an own network, 2 x - 1 -> an unbounded perturbation
+            (see `advgan.Generator`); or an own Generator, which is trained in place.
+        guide: a classifier whose logits condition the generator, which keeps a frozen copy; True: the model itself.
+        discriminator: an own one, images -> scores (n,), higher for clean images.
+        loss: settings of the weighted sum (`LossConfig`), or a function of `LossInputs` in its place.
+        optimization, run: settings of the steps (`OptimizationConfig`) and of the run (`RunConfig`).
+        optimizer: parameters -> the generator's optimizer; its learning rates are scaled by the schedule.
+        callbacks: called as (steps done, metrics): before the first step with no metrics, then after each step, with
+            "validation/..." among them where there was a validation. One that returns True ends the training.
+        accelerator: an own Accelerator; None: one of the launched processes, or of this one.
+        output_dir: where the best generator, the state for `resume` and TensorBoard's logs are kept; None: nowhere.
+        resume, overwrite: continue the run in `output_dir`, with the same settings; or replace it.
+        init: initial weights: a Generator of the same kind, or where one was saved.
+        description: names for the files in `output_dir` (of programs).
+        settings: single settings of the four groups, like width=64, epochs=5, seed=1.
+
+    Returns:
+        The generator with the averaged weights that were best on validation, in eval mode.
+
+    Raises:
+        InputError: before any training, for what cannot work.
+        Interrupted: after SIGINT (Ctrl-C): a KeyboardInterrupt with the best `generator` so far.
+        NotFiniteError: the loss became NaN or infinite.
+    """
+    config, custom_loss = merged_config(generator, loss, optimization, run, settings)
+    config.check()
+    threat = Threat(norm=norm, eps=check_eps(eps, norm), targeted=y_target is not None)
+    allowed = () if description is None else (str(description.settings["target"]),)
+    modules = Modules(generator, discriminator, guide, custom_loss, optimizer, init, allowed)
+    place = Place(None if output_dir is None else Path(output_dir), resume, overwrite)
+    with ExitStack() as stack:
+        stack.enter_context(process_settings(config.run.threads))
+        accelerator = accelerator or make_accelerator(bf16=config.run.bf16)
+        stack.enter_context(prepared_within(accelerator))
+        stack.enter_context(place.claimed())
+        frozen_model = stack.enter_context(frozen(model, accelerator.device))
+        images = prepare_images(frozen_model, train, validation, config.run, accelerator.device)
+        training = GeneratorTraining(
+            images, threat, y_target, config, modules, place, accelerator=accelerator, description=description
+        )
+        return training.run(callbacks)
+
+
+def merged_config(
+    generator: Any, loss: Any, optimization: Any, run: Any, settings: Mapping[str, Any]
+) -> tuple[TrainingConfig, LossFunction | None]:
+    """The four groups of settings with single ones replaced, and a loss function in the place of the weighted sum."""
+    groups: dict[str, Any] = {"optimization": optimization, "run": run}
+    groups |= {"generator": generator} if isinstance(generator, GeneratorConfig) else {}
+    groups |= {"loss": loss} if isinstance(loss, LossConfig) else {}
+    types = {"optimization": OptimizationConfig, "run": RunConfig}
+    for name, group in groups.items():
+        if group is not None and not isinstance(group, types.get(name, object)):
+            raise InputError(f"{name} must be an {types[name].__name__}, got {type(group).__name__}")
+    config = TrainingConfig(**{name: group for name, group in groups.items() if group is not None})
+    if loss is not None and not isinstance(loss, LossConfig) and not callable(loss):
+        raise InputError(f"loss must be a LossConfig or a function of LossInputs, got {type(loss).__name__}")
+    return config.replace(settings), loss if callable(loss) else None
+
+
+@contextmanager
+def prepared_within(accelerator: Accelerator) -> Iterator[None]:
+    """A block after which `accelerator` holds what it held before, and no network or optimizer of the block."""
+    lists = [accelerator._models, accelerator._optimizers]
+    before = [len(prepared) for prepared in lists]
+    try:
+        yield
+    finally:
+        for prepared, n in zip(lists, before, strict=True):
+            del prepared[n:]
+
+
+@dataclass(frozen=True)
+class Modules:
+    """The caller's own parts of a training; None: the default ones."""
+
+    generator: Any = None  # a Generator, the settings of one, or its network
+    discriminator: nn.Module | None = None
+    guide: nn.Module | bool | None = None
+    loss: LossFunction | None = None
+    optimizer: OptimizerFactory | None = None
+    init: Generator | str | Path | None = None
+    allowed_guides: tuple[str, ...] = ()  # of `init`: see Generator.from_pretrained
+
+
+class GeneratorTraining:
+    """A training that is ready: everything is checked and built, nothing is written; `run` takes its steps."""
+
+    def __init__(
+        self,
+        images: Images,
+        threat: Threat,
+        y_target: int | None,
+        config: TrainingConfig,
+        modules: Modules,
+        place: Place,
+        *,
+        accelerator: Accelerator,
+        description: Description | None = None,
+    ) -> None:
+        self.images, self.accelerator = images, accelerator
+        description = description or describe(config, threat, y_target, images, custom_loss=modules.loss)
+        self.classes = description.classes or images.classes
+        sample, _ = next(images.train.first(512).batches(512))
+        self.config = config = self._checked(config, threat, y_target, sample)
+        if config.run.checkpoint_target:
+            checkpointed(undefended(images.model))
+        if config.run.seed_weights:
+            set_seed(config.run.seed)
+        generator, discriminator, digests = self._networks(modules, threat, y_target, place.resume)
+        self.trainer = GANTrainer(
+            images.model,
+            generator,
+            discriminator,
+            config=config,
+            total_steps=self.total,
+            accelerator=accelerator,
+            loss=modules.loss,
+            optimizer=modules.optimizer,
+        )
+        asked = questions(generator)
+        self.validation = Validation(images.model, images.validation, accelerator, asked, config.run.seed)
+        self.validation.check_attackable()
+        record = Record(step=0, seconds=0.0, best=-1.0, history=[], passes=[], said=[], lengthened=[])
+        record["settings"] = dict(description.settings) | digests
+        self.record, self.files = record, RunFiles(place, accelerator, record, self.total, description.program)
+        self.files.open_state(self.trainer.schedule, self.trainer.averaged)
+        self.trainer.step = record["step"]
+        self.best = self.files.saved_weights()
+        if config.run.compile:
+            share = self.batch_size // (accelerator.num_processes * config.optimization.accumulate)
+            compiled(generator, undefended(images.model), sample=sample[:share].to(accelerator.device))
+
+    def _checked(self, config: TrainingConfig, threat: Threat, y_target: int | None, sample: Tensor) -> TrainingConfig:
+        """Settings that depend on the images, with the hinge's threshold. Raises InputError for impossible ones."""
+        check_class(y_target, len(self.images.classes))
+        if config.loss.detector_weight is not None and not suspicious(self.images.model):
+            value = config.loss.detector_weight
+            raise InputError(f"{FLAGS['detector_weight']} does nothing without a target that can reject, got {value}")
+        processes = self.accelerator.num_processes
+        self.batch_size = batch_size_of(config, self.images.train, processes)
+        config.check_batch_size(self.batch_size, processes)
+        steps = config.optimization.max_steps
+        self.total = steps or config.optimization.epochs * steps_per_epoch(self.images.train, self.batch_size)
+        if config.loss.hinge_threshold is not None:
+            return config
+        return config.replace({"hinge_threshold": losses.hinge_start(sample, threat.norm, threat.eps)})
+
+    def _networks(
+        self, modules: Modules, threat: Threat, y_target: int | None, resume: bool
+    ) -> tuple[Generator, nn.Module, dict[str, str | None]]:
+        """Generator and discriminator with their initial weights, and the SHA-256 of the networks they depend on."""
+        other = modules.guide if isinstance(modules.guide, nn.Module) else None
+        guide = undefended(self.images.model) if modules.guide is True else other
+        shape, classes = self.images.train.image_shape, len(self.images.classes)
+        if isinstance(modules.generator, Generator):
+            net = checked_generator(modules.generator, threat, y_target, shape[0])
+        else:
+            settings = self.config.generator
+            net = build_generator(
+                settings,
+                threat,
+                y_target,
+                image_shape=shape,
+                num_classes=classes,
+                guide=guide,
+                network=modules.generator if isinstance(modules.generator, nn.Module) else None,
+            )
+        discriminator = modules.discriminator or Discriminator(shape[0], self.config.generator.architecture)
+        digests: dict[str, str | None] = {"target_sha256": fingerprint(self.images.model)}
+        digests["guide_sha256"] = None if other is None else fingerprint(other)
+        if modules.init is not None and not resume:
+            digests["init_sha256"] = initialise(net, discriminator, modules.init, modules.allowed_guides)
+        return net, discriminator, digests
+
+    def run(self, callbacks: Sequence[Callback] = ()) -> Generator:
+        """Take the steps that are left; the generator with its best weights. Raises as `fit`."""
+        batches = training_batches(
+            self.images.train,
+            self.batch_size,
+            seed=self.config.run.seed,
+            first=self.trainer.step,
+            last=self.total,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            workers=self.config.run.workers,
+        )
+        self.files.clear()  # nothing is refused from here on: an earlier run may go
+        self._call(callbacks, {})
+        with (
+            Stop() as stop,
+            self.files.open_log() as log,
+            Display(self.accelerator, self.record, self.total, self.config) as display,
+        ):
+            try:
+                for x, y in batches:
+                    if self._step(x, y, callbacks, stop, log, display):
+                        break  # every process stops at this step
+            except NotFiniteError as error:
+                error.args = (f"{error}; {self.files.left()}",)
+                error.generator = None if self.best is None else self._generator()
+                raise
+        self.files.finish()
+        return self._ended(stop)
+
+    def _step(
+        self, x: Tensor, y: Tensor, callbacks: Sequence[Callback], stop: Stop, log: Any, display: Display
+    ) -> bool:
+        """One step, and what follows it: log, validation, saved state; whether to stop."""
+        began = time.perf_counter()
+        terms = self.trainer.train_step(x, y)
+        self.record["step"] = step = self.trainer.step
+        self.record["seconds"] += time.perf_counter() - began
+        display.update(terms)
+        if log and (step % 10 == 0 or step == self.total):
+            write_step(log, terms, self.trainer, self.config)
+        interrupted = stop.requested(self.accelerator)
+        metrics = {f"train/{name}": value for name, value in terms.items()}
+        due = step % self.config.run.validate_every == 0 or step == self.total
+        if due:
+            metrics |= self._validate(x, y, log, display)
+        ended = self._call(callbacks, metrics)
+        if ended and not due:
+            self._validate(x, y, log, display)
+        if due or ended or interrupted:
+            self.files.save_state(step)
+        return ended or interrupted
+
+    def _validate(self, x: Tensor, y: Tensor, log: Any, display: Display) -> dict[str, float]:
+        """Validate the averaged weights, and keep them if they are the best so far (of equals, the later)."""
+        trainer, loss, record, device = self.trainer, self.config.loss, self.record, self.accelerator.device
+        x, y = x.to(device), y.to(device)
+        record["passes"] += [seconds_per_pass(trainer.model, x, y) for _ in range(2)]
+        threshold = loss.hinge_threshold or 0.0
+        judgement = self.validation(
+            trainer.averaged.module, trainer.discriminator, c=threshold, gan=loss.gan, with_gan=loss.alpha > 0
+        )
+        check_finite(judgement.figures, trainer.step)
+        record["history"].append({"step": record["step"], "seconds": record["seconds"], **judgement.figures})
+        better = judgement.figures["asr"] >= record["best"]
+        record["best"] = max(record["best"], judgement.figures["asr"])
+        display.validated(judgement, self.images.labelled)
+        if log:
+            write_validation(log, judgement, record["step"], self.classes)
+        if better:
+            self.best = {name: value.detach().clone() for name, value in trainer.averaged.module.state_dict().items()}
+        averaged: Any = trainer.averaged.module
+        self.files.save(averaged, trainer.discriminator, threshold, better=better)
+        return {f"validation/{name}": value for name, value in judgement.figures.items()}
+
+    def _call(self, callbacks: Sequence[Callback], metrics: dict[str, float]) -> bool:
+        """Call all; whether one of them, in any process, ends the training."""
+        if not callbacks:
+            return False
+        ended = [callback(self.trainer.step, metrics) is True for callback in callbacks]
+        votes = torch.tensor([float(any(ended))], device=self.accelerator.device)
+        return self.accelerator.reduce(votes, reduction="sum").item() > 0
+
+    def _generator(self) -> Generator:
+        """The generator with its best weights; before the first validation with the averaged ones."""
+        net = self.trainer.net
+        net.load_state_dict(self.trainer.averaged.module.state_dict() if self.best is None else self.best)
+        return net.eval()
+
+    def _ended(self, stop: Stop) -> Generator:
+        generator = self._generator()
+        if stop.code == Interrupted.code:
+            left = "; resume=True continues" if self.files.directory else ""
+            raise Interrupted(f"stopped after step {self.record['step']} of {self.total}{left}", generator)
+        if stop.code:
+            raise Terminated(stop.code)
+        return generator

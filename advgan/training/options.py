@@ -1,0 +1,162 @@
+"""Settings of a generator's training, grouped: the network, the optimisation, the run. The loss: `gan.LossConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
+
+from advgan.core.config import check_signs
+from advgan.core.errors import InputError, did_you_mean
+from advgan.models.generator import Architecture
+from advgan.training.gan import LossConfig
+
+# What settings are called in flags and files.
+FLAGS = {"targeted_fraction": "aimed", "diversity_weight": "gamma", "detector_weight": "evasion"}
+FLAGS |= {"hinge_threshold": "hinge_c"}
+POSITIVE = ("batch_size", "accumulate", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm")
+NOT_NEGATIVE = (
+    *("kappa", "alpha", "beta", "diversity_weight", "detector_weight", "hinge_threshold"),
+    "discriminator_learning_rate",
+)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The generator's network, and what it can be asked for (see `advgan.Generator`).
+
+    architecture   "patch" (fast), "unet", "unrolled" (needs a guide) or "paper" (Xiao et al. 2018)
+    patch, width, depth, levels   sizes: pixels a side per position, channels, residual blocks, halvings of a unet
+    any_class      one generator for all classes: `perturb(x, y_target)` takes any, or none
+    eps_min        one generator for all radii from this one to eps; None: eps alone
+    noise          length of a noise vector, for many different adversarial images of one image; 0: one
+    universal      one perturbation for all images
+    """
+
+    architecture: Architecture = "patch"
+    patch: int = 4
+    width: int = 32
+    depth: int = 2
+    levels: int = 1
+    any_class: bool = False
+    eps_min: float | None = None
+    noise: int = 0
+    universal: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """How long is trained, and by which steps: Adam for both networks, a one-cycle schedule for the generator.
+
+    epochs, max_steps    passes over the training images; or steps, which override epochs
+    batch_size           images a step, summed over processes; None: 128, or all images if there are fewer
+    accumulate           micro-batches a step: the same step in less memory
+    learning_rate, warmup           peak of the schedule, and the fraction of the steps in which it rises
+    discriminator_learning_rate     constant
+    ema                  decay of the averaged weights, which are validated and returned; 0: the latest weights
+    clip_norm            largest gradient norm of the generator
+    targeted_fraction    fraction of the images trained toward a class, with any_class
+    """
+
+    epochs: int = 20
+    max_steps: int | None = None
+    batch_size: int | None = None
+    accumulate: int = 1
+    learning_rate: float = 1e-2
+    warmup: float = 0.1
+    discriminator_learning_rate: float = 1e-3
+    ema: float = 0.9
+    clip_norm: float = 10.0
+    targeted_fraction: float = 0.5
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how a training runs; none but `seed` changes what is computed.
+
+    seed                seed of batches, conditions and initial weights
+    seed_weights        False: initial weights from torch's random state as it is, not from `seed`
+    validate_every      steps between validations and saved states
+    validation_images   largest number of validation images
+    workers             processes that read images which do not lie in memory
+    threads             CPU threads of each process; None: as they are
+    bf16                mixed precision
+    compile             torch.compile of generator and classifier
+    checkpoint_target   recompute the classifier's activations: less memory, one forward pass more
+    progress            progress bar and a line per validation
+    """
+
+    seed: int = 0
+    seed_weights: bool = True
+    validate_every: int = 50
+    validation_images: int = 2000
+    workers: int = 2
+    threads: int | None = None
+    bf16: bool = False
+    compile: bool = False
+    checkpoint_target: bool = False
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The four groups of settings of a training."""
+
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def replace(self, settings: Mapping[str, Any]) -> TrainingConfig:
+        """The same with some settings changed, each in its group. Raises InputError for an unknown one."""
+        groups = {group.name: getattr(self, group.name) for group in fields(self)}
+        group_of = {setting.name: name for name, group in groups.items() for setting in fields(group)}
+        for setting, value in settings.items():
+            if setting not in group_of:
+                near = did_you_mean(setting, group_of) or f", expected some of {', '.join(group_of)}"
+                raise InputError(f"unknown setting {setting!r}{near}")
+            name = group_of[setting]
+            groups[name] = replace(groups[name], **{setting: value})
+        return TrainingConfig(**groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings by name, without groups: no name is in two of them."""
+        return {name: value for group in asdict(self).values() for name, value in group.items()}
+
+    def check(self, names: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Raise InputError for a setting that cannot work, or that has no effect; `names` are what some are called."""
+        settings = {names.get(name, name): value for name, value in self.to_dict().items()}
+        shown = {name: names.get(name, name) for name in self.to_dict()}
+        values = SimpleNamespace(**settings)
+        check_signs(
+            values, positive=[shown[name] for name in POSITIVE], not_negative=[shown[name] for name in NOT_NEGATIVE]
+        )
+        for name in ("ema", "warmup"):
+            if not 0 <= settings[name] < 1:
+                raise InputError(f"{name} must be in [0, 1), got {settings[name]}")
+        generator, defaults = self.generator, TrainingConfig().to_dict()
+        for name, needed, met in (
+            ("targeted_fraction", "any_class", generator.any_class),
+            ("diversity_weight", "noise", generator.noise > 0),
+            ("levels", "architecture unet", generator.architecture == "unet"),
+        ):
+            if not met and self.to_dict()[name] != defaults[name]:
+                raise InputError(f"{shown[name]} does nothing without {needed}, got {settings[shown[name]]}")
+        if not 0 <= self.optimization.targeted_fraction <= 1:
+            raise InputError(
+                f"{shown['targeted_fraction']} must be in [0, 1], got {self.optimization.targeted_fraction}"
+            )
+        if self.optimization.max_steps is not None and self.optimization.max_steps < 1:
+            raise InputError(f"max_steps must be at least 1, got {self.optimization.max_steps}")
+
+    def check_batch_size(self, batch_size: int, processes: int) -> None:
+        """Raise InputError for a batch that cannot be divided into equal micro-batches of the processes."""
+        accumulate = self.optimization.accumulate
+        parts = processes * accumulate
+        if batch_size % parts:
+            raise InputError(
+                f"batch size must be divisible by processes x accumulate, {processes} x {accumulate}, got {batch_size}"
+            )
+        if self.generator.noise and batch_size // parts % 2:
+            raise InputError(f"with noise images go in pairs: expected an even batch a process, got {batch_size}")

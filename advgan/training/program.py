@@ -1,0 +1,244 @@
+"""Train a generator that attacks a fixed classifier in one forward pass (AdvGAN, Xiao et al. 2018, arXiv:1801.02610).
+
+accelerate launch train/advgan.py                                    the embedded digits, with all defaults
+torchrun --nproc-per-node 2 train/advgan.py ...                      several processes share each batch
+accelerate launch -m advgan train ...                                the same of an installed package: advgan train
+python train/advgan.py --dataset mnist --data-dir data --target mnist-c --target-weights RUN --eps 8/255
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+import advgan.training as training
+from advgan.core.config import ByOrder, Real, write_settings
+from advgan.core.errors import InputError
+from advgan.core.json_files import read_sealed
+from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import shipped
+from advgan.core.threat_model import Norm, check_eps
+from advgan.data import Data
+from advgan.data.flags import DataSettings, load_chosen
+from advgan.defenses import load_classifier, undefended, weights_of
+from advgan.evaluation.compatibility import admitted, check_gradients
+from advgan.models import losses
+from advgan.models.generator import Architecture
+from advgan.report.tensorboard import command as tensorboard_command
+from advgan.training.generator import Interrupted, Terminated, fit
+from advgan.training.options import FLAGS, TrainingConfig
+from advgan.training.run_files import Description
+from advgan.training.trainer import NotFiniteError
+
+PROGRAM = "advgan"  # as in settings-advgan.yaml
+
+
+@dataclass(frozen=True)
+class Settings(DataSettings):
+    """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
+
+    target: NameOrPath = "mnist-c"
+    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    hf:REPO, FILE.py:FACTORY, which need no weights"""
+    target_weights: Path | None = None
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    weights_by_order: ByOrder = False
+    defense: NameOrPath | None = None
+    """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
+    eps: Real = 0.3
+    """Radius of the ball, in pixel units of [0, 1]"""
+    norm: Norm = "linf"
+    """Norm of the ball"""
+    y_target: int | None = None
+    """Pull every image toward this class; None: away from its own"""
+    any_class: bool = False
+    """One generator for all classes: pull each image toward the class that it is asked for, or away from its own"""
+    aimed: Real = 0.5
+    """With --any-class: share of the training images that are asked for a class"""
+    eps_min: Real | None = None
+    """One generator for all radii from this one to eps; None: for eps alone"""
+    noise: int = 0
+    """Length of a noise vector from which one image gets many different answers; 0: one answer"""
+    universal: bool = False
+    """One perturbation for all images"""
+    guide: bool = False
+    """Condition the generator on the logits of a frozen copy of the target for the clean image"""
+    guide_dir: Path | None = None
+    """The same with a saved classifier in the target's place: a smaller one (quick) costs less, and any target may be
+    attacked"""
+    output_dir: Path = Path("checkpoints/runs/advgan")
+    """Where generator/, discriminator/, state/ and logs/ go"""
+    resume: bool = False
+    """Continue the run in the output directory where it stopped"""
+    overwrite: bool = False
+    """Replace an earlier run in the output directory"""
+    init: Path | None = None
+    """Initial weights: a trained generator's folder or run, and the discriminator beside it; None: random ones"""
+    epochs: int = 20
+    """Passes over the training images (with --noise every other one is seen, twice); with --resume more: trained
+    longer"""
+    max_steps: int | None = None
+    """Steps in all; overrides epochs, and the schedule follows it; more with --resume: trained longer"""
+    batch_size: int = 128
+    """Images a step, over all processes"""
+    seed: int = 0
+    """Of weights and batches"""
+    threads: int | None = None
+    """CPU threads a process; None shares the cores among the processes"""
+    bf16: bool = False
+    """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
+    accumulate: int = 1
+    """Take each process's share of a batch in so many parts, one after the other: the same step in less memory"""
+    checkpoint_target: bool = False
+    """Compute the target's activations a second time instead of keeping them: less memory, a forward pass more"""
+    compile: bool = False
+    """Compile generator and target (torch.compile): the first pass takes a minute"""
+
+    adversarial: losses.Adversarial = "margin"
+    """Adversarial loss on the target's logits"""
+    kappa: Real = 5.0
+    """Margin that the adversarial loss asks for (form margin)"""
+    gan: losses.GAN = "least-squares"
+    """Form of the GAN loss"""
+    alpha: Real = 0.1
+    """Weight of the GAN loss; 0 leaves it out"""
+    beta: Real = 0.05
+    """Weight of the hinge loss; 0 leaves it out"""
+    hinge_c: Real | None = None
+    """l2 length from which the hinge bites; None: 0.85 of that of random-sign noise of this eps on training images"""
+    gamma: Real = 0.5
+    """Weight of the sameness loss (with --noise)"""
+    evasion: Real | None = None
+    """Weight of the evasion loss, where the target can reject (--defense reject:detector=DIR); None: 1"""
+
+    architecture: Architecture = "patch"
+    """Of both networks: patch (fast), unet (for success), unrolled (for small eps, with a guide) or paper (Xiao et al.
+    2018)"""
+    patch: int = 4
+    """Pixels a side that become one position of the generator"""
+    width: int = 32
+    """Channels of the generator"""
+    depth: int = 2
+    """Residual blocks of the generator (unet: at its bottom; unrolled: iterations)"""
+    levels: int = 1
+    """How many times a unet halves the image"""
+
+    learning_rate: Real = 1e-2
+    """Peak of the generator's one-cycle schedule (Adam)"""
+    discriminator_learning_rate: Real = 1e-3
+    """The discriminator's, constant (Adam)"""
+    warmup: Real = 0.1
+    """Share of the steps in which the learning rate rises"""
+    ema: Real = 0.9
+    """Decay of the averaged weights that are validated and kept; 0 keeps the latest"""
+    clip_norm: Real = 10.0
+    """Largest gradient norm of the generator"""
+    validate_every: int = 50
+    """Steps between validations (and saves)"""
+    validation_images: int = 2000
+    """Validation images used, at most"""
+
+
+def main(settings: Settings) -> None:
+    config = training_config(settings)
+    check(settings, config)
+    accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
+    training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
+    model, data, guide = load(settings, accelerator)
+    code = 0
+    try:
+        fit(
+            model,
+            data.train,
+            data.validation,
+            eps=settings.eps,
+            norm=settings.norm,
+            y_target=settings.y_target,
+            generator=config.generator,
+            guide=guide,
+            loss=config.loss,
+            optimization=config.optimization,
+            run=config.run,
+            callbacks=[partial(save_settings, settings, accelerator)],
+            accelerator=accelerator,
+            output_dir=settings.output_dir,
+            resume=settings.resume,
+            overwrite=settings.overwrite,
+            init=settings.init,
+            description=Description(training.plain(settings), "train/advgan.py", data.classes),
+        )
+    except (Interrupted, Terminated) as end:
+        code = int(end.code or 0)
+    except NotFiniteError as error:
+        sys.exit(f"error: {error}")
+    if accelerator.is_main_process:
+        print_summary(settings.output_dir)
+    training.finish(accelerator, code)
+
+
+def training_config(settings: Settings) -> TrainingConfig:
+    """The settings by the names of the library. `seed_weights` is False because `training.start` sets the seed."""
+    names = {name: FLAGS.get(name, name) for name in TrainingConfig().to_dict()}
+    values = {name: getattr(settings, flag) for name, flag in names.items() if hasattr(settings, flag)}
+    return TrainingConfig().replace(values | {"seed_weights": False})
+
+
+def check(settings: Settings, config: TrainingConfig) -> None:
+    """Raise InputError for settings that cannot work, before anything is loaded."""
+    check_eps(settings.eps, settings.norm)
+    config.check(FLAGS)
+    guided = settings.guide or settings.guide_dir is not None
+    if settings.architecture == "unrolled" and not guided:
+        raise InputError(
+            "architecture unrolled is a backward pass of its guide: expected --guide or --guide-dir, got neither"
+        )
+    if settings.guide and settings.guide_dir is not None:
+        raise InputError("one guide at most: expected --guide or --guide-dir, got both")
+    if settings.guide_dir is not None and not settings.guide_dir.is_dir():
+        raise InputError(f"guide_dir must be the directory of a saved classifier, got {settings.guide_dir}")
+    if guided and settings.universal:
+        raise InputError("a universal perturbation cannot heed a guide: expected --guide or --universal, got both")
+
+
+def load(settings: Settings, accelerator: Accelerator) -> tuple[nn.Module, Data, nn.Module | bool | None]:
+    """The classifier under attack, the images, and the guide."""
+    with accelerator.main_process_first():  # one downloads, the others find it
+        data = load_chosen(settings)
+    weights = weights_of(settings.target, settings.target_weights, shipped("checkpoints/mnist5k-classifier"))
+    shape = data.image_shape
+    loaded: Any = load_classifier(
+        settings.target, weights, settings.defense, image_shape=shape, num_classes=data.num_classes
+    )
+    check_gradients(loaded)
+    model, data = admitted(loaded, data)
+    if settings.guide_dir is None:
+        return model, data, settings.guide
+    return model, data, undefended(load_classifier(str(settings.guide_dir), image_shape=shape))
+
+
+def save_settings(settings: Settings, accelerator: Accelerator, step: int, metrics: Mapping[str, float]) -> None:
+    """A callback that writes settings-advgan.yaml before the first step."""
+    if metrics:
+        return
+    with training.saving(accelerator, settings.output_dir):
+        if accelerator.is_main_process:
+            write_settings(settings, settings.output_dir)
+
+
+def print_summary(directory: Path) -> None:
+    """How far the training is, and where everything is."""
+    summary = read_sealed(directory / "training.json")
+    if not summary["finished"]:
+        done, total = summary["steps"], summary["total_steps"]
+        print(f"stopped after step {done} of {total}; the same command with --resume continues")
+    if summary["history"]:
+        best = summary["best_validation_asr"]
+        print(f"best validation ASR {best:.2%}; generator in {directory / 'generator'}")
+    print(tensorboard_command(directory / "logs"))

@@ -1,0 +1,184 @@
+"""What a training leaves in its directory: the best generator with its card, training.json, states to resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from advgan.core.errors import InputError
+from advgan.core.files import write_aside, write_file
+from advgan.core.json_files import sealed
+from advgan.core.lock import release
+from advgan.core.threat_model import Threat
+from advgan.data import Stream
+from advgan.defenses import undefended
+from advgan.models.discriminator import Discriminator
+from advgan.models.generator import Generator
+from advgan.training.card import generator_card
+from advgan.training.datasets import Images
+from advgan.training.options import FLAGS, TrainingConfig
+from advgan.training.runtime.checkpoint import FREE, Record, State, lengthenings, saving
+from advgan.training.runtime.loop import open_log
+from advgan.training.runtime.output_dir import claim
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a run is called in its files: all settings, the program that was given them (None: `advgan.fit`), and the
+    names of the classes (None: those of the classifier, or their numbers)."""
+
+    settings: Mapping[str, Any]
+    program: str | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def describe(
+    config: TrainingConfig, threat: Threat, y_target: int | None, images: Images, custom_loss: Any = None
+) -> Description:
+    """The description of a run by `advgan.fit`."""
+    model = undefended(images.model)
+    n = "streamed" if isinstance(images.train, Stream) else len(images.train)
+    settings: dict[str, Any] = {
+        "target": str(getattr(model, "name", type(model).__name__)),
+        "dataset": f"{n} images{'' if images.labelled else ' without labels'}",
+        "eps": threat.eps,
+        "norm": threat.norm,
+        "y_target": y_target,
+    }
+    if custom_loss is not None:
+        settings["loss"] = getattr(custom_loss, "__name__", type(custom_loss).__name__)
+    settings |= {FLAGS.get(name, name): value for name, value in config.to_dict().items()}
+    return Description(settings)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is kept (None: nowhere), and what becomes of an earlier one there."""
+
+    directory: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """A block in which no other run uses the directory. Raises InputError as `claim`."""
+        if self.directory is None:
+            if self.resume:
+                raise InputError("resume needs the output_dir of the run to be continued, got none")
+            yield
+            return
+        claim(self.directory, "generator", resume=self.resume, overwrite=self.overwrite)
+        try:
+            yield
+        finally:
+            release(self.directory)
+
+
+class RunFiles:
+    """The files of a run in `place`; without a directory every method does nothing. `record` is what is known of it."""
+
+    def __init__(
+        self, place: Place, accelerator: Accelerator, record: Record, total_steps: int, program: str | None
+    ) -> None:
+        self.place, self.accelerator, self.record, self.total = place, accelerator, record, total_steps
+        self.directory, self.program = place.directory, program
+        self.state: State | None = None
+
+    def open_state(self, schedule: Any, averaged: nn.Module) -> None:
+        """Load the state of the run that is continued."""
+        if self.directory is None:
+            return
+        self.state = State(self.accelerator, self.directory, "generator", self.total, self.record, schedule, averaged)
+        if self.place.resume:
+            self.state.load(schedule)
+
+    @contextmanager
+    def open_log(self) -> Iterator[Any]:
+        """TensorBoard's writer in the main process; None in the others, and without a directory."""
+        if self.directory is None:
+            yield None
+            return
+        record = self.record
+        with open_log(self.accelerator, self.directory, "advgan", record["step"], record["settings"]) as log:
+            yield log
+
+    def clear(self) -> None:
+        """Remove an earlier run, unless it is continued."""
+        if self.state is not None and not self.place.resume:
+            self.state.clear()
+
+    def save_state(self, step: int) -> None:
+        if self.state is not None:
+            self.state.save(step)
+
+    def saved_weights(self) -> dict[str, Any] | None:
+        """Those of the best generator before a resume."""
+        file = None if self.directory is None else self.directory / "generator/model.safetensors"
+        return load_file(file) if file is not None and self.place.resume and file.exists() else None
+
+    def save(self, generator: Generator, discriminator: nn.Module, threshold: float, *, better: bool) -> None:
+        """training.json, then (`better`) the generator with its card and the discriminator beside it."""
+        if self.directory is None:
+            return
+        with saving(self.accelerator, self.directory):
+            if self.accelerator.is_main_process:
+                self._write_training(finished=False)  # before what it stands beside
+                if better:
+                    self._save_discriminator(discriminator)
+                    generator.save(self.directory / "generator", self._card(threshold))
+
+    def finish(self) -> None:
+        """The last training.json."""
+        if self.directory is None:
+            return
+        with saving(self.accelerator, self.directory):
+            if self.accelerator.is_main_process:
+                self._write_training(finished=self.record["step"] == self.total)
+
+    def left(self) -> str:
+        """What is kept of a run that failed."""
+        folder = None if self.directory is None else self.directory / "generator"
+        kept = folder is not None and folder.exists()
+        return f"the last good generator is in {folder}" if kept else "nothing was kept yet"
+
+    def _save_discriminator(self, discriminator: nn.Module) -> None:
+        folder = self.directory / "discriminator"  # type: ignore[operator]
+        if isinstance(discriminator, Discriminator):
+            discriminator.save(folder)
+        else:
+            weights = {name: value.contiguous() for name, value in discriminator.state_dict().items()}
+            write_aside(folder, lambda aside: save_file(weights, aside / "model.safetensors"))
+
+    def _card(self, threshold: float) -> str:
+        settings = {name: value for name, value in self.record["settings"].items() if name not in FREE}
+        settings = {name: value for name, value in settings.items() if not name.endswith("_sha256")}
+        settings["init"] = self.record["settings"].get("init")  # a call with --resume need not repeat it
+        card = generator_card(settings, self.record["history"][-1], threshold, program=self.program)
+        return card + lengthenings(self.record)
+
+    def _write_training(self, *, finished: bool) -> None:
+        record, history = self.record, self.record["history"]
+        passes = sorted(record["passes"])
+        unit = passes[len(passes) // 2] if passes else None
+        reached = next((metrics for metrics in history if metrics["asr"] >= 0.95), None)
+        summary = {
+            "settings": record["settings"],
+            "finished": finished,
+            "steps": record["step"],
+            "total_steps": self.total,
+            "lengthened": record["lengthened"],  # the steps after which a run was resumed with another total
+            "training_seconds": record["seconds"],  # of the steps: neither loading nor validation
+            "best_validation_asr": max(record["best"], 0.0),
+            "seconds_per_target_pass": unit,
+            "steps_to_95": reached and reached["step"],
+            "passes_to_95": reached and unit and reached["seconds"] / unit,
+            "history": history,
+        }
+        write_file(self.directory / "training.json", sealed(summary))  # type: ignore[operator]

@@ -1,0 +1,160 @@
+"""Everything that a step of AdvGAN's training changes: networks, optimizers, the schedule, averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from advgan.defenses import adaptive, reseed
+from advgan.models.generator import Generator
+from advgan.training.gan import (
+    Batch,
+    LossConfig,
+    LossFunction,
+    discriminator_step,
+    generator_step,
+    micro_batches,
+    perturbed,
+    sample_conditions,
+)
+from advgan.training.options import TrainingConfig
+from advgan.training.runtime.loop import one_cycle
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class NotFiniteError(FloatingPointError):
+    """A term of the loss became NaN or infinite. `generator`: the best one before, if there was a validation."""
+
+    generator: Generator | None = None
+
+
+def check_finite(values: dict[str, float], step: int) -> None:
+    """Raise NotFiniteError for a value that is NaN or infinite."""
+    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+        raise NotFiniteError(f"step {step}: {', '.join(bad)} is not finite; try a smaller learning rate")
+
+
+class GANTrainer:
+    """The networks of a training against the frozen classifier `model`, and its steps.
+
+    generator       trained in place; `averaged` holds its averaged weights, which are the ones to use
+    discriminator   images (n, c, h, w) -> scores (n,), higher for clean images
+    loss            the weighted sum, or a function (`LossFunction`) in its place
+    optimizer       parameters -> the generator's optimizer; None: Adam. The schedule scales its learning rates.
+    total_steps     length of the schedule
+
+    `state_dict` is all that a step changes but the random state of torch, which no step uses.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        generator: Generator,
+        discriminator: nn.Module,
+        *,
+        config: TrainingConfig,
+        total_steps: int,
+        accelerator: Accelerator,
+        loss: LossFunction | None = None,
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
+        settings = config.optimization
+        self.model, self.config, self.accelerator, self.step = model, config, accelerator, 0
+        self.loss: LossConfig | LossFunction = loss or config.loss
+        self.net = generator
+        learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+        optimizer_g = optimizer(learned) if optimizer else Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
+        optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
+        self.schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total_steps, settings.warmup))
+        self.averaged = AveragedModel(generator, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        self.generator, self.prepared_discriminator, self.optimizer_g, self.optimizer_d = accelerator.prepare(
+            generator, discriminator, optimizer_g, optimizer_d
+        )
+
+    @property
+    def discriminator(self) -> nn.Module:
+        """Unwrapped."""
+        discriminator: nn.Module = self.accelerator.unwrap_model(self.prepared_discriminator)
+        return discriminator
+
+    def train_step(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        """One step on this process's part of a batch, images `x` (n, c, h, w) and labels `y` (n,); the terms of the
+        losses, means over all processes. Raises NotFiniteError in all processes alike, before the step counts.
+        """
+        settings, accumulate = self.config, self.config.optimization.accumulate
+        batch = self._batch(x.to(self.accelerator.device), y.to(self.accelerator.device))
+        if accumulate == 1:
+            x_adv = perturbed(self.generator, batch)
+        else:  # for the discriminator; each micro-batch of the generator's step computes its own again
+            with torch.no_grad():
+                parts = micro_batches(len(batch.x), accumulate)
+                x_adv = torch.cat([perturbed(self.generator, batch[part]) for part in parts])
+        reseed(self.model, self.step)
+        terms = discriminator_step(
+            settings.loss,
+            self.prepared_discriminator,
+            self.optimizer_d,
+            batch.x,
+            x_adv.detach(),
+            self.accelerator,
+            accumulate=accumulate,
+        )
+        terms |= generator_step(
+            self.loss,
+            self.generator,
+            self.optimizer_g,
+            batch,
+            x_adv,
+            discriminator=self.discriminator,
+            model=adaptive(self.model),
+            accelerator=self.accelerator,
+            clip_norm=settings.optimization.clip_norm,
+            accumulate=accumulate,
+        )
+        # One synchronisation, of means: a NaN in any process stops all of them at the same step.
+        means = self.accelerator.reduce(torch.stack(list(terms.values())), reduction="mean").tolist()
+        values = dict(zip(terms, means, strict=True))
+        check_finite(values, self.step + 1)
+        self.schedule.step()
+        self.averaged.update_parameters(self.net)
+        self.step += 1
+        return values
+
+    def _batch(self, x: Tensor, y: Tensor) -> Batch:
+        if self.net.noise:  # every image twice, with different noise: what L_diversity compares
+            x, y = (values[::2].repeat_interleave(2, dim=0)[: len(values)] for values in (x, y))
+        rng = np.random.default_rng((self.config.run.seed, self.step, 1))  # the same for a step after a resume
+        conditions = sample_conditions(
+            self.net,
+            y,
+            rng,
+            first=self.accelerator.process_index * len(x),
+            total=len(x) * self.accelerator.num_processes,
+            targeted_fraction=self.config.optimization.targeted_fraction,
+        )
+        return Batch(x, y, conditions)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "generator": self.net.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            **{name: getattr(self, name).state_dict() for name in ("optimizer_g", "optimizer_d")},
+            **{name: getattr(self, name).state_dict() for name in ("schedule", "averaged")},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.net.load_state_dict(state["generator"])
+        for name in ("discriminator", "optimizer_g", "optimizer_d", "schedule", "averaged"):
+            getattr(self, name).load_state_dict(state[name])
