@@ -164,10 +164,18 @@ def test_its_python_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert blocks
     for block in blocks:
         torch.manual_seed(0)
+        x, mean, std = torch.rand(64, 3, 8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+        y = network((x - 0.5) / 0.2).argmax(1)
         own = {
-            **{"x": torch.rand(20, 3, 8, 8), "y": torch.arange(20) % 4, "num_classes": 4},
-            **{"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)},
-            "your_network": nn.Sequential(nn.Flatten(), nn.Linear(192, 4)),
+            "x": x,
+            "y": y,
+            "x_test": x,
+            "y_test": y,
+            "num_classes": 4,
+            "mean": mean,
+            "std": std,
+            "your_network": network,
         }
         exec(compile(block, name, "exec"), own)
 
