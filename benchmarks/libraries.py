@@ -15,11 +15,11 @@ from types import ModuleType
 
 from torch import nn
 
-from advgan.attacks import Bound, bind, parse_attack
+from advgan.attacks import AttackFn, bind, parse_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 
-Attacks = dict[str, Bound]  # section of the benchmark -> (x, y) -> x_adv
+Attacks = dict[str, AttackFn]  # section of the benchmark -> (x, y) -> x_adv
 Make = Callable[[nn.Module, Threat, int | None], Attacks]  # model, ball, class that is aimed at
 
 

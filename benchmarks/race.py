@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks import Bound
+from advgan.attacks import AttackFn
 from advgan.core.threat_model import Threat, delta_norms
 from advgan.evaluation import predict
 from advgan.evaluation.metrics import clean_records
@@ -51,7 +51,7 @@ class Race:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def race(bench: Bench, sides: dict[str, Bound]) -> Race:
+def race(bench: Bench, sides: dict[str, AttackFn]) -> Race:
     """Each side passes over all images once per round and batch size, in turn. Who has used up its time has one round.
 
     Before the first round each attacks a few images, and a batch of each size if those say that it is quick.
@@ -88,7 +88,7 @@ def race(bench: Bench, sides: dict[str, Bound]) -> Race:
 
 def compete(
     bench: Bench,
-    sides: dict[str, Bound],
+    sides: dict[str, AttackFn],
     heroes: list[str],
     threat: Threat,
     *,

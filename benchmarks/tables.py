@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 Row = dict[str, Any]
-Cells = tuple[list[str], list[list[str]]]  # heads, lines
+ResultCache = tuple[list[str], list[list[str]]]  # heads, lines
 
 NOTE = """\
 "x NAME": how many times as long as NAME's a pass takes, round by round: median (range); each side at its better batch \
@@ -18,14 +18,14 @@ size. ASR: share of the images that were classified correctly (of those that are
 are turned; norms are means over them, of DeepFool's over those it turned."""
 
 
-def cells(rows: list[Row]) -> Cells:
+def cells(rows: list[Row]) -> ResultCache:
     """The table of one section's rows."""
     if any("unit" in row for row in rows):
         return _turns(rows)
     return _overhead(rows) if rows[0]["section"] == "overhead" else _race(rows)
 
 
-def _race(rows: list[Row]) -> Cells:
+def _race(rows: list[Row]) -> ResultCache:
     timed = [row for row in rows if row["status"] == "ok"]
     sizes = list(timed[0]["seconds"]) if timed else []
     heroes = list(timed[0]["times"]) if timed else []
@@ -51,7 +51,7 @@ def _race(rows: list[Row]) -> Cells:
     return heads, lines
 
 
-def _overhead(rows: list[Row]) -> Cells:
+def _overhead(rows: list[Row]) -> ResultCache:
     heads = ["", "batch", "attack s", "forward s", "harness s", "overhead % of the attack", "rounds"]
     return heads, [
         [
@@ -65,7 +65,7 @@ def _overhead(rows: list[Row]) -> Cells:
     ]
 
 
-def _turns(rows: list[Row]) -> Cells:
+def _turns(rows: list[Row]) -> ResultCache:
     heroes = list(dict.fromkeys(hero for row in rows for hero in row.get("times", {})))
     heads = ["", f"seconds {rows[0]['unit']}", *(f"x {hero}" for hero in heroes), "rounds", "note"]
     lines = []

@@ -74,10 +74,10 @@ def serve(
         **{"batch_size": batch_size, "identity": fingerprint(model), "classes": None if names is None else list(names)},
     }
 
-    class Bound(Handler):
+    class AttackFn(Handler):
         description, classifier, asked = about, model, threading.Lock()
 
-    return ThreadingHTTPServer((host, port), Bound)
+    return ThreadingHTTPServer((host, port), AttackFn)
 
 
 class Handler(BaseHTTPRequestHandler):

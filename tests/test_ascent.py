@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advgan import Generator
 from advgan.attacks import advgan, bind, ifgsm, ifgsm_corner, mifgsm, noise_gaussian, noise_sign, parse_attack, pgd
-from advgan.attacks.active_set import Pool
+from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.losses import excess, objective, reached
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
@@ -154,7 +154,7 @@ def test_a_random_start_is_in_the_ball_and_from_its_generator() -> None:
 
 @pytest.mark.parametrize(("n", "size"), [(0, 4), (1, 4), (4, 4), (9, 4), (10, 3)])
 def test_the_pool_serves_everybody_once_and_stays_full(n: int, size: int) -> None:
-    pool, left = Pool(n, torch.device("cpu"), size), torch.randint(1, 5, (n,), generator=seeded())
+    pool, left = ActiveSet(n, torch.device("cpu"), size), torch.randint(1, 5, (n,), generator=seeded())
     served, waiting = torch.zeros(n, dtype=torch.long), True
     while len(i := pool.live):
         assert len(i) <= size

@@ -29,7 +29,7 @@ from advgan.attacks import common as gradients
 from advgan.attacks.losses import objective
 from advgan.core.errors import InputError
 from advgan.core.threat_model import TOLERANCE, Threat, delta_norms
-from advgan.evaluation.instrumentation import Snapshot
+from advgan.evaluation.instrumentation import ModelSnapshot
 from advgan.models.generator import Generator
 
 # Settings that make the thorough ones quick enough for small nets.
@@ -94,7 +94,7 @@ def own_labels(model: nn.Module, x: Tensor) -> Tensor:
 @pytest.fixture
 def patient() -> Iterator[Callable[[nn.Module], nn.Module]]:
     """Whether a model is after the test as it was before: in training mode, with gradients and a hook of its owner."""
-    watched: list[Snapshot] = []
+    watched: list[ModelSnapshot] = []
 
     def prepare(model: nn.Module) -> nn.Module:
         model.train()[0].eval()  # mixed modes are somebody's choice too
@@ -102,7 +102,7 @@ def patient() -> Iterator[Callable[[nn.Module], nn.Module]]:
         last = list(model.parameters())[-1]
         last.grad = torch.ones_like(last)
         model[1].register_forward_hook(lambda *_: None)
-        watched.append(Snapshot(model))
+        watched.append(ModelSnapshot(model))
         return model
 
     yield prepare

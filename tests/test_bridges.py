@@ -22,7 +22,7 @@ from advgan.core.config import run
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
-from advgan.evaluation import Cells, Victim, evaluate
+from advgan.evaluation import ResultCache, TargetModel, evaluate
 from tests.test_attacks import conv_net, images, own_labels
 
 fool = pytest.importorskip("foolbox")
@@ -300,7 +300,7 @@ def test_an_attack_that_leaves_the_ball_is_a_failed_row(
 ) -> None:
     forward = torchattacks.FGSM.forward
     monkeypatch.setattr(torchattacks.FGSM, "forward", lambda self, x, y: 1 - forward(self, x, y))
-    row = Cells(None, *bars).run(parse_attack("torchattacks:FGSM"), Victim("net", model), BALL).row
+    row = ResultCache(None, *bars).run(parse_attack("torchattacks:FGSM"), TargetModel("net", model), BALL).row
     assert row["status"].startswith("failed: linf ")
     assert row["asr"] is None
     assert "exceeds eps 0.2" in row["violations"][0]

@@ -16,7 +16,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.defenses import adaptive, defend, load_classifier
 from advgan.defenses.compression import LAYERS, int8
-from advgan.evaluation import Cells, Victim
+from advgan.evaluation import ResultCache, TargetModel
 
 
 @pytest.fixture
@@ -105,7 +105,11 @@ def test_what_was_kept_is_saved(target: nn.Module, x: Tensor, tmp_path: Path) ->
 def test_the_classifier_behind_stays_and_its_forwards_are_counted(word: str, target: nn.Module, x: Tensor) -> None:
     before, logits = fingerprint(target), target(x)
     defense = defend(target, word)
-    row = Cells(None, x, defense(x).argmax(1)).run(parse_attack("fgsm"), Victim(word, defense), Threat("linf", 0.1)).row
+    row = (
+        ResultCache(None, x, defense(x).argmax(1))
+        .run(parse_attack("fgsm"), TargetModel(word, defense), Threat("linf", 0.1))
+        .row
+    )
     assert (row["status"], row["forwards_per_image"], row["backwards_per_image"]) == ("ok", 1, 1)
     assert fingerprint(target) == before
     assert torch.equal(target(x), logits)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from advgan.attacks import active_set as pool
 from advgan.attacks import deepfool
-from advgan.classifiers.checks import OneLogit
+from advgan.classifiers.checks import BinaryLogit
 from advgan.core.errors import InputError
 from advgan.core.threat_model import delta_norms
-from advgan.evaluation.instrumentation import Snapshot
+from advgan.evaluation.instrumentation import ModelSnapshot
 
 FOOLBOX = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}
 INF = float("inf")
@@ -97,7 +97,7 @@ def test_exact_on_a_linear_model(classes: int, norm: str) -> None:
 
 def test_binary_goes_straight_to_the_boundary_of_one_logit() -> None:
     f = linear(1, scale=3.0)
-    model, x = OneLogit(f).eval(), images(8, size=4, low=0.4, high=0.6)
+    model, x = BinaryLogit(f).eval(), images(8, size=4, low=0.4, high=0.6)
     with torch.no_grad():
         f[1].bias -= f(x).mean()
     y, value, w = predicted(model, x), f(x).detach(), f[1].weight.detach()
@@ -215,7 +215,7 @@ def test_the_model_is_given_back_as_it_was() -> None:
     model[3].eval()  # mixed modes are somebody's choice
     model[0].weight.requires_grad_(False)
     model[7].bias.grad = torch.ones(5)
-    before, x = Snapshot(model), images(5)
+    before, x = ModelSnapshot(model), images(5)
     x_before = x.clone()
     x_adv = deepfool(model, x, predicted(model, x))
     assert before.changes() == []

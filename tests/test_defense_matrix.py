@@ -25,7 +25,7 @@ from advgan.core.config import run
 from advgan.core.errors import InputError
 from advgan.data import load_data
 from advgan.defenses import load_classifier
-from advgan.evaluation import Cells
+from advgan.evaluation import ResultCache
 from advgan.evaluation.relative_time import relative_time
 from advgan.experiments.defenses import plots as defenses_figures
 from advgan.experiments.defenses.rows import Row, load_rows, parse_row, parse_rows
@@ -151,20 +151,20 @@ def test_a_killed_one_goes_on_and_says_the_same(
 ) -> None:
     words = ("--rows", "none", "bit-depth:bits=2", "--attacks", "noise-sign", "fgsm", "fgsm@naive", "pgd:steps=2")
     whole = call(*words, out="whole")
-    real, cells_run = Cells.run, []
+    real, cells_run = ResultCache.run, []
 
-    def killed(self: Cells, spec: Any, victim: Any, *given: Any, **named: Any) -> Any:
+    def killed(self: ResultCache, spec: Any, victim: Any, *given: Any, **named: Any) -> Any:
         if len(cells_run) == 4:
             raise KeyboardInterrupt
         cells_run.append((spec.label, victim.label))
         return real(self, spec, victim, *given, **named)
 
-    monkeypatch.setattr(Cells, "run", killed)
+    monkeypatch.setattr(ResultCache, "run", killed)
     with pytest.raises(SystemExit) as stop:
         call(*words)
     assert stop.value.code == 130
     assert [label for label, victim in cells_run if victim == "none"] == ["noise-sign", "fgsm", "pgd:steps=2"]
-    monkeypatch.setattr(Cells, "run", real)
+    monkeypatch.setattr(ResultCache, "run", real)
     capsys.readouterr()
     again = call(*words)
     assert "4 of 7 cells were kept from an earlier call" in capsys.readouterr().out

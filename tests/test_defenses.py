@@ -17,7 +17,7 @@ from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.defenses import DEFENSES, adaptive, defend, is_random, load_classifier, reseed, seen, undefended
 from advgan.defenses.detection import FeatureSqueezing, save_detector
-from advgan.evaluation import Cells, Victim
+from advgan.evaluation import ResultCache, TargetModel
 from advgan.evaluation.loading import load_targets
 
 WORDS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defence is tried here, where it needs some
@@ -113,10 +113,10 @@ def test_an_attack_by_gradients_is_adaptive_unless_it_is_told_otherwise(
     target: torch.nn.Module, x: torch.Tensor
 ) -> None:
     defended = defend(target, "bit-depth")
-    victim, y = Victim("defended", defended), defended(x).argmax(1)
+    victim, y = TargetModel("defended", defended), defended(x).argmax(1)
     rows = {}
     for word in ("fgsm", "fgsm@naive", "fgsm@oblivious"):
-        rows[word] = Cells(None, x, y).run(parse_attack(word), victim, Threat("linf", 0.1)).row
+        rows[word] = ResultCache(None, x, y).run(parse_attack(word), victim, Threat("linf", 0.1)).row
     assert [row["linf_max"] for row in rows.values()] == [pytest.approx(0.1), 0, pytest.approx(0.1)]
     assert [row["access"] for row in rows.values()] == ["gradients", "gradients", "transfer"]
     assert all(row["forwards_per_image"] == row["backwards_per_image"] == 1 for row in rows.values())
@@ -133,7 +133,9 @@ def test_an_attack_without_gradients_asks_the_defence_itself(
             asked[name] += len(logits)
 
         model.register_forward_hook(count)
-    Cells(None, x, defended(x).argmax(1)).run(parse_attack(word), Victim("it", defended), Threat("linf", 0.05))
+    ResultCache(None, x, defended(x).argmax(1)).run(
+        parse_attack(word), TargetModel("it", defended), Threat("linf", 0.05)
+    )
     assert asked["defence"] == asked["behind it"] > 5 * 20
 
 
@@ -143,11 +145,11 @@ def test_what_draws_repeats_with_its_seed_and_no_other(
     torch.manual_seed(5)
     other, threat = build_target("mnist-b", (1, 28, 28), 4).eval(), Threat("linf", 0.1)
     cells = {
-        "kept": Cells(tmp_path, x, target(x).argmax(1), keep=5),
-        "new": Cells(None, x, target(x).argmax(1), keep=5),
+        "kept": ResultCache(tmp_path, x, target(x).argmax(1), keep=5),
+        "new": ResultCache(None, x, target(x).argmax(1), keep=5),
     }
-    drawing = {"victim": Victim("it", defend(target, "noisy-gradients"))}, {
-        "victim": Victim("plain", target), "source": Victim("source", defend(other, "random-pad"))
+    drawing = {"victim": TargetModel("it", defend(target, "noisy-gradients"))}, {
+        "victim": TargetModel("plain", target), "source": TargetModel("source", defend(other, "random-pad"))
     }  # fmt: skip
     for who in drawing:
         answers = [cells[where].run(parse_attack("fgsm@naive"), threat=threat, seed=seed, **who).x_adv

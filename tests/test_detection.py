@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advgan.classifiers import build_target, save_target
 from advgan.core.errors import InputError
 from advgan.core.weights import read_weights, write_weights
-from advgan.defenses import Reject, adaptive, defend, load_classifier, load_detector, suspicious
+from advgan.defenses import RejectingClassifier, adaptive, defend, load_classifier, load_detector, suspicious
 from advgan.defenses.detection import (
     BinaryDetector,
     Detector,
@@ -126,10 +126,10 @@ def test_a_rejecting_classifier_answers_and_rejects_alike_wherever_it_is_loaded(
 
 
 def test_what_rejects_stands_outermost(target: nn.Module, x: Tensor) -> None:
-    rejecting = Reject(target, calibrated(BinaryDetector, x, target))
+    rejecting = RejectingClassifier(target, calibrated(BinaryDetector, x, target))
     with pytest.raises(InputError, match="cannot stand around a defence that rejects"):
         defend(rejecting, "bit-depth")
-    around = Reject(defend(target, "bit-depth"), calibrated(FeatureSqueezing, x, target))
+    around = RejectingClassifier(defend(target, "bit-depth"), calibrated(FeatureSqueezing, x, target))
     assert [d["name"] for d in around.config["defenses"]] == ["bit-depth", "reject"]
 
 
@@ -152,7 +152,7 @@ def test_what_is_no_detector(target: nn.Module, x: Tensor, tmp_path: Path) -> No
     with pytest.raises(InputError, match="holds no detector: expected a kind of feature-squeezing, binary"):
         load_detector(tmp_path / "classifier")
     with pytest.raises(InputError, match="made for images of 1x8x8, expected one for the classifier's 1x28x28"):
-        Reject(target, BinaryDetector((1, 8, 8)))
+        RejectingClassifier(target, BinaryDetector((1, 8, 8)))
     save_detector(calibrated(BinaryDetector, x, target), tmp_path / "torn", "# card", {})
     config = json.loads((tmp_path / "torn" / "config.json").read_text())
     config["settings"]["width"] = 8

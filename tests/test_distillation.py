@@ -26,7 +26,7 @@ from advgan.core.json_files import read_sealed
 from advgan.data import load_data
 from advgan.defenses.distillation import soft_cross_entropy, soft_labels
 from advgan.evaluation.evaluate import Result
-from advgan.evaluation.instrumentation import Snapshot
+from advgan.evaluation.instrumentation import ModelSnapshot
 from advgan.experiments.distillation.analysis import aimed, amplitude, spread
 from advgan.experiments.distillation.plots import PUBLISHED
 from advgan.report.figures.cases import safe
@@ -87,7 +87,7 @@ def test_no_such_temperature(temperature: float) -> None:
 def test_the_amplitude_of_a_linear_models_softmax() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
     x = torch.rand(70, 1, 4, 4, generator=seeded())
-    snapshot = Snapshot(model)
+    snapshot = ModelSnapshot(model)
     found = amplitude(model, x)
     assert snapshot.changes() == []
     with torch.no_grad():

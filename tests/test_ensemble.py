@@ -14,8 +14,8 @@ from advgan.classifiers import build_target, save_target
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.defenses import adaptive, defend, load_classifier
-from advgan.defenses.ensemble import Ensemble, MeanLogits, MeanProbabilities, Vote
-from advgan.evaluation import Cells, Victim
+from advgan.defenses.ensemble import Ensemble, MajorityVote, MeanLogits, MeanProbabilities
+from advgan.evaluation import ResultCache, TargetModel
 
 
 class Says(nn.Module):
@@ -35,17 +35,17 @@ def answer(kind: type[Ensemble], *members: nn.Module) -> Tensor:
 
 
 def test_votes_are_counted() -> None:
-    logits = answer(Vote, Says(0, 5, 1), Says(3, 0, 0), Says(0, 0.1, 0), Says(0, 9, 0))
+    logits = answer(MajorityVote, Says(0, 5, 1), Says(3, 0, 0), Says(0, 0.1, 0), Says(0, 9, 0))
     assert torch.equal(logits, torch.tensor([1.0, 3.5, 0.0]))
 
 
 def test_the_surer_wins_a_tie_among_the_first_alone() -> None:
-    assert torch.equal(answer(Vote, Says(1, 0, 0), Says(0, 5, 0)), torch.tensor([1.0, 1.5, 0.0]))
-    assert torch.equal(answer(Vote, Says(5, 0, 0), Says(0, 1, 0)), torch.tensor([1.5, 1.0, 0.0]))
+    assert torch.equal(answer(MajorityVote, Says(1, 0, 0), Says(0, 5, 0)), torch.tensor([1.0, 1.5, 0.0]))
+    assert torch.equal(answer(MajorityVote, Says(5, 0, 0), Says(0, 1, 0)), torch.tensor([1.5, 1.0, 0.0]))
     # Class 2 has the largest mean probability, and no vote.
     near = (Says(1.0, -9, 0.99), Says(-9, 1.0, 0.99))
     assert answer(MeanProbabilities, *near).argmax() == 2
-    assert torch.equal(answer(Vote, *near), torch.tensor([1.5, 1.0, 0.0]))
+    assert torch.equal(answer(MajorityVote, *near), torch.tensor([1.5, 1.0, 0.0]))
 
 
 def test_means_are_means() -> None:
@@ -63,14 +63,14 @@ def linear(seed: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
 
 
-@pytest.mark.parametrize("kind", [Vote, MeanLogits, MeanProbabilities])
+@pytest.mark.parametrize("kind", [MajorityVote, MeanLogits, MeanProbabilities])
 def test_an_attacker_differentiates_the_mean(kind: type[Ensemble]) -> None:
     members, x = [linear(seed) for seed in range(3)], torch.rand(5, 1, 4, 4, requires_grad=True)
     ensemble = kind(members[0], members[1:])
     stand_in = (MeanLogits if kind is MeanLogits else MeanProbabilities)(members[0], members[1:])
     torch.testing.assert_close(adaptive(ensemble)(x), stand_in(x))
     own, through = (torch.autograd.grad(model(x)[:, 0].sum(), x)[0] for model in (ensemble, adaptive(ensemble)))
-    assert torch.equal(own, torch.zeros_like(x) if kind is Vote else through)
+    assert torch.equal(own, torch.zeros_like(x) if kind is MajorityVote else through)
 
 
 def test_members_may_be_defended_and_are_seen_through() -> None:
@@ -90,7 +90,7 @@ def test_attacked_as_one_white_box_and_by_transfer_from_one_member() -> None:
     members = [nn.Sequential(nn.Flatten(), layer).requires_grad_(False) for layer in (plus, minus)]
     ensemble = MeanLogits(members[0], members[1:])
     x, y = torch.full((6, 1, 4, 4), 0.5), torch.zeros(6, dtype=torch.long)
-    victim, cells = Victim("ensemble", ensemble), Cells(None, x, y)
+    victim, cells = TargetModel("ensemble", ensemble), ResultCache(None, x, y)
     rows = {w: cells.run(parse_attack(w), victim, Threat("linf", 0.45)).row for w in ("fgsm", "fgsm@oblivious")}
     assert [(row["asr"], row["access"]) for row in rows.values()] == [(1, "gradients"), (0, "transfer")]
     assert all(row["forwards_per_image"] == row["backwards_per_image"] == 1 for row in rows.values())
@@ -148,10 +148,10 @@ def test_a_member_that_rejects_cannot_join() -> None:
     rejecting = linear(0)
     rejecting.suspicion = lambda x: x.flatten(1).sum(1)  # type: ignore[assignment]
     with pytest.raises(InputError, match="vote cannot join a classifier that rejects"):
-        Vote(linear(1), [rejecting])
+        MajorityVote(linear(1), [rejecting])
 
 
-@pytest.mark.parametrize("kind", [Vote, MeanLogits, MeanProbabilities])
+@pytest.mark.parametrize("kind", [MajorityVote, MeanLogits, MeanProbabilities])
 def test_a_member_that_changes_its_input_changes_nobody_elses(kind: type[Ensemble]) -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:

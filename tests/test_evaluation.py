@@ -19,12 +19,12 @@ from scipy.stats import norm as normal
 from torch import Tensor, nn
 
 from advgan.analysis.worst_case import worst_case
-from advgan.attacks import Bound, bind, ifgsm
+from advgan.attacks import AttackFn, bind, ifgsm
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.evaluation import ROW_KEYS, Result, environment, evaluate, predict, wilson
 from advgan.evaluation import verify as certify
-from advgan.evaluation.instrumentation import Snapshot
+from advgan.evaluation.instrumentation import ModelSnapshot
 from advgan.experiments.amortisation.analysis import against, union
 
 
@@ -55,11 +55,11 @@ def flat(*greys: float, size: int = 12) -> Tensor:
 X, Y = flat(0.1, 0.35, 0.5, 0.58, 0.9, 0.8), torch.tensor([0, 0, 1, 1, 2, 0])
 
 
-def brighter(by: float) -> Bound:
+def brighter(by: float) -> AttackFn:
     return lambda x, y: (x + by).clamp(0, 1)
 
 
-def run(attack: Bound, model: nn.Module, eps: float = 0.1, **more: Any) -> Result:
+def run(attack: AttackFn, model: nn.Module, eps: float = 0.1, **more: Any) -> Result:
     return evaluate(attack, model, X, Y, Threat("linf", eps, targeted="y_target" in more), **more)
 
 
@@ -236,7 +236,7 @@ def crash(x: Tensor, y: Tensor) -> Tensor:
         (relabel, "the input was changed in place"),
     ],
 )
-def test_a_cheat_is_a_failed_row_that_says_how(cheat: Bound, named: str, model: Brightness) -> None:
+def test_a_cheat_is_a_failed_row_that_says_how(cheat: AttackFn, named: str, model: Brightness) -> None:
     x = torch.cat([X[:5], flat(0.95)])  # an image whose box is nearer than eps
     result = evaluate(cheat, model, x, Y, Threat("linf", 0.1), name="cheat", batch_size=4)
     assert re.search(named, result.row["status"])
@@ -297,7 +297,7 @@ def leave_a_hook(model: Brightness) -> None:
 def test_harm_to_the_model_is_named_and_undone(
     harm: Callable[[Brightness], object], named: str, model: Brightness
 ) -> None:
-    before, clean = Snapshot(model), predict(model, X)
+    before, clean = ModelSnapshot(model), predict(model, X)
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
         harm(model)
@@ -312,7 +312,7 @@ def test_harm_to_the_model_is_named_and_undone(
 
 
 def test_an_honest_attack_leaves_no_trace(model: Brightness) -> None:
-    before = Snapshot(model)
+    before = ModelSnapshot(model)
     assert run(bind("deepfool", model, Threat()), model, protocol="minimal-norm").row["status"] == "ok"
     assert before.changes() == []
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advgan.attacks import carlini_wagner, deepfool, fgsm, jsma, lbfgs, noise_sign, pgd, square
 from advgan.attacks.registry import bind, parse_attack
 from advgan.classifiers import BlackBox, check_target
-from advgan.classifiers.checks import OneLogit, gradient_fault
+from advgan.classifiers.checks import BinaryLogit, gradient_fault
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.defenses import defend
@@ -141,7 +141,7 @@ def test_one_logit_is_right_wrapped_and_refused_bare(outputs: Any) -> None:
 
 
 def test_a_wrapped_model_keeps_its_name_and_images() -> None:
-    wrapped: Any = OneLogit(Mean(lambda f: f))
+    wrapped: Any = BinaryLogit(Mean(lambda f: f))
     assert (wrapped.name, wrapped.image_shape, wrapped.num_classes) == ("mean", (3, 8, 8), 2)
 
 

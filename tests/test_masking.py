@@ -15,7 +15,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.defenses import adaptive, defend, reseed
-from advgan.evaluation import Cells, Result, Victim
+from advgan.evaluation import Result, ResultCache, TargetModel
 from advgan.models.losses import margin
 from tests.test_sanity import share
 from tests.test_statistics import plain, result
@@ -138,9 +138,9 @@ SQUARES = "square:queries=300"
 def measured(
     model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor], *attacks: str, eps: float = EPS
 ) -> dict[str, Result]:
-    victim, threat, cells = Victim("net", model), Threat("linf", eps), Cells(None, *images)
+    victim, threat, cells = TargetModel("net", model), Threat("linf", eps), ResultCache(None, *images)
     found = [cells.run(parse_attack(word), victim, threat) for word in attacks]
-    found.append(cells.run(parse_attack("mifgsm"), victim, threat, source=Victim("other", other)))
+    found.append(cells.run(parse_attack("mifgsm"), victim, threat, source=TargetModel("other", other)))
     assert {each.row["status"] for each in found} == {"ok"}
     return {each.row["attack"]: each for each in found}
 

@@ -19,7 +19,7 @@ from advgan.attacks.lbfgs import lbfgs
 from advgan.attacks.losses import objective
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
-from advgan.evaluation.instrumentation import Snapshot
+from advgan.evaluation.instrumentation import ModelSnapshot
 
 Attack = Callable[..., Tensor]
 darker = partial(jsma, theta=-1.0, gamma=1.0)
@@ -257,7 +257,7 @@ def test_contract(attack: Attack, targeted: bool) -> None:
     model[0].eval()  # mixed modes are somebody's choice too
     model[0].weight.requires_grad_(False)
     model[7].bias.grad = torch.ones(5)
-    before, found, kept = Snapshot(model), own_labels(conv_net(), x), x.clone()
+    before, found, kept = ModelSnapshot(model), own_labels(conv_net(), x), x.clone()
     y, aim = (found + torch.tensor([0, 0, 0, 0, 1, 0])) % 5, None
     if targeted:
         y, aim = found, (found + torch.tensor([1, 1, 1, 1, 0, 1])) % 5

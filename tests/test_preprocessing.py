@@ -167,7 +167,7 @@ def test_draws_are_those_of_the_seed() -> None:
 
 @pytest.mark.parametrize("word", ["jpeg", "bit-depth:bits=4"])
 def test_bpdas_gradient_is_the_identitys(word: str) -> None:
-    """Through a linear classifier: its weights, wherever the image is; the defence's own gradient is zero."""
+    """BPDA a linear classifier: its weights, wherever the image is; the defence's own gradient is zero."""
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
     defense, x = defend(linear, word), images(2).requires_grad_()

@@ -13,7 +13,7 @@ from advgan.attacks import bind, parse_attack
 from advgan.attacks.common import uphill
 from advgan.attacks.losses import objective
 from advgan.core.threat_model import Threat
-from advgan.evaluation import Cells, Result, Victim, evaluate, judged
+from advgan.evaluation import Result, ResultCache, TargetModel, evaluate, judged
 from advgan.experiments.sweep.report import unattacked
 from advgan.report.sections import sections
 from tests.test_evaluation import Brightness, brighter, flat
@@ -78,8 +78,8 @@ def test_what_answers_everything_has_no_such_figures() -> None:
 
 
 def test_a_kept_cell_rejects_alike(tmp_path: Path) -> None:
-    victim, spec = Victim("picky", Picky().eval()), parse_attack("noise-sign")
-    made, found = (Cells(tmp_path, X, Y).run(spec, victim, BALL) for _ in range(2))
+    victim, spec = TargetModel("picky", Picky().eval()), parse_attack("noise-sign")
+    made, found = (ResultCache(tmp_path, X, Y).run(spec, victim, BALL) for _ in range(2))
     assert made.row == found.row
     assert made.row["clean_rejected"] == pytest.approx(2 / 7)
     assert torch.equal(made.records["clean_accepted"], found.records["clean_accepted"])

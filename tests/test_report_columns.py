@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advgan.analysis.cost import cost
 from advgan.analysis.summary import summary
-from advgan.attacks import Bound, bind
+from advgan.attacks import AttackFn, bind
 from advgan.core.threat_model import Threat
 from advgan.evaluation import Result, evaluate
 from advgan.report.beside import cost as cost_table
@@ -35,7 +35,7 @@ class Mean(nn.Module):
         return 20 * torch.stack([0.5 - mean, mean - 0.5], 1)
 
 
-def half(eps: float) -> Bound:
+def half(eps: float) -> AttackFn:
     """Half a step of FGSM."""
     return lambda x, y: (x + eps / 2 * (1 - 2 * y.float()).view(-1, 1, 1, 1)).clamp(0, 1)
 

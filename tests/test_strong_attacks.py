@@ -15,7 +15,7 @@ from advgan.attacks.pgd import pgd
 from advgan.attacks.square import _window, square
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
-from advgan.evaluation.instrumentation import Counter, Snapshot
+from advgan.evaluation.instrumentation import Counter, ModelSnapshot
 
 BOUNDED: dict[str, Callable[..., Tensor]] = {
     "apgd-ce": partial(apgd, steps=8),
@@ -71,7 +71,7 @@ def plane(model: nn.Sequential, x: Tensor, norm: str) -> tuple[Tensor, Tensor]:
 @pytest.fixture
 def patient() -> Iterator[Callable[[nn.Module], nn.Module]]:
     """Whether a model is after the test as it was before: in training mode, with gradients and a hook of its owner."""
-    watched: list[Snapshot] = []
+    watched: list[ModelSnapshot] = []
 
     def prepare(model: nn.Module) -> nn.Module:
         model.train()[0].eval()  # mixed modes are somebody's choice too
@@ -79,7 +79,7 @@ def patient() -> Iterator[Callable[[nn.Module], nn.Module]]:
         last = list(model.parameters())[-1]
         last.grad = torch.ones_like(last)
         model[1].register_forward_hook(lambda *_: None)
-        watched.append(Snapshot(model))
+        watched.append(ModelSnapshot(model))
         return model
 
     yield prepare

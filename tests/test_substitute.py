@@ -20,7 +20,7 @@ from advgan import Generator, training
 from advgan.classifiers import BlackBox, fingerprint, load_target
 from advgan.core.config import run
 from advgan.data import load_data
-from advgan.evaluation.loading import Trained, load_targets, run_of
+from advgan.evaluation.loading import LoadedGenerator, load_targets, run_of
 
 from .conftest import Run
 
@@ -164,7 +164,7 @@ def test_others_find_what_it_was_trained_on_and_what_it_cost(
     data, out = load_data("folder", digits), tmp_path / "out"
     names, paths = ("mnist-small", "mnist-b"), (classifier, out)
     (black_box, own), _ = load_targets(names, paths, data, torch.device("cpu"))
-    trained = Trained(out, Generator.from_pretrained(out))
+    trained = LoadedGenerator(out, Generator.from_pretrained(out))
     assert trained.trained_on(own)
     assert not trained.trained_on(black_box)
     spent = [own.spent_on(black_box.victim.sha256), own.spent_on("0"), black_box.spent_on(own.victim.sha256)]

@@ -28,7 +28,7 @@ from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures import with_caption
 from advgan.report.table import markdown
 from advgan.report.tensorboard import command, write_comparison
-from advgan.training.validation import Judgement
+from advgan.training.validation import ValidationResult
 from advgan.training.validation_log import write_validation
 from tests.test_figures import comparison
 
@@ -110,7 +110,9 @@ def test_a_validation_has_figures_images_and_symptoms(tmp_path: Path) -> None:
     logits = torch.eye(3)
     x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     figures, counts = {"n": 3.0, "asr": 0.5}, torch.tensor([1.0, 2.0, 0.0])
-    judgement = Judgement(figures, counts, ["it collapsed"], x, 1 - x, torch.arange(3), logits, logits.roll(1, 0))
+    judgement = ValidationResult(
+        figures, counts, ["it collapsed"], x, 1 - x, torch.arange(3), logits, logits.roll(1, 0)
+    )
     with SummaryWriter(str(tmp_path)) as log:
         write_validation(log, judgement, 7, ("a", "b", "c"))
     events = read(tmp_path)

@@ -23,7 +23,7 @@ from advgan.classifiers import build_target, fingerprint, load_target, save_targ
 from advgan.core.config import run
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
-from advgan.evaluation import Cells, Victim, evaluate, predict
+from advgan.evaluation import ResultCache, TargetModel, evaluate, predict
 from tests.conftest import Run
 
 transfer = importlib.import_module("advgan.experiments.transfer.run")
@@ -150,10 +150,12 @@ def test_images_that_the_source_has_wrong_are_left_out_of_the_shared_share(class
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.tensor([[1.0, 0.0, 0.0]]).expand(len(x), 3)
 
-    victim = Victim("victim", load_target("mnist-small", classifier, image_shape=(1, 28, 28), num_classes=3).eval())
-    cells, threat = Cells(None, x, y), Threat("linf", 0.2)
+    victim = TargetModel(
+        "victim", load_target("mnist-small", classifier, image_shape=(1, 28, 28), num_classes=3).eval()
+    )
+    cells, threat = ResultCache(None, x, y), Threat("linf", 0.2)
     records = cells.run(transfer.parse_attack("fgsm"), victim, threat).records
-    row = transfer.shared(cells, records, Victim("blind", Blind().eval()))
+    row = transfer.shared(cells, records, TargetModel("blind", Blind().eval()))
     assert row["n_both"] == (records["counts"] & (y == 0)).sum() < records["counts"].sum()
     assert row["asr_both"] == records["success"][y == 0].sum() / row["n_both"]
     assert transfer.shared(cells, {}, victim) == dict.fromkeys(transfer.SHARED)

@@ -21,13 +21,13 @@ from advgan.attacks.lbfgs import lbfgs
 from advgan.attacks.mifgsm import mifgsm
 from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
-from advgan.attacks.registry import ATTACKS, Attack, Bound, Protocol, Spec, bind, parse_attack
+from advgan.attacks.registry import ATTACKS, Attack, AttackFn, Protocol, Spec, bind, parse_attack
 from advgan.attacks.square import square
 
 __all__ = [
     "ATTACKS",
     "Attack",
-    "Bound",
+    "AttackFn",
     "Protocol",
     "Spec",
     "advgan",

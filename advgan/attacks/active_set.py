@@ -10,10 +10,10 @@ from torch import Tensor
 CHUNK = 50
 
 
-class Pool:
+class ActiveSet:
     """Numbers `live` (k,) of the images in work, out of `n`. All attacks keep their state per image, and index it so.
 
-    pool = Pool(len(x), x.device)
+    pool = ActiveSet(len(x), x.device)
     while len(pool.live):
         i = pool.live
         ...                     # one step of x_adv[i]

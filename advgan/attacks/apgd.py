@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.active_set import Pool
+from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.common import borrowed, check_at_least, check_inputs, fooled, random_start, steepest, uphill
 from advgan.attacks.losses import Loss, Objective, objective
 from advgan.core.errors import InputError
@@ -81,7 +81,7 @@ def _climb(
     age, rises = torch.zeros_like(y), torch.zeros_like(y)  # steps taken, and how many of this span's raised L
     won, halved = torch.zeros_like(y, dtype=torch.bool), torch.ones_like(y, dtype=torch.bool)
 
-    pool = Pool(n, x.device)
+    pool = ActiveSet(n, x.device)
     while len(i := pool.live):
         label, aim = y[i], None if y_target is None else y_target[i]
         gradient, (_, value, hit) = uphill(model, here[i], label, aim, goal)

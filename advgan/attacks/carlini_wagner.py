@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.active_set import Pool
+from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.boundary import to_boundary
 from advgan.attacks.common import borrowed, check_at_least, check_inputs, check_positive, length, uphill
 from advgan.attacks.losses import objective
@@ -54,7 +54,7 @@ def carlini_wagner(
     goal = objective("margin", targeted=y_target is not None)
     rejects = hasattr(model, "suspicion")
     kappa = 0.0 if rejects else kappa
-    search, pool = _Search(x, kappa, 0.1 ** (1 / steps) if learning_rate is None else 1.0), Pool(len(x), x.device)
+    search, pool = _Search(x, kappa, 0.1 ** (1 / steps) if learning_rate is None else 1.0), ActiveSet(len(x), x.device)
     patience = -(-steps // 10) if abort_early else steps
 
     with borrowed(model), torch.no_grad():

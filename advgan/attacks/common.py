@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.active_set import Pool
+from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.losses import Objective, reached
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns, check_images, check_labels, check_number, is_softmax
@@ -87,7 +87,7 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(True)
 
 
-class Standing(NamedTuple):
+class AttackState(NamedTuple):
     """How near its goal an attacker is with each image (n,).
 
     value   what is raised: the objective; of an image that fools a model which can reject, minus the model's suspicion
@@ -100,7 +100,7 @@ class Standing(NamedTuple):
     won: Tensor
 
 
-def standing(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective) -> Standing:
+def standing(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective) -> AttackState:
     """Where images `x` (n, c, h, w) stand, by one forward of each.
 
     Against a model with a `suspicion` (n,), positive where it rejects, each image has one aim at a time: to fool, and
@@ -110,12 +110,12 @@ def standing(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, goal: Ob
     check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
     value, won = goal(logits, y, y_target), reached(logits, y, y_target)
     if not hasattr(model, "suspicion") or not won.any():
-        return Standing(value, value.detach(), won)
+        return AttackState(value, value.detach(), won)
     i = won.nonzero().squeeze(1)
     doubt = model.suspicion(x[i])
     rank = BEYOND - doubt.detach() / (1 + doubt.detach().abs())
     rank = value.detach().index_put((i,), rank)
-    return Standing(value.index_put((i,), -doubt), rank, won.index_put((i,), doubt <= 0))
+    return AttackState(value.index_put((i,), -doubt), rank, won.index_put((i,), doubt <= 0))
 
 
 def rejects(model: Any, x: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def rejects(model: Any, x: Tensor) -> Tensor:
 
 def uphill(
     model: nn.Module, x_adv: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective
-) -> tuple[Tensor, Standing]:
+) -> tuple[Tensor, AttackState]:
     """The gradient (n, c, h, w), at `x_adv` itself, of what an attacker raises, and how near its goal it is there.
 
     `x_adv` is a leaf here. No gradient goes through the clamp that made it: since torch 2.15 clamp passes none at its
@@ -167,7 +167,7 @@ def gradient_at(leaf: Tensor, output: Tensor, weight: Tensor | None = None, *, a
 @torch.no_grad()
 def fooled(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
     """Which images `x` (n, c, h, w) are where the attacker wants them, and not rejected: (n,) bool, by one forward."""
-    found, pool = torch.zeros(len(x), dtype=torch.bool, device=x.device), Pool(len(x), x.device)
+    found, pool = torch.zeros(len(x), dtype=torch.bool, device=x.device), ActiveSet(len(x), x.device)
     with borrowed(model):
         while len(i := pool.live):
             logits = model(x[i])

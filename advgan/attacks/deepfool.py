@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.active_set import Pool
+from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.boundary import to_boundary
 from advgan.attacks.common import borrowed, check_classes, check_inputs, gradient_at, gradients_on, length
 from advgan.core.errors import InputError
@@ -52,12 +52,12 @@ def deepfool(
     search = _Search(model, x, y, norm=norm, steps=steps, candidates=candidates, overshoot=overshoot, prune=prune)
     with borrowed(model), torch.no_grad():
         # The first step looks at about five boundaries of each image, later ones at one: apart, few gradients are idle.
-        finished, pool = torch.zeros_like(y, dtype=torch.bool), Pool(len(x), x.device)
+        finished, pool = torch.zeros_like(y, dtype=torch.bool), ActiveSet(len(x), x.device)
         while len(i := pool.live):
             finished[i] = search.advance(i)
             pool.retire(torch.ones_like(i, dtype=torch.bool))
         left = (~finished).nonzero().flatten()
-        pool = Pool(len(left), x.device)
+        pool = ActiveSet(len(left), x.device)
         while len(i := left[pool.live]):
             pool.retire(search.advance(i))
     return to_boundary(model, x, search.x_adv, y, norm=norm)

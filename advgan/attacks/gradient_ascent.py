@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.active_set import Pool
+from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.common import borrowed, steepest, uphill
 from advgan.attacks.losses import Objective
 from advgan.core.threat_model import Threat
@@ -41,7 +41,7 @@ def ascend(
     x_adv, age = start.clone(), torch.zeros(len(x), dtype=torch.long, device=x.device)
     velocity = None if decay is None else torch.zeros_like(x)
     stop_on_success |= hasattr(model, "suspicion")
-    pool = Pool(len(x), x.device)
+    pool = ActiveSet(len(x), x.device)
     with borrowed(model), torch.no_grad():
         while len(i := pool.live):
             label, aim = y[i], None if y_target is None else y_target[i]

@@ -30,7 +30,7 @@ from advgan.models.generator import Generator
 
 Protocol = Literal["bounded", "minimal-norm"]
 Access = Literal["nothing", "gradients", "scores", "decisions", "generator", "transfer"]
-Bound = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> x_adv: all that the harness sees of an attack
+AttackFn = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> x_adv: all that the harness sees of an attack
 # Library -> its parser "foolbox:LinfPGD:steps=40" -> (name, settings), and its maker (name, settings) -> Attack;
 # `advgan.bridges` registers them.
 LIBRARIES: dict[str, tuple[Callable[[str], tuple[str, dict[str, Any]]], Callable[[str, dict[str, Any]], Attack]]] = {}
@@ -153,7 +153,7 @@ def bind(
     y_target: int | None = None,
     rng: torch.Generator | None = None,
     generator: Generator | None = None,
-) -> Bound:
+) -> AttackFn:
     """An attack on `model` under `threat`, as a function (x, y) -> x_adv. Raises InputError if it cannot be.
 
     attack      a `Spec`, or text that `parse_attack` reads

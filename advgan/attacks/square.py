@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.active_set import Pool
+from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.common import borrowed, check_at_least, check_inputs, standing, uniform
 from advgan.attacks.losses import objective
 from advgan.core.errors import InputError
@@ -49,7 +49,7 @@ def square(
     first = _stripes(x, signs, threat) if norm == "linf" else _tiles(x, signs, threat)
 
     best, top, asked = x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros_like(y)
-    pool = Pool(len(x), x.device)
+    pool = ActiveSet(len(x), x.device)
     with borrowed(model), torch.no_grad():
         while len(i := pool.live):
             label, aim = y[i], None if y_target is None else y_target[i]

@@ -31,7 +31,7 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 FEWEST_GAINED = 8  # images that a normalisation must turn right: by chance one of five does so with at most 5 / 2^8
 
 
-class OneLogit(nn.Module):
+class BinaryLogit(nn.Module):
     """A two-class `model` with one logit f, (n,) or (n, 1), as one with the logits (0, f): class 1 wins where f > 0.
 
     In the mode that `model` is in, and with its name, images, classes and config where it has them.
@@ -107,8 +107,8 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
             )
         check_no_probabilities(model, first, x)
         if not random:
-            _check_batch(OneLogit(model) if one_logit else model, x)
-    checked = OneLogit(model) if one_logit else model  # in the mode that the model was in
+            _check_batch(BinaryLogit(model) if one_logit else model, x)
+    checked = BinaryLogit(model) if one_logit else model  # in the mode that the model was in
     if not random and (fault := gradient_fault(checked, x)):
         warn(f"the model passes no gradient to its input ({fault}): only attacks without gradients run on it")
     return checked

@@ -16,7 +16,7 @@ from advgan.classifiers.checks import (
     FEWEST_GAINED,
     NORMALISATIONS,
     SAME,
-    OneLogit,
+    BinaryLogit,
     _check_batch,
     _evaluating,
     acting,
@@ -121,7 +121,7 @@ def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
         count = int((~torch.isfinite(first.reshape(len(x), -1)).all(1)).sum())
         remedy = "look for damaged weights and for log or division by 0"
         return [*problems, Problem("not finite", f"NaN or infinity for {count} of {len(x)} images", remedy)]
-    wrapped = OneLogit(model) if first.ndim == 1 or first.shape[1] == 1 else model
+    wrapped = BinaryLogit(model) if first.ndim == 1 or first.shape[1] == 1 else model
     difference = (first - second).abs().max().item()
     is_random = difference > SAME * max(1.0, first.abs().max().item())
     if is_random:

@@ -12,7 +12,7 @@ from advgan.classifiers.base import ImageShape, Target
 SIZES = {"quick": 24}  # name -> channels at half the image's resolution
 
 
-class Normal(nn.Module):
+class ConvBN(nn.Module):
     """A convolution without bias, batch normalisation and, if wanted, ReLU.
 
     In eval mode the normalisation is a part of the convolution's weights, worked out at each call: a tenth of the time.
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.inner = nn.Sequential(Normal(width, width), Normal(width, width, relu=False))
+        self.inner = nn.Sequential(ConvBN(width, width), ConvBN(width, width, relu=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.inner(x), inplace=True)
@@ -59,10 +59,10 @@ class Quick(Target):
         super().__init__(name, image_shape, num_classes)
         width = SIZES[name]
         self.body = nn.Sequential(
-            Normal(self.image_shape[0], width, 4, stride=2),
-            Normal(width, 2 * width, stride=2),
+            ConvBN(self.image_shape[0], width, 4, stride=2),
+            ConvBN(width, 2 * width, stride=2),
             Block(2 * width),
-            Normal(2 * width, 4 * width, stride=2),
+            ConvBN(2 * width, 4 * width, stride=2),
             Block(4 * width),
         )
         self.linear = nn.Linear(4 * width, num_classes)

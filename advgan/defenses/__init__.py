@@ -4,18 +4,18 @@ every program takes it as a target, `--defense bit-depth:bits=3`.
 
 from __future__ import annotations
 
-from advgan.defenses.base import Defended, Expectation, adaptive, is_random, reseed, seen, suspicious, undefended
+from advgan.defenses.base import EOT, Defended, adaptive, is_random, reseed, seen, suspicious, undefended
 from advgan.defenses.checkpoint import defend, is_directory, load_classifier, load_members, needs_weights, weights_of
 from advgan.defenses.detection import Detector, load_detector
 from advgan.defenses.registry import DEFENSES
-from advgan.defenses.rejection import Reject
+from advgan.defenses.rejection import RejectingClassifier
 
 __all__ = [
     "DEFENSES",
+    "EOT",
     "Defended",
     "Detector",
-    "Expectation",
-    "Reject",
+    "RejectingClassifier",
     "adaptive",
     "defend",
     "is_directory",

@@ -89,7 +89,7 @@ class Defended(nn.Module):
     # A rejecting defence has `suspicion(x) -> (n,)`, differentiable: an image with a positive one is not answered.
 
 
-class Expectation(nn.Module):
+class EOT(nn.Module):
     """The mean logits of a random `model` over `draws` forwards: expectation over transformation (Athalye et al. 2018,
     "Synthesizing robust adversarial examples", eq. 1, of the logits)."""
 

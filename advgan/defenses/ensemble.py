@@ -53,10 +53,10 @@ class Ensemble(Defended):
         return self.answer(torch.stack([member(x.clone()) for member in (self.inner, *self.members)]))
 
     def adaptive(self) -> nn.Module:
-        return Joined([self.inner, *self.members], self.answer)
+        return EnsembleView([self.inner, *self.members], self.answer)
 
 
-class Joined(nn.Module):
+class EnsembleView(nn.Module):
     """What an attacker differentiates: the members' adaptive views, their logits (m, n, k) joined by `answer`."""
 
     def __init__(self, members: Sequence[nn.Module], answer: Callable[[Tensor], Tensor]) -> None:
@@ -89,7 +89,7 @@ class MeanProbabilities(Ensemble):
         return logits.float().log_softmax(2).logsumexp(0) - math.log(len(logits))
 
 
-class Vote(Ensemble):
+class MajorityVote(Ensemble):
     """How many members decide for each class, and half a vote to break ties: of the classes with the most votes the one
     with the largest mean probability has it. The gradient is zero: an attacker takes that of `MeanProbabilities`.
     """
@@ -105,7 +105,7 @@ class Vote(Ensemble):
         return votes + F.one_hot(tie_break, k) / 2 + 0 * logits.sum(0)
 
     def adaptive(self) -> nn.Module:
-        return Joined([self.inner, *self.members], MeanProbabilities.answer)
+        return EnsembleView([self.inner, *self.members], MeanProbabilities.answer)
 
 
 def _check_fit(word: str, member: nn.Module, inner: nn.Module) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from advgan.core.errors import InputError
-from advgan.defenses.base import Defended, Expectation, adaptive
+from advgan.defenses.base import EOT, Defended, adaptive
 
 
 class Preprocessing(Defended):
@@ -38,11 +38,11 @@ class Preprocessing(Defended):
         return logits
 
     def adaptive(self) -> nn.Module:
-        through = Through(self)
-        return Expectation(through, self.draws) if self.random else through
+        through = BPDA(self)
+        return EOT(through, self.draws) if self.random else through
 
 
-class Through(nn.Module):
+class BPDA(nn.Module):
     """A `Preprocessing` with a useful gradient: its own where it has one, else that of what is near."""
 
     def __init__(self, defense: Preprocessing) -> None:

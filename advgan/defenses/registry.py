@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from advgan.defenses.base import Defended
 from advgan.defenses.compression import Int8, Prune
-from advgan.defenses.ensemble import MeanLogits, MeanProbabilities, Vote
+from advgan.defenses.ensemble import MajorityVote, MeanLogits, MeanProbabilities
 from advgan.defenses.filters import Gaussian, Median, TotalVariation
 from advgan.defenses.geometry import CropResize, RandomCrop, RandomPad
 from advgan.defenses.masking import LabelsOnly, NoisyGradients, Saturated, TruncatedGradients
 from advgan.defenses.preprocessing import BitDepth, Jpeg
-from advgan.defenses.rejection import Reject
+from advgan.defenses.rejection import RejectingClassifier
 
 KINDS: tuple[type[Defended], ...] = (
     *(BitDepth, Jpeg, Median, Gaussian, TotalVariation, CropResize, RandomCrop, RandomPad),
     *(Int8, Prune),
-    *(Vote, MeanLogits, MeanProbabilities),
+    *(MajorityVote, MeanLogits, MeanProbabilities),
     *(LabelsOnly, Saturated, NoisyGradients, TruncatedGradients),
-    Reject,
+    RejectingClassifier,
 )
 DEFENSES = {kind.word: kind for kind in KINDS}

@@ -12,7 +12,7 @@ from advgan.defenses.base import Defended, adaptive
 from advgan.defenses.detection import Detector, build_detector, check_detector, load_detector
 
 
-class Reject(Defended):
+class RejectingClassifier(Defended):
     """The inner classifier's logits; an image with a positive `suspicion` counts as rejected, whatever they say.
 
     detector   a calibrated one, or the directory where train/detector.py wrote it. It is saved with the classifier.
@@ -36,7 +36,7 @@ class Reject(Defended):
         check_detector(settings, "the settings of reject")
 
     @classmethod
-    def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Reject:
+    def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> RejectingClassifier:
         return cls(inner, build_detector(settings))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,9 +52,9 @@ class Reject(Defended):
 
 
 class Evasion(nn.Module):
-    """A `Reject` with useful gradients: the inner classifier's adaptive view, and the detector's smooth scores."""
+    """Useful gradients of a `RejectingClassifier`: the classifier's adaptive view, and the detector's smooth scores."""
 
-    def __init__(self, defense: Reject) -> None:
+    def __init__(self, defense: RejectingClassifier) -> None:
         super().__init__()
         self.inner, self.detector = adaptive(defense.inner), defense.detector
 
@@ -63,5 +63,5 @@ class Evasion(nn.Module):
         return logits
 
     def suspicion(self, x: Tensor) -> Tensor:
-        """As `Reject.suspicion`, with a gradient that leads below the threshold."""
+        """As `RejectingClassifier.suspicion`, with a gradient that leads below the threshold."""
         return self.detector.smooth(x, self.inner) - self.detector.threshold

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.common import borrowed, check_classes, check_inputs
-from advgan.attacks.registry import Access, Bound, Protocol
+from advgan.attacks.registry import Access, AttackFn, Protocol
 from advgan.classifiers import BlackBox
 from advgan.classifiers.checks import acting, check_outputs
 from advgan.core.errors import InputError
@@ -47,7 +47,7 @@ class Result:
 
 
 def evaluate(
-    attack: Bound,
+    attack: AttackFn,
     target: nn.Module,
     x: Tensor,
     y: Tensor,

@@ -41,7 +41,7 @@ class Counter:
         self.backwards += len(gradient)
 
 
-class Snapshot:
+class ModelSnapshot:
     """A model's parts, weights, modes, requires_grad, gradients and hooks, to compare with and to go back to."""
 
     def __init__(self, model: nn.Module) -> None:

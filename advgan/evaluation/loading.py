@@ -22,7 +22,7 @@ from advgan.data import Data
 from advgan.data.classes import numbering
 from advgan.defenses import is_directory, load_classifier, needs_weights
 from advgan.evaluation.compatibility import admitted, said_of
-from advgan.evaluation.result_cache import Victim
+from advgan.evaluation.result_cache import TargetModel
 from advgan.models.generator import Generator
 
 USUAL: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # radii of a sweep
@@ -35,12 +35,12 @@ class Target:
 
     name: str
     weights: Path | None  # None: one of another source, with its own
-    victim: Victim
+    victim: TargetModel
     defense: str | None = None
 
     def called(self, label: str) -> Target:
         """The same under another label."""
-        return replace(self, victim=Victim(label, self.victim.model))
+        return replace(self, victim=TargetModel(label, self.victim.model))
 
     def spent_on(self, sha256: str) -> int | None:
         """How often the black box with that fingerprint was asked for it; None if it is not distilled from it."""
@@ -71,7 +71,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Trained:
+class LoadedGenerator:
     """A generator, and the folder it came from."""
 
     path: Path
@@ -167,18 +167,18 @@ def load_targets(
         label = f"{label} + {defense}" if defense else label
         if label in {other.victim.label for other in found}:
             label = f"{label} ({path or model.name})"
-        found.append(Target(model.name, path, Victim(label, checked.to(device).eval()), defense))
+        found.append(Target(model.name, path, TargetModel(label, checked.to(device).eval()), defense))
     return found, data if settled else theirs
 
 
-def load_generators(paths: Sequence[Path], targets: int, names: Sequence[str] = ()) -> list[Trained]:
+def load_generators(paths: Sequence[Path], targets: int, names: Sequence[str] = ()) -> list[LoadedGenerator]:
     """A generator for each target: one for one, or one for all; [] for no paths. Raises InputError otherwise.
 
     `names` are those of the targets: a guide may be loaded from such a Python file.
     """
     if len(paths) not in (0, 1, targets):
         raise InputError(f"expected one generator, or one for each of {targets} targets, got {len(paths)}")
-    loaded = [Trained(Path(path), Generator.from_pretrained(path, allowed_guides=names)) for path in paths]
+    loaded = [LoadedGenerator(Path(path), Generator.from_pretrained(path, allowed_guides=names)) for path in paths]
     return loaded * targets if len(paths) == 1 else loaded
 
 

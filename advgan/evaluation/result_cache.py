@@ -32,7 +32,7 @@ ANSWERS = "x_adv"  # the one tensor in a cell's file that is not a column of its
 
 
 @dataclass(frozen=True)
-class Victim:
+class TargetModel:
     """A classifier under attack: a label that is its own in the comparison, the model, on its device, in eval mode."""
 
     label: str
@@ -52,13 +52,13 @@ def _digest(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def draws_at_all(*victims: Victim | None) -> bool:
+def draws_at_all(*victims: TargetModel | None) -> bool:
     """Whether any of them draws at random, in its answers or in its gradients."""
     modules = [module for victim in victims if victim for module in victim.model.modules()]
     return any(isinstance(module, Defended) and (module.random or module.random_gradients) for module in modules)
 
 
-class Cells:
+class ResultCache:
     """Runs cells on images `x` (n, c, h, w) with labels `y` (n,), and keeps each in `directory`; None keeps nothing.
 
     A cell that was kept is not run again: a comparison that was killed goes on with what is missing. It counts as the
@@ -83,14 +83,14 @@ class Cells:
         self._logits: dict[str, Tensor] = {}
         self._accepted: dict[str, Tensor | None] = {}
 
-    def logits(self, victim: Victim) -> Tensor:
+    def logits(self, victim: TargetModel) -> Tensor:
         """The victim's logits (n, k) of the clean images, on the CPU; asked once."""
         if victim.label not in self._logits:
             reseed(victim.model, 0)
             self._logits[victim.label] = predict(victim.model, self.x, self.batch_size)
         return self._logits[victim.label]
 
-    def accepted(self, victim: Victim) -> Tensor | None:
+    def accepted(self, victim: TargetModel) -> Tensor | None:
         """Which of the clean images (n,) the victim does not reject; None if it never rejects any; asked once."""
         if victim.label not in self._accepted:
             reseed(victim.model, 0)
@@ -100,14 +100,14 @@ class Cells:
     def run(
         self,
         spec: Spec,
-        victim: Victim,
+        victim: TargetModel,
         threat: Threat,
         *,
         y_target: int | None = None,
         seed: int = 0,
         generator: Generator | None = None,
         foreign: bool = False,
-        source: Victim | None = None,
+        source: TargetModel | None = None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> Result:
         """The cell's result: kept, or made now and kept. A minimal-norm attack is run once for all radii of a norm.
@@ -158,12 +158,12 @@ class Cells:
     def _key(
         self,
         spec: Spec,
-        victim: Victim,
+        victim: TargetModel,
         threat: Threat,
         y_target: int | None,
         seed: int,
         generator: Generator | None,
-        source: Victim | None,
+        source: TargetModel | None,
     ) -> dict[str, Any]:
         """All that decides a cell's result."""
         maker = generator if spec.name == "advgan" else None

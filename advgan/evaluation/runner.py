@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.registry import Bound
+from advgan.attacks.registry import AttackFn
 from advgan.core.threat_model import Threat
 from advgan.defenses import undefended
-from advgan.evaluation.instrumentation import Counter, Snapshot
+from advgan.evaluation.instrumentation import Counter, ModelSnapshot
 from advgan.evaluation.verify import Broken, certify
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Run:
 
 
 def run_attack(
-    attack: Bound,
+    attack: AttackFn,
     target: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -53,7 +53,7 @@ def run_attack(
     whatever the attack raises; the target is as before either way.
     """
     equal = max(len(x) // batch_size, 1)
-    counter, snapshot = Counter(undefended(target)), Snapshot(target)
+    counter, snapshot = Counter(undefended(target)), ModelSnapshot(target)
     measured: list[dict[str, Tensor]] = []
     kept: list[Tensor] = []
     seconds: list[float] = []
@@ -90,7 +90,7 @@ def run_attack(
     return Run(joined, torch.cat(kept)[:keep] if kept else x[:0], cost)
 
 
-def _lent(attack: Bound, x: Tensor, y: Tensor) -> tuple[Any, float]:
+def _lent(attack: AttackFn, x: Tensor, y: Tensor) -> tuple[Any, float]:
     """What the attack answers to one batch, and the seconds it took; it gets copies, and must leave them alone."""
     x_lent, y_lent = x.clone(), y.clone()
     x_adv, duration = timed(x.device, attack, x_lent, y_lent)

@@ -1,4 +1,4 @@
-"""Cells over several processes: each runs whole ones, so that a random attack draws what it draws in one process."""
+"""Results over several processes: each runs whole attacks, so that a random one draws what it draws in one process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from accelerate import Accelerator
 
 from advgan.evaluation.evaluate import Result
-from advgan.evaluation.result_cache import Cells
+from advgan.evaluation.result_cache import ResultCache
 
 
 def share_cells(
-    cells: Cells,
+    cells: ResultCache,
     todo: Sequence[Mapping[str, Any]],
     run: Callable[[Mapping[str, Any]], Result],
     accelerator: Accelerator,

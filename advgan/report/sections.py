@@ -18,7 +18,7 @@ from advgan.core.threat_model import eps_text
 
 Row = Mapping[str, Any]
 Summary = Mapping[str, Any]  # results.json, or the part of it that has "rows"
-Cells = dict[str, Callable[[Row], str]]  # column head -> the cell of a row
+ResultCache = dict[str, Callable[[Row], str]]  # column head -> the cell of a row
 
 MEANING = {
     "attack": "name and settings, as the command line takes them",
@@ -146,7 +146,7 @@ def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Sec
     return Section(title, heads, lines, below, failures, note, words)
 
 
-def _within(columns: Cells, rows: list[Row], radii: list[float]) -> tuple[Cells, list[Row]]:
+def _within(columns: ResultCache, rows: list[Row], radii: list[float]) -> tuple[ResultCache, list[Row]]:
     """Minimal-norm attacks at several eps: a column of success for each, one row for each attack and seed."""
     found: dict[tuple[str, int], dict[float, Row]] = {}
     for row in rows:
@@ -160,7 +160,7 @@ def _within(columns: Cells, rows: list[Row], radii: list[float]) -> tuple[Cells,
         return cell
 
     within = {f"ASR % at {eps_text(eps)} [95 %]": rate(eps) for eps in radii}
-    kept: Cells = {}
+    kept: ResultCache = {}
     for head, cell in columns.items():
         if head == "ASR % [95 %]":
             kept |= within
@@ -170,7 +170,7 @@ def _within(columns: Cells, rows: list[Row], radii: list[float]) -> tuple[Cells,
     return kept, first
 
 
-def _columns(protocol: str, speed: float | None, worst: Row | None, seeds: bool) -> Cells:
+def _columns(protocol: str, speed: float | None, worst: Row | None, seeds: bool) -> ResultCache:
     """Column head -> the cell of a row; `speed` is FGSM's, `worst` the group's worst case."""
 
     def number(form: str, name: str, scale: float = 1) -> Callable[[Row], str]:
@@ -179,22 +179,22 @@ def _columns(protocol: str, speed: float | None, worst: Row | None, seeds: bool)
     def size(name: str, decimals: int = 2) -> Callable[[Row], str]:
         return lambda row: "–" if row[name] is None else length(row[name], decimals)
 
-    who: Cells = {"access": lambda row: row["access"]} | ({"seed": lambda row: str(row["seed"])} if seeds else {})
-    rate: Cells = {"ASR % [95 %]": _rate, "8-bit %": number(".1f", "asr_8bit", 100)}
+    who: ResultCache = {"access": lambda row: row["access"]} | ({"seed": lambda row: str(row["seed"])} if seeds else {})
+    rate: ResultCache = {"ASR % [95 %]": _rate, "8-bit %": number(".1f", "asr_8bit", 100)}
     rate["rejected %"] = number(".1f", "rejected", 100)
-    bounded: Cells = {
+    bounded: ResultCache = {
         "robust %": number(".1f", "robust_accuracy", 100),
         "mean l2": size("l2_mean"),
         "max linf": size("linf_max", 4),
     }
-    minimal: Cells = {
+    minimal: ResultCache = {
         "found %": number(".1f", "asr_any_norm", 100),
         "median l2 [95 %]": _median,
         "mean l2": size("l2_mean"),
         "mean l0": number(",.0f", "l0_mean"),
         "mean linf": size("linf_mean", 4),
     }
-    cost: Cells = {
+    cost: ResultCache = {
         "SSIM": number(".3f", "ssim_mean"),
         "images/s": lambda row: at_least_two_digits(row["images_per_second"]),
         "x FGSM": (lambda row: "–") if not speed else number(",.3g", "images_per_second", 1 / speed),

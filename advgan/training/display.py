@@ -13,7 +13,7 @@ from advgan.training.options import TrainingConfig
 from advgan.training.runtime.checkpoint import Record
 from advgan.training.runtime.loop import progress_bar
 from advgan.training.trainer import GANTrainer
-from advgan.training.validation import Judgement
+from advgan.training.validation import ValidationResult
 
 SHORT = {"loss adversarial": "adv", "loss GAN": "gan", "loss hinge": "hinge", "loss discriminator": "D", "loss": "loss"}
 
@@ -42,7 +42,7 @@ class Display:
         speed = f"{record['step'] / record['seconds']:.1f} step/s"
         self.bar.update(self.task, completed=record["step"], figures=f"{speed}  {shown}{best}")
 
-    def validated(self, judgement: Judgement, labelled: bool = True) -> None:
+    def validated(self, judgement: ValidationResult, labelled: bool = True) -> None:
         """A line for a validation, and each warning of collapse when it first occurs."""
         metrics, loss = judgement.figures, self.config.loss
         columns = {"hinge active": metrics["hinge_active"], "D right": metrics["d_accuracy"]}

@@ -48,7 +48,7 @@ from advgan.models.generator import Architecture, Generator
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import percent, substitute_card
 from advgan.training.gan import Batch, Conditions, LossConfig, discriminator_step, generator_step
-from advgan.training.validation import Judgement, Validation, check_attackable, questions
+from advgan.training.validation import Validation, ValidationResult, check_attackable, questions
 from advgan.training.validation_log import write_validation
 
 SHIPPED = shipped("checkpoints/mnist5k-classifier")
@@ -370,7 +370,7 @@ def judge(
     held_out: Split,
     loss: LossConfig,
     accelerator: Accelerator,
-) -> Judgement:
+) -> ValidationResult:
     """The generator against the substitute, and beside it against the black box: figures that nothing is chosen by.
 
     Adds to the figures of `Validation`, which are those on the substitute: agreement of substitute and black box on
@@ -402,7 +402,7 @@ def judge(
     return judgement
 
 
-def remember(record: training.Record, judgement: Judgement, round_: int, referee: BlackBox) -> None:
+def remember(record: training.Record, judgement: ValidationResult, round_: int, referee: BlackBox) -> None:
     """One line of the history for each round."""
     record["validation_queries"] = referee.queries
     spent = {name: record[name] for name in ("step", "seconds", "queries", "validation_queries")}

@@ -21,7 +21,7 @@ from advgan.training.collapse import sinks, symptoms
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ValidationResult:
     """Figures over all validation images; what is wrong, in words; and this process's first images to look at."""
 
     figures: dict[str, float]
@@ -110,7 +110,7 @@ class Validation:
 
     def __call__(
         self, generator: Any, critic: nn.Module, *, c: float, gan: losses.GAN, with_gan: bool = True
-    ) -> Judgement:
+    ) -> ValidationResult:
         """Judge `generator`, with the hinge active above l2 length `c`, and `critic` as a discriminator of form `gan`.
 
         Figures: n, n_correct (clean images that count), asr over these, mean l2 and linf and the share with an active
@@ -130,9 +130,9 @@ class Validation:
     @torch.no_grad()
     def _judge(
         self, generator: Any, critic: nn.Module, question: Question, *, c: float, gan: losses.GAN, with_gan: bool
-    ) -> Judgement:
+    ) -> ValidationResult:
         device, sums = self.accelerator.device, torch.zeros(9, device=self.accelerator.device)
-        first: Judgement | None = None
+        first: ValidationResult | None = None
         histogram, attacked, hits = torch.zeros(3, self.logits[0].shape[1], device=device)
         for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
             x, y = self._images(batch)
@@ -162,7 +162,7 @@ class Validation:
                     universal=generator.universal,
                     with_gan=with_gan,
                 )
-                first = Judgement({}, histogram, found, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
+                first = ValidationResult({}, histogram, found, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
         assert first is not None, "a validation split is never empty"
         totals = self._add_up(sums).tolist()
         n, n_correct, fooled_n, length_sum, largest_sum, active, kept_n, caught_n, rejected = totals

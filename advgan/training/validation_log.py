@@ -6,10 +6,10 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.report.gallery import gallery
-from advgan.training.validation import Judgement
+from advgan.training.validation import ValidationResult
 
 
-def write_validation(log: SummaryWriter, judgement: Judgement, step: int, classes: tuple[str, ...]) -> None:
+def write_validation(log: SummaryWriter, judgement: ValidationResult, step: int, classes: tuple[str, ...]) -> None:
     """A validation in TensorBoard: scalars, what the target now answers, and images to look at."""
     for name, value in judgement.figures.items():
         if not name.startswith("n"):

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks import Bound, deepfool, fgsm, ifgsm, pgd
+from advgan.attacks import AttackFn, deepfool, fgsm, ifgsm, pgd
 from advgan.core.threat_model import Threat
 from advgan.models.generator import Generator
 from benchmarks.libraries import Attacks, invite
@@ -40,14 +40,14 @@ def one_pass(bench: Bench, generator: Generator | None, peers: list[str]) -> lis
     threat, y_target = generator.threat, generator.y_target
     theirs, missing = invite(peers, "fgsm", bench.model, threat, y_target)
 
-    def aimed(attack: Callable[..., Tensor]) -> Bound:
+    def aimed(attack: Callable[..., Tensor]) -> AttackFn:
         def run(x: Tensor, y: Tensor) -> Tensor:
             aim = None if y_target is None else torch.full_like(y, y_target)
             return attack(bench.model, x, y, eps=threat.eps, norm=threat.norm, y_target=aim)
 
         return run
 
-    sides: dict[str, Bound] = {
+    sides: dict[str, AttackFn] = {
         PASS: lambda x, y: generator.perturb(x),
         "fgsm": aimed(fgsm),
         "ifgsm, 10 steps": aimed(ifgsm),

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from advgan.attacks import Bound
+from advgan.attacks import AttackFn
 from advgan.models.export import export_generator, read_onnx
 from advgan.models.generator import Generator
 from benchmarks.race import Bench, Row, median_and_range, race
@@ -28,7 +28,7 @@ def exported(bench: Bench, generator: Generator | None) -> list[Row]:
         run = read_onnx(path)
     sizes = sorted({min(size, len(bench.x)) for size in SIZES})
     here = replace(bench, x=bench.x.cpu(), y=bench.y.cpu(), batch_sizes=sizes)
-    sides: dict[str, Bound] = {ONNX: lambda x, y: run({"x": x}), EAGER: lambda x, y: eager.perturb(x)}
+    sides: dict[str, AttackFn] = {ONNX: lambda x, y: run({"x": x}), EAGER: lambda x, y: eager.perturb(x)}
     seconds = race(here, sides).seconds
     rows: list[Row] = []
     for side in sides:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torchvision.models import resnet50
 
-from advgan.attacks import Bound, pgd
+from advgan.attacks import AttackFn, pgd
 from advgan.core.threat_model import Threat
 from advgan.evaluation import predict
 from advgan.models.generator import Generator
@@ -30,7 +30,7 @@ def large(bench: Bench, generator: Generator | None) -> list[Row]:
     x = torch.rand(n, 3, 224, 224, device=device)
     logits = predict(model, x, n)
     own = replace(bench, model=model, x=x, y=logits.argmax(1).to(device), logits=logits, batch_sizes=[n])
-    sides: dict[str, Bound] = {
+    sides: dict[str, AttackFn] = {
         PASS: lambda x, y: writer.perturb(x),
         "pgd, 10 steps": partial(pgd, model, eps=threat.eps, steps=10),
         "target forward alone": lambda x, y: forward(model, x),

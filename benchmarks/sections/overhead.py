@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from advgan.attacks import Bound
+from advgan.attacks import AttackFn
 from advgan.attacks.active_set import CHUNK
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
@@ -41,7 +41,7 @@ def overhead(bench: Bench, threat: Threat) -> list[Row]:
     return rows
 
 
-def harness_pass(bench: Bench, threat: Threat, attack: Bound, size: int) -> dict[str, float]:
+def harness_pass(bench: Bench, threat: Threat, attack: AttackFn, size: int) -> dict[str, float]:
     """Seconds of `evaluate` over all images, of the attack inside it, and of a forward of as many images."""
     model, x, device = bench.model, bench.x, bench.x.device
     calls: list[tuple[int, float]] = []  # images, seconds

@@ -32,9 +32,9 @@ from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat, eps_text
 from advgan.data.flags import load_chosen
 from advgan.defenses import weights_of
-from advgan.evaluation import Cells, Result, environment, evaluate
+from advgan.evaluation import Result, ResultCache, environment, evaluate
 from advgan.evaluation.compatibility import check_gradients
-from advgan.evaluation.loading import Target, Trained, load_generators, load_targets, radii, unfit
+from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, radii, unfit
 from advgan.experiments.amortisation.analysis import OURS, against, finding, reach, union
 from advgan.experiments.amortisation.diversity import DRAWS, diversity
 from advgan.experiments.amortisation.report import findings, grids, write_amortisation
@@ -86,7 +86,12 @@ class Bench:
     results: list[Result] = field(default_factory=list)
 
     def run(
-        self, cells: Cells, word: str, threat: Threat, trained: Trained | None = None, y_target: int | None = None
+        self,
+        cells: ResultCache,
+        word: str,
+        threat: Threat,
+        trained: LoadedGenerator | None = None,
+        y_target: int | None = None,
     ) -> Result:
         """The cell of attack `word` on the images of `cells`."""
         name = word.replace(f":{STOP}", "") + (f" of {trained.name}" if trained else "")
@@ -127,7 +132,7 @@ def main(settings: Settings) -> None:
 
     where, size = settings.output_dir / "cells", settings.batch_size
     every, some, few = (
-        Cells(where, x[:n], y[:n], batch_size=size, keep=0, fresh=settings.fresh)
+        ResultCache(where, x[:n], y[:n], batch_size=size, keep=0, fresh=settings.fresh)
         for n in (len(x), settings.curve_samples, settings.targeted_samples)
     )
     found: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
@@ -180,7 +185,7 @@ def main(settings: Settings) -> None:
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
 
 
-def check(settings: Settings) -> list[Trained]:
+def check(settings: Settings) -> list[LoadedGenerator]:
     """The generators, if the settings can be. Raises InputError."""
     for name in ("batch_size", "targeted_samples", "diversity_samples"):
         if getattr(settings, name) < 1:
@@ -198,7 +203,7 @@ def check(settings: Settings) -> list[Trained]:
     return trained
 
 
-def planned(settings: Settings, trained: Sequence[Trained], threat: Threat) -> int:
+def planned(settings: Settings, trained: Sequence[LoadedGenerator], threat: Threat) -> int:
     """How many cells there are at one eps, for the progress bar."""
     able = [each for each in trained if not unfit(each.generator, threat, None)]
     cells = 2 + len(strongest(threat.eps)) + len(able)
@@ -234,7 +239,7 @@ def families(k: int, eps: float) -> dict[str, list[str]]:
 
 
 def gap(
-    bench: Bench, cells: Cells, threat: Threat, four: Sequence[Result], passes: Mapping[Trained, Result]
+    bench: Bench, cells: ResultCache, threat: Threat, four: Sequence[Result], passes: Mapping[LoadedGenerator, Result]
 ) -> list[dict[str, Any]]:
     """Lines of the table: one pass of each generator and the classics, each beside the union of the `four`."""
     reference = union(four)
@@ -253,10 +258,10 @@ def gap(
 
 def warm_start(
     bench: Bench,
-    cells: Cells,
+    cells: ResultCache,
     threat: Threat,
     four: Sequence[Result],
-    passes: Mapping[Trained, Result],
+    passes: Mapping[LoadedGenerator, Result],
     steps: Sequence[int],
 ) -> list[dict[str, Any]]:
     """Points of the curves: success against gradients, from the best generator's pass, by PGD and by APGD; and of the
@@ -301,7 +306,9 @@ def needed(points: Sequence[Mapping[str, Any]], reference: Tensor | None) -> lis
     return [{"eps": points[0]["eps"], "norm": points[0]["norm"], **row} for row in rows]
 
 
-def aimed(bench: Bench, every: Cells, few: Cells, threat: Threat, trained: Trained) -> list[dict[str, Any]]:
+def aimed(
+    bench: Bench, every: ResultCache, few: ResultCache, threat: Threat, trained: LoadedGenerator
+) -> list[dict[str, Any]]:
     """One line per class that images of all others are turned to: one pass, and targeted PGD-40 on the first few."""
     threat, rows = Threat(threat.norm, threat.eps, targeted=True), []
     for y_target in range(trained.generator.classes):
@@ -317,7 +324,9 @@ def aimed(bench: Bench, every: Cells, few: Cells, threat: Threat, trained: Train
     return rows
 
 
-def drawn(bench: Bench, x: Tensor, y: Tensor, threat: Threat, trained: Trained, batch_size: int) -> dict[str, Any]:
+def drawn(
+    bench: Bench, x: Tensor, y: Tensor, threat: Threat, trained: LoadedGenerator, batch_size: int
+) -> dict[str, Any]:
     """What several draws of z for one image add up to. A draw costs one pass: they are made anew at every call."""
     rng, victim = torch.Generator().manual_seed(bench.seed), bench.target.victim
 

@@ -19,7 +19,7 @@ from advgan.attacks.registry import parse_attack
 from advgan.classifiers import check_target, fingerprint
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat, check_class
-from advgan.evaluation import Cells, Result, Victim, environment, evaluate, predict
+from advgan.evaluation import Result, ResultCache, TargetModel, environment, evaluate, predict
 from advgan.models.generator import Generator
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
@@ -129,8 +129,8 @@ def compare(
     k = predict(checked, x[:1]).shape[1]
     check_class(y_target, k)
     named = {label: _resolved(attack, k) for label, attack in _labelled(attacks).items()}
-    cells = Cells(None, x, y, batch_size=batch_size, keep=SHOWN)
-    target = Victim(name, checked)
+    cells = ResultCache(None, x, y, batch_size=batch_size, keep=SHOWN)
+    target = TargetModel(name, checked)
     run = _Runner(cells, target, threat, y_target, seed)
     results = [run(label, attack) for label, attack in named.items()]
     settings = CompareSettings(tuple(named), eps, norm, y_target, batch_size, seed)
@@ -151,8 +151,8 @@ def compare(
 class _Runner:
     """Evaluates one attack after the other on the same images."""
 
-    cells: Cells
-    target: Victim
+    cells: ResultCache
+    target: TargetModel
     threat: Threat
     y_target: int | None
     seed: int

@@ -30,9 +30,9 @@ from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
 from advgan.defenses import needs_weights
-from advgan.evaluation import Cells, Result, environment
+from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.compatibility import only_answers
-from advgan.evaluation.loading import Target, Trained, aim, load_generators, load_targets, threats, unfit
+from advgan.evaluation.loading import LoadedGenerator, Target, aim, load_generators, load_targets, threats, unfit
 from advgan.evaluation.sharing import share_cells
 from advgan.experiments.settings import StudySettings
 from advgan.report.comparison import Comparison
@@ -125,9 +125,11 @@ def main(settings: Settings) -> None:
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
     if accelerator.is_main_process:
         write_settings(settings, settings.output_dir)
-    cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
+    cells = ResultCache(
+        settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh
+    )
 
-    todo: list[dict[str, Any]] = []  # what Cells.run takes
+    todo: list[dict[str, Any]] = []  # what ResultCache.run takes
     for i, target in enumerate(targets):
         trained_here = generators[i] if generators else None
         for spec, threat, seed, source in plan(settings, specs, checks, balls, surrogate):
@@ -200,7 +202,7 @@ def chosen(asked: Sequence[str], *, with_generator: bool, targeted: bool) -> lis
     return specs
 
 
-def fitting(trained: Trained, specs: Sequence[Spec], balls: Sequence[Threat], y_target: int | None) -> None:
+def fitting(trained: LoadedGenerator, specs: Sequence[Spec], balls: Sequence[Threat], y_target: int | None) -> None:
     """Raise InputError if the generator is to take part, and has no answer under any of the threats."""
     reasons = [unfit(trained.generator, threat, y_target) for threat in balls]
     if any(spec.name == "advgan" for spec in specs) and all(reasons):

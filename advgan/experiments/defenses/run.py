@@ -34,8 +34,8 @@ from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data.flags import load_chosen
 from advgan.defenses import is_random, seen, weights_of
-from advgan.evaluation import Cells, Result, environment
-from advgan.evaluation.loading import Target, Trained, load_generators, load_targets, unfit
+from advgan.evaluation import Result, ResultCache, environment
+from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, unfit
 from advgan.evaluation.relative_time import relative_time
 from advgan.experiments.defenses.report import worth, write_defenses
 from advgan.experiments.defenses.rows import Row, load_rows, parse_rows
@@ -92,7 +92,7 @@ class Cell:
 
     column: str
     spec: Spec
-    generator: Trained | None = None
+    generator: LoadedGenerator | None = None
     foreign: bool = False
     source: Target | None = None
     same_as: str | None = None
@@ -130,7 +130,9 @@ def main(settings: Settings) -> None:
         if reason := unfit(trained.generator, ball, None):
             raise InputError(reason)
         trained.generator.to(device).perturb(x[:1].to(device))  # what it cannot take, it says now
-    cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=0, fresh=settings.fresh)
+    cells = ResultCache(
+        settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=0, fresh=settings.fresh
+    )
 
     measured: list[dict[str, Any]] = []
     defenses: list[dict[str, Any]] = []
@@ -189,13 +191,15 @@ def check(settings: Settings, made: Sequence[Path]) -> list[Spec]:
     return specs
 
 
-def by_source(trained: Sequence[Trained], base: Target, targets: Sequence[Target]) -> dict[str, Trained]:
+def by_source(
+    trained: Sequence[LoadedGenerator], base: Target, targets: Sequence[Target]
+) -> dict[str, LoadedGenerator]:
     """Fingerprint of a classifier -> the generator trained on it: as its run says, else on the base.
 
     Raises InputError for a generator of none of them, and for two of one.
     """
     known = {target.victim.sha256: target.victim.label for target in (base, *targets)}
-    found: dict[str, Trained] = {}
+    found: dict[str, LoadedGenerator] = {}
     for each in trained:
         sha256 = each.source_sha256 or base.victim.sha256
         if sha256 not in known:
@@ -207,7 +211,11 @@ def by_source(trained: Sequence[Trained], base: Target, targets: Sequence[Target
 
 
 def plan(
-    target: Target, specs: Sequence[Spec], base: Target, generators: Mapping[str, Trained], surrogate: Target | None
+    target: Target,
+    specs: Sequence[Spec],
+    base: Target,
+    generators: Mapping[str, LoadedGenerator],
+    surrogate: Target | None,
 ) -> list[Cell]:
     """The cells of a row. Where two views of an attack see the same model, the second is not run."""
     cells: list[Cell] = []
@@ -234,7 +242,9 @@ def columns(specs: Sequence[Spec], plans: Sequence[Sequence[Cell]]) -> list[str]
     return [*(spec.label for spec in specs), *(column for column in (TRANSFER, OF_BASE, ITS_OWN) if column in shown)]
 
 
-def measure(cells: Cells, cell: Cell, target: Target, ball: Threat, seed: int, tell: Callable[[int], None]) -> Result:
+def measure(
+    cells: ResultCache, cell: Cell, target: Target, ball: Threat, seed: int, tell: Callable[[int], None]
+) -> Result:
     """The result of a cell; the passes of two generators go by their columns' names."""
     trained = cell.generator
     result = cells.run(

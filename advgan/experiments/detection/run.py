@@ -28,10 +28,10 @@ from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data
 from advgan.data.flags import load_chosen
-from advgan.defenses import Reject, weights_of
+from advgan.defenses import RejectingClassifier, weights_of
 from advgan.defenses.detection import scores
-from advgan.evaluation import Cells, Result, environment, wilson
-from advgan.evaluation.loading import Target, Trained, load_generators, load_targets, run_of, unfit
+from advgan.evaluation import Result, ResultCache, environment, wilson
+from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, run_of, unfit
 from advgan.evaluation.roc import auc, roc
 from advgan.experiments.detection.report import grids, write_detection
 from advgan.experiments.settings import ClassifierSettings, StudySettings
@@ -81,14 +81,14 @@ def main(settings: Settings) -> None:
     x, y = next(test.batches(len(test)))
     for spec in specs:
         bind(spec, targets[0].victim.model, threat)(x[:0], y[:0])  # what cannot be, it says now
-    plan: list[tuple[Spec, Trained | None]] = [(spec, None) for spec in specs]
+    plan: list[tuple[Spec, LoadedGenerator | None]] = [(spec, None) for spec in specs]
     plan += [(parse_attack("advgan"), each) for each in trained]
     for each in trained:
         each.generator.to(device).perturb(x[:1].to(device))
     training.claim(settings.output_dir, "detection", resume=False, overwrite=True)
     write_settings(settings, settings.output_dir)
     size, every = settings.batch_size, len(x)
-    cells = Cells(settings.output_dir / "cells", x, y, batch_size=size, keep=every, fresh=settings.fresh)
+    cells = ResultCache(settings.output_dir / "cells", x, y, batch_size=size, keep=every, fresh=settings.fresh)
 
     detectors, rows = [], []
     with cell_progress(len(targets) * len(plan)) as begin:
@@ -124,7 +124,7 @@ def main(settings: Settings) -> None:
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
 
 
-def meant(trained: Trained, targets: list[Target]) -> Target:
+def meant(trained: LoadedGenerator, targets: list[Target]) -> Target:
     """The classifier that a generator was trained on, if it is among the `targets`; else the first."""
     return next((target for target in targets if target.victim.sha256 == trained.source_sha256), targets[0])
 
@@ -144,9 +144,9 @@ def rejecting(settings: Settings, data: Data, device: torch.device) -> tuple[lis
     return [target.called(name) for target, name in zip(found, names, strict=True)], data
 
 
-def guard(target: Target) -> Reject:
+def guard(target: Target) -> RejectingClassifier:
     """The model, that is known to reject."""
-    assert isinstance(target.victim.model, Reject)
+    assert isinstance(target.victim.model, RejectingClassifier)
     return target.victim.model
 
 
@@ -167,7 +167,7 @@ def rejected(target: Target, found: Tensor) -> tuple[float, float, float]:
     return count / len(found), *wilson(count, len(found))
 
 
-def knows(spec: Spec, maker: Trained | None, target: Target) -> bool:
+def knows(spec: Spec, maker: LoadedGenerator | None, target: Target) -> bool:
     """Whether an attack heeds this very detector: a generator does if it was trained on the classifier behind it."""
     if maker is not None:
         return maker.source_sha256 == target.victim.sha256

@@ -32,8 +32,8 @@ from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, check_eps
 from advgan.data.flags import load_chosen
 from advgan.defenses.distillation import check_temperature
-from advgan.evaluation import Cells, Result, environment, predict
-from advgan.evaluation.loading import Target, Trained, load_generators, load_targets, run_of
+from advgan.evaluation import Result, ResultCache, environment, predict
+from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, run_of
 from advgan.experiments.distillation.analysis import aimed, amplitude, spread
 from advgan.experiments.distillation.report import grids, write_distillation
 from advgan.experiments.settings import StudySettings
@@ -92,12 +92,12 @@ class Bench:
 
     eps: float
     seed: int
-    many: Cells
-    few: Cells
+    many: ResultCache
+    few: ResultCache
     begin: Begin
     results: list[Result] = field(default_factory=list)
 
-    def run(self, spec: Spec, target: Target, y_target: int | None = None, by: Trained | None = None) -> Result:
+    def run(self, spec: Spec, target: Target, y_target: int | None = None, by: LoadedGenerator | None = None) -> Result:
         """The cell of attack `spec`: at eps on many images, or at any distance on few if it looks for the nearest."""
         cells, eps = (self.few, 1.0) if spec.attack.protocol == "minimal-norm" else (self.many, self.eps)
         aim = "" if y_target is None else f", toward {y_target}"
@@ -133,7 +133,9 @@ def main(settings: Settings) -> None:
                 raise InputError(f"{by.path} was trained on another classifier: choose another --output-dir")
 
     many, few = (
-        Cells(settings.output_dir / "cells", x[:n], y[:n], batch_size=settings.batch_size, keep=0, fresh=settings.fresh)
+        ResultCache(
+            settings.output_dir / "cells", x[:n], y[:n], batch_size=settings.batch_size, keep=0, fresh=settings.fresh
+        )
         for n in (settings.max_samples, settings.few_samples)
     )
     of_jsma, of_generators = data.num_classes * len(DERIVATIVES), len(entrants) * (generators[0] is not None)
@@ -218,7 +220,7 @@ def distilled(settings: Settings, temperature: float) -> Path:
     return directory
 
 
-def generator(settings: Settings, entrant: Entrant) -> Trained | None:
+def generator(settings: Settings, entrant: Entrant) -> LoadedGenerator | None:
     """The generator that was trained on one classifier, in a directory of its own; None if there shall be none."""
     if settings.generator_recipe is None:
         return None

@@ -24,7 +24,7 @@ from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
 from advgan.defenses import weights_of
-from advgan.evaluation import Cells, Result, environment
+from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.loading import aim, load_generators, load_targets, radii, unfit
 from advgan.experiments.settings import ClassifierSettings, StudySettings
 from advgan.experiments.sweep.report import grids, unattacked, write_sweep
@@ -89,7 +89,9 @@ def main(settings: Settings) -> None:
             raise InputError(reason)
     training.claim(settings.output_dir, "sweep", resume=False, overwrite=True)
     write_settings(settings, settings.output_dir)
-    cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh)
+    cells = ResultCache(
+        settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh
+    )
 
     results: list[Result] = []
     with cell_progress(len(specs) * len(balls)) as begin:

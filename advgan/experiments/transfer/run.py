@@ -29,9 +29,9 @@ from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
-from advgan.evaluation import Cells, Victim, environment, wilson
+from advgan.evaluation import ResultCache, TargetModel, environment, wilson
 from advgan.evaluation.compatibility import check_gradients
-from advgan.evaluation.loading import Target, Trained, aim, load_generators, load_targets, radii, unfit
+from advgan.evaluation.loading import LoadedGenerator, Target, aim, load_generators, load_targets, radii, unfit
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.transfer.report import grids, write_transfer
 from advgan.report.page import failures
@@ -117,7 +117,9 @@ def main(settings: Settings) -> None:
     generators = by_source(trained, settings.generator_source, targets)
     training.claim(settings.output_dir, "transfer", resume=False, overwrite=True)
     write_settings(settings, settings.output_dir)
-    cells = Cells(settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=0, fresh=settings.fresh)
+    cells = ResultCache(
+        settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=0, fresh=settings.fresh
+    )
 
     # What is run: attack, ball, the classifier it is made on (None: it needs none), the classifier it is tried on.
     labels, tried_on = list(victims), list(victims) if settings.victim is None else [settings.victim]
@@ -174,7 +176,7 @@ def main(settings: Settings) -> None:
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
 
 
-def shared(cells: Cells, records: dict[str, Any], source: Victim) -> dict[str, Any]:
+def shared(cells: ResultCache, records: dict[str, Any], source: TargetModel) -> dict[str, Any]:
     """Success over the images that count and that the source classifies correctly, too; None without figures."""
     if not records:
         return dict.fromkeys(SHARED)
@@ -196,7 +198,9 @@ def made_on_a_source(word: str) -> Spec:
     return spec
 
 
-def by_source(trained: Sequence[Trained], said: Sequence[str], targets: Sequence[Target]) -> dict[str | None, Trained]:
+def by_source(
+    trained: Sequence[LoadedGenerator], said: Sequence[str], targets: Sequence[Target]
+) -> dict[str | None, LoadedGenerator]:
     """The generators by the label of the target they were trained on: as `said`, else as their runs say; else None.
 
     Raises InputError for a source that is none of the targets or is not the one, and for two generators of one source.
@@ -207,7 +211,7 @@ def by_source(trained: Sequence[Trained], said: Sequence[str], targets: Sequence
     if said and len(said) != len(trained):
         raise InputError(f"expected one generator_source for each generator, got {len(said)} for {len(trained)}")
     by_weights = {target.victim.sha256: label for label, target in known.items()}
-    found: dict[str | None, Trained] = {}
+    found: dict[str | None, LoadedGenerator] = {}
     for i, each in enumerate(trained):
         source = said[i] if said else by_weights.get(each.source_sha256 or "")
         if source is not None and not each.trained_on(known[source]):
