@@ -15,7 +15,7 @@ from types import ModuleType
 
 from torch import nn
 
-from advgan.attacks import AttackFn, bind, parse_attack
+from advgan.attacks import AttackFn, make_attack, parse_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 
@@ -28,7 +28,7 @@ def bound(model: nn.Module, threat: Threat, y_target: int | None, **words: str) 
     found: Attacks = {}
     for section, spec in {section: parse_attack(text) for section, text in words.items()}.items():
         try:
-            found[section] = bind(spec, model, threat, y_target)
+            found[section] = make_attack(spec, model, threat, y_target)
         except InputError:
             continue
     return found

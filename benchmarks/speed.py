@@ -40,13 +40,13 @@ import advgan.training as training
 from advgan.classifiers import fingerprint
 from advgan.core.config import ByOrder, Real, run, write_settings
 from advgan.core.errors import InputError
-from advgan.core.files import write_file
+from advgan.core.files import atomic_write
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, check_class, eps_text
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.defenses import load_classifier, weights_of
+from advgan.defenses import default_weights, load_classifier
 from advgan.evaluation import environment, predict
-from advgan.evaluation.compatibility import admitted
+from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.evaluation.metrics import clean_records
 from advgan.models.generator import Generator
 from advgan.report.progress import cell_progress
@@ -57,7 +57,7 @@ from benchmarks.sections.exported import exported
 from benchmarks.sections.imports import imports
 from benchmarks.sections.large import large
 from benchmarks.sections.overhead import overhead
-from benchmarks.sections.training_steps import compiled, processes
+from benchmarks.sections.training_steps import compile_models, processes
 from benchmarks.tables import NOTE, markdown, table
 
 # Of the target, its images and the generator; all of them, if none is asked for.
@@ -73,7 +73,7 @@ SECTIONS = {
 APART: dict[str, tuple[str, Callable[[Bench, Generator | None], list[Row]]]] = {
     "onnx": ("The exported generator in onnxruntime and in PyTorch", exported),
     "large": ("One pass at 224 x 224 against ten steps on a ResNet-50, random weights", large),
-    "compile": ("Training steps of train/advgan.py with and without --compile", compiled),
+    "compile": ("Training steps of train/advgan.py with and without --compile", compile_models),
     "processes": ("Training steps of train/advgan.py by two processes and by one", processes),
     "import": ("Importing the library, in fresh processes", imports),
 }
@@ -128,9 +128,11 @@ def main(settings: Settings) -> None:
     )
     device = training.start_alone(SEED, settings.threads)
     data = load_chosen(settings)
-    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
     shape, classes = data.image_shape, data.num_classes
-    target, data = admitted(load_classifier(settings.target, weights, image_shape=shape, num_classes=classes), data)
+    target, data = prepare_model_and_data(
+        load_classifier(settings.target, weights, image_shape=shape, num_classes=classes), data
+    )
     x, y = next(data.test.first(settings.images).batches(settings.images))
     model = target.to(device).eval().requires_grad_(False)
     sizes = sorted({min(size, len(x)) for size in settings.batch_sizes})
@@ -159,7 +161,7 @@ def main(settings: Settings) -> None:
                 found = against_peers(section, watched, threat, peers)
             rows += [{"section": section, "threat": ball(section, threat, generator), **row} for row in found]
             if settings.output_dir is not None:  # a benchmark that is killed keeps what it has
-                write_file(settings.output_dir / "speed.json", json.dumps({"rows": rows}, indent=2) + "\n")
+                atomic_write(settings.output_dir / "speed.json", json.dumps({"rows": rows}, indent=2) + "\n")
 
     about = {
         **{"name": settings.target, "weights": str(weights or "its own")},
@@ -220,8 +222,8 @@ def show(results: dict[str, Any], output_dir: Path | None) -> None:
         text.append(markdown(title, rows))
     console.print(NOTE, style="dim")
     if output_dir is not None:
-        write_file(output_dir / "speed.md", "\n".join([*text, NOTE, ""]))
-        write_file(output_dir / "speed.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+        atomic_write(output_dir / "speed.md", "\n".join([*text, NOTE, ""]))
+        atomic_write(output_dir / "speed.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
         print(f"report  {output_dir / 'speed.md'}")
 
 

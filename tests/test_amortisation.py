@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from advgan import Generator
 from advgan.attacks.noise import noise_sign
-from advgan.attacks.registry import bind
+from advgan.attacks.registry import make_attack
 from advgan.classifiers import load_target
 from advgan.core.config import run
 from advgan.core.threat_model import Threat
@@ -129,7 +129,7 @@ def test_a_line_is_what_evaluate_gives(call: Call, generators: Path, digits: Pat
         threat = Threat("linf", 0.2)
         assert (
             table[name]["asr"]
-            == evaluate(bind(word, model, threat, generator=generator), model, x, y, threat).row["asr"]
+            == evaluate(make_attack(word, model, threat, generator=generator), model, x, y, threat).row["asr"]
         )
     assert table["plain"]["gradients"] == 0
 

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from advgan import Generator
-from advgan.attacks import advgan, bind, ifgsm, ifgsm_corner, mifgsm, noise_gaussian, noise_sign, parse_attack, pgd
+from advgan.attacks import (
+    advgan,
+    ifgsm,
+    ifgsm_corner,
+    make_attack,
+    mifgsm,
+    noise_gaussian,
+    noise_sign,
+    parse_attack,
+    pgd,
+)
 from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.losses import excess, objective, reached
 from advgan.core.errors import InputError
@@ -226,7 +236,7 @@ def test_what_a_warm_start_cannot_do() -> None:
         with pytest.raises(InputError, match=message):
             advgan(None, x, y, **{"eps": 0.2, "generator": generator, **words})
     with pytest.raises(InputError, match="needs a trained generator"):
-        bind("advgan", conv_net(), Threat("linf", 0.1))
+        make_attack("advgan", conv_net(), Threat("linf", 0.1))
 
 
 # Names and settings
@@ -240,7 +250,7 @@ def test_settings_in_a_name() -> None:
     assert parse_attack("advgan:steps=2").access == "gradients"
     model, x = conv_net(), images(3)
     y = own_labels(model, x)
-    bound = bind("ifgsm:steps=2:step_size=0.1", model, Threat("linf", 0.15))
+    bound = make_attack("ifgsm:steps=2:step_size=0.1", model, Threat("linf", 0.15))
     assert torch.equal(bound(x, y), ifgsm(model, x, y, eps=0.15, steps=2, step_size=0.1))
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from advgan.attacks import (
     ATTACKS,
     Spec,
-    bind,
     fgsm,
     ifgsm,
     ifgsm_corner,
     ifgsm_projected,
+    make_attack,
     mifgsm,
     noise_gaussian,
     noise_sign,
@@ -176,11 +176,11 @@ def test_every_attack_keeps_its_contract(
     y, x_before = torch.arange(6) % 5, x.clone()
     if targeted and not ATTACKS[name].targeted:
         with pytest.raises(InputError, match="cannot aim"):
-            bind(spec(name), model, Threat(norm, eps, targeted=True), y_target=2)  # type: ignore[arg-type]
+            make_attack(spec(name), model, Threat(norm, eps, targeted=True), y_target=2)  # type: ignore[arg-type]
         return
     threat = Threat(norm, eps, targeted=targeted)  # type: ignore[arg-type]
     writer = generator(channels, norm, 2 if targeted else None)
-    x_adv = bind(spec(name), model, threat, 2 if targeted else None, seeded(), writer)(x, y)
+    x_adv = make_attack(spec(name), model, threat, 2 if targeted else None, seeded(), writer)(x, y)
     limits = threat if ATTACKS[name].protocol == "bounded" else Threat("linf", 1.0)
     assert limits.violations(x_adv, x) == []
     assert not x_adv.requires_grad
@@ -220,7 +220,7 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_images_are_no_problem(name: str) -> None:
     x, y = torch.empty(0, 1, 12, 12), torch.empty(0, dtype=torch.long)
-    attack = bind(spec(name), conv_net(), Threat("linf", 0.1), generator=generator(1, "linf", None))
+    attack = make_attack(spec(name), conv_net(), Threat("linf", 0.1), generator=generator(1, "linf", None))
     assert attack(x, y).shape == x.shape
 
 
@@ -230,7 +230,7 @@ def test_no_images_are_no_problem(name: str) -> None:
 def test_pixels_at_exactly_0_and_1_get_a_gradient() -> None:
     model, x = linear(3), images(8, size=4).round()
     y = own_labels(model, x)
-    gradient = gradients.uphill(model, x, y, None, objective("cross-entropy"))[0].sign()
+    gradient = gradients.loss_and_gradient(model, x, y, None, objective("cross-entropy"))[0].sign()
     assert (gradient != 0).all()
     inward = ((x == 0) & (gradient > 0)) | ((x == 1) & (gradient < 0))
     assert inward.any()
@@ -370,4 +370,4 @@ def test_a_target_without_gradient(attack: Callable[..., Tensor]) -> None:
 
 def test_unknown_attack() -> None:
     with pytest.raises(InputError, match=r"unknown attack 'fgms'; did you mean .*fgsm"):
-        bind("fgms", linear(2), Threat())
+        make_attack("fgms", linear(2), Threat())

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks import apgd, carlini_wagner, deepfool, fgsm, hopskipjump, ifgsm, jsma, lbfgs, mifgsm, pgd, square
-from advgan.attacks.registry import bind
+from advgan.attacks.registry import make_attack
 from advgan.classifiers import BlackBox, OutOfQueries, check_target, load_target
 from advgan.classifiers.black_box import FLOOR
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import evaluate
-from advgan.evaluation.compatibility import check_gradients
+from advgan.evaluation.compatibility import require_gradients
 
 SIX = torch.linspace(0, 1, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4)
 
@@ -146,18 +146,18 @@ def test_attacks_by_scores_and_decisions_run_on_it(target: nn.Module, bars: tupl
 def test_the_harness_takes_it_for_a_target(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     (x, y), threat = bars, Threat("linf", 0.5)
     box, rng = BlackBox.of(target, 3), torch.Generator().manual_seed(0)
-    plain = evaluate(bind("noise-sign", target, threat, rng=rng.manual_seed(1)), target, x, y, threat).row
-    row = evaluate(bind("noise-sign", box, threat, rng=rng.manual_seed(1)), box, x, y, threat).row
+    plain = evaluate(make_attack("noise-sign", target, threat, rng=rng.manual_seed(1)), target, x, y, threat).row
+    row = evaluate(make_attack("noise-sign", box, threat, rng=rng.manual_seed(1)), box, x, y, threat).row
     assert (row["status"], row["asr"], row["n_correct"]) == ("ok", plain["asr"], plain["n_correct"])
-    failed = evaluate(bind("fgsm", box, threat), box, x, y, threat).row
+    failed = evaluate(make_attack("fgsm", box, threat), box, x, y, threat).row
     assert failed["status"].startswith("failed: InputError: the target passes no gradient")
     spent = BlackBox.of(target, 3, budget=60)
-    row = evaluate(bind("square:queries=20", spent, threat, rng=rng), spent, x, y, threat).row
+    row = evaluate(make_attack("square:queries=20", spent, threat, rng=rng), spent, x, y, threat).row
     assert row["status"].startswith("failed: OutOfQueries: the black box may be asked about 60 images")
     assert spent.queries <= 60
 
 
 def test_what_needs_gradients_refuses_it() -> None:
-    check_gradients(torch.nn.Linear(2, 2))
+    require_gradients(torch.nn.Linear(2, 2))
     with pytest.raises(InputError, match="the black box only answers queries, without a gradient"):
-        check_gradients(BlackBox(lambda x: x, 2))
+        require_gradients(BlackBox(lambda x: x, 2))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks import bind, carlini_wagner, deepfool, lbfgs
+from advgan.attacks import carlini_wagner, deepfool, lbfgs, make_attack
 from advgan.attacks.boundary import to_boundary
 from advgan.core.threat_model import Norm, Threat, delta_norms
 
@@ -91,7 +91,7 @@ def test_every_image_is_turned_when_evaluated_in_another_batch(name: str, norm: 
     model, x = Linear(2).eval(), images(5)
     y, threat = labels(model, x)[0], Threat(norm, 0.5)
     spec = f"{name}:binary_steps=3:steps=6" if name == "lbfgs" else f"{name}:max_queries=600:steps=8"
-    attack = bind(spec, model, threat, rng=torch.Generator().manual_seed(0))
+    attack = make_attack(spec, model, threat, rng=torch.Generator().manual_seed(0))
     x_adv = attack(x, y)
     for size in (1, 2, 5):
         assert torch.cat([model(part).argmax(1) for part in x_adv.split(size)]).ne(y).all()

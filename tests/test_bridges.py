@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan import Generator
-from advgan.attacks import bind, fgsm, ifgsm
+from advgan.attacks import fgsm, ifgsm, make_attack
 from advgan.attacks.registry import parse_attack
 from advgan.bridges.base import value
 from advgan.classifiers import BlackBox, load_target
@@ -154,9 +154,9 @@ def test_what_a_generator_was_not_made_for(model: nn.Module, bars: tuple[Tensor,
 def test_one_step_of_theirs_is_one_step_of_ours(word: str) -> None:
     model, x = conv_net(), images(24)  # not so sure that theirs lose the gradient
     y = own_labels(model, x)
-    ours, theirs = fgsm(model, x, y, eps=0.2), bind(word, model, BALL)(x, y)
+    ours, theirs = fgsm(model, x, y, eps=0.2), make_attack(word, model, BALL)(x, y)
     assert torch.equal(ours, theirs)
-    result = evaluate(bind(word, model, BALL), model, x, y, BALL, batch_size=24).row
+    result = evaluate(make_attack(word, model, BALL), model, x, y, BALL, batch_size=24).row
     assert (result["status"], result["forwards_per_image"], result["backwards_per_image"]) == ("ok", 1, 1)
     assert (theirs.dtype, theirs.requires_grad) == (torch.float32, False)
 
@@ -176,7 +176,7 @@ def test_ten_steps_of_theirs_are_ten_of_ours(word: str, targeted: bool) -> None:
     y = own_labels(model, x)
     aims = None if y_target is None else torch.full_like(y, y_target)
     ours = ifgsm(model, x, y, eps=0.1, steps=10, y_target=aims)
-    theirs = bind(word, model, ball, y_target)(x, y)
+    theirs = make_attack(word, model, ball, y_target)(x, y)
     assert ball.violations(theirs, x) == []
     turned = [own_labels(model, each) == (y if aims is None else aims) for each in (x, ours, theirs)]
     assert torch.equal(turned[1], turned[2])
@@ -187,7 +187,7 @@ def test_ten_steps_of_theirs_are_ten_of_ours(word: str, targeted: bool) -> None:
 def test_the_strongest_turns_what_one_step_turns() -> None:
     model, x, ball = conv_net(), images(8), Threat("linf", 0.3)
     y = own_labels(model, x)
-    found = bind("torchattacks:AutoAttack", model, ball)(x, y)
+    found = make_attack("torchattacks:AutoAttack", model, ball)(x, y)
     assert ball.violations(found, x) == []
     turned, by_one_step = (own_labels(model, each) != y for each in (found, fgsm(model, x, y, eps=0.3)))
     assert by_one_step.any()
@@ -256,7 +256,7 @@ def test_settings_are_what_they_look_like(text: str, found: object) -> None:
 )
 def test_what_cannot_be(word: str, threat: Threat, message: str, model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(InputError, match=message):
-        bind(word, model, threat, 1 if threat.targeted else None)(bars[0][:0], bars[1][:0])
+        make_attack(word, model, threat, 1 if threat.targeted else None)(bars[0][:0], bars[1][:0])
 
 
 @pytest.mark.parametrize("library", ONE_STEP)
@@ -287,7 +287,9 @@ def test_chance_is_the_rngs_and_nothing_is_left_behind(
     weight = next(model.parameters())
     weight.grad = torch.ones_like(weight)
     before = everything()
-    first, again, other = (bind(word, model, BALL, rng=torch.Generator().manual_seed(seed))(x, y) for seed in (1, 1, 2))
+    first, again, other = (
+        make_attack(word, model, BALL, rng=torch.Generator().manual_seed(seed))(x, y) for seed in (1, 1, 2)
+    )
     assert everything() == before
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -311,10 +313,10 @@ def test_a_model_that_only_answers(bars: tuple[Tensor, Tensor]) -> None:
         return np.eye(3)[(x.numpy().mean((1, 2, 3)) > 0.25).astype(int)]
 
     box, (x, _) = BlackBox(answers, 3), bars
-    found = bind("foolbox:LinfRepeatedAdditiveUniformNoiseAttack:repeats=3", box, BALL)(x, box(x).argmax(1))
+    found = make_attack("foolbox:LinfRepeatedAdditiveUniformNoiseAttack:repeats=3", box, BALL)(x, box(x).argmax(1))
     assert BALL.violations(found, x) == []
     with pytest.raises(InputError, match="reads a model's device off its parameters, and this model has none"):
-        bind("torchattacks:Square", box, BALL)(x, box(x).argmax(1))
+        make_attack("torchattacks:Square", box, BALL)(x, box(x).argmax(1))
 
 
 @pytest.mark.usefixtures("undrawn")

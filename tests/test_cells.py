@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from advgan import Generator
-from advgan.attacks import Attack, Spec, bind, ifgsm, parse_attack, registry
+from advgan.attacks import Attack, Spec, ifgsm, make_attack, parse_attack, registry
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.evaluation import Result, ResultCache, TargetModel, evaluate
 from advgan.evaluation.environment import code_digest
-from advgan.evaluation.sharing import share_cells
+from advgan.evaluation.sharing import distribute
 from tests.test_attacks import conv_net, images, own_labels
 
 BALL = Threat("linf", 0.2)
@@ -49,7 +49,7 @@ def test_a_cell_is_found_again_as_it_was(victim: TargetModel, tmp_path: Path) ->
     assert same(made, found, but=())
     assert list(made.records) == list(found.records)
     assert torch.equal(made.x_adv, found.x_adv)
-    attack = bind(FGSM, victim.model, BALL)
+    attack = make_attack(FGSM, victim.model, BALL)
     direct = evaluate(attack, victim.model, X, Y, BALL, batch_size=10)
     assert same(direct, made, but=("seconds_per_image", "images_per_second", "attack", "target"))
 
@@ -177,7 +177,7 @@ def test_processes_share_cells_and_the_main_one_has_them_all(victim: TargetModel
             run.extend([todo.index(cell)] if cells.found == before else [])
             return result
 
-        results, found = share_cells(cells, todo, run_cell, two)  # type: ignore[arg-type]
+        results, found = distribute(cells, todo, run_cell, two)  # type: ignore[arg-type]
         made.append(run)
     assert made == [[1, 3], [0, 2, 5]] if not fresh else [[1, 3, 4], [0, 2, 5]]
     assert found == 0 or not fresh

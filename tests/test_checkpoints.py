@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from advgan import Generator
-from advgan.attacks.registry import bind
+from advgan.attacks.registry import make_attack
 from advgan.classifiers import load_target
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
@@ -56,7 +56,7 @@ def test_a_generator_fools_as_many_as_its_card_says(folder):
     target, generator = load_target("mnist-c", attacked(folder)), Generator.from_pretrained(folder)
     for norm, eps, written in found:
         threat = Threat(norm, float(eps))
-        attack = bind("advgan", target, threat, None, torch.Generator().manual_seed(0), generator)
+        attack = make_attack("advgan", target, threat, None, torch.Generator().manual_seed(0), generator)
         row = evaluate(attack, target, x, y, threat).row
         assert row["status"] == "ok"
         assert 100 * row["asr"] == pytest.approx(float(written), abs=0.31)  # three images, on another machine

@@ -15,7 +15,7 @@ from advgan.classifiers.external.base import Other
 from advgan.core.errors import InputError
 from advgan.data import Data, Split, load_data, relabel
 from advgan.defenses import load_classifier
-from advgan.evaluation.compatibility import admitted
+from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.evaluation.loading import load_targets
 
 CPU = torch.device("cpu")
@@ -214,7 +214,7 @@ def bars(digits: Path) -> Data:
 
 def test_a_target_that_has_the_classes_in_another_order_is_right_all_the_same(bars):
     model = Other(Threshold((2, 0, 1)), "net", (1, 28, 28), 3, classes=("Top", "Bottom", "Middle"))
-    target, data = admitted(model, bars)
+    target, data = prepare_model_and_data(model, bars)
     assert data.classes == ("Top", "Bottom", "Middle")
     x, y = next(data.test.batches(len(data.test)))
     assert (target(x).argmax(1) == y).float().mean() > 0.95
@@ -284,7 +284,7 @@ def test_a_wrong_number_of_classes_says_both(bars, tmp_path):
     )
     model = load_classifier(f"{tmp_path / 'net.py'}:net", image_shape=(1, 28, 28), num_classes=3)
     with pytest.raises(InputError, match=r"net.py:net has 7 classes, expected as many in folder, .* got 3"):
-        admitted(model, bars)
+        prepare_model_and_data(model, bars)
 
 
 @pytest.mark.usefixtures("undrawn")

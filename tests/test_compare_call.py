@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import advgan
 from advgan import Generator, InputError, Threat
-from advgan.attacks import bind
+from advgan.attacks import make_attack
 from advgan.evaluation import evaluate
 
 TIMES = {"seconds", "images_per_second", "seed"}
@@ -51,7 +51,7 @@ def test_rows_equal_those_of_evaluate(model: nn.Module, images: tuple[Tensor, Te
     x, y = images
     results = advgan.compare(model, x.numpy(), np.asarray(y), ["fgsm", brighter], eps=0.15)
     threat = Threat("linf", 0.15)
-    expected = evaluate(bind("fgsm", model, threat), model, x, y, threat, name="fgsm", target_name="model").row
+    expected = evaluate(make_attack("fgsm", model, threat), model, x, y, threat, name="fgsm", target_name="model").row
     row = {k: v for k, v in results.rows[0].items() if not any(t in k for t in TIMES)}
     assert row == {k: v for k, v in expected.items() if not any(t in k for t in TIMES)}
     assert row["asr"] == 1  # the margin is below 2 * 0.15 a pixel

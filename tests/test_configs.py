@@ -21,7 +21,7 @@ from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import defend, load_classifier, load_detector
 from advgan.defenses.checkpoint import load_members
 from advgan.defenses.detection import FeatureSqueezing, save_detector
-from advgan.evaluation.loading import run_of
+from advgan.evaluation.loading import read_training_json
 from advgan.models.discriminator import Discriminator
 
 from .conftest import ROOT
@@ -225,13 +225,13 @@ def test_the_fingerprint_covers_what_weights_do_not_hold() -> None:
 
 def test_a_changed_training_record_is_refused(saved: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(saved / "classifier", tmp_path / "classifier")
-    assert run_of(folder) == {"training_seconds": 2.0}
+    assert read_training_json(folder) == {"training_seconds": 2.0}
     file = folder / "training.json"
     file.write_text(file.read_text().replace("2.0", "3.0"))
     with pytest.raises(InputError, match=r"training.json is not as it was saved"):
-        run_of(folder)
+        read_training_json(folder)
     file.write_text('{"training_seconds": "long"}')
     with pytest.raises(InputError, match="training_seconds must be a finite number"):
-        run_of(folder)
+        read_training_json(folder)
     file.unlink()
-    assert run_of(folder) == {}
+    assert read_training_json(folder) == {}

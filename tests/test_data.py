@@ -20,7 +20,7 @@ from advgan.core.errors import InputError
 from advgan.data import DATASETS, Data, Split, load_data, training_batches
 from advgan.data.augment import augment
 from advgan.data.folder import load_folder
-from advgan.data.split import fair_order, hold_out
+from advgan.data.split import fair_order, stratified_holdout
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -208,11 +208,11 @@ def test_arguments_out_of_range(arguments: dict, message: str) -> None:
 def test_hold_out_is_stratified_disjoint_and_seeded(counts: list[int], expected: list[int]) -> None:
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
-    kept, held = hold_out(labels, seed=0)
+    kept, held = stratified_holdout(labels, seed=0)
     assert labels[held].bincount(minlength=len(counts)).tolist() == expected
     assert torch.equal(torch.cat([kept, held]).sort().values, torch.arange(len(labels)))
-    assert torch.equal(hold_out(labels, seed=0)[1], held)
-    assert not torch.equal(hold_out(labels, seed=1)[1], held)
+    assert torch.equal(stratified_holdout(labels, seed=0)[1], held)
+    assert not torch.equal(stratified_holdout(labels, seed=1)[1], held)
 
 
 def test_the_seed_moves_the_validation_images_only(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from advgan.classifiers import build_target, check_target, fingerprint, load_tar
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
-from advgan.defenses import DEFENSES, adaptive, defend, is_random, load_classifier, reseed, seen, undefended
+from advgan.defenses import DEFENSES, adaptive, defend, is_random, load_classifier, reseed, seen, unwrap
 from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.evaluation import ResultCache, TargetModel
 from advgan.evaluation.loading import load_targets
@@ -57,7 +57,7 @@ def test_a_defended_classifier_is_a_classifier(name: str, target: torch.nn.Modul
     logits = check_target(defended, x, 4)(x)
     assert logits.shape == (5, 4)
     assert logits.dtype == torch.float32
-    assert undefended(defended) is target
+    assert unwrap(defended) is target
     assert (defended.name, defended.image_shape, defended.num_classes) == ("mnist-small", (1, 28, 28), 4)
     assert not any(module.training for module in defended.modules())
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advgan.classifiers import build_target, save_target
 from advgan.core.errors import InputError
 from advgan.core.weights import read_weights, write_weights
-from advgan.defenses import RejectingClassifier, adaptive, defend, load_classifier, load_detector, suspicious
+from advgan.defenses import RejectingClassifier, adaptive, can_reject, defend, load_classifier, load_detector
 from advgan.defenses.detection import (
     BinaryDetector,
     Detector,
@@ -108,20 +108,20 @@ def test_a_rejecting_classifier_answers_and_rejects_alike_wherever_it_is_loaded(
 ) -> None:
     save_detector(calibrated(kind, x, target), tmp_path / "run" / "detector", "# card", {"fpr": 0.5})
     defended = defend(target, f"reject:detector={tmp_path / 'run'}")
-    assert [suspicious(model) for model in (defended, target)] == [True, False]
+    assert [can_reject(model) for model in (defended, target)] == [True, False]
     assert torch.equal(defended(x), target(x))
-    assert int((defended.suspicion(x) > 0).sum()) == 3
+    assert int((defended.rejection_score(x) > 0).sum()) == 3
     save_target(defended, tmp_path / "whole", "# card")
     for file in (tmp_path / "run" / "detector").iterdir():
         file.unlink()  # the classifier has its own
     loaded = load_classifier(str(tmp_path / "whole"))
     assert torch.equal(loaded(x), defended(x))
-    assert torch.equal(loaded.suspicion(x), defended.suspicion(x))
+    assert torch.equal(loaded.rejection_score(x), defended.rejection_score(x))
     view = adaptive(loaded)
     assert torch.equal(view(x), loaded(x))
-    assert torch.equal(view.suspicion(x), loaded.suspicion(x))
+    assert torch.equal(view.rejection_score(x), loaded.rejection_score(x))
     leaf = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(view.suspicion(leaf).sum(), leaf)
+    (gradient,) = torch.autograd.grad(view.rejection_score(leaf).sum(), leaf)
     assert gradient.flatten(1).abs().amax(1).gt(0).all()
 
 

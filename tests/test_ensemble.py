@@ -146,7 +146,7 @@ def test_bad_members(word: str, folders: list[Path], tmp_path: Path) -> None:
 
 def test_a_member_that_rejects_cannot_join() -> None:
     rejecting = linear(0)
-    rejecting.suspicion = lambda x: x.flatten(1).sum(1)  # type: ignore[assignment]
+    rejecting.rejection_score = lambda x: x.flatten(1).sum(1)  # type: ignore[assignment]
     with pytest.raises(InputError, match="vote cannot join a classifier that rejects"):
         MajorityVote(linear(1), [rejecting])
 

@@ -19,7 +19,7 @@ from scipy.stats import norm as normal
 from torch import Tensor, nn
 
 from advgan.analysis.worst_case import worst_case
-from advgan.attacks import AttackFn, bind, ifgsm
+from advgan.attacks import AttackFn, ifgsm, make_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.evaluation import ROW_KEYS, Result, environment, evaluate, predict, wilson
@@ -156,7 +156,7 @@ def test_an_attack_that_finds_nothing_has_no_median(model: Brightness) -> None:
 
 @pytest.mark.parametrize(("name", "calls"), [("fgsm", 1), ("ifgsm", 10), ("noise-sign", 0)])
 def test_model_calls_are_counted_on_the_model(name: str, calls: int, model: Brightness) -> None:
-    row = run(bind(name, model, Threat("linf", 0.1)), model, batch_size=4).row
+    row = run(make_attack(name, model, Threat("linf", 0.1)), model, batch_size=4).row
     assert (row["forwards_per_image"], row["backwards_per_image"]) == (calls, calls)
 
 
@@ -313,7 +313,7 @@ def test_harm_to_the_model_is_named_and_undone(
 
 def test_an_honest_attack_leaves_no_trace(model: Brightness) -> None:
     before = ModelSnapshot(model)
-    assert run(bind("deepfool", model, Threat()), model, protocol="minimal-norm").row["status"] == "ok"
+    assert run(make_attack("deepfool", model, Threat()), model, protocol="minimal-norm").row["status"] == "ok"
     assert before.changes() == []
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from advgan.attacks.registry import bind, parse_attack
+from advgan.attacks.registry import make_attack, parse_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
 from advgan.evaluation import Result, evaluate
@@ -50,7 +50,7 @@ def comparison(channels: int = 1, norm: str = "linf") -> Comparison:
         spec = parse_attack(label)
         threat = Threat(norm, eps)  # type: ignore[arg-type]
         return evaluate(
-            bind(spec, model, threat, None, torch.Generator().manual_seed(seed)),
+            make_attack(spec, model, threat, None, torch.Generator().manual_seed(seed)),
             *(model, x, y, threat),
             name=label if access is None else "advgan",
             target_name="a/target",

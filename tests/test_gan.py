@@ -48,7 +48,7 @@ def test_against_a_detector_the_generator_learns_to_look_harmless():
     """Linear suspicion mean(x) - 0.1: its gradient alone, weighted, is what the evasion term adds."""
 
     class Rejecting(torch.nn.Sequential):
-        def suspicion(self, x):
+        def rejection_score(self, x):
             return x.mean((1, 2, 3)) - 0.1
 
     x, y = torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks import carlini_wagner, deepfool, fgsm, jsma, lbfgs, noise_sign, pgd, square
-from advgan.attacks.registry import bind, parse_attack
+from advgan.attacks.registry import make_attack, parse_attack
 from advgan.classifiers import BlackBox, check_target
 from advgan.classifiers.checks import BinaryLogit, gradient_fault
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.defenses import defend
 from advgan.evaluation import evaluate
-from advgan.evaluation.compatibility import check_gradients, only_answers
+from advgan.evaluation.compatibility import is_black_box, require_gradients
 
 THREAT = Threat("linf", 0.1)
 Y = torch.arange(20) % 2
@@ -39,7 +39,7 @@ class Mean(nn.Module):
 
 def row(attack: str, model: nn.Module) -> dict[str, Any]:
     rng, protocol = torch.Generator().manual_seed(0), parse_attack(attack).attack.protocol
-    return evaluate(bind(attack, model, THREAT, rng=rng), model, X, Y, THREAT, protocol=protocol).row
+    return evaluate(make_attack(attack, model, THREAT, rng=rng), model, X, Y, THREAT, protocol=protocol).row
 
 
 # --- probabilities ---
@@ -63,7 +63,7 @@ def test_one_probability_is_not_taken_for_a_logit(outputs: Any) -> None:
             row(attack, model)
         if attack != "noise-sign":  # which asks the model nothing
             with pytest.raises(InputError, match=r"one value per image|gradient"):
-                bind(attack, Mean(lambda f: f.sigmoid()[:, None]).eval(), THREAT)(X, Y)
+                make_attack(attack, Mean(lambda f: f.sigmoid()[:, None]).eval(), THREAT)(X, Y)
     undone = check_target(Mean(lambda f: torch.logit(f.sigmoid(), eps=1e-6)).eval(), X[:8], 2)
     assert row("fgsm", undone)["clean_accuracy"] == 1.0
 
@@ -234,7 +234,7 @@ def test_a_model_that_changes_its_input_gives_the_same_figures_and_leaves_the_im
     for key in ("clean_accuracy", "asr", "robust_accuracy", "l2_mean"):
         assert mine[key] == theirs[key]
     rng = torch.Generator().manual_seed(0)
-    bind(attack, model, THREAT, rng=rng)(x, Y)
+    make_attack(attack, model, THREAT, rng=rng)(x, Y)
     assert torch.equal(x, X)
 
 
@@ -307,9 +307,9 @@ class Rounding(Mean):
 def test_a_model_without_gradients_is_attacked_by_queries_alone(kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
     model = check_target(kind().eval(), X[:8], 2)
     assert "warning: the model passes no gradient to its input" in capsys.readouterr().err
-    assert only_answers(model)
+    assert is_black_box(model)
     with pytest.raises(InputError, match=r"mean passes no gradient to its input .*train/substitute.py"):
-        check_gradients(model)
+        require_gradients(model)
     assert row("fgsm", model)["status"].startswith("failed: InputError: the target passes no gradient")
     for attack in ("noise-sign", "square:queries=60", "hopskipjump-linf:steps=2"):
         assert row(attack, model)["status"] == "ok"
@@ -319,7 +319,7 @@ def test_a_model_without_gradients_is_attacked_by_queries_alone(kind: Any, capsy
 def test_gradients_of_zero_are_gradients(kind: Any) -> None:
     model = kind().eval()
     assert gradient_fault(model, X) is None
-    check_gradients(model)
+    require_gradients(model)
     with torch.no_grad():
         assert gradient_fault(model, X) is None
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from advgan import Generator, InputError
-from advgan.attacks.registry import bind
+from advgan.attacks.registry import make_attack
 from advgan.classifiers import BlackBox, build_target, load_target
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
@@ -194,7 +194,7 @@ def test_an_own_network_is_attacked_with_saved_loaded_and_compared(kind, tmp_pat
     assert torch.equal(loaded.perturb(x), x_adv)
     model, y = nn.Sequential(nn.Flatten(), nn.Linear(143, 3)).eval(), torch.arange(6) % 3
     threat = Threat("linf", 0.2)
-    result = evaluate(bind("advgan", model, threat, generator=loaded), model, x, y, threat)
+    result = evaluate(make_attack("advgan", model, threat, generator=loaded), model, x, y, threat)
     assert result.row["status"] == "ok"
 
 

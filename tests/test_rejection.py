@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from advgan.analysis.worst_case import worst_case
-from advgan.attacks import bind, parse_attack
-from advgan.attacks.common import uphill
+from advgan.attacks import make_attack, parse_attack
+from advgan.attacks.common import loss_and_gradient
 from advgan.attacks.losses import objective
 from advgan.core.threat_model import Threat
 from advgan.evaluation import Result, ResultCache, TargetModel, evaluate, judged
@@ -22,7 +22,7 @@ from tests.test_evaluation import Brightness, brighter, flat
 class Picky(Brightness):
     """It rejects images whose mean is within 0.04 of 0.45 or of 0.9."""
 
-    def suspicion(self, x: Tensor) -> Tensor:
+    def rejection_score(self, x: Tensor) -> Tensor:
         mean = x.flatten(1).mean(1, keepdim=True)
         return (0.04 - (mean - torch.tensor([0.45, 0.9])).abs()).amax(1)
 
@@ -96,7 +96,7 @@ class Guarded(nn.Module):
         lead = self.scale * (x[:, 0, 0, 0] - 0.5)
         return torch.stack([-lead, lead], 1)
 
-    def suspicion(self, x: Tensor) -> Tensor:
+    def rejection_score(self, x: Tensor) -> Tensor:
         return 3 * (0.6 - x[:, 0, 0, 1])
 
 
@@ -106,12 +106,12 @@ def two_pixels(*pairs: tuple[float, float]) -> Tensor:
 
 def test_each_image_climbs_what_it_is_still_short_of() -> None:
     x = two_pixels((0.4, 0.5), (0.6, 0.5), (0.6, 0.7))  # right; fooled, but rejected; fooled, and answered
-    gradient, here = uphill(Guarded(), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
+    gradient, here = loss_and_gradient(Guarded(), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
     assert torch.allclose(gradient, two_pixels((20.0, 0), (0, 3), (0, 3)))
     assert here.won.tolist() == [False, False, True]
     assert torch.allclose(here.value, torch.tensor([-2.0, -0.3, 0.3]), atol=1e-5)
     assert here.rank.tolist() == sorted(here.rank.tolist())
-    plain = uphill(nn.Sequential(Guarded()), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
+    plain = loss_and_gradient(nn.Sequential(Guarded()), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
     assert torch.equal(plain[1].value, plain[1].rank)
     assert plain[1].won.tolist() == [False, True, True]
 
@@ -125,13 +125,13 @@ def test_attacks_that_know_of_rejection_end_where_they_are_answered(word: str) -
     # HopSkipJump needs a start that is answered: another image of the batch.
     x, y = two_pixels((0.46, 0.56), (0.45, 0.55), (0.7, 0.9)), torch.tensor([0, 0, 1])
     model = Guarded().eval()
-    attack = bind(word, model, Threat("linf", 0.2), rng=torch.Generator().manual_seed(0))
+    attack = make_attack(word, model, Threat("linf", 0.2), rng=torch.Generator().manual_seed(0))
     x_adv = attack(x, y)[:2]
     assert (model(x_adv).argmax(1) == 1).all()
-    assert (model.suspicion(x_adv) <= 0).all() == parse_attack(word).attack.evasive
+    assert (model.rejection_score(x_adv) <= 0).all() == parse_attack(word).attack.evasive
 
 
 def test_noise_is_drawn_until_it_is_answered() -> None:
     x, y = two_pixels((0.48, 0.55)).repeat(20, 1, 1, 1), torch.zeros(20, dtype=torch.long)
-    attack = bind("noise-uniform:draws=60", Guarded(), Threat("linf", 0.2), rng=torch.Generator().manual_seed(0))
-    assert (Guarded().suspicion(attack(x, y)) <= 0).all()
+    attack = make_attack("noise-uniform:draws=60", Guarded(), Threat("linf", 0.2), rng=torch.Generator().manual_seed(0))
+    assert (Guarded().rejection_score(attack(x, y)) <= 0).all()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advgan.analysis.cost import cost
 from advgan.analysis.summary import summary
-from advgan.attacks import AttackFn, bind
+from advgan.attacks import AttackFn, make_attack
 from advgan.core.threat_model import Threat
 from advgan.evaluation import Result, evaluate
 from advgan.report.beside import cost as cost_table
@@ -42,7 +42,7 @@ def half(eps: float) -> AttackFn:
 
 def run(attack: str, eps: float, seconds: float, **more: Any) -> Result:
     model, threat = Mean().eval(), Threat("linf", eps)
-    bound = half(eps) if attack == "half" else bind(attack, model, threat, rng=torch.Generator().manual_seed(0))
+    bound = half(eps) if attack == "half" else make_attack(attack, model, threat, rng=torch.Generator().manual_seed(0))
     result = evaluate(bound, model, X, Y, threat, name=attack, target_name="mean", **more)
     result.row.update(seconds_per_image=seconds, images_per_second=1 / seconds)  # the clock alone is not known by hand
     return result
@@ -135,7 +135,7 @@ def test_all_forms_of_a_report_have_the_same_cells(results: list[Result]) -> Non
 
 def test_one_image_has_a_median_and_no_interval() -> None:
     model, threat = Mean().eval(), Threat("linf", 0.25)
-    attack = bind("deepfool", model, threat, rng=torch.Generator().manual_seed(0))
+    attack = make_attack("deepfool", model, threat, rng=torch.Generator().manual_seed(0))
     result = evaluate(attack, model, X[1:2], Y[1:2], threat, name="deepfool", protocol="minimal-norm")
     assert (result.row["l2_median_low"], result.row["l2_median_high"]) == (None, None)
     assert float(cells(result)["median l2 [95 %]"]) == pytest.approx(1.2, rel=0.01)

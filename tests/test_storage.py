@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from advgan.core.errors import InputError
-from advgan.core.files import HOST, check_writable, read_text, replacing, sweep, write_aside, write_file
+from advgan.core.files import HOST, atomic_write, atomic_write_dir, check_writable, read_text, replacing, sweep
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_leftovers_of_ended_processes_are_removed(tmp_path: Path, ended: int) ->
     }
     for name in kept:
         (tmp_path / name).mkdir(exist_ok=True)
-    write_aside(tmp_path / "records", lambda folder: (folder / "a.csv").write_text("1"))
+    atomic_write_dir(tmp_path / "records", lambda folder: (folder / "a.csv").write_text("1"))
     assert {path.name for path in tmp_path.iterdir()} == kept | {"records"}
     os.utime(tmp_path / ".figures.ffffff-1-0123ab.aside", (0, 0))
     sweep(tmp_path)
@@ -51,9 +51,9 @@ def test_folder_killed_between_two_renames_is_put_back(tmp_path: Path, ended: in
 
 def test_names_of_255_bytes_are_written(tmp_path: Path) -> None:
     for name in ("a" * 255, "ä" * 127, "a" * 251 + ".png"):
-        write_file(tmp_path / name, name)
+        atomic_write(tmp_path / name, name)
         assert (tmp_path / name).read_text() == name
-    write_aside(tmp_path / ("b" * 255), lambda folder: (folder / "x").write_text("x"))
+    atomic_write_dir(tmp_path / ("b" * 255), lambda folder: (folder / "x").write_text("x"))
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -62,7 +62,7 @@ def test_failed_write_leaves_nothing_beside(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="directory"):
-        write_file(tmp_path / place, "x")
+        atomic_write(tmp_path / place, "x")
     assert {path.name for path in tmp_path.rglob("*")} == {"folder", "file"}
 
 

@@ -20,7 +20,7 @@ from advgan import Generator, training
 from advgan.classifiers import BlackBox, fingerprint, load_target
 from advgan.core.config import run
 from advgan.data import load_data
-from advgan.evaluation.loading import LoadedGenerator, load_targets, run_of
+from advgan.evaluation.loading import LoadedGenerator, load_targets, read_training_json
 
 from .conftest import Run
 
@@ -167,10 +167,14 @@ def test_others_find_what_it_was_trained_on_and_what_it_cost(
     trained = LoadedGenerator(out, Generator.from_pretrained(out))
     assert trained.trained_on(own)
     assert not trained.trained_on(black_box)
-    spent = [own.spent_on(black_box.victim.sha256), own.spent_on("0"), black_box.spent_on(own.victim.sha256)]
+    spent = [
+        own.queries_spent(black_box.victim.sha256),
+        own.queries_spent("0"),
+        black_box.queries_spent(own.victim.sha256),
+    ]
     assert spent == [160, None, None]
     del summary["sha256"]
-    assert run_of(out / "classifier") == run_of(out / "generator") == summary
+    assert read_training_json(out / "classifier") == read_training_json(out / "generator") == summary
 
 
 @pytest.mark.parametrize(

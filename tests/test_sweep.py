@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advgan import Generator
-from advgan.attacks.registry import bind
+from advgan.attacks.registry import make_attack
 from advgan.classifiers import load_target
 from advgan.core.config import run
 from advgan.core.errors import InputError
@@ -112,7 +112,7 @@ def test_a_point_is_what_evaluate_gives(call: Call, digits: Path, classifier: Pa
     for row in rows:
         if row["eps"]:
             threat = Threat("linf", row["eps"])
-            result = evaluate(bind(row["attack"], model, threat), model, x, y, threat)
+            result = evaluate(make_attack(row["attack"], model, threat), model, x, y, threat)
             for name in ("asr", "robust_accuracy", "clean_accuracy", "linf_max"):
                 assert row[name] == result.row[name]
 
@@ -173,7 +173,7 @@ def test_targeted(call: Call, generators: Path) -> None:
     ],
 )
 def test_radii_and_ranges_of_them(words: list[str], norm: Any, expected: list[float]) -> None:
-    assert sweep.radii(words, norm) == expected
+    assert sweep.parse_eps_values(words, norm) == expected
 
 
 @pytest.mark.parametrize(

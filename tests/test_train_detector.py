@@ -99,7 +99,7 @@ def test_feature_squeezing_has_nothing_to_train(
     defense = f"reject:detector={tmp_path / 'out'}"
     rejecting = load_classifier("mnist-small", classifier, defense, image_shape=(1, 28, 28), num_classes=3)
     x, _ = next(load_data("folder", digits).validation.batches(48))
-    assert (rejecting.suspicion(x) > 0).double().mean().item() == pytest.approx(summary["fpr_validation"])
+    assert (rejecting.rejection_score(x) > 0).double().mean().item() == pytest.approx(summary["fpr_validation"])
 
 
 def test_a_discriminator_becomes_a_detector(words: list[str], classifier: Path, tmp_path: Path) -> None:

@@ -12,26 +12,26 @@ import torch
 from accelerate import Accelerator
 
 from advgan import InputError, training
-from advgan.core.files import write_aside, write_file
+from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.training.runtime import distributed as processes
 
 
 def test_a_failure_while_writing_leaves_what_was_there(tmp_path):
     folder, file = tmp_path / "generator", tmp_path / "results.json"
-    write_aside(folder, lambda d: (d / "weights").write_text("old"))
-    write_file(file, "old")
+    atomic_write_dir(folder, lambda d: (d / "weights").write_text("old"))
+    atomic_write(file, "old")
 
     def fail(directory):
         (directory / "weights").write_text("half")
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError, match="disk full"):
-        write_aside(folder, fail)
+        atomic_write_dir(folder, fail)
     with pytest.raises(TypeError):
-        write_file(file, 1)
+        atomic_write(file, 1)
     assert (folder / "weights").read_text() == file.read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["generator", "results.json"]
-    write_aside(folder, lambda d: (d / "weights").write_text("new"))
+    atomic_write_dir(folder, lambda d: (d / "weights").write_text("new"))
     assert (folder / "weights").read_text() == "new"
 
 

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from advgan import Generator
-from advgan.attacks.registry import bind
+from advgan.attacks.registry import make_attack
 from advgan.classifiers import build_target, fingerprint, load_target, save_target
 from advgan.core.config import run
 from advgan.core.threat_model import Threat
@@ -133,7 +133,7 @@ def test_a_cell_is_the_attack_on_its_source_judged_on_its_victim(
     threat = Threat("linf", 0.2)
     for row in (row for row in results["matrix"] if row["source"]):
         source, victim = models[row["source"]], models[row["victim"]]
-        result = evaluate(bind("ifgsm:steps=3", source, threat), victim, x, y, threat)
+        result = evaluate(make_attack("ifgsm:steps=3", source, threat), victim, x, y, threat)
         assert (row["asr"], row["linf_max"]) == (result.row["asr"], result.row["linf_max"])
         assert row["access"] == ("gradients" if source is victim else "transfer")
         both = result.records["counts"] & (predict(source, x).argmax(1) == y)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from advgan import Generator, InputError
-from advgan.attacks.registry import bind
+from advgan.attacks.registry import make_attack
 from advgan.classifiers import build_target
 from advgan.core.threat_model import Threat, bounded
 from advgan.models.unrolled import Feedback, differentiable, feedback_paths, margin_gradient, twice_differentiable
@@ -277,7 +277,7 @@ def test_number_of_iterations_can_differ_from_training():
     one, five = generator.perturb(x, iterations=1), generator.perturb(x, iterations=5)
     assert not torch.equal(one, own)
     assert not torch.equal(five, own)
-    attack = bind("advgan:iterations=1", nn.Identity(), Threat(), generator=generator)
+    attack = make_attack("advgan:iterations=1", nn.Identity(), Threat(), generator=generator)
     assert torch.equal(attack(x, torch.zeros(3, dtype=torch.long)), one)
     with pytest.raises(InputError, match="at least 1 iteration, got 0"):
         generator.perturb(x, iterations=0)

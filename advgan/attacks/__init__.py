@@ -21,7 +21,7 @@ from advgan.attacks.lbfgs import lbfgs
 from advgan.attacks.mifgsm import mifgsm
 from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
-from advgan.attacks.registry import ATTACKS, Attack, AttackFn, Protocol, Spec, bind, parse_attack
+from advgan.attacks.registry import ATTACKS, Attack, AttackFn, Protocol, Spec, make_attack, parse_attack
 from advgan.attacks.square import square
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "Spec",
     "advgan",
     "apgd",
-    "bind",
     "carlini_wagner",
     "carlini_wagner_clipped",
     "deepfool",
@@ -43,6 +42,7 @@ __all__ = [
     "ifgsm_projected",
     "jsma",
     "lbfgs",
+    "make_attack",
     "mifgsm",
     "noise_gaussian",
     "noise_sign",

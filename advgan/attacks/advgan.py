@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.common import check_inputs, check_positive
-from advgan.attacks.gradient_ascent import ascend
+from advgan.attacks.gradient_ascent import gradient_ascent
 from advgan.attacks.losses import Loss, objective
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm
@@ -52,6 +52,6 @@ def advgan(
     step_size = eps / (2 if steps <= 2 else 4) if step_size is None else step_size
     check_positive(step_size=step_size)
     goal = objective(loss, targeted=threat.targeted)
-    return ascend(
+    return gradient_ascent(
         model, x, y, y_target, threat, goal, start, steps=steps, step_size=step_size, stop_on_success=stop_on_success
     )

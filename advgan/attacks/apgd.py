@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
-from advgan.attacks.common import borrowed, check_at_least, check_inputs, fooled, random_start, steepest, uphill
+from advgan.attacks.common import (
+    check_at_least,
+    check_inputs,
+    fooled,
+    frozen_eval,
+    loss_and_gradient,
+    random_start,
+    steepest_ascent_direction,
+)
 from advgan.attacks.losses import Loss, Objective, objective
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat
@@ -48,7 +56,7 @@ def apgd(
     goal = objective(loss, targeted=threat.targeted)
 
     x_adv, top = x.clone(), x.new_full((len(x),), -torch.inf)
-    with borrowed(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         done = fooled(model, x, y, y_target) if stop_on_success else torch.zeros_like(y, dtype=torch.bool)
         for _ in range(restarts):
             i = (~done).nonzero().squeeze(1)
@@ -84,7 +92,7 @@ def _climb(
     pool = ActiveSet(n, x.device)
     while len(i := pool.live):
         label, aim = y[i], None if y_target is None else y_target[i]
-        gradient, (_, value, hit) = uphill(model, here[i], label, aim, goal)
+        gradient, (_, value, hit) = loss_and_gradient(model, here[i], label, aim, goal)
         rises[i] += (value > last[i]) & (age[i] > 0)
         better = (hit & ~won[i]) | ((hit == won[i]) & (value > top[i]))
         b = i[better]
@@ -101,7 +109,7 @@ def _climb(
         here[h], last[h], gradient[halve] = best[h], top[h], slope[h]
 
         now = here[i]
-        step = threat.project(now + size[i] * steepest(gradient, threat.norm), x[i]) - now
+        step = threat.project(now + size[i] * steepest_ascent_direction(gradient, threat.norm), x[i]) - now
         share = torch.where(age[i] > 0, MOMENTUM, 1.0).view(-1, 1, 1, 1)
         here[i] = threat.project(now + share * step + (1 - share) * (now - before[i]), x[i])
         before[i] = now

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import CHUNK
-from advgan.attacks.common import borrowed
+from advgan.attacks.common import frozen_eval
 from advgan.attacks.losses import objective, reached
 from advgan.core.threat_model import Norm, delta_norms
 
@@ -41,7 +41,7 @@ def to_boundary(
     are not where they are wanted in `x_adv`, by more than rounding errors, come back as they are.
     """
     result, numbers = x_adv.clone(), (x_adv != x).flatten(1).any(1).nonzero().flatten()
-    with borrowed(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         for i in numbers.split(CHUNK if x.device.type == "cpu" else max(len(numbers), 1)):
             aim = None if y_target is None else y_target[i]
             result[i] = _drawn_back(model, x[i], x_adv[i], y[i], aim, norm, kappa)

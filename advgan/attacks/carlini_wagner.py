@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.boundary import to_boundary
-from advgan.attacks.common import borrowed, check_at_least, check_inputs, check_positive, length, uphill
+from advgan.attacks.common import check_at_least, check_inputs, check_positive, frozen_eval, length, loss_and_gradient
 from advgan.attacks.losses import objective
 from advgan.core.threat_model import Norm
 
@@ -52,16 +52,16 @@ def carlini_wagner(
     check_at_least(0, kappa=kappa)
     check_positive(learning_rate=learning_rate, initial_c=initial_c)
     goal = objective("margin", targeted=y_target is not None)
-    rejects = hasattr(model, "suspicion")
+    rejects = hasattr(model, "rejection_score")
     kappa = 0.0 if rejects else kappa
     search, pool = _Search(x, kappa, 0.1 ** (1 / steps) if learning_rate is None else 1.0), ActiveSet(len(x), x.device)
     patience = -(-steps // 10) if abort_early else steps
 
-    with borrowed(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         while len(i := pool.live):
             label, aim, fresh = y[i], None if y_target is None else y_target[i], search.tried[i] < 0
             here = torch.where(_wide(fresh), x[i], (search.w[i].tanh() + 1) / 2)
-            gradient, (lead, _, fooled) = uphill(model, here, label, aim, goal)
+            gradient, (lead, _, fooled) = loss_and_gradient(model, here, label, aim, goal)
             if fresh.any():  # x itself, not yet an attempt
                 search.begin(i[fresh], gradient[fresh], lead[fresh], learning_rate, initial_c)
             gradient, lead = gradient * _wide(search.unit[i]), lead * search.unit[i]

@@ -65,7 +65,7 @@ def check_positive(**values: float | None) -> None:
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
     """`model` in eval mode and frozen, so that only the input's gradient is computed; given back as it was found.
 
     It is given copies of its images: one that normalises them in place changes neither them nor its gradient.
@@ -101,32 +101,32 @@ class AttackState(NamedTuple):
 
 
 def standing(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective) -> AttackState:
-    """Where images `x` (n, c, h, w) stand, by one forward of each.
+    """The attack state of images `x` (n, c, h, w), by one forward pass.
 
-    Against a model with a `suspicion` (n,), positive where it rejects, each image has one aim at a time: to fool, and
-    once it does, to be answered (Bryniarski et al. 2021, arXiv:2106.15023: selective gradient descent).
+    Against a model with a `rejection_score` (n,), positive where it rejects, each image has one aim at a time: another
+    class first, then acceptance (Bryniarski et al. 2021, arXiv:2106.15023: selective gradient descent).
     """
     logits = model(x)
     check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
     value, won = goal(logits, y, y_target), reached(logits, y, y_target)
-    if not hasattr(model, "suspicion") or not won.any():
+    if not hasattr(model, "rejection_score") or not won.any():
         return AttackState(value, value.detach(), won)
     i = won.nonzero().squeeze(1)
-    doubt = model.suspicion(x[i])
+    doubt = model.rejection_score(x[i])
     rank = BEYOND - doubt.detach() / (1 + doubt.detach().abs())
     rank = value.detach().index_put((i,), rank)
     return AttackState(value.index_put((i,), -doubt), rank, won.index_put((i,), doubt <= 0))
 
 
 def rejects(model: Any, x: Tensor) -> Tensor:
-    """Which images `x` (n, c, h, w) the model does not answer: (n,) bool; none, where it has no `suspicion`."""
-    if not hasattr(model, "suspicion"):
+    """Which images `x` (n, c, h, w) the model does not answer: (n,) bool; none, where it has no `rejection_score`."""
+    if not hasattr(model, "rejection_score"):
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    found: Tensor = model.suspicion(x) > 0
+    found: Tensor = model.rejection_score(x) > 0
     return found
 
 
-def uphill(
+def loss_and_gradient(
     model: nn.Module, x_adv: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective
 ) -> tuple[Tensor, AttackState]:
     """The gradient (n, c, h, w), at `x_adv` itself, of what an attacker raises, and how near its goal it is there.
@@ -168,7 +168,7 @@ def gradient_at(leaf: Tensor, output: Tensor, weight: Tensor | None = None, *, a
 def fooled(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
     """Which images `x` (n, c, h, w) are where the attacker wants them, and not rejected: (n,) bool, by one forward."""
     found, pool = torch.zeros(len(x), dtype=torch.bool, device=x.device), ActiveSet(len(x), x.device)
-    with borrowed(model):
+    with frozen_eval(model):
         while len(i := pool.live):
             logits = model(x[i])
             check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
@@ -177,7 +177,7 @@ def fooled(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> T
     return found
 
 
-def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+def steepest_ascent_direction(gradient: Tensor, norm: Norm) -> Tensor:
     """The step of length 1 in `norm` that climbs most along `gradient` (n, c, h, w); zero where the gradient is."""
     if norm == "linf":
         return gradient.sign()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.boundary import to_boundary
-from advgan.attacks.common import borrowed, check_classes, check_inputs, gradient_at, gradients_on, length
+from advgan.attacks.common import check_classes, check_inputs, frozen_eval, gradient_at, gradients_on, length
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm
 
@@ -50,7 +50,7 @@ def deepfool(
         raise InputError(f"DeepFool needs {wanted}, got {steps}, {candidates}, {overshoot} and {prune}")
 
     search = _Search(model, x, y, norm=norm, steps=steps, candidates=candidates, overshoot=overshoot, prune=prune)
-    with borrowed(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         # The first step looks at about five boundaries of each image, later ones at one: apart, few gradients are idle.
         finished, pool = torch.zeros_like(y, dtype=torch.bool), ActiveSet(len(x), x.device)
         while len(i := pool.live):

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
-from advgan.attacks.common import borrowed, steepest, uphill
+from advgan.attacks.common import frozen_eval, loss_and_gradient, steepest_ascent_direction
 from advgan.attacks.losses import Objective
 from advgan.core.threat_model import Threat
 
 Direction = Literal["steepest", "sign", "gradient"]
 
 
-def ascend(
+def gradient_ascent(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -40,18 +40,18 @@ def ascend(
     """
     x_adv, age = start.clone(), torch.zeros(len(x), dtype=torch.long, device=x.device)
     velocity = None if decay is None else torch.zeros_like(x)
-    stop_on_success |= hasattr(model, "suspicion")
+    stop_on_success |= hasattr(model, "rejection_score")
     pool = ActiveSet(len(x), x.device)
-    with borrowed(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         while len(i := pool.live):
             label, aim = y[i], None if y_target is None else y_target[i]
             here = x_adv[i]
-            gradient, now = uphill(model, here, label, aim, goal)
+            gradient, now = loss_and_gradient(model, here, label, aim, goal)
             if velocity is not None and decay is not None:
                 size = gradient.flatten(1).abs().sum(1).clamp_min(1e-38).view(-1, 1, 1, 1)
                 velocity[i] = gradient = decay * velocity[i] + gradient / size
             if direction != "gradient":
-                gradient = steepest(gradient, "linf" if direction == "sign" else threat.norm)
+                gradient = steepest_ascent_direction(gradient, "linf" if direction == "sign" else threat.norm)
             there = threat.project(here + step_size * gradient, x[i])
             age[i] += 1
             done = age[i] >= steps

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from advgan.attacks.boundary import clearance
 from advgan.attacks.common import (
-    borrowed,
     check_at_least,
     check_classes,
     check_inputs,
+    frozen_eval,
     normal,
     rejects,
-    steepest,
+    steepest_ascent_direction,
     uniform,
 )
 from advgan.core.threat_model import Norm, delta_norms
@@ -57,7 +57,7 @@ def hopskipjump(
         return x.clone()
     d = x[0].numel()
     halvings = math.ceil(math.log2(d) * (1.5 if norm == "l2" else 2))  # to d^-3/2 of the way, for linf to d^-2
-    with borrowed(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         oracle = Oracle(model, x, y, y_target)
         here, started = _start(oracle, rng)
         if not len(started):
@@ -180,7 +180,9 @@ def _outward(
     balance = here.new_zeros(len(i), 1)
     for whose in row.repeat_interleave(draws).split(oracle.points):
         shape = (len(whose), *here.shape[1:])
-        u = steepest(normal(shape, here, rng) if norm == "l2" else 2 * uniform(shape, here, rng) - 1, "l2")
+        u = steepest_ascent_direction(
+            normal(shape, here, rng) if norm == "l2" else 2 * uniform(shape, here, rng) - 1, "l2"
+        )
         points = (here[whose] + radius[whose] * u).clamp(0, 1)
         u = ((points - here[whose]) / radius[whose]).flatten(1)  # what the box has left of it
         phi = 2 * oracle(points, i[whose]).to(u)[:, None] - 1
@@ -188,7 +190,7 @@ def _outward(
         weighted, plain, balance = weighted + pick @ (phi * u), plain + pick @ u, balance + pick @ phi
     mean = balance / draws
     mean = mean.where(mean.abs() < 1, 0)  # all alike: their plain average says which way
-    return steepest((weighted - mean * plain).view_as(here), norm)
+    return steepest_ascent_direction((weighted - mean * plain).view_as(here), norm)
 
 
 def _leap(oracle: Oracle, here: Tensor, i: Tensor, step: Tensor) -> Tensor:

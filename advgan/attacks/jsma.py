@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
-from advgan.attacks.common import borrowed, check_classes, check_inputs, gradient_at, gradients_on
+from advgan.attacks.common import check_classes, check_inputs, frozen_eval, gradient_at, gradients_on
 from advgan.attacks.losses import excess, reached
 from advgan.core.errors import InputError
 
@@ -57,7 +57,7 @@ def jsma(
     values, sign = x.flatten(1).clone(), 1 if theta > 0 else -1  # (n, d)
     changed, limit = torch.zeros_like(values, dtype=torch.bool), int(gamma * values.shape[1])
     fooled, pool = torch.zeros_like(y, dtype=torch.bool), ActiveSet(len(x), x.device)
-    with borrowed(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         while len(i := pool.live):
             aim = None if y_target is None else y_target[i]
             toward, away, fooled[i] = _saliency(model, values[i].view_as(x[i]), y[i], aim, derivative)

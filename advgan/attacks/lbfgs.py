@@ -9,15 +9,15 @@ from torch.nn.functional import softplus
 
 from advgan.attacks.boundary import to_boundary
 from advgan.attacks.common import (
-    borrowed,
     check_at_least,
     check_classes,
     check_inputs,
     check_positive,
+    frozen_eval,
     gradient_at,
     gradients_on,
     length,
-    uphill,
+    loss_and_gradient,
 )
 from advgan.attacks.losses import Objective, objective
 
@@ -59,7 +59,7 @@ def lbfgs(
     check_positive(initial_c=initial_c)
     x_adv = x.clone()
     model = nn.Sequential(model)  # one smooth objective is all that a line search can follow: rejection is left aside
-    with borrowed(model):
+    with frozen_eval(model):
         with torch.no_grad():  # all at once: probabilities are told from logits by several images
             check_classes(y if y_target is None else torch.maximum(y, y_target), model(x))
         for k in range(len(x)):
@@ -112,7 +112,7 @@ class _Problem:
         """The log-odds of what is wanted at `x_adv`, and their gradient (d,); notes whether it fools."""
         scale = self.scale
         scaled: Objective = lambda z, y, t: self.log_odds(scale * z.float(), y, t)  # noqa: E731
-        slope, here = uphill(self.model, x_adv, self.y, self.y_target, scaled)
+        slope, here = loss_and_gradient(self.model, x_adv, self.y, self.y_target, scaled)
         self.fooled = bool(here.won)
         return float(here.value), slope.double().flatten().cpu().numpy()
 

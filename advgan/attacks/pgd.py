@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from advgan.attacks.common import check_at_least, check_inputs, check_positive, fooled, random_start
-from advgan.attacks.gradient_ascent import Direction, ascend
+from advgan.attacks.gradient_ascent import Direction, gradient_ascent
 from advgan.attacks.losses import Loss, objective
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm
@@ -61,7 +61,7 @@ def pgd(
     for run in range(restarts):
         x_left, y_left, aim = x[left], y[left], None if y_target is None else y_target[left]
         first = x_left if start == "x" and run == 0 else random_start(x_left, threat, rng)
-        x_adv[left] = found = ascend(
+        x_adv[left] = found = gradient_ascent(
             *(model, x_left, y_left, aim, threat, goal, first),
             steps=steps,
             step_size=step_size,

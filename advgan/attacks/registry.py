@@ -146,7 +146,7 @@ def parse_attack(text: str) -> Spec:
     return spec
 
 
-def bind(
+def make_attack(
     attack: str | Spec,
     model: nn.Module,
     threat: Threat,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
-from advgan.attacks.common import borrowed, check_at_least, check_inputs, standing, uniform
+from advgan.attacks.common import check_at_least, check_inputs, frozen_eval, standing, uniform
 from advgan.attacks.losses import objective
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat
@@ -50,7 +50,7 @@ def square(
 
     best, top, asked = x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros_like(y)
     pool = ActiveSet(len(x), x.device)
-    with borrowed(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         while len(i := pool.live):
             label, aim = y[i], None if y_target is None else y_target[i]
             stage, now = asked[i].view(-1, 1, 1, 1), level[asked[i]]

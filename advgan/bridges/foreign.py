@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.common import borrowed, check_images
+from advgan.attacks.common import check_images, frozen_eval
 from advgan.attacks.registry import LIBRARIES, Attack
 from advgan.bridges.base import Call, Kind, read_settings
 from advgan.core.errors import InputError
@@ -87,12 +87,12 @@ class Foreign:
 
 @contextmanager
 def lent(model: nn.Module) -> Iterator[None]:
-    """`borrowed`, and no gradients of its own to be lost: libraries clear them."""
+    """`frozen_eval`, and no gradients of its own to be lost: libraries clear them."""
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
         for parameter, _ in kept:
             parameter.grad = None
-        with borrowed(model):
+        with frozen_eval(model):
             yield
     finally:
         for parameter, gradient in kept:

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from advgan.classifiers.base import MAX_CLASSES, ImageShape, Target, check_shape
-from advgan.classifiers.external import load_other, source_of
+from advgan.classifiers.external import load_external, source_of
 from advgan.classifiers.registry import TARGETS, build_target, target_family
 from advgan.classifiers.state_dicts import WeightsFile, fill, match_weights, read_file, weights_file
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError
-from advgan.core.files import write_aside
+from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import check_int, check_keys, read_object, sealed
 from advgan.core.training_record import warn_unfinished
 from advgan.core.weights import M, write_checkpoint
@@ -38,7 +38,7 @@ def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[st
         if run is not None:
             (folder / "training.json").write_text(sealed(run))
 
-    write_aside(Path(directory), write)
+    atomic_write_dir(Path(directory), write)
 
 
 def load_target(
@@ -62,7 +62,7 @@ def load_target(
     if by_order and weights is not None and not str(weights).endswith(BY_ORDER):
         weights = f"{weights}{BY_ORDER}"
     if source_of(name):
-        return load_other(name, weights, image_shape=image_shape, num_classes=num_classes)
+        return load_external(name, weights, image_shape=image_shape, num_classes=num_classes)
     config, file, ordered = read_target(name, weights)
     if config.get("defenses"):
         raise InputError(f"{file.path} holds a classifier behind a defence: advgan.defenses.load_classifier loads it")

@@ -36,7 +36,7 @@ from advgan.cli.attack_images import Answers, already, class_of, find, work
 from advgan.cli.attack_images.work import Row, left_out
 from advgan.core.config import ByOrder, Real, absolute_paths, load_recipe, settings_file, write_settings
 from advgan.core.errors import InputError
-from advgan.core.files import write_file
+from advgan.core.files import atomic_write
 from advgan.core.recipe import NameOrPath, PathOrAddress
 from advgan.core.terminal import printable
 from advgan.defenses import load_classifier
@@ -134,7 +134,7 @@ def main(settings: Settings) -> None:
     known = sum(gather_object([known]))
     if accelerator.is_main_process:
         lines = [[row.get(head) for head in HEADS] for row in everyone]
-        write_file(settings.output_dir / "manifest.csv", in_utf8(csv_text(HEADS, lines)))
+        atomic_write(settings.output_dir / "manifest.csv", in_utf8(csv_text(HEADS, lines)))
         tell(settings, everyone, known, answers)
     training.finish(accelerator, SKIPPED if any(row["status"] != "ok" for row in everyone) else 0)
 

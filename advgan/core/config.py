@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from tyro.constructors import PrimitiveConstructorSpec
 
 from advgan.core.errors import InputError, did_you_mean, reason
-from advgan.core.files import write_file
+from advgan.core.files import atomic_write
 from advgan.core.lock import release
 from advgan.core.recipe import convert_paths, from_recipe, read_recipe, to_recipe
 from advgan.core.shutdown import exiting_on_signals
@@ -259,7 +259,7 @@ def write_settings(settings: Any, directory: Path) -> None:
     """
     head = "# The effective settings, for --recipe to read again. Relative paths are relative to this file.\n"
     values = convert_paths(type(settings), as_recipe(settings), to_recipe(directory))
-    write_file(settings_file(settings, directory), head + yaml.safe_dump(values, sort_keys=False))
+    atomic_write(settings_file(settings, directory), head + yaml.safe_dump(values, sort_keys=False))
 
 
 def settings_file(settings: Any, directory: Path) -> Path:

@@ -25,7 +25,7 @@ LONGEST = 150  # bytes of a name that are kept in the names beside it: a file sy
 OLD_AGE = 24 * 3600  # seconds after which what another machine left is nobody's
 
 
-def write_aside(directory: Path, write: Callable[[Path], Any]) -> None:
+def atomic_write_dir(directory: Path, write: Callable[[Path], Any]) -> None:
     """Fill `directory` by `write(temporary directory)`, then rename: it is whole, or as it was before.
 
     What killed processes have left beside it is removed, or put back where one was killed between two renames.
@@ -63,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: str | bytes) -> None:
+def atomic_write(path: Path, content: str | bytes) -> None:
     """Write `content` beside `path`, then rename: the file is whole, or as it was before."""
     with replacing(path) as aside:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -56,7 +56,7 @@ def load_data(
         image_column, label_column: `hf` and `hf-stream` only: the columns of pictures and labels, where names and types
             do not decide (`columns.find_columns`).
         seed: draws the validation images out of train where the set has none: a tenth of it, at most 5,000, stratified
-            (`split.hold_out`). Nothing else depends on it; the test images are the set's own.
+            (`split.stratified_holdout`). Nothing else depends on it; the test images are the set's own.
 
     Raises:
         InputError: unknown name, files that are missing, unreadable or inconsistent, a value out of range.

@@ -48,7 +48,7 @@ def relabel(data: Data, classes: Sequence[str] | None, num_classes: int, name: s
     return replace(data, train=train, validation=validation, test=test, classes=named)
 
 
-def numbering(data: Data, classes: Sequence[str] | None, num_classes: int, name: str) -> list[int] | None:
+def class_mapping(data: Data, classes: Sequence[str] | None, num_classes: int, name: str) -> list[int] | None:
     """The class of a classifier for each class of `data`; None: the same numbers. Raises InputError as `relabel`."""
     numbers = match_classes(data, classes, num_classes, name).numbers
     return None if numbers == list(range(num_classes)) else numbers

@@ -13,7 +13,7 @@ from advgan.core.errors import InputError, listing, note
 from advgan.data.classes import class_order
 from advgan.data.image_file import EXTENSIONS
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, cut, infer_shape
-from advgan.data.split import Data, Split, fair_order, hold_out
+from advgan.data.split import Data, Split, fair_order, stratified_holdout
 from advgan.data.walk import identity, is_data_name, picture_files
 
 SPLITS = {
@@ -41,7 +41,7 @@ def load_folder(
         root: the folder that has train/, test/ and, if there is one, val/ (or valid/, validation/, dev/).
         image_size: resize the shorter side to this and crop the centre square; None: all images have one size.
         channels: 1 or 3; None: 1 if all images are grey.
-        seed: draws the validation images if there is no val/ (`hold_out`).
+        seed: draws the validation images if there is no val/ (`stratified_holdout`).
         memory_limit: a set that takes more bytes than this when decoded stays on disk and is decoded batch by batch;
             broken files and images of another size are then found when they are met. A smaller one is decoded now.
 
@@ -60,7 +60,7 @@ def load_folder(
         listings["validation"] = validation = _images(folders["validation"], classes)
     _check_apart({str(folders[part]): images for part, images in listings.items()})
     if "validation" not in folders:
-        kept, held = hold_out(train.labels, seed)
+        kept, held = stratified_holdout(train.labels, seed)
         train, validation = train.pick(kept), train.pick(held)
     train, validation, test = (part.pick(fair_order(part.labels)) for part in (train, validation, test))
 

@@ -22,7 +22,7 @@ from advgan.data.image_io import MEMORY_LIMIT, StoredImages, cut, infer_shape
 from advgan.data.labels import Names, find_classes, is_missing, plain_label
 from advgan.data.local_files import check_folder, keep_data_files, names_by_file, row_count
 from advgan.data.shards import LibraryShards, blame, failure
-from advgan.data.split import Data, Split, fair_order, hold_out
+from advgan.data.split import Data, Split, fair_order, stratified_holdout
 from advgan.data.stream import ONE_IN, Stream
 
 
@@ -158,7 +158,7 @@ def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed:
         if there:
             rows[want] = places[there]
         else:
-            kept, held = hold_out(labels[rows["train"]], seed)
+            kept, held = stratified_holdout(labels[rows["train"]], seed)
             rows["train"], rows[want] = rows["train"][kept], rows["train"][held]
     order = [rows[want][fair_order(labels[rows[want]])] for want in ("train", "validation", "test")]
     pictures = Rows(table, columns)

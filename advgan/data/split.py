@@ -120,7 +120,7 @@ def fair_order(labels: Tensor) -> Tensor:
     return torch.from_numpy(places.argsort(kind="stable"))
 
 
-def hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_holdout(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Choose the validation images of a set that has none: a tenth, at most 5,000, of each class its share.
 
     Every class with two images or more gives at least one. The choice is a function of the labels and the seed alone.

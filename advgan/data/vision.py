@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advgan.core.errors import InputError
-from advgan.data.split import Data, Split, hold_out
+from advgan.data.split import Data, Split, stratified_holdout
 
 # name -> torchvision's class, what it reads under the data folder, the names of the labels
 SETS = {
@@ -30,7 +30,7 @@ SETS = {
 
 
 def load_torchvision(name: str, root: Path, seed: int) -> Data:
-    """Load one of `SETS` from `root`, or download it to there; the validation part is drawn from train (`hold_out`).
+    """Load one of `SETS` from `root`, or download it to there; validation is drawn from train (`stratified_holdout`).
 
     Raises:
         InputError: there is no usable copy and the download failed; says where it looked and what to do.
@@ -38,7 +38,7 @@ def load_torchvision(name: str, root: Path, seed: int) -> Data:
     classes = SETS[name][2]
     train, test = (_to_split(_open(name, root, train=train)) for train in (True, False))
     assert isinstance(train.images, Tensor)
-    kept, held = hold_out(train.labels, seed)
+    kept, held = stratified_holdout(train.labels, seed)
     return Data(
         name,
         train=Split(train.images[kept], train.labels[kept]),

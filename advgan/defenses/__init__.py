@@ -4,8 +4,15 @@ every program takes it as a target, `--defense bit-depth:bits=3`.
 
 from __future__ import annotations
 
-from advgan.defenses.base import EOT, Defended, adaptive, is_random, reseed, seen, suspicious, undefended
-from advgan.defenses.checkpoint import defend, is_directory, load_classifier, load_members, needs_weights, weights_of
+from advgan.defenses.base import EOT, Defended, adaptive, can_reject, is_random, reseed, seen, unwrap
+from advgan.defenses.checkpoint import (
+    default_weights,
+    defend,
+    is_directory,
+    load_classifier,
+    load_members,
+    needs_weights,
+)
 from advgan.defenses.detection import Detector, load_detector
 from advgan.defenses.registry import DEFENSES
 from advgan.defenses.rejection import RejectingClassifier
@@ -17,6 +24,8 @@ __all__ = [
     "Detector",
     "RejectingClassifier",
     "adaptive",
+    "can_reject",
+    "default_weights",
     "defend",
     "is_directory",
     "is_random",
@@ -26,7 +35,5 @@ __all__ = [
     "needs_weights",
     "reseed",
     "seen",
-    "suspicious",
-    "undefended",
-    "weights_of",
+    "unwrap",
 ]

@@ -34,7 +34,7 @@ class Defended(nn.Module):
 
     def __init__(self, inner: nn.Module, **settings: Any) -> None:
         super().__init__()
-        if suspicious(inner):
+        if can_reject(inner):
             raise InputError(f"{self.word} cannot stand around a defence that rejects, expected the rejecting one last")
         self.inner: Any = inner  # a Target, a Defended, or anybody's
         self.settings, self.rng = settings, torch.Generator().manual_seed(0)
@@ -86,7 +86,7 @@ class Defended(nn.Module):
         """What an attacker who knows the defence differentiates in its place; itself, if its gradients are honest."""
         return self
 
-    # A rejecting defence has `suspicion(x) -> (n,)`, differentiable: an image with a positive one is not answered.
+    # A rejecting defense has `rejection_score(x) -> (n,)`, differentiable: images with a positive one are rejected.
 
 
 class EOT(nn.Module):
@@ -104,9 +104,9 @@ class EOT(nn.Module):
         return logits.unflatten(0, (len(x), self.draws)).mean(1)
 
 
-def suspicious(model: nn.Module) -> bool:
+def can_reject(model: nn.Module) -> bool:
     """Whether it may reject an image instead of answering."""
-    return hasattr(model, "suspicion")
+    return hasattr(model, "rejection_score")
 
 
 def is_random(model: nn.Module) -> bool:
@@ -120,7 +120,7 @@ def reseed(model: nn.Module, seed: int) -> None:
         module.rng.manual_seed(seed + i)
 
 
-def undefended(model: nn.Module) -> Any:
+def unwrap(model: nn.Module) -> Any:
     """The classifier behind all defences; the model itself if there is none."""
     while isinstance(model, Defended):
         model = model.inner
@@ -134,4 +134,4 @@ def adaptive(model: nn.Module) -> nn.Module:
 
 def seen(model: nn.Module, view: View) -> nn.Module:
     """What a gradient attack with `view` differentiates in place of `model`: see `advgan.attacks.Spec`."""
-    return {"adaptive": adaptive, "naive": lambda m: m, "oblivious": undefended}[view](model)
+    return {"adaptive": adaptive, "naive": lambda m: m, "oblivious": unwrap}[view](model)

@@ -14,7 +14,7 @@ from torch import nn
 
 from advgan.classifiers import TARGETS, ImageShape, Target
 from advgan.classifiers.checkpoint import build_and_fill, build_configured, check_config, read_target
-from advgan.classifiers.external import load_other, source_of
+from advgan.classifiers.external import load_external, source_of
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError, listing
 from advgan.core.spec_strings import parse_call
@@ -68,7 +68,7 @@ def load_classifier(
     if by_order and weights is not None and not str(weights).endswith(BY_ORDER):
         weights = f"{weights}{BY_ORDER}"
     if source_of(name):
-        other = load_other(name, weights, image_shape=image_shape, num_classes=num_classes)
+        other = load_external(name, weights, image_shape=image_shape, num_classes=num_classes)
         return defend(other, defense).requires_grad_(False)
     where = (None, name) if is_directory(name, weights) else (name, weights)
     config, file, ordered = read_target(*where)
@@ -118,7 +118,7 @@ def check_defenses(config: Any) -> None:
                 todo += settings["members"]
 
 
-def weights_of(target: str, weights: Path | None, shipped: Path) -> Path | None:
+def default_weights(target: str, weights: Path | None, shipped: Path) -> Path | None:
     """The weights of a program's `target`: as given, else the `shipped` ones; None for one that has its own."""
     own = is_directory(target, weights) or source_of(target)
     return weights if own else weights or shipped

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advgan.classifiers.base import check_shape
 from advgan.core.errors import InputError
-from advgan.core.files import write_aside
+from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import check_int, check_keys, read_object, sealed
 from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
 from advgan.defenses.filters import around, soft_median
@@ -170,7 +170,7 @@ def save_detector(detector: Detector, directory: Path, card: str, training: Mapp
         (folder / "README.md").write_text(card)
         (folder / "training.json").write_text(sealed(training))
 
-    write_aside(directory, write)
+    atomic_write_dir(directory, write)
 
 
 def load_detector(directory: Path | str) -> Detector:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advgan.core.errors import InputError
 from advgan.core.json_files import check_keys
-from advgan.defenses.base import Defended, adaptive, suspicious
+from advgan.defenses.base import Defended, adaptive, can_reject
 
 
 class Ensemble(Defended):
@@ -110,7 +110,7 @@ class MajorityVote(Ensemble):
 
 def _check_fit(word: str, member: nn.Module, inner: nn.Module) -> None:
     """Raise InputError for a member that rejects, or says that it answers other questions than `inner`."""
-    if suspicious(member):
+    if can_reject(member):
         raise InputError(f"{word} cannot join a classifier that rejects, expected members that answer every image")
     for what, key in (
         ("images of shape", "image_shape"),

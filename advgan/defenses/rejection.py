@@ -13,7 +13,7 @@ from advgan.defenses.detection import Detector, build_detector, check_detector, 
 
 
 class RejectingClassifier(Defended):
-    """The inner classifier's logits; an image with a positive `suspicion` counts as rejected, whatever they say.
+    """The inner classifier's logits; an image with a positive `rejection_score` counts as rejected, whatever they say.
 
     detector   a calibrated one, or the directory where train/detector.py wrote it. It is saved with the classifier.
     """
@@ -43,7 +43,7 @@ class RejectingClassifier(Defended):
         logits: Tensor = self.inner(x)
         return logits
 
-    def suspicion(self, x: Tensor) -> Tensor:
+    def rejection_score(self, x: Tensor) -> Tensor:
         """How far the score of each image `x` (n, c, h, w) is above the threshold: (n,), differentiable."""
         return self.detector(x, self.inner) - self.detector.threshold
 
@@ -62,6 +62,6 @@ class Evasion(nn.Module):
         logits: Tensor = self.inner(x)
         return logits
 
-    def suspicion(self, x: Tensor) -> Tensor:
-        """As `RejectingClassifier.suspicion`, with a gradient that leads below the threshold."""
+    def rejection_score(self, x: Tensor) -> Tensor:
+        """As `RejectingClassifier.rejection_score`, with a gradient that leads below the threshold."""
         return self.detector.smooth(x, self.inner) - self.detector.threshold

@@ -12,18 +12,18 @@ from advgan.classifiers import BlackBox, check_normalised, check_target
 from advgan.classifiers.checks import check_batch_of, gradient_fault
 from advgan.core.errors import InputError
 from advgan.data import Data, relabel
-from advgan.defenses import undefended
+from advgan.defenses import unwrap
 
 
-def admitted(model: Any, data: Data) -> tuple[nn.Module, Data]:
+def prepare_model_and_data(model: Any, data: Data) -> tuple[nn.Module, Data]:
     """The loaded classifier `model` as a target, and `data` with labels and class names as it has them.
 
     Raises InputError if it cannot be attacked with these data, seen on a few validation images: as `check_target`,
     `relabel` and, for other people's, `check_normalised`. A black box without a budget is asked about five images: four
     together, and the first alone; one with a budget about none.
     """
-    plain = undefended(model)
-    data = relabel(data, *said_of(model))
+    plain = unwrap(model)
+    data = relabel(data, *class_info(model))
     if isinstance(model, BlackBox):
         if model.budget is None:  # each of its answers is checked; these five are asked to see that they do not vary
             check_batch_of(model.ask, next(data.validation.first(4).batches(4))[0], model.name)
@@ -37,7 +37,7 @@ def admitted(model: Any, data: Data) -> tuple[nn.Module, Data]:
 
 def gradient_fault_of(model: Any) -> str | None:
     """Why a loaded classifier has no gradients: it only answers queries, or passes none back to an image; else None."""
-    plain = undefended(model)
+    plain = unwrap(model)
     if isinstance(plain, BlackBox):
         return f"{plain.name} only answers queries, without a gradient"
     shape = getattr(plain, "image_shape", None)
@@ -48,18 +48,18 @@ def gradient_fault_of(model: Any) -> str | None:
     return None if fault is None else f"{plain.name} passes no gradient to its input ({fault})"
 
 
-def only_answers(model: Any) -> bool:
+def is_black_box(model: Any) -> bool:
     """Whether a target, or what stands behind its defences, answers queries and has no gradients."""
     return gradient_fault_of(model) is not None
 
 
-def check_gradients(model: Any) -> None:
+def require_gradients(model: Any) -> None:
     """Raise InputError for a target without gradients: nothing by gradients is made on it."""
     if fault := gradient_fault_of(model):
         raise InputError(f"{fault}: train/substitute.py attacks such targets")
 
 
-def said_of(model: Any) -> tuple[Sequence[str] | None, int, str]:
+def class_info(model: Any) -> tuple[Sequence[str] | None, int, str]:
     """The names of a loaded classifier's classes (None: it has none), their number, and what it is called."""
-    plain = undefended(model)
+    plain = unwrap(model)
     return getattr(plain, "classes", None), plain.num_classes, plain.name

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.common import borrowed, check_classes, check_inputs
+from advgan.attacks.common import check_classes, check_inputs, frozen_eval
 from advgan.attacks.registry import Access, AttackFn, Protocol
 from advgan.classifiers import BlackBox
 from advgan.classifiers.checks import acting, check_outputs
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
 from advgan.core.threat_model import Threat, check_class
-from advgan.defenses import suspicious, undefended
-from advgan.evaluation.metrics import attack_figures, clean_figures, clean_records, outcome
+from advgan.defenses import can_reject, unwrap
+from advgan.evaluation.metrics import attack_metrics, clean_metrics, clean_records, outcome
 from advgan.evaluation.runner import Broken, device_of, run_attack
 from advgan.evaluation.verify import accepts, not_finite
 
@@ -97,7 +97,7 @@ def evaluate(
     check_classes(y, logits)
     check_class(y_target, logits.shape[1])
     odd = not_finite(logits)
-    if not odd and not isinstance(undefended(target), BlackBox):
+    if not odd and not isinstance(unwrap(target), BlackBox):
         few = torch.linspace(0, len(x) - 1, min(8, len(x))).round().long()
         check_outputs(target, x[few].to(device_of(target)), logits[few], alone=clean_logits is None)
 
@@ -108,7 +108,7 @@ def evaluate(
         **{"target": target_name, "attack": name, "access": access, "seed": seed, "protocol": protocol},
         **{"norm": threat.norm, "eps": threat.eps, "targeted": threat.targeted},
         **{"n": len(x), "y_target": y_target, "batch_size": batch_size, "violations": []},
-        **clean_figures(records),
+        **clean_metrics(records),
     }
     if odd:
         reason = f"the target answers with NaN or infinity for {odd} of {len(x)} images, expected finite logits"
@@ -125,7 +125,7 @@ def evaluate(
         return _failed(row, f"{type(error).__name__}: {error}", [])
     records |= run.columns
     records |= outcome(records, threat, protocol, y_target)
-    row |= attack_figures(records, protocol) | run.cost | {"status": "ok"}
+    row |= attack_metrics(records, protocol) | run.cost | {"status": "ok"}
     return Result({key: row[key] for key in ROW_KEYS}, records, run.x_adv)
 
 
@@ -135,7 +135,7 @@ def judged(result: Result, threat: Threat) -> Result:
     if row["status"] != "ok":
         return Result(row, result.records, result.x_adv)
     records = result.records | outcome(result.records, threat, row["protocol"], row["y_target"])
-    return Result(row | clean_figures(records) | attack_figures(records, row["protocol"]), records, result.x_adv)
+    return Result(row | clean_metrics(records) | attack_metrics(records, row["protocol"]), records, result.x_adv)
 
 
 def _failed(row: dict[str, Any], reason: str, violations: list[str]) -> Result:
@@ -148,7 +148,7 @@ def _failed(row: dict[str, Any], reason: str, violations: list[str]) -> Result:
 def predict(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
     """Logits (n, k) float32 on the CPU for images `x` (n, c, h, w); the target is left as found."""
     device = device_of(target)
-    with borrowed(target):
+    with frozen_eval(target):
         return torch.cat([_logits(target(part.to(device))) for part in x.split(batch_size)])
 
 
@@ -161,9 +161,9 @@ def _logits(outputs: Any) -> Tensor:
 @torch.no_grad()
 def accepted_by(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor | None:
     """Which images `x` (n, c, h, w) the target does not reject: (n,) bool on the CPU; None if it never rejects any."""
-    if not suspicious(target):
+    if not can_reject(target):
         return None
     device = device_of(target)
-    with borrowed(target):
+    with frozen_eval(target):
         found = [accepts(target, part.to(device)) for part in x.split(batch_size)]
     return torch.cat([part.cpu() for part in found if part is not None])

@@ -19,9 +19,9 @@ from advgan.core.json_files import check_real, read_sealed
 from advgan.core.threat_model import NORMS, Norm, Threat, check_eps
 from advgan.core.training_record import checkpoint_folder, unfinished
 from advgan.data import Data
-from advgan.data.classes import numbering
+from advgan.data.classes import class_mapping
 from advgan.defenses import is_directory, load_classifier, needs_weights
-from advgan.evaluation.compatibility import admitted, said_of
+from advgan.evaluation.compatibility import class_info, prepare_model_and_data
 from advgan.evaluation.result_cache import TargetModel
 from advgan.models.generator import Generator
 
@@ -38,13 +38,13 @@ class Target:
     victim: TargetModel
     defense: str | None = None
 
-    def called(self, label: str) -> Target:
+    def with_label(self, label: str) -> Target:
         """The same under another label."""
         return replace(self, victim=TargetModel(label, self.victim.model))
 
-    def spent_on(self, sha256: str) -> int | None:
+    def queries_spent(self, sha256: str) -> int | None:
         """How often the black box with that fingerprint was asked for it; None if it is not distilled from it."""
-        run = {} if self.weights is None else run_of(self.weights)
+        run = {} if self.weights is None else read_training_json(self.weights)
         own = run.get("substitute", {}).get("sha256") == self.victim.sha256
         found: int | None = run.get("queries")
         return found if own and run.get("settings", {}).get("black_box_sha256") == sha256 else None
@@ -55,7 +55,7 @@ class Target:
         generator or a substitute, names that one in its own training.json."""
         if self.weights is None:
             return None
-        run = run_of(self.weights / "classifier") or run_of(self.weights)
+        run = read_training_json(self.weights / "classifier") or read_training_json(self.weights)
         made_on = {"target_sha256", "black_box_sha256"} & run.get("settings", {}).keys()
         return None if made_on else run.get("training_seconds")
 
@@ -89,7 +89,7 @@ class LoadedGenerator:
     @property
     def source_sha256(self) -> str | None:
         """The fingerprint of the classifier whose gradients trained it, a substitute's perhaps; None if nobody says."""
-        run = run_of(self.path)
+        run = read_training_json(self.path)
         found: str | None = run.get("substitute", {}).get("sha256") or run.get("settings", {}).get("target_sha256")
         return found
 
@@ -100,12 +100,14 @@ class LoadedGenerator:
             **{"path": str(self.path), "target": target.victim.label, "sha256": fingerprint(g)},
             **{"parameters": sum(parameter.numel() for parameter in g.parameters())},
             **{"eps": g.threat.eps, "norm": g.threat.norm, "y_target": g.y_target},
-            "training_seconds": run_of(self.path).get("training_seconds") if self.trained_on(target) else None,
+            "training_seconds": read_training_json(self.path).get("training_seconds")
+            if self.trained_on(target)
+            else None,
             **({"unfinished": progress} if progress else {}),
         }
 
 
-def run_of(path: Path) -> dict[str, Any]:
+def read_training_json(path: Path) -> dict[str, Any]:
     """The training.json that the run left which made a generator or a classifier; {} where there is none. Raises
     InputError for a damaged one.
     """
@@ -157,11 +159,11 @@ def load_targets(
         model = load_classifier(name, own, defense, image_shape=data.image_shape, num_classes=data.num_classes)
         loaded.append((Path(name) if is_directory(name, own) else own, defense, model))
     called, found, same = [model.name for _, _, model in loaded], list[Target](), list(range(data.num_classes))
-    order = same if settled else numbering(data, *said_of(loaded[0][2])) or same
+    order = same if settled else class_mapping(data, *class_info(loaded[0][2])) or same
     for path, defense, model in loaded:
-        if (numbering(data, *said_of(model)) or same) != order:
+        if (class_mapping(data, *class_info(model)) or same) != order:
             raise InputError(f"{model.name} has the classes in another order than the other targets, expected the same")
-        checked, theirs = admitted(model, data)
+        checked, theirs = prepare_model_and_data(model, data)
         short = Path(model.name).name if source_of(model.name) in FILES else model.name
         label = f"{short} {path.name}" if path and called.count(model.name) > 1 else short
         label = f"{label} + {defense}" if defense else label
@@ -182,7 +184,9 @@ def load_generators(paths: Sequence[Path], targets: int, names: Sequence[str] = 
     return loaded * targets if len(paths) == 1 else loaded
 
 
-def threats(eps: Sequence[str], norms: Sequence[Norm], generator: Generator | None, targeted: bool) -> list[Threat]:
+def parse_threat_models(
+    eps: Sequence[str], norms: Sequence[Norm], generator: Generator | None, targeted: bool
+) -> list[Threat]:
     """The balls that "0.3" (in each of the `norms`) or "l2:2" (in that one) name.
 
     What is not said is the generator's; without one linf and 0.3. Raises InputError for what is no ball.
@@ -198,7 +202,7 @@ def threats(eps: Sequence[str], norms: Sequence[Norm], generator: Generator | No
     return list(dict.fromkeys(found))
 
 
-def radii(words: Sequence[str], norm: Norm) -> list[float]:
+def parse_eps_values(words: Sequence[str], norm: Norm) -> list[float]:
     """The radii that "0.1", "8/255" or "0:0.3:0.05" (from, to, by) name, ascending, with 0 among them.
 
     Raises InputError for what is no radius of the norm. No words are the norm's usual ones.

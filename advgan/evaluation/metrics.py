@@ -57,7 +57,7 @@ def outcome(records: dict[str, Tensor], threat: Threat, protocol: str, y_target:
     return found
 
 
-def clean_figures(records: dict[str, Tensor]) -> dict[str, Any]:
+def clean_metrics(records: dict[str, Tensor]) -> dict[str, Any]:
     """The part of a row that is known before the attack; `clean_rejected` is None where the target cannot reject."""
     correct, accepted = right(records), records.get("clean_accepted")
     return {
@@ -68,7 +68,7 @@ def clean_figures(records: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def attack_figures(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
+def attack_metrics(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
     """Rates and sizes of a certified attack on at least one image that counts.
 
     asr*              over the images that count; asr_any_norm is without the bound

@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from advgan.attacks.registry import Access, Spec, bind
+from advgan.attacks.registry import Access, Spec, make_attack
 from advgan.classifiers import fingerprint
 from advgan.core.errors import reason, warn
-from advgan.core.files import write_aside
+from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import read_object
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
@@ -52,7 +52,7 @@ def _digest(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def draws_at_all(*victims: TargetModel | None) -> bool:
+def is_stochastic(*victims: TargetModel | None) -> bool:
     """Whether any of them draws at random, in its answers or in its gradients."""
     modules = [module for victim in victims if victim for module in victim.model.modules()]
     return any(isinstance(module, Defended) and (module.random or module.random_gradients) for module in modules)
@@ -126,7 +126,7 @@ class ResultCache:
                 reseed(drawing.model, seed)
             rng = torch.Generator().manual_seed(zlib.crc32(f"{seed} {spec.label}".encode()))  # it takes 32 bits
             kept = evaluate(
-                bind(spec, attacked, widest, y_target, rng, generator),
+                make_attack(spec, attacked, widest, y_target, rng, generator),
                 victim.model,
                 *(self.x, self.y, widest),
                 name=spec.label if source is None else f"{spec.label} from {source.label}",
@@ -167,7 +167,7 @@ class ResultCache:
     ) -> dict[str, Any]:
         """All that decides a cell's result."""
         maker = generator if spec.name == "advgan" else None
-        draws = spec.attack.random or (maker is not None and maker.noise) or draws_at_all(victim, source)
+        draws = spec.attack.random or (maker is not None and maker.noise) or is_stochastic(victim, source)
         return {
             "attack": spec.label,
             "target": {"label": victim.label, "sha256": victim.sha256},
@@ -213,4 +213,4 @@ class ResultCache:
             (folder / "cell.json").write_text(json.dumps(cell, indent=2, allow_nan=False) + "\n")
             write_weights({**result.records, ANSWERS: result.x_adv}, folder / "records.safetensors", beside=cell)
 
-        write_aside(directory, write)
+        atomic_write_dir(directory, write)

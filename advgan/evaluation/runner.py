@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advgan.attacks.registry import AttackFn
 from advgan.core.threat_model import Threat
-from advgan.defenses import undefended
+from advgan.defenses import unwrap
 from advgan.evaluation.instrumentation import Counter, ModelSnapshot
 from advgan.evaluation.verify import Broken, certify
 
@@ -53,7 +53,7 @@ def run_attack(
     whatever the attack raises; the target is as before either way.
     """
     equal = max(len(x) // batch_size, 1)
-    counter, snapshot = Counter(undefended(target)), ModelSnapshot(target)
+    counter, snapshot = Counter(unwrap(target)), ModelSnapshot(target)
     measured: list[dict[str, Tensor]] = []
     kept: list[Tensor] = []
     seconds: list[float] = []

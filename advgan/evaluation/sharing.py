@@ -12,7 +12,7 @@ from advgan.evaluation.evaluate import Result
 from advgan.evaluation.result_cache import ResultCache
 
 
-def share_cells(
+def distribute(
     cells: ResultCache,
     todo: Sequence[Mapping[str, Any]],
     run: Callable[[Mapping[str, Any]], Result],

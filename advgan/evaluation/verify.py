@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import CHUNK
-from advgan.attacks.common import borrowed
+from advgan.attacks.common import frozen_eval
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms, to_8bit
-from advgan.defenses import suspicious
+from advgan.defenses import can_reject
 
 SSIM_SMALLEST = 6  # pixels; the gaussian window of 11 cannot be reflected into less
 
@@ -38,7 +38,7 @@ def certify(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[st
     rounded, rounded_adv = (x * 255).round() / 255, to_8bit(x_adv, x).float() / 255
     if found := limits.violations(rounded_adv, rounded):
         raise Broken([f"after rounding to 8 bits: {words}" for words in found])
-    with borrowed(target):
+    with frozen_eval(target):
         logits, logits_8bit = _logits(target, x_adv).float(), _logits(target, rounded_adv).float()
         if odd := max(not_finite(logits), not_finite(logits_8bit)):
             raise InputError(
@@ -87,7 +87,7 @@ def _logits(target: nn.Module, x: Tensor) -> Tensor:
 
 def accepts(target: Any, x: Tensor) -> Tensor | None:
     """Which images `x` (n, c, h, w) the target answers: (n,) bool; None if it answers all, always."""
-    return torch.cat([target.suspicion(part) <= 0 for part in _split(x)]) if suspicious(target) else None
+    return torch.cat([target.rejection_score(part) <= 0 for part in _split(x)]) if can_reject(target) else None
 
 
 def _ssim(x: Tensor, x_adv: Tensor) -> Tensor:

@@ -21,19 +21,19 @@ from typing import Any
 import torch
 
 import advgan.training as training
-from advgan.attacks.registry import bind
+from advgan.attacks.registry import make_attack
 from advgan.classifiers import Target, fingerprint, load_target
 from advgan.classifiers.external import source_of
 from advgan.core.config import ByOrder, parse_fraction
 from advgan.core.errors import InputError
-from advgan.core.files import write_aside
+from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, eps_text
 from advgan.data import load_data, relabel
-from advgan.defenses import weights_of
+from advgan.defenses import default_weights
 from advgan.evaluation import evaluate, predict, wilson
-from advgan.evaluation.compatibility import admitted, said_of
+from advgan.evaluation.compatibility import class_info, prepare_model_and_data
 from advgan.models.generator import Generator
 
 
@@ -102,7 +102,7 @@ def main(settings: Settings) -> None:
         raise InputError(
             f"a classifier's weights are the run's: expected no target_weights, got {settings.target_weights}"
         )
-    weights = folder if settings.classifier else weights_of(settings.target, settings.target_weights, settings.run)
+    weights = folder if settings.classifier else default_weights(settings.target, settings.target_weights, settings.run)
     target = load_target(settings.target, weights)
     generator = None if settings.classifier else Generator.from_pretrained(folder, allowed_guides=[settings.target])
     if generator is not None and fingerprint(target) != trained_on(settings.run):
@@ -112,7 +112,11 @@ def main(settings: Settings) -> None:
     head, lines = (ACCURACY, []) if generator is None else (SUCCESS, [])
     for name in (settings.dataset, *settings.also):
         data = load_data(name, settings.data_dir)
-        test = (admitted(target, data)[1] if source_of(settings.target) else relabel(data, *said_of(target))).test
+        test = (
+            prepare_model_and_data(target, data)[1]
+            if source_of(settings.target)
+            else relabel(data, *class_info(target))
+        ).test
         test = test if settings.max_samples is None else test.first(settings.max_samples)
         x, y = next(test.batches(len(test)))
         lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)
@@ -134,7 +138,7 @@ def main(settings: Settings) -> None:
             shutil.copy(folder / file, directory / file)
         (directory / "README.md").write_text(card)
 
-    write_aside(settings.output_dir, write)
+    atomic_write_dir(settings.output_dir, write)
     print(MEASURED.format(**words))
 
 
@@ -166,7 +170,7 @@ def success(
         rows = []
         for y_target in aims:
             threat = Threat(own.norm, eps, targeted=y_target is not None)
-            attack = bind("advgan", target, threat, y_target, torch.Generator().manual_seed(0), generator)
+            attack = make_attack("advgan", target, threat, y_target, torch.Generator().manual_seed(0), generator)
             result = evaluate(attack, target, x, y, threat, y_target=y_target, keep=0)
             if result.row["status"] != "ok":
                 raise InputError(f"nothing to publish: on {name} at eps {eps_text(eps)} {result.row['status']}")

@@ -18,7 +18,7 @@ from typing import Any
 import advgan.training as training
 from advgan.core.config import parse
 from advgan.core.errors import InputError
-from advgan.core.files import write_file
+from advgan.core.files import atomic_write
 from advgan.core.json_files import read_sealed
 from advgan.core.shutdown import stopped_by_signal
 from advgan.data import steps_per_epoch
@@ -99,11 +99,11 @@ def prepare(commands: Sequence[Command], *more: object) -> None:
         again = [] if not made else ["--resume"] if ours and _saved(command.output_dir) else ["--overwrite"]
         print(f"making       {number} of {len(commands)}: {command.text} {' '.join(again)}", flush=True)
         command.output_dir.mkdir(parents=True, exist_ok=True)
-        write_file(stamp, json.dumps(begun, indent=2) + "\n")
+        atomic_write(stamp, json.dumps(begun, indent=2) + "\n")
         program(command.path, *more, *command.words, *again)
         if training.unfinished(command.output_dir):  # somebody stopped it alone
             sys.exit(f"error: {command.path} was stopped before its end; the same command goes on")
-        write_file(stamp, json.dumps(begun | {"done": True}, indent=2) + "\n")
+        atomic_write(stamp, json.dumps(begun | {"done": True}, indent=2) + "\n")
 
 
 def complete(path: str, words: Sequence[object], directory: Path, wanted: Any, artefact: str, phases: int = 1) -> bool:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.core.errors import InputError
-from advgan.core.files import write_aside
+from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import check_int, check_keys, read_object
 from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
 from advgan.models.generator import MAX_CHANNELS, MAX_WIDTH, Architecture, check_architecture
@@ -68,7 +68,7 @@ class Discriminator(nn.Module):
         def write(folder: Path) -> None:
             write_checkpoint(folder, self.config, self.state_dict())
 
-        write_aside(directory, write)
+        atomic_write_dir(directory, write)
 
     @classmethod
     def load(cls, run: Path) -> Discriminator:

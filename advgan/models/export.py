@@ -89,12 +89,12 @@ class Exportable(nn.Module):
 def flattened(module: nn.Module, given: Inputs) -> torch.fx.GraphModule:
     """The graph of `module` for inputs like `given`, by their names: backward passes inside it are ordinary nodes."""
 
-    def called(*values: Tensor) -> Tensor:
+    def by_position(*values: Tensor) -> Tensor:
         x_adv: Tensor = module(**dict(zip(given, values, strict=True)))
         return x_adv
 
     with torch.no_grad(), twice_differentiable():
-        graph: torch.fx.GraphModule = make_fx(called, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
+        graph: torch.fx.GraphModule = make_fx(by_position, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
             *given.values()
         )
     for node, name in zip(graph.graph.find_nodes(op="placeholder"), given, strict=True):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from advgan.classifiers.base import MAX_CLASSES
 from advgan.core.errors import InputError, reason
-from advgan.core.files import write_aside
+from advgan.core.files import atomic_write_dir
 from advgan.core.inputs import check_tensor, check_whole
 from advgan.core.json_files import check_int, check_keys, read_object
 from advgan.core.threat_model import Norm, Threat, bounded, check_eps
@@ -308,7 +308,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             if card is not None:
                 (folder / "README.md").write_text(card)
 
-        write_aside(directory, write)
+        atomic_write_dir(directory, write)
 
     @property
     def config(self) -> dict[str, Any]:

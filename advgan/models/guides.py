@@ -20,7 +20,7 @@ from advgan.classifiers.base import MAX_CLASSES, ImageShape, Target, check_shape
 from advgan.classifiers.black_box import BlackBox
 from advgan.classifiers.checkpoint import build_configured, fingerprint
 from advgan.classifiers.checks import Scripted
-from advgan.classifiers.external import load_other, source_of
+from advgan.classifiers.external import load_external, source_of
 from advgan.classifiers.external.base import Other, ready
 from advgan.classifiers.registry import TARGETS, target_family
 from advgan.core.errors import InputError, reason
@@ -145,7 +145,7 @@ def _load(spec: str, weights: Mapping[str, Tensor], shape: ImageShape, num_class
         own = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
         write_weights(own, file)
         takes = source_of(spec) in (*REBUILT, "python_file")
-        return load_other(spec, file if takes else None, image_shape=shape, num_classes=num_classes)
+        return load_external(spec, file if takes else None, image_shape=shape, num_classes=num_classes)
 
 
 @torch.no_grad()

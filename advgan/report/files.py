@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from advgan.core.files import write_aside, write_file
+from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.report.comparison import Comparison, Picture
@@ -50,14 +50,14 @@ def write_report(directory: Path, comparison: Comparison) -> None:
             (folder / f"{name}.csv").write_text(csv_text(["id", *result.records], _record_lines(result)))
 
     (directory / "results.json").unlink(missing_ok=True)  # until the rest is there, it would speak for other files
-    write_aside(directory / "figures", write_figures)
-    write_aside(directory / "records", write_records)
+    atomic_write_dir(directory / "figures", write_figures)
+    atomic_write_dir(directory / "records", write_records)
     write_comparison(directory / "logs" / "compare", comparison, pictures)
-    write_file(directory / "report.md", report(summary, pictures, files))
-    write_file(directory / "report.tex", latex(summary))
-    write_file(directory / "report.html", page)
-    write_file(directory / "results.csv", csv_text(ROW_KEYS, map(_row_line, summary["rows"])))
-    write_file(directory / "results.json", text)
+    atomic_write(directory / "report.md", report(summary, pictures, files))
+    atomic_write(directory / "report.tex", latex(summary))
+    atomic_write(directory / "report.html", page)
+    atomic_write(directory / "results.csv", csv_text(ROW_KEYS, map(_row_line, summary["rows"])))
+    atomic_write(directory / "results.json", text)
 
 
 def report(summary: Summary, pictures: Mapping[str, Picture], files: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.core.files import write_aside
+from advgan.core.files import atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Picture
@@ -68,7 +68,7 @@ def write_comparison(directory: Path, comparison: Comparison, pictures: Mapping[
                 for case in found:
                     _scalars(log, case, case.attacks.get(attack, ()))
 
-    write_aside(directory, write)
+    atomic_write_dir(directory, write)
 
 
 def _scalars(log: SummaryWriter, case: Case, results: Iterable[Result]) -> None:

@@ -14,12 +14,31 @@ from advgan.training.runtime.checkpoint import (
     unfinished,
 )
 from advgan.training.runtime.distributed import finish, start, start_alone
-from advgan.training.runtime.loop import Stop, one_cycle, open_log, progress_bar, stop_at_nan
-from advgan.training.runtime.memory import checkpointed, compiled
+from advgan.training.runtime.loop import Stop, one_cycle, open_log, progress_bar, raise_if_not_finite
+from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.runtime.output_dir import claim
 
 __all__ = [
-    "FREE", "Record", "State", "Stop", "Told", "changes", "checkpointed", "claim", "clear", "compiled",
-    "finish", "latest_state", "lengthenings", "one_cycle", "open_log", "plain", "progress_bar", "saving", "start",
-    "start_alone", "stop_at_nan", "unfinished",
+    "FREE",
+    "Record",
+    "State",
+    "Stop",
+    "Told",
+    "changes",
+    "claim",
+    "clear",
+    "compile_models",
+    "enable_activation_checkpointing",
+    "finish",
+    "latest_state",
+    "lengthenings",
+    "one_cycle",
+    "open_log",
+    "plain",
+    "progress_bar",
+    "raise_if_not_finite",
+    "saving",
+    "start",
+    "start_alone",
+    "unfinished",
 ]  # fmt: skip

@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from advgan.attacks.common import borrowed
-from advgan.attacks.gradient_ascent import ascend
+from advgan.attacks.common import frozen_eval
+from advgan.attacks.gradient_ascent import gradient_ascent
 from advgan.attacks.losses import objective
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, check_eps
@@ -160,7 +160,7 @@ class Adversary:
             return start
         step_size, goal = self.plan.step_size * share, objective("cross-entropy")
         with self.accelerator.autocast():
-            return ascend(model, x, y, None, threat, goal, start, steps=self.plan.steps, step_size=step_size)
+            return gradient_ascent(model, x, y, None, threat, goal, start, steps=self.plan.steps, step_size=step_size)
 
     def start(self, x: Tensor, y: Tensor, threat: Threat, rng: np.random.Generator) -> Tensor:
         """Where the gradient steps begin: at `x`, at noise, or anywhere between noise and what the generator says."""
@@ -186,7 +186,7 @@ class Adversary:
 
     def turn(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
         """The generator's answers within `eps`, and one step of it toward better ones: the margin loss of AdvGAN."""
-        with borrowed(self.net):
+        with frozen_eval(self.net):
             x_adv: Tensor = self.generator(x, eps=x.new_full((len(x),), eps))
             with self.accelerator.autocast():
                 logits = self.net(x_adv).float()

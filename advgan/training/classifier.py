@@ -162,7 +162,9 @@ def main(settings: Settings) -> None:
             loss, logits = mixed_loss(model, x, x_adv, y, how.alpha if how else 1.0)
             # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
             loss_value = accelerator.reduce(loss.detach(), reduction="mean").item()
-            training.stop_at_nan({"the loss": loss_value}, record["step"] + 1, settings.output_dir / "classifier")
+            training.raise_if_not_finite(
+                {"the loss": loss_value}, record["step"] + 1, settings.output_dir / "classifier"
+            )
             prepared.zero_grad()
             accelerator.backward(loss)
             prepared.step()

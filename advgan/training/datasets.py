@@ -14,8 +14,8 @@ from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
 from advgan.data import Data, Split, Stream, relabel
 from advgan.data.sources import FloatSplit, Source, as_split
-from advgan.data.split import fair_order, hold_out
-from advgan.defenses import undefended
+from advgan.data.split import fair_order, stratified_holdout
+from advgan.defenses import unwrap
 from advgan.training.options import RunConfig
 
 CHECKED = 64  # images that show whether a normalisation is missing
@@ -40,9 +40,9 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, devi
 
     Raises InputError as `as_split` and `check_target`, for a model without gradients, and for labels beyond its logits.
     """
-    if isinstance(undefended(model), BlackBox):
-        raise InputError(f"{undefended(model).name} only answers queries: train/substitute.py attacks such models")
-    shape = getattr(undefended(model), "image_shape", None)
+    if isinstance(unwrap(model), BlackBox):
+        raise InputError(f"{unwrap(model).name} only answers queries: train/substitute.py attacks such models")
+    shape = getattr(unwrap(model), "image_shape", None)
     source = as_split(train, "train", shape)
     held_out = None if validation is None else as_split(validation, "validation", shape)
     x, y = next(source.split.first(CHECKED).batches(CHECKED))
@@ -52,7 +52,7 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, devi
     if held_out is None:
         if isinstance(source.split, Stream):
             raise InputError("a stream cannot be split: expected validation images, got none")
-        kept, held = hold_out(source.split.labels, run.seed)
+        kept, held = stratified_holdout(source.split.labels, run.seed)
         held_out = source._replace(split=source.split.take(held))
         source = source._replace(split=source.split.take(kept))
         own_order = False
@@ -61,7 +61,7 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, devi
         own_order = isinstance(validation, Split)
     assert isinstance(held_out.split, Split), "a stream has no labels of all its images"
     split = held_out.split if own_order else held_out.split.take(fair_order(held_out.split.labels))
-    names = getattr(undefended(model), "classes", None) or source.classes or map(str, range(num_classes))
+    names = getattr(unwrap(model), "classes", None) or source.classes or map(str, range(num_classes))
     return Images(
         model, source.split, in_memory(split.first(run.validation_images)), tuple(names), source.labelled
     )  # fmt: skip
@@ -82,7 +82,7 @@ def checked_model(model: nn.Module, x: Tensor, y: Tensor, labelled: bool) -> nn.
         raise InputError(
             f"the model passes no gradient to its input ({fault}): train/substitute.py attacks such models"
         )
-    if labelled and not getattr(undefended(model), "normalises", True):
+    if labelled and not getattr(unwrap(model), "normalises", True):
         check_normalised(model, x, y)
     return model
 
@@ -101,7 +101,7 @@ def labelled(model: nn.Module, source: Source, num_classes: int, name: str, devi
         return source
     if source.classes is not None:
         data = Data("folder", split, split, split, source.classes)
-        named = relabel(data, getattr(undefended(model), "classes", None), num_classes, "the model")
+        named = relabel(data, getattr(unwrap(model), "classes", None), num_classes, "the model")
         return Source(named.train, True, named.classes)
     if not source.labelled:
         predictions = [logits_of(model, x, device).argmax(1).cpu() for x, _ in split.batches(250)]

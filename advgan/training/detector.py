@@ -26,7 +26,7 @@ from torch.optim import Adam
 
 import advgan.bridges  # noqa: F401 - registers the names of other libraries' attacks
 import advgan.training as training
-from advgan.attacks.registry import Spec, bind, parse_attack
+from advgan.attacks.registry import Spec, make_attack, parse_attack
 from advgan.classifiers import fingerprint
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
 from advgan.core.errors import InputError
@@ -35,7 +35,7 @@ from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data, Split
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.defenses import load_classifier, seen, suspicious, weights_of
+from advgan.defenses import can_reject, default_weights, load_classifier, seen
 from advgan.defenses.detection import (
     BinaryDetector,
     Detector,
@@ -46,7 +46,7 @@ from advgan.defenses.detection import (
     threshold_at,
 )
 from advgan.evaluation import predict
-from advgan.evaluation.compatibility import admitted, check_gradients
+from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
 from advgan.evaluation.roc import auc
 from advgan.evaluation.runner import device_of
 from advgan.models.discriminator import Discriminator
@@ -109,13 +109,13 @@ def main(settings: Settings) -> None:
     if accelerator.num_processes > 1:
         raise InputError(f"a detector is made by one process, got {accelerator.num_processes}")
     data = load_chosen(settings)
-    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     target = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
     if any(spec.access == "gradients" for spec in specs):
-        check_gradients(target)
-    _, data = admitted(target, data)
-    if suspicious(target):
+        require_gradients(target)
+    _, data = prepare_model_and_data(target, data)
+    if can_reject(target):
         raise InputError(f"the target rejects already, expected one that answers every image, got {settings.defense}")
     target = target.to(accelerator.device)
     attacks = known_attacks(settings, specs, target)
@@ -179,7 +179,7 @@ def known_attacks(settings: Settings, specs: list[Spec], target: nn.Module) -> d
         threat = Threat(settings.norm, settings.eps, targeted=y_target is not None)
         rng = torch.Generator().manual_seed(settings.seed)
         x, y = x.to(device_of(target)), y.to(device_of(target))
-        x_adv = bind(spec, seen(target, spec.view), threat, y_target, rng, generator)(x, y)
+        x_adv = make_attack(spec, seen(target, spec.view), threat, y_target, rng, generator)(x, y)
         before, after = (predict(target, images).argmax(1).to(y) == y for images in (x, x_adv))
         return x_adv, before & ~after
 
@@ -234,7 +234,7 @@ def fit(
         for step in range(settings.steps):
             drawn = np.random.default_rng((settings.seed, step)).integers(len(x), size=settings.batch_size)
             loss = F.binary_cross_entropy_with_logits(detector(torch.cat([x[drawn], x_adv[drawn]]), target), made)
-            training.stop_at_nan({"the loss": loss.item()}, step + 1, settings.output_dir / "detector")
+            training.raise_if_not_finite({"the loss": loss.item()}, step + 1, settings.output_dir / "detector")
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * training.one_cycle(step / settings.steps, 0.1)
             optimizer.zero_grad()

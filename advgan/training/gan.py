@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from advgan.core.errors import InputError
-from advgan.defenses import suspicious
+from advgan.defenses import can_reject
 from advgan.models import losses
 from advgan.models.generator import Generator
 
@@ -217,7 +217,7 @@ def loss_inputs(
     discriminator.requires_grad_(False)
     with accelerator.autocast():
         logits, scores = model(x_adv).float(), discriminator(x_adv).float()
-        rejection = model.suspicion(x_adv).float() if suspicious(model) else None
+        rejection = model.rejection_score(x_adv).float() if can_reject(model) else None
     discriminator.requires_grad_(True)
     return LossInputs(
         batch.x, x_adv, batch.y, batch.conditions.y_target, logits, scores, rejection, batch.conditions

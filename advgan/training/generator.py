@@ -18,7 +18,7 @@ from advgan.classifiers import fingerprint
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
 from advgan.data import steps_per_epoch, training_batches
-from advgan.defenses import suspicious, undefended
+from advgan.defenses import can_reject, unwrap
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
@@ -32,7 +32,7 @@ from advgan.training.run_files import Description, Place, RunFiles, describe
 from advgan.training.runtime.checkpoint import Record
 from advgan.training.runtime.distributed import make_accelerator
 from advgan.training.runtime.loop import Stop
-from advgan.training.runtime.memory import checkpointed, compiled
+from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.trainer import GANTrainer, NotFiniteError, OptimizerFactory, check_finite
 from advgan.training.validation import Validation, questions, seconds_per_pass
 from advgan.training.validation_log import write_validation
@@ -198,7 +198,7 @@ class GeneratorTraining:
         sample, _ = next(images.train.first(512).batches(512))
         self.config = config = self._checked(config, threat, y_target, sample)
         if config.run.checkpoint_target:
-            checkpointed(undefended(images.model))
+            enable_activation_checkpointing(unwrap(images.model))
         if config.run.seed_weights:
             set_seed(config.run.seed)
         generator, discriminator, digests = self._networks(modules, threat, y_target, place.resume)
@@ -223,12 +223,12 @@ class GeneratorTraining:
         self.best = self.files.saved_weights()
         if config.run.compile:
             share = self.batch_size // (accelerator.num_processes * config.optimization.accumulate)
-            compiled(generator, undefended(images.model), sample=sample[:share].to(accelerator.device))
+            compile_models(generator, unwrap(images.model), sample=sample[:share].to(accelerator.device))
 
     def _checked(self, config: TrainingConfig, threat: Threat, y_target: int | None, sample: Tensor) -> TrainingConfig:
         """Settings that depend on the images, with the hinge's threshold. Raises InputError for impossible ones."""
         check_class(y_target, len(self.images.classes))
-        if config.loss.detector_weight is not None and not suspicious(self.images.model):
+        if config.loss.detector_weight is not None and not can_reject(self.images.model):
             value = config.loss.detector_weight
             raise InputError(f"{FLAGS['detector_weight']} does nothing without a target that can reject, got {value}")
         processes = self.accelerator.num_processes
@@ -245,7 +245,7 @@ class GeneratorTraining:
     ) -> tuple[Generator, nn.Module, dict[str, str | None]]:
         """Generator and discriminator with their initial weights, and the SHA-256 of the networks they depend on."""
         other = modules.guide if isinstance(modules.guide, nn.Module) else None
-        guide = undefended(self.images.model) if modules.guide is True else other
+        guide = unwrap(self.images.model) if modules.guide is True else other
         shape, classes = self.images.train.image_shape, len(self.images.classes)
         if isinstance(modules.generator, Generator):
             net = checked_generator(modules.generator, threat, y_target, shape[0])

@@ -27,8 +27,8 @@ from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, check_eps
 from advgan.data import Data
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.defenses import load_classifier, undefended, weights_of
-from advgan.evaluation.compatibility import admitted, check_gradients
+from advgan.defenses import default_weights, load_classifier, unwrap
+from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
 from advgan.models import losses
 from advgan.models.generator import Architecture
 from advgan.report.tensorboard import command as tensorboard_command
@@ -211,16 +211,16 @@ def load(settings: Settings, accelerator: Accelerator) -> tuple[nn.Module, Data,
     """The classifier under attack, the images, and the guide."""
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
-    weights = weights_of(settings.target, settings.target_weights, shipped("checkpoints/mnist5k-classifier"))
+    weights = default_weights(settings.target, settings.target_weights, shipped("checkpoints/mnist5k-classifier"))
     shape = data.image_shape
     loaded: Any = load_classifier(
         settings.target, weights, settings.defense, image_shape=shape, num_classes=data.num_classes
     )
-    check_gradients(loaded)
-    model, data = admitted(loaded, data)
+    require_gradients(loaded)
+    model, data = prepare_model_and_data(loaded, data)
     if settings.guide_dir is None:
         return model, data, settings.guide
-    return model, data, undefended(load_classifier(str(settings.guide_dir), image_shape=shape))
+    return model, data, unwrap(load_classifier(str(settings.guide_dir), image_shape=shape))
 
 
 def save_settings(settings: Settings, accelerator: Accelerator, step: int, metrics: Mapping[str, float]) -> None:

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from advgan.core.errors import InputError
-from advgan.core.files import write_aside, write_file
+from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.json_files import sealed
 from advgan.core.lock import release
 from advgan.core.threat_model import Threat
 from advgan.data import Stream
-from advgan.defenses import undefended
+from advgan.defenses import unwrap
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.card import generator_card
@@ -43,7 +43,7 @@ def describe(
     config: TrainingConfig, threat: Threat, y_target: int | None, images: Images, custom_loss: Any = None
 ) -> Description:
     """The description of a run by `advgan.fit`."""
-    model = undefended(images.model)
+    model = unwrap(images.model)
     n = "streamed" if isinstance(images.train, Stream) else len(images.train)
     settings: dict[str, Any] = {
         "target": str(getattr(model, "name", type(model).__name__)),
@@ -154,7 +154,7 @@ class RunFiles:
             discriminator.save(folder)
         else:
             weights = {name: value.contiguous() for name, value in discriminator.state_dict().items()}
-            write_aside(folder, lambda aside: save_file(weights, aside / "model.safetensors"))
+            atomic_write_dir(folder, lambda aside: save_file(weights, aside / "model.safetensors"))
 
     def _card(self, threshold: float) -> str:
         settings = {name: value for name, value in self.record["settings"].items() if name not in FREE}
@@ -181,4 +181,4 @@ class RunFiles:
             "passes_to_95": reached and unit and reached["seconds"] / unit,
             "history": history,
         }
-        write_file(self.directory / "training.json", sealed(summary))  # type: ignore[operator]
+        atomic_write(self.directory / "training.json", sealed(summary))  # type: ignore[operator]

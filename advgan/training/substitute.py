@@ -33,15 +33,15 @@ import advgan.training as training
 from advgan.classifiers import Answers, BlackBox, Target, build_target, fingerprint, save_target
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
 from advgan.core.errors import InputError
-from advgan.core.files import write_file
+from advgan.core.files import atomic_write
 from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, check_class, check_eps
 from advgan.data import Split, training_batches
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.defenses import load_classifier, reseed, weights_of
-from advgan.evaluation.compatibility import admitted
+from advgan.defenses import default_weights, load_classifier, reseed
+from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Architecture, Generator
@@ -158,10 +158,10 @@ def main(settings: Settings) -> None:
         training.claim(settings.output_dir, "classifier", resume=False, overwrite=settings.overwrite)
     device = accelerator.device
     data = load_chosen(settings)
-    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     hidden = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
-    model, data = admitted(hidden, data)
+    model, data = prepare_model_and_data(hidden, data)
     model, classes = model.to(device), data.num_classes
     check_class(settings.y_target, classes)
     held_out, train = data.validation.first(settings.validation_images), own_images(data.train, settings)
@@ -272,7 +272,7 @@ def main(settings: Settings) -> None:
                 )
                 averaged.update_parameters(generator)
             values = {name: value.item() for name, value in terms.items()}
-            training.stop_at_nan(values, record["step"] + 1, settings.output_dir / "generator")
+            training.raise_if_not_finite(values, record["step"] + 1, settings.output_dir / "generator")
             schedules[phase].step()
             record[phase] += 1
             record["step"] += 1
@@ -441,7 +441,7 @@ def write_training(settings: Settings, record: training.Record, total: int, *, f
         "training_seconds": record["seconds"],  # steps and questions: neither loading nor validation
         "history": record["history"],
     }
-    write_file(settings.output_dir / "training.json", sealed(summary))
+    atomic_write(settings.output_dir / "training.json", sealed(summary))
 
 
 def conclude(settings: Settings, record: training.Record, total: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advgan.core.errors import InputError
 from advgan.core.threat_model import eps_text
 from advgan.data import Split
-from advgan.defenses import suspicious
+from advgan.defenses import can_reject
 from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
@@ -84,7 +84,7 @@ class Validation:
             raise InputError(f"at least 2 validation images per process expected, got {len(split)}")
         share = range(accelerator.process_index, len(split), accelerator.num_processes)
         self.batches = [share[i : i + 250] for i in range(0, len(share), 250)]
-        self.rejects = suspicious(target)
+        self.rejects = can_reject(target)
         with torch.no_grad():
             self.logits = [target(self._images(batch)[0]).float() for batch in self.batches]
             self.accepted = [self._accepted(self._images(batch)[0]) for batch in self.batches]
@@ -106,7 +106,7 @@ class Validation:
     def _accepted(self, x: Tensor) -> Tensor:
         """Which images (n,) bool the target answers."""
         every = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        return self.target.suspicion(x) <= 0 if self.rejects else every
+        return self.target.rejection_score(x) <= 0 if self.rejects else every
 
     def __call__(
         self, generator: Any, critic: nn.Module, *, c: float, gan: losses.GAN, with_gan: bool = True

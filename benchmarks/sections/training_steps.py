@@ -23,7 +23,7 @@ LAUNCH = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file",
 COMPILED, TWO = "compiled", "two processes, one thread each"
 
 
-def compiled(bench: Bench, generator: Generator | None) -> list[Row]:
+def compile_models(bench: Bench, generator: Generator | None) -> list[Row]:
     """With --compile and without."""
     threads = ("--threads", str(torch.get_num_threads()))
     sides = {

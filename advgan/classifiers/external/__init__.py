@@ -33,7 +33,7 @@ def source_of(name: str) -> str | None:
     return next((source for pattern, source in SOURCES.items() if re.fullmatch(pattern, name)), None)
 
 
-def load_other(
+def load_external(
     name: str,
     weights: Path | str | None = None,
     *,

@@ -37,7 +37,7 @@ def load(
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
 ) -> Other | BlackBox:
-    """As `load_other`, by running the file. Raises InputError, with file and line, for whatever
+    """As `load_external`, by running the file. Raises InputError, with file and line, for whatever
     goes wrong in it.
 
     Its fingerprint counts the text of the file, and of those beside it that it imports or reads until it has answered

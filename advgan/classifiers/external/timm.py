@@ -20,7 +20,7 @@ def load(
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
 ) -> Other:
-    """As `load_other`. Raises InputError for an unknown name, and for weights not to be had."""
+    """As `load_external`. Raises InputError for an unknown name, and for weights not to be had."""
     timm: Any = extra("timm", "timm")
     kind = name.removeprefix("timm:")
     if ":" not in kind and not timm.is_model(kind.partition(".")[0]):

@@ -24,7 +24,7 @@ def load(
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
 ) -> Other:
-    """As `load_other`. Raises InputError for an unknown name, and where there are no weights."""
+    """As `load_external`. Raises InputError for an unknown name, and where there are no weights."""
     from torchvision import models  # slow to import
 
     kind, *words = name.split(":")[1:]

@@ -23,7 +23,7 @@ def load(
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
 ) -> Other:
-    """As `load_other`; the number of classes is that of its config.json. Raises InputError for
+    """As `load_external`; the number of classes is that of its config.json. Raises InputError for
     what is not there, is no image classifier, or prepares images in a way that is no rescaling and normalisation.
     """
     transformers: Any = extra("transformers", "hf")

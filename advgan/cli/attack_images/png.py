@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from advgan.core.errors import InputError
-from advgan.core.files import sha256_of, write_file
+from advgan.core.files import atomic_write, sha256_of
 from advgan.core.json_files import parse_object
 
 KEY = "advgan"  # the PNG's text in which the answer's record stands
@@ -28,7 +28,7 @@ def write_png(path: Path, pixels: np.ndarray, record: dict[str, Any]) -> str:
     image = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
     image.save(buffer, "PNG", pnginfo=text, compress_level=1)  # of noise, 6 saves 6 % more in three times the time
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 import advgan.training as training
 from advgan.core.config import ByOrder, parse, write_settings
 from advgan.core.errors import InputError
-from advgan.core.files import write_file
+from advgan.core.files import atomic_write
 from advgan.core.json_files import read_sealed
 from advgan.core.shipped import shipped
 from advgan.data.flags import DataDir
@@ -130,8 +130,8 @@ def report(cells: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:
         console_table.add_row(*texts)
         lines.append("| " + " | ".join(texts) + " |")
     Console().print(console_table)
-    write_file(output_dir / "report.md", "\n".join(lines) + "\n")
-    write_file(output_dir / "results.json", json.dumps(cells, indent=2))
+    atomic_write(output_dir / "report.md", "\n".join(lines) + "\n")
+    atomic_write(output_dir / "results.json", json.dumps(cells, indent=2))
 
 
 def spread(values: list[float | None]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.core.files import write_aside, write_file
+from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.experiments.amortisation.analysis import CLASSICS, OURS
 from advgan.experiments.amortisation.plots import ENDS, gap, warm_start
@@ -69,17 +69,17 @@ def write_amortisation(directory: Path, summary: Summary) -> None:
             if file.startswith("warm-start/"):
                 Image.fromarray(picture.image).save(folder / file.removeprefix("warm-start/"), optimize=True)
 
-    write_aside(directory / "warm-start", write_curves)
+    atomic_write_dir(directory / "warm-start", write_curves)
     Image.fromarray(pictures["gap.png"].image).save(directory / "gap.png", optimize=True)
-    write_aside(directory / "logs" / "amortisation", lambda folder: _events(folder, summary, pictures))
-    write_file(directory / "amortisation.md", _report(summary, pictures))
+    atomic_write_dir(directory / "logs" / "amortisation", lambda folder: _events(folder, summary, pictures))
+    atomic_write(directory / "amortisation.md", _report(summary, pictures))
     lines = [
         [part, *(row.get(key) for key in COLUMNS[1:])]
         for part in ("table", "curves", "targeted")
         for row in summary[part]
     ]
-    write_file(directory / "amortisation.csv", csv_text(COLUMNS, lines))
-    write_file(directory / "amortisation.json", text)
+    atomic_write(directory / "amortisation.csv", csv_text(COLUMNS, lines))
+    atomic_write(directory / "amortisation.json", text)
 
 
 def draw(summary: Summary) -> dict[str, Picture]:

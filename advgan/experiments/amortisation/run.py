@@ -31,10 +31,10 @@ from advgan.core.errors import InputError
 from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat, eps_text
 from advgan.data.flags import load_chosen
-from advgan.defenses import weights_of
+from advgan.defenses import default_weights
 from advgan.evaluation import Result, ResultCache, environment, evaluate
-from advgan.evaluation.compatibility import check_gradients
-from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, radii, unfit
+from advgan.evaluation.compatibility import require_gradients
+from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, parse_eps_values, unfit
 from advgan.experiments.amortisation.analysis import OURS, against, finding, reach, union
 from advgan.experiments.amortisation.diversity import DRAWS, diversity
 from advgan.experiments.amortisation.report import findings, grids, write_amortisation
@@ -111,7 +111,7 @@ class Bench:
 def main(settings: Settings) -> None:
     trained = check(settings)
     norm: Norm = settings.norm or trained[0].generator.threat.norm
-    balls = [Threat(norm, eps) for eps in radii(settings.eps, norm) if eps]
+    balls = [Threat(norm, eps) for eps in parse_eps_values(settings.eps, norm) if eps]
     if not balls:
         raise InputError("expected an eps above 0, got none")
     for each in trained:
@@ -119,10 +119,10 @@ def main(settings: Settings) -> None:
             raise InputError(f"{each.name}: {reason}")
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
-    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
     named = ([settings.target], [] if weights is None else [weights])
     (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
-    check_gradients(target.victim.model)
+    require_gradients(target.victim.model)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for each in trained:

@@ -22,7 +22,7 @@ from rich.console import Console
 
 import advgan.training as training
 from advgan.analysis import summary
-from advgan.attacks import ATTACKS, Spec, bind, parse_attack
+from advgan.attacks import ATTACKS, Spec, make_attack, parse_attack
 from advgan.core.config import ByOrder, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
@@ -31,9 +31,17 @@ from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
 from advgan.defenses import needs_weights
 from advgan.evaluation import Result, ResultCache, environment
-from advgan.evaluation.compatibility import only_answers
-from advgan.evaluation.loading import LoadedGenerator, Target, aim, load_generators, load_targets, threats, unfit
-from advgan.evaluation.sharing import share_cells
+from advgan.evaluation.compatibility import is_black_box
+from advgan.evaluation.loading import (
+    LoadedGenerator,
+    Target,
+    aim,
+    load_generators,
+    load_targets,
+    parse_threat_models,
+    unfit,
+)
+from advgan.evaluation.sharing import distribute
 from advgan.experiments.settings import StudySettings
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
@@ -94,7 +102,7 @@ def main(settings: Settings) -> None:
     device = accelerator.device
     y_target = aim(settings.y_target, first)
     specs = chosen(settings.attacks, with_generator=bool(generators), targeted=y_target is not None)
-    balls = threats(settings.eps, settings.norm, first, targeted=y_target is not None)
+    balls = parse_threat_models(settings.eps, settings.norm, first, targeted=y_target is not None)
     checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
@@ -103,7 +111,7 @@ def main(settings: Settings) -> None:
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    queried = [only_answers(each.victim.model) for each in targets]
+    queried = [is_black_box(each.victim.model) for each in targets]
     if not settings.attacks and any(queried):
         specs = [spec for spec in specs if spec.access != "gradients"]  # there are none
     surrogate = None
@@ -113,13 +121,13 @@ def main(settings: Settings) -> None:
         called = settings.surrogate_weights.name if settings.surrogate_weights else settings.surrogate
         if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
             raise InputError(f"the surrogate {called} is one of the targets, expected another one")
-        surrogate = surrogate.called(f"surrogate {called}")
+        surrogate = surrogate.with_label(f"surrogate {called}")
     for trained in generators:
         fitting(trained, specs, balls, y_target)
         trained.generator.to(device).perturb(x[:1])  # what it cannot take, it says now
     for spec, threat in product((*specs, *checks), balls):
         if not (spec.name == "advgan" and (first is None or unfit(first, threat, y_target))):
-            attack = bind(spec, targets[0].victim.model, threat, y_target, generator=first)
+            attack = make_attack(spec, targets[0].victim.model, threat, y_target, generator=first)
             if not (queried[0] and spec.access == "gradients"):  # there are none: a failed row each, and the rest runs
                 attack(x[:0], y[:0])  # and a bad setting
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
@@ -151,7 +159,7 @@ def main(settings: Settings) -> None:
             )
             return cells.run(**cell, progress=begin(words, len(x)))
 
-        results, found = share_cells(cells, todo, run_cell, accelerator)
+        results, found = distribute(cells, todo, run_cell, accelerator)
     if not accelerator.is_main_process:
         return training.finish(accelerator)
 

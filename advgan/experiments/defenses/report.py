@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.core.files import write_aside, write_file
+from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.experiments.defenses.plots import CLEAN, NOT_RUN, WORST, asr, matrix, robust, told
 from advgan.report.comparison import Picture
@@ -51,11 +51,11 @@ def write_defenses(directory: Path, summary: Summary) -> None:
     pictures = {"asr": asr(summary), "robust": robust(summary)}
     for name, picture in pictures.items():
         Image.fromarray(picture.image).save(directory / f"{name}.png", optimize=True)
-    write_aside(directory / "logs" / "defenses", lambda folder: _events(folder, summary, pictures))
-    write_file(directory / "defenses.html", html(summary, pictures))
-    write_file(directory / "defenses.md", markdown(summary, pictures))
-    write_file(directory / "defenses.csv", csv_text(HEADS, _lines(summary)))
-    write_file(directory / "defenses.json", text)
+    atomic_write_dir(directory / "logs" / "defenses", lambda folder: _events(folder, summary, pictures))
+    atomic_write(directory / "defenses.html", html(summary, pictures))
+    atomic_write(directory / "defenses.md", markdown(summary, pictures))
+    atomic_write(directory / "defenses.csv", csv_text(HEADS, _lines(summary)))
+    atomic_write(directory / "defenses.json", text)
 
 
 def grids(summary: Summary) -> list[Grid]:

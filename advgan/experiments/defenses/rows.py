@@ -80,4 +80,4 @@ def load_rows(
     names = [base if row.classifier is None else str(row.classifier) for row in rows]
     own = [path for row in rows if row.classifier is None for path in weights]
     targets, data = load_targets(names, own, data, device, [row.defense or "none" for row in rows])
-    return [target.called(row.label) for target, row in zip(targets, rows, strict=True)], data
+    return [target.with_label(row.label) for target, row in zip(targets, rows, strict=True)], data

@@ -26,14 +26,14 @@ import advgan.training as training
 from advgan.analysis.masking import masking
 from advgan.analysis.sanity import sanity
 from advgan.analysis.worst_case import worst_case
-from advgan.attacks.registry import Spec, bind, parse_attack
+from advgan.attacks.registry import Spec, make_attack, parse_attack
 from advgan.core.config import ByOrder, Real, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data.flags import load_chosen
-from advgan.defenses import is_random, seen, weights_of
+from advgan.defenses import default_weights, is_random, seen
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, unfit
 from advgan.evaluation.relative_time import relative_time
@@ -107,13 +107,13 @@ def main(settings: Settings) -> None:
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for spec in specs:
-        bind(spec, Flatten(), ball)(x[:0], y[:0])  # a bad setting says so before anything is trained
+        make_attack(spec, Flatten(), ball)(x[:0], y[:0])  # a bad setting says so before anything is trained
     training.claim(settings.output_dir, "defenses", resume=False, overwrite=True)
     write_settings(settings, settings.output_dir)
     threads = [] if settings.threads is None else ["--threads", settings.threads]
     prepare(commands, "--data-dir", settings.data_dir, *threads)
 
-    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
     own = [] if weights is None else [weights]
     (base, *targets), data = load_rows([Row("base", None, None), *rows], settings.target, own, data, device)
     x, y = next(data.test.first(len(x)).batches(len(x)))  # labels as the base has them

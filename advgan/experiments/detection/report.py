@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.core.files import write_aside, write_file
+from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Picture
 from advgan.report.escaping import csv_text
@@ -50,12 +50,12 @@ def write_detection(directory: Path, summary: Summary) -> None:
     text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
     picture = draw(summary)
     Image.fromarray(picture.image).save(directory / "roc.png", optimize=True)
-    write_aside(directory / "logs" / "detection", lambda folder: _events(folder, summary, picture))
-    write_file(directory / "detection.md", _report(summary, picture))
-    write_file(
+    atomic_write_dir(directory / "logs" / "detection", lambda folder: _events(folder, summary, picture))
+    atomic_write(directory / "detection.md", _report(summary, picture))
+    atomic_write(
         directory / "detection.csv", csv_text(COLUMNS, ([row[key] for key in COLUMNS] for row in summary["rows"]))
     )
-    write_file(directory / "detection.json", text)
+    atomic_write(directory / "detection.json", text)
 
 
 def grids(summary: Summary) -> list[Grid]:

@@ -21,17 +21,17 @@ from rich.console import Console
 from torch import Tensor
 
 import advgan.training as training
-from advgan.attacks.registry import Spec, bind, parse_attack
+from advgan.attacks.registry import Spec, make_attack, parse_attack
 from advgan.core.config import Real, write_settings
 from advgan.core.errors import InputError
 from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data
 from advgan.data.flags import load_chosen
-from advgan.defenses import RejectingClassifier, weights_of
+from advgan.defenses import RejectingClassifier, default_weights
 from advgan.defenses.detection import scores
 from advgan.evaluation import Result, ResultCache, environment, wilson
-from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, run_of, unfit
+from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, read_training_json, unfit
 from advgan.evaluation.roc import auc, roc
 from advgan.experiments.detection.report import grids, write_detection
 from advgan.experiments.settings import ClassifierSettings, StudySettings
@@ -80,7 +80,7 @@ def main(settings: Settings) -> None:
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for spec in specs:
-        bind(spec, targets[0].victim.model, threat)(x[:0], y[:0])  # what cannot be, it says now
+        make_attack(spec, targets[0].victim.model, threat)(x[:0], y[:0])  # what cannot be, it says now
     plan: list[tuple[Spec, LoadedGenerator | None]] = [(spec, None) for spec in specs]
     plan += [(parse_attack("advgan"), each) for each in trained]
     for each in trained:
@@ -132,7 +132,7 @@ def meant(trained: LoadedGenerator, targets: list[Target]) -> Target:
 def rejecting(settings: Settings, data: Data, device: torch.device) -> tuple[list[Target], Data]:
     """The classifier behind each of the detectors, called by the detector's kind and, of several of a kind, folder; and
     the data as it has them."""
-    own = weights_of(settings.target, settings.target_weights, SHIPPED)
+    own = default_weights(settings.target, settings.target_weights, SHIPPED)
     n, around = len(settings.detector), "" if settings.defense is None else f"{settings.defense}+"
     weights = [] if own is None else [own] * n
     words = [f"{around}reject:detector={path}" for path in settings.detector]
@@ -141,7 +141,7 @@ def rejecting(settings: Settings, data: Data, device: torch.device) -> tuple[lis
     names = [k if kinds.count(k) == 1 else f"{k} {p.name}" for k, p in zip(kinds, settings.detector, strict=True)]
     if len(set(names)) < n:
         raise InputError(f"expected detectors in folders of different names, got {', '.join(names)}")
-    return [target.called(name) for target, name in zip(found, names, strict=True)], data
+    return [target.with_label(name) for target, name in zip(found, names, strict=True)], data
 
 
 def guard(target: Target) -> RejectingClassifier:
@@ -152,7 +152,7 @@ def guard(target: Target) -> RejectingClassifier:
 
 def described(target: Target, path: Path, clean: Tensor) -> dict[str, Any]:
     """A detector for detection.json, with the share of the clean test images, of these scores, that it rejects."""
-    detector, made = guard(target).detector, run_of(path / "detector")
+    detector, made = guard(target).detector, read_training_json(path / "detector")
     return {
         **{"label": target.victim.label, "kind": detector.kind, "path": str(path), "n": len(clean)},
         **{"threshold": detector.threshold.item(), "fpr_wanted": made.get("settings", {}).get("fpr")},

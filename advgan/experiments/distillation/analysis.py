@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import CHUNK
-from advgan.attacks.common import borrowed
+from advgan.attacks.common import frozen_eval
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.runner import device_of
 from advgan.evaluation.statistics import wilson
@@ -48,7 +48,7 @@ def amplitude(model: nn.Module, x: Tensor) -> Tensor:
     In float32, as autograd computes it: 0 where p rounds to 0 and 1. `model` is left as found.
     """
     found, device = [], device_of(model)
-    with borrowed(model), torch.enable_grad():
+    with frozen_eval(model), torch.enable_grad():
         for part in x.split(CHUNK):
             leaf = part.to(device).requires_grad_()
             p = model(leaf).float().softmax(1)

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.core.files import write_aside, write_file
+from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.experiments.distillation.plots import PUBLISHED, gradients, success
 from advgan.report.comparison import Picture
@@ -55,10 +55,10 @@ def write_distillation(directory: Path, summary: Summary) -> None:
     pictures = {"success.png": success(summary["table"]), "gradients.png": gradients(summary["table"])}
     for file, picture in pictures.items():
         Image.fromarray(picture.image).save(directory / file, optimize=True)
-    write_aside(directory / "logs" / "distillation", lambda folder: _events(folder, summary, pictures))
-    write_file(directory / "distillation.md", _report(summary, pictures))
-    write_file(directory / "distillation.csv", csv_text(COLUMNS, _lines(summary["table"])))
-    write_file(directory / "distillation.json", text)
+    atomic_write_dir(directory / "logs" / "distillation", lambda folder: _events(folder, summary, pictures))
+    atomic_write(directory / "distillation.md", _report(summary, pictures))
+    atomic_write(directory / "distillation.csv", csv_text(COLUMNS, _lines(summary["table"])))
+    atomic_write(directory / "distillation.json", text)
 
 
 def grids(summary: Summary) -> list[Grid]:

@@ -33,7 +33,7 @@ from advgan.core.threat_model import Threat, check_eps
 from advgan.data.flags import load_chosen
 from advgan.defenses.distillation import check_temperature
 from advgan.evaluation import Result, ResultCache, environment, predict
-from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, run_of
+from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, read_training_json
 from advgan.experiments.distillation.analysis import aimed, amplitude, spread
 from advgan.experiments.distillation.report import grids, write_distillation
 from advgan.experiments.settings import StudySettings
@@ -123,7 +123,7 @@ def main(settings: Settings) -> None:
     found, data = load_targets([settings.target] * len(entrants), [each.weights for each in entrants], data, device)
     x, y = next(data.test.batches(len(data.test)))
     targets = [
-        target.called("no distillation" if each.temperature is None else f"T = {each.label}")
+        target.with_label("no distillation" if each.temperature is None else f"T = {each.label}")
         for target, each in zip(found, entrants, strict=True)
     ]
     for target, by in zip(targets, generators, strict=True):
@@ -196,7 +196,7 @@ def undistilled_first(settings: Settings) -> list[Entrant]:
     """The plain classifier, then the students by temperature, each trained as far as that is not done."""
     runs: dict[float, Path] = {}
     for directory in settings.runs or [distilled(settings, each) for each in sorted(set(settings.temperatures))]:
-        run = run_of(directory / "classifier")
+        run = read_training_json(directory / "classifier")
         told = run.get("temperature")
         if told is None or run["accuracies"]["student"].get("test") is None:  # which is measured at the very end
             wanted = "a finished run of train/distill.py, with classifier/training.json"

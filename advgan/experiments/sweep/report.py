@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.core.files import write_aside, write_file
+from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.evaluation.statistics import wilson
@@ -54,13 +54,13 @@ def write_sweep(directory: Path, comparison: Comparison) -> None:
             if file.startswith("gallery/"):
                 Image.fromarray(picture.image).save(folder / file.removeprefix("gallery/"), optimize=True)
 
-    write_aside(directory / "gallery", write_galleries)
+    atomic_write_dir(directory / "gallery", write_galleries)
     if "curves.png" in pictures:
         Image.fromarray(pictures["curves.png"].image).save(directory / "curves.png", optimize=True)
-    write_aside(directory / "logs" / "sweep", lambda folder: _events(folder, summary, pictures))
-    write_file(directory / "sweep.md", _report(summary, pictures))
-    write_file(directory / "sweep.csv", csv_text(COLUMNS, map(_line, summary["rows"])))
-    write_file(directory / "sweep.json", text)
+    atomic_write_dir(directory / "logs" / "sweep", lambda folder: _events(folder, summary, pictures))
+    atomic_write(directory / "sweep.md", _report(summary, pictures))
+    atomic_write(directory / "sweep.csv", csv_text(COLUMNS, map(_line, summary["rows"])))
+    atomic_write(directory / "sweep.json", text)
 
 
 def draw(comparison: Comparison) -> dict[str, Picture]:

@@ -17,15 +17,15 @@ from pathlib import Path
 from rich.console import Console
 
 import advgan.training as training
-from advgan.attacks.registry import ATTACKS, Spec, bind, parse_attack
+from advgan.attacks.registry import ATTACKS, Spec, make_attack, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
 from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
-from advgan.defenses import weights_of
+from advgan.defenses import default_weights
 from advgan.evaluation import Result, ResultCache, environment
-from advgan.evaluation.loading import aim, load_generators, load_targets, radii, unfit
+from advgan.evaluation.loading import aim, load_generators, load_targets, parse_eps_values, unfit
 from advgan.experiments.settings import ClassifierSettings, StudySettings
 from advgan.experiments.sweep.report import grids, unattacked, write_sweep
 from advgan.report.comparison import Comparison
@@ -67,21 +67,21 @@ def main(settings: Settings) -> None:
     generator = trained[0].generator if trained else None
     norm: Norm = settings.norm or (generator.threat.norm if generator else "linf")
     y_target = aim(settings.y_target, generator)
-    balls = [Threat(norm, eps, targeted=y_target is not None) for eps in radii(settings.eps, norm) if eps]
+    balls = [Threat(norm, eps, targeted=y_target is not None) for eps in parse_eps_values(settings.eps, norm) if eps]
     words = settings.attacks or (*ATTACKS_SHOWN, *(["advgan"] if generator else []))
     specs = chosen(words, with_generator=generator is not None, targeted=y_target is not None)
     if not balls:
         raise InputError("expected an eps above 0, got none")
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
-    weights = weights_of(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
     named = ([settings.target], [] if weights is None else [weights])
     (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for spec in specs:
-        attack = bind(spec, target.victim.model, balls[0], y_target, generator=generator)
+        attack = make_attack(spec, target.victim.model, balls[0], y_target, generator=generator)
         attack(x[:0], y[:0])  # what cannot be, it says now
     if generator is not None and any(spec.name == "advgan" for spec in specs):
         generator.to(device).perturb(x[:1].to(device))

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.core.files import write_aside, write_file
+from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.experiments.transfer.plots import aim, curve, matrix, pairs, panels, points, square
 from advgan.report.comparison import Picture
@@ -36,11 +36,11 @@ def write_transfer(directory: Path, summary: Summary) -> None:
     pictures = {"matrix.png": matrix(summary["matrix"]), "curve.png": curve(summary["curve"])}
     for file, picture in pictures.items():
         Image.fromarray(picture.image).save(directory / file, optimize=True)
-    write_aside(directory / "logs" / "transfer", lambda folder: _events(folder, summary, pictures))
-    write_file(directory / "transfer.md", _report(summary, pictures))
+    atomic_write_dir(directory / "logs" / "transfer", lambda folder: _events(folder, summary, pictures))
+    atomic_write(directory / "transfer.md", _report(summary, pictures))
     lines = [[part, *(row[key] for key in COLUMNS[1:])] for part in ("matrix", "curve") for row in summary[part]]
-    write_file(directory / "transfer.csv", csv_text(COLUMNS, lines))
-    write_file(directory / "transfer.json", text)
+    atomic_write(directory / "transfer.csv", csv_text(COLUMNS, lines))
+    atomic_write(directory / "transfer.json", text)
 
 
 def grids(summary: Summary) -> list[Grid]:

@@ -23,15 +23,23 @@ from typing import Any
 from rich.console import Console
 
 import advgan.training as training
-from advgan.attacks.registry import Spec, bind, parse_attack
+from advgan.attacks.registry import Spec, make_attack, parse_attack
 from advgan.core.config import ByOrder, Real, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
 from advgan.evaluation import ResultCache, TargetModel, environment, wilson
-from advgan.evaluation.compatibility import check_gradients
-from advgan.evaluation.loading import LoadedGenerator, Target, aim, load_generators, load_targets, radii, unfit
+from advgan.evaluation.compatibility import require_gradients
+from advgan.evaluation.loading import (
+    LoadedGenerator,
+    Target,
+    aim,
+    load_generators,
+    load_targets,
+    parse_eps_values,
+    unfit,
+)
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.transfer.report import grids, write_transfer
 from advgan.report.page import failures
@@ -92,7 +100,7 @@ def main(settings: Settings) -> None:
     ball = Threat(settings.norm, settings.eps, targeted=y_target is not None)
     if reason := next(filter(None, (unfit(each.generator, ball, y_target) for each in trained)), None):
         raise InputError(reason)
-    balls = [Threat(ball.norm, eps, ball.targeted) for eps in radii(settings.curve_eps, ball.norm) if eps]
+    balls = [Threat(ball.norm, eps, ball.targeted) for eps in parse_eps_values(settings.curve_eps, ball.norm) if eps]
     spec = made_on_a_source(settings.attack)
     curve_specs = [made_on_a_source(word) for word in dict.fromkeys(settings.curve_attacks)]
     device = training.start_alone(settings.seed, settings.threads)
@@ -104,11 +112,11 @@ def main(settings: Settings) -> None:
     known = {target.victim.label: target for target in targets}
     victims = {label: target.victim for label, target in known.items()}
     for each in (spec, *curve_specs):
-        bind(each, targets[0].victim.model, ball, y_target)  # what cannot be, it says now
+        make_attack(each, targets[0].victim.model, ball, y_target)  # what cannot be, it says now
     if any(each.access == "gradients" for each in (spec, *curve_specs)):
         for target in targets:
             if target.victim.label != settings.victim:  # all the others are sources
-                check_gradients(target.victim.model)
+                require_gradients(target.victim.model)
     pairs = chosen_pairs(settings.pair, settings.victim, list(victims))
     if not balls or not curve_specs:
         raise InputError(f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and {len(balls)}")
@@ -152,7 +160,7 @@ def main(settings: Settings) -> None:
                 progress=begin(f"{attack}, eps {eps_text(threat.eps)}: {source or 'any'} → {victim}", len(x)),
             )
             both = shared(cells, result.records, victims[source]) if source else dict.fromkeys(SHARED)
-            spent = known[source].spent_on(victims[victim].sha256) if source else None
+            spent = known[source].queries_spent(victims[victim].sha256) if source else None
             rows[cell] = result.row | {"attack": attack, "source": source, "victim": victim, "queries": spent} | both
 
     summary = {

@@ -36,7 +36,7 @@ def one_cycle(progress: float, warmup: float) -> float:
     return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
 
-def stop_at_nan(values: dict[str, float], step: int, artefact: Path) -> None:
+def raise_if_not_finite(values: dict[str, float], step: int, artefact: Path) -> None:
     """End the program with exit code 1 if a value is NaN or infinite, saying at which step, which, and what is kept."""
     if bad := [name for name, value in values.items() if not math.isfinite(value)]:
         left = f"the last good {artefact.name} is in {artefact}" if artefact.exists() else "nothing was kept yet"

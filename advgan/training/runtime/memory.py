@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from advgan.core.errors import InputError, reason
 
 
-def compiled(*chain: nn.Module, sample: Tensor) -> None:
+def compile_models(*chain: nn.Module, sample: Tensor) -> None:
     """Compile each network in place (`torch.compile`); the first takes `sample`, each other what the one before says.
 
     The names of the weights stay as they are. One pass forward and back shows whether it works: raises InputError with
@@ -29,7 +29,7 @@ def compiled(*chain: nn.Module, sample: Tensor) -> None:
         net.zero_grad(set_to_none=True)
 
 
-def checkpointed(model: nn.Module) -> list[nn.Module]:
+def enable_activation_checkpointing(model: nn.Module) -> list[nn.Module]:
     """Let each block of a frozen `model` forget its activations, and compute them again for the gradient; the blocks.
 
     A block is an entry with layers of its own of an nn.Sequential or nn.ModuleList, the innermost such. What is kept
