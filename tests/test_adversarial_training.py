@@ -3,9 +3,8 @@ and train/classifier.py hardens with each of them, stopped and resumed, on two p
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -255,14 +254,8 @@ def words(digits: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trainer() -> ModuleType:
-    """train/classifier.py as a module."""
-    spec = importlib.util.spec_from_file_location("train_classifier_hardened", ROOT / "train" / "classifier.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_classifier_hardened"] = module
-    spec.loader.exec_module(module)
-    return module
+    """The program's module."""
+    return importlib.import_module("advgan.training.classifier")
 
 
 def method_flags(method: str, classifier: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import signal
 import subprocess
@@ -35,13 +35,7 @@ def words(digits: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def classifier() -> ModuleType:
     """The program as a module."""
-    spec = importlib.util.spec_from_file_location("train_classifier", ROOT / "train" / "classifier.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_classifier"] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("advgan.training.classifier")
 
 
 def weights(run_directory: Path) -> dict[str, torch.Tensor]:
