@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from advgan.core.errors import InputError
+from advgan.core.moved import install as _install_moved
 
 if TYPE_CHECKING:
     from advgan.classifiers.diagnosis import check_model
@@ -23,6 +24,8 @@ _HOMES = {
     "compare": "advgan.experiments.comparison.compare",
     "fit": "advgan.training.generator",
 }
+
+_install_moved()
 
 
 def __getattr__(name: str) -> Any:

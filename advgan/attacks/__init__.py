@@ -9,6 +9,9 @@ What they are made of: objectives (what is raised), gradients (a model lent, one
 gradient attacks), pool (which images are still worked on). The registry gives them names.
 """
 
+import warnings
+from typing import Any
+
 from advgan.attacks.advgan import advgan
 from advgan.attacks.apgd import apgd
 from advgan.attacks.carlini_wagner import carlini_wagner, carlini_wagner_clipped
@@ -51,3 +54,11 @@ __all__ = [
     "pgd",
     "square",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`bind`, the former name of `make_attack`, with a DeprecationWarning."""
+    if name != "bind":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("advgan.attacks.bind has become advgan.attacks.make_attack", DeprecationWarning, stacklevel=2)
+    return make_attack
