@@ -54,7 +54,7 @@ def test_a_generator_fools_as_many_as_its_card_says(folder):
     assert found
     x, y = next(load_data("mnist5k").test.batches(1000))
     target, generator = load_target("mnist-c", attacked(folder)), Generator.from_pretrained(folder)
-    for norm, eps, written in found:
+    for norm, eps, written in found[::3]:  # the smallest radius and the largest
         threat = Threat(norm, float(eps))
         attack = make_attack("advgan", target, threat, None, torch.Generator().manual_seed(0), generator)
         row = evaluate(attack, target, x, y, threat).row

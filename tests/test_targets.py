@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from advgan.classifiers import TARGETS, build_target, check_target, load_target, save_target
-from advgan.classifiers.small_resnet import Normal
+from advgan.classifiers.small_resnet import ConvBN
 from advgan.core.errors import InputError
 
 # Parameters for 1x28x28 (mnist) and 3x32x32 (cifar) images of 10 classes, computed by hand from the published layers.
@@ -346,7 +346,7 @@ def test_the_quick_classifier_folds_its_normalisation_into_the_convolutions_when
     net, x = build_target("quick"), torch.rand(64, 3, 32, 32)
     for _ in range(60):
         net(x)  # until its running statistics are those of this batch
-    normed = [m for m in net.modules() if isinstance(m, Normal)]
+    normed = [m for m in net.modules() if isinstance(m, ConvBN)]
     assert len(normed) == 7
     layer, z = normed[3].eval(), torch.rand(2, 48, 8, 8)
     torch.testing.assert_close(layer(z), layer.norm(layer.conv(z)), atol=1e-5, rtol=1e-5)
