@@ -66,7 +66,7 @@ SECTIONS = {
     "ifgsm": "I-FGSM, 10 steps of eps/10",
     "pgd": "PGD, 40 steps of eps/30 from a random start",
     "deepfool": "DeepFool, l2",
-    "overhead": "What the harness adds to an attack, beyond one forward that certifies its answers",
+    "overhead": "What the harness adds to an attack, beyond one forward pass that verifies",
     "generator": "One pass of the generator",
 }
 # Of networks of their own, and the generator's export: title, and what times them.

@@ -4,9 +4,9 @@ python eval/detection.py --detector DIR                            one or more t
 python eval/detection.py --detector DIR --attacks pgd:steps=40@oblivious pgd:steps=40 square
 python eval/detection.py --detector DIR --generator BEFORE AFTER   AFTER: trained with --defense reject:detector=DIR
 
-An attack with @oblivious sees the classifier alone; without, the detector too. Every answer is certified
-(advgan/evaluation), and counts as success only if it is not rejected. Every cell is kept in OUTPUT_DIR/cells as soon as
-it is done: the same call goes on where it was stopped.
+An attack with @oblivious sees the classifier alone; without, the detector too. Metrics are
+recomputed from the images (advgan/evaluation); success means that an image is not rejected. Every result is kept in
+OUTPUT_DIR/cells as soon as it is done: the same command resumes.
 """
 
 from __future__ import annotations

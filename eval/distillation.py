@@ -10,7 +10,7 @@ in 2016, of the logits, and of the softmax without underflow; by other attacks; 
 pass of a generator that train/advgan.py trains on each (OUTPUT_DIR/generator-20). "none" is the teacher of T = 1: a
 plain classifier.
 
-Every answer is certified (advgan/evaluation). Every cell is kept in OUTPUT_DIR/cells as soon as it is done: the same
+All results are verified (advgan/evaluation). Every cell is kept in OUTPUT_DIR/cells as soon as it is done: the same
 call goes on where it was stopped.
 """
 

@@ -3,7 +3,7 @@
 python eval/sweep.py --attacks noise-sign fgsm ifgsm
 python eval/sweep.py --recipe recipes/tutorial.yaml --data-dir data       the curve of PyTorch's FGSM tutorial
 
-Every answer is certified (advgan/evaluation). Every cell (attack x eps) is kept in OUTPUT_DIR/cells as soon as it is
+All results are verified (advgan/evaluation). Every cell (attack x eps) is kept in OUTPUT_DIR/cells as soon as it is
 done: the same call goes on where it was stopped.
 """
 

@@ -22,8 +22,7 @@ from advgan.analysis.worst_case import worst_case
 from advgan.attacks import AttackFn, ifgsm, make_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
-from advgan.evaluation import ROW_KEYS, Result, environment, evaluate, predict, wilson
-from advgan.evaluation import verify as certify
+from advgan.evaluation import ROW_KEYS, Result, environment, evaluate, predict, verify, wilson
 from advgan.evaluation.instrumentation import ModelSnapshot
 from advgan.experiments.amortisation.analysis import against, union
 
@@ -196,7 +195,7 @@ def test_ssim_is_that_of_gaussian_windows() -> None:
     a, b = mean(x), mean(x_adv)
     upper = (2 * a * b + 1e-4) * (2 * (mean(x * x_adv) - a * b) + 9e-4)
     lower = (a**2 + b**2 + 1e-4) * (mean(x**2) - a**2 + mean(x_adv**2) - b**2 + 9e-4)
-    ssim = certify._ssim(*(torch.tensor(images, dtype=torch.float32) for images in (x, x_adv)))
+    ssim = verify._ssim(*(torch.tensor(images, dtype=torch.float32) for images in (x, x_adv)))
     assert ssim.numpy() == pytest.approx((upper / lower).mean((1, 2, 3)), abs=1e-5)
 
 

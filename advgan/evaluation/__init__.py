@@ -1,4 +1,4 @@
-"""The harness: run an attack, certify what it returns, and say how sure the figures are."""
+"""The harness: run an attack, verify what it returns, and compute metrics with intervals."""
 
 from advgan.evaluation.environment import environment
 from advgan.evaluation.evaluate import ROW_KEYS, Result, evaluate, judged, predict

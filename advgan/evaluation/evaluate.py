@@ -19,7 +19,7 @@ from advgan.core.inputs import check_columns
 from advgan.core.threat_model import Threat, check_class
 from advgan.defenses import can_reject, unwrap
 from advgan.evaluation.metrics import attack_metrics, clean_metrics, clean_records, outcome
-from advgan.evaluation.runner import Broken, device_of, run_attack
+from advgan.evaluation.runner import ThreatModelViolation, device_of, run_attack
 from advgan.evaluation.verify import accepts, not_finite
 
 ROW_KEYS = (
@@ -66,7 +66,7 @@ def evaluate(
     keep: int = 16,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Result:
-    """Attack images `x` (n, c, h, w) with labels `y` (n,), batch by batch, and certify the answers.
+    """Attack images `x` (n, c, h, w) with labels `y` (n,), batch by batch, and verify the adversarial examples.
 
     attack         (x, y) -> x_adv, on the target's device; it gets copies, some of them twice, to warm up
     target         in eval mode, no softmax; its forwards and backwards during the attack are counted
@@ -118,7 +118,7 @@ def evaluate(
     try:
         limits = threat if protocol == "bounded" else Threat("linf", 1.0)  # that ball holds the whole box
         run = run_attack(attack, target, x, y, limits, batch_size=batch_size, keep=keep, progress=progress)
-    except Broken as broken:
+    except ThreatModelViolation as broken:
         return _failed(row, str(broken), broken.violations)
     except Exception as error:
         logging.getLogger(__name__).warning("attack %s failed", name, exc_info=not isinstance(error, InputError))

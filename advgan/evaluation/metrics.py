@@ -69,7 +69,7 @@ def clean_metrics(records: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def attack_metrics(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
-    """Rates and sizes of a certified attack on at least one image that counts.
+    """Rates and sizes of a verified attack on at least one image that counts.
 
     asr*              over the images that count; asr_any_norm is without the bound
     robust_accuracy   over all images: right before the attack, and not made wrong within eps (rejected: not made wrong)

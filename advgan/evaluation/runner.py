@@ -15,7 +15,7 @@ from advgan.attacks.registry import AttackFn
 from advgan.core.threat_model import Threat
 from advgan.defenses import unwrap
 from advgan.evaluation.instrumentation import Counter, ModelSnapshot
-from advgan.evaluation.verify import Broken, certify
+from advgan.evaluation.verify import ThreatModelViolation, verify_examples
 
 T = TypeVar("T")
 WARM_UP = 8  # images; memory, kernels and threads are in place after them
@@ -25,7 +25,7 @@ WARM_UP = 8  # images; memory, kernels and threads are in place after them
 class Run:
     """What came of one pass.
 
-    columns   per image (n,): what `certify` finds, and `queries`, the forwards per image of the batch that it was in
+    columns   per image (n,): what `verify_examples` measures, and `queries`, forwards per image of its batch
     x_adv     the first answers (k, c, h, w)
     cost      time and model calls; behind a defence, those of the classifier
     """
@@ -46,11 +46,11 @@ def run_attack(
     keep: int,
     progress: Callable[[int], None],
 ) -> Run:
-    """Attack all images `x` (n, c, h, w), n >= 1, in batches, and certify each answer against `limits`.
+    """Attack all images `x` (n, c, h, w), n >= 1, in batches, and verify each adversarial example against `limits`.
 
     The time is the median over batches of equal size. Of three or more, the first is the warm-up and left out; where
-    there are fewer, the first few images are attacked once before. Raises Broken at the first rule that is broken, and
-    whatever the attack raises; the target is as before either way.
+    there are fewer, the first few images are attacked once before. Raises ThreatModelViolation at the first one,
+    and whatever the attack raises; the target is as before either way.
     """
     equal = max(len(x) // batch_size, 1)
     counter, snapshot = Counter(unwrap(target)), ModelSnapshot(target)
@@ -65,7 +65,7 @@ def run_attack(
             before = counter.forwards
             with counter:
                 x_adv, duration = _lent(attack, x_clean, label)
-            columns = certify(target, x_clean, x_adv, limits)
+            columns = verify_examples(target, x_clean, x_adv, limits)
             queries = (counter.forwards - before) / len(x_clean)
             seconds.append(duration / len(x_clean))
             measured.append(columns | {"queries": torch.full((len(x_clean),), queries)})
@@ -76,7 +76,7 @@ def run_attack(
         changes = snapshot.changes()
         snapshot.restore()
     if changes:
-        raise Broken(changes)
+        raise ThreatModelViolation(changes)
 
     first = 1 if equal > 2 else 0
     typical = float(np.median(seconds[first:equal]))
@@ -95,7 +95,7 @@ def _lent(attack: AttackFn, x: Tensor, y: Tensor) -> tuple[Any, float]:
     x_lent, y_lent = x.clone(), y.clone()
     x_adv, duration = timed(x.device, attack, x_lent, y_lent)
     if not (torch.equal(x_lent, x) and torch.equal(y_lent, y)):
-        raise Broken(["the input was changed in place"])
+        raise ThreatModelViolation(["the input was changed in place"])
     return x_adv, duration
 
 

@@ -17,7 +17,7 @@ from advgan.defenses import can_reject
 SSIM_SMALLEST = 6  # pixels; the gaussian window of 11 cannot be reflected into less
 
 
-class Broken(Exception):
+class ThreatModelViolation(Exception):
     """An attack broke a rule: `violations` says which, in words."""
 
     def __init__(self, violations: list[str]) -> None:
@@ -26,18 +26,18 @@ class Broken(Exception):
 
 
 @torch.no_grad()
-def certify(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[str, Tensor]:
-    """What `target` makes of each image of the answer `x_adv` to `x` (n, c, h, w), and how far it is; (n,) on the CPU.
+def verify_examples(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[str, Tensor]:
+    """Prediction and distance of each of the adversarial examples `x_adv` of `x` (n, c, h, w); columns (n,) on the CPU.
 
-    The columns that end in _8bit are those of the image as a file would keep it. Of a target that can reject,
-    `accepted` says whether it answers. Raises Broken for what is no answer, or leaves `limits`, in either form, and
-    InputError for logits that are not finite.
+    The columns that end in _8bit are those of the image after rounding to 8 bits; of a target that can reject,
+    `accepted` is False where it does. Raises ThreatModelViolation for `x_adv` of another shape or outside `limits`, in
+    either form, and InputError for logits that are not finite.
     """
     if found := _violations(x_adv, x, limits):
-        raise Broken(found)
+        raise ThreatModelViolation(found)
     rounded, rounded_adv = (x * 255).round() / 255, to_8bit(x_adv, x).float() / 255
     if found := limits.violations(rounded_adv, rounded):
-        raise Broken([f"after rounding to 8 bits: {words}" for words in found])
+        raise ThreatModelViolation([f"after rounding to 8 bits: {words}" for words in found])
     with frozen_eval(target):
         logits, logits_8bit = _logits(target, x_adv).float(), _logits(target, rounded_adv).float()
         if odd := max(not_finite(logits), not_finite(logits_8bit)):

@@ -55,6 +55,6 @@ def harness_pass(bench: Bench, threat: Threat, attack: AttackFn, size: int) -> d
     result, seconds = timed(device, whole, watched, model, x, bench.y, threat)
     if result.row["status"] != "ok":
         raise InputError(f"the harness turned down an attack of our own: {result.row['status']}")
-    _, once = timed(device, predict, model, x, CHUNK if device.type == "cpu" else size)  # the batch it certifies with
+    _, once = timed(device, predict, model, x, CHUNK if device.type == "cpu" else size)  # the batch of the verification
     warm_up = calls[0][1] if sum(n for n, _ in calls) > len(x) else 0.0  # is the harness's doing
     return {"evaluate": seconds, "attack": sum(each for _, each in calls) - warm_up, "forward": once}

@@ -7,7 +7,7 @@ Three questions, on the same correctly classified test images. One pass beside F
 PGD-40, at each eps. A pass and a few gradient steps from there (warm start) beside PGD and APGD with as many. And of
 generators that take any class, or noise: targeted success, and how different the draws for one image are.
 
-Every answer is certified (advgan/evaluation). Every cell is kept in OUTPUT_DIR/cells as soon as it is done: the same
+All results are verified (advgan/evaluation). Every cell is kept in OUTPUT_DIR/cells as soon as it is done: the same
 call goes on where it was stopped.
 """
 
@@ -78,7 +78,7 @@ class Settings(ClassifierSettings, StudySettings):
 
 @dataclass
 class Bench:
-    """One classifier, and the certified results on it, in the order in which they came."""
+    """One classifier, and the verified results on it, in the order in which they came."""
 
     target: Target
     seed: int

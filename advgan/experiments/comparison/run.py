@@ -4,7 +4,7 @@
     advgan compare --dataset mnist --target mnist-c mnist-b --target-weights RUN RUN2 --eps 0.1 0.2 l2:2
     advgan compare --target-weights RUN --attacks fgsm pgd:steps=100:loss=dlr apgd-ce --sanity
 
-Every answer is certified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures. Every cell
+All results are verified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures. Every cell
 (attack x target x eps) is kept in OUTPUT_DIR/cells as soon as it is done: the same call goes on where it was stopped.
 Several processes (`torchrun --nproc-per-node 2 -m advgan compare ...`) share the cells, with the same results.
 """

@@ -6,7 +6,7 @@ python eval/defenses.py --recipe recipes/defenses-small.yaml        with the tra
 A row is the base (`none`), a defence around it, or a hardened classifier's directory, with or without defences around
 that: [LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]... An attack by gradients knows the defence and goes through it;
 @naive takes the defence's own gradients, @oblivious those of the classifier behind it.
-Every answer is certified (advgan/evaluation). What --prepare trains, and every cell, is kept as soon as it is done: the
+All results are verified (advgan/evaluation). What --prepare trains, and every cell, is kept as soon as it is done: the
 same call goes on where it was stopped.
 """
 

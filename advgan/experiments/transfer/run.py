@@ -7,7 +7,7 @@ python eval/transfer.py --target mnist-c mnist-b --target-weights RUN SUBSTITUTE
 A matrix of sources and victims for one attack at one eps; and the curve of one step, many steps and noise against eps.
 With --victim everything is tried on that classifier alone: made on itself (white box), and on stand-ins, for instance
 those of train/substitute.py, with the queries that each has spent.
-Every answer is certified (advgan/evaluation). Every cell is kept in OUTPUT_DIR/cells as soon as it is done: the same
+All results are verified (advgan/evaluation). Every cell is kept in OUTPUT_DIR/cells as soon as it is done: the same
 call goes on where it was stopped.
 """
 
