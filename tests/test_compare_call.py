@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import advgan
 from advgan import Generator, InputError, Threat
-from advgan.attacks import make_attack
+from advgan.attacks import fgsm, make_attack
 from advgan.evaluation import evaluate
 
 TIMES = {"seconds", "images_per_second", "seed"}
@@ -70,6 +70,30 @@ def test_generators_and_labels(model: nn.Module, images: tuple[Tensor, Tensor]) 
     assert row["attack"] == "mine"
 
 
+def test_functions_of_a_model_get_the_threat(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    seen: dict[str, object] = {}
+
+    def mine(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, y_target: Tensor | None = None) -> Tensor:
+        seen.update(eps=eps, y_target=y_target)
+        return fgsm(model, x, y, eps=eps, y_target=y_target)
+
+    rows = advgan.compare(model, x, y, {"name": "fgsm", "own": fgsm, "mine": mine}, eps=0.15).rows
+    assert [(row["status"], row["asr"], row["l2_mean"]) for row in rows] == [("ok", 1, rows[0]["l2_mean"])] * 3
+    assert seen == {"eps": 0.15, "y_target": None}
+    advgan.compare(model, x, y, [mine], eps=0.15, y_target=2)
+    assert isinstance(seen["y_target"], Tensor)
+    assert set(seen["y_target"].tolist()) == {2}
+
+
+def test_an_attack_that_raises_is_a_failed_row(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    def broken(x: Tensor, y: Tensor) -> Tensor:
+        raise RuntimeError("boom")
+
+    rows = advgan.compare(model, *images, [broken, "fgsm"], eps=0.15).rows
+    assert [row["status"] for row in rows] == ["failed: RuntimeError: boom", "ok"]
+
+
 def test_an_attack_outside_the_ball_is_a_failed_row(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     results = advgan.compare(model, *images, ["fgsm", outside], eps=0.15)
     assert [row["status"].partition(":")[0] for row in results.rows] == ["ok", "failed"]
@@ -110,3 +134,32 @@ def test_attacks_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         advgan.compare(model, *images, attacks, eps=0.1)  # type: ignore[arg-type]
+
+
+def test_nothing_is_attacked_before_all_is_checked(
+    model: nn.Module, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    x, y = images
+    calls: list[int] = []
+
+    def counted(x: Tensor, y: Tensor) -> Tensor:
+        calls.append(len(x))
+        return x
+
+    def untargeted(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> Tensor:
+        return x
+
+    with pytest.raises(InputError, match="attack deepfool cannot aim at a class"):
+        advgan.compare(model, x, y, [counted, "deepfool"], eps=0.1, y_target=1)
+    with pytest.raises(InputError, match="attack untargeted has no argument y_target"):
+        advgan.compare(model, x, y, [counted, untargeted], eps=0.1, y_target=1)
+    with pytest.raises(InputError, match="expected names of 3 classes, got 1"):
+        advgan.compare(model, x, y, [counted], eps=0.1, classes=("low",))
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        advgan.compare(model, x, y, [counted], eps=0.1, batch_size=0)
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got function"):
+        advgan.compare(counted, x, y, [counted], eps=0.1)  # type: ignore[arg-type]
+    assert calls == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="expected a directory for the reports"):
+        advgan.compare(model, x, y, [counted], eps=0.1).save(tmp_path / "file")

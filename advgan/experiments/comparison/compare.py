@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -15,17 +17,19 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from advgan.analysis.summary import summary
-from advgan.attacks.registry import parse_attack
+from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.classifiers import check_target, fingerprint
 from advgan.core.errors import InputError
+from advgan.core.inputs import check_images, check_labels
 from advgan.core.threat_model import Norm, Threat, check_class
 from advgan.evaluation import Result, ResultCache, TargetModel, environment, evaluate, predict
+from advgan.evaluation.runner import device_of
 from advgan.models.generator import Generator
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
 from advgan.report.table import terminal
 
-Attack = str | Generator | Callable[[Tensor, Tensor], Tensor]
+Attack = str | Generator | Callable[..., Tensor]
 SHOWN = 16  # images in galleries
 DEFAULT = ("noise-sign", "fgsm", "pgd:steps=40")
 
@@ -78,8 +82,10 @@ class CompareResults:
 
     def save(self, directory: Path | str) -> None:
         """Write the reports of `eval/compare.py` to `directory`: report.html, .md, .tex, results.json, .csv, records/,
-        figures/ and logs/ for TensorBoard; earlier ones are replaced."""
+        figures/ and logs/ for TensorBoard; earlier ones are replaced. Raises InputError for the path of a file."""
         folder = Path(directory)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"expected a directory for the reports, got the file {folder}")
         folder.mkdir(parents=True, exist_ok=True)
         write_report(folder, self.comparison)
 
@@ -105,7 +111,8 @@ def compare(
         x: float32 images (n, c, h, w) in [0, 1]
         y: int64 labels (n,)
         attacks: names with settings ("pgd:steps=40", "torchattacks:AutoAttack"), generators, or functions
-            (x, y) -> x_adv; a mapping gives labels
+            (x, y) -> x_adv or (model, x, y, *, eps, ...) -> x_adv, which get those of eps, norm, y_target (n,) and
+            rng that they take; a mapping gives labels
         eps: radius of the ball, in pixel units of [0, 1]
         norm: norm of the ball
         y_target: target class of all attacks; None: untargeted
@@ -122,29 +129,44 @@ def compare(
         >>> print(results)
         >>> results.save("report")
     """
-    x, y = (torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (x, y))
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    x, y = _images(x, y)
+    target, k = _target(model, x, name)
     threat = Threat(norm, eps, y_target is not None)
-    k = predict(model, x[: min(8, len(x))]).shape[-1] if isinstance(model, nn.Module) and isinstance(x, Tensor) else 0
-    checked = check_target(model, x[:8], max(2, k))
-    k = predict(checked, x[:1]).shape[1]
     check_class(y_target, k)
-    named = {label: _resolved(attack, k) for label, attack in _labelled(attacks).items()}
+    names = _class_names(classes, k)
     cells = ResultCache(None, x, y, batch_size=batch_size, keep=SHOWN)
-    target = TargetModel(name, checked)
     run = _Runner(cells, target, threat, y_target, seed)
+    named = _labelled(attacks)
+    for label, attack in named.items():
+        run.check(label, attack, k)
     results = [run(label, attack) for label, attack in named.items()]
     settings = CompareSettings(tuple(named), eps, norm, y_target, batch_size, seed)
-    described = {
-        **{"label": name, "name": type(model).__name__, "weights": "in memory", "sha256": target.sha256},
-        **{"dataset": "in memory", "defense": None},
-    }
+    described = _describe_model(model, target)
     generators = [_describe(label, g, name) for label, g in named.items() if isinstance(g, Generator)]
     report = {
         **{"environment": environment(settings), "target": described, "targets": [described], "generators": generators},
         **summary(results, generators, k),
     }
-    names = tuple(classes) if classes is not None else tuple(map(str, range(k)))
     return CompareResults(Comparison(report, results, x[:SHOWN], y[:SHOWN], names))
+
+
+def _images(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    """Images and labels as tensors on the CPU. Raises InputError for others than `compare` takes."""
+    x, y = (torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (x, y))
+    check_images(x)
+    check_labels(y, len(x))
+    return x.detach().cpu(), y.cpu()
+
+
+def _target(model: nn.Module, x: Tensor, name: str) -> tuple[TargetModel, int]:
+    """The model as `check_target` returns it, and its number of classes."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    few = x[:8].to(device_of(model))
+    checked = check_target(model, few, max(2, predict(model, few).shape[-1]))
+    return TargetModel(name, checked), predict(checked, few[:1]).shape[1]
 
 
 @dataclass(frozen=True)
@@ -165,7 +187,7 @@ class _Runner:
             result = cells.run(spec, target, self.threat, y_target=self.y_target, seed=self.seed, generator=generator)
         else:
             result = evaluate(
-                attack, target.model, cells.x, cells.y, self.threat,
+                self._bound(label, attack), target.model, cells.x, cells.y, self.threat,
                 name=label, target_name=target.label, seed=self.seed, y_target=self.y_target,
                 batch_size=cells.batch_size, keep=cells.keep,
                 clean_logits=cells.logits(target), clean_accepted=cells.accepted(target),
@@ -173,6 +195,57 @@ class _Runner:
             result.row["access"] = _access(result.row)
         result.row["attack"] = label
         return result
+
+    def check(self, label: str, attack: Attack, num_classes: int) -> None:
+        """Raise InputError for what is no attack, or none of this model under this threat: before any attack is run."""
+        model, threat = self.target.model, self.threat
+        if isinstance(attack, str):
+            make_attack(attack, model, threat, self.y_target)
+        elif isinstance(attack, Generator):
+            if attack.classes and attack.classes != num_classes:
+                raise InputError(
+                    f"the generator has {attack.classes} target classes, expected {num_classes} of the model"
+                )
+        elif callable(attack):
+            self._bound(label, attack)
+        else:
+            raise InputError(f"expected an attack name, a Generator or a function (x, y) -> x_adv, got {attack!r:.60}")
+
+    def _bound(self, label: str, attack: Callable[..., Tensor]) -> AttackFn:
+        """`attack` as (x, y) -> x_adv: itself, or with the model and the settings that (model, x, y, *, eps) takes.
+
+        Raises InputError for a `y_target` that the latter has no argument for.
+        """
+        try:
+            parameters = inspect.signature(attack).parameters.values()
+        except (TypeError, ValueError):  # some compiled functions have none
+            return attack
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        if sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters) < 3:
+            return attack
+        rng = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {label}".encode()))
+        given = {"eps": self.threat.eps, "norm": self.threat.norm, "rng": rng}
+        taken = {p.name for p in parameters}
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            taken |= {*given, "y_target"}
+        if self.y_target is not None and "y_target" not in taken:
+            raise InputError(f"attack {label} has no argument y_target, expected no y_target, got {self.y_target}")
+        fixed = {key: value for key, value in given.items() if key in taken}
+        model, y_target = self.target.model, self.y_target
+
+        def run(x: Tensor, y: Tensor) -> Tensor:
+            aim = {} if y_target is None else {"y_target": torch.full_like(y, y_target)}
+            return attack(model, x, y, **fixed, **aim)
+
+        return run
+
+
+def _class_names(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """`classes`, or their numbers. Raises InputError for another number of names."""
+    names = tuple(classes) if classes is not None else tuple(map(str, range(num_classes)))
+    if len(names) != num_classes:
+        raise InputError(f"expected names of {num_classes} classes, got {len(names)}")
+    return names
 
 
 def _access(row: Mapping[str, Any]) -> str:
@@ -200,16 +273,11 @@ def _labelled(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Att
     return labelled
 
 
-def _resolved(attack: Attack, num_classes: int) -> Attack:
-    """`attack` itself. Raises InputError for what is none."""
-    if isinstance(attack, str):
-        parse_attack(attack)
-    elif isinstance(attack, Generator):
-        if attack.classes and attack.classes != num_classes:
-            raise InputError(f"the generator has {attack.classes} target classes, expected {num_classes} of the model")
-    elif not callable(attack):
-        raise InputError(f"expected an attack name, a Generator or a function (x, y) -> x_adv, got {attack!r:.60}")
-    return attack
+def _describe_model(model: nn.Module, target: TargetModel) -> dict[str, Any]:
+    return {
+        **{"label": target.label, "name": type(model).__name__, "weights": "in memory", "sha256": target.sha256},
+        **{"dataset": "in memory", "defense": None},
+    }
 
 
 def _describe(label: str, generator: Generator, target: str) -> dict[str, Any]:
