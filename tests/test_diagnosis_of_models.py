@@ -121,6 +121,47 @@ def test_a_model_without_a_usual_cause_has_a_low_accuracy(images: tuple[Tensor, 
     assert problem.name == "low accuracy"
 
 
+class Limited(nn.Module):
+    """Prototypes for at most `most` images of [0, 1], the logits of images after the first `finite` being NaN."""
+
+    def __init__(self, most: int = 1000, finite: int = 1000) -> None:
+        super().__init__()
+        self.net, self.most, self.finite = Prototypes(), most, finite
+
+    def forward(self, x: Tensor) -> Any:
+        if len(x) > self.most or x.min() < 0 or x.max() > 1:
+            raise ValueError("refused")
+        logits = self.net(x).clone()
+        logits[self.finite :] = float("nan")
+        return logits
+
+
+def test_models_that_raise_or_fail_on_later_images_are_reported(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    assert advgan.check_model(Limited().eval(), x, y).ok  # it raises for changed images only
+    report = advgan.check_model(Limited(most=40).eval(), x, y)
+    assert [problem.name for problem in report.problems] == ["no output"]
+    assert "model(x) of 72 images raises ValueError: refused" in repr(report)
+    report = advgan.check_model(Limited(finite=30).eval(), x, y)
+    assert [(p.name, p.measured) for p in report.problems] == [("not finite", "NaN or infinity for 42 of 72 images")]
+    fewer = Prototypes(change=lambda z, x: z[:3]).eval()
+    assert [problem.name for problem in advgan.check_model(fewer, x, y).problems] == ["no logits"]
+
+
+def test_images_with_nan_are_named_and_left_out(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images[0].clone(), images[1]
+    x[3] = float("nan")
+    report = advgan.check_model(Prototypes().eval(), x, y)
+    assert [(p.name, p.measured) for p in report.problems] == [("image range", "NaN or infinity in 1 of 72 images")]
+    assert report.accuracy == 1
+
+
+def test_images_of_one_class_are_no_fault(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    assert advgan.check_model(Prototypes().eval(), x[y == 2], y[y == 2])
+    assert not advgan.check_model(Prototypes(change=lambda z, x: z.roll(1, 1)).eval(), x[y == 2], y[y == 2])
+
+
 def test_what_is_no_model_or_no_image_is_refused(images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got function"):
@@ -129,3 +170,5 @@ def test_what_is_no_model_or_no_image_is_refused(images: tuple[Tensor, Tensor]) 
         advgan.check_model(Prototypes(), x.byte())
     with pytest.raises(InputError, match="y must be an int64 tensor"):
         advgan.check_model(Prototypes(), x, y[:3])
+    with pytest.raises(InputError, match="y must hold classes from 0 on, got -1"):
+        advgan.check_model(Prototypes(), x, y - 1)

@@ -22,9 +22,12 @@ from advgan.classifiers.checks import (
     acting,
     check_no_probabilities,
     gradient_fault,
+    two_logits,
 )
 from advgan.core.errors import InputError, reason
+from advgan.core.inputs import check_labels
 
+BATCH = 100  # images in a forward pass
 MIN_GAIN = 0.2  # of accuracy, by which a change of images or classes shows a fault
 IMAGES_PER_CLASS = 3  # labelled images that a class order is inferred from, on average
 
@@ -43,7 +46,7 @@ class Problem:
 
 @dataclass(frozen=True, repr=False)
 class ModelReport:
-    """The `problems` of a model, and its `accuracy` on the images where labels were given."""
+    """The `problems` of a model, and its `accuracy` on the images where labels were given; true without problems."""
 
     problems: tuple[Problem, ...]
     accuracy: float | None
@@ -52,6 +55,9 @@ class ModelReport:
     def ok(self) -> bool:
         return not self.problems
 
+    def __bool__(self) -> bool:
+        return self.ok
+
     def __repr__(self) -> str:
         accuracy = [] if self.accuracy is None else [f"accuracy {self.accuracy:.1%}"]
         lines = [f"✗ {problem}" for problem in self.problems] or ["✓ no problem found"]
@@ -59,7 +65,7 @@ class ModelReport:
 
 
 def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray | None = None) -> ModelReport:
-    """Measure the usual faults of a classifier before it is attacked; print the result.
+    """The usual faults of a classifier, each measured: a report with a line for each when printed.
 
     Without labels: outputs that are no logits (softmax, sigmoid, integers, NaN), training mode, randomness, dependence
     on the batch, changes of the input in place, no gradient. With labels also: images of another range, missing or
@@ -86,18 +92,29 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or not len(x):
         shape = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"expected float images (n, c, h, w), got {shape}")
-    if y is not None and (not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (len(x),)):
-        raise InputError(f"y must be an int64 tensor of shape ({len(x)},), got {getattr(y, 'dtype', type(y).__name__)}")
-    problems = []
+    if y is not None:
+        check_labels(y, len(x))
+    problems = _range_problem(x)
+    finite = x.isfinite().flatten(1).all(1)
+    device = next((tensor.device for tensor in model.parameters()), x.device)
+    x, y = x.detach()[finite].to(device), None if y is None else y[finite.to(y.device)].to(device)
     if any(module.training for module in model.modules()):
         problems.append(Problem("training mode", f"model.training is True{acting(model)}", "call model.eval()"))
+    if not len(x):
+        return ModelReport(tuple(problems), None)
     with _evaluating(model):
         problems += _output_problems(model, x[:8])
-        runs = all(problem.name not in ("no output", "no logits", "not finite") for problem in problems)
-        if not runs or y is None:
-            return ModelReport((*problems, *_range_problem(x)), None)
-        accuracy = _accuracy(model, x, y)
-        problems += [*_range_problem(x), *_label_problems(model, x, y, accuracy)]
+        if y is None or any(problem.name in ("no output", "no logits", "not finite") for problem in problems):
+            return ModelReport(tuple(problems), None)
+        try:
+            logits = _logits(model, x)
+        except Exception as error:  # whatever a user's model raises
+            measured = f"model(x) of {min(len(x), BATCH)} images raises {type(error).__name__}: {reason(error)}"
+            return ModelReport((*problems, Problem("no output", measured, "see the error")), None)
+        if count := int((~torch.isfinite(logits).all(1)).sum()):
+            return ModelReport((*problems, _not_finite(count, len(x))), None)
+        accuracy = (logits.argmax(1) == y).float().mean().item()
+        problems += _label_problems(model, x, y, logits)
     return ModelReport(tuple(problems), accuracy)
 
 
@@ -114,13 +131,17 @@ def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
         problems.append(
             Problem("in-place change", "model(x) changes x", "replace in-place operations on the input (x = x - mean)")
         )
-    if not isinstance(first, Tensor) or first.ndim not in (1, 2) or not first.is_floating_point():
+    if (
+        not isinstance(first, Tensor)
+        or first.ndim not in (1, 2)
+        or len(first) != len(x)
+        or not first.is_floating_point()
+    ):
         kind = type(first).__name__ if not isinstance(first, Tensor) else f"{first.dtype} {tuple(first.shape)}"
         return [*problems, Problem("no logits", f"model(x) is {kind}", "return float logits (n, classes)")]
     if not torch.isfinite(first).all():
         count = int((~torch.isfinite(first.reshape(len(x), -1)).all(1)).sum())
-        remedy = "look for damaged weights and for log or division by 0"
-        return [*problems, Problem("not finite", f"NaN or infinity for {count} of {len(x)} images", remedy)]
+        return [*problems, _not_finite(count, len(x))]
     wrapped = BinaryLogit(model) if first.ndim == 1 or first.shape[1] == 1 else model
     difference = (first - second).abs().max().item()
     is_random = difference > SAME * max(1.0, first.abs().max().item())
@@ -138,7 +159,8 @@ def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
             _check_batch(wrapped, x)
         except InputError as error:
             measured, _, remedy = str(error).partition(", expected ")
-            problems.append(Problem("batch dependence", measured, f"expected {remedy}"))
+            remedy = f"expected {remedy}" if remedy else "accept a batch of any size"
+            problems.append(Problem("batch dependence", measured, remedy))
     if fault := gradient_fault(wrapped, x):
         problems.append(
             Problem("no gradient", fault, "remove no_grad, detach and argmax, or use attacks without gradients")
@@ -146,7 +168,14 @@ def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
     return problems
 
 
+def _not_finite(count: int, n: int) -> Problem:
+    remedy = "look for damaged weights and for log or division by 0"
+    return Problem("not finite", f"NaN or infinity for {count} of {n} images", remedy)
+
+
 def _range_problem(x: Tensor) -> list[Problem]:
+    if count := int((~x.isfinite().flatten(1).all(1)).sum()):
+        return [Problem("image range", f"NaN or infinity in {count} of {len(x)} images", "leave these images out")]
     low, high = x.min().item(), x.max().item()
     if low >= 0 and high <= 1:
         return []
@@ -154,28 +183,28 @@ def _range_problem(x: Tensor) -> list[Problem]:
     return [Problem("image range", f"images in [{low:.3g}, {high:.3g}], expected [0, 1]", remedy)]
 
 
-def _label_problems(model: nn.Module, x: Tensor, y: Tensor, accuracy: float) -> list[Problem]:
-    """The one change of images or classes that raises the accuracy most, if one does clearly."""
-    chance = 1 / int(y.unique().numel())
-    candidates = [(_accuracy(model, change(x), y), problem, remedy) for problem, remedy, change in _changes(x.shape[1])]
-    candidates += _class_order(model, x, y)
+def _label_problems(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Problem]:
+    """The one change of images or classes that raises the accuracy of the `logits` (n, k) most, if one does clearly."""
+    chance, accuracy = 1 / int(y.unique().numel()), (logits.argmax(1) == y).float().mean().item()
+    candidates = [(_accuracy(model, change(x), y), problem, remedy) for problem, remedy, change in _changes(x)]
+    candidates += _class_order(logits, y)
     best, name, remedy = max(candidates, key=lambda candidate: candidate[0])
     gained = best - accuracy
     if gained >= MIN_GAIN and round(gained * len(x)) >= FEWEST_GAINED and best > 0.5 + 0.75 * chance:
         return [Problem(name, f"accuracy {accuracy:.0%} of {len(x)} images, {best:.0%} with the remedy", remedy)]
-    if accuracy > 0.5 + chance / 2:
+    if accuracy > 0.5 + 0.5 / logits.shape[1]:
         return []
     remedy = "check weights, preprocessing and labels"
     return [Problem("low accuracy", f"{accuracy:.0%} of {len(x)} images, no usual cause found", remedy)]
 
 
-def _changes(channels: int) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
-    """Name of a fault, its remedy, and the change of the images that undoes it."""
+def _changes(x: Tensor) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
+    """Name of a fault, its remedy, and the change of images like `x` (n, c, h, w) that undoes it."""
     changes: list[tuple[str, str, Callable[[Tensor], Tensor]]] = []
     for source, (mean, std) in NORMALISATIONS.items():
-        if len(mean) not in (1, channels):
+        if len(mean) not in (1, x.shape[1]):
             continue
-        m, s = (torch.tensor(values)[:, None, None] for values in (mean, std))
+        m, s = (x.new_tensor(values)[:, None, None] for values in (mean, std))
         numbers = f"Normalize(mean={tuple(mean)}, std={tuple(round(v, 5) for v in std)}), {source}"
         if source == "that to [0, 255]":
             changes.append(
@@ -188,8 +217,7 @@ def _changes(channels: int) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]
         changes.append(
             ("doubled normalisation", f"leave out one of two: {numbers}", partial(_denormalise, mean=m, std=s))
         )
-
-    if channels == 3:
+    if x.shape[1] == 3:
         changes.append(("BGR channels", "the model expects BGR: put x[:, [2, 1, 0]] in front", lambda x: x.flip(1)))
     return changes
 
@@ -202,26 +230,28 @@ def _denormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return x * std + mean
 
 
-def _class_order(model: nn.Module, x: Tensor, y: Tensor) -> list[tuple[float, str, str]]:
+def _class_order(logits: Tensor, y: Tensor) -> list[tuple[float, str, str]]:
     """Accuracy under the best one-to-one mapping of predicted classes to labels, where there are enough images."""
-    predicted, k = _predictions(model, x)
-    k = max(k, int(y.max()) + 1)
-    if len(x) < IMAGES_PER_CLASS * k:
+    predicted, k = logits.argmax(1), max(logits.shape[1], int(y.max()) + 1)
+    if len(y) < IMAGES_PER_CLASS * k:
         return []
     confusion = np.zeros((k, k), np.int64)
     np.add.at(confusion, (predicted.cpu().numpy(), y.cpu().numpy()), 1)
     rows, columns = linear_sum_assignment(-confusion)
     moved = [f"{i} -> {j}" for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if i != j and confusion[i, j]]
     remedy = f"reorder the classes, model's -> labels': {', '.join(moved[:6])}{', ...' if len(moved) > 6 else ''}"
-    return [(confusion[rows, columns].sum().item() / len(x) - 1e-6, "class order", remedy)]
+    return [(confusion[rows, columns].sum().item() / len(y) - 1e-6, "class order", remedy)]
 
 
-def _predictions(model: nn.Module, x: Tensor) -> tuple[Tensor, int]:
-    outputs: Any = torch.cat([model(part.clone()).float() for part in x.split(100)])
-    if outputs.ndim == 1 or outputs.shape[1] == 1:
-        return (outputs.reshape(-1) > 0).long(), 2
-    return outputs.argmax(1), outputs.shape[1]
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (n, k), k >= 2, of images `x`: (0, f) for a model with one logit f. Raises whatever the model raises."""
+    outputs: Any = torch.cat([model(part.clone()).float() for part in x.split(BATCH)])
+    return two_logits(outputs) if outputs.ndim == 1 or outputs.shape[1] == 1 else outputs
 
 
 def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    return (_predictions(model, x)[0] == y).float().mean().item()
+    """Accuracy on changed images; 0 where the model takes none such: the change is no remedy then."""
+    try:
+        return (_logits(model, x).argmax(1) == y).float().mean().item()
+    except Exception:  # whatever a user's model raises
+        return 0.0
