@@ -1,11 +1,4 @@
-"""What each term of the loss buys: the same recipe trained without it, over seeds, reported on the test images.
-
-python eval/ablation.py --seeds 0                         every variant of recipes/mnist-c.yaml
-python eval/ablation.py --seeds 0 1 2 --variants full     the recipe itself, mean of three seeds
-
-Each cell is `train/advgan.py` and then `eval/compare.py`, in a directory of its own. A cell that is there already
-is kept if it was trained with the same settings; one that was stopped goes on.
-"""
+"""eval/ablation.py: the program is advgan/experiments/ablation/run.py, whose docstring is its help."""
 
 from __future__ import annotations
 

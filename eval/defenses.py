@@ -1,14 +1,4 @@
-"""What is each defence worth? Defence x attack on the same test images, and for each the worst attack per image.
-
-python eval/defenses.py --rows none bit-depth:bits=2 checkpoints/runs/fast --attacks fgsm fgsm@naive pgd:steps=40
-python eval/defenses.py --recipe recipes/defenses-small.yaml        with the trainings of its rows: `make defenses`
-
-A row is the base (`none`), a defence around it, or a hardened classifier's directory, with or without defences around
-that: [LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]... An attack by gradients knows the defence and goes through it;
-@naive takes the defence's own gradients, @oblivious those of the classifier behind it.
-All results are verified (advgan/evaluation). What --prepare trains, and every cell, is kept as soon as it is done: the
-same call goes on where it was stopped.
-"""
+"""eval/defenses.py: the program is advgan/experiments/defenses/run.py, whose docstring is its help."""
 
 from __future__ import annotations
 

@@ -1,13 +1,4 @@
-"""What is a detector worth? Its ROC against attacks that do not know it, and against those that do.
-
-python eval/detection.py --detector DIR                            one or more that train/detector.py has made
-python eval/detection.py --detector DIR --attacks pgd:steps=40@oblivious pgd:steps=40 square
-python eval/detection.py --detector DIR --generator BEFORE AFTER   AFTER: trained with --defense reject:detector=DIR
-
-An attack with @oblivious sees the classifier alone; without, the detector too. Metrics are
-recomputed from the images (advgan/evaluation); success means that an image is not rejected. Every result is kept in
-OUTPUT_DIR/cells as soon as it is done: the same command resumes.
-"""
+"""eval/detection.py: the program is advgan/experiments/detection/run.py, whose docstring is its help."""
 
 from __future__ import annotations
 

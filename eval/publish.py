@@ -1,12 +1,4 @@
-"""Measure a run on test images that it has not seen, and publish it: weights, configuration and a card of its figures.
-
-python eval/publish.py --run checkpoints/runs/mnist-c --target mnist-c --target-weights checkpoints/runs/mnist-c \
-    --dataset mnist --data-dir data --output-dir checkpoints/mnist-c-generator
-
-A run of train/classifier.py (with --classifier) or train/advgan.py becomes a folder with config.json, model.safetensors
-and README.md (the run's card, and these figures), which `load_target` or `Generator.from_pretrained` loads. --also adds
-a second data set, which anybody can measure again without a download.
-"""
+"""eval/publish.py: the program is advgan/experiments/publish.py, whose docstring is its help."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""How much does each step of eps cost a classifier? Accuracy and attack success against eps, from 0 on.
-
-python eval/sweep.py --attacks noise-sign fgsm ifgsm
-python eval/sweep.py --recipe recipes/tutorial.yaml --data-dir data       the curve of PyTorch's FGSM tutorial
-
-All results are verified (advgan/evaluation). Every cell (attack x eps) is kept in OUTPUT_DIR/cells as soon as it is
-done: the same call goes on where it was stopped.
-"""
+"""eval/sweep.py: the program is advgan/experiments/sweep/run.py, whose docstring is its help."""
 
 from __future__ import annotations
 

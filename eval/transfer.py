@@ -1,15 +1,4 @@
-"""Who fools whom? Images made on one classifier, tried on the others: black-box attacks with a stand-in.
-
-python eval/transfer.py --dataset mnist --target mnist-a mnist-b mnist-c --target-weights RUN RUN RUN
-python eval/transfer.py --target mnist-c mnist-a --target-weights RUN RUN --pair mnist-a mnist-c --attack pgd:steps=40
-python eval/transfer.py --target mnist-c mnist-b --target-weights RUN SUBSTITUTE --generator SUBSTITUTE --victim mnist-c
-
-A matrix of sources and victims for one attack at one eps; and the curve of one step, many steps and noise against eps.
-With --victim everything is tried on that classifier alone: made on itself (white box), and on stand-ins, for instance
-those of train/substitute.py, with the queries that each has spent.
-All results are verified (advgan/evaluation). Every cell is kept in OUTPUT_DIR/cells as soon as it is done: the same
-call goes on where it was stopped.
-"""
+"""eval/transfer.py: the program is advgan/experiments/transfer/run.py, whose docstring is its help."""
 
 from __future__ import annotations
 

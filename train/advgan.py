@@ -1,11 +1,4 @@
-"""Train a generator that attacks a fixed classifier in one forward pass (AdvGAN, Xiao et al. 2018, arXiv:1801.02610).
-
-accelerate launch train/advgan.py                                    the embedded digits, with all defaults
-torchrun --nproc-per-node 2 train/advgan.py ...                      several processes share each batch
-python train/advgan.py --dataset mnist --data-dir data --target mnist-c --target-weights RUN --eps 8/255
-
-The same program as `advgan train`: advgan/training/program.py.
-"""
+"""train/advgan.py: the program is advgan/training/program.py, whose docstring is its help."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""Train a classifier: any built-in target on any data set, hardened or not, chosen on validation, tested once.
-
-python train/classifier.py                                           mnist-c on the embedded digits, with all defaults
-python train/classifier.py --dataset mnist --data-dir data --epochs 4 --output-dir RUN
-python train/classifier.py --adversarial pgd --eps 0.3 ...           adversarial training
-torchrun --nproc-per-node 2 train/classifier.py ...                  several processes share each batch
-"""
+"""train/classifier.py: the program is advgan/training/classifier.py, whose docstring is its help."""
 
 from __future__ import annotations
 

@@ -1,12 +1,4 @@
-"""Make a detector of adversarial images for a classifier, calibrated on clean validation images, tested once.
-
-python train/detector.py                                           feature squeezing for mnist-c on the embedded digits
-python train/detector.py --kind binary --attacks fgsm pgd:steps=10 --generator RUN --output-dir DIR
-python train/detector.py --kind discriminator --discriminator RUN  that of a run of train/advgan.py
-
-Its threshold lets --fpr of the clean images be rejected. Then --defense reject:detector=DIR is the classifier that
-rejects, in every program. Training takes seconds, so there is nothing to resume.
-"""
+"""train/detector.py: the program is advgan/training/detector.py, whose docstring is its help."""
 
 from __future__ import annotations
 

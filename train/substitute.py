@@ -1,17 +1,4 @@
-"""Attack a classifier that only answers queries: learn a substitute from its answers, and a generator against that.
-
-python train/substitute.py --dataset mnist --data-dir data --target mnist-c --target-weights RUN
-python train/substitute.py --distillation static --answers labels --images 2000 --budget 2000 ...
-
-Static: the substitute f learns the black box b's answers on the attacker's images, then the generator fools f.
-Dynamic (Xiao et al. 2018, arXiv:1801.02610, section 3.3): both in turn, in rounds; before each but the first, b is
-asked about the newest adversarial images, and f learns from its answers to these, too (and to those of earlier rounds,
-which are paid for). Static is dynamic with one round: both take the same steps.
-
-The attacker knows no labels: the class of a training image is what b says of it. The generator that is kept is the last
-round's, so no query is spent on choosing one. Queries of the attack, and those of validation, which only measure, are
-counted apart.
-"""
+"""train/substitute.py: the program is advgan/training/substitute.py, whose docstring is its help."""
 
 from __future__ import annotations
 
