@@ -31,6 +31,14 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 FEWEST_GAINED = 8  # images that a normalisation must turn right: by chance one of five does so with at most 5 / 2^8
 
 
+class OutputFault(InputError):
+    """Outputs that cannot be attacked as logits: the `name` of the fault, what was `measured`, what is `expected`."""
+
+    def __init__(self, name: str, measured: str, expected: str) -> None:
+        super().__init__(f"{measured}, expected {expected}")
+        self.name, self.measured, self.expected = name, measured, expected
+
+
 class BinaryLogit(nn.Module):
     """A two-class `model` with one logit f, (n,) or (n, 1), as one with the logits (0, f): class 1 wins where f > 0.
 
@@ -90,7 +98,7 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
         model = Scripted(model)
     if any(getattr(module, "training", False) for module in model.modules()):
         warn(f"the model is in training mode{acting(model)} and is checked in eval mode: call model.eval()")
-    with _evaluating(model):
+    with evaluating(model):
         first, second = _forward(model, x), _forward(model, x)
         one_logit = num_classes == 2 and isinstance(first, Tensor) and first.shape in {(len(x),), (len(x), 1)}
         _check_logits(first, len(x), num_classes, one_logit)
@@ -107,7 +115,7 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
             )
         check_no_probabilities(model, first, x)
         if not random:
-            _check_batch(BinaryLogit(model) if one_logit else model, x)
+            check_batch_independence(BinaryLogit(model) if one_logit else model, x)
     checked = BinaryLogit(model) if one_logit else model  # in the mode that the model was in
     if not random and (fault := gradient_fault(checked, x)):
         warn(f"the model passes no gradient to its input ({fault}): only attacks without gradients run on it")
@@ -119,7 +127,7 @@ def gradient_fault(model: Any, x: Tensor) -> str | None:
     and one backward pass of one image; of a defence, through what an attack by gradients differentiates (`adaptive`).
     """
     attacked = model.adaptive() if hasattr(model, "adaptive") else model
-    with _evaluating(attacked), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(attacked), torch.inference_mode(False), torch.enable_grad():
         leaf = x[:1].detach().clone().requires_grad_()
         try:
             outputs = attacked(leaf.clone())
@@ -134,7 +142,7 @@ def gradient_fault(model: Any, x: Tensor) -> str | None:
 def check_outputs(model: nn.Module, x: Tensor, logits: Tensor, *, alone: bool = True) -> None:
     """Raise InputError for the `logits` (n, k) of images `x` (n, c, h, w) that are probabilities, or (`alone`, a few
     more forwards of one image) depend on the batch: for a model that `check_target` has perhaps not seen."""
-    with _evaluating(model):
+    with evaluating(model):
         check_no_probabilities(model, logits, x)
         if alone and not any(getattr(module, "random", False) for module in model.modules()):
             _compare_alone(model, x, logits)
@@ -153,9 +161,10 @@ def check_no_probabilities(model: Callable[[Tensor], Any], outputs: Tensor, x: T
     if near is None or not in_unit_interval(near):
         return
     if sum_to_one(near):
-        raise InputError(
-            "the target answers with probabilities (rows sum to 1), expected logits: leave out its softmax, or undo it "
-            "with p.clamp_min(1e-12).log()"
+        raise OutputFault(
+            "softmax output",
+            "the target answers with probabilities (rows sum to 1)",
+            "logits: leave out its softmax, or undo it with p.clamp_min(1e-12).log()",
         )
     far = _outputs(model, torch.cat([200 * (x - 0.5), -200 * (x - 0.5), 100 * (extremes(x) - 0.5)]))
     if not near.any() or (far is not None and not in_unit_interval(far)):
@@ -163,10 +172,11 @@ def check_no_probabilities(model: Callable[[Tensor], Any], outputs: Tensor, x: T
     columns = near.reshape(len(near), -1)
     one = columns.shape[1] == 1 or (columns.shape[1] == 2 and not columns[:, 0].any())
     what = "one probability per image" if one else f"{columns.shape[1]} independent probabilities per image"
-    raise InputError(
+    raise OutputFault(
+        "sigmoid output",
         f"the target answers with {what} (a sigmoid: {len(near)} images, black, white and noise among them, give "
-        f"{near.min().item():.3g} to {near.max().item():.3g}), expected logits: leave out its sigmoid, or undo it with "
-        "torch.logit(p, eps=1e-6)"
+        f"{near.min().item():.3g} to {near.max().item():.3g})",
+        "logits: leave out its sigmoid, or undo it with torch.logit(p, eps=1e-6)",
     )
 
 
@@ -176,10 +186,12 @@ def _check_no_log_probability(model: Callable[[Tensor], Any], outputs: Tensor, x
         return
     many = _outputs(model, torch.cat([x, extremes(x), 200 * (x - 0.5), -200 * (x - 0.5), 100 * (extremes(x) - 0.5)]))
     if many is not None and len(many) and many.max() <= 0:
-        raise InputError(
+        raise OutputFault(
+            "log-probability output",
             f"the target answers with one value per image that is never above 0 (a log-probability? {len(many)} images "
-            f"give {many.min().item():.3g} to {many.max().item():.3g}), expected a logit, above 0 for class 1: leave "
-            "out its logsigmoid, or undo it with p - torch.log(-torch.expm1(p.clamp_max(-1e-6)))"
+            f"give {many.min().item():.3g} to {many.max().item():.3g})",
+            "a logit, above 0 for class 1: leave out its logsigmoid, or undo it with p - "
+            "torch.log(-torch.expm1(p.clamp_max(-1e-6)))",
         )
 
 
@@ -231,7 +243,7 @@ def _check_logits(first: Any, n: int, num_classes: int, one_logit: bool) -> None
         raise InputError(f"the target must answer with logits, got {first.dtype} (predicted labels?)")
 
 
-def _check_batch(model: nn.Module, x: Tensor) -> None:
+def check_batch_independence(model: nn.Module, x: Tensor) -> None:
     """Raise InputError if the logits of an image depend on the images beside it: on such as it, or on extreme ones."""
     for batch in (x, torch.cat([x, extremes(x)])):
         _compare_alone(model, batch, _forward(model, batch))
@@ -248,10 +260,12 @@ def _compare_alone(model: nn.Module, x: Tensor, logits: Tensor) -> None:
     gap = alone - logits[tried]  # up to a constant, which changes no decision
     difference = (gap - gap.mean(1, keepdim=True)).abs().max().item() / spread.item()
     if difference > DEPENDS:
-        raise InputError(
+        raise OutputFault(
+            "batch dependence",
             f"the target's answer depends on the batch: the logits of one image, alone and beside others, differ by "
-            f"{difference:.0%} of their spread, expected one answer per image "
-            "(BatchNorm without running statistics? a softmax or a mean over the batch? a random model?)"
+            f"{difference:.0%} of their spread",
+            "one answer per image (BatchNorm without running statistics? a softmax or a mean over the batch? a random "
+            "model?)",
         )
     if difference > ROUNDS:
         warn(
@@ -261,7 +275,7 @@ def _compare_alone(model: nn.Module, x: Tensor, logits: Tensor) -> None:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """`model` in eval mode, without gradients; given back in the modes that it was in."""
     modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
     try:
@@ -306,6 +320,16 @@ def acting(model: nn.Module) -> str:
     return f" ({', '.join(acting[:3])})" if acting else ""
 
 
+def normalisations(x: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+    """Name, mean and std (c, 1, 1) of those `NORMALISATIONS` that fit images like `x` (n, c, h, w)."""
+    fitting = {name: pair for name, pair in NORMALISATIONS.items() if len(pair[0]) in (1, x.shape[1])}
+
+    def per_channel(values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, device=x.device)[:, None, None]
+
+    return [(name, per_channel(mean), per_channel(std)) for name, (mean, std) in fitting.items()]
+
+
 @torch.no_grad()
 def check_normalised(model: nn.Module, x: Tensor, y: Tensor) -> None:
     """Raise InputError if `model` seems to miss a normalisation inside: it is seldom right on images `x` (n, c, h, w)
@@ -319,11 +343,7 @@ def check_normalised(model: nn.Module, x: Tensor, y: Tensor) -> None:
     chance, as_they_are = 1 / int(y.unique().numel()), accuracy(x)
     if as_they_are > 0.5 + chance / 2:
         return
-    found = {}
-    for name, (mean, std) in NORMALISATIONS.items():
-        if len(mean) in (1, x.shape[1]):
-            column = torch.tensor([mean, std])[:, :, None, None]
-            found[name] = accuracy((x - column[0]) / column[1])
+    found = {name: accuracy((x - mean) / std) for name, mean, std in normalisations(x)}
     best = max(found, key=found.__getitem__)
     gain = found[best] - as_they_are
     if gain >= 0.3 and round(gain * len(x)) >= FEWEST_GAINED and found[best] > 0.5 + 0.75 * chance:

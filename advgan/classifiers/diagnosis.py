@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from advgan.classifiers.checks import (
     FEWEST_GAINED,
-    NORMALISATIONS,
     SAME,
     BinaryLogit,
-    _check_batch,
-    _evaluating,
+    OutputFault,
     acting,
+    check_batch_independence,
     check_no_probabilities,
+    evaluating,
     gradient_fault,
+    normalisations,
     two_logits,
 )
 from advgan.core.errors import InputError, reason
@@ -102,7 +103,7 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
         problems.append(Problem("training mode", f"model.training is True{acting(model)}", "call model.eval()"))
     if not len(x):
         return ModelReport(tuple(problems), None)
-    with _evaluating(model):
+    with evaluating(model):
         problems += _output_problems(model, x[:8])
         if y is None or any(problem.name in ("no output", "no logits", "not finite") for problem in problems):
             return ModelReport(tuple(problems), None)
@@ -150,20 +151,18 @@ def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
         problems.append(Problem("random", f"two forward passes differ by {difference:.3g}", remedy))
     try:
         check_no_probabilities(model, first, x)
-    except InputError as error:
-        measured, _, remedy = str(error).partition(", expected ")
-        kind = "softmax" if "sum to 1" in measured else "log-probability" if "log-prob" in measured else "sigmoid"
-        problems.append(Problem(f"{kind} output", measured, f"expected {remedy}"))
+    except OutputFault as fault:
+        problems.append(Problem(fault.name, fault.measured, f"expected {fault.expected}"))
     if not is_random:
         try:
-            _check_batch(wrapped, x)
+            check_batch_independence(wrapped, x)
+        except OutputFault as fault:
+            problems.append(Problem(fault.name, fault.measured, f"expected {fault.expected}"))
         except InputError as error:
-            measured, _, remedy = str(error).partition(", expected ")
-            remedy = f"expected {remedy}" if remedy else "accept a batch of any size"
-            problems.append(Problem("batch dependence", measured, remedy))
-    if fault := gradient_fault(wrapped, x):
+            problems.append(Problem("batch dependence", str(error), "accept a batch of any size"))
+    if detached := gradient_fault(wrapped, x):
         problems.append(
-            Problem("no gradient", fault, "remove no_grad, detach and argmax, or use attacks without gradients")
+            Problem("no gradient", detached, "remove no_grad, detach and argmax, or use attacks without gradients")
         )
     return problems
 
@@ -201,11 +200,9 @@ def _label_problems(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> l
 def _changes(x: Tensor) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
     """Name of a fault, its remedy, and the change of images like `x` (n, c, h, w) that undoes it."""
     changes: list[tuple[str, str, Callable[[Tensor], Tensor]]] = []
-    for source, (mean, std) in NORMALISATIONS.items():
-        if len(mean) not in (1, x.shape[1]):
-            continue
-        m, s = (x.new_tensor(values)[:, None, None] for values in (mean, std))
-        numbers = f"Normalize(mean={tuple(mean)}, std={tuple(round(v, 5) for v in std)}), {source}"
+    for source, m, s in normalisations(x):
+        mean, std = (tuple(round(value, 5) for value in values.flatten().tolist()) for values in (m, s))
+        numbers = f"Normalize(mean={mean}, std={std}), {source}"
         if source == "that to [0, 255]":
             changes.append(
                 ("missing range change", "the model expects [0, 255]: multiply by 255 inside it", lambda x: 255 * x)
