@@ -58,6 +58,11 @@ def is_stochastic(*victims: TargetModel | None) -> bool:
     return any(isinstance(module, Defended) and (module.random or module.random_gradients) for module in modules)
 
 
+def attack_rng(seed: int, label: str) -> torch.Generator:
+    """The random numbers of the attack `label`: others for another attack."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {label}".encode()))  # it takes 32 bits
+
+
 class ResultCache:
     """Runs cells on images `x` (n, c, h, w) with labels `y` (n,), and keeps each in `directory`; None keeps nothing.
 
@@ -119,12 +124,14 @@ class ResultCache:
         elsewhere = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
         access: Access = "transfer" if elsewhere or (spec.access == "generator" and foreign) else spec.access
         widest = _widest(spec, threat)
-        key = self._key(spec, victim, widest, y_target, seed, generator, source)
+        key = None  # where nothing is kept, no model and no code is read for it
+        if self.directory is not None:
+            key = self._key(spec, victim, widest, y_target, seed, generator, source)
         kept = self._read(key)
         if kept is None:
             for drawing in (victim, source or victim):
                 reseed(drawing.model, seed)
-            rng = torch.Generator().manual_seed(zlib.crc32(f"{seed} {spec.label}".encode()))  # it takes 32 bits
+            rng = attack_rng(seed, spec.label)
             kept = evaluate(
                 make_attack(spec, attacked, widest, y_target, rng, generator),
                 victim.model,
@@ -179,14 +186,14 @@ class ResultCache:
             "software": software() | {"device": next(victim.model.parameters(), self.x).device.type},
         }
 
-    def _folder(self, key: dict[str, Any]) -> Path | None:
-        if self.directory is None:
+    def _folder(self, key: dict[str, Any] | None) -> Path | None:
+        if self.directory is None or key is None:
             return None
         words = [key["target"]["label"], key["attack"], key["threat"]["norm"], f"{key['threat']['eps']:.4g}"]
         name = re.sub(r"[^\w.=-]+", "-", "_".join(words))[:100]
         return self.directory / f"{name}_{_digest(key)[:16]}"
 
-    def _read(self, key: dict[str, Any]) -> Result | None:
+    def _read(self, key: dict[str, Any] | None) -> Result | None:
         """A kept cell; None where there is none, or a damaged one, which a warning names. Its figures are made anew
         from its records.
         """
@@ -204,7 +211,7 @@ class ResultCache:
             warn(f"the kept result {folder} is damaged and is run again: {reason(error)}")
             return None
 
-    def _write(self, key: dict[str, Any], result: Result) -> None:
+    def _write(self, key: dict[str, Any] | None, result: Result) -> None:
         if (directory := self._folder(key)) is None:
             return
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -23,6 +22,7 @@ from advgan.core.errors import InputError
 from advgan.core.inputs import check_images, check_labels
 from advgan.core.threat_model import Norm, Threat, check_class
 from advgan.evaluation import Result, ResultCache, TargetModel, environment, evaluate, predict
+from advgan.evaluation.result_cache import attack_rng
 from advgan.evaluation.runner import device_of
 from advgan.models.generator import Generator
 from advgan.report.comparison import Comparison
@@ -223,8 +223,7 @@ class _Runner:
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         if sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters) < 3:
             return attack
-        rng = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {label}".encode()))
-        given = {"eps": self.threat.eps, "norm": self.threat.norm, "rng": rng}
+        given = {"eps": self.threat.eps, "norm": self.threat.norm, "rng": attack_rng(self.seed, label)}
         taken = {p.name for p in parameters}
         if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             taken |= {*given, "y_target"}
