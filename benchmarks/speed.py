@@ -78,7 +78,6 @@ APART: dict[str, tuple[str, Callable[[Bench, Generator | None], list[Row]]]] = {
     "import": ("Importing the library, in fresh processes", imports),
 }
 SEED = 0
-SHIPPED = ROOT / "checkpoints/mnist5k-classifier"
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def main(settings: Settings) -> None:
     )
     device = training.start_alone(SEED, settings.threads)
     data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights)
     shape, classes = data.image_shape, data.num_classes
     target, data = prepare_model_and_data(
         load_classifier(settings.target, weights, image_shape=shape, num_classes=classes), data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import arg
 
@@ -38,7 +38,7 @@ class DataSettings:
     label_column: LabelColumn = None
 
 
-def load_chosen(settings: DataSettings | Any) -> Data:
+def load_chosen(settings: DataSettings) -> Data:
     """The data set that a program's settings name. Raises InputError as `load_data`."""
     return load_data(
         settings.dataset,

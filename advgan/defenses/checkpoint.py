@@ -17,6 +17,7 @@ from advgan.classifiers.checkpoint import build_and_fill, build_configured, chec
 from advgan.classifiers.external import load_external, source_of
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError, listing
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.spec_strings import parse_call
 from advgan.defenses.base import Defended, adaptive
 from advgan.defenses.ensemble import Ensemble
@@ -118,10 +119,10 @@ def check_defenses(config: Any) -> None:
                 todo += settings["members"]
 
 
-def default_weights(target: str, weights: Path | None, shipped: Path) -> Path | None:
-    """The weights of a program's `target`: as given, else the `shipped` ones; None for one that has its own."""
+def default_weights(target: str, weights: Path | None, default: Path = CLASSIFIER) -> Path | None:
+    """The weights of a program's `target`: as given, else `default`; None for one that has its own."""
     own = is_directory(target, weights) or source_of(target)
-    return weights if own else weights or shipped
+    return weights if own else weights or default
 
 
 def needs_weights(name: str) -> bool:

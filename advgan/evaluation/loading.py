@@ -95,16 +95,21 @@ class LoadedGenerator:
 
     def describe(self, target: Target) -> dict[str, Any]:
         """For results.json: what it is, what it was trained for, and how long (None: on another target, or unknown)."""
-        g, progress = self.generator, unfinished(checkpoint_folder(self.path, "generator"))
-        return {
-            **{"path": str(self.path), "target": target.victim.label, "sha256": fingerprint(g)},
-            **{"parameters": sum(parameter.numel() for parameter in g.parameters())},
-            **{"eps": g.threat.eps, "norm": g.threat.norm, "y_target": g.y_target},
-            "training_seconds": read_training_json(self.path).get("training_seconds")
-            if self.trained_on(target)
-            else None,
-            **({"unfinished": progress} if progress else {}),
-        }
+        progress = unfinished(checkpoint_folder(self.path, "generator"))
+        seconds = read_training_json(self.path).get("training_seconds") if self.trained_on(target) else None
+        described = describe_generator(self.generator, str(self.path), target.victim.label, seconds)
+        return described | ({"unfinished": progress} if progress else {})
+
+
+def describe_generator(generator: Generator, path: str, target: str, training_seconds: float | None) -> dict[str, Any]:
+    """A generator for results.json: its place, the classifier `target` that it attacks, weights, size and ball."""
+    threat = generator.threat
+    return {
+        **{"path": path, "target": target, "sha256": fingerprint(generator)},
+        **{"parameters": sum(parameter.numel() for parameter in generator.parameters())},
+        **{"eps": threat.eps, "norm": threat.norm, "y_target": generator.y_target},
+        "training_seconds": training_seconds,
+    }
 
 
 def read_training_json(path: Path) -> dict[str, Any]:

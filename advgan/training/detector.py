@@ -31,7 +31,6 @@ from advgan.classifiers import fingerprint
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
-from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data, Split
 from advgan.data.flags import DataSettings, load_chosen
@@ -54,7 +53,6 @@ from advgan.models.generator import Generator
 from advgan.training.card import detector_card
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, y) -> x_adv, and which of them (n,) fool
-SHIPPED = shipped("checkpoints/mnist5k-classifier")
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def main(settings: Settings) -> None:
     if accelerator.num_processes > 1:
         raise InputError(f"a detector is made by one process, got {accelerator.num_processes}")
     data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     target = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
     if any(spec.access == "gradients" for spec in specs):

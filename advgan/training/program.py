@@ -23,7 +23,6 @@ from advgan.core.config import ByOrder, Real, write_settings
 from advgan.core.errors import InputError
 from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
-from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, check_eps
 from advgan.data import Data
 from advgan.data.flags import DataSettings, load_chosen
@@ -211,7 +210,7 @@ def load(settings: Settings, accelerator: Accelerator) -> tuple[nn.Module, Data,
     """The classifier under attack, the images, and the guide."""
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights, shipped("checkpoints/mnist5k-classifier"))
+    weights = default_weights(settings.target, settings.target_weights)
     shape = data.image_shape
     loaded: Any = load_classifier(
         settings.target, weights, settings.defense, image_shape=shape, num_classes=data.num_classes

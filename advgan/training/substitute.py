@@ -36,7 +36,6 @@ from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
-from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, check_class, check_eps
 from advgan.data import Split, training_batches
 from advgan.data.flags import DataSettings, load_chosen
@@ -51,7 +50,6 @@ from advgan.training.gan import Batch, Conditions, LossConfig, discriminator_ste
 from advgan.training.validation import Validation, ValidationResult, check_attackable, questions
 from advgan.training.validation_log import write_validation
 
-SHIPPED = shipped("checkpoints/mnist5k-classifier")
 Phase = Literal["distil", "attack"]
 
 
@@ -158,7 +156,7 @@ def main(settings: Settings) -> None:
         training.claim(settings.output_dir, "classifier", resume=False, overwrite=settings.overwrite)
     device = accelerator.device
     data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights)
     where, shape = (settings.target, weights, settings.defense), data.image_shape
     hidden = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
     model, data = prepare_model_and_data(hidden, data)

@@ -28,7 +28,6 @@ from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
-from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat, eps_text
 from advgan.data.flags import load_chosen
 from advgan.defenses import default_weights
@@ -46,7 +45,6 @@ from advgan.report.tensorboard import command as tensorboard_command
 PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json
 RATE = ("n", "asr", "asr_low", "asr_high")
 LOSSES = ("cross-entropy", "margin")
-SHIPPED = shipped("checkpoints/mnist5k-classifier")
 STOP = "stop_on_success=true"  # the logits come with each gradient: who looks at them keeps the first image that fools
 
 
@@ -119,7 +117,7 @@ def main(settings: Settings) -> None:
             raise InputError(f"{each.name}: {reason}")
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights)
     named = ([settings.target], [] if weights is None else [weights])
     (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
     require_gradients(target.victim.model)

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from advgan.analysis.summary import summary
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
-from advgan.classifiers import check_target, fingerprint
+from advgan.classifiers import check_target
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_images, check_labels
 from advgan.core.threat_model import Norm, Threat, check_class
 from advgan.evaluation import Result, ResultCache, TargetModel, environment, evaluate, predict
+from advgan.evaluation.loading import describe_generator
 from advgan.evaluation.result_cache import attack_rng
 from advgan.evaluation.runner import device_of
 from advgan.models.generator import Generator
@@ -144,7 +145,7 @@ def compare(
     results = [run(label, attack) for label, attack in named.items()]
     settings = CompareSettings(tuple(named), eps, norm, y_target, batch_size, seed)
     described = _describe_model(model, target)
-    generators = [_describe(label, g, name) for label, g in named.items() if isinstance(g, Generator)]
+    generators = [describe_generator(g, label, name, None) for label, g in named.items() if isinstance(g, Generator)]
     report = {
         **{"environment": environment(settings), "target": described, "targets": [described], "generators": generators},
         **summary(results, generators, k),
@@ -276,13 +277,4 @@ def _describe_model(model: nn.Module, target: TargetModel) -> dict[str, Any]:
     return {
         **{"label": target.label, "name": type(model).__name__, "weights": "in memory", "sha256": target.sha256},
         **{"dataset": "in memory", "defense": None},
-    }
-
-
-def _describe(label: str, generator: Generator, target: str) -> dict[str, Any]:
-    return {
-        **{"path": label, "target": target, "sha256": fingerprint(generator)},
-        **{"parameters": sum(p.numel() for p in generator.parameters())},
-        **{"eps": generator.threat.eps, "norm": generator.threat.norm, "y_target": generator.y_target},
-        "training_seconds": None,
     }

@@ -26,7 +26,7 @@ from advgan.attacks import ATTACKS, Spec, make_attack, parse_attack
 from advgan.core.config import ByOrder, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
-from advgan.core.shipped import shipped
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
 from advgan.defenses import needs_weights
@@ -51,7 +51,6 @@ from advgan.report.tensorboard import command as tensorboard_command
 
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
 SANITY = ("noise-sign", "fgsm", "pgd:steps=40", "pgd:steps=80", "square:queries=300")  # what the checks compare
-SHIPPED = shipped("checkpoints/mnist5k-classifier")
 SHOWN = 16  # images in a gallery
 
 
@@ -106,7 +105,7 @@ def main(settings: Settings) -> None:
     checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
-    weights = settings.target_weights or [SHIPPED for name in settings.target if needs_weights(name)]
+    weights = settings.target_weights or [CLASSIFIER for name in settings.target if needs_weights(name)]
     targets, data = load_targets(settings.target, weights, data, device, settings.defense)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)

@@ -30,7 +30,6 @@ from advgan.attacks.registry import Spec, make_attack, parse_attack
 from advgan.core.config import ByOrder, Real, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
-from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data.flags import load_chosen
 from advgan.defenses import default_weights, is_random, seen
@@ -45,7 +44,6 @@ from advgan.report.page import failures
 from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
-SHIPPED = shipped("checkpoints/mnist5k-classifier")
 ATTACKS = ("noise-sign", "fgsm", "fgsm@naive", "pgd:steps=40", "pgd:steps=40@naive", "square:queries=300")
 TRANSFER, OF_BASE, ITS_OWN = "transfer", "advgan, of the base", "advgan, trained on it"  # columns beside the attacks'
 
@@ -113,7 +111,7 @@ def main(settings: Settings) -> None:
     threads = [] if settings.threads is None else ["--threads", settings.threads]
     prepare(commands, "--data-dir", settings.data_dir, *threads)
 
-    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights)
     own = [] if weights is None else [weights]
     (base, *targets), data = load_rows([Row("base", None, None), *rows], settings.target, own, data, device)
     x, y = next(data.test.first(len(x)).batches(len(x)))  # labels as the base has them

@@ -24,7 +24,6 @@ import advgan.training as training
 from advgan.attacks.registry import Spec, make_attack, parse_attack
 from advgan.core.config import Real, write_settings
 from advgan.core.errors import InputError
-from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data
 from advgan.data.flags import load_chosen
@@ -39,7 +38,6 @@ from advgan.report.page import failures
 from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
-SHIPPED = shipped("checkpoints/mnist5k-classifier")
 RATES = [*(i / 200 for i in range(20)), *(i / 50 for i in range(5, 51))]  # of false positives, where the ROC is noted
 TOLD = ("auc", "auc_low", "auc_high", "tpr", "tpr_low", "tpr_high", "roc")
 
@@ -132,7 +130,7 @@ def meant(trained: LoadedGenerator, targets: list[Target]) -> Target:
 def rejecting(settings: Settings, data: Data, device: torch.device) -> tuple[list[Target], Data]:
     """The classifier behind each of the detectors, called by the detector's kind and, of several of a kind, folder; and
     the data as it has them."""
-    own = default_weights(settings.target, settings.target_weights, SHIPPED)
+    own = default_weights(settings.target, settings.target_weights)
     n, around = len(settings.detector), "" if settings.defense is None else f"{settings.defense}+"
     weights = [] if own is None else [own] * n
     words = [f"{around}reject:detector={path}" for path in settings.detector]

@@ -20,7 +20,6 @@ import advgan.training as training
 from advgan.attacks.registry import ATTACKS, Spec, make_attack, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
-from advgan.core.shipped import shipped
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
 from advgan.defenses import default_weights
@@ -34,7 +33,6 @@ from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
 ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
-SHIPPED = shipped("checkpoints/mnist5k-classifier")
 SHOWN = 100  # images that a gallery's five are chosen from
 
 
@@ -74,7 +72,7 @@ def main(settings: Settings) -> None:
         raise InputError("expected an eps above 0, got none")
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights, SHIPPED)
+    weights = default_weights(settings.target, settings.target_weights)
     named = ([settings.target], [] if weights is None else [weights])
     (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
     check_class(y_target, data.num_classes)
