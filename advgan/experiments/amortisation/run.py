@@ -13,14 +13,12 @@ call goes on where it was stopped.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 import advgan.training as training
@@ -37,8 +35,8 @@ from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, 
 from advgan.experiments.amortisation.analysis import OURS, against, finding, reach, union
 from advgan.experiments.amortisation.diversity import DRAWS, diversity
 from advgan.experiments.amortisation.report import findings, grids, write_amortisation
+from advgan.experiments.console import print_results
 from advgan.experiments.settings import ClassifierSettings, StudySettings
-from advgan.report.page import failures
 from advgan.report.progress import Begin, cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
@@ -169,15 +167,12 @@ def main(settings: Settings) -> None:
         "rows": [result.row for result in bench.results],
     }
     write_amortisation(settings.output_dir, summary)
-    if kept := every.found + some.found + few.found:
-        print(f"{kept} cells were kept from an earlier call (--fresh runs them again)")
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    for grid in grids(summary):
-        console.print(grid.rich())
-    for line in findings(summary):
-        console.print(line, markup=False)
-    for line in failures(result.row for result in bench.results):
-        console.print(line, style="red", markup=False)
+    print_results(
+        grids(summary),
+        (result.row for result in bench.results),
+        kept=every.found + some.found + few.found,
+        notes=findings(summary),
+    )
     print(f"report       {settings.output_dir / 'amortisation.md'}, figures amortisation.csv and amortisation.json")
     print(f"images       {settings.output_dir / 'gap.png'}, {settings.output_dir / 'warm-start'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")

@@ -12,13 +12,11 @@ same call goes on where it was stopped.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import Tensor
 from torch.nn import Flatten, Module
 
@@ -36,11 +34,11 @@ from advgan.defenses import default_weights, is_random, seen
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, unfit
 from advgan.evaluation.relative_time import relative_time
+from advgan.experiments.console import print_results
 from advgan.experiments.defenses.report import worth, write_defenses
 from advgan.experiments.defenses.rows import Row, load_rows, parse_rows
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.trainings import parse_commands, prepare
-from advgan.report.page import failures
 from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
@@ -162,12 +160,7 @@ def main(settings: Settings) -> None:
         "rows": measured,
     }
     write_defenses(settings.output_dir, summary)
-    if cells.found:
-        print(f"{cells.found} of {total} cells were kept from an earlier call (--fresh runs them again)")
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(worth(summary).rich())
-    for line in failures(row for row in measured if not row["same_as"]):
-        console.print(line, style="red", markup=False)
+    print_results([worth(summary)], (row for row in measured if not row["same_as"]), kept=cells.found, total=total)
     print(f"report       {settings.output_dir / 'defenses.html'} (also defenses.md, defenses.csv, defenses.json)")
     print(f"images       {settings.output_dir / 'asr.png'}, {settings.output_dir / 'robust.png'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")

@@ -11,13 +11,11 @@ OUTPUT_DIR/cells as soon as it is done: the same command resumes.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 import advgan.training as training
@@ -32,9 +30,9 @@ from advgan.defenses.detection import scores
 from advgan.evaluation import Result, ResultCache, environment, wilson
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, read_training_json, unfit
 from advgan.evaluation.roc import auc, roc
+from advgan.experiments.console import print_results
 from advgan.experiments.detection.report import grids, write_detection
 from advgan.experiments.settings import ClassifierSettings, StudySettings
-from advgan.report.page import failures
 from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
@@ -110,13 +108,7 @@ def main(settings: Settings) -> None:
         **{"rows": rows},
     }
     write_detection(settings.output_dir, summary)
-    if cells.found:
-        print(f"{cells.found} of {len(rows)} cells were kept from an earlier call (--fresh runs them again)")
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    for grid in grids(summary):
-        console.print(grid.rich())
-    for line in failures(rows):
-        console.print(line, style="red", markup=False)
+    print_results(grids(summary), rows, kept=cells.found, total=len(rows))
     print(f"report       {settings.output_dir / 'detection.md'}, figures detection.csv and detection.json")
     print(f"image        {settings.output_dir / 'roc.png'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")

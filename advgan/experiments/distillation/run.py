@@ -16,12 +16,9 @@ call goes on where it was stopped.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 import advgan.training as training
 from advgan.attacks.jsma import Derivative
@@ -34,11 +31,11 @@ from advgan.data.flags import load_chosen
 from advgan.defenses.distillation import check_temperature
 from advgan.evaluation import Result, ResultCache, environment, predict
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, read_training_json
+from advgan.experiments.console import print_results
 from advgan.experiments.distillation.analysis import aimed, amplitude, spread
 from advgan.experiments.distillation.report import grids, write_distillation
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.trainings import complete
-from advgan.report.page import failures
 from advgan.report.progress import Begin, cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.distillation import Settings as Distilling
@@ -163,13 +160,7 @@ def main(settings: Settings) -> None:
         "generators": [by.describe(target) for by, target in zip(generators, targets, strict=True) if by],
     }
     write_distillation(settings.output_dir, summary)
-    if kept := many.found + few.found:
-        print(f"{kept} cells were kept from an earlier call (--fresh runs them again)")
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    for grid in grids(summary):
-        console.print(grid.rich())
-    for line in failures(rows):
-        console.print(line, style="red", markup=False)
+    print_results(grids(summary), rows, kept=many.found + few.found)
     print(f"report       {settings.output_dir / 'distillation.md'}, figures distillation.csv and distillation.json")
     print(f"images       {settings.output_dir / 'success.png'}, {settings.output_dir / 'gradients.png'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")

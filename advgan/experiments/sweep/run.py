@@ -9,12 +9,9 @@ done: the same call goes on where it was stopped.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
 
 import advgan.training as training
 from advgan.attacks.registry import ATTACKS, Spec, make_attack, parse_attack
@@ -25,10 +22,10 @@ from advgan.data.flags import load_chosen
 from advgan.defenses import default_weights
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.loading import aim, load_generators, load_targets, parse_eps_values, unfit
+from advgan.experiments.console import print_results
 from advgan.experiments.settings import ClassifierSettings, StudySettings
 from advgan.experiments.sweep.report import grids, unattacked, write_sweep
 from advgan.report.comparison import Comparison
-from advgan.report.page import failures
 from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
@@ -118,13 +115,7 @@ def main(settings: Settings) -> None:
         **{"generators": [each.describe(target) for each in trained], "rows": rows},
     }
     write_sweep(settings.output_dir, Comparison(summary, results, x[:SHOWN], y[:SHOWN], data.classes))
-    if cells.found:
-        print(f"{cells.found} of {len(results)} cells were kept from an earlier call (--fresh runs them again)")
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    for grid in grids(summary):
-        console.print(grid.rich())
-    for line in failures(rows):
-        console.print(line, style="red", markup=False)
+    print_results(grids(summary), rows, kept=cells.found, total=len(results))
     print(f"report       {settings.output_dir / 'sweep.md'}, figures sweep.csv and sweep.json")
     print(f"images       {settings.output_dir / 'curves.png'}, {settings.output_dir / 'gallery'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")

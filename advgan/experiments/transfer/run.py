@@ -13,14 +13,11 @@ call goes on where it was stopped.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 import advgan.training as training
 from advgan.attacks.registry import Spec, make_attack, parse_attack
@@ -40,9 +37,9 @@ from advgan.evaluation.loading import (
     parse_eps_values,
     unfit,
 )
+from advgan.experiments.console import print_results
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.transfer.report import grids, write_transfer
-from advgan.report.page import failures
 from advgan.report.progress import cell_progress
 from advgan.report.tensorboard import command as tensorboard_command
 
@@ -172,13 +169,7 @@ def main(settings: Settings) -> None:
         **{"matrix": [rows[cell] for cell in matrix], "curve": [rows[cell] for cell in curve]},
     }
     write_transfer(settings.output_dir, summary)
-    if cells.found:
-        print(f"{cells.found} of {len(rows)} cells were kept from an earlier call (--fresh runs them again)")
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    for grid in grids(summary):
-        console.print(grid.rich())
-    for line in failures(rows.values()):
-        console.print(line, style="red", markup=False)
+    print_results(grids(summary), rows.values(), kept=cells.found, total=len(rows))
     print(f"report       {settings.output_dir / 'transfer.md'}, figures transfer.csv and transfer.json")
     print(f"images       {settings.output_dir / 'matrix.png'}, {settings.output_dir / 'curve.png'}")
     print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
