@@ -1,4 +1,4 @@
-"""What the two pages share: a heading that says where the figures come from, and tables for terminal and Markdown."""
+"""What the pages of studies share: heading, tables, failed attacks, pictures; for terminal, Markdown, TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.terminal import printable
 from advgan.core.threat_model import eps_text
@@ -80,6 +81,20 @@ def failures(rows: Iterable[Row]) -> list[str]:
         in_markdown(f"{row['attack']} on {row['target']}, {row['norm']} eps {eps_text(row['eps'])} {row['status']}")
         for row in failed
     ]
+
+
+def body(grids: Iterable[Grid], rows: Iterable[Row], pictures: Mapping[str, Picture]) -> list[str]:
+    """The tables, the `rows` that failed, and the pictures by file name, in Markdown."""
+    tables = [line for grid in grids for line in grid.markdown()]
+    failed = [*(f"- {line}" for line in failures(rows)), ""]
+    return [*tables, *failed, *(line for file, picture in pictures.items() for line in figure(picture, file))]
+
+
+def log_body(log: SummaryWriter, grids: Iterable[Grid], pictures: Mapping[str, Picture]) -> None:
+    """The pictures by file name, and the tables as text, in TensorBoard."""
+    for file, picture in pictures.items():
+        log.add_image(file.removesuffix(".png"), picture.image, dataformats="HWC")
+    log.add_text("tables", "\n".join(line for grid in grids for line in grid.markdown()))
 
 
 def share(part: float | None, n: int) -> list[float | None]:

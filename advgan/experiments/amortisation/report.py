@@ -19,7 +19,7 @@ from advgan.experiments.amortisation.plots import ENDS, gap, warm_start
 from advgan.report.comparison import Picture
 from advgan.report.escaping import code, csv_text, in_markdown
 from advgan.report.figures.cases import safe
-from advgan.report.page import Grid, Row, failures, figure, heading, percent
+from advgan.report.page import Grid, Row, failures, figure, heading, log_body, percent
 
 Summary = Mapping[str, Any]  # amortisation.json
 COLUMNS = (
@@ -237,9 +237,7 @@ def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
 def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> None:
     """Pictures, tables, and a run per attack and curve; a step is 1000 eps, or a gradient evaluation."""
     with SummaryWriter(str(folder)) as log:
-        for file, picture in pictures.items():
-            log.add_image(file.removesuffix(".png"), picture.image, dataformats="HWC")
-        log.add_text("tables", "\n".join(line for grid in grids(summary) for line in grid.markdown()))
+        log_body(log, grids(summary), pictures)
     for name in dict.fromkeys(row["attack"] for row in summary["table"]):
         with SummaryWriter(str(folder / safe(name))) as log:
             for row in summary["table"]:

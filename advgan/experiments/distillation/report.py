@@ -16,7 +16,7 @@ from advgan.experiments.distillation.plots import PUBLISHED, gradients, success
 from advgan.report.comparison import Picture
 from advgan.report.escaping import csv_text
 from advgan.report.figures.cases import safe
-from advgan.report.page import Grid, Row, failures, figure, heading, percent
+from advgan.report.page import Grid, Row, body, heading, log_body, percent
 
 Summary = Mapping[str, Any]  # distillation.json
 COLUMNS = (
@@ -149,21 +149,14 @@ def _lines(table: Sequence[Row]) -> list[list[Any]]:
 def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
     target = summary["targets"][0]
     lines = heading(f"Defensive distillation of {target['name']} ({target['dataset']}) against temperature", summary)
-    for grid in grids(summary):
-        lines += grid.markdown()
-    lines += [*(f"- {line}" for line in failures(summary["rows"])), ""]
-    for file, picture in pictures.items():
-        lines += figure(picture, file)
-    return "\n".join(lines)
+    return "\n".join([*lines, *body(grids(summary), summary["rows"], pictures)])
 
 
 def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> None:
     """Pictures, tables, and a run per attack; a step is the temperature, 0 where there is no distillation."""
     table = summary["table"]
     with SummaryWriter(str(folder)) as log:
-        for file, picture in pictures.items():
-            log.add_image(file.removesuffix(".png"), picture.image, dataformats="HWC")
-        log.add_text("tables", "\n".join(line for grid in grids(summary) for line in grid.markdown()))
+        log_body(log, grids(summary), pictures)
         for row in table:
             step = round(row["temperature"] or 0)
             log.add_scalar("accuracy (step: temperature)", row["accuracy"], step)

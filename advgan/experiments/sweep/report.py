@@ -19,7 +19,7 @@ from advgan.report.comparison import Comparison, Picture
 from advgan.report.escaping import csv_text
 from advgan.report.figures.cases import safe
 from advgan.report.figures.curves import curves
-from advgan.report.page import Grid, Row, failures, figure, heading, percent, share
+from advgan.report.page import Grid, Row, body, heading, log_body, percent, share
 
 COLUMNS = ("attack", "norm", "eps", "n", "accuracy", "low", "high", "asr", "asr_low", "asr_high")
 KNOWN = (  # of a row at eps 0: what no attack decides
@@ -109,20 +109,13 @@ def _line(row: Row) -> list[Any]:
 def _report(summary: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
     target = summary["target"]
     lines = heading(f"Attacks on {target['label']} ({target['dataset']}) against eps", summary)
-    for grid in grids(summary):
-        lines += grid.markdown()
-    lines += [*(f"- {line}" for line in failures(summary["rows"])), ""]
-    for file, picture in pictures.items():
-        lines += figure(picture, file)
-    return "\n".join(lines)
+    return "\n".join([*lines, *body(grids(summary), summary["rows"], pictures)])
 
 
 def _events(folder: Path, summary: Mapping[str, Any], pictures: Mapping[str, Picture]) -> None:
     """A run per attack, so that a chart shows all of them; its step is 1000 eps, because a step is a whole number."""
     with SummaryWriter(str(folder)) as log:
-        for file, picture in pictures.items():
-            log.add_image(file.removesuffix(".png"), picture.image, dataformats="HWC")
-        log.add_text("tables", "\n".join(line for grid in grids(summary) for line in grid.markdown()))
+        log_body(log, grids(summary), pictures)
     for attack in dict.fromkeys(row["attack"] for row in summary["rows"]):
         with SummaryWriter(str(folder / safe(attack))) as log:
             for row in summary["rows"]:

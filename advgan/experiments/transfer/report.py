@@ -16,7 +16,7 @@ from advgan.experiments.transfer.plots import aim, curve, matrix, pairs, panels,
 from advgan.report.comparison import Picture
 from advgan.report.escaping import csv_text
 from advgan.report.figures.cases import safe
-from advgan.report.page import Grid, failures, figure, heading, percent
+from advgan.report.page import Grid, body, heading, log_body, percent
 
 Summary = Mapping[str, Any]  # transfer.json
 COLUMNS = (
@@ -89,20 +89,13 @@ def _rate(row: Mapping[str, Any], key: str) -> str:
 def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
     names = ", ".join(target["label"] for target in summary["targets"])
     lines = heading(f"Transfer between {names} ({summary['targets'][0]['dataset']})", summary)
-    for grid in grids(summary):
-        lines += grid.markdown()
-    lines += [*(f"- {line}" for line in failures([*summary["matrix"], *summary["curve"]])), ""]
-    for file, picture in pictures.items():
-        lines += figure(picture, file)
-    return "\n".join(lines)
+    return "\n".join([*lines, *body(grids(summary), [*summary["matrix"], *summary["curve"]], pictures)])
 
 
 def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> None:
     """Pictures, tables, and a run per attack for the curve; a step is 1000 eps, because it is a whole number."""
     with SummaryWriter(str(folder)) as log:
-        for file, picture in pictures.items():
-            log.add_image(file.removesuffix(".png"), picture.image, dataformats="HWC")
-        log.add_text("tables", "\n".join(line for grid in grids(summary) for line in grid.markdown()))
+        log_body(log, grids(summary), pictures)
         for row in summary["matrix"]:
             if row["asr"] is not None:
                 name = safe(f"{row['attack']} {row['source'] or ''}")
