@@ -1,4 +1,4 @@
-"""What hardens a classifier. A wrapper is a file and a name in `DEFENSES`, and is again a classifier: every attack and
+"""Defenses of a classifier. A wrapper is a file and a name in `DEFENSES`, and is again a classifier: every attack and
 every program takes it as a target, `--defense bit-depth:bits=3`.
 """
 

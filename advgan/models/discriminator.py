@@ -1,4 +1,4 @@
-"""The critic: is this an image as it was, or a perturbed one?"""
+"""The discriminator of clean and adversarial images."""
 
 from __future__ import annotations
 

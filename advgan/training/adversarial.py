@@ -54,7 +54,7 @@ USUAL: dict[Method, Usual] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images a classifier is hardened with, and how much the clean ones count; linf.
+    """The images of adversarial training, and how much the clean ones count; linf.
 
     alpha       weight of the clean images: see `mixed_loss`
     steps       gradient steps; with a generator they may be 0: its images as they are
@@ -115,8 +115,8 @@ def mixed_loss(model: Any, x: Tensor, x_adv: Tensor, y: Tensor, alpha: float) ->
     if alpha in (0, 1):
         logits = model(x if alpha else x_adv)
         return F.cross_entropy(logits, y), logits
-    hardened, clean = model(torch.cat([x_adv, x])).chunk(2)
-    return alpha * F.cross_entropy(clean, y) + (1 - alpha) * F.cross_entropy(hardened, y), hardened
+    adversarial, clean = model(torch.cat([x_adv, x])).chunk(2)
+    return alpha * F.cross_entropy(clean, y) + (1 - alpha) * F.cross_entropy(adversarial, y), adversarial
 
 
 class Adversary:

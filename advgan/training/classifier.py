@@ -1,4 +1,4 @@
-"""Train a classifier: any built-in target on any data set, hardened or not, chosen on validation, tested once.
+"""Train a classifier: any built-in target on any data set, adversarially or not, chosen on validation, tested once.
 
 python train/classifier.py                                           mnist-c on the embedded digits, with all defaults
 python train/classifier.py --dataset mnist --data-dir data --epochs 4 --output-dir RUN
@@ -99,7 +99,7 @@ class Settings(DataSettings):
 
 HELD = 5000  # validation images, and test images, of a stream
 # Settings that do nothing without adversarial training, and those that are for one method of it.
-OF_HARDENING: dict[str, Method | None] = {
+ADVERSARIAL_ONLY: dict[str, Method | None] = {
     **dict.fromkeys(("eps", "alpha", "attack_steps", "attack_step_size", "eps_warmup", "robust_images")),
     **{"ensemble": "ensemble", "generator_width": "generator", "generator_learning_rate": "generator"},
 }
@@ -107,7 +107,7 @@ OF_HARDENING: dict[str, Method | None] = {
 
 def main(settings: Settings) -> None:
     check(settings)
-    how = hardening(settings)
+    how = adversarial_config(settings)
     accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
     training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
     with accelerator.main_process_first():  # one downloads, the others find it
@@ -215,11 +215,11 @@ def begin(settings: Settings, data: Data) -> Target:
     return initial_target(*given, freeze_backbone=settings.freeze_backbone)
 
 
-def hardening(settings: Settings) -> Plan | None:
-    """How the classifier is hardened, None if it is not. Raises InputError for what cannot work or does nothing."""
+def adversarial_config(settings: Settings) -> Plan | None:
+    """Settings of adversarial training; None: a standard one. Raises InputError for impossible or unused settings."""
     for name in idle(settings):
         if (value := getattr(settings, name)) != getattr(Settings, name):
-            partner = " ".join(["--adversarial", *filter(None, [OF_HARDENING[name]])])
+            partner = " ".join(["--adversarial", *filter(None, [ADVERSARIAL_ONLY[name]])])
             raise InputError(f"{name} does nothing without {partner}, got {value}")
     if settings.adversarial is None:
         return None
@@ -235,14 +235,14 @@ def hardening(settings: Settings) -> Plan | None:
 def idle(settings: Settings) -> list[str]:
     """The settings that do nothing because adversarial training, or its method that they are for, was not asked for."""
     method = settings.adversarial
-    return [name for name, of in OF_HARDENING.items() if method is None or of not in (None, method)]
+    return [name for name, of in ADVERSARIAL_ONLY.items() if method is None or of not in (None, method)]
 
 
 def keep_history(record: training.Record, figures: dict[str, float]) -> bool:
     """Add a validation to the record; whether it is the best so far (of equals the later).
 
-    Of a hardened one by the mean of its accuracy with and without PGD: by PGD alone one that says the same of every
-    image would be the best of a training that PGD defeats.
+    Of an adversarially trained one by the mean of its accuracy with and without PGD: by PGD alone a constant prediction
+    would be the best of a training that PGD defeats.
     """
     record["history"].append({"step": record["step"], "seconds": record["seconds"], **figures})
     value = (figures["accuracy"] + figures.get("accuracy_pgd", figures["accuracy"])) / 2

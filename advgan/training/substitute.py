@@ -176,11 +176,11 @@ def main(settings: Settings) -> None:
         architecture=settings.architecture, patch=settings.patch, width=settings.width, depth=settings.depth,
         levels=settings.levels, guide=substitute if settings.guide else None,
     )  # fmt: skip
-    critic = Discriminator(shape[0], settings.architecture)
+    discriminator = Discriminator(shape[0], settings.architecture)
     optimizer_f = Adam(substitute.parameters(), settings.substitute_learning_rate)
     learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
     optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
-    optimizer_d = Adam(critic.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
+    optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
     schedules: dict[Phase, LambdaLR] = {
         "distil": LambdaLR(optimizer_f, lambda step: training.one_cycle(step / settings.distil_steps, 0.1)),
         "attack": LambdaLR(optimizer_g, lambda step: training.one_cycle(step / settings.generator_steps, 0.1)),
@@ -192,8 +192,8 @@ def main(settings: Settings) -> None:
         settings=training.plain(settings) | {"black_box_sha256": fingerprint(model)},
     )
     told = training.Told(settings.adversarial_images, settings.seed)
-    substitute, generator, critic, optimizer_f, optimizer_g, optimizer_d = accelerator.prepare(
-        substitute, generator, critic, optimizer_f, optimizer_g, optimizer_d
+    substitute, generator, discriminator, optimizer_f, optimizer_g, optimizer_d = accelerator.prepare(
+        substitute, generator, discriminator, optimizer_f, optimizer_g, optimizer_d
     )
     plan = timeline(settings)
     kept = (*schedules.values(), averaged, told)
@@ -256,14 +256,14 @@ def main(settings: Settings) -> None:
                 y = b.argmax(1)
                 y_target = None if settings.y_target is None else torch.full_like(y, settings.y_target)
                 x_adv = generator(x)
-                terms = discriminator_step(loss, critic, optimizer_d, x, x_adv.detach(), accelerator)
+                terms = discriminator_step(loss, discriminator, optimizer_d, x, x_adv.detach(), accelerator)
                 terms |= generator_step(
                     loss,
                     generator,
                     optimizer_g,
                     Batch(x, y, Conditions(y_target)),
                     x_adv,
-                    discriminator=critic,
+                    discriminator=discriminator,
                     model=substitute,
                     accelerator=accelerator,
                     clip_norm=settings.clip_norm,
@@ -285,7 +285,9 @@ def main(settings: Settings) -> None:
             stopping = stop.requested(accelerator)
             due = step == len(plan) or plan[step][0] != round_
             if due:
-                judgement = judge(averaged.module, critic, substitute, referee, told, held_out, loss, accelerator)
+                judgement = judge(
+                    averaged.module, discriminator, substitute, referee, told, held_out, loss, accelerator
+                )
                 remember(record, judgement, round_ + 1, referee)
                 if log:
                     say(record, bar)
@@ -361,7 +363,7 @@ def distil_step(
 @torch.no_grad()
 def judge(
     generator: Any,
-    critic: nn.Module,
+    discriminator: nn.Module,
     substitute: nn.Module,
     referee: BlackBox,
     told: training.Told,
@@ -378,7 +380,7 @@ def judge(
     substitute.eval()
     y_target = generator.y_target
     validation = Validation(substitute, held_out, accelerator, questions(generator))
-    judgement = validation(generator, critic, c=loss.hinge_threshold or 0.0, gan=loss.gan)
+    judgement = validation(generator, discriminator, c=loss.hinge_threshold or 0.0, gan=loss.gan)
     if not judgement.figures["n_correct"]:
         del judgement.figures["asr"]
     columns: list[Tensor] = []

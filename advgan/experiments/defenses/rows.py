@@ -1,4 +1,4 @@
-"""The rows of a matrix of defences, from words: what hardens the base, or a hardened classifier from disk."""
+"""The rows of a matrix of defenses, from names: a defense around the base, or a robust classifier from disk."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 python eval/defenses.py --rows none bit-depth:bits=2 checkpoints/runs/fast --attacks fgsm fgsm@naive pgd:steps=40
 python eval/defenses.py --recipe recipes/defenses-small.yaml        with the trainings of its rows: `make defenses`
 
-A row is the base (`none`), a defence around it, or a hardened classifier's directory, with or without defences around
+A row is the base (`none`), a defence around it, or a robust classifier's directory, with or without defences around
 that: [LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]... An attack by gradients knows the defence and goes through it;
 @naive takes the defence's own gradients, @oblivious those of the classifier behind it.
 All results are verified (advgan/evaluation). What --prepare trains, and every cell, is kept as soon as it is done: the
@@ -60,7 +60,7 @@ class Settings(StudySettings):
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     weights_by_order: ByOrder = False
     rows: tuple[NameOrPath, ...] = ("none", "bit-depth:bits=1")
-    """What is attacked: none (the base), a defence around it, a hardened classifier's directory (DIRECTORY+DEFENSE:
+    """What is attacked: none (the base), a defence around it, a robust classifier's directory (DIRECTORY+DEFENSE:
     with defences around it), each with LABEL= before it or without"""
     attacks: tuple[str, ...] = ATTACKS
     """Names, with settings of their own after colons, and @naive or @oblivious at the end; not advgan"""
