@@ -254,6 +254,13 @@ def test_a_gain_of_a_few_images_is_no_missing_normalisation():
         check_normalised(Counts(), x, y)
 
 
+def test_training_images_show_a_missing_normalisation_where_validation_is_small(bars):
+    few = Data("few", bars.train, bars.validation.first(6), bars.test, bars.classes)
+    model = Other(Threshold((0, 1, 2), 0.5, 0.5), "net", (1, 28, 28), 3)
+    with pytest.raises(InputError, match=r"is right on \d+% of 64 images, and on \d+% after .*\[-1, 1\] normal"):
+        prepare_model_and_data(model, few)
+
+
 def test_targets_of_two_orders_are_not_compared(bars, tmp_path):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"

@@ -28,6 +28,7 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "that to [-1, 1]": ((0.5,), (0.5,)),
     "that to [0, 255]": ((0.0,), (1 / 255,)),
 }
+NORMALISATION_IMAGES = 64  # enough to show that one is missing
 FEWEST_GAINED = 8  # images that a normalisation must turn right: by chance one of five does so with at most 5 / 2^8
 
 

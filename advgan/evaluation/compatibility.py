@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from advgan.classifiers import BlackBox, check_normalised, check_target
-from advgan.classifiers.checks import check_batch_of, gradient_fault
+from advgan.classifiers.checks import NORMALISATION_IMAGES, check_batch_of, gradient_fault
 from advgan.core.errors import InputError
 from advgan.data import Data, relabel
 from advgan.defenses import unwrap
@@ -28,9 +28,12 @@ def prepare_model_and_data(model: Any, data: Data) -> tuple[nn.Module, Data]:
         if model.budget is None:  # each of its answers is checked; these five are asked to see that they do not vary
             check_batch_of(model.ask, next(data.validation.first(4).batches(4))[0], model.name)
         return model, data
-    x, y = next(data.validation.first(64).batches(64))
+    x, y = next(data.validation.first(NORMALISATION_IMAGES).batches(NORMALISATION_IMAGES))
     target = check_target(model, x[:8], data.num_classes)
     if not getattr(plain, "normalises", True):
+        if missing := NORMALISATION_IMAGES - len(x):  # a few validation images show little
+            more_x, more_y = next(data.train.first(missing).batches(missing))
+            x, y = torch.cat([x, more_x]), torch.cat([y, more_y])
         check_normalised(target, x, y)
     return target, data
 

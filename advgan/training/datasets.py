@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.classifiers import BlackBox, check_normalised, check_target
-from advgan.classifiers.checks import gradient_fault
+from advgan.classifiers.checks import NORMALISATION_IMAGES, gradient_fault
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
 from advgan.data import Data, Split, Stream, relabel
@@ -17,8 +17,6 @@ from advgan.data.sources import FloatSplit, Source, as_split
 from advgan.data.split import fair_order, stratified_holdout
 from advgan.defenses import unwrap
 from advgan.training.options import RunConfig
-
-CHECKED = 64  # images that show whether a normalisation is missing
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, devi
     shape = getattr(unwrap(model), "image_shape", None)
     source = as_split(train, "train", shape)
     held_out = None if validation is None else as_split(validation, "validation", shape)
-    x, y = next(source.split.first(CHECKED).batches(CHECKED))
+    x, y = next(source.split.first(NORMALISATION_IMAGES).batches(NORMALISATION_IMAGES))
     model = checked_model(model, x.to(device), y.to(device), source.labelled and source.classes is None)
     num_classes = logits_of(model, x[:1], device).shape[1]
     source = labelled(model, source, num_classes, "train", device)
