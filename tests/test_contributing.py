@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .conftest import ROOT, environment
+from tests.conftest import ROOT, environment
 
 BLOCK = re.compile(r"^```python\n# (\S+)\n(.*?)^```$", re.M | re.S)
 NEW = {"brightness", "mnist-linear", "stretch"}
@@ -26,7 +26,8 @@ def add(there: str, block: str) -> str:
 def test_the_worked_examples_work(tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
     folders = {str(Path(name).parent) for name, _ in blocks}
-    assert folders == {"advgan/attacks", "advgan/classifiers", "advgan/defenses", "tests"}
+    rooms = ("attacks", "classifiers", "defenses")
+    assert folders == {f"{root}/{room}" for root in ("advgan", "tests") for room in rooms}
     for folder in ("advgan", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -35,7 +36,7 @@ def test_the_worked_examples_work(tmp_path: Path) -> None:
         file = tmp_path / name
         file.write_text(block if name in written else add(file.read_text(), block))
     own = [name for name in written if name.startswith("tests/")]
-    words = [*own, *(f"tests/test_{kind}.py" for kind in ("attacks", "targets", "defenses"))]
+    words = [*own, *(f"tests/{kind}/test_{kind}.py" for kind in rooms)]
     which = " or ".join([*NEW, *(Path(name).stem for name in own)])
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words, "-k", which],

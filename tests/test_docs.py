@@ -17,8 +17,7 @@ from torch import nn
 from advgan.cli.main import COMMANDS
 from advgan.core.config import parse
 from advgan.core.errors import InputError
-
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 DOCS = [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
 SUFFIXES = "py|md|yaml|json|png|cff"

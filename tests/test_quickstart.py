@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .conftest import ROOT, Run
+from tests.conftest import ROOT, Run
 
 
 def test_the_quickstart(script: Run, tmp_path: Path) -> None:

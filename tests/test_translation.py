@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .conftest import ROOT
-from .test_docs import code
+from tests.conftest import ROOT
+from tests.test_docs import code
 
 
 def bare(name: str) -> list[tuple[str, list[str]]]:

@@ -1,0 +1,177 @@
+"""The sanity checks on results made by hand: each rule held, broken, and not tested."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from advgan.analysis.findings import _clear
+from advgan.analysis.sanity import CHECKS, sanity
+from advgan.evaluation import Result
+from tests.analysis.test_statistics import plain, result
+
+N = 100
+FGSM, TRANSFER, NOISE, FREE, GENERATOR, GROWS, STEPS, MOVES, UNBOUNDED, COMPLETED = (check.rule for check in CHECKS)
+
+
+def share(attack: str, percent: int, **row: Any) -> Result:
+    """An attack that fools the first so many of 100 images: two of them differ in as many images as in per cent."""
+    return result(attack, "1" * percent + "0" * (N - percent), **row)
+
+
+def verdict(rule: str, *results: Result) -> dict[str, Any]:
+    (found,) = (each for each in plain(sanity(list(results), 10)) if each["check"] == rule)
+    return found
+
+
+CASES = [
+    # rule, results that hold to it, results that break it, results that do not test it
+    (
+        FGSM,
+        [share("fgsm", 60), share("pgd", 58), share("ifgsm", 20)],
+        [share("fgsm", 60), share("pgd", 40), share("deepfool", 90, protocol="minimal-norm", attack_norm="l2")],
+        [share("fgsm", 60), share("noise-sign", 90, access="nothing")],
+    ),
+    (
+        TRANSFER,
+        [share("pgd", 60), share("mifgsm from other", 30, access="transfer")],
+        [share("pgd", 60), share("mifgsm from other", 80, access="transfer")],
+        [share("pgd", 60)],
+    ),
+    (
+        NOISE,
+        [share("pgd", 60), share("noise-sign", 60, access="nothing")],
+        [share("pgd", 10), share("noise-sign", 20, access="nothing"), share("noise-uniform", 5, access="nothing")],
+        [share("pgd", 60), share("noise-sign", 90, access="nothing", eps=0.1)],
+    ),
+    (
+        FREE,
+        [share("pgd", 60), share("square", 50, access="scores"), share("hopskipjump", 61, access="decisions")],
+        [share("pgd", 60), share("square", 80, access="scores")],
+        [share("pgd", 60), share("square", 80, access="scores", status="failed: out of memory")],
+    ),
+    (
+        GENERATOR,
+        [share("advgan", 60, access="generator"), share("noise-sign", 20, access="nothing")],
+        [share("advgan", 20, access="generator"), share("noise-sign", 60, access="nothing")],
+        [share("noise-sign", 20, access="nothing"), share("pgd", 60)],
+    ),
+    (
+        GROWS,  # a single step falls, the worst case does not; an attack that was not run at both eps does not count
+        [share("fgsm", 60, eps=0.1), share("pgd", 60, eps=0.1), share("fgsm", 30), share("pgd", 60)],
+        [share("ifgsm", 60, eps=0.1), share("pgd", 30, eps=0.1), share("ifgsm", 30), share("square", 90)],
+        [share("pgd", 60, eps=0.1), share("fgsm", 60, eps=0.1), share("pgd", 30, norm="l2"), share("fgsm", 10)],
+    ),
+    (
+        STEPS,
+        [share("pgd:steps=40", 60), share("pgd:steps=80", 62)],
+        [share("pgd", 60), share("pgd:steps=80", 70), share("pgd:steps=10", 60)],
+        [
+            share("pgd:steps=40", 60),
+            share("pgd:steps=80:loss=dlr", 90),
+            share("advgan:steps=1", 10),
+            share("advgan:steps=2", 60),
+        ],
+    ),
+    (
+        MOVES,
+        [result("fgsm", "1" * 99 + "0", norms=[0.0] * N), share("pgd", 10)],
+        [result("fgsm", "1" * 50 + "0" * 50, norms=[0.3] * 90 + [0.0] * 10)],
+        [share("deepfool", 60, protocol="minimal-norm"), share("noise-sign", 10, access="nothing")],
+    ),
+    (
+        UNBOUNDED,  # 14 of 100 are within the interval of chance, one in ten
+        [share("pgd", 86, eps=0.5)],
+        [share("pgd", 70, eps=0.5), share("noise-sign", 80, eps=0.5, access="nothing")],
+        [share("pgd", 100), share("noise-sign", 20, eps=0.5, access="nothing"), share("pgd", 20, norm="l2", eps=2.0)],
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "holding", "breaking", "silent"), CASES, ids=[case[0] for case in CASES])
+def test_each_rule_in_its_three_verdicts(
+    rule: str, holding: list[Result], breaking: list[Result], silent: list[Result]
+) -> None:
+    check = next(check for check in CHECKS if check.rule == rule)
+    held, broken, untested = (verdict(rule, *results) for results in (holding, breaking, silent))
+    assert (held["verdict"], broken["verdict"], untested["verdict"]) == ("holds", "violated", "not tested")
+    assert held["meaning"] == broken["meaning"] == check.meaning
+    assert untested["meaning"] == check.test
+    assert set(broken) == {"target", "check", "verdict", "detail", "meaning"}
+    assert all(each["detail"] for each in (held, broken, untested))
+
+
+def test_a_violation_tells_the_numbers() -> None:
+    found = verdict(FGSM, share("fgsm", 60), share("pgd", 40), share("ifgsm", 20))
+    assert found["detail"] == "pgd 40.0%, fgsm 60.0% (linf eps 0.3)"
+
+
+def test_of_several_groups_the_worst_is_told() -> None:
+    pairs = {0.1: (50, 51), 0.2: (50, 80), 0.3: (50, 70)}
+    results = [
+        share(name, p, eps=e) for e, both in pairs.items() for name, p in zip(("pgd", "fgsm"), both, strict=True)
+    ]
+    assert verdict(FGSM, *results)["detail"] == "pgd 50.0%, fgsm 80.0% (linf eps 0.2)"
+    assert verdict(FGSM, *results)["verdict"] == "violated"
+    assert verdict(FGSM, *results[:2])["verdict"] == "holds"  # one image more is chance
+
+
+def test_a_difference_that_chance_explains_is_no_verdict() -> None:
+    # 5 images to none: p = 0.0625; 6 to none: 0.031.
+    found = verdict(NOISE, share("pgd", 50), share("noise-sign", 55, access="nothing"))
+    assert (found["verdict"], found["meaning"]) == (
+        "unclear",
+        "Too few images to tell: take more of them (--max-samples).",
+    )
+    assert verdict(NOISE, share("pgd", 50), share("noise-sign", 56, access="nothing"))["verdict"] == "violated"
+
+
+def test_a_clear_but_little_change_from_more_steps_is_none() -> None:
+    ten_more = [result(f"pgd:steps={k}", "1" * hits + "0" * (1000 - hits)) for k, hits in ((40, 500), (80, 510))]
+    assert verdict(STEPS, *ten_more)["verdict"] == "holds"
+
+
+def test_an_attack_is_judged_by_its_first_seed_not_by_the_best() -> None:
+    assert verdict(FGSM, share("fgsm", 60), share("pgd", 40), share("pgd", 70, seed=1))["verdict"] == "violated"
+
+
+def test_different_images_are_compared_by_their_intervals() -> None:
+    def sample(hits: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.arange(n) < hits, torch.ones(n, dtype=torch.bool)
+
+    assert _clear(sample(90, 100), sample(60, 101))
+    assert not _clear(sample(65, 100), sample(60, 101))
+    assert not _clear(sample(60, 101), sample(90, 100))
+
+
+def test_only_the_largest_doubling_counts() -> None:
+    ladder = [share(f"ifgsm:steps={steps}", percent) for steps, percent in ((5, 30), (20, 81), (40, 82))]
+    found = verdict(STEPS, *ladder, share("ifgsm", 60))  # 10 steps: its default
+    assert found["verdict"] == "holds"
+    assert found["detail"] == "ifgsm:steps=20 81.0% with 20 steps, 82.0% with 40 (linf eps 0.3)"
+
+
+def test_toward_a_class_its_own_images_may_stay() -> None:
+    label = [3] * 30 + [0] * 70
+    aimed = result("pgd", "0" * 30 + "1" * 70, [0] * 30 + [1] * 70, label=label, eps=0.5, y_target=3)
+    aimed.records["clean_prediction"][:] = torch.tensor(label)
+    aimed.records["prediction"][:] = 3
+    assert verdict(UNBOUNDED, aimed)["verdict"] == "holds"
+
+
+def test_failed_attacks_are_shown_with_their_reasons() -> None:
+    assert verdict(COMPLETED, share("pgd", 60))["verdict"] == "holds"
+    found = verdict(COMPLETED, share("pgd", 60), share("fgsm", 0, status="failed: NaN in the answer"))
+    assert (found["verdict"], found["detail"]) == (
+        "violated",
+        "1 of 2 results have figures: fgsm failed: NaN in the answer",
+    )
+
+
+def test_targets_are_judged_apart_and_no_results_give_no_verdict() -> None:
+    found = sanity([share("pgd", 60, target="a"), share("fgsm", 90, target="b")], 10)
+    assert [each["target"] for each in found] == ["a"] * len(CHECKS) + ["b"] * len(CHECKS)
+    assert {each["verdict"] for each in found if each["check"] == FGSM} == {"not tested"}
+    assert sanity([], 10) == []

@@ -1,0 +1,444 @@
+"""--target http://...: the protocol, and what a service can do wrong. Each service is a thread of this process."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from advgan.classifiers import BlackBox, fingerprint
+from advgan.classifiers.external import client
+from advgan.classifiers.external.endpoint import load
+from advgan.core.config import run
+from advgan.core.errors import InputError
+from advgan.defenses import load_classifier
+from advgan.experiments.comparison import run as compare
+from tests.conftest import ROOT, environment
+
+service = importlib.import_module("examples.serve")
+substitute = importlib.import_module("advgan.training.substitute")
+X = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+ABOUT = {"image_shape": [1, 28, 28], "num_classes": 3, "answers": "probabilities"}
+Answer = tuple[int, dict[str, str], Any]  # status, headers, what is sent as JSON, or bytes
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[[ThreadingHTTPServer], str]]:
+    """Run a server; its address."""
+    running: list[ThreadingHTTPServer] = []
+
+    def start(server: ThreadingHTTPServer) -> str:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        running.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def scripted(started: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str]:
+    """A service that describes itself with `about` and gives the answers in turn, the last one ever after."""
+
+    def start(*answers: Answer | Callable[[BaseHTTPRequestHandler], None], about: Any = ABOUT) -> str:
+        todo = list(answers)
+
+        class Scripted(BaseHTTPRequestHandler):
+            asked = 0
+
+            def do_GET(self) -> None:
+                self.send((200, {}, about))
+
+            def do_POST(self) -> None:
+                type(self).asked += 1
+                self.rfile.read(int(self.headers["Content-Length"]))
+                answer = todo.pop(0) if len(todo) > 1 else todo[0]
+                answer(self) if callable(answer) else self.send(answer)
+
+            def send(self, answer: Answer) -> None:
+                status, headers, body = answer
+                body = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
+        start.handler = Scripted  # type: ignore[attr-defined]
+        return started(server)
+
+    return start
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the client would have waited; it does not."""
+    found: list[float] = []
+    own = SimpleNamespace(sleep=found.append, monotonic=time.monotonic)  # the client's alone: other threads sleep too
+    monkeypatch.setattr(client, "time", own)
+    return found
+
+
+@pytest.fixture
+def started_service(classifier: Path, started: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str]:
+    model = load_classifier(str(classifier / "classifier"))
+    return lambda *words: started(service.serve(model, *words))
+
+
+def right(n: int = 5) -> Answer:
+    return 200, {}, {"probabilities": [[0.2, 0.3, 0.5]] * n}
+
+
+# What it says
+
+
+@pytest.mark.parametrize("answers", ["probabilities", "logits", "labels"])
+def test_the_reference_service_says_what_its_classifier_says(
+    answers: str, started_service: Callable[..., str], classifier: Path
+) -> None:
+    model, url = load_classifier(str(classifier / "classifier")), started_service(answers, 2)
+    box = load_classifier(url, image_shape=(1, 28, 28))
+    assert isinstance(box, BlackBox)
+    assert (box.name, box.image_shape, box.num_classes, box.batch_size) == (url, (1, 28, 28), 3, 2)
+    assert box.identity == f"{fingerprint(model)} {answers}"
+    if answers == "labels":
+        assert torch.equal(box(X).argmax(1), model(X).argmax(1))
+    else:
+        assert torch.allclose(box(X), model(X).log_softmax(1).clamp_min(np.log(1e-12)), atol=1e-4)
+    assert box.queries == 5
+
+
+def test_images_as_json_are_the_same_images(started_service: Callable[..., str]) -> None:
+    url = started_service("logits")
+    box, plain = load(url), load(url)
+    about = client.Client(url, client.Patience())
+    body = json.dumps({"images": X.tolist()}).encode()
+    said = json.loads(about.ask("POST", body, "application/json", most=1 << 16))
+    assert torch.allclose(torch.tensor(said["logits"]).log_softmax(1), box(X), atol=1e-5)
+    assert torch.equal(box(X), plain(X))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "message"),
+    [
+        (b"\x80\x04.", "application/x-npy", "no images"),
+        (b"{}", "application/json", "no images"),
+        (json.dumps({"images": [[[[2.0]]]]}).encode(), "application/json", "expected 1 to 250 images"),
+    ],
+)
+def test_the_reference_service_refuses_what_are_no_images(
+    body: bytes, kind: str, message: str, started_service: Callable[..., str]
+) -> None:
+    url = started_service()
+    with pytest.raises(InputError, match=rf"{url} refuses the question with status 400 .*{message}"):
+        client.Client(url, client.Patience(retries=0)).ask("POST", body, kind, most=1 << 16)
+
+
+def test_images_are_sent_as_json_where_the_service_wants_them_so(scripted: Callable[..., str]) -> None:
+    seen: list[Any] = []
+
+    def answer(handler: Any) -> None:
+        seen.append(handler.headers["Content-Type"])
+        handler.send(right())
+
+    load(scripted(answer, about=ABOUT | {"images": "json", "classes": ["a", "b", "c"]}))(X)
+    assert seen == ["application/json"]
+
+
+# What it does wrong
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((200, {}, {"probabilities": [[float("nan")] * 3] * 5}), "answers with NaN or infinity"),
+        ((200, {}, right(4)[2]), r"probabilities of shape \(5, 3\), got \(4, 3\)"),
+        ((200, {}, {"probabilities": [[1.0], [1.0, 2.0]]}), "must answer with probabilities, lists of numbers"),
+        ((200, {}, {"probabilities": "all of them"}), "must answer with probabilities, lists of numbers"),
+        ((200, {}, {"labels": [1] * 5}), "must answer with an object that has probabilities, got"),
+        ((200, {}, [1, 2]), "must answer with an object that has probabilities"),
+        ((200, {}, b"<html>"), "must answer with JSON, got '<html>'"),
+        ((200, {}, b"[" * 4000), "must answer with JSON"),
+        ((200, {}, {"probabilities": [[5.0, -3.0, 1.0]] * 5}), r"sum to 1, got values from -3"),
+        ((200, {}, b" " * 10_000), "answers with more than the 4576 bytes that its answer can need"),
+        ((404, {}, {"error": "gone"}), "refuses the question with status 404 Not Found: .*gone"),
+        ((302, {"Location": "http://169.254.0.1/"}, b""), "sends us to 'http://169.254.0.1/', which is not followed"),
+    ],
+)
+def test_an_answer_that_is_none_ends_it_and_names_the_service(
+    answer: Answer, message: str, scripted: Callable[..., str]
+) -> None:
+    url = scripted(answer)
+    box = load(url)
+    with pytest.raises(InputError, match=message) as caught:
+        box(X)
+    assert url in str(caught.value)
+    assert scripted.handler.asked == 1  # type: ignore[attr-defined]
+    assert box.queries == 5
+
+
+def test_what_may_pass_is_tried_again_after_a_while(scripted: Callable[..., str], waits: list[float]) -> None:
+    def hang_up(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+
+    def cut(handler: Any) -> None:
+        handler.send((200, {"Content-Length": "500"}, b'{"probabilities"'))
+        handler.close_connection = True
+
+    busy = (429, {"Retry-After": "7"}, b"")
+    box = load(scripted((500, {}, b""), busy, hang_up, cut, right()))
+    assert torch.allclose(box.ask(X), torch.tensor([0.2, 0.3, 0.5]).expand(5, 3))
+    assert waits == [0.5, 7.0, 2.0, 4.0]
+    assert box.queries == 5, "a question that is asked again is one"
+
+
+def test_a_service_that_stays_silent_is_given_up_and_what_it_was_asked_stays_counted(
+    scripted: Callable[..., str],
+) -> None:
+    def trickle(handler: BaseHTTPRequestHandler) -> None:  # a byte now and then: no single read waits for long
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(40):
+            try:
+                handler.wfile.write(b" ")
+            except OSError:
+                return
+            time.sleep(0.05)
+
+    url = scripted(trickle)
+    box, began = load(f"{url}#timeout=0.3:retries=0"), time.monotonic()
+    with pytest.raises(InputError, match=rf"{url} was asked once and did not answer: no answer within 0.3 s"):
+        box(X)
+    assert time.monotonic() - began < 1.5
+    assert box.queries == 5
+
+
+def test_it_keeps_to_the_rate(scripted: Callable[..., str], waits: list[float]) -> None:
+    box = load(f"{scripted(right(2), right(2), right(1), about=ABOUT | {'batch_size': 2})}#rate=4")
+    box(X)
+    assert len(waits) == 4  # the description, and three questions
+    assert waits[0] == 0
+    assert all(0.2 < wait <= 0.25 for wait in waits[1:2])
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ({"num_classes": 1}, "describes itself with num_classes 1"),
+        ({"num_classes": True}, "describes itself with num_classes True"),
+        ({"image_shape": [28, 28]}, r"image_shape \[28, 28\]"),
+        ({"answers": "poetry"}, "answers poetry"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"classes": ["a"]}, "classes"),
+        ({"identity": 3}, "identity 3"),
+        ({"images": "png"}, "images png"),
+        ({"answers": ["labels"]}, r"answers \['labels'\]"),
+        ({"answers": {}}, "answers {}"),
+        ({"num_classes": 10**9}, "num_classes 1000000000"),
+        ({"num_classes": 10**30}, "num_classes 1000"),
+        ({"batch_size": 10**30}, "batch_size 1000"),
+        ({"image_shape": [3, 60_000, 60_000]}, r"image_shape \[3, 60000, 60000\]"),
+        ({"image_shape": [1, 28, float("inf")]}, r"image_shape \[1, 28, inf\]"),
+        ({"identity": "\ud800"}, r"identity \\ud800"),
+        ({"classes": ["a", "b", "\udfff"]}, "classes"),
+    ],
+)
+def test_a_service_that_cannot_be_is_said_to_be_none(
+    about: dict[str, Any], message: str, scripted: Callable[..., str]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load(scripted(right(), about=ABOUT | about))
+
+
+def test_addresses_and_settings_that_cannot_be(scripted: Callable[..., str]) -> None:
+    url = scripted(right())
+    with pytest.raises(InputError, match="takes images of 1 x 28 x 28, got 1 x 32 x 32"):
+        load(url, image_shape=(1, 32, 32))
+    with pytest.raises(InputError, match="holds its own weights"):
+        load(url, "w.pt")
+    with pytest.raises(InputError, match=r"cannot take 'speed=3', expected .* timeout, retries, rate"):
+        load(f"{url}#speed=3")
+    with pytest.raises(InputError, match=r"timeout must be in \(0, 3600\] seconds"):
+        load(f"{url}#timeout=0")
+    with pytest.raises(InputError, match="must hold no user or password, got one for host") as caught:
+        load("http://me:secret@host/")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(InputError, match="must look like http://HOST:PORT/PATH, got 'http://h/ä'"):
+        load("http://h/ä")
+    with pytest.raises(InputError, match="must look like http://HOST:PORT/PATH, got 'http://h:no/'"):
+        load("http://h:no/")
+    with pytest.raises(InputError, match="asked once and did not answer: ConnectionRefusedError"):
+        load("http://127.0.0.1:1/#retries=0")
+    for host in ("[::1", "a" * 300, "...."):
+        with pytest.raises(InputError, match="must look like http://HOST:PORT/PATH, got"):
+            load(f"http://{host}/#retries=0")
+    for rate in ("1e-300", "0", "-1", "nan"):
+        with pytest.raises(InputError, match=r"rate at least 0.001"):
+            load(f"{url}#rate={rate}")
+
+
+def raw(sent: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+    return lambda handler: handler.wfile.write(sent) and None
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\naaaa", "did not answer"),
+        (b"HTTP/1.1 404 \x1b]0;PWN\x07\r\nContent-Length: 0\r\n\r\n", r"status 404 \\x1b]0;PWN\\x07"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\x1b[2J", r"must answer with JSON"),
+        (b"\x1b]0;PWN\x07\r\n\r\n", "did not answer"),
+    ],
+)
+def test_a_damaged_or_hostile_response_is_one_line_without_control_characters(
+    sent: bytes, message: str, scripted: Callable[..., str]
+) -> None:
+    box = load(f"{scripted(raw(sent))}#retries=0:timeout=5")
+    with pytest.raises(InputError, match=message) as caught:
+        box(X)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("about", "answer", "message"),
+    [
+        ({"num_classes": 2}, {"probabilities": [[0.3]] * 5}, r"got \(5, 1\): torch.stack\(\[1 - p, p\], 1\)"),
+        ({"num_classes": 2}, {"probabilities": [0.3] * 5}, r"got \(5,\): torch.stack\(\[1 - p, p\], 1\)"),
+        ({"num_classes": 2}, {"probabilities": [-3.0] * 5}, r"got \(5,\): p = torch.sigmoid\(f\)"),
+        ({}, {"probabilities": [[-1.0, -2.0, -0.5]] * 5}, r"\(logits\?\): z.softmax\(1\) makes probabilities"),
+        ({"num_classes": 2, "answers": "logits"}, {"logits": [[0.3]] * 5}, r"got \(5, 1\): \[0, f\] for one logit"),
+        ({"answers": "logits"}, {"logits": [[0.2, 0.3, 0.5]] * 5}, r"answers with probabilities \(rows sum to 1\)"),
+        ({"answers": "labels"}, {"labels": [[0.2, 0.3, 0.5]] * 5}, r"\.argmax\(1\) makes labels"),
+    ],
+)
+def test_an_answer_of_another_kind_is_refused_with_what_makes_it_right(
+    about: dict[str, Any], answer: dict[str, Any], message: str, scripted: Callable[..., str]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load(scripted((200, {}, answer), about=ABOUT | about))(X)
+
+
+# Where a target stands
+
+
+def test_a_comparison_leaves_out_what_needs_gradients(
+    started_service: Callable[..., str], digits: Path, tmp_path: Path
+) -> None:
+    words = ["--dataset", "folder", "--data-dir", digits, "--target", started_service(), "--threads", 1, "--eps", 0.3]
+    words += ["--max-samples", 8, "--output-dir", tmp_path, "--defense", "bit-depth:bits=3"]
+    run(compare.main, compare.Settings, [str(word) for word in words])
+    results = json.loads((tmp_path / "results.json").read_text())
+    rows = [(row["attack"], row["status"]) for row in results["rows"]]
+    assert rows == [("noise-uniform", "ok"), ("noise-sign", "ok")]
+    assert results["target"]["label"].startswith("http://127.0.0.1:")
+
+
+def substitute_words(url: str, digits: Path, out: Path) -> list[str]:
+    words: list[Any] = ["--dataset", "folder", "--data-dir", digits, "--target", url, "--substitute", "mnist-small"]
+    words += ["--threads", 1, "--width", 8, "--depth", 1, "--batch-size", 16, "--rounds", 2, "--distil-steps", 4]
+    words += ["--generator-steps", 4, "--adversarial-images", 8, "--images", 32, "--output-dir", out]
+    return [str(word) for word in words]
+
+
+def test_a_substitute_learns_from_a_service_within_the_budget(
+    started_service: Callable[..., str], digits: Path, tmp_path: Path
+) -> None:
+    words = substitute_words(started_service("labels"), digits, tmp_path)
+    with pytest.raises(SystemExit):  # labels are all that it tells
+        run(substitute.main, substitute.Settings, words)
+    run(substitute.main, substitute.Settings, [*words, "--answers", "labels", "--budget", "40"])
+    assert json.loads((tmp_path / "training.json").read_text())["queries"] == 40
+
+
+def test_what_a_service_told_before_it_failed_is_kept(
+    digits: Path, tmp_path: Path, started: Callable[[ThreadingHTTPServer], str], classifier: Path
+) -> None:
+    server = service.serve(load_classifier(str(classifier / "classifier")), "probabilities", 10)
+    url, asked = started(server), [0]
+    answer = server.RequestHandlerClass.do_POST
+
+    def fail_once(handler: Any) -> None:
+        asked[0] += 1
+        if asked[0] == 3:
+            handler.rfile.read(int(handler.headers["Content-Length"]))
+            return handler.reply(400, {"error": "no more today"})
+        return answer(handler)
+
+    server.RequestHandlerClass.do_POST = fail_once  # type: ignore[attr-defined]
+    words = substitute_words(url, digits, tmp_path)
+    with pytest.raises(SystemExit):
+        run(substitute.main, substitute.Settings, words)
+    run(substitute.main, substitute.Settings, [*words, "--resume"])
+    # 32 images and 8 adversarial ones, and the 10 that it was asked about and did not answer.
+    assert json.loads((tmp_path / "training.json").read_text())["queries"] == 32 + 8 + 10
+
+
+def test_training_against_a_service_is_refused_and_points_to_the_substitute(
+    started_service: Callable[..., str], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = importlib.import_module("train.advgan")
+    words = ["--dataset", "folder", "--data-dir", digits, "--target", started_service(), "--output-dir", tmp_path]
+    with pytest.raises(SystemExit) as done:
+        run(train.main, train.Settings, [str(word) for word in words])
+    assert done.value.code == 2
+    assert "without a gradient: train/substitute.py attacks such targets" in capsys.readouterr().err
+
+
+@pytest.mark.program
+def test_the_service_as_a_user_starts_it(classifier: Path) -> None:
+    words = [sys.executable, "examples/serve.py", "--target", classifier / "classifier", "--port", "0"]
+    with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout is not None
+            said = re.match(r"mnist-small answers at (http://127.0.0.1:\d+/) ", running.stdout.readline())
+            assert said is not None
+            assert load(said[1])(X).shape == (5, 3)
+        finally:
+            running.terminate()
+
+
+def test_one_more_box_asks_the_same_service() -> None:
+    def answer(x: Tensor) -> Tensor:
+        return torch.tensor([[0.3, 0.7]]).expand(len(x), 2)
+
+    box = BlackBox(answer, 2, name="it", image_shape=(1, 28, 28), classes=("a", "b"), identity="i")
+    again, decisions = BlackBox.of(box, 2, budget=5), BlackBox.of(box, 2, "labels")
+    assert torch.equal(again.ask(X), box.ask(X))
+    assert torch.equal(decisions.ask(X), torch.tensor([[0.0, 1.0]]).expand(5, 2))
+    assert (box.queries, again.queries, again.left, decisions.queries) == (5, 5, 0, 5)
+    assert (again.name, again.image_shape, again.classes, again.identity) == ("it", (1, 28, 28), ("a", "b"), "i")
+    with pytest.raises(InputError, match="it may be asked about 5 images"):
+        again.ask(X)
+    with pytest.raises(InputError, match="it answers with labels alone, expected answers labels, got probabilities"):
+        BlackBox.of(BlackBox(lambda x: [0] * len(x), 2, "labels", name="it"), 2)
+
+
+def test_a_service_with_a_protocol_of_its_own_comes_from_a_python_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from advgan.classifiers import BlackBox\n\n"
+        "def service():\n    return BlackBox(lambda x: [1] * len(x), 3, 'labels', identity='a')\n"
+    )
+    box = load_classifier(f"{file}:service", image_shape=(1, 28, 28), num_classes=3)
+    assert isinstance(box, BlackBox)
+    assert (box.name, box.image_shape, box(X).argmax(1).tolist()) == (f"{file}:service", (1, 28, 28), [1] * 5)

@@ -1,0 +1,516 @@
+"""`advgan attack`: adversarial PNGs of anybody's pictures, inside the bound after rounding; nothing else is touched."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from advgan import Generator
+from advgan.cli.attack_images import find
+from advgan.cli.attack_images.png import check_place, finished, write_png
+from advgan.cli.main import main
+from advgan.core.errors import InputError
+from advgan.defenses import load_classifier
+from tests.conftest import Run
+
+EPS = 20 / 255
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator of RGB images."""
+    return save(tmp_path_factory.mktemp("rgb"), channels=3)
+
+
+def save(folder: Path, **settings: object) -> Path:
+    torch.manual_seed(0)
+    generator = Generator(width=8, depth=1, **{"eps": EPS, **settings})  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in generator.parameters():  # some are zero at first
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    generator.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Pictures of several sizes and kinds, in folders."""
+    rng, root = np.random.default_rng(0), tmp_path / "photos"
+    for i, name in enumerate(("a.png", "b/c.png", "b/d.bmp", "b/e/f.png", "g.webp")):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = (24, 16) if i % 2 else (20, 20)
+        image = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        image.save(path, **({"lossless": True} if path.suffix == ".webp" else {}))
+    return root
+
+
+def attack(*words: object, code: int = 0) -> None:
+    if not code:
+        main(["attack", *map(str, words), "--threads", "1"])
+        return
+    with pytest.raises(SystemExit) as stop:
+        main(["attack", *map(str, words), "--threads", "1"])
+    assert stop.value.code == code
+
+
+def rows(output: Path) -> dict[str, dict[str, str]]:
+    with (output / "manifest.csv").open(newline="") as file:
+        return {row["input"]: row for row in csv.DictReader(file)}
+
+
+def pixels(path: Path, mode: str = "RGB") -> np.ndarray:
+    return np.asarray(Image.open(path).convert(mode)).astype(int)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def test_a_tree_becomes_pngs_of_the_same_names_within_the_bound(photos: Path, generator: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    attack(photos, out, "--generator", generator, "--eps", "8/255")
+    assert sorted(contents(out)) == ["a.png", "b/c.png", "b/d.png", "b/e/f.png", "g.png"]
+    for name, row in rows(out).items():
+        change = pixels(out / row["output"]) - pixels(photos / name)
+        assert 0 < abs(change).max() <= 8
+        assert float(row["linf"]) == pytest.approx(abs(change).max() / 255, abs=1e-6)
+        assert float(row["l2"]) == pytest.approx(np.sqrt((change**2).sum()) / 255, abs=1e-6)
+        assert row["sha256"] == hashlib.sha256((out / row["output"]).read_bytes()).hexdigest()
+        assert (row["status"], row["before"], row["reason"]) == ("ok", "", "")
+
+
+def test_a_picture_and_a_glob(photos: Path, generator: Path, tmp_path: Path) -> None:
+    attack(photos / "b" / "d.bmp", tmp_path / "one", "--generator", generator)
+    assert sorted(contents(tmp_path / "one")) == ["d.png"]
+    attack(f"{photos}/**/*.png", tmp_path / "some", "--generator", generator)
+    assert sorted(contents(tmp_path / "some")) == ["a.png", "b/c.png", "b/e/f.png"]
+
+
+def test_the_targets_view_before_and_after(classifier: Path, digits: Path, tmp_path: Path) -> None:
+    out, own = tmp_path / "out", classifier / "classifier"
+    attack(digits / "test", out, "--generator", save(tmp_path / "g"), "--target", own, "--batch-size", 7)
+    model = load_classifier(str(own))
+    with torch.no_grad():
+        for name, row in rows(out).items():
+            for when, path in (("before", digits / "test" / name), ("after", out / row["output"])):
+                p = model(torch.tensor(pixels(path, "L"))[None, None].float() / 255).softmax(1)[0]
+                assert int(row[f"{when}_class"]) == p.argmax()
+                assert float(row[f"{when}_confidence"]) == pytest.approx(p.max().item(), abs=1e-3)
+
+
+def test_a_black_box_looks_on_and_is_asked_about_the_pictures_alone(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bb.py").write_text(
+        "from advgan.classifiers import BlackBox\n\n\ndef box():\n"
+        "    return BlackBox(lambda x: (x.mean((1, 2, 3)) > 0.5).long(), 2, 'labels', budget=2)\n"
+    )
+    words = (photos / "a.png", tmp_path / "out", "--generator", generator, "--target", f"{tmp_path}/bb.py:box")
+    attack(*words, code=2)
+    assert "does not say which images it takes: say --image-size" in capsys.readouterr().err
+    attack(*words, "--image-size", 20)
+    bright = str(int(pixels(photos / "a.png").mean() > 127.5))
+    assert rows(tmp_path / "out")["a.png"]["before_class"] == bright
+
+
+def test_names_of_classes(classifier: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(*words: object, **known: object) -> object:
+        model = load_classifier(*words, **known)  # type: ignore[arg-type]
+        model.classes = ("bottom", "=middle", "top")
+        return model
+
+    monkeypatch.setattr("advgan.cli.attack.load_classifier", named)
+    one, out = digits / "test" / "top" / "0.png", tmp_path / "out"
+    words = (one, out, "--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier")
+    attack(*words, "--y-target", "botom", code=2)
+    attack(*words, "--y-target", "bottom")
+    assert rows(out)["0.png"]["before"] in ("bottom", "'=middle", "top")  # no spreadsheet takes it for a formula
+    assert "y_target: '0'" in (out / "settings-attack.yaml").read_text()
+
+
+def test_a_call_goes_on_with_what_is_missing(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    attack(photos, whole, "--generator", generator)
+    attack(photos, parts, "--generator", generator)
+    before, manifest = contents(parts), (parts / "manifest.csv").read_text()
+    kept = (parts / "a.png").stat().st_mtime_ns
+    (parts / "b" / "c.png").unlink()
+    (parts / "g.png").write_bytes(before["g.png"][:-20])  # cut short
+    (parts / "manifest.csv").unlink()
+    attack(photos, parts, "--generator", generator)
+    assert "3 of them by an earlier call" in capsys.readouterr().out
+    assert contents(parts) == before == contents(whole)
+    assert (parts / "manifest.csv").read_text() == manifest
+    assert (parts / "a.png").stat().st_mtime_ns == kept
+
+
+def test_a_picture_that_has_changed_is_answered_again(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    attack(photos, out, "--generator", generator)
+    before = contents(out)
+    Image.fromarray(255 - pixels(photos / "a.png").astype(np.uint8)).save(photos / "a.png")
+    attack(photos, out, "--generator", generator)
+    assert "4 of them by an earlier call" in capsys.readouterr().out
+    assert abs(pixels(out / "a.png") - pixels(photos / "a.png")).max() <= 20
+    assert {name for name, data in contents(out).items() if data != before[name]} == {"a.png"}
+
+
+def test_nothing_is_replaced_unasked(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (out / "b").mkdir(parents=True)
+    (out / "b" / "c.png").write_bytes(b"mine")
+    attack(photos, out, "--generator", generator, code=2)
+    assert "1 files in the way" in capsys.readouterr().err
+    assert (out / "b" / "c.png").read_bytes() == b"mine"
+    attack(photos, out, "--generator", generator, "--force")
+    loud = (out / "a.png").read_bytes()
+    attack(photos, out, "--generator", generator, "--eps", "4/255", code=2)
+    assert "eps was 0.0784" in capsys.readouterr().err
+    (out / "settings-attack.yaml").unlink()
+    (out / "manifest.csv").rename(tmp_path / "manifest.csv")
+    attack(photos, out, "--generator", generator, "--eps", "4/255", code=2)  # the pictures say it too
+    assert "were not made from these pictures with these settings" in capsys.readouterr().err
+    (out / "manifest.csv").write_text("mine")
+    attack(photos, out, "--generator", generator, code=2)
+    assert "manifest.csv is there" in capsys.readouterr().err
+    attack(photos, out, "--generator", generator, "--eps", "4/255", "--force")
+    assert (out / "a.png").read_bytes() != loud
+
+
+def test_what_cannot_be_read_is_left_out_and_said(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "b" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (tmp_path / "secret.png").write_bytes((photos / "a.png").read_bytes())
+    (photos / "link.png").symlink_to(tmp_path / "secret.png")
+    (photos / "elsewhere").symlink_to(tmp_path)
+    (photos / "within.png").symlink_to(photos / "a.png")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(photos / "deep.png")
+    out = tmp_path / "out"
+    attack(photos, out, "--generator", generator, code=3)
+    found = rows(out)
+    assert {name for name, row in found.items() if row["status"] == "left out"} == {
+        "b/broken.jpg",
+        "deep.png",
+        "link.png",
+    }
+    assert not any(name.startswith("elsewhere") for name in found)
+    assert pixels(out / "within.png").shape == (20, 20, 3)
+    said = capsys.readouterr().err
+    for words in ("b/broken.jpg", "8 bits per channel", "a link that leads out of"):
+        assert words in said
+
+
+def test_one_process_and_two_give_the_same_files(program: Run, digits: Path, classifier: Path, tmp_path: Path) -> None:
+    """With noise, batches that are not full, and sizes that differ."""
+    source = tmp_path / "in"
+    for path in sorted((digits / "test").rglob("*.png"))[:23]:
+        place = source / path.relative_to(digits / "test")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.open(path)
+        (image.crop((0, 0, 24, 28)) if path.stem.endswith("3") else image).save(place)
+    words = ("--generator", save(tmp_path / "g", noise=4, eps=1.0), "--batch-size", 4, "--threads", 1)
+    done = program("-m", "advgan", "attack", source, tmp_path / "two", *words, processes=2)
+    assert "2 processes on cpu" in done.stdout
+    assert "attacked     23 of 23 pictures" in done.stdout
+    attack(source, tmp_path / "one", *words[:-2])
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert len(contents(tmp_path / "one")) == 23
+    assert (tmp_path / "one" / "manifest.csv").read_text() == (tmp_path / "two" / "manifest.csv").read_text()
+
+
+def test_noise_is_each_pictures_own(photos: Path, tmp_path: Path) -> None:
+    (photos / "a2.png").write_bytes((photos / "a.png").read_bytes())
+    noisy = save(tmp_path / "g", channels=3, noise=4, eps=1.0)
+    attack(photos, tmp_path / "all", "--generator", noisy)
+    attack(photos / "a2.png", tmp_path / "one", "--generator", noisy, "--seed", 1)
+    a, a2, other = (pixels(path) for path in (tmp_path / "all/a.png", tmp_path / "all/a2.png", tmp_path / "one/a2.png"))
+    assert (a != a2).any()
+    assert (a2 != other).any()
+
+
+def test_channels_size_and_transparency_become_the_generators(photos: Path, generator: Path, tmp_path: Path) -> None:
+    rgba = pixels(photos / "a.png").astype(np.uint8)
+    Image.fromarray(np.dstack([rgba, np.full(rgba.shape[:2], 7, np.uint8)])).save(photos / "a.png")
+    Image.fromarray(rgba[..., 0]).save(photos / "b" / "c.png")
+    attack(photos, tmp_path / "rgb", "--generator", generator, "--image-size", 12)
+    assert {Image.open(path).mode for path in (tmp_path / "rgb").rglob("*.png")} == {"RGB"}
+    assert {(row["height"], row["width"]) for row in rows(tmp_path / "rgb").values()} == {("12", "12")}
+    attack(photos / "a.png", tmp_path / "a", "--generator", generator)
+    assert 0 < abs(pixels(tmp_path / "a" / "a.png") - rgba).max() <= 20
+    attack(photos / "a.png", tmp_path / "grey", "--generator", save(tmp_path / "g"))
+    assert Image.open(tmp_path / "grey" / "a.png").mode == "L"
+
+
+def test_a_guided_generator_takes_one_size(classifier: Path, digits: Path, tmp_path: Path) -> None:
+    guide = json.loads((classifier / "classifier" / "config.json").read_text())
+    guided = save(tmp_path / "g", guide={key: guide[key] for key in ("name", "image_shape", "num_classes")})
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.open(digits / "test" / "top" / "0.png").save(folder / "fits.png")
+    Image.open(digits / "test" / "top" / "1.png").resize((30, 28)).save(folder / "wide.png")
+    attack(folder, tmp_path / "out", "--generator", guided, code=3)
+    found = rows(tmp_path / "out")
+    assert found["fits.png"]["status"] == "ok"
+    assert found["wide.png"]["reason"] == "30 x 28 pixels, expected 28 x 28 (--image-size resizes)"
+    attack(folder, tmp_path / "resized", "--generator", guided, "--image-size", 28)
+    assert len(contents(tmp_path / "resized")) == 2
+    attack(folder, tmp_path / "other", "--generator", guided, "--image-size", 32, code=2)
+
+
+def test_a_recipe_of_the_last_call(photos: Path, generator: Path, tmp_path: Path) -> None:
+    attack(photos, tmp_path / "out", "--generator", generator, "--eps", "5/255", "--seed", 3)
+    again = tmp_path / "again"
+    attack(photos, again, "--recipe", tmp_path / "out" / "settings-attack.yaml")
+    assert contents(again) == contents(tmp_path / "out")
+    main(["attack", "--recipe", str(again / "settings-attack.yaml")])  # it says where, too
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_images_that_are_not_finite_are_not_written(
+    photos: Path,
+    tmp_path: Path,
+    norm: str,
+    value: float,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, perturb = tmp_path / "out", Generator.perturb
+
+    def one_pixel_is_not_finite(self: Generator, x: torch.Tensor, *given: object, **more: bool) -> torch.Tensor:
+        x_adv = perturb(self, x, *given, **more)  # type: ignore[arg-type]
+        x_adv[:, 0, 0, 0] = value
+        return x_adv
+
+    monkeypatch.setattr(Generator, "perturb", one_pixel_is_not_finite)
+    attack(photos, out, "--generator", save(tmp_path / "g", channels=3, norm=norm), code=3)
+    assert contents(out) == {}
+    assert {(row["status"], row["reason"]) for row in rows(out).values()} == {
+        ("failed", "the generator's output has NaN or infinity")
+    }
+    said = capsys.readouterr()
+    assert "attacked     0 of 5 pictures" in said.out
+    assert said.err.count("failed  ") == 5
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 1.0)])
+def test_images_outside_the_ball_are_not_written(
+    photos: Path, tmp_path: Path, norm: str, eps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (photos, tmp_path / "out", "--generator", save(tmp_path / "g", channels=3, norm=norm, eps=eps))
+    attack(*words)
+    assert len(contents(tmp_path / "out")) == 5
+    perturb = Generator.perturb
+
+    def first_too_far(self: Generator, x: torch.Tensor, *given: object, **more: bool) -> torch.Tensor:
+        x_adv = perturb(self, x, *given, **more)  # type: ignore[arg-type]
+        x_adv[0] = 1 - x[0]
+        return x_adv
+
+    monkeypatch.setattr(Generator, "perturb", first_too_far)
+    attack(*words, "--force", "--batch-size", 1, code=3)
+    assert contents(tmp_path / "out") == {}, "no file of the call before stays either"
+    for row in rows(tmp_path / "out").values():
+        assert row["status"] == "failed"
+        assert f"of the 8-bit image exceeds eps {eps:.6g}" in row["reason"]
+        assert float(row[norm]) > eps
+
+
+def test_pictures_in_the_target_class_are_not_counted(
+    classifier: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier", "--y-target", 2)
+    attack(digits / "test", tmp_path / "out", *words)
+    found = rows(tmp_path / "out").values()
+    counted = [row for row in found if row["before_class"] != "2"]
+    hits = sum(row["after_class"] == "2" for row in counted)
+    assert 0 < len(counted) < len(found)
+    said = capsys.readouterr().out.replace(" (top)", "")
+    assert f"fooled       {hits} of {len(counted)} are taken for class 2; " in said
+    assert f"; {len(found) - len(counted)} were before, not counted\n" in said
+
+
+def test_names_that_collide_or_are_too_long_are_left_out_alone(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("manifest.csv/a.png", "Settings-Attack.yaml/a.png", "a" * 245 + ".png", "b" * 250 + ".png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes((photos / "a.png").read_bytes())
+    for ending in (".png", ".bmp"):  # whose files keep both endings: 257 bytes
+        Image.open(photos / "a.png").save(photos / ("c" * 249 + ending))
+    attack(photos, tmp_path / "out", "--generator", generator, code=3)
+    reasons = {name: row["reason"] for name, row in rows(tmp_path / "out").items() if row["status"] != "ok"}
+    assert {name: "own file" in reason for name, reason in reasons.items()} == {
+        **{"manifest.csv/a.png": True, "Settings-Attack.yaml/a.png": True},
+        **{"c" * 249 + ".png": False, "c" * 249 + ".bmp": False},
+    }
+    assert len(contents(tmp_path / "out")) == 7
+    (tmp_path / "taken" / "manifest.csv").mkdir(parents=True)
+    attack(photos, tmp_path / "taken", "--generator", generator, "--force", code=2)
+    assert "manifest.csv is a folder" in capsys.readouterr().err
+
+
+def test_large_pictures_and_pipes_are_left_out_unread(
+    photos: Path, generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (600, 500)).save(photos / "large.png")
+    os.mkfifo(photos / "pipe.png")
+    monkeypatch.setattr(Image.Image, "load", _never(Image.Image.load, 600))
+    attack(photos, tmp_path / "out", "--generator", generator, "--max-pixels", 250_000, code=3)
+    left = {name: row["reason"] for name, row in rows(tmp_path / "out").items() if row["status"] != "ok"}
+    assert left == {
+        "large.png": "600 x 500 pixels, expected at most 250,000 in all (--max-pixels)",
+        "pipe.png": "no regular file",
+    }
+    monkeypatch.undo()
+    (photos / "pipe.png").unlink()
+    attack(photos, tmp_path / "out", "--generator", generator, "--max-pixels", 300_000)  # goes on
+    assert rows(tmp_path / "out")["large.png"]["width"] == "600"
+
+
+def _never(load: Callable[[Image.Image], object], width: int) -> Callable[[Image.Image], object]:
+    def guarded(image: Image.Image) -> object:
+        assert image.width != width, "decoded"
+        return load(image)
+
+    return guarded
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EFBIG, 1), (errno.EROFS, 1)])
+def test_disk_that_fills_up_is_exit_code_1_and_loses_nothing(
+    photos: Path, generator: Path, tmp_path: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_bytes, words = Path.write_bytes, (photos, tmp_path / "out", "--generator", generator)
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name.startswith(".g.png"):
+            raise OSError(number, os.strerror(number))
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    attack(*words, "--batch-size", 1, code=code)
+    assert capsys.readouterr().err == f"error: {os.strerror(number)}: {tmp_path / 'out' / 'g.png'}\n"
+    kept = contents(tmp_path / "out")
+    assert sorted(kept) == ["a.png", "b/c.png", "b/d.png", "b/e/f.png"]
+    monkeypatch.undo()
+    attack(*words, "--batch-size", 1)
+    assert "4 of them by an earlier call" in capsys.readouterr().out
+    assert len(contents(tmp_path / "out")) == 5
+
+
+def test_control_characters_of_names_are_escaped(
+    photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "x\x1b]0;title\x07\nattacked     9 of 9 pictures\u202e.png"
+    (photos / name).write_bytes(b"no")
+    attack(photos, tmp_path / "out", "--generator", generator, code=3)
+    error = capsys.readouterr().err
+    assert r"left out     x\x1b]0;title\x07\nattacked     9 of 9 pictures\u202e.png: no picture" in error
+    assert name in rows(tmp_path / "out"), "the manifest has the name as it is"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{in}", "{out}", "--generator", "{g}", "--max-pixels", "99", "--image-size", "10"], "max_pixels must be"),
+        (["{in}", "{out}", "--generator", "{out}"], "no generator in"),
+        (["{in}", "{out}", "--generator", "{g}", "--eps", "0.5"], "was trained for eps"),
+        (["{in}", "{out}", "--generator", "{g}", "--eps", "0.001"], "at least one grey level"),
+        (["{in}", "{out}", "--generator", "{g}", "--y-target", "3"], "was trained untargeted"),
+        (["{in}", "{out}", "--generator", "{g}", "--y-target", "cat"], "a name that --target knows"),
+        (["{in}", "{out}", "--generator", "{g}", "--target", "{c}"], "expected a target that does"),
+        (["{in}", "{out}", "--generator", "{g}", "--target-weights", "x.pt"], "need a target"),
+        (["{in}", "{out}", "--generator", "{g}", "--batch-size", "0"], "batch_size must be at least 1"),
+        (["{in}", "{out}", "--generator", "{g}", "--image-size", "0"], "image_size must be at least 1"),
+        (["{in}", "{out}/a.png", "--generator", "{g}"], "OUT is a folder"),
+        (["{in}", "{in}", "--generator", "{g}"], "must not lie among the pictures"),
+        (["{in}/a.png", "{in}", "--generator", "{g}"], "would be replaced by its own answer"),
+        (["{in}/none", "{out}", "--generator", "{g}"], "no picture, folder or glob"),
+        (["{in}/*.gif", "{out}", "--generator", "{g}"], "no pictures in"),
+        (["{in}/*/../../*.png", "{out}", "--generator", "{g}"], "must not climb"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], message: str, photos: Path, generator: Path, classifier: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    places = {"in": photos, "out": tmp_path / "out", "g": generator, "c": classifier / "classifier"}
+    attack(*(word.format(**places) for word in words), code=2)
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert message in said
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
+def test_answers_within_the_pictures_are_not_attacked_again(photos: Path) -> None:
+    out = photos / "attacked"
+    names = [picture.name for picture in find(str(photos), out)]
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).with_suffix(".png").touch()
+    assert [picture.name for picture in find(str(photos), out)] == names
+    assert [picture.name for picture in find(f"{photos}/**/*", out)] == names
+
+
+def test_every_kind_that_is_decoded_is_found(tmp_path: Path) -> None:
+    for kind in ("GIF", "PPM", "BMP", "WEBP", "TIFF", "PNG", "JPEG"):
+        for ending in (ending for ending, name in Image.registered_extensions().items() if name == kind):
+            (tmp_path / f"{kind}{ending}").touch()
+    found = {picture.path.suffix for picture in find(str(tmp_path), tmp_path / "out")}
+    assert found >= {".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".png", ".jpg", ".jpeg"}
+
+
+def test_two_pictures_that_would_become_one_keep_their_endings(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "b.jpg"):
+        (tmp_path / name).touch()
+    assert [p.output for p in find(str(tmp_path), tmp_path / "out")] == ["a.jpg.png", "a.png.png", "b.png"]
+    (tmp_path / "a.jpg.png").touch()
+    with pytest.raises(InputError, match=r"a\.jpg\.png and .*a\.jpg\.png|would both become a\.jpg\.png"):
+        find(str(tmp_path), tmp_path / "out")
+
+
+def test_answers_stay_in_their_folder(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    (root / "link").symlink_to(elsewhere)
+    assert check_place(root, "a/b.png") == root / "a" / "b.png"
+    for name in ("../x.png", "a/../../x.png", "/tmp/x.png", "link/x.png"):
+        with pytest.raises(InputError, match="leads out of"):
+            check_place(root, name)
+
+
+def test_a_png_says_what_it_is(tmp_path: Path) -> None:
+    path, image = tmp_path / "a.png", np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    digest = write_png(path, image, {"input": "ä.png"})
+    assert finished(path) == {"input": "ä.png", "sha256": digest}
+    assert (np.asarray(Image.open(path)).transpose(2, 0, 1) == image).all()
+    content = path.read_bytes()
+    path.write_bytes(content[:-30] + bytes([content[-30] ^ 1]) + content[-29:])
+    assert finished(path) == {"input": "ä.png"}, "damaged"
+    assert finished(_plain(tmp_path)) is None
+
+
+def _plain(folder: Path) -> Path:
+    Image.new("L", (4, 4)).save(folder / "plain.png")
+    return folder / "plain.png"

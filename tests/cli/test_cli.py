@@ -1,0 +1,148 @@
+"""The `advgan` command: how it finds its commands, what it tells of a checkpoint, and of one that is none."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from advgan import Generator, __version__
+from advgan.cli.main import main
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run_directory(classifier: Path, tmp_path: Path) -> Path:
+    """A run with a classifier and a generator, whose card has the Hub's front matter."""
+    (tmp_path / "classifier").symlink_to(classifier / "classifier")
+    Generator(width=8, depth=1, eps=8 / 255).save_pretrained(tmp_path / "generator")
+    (tmp_path / "generator" / "README.md").write_text("---\ntags: [x]\n---\n# A generator\n\none\n\n---\n\ntwo\n")
+    return tmp_path
+
+
+def info(directory: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    main(["info", str(directory)])
+    return capsys.readouterr().out
+
+
+def test_a_generator(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = info(run_directory / "generator", capsys)
+    size = sum(parameter.numel() for parameter in Generator(width=8, depth=1).parameters())
+    for words in ("0.0313725", "linf", f"{size:,}", "A generator", "one", "two"):
+        assert words in text
+    assert "tags" not in text
+
+
+def test_a_run(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = info(run_directory, capsys)
+    for words in ("mnist-small", "[1, 28, 28]", "A test's classifier", "linf", "A generator"):
+        assert words in text
+
+
+@pytest.mark.parametrize("card", [b"---\ntags: [x]\n# Unclosed", b"# Caf\xe9, not UTF-8", b""])
+def test_a_damaged_card_is_shown_as_it_is(card: bytes, run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run_directory / "generator" / "README.md").write_bytes(card)
+    assert "linf" in info(run_directory / "generator", capsys)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", None, "no checkpoint in"),
+        ("config.json", b"{", "is damaged"),
+        ("config.json", b'{"eps": "\xff"}', "is damaged"),
+        ("config.json", b"[1, 2]", "config.json: a JSON object expected, got [1, 2]"),
+        ("model.safetensors", None, "is damaged"),
+        ("model.safetensors", b"", "is damaged"),
+        ("model.safetensors", b"\xff" * 100, "is damaged"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line_and_exit_code_2(
+    file: str, content: bytes | None, message: str, run_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_directory / "generator" / file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        main(["info", str(run_directory / "generator")])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert message in said
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.strip() == __version__
+
+
+EXAMPLES = ("attack", "compare", "export", "info")
+
+
+def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from advgan.cli.main import main; main(['--version']); main(['--help'])\n"
+        "assert not {'torch', 'numpy', 'tyro', 'rich', 'huggingface_hub'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in EXAMPLES:
+        assert re.search(rf"^  {name} +\S.*\.$", done.stdout, re.M)
+    assert done.stdout.startswith(f"{__version__}\nusage: ")
+    assert done.stdout.count("\n  advgan ") == 3
+
+
+def test_info_does_without_pytorch() -> None:
+    code = "import sys; from advgan.cli.main import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "info", "checkpoints/mnist-c-generator"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "39,760" in done.stdout
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_commands_help_teaches_with_three_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: advgan {name} ")
+    assert len(re.findall(rf"^    .*advgan {name} ", text, re.M)) == 3
+    if name != "info":
+        assert "--recipe" in text
+
+
+def test_an_unknown_command_is_met_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, said in (("atack", "did you mean attack?"), ("xyzzy", "expected one of attack, ")):
+        with pytest.raises(SystemExit) as stop:
+            main([word])
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_command_without_what_it_needs_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["attack", "in", "out"])
+    assert stop.value.code == 2
+    assert "--generator" in capsys.readouterr().err
+
+
+def test_an_exported_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    helper = pytest.importorskip("onnx.helper")
+    value = helper.make_tensor_value_info("x", 1, ["n", 1, 28, 28])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["x_adv"])], "g", [value], [value])
+    graph.output[0].name = "x_adv"
+    model = helper.make_model(graph)
+    (tmp_path / "g.onnx").write_bytes(model.SerializeToString())
+    text = info(tmp_path / "g.onnx", capsys)
+    assert "x (n, 1, 28, 28)" in text
+    assert "x_adv (n, 1, 28, 28)" in text
+    (tmp_path / "bad.onnx").write_bytes(b"no")
+    with pytest.raises(SystemExit):
+        main(["info", str(tmp_path / "bad.onnx")])
+    assert "cannot read" in capsys.readouterr().err

@@ -1,0 +1,217 @@
+"""SIGINT and SIGTERM: exit codes 130 and 143, everywhere in every program."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+from advgan import InputError, training
+from advgan.core import shutdown
+from advgan.core.config import run
+from advgan.core.shutdown import exit_code, stopped_by_signal
+from advgan.experiments import trainings as programs
+from tests.conftest import ROOT
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+PROGRAMS = [
+    path for path in sorted(ROOT.glob("train/*.py")) + sorted(ROOT.glob("eval/*.py")) if "run(main" in path.read_text()
+]
+
+
+@dataclass
+class Settings:
+    pass
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.001)  # the handler runs between two instructions
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_ends_a_program_at_once(number: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    reached = []
+
+    def main(settings: Settings) -> None:
+        send(number)
+        reached.append("the next line")
+
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ending:
+        run(main, Settings, [])
+    assert (ending.value.code, reached) == (code, [])
+    assert signal.getsignal(number) is before
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("error", [None, InputError("after it"), RuntimeError("after it"), OSError(28, "full")])
+def test_code_that_catches_the_exit_does_not_hide_it(number: int, code: int, error: Exception | None) -> None:
+    def main(settings: Settings) -> None:
+        try:
+            send(number)
+        except BaseException:
+            if error is not None:
+                raise error from None
+
+    with pytest.raises(SystemExit) as ending:
+        run(main, Settings, [])
+    assert ending.value.code == code
+
+
+def test_a_second_signal_within_the_second_does_not_disturb_what_the_first_began() -> None:
+    cleaned = []
+
+    def main(settings: Settings) -> None:
+        try:
+            send(signal.SIGTERM)
+        finally:
+            send(signal.SIGINT)
+            send(signal.SIGTERM)
+            cleaned.append("a temporary folder")
+
+    with pytest.raises(SystemExit) as ending:
+        run(main, Settings, [])
+    assert (ending.value.code, cleaned) == (143, ["a temporary folder"])
+
+
+def test_a_program_that_was_not_stopped_ends_as_before() -> None:
+    with pytest.raises(SystemExit) as ending:
+        run(lambda settings: sys.exit(3), Settings, [])
+    assert ending.value.code == 3
+    run(lambda settings: None, Settings, [])
+
+
+@pytest.mark.parametrize("swallows", ["a weak reference", "a thread"])
+def test_where_the_exit_is_swallowed_the_process_ends_after_a_while(swallows: str) -> None:
+    """Python drops an exception in a callback of the garbage collector; a pool waits for its threads."""
+    waits = {
+        "a weak reference": "weakref.finalize(Settings(), send); time.sleep(60)",
+        "a thread": "pool = ThreadPoolExecutor().__enter__(); pool.submit(time.sleep, 60)\n    with pool: send()",
+    }[swallows]
+    code = (
+        "import os, signal, time, weakref\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "from dataclasses import dataclass\nfrom advgan.core import shutdown\nfrom advgan.core.config import run\n"
+        "shutdown.GRACE = 0.2\n"
+        "def send(): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "@dataclass\nclass Settings: pass\n"
+        f"def main(settings):\n    {waits}\n"
+        "run(main, Settings, [])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=30).returncode == 143
+
+
+def test_the_command_handles_signals_before_it_imports_anything_large() -> None:
+    code = (
+        "import os, signal, sys\nfrom advgan.cli import main as cli\n"
+        "cli.known = lambda word: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.argv = ['advgan', 'attack']\ncli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_every_program_handles_signals_before_its_other_imports(path: Path) -> None:
+    body = ast.parse(path.read_text()).body
+    called = next(i for i, node in enumerate(body) if "exit_on_signals()" in ast.unparse(node))
+    imported = {alias.name for node in body[:called] if isinstance(node, ast.Import) for alias in node.names}
+    modules = {node.module for node in body[:called] if isinstance(node, ast.ImportFrom)}
+    assert imported == {"sys"}
+    assert modules == {"__future__", "pathlib", "advgan.core.shutdown"}
+
+
+def test_the_handlers_need_no_pytorch() -> None:
+    code = "import sys, advgan.core.shutdown; sys.exit(bool({'torch', 'numpy', 'tyro'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_signal_while_a_program_imports() -> None:
+    code = (
+        "import os, signal\n"
+        "from advgan.core.shutdown import exit_on_signals\n"
+        "exit_on_signals()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import torch\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
+def test_in_a_loop_a_signal_waits_for_the_end_of_the_step() -> None:
+    accelerator = Accelerator(cpu=True)
+    with training.Stop() as stop:
+        assert (stop.requested(accelerator), stop.code) == (False, 0)
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        assert (stop.requested(accelerator), stop.code) == (True, 143)
+
+
+def test_a_second_ctrl_c_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as ending, training.Stop():  # noqa: PT012
+        send(signal.SIGINT)
+        monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 1.5)
+        send(signal.SIGTERM)  # a launcher's: not a person's
+        send(signal.SIGINT)
+        raise AssertionError
+    assert ending.value.code == 130
+
+
+def test_a_signal_after_the_last_step_is_not_lost() -> None:
+    with pytest.raises(SystemExit) as ending, training.Stop() as stop:  # noqa: PT012
+        assert not stop.requested(Accelerator(cpu=True))
+        send(signal.SIGTERM)
+    assert ending.value.code == 143
+
+
+def test_while_a_loop_waits_for_others_a_signal_does_not() -> None:
+    reached = []
+    with pytest.raises(SystemExit) as ending, training.Stop() as stop:  # noqa: PT012
+        with stop.at_once():
+            reached.append("the question")
+        try:
+            with stop.at_once():
+                send(signal.SIGINT)
+                reached.append("the answer")
+        finally:
+            send(signal.SIGINT)
+            reached.append("the state")
+    assert (ending.value.code, reached) == (130, ["the question", "the state"])
+    with pytest.raises(SystemExit), training.Stop() as stop:  # noqa: PT012
+        send(signal.SIGTERM)
+        with stop.at_once():
+            reached.append("another question")
+    assert "another question" not in reached
+
+
+@pytest.mark.parametrize(
+    ("returncode", "code"), [(143, 143), (130, 130), (-15, 143), (-2, 130), (0, None), (2, None), (-9, None), (1, None)]
+)
+def test_which_return_codes_mean_stopped(returncode: int, code: int | None) -> None:
+    assert stopped_by_signal(returncode) == code
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_child_that_was_stopped_stops_its_parent_with_the_same_code(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for returncode in (code, -number):
+        monkeypatch.setattr(programs, "ended", lambda command, returncode=returncode: returncode)
+        with pytest.raises(SystemExit) as ending:
+            programs.program("train/classifier.py")
+        assert ending.value.code == code
+        assert "train/classifier.py was stopped before its end" in capsys.readouterr().err
+
+
+def test_codes() -> None:
+    assert [exit_code(number) for number in shutdown.SIGNALS] == [130, 143]

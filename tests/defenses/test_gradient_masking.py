@@ -1,0 +1,259 @@
+"""The defences that hide gradients: what they stop, what they fall to; and the verdict that finds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advgan.analysis.masking import masking
+from advgan.attacks import fgsm, hopskipjump, parse_attack
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
+from advgan.data import load_data
+from advgan.defenses import adaptive, defend, reseed
+from advgan.evaluation import Result, ResultCache, TargetModel
+from advgan.models.losses import margin
+from tests.analysis.test_sanity_checks import share
+from tests.analysis.test_statistics import plain, result
+
+WORDS = ("labels-only", "saturated", "noisy-gradients", "truncated-gradients")
+EPS = 0.2
+
+
+def net(digits: Path, seed: int, eps: float = 0.0) -> nn.Module:
+    """A small classifier of the bars, trained for two seconds; with `eps` on FGSM's images of that size."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 3))
+    x, y = next(load_data("folder", digits).train.batches(120))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(fgsm(model, x, y, eps=eps) if eps else x), y).backward()
+        optimizer.step()
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def model(digits: Path) -> nn.Module:
+    return net(digits, 0)
+
+
+@pytest.fixture(scope="module")
+def robust(digits: Path) -> nn.Module:
+    return net(digits, 0, eps=0.15)
+
+
+@pytest.fixture(scope="module")
+def other(digits: Path) -> nn.Module:
+    return net(digits, 1)
+
+
+@pytest.fixture(scope="module")
+def images(digits: Path) -> tuple[Tensor, Tensor]:
+    return next(load_data("folder", digits).test.batches(48))
+
+
+# What they say
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_each_decides_as_the_classifier_does(word: str, model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    x, _ = images
+    assert torch.equal(defend(model, word)(x).argmax(1), model(x).argmax(1))
+    assert adaptive(defend(model, word)) is model
+    assert defend(model, word)(x[:0]).shape == (0, 3)
+
+
+def test_labels_only_tells_a_label_as_a_black_box_does(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    x = images[0].clone().requires_grad_()
+    logits = defend(model, "labels-only")(x)
+    torch.testing.assert_close(logits.amax(1), torch.zeros(48))
+    torch.testing.assert_close(logits.amin(1), torch.full((48,), 1e-12).log())
+    (gradient,) = torch.autograd.grad(margin(logits, images[1]).sum(), x)
+    assert torch.equal(gradient, torch.zeros_like(x))
+
+
+def test_saturated_scores_are_log_probabilities_without_a_gradient_where_they_are_sure() -> None:
+    z = torch.tensor([[0.5, 0.0, -0.5], [0.01, 0.0, -0.01]], requires_grad=True)
+    logits = defend(nn.Identity(), "saturated")(z)
+    torch.testing.assert_close(logits[1], (100 * z[1]).log_softmax(0))
+    torch.testing.assert_close(logits[0], torch.tensor([1 - 1e-7, 1e-7, 1e-7]).log())
+    (gradient,) = torch.autograd.grad(margin(logits, torch.zeros(2, dtype=torch.long)).sum(), z)
+    assert torch.equal(gradient[0], torch.zeros(3))
+    torch.testing.assert_close(gradient[1], torch.tensor([100.0, -100.0, 0.0]))
+
+
+def linear() -> nn.Module:
+    """Logits (0, w x) of 1 x 2 x 50 images, w = 1, 2, ..., 100."""
+    layer = nn.Linear(100, 2, bias=False)
+    layer.weight.data = torch.stack([torch.zeros(100), torch.arange(1.0, 101)])
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def test_noise_is_so_many_times_as_long_as_the_gradient_and_the_seeds() -> None:
+    model, x = linear(), torch.rand(3, 1, 2, 50, requires_grad=True)
+    defense = defend(model, "noisy-gradients:sigma=4")
+    true = torch.autograd.grad(model(x)[:, 1].sum(), x)[0].flatten(1)
+    reseed(defense, 5)
+    first, second = (torch.autograd.grad(defense(x)[:, 1].sum(), x)[0].flatten(1) for _ in range(2))
+    torch.testing.assert_close((first - true).norm(dim=1), 4 * true.norm(dim=1))
+    assert not torch.equal(first, second)
+    reseed(defense, 5)
+    assert torch.equal(first, torch.autograd.grad(defense(x)[:, 1].sum(), x)[0].flatten(1))
+    assert torch.equal(defense(x), model(x))
+
+
+def test_truncation_keeps_the_largest_entries() -> None:
+    x = torch.rand(2, 1, 2, 50, requires_grad=True)
+    for words, kept in (("share=0.05", 5), ("share=0.001", 1)):
+        defense = defend(linear(), f"truncated-gradients:{words}")
+        gradient = torch.autograd.grad(defense(x)[:, 1].sum(), x)[0].flatten(1)
+        expected = torch.arange(1.0, 101) * (torch.arange(100) >= 100 - kept)
+        assert torch.equal(gradient, expected.expand(2, -1))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("saturated:scale=0", "saturated:scale must be positive, got 0.0"),
+        ("noisy-gradients:sigma=-1", "noisy-gradients:sigma must be positive, got -1.0"),
+        ("truncated-gradients:share=1", "share must be between 0 and 1, of the gradient's entries, got 1.0"),
+    ],
+)
+def test_bad_settings(words: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        defend(nn.Flatten(), words)
+
+
+# What they stop, what they fall to, and that the verdict says so
+
+NAIVE = ("fgsm@naive", "pgd:steps=20@naive")
+SQUARES = "square:queries=300"
+
+
+def measured(
+    model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor], *attacks: str, eps: float = EPS
+) -> dict[str, Result]:
+    victim, threat, cells = TargetModel("net", model), Threat("linf", eps), ResultCache(None, *images)
+    found = [cells.run(parse_attack(word), victim, threat) for word in attacks]
+    found.append(cells.run(parse_attack("mifgsm"), victim, threat, source=TargetModel("other", other)))
+    assert {each.row["status"] for each in found} == {"ok"}
+    return {each.row["attack"]: each for each in found}
+
+
+def judgement(results: dict[str, Result], *attacks: str) -> dict[str, Any]:
+    (found,) = plain(masking([r for name, r in results.items() if name in attacks or not attacks], 3))
+    return found
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_mask_stops_what_follows_its_gradients_and_nothing_else(
+    word: str, model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    found = measured(defend(model, word), other, images, *NAIVE, SQUARES, "fgsm", "pgd:steps=20")
+    asr = {name: each.row["asr"] for name, each in found.items()}
+    assert max(asr[name] for name in NAIVE) < 0.1
+    assert min(asr[name] for name in ("fgsm", "pgd:steps=20", "mifgsm from other")) > 0.5
+    if word in ("noisy-gradients", "truncated-gradients"):  # the others hide the scores too
+        assert asr[SQUARES] > 0.3
+        assert judgement(found, *NAIVE, SQUARES)["verdict"] == "masks its gradients"
+    assert judgement(found)["verdict"] == "masks its gradients"
+    assert judgement(found, *NAIVE, "fgsm", "pgd:steps=20")["verdict"] == "masks its gradients"
+    without_adaptive = judgement(found, *NAIVE, "mifgsm from other")
+    assert without_adaptive["verdict"] == "masks its gradients"
+    assert "mifgsm from other" in without_adaptive["detail"]
+    still = "leaves 48 of 48 images unchanged" in without_adaptive["detail"]
+    assert still == (word in ("labels-only", "saturated"))
+
+
+def test_a_decision_attack_does_not_notice_a_mask(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    x, y = images[0][:4], images[1][:4]
+
+    def attacked(word: str | None) -> Tensor:
+        rng = torch.Generator().manual_seed(0)
+        return hopskipjump(defend(model, word), x, y, norm="linf", max_queries=1500, rng=rng)
+
+    x_adv = attacked("labels-only")
+    assert torch.equal(x_adv, attacked(None))
+    assert (model(x_adv).argmax(1) != y).all()
+    assert (x_adv - x).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("word", [None, "gaussian", "crop-resize"])
+def test_the_verdict_is_silent_on_honest_ones(
+    word: str | None, model: nn.Module, robust: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    for each, eps in ((model, 0.16), (robust, 0.24)):  # where some images hold and some do not
+        found = measured(defend(each, word), other, images, NAIVE[1], SQUARES, "pgd:steps=20", eps=eps)
+        assert 0.1 < found["pgd:steps=20"].row["asr"] < 0.99
+        assert judgement(found)["verdict"] == "honest", judgement(found)
+        assert judgement(found, "pgd:steps=20", SQUARES)["verdict"] == "honest"
+
+
+def test_the_trained_net_is_more_robust(model: nn.Module, robust: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    hits = [(each(fgsm(each, x, y, eps=EPS)).argmax(1) != y).float().mean() for each in (model, robust)]
+    assert hits[1] < hits[0] - 0.2
+
+
+# The verdict on results made by hand
+
+SQUARE, HOPSKIPJUMP = {"access": "scores"}, {"access": "decisions", "protocol": "minimal-norm"}
+CASES = {
+    "by transfer": ([share("pgd", 10), share("mifgsm from b", 40, access="transfer")], "masks its gradients"),
+    "by scores": ([share("pgd@naive", 10), share("square", 40, **SQUARE)], "masks its gradients"),
+    "by decisions": ([share("pgd", 10), share("hopskipjump-linf", 40, **HOPSKIPJUMP)], "masks its gradients"),
+    "by its twin": ([share("pgd@naive", 10), share("pgd", 40)], "masks its gradients"),
+    "by standing still": ([result("fgsm", "0" * 100, norms=[0.0] * 100)], "masks its gradients"),
+    "the adaptive view is not its own": (
+        [share("pgd@naive", 10), share("pgd", 60), share("square", 60, **SQUARE)],
+        "masks its gradients",
+    ),
+    "its own only": ([share("pgd", 50), share("fgsm", 40)], "not tested"),
+    "twins alike, which they are without a defence": ([share("pgd@naive", 50), share("pgd", 50)], "not tested"),
+    "one step cannot be expected to": ([share("fgsm", 10), share("square", 60, **SQUARE)], "not tested"),
+    "other radii": ([share("pgd", 10, eps=0.1), share("square", 60, **SQUARE)], "not tested"),
+    "a failed attack": ([share("pgd", 10, status="failed: x"), share("square", 60, **SQUARE)], "not tested"),
+    "too few images": ([result("pgd", "000000"), result("square", "001111", **SQUARE)], "unclear"),
+    "near enough": ([share("pgd", 50), share("square", 55, **SQUARE)], "honest"),
+    "stronger": ([share("pgd@naive", 50), share("pgd", 52), share("square", 30, **SQUARE)], "honest"),
+    "other attacks than its twin": (
+        [share("ifgsm@naive", 50), share("pgd:steps=100", 60), share("square", 40, **SQUARE)],
+        "honest",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_verdicts(case: str) -> None:
+    results, verdict = CASES[case]
+    (found,) = plain(masking(results, 10))
+    assert set(found) == {"target", "verdict", "detail"}
+    assert (found["target"], found["verdict"]) == ("net", verdict)
+
+
+def test_a_verdict_tells_who_beat_whom() -> None:
+    results = [share("pgd@naive", 10), share("pgd", 50), share("square", 60, **SQUARE), share("pgd", 90, target="b")]
+    assert plain(masking(results, 10)) == [
+        {
+            "target": "net",
+            "verdict": "masks its gradients",
+            "detail": "pgd@naive 10.0%, square 60.0% (linf eps 0.3)",
+        },
+        {
+            "target": "b",
+            "verdict": "not tested",
+            "detail": "no iterative attack by its own gradients beside one without them",
+        },
+    ]
+    assert masking([], 10) == []
+
+
+def test_a_decision_attacks_records_count_up_to_the_same_eps() -> None:
+    near = result("hopskipjump-linf", "1" * 100, norms=[0.2] * 60 + [0.4] * 40, **HOPSKIPJUMP)
+    (found,) = masking([share("pgd", 30), near], 10)
+    assert found["detail"] == "pgd 30.0%, hopskipjump-linf 60.0% (linf eps 0.3)"

@@ -1,0 +1,209 @@
+"""ResultCache: run once, kept whole, found again only if nothing that decides them has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from advgan import Generator
+from advgan.attacks import Attack, Spec, ifgsm, make_attack, parse_attack, registry
+from advgan.core.threat_model import Threat
+from advgan.core.weights import read_weights, write_weights
+from advgan.evaluation import Result, ResultCache, TargetModel, evaluate
+from advgan.evaluation.environment import code_digest
+from advgan.evaluation.sharing import distribute
+from tests.attacks.test_attacks import conv_net, images, own_labels
+
+BALL = Threat("linf", 0.2)
+FGSM, NOISE, DEEPFOOL = parse_attack("fgsm"), parse_attack("noise-uniform"), parse_attack("deepfool:steps=20")
+
+
+@pytest.fixture
+def victim() -> TargetModel:
+    return TargetModel("net", conv_net())
+
+
+X = images(24)
+Y = own_labels(conv_net(), X)
+
+
+def same(a: Result, b: Result, but: tuple[str, ...] = ("seconds_per_image", "images_per_second")) -> bool:
+    rows = [{k: v for k, v in r.row.items() if k not in but} for r in (a, b)]
+    columns = a.records.keys() == b.records.keys()
+    return rows[0] == rows[1] and columns and all(torch.equal(a.records[k], b.records[k]) for k in a.records)
+
+
+def test_a_cell_is_found_again_as_it_was(victim: TargetModel, tmp_path: Path) -> None:
+    first, images_done = ResultCache(tmp_path, X, Y, batch_size=10), []
+    made = first.run(FGSM, victim, BALL)
+    assert first.found == 0
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # who may read one may read all
+    again = ResultCache(tmp_path, X, Y, batch_size=10)
+    found = again.run(FGSM, victim, BALL, progress=images_done.append)
+    assert (again.found, images_done) == (1, [24])
+    assert same(made, found, but=())
+    assert list(made.records) == list(found.records)
+    assert torch.equal(made.x_adv, found.x_adv)
+    attack = make_attack(FGSM, victim.model, BALL)
+    direct = evaluate(attack, victim.model, X, Y, BALL, batch_size=10)
+    assert same(direct, made, but=("seconds_per_image", "images_per_second", "attack", "target"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("eps", "seed", "settings", "weights", "images", "batch", "aim", "fresh", "damaged", "a bit"),
+        *("a bit of its row", "a letter of its key", "its digest"),
+    ],
+)
+def test_what_is_not_the_same_is_run(
+    change: str, victim: TargetModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = NOISE if change == "seed" else FGSM
+    ResultCache(tmp_path, X, Y, batch_size=10).run(spec, victim, BALL)
+    words: dict[str, Any] = {"batch_size": 12 if change == "batch" else 10, "fresh": change == "fresh"}
+    cells = ResultCache(tmp_path, X.flip(0) if change == "images" else X, Y, **words)
+    if change == "weights":
+        victim.model[0].bias.data += 1e-3  # type: ignore[index, operator, union-attr]
+        victim = TargetModel("net", victim.model)
+    if change == "damaged":
+        (file,) = tmp_path.glob("*/records.safetensors")
+        file.write_bytes(file.read_bytes()[:-50])
+    if change in ("a bit of its row", "a letter of its key", "its digest"):
+        (file,) = tmp_path.glob("*/cell.json")
+        old, new = {"a bit of its row": ("0.2", "0.6"), "a letter of its key": ('"row"', '"rov"')}.get(change, ("", ""))
+        file.write_text(file.read_text().replace(old, new, 1))
+        if change == "its digest":
+            (file,) = tmp_path.glob("*/records.safetensors")
+            write_weights(read_weights(file), file)
+    if change == "a bit":
+        (file,) = tmp_path.glob("*/records.safetensors")
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    threat = Threat("linf", 0.1 if change == "eps" else 0.2, targeted=change == "aim")
+    spec = parse_attack("fgsm:loss=margin") if change == "settings" else spec
+    cells.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
+    assert cells.found == 0
+    named = change in ("damaged", "its digest") or change.startswith("a ")
+    assert ("is damaged and is run again" in capsys.readouterr().err) == named
+    again = ResultCache(tmp_path, cells.x, Y, batch_size=words["batch_size"])
+    again.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
+    assert again.found == 1
+
+
+def test_a_seed_decides_random_attacks_alone(victim: TargetModel, tmp_path: Path) -> None:
+    cells = ResultCache(tmp_path, X, Y)
+    first, other = (cells.run(NOISE, victim, BALL, seed=seed) for seed in (0, 1))
+    assert not torch.equal(first.x_adv, other.x_adv)
+    assert same(first, ResultCache(None, X, Y).run(NOISE, victim, BALL))
+    cells.run(FGSM, victim, BALL, seed=0)
+    cells.run(FGSM, victim, BALL, seed=1)
+    assert cells.found == 1
+
+
+def test_a_minimal_norm_attack_is_run_once_for_all_radii(victim: TargetModel, tmp_path: Path) -> None:
+    cells = ResultCache(tmp_path, X, Y)
+    radii = (0.2, 0.5, 5.0)
+    results = [cells.run(DEEPFOOL, victim, Threat("l2", eps)) for eps in radii]
+    assert cells.found == 2
+    assert len(list(tmp_path.iterdir())) == 1
+    for eps, result in zip(radii, results, strict=True):
+        direct = ResultCache(None, X, Y).run(DEEPFOOL, victim, Threat("l2", eps))
+        assert same(direct, result)
+        assert result.row["eps"] == eps
+    assert results[0].row["asr"] < results[2].row["asr"] == results[2].row["asr_any_norm"]
+
+
+def test_a_transferred_attack_asks_its_source_alone(victim: TargetModel, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = TargetModel("other", torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval())
+    result = ResultCache(tmp_path, X, Y).run(FGSM, victim, BALL, source=source)
+    assert (result.row["attack"], result.row["access"], result.row["target"]) == ("fgsm from other", "transfer", "net")
+    assert result.row["forwards_per_image"] == 0
+    x_adv = ifgsm(source.model, X, Y, eps=0.2, steps=1)
+    assert torch.equal(result.records["prediction"], own_labels(victim.model, x_adv))
+
+
+def test_a_generator_is_part_of_its_cell(victim: TargetModel, tmp_path: Path) -> None:
+    spec, generators = parse_attack("advgan:steps=1"), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        generators.append(Generator(width=8, depth=1).eval())
+    cells = ResultCache(tmp_path, X, Y)
+    rows = [cells.run(spec, victim, BALL, generator=generator).row for generator in (*generators, generators[0])]
+    assert cells.found == 1
+    assert rows[0] == rows[2]
+    assert rows[0]["access"] == "gradients"
+
+
+def test_a_seed_decides_what_a_generator_that_takes_noise_answers(victim: TargetModel, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    generator = Generator(width=8, depth=1, noise=2).eval()
+    for name, parameter in generator.named_parameters():
+        if ".film." in name:  # as it comes, the modulation is zero
+            torch.nn.init.normal_(parameter, std=0.5)
+    cells = ResultCache(tmp_path, X, Y)
+    one_pass = parse_attack("advgan")
+    first, other, again = (cells.run(one_pass, victim, BALL, seed=seed, generator=generator) for seed in (0, 1, 0))
+    assert not torch.equal(first.x_adv, other.x_adv)
+    assert cells.found == 1
+    assert same(first, again)
+    fresh = ResultCache(None, X, Y).run(one_pass, victim, BALL, generator=generator)
+    assert same(first, fresh), "whatever torch's own random numbers are"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_processes_share_cells_and_the_main_one_has_them_all(victim: TargetModel, tmp_path: Path, fresh: bool) -> None:
+    specs = [(FGSM, 0.1), (DEEPFOOL, 0.1), (NOISE, 0.1), (FGSM, 0.2), (DEEPFOOL, 0.2), (NOISE, 0.2)]
+    todo = [
+        {"spec": spec, "victim": victim, "threat": Threat("l2", eps), "y_target": None, "seed": 0, "generator": None}
+        | {"source": None, "foreign": False}
+        for spec, eps in specs
+    ]
+    alone = [ResultCache(None, X, Y).run(**cell) for cell in todo]
+    made: list[list[int]] = []
+    for process in (1, 0):  # the main one waits for the other
+        two = SimpleNamespace(process_index=process, num_processes=2, is_main_process=process == 0, device="cpu")
+        two.wait_for_everyone, two.reduce = lambda: None, lambda value, reduction: value
+        cells, run = ResultCache(tmp_path, X, Y, fresh=fresh), []
+
+        def run_cell(cell: Any, cells: ResultCache = cells, run: list[int] = run) -> Result:
+            before, result = cells.found, cells.run(**cell)
+            run.extend([todo.index(cell)] if cells.found == before else [])
+            return result
+
+        results, found = distribute(cells, todo, run_cell, two)  # type: ignore[arg-type]
+        made.append(run)
+    assert made == [[1, 3], [0, 2, 5]] if not fresh else [[1, 3, 4], [0, 2, 5]]
+    assert found == 0 or not fresh
+    assert all(same(one, result) for one, result in zip(alone, results, strict=True))
+
+
+def test_a_failure_is_tried_again(victim: TargetModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(model: Any, x: Any, y: Any, **settings: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(registry.ATTACKS, "breaks", Attack(breaks))
+    cells = ResultCache(tmp_path, X, Y)
+    for _ in range(2):
+        result = cells.run(Spec("breaks", "breaks", {}), victim, BALL)
+        assert result.row["status"] == "failed: RuntimeError: out of memory"
+    assert (cells.found, list(tmp_path.iterdir())) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ('"""Another docstring."""\n\ndef f(x):\n    """Doubles."""\n    # and a comment\n    return 2 * x\n', True),
+        ("def f(x):\n    pass\n    return (2*x)\n", False),
+        ('"""One."""\n\ndef f(x):\n    """Doubles."""\n    return 3 * x\n', False),
+    ],
+)
+def test_kept_results_depend_on_code_and_not_on_comments(change: str, same: bool) -> None:
+    code = '"""One."""\n\n\ndef f(x):\n    """Twice."""\n    return 2 * x\n'
+    assert (code_digest(change) == code_digest(code)) == same

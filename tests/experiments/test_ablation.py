@@ -1,0 +1,152 @@
+"""eval/ablation.py: cells are trained, compared, kept, and never passed off as what they are not."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from advgan.core.config import run
+from advgan.core.json_files import read_sealed
+from advgan.experiments import trainings as programs
+from tests.conftest import Run
+
+ablation = importlib.import_module("advgan.experiments.ablation.run")
+
+
+@pytest.fixture(scope="session")
+def words(digits: Path, classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of an ablation that takes seconds, of a recipe of four steps."""
+    recipe = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    recipe.write_text(
+        "dataset: folder\ntarget: mnist-small\nwidth: 8\ndepth: 1\nbatch-size: 20\nmax-steps: 4\n"
+        "validate-every: 2\nthreads: 1\n"
+    )
+    return ["--train-recipe", str(recipe), "--data-dir", str(digits), "--target-weights", str(classifier)]
+
+
+@pytest.fixture(scope="session")
+def finished(script: Run, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cells, whose programs run in this process."""
+    out = tmp_path_factory.mktemp("ablation")
+    with patch.object(programs, "ended", lambda command: script(*command[1:]).returncode):
+        run(ablation.main, ablation.Settings, [*words, "--variants", "full", "no-gan", "--output-dir", str(out)])
+    return out
+
+
+@pytest.fixture
+def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """Run it in this process with programs that do nothing but end with `code`; returns what was started."""
+
+    def run_it(*more: object, code: int = 0) -> list[list[str]]:
+        started: list[list[str]] = []
+
+        def start(command: list[str]) -> int:
+            started.append(command[1:])
+            return code
+
+        monkeypatch.setattr(programs, "ended", start)
+        run(ablation.main, ablation.Settings, [*words, *map(str, more)])
+        return started
+
+    return run_it
+
+
+def test_cells_and_a_report(finished: Path) -> None:
+    cells = json.loads((finished / "results.json").read_text())
+    assert list(cells) == ["full", "no-gan"]
+    (full,), (without,) = cells.values()
+    assert (full["training"]["settings"]["alpha"], without["training"]["settings"]["alpha"]) == (0.1, 0)
+    for cell in (full, without):
+        assert (cell["training"]["steps"], cell["row"]["status"], cell["row"]["n"]) == (4, "ok", 48)
+    assert (finished / "report.md").read_text().count("\n| ") == 2
+
+
+@pytest.mark.program
+def test_finished_cells_are_kept_as_a_user_runs_it(finished: Path, program: Run, words: list[str]) -> None:
+    trained = (finished / "full-0" / "training.json").read_text()
+    done = program("eval/ablation.py", *words, "--variants", "full", "no-gan", "--output-dir", finished)
+    assert f"report: {finished / 'report.md'}" in done.stdout
+    assert (finished / "full-0" / "training.json").read_text() == trained  # with the times of the first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data-dir", "elsewhere"], "data_dir was "),
+        (["--target-weights", "elsewhere"], "target_weights was "),
+        (["--train-recipe", "wider.yaml"], "width was 8, now 9"),
+    ],
+)
+def test_a_cell_trained_otherwise_is_not_passed_off(
+    change: list[str],
+    message: str,
+    finished: Path,
+    words: list[str],
+    call: Callable[..., list[list[str]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if change[1] == "wider.yaml":
+        change = [change[0], str(tmp_path / "wider.yaml")]
+        (tmp_path / "wider.yaml").write_text(Path(words[1]).read_text().replace("width: 8", "width: 9"))
+    with pytest.raises(SystemExit) as stop:
+        call("--variants", "full", "--output-dir", finished, *change)
+    assert stop.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "full-0 was trained otherwise" in said
+    assert message in said
+    assert said.endswith("choose another --output-dir")
+
+
+def test_a_training_that_was_stopped_is_not_compared(
+    finished: Path, call: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    stopped = read_sealed(finished / "full-0" / "training.json") | {"steps": 3}
+    cell = tmp_path / "full-0"
+    (cell / "state" / "generator" / "step-0000003").mkdir(parents=True)
+    (cell / "training.json").write_text(json.dumps(stopped))
+    with pytest.raises(SystemExit, match="full-0 stopped after step 3 of 4; the same command goes on"):
+        call("--variants", "full", "--output-dir", tmp_path)
+    assert not (cell / "results.json").exists()
+
+
+@pytest.mark.parametrize(("code", "said"), [(2, 2), (3, "error: train/advgan.py ended with exit code 3")])
+def test_a_program_that_fails_ends_it(
+    code: int, said: object, call: Callable[..., list[list[str]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call("--variants", "full", "--output-dir", tmp_path / "out", code=code)
+    assert stop.value.code == said
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--variants", "fuller"], "variants must be some of full, no-gan"),
+        (["--train-recipe", "nowhere.yaml"], "cannot read recipe nowhere.yaml"),
+        (["--output-dir", "{tmp}/file"], "cannot write to output directory"),
+    ],
+)
+def test_what_it_says_when_it_cannot_run(
+    more: list[str],
+    message: str,
+    call: Callable[..., list[list[str]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(SystemExit) as stop:
+        call("--output-dir", tmp_path / "out", *(word.format(tmp=tmp_path) for word in more))
+    assert stop.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_figures_are_those_of_the_generator_that_was_kept() -> None:
+    history = [{"asr": asr, "hinge_active": i} for i, asr in enumerate([0.2, 0.9, 0.9, 0.5])]
+    assert ablation.kept({"training": {"history": history}})["hinge_active"] == 2

@@ -1,0 +1,178 @@
+"""The web page, as a browser shows it: it renders without errors, tables sort, images are there, nothing is loaded."""
+
+from __future__ import annotations
+
+import base64
+import html as stdlib_html
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from advgan.report.comparison import Picture
+from advgan.report.html import headlines, html
+from advgan.report.html_gallery import BUDGET
+from tests.report.test_reports import cell, comparison
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHART = Picture("Success & speed", "Right is <faster>.", np.full((40, 60, 3), 200, dtype=np.uint8))
+
+# What a visitor does, and what is then seen, written where --dump-dom shows it.
+VISIT = """<script>
+const errors = [];
+window.addEventListener("error", (event) => errors.push(String(event.message)));
+</script>"""
+REPORT = """<script>
+window.addEventListener("load", () => {
+  const images = [...document.images];
+  const missing = images.filter((image) => !image.naturalWidth).length;
+  const table = [...document.querySelectorAll("table.sortable")].find((each) => each.tFoot);
+  const column = (name) => [...table.tHead.rows[0].cells].findIndex((head) => head.textContent.trim() === name);
+  const order = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+  const click = (name) => {
+    const head = table.tHead.rows[0].cells[column(name)];
+    head.querySelector("button").click();
+    return [head.getAttribute("aria-sort"), order()];
+  };
+  const speed = click("images/s"), slower = click("images/s"), names = click("attack"), last = table.tFoot.rows[1];
+  const selects = [...document.querySelectorAll("select")];
+  const panels = () => [...document.querySelectorAll(".panel")].map((panel) => panel.querySelectorAll("img").length);
+  selects[1].value = selects[1].options[2].value;
+  selects[1].dispatchEvent(new Event("change"));
+  const wanted = document.getElementById(selects[1].value).innerHTML;
+  const seen = {
+    errors, speed, slower, names, panels: panels(),
+    foot: last.cells[0].textContent,
+    chosen: document.querySelectorAll(".panel")[1].innerHTML === wanted,
+    options: selects[0].options.length,
+    images: images.length,
+    missing,
+    unnamed: images.filter((image) => !image.alt).length,
+    wide: document.documentElement.scrollWidth > document.documentElement.clientWidth,
+    loaded: performance.getEntriesByType("resource").filter((each) => !each.name.startsWith("data:")).length,
+  };
+  document.body.setAttribute("data-seen", JSON.stringify(seen));
+});
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return html(comparison(), {"speed/mnist-c": CHART, "gallery/mnist-c": CHART})
+
+
+def visit(page: str, folder: Path, size: str) -> dict[str, Any]:
+    """What the browser saw in a window of `size`."""
+    if BROWSER is None:
+        pytest.skip("there is no Chromium on this machine")
+    file = folder / "page.html"
+    file.write_text(page.replace("<body>", "<body>" + VISIT).replace("</body>", REPORT + "</body>"))
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        "--enable-logging=stderr",
+    ]
+    flags += [f"--window-size={size}", "--virtual-time-budget=10000", "--dump-dom"]
+    done = subprocess.run([BROWSER, *flags, file.as_uri()], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr, done.stderr
+    seen = re.search(r'data-seen="(.*?)"', done.stdout)
+    assert seen, done.stdout[-2000:]
+    return json.loads(stdlib_html.unescape(seen[1]))
+
+
+def test_a_browser_shows_sorts_and_compares(page: str, tmp_path: Path) -> None:
+    seen = visit(page, tmp_path, "1280,900")
+    assert seen["errors"] == []
+    assert (seen["missing"], seen["unnamed"], seen["loaded"], seen["wide"]) == (0, 0, 0, False)
+    down, order = seen["speed"]
+    assert (down, order[0], order[-1]) == ("descending", "advgan", "cheat_50%|x")
+    up, order = seen["slower"]
+    assert (up, order[-2], order[-1]) == ("ascending", "advgan", "cheat_50%|x")  # a failure stays last
+    assert seen["names"] == ["ascending", sorted(order)]
+    assert seen["foot"] == "worst case of 5 attacks"
+    assert seen["options"] == 9
+    assert seen["panels"] == [24, 24]
+    assert seen["chosen"]
+    assert seen["images"] == 1 + 9 * 24 + 2 * 24
+
+
+def test_on_a_phone_nothing_but_tables_is_wider_than_the_screen(page: str, tmp_path: Path) -> None:
+    assert not visit(page, tmp_path, "500,900")["wide"]
+
+
+def test_nothing_is_loaded_from_anywhere(page: str) -> None:
+    sources = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", page)
+    assert sources
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "@import" not in page
+    assert "fetch(" not in page
+
+
+def test_labels_are_text_never_markup(page: str) -> None:
+    assert "<b>& mnist_a</b>" not in page
+    assert "&lt;b&gt;&amp; mnist_a&lt;/b&gt;" in page
+    assert "Right is &lt;faster&gt;." in page
+
+
+def test_the_page_says_what_was_attacked_and_how_far_to_trust_it(page: str) -> None:
+    for words in (
+        "runs/a b",
+        "compare.py --eps 0.3",
+        "66,000",
+        "✗ violated",
+        "the gradients are masked",
+        "12,345",
+        "never",
+    ):
+        assert words in page
+    assert page.count('<figure class="chart">') == 1  # the page draws galleries of its own
+    assert page.count('<table class="sortable"') == 8
+
+
+def test_headlines_say_who_won() -> None:
+    summary = comparison().summary
+    told = list(headlines(summary))
+    assert len(told) == 4
+    assert told[0].startswith("mnist-c, linf eps 0.3: pgd:steps=40 fools the classifier on 94.9% of 39 images")
+    assert "more than any other of 5 attacks; all together 97.5%" in told[0]
+    assert told[2] == "mnist-c, linf eps 0.3, toward class 3: fgsm gets its class for 30.0% of 30 images."
+
+
+@pytest.mark.parametrize(("channels", "size", "kind", "most"), [(3, 32, "png", 8), (3, 224, "jpeg", 7)])
+def test_large_images_leave_room(channels: int, size: int, kind: str, most: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(8, channels, size, size, generator=rng)
+    whole, answers = comparison(), []
+    for result in [cell("fgsm"), cell("advgan"), cell("pgd:steps=40")]:
+        answers.append(replace(result, x_adv=(x + 0.1 * (torch.rand(x.shape, generator=rng) - 0.5)).clamp(0, 1)))
+    page = html(replace(whole, results=answers, x=x), {})
+    sources = re.findall(rf'src="data:image/{kind};base64,(.*?)"', page)
+    assert len(sources) % 9 == 0
+    assert 9 <= len(sources) <= 9 * most
+    assert sum(map(len, sources)) <= BUDGET
+    image = Image.open(io.BytesIO(base64.b64decode(sources[0])))
+    assert image.size == (size, size)
+    if kind == "png":
+        assert np.array_equal(np.asarray(image), (255 * x[0].permute(1, 2, 0)).round().byte().numpy())
+
+
+def test_a_comparison_that_failed_altogether_is_still_a_page() -> None:
+    whole = comparison()
+    rows = [row for row in whole.summary["rows"] if row["status"] != "ok"]
+    empty = {key: [] for key in ("worst_case", "mcnemar", "sanity", "optimality", "cost", "seeds", "generators")}
+    lost = [result for result in whole.results if not result.records]
+    page = html(replace(whole, summary=whole.summary | empty | {"rows": rows}, results=lost), {})
+    assert "linf 0.4 exceeds eps 0.3" in page
+    assert "<select" not in page

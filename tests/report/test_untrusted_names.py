@@ -1,0 +1,138 @@
+"""Names of classes, files and attacks are strangers': in a report they are letters, and do nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from advgan.report.comparison import Comparison
+from advgan.report.escaping import code, csv_text, in_markdown, in_table, in_utf8
+from advgan.report.files import write_report
+from advgan.report.latex import escape
+from tests.report.test_reports import comparison
+
+NAMES = (
+    "<script>alert(1)</script>",
+    '" onerror="alert(1)',
+    "$\\frac{1}$ | [x](javascript:alert(1))",
+    "![x](http://tracker/x.png) `rm -rf` <img src=x>",
+)
+PATH = "runs/`x` <b onclick=alert(1)> | [y](http://tracker/y)\n# A heading"
+
+
+def hostile() -> Comparison:
+    """A comparison whose classes, targets and files are called so as to break out of a page."""
+    found = comparison()
+    target = found.summary["target"] | {"label": NAMES[0], "name": NAMES[3], "weights": PATH}
+    results = [
+        replace(result, row=result.row | {"target": NAMES[0] if result.row["target"] == "mnist-c" else NAMES[2]})
+        for result in found.results
+    ]
+    others = {"mnist-c": NAMES[0], "<b>& mnist_a</b>": NAMES[2]}
+    renamed = {
+        key: [each | {"target": others.get(each["target"], each["target"])} for each in value]
+        for key, value in found.summary.items()
+        if isinstance(value, list) and value and "target" in value[0]
+    }
+    summary = found.summary | renamed | {"rows": [result.row for result in results]}
+    summary |= {"target": target, "targets": [target, target | {"label": NAMES[2]}]}
+    summary |= {"environment": summary["environment"] | {"command": ["compare", f"--target {PATH}"]}}
+    return replace(found, summary=summary, results=results, classes=NAMES)
+
+
+class Page(HTMLParser):
+    """The elements of a page, and those of their attributes that a browser acts on."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.acts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        links = [value or "" for name, value in attributes if name in ("href", "src")]
+        self.acts += [name for name, _ in attributes if name.startswith("on")]
+        self.acts += [link for link in links if re.match(r"(javascript|http)", link)]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("hostile")
+    write_report(directory, hostile())
+    return directory
+
+
+def test_the_page_has_no_element_of_theirs(written: Path) -> None:
+    page = Page((written / "report.html").read_text())
+    assert page.acts == []
+    assert page.tags.count("script") == 1, "its own"
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in (written / "report.html").read_text()
+
+
+def test_markdown_has_no_element_of_theirs(written: Path) -> None:
+    text = (written / "report.md").read_text()
+    page = Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
+    assert page.acts == []
+    assert not {"script", "b", "a"} & {*page.tags}
+    assert page.tags.count("img") == len(list((written / "figures").iterdir()))
+    assert "A heading" not in re.findall(r"^# (.*)$", text, re.M)
+
+
+def test_latex_has_no_command_of_theirs(written: Path) -> None:
+    text = (written / "report.tex").read_text()
+    assert escape(NAMES[0]) in text
+    assert "\\frac" not in text
+
+
+def test_tensorboard_has_no_element_of_theirs(written: Path) -> None:
+    log = EventAccumulator(str(written / "logs" / "compare"), size_guidance={"tensors": 0})
+    log.Reload()
+    texts = [log.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in log.Tags()["tensors"] if "text" in tag]
+    assert len(texts) >= 4
+    for text in texts:
+        page = Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
+        assert page.acts == []
+        assert not {"script", "b", "a", "img"} & {*page.tags}
+
+
+def test_files_stay_in_their_folders(written: Path) -> None:
+    for path in written.rglob("*"):
+        assert not {"`", "<", "|"} & {*path.name}
+    assert {path.name for path in written.iterdir()} == {
+        *("figures", "records", "logs", "report.md", "report.tex", "report.html", "results.csv", "results.json")
+    }
+
+
+@pytest.mark.parametrize("name", [*NAMES, PATH, "a\\|b", "[x]: http://tracker", "a_b*c", "``"])
+def test_a_name_reads_as_it_is(name: str) -> None:
+    """Rendered, and its markup taken away, each form says the name."""
+    plain = " ".join(name.split())
+    for text in (in_markdown(name), code(name)):
+        (inline,) = (token for token in MarkdownIt().parse(f"it is {text} so") if token.type == "inline")
+        shown = "".join(child.content for child in inline.children or [] if child.type != "html_inline")
+        assert shown.replace("  ", " ") == f"it is {plain} so".replace("  ", " ")
+    table = MarkdownIt().enable("table").parse(f"| a | b |\n|---|---|\n| {in_table(name)} | 1 |\n")
+    assert sum(token.type == "td_open" for token in table) == 2
+
+
+def test_a_spreadsheet_is_given_no_formula() -> None:
+    names = ["=1+1", "+cmd", "@x", "-2.5", "a,b", 'say "x"', "-x"]
+    text = csv_text(["name", "value"], [[name, -1.5] for name in names])
+    read = [row[0] for row in csv.reader(io.StringIO(text))][1:]
+    assert read == ["'=1+1", "'+cmd", "'@x", "-2.5", "a,b", 'say "x"', "'-x"]
+    assert {row[1] for row in csv.reader(io.StringIO(text))} == {"value", "-1.5"}
+
+
+def test_in_utf8_keeps_names_that_were_not_decoded():
+    name = "\u4e2d.png".encode().decode("ascii", "surrogateescape")  # as in the C locale
+    assert in_utf8(name) == "\u4e2d.png".encode()
+    assert in_utf8("\udcff.png") == b"\\xff.png"

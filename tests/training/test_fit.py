@@ -1,0 +1,390 @@
+"""advgan.fit: any classifier in memory, images as the caller holds them; the model left as it was; stop and resume."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import advgan
+from advgan import Generator, InputError, Threat, training
+from advgan.core.config import run
+from advgan.data import load_data
+from advgan.defenses import load_classifier
+from advgan.evaluation import evaluate
+from advgan.models import losses
+from advgan.models.discriminator import Discriminator
+from advgan.training.gan import LossConfig, LossInputs
+from advgan.training.generator import Interrupted, Terminated
+from advgan.training.options import GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
+from advgan.training.trainer import GANTrainer, NotFiniteError
+from tests.conftest import ROOT, environment
+
+SMALL: dict[str, Any] = {"width": 8, "depth": 1, "batch_size": 20, "validate_every": 4, "max_steps": 8}
+SMALL |= {"progress": False, "workers": 0, "eps": 0.3}
+
+
+class Linear(nn.Module):
+    """A classifier that no registry has: the mean of three bands of rows, with dropout, which is off in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dropout, self.linear = nn.Dropout(0.5), nn.Linear(784, 3)
+        with torch.no_grad():
+            self.linear.weight.mul_(0.1)
+            for label, row in enumerate((20, 12, 4)):
+                self.linear.weight[label].view(28, 28)[row : row + 4] += 0.2
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.dropout(x.flatten(1)))
+        return logits
+
+
+@pytest.fixture(scope="session")
+def images(digits: Path) -> tuple[Tensor, Tensor]:
+    """120 images in [0, 1] and their labels."""
+    x, y = next(load_data("folder", digits).train.batches(120))
+    return x, y
+
+
+def weights(generator: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in generator.state_dict().items()}
+
+
+def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_six_lines_from_a_model_in_memory_to_a_measured_generator(images: tuple[Tensor, Tensor]) -> None:
+    model, (x, y) = Linear(), images
+    generator = advgan.fit(model, (x, y), eps=0.4, width=8, depth=1, batch_size=24, max_steps=60, progress=False)
+    x_adv = generator.perturb(x)
+    assert (x_adv - x).abs().max() <= 0.4 + 1e-6
+    row = evaluate(lambda x, y: generator.perturb(x), model.eval(), x, y, Threat("linf", 0.4)).row
+    assert row["status"] == "ok"
+    assert row["asr"] > 0.8
+
+
+def test_program_and_library_make_the_same_generator(digits: Path, classifier: Path, tmp_path: Path) -> None:
+    program = importlib.import_module("advgan.training.program")
+    words = ["--dataset", "folder", "--data-dir", str(digits), "--target", "mnist-small", "--target-weights"]
+    words += [str(classifier), "--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "20", "--seed", "3"]
+    words += ["--validate-every", "4", "--max-steps", "8", "--noise", "2", "--eps-min", "0.1", "--any-class"]
+    run(program.main, program.Settings, [*words, "--output-dir", str(tmp_path)])
+
+    accelerator = training.start(3, 1)
+    data = load_data("folder", digits)
+    model = load_classifier("mnist-small", classifier, image_shape=data.image_shape, num_classes=3)
+    settings = SMALL | {"noise": 2, "eps_min": 0.1, "any_class": True, "seed": 3, "seed_weights": False}
+    generator = advgan.fit(model, data.train, data.validation, accelerator=accelerator, **settings)
+    assert_same(weights(generator), load_file(tmp_path / "generator" / "model.safetensors"))
+
+
+def test_model_random_state_and_threads_are_left_as_they_were(images: tuple[Tensor, Tensor]) -> None:
+    model = Linear().train()
+    model.linear.bias.requires_grad_(False)
+    before, modes = weights(model), [part.training for part in model.modules()]
+    torch.manual_seed(5)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    with torch.no_grad():  # the caller's, who is not asked for gradients
+        advgan.fit(model, images, threads=2, **SMALL)
+    assert_same(weights(model), before)
+    assert [part.training for part in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, False]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert "forward" not in vars(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+class Items(Dataset[Any]):
+    """Images as PIL gives them, or with their labels."""
+
+    def __init__(self, x: Tensor, y: Tensor | None) -> None:
+        self.x, self.y = (x * 255).byte(), y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Any:
+        image = Image.fromarray(self.x[i, 0].numpy())
+        return image if self.y is None else (image, int(self.y[i]))
+
+
+SOURCES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "uint8 tensors": lambda x, y: ((x * 255).byte(), y),
+    "arrays": lambda x, y: ((x * 255).byte().numpy(), y.int().numpy()),
+    "float arrays": lambda x, y: (x.double().numpy(), y.numpy()),
+    "TensorDataset": lambda x, y: TensorDataset(x, y),
+    "Dataset of PIL images": Items,
+    "DataLoader": lambda x, y: DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True),
+    "DataLoader with a collate function": lambda x, y: DataLoader(
+        TensorDataset(x, y),
+        batch_size=120,
+        collate_fn=lambda items: [torch.stack(part) for part in zip(*items, strict=True)],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_source_of_the_same_images_makes_the_same_generator(kind: str, images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    model, source = Linear(), SOURCES[kind](x, y)
+    generator = advgan.fit(model, source, images, **SMALL)
+    expected = advgan.fit(model, images, images, **SMALL)
+    for name, value in weights(expected).items():  # float64 and float32 divisions by 255 differ in the last bit
+        torch.testing.assert_close(weights(generator)[name], value, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_without_labels_the_predictions_are_the_labels(images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    x, model = images[0], Linear().eval()
+    alone = advgan.fit(model, x, x, output_dir=tmp_path, **SMALL)
+    with torch.no_grad():
+        predictions = model(x).argmax(1)
+    assert_same(weights(alone), weights(advgan.fit(model, (x, predictions), x, **SMALL)))
+    history = json.loads((tmp_path / "training.json").read_text())["history"]
+    assert history[-1]["n_correct"] == history[-1]["n"] == len(x)
+    changed = model(alone.perturb(x)).argmax(1) != predictions
+    assert max(metrics["asr"] for metrics in history) == pytest.approx(changed.float().mean().item())
+
+
+def test_folders_of_classes_and_of_images(digits: Path) -> None:
+    labelled = advgan.fit(Linear(), digits / "train", digits / "val", **SMALL)
+    assert labelled.perturb(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)
+    advgan.fit(Linear(), digits / "train" / "top", **SMALL)
+    with pytest.raises(InputError, match="expected one of them, like"):
+        advgan.fit(Linear(), digits, **SMALL)
+
+
+def test_function_as_a_model(images: tuple[Tensor, Tensor]) -> None:
+    model = Linear().eval().requires_grad_(False)
+    by_function = advgan.fit(lambda x: model(x), images, **SMALL)
+    assert_same(weights(by_function), weights(advgan.fit(model, images, **SMALL)))
+
+
+def test_own_parts(images: tuple[Tensor, Tensor]) -> None:
+    """A network, a discriminator, a loss and an optimizer of the caller's are those that are used."""
+    network, discriminator = (
+        nn.Conv2d(1, 1, 3, padding=1),
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 1), nn.Flatten(0)),
+    )
+    before, kinds = [copy.deepcopy(part).state_dict() for part in (network, discriminator)], set()
+
+    def loss(inputs: LossInputs) -> Tensor:
+        kinds.add((tuple(inputs.logits.shape), tuple(inputs.scores.shape), inputs.y_target is None))
+        return losses.adversarial(inputs.logits, inputs.y, kappa=1.0)
+
+    made: list[torch.optim.Optimizer] = []
+
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        made.append(torch.optim.SGD(parameters, lr=0.5))
+        return made[0]
+
+    settings = {name: value for name, value in SMALL.items() if name not in ("width", "depth")}
+    parts: dict[str, Any] = {"generator": network, "discriminator": discriminator, "loss": loss}
+    generator = advgan.fit(Linear(), images, optimizer=optimizer, **parts, **settings)
+    assert generator.network is network
+    assert kinds == {((20, 3), (20,), True)}
+    assert made[0].param_groups[0]["initial_lr"] == 0.5
+    for part, old in zip((network, discriminator), before, strict=True):
+        assert not all(torch.equal(value, old[name]) for name, value in part.state_dict().items())
+
+
+def test_own_loss_equal_to_the_weighted_sum_makes_the_same_generator(images: tuple[Tensor, Tensor]) -> None:
+    def loss(inputs: LossInputs) -> Tensor:
+        adversarial = losses.adversarial(inputs.logits, inputs.y, kappa=5.0).mean()
+        return adversarial + 0.1 * losses.gan_generator(inputs.scores).mean()
+
+    own = advgan.fit(Linear(), images, loss=loss, **SMALL)
+    assert_same(weights(own), weights(advgan.fit(Linear(), images, loss=LossConfig(beta=0.0), **SMALL)))
+
+
+def test_groups_of_settings_and_single_settings_are_the_same(images: tuple[Tensor, Tensor]) -> None:
+    groups: dict[str, Any] = {"generator": GeneratorConfig(width=8, depth=1)}
+    groups |= {"optimization": OptimizationConfig(max_steps=8, batch_size=20)}
+    groups |= {"run": RunConfig(validate_every=4, progress=False, workers=0)}
+    assert_same(
+        weights(advgan.fit(Linear(), images, eps=0.3, **groups)), weights(advgan.fit(Linear(), images, **SMALL))
+    )
+
+
+def test_own_generator_is_trained_in_place_and_continued(images: tuple[Tensor, Tensor]) -> None:
+    own = Generator(eps=0.3, width=8, depth=1)
+    assert advgan.fit(Linear(), images, generator=own, **SMALL) is own
+    trained = weights(own)
+    still = SMALL | {"learning_rate": 1e-12, "discriminator_learning_rate": 0.0}
+    continued = advgan.fit(Linear(), images, init=own, **still)
+    for name, value in weights(continued).items():
+        torch.testing.assert_close(value, trained[name], atol=1e-9, rtol=0)
+    with pytest.raises(InputError, match=r"the generator was built with eps 0.3, expected 0.2"):
+        advgan.fit(Linear(), images, generator=own, **SMALL | {"eps": 0.2})
+
+
+def test_callbacks_see_every_step_and_end_the_training(images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    steps: list[int] = []
+    validated: list[int] = []
+
+    def callback(step: int, metrics: Any) -> bool:
+        steps.append(step)
+        validated.extend([step] if "validation/asr" in metrics else [])
+        assert ("train/loss adversarial" in metrics) == (step > 0)
+        return step == 6
+
+    generator = advgan.fit(Linear(), images, callbacks=[callback], output_dir=tmp_path, **SMALL)
+    assert (steps, validated) == ([0, 1, 2, 3, 4, 5, 6], [4])
+    summary = json.loads((tmp_path / "training.json").read_text())
+    assert (summary["finished"], summary["steps"], len(summary["history"])) == (False, 6, 2)
+    assert not generator.training
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_the_state_and_resume_equals_an_uninterrupted_run(
+    number: signal.Signals, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    def interrupt(step: int, metrics: Any) -> None:
+        if step == 5:
+            os.kill(os.getpid(), number)
+
+    whole = advgan.fit(Linear(), images, **SMALL)
+    place: dict[str, Any] = {"output_dir": tmp_path}
+    with pytest.raises((Interrupted, Terminated)) as ending:
+        advgan.fit(Linear(), images, callbacks=[interrupt], **place, **SMALL)
+    assert ending.value.code == 128 + number
+    if number == signal.SIGINT:
+        assert isinstance(ending.value.generator, Generator)  # type: ignore[union-attr]
+    resumed = advgan.fit(Linear(), images, **place, resume=True, **SMALL)
+    assert_same(weights(resumed), weights(whole))
+    assert_same(weights(resumed), load_file(tmp_path / "generator" / "model.safetensors"))
+    card = (tmp_path / "generator" / "README.md").read_text()
+    assert "Linear" in card
+    assert "advgan.fit" in card
+    with pytest.raises(InputError, match="already holds a generator run"):
+        advgan.fit(Linear(), images, **place, **SMALL)
+    with pytest.raises(InputError, match=r"but kappa was 5.0, now 1.0"):
+        advgan.fit(Linear(), images, **place, resume=True, kappa=1.0, **SMALL)
+
+
+def test_state_of_the_trainer_continues_in_another_one(images: tuple[Tensor, Tensor]) -> None:
+    def trainer() -> GANTrainer:
+        torch.manual_seed(0)
+        model, net = Linear().eval().requires_grad_(False), Generator(eps=0.3, width=8, depth=1, noise=2)
+        accelerator = advgan.training.runtime.distributed.make_accelerator()
+        config = TrainingConfig().replace({"noise": 2})
+        return GANTrainer(model, net, Discriminator(), config=config, total_steps=6, accelerator=accelerator)
+
+    x, y = images[0][:20], images[1][:20]
+    first, second = trainer(), trainer()
+    terms = [first.train_step(x, y) for _ in range(2)]
+    state = copy.deepcopy(first.state_dict())
+    terms = [first.train_step(x, y) for _ in range(2)]
+    second.load_state_dict(state)
+    assert [second.train_step(x, y) for _ in range(2)] == terms
+    assert_same(weights(second.averaged), weights(first.averaged))
+
+
+def test_loss_that_is_not_finite(images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    calls = iter(range(100))
+
+    def loss(inputs: LossInputs) -> Tensor:
+        return inputs.logits.mean() * (1 if next(calls) < 6 else float("nan"))
+
+    with pytest.raises(NotFiniteError, match=r"step 7: loss.* is not finite") as ending:
+        advgan.fit(Linear(), images, loss=loss, **SMALL)
+    assert isinstance(ending.value.generator, Generator)
+    assert all(torch.isfinite(value).all() for value in weights(ending.value.generator).values())
+
+
+X, Y = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": (X * 255, Y)}, r"images must lie in \[0, 1\], got .*: grey levels\? x / 255"),
+        ({"train": (X.permute(0, 2, 3, 1), Y)}, "channels last"),
+        ({"train": (X, Y[:30])}, r"the labels of train must be an int64 tensor of shape \(40,\)"),
+        ({"train": (X, Y.float())}, "the labels of train must be .*got torch.float32"),
+        ({"train": (X, nn.functional.one_hot(Y))}, "one-hot"),
+        ({"train": (X, Y + 1)}, "train has labels up to 3, expected 0 to 2: the model has 3 logits"),
+        ({"train": {"x": X}}, "train must be images, .* got dict"),
+        ({"train": "nowhere"}, "expected a folder of images, got nowhere"),
+        ({"train": X[:0]}, "train has no images"),
+        ({"model": 3}, "model must be a torch.nn.Module or a function"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(784, 3), nn.Softmax(1))}, "probabilities"),
+        ({"model": lambda x: x.flatten(1)[:, :3].detach()}, "passes no gradient"),
+        ({"eps": 2.0}, r"eps must be in \(0, 1\]"),
+        ({"y_target": 3}, "y_target must be a class from 0 to 2, got 3"),
+        ({"widht": 3}, "unknown setting 'widht'; did you mean width"),
+        ({"batch_size": 0}, "batch_size must be positive, got 0"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
+        ({"resume": True}, "resume needs the output_dir"),
+        ({"loss": 3}, "loss must be a LossConfig or a function of LossInputs, got int"),
+        ({"optimization": {"epochs": 3}}, "optimization must be an OptimizationConfig, got dict"),
+        ({"targeted_fraction": 0.1}, "targeted_fraction does nothing without any_class"),
+    ],
+)
+def test_input_error_before_any_step(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"model": Linear(), "train": (X, Y), **SMALL, **change}
+    with pytest.raises(InputError, match=message):
+        advgan.fit(**arguments)
+
+
+@pytest.mark.program
+def test_advgan_train_of_an_installed_wheel_outside_the_clone(tmp_path: Path) -> None:
+    """The wheel has the default target, so that no path of the clone is needed."""
+    pytest.importorskip("setuptools")
+    source = tmp_path / "source"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if name.startswith(("advgan/", "checkpoints/", "recipes/")) or "/" not in name:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    build = "from setuptools import setup; import runpy; runpy.run_path('setup.py')"
+    done = subprocess.run(
+        [sys.executable, "-c", build, "-q", "build", "--build-lib", str(tmp_path / "installed")],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    shipped = tmp_path / "installed/advgan/shipped"
+    assert {path.name for path in (shipped / "checkpoints").iterdir()} == {
+        path.parent.name for path in (ROOT / "checkpoints").glob("*/config.json")
+    }
+    assert (shipped / "recipes/demo.yaml").is_file()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    program = (
+        "import advgan, sys; from pathlib import Path; from advgan.cli.main import main\n"
+        f"assert Path(advgan.__file__).is_relative_to({str(tmp_path)!r}), advgan.__file__\n"
+        "main(['train', '--max-steps', '2', '--threads', '1', '--width', '4', '--depth', '0', '--batch-size', '8',"
+        " '--validation-images', '16', '--output-dir', 'run'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=elsewhere,
+        env=environment() | {"PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (elsewhere / "run/generator/model.safetensors").is_file()

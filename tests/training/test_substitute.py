@@ -1,0 +1,245 @@
+"""train/substitute.py: only answers are used, each is asked once and counted, the budget is kept, a resume is exact."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+from advgan import Generator, training
+from advgan.classifiers import BlackBox, fingerprint, load_target
+from advgan.core.config import run
+from advgan.data import load_data
+from advgan.evaluation.loading import LoadedGenerator, load_targets, read_training_json
+from tests.conftest import Run
+
+substitute = importlib.import_module("advgan.training.substitute")
+Call = Callable[..., dict[str, Any]]
+# 120 bars, of which 20 are asked about again in each of two later rounds; 48 for validation.
+SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "16", "--rounds", "3"]
+SMALL += ["--distil-steps", "9", "--generator-steps", "6", "--adversarial-images", "20", "--learning-rate", "0.003"]
+
+
+@pytest.fixture
+def words(digits: Path, classifier: Path) -> list[str]:
+    data = ["--dataset", "folder", "--data-dir", str(digits), "--target", "mnist-small", "--substitute", "mnist-b"]
+    return [*data, "--target-weights", str(classifier), *SMALL]
+
+
+@pytest.fixture
+def call(words: list[str], tmp_path: Path) -> Call:
+    """Run it in this process and read training.json."""
+
+    def run_it(*more: object, out: str = "out") -> dict[str, Any]:
+        run(substitute.main, substitute.Settings, [*words, "--output-dir", str(tmp_path / out), *map(str, more)])
+        return json.loads((tmp_path / out / "training.json").read_text())
+
+    return run_it
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BlackBox, Tensor]]:
+    """Every question as it goes out, and no gradient anywhere near: (the box, the images)."""
+    found: list[tuple[BlackBox, Tensor]] = []
+    ask = BlackBox.ask
+
+    def witness(box: BlackBox, x: Tensor) -> Tensor:
+        told = ask(box, x)
+        assert not told.requires_grad
+        found.append((box, x.detach().clone()))
+        return told
+
+    monkeypatch.setattr(BlackBox, "ask", witness)
+    return found
+
+
+@pytest.mark.program
+def test_the_program_leaves_a_substitute_and_a_generator(program: Run, words: list[str], tmp_path: Path) -> None:
+    done = program("train/substitute.py", *words, "--output-dir", tmp_path)
+    assert "160 queries (validation: 192 more)" in done.stdout
+    assert "tensorboard --logdir" in done.stdout
+    generator, x = Generator.from_pretrained(tmp_path), torch.rand(4, 1, 28, 28)
+    assert generator.threat.violations(generator.perturb(x), x) == []
+    model = load_target("mnist-b", tmp_path)
+    assert (model.image_shape, model.num_classes) == ((1, 28, 28), 3)
+    summary = json.loads((tmp_path / "training.json").read_text())
+    assert summary["substitute"] == {"name": "mnist-b", "sha256": fingerprint(model)}
+    assert [(h["round"], h["step"], h["queries"]) for h in summary["history"]] == [
+        *((1, 5, 120), (2, 10, 140), (3, 15, 160))
+    ]
+    for figure in ("agreement", "agreement_adversarial", "asr", "asr_black_box"):
+        assert all(0 <= h[figure] <= 1 for h in summary["history"])
+    for folder in ("classifier", "generator"):
+        card = (tmp_path / folder / "README.md").read_text()
+        assert "| queries to the black box | 160 (validation, which only measures: 192 more) |" in card
+        assert "train/substitute.py --dataset folder" in card
+    log = EventAccumulator(str(tmp_path / "logs" / "substitute")).Reload()
+    assert [scalar.value for scalar in log.Scalars("queries")] == [120, 140, 160]
+    assert {"validation/asr_black_box", "validation/agreement_adversarial"} <= set(log.Tags()["scalars"])
+
+
+def test_static_asks_about_each_image_once(call: Call, asked: list[tuple[BlackBox, Tensor]], digits: Path) -> None:
+    summary = call("--distillation", "static")
+    assert (summary["queries"], summary["validation_queries"], len(summary["history"])) == (120, 96, 1)
+    attack = torch.cat([x for box, x in asked if box is asked[0][0]])
+    own, _ = next(load_data("folder", digits).train.batches(120))
+    seen = Counter(x.numpy().tobytes() for x in attack)
+    assert seen == Counter(x.numpy().tobytes() for x in own)
+    assert set(seen.values()) == {1}
+
+
+def test_dynamic_asks_about_the_newest_adversarial_images(
+    call: Call, asked: list[tuple[BlackBox, Tensor]], digits: Path
+) -> None:
+    summary = call("--images", 30, "--budget", 70)
+    assert (summary["queries"], summary["validation_queries"]) == (70, 48 * 4)
+    first = asked[0][0]
+    assert (first.queries, first.budget, first.left) == (70, 70, 0)
+    clean, *later = [x for box, x in asked if box is first]
+    assert [len(x) for x in (clean, *later)] == [30, 20, 20]
+    for x_adv in later:  # each is one of the attacker's own images, perturbed within the ball
+        distance = (x_adv[:, None] - clean).abs().flatten(2).amax(2)
+        nearest = distance.argmin(1)
+        assert (distance.amin(1) <= 0.3 + 1e-6).all()
+        assert (distance.amin(1) > 0.01).all()
+        assert len(set(nearest.tolist())) == 20
+    own, y = next(load_data("folder", digits).train.batches(120))
+    known = {x.numpy().tobytes(): int(label) for x, label in zip(own, y, strict=True)}
+    assert {known[x.numpy().tobytes()] for x in clean} == {0, 1, 2}, "drawn, not the first of a sorted folder"
+
+
+def test_a_black_box_of_labels_alone_without_autograd(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind(cls: type[BlackBox], model: nn.Module, classes: int, answers: str, budget: int | None = None) -> BlackBox:
+        def answer(x: Tensor) -> list[int]:  # numpy() refuses what a gradient could come back to
+            return model.eval()(torch.from_numpy(x.numpy())).argmax(1).tolist()
+
+        return BlackBox(answer, classes, "labels", budget)
+
+    monkeypatch.setattr(BlackBox, "of", classmethod(blind))
+    summary = call("--answers", "labels", "--distil-steps", 30, "--distillation", "static", "--batch-size", 32)
+    assert summary["settings"]["answers"] == "labels"
+    assert summary["history"][-1]["agreement"] > 0.8
+
+
+def test_stopped_and_resumed_equals_uninterrupted(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[BlackBox, Tensor]]
+) -> None:
+    whole = call(out="whole")
+    number = len(asked)
+    asked.clear()
+    # Asked after every step: in the midst of an attack, of the second round's distillation, and between two rounds.
+    stops = iter([*[False] * 3, True, *[False] * 2, True, *[False] * 2, True])
+    monkeypatch.setattr(training.Stop, "requested", lambda *_: next(stops, False))
+    assert call(out="parts")["steps"] == 4
+    assert call("--resume", out="parts")["steps"] == 7
+    assert call("--resume", out="parts")["steps"] == 10
+    parts = call("--resume", out="parts")
+    assert len(asked) == number, "what was told is kept"
+    for key in ("queries", "validation_queries", "substitute"):
+        assert parts[key] == whole[key]
+    drop = {"seconds"}
+    history = [[{k: v for k, v in h.items() if k not in drop} for h in run_["history"]] for run_ in (whole, parts)]
+    assert history[0] == history[1]
+    for folder in ("classifier", "generator"):
+        first, second = (load_file(tmp_path / out / folder / "model.safetensors") for out in ("whole", "parts"))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_others_find_what_it_was_trained_on_and_what_it_cost(
+    call: Call, digits: Path, classifier: Path, tmp_path: Path
+) -> None:
+    summary = call()
+    data, out = load_data("folder", digits), tmp_path / "out"
+    names, paths = ("mnist-small", "mnist-b"), (classifier, out)
+    (black_box, own), _ = load_targets(names, paths, data, torch.device("cpu"))
+    trained = LoadedGenerator(out, Generator.from_pretrained(out))
+    assert trained.trained_on(own)
+    assert not trained.trained_on(black_box)
+    spent = [
+        own.queries_spent(black_box.victim.sha256),
+        own.queries_spent("0"),
+        black_box.queries_spent(own.victim.sha256),
+    ]
+    assert spent == [160, None, None]
+    del summary["sha256"]
+    assert read_training_json(out / "classifier") == read_training_json(out / "generator") == summary
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--budget", "159"], "ask about 160 images (120 clean ones and 2 times 20 adversarial ones), and the budget"),
+        (["--budget", "119", "--distillation", "static"], "ask about 120 images (120 clean ones and 0 times"),
+        (["--rounds", "7"], "each round needs a step of both, got 7 rounds"),
+        (["--rounds", "0"], "rounds must be positive, got 0"),
+        (["--images", "0"], "images must be positive, got 0"),
+        (["--budget", "-1"], "budget must not be negative, got -1"),
+        (["--eps", "0"], "eps must be in (0, 1]"),
+        (["--ema", "1"], "ema must be in [0, 1), got 1"),
+        (["--batch-size", "121"], "batch size must be in 1..120"),
+        (["--substitute", "mnist-z"], "unknown target 'mnist-z'"),
+        (["--y-target", "3"], "y_target must be a class from 0 to 2"),
+        (["--resume"], "nothing to resume"),
+    ],
+)
+def test_nonsense_is_one_line_and_exit_code_2_and_asks_nothing(
+    call: Call,
+    asked: list[tuple[BlackBox, Tensor]],
+    capsys: pytest.CaptureFixture[str],
+    extra: list[str],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        call(*extra)
+    assert exit_.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    error = re.sub(r"^note: classes of .*?(?=error: )", "", error, flags=re.S)
+    assert error.startswith("error: ")
+    assert message in error
+    assert not asked
+
+
+def test_the_black_box_is_never_written_over(call: Call, classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for extra in (["--output-dir", classifier], ["--output-dir", classifier, "--overwrite"]):
+        with pytest.raises(SystemExit):
+            call(*extra)
+        assert "output_dir must not be where the black box lies" in capsys.readouterr().err
+    call("--substitute", "mnist-small", "--distillation", "static")
+    assert "note: the substitute is a mnist-small like the black box" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        call()
+    assert "already holds a generator run" in capsys.readouterr().err
+
+
+def test_unrolled_network_of_the_substitute(call: Call, tmp_path: Path) -> None:
+    call("--architecture", "unrolled")
+    generator = Generator.from_pretrained(tmp_path / "out")
+    assert fingerprint(generator.guide) == fingerprint(load_target("mnist-b", tmp_path / "out"))
+    assert generator.iterations == 1
+
+
+def test_rounds_share_the_steps() -> None:
+    settings = substitute.Settings(rounds=3, distil_steps=10, generator_steps=4)
+    plan = substitute.timeline(settings)
+    assert Counter(phase for _, phase in plan) == {"distil": 10, "attack": 4}
+    assert [k for k, _ in plan] == sorted(k for k, _ in plan)
+    assert [Counter(p for r, p in plan if r == k)["distil"] for k in range(3)] == [3, 3, 4]
+    static = substitute.timeline(substitute.Settings(distillation="static", distil_steps=10, generator_steps=4))
+    assert static == [(0, "distil")] * 10 + [(0, "attack")] * 4
+
+
+def test_help_documents_every_flag(script: Run) -> None:
+    text = script("train/substitute.py", "--help").stdout
+    for flag in substitute.Settings.__dataclass_fields__:
+        assert f"--{flag.replace('_', '-')}" in text

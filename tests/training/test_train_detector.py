@@ -1,0 +1,144 @@
+"""train/detector.py as a user runs it: what it writes rejects as few clean images as asked for, in every program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import mannwhitneyu
+
+from advgan.classifiers import load_target
+from advgan.core.config import run
+from advgan.data import load_data
+from advgan.defenses import load_classifier, load_detector
+from advgan.defenses.detection import scores
+from advgan.evaluation.roc import auc, roc
+from advgan.models.discriminator import Discriminator
+from advgan.training import detector as program_module
+from tests.conftest import Run
+
+
+@pytest.fixture
+def words(digits: Path, classifier: Path, tmp_path: Path) -> list[str]:
+    flags = {"dataset": "folder", "data-dir": digits, "target": "mnist-small", "target-weights": classifier}
+    flags |= {"threads": 1, "output-dir": tmp_path / "out", "eps": 0.5}
+    return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+
+
+def test_the_area_is_the_rank_statistic() -> None:
+    clean, adversarial = torch.tensor([0.1, 0.2, 0.2, 0.5, 0.9]), torch.tensor([0.2, 0.6, 0.7, 0.95])
+    area, low, high = auc(clean, adversarial)
+    assert area == pytest.approx(mannwhitneyu(adversarial, clean).statistic / 20)
+    assert 0 < low < area < high <= 1
+    assert auc(clean, clean + 1) == (1, 1, 1)
+    assert auc(clean + 1, clean)[0] == 0
+    assert auc(clean, clean)[0] == pytest.approx(0.5)
+    assert auc(clean, adversarial[:1]) == (pytest.approx(2 / 5), 0, 1)
+
+
+def test_the_curve_says_what_each_rate_of_false_positives_buys() -> None:
+    clean, adversarial = torch.arange(10.0), torch.tensor([8.5, 7.5, 3.0, 20.0])
+    # None rejected: above 9; one: above 8; two: above 7; all.
+    assert roc(clean, adversarial, (0, 0.05, 0.1, 0.2, 1)) == [0.25, 0.25, 0.5, 0.75, 1]
+
+
+@pytest.mark.program
+def test_a_binary_detector_as_a_user_makes_it(
+    program: Run, script: Run, words: list[str], digits: Path, tmp_path: Path
+) -> None:
+    call = [
+        "train/detector.py",
+        *words,
+        "--kind",
+        "binary",
+        "--attacks",
+        "fgsm",
+        "noise-sign",
+        "--steps",
+        "40",
+        "--batch-size",
+        "16",
+    ]
+    done = program(*call)
+    assert "--defense reject:detector=" in done.stdout
+    folder = tmp_path / "out" / "detector"
+    assert {file.name for file in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "training.json",
+    }
+    summary = json.loads((folder / "training.json").read_text())
+    assert summary["training_seconds"] > 0
+    assert summary["losses"][-1] < summary["losses"][0]
+    data, found = load_data("folder", digits), load_detector(tmp_path / "out")
+    x, _ = next(data.validation.batches(48))
+    clean = scores(found, torch.nn.Identity(), x)
+    assert int((clean > found.threshold).sum()) == int(0.05 * 48) == round(summary["fpr_validation"] * 48)
+    card = (folder / "README.md").read_text()
+    for promise in ("AUC", "clean test images rejected (n = 48)", "--attacks fgsm noise-sign"):
+        assert promise in card
+
+    again = script(*call, code=2)
+    assert "already holds a detector run: replace it with --overwrite" in again.stderr
+    script(*call, "--overwrite")
+    same = load_detector(tmp_path / "out")
+    assert all(torch.equal(same.state_dict()[name], value) for name, value in found.state_dict().items())
+
+
+def test_feature_squeezing_has_nothing_to_train(
+    words: list[str], digits: Path, classifier: Path, tmp_path: Path
+) -> None:
+    run(program_module.main, program_module.Settings, [*words, "--fpr", "0.1", "--attacks", "fgsm"])
+    summary = json.loads((tmp_path / "out" / "detector" / "training.json").read_text())
+    assert (summary["training_seconds"], summary["losses"]) == (0, [])
+    assert summary["fpr_validation"] <= 0.1
+    defense = f"reject:detector={tmp_path / 'out'}"
+    rejecting = load_classifier("mnist-small", classifier, defense, image_shape=(1, 28, 28), num_classes=3)
+    x, _ = next(load_data("folder", digits).validation.batches(48))
+    assert (rejecting.rejection_score(x) > 0).double().mean().item() == pytest.approx(summary["fpr_validation"])
+
+
+def test_a_discriminator_becomes_a_detector(words: list[str], classifier: Path, tmp_path: Path) -> None:
+    from advgan import Generator
+
+    torch.manual_seed(0)
+    made = Discriminator(1, width=8).eval()
+    made.save(tmp_path / "run" / "discriminator")
+    Generator(eps=0.5, width=8, depth=1).save_pretrained(tmp_path / "run" / "generator")
+    words += ["--kind", "discriminator", "--discriminator", str(tmp_path / "run"), "--attacks", "fgsm"]
+    run(program_module.main, program_module.Settings, words)
+    found = load_detector(tmp_path / "out")
+    x = torch.rand(4, 1, 28, 28)
+    target = load_target("mnist-small", classifier)
+    assert torch.equal(scores(found, target, x), -made(x).detach())
+    summary = json.loads((tmp_path / "out" / "detector" / "training.json").read_text())
+    assert [row["attack"] for row in summary["attacks"]] == ["fgsm", "advgan"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--fpr", "0"], "fpr must be in (0, 1), the share of clean images rejected, got 0.0"),
+        (["--fpr", "1"], "fpr must be in (0, 1)"),
+        (["--steps", "0"], "steps must be positive, got 0"),
+        (["--steps", "40"], "steps does nothing with kind feature-squeezing, got 40"),
+        (["--kind", "discriminator"], "kind discriminator: expected for --discriminator a run of train/advgan.py, got"),
+        (["--discriminator", "run"], "kind feature-squeezing: expected for --discriminator none, got run"),
+        (["--kind", "discriminator", "--discriminator", "nowhere"], "no generator in nowhere"),
+        (["--kind", "binary", "--attacks", "--threads", "1"], "kind binary learns from adversarial images"),
+        (["--kind", "binary", "--attacks", "noise-sign:magnitude=0.01"], "got none that fools it on any of 120 images"),
+        (["--attacks", "sorcery"], "unknown attack 'sorcery'"),
+        (["--defense", "reject:detector=nowhere"], "no detector in nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    flags: list[str], message: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        run(program_module.main, program_module.Settings, [*words, *flags])
+    assert exit.value.code == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
+    assert message in error
