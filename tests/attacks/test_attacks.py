@@ -1,4 +1,4 @@
-"""The attacks: exact where there is an exact answer, equal to foolbox where there is not, and polite to the model."""
+"""FGSM, iterated FGSM, noise: closed forms on linear models, foolbox elsewhere; the contract of every attack."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def spec(name: str) -> Spec:
 
 
 def generator(channels: int, norm: str, y_target: int | None) -> Generator:
-    """An untrained generator for a ball that holds those of the tests."""
+    """An untrained generator whose ball contains those of the tests."""
     torch.manual_seed(0)
     eps = {"linf": 0.3, "l2": 2.0}[norm]
     return Generator(channels, eps, norm, y_target, width=8, depth=1).eval()  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def linear(classes: int, seed: int = 0, scale: float = 1.0) -> nn.Sequential:
-    """Images (n, 1, 4, 4) -> logits, without a bend: its decision boundaries are planes."""
+    """Images (n, 1, 4, 4) -> logits of a linear model: its decision boundaries are planes."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -92,8 +92,8 @@ def own_labels(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def patient() -> Iterator[Callable[[nn.Module], nn.Module]]:
-    """Whether a model is after the test as it was before: in training mode, with gradients and a hook of its owner."""
+def model_unchanged() -> Iterator[Callable[[nn.Module], nn.Module]]:
+    """Prepares a model (training mode, gradients, a hook) and checks after the test that nothing of it has changed."""
     watched: list[ModelSnapshot] = []
 
     def prepare(model: nn.Module) -> nn.Module:
@@ -115,7 +115,7 @@ def patient() -> Iterator[Callable[[nn.Module], nn.Module]]:
 
 @pytest.mark.parametrize("target", [None, 2])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_fgsm_steps_along_the_gradient_of_cross_entropy(norm: str, target: int | None) -> None:
+def test_fgsm_step_is_cross_entropy_gradient(norm: str, target: int | None) -> None:
     model, x, y = linear(3, scale=0.3), images(7, size=4, low=0.4, high=0.6), torch.tensor([0, 1, 2, 0, 1, 2, 0])
     aim = None if target is None else torch.full_like(y, target)
     probabilities = model(x).softmax(1)
@@ -127,7 +127,7 @@ def test_fgsm_steps_along_the_gradient_of_cross_entropy(norm: str, target: int |
 
 
 @pytest.mark.parametrize("steps", [2, 10])
-def test_ifgsm_is_fgsm_where_the_gradient_never_turns(steps: int) -> None:
+def test_ifgsm_equals_fgsm_for_constant_gradient_sign(steps: int) -> None:
     model, x, y = linear(2), images(6, size=4), torch.tensor([0, 1, 0, 1, 0, 1])
     one_step = fgsm(model, x, y, eps=0.2)
     assert torch.allclose(ifgsm(model, x, y, eps=0.2, steps=steps), one_step, atol=1e-6)
@@ -168,10 +168,10 @@ def test_bounded_attacks_equal_foolbox(ours: Callable[..., Tensor], theirs: fool
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_every_attack_keeps_its_contract(
-    name: str, norm: str, targeted: bool, channels: int, patient: Callable[[nn.Module], nn.Module]
+def test_every_attack_fulfills_contract(
+    name: str, norm: str, targeted: bool, channels: int, model_unchanged: Callable[[nn.Module], nn.Module]
 ) -> None:
-    model, x, eps = patient(conv_net(channels)), images(6, channels), {"linf": 0.1, "l2": 0.7}[norm]
+    model, x, eps = model_unchanged(conv_net(channels)), images(6, channels), {"linf": 0.1, "l2": 0.7}[norm]
     x[0], x[1] = x[0].round(), 0  # pixels on the edge of the box
     y, x_before = torch.arange(6) % 5, x.clone()
     if targeted and not ATTACKS[name].targeted:
@@ -190,20 +190,20 @@ def test_every_attack_keeps_its_contract(
 
 
 @pytest.mark.parametrize("attack", [fgsm, ifgsm, mifgsm, pgd])
-def test_a_model_that_raises_is_given_back_too(
-    attack: Callable[..., Tensor], patient: Callable[..., nn.Module]
+def test_model_state_is_restored_after_exception(
+    attack: Callable[..., Tensor], model_unchanged: Callable[..., nn.Module]
 ) -> None:
     class Breaks(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             raise RuntimeError("out of memory")
 
-    model = patient(Breaks(nn.Conv2d(1, 2, 3), nn.ReLU()))
+    model = model_unchanged(Breaks(nn.Conv2d(1, 2, 3), nn.ReLU()))
     with pytest.raises(RuntimeError, match="out of memory"):
         attack(model, images(2), torch.zeros(2, dtype=torch.long), eps=0.1)
 
 
 @pytest.mark.parametrize("attack", [fgsm, ifgsm, ifgsm_projected, ifgsm_corner, mifgsm, stopping])
-def test_an_image_alone_gives_what_it_gives_in_a_batch(
+def test_result_is_independent_of_batch_and_chunk_size(
     attack: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = conv_net(), images(20)
@@ -218,7 +218,7 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_no_images_are_no_problem(name: str) -> None:
+def test_empty_batch(name: str) -> None:
     x, y = torch.empty(0, 1, 12, 12), torch.empty(0, dtype=torch.long)
     attack = make_attack(spec(name), conv_net(), Threat("linf", 0.1), generator=generator(1, "linf", None))
     assert attack(x, y).shape == x.shape
@@ -227,7 +227,7 @@ def test_no_images_are_no_problem(name: str) -> None:
 # The clamp trap, and its relatives
 
 
-def test_pixels_at_exactly_0_and_1_get_a_gradient() -> None:
+def test_gradient_is_nonzero_at_box_limits() -> None:
     model, x = linear(3), images(8, size=4).round()
     y = own_labels(model, x)
     gradient = gradients.loss_and_gradient(model, x, y, None, objective("cross-entropy"))[0].sign()
@@ -239,9 +239,9 @@ def test_pixels_at_exactly_0_and_1_get_a_gradient() -> None:
     assert (x_adv == x)[~inward].all()
 
 
-def test_a_pixel_that_a_step_took_to_the_edge_comes_back() -> None:
+def test_clipped_pixel_returns_inside_box() -> None:
     class Hill(nn.Module):
-        """The wrong class is strongest where the only pixel is 0.02."""
+        """The logit of the wrong class has its maximum where the only pixel is 0.02."""
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.stack([torch.zeros(len(x)), -100 * (x.flatten() - 0.02) ** 2], dim=1)
@@ -251,7 +251,7 @@ def test_a_pixel_that_a_step_took_to_the_edge_comes_back() -> None:
     assert x_adv.item() == pytest.approx(0.05)
 
 
-def test_a_model_without_doubt_still_shows_its_gradient() -> None:
+def test_fgsm_on_saturated_cross_entropy() -> None:
     model, x = linear(3, scale=1000.0), images(5, size=4)
     y = own_labels(model, x)
     leaf = x.clone().requires_grad_()
@@ -266,7 +266,7 @@ def test_a_model_without_doubt_still_shows_its_gradient() -> None:
 
 
 @pytest.mark.parametrize("noise", [noise_uniform, noise_sign])
-def test_noise_comes_from_its_generator_alone(noise: Callable[..., Tensor]) -> None:
+def test_noise_depends_on_given_rng_only(noise: Callable[..., Tensor]) -> None:
     x, y = images(4), torch.zeros(4, dtype=torch.long)
     before = torch.get_rng_state()
     first = noise(None, x, y, eps=0.1, rng=seeded(3))
@@ -276,7 +276,7 @@ def test_noise_comes_from_its_generator_alone(noise: Callable[..., Tensor]) -> N
     assert not torch.equal(first[0] - x[0], first[1] - x[1])
 
 
-def test_noise_has_the_size_it_says() -> None:
+def test_noise_norm_and_mean() -> None:
     x, y = torch.full((50, 1, 12, 12), 0.5), torch.zeros(50, dtype=torch.long)
     uniform = noise_uniform(None, x, y, eps=0.2, rng=seeded()) - x
     assert uniform.abs().mean().item() == pytest.approx(0.1, rel=0.02)
@@ -293,7 +293,7 @@ def test_noise_has_the_size_it_says() -> None:
 # Bad input
 
 
-class NeverAsked(nn.Module):
+class UncalledModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise AssertionError("the model was asked before the input was checked")
 
@@ -324,10 +324,10 @@ X, Y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
     "attack",
     [noise_uniform, noise_gaussian, noise_sign, fgsm, ifgsm, ifgsm_projected, ifgsm_corner, mifgsm, pgd],
 )
-def test_bad_input_is_said_before_any_work(attack: Callable[..., Tensor], change: dict, message: str) -> None:
+def test_invalid_input_raises_before_forward(attack: Callable[..., Tensor], change: dict, message: str) -> None:
     arguments = {"x": X, "y": Y, "eps": 0.1, **change}
     with pytest.raises(InputError, match=message):
-        attack(NeverAsked(), **arguments)
+        attack(UncalledModel(), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -347,19 +347,19 @@ def test_bad_input_is_said_before_any_work(attack: Callable[..., Tensor], change
         (noise_uniform, {"magnitude": 0.0}, "magnitude must be positive, got 0.0"),
     ],
 )
-def test_bad_settings_are_said_before_any_work(attack: Callable[..., Tensor], arguments: dict, message: str) -> None:
+def test_invalid_settings_raise_before_forward(attack: Callable[..., Tensor], arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        attack(NeverAsked(), X, Y, **{"eps": 0.1, **arguments})
+        attack(UncalledModel(), X, Y, **{"eps": 0.1, **arguments})
 
 
 @pytest.mark.parametrize("attack", [fgsm, mifgsm, pgd])
-def test_classes_the_target_does_not_have(attack: Callable[..., Tensor]) -> None:
+def test_out_of_range_labels_raise(attack: Callable[..., Tensor]) -> None:
     with pytest.raises(InputError, match="classes of the target, numbered 0 to 2, got 3"):
         attack(linear(3), X, Y + 3, eps=0.1)
 
 
 @pytest.mark.parametrize("attack", [fgsm, mifgsm, pgd])
-def test_a_target_without_gradient(attack: Callable[..., Tensor]) -> None:
+def test_model_without_gradient_raises(attack: Callable[..., Tensor]) -> None:
     class Remote(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
@@ -368,6 +368,6 @@ def test_a_target_without_gradient(attack: Callable[..., Tensor]) -> None:
         attack(Remote(), X, Y, eps=0.1)
 
 
-def test_unknown_attack() -> None:
+def test_unknown_attack_suggests_names() -> None:
     with pytest.raises(InputError, match=r"unknown attack 'fgms'; did you mean .*fgsm"):
         make_attack("fgms", linear(2), Threat())

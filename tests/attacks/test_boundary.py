@@ -1,4 +1,4 @@
-"""Minimum-norm attacks end just beyond the boundary: the closed form on linear models, whatever the batch and scale."""
+"""Minimum-norm attacks end just beyond the decision boundary: closed form on linear models, any scale and batch."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Linear(nn.Module):
 
 
 def images(n: int) -> Tensor:
-    """Grey enough that no nearest boundary lies beyond the box."""
+    """Images near grey, so that no nearest boundary point lies outside the box."""
     return 0.4 + 0.2 * torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(4))
 
 
 def labels(model: Linear, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Predicted classes (n,), and (n, k) the distance to each class's boundary per unit: gaps, in float64."""
+    """Predicted classes (n,), and the logit gaps (n, k) to every class in float64."""
     logits = (x.double() - 0.5).flatten(1) @ model.weight.double().T
     return logits.argmax(1), logits.amax(1, keepdim=True) - logits
 
@@ -60,7 +60,7 @@ def distance(model: Linear, x: Tensor, norm: str) -> Tensor:
         *[("carlini-wagner", 2, 1e-9), ("lbfgs", 2, 1e9)],
     ],
 )
-def test_closed_form_on_linear_models_of_any_scale(name: str, classes: int, scale: float) -> None:
+def test_distance_matches_closed_form_at_any_logit_scale(name: str, classes: int, scale: float) -> None:
     attack, norm = ATTACKS[name]
     model, x = Linear(classes, scale).eval(), images(40)
     truth = distance(model, x, norm)
@@ -77,7 +77,7 @@ def test_closed_form_on_linear_models_of_any_scale(name: str, classes: int, scal
 
 
 @every_attack
-def test_answers_do_not_depend_on_the_batch(name: str) -> None:
+def test_result_is_independent_of_batch(name: str) -> None:
     attack, norm = ATTACKS[name]
     model, x = Linear(4).eval(), images(2)
     y = labels(model, x)[0]
@@ -87,7 +87,7 @@ def test_answers_do_not_depend_on_the_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "norm"), [("hopskipjump", "l2"), ("hopskipjump-linf", "linf"), ("lbfgs", "l2")])
-def test_every_image_is_turned_when_evaluated_in_another_batch(name: str, norm: Norm) -> None:
+def test_success_holds_in_other_batch_sizes(name: str, norm: Norm) -> None:
     model, x = Linear(2).eval(), images(5)
     y, threat = labels(model, x)[0], Threat(norm, 0.5)
     spec = f"{name}:binary_steps=3:steps=6" if name == "lbfgs" else f"{name}:max_queries=600:steps=8"
@@ -97,7 +97,7 @@ def test_every_image_is_turned_when_evaluated_in_another_batch(name: str, norm: 
         assert torch.cat([model(part).argmax(1) for part in x_adv.split(size)]).ne(y).all()
 
 
-def test_an_answer_on_the_boundary_itself_goes_further_out() -> None:
+def test_to_boundary_leaves_exact_boundary() -> None:
     model, x = Linear(2, 1e6).eval(), images(40)
     y, w = labels(model, x)[0], model.weight.double()[1] - model.weight.double()[0]
     gap = ((x.double() - 0.5).flatten(1) @ w)[:, None]
@@ -108,7 +108,7 @@ def test_an_answer_on_the_boundary_itself_goes_further_out() -> None:
     assert (delta_norms(out - x)["l2"] < 1.01 * delta_norms(on_it - x)["l2"] + 1e-5).all()
 
 
-def test_unchanged_failed_and_misclassified_images_stay_as_they_are() -> None:
+def test_to_boundary_keeps_unsuccessful_images() -> None:
     model, x = Linear(2).eval(), images(4)
     y = labels(model, x)[0]
     held = x + 0.1 * (distance(model, x, "l2").float() / 48**0.5).view(-1, 1, 1, 1)

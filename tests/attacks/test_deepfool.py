@@ -1,4 +1,4 @@
-"""DeepFool: exact where the model is linear, equal to foolbox where it is not, and no worse for what it leaves out."""
+"""DeepFool: exact on linear models, equal to foolbox on others, and not weaker for pruned classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def linear(classes: int, scale: float = 1.0) -> nn.Sequential:
-    """Images (n, 1, 4, 4) -> logits, without a bend: its decision boundaries are planes."""
+    """Images (n, 1, 4, 4) -> logits of a linear model: its decision boundaries are planes."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -54,7 +54,7 @@ def predicted(model: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Sequential, Tensor, Tensor]:
-    """A net that tells ten kinds of blots apart, and 60 of them: white on black, so most pixels are at the box."""
+    """A network that separates ten kinds of blots, and 60 images: white on black, most pixels at the box limits."""
     kinds = nn.functional.interpolate(torch.rand(10, 1, 5, 5, generator=seeded(2)), 12, mode="bicubic")
 
     def draw(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ def test_exact_on_a_linear_model(classes: int, norm: str) -> None:
     assert (predicted(model, x + delta) != y).all()
 
 
-def test_binary_goes_straight_to_the_boundary_of_one_logit() -> None:
+def test_exact_on_linear_binary_logit() -> None:
     f = linear(1, scale=3.0)
     model, x = BinaryLogit(f).eval(), images(8, size=4, low=0.4, high=0.6)
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_equals_foolbox(norm: str, prune: float) -> None:
 
 
 @both_norms
-def test_what_is_pruned_is_not_missed(norm: str, trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+def test_pruning_saves_backwards_at_equal_norms(norm: str, trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
     model, x, y = trained
     right = predicted(model, x) == y
     backwards = {1.7: 0, INF: 0}
@@ -150,9 +150,7 @@ def test_what_is_pruned_is_not_missed(norm: str, trained: tuple[nn.Sequential, T
     ("gap", "slope", "prune", "seen"),
     [(1.25, 1.35, 1.4, True), (1.45, 1.5, 1.4, False), (1.45, 1.5, 1.5, True), (4, 5, 1.4, False), (4, 5, INF, True)],
 )
-def test_the_nearest_class_is_found_if_slopes_differ_less_than_prune(
-    gap: float, slope: float, prune: float, seen: bool
-) -> None:
+def test_nearest_class_within_prune_ratio_is_found(gap: float, slope: float, prune: float, seen: bool) -> None:
     # Class 1 is 0.1 away along one pixel, with slope 1; class 2 is less far along the other, for it is steep.
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(2, 3)).eval(), torch.full((1, 1, 1, 2), 0.5)
     with torch.no_grad():
@@ -163,9 +161,9 @@ def test_the_nearest_class_is_found_if_slopes_differ_less_than_prune(
     assert torch.allclose(delta.flatten(), torch.tensor(wanted), atol=5e-5)
 
 
-def test_a_class_without_gradient_does_not_hide_the_others() -> None:
+def test_class_with_zero_gradient_is_skipped() -> None:
     class Dead(nn.Module):
-        """Class 1 is the likeliest other class everywhere, class 2 the only one that can be reached."""
+        """Class 1 is the likeliest rival everywhere, class 2 the only reachable one."""
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.stack([torch.ones(len(x)), torch.full((len(x),), 0.9), 2 * x.flatten(1).mean(1)], dim=1)
@@ -179,7 +177,7 @@ def test_a_class_without_gradient_does_not_hide_the_others() -> None:
 
 
 @both_norms
-def test_an_image_alone_gives_what_it_gives_in_a_batch(
+def test_result_is_independent_of_batch_and_chunk_size(
     norm: str, trained: tuple[nn.Sequential, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x, y = trained[0], trained[1][:20], trained[2][:20].clone()
@@ -191,7 +189,7 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(
     assert torch.allclose(deepfool(model, x, y, norm=norm), together, atol=1e-5)  # type: ignore[arg-type]
 
 
-def test_misclassified_images_come_back_unchanged() -> None:
+def test_misclassified_images_stay_unchanged() -> None:
     model, x = conv_net(), images(6)
     y = predicted(model, x)
     y[::2] = (y[::2] + 1) % 5
@@ -200,7 +198,7 @@ def test_misclassified_images_come_back_unchanged() -> None:
     assert (predicted(model, x_adv)[1::2] != y[1::2]).all()
 
 
-def test_images_that_are_not_fooled_come_back_unchanged(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+def test_unsuccessful_images_stay_unchanged(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
     model, x, y = trained
     x_adv = deepfool(model, x, y, steps=3)
     same = (x_adv == x).flatten(1).all(1)
@@ -210,7 +208,7 @@ def test_images_that_are_not_fooled_come_back_unchanged(trained: tuple[nn.Sequen
     assert torch.equal(predicted(model, x_adv) == y, same & right)
 
 
-def test_the_model_is_given_back_as_it_was() -> None:
+def test_model_state_is_restored() -> None:
     model = conv_net().train()
     model[3].eval()  # mixed modes are somebody's choice
     model[0].weight.requires_grad_(False)
@@ -223,7 +221,7 @@ def test_the_model_is_given_back_as_it_was() -> None:
     assert not x_adv.requires_grad
 
 
-def test_no_images_are_no_problem() -> None:
+def test_empty_batch() -> None:
     assert deepfool(conv_net(), images(0), torch.empty(0, dtype=torch.long)).shape == (0, 1, 12, 12)
 
 
@@ -233,7 +231,7 @@ def test_no_images_are_no_problem() -> None:
 X, Y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
 
 
-class NeverAsked(nn.Module):
+class UncalledModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise AssertionError("the model was asked before the input was checked")
 
@@ -252,17 +250,17 @@ class NeverAsked(nn.Module):
         ({"y": Y.float()}, "y must be an int64"),
     ],
 )
-def test_bad_input_is_said_before_any_work(change: dict[str, Any], message: str) -> None:
+def test_invalid_input_raises_before_forward(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        deepfool(NeverAsked(), **{"x": X, "y": Y, **change})
+        deepfool(UncalledModel(), **{"x": X, "y": Y, **change})
 
 
-def test_classes_the_target_does_not_have() -> None:
+def test_out_of_range_labels_raise() -> None:
     with pytest.raises(InputError, match="classes of the target, numbered 0 to 2, got 3"):
         deepfool(linear(3), X, Y + 3)
 
 
-def test_a_target_without_gradient() -> None:
+def test_model_without_gradient_raises() -> None:
     class Remote(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)

@@ -1,4 +1,4 @@
-"""PGD and its relatives: each setting does what it says, finished images cost nothing, one pass can be gone on from."""
+"""PGD, MI-FGSM, noise of several draws: settings, early stopping, warm start from a generator, spec strings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Y, AIM = torch.tensor([0, 1]), torch.tensor([2, 3])
 # What is raised
 
 
-def test_objectives_by_hand() -> None:
+def test_objectives_match_hand_computed_values() -> None:
     def value(loss: str, aim: Tensor | None = None) -> Tensor:
         return objective(loss, aim is not None)(LOGITS, Y, aim)
 
@@ -58,7 +58,7 @@ def test_objectives_by_hand() -> None:
     assert reached(LOGITS, Y, torch.tensor([3, 3])).tolist() == [True, False]
 
 
-def test_dlr_needs_enough_classes() -> None:
+def test_dlr_requires_three_classes() -> None:
     with pytest.raises(InputError, match="a ratio of logits of at least 3 classes, got 2"):
         pgd(linear(2), images(2, size=4), torch.zeros(2, dtype=torch.long), eps=0.1, loss="dlr", steps=1)
 
@@ -68,7 +68,7 @@ def test_dlr_needs_enough_classes() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("loss", ["cross-entropy", "margin", "dlr"])
-def test_pgd_finds_the_optimum_of_a_linear_model(loss: Any, norm: Any) -> None:
+def test_pgd_reaches_optimum_of_linear_model(loss: Any, norm: Any) -> None:
     """Two classes' difference is linear: the best delta in the ball is eps times the dual direction, box permitting."""
     model, x = linear(2 if loss != "dlr" else 3), images(6, size=4, low=0.4, high=0.6)
     y = own_labels(model, x)
@@ -82,7 +82,7 @@ def test_pgd_finds_the_optimum_of_a_linear_model(loss: Any, norm: Any) -> None:
     assert torch.allclose(gain, 0.1 * best, rtol=1e-3)
 
 
-def test_a_plain_gradient_step_is_a_gradient_step() -> None:
+def test_pgd_direction_gradient_and_sign() -> None:
     model, x, y = linear(3, scale=0.1), images(5, size=4, low=0.4, high=0.6), torch.tensor([0, 1, 2, 0, 1])
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(objective("margin")(model(leaf), y, None).sum(), leaf)
@@ -92,7 +92,7 @@ def test_a_plain_gradient_step_is_a_gradient_step() -> None:
     assert torch.allclose(signed, x + 0.01 * gradient.sign(), atol=1e-6)
 
 
-def test_the_corner_form_stays_on_corners() -> None:
+def test_ifgsm_corner_deltas_are_zero_or_eps() -> None:
     model, x = conv_net(), images(6, low=0.3, high=0.7)
     y = own_labels(model, x)
 
@@ -104,7 +104,7 @@ def test_the_corner_form_stays_on_corners() -> None:
     assert between(ifgsm(model, x, y, eps=0.1, steps=4)).any()
 
 
-def test_momentum_is_dongs_recursion() -> None:
+def test_mifgsm_matches_recursion_of_dong() -> None:
     model, x = conv_net(), images(4, low=0.3, high=0.7)
     y, g, x_t = own_labels(model, x), torch.zeros(4, 1, 12, 12), x
     for _ in range(3):
@@ -117,7 +117,7 @@ def test_momentum_is_dongs_recursion() -> None:
     assert torch.allclose(mifgsm(model, x, y, eps=0.06, steps=3, decay=0.0), plain, atol=1e-6)
 
 
-def test_restarts_only_add_to_success() -> None:
+def test_restarts_increase_success() -> None:
     model, x = conv_net(), images(40)
     y = own_labels(model, x)
     rates = []
@@ -132,7 +132,7 @@ def test_restarts_only_add_to_success() -> None:
 
 
 @pytest.mark.parametrize("attack", [ifgsm, mifgsm, pgd])
-def test_stopping_on_success_leaves_finished_images_in_peace(attack: Any) -> None:
+def test_stop_on_success_saves_forwards(attack: Any) -> None:
     model, x = conv_net(), images(30)
     y = own_labels(model, x)
     y[:5] = (y[:5] + 1) % 5  # wrong before it began
@@ -149,7 +149,7 @@ def test_stopping_on_success_leaves_finished_images_in_peace(attack: Any) -> Non
     assert torch.equal(x_adv[:5], x[:5])
 
 
-def test_a_random_start_is_in_the_ball_and_from_its_generator() -> None:
+def test_random_start_is_in_ball_and_seeded() -> None:
     model, x = conv_net(), images(4)
     y = own_labels(model, x)
     for norm, eps in (("linf", 0.1), ("l2", 0.5)):
@@ -163,7 +163,7 @@ def test_a_random_start_is_in_the_ball_and_from_its_generator() -> None:
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, 4), (1, 4), (4, 4), (9, 4), (10, 3)])
-def test_the_pool_serves_everybody_once_and_stays_full(n: int, size: int) -> None:
+def test_active_set_serves_every_image_and_stays_full(n: int, size: int) -> None:
     pool, left = ActiveSet(n, torch.device("cpu"), size), torch.randint(1, 5, (n,), generator=seeded())
     served, waiting = torch.zeros(n, dtype=torch.long), True
     while len(i := pool.live):
@@ -179,7 +179,7 @@ def test_the_pool_serves_everybody_once_and_stays_full(n: int, size: int) -> Non
 # Noise
 
 
-def test_more_draws_fool_more() -> None:
+def test_noise_draws_increase_success() -> None:
     model, x = linear(4, scale=0.3), images(60, size=4)
     y = own_labels(model, x)
     rates = [
@@ -191,7 +191,7 @@ def test_more_draws_fool_more() -> None:
         noise_sign(None, x, y, eps=0.1, draws=8)
 
 
-def test_magnitude_is_the_size_and_eps_the_bound() -> None:
+def test_noise_magnitude_within_eps() -> None:
     x, y = torch.full((20, 1, 16, 16), 0.5), torch.zeros(20, dtype=torch.long)
     soft = noise_gaussian(None, x, y, eps=0.4, magnitude=0.1, rng=seeded()) - x
     assert soft.std().item() == pytest.approx(0.1, rel=0.05)
@@ -208,7 +208,7 @@ def test_magnitude_is_the_size_and_eps_the_bound() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_warm_start_goes_on_from_the_one_pass(norm: Any) -> None:
+def test_generator_warm_start_continues_from_one_pass(norm: Any) -> None:
     torch.manual_seed(0)
     eps = {"linf": 0.1, "l2": 0.8}[norm]
     generator, model, x = Generator(1, 2 * eps, norm, width=8, depth=1).eval(), conv_net(), images(40)
@@ -224,7 +224,7 @@ def test_a_warm_start_goes_on_from_the_one_pass(norm: Any) -> None:
     assert Threat(norm, eps).violations(five, x) == []
 
 
-def test_what_a_warm_start_cannot_do() -> None:
+def test_invalid_warm_start_raises() -> None:
     generator, x, y = Generator(eps=0.2, width=8), images(2), torch.zeros(2, dtype=torch.long)
     for words, message in (
         ({"norm": "l2"}, "trained for norm linf, l2 was asked for"),
@@ -242,7 +242,7 @@ def test_what_a_warm_start_cannot_do() -> None:
 # Names and settings
 
 
-def test_settings_in_a_name() -> None:
+def test_parse_attack_settings() -> None:
     spec = parse_attack("pgd:steps=3:loss=dlr:step-size=8/255:stop_on_success=true")
     assert spec.settings == {"steps": 3, "loss": "dlr", "step_size": 8 / 255, "stop_on_success": True}
     assert (spec.name, spec.access, spec.attack.protocol) == ("pgd", "gradients", "bounded")
@@ -273,6 +273,6 @@ def test_settings_in_a_name() -> None:
         ("deepfool-linf:norm=l2", "cannot take 'norm=l2'"),
     ],
 )
-def test_names_that_mean_nothing(text: str, message: str) -> None:
+def test_parse_attack_errors(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_attack(text)

@@ -1,4 +1,4 @@
-"""L-BFGS, Carlini-Wagner and JSMA: the nearest success on linear models, equal to others on a bent one, and polite."""
+"""L-BFGS, Carlini-Wagner and JSMA: nearly minimal norms on linear models, agreement with foolbox, errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def linear(classes: int) -> nn.Sequential:
-    """Images (n, 1, 4, 4) -> logits, whose decision boundaries are planes."""
+    """Images (n, 1, 4, 4) -> logits of a linear model: its decision boundaries are planes."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -52,7 +52,7 @@ def conv_net() -> nn.Sequential:
 
 
 def images(n: int, size: int = 12) -> Tensor:
-    """Half grey, half black or white: the box is in the way."""
+    """Half of the images grey, half black or white, so that the box constrains the attack."""
     x = torch.rand(n, 1, size, size, generator=seeded(1))
     return torch.where(torch.rand(x.shape, generator=seeded(2)) < 0.5, x, x.round())
 
@@ -70,7 +70,7 @@ def l2(x_adv: Tensor, x: Tensor) -> Tensor:
 
 
 def nearest(model: nn.Sequential, x: Tensor, target: int) -> float:
-    """The least l2 norm, inside the box, with which one image (1, 4, 4) becomes `target`: a quadratic programme."""
+    """Least l2 norm inside the box with which one image (1, 4, 4) is classified as `target`: a quadratic program."""
     w, b = (p.detach().double().numpy() for p in model[1].parameters())
     clean = x.double().numpy().ravel()
     leads = {"type": "ineq", "fun": lambda v: np.delete((w[target] - w) @ v + b[target] - b, target)}
@@ -84,9 +84,7 @@ def nearest(model: nn.Sequential, x: Tensor, target: int) -> float:
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize(("attack", "slack"), [(lbfgs, 0.03), (carlini_wagner, 0.02)])
-def test_l2_attacks_are_nearly_optimal_on_a_linear_model(
-    attack: Attack, slack: float, classes: int, targeted: bool
-) -> None:
+def test_l2_norm_nearly_minimal_on_linear_model(attack: Attack, slack: float, classes: int, targeted: bool) -> None:
     model, x = linear(classes), images(12, size=4)
     y = own_labels(model, x)
     aim = (y + 1) % classes if targeted else None
@@ -103,7 +101,7 @@ def test_l2_attacks_are_nearly_optimal_on_a_linear_model(
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-def test_carlini_wagner_is_as_near_as_foolboxs(targeted: bool) -> None:
+def test_carlini_wagner_norm_matches_foolbox(targeted: bool) -> None:
     model, x = conv_net(), images(8)
     y = own_labels(model, x)
     aim = (y + 1) % 5 if targeted else None
@@ -118,7 +116,7 @@ def test_carlini_wagner_is_as_near_as_foolboxs(targeted: bool) -> None:
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-def test_carlini_wagner_keeps_the_lead_it_was_asked_for(targeted: bool) -> None:
+def test_carlini_wagner_reaches_confidence_kappa(targeted: bool) -> None:
     model, x = conv_net(), images(8)
     y = own_labels(model, x)
     aim = (y + 1) % 5 if targeted else None
@@ -134,7 +132,7 @@ def test_carlini_wagner_keeps_the_lead_it_was_asked_for(targeted: bool) -> None:
     assert torch.isclose(far / near, (gap + 1) / gap, rtol=0.02).all()
 
 
-def test_the_clipped_form_is_the_attack_cut_to_the_ball() -> None:
+def test_carlini_wagner_clipped_is_projection() -> None:
     model, x = conv_net(), images(8)
     y = own_labels(model, x)
     free = carlini_wagner(model, x, y, kappa=0.5, binary_steps=3, steps=60)
@@ -147,7 +145,7 @@ def test_the_clipped_form_is_the_attack_cut_to_the_ball() -> None:
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.01])
-def test_the_best_pair_is_the_best_of_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_pair_equals_exhaustive_search(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["advgan.attacks.jsma"], "PAIRS", 50)
     for seed in range(20):
         u = torch.randn(6, 16, generator=seeded(seed))
@@ -169,19 +167,21 @@ def test_the_best_pair_is_the_best_of_all_pairs(spread: float, monkeypatch: pyte
 @pytest.mark.parametrize("derivative", ["probabilities", "logits", "softmax"])
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("theta", [1.0, -1.0, 0.3])
-def test_jsma_takes_the_steps_of_a_slow_and_simple_one(theta: float, targeted: bool, derivative: str) -> None:
+def test_jsma_matches_reference_implementation(theta: float, targeted: bool, derivative: str) -> None:
     model, x = linear(4), images(6, size=4)
     y = own_labels(model, x)
     aim = (y + 1) % 4 if targeted else None
     found = jsma(model, x, y, theta=theta, gamma=0.5, derivative=derivative, y_target=aim)  # type: ignore[arg-type]
     for i in range(6):
         t = int(y[i] if aim is None else aim[i])
-        slow = _slow(model, x[i : i + 1], t, aim is not None, theta, 8, derivative)
+        slow = _reference_jsma(model, x[i : i + 1], t, aim is not None, theta, 8, derivative)
         assert torch.allclose(found[i : i + 1], slow, atol=1e-6)
 
 
-def _slow(model: nn.Module, x: Tensor, t: int, targeted: bool, theta: float, limit: int, derivative: str) -> Tensor:
-    """Papernot's algorithm 2 on one image of 16 pixels as it is written, pair by pair."""
+def _reference_jsma(
+    model: nn.Module, x: Tensor, t: int, targeted: bool, theta: float, limit: int, derivative: str
+) -> Tensor:
+    """Algorithm 2 of Papernot et al. on one image of 16 pixels, pair by pair."""
     values, changed = x.flatten().clone(), set()
     sign = 1 if targeted else -1
     while (int(model(values.view_as(x)).argmax()) == t) != targeted:
@@ -206,8 +206,8 @@ def _slow(model: nn.Module, x: Tensor, t: int, targeted: bool, theta: float, lim
     return values.view_as(x)
 
 
-class Sure(nn.Module):
-    """A model whose logits are `times` as large: the same decisions, another certainty."""
+class Scaled(nn.Module):
+    """A model with logits `times` as large: same decisions, different confidence."""
 
     def __init__(self, model: nn.Module, times: float) -> None:
         super().__init__()
@@ -218,9 +218,9 @@ class Sure(nn.Module):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-def test_only_the_softmax_derivative_vanishes_where_the_model_is_sure(targeted: bool) -> None:
+def test_only_softmax_derivative_saturates(targeted: bool) -> None:
     model, x = linear(4), images(6, size=4)
-    sure, y = Sure(model, 128), own_labels(model, x)
+    sure, y = Scaled(model, 128), own_labels(model, x)
     aim = (y + 1) % 4 if targeted else None
     assert (sure(x).sort(1).values.diff(dim=1)[:, -1] > 110).all(), "exp(-104) is 0 in float32"
     attack = partial(jsma, gamma=1.0, y_target=aim)
@@ -233,7 +233,7 @@ def test_only_the_softmax_derivative_vanishes_where_the_model_is_sure(targeted: 
 
 @pytest.mark.parametrize("gamma", [0.02, 0.1, 1.0])
 @pytest.mark.parametrize("theta", [1.0, -1.0, 0.5])
-def test_jsma_changes_few_pixels_and_pairs_of_them(theta: float, gamma: float) -> None:
+def test_jsma_changes_pairs_of_pixels_within_gamma(theta: float, gamma: float) -> None:
     model, x = conv_net(), images(12)
     y = own_labels(model, x)
     x_adv = jsma(model, x, y, theta=theta, gamma=gamma, y_target=(y + 1) % 5)
@@ -252,7 +252,7 @@ def test_jsma_changes_few_pixels_and_pairs_of_them(theta: float, gamma: float) -
 
 @every_attack
 @pytest.mark.parametrize("targeted", [False, True])
-def test_contract(attack: Attack, targeted: bool) -> None:
+def test_every_attack_fulfills_contract(attack: Attack, targeted: bool) -> None:
     model, x = conv_net().train(), images(6)
     model[0].eval()  # mixed modes are somebody's choice too
     model[0].weight.requires_grad_(False)
@@ -275,7 +275,7 @@ def test_contract(attack: Attack, targeted: bool) -> None:
 
 
 @every_attack
-def test_a_search_that_fails_changes_nothing(attack: Attack) -> None:
+def test_failed_search_returns_x(attack: Attack) -> None:
     model, x = linear(3), images(5, size=4)
     with torch.no_grad():
         model[1].bias[0] = 1000.0
@@ -287,7 +287,7 @@ def test_a_search_that_fails_changes_nothing(attack: Attack) -> None:
 
 
 @every_attack
-def test_an_image_alone_gives_what_it_gives_in_a_batch(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_is_independent_of_batch_and_chunk_size(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = conv_net(), images(5)
     y = own_labels(model, x)
     y[3] = (y[3] + 1) % 5
@@ -302,7 +302,7 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(attack: Attack, monkeypat
 
 
 @every_attack
-def test_no_images_are_no_problem(attack: Attack) -> None:
+def test_empty_batch(attack: Attack) -> None:
     x, y = torch.empty(0, 1, 12, 12), torch.empty(0, dtype=torch.long)
     assert attack(conv_net(), x, y).shape == x.shape
     assert attack(conv_net(), x, y, y_target=y).shape == x.shape
@@ -311,7 +311,7 @@ def test_no_images_are_no_problem(attack: Attack) -> None:
 # Bad input
 
 
-class NeverAsked(nn.Module):
+class UncalledModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise AssertionError("the model was asked before the input was checked")
 
@@ -334,9 +334,9 @@ X, Y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
     ],
 )
 @every_attack
-def test_bad_input_is_said_before_any_work(attack: Attack, change: dict, message: str) -> None:
+def test_invalid_input_raises_before_forward(attack: Attack, change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        attack(NeverAsked(), **{"x": X, "y": Y, **change})
+        attack(UncalledModel(), **{"x": X, "y": Y, **change})
 
 
 @pytest.mark.parametrize(
@@ -357,13 +357,13 @@ def test_bad_input_is_said_before_any_work(attack: Attack, change: dict, message
         (jsma, {"derivative": "tanh"}, "derivative must be of probabilities, logits or softmax, got 'tanh'"),
     ],
 )
-def test_bad_settings_are_said_before_any_work(attack: Attack, settings: dict, message: str) -> None:
+def test_invalid_settings_raise_before_forward(attack: Attack, settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        attack(NeverAsked(), X, Y, **settings)
+        attack(UncalledModel(), X, Y, **settings)
 
 
 @every_attack
-def test_targets_that_do_not_fit(attack: Attack) -> None:
+def test_incompatible_model_raises(attack: Attack) -> None:
     with pytest.raises(InputError, match="classes of the target, numbered 0 to 2, got 3"):
         attack(linear(3), X, Y + 3)
     with pytest.raises(InputError, match="passes no gradient"):

@@ -1,4 +1,4 @@
-"""Our attacks beside other people's, on a classifier small enough to be attacked by everybody in a test."""
+"""Agreement of the attacks with foolbox, torchattacks and adv-lib on a small trained classifier."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ N = 250
 
 @pytest.fixture(scope="module")
 def case() -> tuple[nn.Module, Tensor, Tensor]:
-    """A small convolutional network, trained for two seconds on embedded digits, and 250 test digits it gets right."""
+    """A small convolutional network trained on embedded digits, and 250 correctly classified test digits."""
     data = load_data("mnist5k")
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -46,7 +46,7 @@ def asr(model: nn.Module, x_adv: Tensor, y: Tensor) -> float:
     return (own_labels(model, x_adv) != y).float().mean().item()
 
 
-def test_momentum_equals_torchattacks() -> None:
+def test_mifgsm_equals_torchattacks() -> None:
     model, x = conv_net(), images(10, low=0.2, high=0.8)
     y = own_labels(model, x)
     reference = torchattacks.MIFGSM(model, eps=0.05, alpha=0.01, steps=5, decay=0.7)(x, y)
@@ -54,7 +54,7 @@ def test_momentum_equals_torchattacks() -> None:
 
 
 @pytest.mark.parametrize("start", ["x", "random"])
-def test_pgd_is_within_two_points_of_foolbox(case: tuple[nn.Module, Tensor, Tensor], start: Any) -> None:
+def test_pgd_success_within_two_points_of_foolbox(case: tuple[nn.Module, Tensor, Tensor], start: Any) -> None:
     model, x, y = case
     ours = pgd(model, x, y, eps=0.08, steps=40, step_size=0.08 / 30, start=start, rng=seeded())
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def test_pgd_is_within_two_points_of_foolbox(case: tuple[nn.Module, Tensor, Tens
 
 
 @pytest.mark.parametrize("start", ["x", "random"])
-def test_pgd_is_within_two_points_of_adv_lib(
+def test_pgd_success_within_two_points_of_adv_lib(
     case: tuple[nn.Module, Tensor, Tensor], start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "visdom", ModuleType("visdom"))  # it plots by that, and cannot be without it
@@ -82,7 +82,7 @@ def test_pgd_is_within_two_points_of_adv_lib(
 
 
 @pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "square"])
-def test_success_is_within_the_interval_of_torchattacks(case: tuple[nn.Module, Tensor, Tensor], name: str) -> None:
+def test_apgd_and_square_success_match_torchattacks(case: tuple[nn.Module, Tensor, Tensor], name: str) -> None:
     model, x, y = case
     if name == "square":
         ours = square(model, x, y, eps=0.08, queries=150, rng=seeded())
@@ -98,7 +98,7 @@ def test_success_is_within_the_interval_of_torchattacks(case: tuple[nn.Module, T
     assert low > 0.1, "a case on which attacks can differ"
 
 
-def test_carlini_wagner_is_as_near_as_foolbox(case: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_carlini_wagner_median_norm_matches_foolbox(case: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = case[0], case[1][:20], case[2][:20]
     theirs = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=5, steps=100, stepsize=0.04, initial_const=1.0)
     reference = theirs.run(foolbox.PyTorchModel(model, bounds=(0, 1)), x, foolbox.criteria.Misclassification(y))

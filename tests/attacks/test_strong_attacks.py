@@ -1,4 +1,4 @@
-"""Auto-PGD, Square and HopSkipJump: exact where there is an exact answer, and blind to what they must not see."""
+"""Auto-PGD, Square and HopSkipJump: closed forms on linear models, declared access only, query budgets, contract."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def linear(classes: int, seed: int = 0) -> nn.Sequential:
-    """Images (n, 1, 6, 6) -> logits, without a bend: its decision boundaries are planes."""
+    """Images (n, 1, 6, 6) -> logits of a linear model: its decision boundaries are planes."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, classes))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -61,7 +61,7 @@ def labels(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def plane(model: nn.Sequential, x: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-    """How far (n,) the boundary of a linear model of two classes is, and the step of length 1 (n, 1, 6, 6) that way."""
+    """Distance (n,) to the boundary of a linear model of two classes, and the unit step (n, 1, 6, 6) towards it."""
     w = (model[1].weight[1] - model[1].weight[0]).detach()
     gap = (model(x)[:, 1] - model(x)[:, 0]).detach()
     slope, unit = (w.abs().sum(), w.sign()) if norm == "linf" else (w.norm(), w / w.norm())
@@ -69,8 +69,8 @@ def plane(model: nn.Sequential, x: Tensor, norm: str) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def patient() -> Iterator[Callable[[nn.Module], nn.Module]]:
-    """Whether a model is after the test as it was before: in training mode, with gradients and a hook of its owner."""
+def model_unchanged() -> Iterator[Callable[[nn.Module], nn.Module]]:
+    """Prepares a model (training mode, gradients, a hook) and checks after the test that nothing of it has changed."""
     watched: list[ModelSnapshot] = []
 
     def prepare(model: nn.Module) -> nn.Module:
@@ -93,8 +93,8 @@ def patient() -> Iterator[Callable[[nn.Module], nn.Module]]:
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", EVERY)
-def test_keeps_the_contract(
-    name: str, norm: str, targeted: bool, channels: int, patient: Callable[[nn.Module], nn.Module]
+def test_every_attack_fulfills_contract(
+    name: str, norm: str, targeted: bool, channels: int, model_unchanged: Callable[[nn.Module], nn.Module]
 ) -> None:
     model, eps = conv_net(channels), {"linf": 0.03, "l2": 0.2}[norm]
     x = images(10, channels)
@@ -105,7 +105,7 @@ def test_keeps_the_contract(
     done, before = clean != y if aim is None else clean == aim, x.clone()
     assert done.any()
     assert not done.all()
-    attack = partial(EVERY[name], patient(model), x, y, eps=eps, norm=norm, y_target=aim)
+    attack = partial(EVERY[name], model_unchanged(model), x, y, eps=eps, norm=norm, y_target=aim)
     x_adv = attack(rng=seeded())
     limits = Threat(norm, eps) if name in BOUNDED else Threat("linf", 1.0)  # type: ignore[arg-type]
     assert limits.violations(x_adv, x) == []
@@ -118,7 +118,7 @@ def test_keeps_the_contract(
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_random_draws_come_from_rng_alone(name: str) -> None:
+def test_draws_depend_on_given_rng_only(name: str) -> None:
     model, x = conv_net(), images(3)
     before = torch.get_rng_state()
     EVERY[name](model, x, labels(model, x), eps=0.01, rng=seeded())
@@ -127,7 +127,7 @@ def test_random_draws_come_from_rng_alone(name: str) -> None:
     assert not torch.equal(torch.get_rng_state(), before)
 
 
-class NeverAsked(nn.Module):
+class UncalledModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise AssertionError("the model was asked")
 
@@ -137,8 +137,8 @@ X, Y = torch.full((3, 1, 6, 6), 0.5), torch.zeros(3, dtype=torch.long)
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", EVERY)
-def test_no_images_are_no_problem(name: str, norm: str) -> None:
-    assert EVERY[name](NeverAsked(), X[:0], Y[:0], eps=0.1, norm=norm).shape == (0, 1, 6, 6)
+def test_empty_batch(name: str, norm: str) -> None:
+    assert EVERY[name](UncalledModel(), X[:0], Y[:0], eps=0.1, norm=norm).shape == (0, 1, 6, 6)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,13 @@ def test_no_images_are_no_problem(name: str, norm: str) -> None:
         (hopskipjump, {"max_queries": 99}, "max_queries must be at least 100, got 99"),
     ],
 )
-def test_bad_input_is_said_before_any_work(attack: Callable[..., Tensor], change: dict, message: str) -> None:
+def test_invalid_input_raises_before_forward(attack: Callable[..., Tensor], change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        attack(NeverAsked(), **{"x": X, "y": Y, "eps": 0.1, **change})
+        attack(UncalledModel(), **{"x": X, "y": Y, "eps": 0.1, **change})
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_classes_the_target_does_not_have(name: str) -> None:
+def test_out_of_range_target_raises(name: str) -> None:
     with pytest.raises(InputError, match="classes of the target, numbered 0 to 3, got 4"):
         EVERY[name](linear(4), X, Y, eps=0.1, y_target=Y + 4)
 
@@ -174,7 +174,7 @@ def test_classes_the_target_does_not_have(name: str) -> None:
 # Auto-PGD
 
 
-def test_checkpoints_are_the_papers() -> None:
+def test_apgd_checkpoints_match_paper() -> None:
     assert _spans(100).nonzero().squeeze(1).tolist() == [22, 41, 57, 70, 80, 87, 93, 99]
     assert _spans(100).sum() == 99
     assert _spans(3).tolist() == [0, 1, 1, 1]
@@ -182,7 +182,7 @@ def test_checkpoints_are_the_papers() -> None:
 
 @pytest.mark.parametrize("stop", [True, False])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_apgd_reaches_the_best_point_of_the_ball(norm: str, stop: bool) -> None:
+def test_apgd_reaches_optimum_of_linear_model(norm: str, stop: bool) -> None:
     model, x = linear(2), images(12, size=6, low=0.3, high=0.7)
     y, (distance, way) = labels(model, x), plane(model, x, norm)
     eps = distance.median().item() + 1e-4
@@ -194,7 +194,7 @@ def test_apgd_reaches_the_best_point_of_the_ball(norm: str, stop: bool) -> None:
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "dlr"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_apgd_is_at_least_as_strong_as_pgd(norm: str, loss: str) -> None:
+def test_apgd_success_not_below_pgd(norm: str, loss: str) -> None:
     model, x, eps = conv_net(), images(150), {"linf": 0.02, "l2": 0.12}[norm]
     y = labels(model, x)
     settings = {"eps": eps, "norm": norm, "steps": 20, "loss": loss}
@@ -204,9 +204,9 @@ def test_apgd_is_at_least_as_strong_as_pgd(norm: str, loss: str) -> None:
     assert auto.sum() >= plain.sum()
 
 
-def test_apgd_halves_its_step_where_the_top_is_inside() -> None:
+def test_apgd_halves_step_near_interior_maximum() -> None:
     class Hill(nn.Module):
-        """Class 1 is strongest, though never the prediction, where the only pixel is .503."""
+        """The logit of class 1 has its maximum, below that of class 0, where the only pixel is .503."""
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.stack([torch.ones(len(x)), -((x.flatten() - 0.503) ** 2)], dim=1)
@@ -215,7 +215,7 @@ def test_apgd_halves_its_step_where_the_top_is_inside() -> None:
     assert x_adv.item() == pytest.approx(0.503, abs=1e-3)
 
 
-def test_restarts_help_those_who_are_left() -> None:
+def test_apgd_restarts_change_unsuccessful_images_only() -> None:
     model, x = conv_net(), images(40)
     y = labels(model, x)
     settings = {"eps": 0.02, "steps": 2, "stop_on_success": False}
@@ -229,7 +229,7 @@ def test_restarts_help_those_who_are_left() -> None:
 
 
 @pytest.mark.parametrize("attack", [partial(apgd, steps=30), partial(square, queries=40)])
-def test_finished_images_cost_nothing(attack: Callable[..., Tensor]) -> None:
+def test_finished_images_need_no_forwards(attack: Callable[..., Tensor]) -> None:
     model, x = conv_net(), images(30)
     y = labels(model, x)
     with Counter(model) as idle:
@@ -244,7 +244,7 @@ def test_finished_images_cost_nothing(attack: Callable[..., Tensor]) -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_square_fools_a_linear_model_where_eps_suffices(norm: str) -> None:
+def test_square_succeeds_on_linear_model_within_eps(norm: str) -> None:
     model, x = linear(2), images(12, size=6, low=0.4, high=0.6)
     y, (distance, _) = labels(model, x), plane(model, x, norm)
     eps = distance.median().item()
@@ -254,7 +254,7 @@ def test_square_fools_a_linear_model_where_eps_suffices(norm: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["square", "hopskipjump"])
-def test_gradient_free_attacks_ask_for_no_gradient(name: str) -> None:
+def test_gradient_free_attacks_disable_gradients(name: str) -> None:
     class NoGradient(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -272,7 +272,7 @@ def test_gradient_free_attacks_ask_for_no_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 8])
-def test_a_window_is_two_halves_of_length_one(side: int) -> None:
+def test_square_window_shape_and_norm(side: int) -> None:
     window, turned = _window(side, torch.zeros(1, 1, 9, 9))
     assert window.norm().item() == pytest.approx(1, abs=1e-5)
     assert torch.equal(turned, window.T)
@@ -285,7 +285,7 @@ def test_a_window_is_two_halves_of_length_one(side: int) -> None:
 
 
 class OneHot(nn.Module):
-    """Nothing but the decision of `net`."""
+    """One-hot decisions of `net` in place of its logits."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ class OneHot(nn.Module):
 
 @pytest.mark.parametrize("target", [None, 1])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_hopskipjump_sees_decisions_alone(norm: str, target: int | None) -> None:
+def test_hopskipjump_uses_decisions_only(norm: str, target: int | None) -> None:
     model, x = conv_net(), images(8)
     y = labels(model, x)
     aim = None if target is None else torch.full_like(y, target)
@@ -310,7 +310,7 @@ def test_hopskipjump_sees_decisions_alone(norm: str, target: int | None) -> None
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_hopskipjump_finds_the_distance_to_a_plane(norm: str) -> None:
+def test_hopskipjump_distance_to_plane(norm: str) -> None:
     model, x = linear(2), images(10, size=6, low=0.4, high=0.6)
     y, (distance, _) = labels(model, x), plane(model, x, norm)
     x_adv = hopskipjump(model, x, y, norm=norm, steps=20, max_queries=8000, rng=seeded())  # type: ignore[arg-type]
@@ -320,7 +320,7 @@ def test_hopskipjump_finds_the_distance_to_a_plane(norm: str) -> None:
     assert (found < 1.1 * distance).all()
 
 
-def test_hopskipjump_spends_no_more_than_it_may() -> None:
+def test_hopskipjump_stays_within_query_budget() -> None:
     model, x = conv_net(), images(9)
     y = labels(model, x)
     for most in (100, 400, 2000):
@@ -330,9 +330,9 @@ def test_hopskipjump_spends_no_more_than_it_may() -> None:
         assert (labels(model, x_adv) != y).all()
 
 
-def test_hopskipjump_without_a_start_returns_x() -> None:
+def test_hopskipjump_without_start_returns_x() -> None:
     class Sure(nn.Module):
-        """Class 0 everywhere but at one dark image."""
+        """Class 0 everywhere except at one dark image."""
 
         def forward(self, x: Tensor) -> Tensor:
             dark = (x.flatten(1).amax(1) < 0.01).float()
