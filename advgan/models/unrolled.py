@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -26,6 +27,16 @@ from advgan.core.threat_model import Norm, bounded
 from advgan.models.networks import logit_features, zero_init
 
 Layer = nn.Linear | nn.Conv2d | nn.BatchNorm2d
+
+
+def _uncompiled(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`torch.compiler.disable`, where something is compiled: its import takes as long as that of torch."""
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        return (torch.compiler.disable(method) if torch.compiler.is_compiling() else method)(*args, **kwargs)
+
+    return call
 
 
 class UnrolledGradientNetwork(nn.Module):
@@ -68,7 +79,7 @@ class UnrolledGradientNetwork(nn.Module):
         for weight, path in zip(self.feedback, self.paths, strict=True):
             weight.data.copy_(classifier.get_submodule(path.name).weight.data)
 
-    @torch.compiler.disable  # torch.compile differentiates once
+    @_uncompiled  # torch.compile differentiates once
     def forward(
         self,
         x: Tensor,
