@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from advgan.core.checkpoint_summary import check_config_digest
 from advgan.core.errors import InputError, reason
@@ -86,11 +87,22 @@ def write_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[s
     write_weights(tensors, folder / "model.safetensors", beside=config)
 
 
+class _NoRandomInit(TorchFunctionMode):
+    """No random initial values for tensors without memory: torch imports its compiler for them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == "torch.nn.init":
+            tensor = args[0] if args else kwargs["tensor"]
+            return tensor if tensor.is_meta else func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
 def build_and_load(build: Callable[[], M], tensors: Mapping[str, Tensor], file: Path, about: str) -> M:
     """`build()` with the weights `tensors` from `file`. Names and shapes are compared before any memory is taken for
     the model, whatever sizes a config.json has. Raises InputError where they differ.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NoRandomInit():
         expected = build()
     if problems := mismatch(expected, tensors):
         raise InputError(f"{file} does not fit {about}: {problems}")
