@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from advgan.analysis.groups import Group, group_of
 from advgan.core.threat_model import eps_text
-from advgan.report.sections import Row, Section, Summary, at_least_two_digits, threat_text
+from advgan.report.page import ResultRow, Summary, Table
+from advgan.report.sections import at_least_two_digits, threat_text
 
 
-def cost(summary: Summary) -> list[Section]:
+def cost(summary: Summary) -> list[Table]:
     """From how many images on training a generator pays, against each attack: one table, or none."""
     lines = [
         [
@@ -24,10 +25,10 @@ def cost(summary: Summary) -> list[Section]:
         "The steps of its training (without loading and validation) and one pass per image take less time together "
         "than the attack from so many images on."
     )
-    return [Section("When training a generator pays", heads, lines, note=note, words=3)] if lines else []
+    return [Table("When training a generator pays", heads, lines, note=note, words=3)] if lines else []
 
 
-def optimality(summary: Summary) -> list[Section]:
+def optimality(summary: Summary) -> list[Table]:
     """AttackBench's local optimality: one table, or none."""
     lines = [
         [
@@ -47,16 +48,16 @@ def optimality(summary: Summary) -> list[Section]:
         "radii at which it succeeds; at a single one there is nothing to compare."
     )
     heads = ["target", "norm", "attack", "optimality %", "up to eps"]
-    return [Section("Local optimality", heads, lines, note=note, words=3)] if lines else []
+    return [Table("Local optimality", heads, lines, note=note, words=3)] if lines else []
 
 
-def mcnemar(summary: Summary) -> list[Section]:
+def mcnemar(summary: Summary) -> list[Table]:
     """Do two attacks differ on the same images? One table per target and threat."""
-    found: dict[Group, list[Row]] = {}
+    found: dict[Group, list[ResultRow]] = {}
     for pair in summary.get("mcnemar", ()):
         found.setdefault(group_of(pair), []).append(pair)
     return [
-        Section(
+        Table(
             f"Pairs of attacks on the same images, {threat_text(pairs[0])}",
             ["a", "b", "only a", "only b", "p"],
             [[pair["a"], pair["b"], str(pair["only_a"]), str(pair["only_b"]), f"{pair['p']:.2g}"] for pair in pairs],

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.report.comparison import Comparison, Picture
-from advgan.report.escaping import code, csv_text, in_markdown
+from advgan.report.escaping import csv_text, in_markdown
 from advgan.report.figures import pictures as draw
 from advgan.report.html import html
 from advgan.report.latex import latex
-from advgan.report.sections import Summary, unfinished_trainings
+from advgan.report.page import Summary, figure, heading
+from advgan.report.sections import unfinished_trainings
+from advgan.report.study import write_figures
 from advgan.report.table import markdown
 from advgan.report.tensorboard import write_comparison
 
@@ -40,17 +41,14 @@ def write_report(directory: Path, comparison: Comparison) -> None:
     files = dict(zip(pictures, file_names(pictures), strict=True))
     page = html(comparison, pictures)
 
-    def write_figures(folder: Path) -> None:
-        for name, picture in pictures.items():
-            Image.fromarray(picture.image).save(folder / f"{files[name]}.png", optimize=True)
-
     def write_records(folder: Path) -> None:
         done = [result for result in comparison.results if result.records]
         for name, result in zip(file_names(map(_cell_name, done)), done, strict=True):
             (folder / f"{name}.csv").write_text(csv_text(["id", *result.records], _record_lines(result)))
 
     (directory / "results.json").unlink(missing_ok=True)  # until the rest is there, it would speak for other files
-    atomic_write_dir(directory / "figures", write_figures)
+    by_file = {f"{files[name]}.png": picture for name, picture in pictures.items()}
+    atomic_write_dir(directory / "figures", partial(write_figures, by_file))
     atomic_write_dir(directory / "records", write_records)
     write_comparison(directory / "logs" / "compare", comparison, pictures)
     atomic_write(directory / "report.md", report(summary, pictures, files))
@@ -62,38 +60,10 @@ def write_report(directory: Path, comparison: Comparison) -> None:
 
 def report(summary: Summary, pictures: Mapping[str, Picture], files: Mapping[str, str]) -> str:
     """The comparison in Markdown: what was attacked where, verdicts, tables, and the figures in `files`."""
-    env = summary["environment"]
-    gpu = f", {env['gpu']}" if env["gpu"] else ""
-    targets = [
-        f"- {in_markdown(target['label'])}: {in_markdown(target['name'])} on {target['dataset']}, "
-        f"weights {code(target['weights'])} (sha256 {target['sha256'][:12]})"
-        for target in summary["targets"]
-    ]
     attacked = in_markdown(", ".join(target["label"] for target in summary["targets"]))
-    head = [
-        f"# Attacks on {attacked} ({summary['target']['dataset']})",
-        "",
-        f"{env['date']}, torch {env['packages']['torch']}, {env['cpu']}{gpu}, {env['threads']} threads, "
-        f"commit {env['commit'] or 'unknown'}",
-        "",
-        f"    {' '.join(' '.join(env['command']).split())}",
-        "",
-        *targets,
-        *(f"- {in_markdown(sentence)}" for sentence in unfinished_trainings(summary)),
-        "",
-    ]
-    shown = [
-        part
-        for name, picture in pictures.items()
-        for part in (
-            f"### {in_markdown(picture.title)}",
-            "",
-            f"![{in_markdown(picture.title)}](figures/{files[name]}.png)",
-            "",
-            in_markdown(picture.caption),
-            "",
-        )
-    ]
+    head = heading(f"Attacks on {attacked} ({summary['target']['dataset']})", summary)
+    head += [*(f"- {in_markdown(sentence)}" for sentence in unfinished_trainings(summary)), ""]
+    shown = [line for name, each in pictures.items() for line in figure(each, f"figures/{files[name]}.png")]
     return "\n".join([*head, markdown(summary), *(["## Figures", ""] if shown else []), *shown])
 
 

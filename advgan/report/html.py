@@ -10,10 +10,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
+from advgan.analysis.groups import group_of
 from advgan.report.beside import cost, mcnemar, optimality
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.html_gallery import SMALL, data_uri, galleries, opening
-from advgan.report.sections import MEANING, NOTES, Summary, group_of, sections, threat_text, unfinished_trainings
+from advgan.report.page import Summary
+from advgan.report.sections import MEANING, NOTES, sections, threat_text, unfinished_trainings
 from advgan.report.table import SIGNS, told
 
 OWN = "gallery/"  # pictures that the page has as galleries of its own

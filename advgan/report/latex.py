@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from advgan.report.beside import cost, optimality
-from advgan.report.sections import Section, Summary, sections
+from advgan.report.page import Summary, Table
+from advgan.report.sections import sections
 
 LEFT_OUT = ("8-bit %", "SSIM", "max linf", "mean linf", "mean l0", "fwd+bwd", "alone")  # a page is narrow
 SPECIAL = {
@@ -28,7 +29,7 @@ def latex(summary: Summary) -> str:
     return "\n".join(parts)
 
 
-def _how(section: Section) -> str:
+def _how(section: Table) -> str:
     """What a reader of the caption must know of this table's figures."""
     told = ["Success (ASR) is over the attacked images, in brackets its 95 % Wilson interval."]
     if "robust %" in section.heads:
@@ -42,7 +43,7 @@ def _how(section: Section) -> str:
     return " ".join(told)
 
 
-def _table(section: Section, caption: str) -> str:
+def _table(section: Table, caption: str) -> str:
     """One floating table: heads, lines, and below a rule what sums them up."""
     head = " & ".join(HEADS.get(each) or symbols(escape(each)) for each in section.heads) + r" \\"
     lines, closing = [_row(line) for line in section.lines], [_row(line) for line in section.closing]

@@ -1,106 +1,119 @@
-"""What the pages of studies share: heading, tables, failed attacks, pictures; for terminal, Markdown, TensorBoard."""
+"""Parts that all reports share: tables and their numbers as text, heading, failed attacks, figures in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
-from rich.console import Group
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
 from rich.text import Text
-from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.terminal import printable
 from advgan.core.threat_model import eps_text
-from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Picture
 from advgan.report.escaping import code, in_markdown, in_rich, in_table
 
-Row = Mapping[str, Any]
+ResultRow = Mapping[str, Any]  # one result, with the keys of results.json
+Summary = Mapping[str, Any]  # results.json, or the JSON file of a study
 
 
 @dataclass(frozen=True)
-class Grid:
-    """One table of text: the first column names its line, the others are numbers; `note` says how to read it."""
+class Table:
+    """A table of text: `lines` in the order of the rows, `closing` lines below a rule, and a `note` under it.
+
+    failures   reasons why an attack has no metrics, by the number of its line
+    words      number of columns from the left that hold words: the others hold numbers
+    """
 
     title: str
     heads: list[str]
     lines: list[list[str]]
     note: str = ""
+    closing: list[list[str]] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
+    words: int = 1
 
-    def rich(self) -> Group:
-        table = Table(box=box.SIMPLE_HEAD)
-        for i, head in enumerate(self.heads):
-            table.add_column(in_rich(head), justify="right" if i else "left", overflow="fold")
-        for line in self.lines:
-            table.add_row(*map(in_rich, line))
-        return Group(Text(printable(self.title), style="bold"), table, Text(printable(self.note), style="dim"), Text())
+    def grid(self, *, compact: bool = False) -> RichTable:
+        """The cells for rich; `compact`: heads on two lines, numbers never wrapped."""
+        table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1) if compact else (0, 1))
+        for j, head in enumerate(self.heads):
+            text = in_rich(head).replace(" ", "\n", 1) if compact else in_rich(head)
+            number = j >= self.words
+            table.add_column(text, justify="right" if number else "left", overflow="fold", no_wrap=compact and number)
+        for i, line in enumerate(self.lines):
+            last = i == len(self.lines) - 1 and bool(self.closing)
+            table.add_row(*map(in_rich, line), style="red" if i in self.failures else None, end_section=last)
+        for line in self.closing:
+            table.add_row(*map(in_rich, line), style="italic")
+        return table
+
+    def rich(self, *, compact: bool = False) -> Group:
+        """Title, cells, failures and, unless `compact`, the note, for rich."""
+        parts: list[RenderableType] = [Text(printable(self.title), style="bold"), self.grid(compact=compact)]
+        parts += [Text(printable(why), style="red") for why in self.failures.values()]
+        return Group(*parts, *([] if compact else [Text(printable(self.note), style="dim")]), Text())
 
     def markdown(self) -> list[str]:
-        rows = [self.heads, ["---", *["---:"] * (len(self.heads) - 1)], *self.lines]
-        lines = (" | ".join(map(in_table, row)) for row in rows)
-        title, note = in_markdown(self.title), in_markdown(self.note)
-        return [f"### {title}", "", *(f"| {line} |" for line in lines), "", note, ""]
+        """Title, cells, failures and note as lines of Markdown."""
+
+        def line(cells: Iterable[str], form: str = "{}") -> str:
+            return "| " + " | ".join(form.format(in_table(cell)) if cell else "" for cell in cells) + " |"
+
+        rule = "|" + "---|" * self.words + "---:|" * (len(self.heads) - self.words)
+        body = [*map(line, self.lines), *(line(cells, "*{}*") for cells in self.closing)]
+        failed = [f"- {in_markdown(why)}" for why in self.failures.values()]
+        under = [*failed, *([""] if failed else []), *([in_markdown(self.note), ""] if self.note else [])]
+        return [f"### {in_markdown(self.title)}", "", line(self.heads), rule, *body, "", *under]
 
 
-def heading(title: str, summary: Mapping[str, Any]) -> list[str]:
+def heading(title: str, summary: Summary) -> list[str]:
     """Title, date, versions, machine, command and classifiers, in Markdown."""
     env = summary["environment"]
     machine = f"{env['cpu']}, {env['gpu']}" if env["gpu"] else env["cpu"]
     facts = (env["date"], f"torch {env['packages']['torch']}", machine, f"{env['threads']} threads")
+    command = " ".join(" ".join(env["command"]).split())
     classifiers = [
         f"- {in_markdown(t['label'])}: {in_markdown(t['name'])} on {t['dataset']}, "
         f"weights {code(t['weights'])} (sha256 {t['sha256'][:12]})"
         for t in summary["targets"]
     ]
-    commit = f"commit {env['commit'] or 'unknown'}"
-    return [
-        f"# {title}",
-        "",
-        ", ".join([*facts, commit]),
-        "",
-        f"    {' '.join(' '.join(env['command']).split())}",
-        "",
-        *classifiers,
-        "",
-    ]
+    facts_line = ", ".join([*facts, f"commit {env['commit'] or 'unknown'}"])
+    return [f"# {title}", "", facts_line, "", f"    {command}", "", *classifiers]
 
 
 def figure(picture: Picture, file: str) -> list[str]:
-    """A picture and how to read it, in Markdown."""
+    """A figure and its caption, in Markdown."""
     title = in_markdown(picture.title)
     return [f"### {title}", "", f"![{title}](<{file}>)", "", in_markdown(picture.caption), ""]
 
 
-def failures(rows: Iterable[Row]) -> list[str]:
-    """Why attacks have no figures, a line for each."""
-    failed = [row for row in rows if row["status"] != "ok"]
+def failures(rows: Iterable[ResultRow]) -> list[str]:
+    """Why attacks have no metrics, a line for each."""
     return [
         in_markdown(f"{row['attack']} on {row['target']}, {row['norm']} eps {eps_text(row['eps'])} {row['status']}")
-        for row in failed
+        for row in rows
+        if row["status"] != "ok"
     ]
 
 
-def body(grids: Iterable[Grid], rows: Iterable[Row], pictures: Mapping[str, Picture]) -> list[str]:
-    """The tables, the `rows` that failed, and the pictures by file name, in Markdown."""
-    tables = [line for grid in grids for line in grid.markdown()]
-    failed = [*(f"- {line}" for line in failures(rows)), ""]
-    return [*tables, *failed, *(line for file, picture in pictures.items() for line in figure(picture, file))]
+def percent(value: float | None, missing: str = "failed", digits: int = 1) -> str:
+    """A rate in percent; `missing` where it was not measured."""
+    return missing if value is None else f"{100 * value:.{digits}f}"
 
 
-def log_body(log: SummaryWriter, grids: Iterable[Grid], pictures: Mapping[str, Picture]) -> None:
-    """The pictures by file name, and the tables as text, in TensorBoard."""
-    for file, picture in pictures.items():
-        log.add_image(file.removesuffix(".png"), picture.image, dataformats="HWC")
-    log.add_text("tables", "\n".join(line for grid in grids for line in grid.markdown()))
+def with_interval(
+    row: ResultRow, key: str = "asr", *, scale: float = 100, digits: int = 1, missing: str = "failed"
+) -> str:
+    """A number of a row and its interval, `KEY_low` and `KEY_high`: "97.7 [97.3, 98.0]"; `missing` without one."""
+    if row[key] is None:
+        return missing
+    value, low, high = (None if row[k] is None else f"{scale * row[k]:.{digits}f}" for k in (key, *ends(key)))
+    return str(value) if low is None or high is None else f"{value} [{low}, {high}]"
 
 
-def share(part: float | None, n: int) -> list[float | None]:
-    """A share of `n` with the ends of its 95 % Wilson interval; three times None where it was not measured."""
-    return [None] * 3 if part is None else [part, *wilson(round(part * n), n)]
-
-
-def percent(value: float | None) -> str:
-    return "failed" if value is None else f"{100 * value:.1f}"
+def ends(key: str) -> tuple[str, str]:
+    """The keys of the ends of an interval."""
+    return f"{key}_low", f"{key}_high"

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
 from itertools import groupby
 from typing import Any
 
 from advgan.analysis.groups import group_of
 from advgan.core.threat_model import eps_text
+from advgan.report.page import ResultRow, Summary, Table, with_interval
 
-Row = Mapping[str, Any]
-Summary = Mapping[str, Any]  # results.json, or the part of it that has "rows"
-ResultCache = dict[str, Callable[[Row], str]]  # column head -> the cell of a row
+Columns = dict[str, Callable[[ResultRow], str]]  # column head -> the cell of a row
 
 MEANING = {
     "attack": "name and settings, as the command line takes them",
@@ -54,23 +52,6 @@ KINDS = {"bounded": "Bounded attacks", "minimal-norm": "Minimal-norm attacks"}
 INFINITE = "∞"  # the median where fewer than half were fooled
 
 
-@dataclass(frozen=True)
-class Section:
-    """One table: `lines` in the order of the rows, `closing` ones below a rule that sum up, and a `note` under it.
-
-    failures   why an attack has no figures, by the number of its line
-    words      how many columns from the left hold words: the others hold numbers
-    """
-
-    title: str
-    heads: list[str]
-    lines: list[list[str]]
-    closing: list[list[str]] = field(default_factory=list)
-    failures: dict[int, str] = field(default_factory=dict)
-    note: str = ""
-    words: int = 1
-
-
 def unfinished_trainings(summary: Summary) -> list[str]:
     """A sentence for each network that took part and whose training was not finished."""
     networks = [("classifier", each["label"], each) for each in summary["targets"]]
@@ -84,21 +65,21 @@ def unfinished_trainings(summary: Summary) -> list[str]:
     )
 
 
-def threat_text(row: Row, *, eps: bool = True) -> str:
+def threat_text(row: ResultRow, *, eps: bool = True) -> str:
     """Target and threat in words: "mnist-c, linf eps 0.3, toward class 3"; without `eps` "mnist-c, linf, ..."."""
     aim = "" if row["y_target"] is None else f", toward class {row['y_target']}"
     radius = f" eps {eps_text(row['eps'])}" if eps else ""
     return f"{row['target']}, {row['norm']}{radius}{aim}"
 
 
-def sections(summary: Summary, without: Collection[str] = ()) -> list[Section]:
+def sections(summary: Summary, without: Collection[str] = ()) -> list[Table]:
     """The attacks' figures, one table per target, threat and protocol, `without` the columns of these heads.
 
     Of minimal-norm attacks one table for all eps of a norm: only their success within eps differs.
     """
     seen = list(dict.fromkeys(row["target"] for row in summary["rows"]))
 
-    def key(row: Row) -> tuple[Any, ...]:
+    def key(row: ResultRow) -> tuple[Any, ...]:
         aim = -1 if row["y_target"] is None else row["y_target"]
         eps = row["eps"] if row["protocol"] == "bounded" else math.inf
         return seen.index(row["target"]), row["norm"], aim, eps
@@ -107,7 +88,7 @@ def sections(summary: Summary, without: Collection[str] = ()) -> list[Section]:
     return [_section(rows, summary, without) for rows in tables]
 
 
-def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Section:
+def _section(rows: list[ResultRow], summary: Summary, without: Collection[str]) -> Table:
     first, same = rows[0], [row for row in summary["rows"] if group_of(row) == group_of(rows[0])]
     speed = next((row["images_per_second"] for row in same if row["attack"] == "fgsm" and row["status"] == "ok"), None)
     failed, note = list(dict.fromkeys(row["attack"] for row in same if row["status"] != "ok")), ""
@@ -143,24 +124,24 @@ def _section(rows: list[Row], summary: Summary, without: Collection[str]) -> Sec
     if first["clean_rejected"] is not None:
         title += f", {first['clean_rejected']:.2%} of the clean images rejected"
     below = [[each.get(head, "") for head in heads] for each in closing]
-    return Section(title, heads, lines, below, failures, note, words)
+    return Table(title, heads, lines, note, below, failures, words)
 
 
-def _within(columns: ResultCache, rows: list[Row], radii: list[float]) -> tuple[ResultCache, list[Row]]:
+def _within(columns: Columns, rows: list[ResultRow], radii: list[float]) -> tuple[Columns, list[ResultRow]]:
     """Minimal-norm attacks at several eps: a column of success for each, one row for each attack and seed."""
-    found: dict[tuple[str, int], dict[float, Row]] = {}
+    found: dict[tuple[str, int], dict[float, ResultRow]] = {}
     for row in rows:
         found.setdefault((row["attack"], row["seed"]), {})[row["eps"]] = row
 
-    def rate(eps: float) -> Callable[[Row], str]:
-        def cell(row: Row) -> str:
+    def rate(eps: float) -> Callable[[ResultRow], str]:
+        def cell(row: ResultRow) -> str:
             at = found[row["attack"], row["seed"]].get(eps)
-            return "–" if at is None else "failed" if at["status"] != "ok" else _rate(at)
+            return "–" if at is None else "failed" if at["status"] != "ok" else with_interval(at)
 
         return cell
 
     within = {f"ASR % at {eps_text(eps)} [95 %]": rate(eps) for eps in radii}
-    kept: ResultCache = {}
+    kept: Columns = {}
     for head, cell in columns.items():
         if head == "ASR % [95 %]":
             kept |= within
@@ -170,31 +151,31 @@ def _within(columns: ResultCache, rows: list[Row], radii: list[float]) -> tuple[
     return kept, first
 
 
-def _columns(protocol: str, speed: float | None, worst: Row | None, seeds: bool) -> ResultCache:
+def _columns(protocol: str, speed: float | None, worst: ResultRow | None, seeds: bool) -> Columns:
     """Column head -> the cell of a row; `speed` is FGSM's, `worst` the group's worst case."""
 
-    def number(form: str, name: str, scale: float = 1) -> Callable[[Row], str]:
+    def number(form: str, name: str, scale: float = 1) -> Callable[[ResultRow], str]:
         return lambda row: "–" if row[name] is None else format(row[name] * scale, form)
 
-    def size(name: str, decimals: int = 2) -> Callable[[Row], str]:
+    def size(name: str, decimals: int = 2) -> Callable[[ResultRow], str]:
         return lambda row: "–" if row[name] is None else length(row[name], decimals)
 
-    who: ResultCache = {"access": lambda row: row["access"]} | ({"seed": lambda row: str(row["seed"])} if seeds else {})
-    rate: ResultCache = {"ASR % [95 %]": _rate, "8-bit %": number(".1f", "asr_8bit", 100)}
+    who: Columns = {"access": lambda row: row["access"]} | ({"seed": lambda row: str(row["seed"])} if seeds else {})
+    rate: Columns = {"ASR % [95 %]": with_interval, "8-bit %": number(".1f", "asr_8bit", 100)}
     rate["rejected %"] = number(".1f", "rejected", 100)
-    bounded: ResultCache = {
+    bounded: Columns = {
         "robust %": number(".1f", "robust_accuracy", 100),
         "mean l2": size("l2_mean"),
         "max linf": size("linf_max", 4),
     }
-    minimal: ResultCache = {
+    minimal: Columns = {
         "found %": number(".1f", "asr_any_norm", 100),
         "median l2 [95 %]": _median,
         "mean l2": size("l2_mean"),
         "mean l0": number(",.0f", "l0_mean"),
         "mean linf": size("linf_mean", 4),
     }
-    cost: ResultCache = {
+    cost: Columns = {
         "SSIM": number(".3f", "ssim_mean"),
         "images/s": lambda row: at_least_two_digits(row["images_per_second"]),
         "x FGSM": (lambda row: "–") if not speed else number(",.3g", "images_per_second", 1 / speed),
@@ -205,11 +186,7 @@ def _columns(protocol: str, speed: float | None, worst: Row | None, seeds: bool)
     return who | (rate | bounded | cost if protocol == "bounded" else minimal | rate | cost)
 
 
-def _rate(row: Row) -> str:
-    return f"{100 * row['asr']:.1f} [{100 * row['asr_low']:.1f}, {100 * row['asr_high']:.1f}]"
-
-
-def _median(row: Row) -> str:
+def _median(row: ResultRow) -> str:
     value, low, high = (row[name] for name in ("l2_median", "l2_median_low", "l2_median_high"))
     if value is None:
         return INFINITE
@@ -230,16 +207,16 @@ def at_least_two_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _seeds(summary: Summary, rows: list[Row]) -> list[Row]:
+def _seeds(summary: Summary, rows: list[ResultRow]) -> list[ResultRow]:
     attacks = {row["attack"] for row in rows}
     same = [each for each in summary.get("seeds", ()) if group_of(each) == group_of(rows[0])]
     return [each for each in same if each["attack"] in attacks]
 
 
-def _over_seeds(each: Row) -> dict[str, str]:
+def _over_seeds(each: ResultRow) -> dict[str, str]:
     spread = "" if each["asr_sd"] is None else f" ± {100 * each['asr_sd']:.1f}"
     return {"seed": f"{each['seeds']} seeds", "ASR % [95 %]": f"{100 * each['asr_mean']:.1f}{spread}"}
 
 
-def _worst_case(worst: Row) -> dict[str, str]:
-    return {"ASR % [95 %]": _rate(worst), "robust %": f"{100 * worst['robust_accuracy']:.1f}"}
+def _worst_case(worst: ResultRow) -> dict[str, str]:
+    return {"ASR % [95 %]": with_interval(worst), "robust %": f"{100 * worst['robust_accuracy']:.1f}"}

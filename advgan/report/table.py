@@ -7,15 +7,15 @@ from collections.abc import Iterable
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from advgan.core.terminal import printable
 from advgan.report.beside import cost, mcnemar, optimality
-from advgan.report.escaping import in_markdown, in_rich, in_table
-from advgan.report.sections import MEANING, NOTES, Row, Section, Summary, sections
+from advgan.report.escaping import in_markdown
+from advgan.report.page import ResultRow, Summary, Table
+from advgan.report.sections import MEANING, NOTES, sections
 
 # Left out one after the other until a table fits its terminal.
 SPARE = ("mean l0", "8-bit %", "SSIM", "max linf", "mean linf", "fwd+bwd", "alone", "access", "mean l2", "x FGSM")
@@ -27,44 +27,24 @@ STRIPE, FAILED = "#eef2f6", "#b03000"
 
 def terminal(summary: Summary, width: int = 120) -> Group:
     """Tables and verdicts for rich's `Console.print`, `width` columns wide; failed attacks in red, and why."""
-    found: list[Section] = []
+    found: list[Table] = []
     for count in range(len(SPARE) + 1):
         found = sections(summary, SPARE[:count])
-        if max((Console(width=999).measure(_table(section)).maximum for section in found), default=0) <= width:
+        widths = [Console(width=999).measure(section.grid(compact=True)).maximum for section in found]
+        if max(widths, default=0) <= width:
             break
     found += [*optimality(summary), *cost(summary)]
     pairs = mcnemar(summary)
     found += [section for section in pairs if len(section.lines) <= PAIRS]
-    parts: list[RenderableType] = []
-    for section in found:
-        parts += [_table(section), *(Text(printable(why), style="red") for why in section.failures.values()), Text()]
+    parts: list[RenderableType] = [section.rich(compact=True) for section in found]
     if any(len(section.lines) > PAIRS for section in pairs):
         parts += [Text("Pairs of attacks on the same images (McNemar's test): see the report.", style="dim"), Text()]
     return Group(*parts, *_verdicts(summary))
 
 
-def _table(section: Section) -> Table:
-    table = Table(title=in_rich(section.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.padding = (0, 0, 0, 1)
-    for j, head in enumerate(section.heads):
-        words = j < section.words
-        table.add_column(
-            head.replace(" ", "\n", 1),
-            justify="left" if words else "right",
-            overflow="fold",
-            no_wrap=not words,
-        )
-    for i, line in enumerate(section.lines):
-        last = i == len(section.lines) - 1
-        table.add_row(*map(in_rich, line), style="red" if i in section.failures else None, end_section=last)
-    for line in section.closing:
-        table.add_row(*map(in_rich, line), style="italic")
-    return table
-
-
 def _verdicts(summary: Summary) -> list[RenderableType]:
     """One line per check; of a violated one what it usually means, too."""
-    grid = Table.grid(padding=(0, 1))
+    grid = RichTable.grid(padding=(0, 1))
     for each in summary.get("sanity", ()):
         text = Text(printable(told(each)), style=STYLES[each["verdict"]])
         if each["verdict"] == "violated":
@@ -73,7 +53,7 @@ def _verdicts(summary: Summary) -> list[RenderableType]:
     return [Text("Can these figures be trusted?", style="bold"), grid] if grid.row_count else []
 
 
-def told(each: Row) -> str:
+def told(each: ResultRow) -> str:
     """A check of results.json and what it found, in a line."""
     return f"{each['target']}: {each['check']}: {each['detail']}"
 
@@ -84,15 +64,15 @@ def markdown(summary: Summary) -> str:
     if summary.get("sanity"):
         text += ["## Can these figures be trusted?", "", *map(_verdict, summary["sanity"]), ""]
     attacks = sections(summary)
-    text += ["## Attacks", "", *(line for section in attacks for line in _markdown_table(section))]
+    text += ["## Attacks", "", *(line for section in attacks for line in section.markdown())]
     for section in (*optimality(summary), *cost(summary), *mcnemar(summary)):
-        text += _markdown_table(section)
+        text += section.markdown()
     used = [head for head in MEANING if any(head in section.heads for section in attacks)]
     text += ["## What the columns mean", "", *(f"- **{head}**: {MEANING[head]}" for head in used), "", NOTES, ""]
     return "\n".join(text)
 
 
-def _verdict(each: Row) -> str:
+def _verdict(each: ResultRow) -> str:
     text = in_markdown(told(each))
     line = f"- {SIGNS[each['verdict']]} {each['verdict']}: {text}"
     if each["verdict"] == "violated":
@@ -102,28 +82,7 @@ def _verdict(each: Row) -> str:
     return line if each["verdict"] != "not tested" else f"{line}. To test it: {each['meaning']}"
 
 
-def _markdown_table(section: Section) -> list[str]:
-    def line(cells: Iterable[str], form: str = "{}") -> str:
-        return "| " + " | ".join(form.format(in_table(cell)) if cell else "" for cell in cells) + " |"
-
-    rule = "|" + "---|" * section.words + "---:|" * (len(section.heads) - section.words)
-    body = [*map(line, section.lines), *(line(cells, "*{}*") for cells in section.closing)]
-    failures = [f"- {in_markdown(why)}" for why in section.failures.values()]
-    under = [in_markdown(section.note), ""] if section.note else []
-    return [
-        f"### {in_markdown(section.title)}",
-        "",
-        line(section.heads),
-        rule,
-        *body,
-        "",
-        *failures,
-        *([""] if failures else []),
-        *under,
-    ]
-
-
-def picture(rows: Iterable[Row]) -> np.ndarray:
+def picture(rows: Iterable[ResultRow]) -> np.ndarray:
     """The attacks' tables as an image (height, width, 3) uint8: TensorBoard opens on images, not on text."""
     tables = sections({"rows": list(rows)})
     widths = [np.array([max(map(len, cells)) + 3 for cells in zip(t.heads, *t.lines, strict=True)]) for t in tables]

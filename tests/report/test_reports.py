@@ -356,7 +356,7 @@ def test_the_report_shows_tables_and_figures(written: Path) -> None:
     assert text.startswith("# Attacks on mnist-c, &lt;b>&amp; mnist_a&lt;/b> (mnist5k)")
     assert "| advgan | generator" in text
     assert (written / "report.tex").read_text() == latex(SUMMARY)
-    shown = re.findall(r"\]\(figures/(.+?)\)", text)
+    shown = re.findall(r"\]\(<figures/(.+?)>\)", text)
     assert sorted(shown) == sorted(path.name for path in (written / "figures").iterdir())
     assert shown
     for name in shown:

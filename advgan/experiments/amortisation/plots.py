@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Picture
 from advgan.report.figures import style
-from advgan.report.page import Row
+from advgan.report.page import ResultRow
 
 ENDS = ("low", "high")
 GAP = (
@@ -33,7 +33,7 @@ FAMILIES = {
 }
 
 
-def gap(rows: Sequence[Row], generators: Sequence[str]) -> Picture:
+def gap(rows: Sequence[ResultRow], generators: Sequence[str]) -> Picture:
     """ASR of each attack against eps, and its share of PGD-40's."""
     sheet = style.sheet(11.5, 4.6)
     for axes, key, label in zip(sheet.subplots(1, 2), ("asr", "ratio"), ("ASR", "share of PGD-40's ASR"), strict=True):
@@ -50,7 +50,9 @@ def gap(rows: Sequence[Row], generators: Sequence[str]) -> Picture:
     return style.finish(sheet, f"One pass beside 40 steps of PGD, {rows[0]['norm']}", GAP)
 
 
-def _line(axes: Axes, rows: Sequence[Row], name: str, key: str, colour: str, marker: str, dashes: str = "-") -> None:
+def _line(
+    axes: Axes, rows: Sequence[ResultRow], name: str, key: str, colour: str, marker: str, dashes: str = "-"
+) -> None:
     points = [row for row in rows if row["attack"] == name and row[key] is not None]
     eps, size = [row["eps"] for row in points], 10 if marker == "*" else 6
     axes.plot(
@@ -60,7 +62,7 @@ def _line(axes: Axes, rows: Sequence[Row], name: str, key: str, colour: str, mar
     axes.fill_between(eps, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
-def warm_start(points: Sequence[Row], reference: float) -> Picture:
+def warm_start(points: Sequence[ResultRow], reference: float) -> Picture:
     """Success against gradient evaluations at one eps, beside the success `reference` of PGD-40."""
     sheet = style.sheet(8.6, 5.0)
     axes = sheet.subplots()

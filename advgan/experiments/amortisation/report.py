@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import Any
 
-from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
-
-from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.experiments.amortisation.analysis import CLASSICS, OURS
-from advgan.experiments.amortisation.plots import ENDS, gap, warm_start
+from advgan.experiments.amortisation.plots import gap, warm_start
 from advgan.report.comparison import Picture
-from advgan.report.escaping import code, csv_text, in_markdown
+from advgan.report.escaping import code, in_markdown
 from advgan.report.figures.cases import safe
-from advgan.report.page import Grid, Row, failures, figure, heading, log_body, percent
+from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
+from advgan.report.study import Scalar, StudyReport
 
-Summary = Mapping[str, Any]  # amortisation.json
 COLUMNS = (
     *("part", "eps", "norm", "attack", "family", "choice", "evaluations", "gradients", "y_target", "n"),
     *("asr", "asr_low", "asr_high", "ratio", "ratio_low", "ratio_high", "only_here", "only_reference"),
@@ -55,31 +48,34 @@ DIVERSITY = (
 )
 
 
-def write_amortisation(directory: Path, summary: Summary) -> None:
-    """Write gap.png, warm-start/, logs/amortisation/ (for TensorBoard), amortisation.md and .csv, and .json last.
+def report(summary: Summary) -> StudyReport:
+    """gap.png, warm-start/, amortisation.json, .md and .csv.
 
-    `summary` has "environment", "targets", "generators", "rows" (as in results.json), and the six parts that
-    eval/amortisation.py makes: "table", "curves", "reach", "findings", "targeted" and "diversity".
+    `summary` has "environment", "targets", "generators", "rows" (as in results.json), and six lists: "table",
+    "curves", "reach", "findings", "targeted" and "diversity".
     """
-    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    pictures = draw(summary)
-
-    def write_curves(folder: Path) -> None:
-        for file, picture in pictures.items():
-            if file.startswith("warm-start/"):
-                Image.fromarray(picture.image).save(folder / file.removeprefix("warm-start/"), optimize=True)
-
-    atomic_write_dir(directory / "warm-start", write_curves)
-    Image.fromarray(pictures["gap.png"].image).save(directory / "gap.png", optimize=True)
-    atomic_write_dir(directory / "logs" / "amortisation", lambda folder: _events(folder, summary, pictures))
-    atomic_write(directory / "amortisation.md", _report(summary, pictures))
-    lines = [
-        [part, *(row.get(key) for key in COLUMNS[1:])]
-        for part in ("table", "curves", "targeted")
-        for row in summary[part]
+    target, lines = summary["targets"][0], findings(summary)
+    generators = [
+        f"- {in_markdown(each['name'])}: generator {code(each['path'])} of {each['parameters']} parameters, "
+        f"{each['norm']} eps {eps_text(each['eps'])} (sha256 {each['sha256'][:12]})" + _cost(each)
+        for each in summary["generators"]
     ]
-    atomic_write(directory / "amortisation.csv", csv_text(COLUMNS, lines))
-    atomic_write(directory / "amortisation.json", text)
+    choices = ["The choices that the curves show:", "", *_choices(summary["curves"]), ""]
+    return StudyReport(
+        name="amortisation",
+        title=f"The amortisation gap on {target['label']} ({target['dataset']})",
+        summary=summary,
+        rows=summary["rows"],
+        tables=tables(summary),
+        figures=draw(summary),
+        folders=["warm-start"],
+        columns=COLUMNS,
+        csv_rows=[{**row, "part": part} for part in ("table", "curves", "targeted") for row in summary[part]],
+        scalars=list(_scalars(summary)),
+        intro=[*generators, "", *(f"- {line}" for line in lines)],
+        notes=choices if summary["curves"] else [],
+        printed_notes=lines,
+    )
 
 
 def draw(summary: Summary) -> dict[str, Picture]:
@@ -92,7 +88,7 @@ def draw(summary: Summary) -> dict[str, Picture]:
     return found
 
 
-def grids(summary: Summary) -> list[Grid]:
+def tables(summary: Summary) -> list[Table]:
     """One pass at each eps; curves; evaluations to reach; and, where there are any, aimed and drawn attacks."""
     norm, target = summary["table"][0]["norm"], summary["targets"][0]["label"]
     names = {each["name"] for each in summary["generators"]}
@@ -101,18 +97,18 @@ def grids(summary: Summary) -> list[Grid]:
         [
             f"one pass: {row['attack']}" if row["attack"] in names else row["attack"],
             *(f"{eps_text(row['eps'])}", str(row["gradients"])),
-            *(_interval(row, "asr"), _interval(row, "ratio")),
+            *(with_interval(row, "asr", missing="–"), with_interval(row, "ratio", missing="–")),
             *("–" if row[key] is None else str(row[key]) for key in ("n", "only_here", "only_reference")),
         ]
         for row in summary["table"]
     ]
-    found = [Grid(f"One pass beside PGD-40 on {target}, {norm}", heads, lines, ONE_PASS)]
+    found = [Table(f"One pass beside PGD-40 on {target}, {norm}", heads, lines, ONE_PASS)]
     if summary["curves"]:
         found += [_curves(summary["curves"]), _reach(summary["reach"])]
     return found + _targeted(summary) + _diversity(summary)
 
 
-def _curves(points: Sequence[Row]) -> Grid:
+def _curves(points: Sequence[ResultRow]) -> Table:
     cells = {(row["family"], row["eps"], row["evaluations"]): row["asr"] for row in points}
     families = [name for name in OURS + CLASSICS if any(family == name for family, _, _ in cells)]
     lines = [
@@ -124,10 +120,10 @@ def _curves(points: Sequence[Row]) -> Grid:
         for k in sorted({k for _, own, k in cells if own == eps})
     ]
     heads = ["eps", "gradients", *families]
-    return Grid(f"ASR % after so many gradients, {points[0]['norm']}, {points[0]['n']} images", heads, lines, CURVES)
+    return Table(f"ASR % after so many gradients, {points[0]['norm']}, {points[0]['n']} images", heads, lines, CURVES)
 
 
-def _reach(rows: Sequence[Row]) -> Grid:
+def _reach(rows: Sequence[ResultRow]) -> Table:
     ours = [name for name in OURS if any(row[name] is not None for row in rows)] or ["warm start"]
     heads = ["of PGD-40's success", "eps", "ASR %", *ours, *CLASSICS]
     heads += [f"{our} of {name}'s" for our in ours for name in CLASSICS]
@@ -135,11 +131,15 @@ def _reach(rows: Sequence[Row]) -> Grid:
         [
             *(f"{100 * row['share']:.0f} %", f"{eps_text(row['eps'])}", percent(row["level"])),
             *("–" if row[key] is None else f"{row[key]:.1f}" for key in (*ours, *CLASSICS)),
-            *(_share(row[f"{our} of {name}"], " %") for our in ours for name in CLASSICS),
+            *(_of(row[f"{our} of {name}"]) for our in ours for name in CLASSICS),
         ]
         for row in rows
     ]
-    return Grid("Gradient evaluations to reach it", heads, lines, REACH)
+    return Table("Gradient evaluations to reach it", heads, lines, REACH)
+
+
+def _of(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{percent(ratio)} %"
 
 
 def findings(summary: Summary) -> list[str]:
@@ -147,7 +147,7 @@ def findings(summary: Summary) -> list[str]:
     return [f"eps {eps_text(each['eps'])}: the {each['family']} {each['finding']}" for each in summary["findings"]]
 
 
-def _targeted(summary: Summary) -> list[Grid]:
+def _targeted(summary: Summary) -> list[Table]:
     found = []
     for name, eps in dict.fromkeys((row["attack"], row["eps"]) for row in summary["targeted"]):
         rows = [row for row in summary["targeted"] if (row["attack"], row["eps"]) == (name, eps)]
@@ -163,11 +163,11 @@ def _targeted(summary: Summary) -> list[Grid]:
         means = [[row[key] for row in rows if row[key] is not None] for key in keys]
         lines.append(["mean", "", "", *(percent(fmean(values)) if values else "–" for values in means)])
         heads = ["toward", "n", "n of the first few", "ASR %", "on the first few", "PGD-40 there", "of PGD-40 %"]
-        found.append(Grid(f"Aimed: {name}, {rows[0]['norm']} eps {eps_text(eps)}", heads, lines, TARGETED))
+        found.append(Table(f"Aimed: {name}, {rows[0]['norm']} eps {eps_text(eps)}", heads, lines, TARGETED))
     return found
 
 
-def _diversity(summary: Summary) -> list[Grid]:
+def _diversity(summary: Summary) -> list[Table]:
     rows = [row for row in summary["diversity"] if "union" in row]
     if not rows:
         return []
@@ -181,17 +181,17 @@ def _diversity(summary: Summary) -> list[Grid]:
         ]
         for row in rows
     ]
-    return [Grid(f"Diversity: {rows[0]['draws']} draws for each image", heads, lines, DIVERSITY)]
+    return [Table(f"Diversity: {rows[0]['draws']} draws for each image", heads, lines, DIVERSITY)]
 
 
-def _cost(generator: Row) -> str:
+def _cost(generator: ResultRow) -> str:
     """What a pass takes of the classifier that is inside a generator, in words."""
     if iterations := generator.get("rounds"):
         return f", unrolled, {iterations} iterations: each is a forward and a backward pass of the classifier inside it"
     return ", guided: a pass takes one forward of the classifier inside it" if generator["guided"] else ""
 
 
-def _choices(points: Sequence[Row]) -> list[str]:
+def _choices(points: Sequence[ResultRow]) -> list[str]:
     """Which choice each curve shows at which number of evaluations, a line of Markdown for each curve."""
     taken: dict[tuple[float, str], dict[str, list[str]]] = {}
     for row in points:
@@ -205,49 +205,13 @@ def _choices(points: Sequence[Row]) -> list[str]:
     ]
 
 
-def _interval(row: Row, key: str) -> str:
-    """A share and its 95 % interval, as far as there is one."""
-    low, high = (row[f"{key}_{end}"] for end in ENDS)
-    return _share(row[key]) + ("" if low is None or high is None else f" ({100 * low:.1f}–{100 * high:.1f})")
-
-
-def _share(value: float | None, unit: str = "") -> str:
-    return "–" if value is None else f"{100 * value:.1f}{unit}"
-
-
-def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
-    target = summary["targets"][0]
-    lines = heading(f"The amortisation gap on {target['label']} ({target['dataset']})", summary)
-    lines += [
-        f"- {in_markdown(each['name'])}: generator {code(each['path'])} of {each['parameters']} parameters, "
-        f"{each['norm']} eps {eps_text(each['eps'])} (sha256 {each['sha256'][:12]})" + _cost(each)
-        for each in summary["generators"]
-    ]
-    lines += ["", *(f"- {line}" for line in findings(summary)), ""]
-    for grid in grids(summary):
-        lines += grid.markdown()
-    if summary["curves"]:
-        lines += ["The choices that the curves show:", "", *_choices(summary["curves"]), ""]
-    lines += [*(f"- {line}" for line in failures(summary["rows"])), ""]
-    for file, picture in pictures.items():
-        lines += figure(picture, file)
-    return "\n".join(lines)
-
-
-def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> None:
-    """Pictures, tables, and a run per attack and curve; a step is 1000 eps, or a gradient evaluation."""
-    with SummaryWriter(str(folder)) as log:
-        log_body(log, grids(summary), pictures)
-    for name in dict.fromkeys(row["attack"] for row in summary["table"]):
-        with SummaryWriter(str(folder / safe(name))) as log:
-            for row in summary["table"]:
-                if row["attack"] == name and row["asr"] is not None:
-                    log.add_scalar("asr (step: 1000 eps)", row["asr"], round(1000 * row["eps"]))
-                    if row["ratio"] is not None:
-                        log.add_scalar("of PGD-40 (step: 1000 eps)", row["ratio"], round(1000 * row["eps"]))
-    for family in dict.fromkeys(row["family"] for row in summary["curves"]):
-        with SummaryWriter(str(folder / safe(family))) as log:
-            for row in summary["curves"]:
-                if row["family"] == family and row["asr"] is not None:
-                    tag = f"asr at eps {eps_text(row['eps'])} (step: gradient evaluations)"
-                    log.add_scalar(tag, row["asr"], row["evaluations"])
+def _scalars(summary: Summary) -> Iterator[Scalar]:
+    """A run per attack and curve; a step is 1000 eps, or a gradient evaluation."""
+    for row in sorted(summary["table"], key=lambda row: str(row["attack"])):
+        for name, key in (("asr", "asr"), ("of PGD-40", "ratio")):
+            if row[key] is not None:
+                yield Scalar(safe(row["attack"]), f"{name} (step: 1000 eps)", row[key], round(1000 * row["eps"]))
+    for row in sorted(summary["curves"], key=lambda row: str(row["family"])):
+        if row["asr"] is not None:
+            tag = f"asr at eps {eps_text(row['eps'])} (step: gradient evaluations)"
+            yield Scalar(safe(row["family"]), tag, row["asr"], row["evaluations"])

@@ -34,11 +34,9 @@ from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, parse_eps_values, unfit
 from advgan.experiments.amortisation.analysis import OURS, against, finding, reach, union
 from advgan.experiments.amortisation.diversity import DRAWS, diversity
-from advgan.experiments.amortisation.report import findings, grids, write_amortisation
-from advgan.experiments.console import print_results
+from advgan.experiments.amortisation.report import report
 from advgan.experiments.settings import ClassifierSettings, StudySettings
 from advgan.report.progress import Begin, cell_progress
-from advgan.report.tensorboard import command as tensorboard_command
 
 PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json
 RATE = ("n", "asr", "asr_low", "asr_high")
@@ -166,16 +164,9 @@ def main(settings: Settings) -> None:
         **found,
         "rows": [result.row for result in bench.results],
     }
-    write_amortisation(settings.output_dir, summary)
-    print_results(
-        grids(summary),
-        (result.row for result in bench.results),
-        kept=every.found + some.found + few.found,
-        notes=findings(summary),
-    )
-    print(f"report       {settings.output_dir / 'amortisation.md'}, figures amortisation.csv and amortisation.json")
-    print(f"images       {settings.output_dir / 'gap.png'}, {settings.output_dir / 'warm-start'}")
-    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+    study_report = report(summary)
+    study_report.write(settings.output_dir)
+    study_report.print(settings.output_dir, kept=every.found + some.found + few.found)
 
 
 def check(settings: Settings) -> list[LoadedGenerator]:

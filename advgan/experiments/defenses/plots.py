@@ -10,7 +10,7 @@ import numpy as np
 from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Picture
 from advgan.report.figures import style
-from advgan.report.page import Row
+from advgan.report.page import ResultRow
 
 WORST, CLEAN = "worst case", "clean"
 NOT_RUN = "–"
@@ -46,7 +46,7 @@ def robust(summary: Mapping[str, Any]) -> Picture:
     return _map(summary, columns, {1, len(columns) - 1}, "robust_accuracy", "What accuracy is left", ROBUST)
 
 
-def matrix(summary: Mapping[str, Any]) -> dict[tuple[str, str], Row]:
+def matrix(summary: Mapping[str, Any]) -> dict[tuple[str, str], ResultRow]:
     """(defence, column) -> its row, those of the worst case and of clean images among them."""
     found = {(row["target"], row["column"]): row for row in summary["rows"]}
     for each in summary["defenses"]:
@@ -55,7 +55,7 @@ def matrix(summary: Mapping[str, Any]) -> dict[tuple[str, str], Row]:
     return found
 
 
-def told(row: Row | None, key: str, rate: Callable[[Row], str] | None = None) -> str:
+def told(row: ResultRow | None, key: str, rate: Callable[[ResultRow], str] | None = None) -> str:
     """What a cell says: a percentage (or what `rate` makes of the row), whether it is another column's, or why not."""
     if row is None:
         return NOT_RUN

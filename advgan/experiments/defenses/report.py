@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
-
-from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.experiments.defenses.plots import CLEAN, NOT_RUN, WORST, asr, matrix, robust, told
 from advgan.report.comparison import Picture
-from advgan.report.escaping import code, csv_text, in_markdown
-from advgan.report.figures import with_caption
+from advgan.report.escaping import code, in_markdown
 from advgan.report.files import file_names
 from advgan.report.html import chart, template
-from advgan.report.page import Grid, Row, failures, figure, heading
-from advgan.report.sections import Section
+from advgan.report.page import ResultRow, Summary, Table, failures, with_interval
+from advgan.report.study import Scalar, StudyReport
 
-Summary = Mapping[str, Any]  # defenses.json
-Rate = Callable[[Row], str]
+Rate = Callable[[ResultRow], str]
 FIGURES = ("asr", "asr_low", "asr_high", "robust_accuracy")
 HEADS = (
     *("defence", "column", "attack", "access", "norm", "eps", "n", "n_attacked", "clean_accuracy"),
@@ -39,42 +32,53 @@ WORTH = (
 )
 
 
-def write_defenses(directory: Path, summary: Summary) -> None:
-    """Write asr.png, robust.png, logs/defenses/ (for TensorBoard), defenses.html, .md, .csv, and .json last.
+def report(summary: Summary) -> StudyReport:
+    """asr.png, robust.png, defenses.html, .json, .md and .csv.
 
     `summary` has "environment", "targets" (the base), "generators", "surrogate", "norm", "eps", "columns" (in order);
-    "defenses", a dict for each line: label, row (what was asked for), n, clean_accuracy, clean_rejected, random,
+    "defenses", a dict for each line: label, row (as in the settings), n, clean_accuracy, clean_rejected, random,
     relative_time, training_seconds, worst_case, masking, violated; and "rows" as in results.json with their "column",
     and "same_as", the column that they repeat.
     """
-    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    pictures = {"asr": asr(summary), "robust": robust(summary)}
-    for name, picture in pictures.items():
-        Image.fromarray(picture.image).save(directory / f"{name}.png", optimize=True)
-    atomic_write_dir(directory / "logs" / "defenses", lambda folder: _events(folder, summary, pictures))
-    atomic_write(directory / "defenses.html", html(summary, pictures))
-    atomic_write(directory / "defenses.md", markdown(summary, pictures))
-    atomic_write(directory / "defenses.csv", csv_text(HEADS, _lines(summary)))
-    atomic_write(directory / "defenses.json", text)
+    figures = {"asr.png": asr(summary), "robust.png": robust(summary)}
+    failed = [row for row in summary["rows"] if not row["same_as"]]
+    verdict_lines = [f"- **{each['verdict']}**: {in_markdown(each['told'])}" for each in verdicts(summary)]
+    title = f"What each defense is worth ({summary['targets'][0]['dataset']})"
+    return StudyReport(
+        name="defenses",
+        title=title,
+        summary=summary,
+        rows=failed,
+        tables=tables(summary),
+        figures=figures,
+        columns=HEADS,
+        csv_rows=_csv_rows(summary),
+        scalars=list(_scalars(summary)),
+        intro=[f"- {in_markdown(each['label'])}: {code(each['row'])}" for each in summary["defenses"]],
+        notes=["### Verdicts", "", *verdict_lines, ""],
+        notes_tag="verdicts",
+        html=html(title, summary, figures, failures(failed)),
+        printed=1,
+    )
 
 
-def grids(summary: Summary) -> list[Grid]:
+def tables(summary: Summary) -> list[Table]:
     """What each defence is worth and costs; success and accuracy, defence x attack; and what is rejected, if any is."""
     cells, labels = matrix(summary), [each["label"] for each in summary["defenses"]]
     ball, columns = f"{summary['norm']} eps {eps_text(summary['eps'])}", [*summary["columns"], WORST]
 
-    def grid(title: str, key: str, named: list[str], heads: list[str], note: str, rate: Rate | None = None) -> Grid:
+    def grid(title: str, key: str, named: list[str], heads: list[str], note: str, rate: Rate | None = None) -> Table:
         lines = [[label, *(told(cells.get((label, head)), key, rate) for head in heads)] for label in named]
-        return Grid(f"{title}, {ball}", ["defence", *heads], lines, note)
+        return Table(f"{title}, {ball}", ["defence", *heads], lines, note)
 
-    found = [worth(summary), grid("ASR %", "asr", labels, columns, SUCCESS, _interval)]
+    found = [worth(summary), grid("ASR %", "asr", labels, columns, SUCCESS, with_interval)]
     found.append(grid("Accuracy %", "robust_accuracy", labels, [CLEAN, *columns], LEFT))
     if rejecting := [each["label"] for each in summary["defenses"] if each["clean_rejected"] is not None]:
         found.append(grid("Rejected %", "rejected", rejecting, [CLEAN, *summary["columns"]], REJECTED))
     return found
 
 
-def worth(summary: Summary) -> Grid:
+def worth(summary: Summary) -> Table:
     """What is left of each line at worst, which attack takes most, and what the defence costs."""
     heads = ["defence", "clean %", "worst case %", "strongest attack", "training s", "inference", "gradients"]
     lines = [
@@ -86,7 +90,7 @@ def worth(summary: Summary) -> Grid:
         ]
         for each in summary["defenses"]
     ]
-    return Grid("What each defence is worth", heads, lines, WORTH)
+    return Table("What each defence is worth", heads, lines, WORTH)
 
 
 def _strongest(summary: Summary, label: str) -> str:
@@ -110,33 +114,21 @@ def verdicts(summary: Summary) -> list[dict[str, Any]]:
     return found
 
 
-def markdown(summary: Summary, pictures: Mapping[str, Picture]) -> str:
-    lines = heading(f"What each defence is worth ({summary['targets'][0]['dataset']})", summary)
-    lines += [*(f"- {in_markdown(each['label'])}: {code(each['row'])}" for each in summary["defenses"]), ""]
-    for name, picture in pictures.items():
-        lines += figure(picture, f"{name}.png")
-    for grid in grids(summary):
-        lines += grid.markdown()
-    lines += ["### Verdicts", "", *map(_verdict, verdicts(summary)), ""]
-    lines += [*(f"- {line}" for line in _failures(summary)), ""]
-    return "\n".join(lines)
-
-
-def html(summary: Summary, pictures: Mapping[str, Picture]) -> str:
+def html(title: str, summary: Summary, figures: Mapping[str, Picture], failed: Sequence[str]) -> str:
     """The page, whole: it needs no network, and everything in it is escaped."""
     return template("defenses.html.jinja").render(
-        title=f"What each defence is worth ({summary['targets'][0]['dataset']})",
+        title=title,
         headlines=headlines(summary),
         base=summary["targets"][0],
         generators=summary["generators"],
         surrogate=summary["surrogate"],
         environment=summary["environment"],
         environment_text=json.dumps(summary["environment"], indent=2, ensure_ascii=False),
-        charts=[chart(picture) for picture in pictures.values()],
-        sections=[Section(grid.title, grid.heads, grid.lines, note=grid.note) for grid in grids(summary)],
+        charts=[chart(picture) for picture in figures.values()],
+        sections=tables(summary),
         defenses=summary["defenses"],
         verdicts=verdicts(summary),
-        failures=_failures(summary),
+        failures=failed,
         meaning={},
     )
 
@@ -153,49 +145,27 @@ def headlines(summary: Summary) -> list[str]:
     ]
 
 
-def _verdict(each: Row) -> str:
-    return f"- **{each['verdict']}**: {in_markdown(each['told'])}"
-
-
-def _failures(summary: Summary) -> list[str]:
-    return failures(row for row in summary["rows"] if not row["same_as"])
-
-
-def _left(each: Row) -> float:
+def _left(each: ResultRow) -> float:
     return float(each["worst_case"]["robust_accuracy"])
 
 
-def _interval(row: Row) -> str:
-    return f"{100 * row['asr']:.1f} [{100 * row['asr_low']:.1f}, {100 * row['asr_high']:.1f}]"
+def _csv_rows(summary: Summary) -> list[dict[str, Any]]:
+    """A row for each result, and one for each worst case."""
+    rows = [{**row, "defence": row["target"]} for row in summary["rows"]]
+    for defense in summary["defenses"]:
+        worst = defense["worst_case"]
+        names = {"defence": defense["label"], "column": WORST, "status": "ok" if worst else "failed"}
+        rows.append({**defense, **(worst or {}), **names})
+    return rows
 
 
-def _lines(summary: Summary) -> list[list[Any]]:
-    """Of the CSV file: one for each cell, the worst case's among them."""
-    lines = [[row["target"], *(row.get(key) for key in HEADS[1:])] for row in summary["rows"]]
-    for each in summary["defenses"]:
-        known = {
-            **each,
-            **(each["worst_case"] or {}),
-            "column": WORST,
-            "status": "ok" if each["worst_case"] else "failed",
-        }
-        lines.append([each["label"], *(known.get(key) for key in HEADS[1:])])
-    return lines
-
-
-def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> None:
-    """Pictures, tables, and a chart per column with a run for each defence."""
+def _scalars(summary: Summary) -> Iterator[Scalar]:
+    """A chart per column with a run for each defense."""
     cells = matrix(summary)
-    with SummaryWriter(str(folder)) as log:
-        for name, picture in pictures.items():
-            log.add_image(name, with_caption(picture), dataformats="HWC")
-        log.add_text("tables", "\n".join(line for grid in grids(summary) for line in grid.markdown()))
-        log.add_text("verdicts", "\n".join(map(_verdict, verdicts(summary))))
     labels, columns = [each["label"] for each in summary["defenses"]], [CLEAN, *summary["columns"], WORST]
-    for label, name in zip(labels, file_names(labels), strict=True):
-        with SummaryWriter(str(folder / name)) as log:
-            for column, tag in zip(columns, file_names(columns), strict=True):
-                row = cells.get((label, column))
-                for key in ("asr", "robust_accuracy"):
-                    if row is not None and row[key] is not None:
-                        log.add_scalar(f"{key}/{tag}", row[key])
+    for label, run in zip(labels, file_names(labels), strict=True):
+        for column, tag in zip(columns, file_names(columns), strict=True):
+            row = cells.get((label, column))
+            for key in ("asr", "robust_accuracy"):
+                if row is not None and row[key] is not None:
+                    yield Scalar(run, f"{key}/{tag}", row[key])

@@ -34,13 +34,11 @@ from advgan.defenses import default_weights, is_random, seen
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, unfit
 from advgan.evaluation.relative_time import relative_time
-from advgan.experiments.console import print_results
-from advgan.experiments.defenses.report import worth, write_defenses
+from advgan.experiments.defenses.report import report
 from advgan.experiments.defenses.rows import Row, load_rows, parse_rows
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.trainings import parse_commands, prepare
 from advgan.report.progress import cell_progress
-from advgan.report.tensorboard import command as tensorboard_command
 
 ATTACKS = ("noise-sign", "fgsm", "fgsm@naive", "pgd:steps=40", "pgd:steps=40@naive", "square:queries=300")
 TRANSFER, OF_BASE, ITS_OWN = "transfer", "advgan, of the base", "advgan, trained on it"  # columns beside the attacks'
@@ -159,11 +157,9 @@ def main(settings: Settings) -> None:
         "generators": [trained.describe(by_sha256[sha256]) for sha256, trained in generators.items()],
         "rows": measured,
     }
-    write_defenses(settings.output_dir, summary)
-    print_results([worth(summary)], (row for row in measured if not row["same_as"]), kept=cells.found, total=total)
-    print(f"report       {settings.output_dir / 'defenses.html'} (also defenses.md, defenses.csv, defenses.json)")
-    print(f"images       {settings.output_dir / 'asr.png'}, {settings.output_dir / 'robust.png'}")
-    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+    study_report = report(summary)
+    study_report.write(settings.output_dir)
+    study_report.print(settings.output_dir, kept=cells.found, total=total)
 
 
 def check(settings: Settings, made: Sequence[Path]) -> list[Spec]:

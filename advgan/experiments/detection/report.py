@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
-from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Picture
-from advgan.report.escaping import csv_text
 from advgan.report.figures import style
 from advgan.report.figures.cases import safe
-from advgan.report.page import Grid, Row, failures, figure, heading, percent
+from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
+from advgan.report.study import Scalar, StudyReport
 
-Summary = Mapping[str, Any]  # detection.json
 COLUMNS = (
     *("target", "attack", "knows", "norm", "eps", "n", "n_fooled", "fooled", "auc", "auc_low", "auc_high"),
     *("tpr", "tpr_low", "tpr_high", "n_attacked", "asr", "asr_low", "asr_high", "rejected", "robust_accuracy"),
@@ -40,25 +31,33 @@ CURVES = (
 )
 
 
-def write_detection(directory: Path, summary: Summary) -> None:
-    """Write roc.png, logs/detection/ (for TensorBoard), detection.md, detection.csv, and detection.json last.
+def report(summary: Summary) -> StudyReport:
+    """roc.png, detection.json, .md and .csv.
 
     `summary` has "environment", "targets", "generators", "detectors", "rates" (of false positives) and "rows": rows as
     in results.json, with "knows", "n_fooled", "fooled", and "auc", "tpr", their intervals and "roc" (at the rates),
     None where nothing is fooled.
     """
-    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    picture = draw(summary)
-    Image.fromarray(picture.image).save(directory / "roc.png", optimize=True)
-    atomic_write_dir(directory / "logs" / "detection", lambda folder: _events(folder, summary, picture))
-    atomic_write(directory / "detection.md", _report(summary, picture))
-    atomic_write(
-        directory / "detection.csv", csv_text(COLUMNS, ([row[key] for key in COLUMNS] for row in summary["rows"]))
+    target = summary["targets"][0]
+    return StudyReport(
+        name="detection",
+        title=f"Detection for {target['name']} ({target['dataset']})",
+        summary=summary,
+        rows=summary["rows"],
+        tables=tables(summary),
+        figures={"roc.png": draw(summary)},
+        columns=COLUMNS,
+        csv_rows=summary["rows"],
+        scalars=[  # a run for each detector and attack: its step is 1000 FPR, a whole number
+            Scalar(safe(f"{row['target']} {row['attack']}"), "TPR (step: 1000 FPR)", tpr, round(1000 * fpr))
+            for row in summary["rows"]
+            if row["roc"] is not None
+            for fpr, tpr in zip(summary["rates"], row["roc"], strict=True)
+        ],
     )
-    atomic_write(directory / "detection.json", text)
 
 
-def grids(summary: Summary) -> list[Grid]:
+def tables(summary: Summary) -> list[Table]:
     """A table for each detector, a line for each attack; how to read them stands under the last."""
     heads = ["attack", "knows", "fooled %", "AUC [95 %]", "TPR % [95 %]", "ASR % [95 %]", "robust %"]
     found = []
@@ -66,17 +65,22 @@ def grids(summary: Summary) -> list[Grid]:
         rows = [row for row in summary["rows"] if row["target"] == detector["label"]]
         title = (
             f"{detector['label']}, {rows[0]['norm']} eps {eps_text(rows[0]['eps'])}: "
-            f"{_range(detector, 'fpr', 100)} % of {detector['n']} clean images rejected, "
+            f"{with_interval(detector, 'fpr')} % of {detector['n']} clean images rejected, "
             f"clean accuracy {rows[0]['clean_accuracy']:.2%}"
         )
         lines = [
             [
-                *(row["attack"], "yes" if row["knows"] else "no", percent(row["fooled"]), _range(row, "auc", 1)),
-                *(_range(row, "tpr", 100), _range(row, "asr", 100), percent(row["robust_accuracy"])),
+                row["attack"],
+                "yes" if row["knows"] else "no",
+                percent(row["fooled"]),
+                _interval(row, "auc", scale=1, digits=3),
+                _interval(row, "tpr"),
+                _interval(row, "asr"),
+                percent(row["robust_accuracy"]),
             ]
             for row in rows
         ]
-        found.append(Grid(title, heads, lines, NOTE if detector is summary["detectors"][-1] else ""))
+        found.append(Table(title, heads, lines, NOTE if detector is summary["detectors"][-1] else ""))
     return found
 
 
@@ -111,30 +115,7 @@ def draw(summary: Summary) -> Picture:
     return style.finish(sheet, f"Detectors against attacks, {first['norm']} eps {eps_text(first['eps'])}", CURVES)
 
 
-def _range(row: Row, name: str, scale: float) -> str:
-    """A figure with its interval."""
-    if row[name] is None:
-        return "–" if row.get("status", "ok") == "ok" else "failed"
-    digits = 1 if scale == 100 else 3
-    value, low, high = (scale * row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _report(summary: Summary, picture: Picture) -> str:
-    lines = heading(f"Detection for {summary['targets'][0]['name']} ({summary['targets'][0]['dataset']})", summary)
-    for grid in grids(summary):
-        lines += grid.markdown()
-    lines += [*(f"- {line}" for line in failures(summary["rows"])), ""]
-    return "\n".join([*lines, *figure(picture, "roc.png")])
-
-
-def _events(folder: Path, summary: Summary, picture: Picture) -> None:
-    """The picture, the tables, and a run for each detector and attack: its step is 1000 FPR, a whole number."""
-    with SummaryWriter(str(folder)) as log:
-        log.add_image("roc", picture.image, dataformats="HWC")
-        log.add_text("tables", "\n".join(line for grid in grids(summary) for line in grid.markdown()))
-    for row in summary["rows"]:
-        if row["roc"] is not None:
-            with SummaryWriter(str(folder / safe(f"{row['target']} {row['attack']}"))) as log:
-                for rate, height in zip(summary["rates"], row["roc"], strict=True):
-                    log.add_scalar("TPR (step: 1000 FPR)", height, round(1000 * rate))
+def _interval(row: ResultRow, key: str, *, scale: float = 100, digits: int = 1) -> str:
+    """A metric with its interval; "–" where it does not exist."""
+    missing = "–" if row.get("status", "ok") == "ok" else "failed"
+    return with_interval(row, key, scale=scale, digits=digits, missing=missing)

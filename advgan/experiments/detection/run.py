@@ -30,11 +30,9 @@ from advgan.defenses.detection import scores
 from advgan.evaluation import Result, ResultCache, environment, wilson
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, read_training_json, unfit
 from advgan.evaluation.roc import auc, roc
-from advgan.experiments.console import print_results
-from advgan.experiments.detection.report import grids, write_detection
+from advgan.experiments.detection.report import report
 from advgan.experiments.settings import ClassifierSettings, StudySettings
 from advgan.report.progress import cell_progress
-from advgan.report.tensorboard import command as tensorboard_command
 
 RATES = [*(i / 200 for i in range(20)), *(i / 50 for i in range(5, 51))]  # of false positives, where the ROC is noted
 TOLD = ("auc", "auc_low", "auc_high", "tpr", "tpr_low", "tpr_high", "roc")
@@ -107,11 +105,9 @@ def main(settings: Settings) -> None:
         **{"detectors": detectors, "rates": RATES},
         **{"rows": rows},
     }
-    write_detection(settings.output_dir, summary)
-    print_results(grids(summary), rows, kept=cells.found, total=len(rows))
-    print(f"report       {settings.output_dir / 'detection.md'}, figures detection.csv and detection.json")
-    print(f"image        {settings.output_dir / 'roc.png'}")
-    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+    study_report = report(summary)
+    study_report.write(settings.output_dir)
+    study_report.print(settings.output_dir, kept=cells.found, total=len(rows))
 
 
 def meant(trained: LoadedGenerator, targets: list[Target]) -> Target:

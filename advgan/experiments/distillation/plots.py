@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from advgan.report.comparison import Picture
 from advgan.report.figures import style
-from advgan.report.page import Row
+from advgan.report.page import ResultRow
 
 # Success of JSMA on MNIST in %, without distillation and at each T (Papernot et al. 2016): as quoted in secondary
 # sources, not checked against the paper.
@@ -31,7 +31,7 @@ GRADIENTS = (
 )
 
 
-def success(table: Sequence[Row]) -> Picture:
+def success(table: Sequence[ResultRow]) -> Picture:
     """Success of JSMA's three derivatives against temperature, and the published curve."""
     sheet = style.sheet(10.2, 5.0)
     axes = sheet.subplots()
@@ -52,7 +52,7 @@ def success(table: Sequence[Row]) -> Picture:
     return style.finish(sheet, "JSMA against the temperature of defensive distillation", SUCCESS)
 
 
-def gradients(table: Sequence[Row]) -> Picture:
+def gradients(table: Sequence[ResultRow]) -> Picture:
     """Amplitude of the softmax's input gradient against temperature."""
     sheet = style.sheet(8.6, 5.0)
     axes = sheet.subplots()
@@ -71,7 +71,7 @@ def gradients(table: Sequence[Row]) -> Picture:
     return style.finish(sheet, "Input gradients of the softmax against temperature", GRADIENTS)
 
 
-def _places(table: Sequence[Row]) -> list[float]:
+def _places(table: Sequence[ResultRow]) -> list[float]:
     return [UNDISTILLED if row["temperature"] is None else row["temperature"] for row in table]
 
 

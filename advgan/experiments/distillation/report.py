@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
-
-from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.experiments.distillation.plots import PUBLISHED, gradients, success
-from advgan.report.comparison import Picture
-from advgan.report.escaping import csv_text
 from advgan.report.figures.cases import safe
-from advgan.report.page import Grid, Row, body, heading, log_body, percent
+from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
+from advgan.report.study import Scalar, StudyReport
 
-Summary = Mapping[str, Any]  # distillation.json
 COLUMNS = (
     *("temperature", "accuracy", "change", "attack", "n", "asr", "asr_low", "asr_high"),
     *("l2_median", "changed", "robustness", "published"),
@@ -45,35 +37,39 @@ GRADIENTS = (
 )
 
 
-def write_distillation(directory: Path, summary: Summary) -> None:
-    """Write success.png, gradients.png, logs/distillation/ (for TensorBoard), distillation.md and .csv, .json last.
+def report(summary: Summary) -> StudyReport:
+    """success.png, gradients.png, distillation.json, .md and .csv.
 
-    `summary` has "environment", "targets", "generators", "rows" (as in results.json), "eps", "gamma", and "table", the
-    lines that eval/distillation.py makes.
+    `summary` has "environment", "targets", "generators", "rows" (as in results.json), "eps", "gamma", and "table", a
+    row for each temperature.
     """
-    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    pictures = {"success.png": success(summary["table"]), "gradients.png": gradients(summary["table"])}
-    for file, picture in pictures.items():
-        Image.fromarray(picture.image).save(directory / file, optimize=True)
-    atomic_write_dir(directory / "logs" / "distillation", lambda folder: _events(folder, summary, pictures))
-    atomic_write(directory / "distillation.md", _report(summary, pictures))
-    atomic_write(directory / "distillation.csv", csv_text(COLUMNS, _lines(summary["table"])))
-    atomic_write(directory / "distillation.json", text)
+    target, table = summary["targets"][0], summary["table"]
+    return StudyReport(
+        name="distillation",
+        title=f"Defensive distillation of {target['name']} ({target['dataset']}) against temperature",
+        summary=summary,
+        rows=summary["rows"],
+        tables=tables(summary),
+        figures={"success.png": success(table), "gradients.png": gradients(table)},
+        columns=COLUMNS,
+        csv_rows=list(_csv_rows(table)),
+        scalars=list(_scalars(table)),
+    )
 
 
-def grids(summary: Summary) -> list[Grid]:
+def tables(summary: Summary) -> list[Table]:
     """JSMA beside the published figures, the other attacks, robustness, and gradients: a line for each temperature."""
-    table: Sequence[Row] = summary["table"]
+    table: Sequence[ResultRow] = summary["table"]
     derivatives, target = list(table[0]["jsma"]), summary["targets"][0]["name"]
     n = max(each["n"] or 0 for row in table for each in row["jsma"].values())
     found = [
-        Grid(
+        Table(
             f"JSMA on {target}, at most {100 * summary['gamma']:.1f} % of the pixels, up to {n} attacks each",
             ["T", "published %", *(f"{each} %" for each in derivatives), "accuracy %", "change"],
             [
                 [
                     *(row["label"], "–" if (said := PUBLISHED.get(row["label"])) is None else f"{said:.2f}"),
-                    *(_interval(row["jsma"][each]) for each in derivatives),
+                    *(with_interval(row["jsma"][each]) for each in derivatives),
                     *(f"{100 * row['accuracy']:.2f}", f"{100 * row['change']:+.2f}"),
                 ]
                 for row in table
@@ -85,10 +81,13 @@ def grids(summary: Summary) -> list[Grid]:
         found.append(_others(table, target, summary["eps"]))
     heads = [f"{form} {each} %" for form in ("rho", "changed") for each in derivatives]
     lines = [
-        [row["label"], *(_percent(row["jsma"][each][key]) for key in ("robustness", "changed") for each in derivatives)]
+        [
+            row["label"],
+            *(percent(row["jsma"][each][key], "–", 2) for key in ("robustness", "changed") for each in derivatives),
+        ]
         for row in table
     ]
-    found.append(Grid("Robustness against JSMA: share of pixels", ["T", *heads], lines, ROBUSTNESS))
+    found.append(Table("Robustness against JSMA: share of pixels", ["T", *heads], lines, ROBUSTNESS))
     keys, shares = ("mean", "low", "median", "high"), ("small", "zero")
     lines = [
         [
@@ -100,10 +99,10 @@ def grids(summary: Summary) -> list[Grid]:
     ]
     heads = ["T", "mean", "10 %", "median", "90 %", "below 0.001 %", "exactly 0 %"]
     note = GRADIENTS.format(n=table[0]["gradients"]["n"])
-    return [*found, Grid("Input gradients of the softmax", heads, lines, note)]
+    return [*found, Table("Input gradients of the softmax", heads, lines, note)]
 
 
-def _others(table: Sequence[Row], target: str, eps: float) -> Grid:
+def _others(table: Sequence[ResultRow], target: str, eps: float) -> Table:
     heads, keys = ["T"], list[tuple[str, str]]()
     for name, each in table[0]["attacks"].items():
         heads.append(f"{name} ASR %")
@@ -114,57 +113,35 @@ def _others(table: Sequence[Row], target: str, eps: float) -> Grid:
     lines = []
     for row in table:
         cells = [(key, row["attacks"][name]) for name, key in keys]
-        lines.append([row["label"], *(_interval(each) if key == "asr" else _length(each[key]) for key, each in cells)])
-    return Grid(f"Other attacks on {target}", heads, lines, OTHERS.format(eps=eps_text(eps)))
-
-
-def _interval(row: Row) -> str:
-    """A rate and its 95 % interval, as far as there is one."""
-    if row["asr"] is None:
-        return "failed"
-    return f"{100 * row['asr']:.1f} ({100 * row['asr_low']:.1f}–{100 * row['asr_high']:.1f})"
+        lines.append(
+            [row["label"], *(with_interval(each) if key == "asr" else _length(each[key]) for key, each in cells)]
+        )
+    return Table(f"Other attacks on {target}", heads, lines, OTHERS.format(eps=eps_text(eps)))
 
 
 def _length(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"
-
-
-def _lines(table: Sequence[Row]) -> list[list[Any]]:
+def _csv_rows(table: Sequence[ResultRow]) -> Iterator[dict[str, Any]]:
     """A line of the CSV file for each temperature and attack."""
-    found = []
     for row in table:
-        attacks = {f"jsma {each}": figures for each, figures in row["jsma"].items()} | row["attacks"]
-        for attack, figures in attacks.items():
-            said = PUBLISHED.get(row["label"]) if attack == "jsma softmax" else None
-            line = row | figures | {"attack": attack, "published": None if said is None else round(said / 100, 4)}
-            line["temperature"] = row["label"]
-            found.append([line.get(column) for column in COLUMNS])
-    return found
+        attacks = {f"jsma {derivative}": rates for derivative, rates in row["jsma"].items()} | row["attacks"]
+        for attack, rates in attacks.items():
+            published = PUBLISHED.get(row["label"]) if attack == "jsma softmax" else None
+            names = {"temperature": row["label"], "attack": attack}
+            yield row | rates | names | {"published": None if published is None else round(published / 100, 4)}
 
 
-def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
-    target = summary["targets"][0]
-    lines = heading(f"Defensive distillation of {target['name']} ({target['dataset']}) against temperature", summary)
-    return "\n".join([*lines, *body(grids(summary), summary["rows"], pictures)])
-
-
-def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> None:
-    """Pictures, tables, and a run per attack; a step is the temperature, 0 where there is no distillation."""
-    table = summary["table"]
-    with SummaryWriter(str(folder)) as log:
-        log_body(log, grids(summary), pictures)
-        for row in table:
-            step = round(row["temperature"] or 0)
-            log.add_scalar("accuracy (step: temperature)", row["accuracy"], step)
-            log.add_scalar("largest input gradient, mean (step: temperature)", row["gradients"]["mean"], step)
-    for name in [f"jsma {each}" for each in table[0]["jsma"]] + list(table[0]["attacks"]):
-        with SummaryWriter(str(folder / safe(name))) as log:
-            for row in table:
-                figures = row["attacks"].get(name) or row["jsma"][name.removeprefix("jsma ")]
-                for key in ("asr", "robustness"):
-                    if figures.get(key) is not None:
-                        log.add_scalar(f"{key} (step: temperature)", figures[key], round(row["temperature"] or 0))
+def _scalars(table: Sequence[ResultRow]) -> Iterator[Scalar]:
+    """A run per attack; a step is the temperature, 0 where there is no distillation."""
+    steps = [round(row["temperature"] or 0) for row in table]
+    for step, row in zip(steps, table, strict=True):
+        yield Scalar("", "accuracy (step: temperature)", row["accuracy"], step)
+        yield Scalar("", "largest input gradient, mean (step: temperature)", row["gradients"]["mean"], step)
+    for name in [f"jsma {derivative}" for derivative in table[0]["jsma"]] + list(table[0]["attacks"]):
+        for step, row in zip(steps, table, strict=True):
+            rates = row["attacks"].get(name) or row["jsma"][name.removeprefix("jsma ")]
+            for key in ("asr", "robustness"):
+                if rates.get(key) is not None:
+                    yield Scalar(safe(name), f"{key} (step: temperature)", rates[key], step)

@@ -31,13 +31,11 @@ from advgan.data.flags import load_chosen
 from advgan.defenses.distillation import check_temperature
 from advgan.evaluation import Result, ResultCache, environment, predict
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, read_training_json
-from advgan.experiments.console import print_results
 from advgan.experiments.distillation.analysis import aimed, amplitude, spread
-from advgan.experiments.distillation.report import grids, write_distillation
+from advgan.experiments.distillation.report import report
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.trainings import complete
 from advgan.report.progress import Begin, cell_progress
-from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.distillation import Settings as Distilling
 from advgan.training.program import Settings as Training
 
@@ -159,11 +157,9 @@ def main(settings: Settings) -> None:
         **{"eps": settings.eps, "gamma": GAMMA, "table": table, "rows": rows},
         "generators": [by.describe(target) for by, target in zip(generators, targets, strict=True) if by],
     }
-    write_distillation(settings.output_dir, summary)
-    print_results(grids(summary), rows, kept=many.found + few.found)
-    print(f"report       {settings.output_dir / 'distillation.md'}, figures distillation.csv and distillation.json")
-    print(f"images       {settings.output_dir / 'success.png'}, {settings.output_dir / 'gradients.png'}")
-    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+    study_report = report(summary)
+    study_report.write(settings.output_dir)
+    study_report.print(settings.output_dir, kept=many.found + few.found)
 
 
 def check(settings: Settings) -> list[Spec]:

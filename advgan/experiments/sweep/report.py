@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
-
-from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.evaluation.statistics import wilson
 from advgan.experiments.sweep.examples import examples
 from advgan.report.comparison import Comparison, Picture
-from advgan.report.escaping import csv_text
 from advgan.report.figures.cases import safe
 from advgan.report.figures.curves import curves
-from advgan.report.page import Grid, Row, body, heading, log_body, percent, share
+from advgan.report.page import ResultRow, Summary, Table, percent
+from advgan.report.study import Scalar, StudyReport
 
 COLUMNS = ("attack", "norm", "eps", "n", "accuracy", "low", "high", "asr", "asr_low", "asr_high")
 KNOWN = (  # of a row at eps 0: what no attack decides
@@ -28,7 +22,7 @@ KNOWN = (  # of a row at eps 0: what no attack decides
 )
 
 
-def unattacked(row: Row) -> dict[str, Any]:
+def unattacked(row: ResultRow) -> dict[str, Any]:
     """The row of the same attack at eps 0, where the ball holds nothing but the image itself."""
     n = row["n_attacked"]
     rate = dict(zip(("asr", "asr_low", "asr_high"), (0.0, *wilson(0, n)) if n else (None,) * 3, strict=True))
@@ -38,29 +32,26 @@ def unattacked(row: Row) -> dict[str, Any]:
     return dict.fromkeys(ROW_KEYS) | {key: row[key] for key in KNOWN} | known | sizes | rate
 
 
-def write_sweep(directory: Path, comparison: Comparison) -> None:
-    """Write a sweep to `directory`, in place of what stood there.
+def report(comparison: Comparison) -> StudyReport:
+    """gallery/<attack>.png, curves.png, sweep.json, .md and .csv.
 
-    gallery/<attack>.png, curves.png, logs/sweep/ (for TensorBoard), sweep.md, sweep.csv, and sweep.json last.
-    `comparison.summary["rows"]` holds eps 0 too, `comparison.results` all others; x and y are the images that the
-    results' x_adv are the answers to.
+    `comparison.summary["rows"]` holds eps 0 too, `comparison.results` all others; the results' x_adv are adversarial
+    examples of x and y.
     """
     summary = comparison.summary
-    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    pictures = draw(comparison)
-
-    def write_galleries(folder: Path) -> None:
-        for file, picture in pictures.items():
-            if file.startswith("gallery/"):
-                Image.fromarray(picture.image).save(folder / file.removeprefix("gallery/"), optimize=True)
-
-    atomic_write_dir(directory / "gallery", write_galleries)
-    if "curves.png" in pictures:
-        Image.fromarray(pictures["curves.png"].image).save(directory / "curves.png", optimize=True)
-    atomic_write_dir(directory / "logs" / "sweep", lambda folder: _events(folder, summary, pictures))
-    atomic_write(directory / "sweep.md", _report(summary, pictures))
-    atomic_write(directory / "sweep.csv", csv_text(COLUMNS, map(_line, summary["rows"])))
-    atomic_write(directory / "sweep.json", text)
+    rows, target = summary["rows"], summary["target"]
+    return StudyReport(
+        name="sweep",
+        title=f"Attacks on {target['label']} ({target['dataset']}) against eps",
+        summary=summary,
+        rows=rows,
+        tables=tables(summary),
+        figures=draw(comparison),
+        folders=["gallery"],
+        columns=COLUMNS,
+        csv_rows=[row | _accuracy(row) for row in rows],
+        scalars=list(_scalars(rows)),
+    )
 
 
 def draw(comparison: Comparison) -> dict[str, Picture]:
@@ -77,7 +68,7 @@ def draw(comparison: Comparison) -> dict[str, Picture]:
     return found
 
 
-def grids(summary: Mapping[str, Any]) -> list[Grid]:
+def tables(summary: Summary) -> list[Table]:
     """Accuracy and success, a line per attack, a column per eps; "–" where an attack was not run."""
     rows = summary["rows"]
     first, radii = rows[0], sorted({row["eps"] for row in rows})
@@ -88,7 +79,7 @@ def grids(summary: Mapping[str, Any]) -> list[Grid]:
     success = f"Of the {first['n_attacked']} attacked images, which are right before it."
     heads = ["attack", *map(eps_text, radii)]
     return [
-        Grid(
+        Table(
             f"{title} {where}, against eps",
             heads,
             [
@@ -101,26 +92,16 @@ def grids(summary: Mapping[str, Any]) -> list[Grid]:
     ]
 
 
-def _line(row: Row) -> list[Any]:
-    accuracy = share(row["robust_accuracy"], row["n"])
-    return [row["attack"], row["norm"], row["eps"], row["n"], *accuracy, row["asr"], row["asr_low"], row["asr_high"]]
+def _accuracy(row: ResultRow) -> dict[str, float | None]:
+    """Accuracy under the attack with its interval; None where it was not measured."""
+    accuracy, n = row["robust_accuracy"], row["n"]
+    values = [None] * 3 if accuracy is None else [accuracy, *wilson(round(accuracy * n), n)]
+    return dict(zip(("accuracy", "low", "high"), values, strict=True))
 
 
-def _report(summary: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
-    target = summary["target"]
-    lines = heading(f"Attacks on {target['label']} ({target['dataset']}) against eps", summary)
-    return "\n".join([*lines, *body(grids(summary), summary["rows"], pictures)])
-
-
-def _events(folder: Path, summary: Mapping[str, Any], pictures: Mapping[str, Picture]) -> None:
-    """A run per attack, so that a chart shows all of them; its step is 1000 eps, because a step is a whole number."""
-    with SummaryWriter(str(folder)) as log:
-        log_body(log, grids(summary), pictures)
-    for attack in dict.fromkeys(row["attack"] for row in summary["rows"]):
-        with SummaryWriter(str(folder / safe(attack))) as log:
-            for row in summary["rows"]:
-                if row["attack"] == attack and row["status"] == "ok":
-                    step = round(1000 * row["eps"])
-                    log.add_scalar("accuracy (step: 1000 eps)", row["robust_accuracy"], step)
-                    if row["asr"] is not None:
-                        log.add_scalar("asr (step: 1000 eps)", row["asr"], step)
+def _scalars(rows: Iterable[ResultRow]) -> Iterator[Scalar]:
+    """A run per attack; its step is 1000 eps, because a step is a whole number."""
+    for row in rows:
+        for name, key in (("accuracy", "robust_accuracy"), ("asr", "asr")):
+            if row["status"] == "ok" and row[key] is not None:
+                yield Scalar(safe(row["attack"]), f"{name} (step: 1000 eps)", row[key], round(1000 * row["eps"]))

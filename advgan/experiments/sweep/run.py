@@ -22,12 +22,10 @@ from advgan.data.flags import load_chosen
 from advgan.defenses import default_weights
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.loading import aim, load_generators, load_targets, parse_eps_values, unfit
-from advgan.experiments.console import print_results
 from advgan.experiments.settings import ClassifierSettings, StudySettings
-from advgan.experiments.sweep.report import grids, unattacked, write_sweep
+from advgan.experiments.sweep.report import report, unattacked
 from advgan.report.comparison import Comparison
 from advgan.report.progress import cell_progress
-from advgan.report.tensorboard import command as tensorboard_command
 
 ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
 SHOWN = 100  # images that a gallery's five are chosen from
@@ -114,11 +112,9 @@ def main(settings: Settings) -> None:
         **{"environment": environment(settings), "target": described, "targets": [described]},
         **{"generators": [each.describe(target) for each in trained], "rows": rows},
     }
-    write_sweep(settings.output_dir, Comparison(summary, results, x[:SHOWN], y[:SHOWN], data.classes))
-    print_results(grids(summary), rows, kept=cells.found, total=len(results))
-    print(f"report       {settings.output_dir / 'sweep.md'}, figures sweep.csv and sweep.json")
-    print(f"images       {settings.output_dir / 'curves.png'}, {settings.output_dir / 'gallery'}")
-    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+    study_report = report(Comparison(summary, results, x[:SHOWN], y[:SHOWN], data.classes))
+    study_report.write(settings.output_dir)
+    study_report.print(settings.output_dir, kept=cells.found, total=len(results))
 
 
 def chosen(asked: Sequence[str], with_generator: bool, targeted: bool) -> list[Spec]:

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Picture
 from advgan.report.figures import style
-from advgan.report.page import Row
+from advgan.report.page import ResultRow
 
 MATRIX = (
     "ASR % of {attack}, with 95 % Wilson intervals: made on the classifier of the line, tried on that of the column, "
@@ -45,9 +45,9 @@ class Point:
     high: float
 
 
-def points(rows: Iterable[Row]) -> dict[str, list[Point]]:
+def points(rows: Iterable[ResultRow]) -> dict[str, list[Point]]:
     """Attack -> its curve from eps 0 on, over all of the `rows` that have figures."""
-    found: dict[str, dict[float, list[Row]]] = {}
+    found: dict[str, dict[float, list[ResultRow]]] = {}
     for row in rows:
         if row["status"] == "ok":
             found.setdefault(row["attack"], {}).setdefault(row["eps"], []).append(row)
@@ -57,13 +57,13 @@ def points(rows: Iterable[Row]) -> dict[str, list[Point]]:
     }
 
 
-def _point(eps: float, rows: list[Row]) -> Point:
+def _point(eps: float, rows: list[ResultRow]) -> Point:
     rates = [row["asr"] for row in rows]
     low, high = (rows[0]["asr_low"], rows[0]["asr_high"]) if len(rows) == 1 else (min(rates), max(rates))
     return Point(eps, fmean(rates), low, high)
 
 
-def panels(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+def panels(rows: list[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
     """The curves' rows, chart by chart, each with the noise there.
 
     What was tried on another classifier, and on its own source; of a single victim: what was made on each source.
@@ -82,14 +82,14 @@ def panels(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     return both
 
 
-def _made_on(row: Row) -> str:
+def _made_on(row: ResultRow) -> str:
     """The source of a row, and what it costs to have it."""
     if row["source"] == row["victim"]:
         return f"made on {row['source']}, white box"
     return f"made on {row['source']}" + ("" if row["queries"] is None else f", {row['queries']:,} queries")
 
 
-def pairs(rows: list[Row]) -> str:
+def pairs(rows: list[ResultRow]) -> str:
     """Which source and victim, or the mean over how many of them, in words."""
     found = list(dict.fromkeys((row["source"], row["victim"]) for row in rows if row["source"]))
     source, victim = found[0]
@@ -98,10 +98,10 @@ def pairs(rows: list[Row]) -> str:
     return source if source == victim else f"{source} → {victim}"
 
 
-def square(rows: list[Row]) -> tuple[list[str], dict[tuple[str, str], Row]]:
+def square(rows: list[ResultRow]) -> tuple[list[str], dict[tuple[str, str], ResultRow]]:
     """The matrix's columns, and (line, column) -> row. A line is a source, the generator, or the noise."""
 
-    def line(row: Row) -> str:
+    def line(row: ResultRow) -> str:
         if row["attack"] == rows[0]["attack"]:
             return str(row["source"])
         return f"{row['attack']} for {row['source']}" if row["source"] else str(row["attack"])
@@ -109,11 +109,11 @@ def square(rows: list[Row]) -> tuple[list[str], dict[tuple[str, str], Row]]:
     return list(dict.fromkeys(row["victim"] for row in rows)), {(line(row), row["victim"]): row for row in rows}
 
 
-def aim(row: Row) -> str:
+def aim(row: ResultRow) -> str:
     return "" if row["y_target"] is None else f", toward class {row['y_target']}"
 
 
-def matrix(rows: list[Row]) -> Picture:
+def matrix(rows: list[ResultRow]) -> Picture:
     """The annotated heat map of transfer."""
     victims, cells = square(rows)
     lines = list(dict.fromkeys(line for line, _ in cells))
@@ -144,7 +144,7 @@ def matrix(rows: list[Row]) -> Picture:
     return style.finish(sheet, title, MATRIX.format(attack=attack))
 
 
-def curve(rows: list[Row]) -> Picture:
+def curve(rows: list[ResultRow]) -> Picture:
     """ASR against eps of each attack: on other classifiers and on its own, or on one victim from each source."""
     charts = panels(rows)
     looks = style.by_access({row["attack"]: row["access"] for row in rows})

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
-
-from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.experiments.transfer.plots import aim, curve, matrix, pairs, panels, points, square
-from advgan.report.comparison import Picture
-from advgan.report.escaping import csv_text
 from advgan.report.figures.cases import safe
-from advgan.report.page import Grid, body, heading, log_body, percent
+from advgan.report.page import ResultRow, Summary, Table, percent
+from advgan.report.study import Scalar, StudyReport
 
-Summary = Mapping[str, Any]  # transfer.json
 COLUMNS = (
     *("part", "attack", "source", "victim", "norm", "eps", "n_attacked", "asr", "asr_low", "asr_high"),
     *("n_both", "asr_both", "asr_both_low", "asr_both_high", "queries", "status"),
 )
 
 
-def write_transfer(directory: Path, summary: Summary) -> None:
-    """Write matrix.png, curve.png, logs/transfer/ (for TensorBoard), transfer.md, transfer.csv, and transfer.json last.
+def report(summary: Summary) -> StudyReport:
+    """matrix.png, curve.png, transfer.json, .md and .csv.
 
     `summary` has "environment", "targets", "generators", "matrix" and "curve": rows as in results.json, with "source"
-    (None for what needs none), "victim", the "queries" that a substitute has spent on it (None: no substitute), and
+    (None for attacks without one), "victim", the "queries" that a substitute has spent on it (None: no substitute), and
     asr_both over the n_both images that source and victim classify correctly.
     """
-    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    pictures = {"matrix.png": matrix(summary["matrix"]), "curve.png": curve(summary["curve"])}
-    for file, picture in pictures.items():
-        Image.fromarray(picture.image).save(directory / file, optimize=True)
-    atomic_write_dir(directory / "logs" / "transfer", lambda folder: _events(folder, summary, pictures))
-    atomic_write(directory / "transfer.md", _report(summary, pictures))
-    lines = [[part, *(row[key] for key in COLUMNS[1:])] for part in ("matrix", "curve") for row in summary[part]]
-    atomic_write(directory / "transfer.csv", csv_text(COLUMNS, lines))
-    atomic_write(directory / "transfer.json", text)
+    names = ", ".join(target["label"] for target in summary["targets"])
+    return StudyReport(
+        name="transfer",
+        title=f"Transfer between {names} ({summary['targets'][0]['dataset']})",
+        summary=summary,
+        rows=[*summary["matrix"], *summary["curve"]],
+        tables=tables(summary),
+        figures={"matrix.png": matrix(summary["matrix"]), "curve.png": curve(summary["curve"])},
+        columns=COLUMNS,
+        csv_rows=[{**row, "part": part} for part in ("matrix", "curve") for row in summary[part]],
+        scalars=list(_scalars(summary)),
+    )
 
 
-def grids(summary: Summary) -> list[Grid]:
+def tables(summary: Summary) -> list[Table]:
     """The matrix over the victim's correct images, over those that both have right, and the curves."""
     rows = summary["matrix"]
     victims, cells = square(rows)
@@ -65,7 +59,7 @@ def grids(summary: Summary) -> list[Grid]:
             heads, note = [*heads, "queries"], f"{note} Queries: what the substitute has asked the black box."
             lines = [[*line, f"{spent[line[0]]:,}" if line[0] in spent else "-"] for line in lines]
         title = f"ASR %, made on (down) and tried on (across), {threat}"
-        found.append(Grid(title, heads, lines, note))
+        found.append(Table(title, heads, lines, note))
     for title, chosen in panels(summary["curve"]):
         curves, ran = points(chosen), {(row["attack"], row["eps"]) for row in chosen}
         radii = sorted({point.eps for each in curves.values() for point in each})
@@ -76,32 +70,24 @@ def grids(summary: Summary) -> list[Grid]:
             lines.append([attack, *texts])
         note = f"{chosen[0]['norm']}{aim(chosen[0])}, {pairs(chosen)}"
         found.append(
-            Grid(f"ASR % against eps, {title}", ["attack", *(f"{eps_text(eps)}" for eps in radii)], lines, note)
+            Table(f"ASR % against eps, {title}", ["attack", *(f"{eps_text(eps)}" for eps in radii)], lines, note)
         )
     return found
 
 
-def _rate(row: Mapping[str, Any], key: str) -> str:
+def _rate(row: ResultRow, key: str) -> str:
     """A rate in %; "–" where no image counts for it."""
     return "–" if row[key] is None and row["status"] == "ok" else percent(row[key])
 
 
-def _report(summary: Summary, pictures: Mapping[str, Picture]) -> str:
-    names = ", ".join(target["label"] for target in summary["targets"])
-    lines = heading(f"Transfer between {names} ({summary['targets'][0]['dataset']})", summary)
-    return "\n".join([*lines, *body(grids(summary), [*summary["matrix"], *summary["curve"]], pictures)])
-
-
-def _events(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> None:
-    """Pictures, tables, and a run per attack for the curve; a step is 1000 eps, because it is a whole number."""
-    with SummaryWriter(str(folder)) as log:
-        log_body(log, grids(summary), pictures)
-        for row in summary["matrix"]:
-            if row["asr"] is not None:
-                name = safe(f"{row['attack']} {row['source'] or ''}")
-                log.add_scalar(f"matrix, {name}/{safe(row['victim'])}", row["asr"])
+def _scalars(summary: Summary) -> Iterator[Scalar]:
+    """The matrix, and a run per attack for the curve; a step is 1000 eps, because it is a whole number."""
+    for row in summary["matrix"]:
+        if row["asr"] is not None:
+            name = safe(f"{row['attack']} {row['source'] or ''}")
+            yield Scalar("", f"matrix, {name}/{safe(row['victim'])}", row["asr"])
     for title, rows in panels(summary["curve"]):
         for attack, curve_points in points(rows).items():
-            with SummaryWriter(str(folder / safe(f"{attack} {title}"))) as log:
-                for point in curve_points:
-                    log.add_scalar("asr (step: 1000 eps)", point.asr, round(1000 * point.eps))
+            for point in curve_points:
+                run, step = safe(f"{attack} {title}"), round(1000 * point.eps)
+                yield Scalar(run, "asr (step: 1000 eps)", point.asr, step)

@@ -37,11 +37,9 @@ from advgan.evaluation.loading import (
     parse_eps_values,
     unfit,
 )
-from advgan.experiments.console import print_results
 from advgan.experiments.settings import StudySettings
-from advgan.experiments.transfer.report import grids, write_transfer
+from advgan.experiments.transfer.report import report
 from advgan.report.progress import cell_progress
-from advgan.report.tensorboard import command as tensorboard_command
 
 NOISE = "noise-sign"  # of the same size: the floor
 SHARED = ("n_both", "asr_both", "asr_both_low", "asr_both_high")  # columns of a row beside those of results.json
@@ -168,11 +166,9 @@ def main(settings: Settings) -> None:
         ],
         **{"matrix": [rows[cell] for cell in matrix], "curve": [rows[cell] for cell in curve]},
     }
-    write_transfer(settings.output_dir, summary)
-    print_results(grids(summary), rows.values(), kept=cells.found, total=len(rows))
-    print(f"report       {settings.output_dir / 'transfer.md'}, figures transfer.csv and transfer.json")
-    print(f"images       {settings.output_dir / 'matrix.png'}, {settings.output_dir / 'curve.png'}")
-    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
+    study_report = report(summary)
+    study_report.write(settings.output_dir)
+    study_report.print(settings.output_dir, kept=cells.found, total=len(rows))
 
 
 def shared(cells: ResultCache, records: dict[str, Any], source: TargetModel) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""Reports of studies: JSON, Markdown, CSV, figures, TensorBoard, HTML and the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from advgan.core.files import atomic_write, atomic_write_dir
+from advgan.report.comparison import Picture
+from advgan.report.escaping import csv_text
+from advgan.report.figures import with_caption
+from advgan.report.page import ResultRow, Summary, Table, failures, figure, heading
+from advgan.report.tensorboard import command as tensorboard_command
+
+
+class Scalar(NamedTuple):
+    """A point of a chart in TensorBoard: the `run` (a folder; "" for the study's own) has colour and legend there."""
+
+    run: str
+    tag: str
+    value: float
+    step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyReport:
+    """Contents of NAME.json, NAME.md, NAME.csv, the figures, logs/NAME/ and, with `html`, NAME.html.
+
+    summary   NAME.json; it has "environment" and "targets"
+    rows      results; those that failed are listed, the others are the tables' and figures' matter
+    tables    in the order of the page; the terminal shows the first `printed` of them (None: all)
+    figures   by file name, below a folder of their own or not; of `folders` those that may be empty
+    csv_rows  lines of NAME.csv, of which `columns` are written
+    scalars   points in TensorBoard; points of one run follow each other
+    intro     lines of Markdown below the heading; `notes` those below the tables, in TensorBoard under `notes_tag`
+    """
+
+    name: str
+    title: str
+    summary: Summary
+    rows: Sequence[ResultRow]
+    tables: Sequence[Table]
+    figures: Mapping[str, Picture]
+    columns: Sequence[str]
+    csv_rows: Iterable[Mapping[str, Any]]
+    scalars: Iterable[Scalar] = ()
+    folders: Sequence[str] = ()
+    intro: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    notes_tag: str | None = None
+    html: str | None = None
+    printed: int | None = None
+    printed_notes: Sequence[str] = ()
+
+    def write(self, directory: Path) -> None:
+        """Write all files, each aside and renamed, the JSON file last. Raises ValueError, before anything is written,
+        for NaN or infinity in the summary."""
+        text = json.dumps(self.summary, indent=2, allow_nan=False) + "\n"
+        by_folder: dict[str, dict[str, Picture]] = {folder: {} for folder in self.folders}
+        for file, picture in self.figures.items():
+            folder, _, name = file.rpartition("/")
+            by_folder.setdefault(folder, {})[name] = picture
+        for folder, pictures in by_folder.items():
+            if folder:
+                atomic_write_dir(directory / folder, partial(write_figures, pictures))
+            else:
+                write_figures(pictures, directory)
+        atomic_write_dir(directory / "logs" / self.name, self._log)
+        if self.html is not None:
+            atomic_write(directory / f"{self.name}.html", self.html)
+        atomic_write(directory / f"{self.name}.md", self.markdown())
+        lines = ([row.get(column) for column in self.columns] for row in self.csv_rows)
+        atomic_write(directory / f"{self.name}.csv", csv_text(self.columns, lines))
+        atomic_write(directory / f"{self.name}.json", text)
+
+    def markdown(self) -> str:
+        parts = [*heading(self.title, self.summary), *self.intro, ""]
+        parts += [line for table in self.tables for line in table.markdown()]
+        parts += [*self.notes, *(f"- {line}" for line in failures(self.rows)), ""]
+        return "\n".join([*parts, *(line for file, each in self.figures.items() for line in figure(each, file))])
+
+    def print(self, directory: Path, *, kept: int, total: int | None = None) -> None:
+        """Print how many results an earlier call had `kept` (of `total`), tables, notes, failures, and where all is."""
+        if kept:
+            of = "" if total is None else f" of {total}"
+            print(f"{kept}{of} cells were kept from an earlier call (--fresh runs them again)")
+        console = Console() if sys.stdout.isatty() else Console(width=120)
+        for table in self.tables[: self.printed]:
+            console.print(table.rich())
+        for line in self.printed_notes:
+            console.print(line, markup=False)
+        for line in failures(self.rows):
+            console.print(line, style="red", markup=False)
+        forms = [".html"] * (self.html is not None) + [".md", ".csv", ".json"]
+        print(f"report       {', '.join(str(directory / f'{self.name}{form}') for form in forms)}")
+        places = dict.fromkeys([file.partition("/")[0] for file in self.figures] + list(self.folders))
+        print(f"images       {', '.join(str(directory / place) for place in places)}")
+        print(f"look at it   {tensorboard_command(directory / 'logs')}")
+
+    def _log(self, folder: Path) -> None:
+        with SummaryWriter(str(folder)) as log:
+            for file, picture in self.figures.items():
+                log.add_image(file.removesuffix(".png"), with_caption(picture), dataformats="HWC")
+            log.add_text("tables", "\n".join(line for table in self.tables for line in table.markdown()))
+            if self.notes_tag is not None:
+                log.add_text(self.notes_tag, "\n".join(self.notes))
+        log_scalars(folder, self.scalars)
+
+
+def write_figures(figures: Mapping[str, Picture], folder: Path) -> None:
+    """A PNG for each figure, by file name."""
+    for file, picture in figures.items():
+        Image.fromarray(picture.image).save(folder / file, optimize=True)
+
+
+def log_scalars(folder: Path, scalars: Iterable[Scalar]) -> None:
+    """The points in TensorBoard, a folder for each run."""
+    for run, points in groupby(scalars, key=lambda scalar: scalar.run):
+        with SummaryWriter(str(folder / run)) as log:
+            for point in points:
+                log.add_scalar(point.tag, point.value, point.step)
