@@ -1,4 +1,4 @@
-"""The sanity checks on results made by hand: each rule held, broken, and not tested."""
+"""Sanity checks on constructed results: each rule held, violated, and not tested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FGSM, TRANSFER, NOISE, FREE, GENERATOR, GROWS, STEPS, MOVES, UNBOUNDED, COMPLETE
 
 
 def share(attack: str, percent: int, **row: Any) -> Result:
-    """An attack that fools the first so many of 100 images: two of them differ in as many images as in per cent."""
+    """An attack that succeeds on the first `percent` of 100 images."""
     return result(attack, "1" * percent + "0" * (N - percent), **row)
 
 
@@ -91,7 +91,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("rule", "holding", "breaking", "silent"), CASES, ids=[case[0] for case in CASES])
-def test_each_rule_in_its_three_verdicts(
+def test_each_rule_holds_is_violated_or_not_tested(
     rule: str, holding: list[Result], breaking: list[Result], silent: list[Result]
 ) -> None:
     check = next(check for check in CHECKS if check.rule == rule)
@@ -103,12 +103,12 @@ def test_each_rule_in_its_three_verdicts(
     assert all(each["detail"] for each in (held, broken, untested))
 
 
-def test_a_violation_tells_the_numbers() -> None:
+def test_violation_detail_has_success_rates() -> None:
     found = verdict(FGSM, share("fgsm", 60), share("pgd", 40), share("ifgsm", 20))
     assert found["detail"] == "pgd 40.0%, fgsm 60.0% (linf eps 0.3)"
 
 
-def test_of_several_groups_the_worst_is_told() -> None:
+def test_detail_shows_worst_group() -> None:
     pairs = {0.1: (50, 51), 0.2: (50, 80), 0.3: (50, 70)}
     results = [
         share(name, p, eps=e) for e, both in pairs.items() for name, p in zip(("pgd", "fgsm"), both, strict=True)
@@ -118,7 +118,7 @@ def test_of_several_groups_the_worst_is_told() -> None:
     assert verdict(FGSM, *results[:2])["verdict"] == "holds"  # one image more is chance
 
 
-def test_a_difference_that_chance_explains_is_no_verdict() -> None:
+def test_insignificant_difference_is_unclear() -> None:
     # 5 images to none: p = 0.0625; 6 to none: 0.031.
     found = verdict(NOISE, share("pgd", 50), share("noise-sign", 55, access="nothing"))
     assert (found["verdict"], found["meaning"]) == (
@@ -128,16 +128,16 @@ def test_a_difference_that_chance_explains_is_no_verdict() -> None:
     assert verdict(NOISE, share("pgd", 50), share("noise-sign", 56, access="nothing"))["verdict"] == "violated"
 
 
-def test_a_clear_but_little_change_from_more_steps_is_none() -> None:
+def test_small_significant_change_counts_as_converged() -> None:
     ten_more = [result(f"pgd:steps={k}", "1" * hits + "0" * (1000 - hits)) for k, hits in ((40, 500), (80, 510))]
     assert verdict(STEPS, *ten_more)["verdict"] == "holds"
 
 
-def test_an_attack_is_judged_by_its_first_seed_not_by_the_best() -> None:
+def test_first_seed_is_compared() -> None:
     assert verdict(FGSM, share("fgsm", 60), share("pgd", 40), share("pgd", 70, seed=1))["verdict"] == "violated"
 
 
-def test_different_images_are_compared_by_their_intervals() -> None:
+def test_unpaired_samples_are_compared_by_intervals() -> None:
     def sample(hits: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.arange(n) < hits, torch.ones(n, dtype=torch.bool)
 
@@ -146,14 +146,14 @@ def test_different_images_are_compared_by_their_intervals() -> None:
     assert not _clear(sample(60, 101), sample(90, 100))
 
 
-def test_only_the_largest_doubling_counts() -> None:
+def test_convergence_uses_largest_doubling_of_steps() -> None:
     ladder = [share(f"ifgsm:steps={steps}", percent) for steps, percent in ((5, 30), (20, 81), (40, 82))]
     found = verdict(STEPS, *ladder, share("ifgsm", 60))  # 10 steps: its default
     assert found["verdict"] == "holds"
     assert found["detail"] == "ifgsm:steps=20 81.0% with 20 steps, 82.0% with 40 (linf eps 0.3)"
 
 
-def test_toward_a_class_its_own_images_may_stay() -> None:
+def test_targeted_attack_excludes_images_of_target_class() -> None:
     label = [3] * 30 + [0] * 70
     aimed = result("pgd", "0" * 30 + "1" * 70, [0] * 30 + [1] * 70, label=label, eps=0.5, y_target=3)
     aimed.records["clean_prediction"][:] = torch.tensor(label)
@@ -161,7 +161,7 @@ def test_toward_a_class_its_own_images_may_stay() -> None:
     assert verdict(UNBOUNDED, aimed)["verdict"] == "holds"
 
 
-def test_failed_attacks_are_shown_with_their_reasons() -> None:
+def test_failed_attacks_violate_completion_with_reason() -> None:
     assert verdict(COMPLETED, share("pgd", 60))["verdict"] == "holds"
     found = verdict(COMPLETED, share("pgd", 60), share("fgsm", 0, status="failed: NaN in the answer"))
     assert (found["verdict"], found["detail"]) == (
@@ -170,7 +170,7 @@ def test_failed_attacks_are_shown_with_their_reasons() -> None:
     )
 
 
-def test_targets_are_judged_apart_and_no_results_give_no_verdict() -> None:
+def test_targets_are_judged_separately() -> None:
     found = sanity([share("pgd", 60, target="a"), share("fgsm", 90, target="b")], 10)
     assert [each["target"] for each in found] == ["a"] * len(CHECKS) + ["b"] * len(CHECKS)
     assert {each["verdict"] for each in found if each["check"] == FGSM} == {"not tested"}

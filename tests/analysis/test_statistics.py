@@ -1,4 +1,4 @@
-"""Statistics, worst case, optimality and cost of results made by hand, whose figures can be counted."""
+"""Statistics, worst case, local optimality and cost of constructed results, computed by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def result(
     label: Sequence[int] | None = None,
     **row: Any,
 ) -> Result:
-    """An attack that fools the images marked 1 (of all that count unless said), with answers of these norms."""
+    """An attack that succeeds on the images marked 1 (all count unless `counts` is given), with these norms."""
     hit = torch.tensor([int(c) for c in success], dtype=torch.bool)
     counted = torch.ones_like(hit) if counts is None else torch.tensor(counts, dtype=torch.bool)
     y = torch.zeros(len(hit), dtype=torch.int64) if label is None else torch.tensor(label)
@@ -54,7 +54,7 @@ def result(
 
 
 def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As results.json will hold it: strict JSON keeps it as it is."""
+    """The value as results.json stores it: unchanged by strict JSON."""
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
 
@@ -65,13 +65,13 @@ def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("only_a", "only_b", "p"), [(0, 0, 1.0), (6, 0, 2 / 64), (0, 6, 2 / 64), (3, 3, 1.0), (8, 2, 112 / 1024)]
 )
-def test_exact_mcnemar_is_the_two_sided_test_of_a_fair_coin(only_a: int, only_b: int, p: float) -> None:
+def test_exact_mcnemar_p_value(only_a: int, only_b: int, p: float) -> None:
     a = [True] * only_a + [False] * only_b + [True, True, False]
     b = [False] * only_a + [True] * only_b + [True, True, False]
     assert mcnemar(a, b) == (only_a, only_b, pytest.approx(p))
 
 
-def test_median_interval_covers_the_median_in_95_of_100_samples_and_is_the_same_each_time() -> None:
+def test_median_interval_coverage_and_determinism() -> None:
     rng = np.random.default_rng(0)
     samples = rng.exponential(size=(100, 101))
     intervals = [median_interval(sample, resamples=300) for sample in samples]
@@ -92,11 +92,11 @@ def test_median_interval_covers_the_median_in_95_of_100_samples_and_is_the_same_
         ([1.0] + [INF] * 99, (INF, INF)),
     ],
 )
-def test_median_interval_of_one_value_and_of_failures(values: list[float], interval: tuple[float, float]) -> None:
+def test_median_interval_of_one_value_and_infinities(values: list[float], interval: tuple[float, float]) -> None:
     assert median_interval(values) == interval
 
 
-def test_median_interval_agrees_with_the_exact_one_of_order_statistics() -> None:
+def test_median_interval_agrees_with_order_statistics() -> None:
     # Of 1 ... 999 the resampled median is k or less exactly if 500 draws or more are: a binomial with p = k / 999.
     low, high = median_interval(np.arange(1.0, 1000.0), resamples=4000)
     assert low == pytest.approx(500 - 1.96 * np.sqrt(999) / 2, abs=5)
@@ -108,7 +108,7 @@ def test_mean_and_sample_deviation() -> None:
     assert mean_sd([0.5]) == (0.5, None)
 
 
-def test_groups_hold_what_may_be_compared() -> None:
+def test_groups_by_target_norm_eps_and_class() -> None:
     found = groups(
         [result("a", "1"), result("b", "0"), result("a", "1", eps=0.1), result("c", "1", status="failed: x")]
     )
@@ -131,14 +131,14 @@ def test_mcnemar_pairs_within_groups() -> None:
     assert [pair["p"] for pair in pairs] == [1.0, 0.5, 0.5]
 
 
-def test_many_attacks_are_compared_with_their_neighbours_only() -> None:
+def test_many_attacks_are_compared_with_neighbours_only() -> None:
     results = [result(f"a{i}", "1" * i + "0" * (13 - i)) for i in range(13)]
     pairs = mcnemar_pairs(results)
     assert [(pair["a"], pair["b"]) for pair in pairs] == [(f"a{i}", f"a{i - 1}") for i in range(12, 0, -1)]
     assert len(mcnemar_pairs(results[:12])) == 66
 
 
-def test_seeds_are_summed_up_where_there_are_several() -> None:
+def test_seed_summary_needs_several_seeds() -> None:
     runs = [result("pgd", hits, seed=seed) for seed, hits in enumerate(("1100", "1110", "1111"))]
     (found,) = plain(seeds([*runs, result("fgsm", "1000"), result("pgd", "1111", eps=0.1)]))
     expected = {"target": "net", "norm": "linf", "eps": 0.3, "y_target": None, "attack": "pgd", "seeds": 3}
@@ -164,7 +164,7 @@ def test_worst_case_counted_by_hand() -> None:
     assert found["needed"] == {"fgsm": 0, "deepfool": 1, "pgd": 1}
 
 
-def test_worst_case_toward_a_class_counts_every_wrong_answer_against_accuracy() -> None:
+def test_targeted_worst_case_robust_accuracy_counts_any_error() -> None:
     aimed = result("pgd", "0000", label=[0, 0, 1, 1], y_target=1, counts=[1, 1, 0, 0])
     aimed.records["clean_prediction"][:] = torch.tensor([0, 0, 1, 1])
     aimed.records["prediction"][:] = torch.tensor([2, 0, 1, 3])
@@ -176,13 +176,13 @@ def test_worst_case_toward_a_class_counts_every_wrong_answer_against_accuracy() 
 
 
 def minimal(attack: str, norms: list[float], **row: Any) -> Result:
-    """A minimal-norm attack that goes so far; an infinite norm is a failure."""
+    """A minimum-norm attack with these norms; an infinite norm is a failure."""
     hits = [int(np.isfinite(norm)) for norm in norms]
     lengths = [norm if hit else 0.0 for norm, hit in zip(norms, hits, strict=True)]
     return result(attack, hits, norms=lengths, **{"protocol": "minimal-norm", "attack_norm": "linf"} | row)
 
 
-def test_distances_are_the_smallest_over_all_eps_and_norms_apart() -> None:
+def test_distances_are_minima_over_eps_per_norm() -> None:
     results = [
         result("pgd", "1001", [1, 1, 1, 0], [0.1, 0.1, 0.1, 0.1], eps=0.1),
         result("pgd", "1101", [1, 1, 1, 0], [0.3, 0.25, 0.3, 0.3], eps=0.3),
@@ -201,7 +201,7 @@ def test_distances_are_the_smallest_over_all_eps_and_norms_apart() -> None:
     np.testing.assert_allclose(rate, [0, 1 / 3, 2 / 3])
 
 
-def test_local_optimality_by_hand() -> None:
+def test_local_optimality_computed_by_hand() -> None:
     a, b = [0.1, 0.4, 0.3, INF], [0.2, 0.2, INF, INF]
     found = plain(optimality([minimal("a", a), minimal("b", b), minimal("none", [INF] * 4)]))
     # Best 0.1, 0.2, 0.3, so E = 0.3: gains of the best 0.2 + 0.1 + 0, of a 0.2 + 0 + 0, of b 0.1 + 0.1.
@@ -210,14 +210,14 @@ def test_local_optimality_by_hand() -> None:
     assert set(found[0]) == {"target", "norm", "y_target", "attack", "optimality", "eps_max"}
 
 
-def test_local_optimality_is_one_for_the_best_attack_and_left_out_for_one_alone() -> None:
+def test_local_optimality_of_best_and_of_single_attack() -> None:
     best_one, other = [0.1, 0.2, 0.3], [0.2, 0.2, INF]
     found = optimality([minimal("best", best_one), minimal("other", other)])
     assert [each["optimality"] for each in found] == pytest.approx([1, (0.1 + 0.1) / (0.2 + 0.1)])
     assert optimality([minimal("alone", best_one)]) == []
 
 
-def test_local_optimality_is_the_area_between_the_curves() -> None:
+def test_local_optimality_is_area_between_curves() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.exponential(size=(2, 50))
     ideal = np.minimum(a, b)
@@ -231,14 +231,14 @@ def test_local_optimality_is_the_area_between_the_curves() -> None:
     assert local_optimality(a, ideal) == pytest.approx(expected, abs=1e-3)
 
 
-def test_local_optimality_is_left_out_at_a_single_eps() -> None:
+def test_no_local_optimality_at_single_eps() -> None:
     # An answer of noise that ends at 0.2995 is not nearer than one at 0.3.
     inside = result("noise-uniform", "1001", norms=[0.2995, 0.3, 0.3, 0.2995])
     assert optimality([inside, result("pgd", "1110"), result("fgsm", "0000")]) == []
     assert optimality([result("pgd", "0000"), result("fgsm", "0000")]) == []
 
 
-def test_local_optimality_of_bounded_attacks_is_over_the_radii_at_which_all_were_run() -> None:
+def test_local_optimality_of_bounded_attacks_uses_common_eps() -> None:
     def at(eps: float, attack: str, hits: str) -> Result:
         return result(attack, hits, norms=[eps * 0.99] * 4, eps=eps)
 
@@ -257,7 +257,7 @@ def test_local_optimality_of_bounded_attacks_is_over_the_radii_at_which_all_were
 ENTRY = {"path": "run", "target": "net", "norm": "linf", "eps": 0.3, "y_target": None, "training_seconds": 90.0}
 
 
-def test_the_number_of_images_from_which_training_pays() -> None:
+def test_break_even_images_per_attack() -> None:
     times = {"fgsm": 0.002, "ifgsm": 0.010, "ifgsm:steps=20": 0.02, "pgd:steps=40": 0.031, "pgd:steps=80": 0.06}
     times |= {"deepfool": 0.0005, "noise-sign": 0.002, "fgsm from other": 0.5, "advgan:steps=2": 0.003, "advgan": 0.001}
     rows = [result(attack, "10", seconds_per_image=seconds) for attack, seconds in times.items()]
@@ -275,11 +275,11 @@ def test_the_number_of_images_from_which_training_pays() -> None:
 
 
 @pytest.mark.parametrize("change", [{"training_seconds": None}, {"target": "other"}, {"norm": "l2"}, {"y_target": 1}])
-def test_a_generator_is_charged_for_what_it_was_trained_for(change: dict[str, Any]) -> None:
+def test_cost_needs_matching_generator(change: dict[str, Any]) -> None:
     assert cost([result("fgsm", "1"), result("advgan", "1")], [ENTRY | change]) == []
 
 
-def test_break_even_is_the_first_number_of_images_at_which_the_sum_is_no_dearer() -> None:
+def test_break_even_is_smallest_sufficient_number() -> None:
     training, one_pass, attack = 10.0, 0.25, 1.0
     n = break_even(training, one_pass, attack)
     assert n == 14

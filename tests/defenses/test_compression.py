@@ -1,4 +1,4 @@
-"""Rounded and pruned classifiers against torch's own rounding and pruning; the classifier behind stays as it was."""
+"""int8 quantisation and pruning against torch's own; the wrapped classifier stays unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def x() -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (3, 2, 5, 5), (0, 3)])
-def test_rounding_is_torchs_fake_quantisation(shape: tuple[int, ...]) -> None:
+def test_int8_equals_torch_fake_quantize(shape: tuple[int, ...]) -> None:
     values = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     scale = values.abs().flatten(1).amax(1) / 127
     zero = torch.zeros(len(values), dtype=torch.int32)
@@ -43,7 +43,7 @@ def test_rounding_is_torchs_fake_quantisation(shape: tuple[int, ...]) -> None:
     assert torch.equal(int8(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
-def test_int8_rounds_inputs_and_weights_of_every_layer(x: Tensor) -> None:
+def test_int8_quantizes_inputs_and_weights_of_every_layer(x: Tensor) -> None:
     torch.manual_seed(0)
     convolution, linear = nn.Conv2d(1, 3, 5, stride=4), nn.Linear(108, 4)
     rounded = copy.deepcopy(convolution), copy.deepcopy(linear)
@@ -54,14 +54,14 @@ def test_int8_rounds_inputs_and_weights_of_every_layer(x: Tensor) -> None:
     torch.testing.assert_close(found, rounded[1](int8(hidden)))
 
 
-def test_int8_is_near_and_takes_each_image_by_itself(target: nn.Module, x: Tensor) -> None:
+def test_int8_error_is_small_and_independent_of_batch(target: nn.Module, x: Tensor) -> None:
     exact, rounded = target(x), defend(target, "int8")(x)
     assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
     x[0] = 0  # a wider or narrower range beside it changes nothing
     torch.testing.assert_close(defend(target, "int8")(x)[1:], rounded[1:], atol=1e-5, rtol=1e-4)
 
 
-def test_int8s_own_gradient_is_zero_and_the_attackers_the_classifiers(target: nn.Module, x: Tensor) -> None:
+def test_int8_gradient_is_zero_and_adaptive_view_is_classifier(target: nn.Module, x: Tensor) -> None:
     defense, x = defend(target, "int8"), x.requires_grad_()
     assert adaptive(defense) is target
     (gradient,) = torch.autograd.grad(defense(x)[:, 0].sum(), x)
@@ -72,7 +72,7 @@ def test_int8s_own_gradient_is_zero_and_the_attackers_the_classifiers(target: nn
 
 
 @pytest.mark.parametrize("amount", [0.1, 0.5, 0.95])
-def test_pruning_is_torchs_global_pruning(amount: float, target: nn.Module, x: Tensor) -> None:
+def test_prune_equals_torch_global_unstructured(amount: float, target: nn.Module, x: Tensor) -> None:
     copied = copy.deepcopy(target).to(memory_format=torch.contiguous_format)  # torch prunes no others
     layers = [(module, "weight") for module in copied.modules() if isinstance(module, LAYERS)]
     prune.global_unstructured(layers, prune.L1Unstructured, amount=amount)
@@ -83,7 +83,7 @@ def test_pruning_is_torchs_global_pruning(amount: float, target: nn.Module, x: T
     assert kept == total - round(amount * total)
 
 
-def test_a_pruned_classifiers_gradients_are_its_own(target: nn.Module, x: Tensor) -> None:
+def test_pruned_classifier_is_its_own_adaptive_view(target: nn.Module, x: Tensor) -> None:
     defense, x = defend(target, "prune"), x.requires_grad_()
     assert adaptive(defense) is defense
     own, others = (torch.autograd.grad(model(x)[:, 0].sum(), x)[0] for model in (defense, target))
@@ -91,7 +91,7 @@ def test_a_pruned_classifiers_gradients_are_its_own(target: nn.Module, x: Tensor
     assert not torch.allclose(own, others)
 
 
-def test_what_was_kept_is_saved(target: nn.Module, x: Tensor, tmp_path: Path) -> None:
+def test_prune_mask_is_saved_and_loaded(target: nn.Module, x: Tensor, tmp_path: Path) -> None:
     save_target(defend(target, "prune:amount=0.9"), tmp_path / "saved", "# card")
     loaded = load_classifier(str(tmp_path / "saved"))
     assert torch.equal(loaded(x), defend(target, "prune:amount=0.9")(x))
@@ -102,7 +102,7 @@ def test_what_was_kept_is_saved(target: nn.Module, x: Tensor, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("word", ["int8", "prune"])
-def test_the_classifier_behind_stays_and_its_forwards_are_counted(word: str, target: nn.Module, x: Tensor) -> None:
+def test_wrapped_classifier_unchanged_and_forwards_counted(word: str, target: nn.Module, x: Tensor) -> None:
     before, logits = fingerprint(target), target(x)
     defense = defend(target, word)
     row = (
@@ -115,7 +115,7 @@ def test_the_classifier_behind_stays_and_its_forwards_are_counted(word: str, tar
     assert torch.equal(target(x), logits)
 
 
-def test_they_go_together(target: nn.Module, x: Tensor) -> None:
+def test_int8_and_prune_combine_in_any_order(target: nn.Module, x: Tensor) -> None:
     pruned, twice = defend(target, "prune:amount=0.5"), defend(target, "prune:amount=0.3+prune:amount=0.5")
     torch.testing.assert_close(twice(x), pruned(x))  # what the one prunes the other prunes too
     both = [defend(target, words)(x) for words in ("int8+prune", "prune+int8")]
@@ -126,11 +126,11 @@ def test_they_go_together(target: nn.Module, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("amount", ["0", "1", "-0.5"])
-def test_bad_amounts(amount: str, target: nn.Module) -> None:
+def test_invalid_prune_amount_raises(amount: str, target: nn.Module) -> None:
     with pytest.raises(InputError, match="prune:amount must be between 0 and 1, a share of the weights, got"):
         defend(target, f"prune:amount={amount}")
 
 
-def test_nothing_to_prune() -> None:
+def test_prune_without_prunable_layers_raises() -> None:
     with pytest.raises(InputError, match="needs a classifier with linear layers or convolutions, got one without"):
         defend(nn.Flatten(), "prune")

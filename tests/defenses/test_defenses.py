@@ -1,6 +1,6 @@
-"""What every defence promises: again a classifier, the same answer twice or said not to be, saved whole.
+"""The contract of every defense: a classifier again, deterministic or declared random, saved and loaded.
 
-The mathematics of each is in a file of its own: test_preprocessing.py, ...
+The mathematics of each is tested in test_preprocessing.py, test_ensemble.py, test_detectors.py, and others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORDS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defence is t
 
 @pytest.fixture(autouse=True, scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What `reject` needs."""
+    """A detector directory for `reject`."""
     directory = tmp_path_factory.mktemp("detector")
     save_detector(FeatureSqueezing((1, 28, 28)), directory, "# card", {})
     WORDS["reject"] = f"reject:detector={directory}"
@@ -33,7 +33,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def members(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The ensembles need others to join."""
+    """Saved classifiers for the ensembles."""
     torch.manual_seed(1)
     directory = tmp_path_factory.mktemp("member")
     save_target(defend(build_target("mnist-b", (1, 28, 28), 4).eval(), "gaussian"), directory, "# card")
@@ -52,7 +52,7 @@ def x() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_a_defended_classifier_is_a_classifier(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
+def test_defended_classifier_passes_check_target(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
     defended = defend(target, WORDS.get(name, name))
     logits = check_target(defended, x, 4)(x)
     assert logits.shape == (5, 4)
@@ -63,7 +63,7 @@ def test_a_defended_classifier_is_a_classifier(name: str, target: torch.nn.Modul
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_it_answers_alike_or_says_that_it_draws(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
+def test_output_is_deterministic_or_declared_random(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
     defended = defend(target, WORDS.get(name, name))
     reseed(defended, 3)
     first, second = defended(x), defended(x)
@@ -73,7 +73,7 @@ def test_it_answers_alike_or_says_that_it_draws(name: str, target: torch.nn.Modu
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_the_adaptive_view_passes_a_gradient(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
+def test_adaptive_view_has_input_gradient(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
     view = adaptive(defend(target, WORDS.get(name, name)))
     x = x.requires_grad_()
     assert view(x).shape == (5, 4)
@@ -82,7 +82,9 @@ def test_the_adaptive_view_passes_a_gradient(name: str, target: torch.nn.Module,
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_saved_and_loaded_it_answers_alike(name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path) -> None:
+def test_save_and_load_keep_logits_and_fingerprint(
+    name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path
+) -> None:
     defended = defend(target, WORDS.get(name, name))
     save_target(defended, tmp_path / "saved", "# card")
     for loaded in (load_classifier("mnist-small", tmp_path / "saved"), load_classifier(str(tmp_path / "saved"))):
@@ -94,14 +96,14 @@ def test_saved_and_loaded_it_answers_alike(name: str, target: torch.nn.Module, x
         load_target("mnist-small", tmp_path / "saved")
 
 
-def test_the_last_word_sees_the_image_first(target: torch.nn.Module, x: torch.Tensor) -> None:
+def test_last_defense_is_applied_first(target: torch.nn.Module, x: torch.Tensor) -> None:
     defended = defend(target, "bit-depth:bits=1+bit-depth:bits=3")
     assert [d["settings"]["bits"] for d in defended.config["defenses"]] == [1, 3]
     coarse = ((x * 7).round() / 7).round()
     assert torch.equal(defended(x), target(coarse))
 
 
-def test_the_views(target: torch.nn.Module, x: torch.Tensor) -> None:
+def test_attack_views(target: torch.nn.Module, x: torch.Tensor) -> None:
     defended, y = defend(target, "bit-depth"), torch.zeros(5, dtype=torch.long)
     moved = {view: (fgsm(seen(defended, view), x, y, eps=0.1) - x).abs().max() for view in ("naive", "adaptive")}
     assert moved == {"naive": 0, "adaptive": pytest.approx(0.1)}
@@ -109,9 +111,7 @@ def test_the_views(target: torch.nn.Module, x: torch.Tensor) -> None:
     assert seen(target, "adaptive") is seen(target, "naive") is seen(target, "oblivious") is target
 
 
-def test_an_attack_by_gradients_is_adaptive_unless_it_is_told_otherwise(
-    target: torch.nn.Module, x: torch.Tensor
-) -> None:
+def test_gradient_attacks_are_adaptive_by_default(target: torch.nn.Module, x: torch.Tensor) -> None:
     defended = defend(target, "bit-depth")
     victim, y = TargetModel("defended", defended), defended(x).argmax(1)
     rows = {}
@@ -123,9 +123,7 @@ def test_an_attack_by_gradients_is_adaptive_unless_it_is_told_otherwise(
 
 
 @pytest.mark.parametrize("word", ["square:queries=20", "noise-sign:draws=20"])
-def test_an_attack_without_gradients_asks_the_defence_itself(
-    word: str, target: torch.nn.Module, x: torch.Tensor
-) -> None:
+def test_gradient_free_attacks_query_the_defense(word: str, target: torch.nn.Module, x: torch.Tensor) -> None:
     defended, asked = defend(target, "labels-only"), {"defence": 0, "behind it": 0}
     for name, model in zip(asked, (defended, target), strict=True):
 
@@ -139,9 +137,7 @@ def test_an_attack_without_gradients_asks_the_defence_itself(
     assert asked["defence"] == asked["behind it"] > 5 * 20
 
 
-def test_what_draws_repeats_with_its_seed_and_no_other(
-    target: torch.nn.Module, x: torch.Tensor, tmp_path: Path
-) -> None:
+def test_random_defense_repeats_with_same_seed_only(target: torch.nn.Module, x: torch.Tensor, tmp_path: Path) -> None:
     torch.manual_seed(5)
     other, threat = build_target("mnist-b", (1, 28, 28), 4).eval(), Threat("linf", 0.1)
     cells = {
@@ -159,7 +155,7 @@ def test_what_draws_repeats_with_its_seed_and_no_other(
     assert not cells["kept"].found
 
 
-def test_saved_classifiers_are_called_by_their_folders(tmp_path: Path) -> None:
+def test_labels_of_saved_classifiers_use_folder_names(tmp_path: Path) -> None:
     data = load_data("mnist5k")
     for name in ("first", "second"):
         save_target(build_target("mnist-b").eval(), tmp_path / name, "# card")
@@ -169,7 +165,7 @@ def test_saved_classifiers_are_called_by_their_folders(tmp_path: Path) -> None:
     assert labels == ["mnist-b first", "mnist-b second + bit-depth", "mnist-b second"]
 
 
-def test_the_fingerprint_of_anybodys_model_knows_its_defences(x: torch.Tensor) -> None:
+def test_fingerprint_depends_on_defenses(x: torch.Tensor) -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 4))
     prints = {fingerprint(defend(model, words)) for words in (None, "bit-depth:bits=1", "bit-depth:bits=2", "prune")}
     assert len(prints) == 4
@@ -185,12 +181,12 @@ def test_the_fingerprint_of_anybodys_model_knows_its_defences(x: torch.Tensor) -
         ("armour", "unknown defense 'armour', expected some of bit-depth"),
     ],
 )
-def test_bad_words(target: torch.nn.Module, words: str, message: str) -> None:
+def test_invalid_defense_spec_raises(target: torch.nn.Module, words: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         defend(target, words)
 
 
-def test_a_view_needs_an_attack_by_gradients() -> None:
+def test_view_of_gradient_free_attack_raises() -> None:
     for word in ("square@naive", "fgsm@hopeful"):
         with pytest.raises(InputError, match="has no such view"):
             parse_attack(word)

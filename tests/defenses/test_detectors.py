@@ -1,4 +1,4 @@
-"""Detectors: what their scores are, where the threshold lies, and a classifier that rejects, saved whole."""
+"""Detectors: scores, thresholds, and the rejecting classifier, saved and loaded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def x() -> Tensor:
 
 
 def calibrated(kind: type[Detector], x: Tensor, classifier: nn.Module) -> Detector:
-    """A detector that rejects half of `x`."""
+    """A detector whose threshold rejects half of `x`."""
     torch.manual_seed(0)
     detector = kind(x.shape[1:]).eval().requires_grad_(False)
     detector.threshold.fill_(threshold_at(detector(x, classifier), 0.5))
@@ -56,18 +56,18 @@ def calibrated(kind: type[Detector], x: Tensor, classifier: nn.Module) -> Detect
         (torch.ones(9), 0.5, 0),
     ],
 )
-def test_the_threshold_rejects_as_many_clean_images_as_allowed(scores: Tensor, fpr: float, rejected: int) -> None:
+def test_threshold_matches_false_positive_rate(scores: Tensor, fpr: float, rejected: int) -> None:
     assert int((scores > threshold_at(scores, fpr)).sum()) == rejected
 
 
 @pytest.mark.parametrize("fpr", [0.0, 1.0, -0.1])
-def test_a_rate_of_false_positives_is_a_share(fpr: float) -> None:
+def test_invalid_false_positive_rate_raises(fpr: float) -> None:
     with pytest.raises(InputError, match=r"fpr must be in \(0, 1\)"):
         threshold_at(torch.arange(3.0), fpr)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_feature_squeezing_is_the_largest_distance_of_the_answers(channels: int) -> None:
+def test_feature_squeezing_score_is_largest_l1_distance(channels: int) -> None:
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(channels * 36, 3))
     x = torch.rand(5, channels, 6, 6)
@@ -82,8 +82,8 @@ def test_feature_squeezing_is_the_largest_distance_of_the_answers(channels: int)
     assert torch.allclose(score, distances.amax(0), atol=1e-6)
 
 
-def test_an_attacker_has_a_gradient_where_the_answers_are_sure() -> None:
-    """Grey 0.6 becomes white: a classifier that is sure at both passes no gradient, but the smooth scores do."""
+def test_smooth_squeezing_score_has_gradient_at_saturation() -> None:
+    """Grey 0.6 is squeezed to white: the saturated score has no gradient, the smooth one has."""
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(9, 2))
     with torch.no_grad():
         classifier[1].weight[0], classifier[1].weight[1] = -100.0, 100.0
@@ -96,16 +96,14 @@ def test_an_attacker_has_a_gradient_where_the_answers_are_sure() -> None:
     assert (torch.autograd.grad(smooth.sum(), x)[0] > 0).all()  # darker: white would be the wrong answer no more
 
 
-def test_a_discriminator_scores_clean_images_higher_so_a_detector_turns_it_round(target: nn.Module, x: Tensor) -> None:
+def test_network_detector_score_is_negated_output(target: nn.Module, x: Tensor) -> None:
     for kind in (BinaryDetector, DiscriminatorDetector):
         detector = kind(SHAPE)
         assert torch.equal(detector(x, target), -detector.network(x))
 
 
 @pytest.mark.parametrize("kind", [FeatureSqueezing, BinaryDetector, DiscriminatorDetector])
-def test_a_rejecting_classifier_answers_and_rejects_alike_wherever_it_is_loaded(
-    kind: type[Detector], target: nn.Module, x: Tensor, tmp_path: Path
-) -> None:
+def test_rejecting_classifier_save_and_load(kind: type[Detector], target: nn.Module, x: Tensor, tmp_path: Path) -> None:
     save_detector(calibrated(kind, x, target), tmp_path / "run" / "detector", "# card", {"fpr": 0.5})
     defended = defend(target, f"reject:detector={tmp_path / 'run'}")
     assert [can_reject(model) for model in (defended, target)] == [True, False]
@@ -125,7 +123,7 @@ def test_a_rejecting_classifier_answers_and_rejects_alike_wherever_it_is_loaded(
     assert gradient.flatten(1).abs().amax(1).gt(0).all()
 
 
-def test_what_rejects_stands_outermost(target: nn.Module, x: Tensor) -> None:
+def test_rejection_must_be_outermost(target: nn.Module, x: Tensor) -> None:
     rejecting = RejectingClassifier(target, calibrated(BinaryDetector, x, target))
     with pytest.raises(InputError, match="cannot stand around a defence that rejects"):
         defend(rejecting, "bit-depth")
@@ -133,7 +131,7 @@ def test_what_rejects_stands_outermost(target: nn.Module, x: Tensor) -> None:
     assert [d["name"] for d in around.config["defenses"]] == ["bit-depth", "reject"]
 
 
-def test_a_discriminator_is_saved_and_loaded(x: Tensor, tmp_path: Path) -> None:
+def test_discriminator_save_and_load(x: Tensor, tmp_path: Path) -> None:
     made = Discriminator(1, "paper").eval()
     made.save(tmp_path / "discriminator")
     for where in (tmp_path, tmp_path / "discriminator"):
@@ -143,7 +141,7 @@ def test_a_discriminator_is_saved_and_loaded(x: Tensor, tmp_path: Path) -> None:
         Discriminator.load(tmp_path)
 
 
-def test_what_is_no_detector(target: nn.Module, x: Tensor, tmp_path: Path) -> None:
+def test_invalid_detector_raises(target: nn.Module, x: Tensor, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="reject needs a detector, expected reject:detector=DIR"):
         defend(target, "reject")
     with pytest.raises(InputError, match=r"no detector in .*nowhere"):

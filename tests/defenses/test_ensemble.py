@@ -1,4 +1,4 @@
-"""Several classifiers that answer as one: votes and means counted by hand, saved whole, attacked as one and by one."""
+"""Ensembles: votes and means computed by hand, gradients, transfer from one member, saved and loaded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from advgan.defenses.ensemble import Ensemble, MajorityVote, MeanLogits, MeanPro
 from advgan.evaluation import ResultCache, TargetModel
 
 
-class Says(nn.Module):
-    """The same logits, whatever it sees, but for a gradient."""
+class Constant(nn.Module):
+    """Constant logits, with a zero gradient."""
 
     def __init__(self, *logits: float) -> None:
         super().__init__()
@@ -34,27 +34,27 @@ def answer(kind: type[Ensemble], *members: nn.Module) -> Tensor:
     return logits
 
 
-def test_votes_are_counted() -> None:
-    logits = answer(MajorityVote, Says(0, 5, 1), Says(3, 0, 0), Says(0, 0.1, 0), Says(0, 9, 0))
+def test_majority_vote_counts() -> None:
+    logits = answer(MajorityVote, Constant(0, 5, 1), Constant(3, 0, 0), Constant(0, 0.1, 0), Constant(0, 9, 0))
     assert torch.equal(logits, torch.tensor([1.0, 3.5, 0.0]))
 
 
-def test_the_surer_wins_a_tie_among_the_first_alone() -> None:
-    assert torch.equal(answer(MajorityVote, Says(1, 0, 0), Says(0, 5, 0)), torch.tensor([1.0, 1.5, 0.0]))
-    assert torch.equal(answer(MajorityVote, Says(5, 0, 0), Says(0, 1, 0)), torch.tensor([1.5, 1.0, 0.0]))
+def test_majority_vote_tie_break_by_mean_probability() -> None:
+    assert torch.equal(answer(MajorityVote, Constant(1, 0, 0), Constant(0, 5, 0)), torch.tensor([1.0, 1.5, 0.0]))
+    assert torch.equal(answer(MajorityVote, Constant(5, 0, 0), Constant(0, 1, 0)), torch.tensor([1.5, 1.0, 0.0]))
     # Class 2 has the largest mean probability, and no vote.
-    near = (Says(1.0, -9, 0.99), Says(-9, 1.0, 0.99))
+    near = (Constant(1.0, -9, 0.99), Constant(-9, 1.0, 0.99))
     assert answer(MeanProbabilities, *near).argmax() == 2
     assert torch.equal(answer(MajorityVote, *near), torch.tensor([1.5, 1.0, 0.0]))
 
 
-def test_means_are_means() -> None:
-    a, b = Says(2, 0, -1), Says(0, 1, 5)
+def test_mean_logits_and_probabilities() -> None:
+    a, b = Constant(2, 0, -1), Constant(0, 1, 5)
     torch.testing.assert_close(answer(MeanLogits, a, b), torch.tensor([1.0, 0.5, 2.0]))
     mean = (a.answer.softmax(0) + b.answer.softmax(0)) / 2
     torch.testing.assert_close(answer(MeanProbabilities, a, b).softmax(0), mean)
     torch.testing.assert_close(answer(MeanProbabilities, a, b).exp(), mean)
-    far = answer(MeanProbabilities, Says(0, 500, 0), Says(0, 300, 0))  # log 0 it never says
+    far = answer(MeanProbabilities, Constant(0, 500, 0), Constant(0, 300, 0))  # log 0 it never says
     assert torch.isfinite(far).all()
 
 
@@ -64,7 +64,7 @@ def linear(seed: int) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("kind", [MajorityVote, MeanLogits, MeanProbabilities])
-def test_an_attacker_differentiates_the_mean(kind: type[Ensemble]) -> None:
+def test_adaptive_view_is_mean(kind: type[Ensemble]) -> None:
     members, x = [linear(seed) for seed in range(3)], torch.rand(5, 1, 4, 4, requires_grad=True)
     ensemble = kind(members[0], members[1:])
     stand_in = (MeanLogits if kind is MeanLogits else MeanProbabilities)(members[0], members[1:])
@@ -73,7 +73,7 @@ def test_an_attacker_differentiates_the_mean(kind: type[Ensemble]) -> None:
     assert torch.equal(own, torch.zeros_like(x) if kind is MajorityVote else through)
 
 
-def test_members_may_be_defended_and_are_seen_through() -> None:
+def test_adaptive_view_of_defended_members() -> None:
     members = [linear(0), defend(linear(1), "bit-depth")]
     x = torch.rand(4, 1, 4, 4, requires_grad=True)
     (gradient,) = torch.autograd.grad(adaptive(MeanLogits(members[0], members[1:]))(x)[:, 2].sum(), x)
@@ -81,8 +81,8 @@ def test_members_may_be_defended_and_are_seen_through() -> None:
     torch.testing.assert_close(gradient.flatten(1), weights.expand(4, -1))
 
 
-def test_attacked_as_one_white_box_and_by_transfer_from_one_member() -> None:
-    """Opposite members: the one behind the ensemble is fooled by what leaves the mean of both as it is."""
+def test_ensemble_white_box_and_transfer_from_member() -> None:
+    """Opposite members: an attack on one of them leaves the mean of both unchanged."""
     plus, minus = nn.Linear(16, 2, bias=False), nn.Linear(16, 2, bias=False)
     w = torch.ones(2, 16) * torch.tensor([[1.0], [-1.0]])
     plus.weight.data = w * torch.where(torch.arange(16) < 8, 1.0, 0.0)
@@ -101,7 +101,7 @@ def test_attacked_as_one_white_box_and_by_transfer_from_one_member() -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A classifier, another behind two defences, one of other images, one of other classes."""
+    """A classifier, one behind two defenses, one of another image shape, one of another number of classes."""
     root, found = tmp_path_factory.mktemp("members"), []
     kinds = (("mnist-a", 28, 4, None), ("mnist-b", 28, 4, "gaussian+bit-depth:bits=4"))
     for name, side, classes, defense in (*kinds, ("mnist-small", 20, 4, None), ("mnist-small", 28, 5, None)):
@@ -112,7 +112,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return found
 
 
-def test_members_come_from_their_folders_and_go_into_one(folders: list[Path], tmp_path: Path) -> None:
+def test_members_are_loaded_and_saved_in_one_folder(folders: list[Path], tmp_path: Path) -> None:
     torch.manual_seed(9)
     target, x = build_target("mnist-small", (1, 28, 28), 4).eval(), torch.rand(3, 1, 28, 28)
     ensemble = defend(target, f"mean-logits:members={folders[0]},{folders[1]}+bit-depth:bits=5")
@@ -131,7 +131,7 @@ def test_members_come_from_their_folders_and_go_into_one(folders: list[Path], tm
 
 
 @pytest.mark.parametrize("word", ["vote", "mean-logits", "mean-probabilities"])
-def test_bad_members(word: str, folders: list[Path], tmp_path: Path) -> None:
+def test_invalid_members_raise(word: str, folders: list[Path], tmp_path: Path) -> None:
     target = build_target("mnist-small", (1, 28, 28), 4).eval()
     for words in (word, f"{word}:members=", f"{word}:members=,"):
         with pytest.raises(InputError, match=f"{word}:members must name at least one classifier to join, got none"):
@@ -144,7 +144,7 @@ def test_bad_members(word: str, folders: list[Path], tmp_path: Path) -> None:
         defend(target, f"{word}:members={folders[3]}")
 
 
-def test_a_member_that_rejects_cannot_join() -> None:
+def test_rejecting_member_raises() -> None:
     rejecting = linear(0)
     rejecting.rejection_score = lambda x: x.flatten(1).sum(1)  # type: ignore[assignment]
     with pytest.raises(InputError, match="vote cannot join a classifier that rejects"):
@@ -152,7 +152,7 @@ def test_a_member_that_rejects_cannot_join() -> None:
 
 
 @pytest.mark.parametrize("kind", [MajorityVote, MeanLogits, MeanProbabilities])
-def test_a_member_that_changes_its_input_changes_nobody_elses(kind: type[Ensemble]) -> None:
+def test_in_place_member_does_not_affect_others(kind: type[Ensemble]) -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
             super().__init__()

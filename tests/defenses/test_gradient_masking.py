@@ -1,4 +1,4 @@
-"""The defences that hide gradients: what they stop, what they fall to; and the verdict that finds them."""
+"""Defenses that mask gradients: attacks that fail and succeed against each, and the verdict that detects masking."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EPS = 0.2
 
 
 def net(digits: Path, seed: int, eps: float = 0.0) -> nn.Module:
-    """A small classifier of the bars, trained for two seconds; with `eps` on FGSM's images of that size."""
+    """A small classifier of bar images, trained for two seconds; with `eps` adversarially by FGSM."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 3))
     x, y = next(load_data("folder", digits).train.batches(120))
@@ -61,14 +61,14 @@ def images(digits: Path) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_each_decides_as_the_classifier_does(word: str, model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+def test_masks_keep_predictions(word: str, model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     x, _ = images
     assert torch.equal(defend(model, word)(x).argmax(1), model(x).argmax(1))
     assert adaptive(defend(model, word)) is model
     assert defend(model, word)(x[:0]).shape == (0, 3)
 
 
-def test_labels_only_tells_a_label_as_a_black_box_does(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+def test_labels_only_logits_and_zero_gradient(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     x = images[0].clone().requires_grad_()
     logits = defend(model, "labels-only")(x)
     torch.testing.assert_close(logits.amax(1), torch.zeros(48))
@@ -77,7 +77,7 @@ def test_labels_only_tells_a_label_as_a_black_box_does(model: nn.Module, images:
     assert torch.equal(gradient, torch.zeros_like(x))
 
 
-def test_saturated_scores_are_log_probabilities_without_a_gradient_where_they_are_sure() -> None:
+def test_saturated_logits_and_gradient() -> None:
     z = torch.tensor([[0.5, 0.0, -0.5], [0.01, 0.0, -0.01]], requires_grad=True)
     logits = defend(nn.Identity(), "saturated")(z)
     torch.testing.assert_close(logits[1], (100 * z[1]).log_softmax(0))
@@ -94,7 +94,7 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer)
 
 
-def test_noise_is_so_many_times_as_long_as_the_gradient_and_the_seeds() -> None:
+def test_noisy_gradients_norm_and_seed() -> None:
     model, x = linear(), torch.rand(3, 1, 2, 50, requires_grad=True)
     defense = defend(model, "noisy-gradients:sigma=4")
     true = torch.autograd.grad(model(x)[:, 1].sum(), x)[0].flatten(1)
@@ -107,7 +107,7 @@ def test_noise_is_so_many_times_as_long_as_the_gradient_and_the_seeds() -> None:
     assert torch.equal(defense(x), model(x))
 
 
-def test_truncation_keeps_the_largest_entries() -> None:
+def test_truncated_gradients_keep_largest_entries() -> None:
     x = torch.rand(2, 1, 2, 50, requires_grad=True)
     for words, kept in (("share=0.05", 5), ("share=0.001", 1)):
         defense = defend(linear(), f"truncated-gradients:{words}")
@@ -124,7 +124,7 @@ def test_truncation_keeps_the_largest_entries() -> None:
         ("truncated-gradients:share=1", "share must be between 0 and 1, of the gradient's entries, got 1.0"),
     ],
 )
-def test_bad_settings(words: str, message: str) -> None:
+def test_invalid_settings_raise(words: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         defend(nn.Flatten(), words)
 
@@ -151,7 +151,7 @@ def judgement(results: dict[str, Result], *attacks: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_a_mask_stops_what_follows_its_gradients_and_nothing_else(
+def test_masks_stop_naive_gradient_attacks_only(
     word: str, model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
     found = measured(defend(model, word), other, images, *NAIVE, SQUARES, "fgsm", "pgd:steps=20")
@@ -170,7 +170,7 @@ def test_a_mask_stops_what_follows_its_gradients_and_nothing_else(
     assert still == (word in ("labels-only", "saturated"))
 
 
-def test_a_decision_attack_does_not_notice_a_mask(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+def test_decision_attack_is_unaffected_by_labels_only(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     x, y = images[0][:4], images[1][:4]
 
     def attacked(word: str | None) -> Tensor:
@@ -184,7 +184,7 @@ def test_a_decision_attack_does_not_notice_a_mask(model: nn.Module, images: tupl
 
 
 @pytest.mark.parametrize("word", [None, "gaussian", "crop-resize"])
-def test_the_verdict_is_silent_on_honest_ones(
+def test_no_masking_verdict_for_unmasked_defenses(
     word: str | None, model: nn.Module, robust: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
     for each, eps in ((model, 0.16), (robust, 0.24)):  # where some images hold and some do not
@@ -194,7 +194,9 @@ def test_the_verdict_is_silent_on_honest_ones(
         assert judgement(found, "pgd:steps=20", SQUARES)["verdict"] == "honest"
 
 
-def test_the_trained_net_is_more_robust(model: nn.Module, robust: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+def test_adversarially_trained_network_is_more_robust(
+    model: nn.Module, robust: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
     x, y = images
     hits = [(each(fgsm(each, x, y, eps=EPS)).argmax(1) != y).float().mean() for each in (model, robust)]
     assert hits[1] < hits[0] - 0.2
@@ -229,14 +231,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_verdicts(case: str) -> None:
+def test_masking_verdicts_of_constructed_results(case: str) -> None:
     results, verdict = CASES[case]
     (found,) = plain(masking(results, 10))
     assert set(found) == {"target", "verdict", "detail"}
     assert (found["target"], found["verdict"]) == ("net", verdict)
 
 
-def test_a_verdict_tells_who_beat_whom() -> None:
+def test_masking_detail_names_both_attacks() -> None:
     results = [share("pgd@naive", 10), share("pgd", 50), share("square", 60, **SQUARE), share("pgd", 90, target="b")]
     assert plain(masking(results, 10)) == [
         {
@@ -253,7 +255,7 @@ def test_a_verdict_tells_who_beat_whom() -> None:
     assert masking([], 10) == []
 
 
-def test_a_decision_attacks_records_count_up_to_the_same_eps() -> None:
+def test_minimum_norm_success_counts_up_to_same_eps() -> None:
     near = result("hopskipjump-linf", "1" * 100, norms=[0.2] * 60 + [0.4] * 40, **HOPSKIPJUMP)
     (found,) = masking([share("pgd", 30), near], 10)
     assert found["detail"] == "pgd 30.0%, hopskipjump-linf 60.0% (linf eps 0.3)"

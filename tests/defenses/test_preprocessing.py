@@ -1,4 +1,4 @@
-"""What each preprocessing does to an image, and that attackers get through it."""
+"""Preprocessing defenses: reference results, gradients, randomness, and the adaptive views (BPDA, EOT)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def process(words: str, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("shape", [(2, 1, 9, 12), (3, 3, 8, 8), (0, 3, 8, 8), (1, 1, 1, 2)])
-def test_images_stay_images(word: str, shape: tuple[int, int, int, int]) -> None:
+def test_output_shape_dtype_and_box(word: str, shape: tuple[int, int, int, int]) -> None:
     for x in (images(*shape), images(*shape).round()):
         out = process(word, x)
         assert (out.shape, out.dtype) == (x.shape, torch.float32)
@@ -41,13 +41,13 @@ def test_images_stay_images(word: str, shape: tuple[int, int, int, int]) -> None
 
 
 @pytest.mark.parametrize("word", ["bit-depth", "jpeg", "median", "gaussian", "total-variation", "crop-resize"])
-def test_an_image_is_processed_alike_in_any_company(word: str) -> None:
+def test_output_is_independent_of_batch(word: str) -> None:
     x = images(4, 3)
     torch.testing.assert_close(process(word, x)[1:3], process(word, x[1:3]))
 
 
 @pytest.mark.parametrize("word", ["jpeg", "median", "gaussian", "total-variation", "crop-resize", "random-crop"])
-def test_a_plain_image_has_nothing_to_lose(word: str) -> None:
+def test_constant_image_is_unchanged(word: str) -> None:
     x = torch.full((2, 3, 16, 16), 51 / 255)
     torch.testing.assert_close(process(word, x), x)
 
@@ -56,20 +56,20 @@ def test_a_plain_image_has_nothing_to_lose(word: str) -> None:
 
 
 @pytest.mark.parametrize("size", [3, 5, 13])
-def test_median_is_scipys(size: int) -> None:
+def test_median_equals_scipy(size: int) -> None:
     x = images(2, 3)
     expected = ndimage.median_filter(x.numpy(), size=(1, 1, size, size), mode="nearest")
     assert np.array_equal(process(f"median:size={size}", x).numpy(), expected)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0])
-def test_gaussian_is_scipys(sigma: float) -> None:
+def test_gaussian_equals_scipy(sigma: float) -> None:
     x = images(2, 3)
     expected = ndimage.gaussian_filter(x.double().numpy(), sigma=(0, 0, sigma, sigma), mode="nearest")
     np.testing.assert_allclose(process(f"gaussian:sigma={sigma}", x).numpy(), expected, atol=1e-6)
 
 
-def test_the_medians_gradient_goes_to_the_middle_value_and_an_attackers_to_its_neighbours_too() -> None:
+def test_median_gradient_and_smooth_approximation() -> None:
     x = torch.arange(9.0).reshape(1, 1, 3, 3)[:, :, [2, 0, 1]].div(8).requires_grad_()
     (gradient,) = torch.autograd.grad(process("median", x)[0, 0, 1, 1], x)
     assert torch.equal(gradient, (x == 0.5).float())
@@ -82,20 +82,20 @@ def test_the_medians_gradient_goes_to_the_middle_value_and_an_attackers_to_its_n
 
 
 @pytest.mark.parametrize("word", ["gaussian:sigma=0.7", "total-variation:weight=0.2", "crop-resize:share=0.7"])
-def test_gradients_are_those_of_finite_differences(word: str) -> None:
+def test_gradients_match_finite_differences(word: str) -> None:
     x = (0.1 + 0.8 * images(1, 1, 5, 6)).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda z: process(word, z), x, atol=1e-4)
 
 
-def test_total_variation_of_a_step_is_a_smaller_step() -> None:
-    """Halves of a and b > a, each k wide: a + weight / k and b - weight / k (the height of the step pays for it)."""
+def test_total_variation_of_step_edge_closed_form() -> None:
+    """Halves of a and b > a, each k wide, become a + weight / k and b - weight / k."""
     x = torch.full((1, 1, 4, 8), 0.2)
     x[..., 4:] = 0.8
     expected = x + torch.tensor([0.1 / 4] * 4 + [-0.1 / 4] * 4)
     torch.testing.assert_close(process("total-variation:weight=0.1:steps=2000", x), expected, atol=1e-3, rtol=0)
 
 
-def test_total_variation_keeps_the_mean_and_comes_down() -> None:
+def test_total_variation_keeps_mean_and_smooths() -> None:
     def roughness(z: torch.Tensor) -> float:
         return (z.diff(dim=2).square().sum() + z.diff(dim=3).square().sum()).item()
 
@@ -105,7 +105,7 @@ def test_total_variation_keeps_the_mean_and_comes_down() -> None:
     assert roughness(many) < roughness(few) < 0.5 * roughness(x)
 
 
-def test_a_value_cut_at_the_box_keeps_its_gradient() -> None:
+def test_boxed_clamp_passes_gradient() -> None:
     x = torch.tensor([-1e-7, 0.0, 0.5, 1.0, 1 + 1e-7], requires_grad=True)
     (gradient,) = torch.autograd.grad(boxed(x).sum(), x)
     assert torch.equal(boxed(x), x.clamp(0, 1))
@@ -116,7 +116,7 @@ def test_a_value_cut_at_the_box_keeps_its_gradient() -> None:
 
 
 @pytest.mark.parametrize("c", [1, 3])
-def test_jpeg_is_what_a_file_shows(c: int) -> None:
+def test_jpeg_equals_pillow(c: int) -> None:
     x, files = images(2, c, 16, 20), []
     for image in (x * 255).round().byte().numpy():
         file = BytesIO()
@@ -127,7 +127,7 @@ def test_jpeg_is_what_a_file_shows(c: int) -> None:
     assert worse > better
 
 
-def test_crop_resize_enlarges_the_middle() -> None:
+def test_crop_resize_enlarges_center() -> None:
     x = torch.zeros(1, 1, 8, 8)
     x[..., 2:6, 2:6] = 1  # exactly the half that is left
     assert torch.equal(process("crop-resize:share=0.5", x), torch.ones_like(x))
@@ -136,7 +136,7 @@ def test_crop_resize_enlarges_the_middle() -> None:
     torch.testing.assert_close(process("crop-resize:share=0.5", x), middle)
 
 
-def test_random_pad_shrinks_each_image_and_puts_it_anywhere() -> None:
+def test_random_pad_sizes_and_positions() -> None:
     out = process("random-pad:share=0.5", torch.ones(300, 1, 10, 14))
     heights, widths = (out.amax(dim).squeeze(1).sum(1) for dim in (3, 2))
     assert torch.equal(out.sum((1, 2, 3)), heights * widths)  # whole rectangles of ones, all else zeros
@@ -145,13 +145,13 @@ def test_random_pad_shrinks_each_image_and_puts_it_anywhere() -> None:
     assert (out[heights == 5].amax((0, 1, 3)) == 1).all()  # the smallest have been in every row
 
 
-def test_random_crop_takes_windows_from_everywhere() -> None:
+def test_random_crop_positions() -> None:
     x = torch.linspace(0, 1, 10).view(1, 1, 10, 1).expand(200, 1, 10, 10)
     tops = process("random-crop:share=0.7", x).amin((1, 2, 3)).mul(9).round()
     assert set(tops.tolist()) == {0, 1, 2, 3}
 
 
-def test_draws_are_those_of_the_seed() -> None:
+def test_draws_depend_on_given_seed_only() -> None:
     x, defense = images(3), defend(nn.Flatten(), "random-pad")
     reseed(defense, 1)
     first = defense(x)
@@ -166,8 +166,8 @@ def test_draws_are_those_of_the_seed() -> None:
 
 
 @pytest.mark.parametrize("word", ["jpeg", "bit-depth:bits=4"])
-def test_bpdas_gradient_is_the_identitys(word: str) -> None:
-    """BPDA a linear classifier: its weights, wherever the image is; the defence's own gradient is zero."""
+def test_bpda_gradient_is_identity(word: str) -> None:
+    """BPDA around a linear classifier: the gradient is its weights at any image; that of the defense itself is zero."""
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
     defense, x = defend(linear, word), images(2).requires_grad_()
@@ -179,7 +179,7 @@ def test_bpdas_gradient_is_the_identitys(word: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["gaussian", "total-variation", "crop-resize"])
-def test_where_gradients_are_honest_the_adaptive_view_is_the_defence(word: str) -> None:
+def test_adaptive_view_of_differentiable_defense_is_itself(word: str) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(108, 8), nn.Tanh(), nn.Linear(8, 2))
     defense, x, y = defend(net, word), images(3), torch.tensor([0, 1, 0])
@@ -187,8 +187,8 @@ def test_where_gradients_are_honest_the_adaptive_view_is_the_defence(word: str) 
     assert torch.equal(*views)
 
 
-def test_expectation_sees_through_the_draws() -> None:
-    """Class 1 is a bright image, and so is what a random pad leaves of it: PGD on the mean darkens every image."""
+def test_eot_attacks_mean_over_random_pads() -> None:
+    """Class 1 is a bright image, also after a random pad: PGD on the mean darkens the whole image."""
     x, y = 0.5 + 0.4 * images(4, 1, 8, 8), torch.ones(4, dtype=torch.long)
 
     class Brightness(nn.Module):
@@ -216,6 +216,6 @@ def test_expectation_sees_through_the_draws() -> None:
         ("random-pad:share=2", "random-pad:share must be between 0 and 1, of each side of the image, got 2.0"),
     ],
 )
-def test_bad_settings(words: str, message: str) -> None:
+def test_invalid_settings_raise(words: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         defend(nn.Flatten(), words)

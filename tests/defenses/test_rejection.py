@@ -1,4 +1,4 @@
-"""Rejection as a third outcome: counted by hand in the harness, and climbed past by the attacks that know of it."""
+"""Rejection as a third outcome: metrics counted by hand, and attacks that avoid rejection."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from advgan.report.sections import sections
 from tests.evaluation.test_evaluation import Brightness, brighter, flat
 
 
-class Picky(Brightness):
-    """It rejects images whose mean is within 0.04 of 0.45 or of 0.9."""
+class Rejecting(Brightness):
+    """Rejects images whose mean is within 0.04 of 0.45 or of 0.9."""
 
     def rejection_score(self, x: Tensor) -> Tensor:
         mean = x.flatten(1).mean(1, keepdim=True)
@@ -34,10 +34,10 @@ BALL = Threat("linf", 0.1)
 
 
 def run() -> Result:
-    return evaluate(brighter(0.1), Picky().eval(), X, Y, BALL)
+    return evaluate(brighter(0.1), Rejecting().eval(), X, Y, BALL)
 
 
-def test_a_rejected_image_neither_counts_nor_is_lost() -> None:
+def test_metrics_with_rejected_images() -> None:
     result = run()
     row = result.row
     assert (row["n"], row["n_correct"], row["n_attacked"]) == (7, 5, 5)
@@ -56,13 +56,13 @@ def test_a_rejected_image_neither_counts_nor_is_lost() -> None:
     assert (at_zero["rejected"], at_zero["clean_rejected"], at_zero["asr"]) == (0, row["clean_rejected"], 0)
 
 
-def test_a_failed_row_knows_what_is_rejected_unattacked() -> None:
-    row = evaluate(brighter(0.2), Picky().eval(), X, Y, BALL).row
+def test_failed_row_keeps_clean_rejection_rate() -> None:
+    row = evaluate(brighter(0.2), Rejecting().eval(), X, Y, BALL).row
     assert row["status"].startswith("failed")
     assert (row["rejected"], row["clean_rejected"]) == (None, pytest.approx(2 / 7))
 
 
-def test_tables_speak_of_rejection_where_there_is_some() -> None:
+def test_tables_show_rejection_only_for_rejecting_classifiers() -> None:
     plain = evaluate(brighter(0.1), Brightness().eval(), X, Y, BALL)
     (rejecting,), (without,) = (sections({"rows": [result.row]}) for result in (run(), plain))
     assert rejecting.lines[0][rejecting.heads.index("rejected %")] == "40.0"
@@ -71,22 +71,22 @@ def test_tables_speak_of_rejection_where_there_is_some() -> None:
     assert "rejected" not in without.title
 
 
-def test_what_answers_everything_has_no_such_figures() -> None:
+def test_no_rejection_metrics_without_rejection() -> None:
     result = evaluate(brighter(0.1), Brightness().eval(), X, Y, BALL)
     assert (result.row["rejected"], result.row["clean_rejected"]) == (None, None)
     assert not [name for name in result.records if "accepted" in name]
 
 
-def test_a_kept_cell_rejects_alike(tmp_path: Path) -> None:
-    victim, spec = TargetModel("picky", Picky().eval()), parse_attack("noise-sign")
+def test_cached_result_keeps_rejection(tmp_path: Path) -> None:
+    victim, spec = TargetModel("picky", Rejecting().eval()), parse_attack("noise-sign")
     made, found = (ResultCache(tmp_path, X, Y).run(spec, victim, BALL) for _ in range(2))
     assert made.row == found.row
     assert made.row["clean_rejected"] == pytest.approx(2 / 7)
     assert torch.equal(made.records["clean_accepted"], found.records["clean_accepted"])
 
 
-class Guarded(nn.Module):
-    """Two pixels: the first decides the class, at 0.5; where the second is below 0.6 nothing is answered."""
+class RejectingDark(nn.Module):
+    """Two pixels: the first decides the class, at 0.5; images whose second pixel is below 0.6 are rejected."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,14 +104,16 @@ def two_pixels(*pairs: tuple[float, float]) -> Tensor:
     return torch.tensor(pairs).view(-1, 1, 1, 2)
 
 
-def test_each_image_climbs_what_it_is_still_short_of() -> None:
+def test_attack_objective_includes_rejection_score() -> None:
     x = two_pixels((0.4, 0.5), (0.6, 0.5), (0.6, 0.7))  # right; fooled, but rejected; fooled, and answered
-    gradient, here = loss_and_gradient(Guarded(), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
+    gradient, here = loss_and_gradient(RejectingDark(), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
     assert torch.allclose(gradient, two_pixels((20.0, 0), (0, 3), (0, 3)))
     assert here.won.tolist() == [False, False, True]
     assert torch.allclose(here.value, torch.tensor([-2.0, -0.3, 0.3]), atol=1e-5)
     assert here.rank.tolist() == sorted(here.rank.tolist())
-    plain = loss_and_gradient(nn.Sequential(Guarded()), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
+    plain = loss_and_gradient(
+        nn.Sequential(RejectingDark()), x, torch.zeros(3, dtype=torch.long), None, objective("margin")
+    )
     assert torch.equal(plain[1].value, plain[1].rank)
     assert plain[1].won.tolist() == [False, True, True]
 
@@ -121,17 +123,19 @@ WORDS += ["carlini-wagner", "carlini-wagner:kappa=1", "lbfgs", "deepfool"]
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_attacks_that_know_of_rejection_end_where_they_are_answered(word: str) -> None:
+def test_evasive_attacks_end_accepted(word: str) -> None:
     # HopSkipJump needs a start that is answered: another image of the batch.
     x, y = two_pixels((0.46, 0.56), (0.45, 0.55), (0.7, 0.9)), torch.tensor([0, 0, 1])
-    model = Guarded().eval()
+    model = RejectingDark().eval()
     attack = make_attack(word, model, Threat("linf", 0.2), rng=torch.Generator().manual_seed(0))
     x_adv = attack(x, y)[:2]
     assert (model(x_adv).argmax(1) == 1).all()
     assert (model.rejection_score(x_adv) <= 0).all() == parse_attack(word).attack.evasive
 
 
-def test_noise_is_drawn_until_it_is_answered() -> None:
+def test_noise_draws_until_accepted() -> None:
     x, y = two_pixels((0.48, 0.55)).repeat(20, 1, 1, 1), torch.zeros(20, dtype=torch.long)
-    attack = make_attack("noise-uniform:draws=60", Guarded(), Threat("linf", 0.2), rng=torch.Generator().manual_seed(0))
-    assert (Guarded().rejection_score(attack(x, y)) <= 0).all()
+    attack = make_attack(
+        "noise-uniform:draws=60", RejectingDark(), Threat("linf", 0.2), rng=torch.Generator().manual_seed(0)
+    )
+    assert (RejectingDark().rejection_score(attack(x, y)) <= 0).all()

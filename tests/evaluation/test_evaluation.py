@@ -1,4 +1,4 @@
-"""The harness: figures that can be counted by hand, and attacks that cheat, caught by name."""
+"""The harness: metrics that can be counted by hand, and attacks that violate the threat model, reported by name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model() -> Brightness:
 
 
 def flat(*greys: float, size: int = 12) -> Tensor:
-    """One evenly grey image per value."""
+    """One constant grey image per value."""
     return torch.tensor(greys).view(-1, 1, 1, 1).expand(-1, 1, size, size).contiguous()
 
 
@@ -65,7 +65,7 @@ def run(attack: AttackFn, model: nn.Module, eps: float = 0.1, **more: Any) -> Re
 # Figures
 
 
-def test_figures_counted_by_hand(model: Brightness) -> None:
+def test_row_metrics_counted_by_hand(model: Brightness) -> None:
     result = run(brighter(0.1), model, name="brighter")
     row = result.row
     assert tuple(row) == ROW_KEYS
@@ -90,7 +90,7 @@ def test_figures_counted_by_hand(model: Brightness) -> None:
     assert row["images_per_second"] == pytest.approx(1 / row["seconds_per_image"])
 
 
-def test_records_are_kept_per_image(model: Brightness) -> None:
+def test_records_per_image(model: Brightness) -> None:
     records = run(brighter(0.1), model, batch_size=4).records
     assert {name: len(column) for name, column in records.items()} == dict.fromkeys(records, 6)
     assert records["label"].tolist() == Y.tolist()
@@ -101,14 +101,14 @@ def test_records_are_kept_per_image(model: Brightness) -> None:
     )
 
 
-def test_a_row_says_which_norm_was_minimised(model: Brightness) -> None:
+def test_row_names_minimized_norm(model: Brightness) -> None:
     row = run(brighter(0.1), model, protocol="minimal-norm", attack_norm="l2").row
     assert (row["attack_norm"], row["norm"]) == ("l2", "linf")
     assert run(brighter(0.1), model).row["attack_norm"] == "linf"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_images_and_target_on_a_gpu(model: Brightness) -> None:
+def test_evaluation_on_gpu_equals_cpu(model: Brightness) -> None:
     on_cpu = run(brighter(0.1), model)
     x, y, threat = X.cuda(), Y.cuda(), Threat("linf", 0.1)
     result = evaluate(brighter(0.1), model.cuda(), x, y, threat, clean_logits=model(x).detach())
@@ -116,21 +116,21 @@ def test_images_and_target_on_a_gpu(model: Brightness) -> None:
         assert result.row[name] == on_cpu.row[name]
 
 
-def test_a_targeted_attack_counts_images_of_other_classes(model: Brightness) -> None:
+def test_targeted_attack_counts_images_of_other_classes(model: Brightness) -> None:
     row = run(brighter(0.1), model, y_target=2).row
     assert (row["targeted"], row["y_target"], row["n_attacked"]) == (True, 2, 4)
     assert row["asr"] == pytest.approx(1 / 4)  # 0.58; 0.35 only becomes medium
     assert row["robust_accuracy"] == pytest.approx(3 / 6)
 
 
-def test_success_that_needs_a_fraction_of_a_grey_level_is_lost_in_8_bits(model: Brightness) -> None:
+def test_8bit_success_excludes_fractions_of_a_grey_level(model: Brightness) -> None:
     x = flat(101 / 255)  # 0.39608; the boundary at 0.4 is 0.0039 = one grey level away, and a little
     attack = brighter(1.5 / 255)
     row = evaluate(attack, model, x, torch.tensor([0]), Threat("linf", 0.1)).row
     assert (row["asr"], row["asr_8bit"]) == (1, 0)
 
 
-def test_a_minimal_norm_attack_succeeds_within_eps_only(model: Brightness) -> None:
+def test_minimum_norm_success_within_eps(model: Brightness) -> None:
     # 0.1 -> 0.41, 0.35 -> 0.41 and 0.58 -> 0.61 are adversarial; 0.5 and 0.9 are given up.
     answers = {0.1: 0.41, 0.35: 0.41, 0.58: 0.61, 0.5: 0.5, 0.9: 0.9, 0.8: 0.8}
 
@@ -147,19 +147,19 @@ def test_a_minimal_norm_attack_succeeds_within_eps_only(model: Brightness) -> No
     assert row["linf_max"] == pytest.approx(0.31, rel=1e-4)
 
 
-def test_an_attack_that_finds_nothing_has_no_median(model: Brightness) -> None:
+def test_norms_are_none_without_success(model: Brightness) -> None:
     row = run(lambda x, y: x, model, protocol="minimal-norm").row
     assert (row["asr"], row["l2_median"], row["l2_mean"], row["ssim_mean"]) == (0, None, None, None)
     json.dumps(row, allow_nan=False)
 
 
 @pytest.mark.parametrize(("name", "calls"), [("fgsm", 1), ("ifgsm", 10), ("noise-sign", 0)])
-def test_model_calls_are_counted_on_the_model(name: str, calls: int, model: Brightness) -> None:
+def test_forwards_and_backwards_are_counted(name: str, calls: int, model: Brightness) -> None:
     row = run(make_attack(name, model, Threat("linf", 0.1)), model, batch_size=4).row
     assert (row["forwards_per_image"], row["backwards_per_image"]) == (calls, calls)
 
 
-def test_the_first_batch_warms_up_and_all_are_asked_once_more(model: Brightness) -> None:
+def test_first_batch_is_warm_up(model: Brightness) -> None:
     sizes = []
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
@@ -172,13 +172,13 @@ def test_the_first_batch_warms_up_and_all_are_asked_once_more(model: Brightness)
     assert heard == [4, 2]
 
 
-def test_the_first_answers_are_kept(model: Brightness) -> None:
+def test_keep_limits_stored_adversarial_images(model: Brightness) -> None:
     assert torch.allclose(run(brighter(0.1), model, batch_size=2, keep=3).x_adv, (X[:3] + 0.1))
     assert len(run(brighter(0.1), model, keep=100).x_adv) == 6
     assert len(run(brighter(0.1), model, keep=0).x_adv) == 0
 
 
-def test_known_clean_logits_save_a_forward(model: Brightness) -> None:
+def test_given_clean_logits_save_a_forward(model: Brightness) -> None:
     asked = []
     logits = predict(model, X)
     model.register_forward_hook(lambda *_: asked.append(1))
@@ -186,7 +186,7 @@ def test_known_clean_logits_save_a_forward(model: Brightness) -> None:
     assert len(asked) == 2, "the answers and their 8-bit form"
 
 
-def test_ssim_is_that_of_gaussian_windows() -> None:
+def test_ssim_equals_gaussian_window_reference() -> None:
     """Wang et al. 2004, eq. 13, with scipy's Gaussian of the same 11 pixels in double precision."""
     rng = np.random.default_rng(0)
     x = rng.random((3, 2, 9, 13))
@@ -199,7 +199,7 @@ def test_ssim_is_that_of_gaussian_windows() -> None:
     assert ssim.numpy() == pytest.approx((upper / lower).mean((1, 2, 3)), abs=1e-5)
 
 
-def test_images_too_small_for_ssim(model: Brightness) -> None:
+def test_ssim_is_none_for_small_images(model: Brightness) -> None:
     row = evaluate(brighter(0.1), model, flat(0.35, size=4), torch.tensor([0]), Threat("linf", 0.1)).row
     assert (row["status"], row["ssim_mean"]) == ("ok", None)
 
@@ -235,7 +235,7 @@ def crash(x: Tensor, y: Tensor) -> Tensor:
         (relabel, "the input was changed in place"),
     ],
 )
-def test_a_cheat_is_a_failed_row_that_says_how(cheat: AttackFn, named: str, model: Brightness) -> None:
+def test_violation_gives_failed_row_with_reason(cheat: AttackFn, named: str, model: Brightness) -> None:
     x = torch.cat([X[:5], flat(0.95)])  # an image whose box is nearer than eps
     result = evaluate(cheat, model, x, Y, Threat("linf", 0.1), name="cheat", batch_size=4)
     assert re.search(named, result.row["status"])
@@ -257,7 +257,7 @@ def assert_without_figures(result: Result) -> None:
     json.dumps(result.row, allow_nan=False)
 
 
-def test_a_crash_is_a_failed_row(model: Brightness, caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_gives_failed_row(model: Brightness, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         result = run(crash, model, name="crash")
     assert result.row["status"] == "failed: ZeroDivisionError: an attack that breaks"
@@ -293,7 +293,7 @@ def leave_a_hook(model: Brightness) -> None:
         (leave_a_hook, "the model's hooks changed"),
     ],
 )
-def test_harm_to_the_model_is_named_and_undone(
+def test_model_changes_are_reported_and_undone(
     harm: Callable[[Brightness], object], named: str, model: Brightness
 ) -> None:
     before, clean = ModelSnapshot(model), predict(model, X)
@@ -310,13 +310,13 @@ def test_harm_to_the_model_is_named_and_undone(
     assert torch.equal(predict(model, X), clean)
 
 
-def test_an_honest_attack_leaves_no_trace(model: Brightness) -> None:
+def test_valid_attack_leaves_model_unchanged(model: Brightness) -> None:
     before = ModelSnapshot(model)
     assert run(make_attack("deepfool", model, Threat()), model, protocol="minimal-norm").row["status"] == "ok"
     assert before.changes() == []
 
 
-def test_ctrl_c_is_no_failed_row(model: Brightness) -> None:
+def test_keyboard_interrupt_propagates(model: Brightness) -> None:
     def interrupt(x: Tensor, y: Tensor) -> Tensor:
         model.train()
         raise KeyboardInterrupt
@@ -326,7 +326,7 @@ def test_ctrl_c_is_no_failed_row(model: Brightness) -> None:
     assert not model.training
 
 
-def test_no_image_to_attack(model: Brightness) -> None:
+def test_no_correctly_classified_image(model: Brightness) -> None:
     wrong = evaluate(brighter(0.1), model, X, (predict(model, X).argmax(1) + 1) % 3, Threat("linf", 0.1)).row
     assert wrong["status"] == "failed: no image to attack, the target classifies none correctly"
     assert wrong["asr"] is None
@@ -344,12 +344,12 @@ def test_no_image_to_attack(model: Brightness) -> None:
         ({"threat": Threat("linf", 0.1, targeted=True), "y_target": 3}, "y_target must be a class from 0 to 2, got 3"),
     ],
 )
-def test_bad_input(change: dict[str, Any], message: str, model: Brightness) -> None:
+def test_invalid_input_raises(change: dict[str, Any], message: str, model: Brightness) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(crash, model, **{"x": X, "y": Y, "threat": Threat("linf", 0.1), **change})
 
 
-def test_a_target_in_training_mode(model: Brightness) -> None:
+def test_training_mode_raises(model: Brightness) -> None:
     with pytest.raises(InputError, match="training mode"):
         run(crash, model.train())
 
@@ -358,14 +358,14 @@ def test_a_target_in_training_mode(model: Brightness) -> None:
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (1, 10), (95, 100), (10, 10), (7, 13)])
-def test_wilson_solves_its_equation(k: int, n: int) -> None:
+def test_wilson_interval_solves_its_equation(k: int, n: int) -> None:
     z, share = normal.ppf(0.975), k / n
     for bound in wilson(k, n):
         assert (share - bound) ** 2 == pytest.approx(z**2 * bound * (1 - bound) / n, abs=1e-9)
     assert wilson(95, 100) == pytest.approx((0.8882, 0.9785), abs=1e-4)
 
 
-def test_the_environment_is_json_and_says_what_ran() -> None:
+def test_environment_is_json_serializable() -> None:
     @dataclass(frozen=True)
     class Settings:
         output_dir: Path = Path("somewhere")
@@ -379,7 +379,7 @@ def test_the_environment_is_json_and_says_what_ran() -> None:
     assert {"date", "commit", "cpu", "cores", "python", "command"} <= said.keys()
 
 
-def test_predict_does_not_depend_on_the_batch() -> None:
+def test_predict_is_independent_of_batch() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(400, 3))
     assert torch.allclose(predict(model, X, batch_size=4), predict(model, X), atol=1e-6)
@@ -387,8 +387,8 @@ def test_predict_does_not_depend_on_the_batch() -> None:
     assert ifgsm(model, X, Y, eps=0.1).shape == X.shape
 
 
-class TwoAnswers(nn.Module):
-    """Logits from the first two pixels of an image: its class before, and its class once the third pixel is not 0."""
+class TwoPredictions(nn.Module):
+    """Logits from the first two pixels: the clean class, and the class once the third pixel is not 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         before, after, changed = (x.flatten(1)[:, i] for i in range(3))
@@ -396,7 +396,7 @@ class TwoAnswers(nn.Module):
         return -((label[:, None] - torch.arange(4.0)) ** 2)
 
 
-def test_images_already_taken_for_the_target_class_never_count_as_successes() -> None:
+def test_images_already_in_target_class_do_not_count() -> None:
     # label, answer before, answer after; the goal is class 3.
     cases = [(0, 0, 3), (3, 3, 3), (1, 3, 3), (2, 2, 1), (3, 0, 3), (2, 1, 3)]
     x = torch.zeros(len(cases), 1, 1, 3)
@@ -406,7 +406,7 @@ def test_images_already_taken_for_the_target_class_never_count_as_successes() ->
     def attack(x: Tensor, y: Tensor) -> Tensor:
         return x + torch.tensor([0.0, 0.0, 0.2]).view(1, 1, 1, 3)
 
-    result = evaluate(attack, TwoAnswers().eval(), x, y, Threat("linf", 0.2, targeted=True), y_target=3)
+    result = evaluate(attack, TwoPredictions().eval(), x, y, Threat("linf", 0.2, targeted=True), y_target=3)
     assert result.records["counts"].tolist() == [True, False, False, True, False, False]
     assert result.records["success"].tolist() == [True, False, False, False, False, False]
     row = result.row

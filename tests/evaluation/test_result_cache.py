@@ -1,4 +1,4 @@
-"""ResultCache: run once, kept whole, found again only if nothing that decides them has changed."""
+"""ResultCache: results are run once, stored whole, and reused only if nothing that decides them has changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def same(a: Result, b: Result, but: tuple[str, ...] = ("seconds_per_image", "ima
     return rows[0] == rows[1] and columns and all(torch.equal(a.records[k], b.records[k]) for k in a.records)
 
 
-def test_a_cell_is_found_again_as_it_was(victim: TargetModel, tmp_path: Path) -> None:
+def test_cached_result_equals_original(victim: TargetModel, tmp_path: Path) -> None:
     first, images_done = ResultCache(tmp_path, X, Y, batch_size=10), []
     made = first.run(FGSM, victim, BALL)
     assert first.found == 0
@@ -61,7 +61,7 @@ def test_a_cell_is_found_again_as_it_was(victim: TargetModel, tmp_path: Path) ->
         *("a bit of its row", "a letter of its key", "its digest"),
     ],
 )
-def test_what_is_not_the_same_is_run(
+def test_changed_input_or_damaged_entry_is_rerun(
     change: str, victim: TargetModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = NOISE if change == "seed" else FGSM
@@ -96,7 +96,7 @@ def test_what_is_not_the_same_is_run(
     assert again.found == 1
 
 
-def test_a_seed_decides_random_attacks_alone(victim: TargetModel, tmp_path: Path) -> None:
+def test_seed_is_part_of_key_for_random_attacks_only(victim: TargetModel, tmp_path: Path) -> None:
     cells = ResultCache(tmp_path, X, Y)
     first, other = (cells.run(NOISE, victim, BALL, seed=seed) for seed in (0, 1))
     assert not torch.equal(first.x_adv, other.x_adv)
@@ -106,7 +106,7 @@ def test_a_seed_decides_random_attacks_alone(victim: TargetModel, tmp_path: Path
     assert cells.found == 1
 
 
-def test_a_minimal_norm_attack_is_run_once_for_all_radii(victim: TargetModel, tmp_path: Path) -> None:
+def test_minimum_norm_attack_is_run_once_for_all_eps(victim: TargetModel, tmp_path: Path) -> None:
     cells = ResultCache(tmp_path, X, Y)
     radii = (0.2, 0.5, 5.0)
     results = [cells.run(DEEPFOOL, victim, Threat("l2", eps)) for eps in radii]
@@ -119,7 +119,7 @@ def test_a_minimal_norm_attack_is_run_once_for_all_radii(victim: TargetModel, tm
     assert results[0].row["asr"] < results[2].row["asr"] == results[2].row["asr_any_norm"]
 
 
-def test_a_transferred_attack_asks_its_source_alone(victim: TargetModel, tmp_path: Path) -> None:
+def test_transfer_attack_queries_source_only(victim: TargetModel, tmp_path: Path) -> None:
     torch.manual_seed(1)
     source = TargetModel("other", torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval())
     result = ResultCache(tmp_path, X, Y).run(FGSM, victim, BALL, source=source)
@@ -129,7 +129,7 @@ def test_a_transferred_attack_asks_its_source_alone(victim: TargetModel, tmp_pat
     assert torch.equal(result.records["prediction"], own_labels(victim.model, x_adv))
 
 
-def test_a_generator_is_part_of_its_cell(victim: TargetModel, tmp_path: Path) -> None:
+def test_generator_is_part_of_key(victim: TargetModel, tmp_path: Path) -> None:
     spec, generators = parse_attack("advgan:steps=1"), []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -141,7 +141,7 @@ def test_a_generator_is_part_of_its_cell(victim: TargetModel, tmp_path: Path) ->
     assert rows[0]["access"] == "gradients"
 
 
-def test_a_seed_decides_what_a_generator_that_takes_noise_answers(victim: TargetModel, tmp_path: Path) -> None:
+def test_seed_is_part_of_key_for_noise_generators(victim: TargetModel, tmp_path: Path) -> None:
     torch.manual_seed(0)
     generator = Generator(width=8, depth=1, noise=2).eval()
     for name, parameter in generator.named_parameters():
@@ -158,7 +158,9 @@ def test_a_seed_decides_what_a_generator_that_takes_noise_answers(victim: Target
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_processes_share_cells_and_the_main_one_has_them_all(victim: TargetModel, tmp_path: Path, fresh: bool) -> None:
+def test_processes_share_work_and_main_process_has_all_results(
+    victim: TargetModel, tmp_path: Path, fresh: bool
+) -> None:
     specs = [(FGSM, 0.1), (DEEPFOOL, 0.1), (NOISE, 0.1), (FGSM, 0.2), (DEEPFOOL, 0.2), (NOISE, 0.2)]
     todo = [
         {"spec": spec, "victim": victim, "threat": Threat("l2", eps), "y_target": None, "seed": 0, "generator": None}
@@ -184,7 +186,7 @@ def test_processes_share_cells_and_the_main_one_has_them_all(victim: TargetModel
     assert all(same(one, result) for one, result in zip(alone, results, strict=True))
 
 
-def test_a_failure_is_tried_again(victim: TargetModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_result_is_not_cached(victim: TargetModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(model: Any, x: Any, y: Any, **settings: Any) -> Any:
         raise RuntimeError("out of memory")
 
@@ -204,6 +206,6 @@ def test_a_failure_is_tried_again(victim: TargetModel, tmp_path: Path, monkeypat
         ('"""One."""\n\ndef f(x):\n    """Doubles."""\n    return 3 * x\n', False),
     ],
 )
-def test_kept_results_depend_on_code_and_not_on_comments(change: str, same: bool) -> None:
+def test_code_digest_ignores_comments(change: str, same: bool) -> None:
     code = '"""One."""\n\n\ndef f(x):\n    """Twice."""\n    return 2 * x\n'
     assert (code_digest(change) == code_digest(code)) == same
