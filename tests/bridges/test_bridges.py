@@ -1,4 +1,4 @@
-"""Our attack in other libraries' words, and theirs in ours: against the real packages."""
+"""Bridges to and from foolbox, torchattacks and ART, against the real packages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def small(**kind: Any) -> Generator:
 
 
 @pytest.mark.parametrize("kind", [{}, {"norm": "l2", "eps": 2.0}, {"y_target": 1}, {"classes": 3}])
-def test_ours_in_their_words_is_one_pass(kind: dict[str, Any], model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+def test_generator_in_other_libraries_is_one_pass(
+    kind: dict[str, Any], model: nn.Module, bars: tuple[Tensor, Tensor]
+) -> None:
     generator, (x, y) = small(**kind), bars
     wanted = generator.perturb(x)
     assert torch.equal(ForTorchattacks(model, generator)(x, y), wanted)
@@ -79,7 +81,7 @@ def in_art(model: nn.Module, limits: tuple[float, float] | None = (0, 1)) -> Any
     return art.PyTorchClassifier(model, loss, (1, 28, 28), 3, clip_values=limits, device_type="cpu")
 
 
-def test_a_smaller_radius(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+def test_generator_in_other_libraries_with_smaller_eps(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     generator, (x, y) = small(), bars
     assert torch.equal(ForTorchattacks(model, generator, eps=0.1)(x, y), generator.perturb(x, eps=0.1))
     attack = ForArt(in_art(model), generator)
@@ -88,7 +90,7 @@ def test_a_smaller_radius(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None
     assert "eps=0.1" in repr(attack)
 
 
-def test_every_targeted_mode_of_torchattacks(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+def test_targeted_modes_of_torchattacks(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     generator, (x, y) = small(classes=3), bars
     attack, least = ForTorchattacks(model, generator), model(x).argmin(1)
     for mode, aims in {
@@ -118,7 +120,7 @@ def test_targets_of_foolbox_and_art(model: nn.Module, bars: tuple[Tensor, Tensor
         assert torch.equal(torch.from_numpy(attack.generate(x=x.numpy(), y=words)), generator.perturb(x, aims))
 
 
-def test_what_a_generator_was_not_made_for(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+def test_unsupported_targets_raise(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     plain, of_one, (x, y) = small(), small(y_target=1), bars
     with pytest.raises(InputError, match="trained untargeted, expected one with classes or a y_target"):
         ForTorchattacks(model, plain).set_mode_targeted_by_label()
@@ -151,7 +153,7 @@ def test_what_a_generator_was_not_made_for(model: nn.Module, bars: tuple[Tensor,
 
 
 @pytest.mark.parametrize("word", ONE_STEP.values())
-def test_one_step_of_theirs_is_one_step_of_ours(word: str) -> None:
+def test_one_step_equals_fgsm(word: str) -> None:
     model, x = conv_net(), images(24)  # not so sure that theirs lose the gradient
     y = own_labels(model, x)
     ours, theirs = fgsm(model, x, y, eps=0.2), make_attack(word, model, BALL)(x, y)
@@ -170,7 +172,7 @@ def test_one_step_of_theirs_is_one_step_of_ours(word: str) -> None:
     ],
 )
 @pytest.mark.parametrize("targeted", [False, True])
-def test_ten_steps_of_theirs_are_ten_of_ours(word: str, targeted: bool) -> None:
+def test_ten_steps_match_ifgsm(word: str, targeted: bool) -> None:
     model, x, ball = conv_net(), images(24), Threat("linf", 0.1, targeted)
     y_target = int(model(x).topk(2).indices[:, 1].mode().values) if targeted else None  # not far for most
     y = own_labels(model, x)
@@ -184,7 +186,7 @@ def test_ten_steps_of_theirs_are_ten_of_ours(word: str, targeted: bool) -> None:
     assert (ours - theirs).abs().mean() < 1e-4  # a sign may flip where the gradient is nearly zero
 
 
-def test_the_strongest_turns_what_one_step_turns() -> None:
+def test_autoattack_succeeds_where_fgsm_does() -> None:
     model, x, ball = conv_net(), images(8), Threat("linf", 0.3)
     y = own_labels(model, x)
     found = make_attack("torchattacks:AutoAttack", model, ball)(x, y)
@@ -214,7 +216,7 @@ def test_the_strongest_turns_what_one_step_turns() -> None:
         ("art:SquareAttack", "bounded", None, False, "scores"),
     ],
 )
-def test_what_is_known_of_an_attack(word: str, protocol: str, norm: str | None, targeted: bool, access: str) -> None:
+def test_declared_kind_norm_and_access(word: str, protocol: str, norm: str | None, targeted: bool, access: str) -> None:
     spec = parse_attack(word)
     attack = spec.attack
     assert (attack.protocol, attack.norm, attack.targeted, attack.access) == (protocol, norm, targeted, access)
@@ -226,7 +228,7 @@ def test_what_is_known_of_an_attack(word: str, protocol: str, norm: str | None, 
     ("text", "found"),
     [("true", True), ("None", None), ("10", 10), ("0.5", 0.5), ("8/255", 8 / 255), ("1e-3", 1e-3), ("dlr", "dlr")],
 )
-def test_settings_are_what_they_look_like(text: str, found: object) -> None:
+def test_setting_values_are_parsed_by_type(text: str, found: object) -> None:
     assert value(text) == found
     assert type(value(text)) is type(found)
 
@@ -254,13 +256,15 @@ def test_settings_are_what_they_look_like(text: str, found: object) -> None:
         ("foolbox:BoundaryAttack@naive", BALL, "has no such view"),
     ],
 )
-def test_what_cannot_be(word: str, threat: Threat, message: str, model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+def test_invalid_combinations_raise(
+    word: str, threat: Threat, message: str, model: nn.Module, bars: tuple[Tensor, Tensor]
+) -> None:
     with pytest.raises(InputError, match=message):
         make_attack(word, model, threat, 1 if threat.targeted else None)(bars[0][:0], bars[1][:0])
 
 
 @pytest.mark.parametrize("library", ONE_STEP)
-def test_a_library_that_is_not_there(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_names_install_command(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == library]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"advgan.bridges.{library}")
@@ -276,7 +280,7 @@ def test_a_library_that_is_not_there(library: str, monkeypatch: pytest.MonkeyPat
         "art:ProjectedGradientDescent:max_iter=2:num_random_init=1",
     ],
 )
-def test_chance_is_the_rngs_and_nothing_is_left_behind(
+def test_randomness_depends_on_given_rng_and_state_is_restored(
     word: str, model: nn.Module, bars: tuple[Tensor, Tensor]
 ) -> None:
     x, y = bars
@@ -297,7 +301,7 @@ def test_chance_is_the_rngs_and_nothing_is_left_behind(
     weight.grad = None
 
 
-def test_an_attack_that_leaves_the_ball_is_a_failed_row(
+def test_violation_gives_failed_row(
     model: nn.Module, bars: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = torchattacks.FGSM.forward
@@ -308,7 +312,7 @@ def test_an_attack_that_leaves_the_ball_is_a_failed_row(
     assert "exceeds eps 0.2" in row["violations"][0]
 
 
-def test_a_model_that_only_answers(bars: tuple[Tensor, Tensor]) -> None:
+def test_black_box_model(bars: tuple[Tensor, Tensor]) -> None:
     def answers(x: Tensor) -> np.ndarray:
         return np.eye(3)[(x.numpy().mean((1, 2, 3)) > 0.25).astype(int)]
 
@@ -320,7 +324,7 @@ def test_a_model_that_only_answers(bars: tuple[Tensor, Tensor]) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_side_by_side_in_one_table(
+def test_comparison_across_libraries(
     digits: Path, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["fgsm", "foolbox:L2DeepFoolAttack:steps=5", "torchattacks:APGD:steps=3", "art:FastGradientMethod"]
@@ -346,7 +350,7 @@ def test_side_by_side_in_one_table(
     assert all(word in shown for word in words)
 
 
-def test_what_needs_gradients_of_a_model_that_only_answers_is_a_failed_row(digits: Path, tmp_path: Path) -> None:
+def test_gradient_attack_on_black_box_is_failed_row(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "box.py").write_text(
         "import numpy as np\n"
         "from advgan.classifiers import BlackBox\n"

@@ -1,4 +1,4 @@
-"""A black box counts what it is asked, keeps to its budget, believes no answer unchecked, and gives no gradient."""
+"""BlackBox: query counting and budget, validation of outputs, no gradient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIX = torch.linspace(0, 1, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4)
 
 
 def brightness(x: Tensor) -> np.ndarray:
-    """Two classes, dark and bright: an answer that knows no autograd."""
+    """Two classes, dark and bright, as numpy probabilities without autograd."""
     bright = x.numpy().mean((1, 2, 3))
     return np.stack([1 - bright, bright], 1)
 
@@ -39,7 +39,7 @@ def bars(digits: Path) -> tuple[Tensor, Tensor]:
     return next(load_data("folder", digits).test.batches(24))
 
 
-def test_it_answers_with_log_probabilities_in_parts_and_counts_images() -> None:
+def test_log_probabilities_in_batches_and_query_count() -> None:
     sizes: list[int] = []
     box = BlackBox(lambda x: sizes.append(len(x)) or brightness(x), 2, batch_size=4)
     logits = box(SIX)
@@ -52,14 +52,14 @@ def test_it_answers_with_log_probabilities_in_parts_and_counts_images() -> None:
     assert box.queries == 12
 
 
-def test_of_labels_the_rest_is_the_floor() -> None:
+def test_labels_become_floored_one_hot_log_probabilities() -> None:
     box = BlackBox(lambda x: brightness(x).argmax(1), 2, "labels")
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
     assert torch.equal(box.ask(SIX), nn.functional.one_hot(labels, 2).float())
     assert set(box(SIX).flatten().tolist()) == {0.0, torch.tensor(FLOOR).log().item()}
 
 
-def test_the_budget_is_kept_before_anything_is_asked_and_nothing_is_lost() -> None:
+def test_query_budget_is_checked_before_the_query() -> None:
     sizes: list[int] = []
     box = BlackBox(lambda x: sizes.append(len(x)) or brightness(x), 2, budget=10, batch_size=4)
     box(SIX)
@@ -88,7 +88,7 @@ def test_the_budget_is_kept_before_anything_is_asked_and_nothing_is_lost() -> No
         (lambda x: torch.zeros(len(x), 2, dtype=torch.long), "labels", r"labels of shape \(6,\), got \(6, 2\)"),
     ],
 )
-def test_an_answer_that_is_none_is_named_and_counts(answer: Any, answers: Any, message: str) -> None:
+def test_invalid_output_raises_and_counts_as_query(answer: Any, answers: Any, message: str) -> None:
     box = BlackBox(answer, 2, answers)
     with pytest.raises(InputError, match=message):
         box(SIX)
@@ -106,12 +106,12 @@ def test_an_answer_that_is_none_is_named_and_counts(answer: Any, answers: Any, m
         ({"answer": 3}, "plain callable"),
     ],
 )
-def test_what_it_cannot_be_made_of(given: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         BlackBox(**{"answer": brightness, "num_classes": 2, **given})
 
 
-def test_around_a_model_it_says_the_same_and_shows_no_weights(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+def test_black_box_of_model_has_same_outputs_and_no_weights(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     x, _ = bars
     box, decisions = BlackBox.of(target.train(), 3), BlackBox.of(target, 3, "labels")
     says = target.eval()(x)
@@ -126,13 +126,13 @@ def test_around_a_model_it_says_the_same_and_shows_no_weights(target: nn.Module,
 @pytest.mark.parametrize(
     "attack", [fgsm, ifgsm, mifgsm, pgd, apgd, deepfool, carlini_wagner, lbfgs, jsma], ids=lambda a: a.__name__
 )
-def test_an_attack_by_gradients_is_told_so(attack: Any, target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+def test_gradient_attack_raises(attack: Any, target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     x, y = (part[:4] for part in bars)
     with pytest.raises(InputError, match="passes no gradient to its input"):
         attack(BlackBox.of(target, 3), x, y, eps=0.3)
 
 
-def test_attacks_by_scores_and_decisions_run_on_it(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+def test_score_and_decision_attacks_run(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     x, y = (part[:4] for part in bars)
     box, rng = BlackBox.of(target, 3), torch.Generator().manual_seed(0)
     x_adv = square(box, x, y, eps=0.5, queries=20, rng=rng)
@@ -143,7 +143,7 @@ def test_attacks_by_scores_and_decisions_run_on_it(target: nn.Module, bars: tupl
     assert (few(x_adv).argmax(1) != y).all()
 
 
-def test_the_harness_takes_it_for_a_target(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+def test_evaluate_on_black_box(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     (x, y), threat = bars, Threat("linf", 0.5)
     box, rng = BlackBox.of(target, 3), torch.Generator().manual_seed(0)
     plain = evaluate(make_attack("noise-sign", target, threat, rng=rng.manual_seed(1)), target, x, y, threat).row
@@ -157,7 +157,7 @@ def test_the_harness_takes_it_for_a_target(target: nn.Module, bars: tuple[Tensor
     assert spent.queries <= 60
 
 
-def test_what_needs_gradients_refuses_it() -> None:
+def test_require_gradients_raises() -> None:
     require_gradients(torch.nn.Linear(2, 2))
     with pytest.raises(InputError, match="the black box only answers queries, without a gradient"):
         require_gradients(BlackBox(lambda x: x, 2))

@@ -1,4 +1,4 @@
-"""Models whose answers are no logits, depend on the batch, or have no gradient; and models that change their input."""
+"""check_target: outputs other than logits, batch dependence, no gradient, and in-place changes of the input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ X = 0.45 + 0.1 * Y.view(-1, 1, 1, 1) + 0.02 * torch.rand(20, 3, 8, 8, generator=
 
 
 class Mean(nn.Module):
-    """`outputs` of f = scale (mean - 0.5): light is class 1, exactly."""
+    """`outputs` of f = scale (mean - 0.5): light images are class 1."""
 
     image_shape = (3, 8, 8)
     name = "mean"
@@ -54,7 +54,7 @@ SIGMOIDS = {
 
 
 @pytest.mark.parametrize("outputs", SIGMOIDS.values(), ids=SIGMOIDS)
-def test_one_probability_is_not_taken_for_a_logit(outputs: Any) -> None:
+def test_single_probability_is_refused(outputs: Any) -> None:
     model = Mean(outputs).eval()
     with pytest.raises(InputError, match=r"one probability per image \(a sigmoid.*torch.logit\(p, eps=1e-6\)"):
         check_target(model, X[:8], 2)
@@ -70,7 +70,7 @@ def test_one_probability_is_not_taken_for_a_logit(outputs: Any) -> None:
 
 @pytest.mark.parametrize("attack", [fgsm, pgd, deepfool, jsma, lbfgs, carlini_wagner, square])
 @pytest.mark.parametrize("behind", [lambda model: model, lambda model: defend(model, "bit-depth")])
-def test_attack_functions_refuse_a_softmax(attack: Any, behind: Any) -> None:
+def test_attacks_refuse_softmax_outputs(attack: Any, behind: Any) -> None:
     model = behind(Mean(lambda f: torch.stack([-f, f], 1).softmax(1))).eval()
     radius = {} if attack in (deepfool, jsma, lbfgs, carlini_wagner) else {"eps": 0.1}
     with pytest.raises(InputError, match="answers with probabilities"):
@@ -78,7 +78,7 @@ def test_attack_functions_refuse_a_softmax(attack: Any, behind: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
-def test_one_log_probability_is_not_taken_for_a_logit(shape: tuple[int, ...]) -> None:
+def test_single_log_probability_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"never above 0 \(a log-probability\?.*leave out its logsigmoid"):
         check_target(Mean(lambda f: nn.functional.logsigmoid(f).reshape(shape)).eval(), X[:8], 2)
 
@@ -99,7 +99,7 @@ def test_one_log_probability_is_not_taken_for_a_logit(shape: tuple[int, ...]) ->
         (lambda f: torch.stack([1 - f.sigmoid(), f.sigmoid()], 1), "rows sum to 1"),
     ],
 )
-def test_probabilities_of_several_classes_are_refused_by_evaluate_too(outputs: Any, message: str) -> None:
+def test_probability_vectors_are_refused(outputs: Any, message: str) -> None:
     model = Mean(outputs).eval()
     k = outputs(torch.zeros(1)).shape[1]
     with pytest.raises(InputError, match=message):
@@ -119,7 +119,7 @@ def test_probabilities_of_several_classes_are_refused_by_evaluate_too(outputs: A
         lambda f: torch.stack([f, f + 3], 1).relu() / 100,
     ],
 )
-def test_logits_that_happen_to_lie_in_the_unit_interval_are_taken(outputs: Any) -> None:
+def test_logits_in_unit_interval_are_accepted(outputs: Any) -> None:
     assert check_target(Mean(outputs).eval(), X[:8], 2)(X).shape == (20, 2)
 
 
@@ -127,7 +127,7 @@ def test_logits_that_happen_to_lie_in_the_unit_interval_are_taken(outputs: Any) 
 
 
 @pytest.mark.parametrize("outputs", [lambda f: f, lambda f: f[:, None]], ids=["flat", "column"])
-def test_one_logit_is_right_wrapped_and_refused_bare(outputs: Any) -> None:
+def test_single_logit_is_accepted_only_wrapped(outputs: Any) -> None:
     model = Mean(outputs).eval()
     wrapped = check_target(model, X[:8], 2)
     assert not any(module.training for module in wrapped.modules())
@@ -140,7 +140,7 @@ def test_one_logit_is_right_wrapped_and_refused_bare(outputs: Any) -> None:
     assert check_target(Mean(outputs).train(), X[:8], 2).training
 
 
-def test_a_wrapped_model_keeps_its_name_and_images() -> None:
+def test_binary_logit_keeps_name_and_image_shape() -> None:
     wrapped: Any = BinaryLogit(Mean(lambda f: f))
     assert (wrapped.name, wrapped.image_shape, wrapped.num_classes) == ("mean", (3, 8, 8), 2)
 
@@ -177,7 +177,7 @@ class BatchWide(Mean):
 @pytest.mark.parametrize(
     "kind", ["batchnorm2d", "batchnorm1d", "softmax", "mean", "reshape", "saturated softmax", "range"]
 )
-def test_an_answer_that_depends_on_the_batch_is_refused(kind: str) -> None:
+def test_batch_dependent_logits_are_refused(kind: str) -> None:
     model = BatchWide(kind).eval()
     message = "depends on the batch|one at a time"
     with pytest.raises(InputError, match=message):
@@ -186,7 +186,7 @@ def test_an_answer_that_depends_on_the_batch_is_refused(kind: str) -> None:
         row("noise-sign", model)
 
 
-def test_a_small_dependence_is_a_warning_and_none_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_small_batch_dependence_warns(capsys: pytest.CaptureFixture[str]) -> None:
     class Scaled(Mean):  # as int8 activations are, by the largest value of the batch
         def forward(self, x: Tensor) -> Tensor:
             step = x.max() / 127
@@ -198,7 +198,7 @@ def test_a_small_dependence_is_a_warning_and_none_is_silent(capsys: pytest.Captu
     assert capsys.readouterr().err.startswith("warning: the target's logits of one image differ by")
 
 
-def test_a_black_box_that_depends_on_the_batch_is_found_by_five_images() -> None:
+def test_batch_dependence_of_black_box_costs_five_queries() -> None:
     asked: list[int] = []
 
     def answer(x: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class InPlace(Mean):
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd:steps=3", "square:queries=30", "deepfool", "hopskipjump:steps=1"])
-def test_a_model_that_changes_its_input_gives_the_same_figures_and_leaves_the_images_alone(attack: str) -> None:
+def test_in_place_model_gives_same_metrics_and_keeps_images(attack: str) -> None:
     class Copying(InPlace):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.clone())
@@ -239,7 +239,7 @@ def test_a_model_that_changes_its_input_gives_the_same_figures_and_leaves_the_im
 
 
 @pytest.mark.parametrize("word", ["bit-depth", "median", "noisy-gradients"])
-def test_a_defended_model_that_changes_its_input_gives_the_same_figures(word: str) -> None:
+def test_defended_in_place_model_gives_same_metrics(word: str) -> None:
     class Copying(InPlace):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.clone())
@@ -251,7 +251,7 @@ def test_a_defended_model_that_changes_its_input_gives_the_same_figures(word: st
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("attack", ["fgsm", "pgd:steps=3"])
-def test_models_of_other_precision_are_measured(dtype: torch.dtype, attack: str) -> None:
+def test_other_precisions_give_same_metrics(dtype: torch.dtype, attack: str) -> None:
     figures = row(attack, Mean(lambda f: torch.stack([-f, f], 1).to(dtype)).eval())
     exact = row(attack, Mean().eval())
     assert [figures[key] for key in ("status", "clean_accuracy", "asr")] == [
@@ -263,7 +263,7 @@ def test_models_of_other_precision_are_measured(dtype: torch.dtype, attack: str)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_logits_that_are_not_finite_for_some_images_fail_the_row(value: float) -> None:
+def test_non_finite_clean_logits_fail_the_row(value: float) -> None:
     model = Mean(lambda f: torch.stack([-f, torch.where(f > 2.0, value, f)], 1)).eval()
     result = row("noise-sign", model)
     assert result["status"].startswith("failed: the target answers with NaN or infinity for ")
@@ -271,7 +271,7 @@ def test_logits_that_are_not_finite_for_some_images_fail_the_row(value: float) -
     assert result["asr"] is None
 
 
-def test_logits_that_are_not_finite_at_adversarial_images_alone_fail_the_row() -> None:
+def test_non_finite_adversarial_logits_fail_the_row() -> None:
     model = Mean(lambda f: torch.stack([-f, torch.where(f.abs() > 3.5, torch.nan, f)], 1)).eval()
     brighter = evaluate(lambda x, y: x + 0.1 * y.view(-1, 1, 1, 1), model, X, Y, THREAT).row
     assert "NaN or infinity for 10 of 20 adversarial images" in brighter["status"]
@@ -304,7 +304,7 @@ class Rounding(Mean):
 
 
 @pytest.mark.parametrize("kind", [Detached, Argmax, Inference])
-def test_a_model_without_gradients_is_attacked_by_queries_alone(kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_without_gradient_is_attacked_by_queries(kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
     model = check_target(kind().eval(), X[:8], 2)
     assert "warning: the model passes no gradient to its input" in capsys.readouterr().err
     assert is_black_box(model)
@@ -316,7 +316,7 @@ def test_a_model_without_gradients_is_attacked_by_queries_alone(kind: Any, capsy
 
 
 @pytest.mark.parametrize("kind", [Mean, Rounding])
-def test_gradients_of_zero_are_gradients(kind: Any) -> None:
+def test_zero_gradient_is_accepted(kind: Any) -> None:
     model = kind().eval()
     assert gradient_fault(model, X) is None
     require_gradients(model)
@@ -324,7 +324,7 @@ def test_gradients_of_zero_are_gradients(kind: Any) -> None:
         assert gradient_fault(model, X) is None
 
 
-def test_a_quantised_model_is_attacked_by_queries_alone() -> None:
+def test_quantized_model_is_attacked_by_queries() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([[-40.0], [40.0]]).expand(2, 192) / 192)
@@ -337,7 +337,7 @@ def test_a_quantised_model_is_attacked_by_queries_alone() -> None:
 
 
 @pytest.mark.parametrize("attack", [fgsm, pgd, deepfool, carlini_wagner, lbfgs, jsma, noise_sign])
-def test_attacks_compute_gradients_whatever_the_caller_has_switched_off(attack: Any) -> None:
+def test_attacks_work_under_no_grad_and_inference_mode(attack: Any) -> None:
     model, settings = Mean().eval(), {"eps": 0.1}
     rng = torch.Generator()
     expected = attack(model, X[:4], Y[:4], rng=rng.manual_seed(0), **settings)
@@ -347,7 +347,7 @@ def test_attacks_compute_gradients_whatever_the_caller_has_switched_off(attack: 
         assert torch.equal(x_adv, expected)
 
 
-def test_training_mode_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_mode_warns_and_raises(capsys: pytest.CaptureFixture[str]) -> None:
     model = nn.Sequential(nn.Dropout(), Mean())
     check_target(model, X[:8], 2)
     assert "warning: the model is in training mode (Dropout) and is checked in eval mode" in capsys.readouterr().err
@@ -357,7 +357,7 @@ def test_training_mode_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("convert", [torch.jit.script, lambda m: torch.jit.freeze(torch.jit.script(m))])
-def test_a_torchscript_module_is_attacked_after_check_target_and_refused_before(convert: Any) -> None:
+def test_torchscript_module_needs_check_target(convert: Any) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval()
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([[-40.0], [40.0]]).expand(2, 192) / 192)

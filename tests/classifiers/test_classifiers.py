@@ -1,4 +1,4 @@
-"""Targets: the published layers, gradients that reach every pixel, weights that come and go, guards that speak."""
+"""Built-in classifiers: published layers, gradients at every pixel, saved and loaded weights, check_target."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ SMALL = ["mnist-a", "mnist-b", "mnist-c", "mnist-tutorial", "mnist-small", "cifa
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_parameters_are_the_published_ones(name):
+def test_parameter_counts_match_publications(name):
     assert sum(p.numel() for p in build_target(name).parameters()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
-def test_mnist_layers_are_the_published_ones(name):
+def test_mnist_layers_match_publications(name):
     layers = list(build_target(name).modules())
     assert [tuple(m.weight.shape) for m in layers if isinstance(m, nn.Conv2d | nn.Linear)] == WEIGHTED[name]
     assert [m.p for m in layers if isinstance(m, nn.Dropout)] == DROPOUT[name]
 
 
 @pytest.mark.parametrize("depth", [20, 32])
-def test_resnet_parameter_names_are_those_of_public_weights(depth):
+def test_resnet_parameter_names_match_public_weights(depth):
     names = {"conv1.weight", "linear.weight", "linear.bias"}
     norms = ["bn1"]
     for layer in (1, 2, 3):
@@ -73,7 +73,7 @@ def test_resnet_parameter_names_are_those_of_public_weights(depth):
     assert sum(k.endswith("conv1.weight") or k.endswith("conv2.weight") for k in state) + 1 == depth
 
 
-def test_resnet_shortcut_drops_pixels_and_adds_zero_channels():
+def test_resnet_shortcut_subsamples_and_pads_channels():
     block = build_target("cifar-resnet20").layer2[0].eval()
     with torch.no_grad():
         block.bn2.weight.zero_()  # leaves the shortcut alone
@@ -85,7 +85,7 @@ def test_resnet_shortcut_drops_pixels_and_adds_zero_channels():
     assert not y[:, 24:].any()
 
 
-def test_resnet_normalises_inside():
+def test_resnet_normalizes_inside():
     net = build_target("cifar-resnet20").eval()
     seen = []
     net.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -97,7 +97,7 @@ def test_resnet_normalises_inside():
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
-def test_any_image_comes_in_and_a_gradient_goes_out_to_every_pixel(name, shape):
+def test_any_image_shape_and_gradient_at_every_pixel(name, shape):
     torch.manual_seed(0)
     net = build_target(name, shape, 7).eval()
     x = torch.rand(4, *shape)
@@ -112,7 +112,7 @@ def test_any_image_comes_in_and_a_gradient_goes_out_to_every_pixel(name, shape):
 
 
 @pytest.mark.parametrize("name", ["mnist-b", "mnist-c", "cifar-resnet20"])
-def test_memory_format_is_the_targets_own_business(name):
+def test_output_is_independent_of_memory_format(name):
     torch.manual_seed(0)
     net = build_target(name, (3, 28, 28)).eval()
     x = torch.rand(2, 3, 28, 28)
@@ -124,7 +124,7 @@ def test_memory_format_is_the_targets_own_business(name):
 
 
 @pytest.mark.parametrize("name", ["mnist-c", "cifar-resnet20"])
-def test_a_small_net_of_each_family_learns(name):
+def test_each_family_learns(name):
     torch.manual_seed(0)
     net, y = build_target(name, (1, 16, 16), 3), torch.arange(30) % 3
     x = torch.rand(30, 1, 16, 16) * 0.5
@@ -149,7 +149,7 @@ def test_a_small_net_of_each_family_learns(name):
         (("cifar-resnet20", (3, 32, 32), 1), "needs at least 2 classes, got 1"),
     ],
 )
-def test_what_cannot_be_built_is_told(arguments, message):
+def test_invalid_build_arguments_raise(arguments, message):
     with pytest.raises(InputError, match=message):
         build_target(*arguments)
 
@@ -159,7 +159,7 @@ def test_what_cannot_be_built_is_told(arguments, message):
 
 @pytest.fixture
 def saved(tmp_path):
-    """A saved target of unusual shapes, whose batch norm has statistics, and its directory."""
+    """A saved classifier with an unusual shape and batch-norm statistics, and its directory."""
     torch.manual_seed(1)
     net = build_target("cifar-resnet20", (1, 12, 10), 4)
     net(torch.rand(8, 1, 12, 10))
@@ -168,7 +168,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["", "classifier", "classifier/model.safetensors"])
-def test_saved_and_loaded_answers_alike(saved, where):
+def test_save_and_load_keep_logits(saved, where):
     net, run = saved
     loaded = load_target("cifar-resnet20", run / where)
     x = torch.rand(3, 1, 12, 10)
@@ -180,7 +180,7 @@ def test_saved_and_loaded_answers_alike(saved, where):
     assert (run / "classifier" / "README.md").read_text() == "# a card\n"
 
 
-def test_saving_replaces_whole_directories(saved):
+def test_saving_replaces_directory(saved):
     _, run = saved
     save_target(build_target("mnist-c"), run / "classifier", "# another\n")
     assert load_target("mnist-c", run).name == "mnist-c"
@@ -188,8 +188,8 @@ def test_saving_replaces_whole_directories(saved):
 
 
 @pytest.mark.parametrize("form", ["safetensors", "pt", "nested", "half"])
-def test_weights_of_others_load_as_they_are(tmp_path, form):
-    """Without config.json or BatchNorm's counters; pickled, from DataParallel, in half precision."""
+def test_third_party_weight_files_load(tmp_path, form):
+    """Without config.json or batch-norm counters; pickled, from DataParallel, in half precision."""
     torch.manual_seed(2)
     net = build_target("cifar-resnet20").eval()
     state = {k: v.contiguous() for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -207,7 +207,7 @@ def test_weights_of_others_load_as_they_are(tmp_path, form):
     torch.testing.assert_close(loaded(x), net(x), **({"atol": 2e-2, "rtol": 2e-2} if form == "half" else {}))
 
 
-def test_what_cannot_be_loaded_is_told_in_one_line(saved, tmp_path):
+def test_invalid_files_raise_one_line(saved, tmp_path):
     _, run = saved
     file = run / "classifier" / "model.safetensors"
     alone = tmp_path / "alone.safetensors"
@@ -256,7 +256,7 @@ def test_what_cannot_be_loaded_is_told_in_one_line(saved, tmp_path):
         assert "\n" not in str(raised.value)
 
 
-def test_a_saved_target_is_plain_files(saved):
+def test_saved_files_are_json_and_safetensors(saved):
     net, run = saved
     config = json.loads((run / "classifier" / "config.json").read_text())
     assert config == {"name": "cifar-resnet20", "image_shape": [1, 12, 10], "num_classes": 4}
@@ -266,8 +266,8 @@ def test_a_saved_target_is_plain_files(saved):
 # --- guards ---
 
 
-class Answers(nn.Module):
-    """A model whose answer to any images is made by a function."""
+class FunctionModel(nn.Module):
+    """A model whose output is a function of the images."""
 
     def __init__(self, answer):
         super().__init__()
@@ -294,14 +294,14 @@ class Answers(nn.Module):
         (lambda z: z @ torch.ones(5, 5), r"cannot take images of shape \(1, 28, 28\): .*mat1 and mat2"),
     ],
 )
-def test_what_is_no_target_is_told(answer, message):
+def test_check_target_errors(answer, message):
     with pytest.raises(InputError, match=message):
-        check_target(Answers(answer), torch.rand(8, 1, 28, 28), 6)
+        check_target(FunctionModel(answer), torch.rand(8, 1, 28, 28), 6)
 
 
 @pytest.mark.parametrize("answer", [lambda z: z, lambda z: z.log_softmax(1), lambda z: z.relu()])
-def test_a_target_comes_back_itself_and_as_it_was(answer):
-    model = nn.Sequential(Answers(answer), nn.Identity(), nn.BatchNorm1d(6))
+def test_check_target_returns_model_unchanged(answer):
+    model = nn.Sequential(FunctionModel(answer), nn.Identity(), nn.BatchNorm1d(6))
     model.train()
     model[2].eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -313,8 +313,8 @@ def test_a_target_comes_back_itself_and_as_it_was(answer):
 
 
 @pytest.mark.parametrize("answer", [lambda z: z[:, 0], lambda z: z[:, :1]])
-def test_one_logit_becomes_two(answer):
-    model, x = Answers(answer), torch.rand(8, 1, 28, 28)
+def test_check_target_wraps_single_logit(answer):
+    model, x = FunctionModel(answer), torch.rand(8, 1, 28, 28)
     wrapped = check_target(model, x, 2)
     logits = wrapped(x)
     assert logits.shape == (8, 2)
@@ -324,7 +324,7 @@ def test_one_logit_becomes_two(answer):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_built_in_targets_pass_their_own_guards(name):
+def test_built_in_classifiers_pass_check_target(name):
     net = build_target(name)
     x = torch.rand(4, *net.image_shape)
     assert check_target(net, x, 10) is net
@@ -333,7 +333,7 @@ def test_built_in_targets_pass_their_own_guards(name):
         check_target(net, torch.rand(4, 2, 5, 5), 10)
 
 
-def test_the_wide_resnet_answers_and_gives_gradients():
+def test_wide_resnet_forward_and_gradient():
     net, x = build_target("cifar-wrn-34-10", (3, 8, 8)).eval().requires_grad_(False), torch.rand(2, 3, 8, 8)
     logits = net(x.requires_grad_(True))
     assert logits.shape == (2, 10)
@@ -341,7 +341,7 @@ def test_the_wide_resnet_answers_and_gives_gradients():
     assert (x.grad.abs().amax((1, 2, 3)) > 0).all()
 
 
-def test_the_quick_classifier_folds_its_normalisation_into_the_convolutions_when_it_is_not_trained():
+def test_quick_classifier_folds_batch_norm_in_eval_mode():
     torch.manual_seed(0)
     net, x = build_target("quick"), torch.rand(64, 3, 32, 32)
     for _ in range(60):

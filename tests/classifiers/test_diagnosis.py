@@ -1,4 +1,4 @@
-"""check_model: each of the usual faults of a classifier is named, and a sound one has none."""
+"""check_model: each of the usual faults of a classifier is named; a sound classifier has none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ K = 6
 
 
 class Prototypes(nn.Module):
-    """Logits by the distance of an image's mean colour, times `scale`, from K colours, normalised `times` times."""
+    """Logits by the distance of an image's mean color, times `scale`, from K colors, normalized `times` times."""
 
     def __init__(self, times: int = 0, expects: int = 0, scale: float = 1.0, change: Callable[..., Any] | None = None):
         super().__init__()
@@ -80,7 +80,7 @@ class Flip(nn.Module):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_each_fault_is_named_and_no_other(name: str, images: tuple[Tensor, Tensor]) -> None:
+def test_each_fault_is_named_alone(name: str, images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     model, before = MODELS[name](), x.clone()
     modes = [module.training for module in model.modules()]
@@ -92,7 +92,7 @@ def test_each_fault_is_named_and_no_other(name: str, images: tuple[Tensor, Tenso
     assert [module.training for module in model.modules()] == modes
 
 
-def test_a_sound_model_has_no_problem(images: tuple[Tensor, Tensor]) -> None:
+def test_sound_model_has_no_problem(images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     report = advgan.check_model(Prototypes().eval(), x.numpy(), y.numpy())
     assert (report.ok, report.accuracy) == (True, 1.0)
@@ -101,20 +101,20 @@ def test_a_sound_model_has_no_problem(images: tuple[Tensor, Tensor]) -> None:
     assert advgan.check_model(Prototypes(1, 1).eval(), x).accuracy is None
 
 
-def test_images_of_another_range_are_named(images: tuple[Tensor, Tensor]) -> None:
+def test_image_range_is_named(images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     names = [problem.name for problem in advgan.check_model(Prototypes(scale=255.0).eval(), 255 * x, y).problems]
     assert names == ["image range"]
 
 
-def test_several_faults_are_all_named(images: tuple[Tensor, Tensor]) -> None:
+def test_all_of_several_faults_are_named(images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     model = nn.Sequential(Prototypes(0, 1, change=lambda z, x: z.softmax(1)), nn.Dropout(0.5)).train()
     names = [problem.name for problem in advgan.check_model(model, x, y).problems]
     assert names == ["training mode", "softmax output", "missing normalisation"]
 
 
-def test_a_model_without_a_usual_cause_has_a_low_accuracy(images: tuple[Tensor, Tensor]) -> None:
+def test_low_accuracy_without_known_cause(images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     generator = torch.Generator().manual_seed(1)
     (problem,) = advgan.check_model(Prototypes().eval(), x, y[torch.randperm(len(y), generator=generator)]).problems
@@ -122,7 +122,7 @@ def test_a_model_without_a_usual_cause_has_a_low_accuracy(images: tuple[Tensor, 
 
 
 class Limited(nn.Module):
-    """Prototypes for at most `most` images of [0, 1], the logits of images after the first `finite` being NaN."""
+    """Prototypes that accept at most `most` images in [0, 1]; logits after the first `finite` images are NaN."""
 
     def __init__(self, most: int = 1000, finite: int = 1000) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Limited(nn.Module):
         return logits
 
 
-def test_models_that_raise_or_fail_on_later_images_are_reported(images: tuple[Tensor, Tensor]) -> None:
+def test_exceptions_and_non_finite_logits_are_reported(images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     assert advgan.check_model(Limited().eval(), x, y).ok  # it raises for changed images only
     report = advgan.check_model(Limited(most=40).eval(), x, y)
@@ -148,7 +148,7 @@ def test_models_that_raise_or_fail_on_later_images_are_reported(images: tuple[Te
     assert [problem.name for problem in advgan.check_model(fewer, x, y).problems] == ["no logits"]
 
 
-def test_images_with_nan_are_named_and_left_out(images: tuple[Tensor, Tensor]) -> None:
+def test_images_with_nan_are_reported_and_skipped(images: tuple[Tensor, Tensor]) -> None:
     x, y = images[0].clone(), images[1]
     x[3] = float("nan")
     report = advgan.check_model(Prototypes().eval(), x, y)
@@ -156,13 +156,13 @@ def test_images_with_nan_are_named_and_left_out(images: tuple[Tensor, Tensor]) -
     assert report.accuracy == 1
 
 
-def test_images_of_one_class_are_no_fault(images: tuple[Tensor, Tensor]) -> None:
+def test_images_of_one_class(images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     assert advgan.check_model(Prototypes().eval(), x[y == 2], y[y == 2])
     assert not advgan.check_model(Prototypes(change=lambda z, x: z.roll(1, 1)).eval(), x[y == 2], y[y == 2])
 
 
-def test_what_is_no_model_or_no_image_is_refused(images: tuple[Tensor, Tensor]) -> None:
+def test_invalid_arguments_raise(images: tuple[Tensor, Tensor]) -> None:
     x, y = images
     with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got function"):
         advgan.check_model(in_place, x)  # type: ignore[arg-type]

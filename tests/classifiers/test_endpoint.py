@@ -1,4 +1,4 @@
-"""--target http://...: the protocol, and what a service can do wrong. Each service is a thread of this process."""
+"""--target http://...: the HTTP protocol and faulty services. Each service is a thread of this process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Answer = tuple[int, dict[str, str], Any]  # status, headers, what is sent as JSO
 
 @pytest.fixture
 def started() -> Iterator[Callable[[ThreadingHTTPServer], str]]:
-    """Run a server; its address."""
+    """Starts a server and returns its address."""
     running: list[ThreadingHTTPServer] = []
 
     def start(server: ThreadingHTTPServer) -> str:
@@ -54,7 +54,7 @@ def started() -> Iterator[Callable[[ThreadingHTTPServer], str]]:
 
 @pytest.fixture
 def scripted(started: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str]:
-    """A service that describes itself with `about` and gives the answers in turn, the last one ever after."""
+    """A service with description `about` that gives the responses in turn and then repeats the last one."""
 
     def start(*answers: Answer | Callable[[BaseHTTPRequestHandler], None], about: Any = ABOUT) -> str:
         todo = list(answers)
@@ -92,7 +92,7 @@ def scripted(started: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that the client would have waited; it does not."""
+    """The seconds that the client would have waited; nothing is waited for."""
     found: list[float] = []
     own = SimpleNamespace(sleep=found.append, monotonic=time.monotonic)  # the client's alone: other threads sleep too
     monkeypatch.setattr(client, "time", own)
@@ -113,7 +113,7 @@ def right(n: int = 5) -> Answer:
 
 
 @pytest.mark.parametrize("answers", ["probabilities", "logits", "labels"])
-def test_the_reference_service_says_what_its_classifier_says(
+def test_reference_service_returns_outputs_of_its_classifier(
     answers: str, started_service: Callable[..., str], classifier: Path
 ) -> None:
     model, url = load_classifier(str(classifier / "classifier")), started_service(answers, 2)
@@ -128,7 +128,7 @@ def test_the_reference_service_says_what_its_classifier_says(
     assert box.queries == 5
 
 
-def test_images_as_json_are_the_same_images(started_service: Callable[..., str]) -> None:
+def test_json_and_binary_images_are_equal(started_service: Callable[..., str]) -> None:
     url = started_service("logits")
     box, plain = load(url), load(url)
     about = client.Client(url, client.Patience())
@@ -146,7 +146,7 @@ def test_images_as_json_are_the_same_images(started_service: Callable[..., str])
         (json.dumps({"images": [[[[2.0]]]]}).encode(), "application/json", "expected 1 to 250 images"),
     ],
 )
-def test_the_reference_service_refuses_what_are_no_images(
+def test_reference_service_refuses_invalid_images(
     body: bytes, kind: str, message: str, started_service: Callable[..., str]
 ) -> None:
     url = started_service()
@@ -154,7 +154,7 @@ def test_the_reference_service_refuses_what_are_no_images(
         client.Client(url, client.Patience(retries=0)).ask("POST", body, kind, most=1 << 16)
 
 
-def test_images_are_sent_as_json_where_the_service_wants_them_so(scripted: Callable[..., str]) -> None:
+def test_images_are_sent_as_json_on_request(scripted: Callable[..., str]) -> None:
     seen: list[Any] = []
 
     def answer(handler: Any) -> None:
@@ -185,9 +185,7 @@ def test_images_are_sent_as_json_where_the_service_wants_them_so(scripted: Calla
         ((302, {"Location": "http://169.254.0.1/"}, b""), "sends us to 'http://169.254.0.1/', which is not followed"),
     ],
 )
-def test_an_answer_that_is_none_ends_it_and_names_the_service(
-    answer: Answer, message: str, scripted: Callable[..., str]
-) -> None:
+def test_invalid_response_raises_with_address(answer: Answer, message: str, scripted: Callable[..., str]) -> None:
     url = scripted(answer)
     box = load(url)
     with pytest.raises(InputError, match=message) as caught:
@@ -197,7 +195,7 @@ def test_an_answer_that_is_none_ends_it_and_names_the_service(
     assert box.queries == 5
 
 
-def test_what_may_pass_is_tried_again_after_a_while(scripted: Callable[..., str], waits: list[float]) -> None:
+def test_transient_errors_are_retried_with_backoff(scripted: Callable[..., str], waits: list[float]) -> None:
     def hang_up(handler: BaseHTTPRequestHandler) -> None:
         handler.close_connection = True
 
@@ -212,7 +210,7 @@ def test_what_may_pass_is_tried_again_after_a_while(scripted: Callable[..., str]
     assert box.queries == 5, "a question that is asked again is one"
 
 
-def test_a_service_that_stays_silent_is_given_up_and_what_it_was_asked_stays_counted(
+def test_timeout_raises_and_counts_queries(
     scripted: Callable[..., str],
 ) -> None:
     def trickle(handler: BaseHTTPRequestHandler) -> None:  # a byte now and then: no single read waits for long
@@ -233,7 +231,7 @@ def test_a_service_that_stays_silent_is_given_up_and_what_it_was_asked_stays_cou
     assert box.queries == 5
 
 
-def test_it_keeps_to_the_rate(scripted: Callable[..., str], waits: list[float]) -> None:
+def test_rate_limit(scripted: Callable[..., str], waits: list[float]) -> None:
     box = load(f"{scripted(right(2), right(2), right(1), about=ABOUT | {'batch_size': 2})}#rate=4")
     box(X)
     assert len(waits) == 4  # the description, and three questions
@@ -263,14 +261,12 @@ def test_it_keeps_to_the_rate(scripted: Callable[..., str], waits: list[float]) 
         ({"classes": ["a", "b", "\udfff"]}, "classes"),
     ],
 )
-def test_a_service_that_cannot_be_is_said_to_be_none(
-    about: dict[str, Any], message: str, scripted: Callable[..., str]
-) -> None:
+def test_invalid_description_raises(about: dict[str, Any], message: str, scripted: Callable[..., str]) -> None:
     with pytest.raises(InputError, match=message):
         load(scripted(right(), about=ABOUT | about))
 
 
-def test_addresses_and_settings_that_cannot_be(scripted: Callable[..., str]) -> None:
+def test_invalid_address_or_settings_raise(scripted: Callable[..., str]) -> None:
     url = scripted(right())
     with pytest.raises(InputError, match="takes images of 1 x 28 x 28, got 1 x 32 x 32"):
         load(url, image_shape=(1, 32, 32))
@@ -310,9 +306,7 @@ def raw(sent: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
         (b"\x1b]0;PWN\x07\r\n\r\n", "did not answer"),
     ],
 )
-def test_a_damaged_or_hostile_response_is_one_line_without_control_characters(
-    sent: bytes, message: str, scripted: Callable[..., str]
-) -> None:
+def test_hostile_response_gives_one_printable_line(sent: bytes, message: str, scripted: Callable[..., str]) -> None:
     box = load(f"{scripted(raw(sent))}#retries=0:timeout=5")
     with pytest.raises(InputError, match=message) as caught:
         box(X)
@@ -331,7 +325,7 @@ def test_a_damaged_or_hostile_response_is_one_line_without_control_characters(
         ({"answers": "labels"}, {"labels": [[0.2, 0.3, 0.5]] * 5}, r"\.argmax\(1\) makes labels"),
     ],
 )
-def test_an_answer_of_another_kind_is_refused_with_what_makes_it_right(
+def test_response_of_wrong_kind_raises_with_hint(
     about: dict[str, Any], answer: dict[str, Any], message: str, scripted: Callable[..., str]
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -341,7 +335,7 @@ def test_an_answer_of_another_kind_is_refused_with_what_makes_it_right(
 # Where a target stands
 
 
-def test_a_comparison_leaves_out_what_needs_gradients(
+def test_comparison_of_service_skips_gradient_attacks(
     started_service: Callable[..., str], digits: Path, tmp_path: Path
 ) -> None:
     words = ["--dataset", "folder", "--data-dir", digits, "--target", started_service(), "--threads", 1, "--eps", 0.3]
@@ -360,7 +354,7 @@ def substitute_words(url: str, digits: Path, out: Path) -> list[str]:
     return [str(word) for word in words]
 
 
-def test_a_substitute_learns_from_a_service_within_the_budget(
+def test_substitute_of_service_within_query_budget(
     started_service: Callable[..., str], digits: Path, tmp_path: Path
 ) -> None:
     words = substitute_words(started_service("labels"), digits, tmp_path)
@@ -370,7 +364,7 @@ def test_a_substitute_learns_from_a_service_within_the_budget(
     assert json.loads((tmp_path / "training.json").read_text())["queries"] == 40
 
 
-def test_what_a_service_told_before_it_failed_is_kept(
+def test_responses_before_a_failure_are_kept(
     digits: Path, tmp_path: Path, started: Callable[[ThreadingHTTPServer], str], classifier: Path
 ) -> None:
     server = service.serve(load_classifier(str(classifier / "classifier")), "probabilities", 10)
@@ -393,7 +387,7 @@ def test_what_a_service_told_before_it_failed_is_kept(
     assert json.loads((tmp_path / "training.json").read_text())["queries"] == 32 + 8 + 10
 
 
-def test_training_against_a_service_is_refused_and_points_to_the_substitute(
+def test_training_against_service_raises_with_hint(
     started_service: Callable[..., str], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = importlib.import_module("train.advgan")
@@ -405,7 +399,7 @@ def test_training_against_a_service_is_refused_and_points_to_the_substitute(
 
 
 @pytest.mark.program
-def test_the_service_as_a_user_starts_it(classifier: Path) -> None:
+def test_example_service_end_to_end(classifier: Path) -> None:
     words = [sys.executable, "examples/serve.py", "--target", classifier / "classifier", "--port", "0"]
     with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as running:
         try:
@@ -417,7 +411,7 @@ def test_the_service_as_a_user_starts_it(classifier: Path) -> None:
             running.terminate()
 
 
-def test_one_more_box_asks_the_same_service() -> None:
+def test_black_box_of_black_box_shares_the_service() -> None:
     def answer(x: Tensor) -> Tensor:
         return torch.tensor([[0.3, 0.7]]).expand(len(x), 2)
 
@@ -433,7 +427,7 @@ def test_one_more_box_asks_the_same_service() -> None:
         BlackBox.of(BlackBox(lambda x: [0] * len(x), 2, "labels", name="it"), 2)
 
 
-def test_a_service_with_a_protocol_of_its_own_comes_from_a_python_file(tmp_path: Path) -> None:
+def test_black_box_from_python_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from advgan.classifiers import BlackBox\n\n"

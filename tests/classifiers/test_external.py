@@ -1,4 +1,4 @@
-"""Other people's classifiers: each loader against a real small model of its library, and what each of them refuses."""
+"""External classifiers: each loader against a small model of its library, and its errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def frozen(model: nn.Module) -> bool:
 
 @pytest.fixture(scope="module")
 def squeezenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
-    """An untrained squeezenet1_1 of 1000 classes, and the folder that has its weights as a.pt and a.safetensors."""
+    """An untrained squeezenet1_1 of 1000 classes, and the folder with its weights as a.pt and a.safetensors."""
     torch.manual_seed(0)
     model, folder = models.squeezenet1_1().eval(), tmp_path_factory.mktemp("squeezenet")
     torch.save({"model": model.state_dict(), "epoch": 3}, folder / "a.pt")  # as torchvision's own scripts save it
@@ -47,7 +47,7 @@ def squeezenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Pat
 
 
 @pytest.mark.parametrize("file", ["a.pt", "a.safetensors"])
-def test_torchvision_with_weights_of_a_name_normalises_as_they_do(squeezenet, file):
+def test_torchvision_named_weights_bring_their_normalization(squeezenet, file):
     model, folder = squeezenet
     target = load_target("torchvision:squeezenet1_1:IMAGENET1K_V1", folder / file, image_shape=(3, 64, 64))
     x = torch.rand(3, 3, 64, 64)
@@ -61,7 +61,7 @@ def test_torchvision_with_weights_of_a_name_normalises_as_they_do(squeezenet, fi
     assert target.config["name"] == "torchvision:squeezenet1_1:IMAGENET1K_V1"
 
 
-def test_torchvision_without_a_name_of_weights_leaves_images_alone(squeezenet):
+def test_torchvision_without_named_weights_does_not_normalize(squeezenet):
     model, folder = squeezenet
     target = load_target("torchvision:squeezenet1_1", folder / "a.pt")
     x = torch.rand(2, 3, 64, 64)
@@ -69,7 +69,7 @@ def test_torchvision_without_a_name_of_weights_leaves_images_alone(squeezenet):
     assert (target.image_shape, target.classes, target.normalises) == ((3, 224, 224), None, False)
 
 
-def test_the_normalisation_is_part_of_the_fingerprint(squeezenet):
+def test_normalization_is_part_of_fingerprint(squeezenet):
     _, folder = squeezenet
     bare, inside = (
         load_target(f"torchvision:squeezenet1_1{words}", folder / "a.pt", image_shape=(3, 64, 64))
@@ -79,7 +79,7 @@ def test_the_normalisation_is_part_of_the_fingerprint(squeezenet):
     assert fingerprint(defend(bare, "bit-depth")) != fingerprint(defend(inside, "bit-depth"))
 
 
-def test_torchvisions_own_weights_come_by_download(squeezenet, monkeypatch):
+def test_torchvision_published_weights_are_downloaded(squeezenet, monkeypatch):
     model, _ = squeezenet
     asked = []
 
@@ -95,7 +95,7 @@ def test_torchvisions_own_weights_come_by_download(squeezenet, monkeypatch):
     assert asked[0]["check_hash"]
 
 
-def test_a_head_of_the_users_own_classes_behind_published_normalisation(tmp_path):
+def test_torchvision_custom_head_with_published_normalization(tmp_path):
     model = models.mobilenet_v3_small(num_classes=7).eval()
     torch.save(model.state_dict(), tmp_path / "a.pt")
     name = "torchvision:mobilenet_v3_small:DEFAULT"
@@ -106,7 +106,7 @@ def test_a_head_of_the_users_own_classes_behind_published_normalisation(tmp_path
 
 
 @pytest.mark.parametrize(("kind", "weights"), [("googlenet", "IMAGENET1K_V1"), ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")])
-def test_an_untrained_model_is_built_as_torchvision_builds_it_for_its_weights(kind, weights, monkeypatch):
+def test_torchvision_build_matches_published_weights(kind, weights, monkeypatch):
     published = models.get_model_weights(kind)[weights]
     with torch.device("meta"):
         ours = _build(kind, 1000, published)
@@ -119,7 +119,7 @@ def test_an_untrained_model_is_built_as_torchvision_builds_it_for_its_weights(ki
     assert sizes == {k: v.shape for k, v in theirs.state_dict().items()}
 
 
-def test_a_model_of_one_size_says_which(tmp_path):
+def test_fixed_image_size_is_used_and_checked(tmp_path):
     model = models.VisionTransformer(64, 16, 1, 1, 8, 8, num_classes=5)
     file = tmp_path / "vit.py"
     file.write_text(
@@ -137,7 +137,7 @@ def test_a_model_of_one_size_says_which(tmp_path):
         load_target(f"{file}:vit", tmp_path / "a.pt", image_shape=(3, 32, 32))
 
 
-def test_grey_images_are_repeated_for_a_model_of_coloured_ones(squeezenet):
+def test_grey_images_are_repeated_to_three_channels(squeezenet):
     model, folder = squeezenet
     target = load_target("torchvision:squeezenet1_1:DEFAULT", folder / "a.pt", image_shape=(1, 64, 64))
     x = torch.rand(2, 1, 64, 64, requires_grad=True)
@@ -158,7 +158,7 @@ def timm_resnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Pa
     return model, file
 
 
-def test_timm_brings_its_own_normalisation_size_and_names(timm_resnet):
+def test_timm_normalization_size_and_class_names(timm_resnet):
     import timm
 
     model, file = timm_resnet
@@ -171,7 +171,7 @@ def test_timm_brings_its_own_normalisation_size_and_names(timm_resnet):
     assert frozen(target)
 
 
-def test_timm_with_a_head_of_the_users_own_classes(tmp_path):
+def test_timm_custom_head(tmp_path):
     timm = pytest.importorskip("timm")
     model = timm.create_model("test_vit3", num_classes=4).eval()
     torch.save(model.state_dict(), tmp_path / "a.pt")
@@ -185,7 +185,7 @@ def test_timm_with_a_head_of_the_users_own_classes(tmp_path):
         load_target("timm:test_vit3", tmp_path / "a.pt", num_classes=4, image_shape=(3, 32, 32))
 
 
-def test_timms_published_weights_are_asked_for(timm_resnet, monkeypatch):
+def test_timm_published_weights_are_requested(timm_resnet, monkeypatch):
     import timm
 
     model, _ = timm_resnet
@@ -206,7 +206,7 @@ def test_timms_published_weights_are_asked_for(timm_resnet, monkeypatch):
 
 @pytest.fixture(scope="module")
 def hugging(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directories as `save_pretrained` writes them: resnet, vit (which takes 32 x 32 alone), backbone, flipping."""
+    """Directories written by `save_pretrained`: resnet, vit (32 x 32 only), backbone, flipping."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("hf")
@@ -230,7 +230,7 @@ def hugging(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["resnet", "half", "vit"])
-def test_transformers_answer_as_their_processor_and_model_do(hugging, kind):
+def test_transformers_equal_processor_and_model(hugging, kind):
     import transformers
 
     directory = hugging / kind
@@ -246,13 +246,13 @@ def test_transformers_answer_as_their_processor_and_model_do(hugging, kind):
     assert target.classes == (None if kind == "vit" else ("cat", "dog", "green frog, Rana"))
 
 
-def test_a_transformer_with_weights_of_a_file(hugging):
+def test_transformers_with_weights_file(hugging):
     x = torch.rand(2, 3, 32, 32)
     own = load_target(f"hf:{hugging / 'resnet'}", hugging / "half" / "model.safetensors")
     torch.testing.assert_close(own(x), load_target(f"hf:{hugging / 'half'}")(x))
 
 
-def test_what_transformers_cannot_take_is_told(hugging, tmp_path):
+def test_transformers_errors(hugging, tmp_path):
     for arguments, keywords, message in [
         ((f"hf:{hugging / 'backbone'}",), {}, "holds no weights of classifier.1.bias, expected a trained classifier"),
         ((f"hf:{hugging / 'flipping'}",), {}, r"MobileViT\w*\) does more than to rescale and normalise"),
@@ -316,7 +316,7 @@ def file(tmp_path: Path) -> Path:
     sys.modules.pop("beside", None)
 
 
-def test_a_factory_is_called_and_what_it_returns_put_into_eval_mode(file):
+def test_factory_result_is_frozen_in_eval_mode(file):
     path = list(sys.path)
     target = load_target(f"{file}:plain")
     x = torch.rand(4, 1, 28, 28)
@@ -328,18 +328,18 @@ def test_a_factory_is_called_and_what_it_returns_put_into_eval_mode(file):
     torch.testing.assert_close(load_target(f"{file}:net")(x), target(x))  # a model, made already
 
 
-def test_a_factory_is_given_what_it_asks_for(file):
+def test_factory_receives_its_parameters(file):
     assert load_target(f"{file}:sized", image_shape=(1, 12, 12), num_classes=3).model.linear.in_features == 144
 
 
-def test_a_factory_with_weights_of_a_file(file, tmp_path):
+def test_factory_with_weights_file(file, tmp_path):
     linear = nn.Linear(784, 3)
     torch.save({f"module.linear.{k}": v for k, v in linear.state_dict().items()}, tmp_path / "a.pt")
     x = torch.rand(4, 1, 28, 28)
     torch.testing.assert_close(load_target(f"{file}:plain", tmp_path / "a.pt")(x), 2 * linear(x.flatten(1)))
 
 
-def test_the_fingerprint_counts_the_code(file):
+def test_fingerprint_depends_on_code(file):
     before = fingerprint(load_target(f"{file}:plain"))
     assert fingerprint(load_target(f"{file}:plain")) == before
     file.write_text(NET.replace("beside.twice(", "beside.twice(-"))
@@ -357,13 +357,13 @@ def test_the_fingerprint_counts_the_code(file):
         ("Bad", r"cannot take images of shape \(1, 28, 28\): .*net.py, line 35: KeyError: 'logits'"),
     ],
 )
-def test_what_goes_wrong_in_the_file_is_told_with_its_line(file, word, message):
+def test_errors_in_file_are_reported_with_line(file, word, message):
     with pytest.raises(InputError, match=message) as raised:
         load_target(f"{file}:{word}")
     assert (raised.value.__cause__ is not None) == (word not in ("number", "plane"))
 
 
-def test_a_file_that_cannot_be_read_is_told_with_its_line(tmp_path):
+def test_unreadable_file_raises(tmp_path):
     (tmp_path / "a.py").write_text("x = 1\ndef f(:\n")
     with pytest.raises(InputError, match=r"a.py, line 2: SyntaxError"):
         load_target(f"{tmp_path / 'a.py'}:f")
@@ -383,21 +383,21 @@ def test_a_file_that_cannot_be_read_is_told_with_its_line(tmp_path):
         ("net.linear = nn.LazyLinear(3)", r"linear.weight of .*net.py:net is not initialised yet"),
     ],
 )
-def test_what_a_model_says_of_itself_is_checked(file, line, message):
+def test_declared_attributes_are_checked(file, line, message):
     file.write_text(f"{NET}{line}\n")
     with pytest.raises(InputError, match=message):
         load_target(f"{file}:net", image_shape=(1, 28, 28))
 
 
 @pytest.mark.parametrize("answer", ['{"logits": z, "features": x}', "(z,)", "types.SimpleNamespace(logits=z)"])
-def test_logits_are_found_in_what_a_model_answers(file, answer):
+def test_logits_are_extracted_from_output_objects(file, answer):
     body = f"    def forward(self, x):\n        z = super().forward(x)\n        return {answer}\n"
     file.write_text(f"{NET}import types\nclass Wrapped(Net):\n{body}")
     target, x = load_target(f"{file}:Wrapped"), torch.rand(2, 1, 28, 28)
     torch.testing.assert_close(target(x), 2 * target.model.linear(x.flatten(1)))
 
 
-def test_class_names_must_be_as_many_as_logits(file):
+def test_number_of_class_names_must_match_logits(file):
     file.write_text(NET.replace('"middle", ', ""))
     with pytest.raises(InputError, match="has 3 logits, expected as many class names, got 2"):
         load_target(f"{file}:plain")
@@ -406,7 +406,7 @@ def test_class_names_must_be_as_many_as_logits(file):
 # --- all of them ---
 
 
-def test_what_no_source_has_is_told_with_what_is_near(squeezenet, timm_resnet, tmp_path, monkeypatch):
+def test_unknown_names_suggest_alternatives(squeezenet, timm_resnet, tmp_path, monkeypatch):
     def offline(self: Any, **how: Any) -> Any:
         raise OSError("no route to host")
 
@@ -455,7 +455,7 @@ def test_what_no_source_has_is_told_with_what_is_near(squeezenet, timm_resnet, t
         assert "\n" not in str(raised.value)
 
 
-def test_other_peoples_classifiers_stand_behind_defences(squeezenet):
+def test_defense_of_external_classifier(squeezenet):
     _, folder = squeezenet
     name, x = "torchvision:squeezenet1_1:DEFAULT", torch.rand(2, 3, 64, 64)
     plain, behind = (
@@ -466,13 +466,13 @@ def test_other_peoples_classifiers_stand_behind_defences(squeezenet):
     assert behind.config["defenses"] == [{"name": "bit-depth", "settings": {"bits": 3}}]
 
 
-def test_a_missing_package_is_named_with_the_line_to_type(monkeypatch):
+def test_missing_package_names_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"timm is not installed, expected it here: pip install 'advgan\[timm\]'"):
         load_target("timm:resnet18")
 
 
-def test_importing_the_library_imports_none_of_this():
+def test_import_advgan_imports_no_model_library():
     code = (
         "import sys, advgan, advgan.classifiers; heavy = 'timm', 'transformers', 'torchvision', 'onnx', 'onnxruntime'; "
         "print([module for module in heavy if module in sys.modules])"

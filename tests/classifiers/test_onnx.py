@@ -1,4 +1,4 @@
-"""--target model.onnx: onnxruntime answers by queries alone, whatever batch the file was made for."""
+"""--target model.onnx: a black box of onnxruntime, for any batch size of the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def made(
     labels: bool = False,
     external: str = "",
 ) -> str:
-    """A linear classifier of 4 x 4 images, as a file."""
+    """Writes a linear classifier of 4 x 4 images to a file."""
     w = numpy_helper.from_array(weights.astype(helper.tensor_dtype_to_np_dtype(dtype)), "w")
     if external:
         w.ClearField("raw_data")
@@ -65,7 +65,7 @@ def made(
         ({"dtype": TensorProto.DOUBLE}, 1e-5),
     ],
 )
-def test_it_answers_with_the_models_log_probabilities(
+def test_log_probabilities_for_any_batch_size(
     kind: dict[str, Any], tolerance: float, batch: int | str, tmp_path: Path
 ) -> None:
     box = load_classifier(made(tmp_path / "it.onnx", batch=batch, **kind))
@@ -76,7 +76,7 @@ def test_it_answers_with_the_models_log_probabilities(
     assert (box.image_shape, box.num_classes, box.queries) == ((1, 4, 4), 3, 12), "loading asks it nothing that counts"
 
 
-def test_attacks_by_scores_run_and_those_by_gradients_are_told(tmp_path: Path) -> None:
+def test_score_attack_runs_and_gradient_attack_raises(tmp_path: Path) -> None:
     box, rng = load_classifier(made(tmp_path / "it.onnx")), torch.Generator().manual_seed(0)
     y = box(X).argmax(1)
     assert (box(square(box, X, y, eps=0.5, queries=30, rng=rng)).argmax(1) != y).any()
@@ -84,7 +84,7 @@ def test_attacks_by_scores_run_and_those_by_gradients_are_told(tmp_path: Path) -
         fgsm(box, X, y, eps=0.3)
 
 
-def test_its_identity_is_all_that_its_weights_are(tmp_path: Path) -> None:
+def test_identity_depends_on_external_weights(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(W.tobytes())
     path = made(tmp_path / "it.onnx", external="w.bin")
     before = load_classifier(path)
@@ -99,7 +99,7 @@ def test_its_identity_is_all_that_its_weights_are(tmp_path: Path) -> None:
         load_classifier(made(tmp_path / "piped.onnx", external="pipe.bin"))
 
 
-def test_what_cannot_be_a_target_is_named(tmp_path: Path) -> None:
+def test_invalid_files_raise(tmp_path: Path) -> None:
     path = Path(made(tmp_path / "it.onnx"))
     with pytest.raises(InputError, match="takes images of 1 x 4 x 4, got 3 x 4 x 4"):
         load_classifier(str(path), image_shape=(3, 4, 4))
@@ -158,9 +158,7 @@ def save(path: Path, graph: Any, functions: Any = ()) -> str:
 
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("last", ["Sigmoid", "Identity"])
-def test_one_value_is_a_probability_if_it_stays_in_the_unit_interval_else_a_logit(
-    tmp_path: Path, last: str, flat: bool
-) -> None:
+def test_single_output_is_probability_or_logit(tmp_path: Path, last: str, flat: bool) -> None:
     box = load_classifier(one_value(tmp_path / "one.onnx", last, flat=flat))
     p = (X.flatten(1).sum(1) / 4 - 2).sigmoid()
     assert box.num_classes == 2
@@ -168,7 +166,7 @@ def test_one_value_is_a_probability_if_it_stays_in_the_unit_interval_else_a_logi
 
 
 def several(path: Path, values: dict[str, str]) -> str:
-    """z (n, 3) and what is made of it, as outputs of these names."""
+    """z (n, 3) and functions of it, as outputs with these names."""
     nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["z"])]
     nodes += [helper.make_node(kind, ["z"], [name]) for name, kind in values.items()]
     graph = helper.make_graph(
@@ -181,7 +179,7 @@ def several(path: Path, values: dict[str, str]) -> str:
     return save(path, graph)
 
 
-def test_one_of_several_outputs_is_chosen_by_its_name(tmp_path: Path) -> None:
+def test_output_is_chosen_by_name(tmp_path: Path) -> None:
     path = several(tmp_path / "two.onnx", {"features": "Relu", "scores": "Identity"})
     with pytest.raises(
         InputError, match=r"has 2 outputs that may be the scores: .*#output=NAME with one of features .*, "
@@ -197,12 +195,12 @@ def test_one_of_several_outputs_is_chosen_by_its_name(tmp_path: Path) -> None:
             load_classifier(f"{path}#{words}")
 
 
-def test_independent_probabilities_are_refused(tmp_path: Path) -> None:
+def test_independent_probabilities_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="3 independent probabilities per image"):
         load_classifier(several(tmp_path / "it.onnx", {"y": "Sigmoid"}))
 
 
-def test_scores_that_depend_on_the_batch_are_refused(tmp_path: Path) -> None:
+def test_batch_dependent_scores_raise(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),
         helper.make_node("MatMul", ["flat", "w"], ["z"]),
@@ -221,7 +219,7 @@ def test_scores_that_depend_on_the_batch_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["constant", "branch", "function"])
-def test_external_weights_count_wherever_they_are(tmp_path: Path, where: str) -> None:
+def test_identity_covers_external_weights_in_any_node(tmp_path: Path, where: str) -> None:
     w = numpy_helper.from_array(W, "w")
     w.ClearField("raw_data")
     w.data_location = TensorProto.EXTERNAL

@@ -1,4 +1,4 @@
-"""FILE.py:FACTORY: a file gets the modules beside it, its identity covers them, and global switches are put back."""
+"""FILE.py:FACTORY: own helper modules per file, an identity that covers them, global switches restored."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def written(folder: Path, files: dict[str, str]) -> Path:
         ("import importlib\nnet = importlib.import_module('net')", "net", "net.py"),
     ],
 )
-def test_two_files_get_their_own_helpers_of_one_name(tmp_path: Path, imports: str, name: str, helper: str) -> None:
+def test_files_import_their_own_helpers_of_the_same_name(tmp_path: Path, imports: str, name: str, helper: str) -> None:
     before, path = set(sys.modules), list(sys.path)
     for folder, value in (("a", 1.0), ("b", 2.0)):
         text = BUILD.format(imports=imports, name=name)
@@ -69,7 +69,7 @@ def test_two_files_get_their_own_helpers_of_one_name(tmp_path: Path, imports: st
     assert not [key for key in set(sys.modules) - before if key.startswith(("net", "lib", "advgan_target_"))]
 
 
-def test_a_package_is_imported_under_its_own_name_and_relatively(tmp_path: Path) -> None:
+def test_file_in_package_imports_absolutely_and_relatively(tmp_path: Path) -> None:
     for folder, value in (("a", 1.0), ("b", 2.0)):
         written(
             tmp_path / folder,
@@ -86,7 +86,7 @@ def test_a_package_is_imported_under_its_own_name_and_relatively(tmp_path: Path)
     assert (value_of(a), value_of(b)) == (1.0, 2.0)
 
 
-def test_a_helper_comes_before_a_loaded_module_of_its_name_which_stays(tmp_path: Path) -> None:
+def test_helper_takes_precedence_over_loaded_module(tmp_path: Path) -> None:
     other = written(tmp_path / "other", {"net.py": "VALUE = 9.0\n"})
     sys.path.insert(0, str(other))
     try:
@@ -102,7 +102,7 @@ def test_a_helper_comes_before_a_loaded_module_of_its_name_which_stays(tmp_path:
         sys.modules.pop("net", None)
 
 
-def test_an_import_in_forward_finds_its_own_helper(tmp_path: Path) -> None:
+def test_import_in_forward_uses_own_helper(tmp_path: Path) -> None:
     lazy = NET.replace("        f = ", "        import scale\n        f = scale.SCALE * ")
     for folder, value in (("a", 1.0), ("b", 2.0)):
         text = f"{lazy}\ndef build():\n    return Net(1.0)\n"
@@ -111,7 +111,7 @@ def test_an_import_in_forward_finds_its_own_helper(tmp_path: Path) -> None:
     assert (value_of(a), value_of(b), value_of(a)) == (1.0, 2.0, 1.0)
 
 
-def test_a_changed_helper_is_another_model_at_once(tmp_path: Path) -> None:
+def test_changed_helper_is_reloaded(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     written(tmp_path, {"mine.py": BUILD.format(imports="import net", name="net"), "net.py": f"{NET}\nVALUE = 1.0\n"})
     first = load(mine)
@@ -122,7 +122,7 @@ def test_a_changed_helper_is_another_model_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float({})", "torch.tensor({})", "[1, {}]", "{{'t': {}}}"])
-def test_a_number_read_from_elsewhere_is_part_of_the_fingerprint(tmp_path: Path, kind: str) -> None:
+def test_fingerprint_covers_values_read_from_files(tmp_path: Path, kind: str) -> None:
     text = "from pathlib import Path\n" + NET.replace("value\n    def", "value\n        self.t = KIND\n    def")
     text = text.replace("KIND", kind.format("float((Path(__file__).parent / 't.txt').read_text())"))
     written(tmp_path, {"mine.py": f"{text}\ndef build():\n    return Net(1.0)\n", "t.txt": "1"})
@@ -148,7 +148,7 @@ FROM_OUTSIDE = {
 
 
 @pytest.mark.parametrize("kind", FROM_OUTSIDE)
-def test_what_a_model_computes_with_is_part_of_the_fingerprint_wherever_it_lies(
+def test_fingerprint_covers_model_state_in_any_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     text = f"""import json, os
@@ -184,7 +184,7 @@ class Scaled(Net):
     assert fingerprint(other) != fingerprint(one)
 
 
-def test_a_black_box_imports_what_lies_beside_its_file_when_it_is_asked(tmp_path: Path) -> None:
+def test_black_box_imports_own_helper_on_query(tmp_path: Path) -> None:
     text = """
 import numpy as np
 from advgan.classifiers.black_box import BlackBox
@@ -218,7 +218,7 @@ torch.set_default_device("cpu")
 """
 
 
-def test_global_switches_are_put_back(tmp_path: Path) -> None:
+def test_global_switches_are_restored(tmp_path: Path) -> None:
     written(tmp_path, {"mine.py": f"{SWITCHES}{NET}\ndef build():\n    torch.manual_seed(1)\n    return Net(1.0)\n"})
     folder, limit, benchmark = Path.cwd(), sys.getrecursionlimit(), torch.backends.cudnn.benchmark
     torch.manual_seed(7), np.random.seed(7), random.seed(7)
@@ -237,7 +237,7 @@ def test_global_switches_are_put_back(tmp_path: Path) -> None:
     assert torch.equal(x.grad, torch.full_like(x, 0.25))
 
 
-def test_weights_made_under_inference_mode_are_ordinary_ones(tmp_path: Path) -> None:
+def test_weights_created_in_inference_mode_are_normal_tensors(tmp_path: Path) -> None:
     text = f"{NET}\nguard = torch.inference_mode(); guard.__enter__()\ndef build():\n"
     text += (
         "    net = Net(1.0); net.a = net.b = nn.Parameter(torch.tensor(2.0)); net.register_buffer('c', torch.ones(1))\n"
@@ -253,7 +253,7 @@ def test_weights_made_under_inference_mode_are_ordinary_ones(tmp_path: Path) -> 
     model.model.a.mul_(2)
 
 
-def test_destroying_the_inference_guard_of_a_file_keeps_gradients_on(tmp_path: Path) -> None:
+def test_deleting_inference_guard_keeps_gradients_enabled(tmp_path: Path) -> None:
     written(tmp_path, {"mine.py": f"{SWITCHES}{NET}\ndef build():\n    return Net(1.0)\n"})
     target = load(tmp_path / "mine.py")
     del target  # and the file's module with it
@@ -261,7 +261,7 @@ def test_destroying_the_inference_guard_of_a_file_keeps_gradients_on(tmp_path: P
     assert torch.is_grad_enabled()
 
 
-def test_switches_are_put_back_after_an_error_too(tmp_path: Path) -> None:
+def test_switches_are_restored_after_an_error(tmp_path: Path) -> None:
     written(tmp_path, {"mine.py": "import torch\ntorch.set_grad_enabled(False)\nimport no_such_module_beside\n"})
     with pytest.raises(InputError, match=r"mine.py, line 3: ModuleNotFoundError: No module named 'no_such_module"):
         load(tmp_path / "mine.py")
@@ -269,7 +269,7 @@ def test_switches_are_put_back_after_an_error_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["", "[:, None]"])
-def test_one_logit_of_a_file_is_two_logits_and_its_sigmoid_is_refused(tmp_path: Path, column: str) -> None:
+def test_single_logit_is_wrapped_and_sigmoid_refused(tmp_path: Path, column: str) -> None:
     from advgan.classifiers import check_target
 
     head = NET.replace("return torch.stack([-f, f], 1)", f"return f{column}")
@@ -285,7 +285,7 @@ def test_one_logit_of_a_file_is_two_logits_and_its_sigmoid_is_refused(tmp_path: 
         check_target(load(tmp_path / "p.py"), x, 2)
 
 
-def test_a_class_without_an_init_of_its_own_is_a_factory(tmp_path: Path) -> None:
+def test_class_without_init_is_a_factory(tmp_path: Path) -> None:
     text = "from torch import nn\nclass Net(nn.Module):\n    image_shape = (1, 2, 2)\n    def forward(self, x):\n"
     written(tmp_path, {"mine.py": f"{text}        return x.flatten(1)[:, :3]\n"})
     assert load(tmp_path / "mine.py", "Net").num_classes == 3

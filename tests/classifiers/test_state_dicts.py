@@ -1,4 +1,4 @@
-"""Weights in anybody's files: the keys and prefixes around them, their kinds, their order."""
+"""Third-party weight files: nested keys and prefixes, tensor kinds, order of entries."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def file(tmp_path: Path) -> Path:
     ],
     ids=lambda content: next(iter(content)),
 )
-def test_weights_load_from_any_key_and_prefix(content: Any, file: Path) -> None:
+def test_weights_load_with_any_key_and_prefix(content: Any, file: Path) -> None:
     assert torch.equal(loads(content, file)(X), model()(X))
 
 
@@ -83,7 +83,7 @@ def test_weights_load_from_any_key_and_prefix(content: Any, file: Path) -> None:
         ({**behind("encoder."), "projector.0.weight": torch.ones(4, 4)}, STATE, "projector.0.weight"),
     ],
 )
-def test_the_choice_among_several_weights_is_noted(
+def test_choice_among_several_state_dicts_is_noted(
     content: Any, taken: State, note: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = loads(content, file).state_dict()
@@ -109,7 +109,7 @@ def test_partial_or_ambiguous_weights_are_refused(content: Any, message: str, fi
     assert "\n" not in str(raised.value)
 
 
-def test_a_smaller_model_does_not_take_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
+def test_weights_of_larger_model_are_refused(tmp_path: Path) -> None:
     larger = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
     torch.save({"model": larger.state_dict()}, tmp_path / "w.pth")
     (tmp_path / "mine.py").write_text(
@@ -122,14 +122,14 @@ def test_a_smaller_model_does_not_take_the_beginning_of_a_larger_one(tmp_path: P
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: torch.compile(net, backend="eager")])
-def test_weights_of_a_plain_model_load_into_its_wrapper(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
+def test_weights_load_into_wrapped_model(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
     torch.save(STATE, tmp_path / "w.pth")
     wrapped, file = wrap(model(1)), read_file(tmp_path / "w.pth")
     fill(wrapped, match_weights(wrapped, file, "a wrapper"), file)
     assert all(torch.equal(tensor, STATE[name.split(".", 1)[1]]) for name, tensor in wrapped.state_dict().items())
 
 
-def test_weights_by_order_are_offered_and_taken_on_request(file: Path) -> None:
+def test_weights_by_order_on_request(file: Path) -> None:
     renamed = {f"conv{i}.{name.rpartition('.')[2]}": tensor for i, (name, tensor) in enumerate(STATE.items())}
     with pytest.raises(InputError, match=r"the same in the same order: --weights-by-order .*by_order=True"):
         loads({"net": renamed, "epoch": 2}, file)
@@ -160,7 +160,7 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", ["file", "safetensors", "python file"])
-def test_weights_of_another_kind_are_refused(kind: str, where: str, tmp_path: Path) -> None:
+def test_weights_of_other_dtype_or_layout_are_refused(kind: str, where: str, tmp_path: Path) -> None:
     last = list(STATE)[-1]
     content = {**STATE, last: KINDS[kind](STATE[last])}
     if where == "safetensors" and kind.startswith(("sparse", "on the meta", "quantised")):
@@ -180,7 +180,7 @@ def test_weights_of_another_kind_are_refused(kind: str, where: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
-def test_weights_that_are_not_finite_are_refused(value: float, file: Path) -> None:
+def test_non_finite_weights_are_refused(value: float, file: Path) -> None:
     broken = {name: tensor.double() for name, tensor in STATE.items()}
     broken["layers.0.bias"] = broken["layers.0.bias"].clone()
     broken["layers.0.bias"][3] = value
@@ -189,7 +189,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, file: Path) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_floats_of_another_size_become_float32(dtype: torch.dtype, file: Path) -> None:
+def test_other_float_types_become_float32(dtype: torch.dtype, file: Path) -> None:
     loaded = loads({name: tensor.to(dtype) for name, tensor in STATE.items()}, file).state_dict()
     assert all(torch.equal(loaded[name], tensor.to(dtype).float()) for name, tensor in STATE.items())
 
@@ -202,13 +202,13 @@ def test_floats_of_another_size_become_float32(dtype: torch.dtype, file: Path) -
         (nn.Linear(2, 2), "torch.nn.*Linear"),
     ],
 )
-def test_a_refused_global_is_named_with_the_line_that_saves_the_weights(content: Any, refused: str, file: Path) -> None:
+def test_refused_pickle_global_names_conversion_command(content: Any, refused: str, file: Path) -> None:
     with pytest.raises(InputError, match=rf"it needs {refused}.*torch.save\(torch.load\('w.pth'.*weights_only=False\)"):
         loads(content, file)
 
 
 @pytest.mark.parametrize("heads", [False, True])
-def test_auxiliary_heads_of_torchvision_do_not_matter(heads: bool, file: Path) -> None:
+def test_torchvision_auxiliary_heads_are_ignored(heads: bool, file: Path) -> None:
     with torch.device("meta"):
         saved = models.googlenet(weights=None, aux_logits=heads, init_weights=False, num_classes=4)
         built = _build("googlenet", 4)
@@ -218,13 +218,13 @@ def test_auxiliary_heads_of_torchvision_do_not_matter(heads: bool, file: Path) -
     assert match.state.keys() == built.state_dict().keys()
 
 
-def test_densenets_old_names_are_the_new_ones() -> None:
+def test_old_densenet_names_are_mapped() -> None:
     old = "module.features.denseblock1.denselayer12.norm.1.weight"
     assert plain_name(old) == "features.denseblock1.denselayer12.norm1.weight"
     assert plain_name("features.norm0.1.weight") == "features.norm0.1.weight"
 
 
-def test_a_quantised_model_takes_its_own_weights(tmp_path: Path) -> None:
+def test_quantized_model_loads_its_weights(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch\nfrom torch import nn\n"
         "def net():\n"
@@ -243,7 +243,7 @@ def test_a_quantised_model_takes_its_own_weights(tmp_path: Path) -> None:
             load_target(name, tmp_path / "w.pth", image_shape=(1, 2, 2))
 
 
-def test_lists_that_hold_themselves_or_grow_are_bounded(file: Path) -> None:
+def test_recursive_and_huge_lists_are_refused(file: Path) -> None:
     endless: list[Any] = []
     endless.append(endless)
     grown: list[Any] = [torch.ones(1)]

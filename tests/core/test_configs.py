@@ -1,4 +1,4 @@
-"""Configurations of checkpoints: their digest, hostile values before anything is built, class names, fingerprints."""
+"""Configurations of checkpoints: digests, hostile values refused before building, class names, fingerprints."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def named_target(*names: str) -> Any:
 
 
 def changed(saved: Path, kind: str, folder: Path, text: str | None = None, /, **values: Any) -> Path:
-    """A copy of a checkpoint with another config.json and no digest of it, as others write them."""
+    """A copy of a checkpoint with another config.json and without its digest, as third parties write them."""
     shutil.copytree(saved / kind, folder / kind)
     config = json.loads((folder / kind / "config.json").read_text()) | values
     (folder / kind / "config.json").write_text(json.dumps(config) if text is None else text)
@@ -62,7 +62,7 @@ def changed(saved: Path, kind: str, folder: Path, text: str | None = None, /, **
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_every_flipped_bit_of_a_config_is_refused_or_changes_nothing(kind: str, saved: Path, tmp_path: Path) -> None:
+def test_flipped_config_bits_are_refused_or_harmless(kind: str, saved: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(saved / kind, tmp_path / kind)
     LOADERS[kind](folder)
     whole = (folder / "config.json").read_bytes()
@@ -81,7 +81,7 @@ def test_every_flipped_bit_of_a_config_is_refused_or_changes_nothing(kind: str, 
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_weights_with_a_nan_are_refused(kind: str, saved: Path, tmp_path: Path) -> None:
+def test_weights_with_nan_are_refused(kind: str, saved: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(saved / kind, tmp_path / kind)
     tensors = read_weights(folder / "model.safetensors")
     next(iter(tensors.values())).view(-1)[0] = torch.nan
@@ -91,7 +91,7 @@ def test_weights_with_a_nan_are_refused(kind: str, saved: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_a_config_of_others_without_a_digest_loads(kind: str, saved: Path, tmp_path: Path) -> None:
+def test_config_without_digest_loads(kind: str, saved: Path, tmp_path: Path) -> None:
     assert LOADERS[kind](changed(saved, kind, tmp_path)) is not None
 
 
@@ -144,7 +144,7 @@ HOSTILE: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "values"), HOSTILE, ids=lambda value: str(value)[:60])
-def test_hostile_values_are_refused_in_one_line_before_anything_is_built(
+def test_hostile_values_are_refused_before_building(
     kind: str, values: dict[str, Any], saved: Path, tmp_path: Path
 ) -> None:
     folder, began = changed(saved, kind, tmp_path, **values), time.process_time()
@@ -165,14 +165,14 @@ def test_hostile_json_is_refused(kind: str, text: str, saved: Path, tmp_path: Pa
         assert "\n" not in str(raised.value)
 
 
-def test_a_generator_config_that_lacks_an_entry_is_refused(saved: Path, tmp_path: Path) -> None:
+def test_generator_config_with_missing_entry_is_refused(saved: Path, tmp_path: Path) -> None:
     config = json.loads((saved / "generator" / "config.json").read_text())
     del config["eps"]
     with pytest.raises(InputError, match=r"its config.json lacks eps"):
         Generator.from_pretrained(changed(saved, "generator", tmp_path, json.dumps(config)))
 
 
-def test_class_names_are_saved_and_loaded_behind_defenses_too(tmp_path: Path) -> None:
+def test_class_names_are_saved_and_loaded(tmp_path: Path) -> None:
     model, names = named_target(), ("cat", "dog", "fox")
     save_target(model, tmp_path / "plain", "")
     save_target(defend(model, "bit-depth:bits=2"), tmp_path / "defended", "")
@@ -185,7 +185,7 @@ def test_class_names_are_saved_and_loaded_behind_defenses_too(tmp_path: Path) ->
     assert "classes" not in json.loads((tmp_path / "unnamed" / "config.json").read_text())
 
 
-def test_an_ensemble_of_classifiers_with_other_class_names_is_refused(tmp_path: Path) -> None:
+def test_ensemble_with_different_class_names_is_refused(tmp_path: Path) -> None:
     save_target(named_target("ape", "cat", "dog"), tmp_path / "other", "")
     with pytest.raises(InputError, match=r"classes \('cat', 'dog', 'fox'\), got \('ape', 'cat', 'dog'\)"):
         defend(named_target(), f"vote:members={tmp_path}/other")
@@ -195,12 +195,12 @@ def test_an_ensemble_of_classifiers_with_other_class_names_is_refused(tmp_path: 
         load_members([f"{tmp_path}/other"], shape, 3, cpu, ("cat", "dog", "fox"))
 
 
-def test_the_shipped_digit_classifiers_name_their_classes() -> None:
+def test_shipped_digit_classifiers_have_class_names() -> None:
     for name in ("mnist-c-classifier", "mnist5k-classifier"):
         assert load_target("mnist-c", ROOT / "checkpoints" / name).classes == tuple("0123456789")
 
 
-def test_the_fingerprint_covers_what_weights_do_not_hold() -> None:
+def test_fingerprint_covers_settings_outside_weights() -> None:
     prints = []
     for settings in ({}, {"eps": 0.2}, {"norm": "l2"}, {"eps_min": 0.1}, {"y_target": 1}):
         torch.manual_seed(0)
@@ -222,7 +222,7 @@ def test_the_fingerprint_covers_what_weights_do_not_hold() -> None:
     assert same == prints[0]
 
 
-def test_a_changed_training_record_is_refused(saved: Path, tmp_path: Path) -> None:
+def test_changed_training_record_is_refused(saved: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(saved / "classifier", tmp_path / "classifier")
     assert read_training_json(folder) == {"training_seconds": 2.0}
     file = folder / "training.json"

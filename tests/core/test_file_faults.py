@@ -1,4 +1,4 @@
-"""What breaks: a process killed while it saves, a full disk, a flipped bit, two runs in one place, a file as a trap."""
+"""File faults: processes killed while saving, full disks, flipped bits, one directory of two runs, hostile pickles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from advgan.training.runtime import checkpoint as states
 
 
 def forked(call: Callable[[], object]) -> int:
-    """Run `call` in a process of its own; its process id. It ends with code 0, 1 after an exception."""
+    """Runs `call` in a child process and returns its id; exit code 0, or 1 after an exception."""
     if child := os.fork():
         return child
     code = 1
@@ -68,12 +68,12 @@ def folder(state: training.State) -> Path:
 FILES = ["SHA256SUMS", "model.safetensors", "objects.pt", "optimizer.bin", "progress.json", "random_states_0.pkl"]
 
 
-def test_a_state_is_made_of_these_files(state: training.State) -> None:
+def test_files_of_a_state(state: training.State) -> None:
     assert sorted(path.name for path in folder(state).iterdir()) == FILES
 
 
 @pytest.mark.parametrize("moment", ["begin", "weights", "objects", "seal", "rename", "renamed", "last"])
-def test_killed_while_it_saves_it_goes_on_from_a_whole_state(
+def test_kill_while_saving_keeps_a_complete_state(
     state: training.State, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*given: object, **words: object) -> None:
@@ -104,7 +104,7 @@ def test_killed_while_it_saves_it_goes_on_from_a_whole_state(
     assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000005"], "nothing is left of it"
 
 
-def test_the_same_step_saved_again_never_leaves_none(state: training.State) -> None:
+def test_saving_the_same_step_again_keeps_a_state(state: training.State) -> None:
     state.record["step"] = 33
     state.save(3)
     assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000003+"]
@@ -117,7 +117,7 @@ def test_the_same_step_saved_again_never_leaves_none(state: training.State) -> N
 
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[int], None]]:
-    """Limit the size of any file that is written: to the writer it is a full disk."""
+    """Limits the size of every written file, which the writer sees as a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
@@ -126,7 +126,7 @@ def small_disk() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("size", [1000, 8000])  # the weights do not fit; they do, and the optimizer does not
-def test_a_full_disk_ends_the_run_and_keeps_the_state_before(
+def test_full_disk_keeps_previous_state(
     state: training.State, small_disk: Callable[[int], None], size: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_disk(size)
@@ -141,7 +141,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_state_before(
     state.load()
 
 
-def test_a_full_disk_keeps_the_generator_before(
+def test_full_disk_keeps_previous_generator(
     state: training.State, small_disk: Callable[[int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generator = Generator(width=4, depth=0)
@@ -155,12 +155,12 @@ def test_a_full_disk_keeps_the_generator_before(
     assert not list(tmp_path.glob(".generator*"))
 
 
-def test_other_errors_than_the_disks_stay_what_they_are(state: training.State) -> None:
+def test_other_errors_are_not_converted(state: training.State) -> None:
     with pytest.raises(RuntimeError, match="a bug"), training.saving(state.accelerator, Path()):
         raise RuntimeError("a bug")
 
 
-def test_a_full_disk_elsewhere_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_in_a_program_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     @dataclass
     class Nothing:
         pass
@@ -174,26 +174,26 @@ def test_a_full_disk_elsewhere_is_one_line(capsys: pytest.CaptureFixture[str]) -
 
 
 def flip(file: Path, place: int = -3) -> None:
-    """One bit of a file, near its end: in a file of weights among these."""
+    """Flips one bit near the end of a file: in a weights file, a bit of a weight."""
     data = bytearray(file.read_bytes())
     data[place] ^= 4
     file.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", FILES[1:])
-def test_a_flipped_bit_in_a_state_is_named(state: training.State, name: str) -> None:
+def test_flipped_bit_in_state_is_reported(state: training.State, name: str) -> None:
     flip(folder(state) / name)
     with pytest.raises(InputError, match=rf"cannot resume from .*step-0000003: {name} is damaged"):
         state.load()
 
 
-def test_a_state_without_its_sums_is_refused(state: training.State) -> None:
+def test_state_without_checksums_is_refused(state: training.State) -> None:
     (folder(state) / "SHA256SUMS").unlink()
     with pytest.raises(InputError, match="it has no SHA256SUMS"):
         state.load()
 
 
-def test_a_flipped_bit_in_a_published_checkpoint_is_named(classifier: Path, tmp_path: Path) -> None:
+def test_flipped_bit_in_checkpoint_is_reported(classifier: Path, tmp_path: Path) -> None:
     shutil.copytree(classifier, tmp_path, dirs_exist_ok=True)
     Generator(width=4, depth=0).save(tmp_path / "generator", "card")
     Discriminator(width=4).save(tmp_path / "discriminator")
@@ -212,7 +212,7 @@ def test_a_flipped_bit_in_a_published_checkpoint_is_named(classifier: Path, tmp_
 
 
 class Trap:
-    """Whoever unpickles it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, sprung: Path) -> None:
         self.sprung = sprung
@@ -222,7 +222,7 @@ class Trap:
 
 
 def as_torch_saves(content: bytes) -> bytes:
-    """A file that looks like one of torch.save, with `content` as its pickle."""
+    """A file in the format of torch.save with `content` as its pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("archive/data.pkl", content)
@@ -233,7 +233,7 @@ def as_torch_saves(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("name", [*FILES[1:], "custom_checkpoint_0.pkl", "pytorch_model.bin", "sampler.bin"])
-def test_nothing_in_a_state_is_run(state: training.State, name: str, wrapped: bool, tmp_path: Path) -> None:
+def test_pickles_in_a_state_are_not_executed(state: training.State, name: str, wrapped: bool, tmp_path: Path) -> None:
     trap = pickle.dumps(Trap(tmp_path / "sprung"), protocol=2)
     (folder(state) / name).write_bytes(as_torch_saves(trap) if wrapped else trap)
     if name == "pytorch_model.bin":  # which is what Accelerate takes where there is no model.safetensors
@@ -250,7 +250,7 @@ def test_nothing_in_a_state_is_run(state: training.State, name: str, wrapped: bo
 
 
 def waiting(directory: Path) -> int:
-    """A process that holds `directory`; it does when this returns."""
+    """A child process that holds the lock of `directory` when this returns."""
 
     def work() -> None:
         training.claim(directory, "generator", resume=None, overwrite=True)
@@ -263,7 +263,7 @@ def waiting(directory: Path) -> int:
     return child
 
 
-def test_two_runs_in_one_directory_do_not_mix(tmp_path: Path) -> None:
+def test_directory_in_use_is_refused(tmp_path: Path) -> None:
     child = waiting(tmp_path)
     try:
         with pytest.raises(InputError, match=rf"{tmp_path} is in use by process {child} on .*choose another"):
@@ -278,7 +278,7 @@ def test_two_runs_in_one_directory_do_not_mix(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_worker_does_not_keep_its_parents_directory(tmp_path: Path) -> None:
+def test_forked_worker_does_not_keep_lock_of_parent(tmp_path: Path) -> None:
     assert hold(tmp_path) is None
     worker = forked(lambda: time.sleep(60))
     try:

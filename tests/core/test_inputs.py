@@ -1,4 +1,4 @@
-"""Images and labels of another kind are answered with one line that has what to type."""
+"""Images, labels and settings of wrong type or range: one line that names the correction."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ MODEL = Bright().eval()
 
 
 @pytest.mark.parametrize(("x", "message"), IMAGES, ids=lambda value: type(value).__name__)
-def test_images_of_another_kind_are_refused_with_what_to_type(x: Any, message: str) -> None:
+def test_invalid_images_raise_with_correction(x: Any, message: str) -> None:
     threat = Threat("linf", 0.1)
     for call in (
         lambda: check_target(MODEL, x, 2),
@@ -72,7 +72,7 @@ def test_images_of_another_kind_are_refused_with_what_to_type(x: Any, message: s
 
 
 @pytest.mark.parametrize(("y", "message"), LABELS, ids=lambda value: type(value).__name__)
-def test_labels_of_another_kind_are_refused_with_what_to_type(y: Any, message: str) -> None:
+def test_invalid_labels_raise_with_correction(y: Any, message: str) -> None:
     for call in (
         lambda: noise_sign(MODEL, X, y, eps=0.1),
         lambda: evaluate(lambda x, y: x, MODEL, X, y, Threat("linf", 0.1)),
@@ -81,13 +81,13 @@ def test_labels_of_another_kind_are_refused_with_what_to_type(y: Any, message: s
             call()
 
 
-def test_labels_beyond_the_models_classes_are_refused_before_any_attack() -> None:
+def test_out_of_range_labels_raise_before_attack() -> None:
     with pytest.raises(InputError, match="numbered 0 to 1, got 2"):
         evaluate(lambda x, y: x, MODEL, X, Y + 1, Threat("linf", 0.1))
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 5, 5), (2, 8, 4, 3), (2, 3, 8, 3)])
-def test_images_of_many_channels_or_few_columns_are_taken(shape: tuple[int, ...]) -> None:
+def test_unusual_image_shapes_are_accepted(shape: tuple[int, ...]) -> None:
     x = torch.rand(*shape)
     assert torch.equal(fgsm(MODEL, x, torch.ones(2, dtype=torch.long), eps=0.1), (x - 0.1).clamp(0, 1))
 
@@ -109,13 +109,13 @@ NUMBERS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("case", NUMBERS)
-def test_a_setting_that_is_no_number_is_refused(case: str) -> None:
+def test_non_numeric_setting_raises(case: str) -> None:
     call, message = NUMBERS[case]
     with pytest.raises(InputError, match=re.escape(message)):
         call()
 
 
-def test_numbers_of_arrays_and_tensors_are_taken() -> None:
+def test_numpy_and_tensor_scalars_are_accepted() -> None:
     assert Threat("linf", np.float32(0.25)).eps == 0.25
     assert Threat("linf", torch.tensor(0.25)).eps == 0.25  # type: ignore[arg-type]
     assert pgd(MODEL, X, Y, eps=0.3, steps=np.int64(1)).shape == X.shape  # type: ignore[arg-type]

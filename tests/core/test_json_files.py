@@ -1,4 +1,4 @@
-"""JSON files of any origin: what is read, what is refused in one line, and the digest of a sealed one."""
+"""JSON files of any origin: limits, one-line errors, and the digest of a sealed file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from advgan.core.json_files import MAX_DEPTH, check_int, check_real, object_dige
         (None, "No such file"),
     ],
 )
-def test_read_object_refuses_in_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_read_object_errors_are_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "config.json"
     if content is not None:
         file.write_bytes(content)
@@ -41,7 +41,7 @@ def test_read_object_refuses_in_one_line(tmp_path: Path, content: bytes | None, 
     assert len(str(raised.value)) < 400
 
 
-def test_read_object_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+def test_read_object_refuses_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(InputError, match="a regular file expected, got a device or pipe"):
         read_object(tmp_path / "config.json")
@@ -54,12 +54,12 @@ def test_read_object_at_the_limits(tmp_path: Path) -> None:
     assert read_object(tmp_path / "a.json") == content
 
 
-def test_digest_depends_on_the_content_alone() -> None:
+def test_digest_depends_on_content_only() -> None:
     one, other = {"a": (1, 0.3), "b": {"c": None}}, {"b": {"c": None}, "a": [1, 0.3]}
     assert object_digest(one) == object_digest(other) != object_digest(one | {"b": {"c": 0}})
 
 
-def test_every_flipped_bit_of_a_sealed_file_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+def test_flipped_bits_of_sealed_file_are_refused_or_harmless(tmp_path: Path) -> None:
     file, content = tmp_path / "training.json", {"training_seconds": 1.5, "history": [{"loss": float("nan")}]}
     whole = sealed(content).encode()
     file.write_bytes(whole)
@@ -77,12 +77,12 @@ def test_every_flipped_bit_of_a_sealed_file_is_refused_or_changes_nothing(tmp_pa
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None, [1], -1, 11, 10**30])
-def test_check_int_refuses(value: object) -> None:
+def test_check_int_errors(value: object) -> None:
     with pytest.raises(InputError, match="depth must"):
         check_int("depth", value, 0, 10)
 
 
 @pytest.mark.parametrize("value", [True, "1", None, float("nan"), float("inf"), 1j])
-def test_check_real_refuses(value: object) -> None:
+def test_check_real_errors(value: object) -> None:
     with pytest.raises(InputError, match="eps must be a finite number"):
         check_real("eps", value)

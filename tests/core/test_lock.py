@@ -1,4 +1,4 @@
-"""One program at a time in a directory: killed holders, many at once, file systems without flock, traps."""
+"""The directory lock: killed holders, concurrent claims, file systems without flock, special files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def released() -> Iterator[None]:
 
 @pytest.fixture(params=["flock", *map(os.strerror, NO_FLOCK), "not implemented"])
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A file system with flock, or one that answers it with an error."""
+    """A file system with flock, or one whose flock raises."""
     faults: dict[str, Exception] = {os.strerror(number): OSError(number, os.strerror(number)) for number in NO_FLOCK}
     faults["not implemented"] = NotImplementedError()
 
@@ -45,7 +45,7 @@ def stale(directory: Path) -> None:
     (directory / LOCK).write_text(f"process {GONE} on {socket.gethostname()}\n")
 
 
-def test_one_holds_it_and_it_is_gone_afterwards(system: str, tmp_path: Path) -> None:
+def test_lock_is_reentrant_and_removed_on_release(system: str, tmp_path: Path) -> None:
     assert hold(tmp_path) is None
     assert hold(tmp_path) is None, "a process may hold one twice"
     assert (tmp_path / LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
@@ -53,7 +53,7 @@ def test_one_holds_it_and_it_is_gone_afterwards(system: str, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_of_another_process_is_kept_until_that_is_killed(system: str, tmp_path: Path) -> None:
+def test_lock_of_live_process_is_respected(system: str, tmp_path: Path) -> None:
     child = forked(lambda: (hold(tmp_path), (tmp_path / "ready").touch(), time.sleep(60)))
     while not (tmp_path / "ready").exists():
         time.sleep(0.005)
@@ -70,7 +70,7 @@ def test_a_lock_of_another_process_is_kept_until_that_is_killed(system: str, tmp
 
 @pytest.mark.parametrize("system", ["flock", os.strerror(errno.ENOSYS)], indirect=True)
 @pytest.mark.parametrize("before", ["nothing", "a lock of a process that is gone", "two of them"])
-def test_of_ten_at_once_exactly_one_wins(system: str, before: str, tmp_path: Path) -> None:
+def test_exactly_one_of_ten_concurrent_claims_wins(system: str, before: str, tmp_path: Path) -> None:
     if before != "nothing":
         stale(tmp_path)
     if before == "two of them":  # the second was about to take the first one's over
@@ -92,10 +92,8 @@ def test_of_ten_at_once_exactly_one_wins(system: str, before: str, tmp_path: Pat
     assert not (tmp_path / f"{LOCK}.next").exists() or system == "flock"
 
 
-def test_a_file_that_was_removed_while_it_was_opened_is_no_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The holder unlinks its file and unlocks it, between the open and the flock of the next one."""
+def test_lock_file_unlinked_during_open_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder unlinks and unlocks its file between the open and the flock of the next process."""
     opened = []
 
     def open_and_lose(path: Path, flags: int, real: Callable[[Path, int], int] = lock._open) -> int:
@@ -112,7 +110,7 @@ def test_a_file_that_was_removed_while_it_was_opened_is_no_lock(
 
 
 @pytest.mark.parametrize("content", ["", "process x on y", f"process {GONE} on another-machine", "\x00\xff"])
-def test_without_flock_a_file_that_names_no_process_here_is_a_lock(
+def test_without_flock_unknown_holder_is_respected(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "fcntl", None)
@@ -124,7 +122,7 @@ def test_without_flock_a_file_that_names_no_process_here_is_a_lock(
 
 
 @pytest.mark.parametrize("trap", ["a directory", "a link", "a link to nothing", "a pipe"])
-def test_a_trap_in_its_place_is_named_and_left_alone(system: str, trap: str, tmp_path: Path) -> None:
+def test_special_file_in_place_of_lock_raises(system: str, trap: str, tmp_path: Path) -> None:
     precious, directory = tmp_path / "precious", tmp_path / "run"
     precious.write_text("kept")
     directory.mkdir()
@@ -141,7 +139,7 @@ def test_a_trap_in_its_place_is_named_and_left_alone(system: str, trap: str, tmp
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_directory_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*given: object, **words: object) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -150,7 +148,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.
         hold(tmp_path)
 
 
-def test_a_forked_child_that_ends_does_not_release_its_parents_lock(tmp_path: Path) -> None:
+def test_forked_child_does_not_release_lock_of_parent(tmp_path: Path) -> None:
     assert hold(tmp_path) is None
     assert ended(forked(release)) == 0
     assert (tmp_path / LOCK).exists()

@@ -1,4 +1,4 @@
-"""Every recipe that is shipped is one its program understands."""
+"""Every shipped recipe is valid for its program."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_recipe_is_understood(path: Path) -> None:
+def test_recipe_is_valid(path: Path) -> None:
     program = importlib.import_module(PROGRAMS.get(path.stem, "train.advgan"))
     settings, recipe = load_recipe(program.Settings, path), yaml.safe_load(path.read_text())
     assert settings.dataset == recipe["dataset"]

@@ -1,4 +1,4 @@
-"""Flags over recipe over defaults; fractions; one line and exit code 2 for what cannot be used."""
+"""Settings: flags override recipes, recipes override defaults; fractions, paths, one-line errors with exit code 2."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 
 @dataclass(frozen=True)
 class Settings:
-    """A small program's."""
+    """Settings of a small program."""
 
     recipe: Path | None = None
     """YAML file"""
@@ -37,7 +37,7 @@ class Settings:
     """Go on"""
 
 
-def test_fractions():
+def test_parse_fraction():
     assert parse_fraction("8/255") == 8 / 255
     assert parse_fraction("0.3") == 0.3
     for bad in ("x", "1/0", "1/2/3", "__import__('os')", ""):
@@ -45,7 +45,7 @@ def test_fractions():
             parse_fraction(bad)
 
 
-def test_flags_override_the_recipe_which_overrides_the_defaults(tmp_path):
+def test_flags_override_recipe_and_defaults(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("eps: 16/255\ny-target: 3\nattacks: [ifgsm, deepfool]\nresume: true\n")
     found = parse(Settings, ["--recipe", str(recipe), "--eps", "8/255"])
@@ -83,7 +83,7 @@ def test_flags_override_the_recipe_which_overrides_the_defaults(tmp_path):
         ("# " + "x" * 1_000_001, "at most 1,000,000 bytes"),
     ],
 )
-def test_bad_recipes(tmp_path, text, message):
+def test_invalid_recipe_raises(tmp_path, text, message):
     recipe = tmp_path / "recipe.yaml"
     if text is not None:
         recipe.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -93,7 +93,7 @@ def test_bad_recipes(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("path", [".", "/dev/zero", "pipe"])
-def test_recipe_that_is_no_regular_file_is_refused_unread(tmp_path, path):
+def test_recipe_must_be_a_regular_file(tmp_path, path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="a regular file expected"):
         parse(Settings, ["--recipe", str(tmp_path / path)])
@@ -188,7 +188,7 @@ def test_written_settings_name_the_same_files_from_anywhere(tmp_path, monkeypatc
         (["--eps"], "--eps"),
     ],
 )
-def test_bad_flags_are_one_line_with_the_nearest(words, message, capsys):
+def test_invalid_flag_suggests_nearest(words, message, capsys):
     with pytest.raises(SystemExit) as stop:
         run(lambda settings: None, Settings, words)
     assert stop.value.code == 2
@@ -198,14 +198,14 @@ def test_bad_flags_are_one_line_with_the_nearest(words, message, capsys):
     assert error.startswith("error: ")
 
 
-def test_a_recipe_of_the_wrong_type_is_refused_like_a_flag(tmp_path):
+def test_wrong_type_in_recipe_raises_like_in_flag(tmp_path):
     (tmp_path / "r.yaml").write_text("eps: big")
     for words in (["--recipe", str(tmp_path / "r.yaml")], ["--eps", "big"]):
         with pytest.raises(InputError, match=r"expected a number like 0\.3"):
             parse(Settings, words)
 
 
-def test_bad_input_is_one_line_and_exit_code_2(capsys):
+def test_input_error_is_one_line_and_exit_code_2(capsys):
     def main(settings: Settings) -> None:
         raise InputError(f"eps must be\n smaller, got {settings.eps}")
 
@@ -215,7 +215,7 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys):
     assert capsys.readouterr().err == "error: eps must be smaller, got 0.25\n"
 
 
-def test_every_flag_is_documented(capsys):
+def test_help_documents_every_flag(capsys):
     with pytest.raises(SystemExit):
         parse(Settings, ["--help"])
     text = capsys.readouterr().out
@@ -230,7 +230,7 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize("name", sorted(PROGRAMS))
-def test_what_a_program_writes_it_reads_again(name, tmp_path):
+def test_written_settings_are_read_back_by_every_program(name, tmp_path):
     module = importlib.import_module(name)
     settings_class = getattr(module, "Settings", None)
     if settings_class is None or "recipe" not in settings_class.__dataclass_fields__:
@@ -251,7 +251,7 @@ def recipe(directory, values):
 
 
 def changed(settings):
-    """The same with other values in each field whose type says what they may be."""
+    """The settings with another value in each field whose type determines its values."""
     found = {}
     for name, hint in get_type_hints(type(settings)).items():
         if name in ("recipe", "weights_by_order"):  # which changes the files of weights
@@ -269,7 +269,7 @@ def changed(settings):
     return dataclasses.replace(settings, **found)
 
 
-def test_the_recipe_of_what_has_no_default(tmp_path):
+def test_recipe_of_required_settings(tmp_path):
     @dataclass(frozen=True)
     class Placed:
         source: tyro.conf.Positional[str]
@@ -288,7 +288,7 @@ def test_the_recipe_of_what_has_no_default(tmp_path):
         parse(Placed, ["--recipe", str(some)])
 
 
-def test_weights_by_order_marks_every_file_of_weights() -> None:
+def test_weights_by_order_marks_every_weights_file() -> None:
     settings = parse(compare.Settings, ["--target-weights", "a.pt", "b.pt:by-order", "--weights-by-order"])
     assert settings.target_weights == (Path("a.pt:by-order"), Path("b.pt:by-order"))
     assert parse(compare.Settings, ["--target-weights", "a.pt"]).target_weights == (Path("a.pt"),)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: exit codes 130 and 143, everywhere in every program."""
+"""SIGINT and SIGTERM: exit codes 130 and 143 at any point of every program."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def send(number: int) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_ends_a_program_at_once(number: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_signal_ends_program_at_once(number: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     reached = []
 
     def main(settings: Settings) -> None:
@@ -55,7 +55,7 @@ def test_a_signal_ends_a_program_at_once(number: int, code: int, capsys: pytest.
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("error", [None, InputError("after it"), RuntimeError("after it"), OSError(28, "full")])
-def test_code_that_catches_the_exit_does_not_hide_it(number: int, code: int, error: Exception | None) -> None:
+def test_exit_code_survives_caught_exit(number: int, code: int, error: Exception | None) -> None:
     def main(settings: Settings) -> None:
         try:
             send(number)
@@ -68,7 +68,7 @@ def test_code_that_catches_the_exit_does_not_hide_it(number: int, code: int, err
     assert ending.value.code == code
 
 
-def test_a_second_signal_within_the_second_does_not_disturb_what_the_first_began() -> None:
+def test_repeated_signal_does_not_interrupt_cleanup() -> None:
     cleaned = []
 
     def main(settings: Settings) -> None:
@@ -84,7 +84,7 @@ def test_a_second_signal_within_the_second_does_not_disturb_what_the_first_began
     assert (ending.value.code, cleaned) == (143, ["a temporary folder"])
 
 
-def test_a_program_that_was_not_stopped_ends_as_before() -> None:
+def test_exit_codes_without_signal() -> None:
     with pytest.raises(SystemExit) as ending:
         run(lambda settings: sys.exit(3), Settings, [])
     assert ending.value.code == 3
@@ -92,8 +92,8 @@ def test_a_program_that_was_not_stopped_ends_as_before() -> None:
 
 
 @pytest.mark.parametrize("swallows", ["a weak reference", "a thread"])
-def test_where_the_exit_is_swallowed_the_process_ends_after_a_while(swallows: str) -> None:
-    """Python drops an exception in a callback of the garbage collector; a pool waits for its threads."""
+def test_swallowed_exit_ends_after_grace_period(swallows: str) -> None:
+    """Python drops exceptions in garbage collector callbacks; a thread pool waits for its threads."""
     waits = {
         "a weak reference": "weakref.finalize(Settings(), send); time.sleep(60)",
         "a thread": "pool = ThreadPoolExecutor().__enter__(); pool.submit(time.sleep, 60)\n    with pool: send()",
@@ -110,7 +110,7 @@ def test_where_the_exit_is_swallowed_the_process_ends_after_a_while(swallows: st
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=30).returncode == 143
 
 
-def test_the_command_handles_signals_before_it_imports_anything_large() -> None:
+def test_command_handles_signals_before_large_imports() -> None:
     code = (
         "import os, signal, sys\nfrom advgan.cli import main as cli\n"
         "cli.known = lambda word: os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -121,7 +121,7 @@ def test_the_command_handles_signals_before_it_imports_anything_large() -> None:
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
-def test_every_program_handles_signals_before_its_other_imports(path: Path) -> None:
+def test_programs_handle_signals_before_other_imports(path: Path) -> None:
     body = ast.parse(path.read_text()).body
     called = next(i for i, node in enumerate(body) if "exit_on_signals()" in ast.unparse(node))
     imported = {alias.name for node in body[:called] if isinstance(node, ast.Import) for alias in node.names}
@@ -130,12 +130,12 @@ def test_every_program_handles_signals_before_its_other_imports(path: Path) -> N
     assert modules == {"__future__", "pathlib", "advgan.core.shutdown"}
 
 
-def test_the_handlers_need_no_pytorch() -> None:
+def test_signal_handlers_import_no_pytorch() -> None:
     code = "import sys, advgan.core.shutdown; sys.exit(bool({'torch', 'numpy', 'tyro'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_a_signal_while_a_program_imports() -> None:
+def test_signal_during_imports() -> None:
     code = (
         "import os, signal\n"
         "from advgan.core.shutdown import exit_on_signals\n"
@@ -147,7 +147,7 @@ def test_a_signal_while_a_program_imports() -> None:
     assert (done.returncode, done.stderr) == (143, "")
 
 
-def test_in_a_loop_a_signal_waits_for_the_end_of_the_step() -> None:
+def test_signal_in_training_waits_for_end_of_step() -> None:
     accelerator = Accelerator(cpu=True)
     with training.Stop() as stop:
         assert (stop.requested(accelerator), stop.code) == (False, 0)
@@ -157,7 +157,7 @@ def test_in_a_loop_a_signal_waits_for_the_end_of_the_step() -> None:
         assert (stop.requested(accelerator), stop.code) == (True, 143)
 
 
-def test_a_second_ctrl_c_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as ending, training.Stop():  # noqa: PT012
         send(signal.SIGINT)
         monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 1.5)
@@ -167,14 +167,14 @@ def test_a_second_ctrl_c_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ending.value.code == 130
 
 
-def test_a_signal_after_the_last_step_is_not_lost() -> None:
+def test_signal_after_last_step_sets_exit_code() -> None:
     with pytest.raises(SystemExit) as ending, training.Stop() as stop:  # noqa: PT012
         assert not stop.requested(Accelerator(cpu=True))
         send(signal.SIGTERM)
     assert ending.value.code == 143
 
 
-def test_while_a_loop_waits_for_others_a_signal_does_not() -> None:
+def test_signal_while_waiting_for_other_processes_ends_at_once() -> None:
     reached = []
     with pytest.raises(SystemExit) as ending, training.Stop() as stop:  # noqa: PT012
         with stop.at_once():
@@ -197,12 +197,12 @@ def test_while_a_loop_waits_for_others_a_signal_does_not() -> None:
 @pytest.mark.parametrize(
     ("returncode", "code"), [(143, 143), (130, 130), (-15, 143), (-2, 130), (0, None), (2, None), (-9, None), (1, None)]
 )
-def test_which_return_codes_mean_stopped(returncode: int, code: int | None) -> None:
+def test_return_codes_of_stopped_processes(returncode: int, code: int | None) -> None:
     assert stopped_by_signal(returncode) == code
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_child_that_was_stopped_stops_its_parent_with_the_same_code(
+def test_stopped_child_stops_parent_with_same_code(
     number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for returncode in (code, -number):
@@ -213,5 +213,5 @@ def test_a_child_that_was_stopped_stops_its_parent_with_the_same_code(
         assert "train/classifier.py was stopped before its end" in capsys.readouterr().err
 
 
-def test_codes() -> None:
+def test_exit_code_of_each_signal() -> None:
     assert [exit_code(number) for number in shutdown.SIGNALS] == [130, 143]

@@ -1,4 +1,4 @@
-"""Files and folders written aside: what killed processes leave is removed, what is in work is not; bounded reads."""
+"""Atomic files and folders: leftovers of killed processes are removed, those of live ones kept; bounded reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advgan.core.files import HOST, atomic_write, atomic_write_dir, check_writab
 
 @pytest.fixture
 def ended() -> int:
-    """The number of a process that has ended."""
+    """The id of a process that has ended."""
     if child := os.fork():
         os.waitpid(child, 0)
         return child
@@ -40,7 +40,7 @@ def test_leftovers_of_ended_processes_are_removed(tmp_path: Path, ended: int) ->
     assert not (tmp_path / ".figures.ffffff-1-0123ab.aside").exists()
 
 
-def test_folder_killed_between_two_renames_is_put_back(tmp_path: Path, ended: int) -> None:
+def test_interrupted_folder_replacement_is_restored(tmp_path: Path, ended: int) -> None:
     old = tmp_path / f".figures.{HOST}-{ended}-0123ab.old"
     old.mkdir()
     (old / "a.png").write_text("whole")
@@ -58,7 +58,7 @@ def test_names_of_255_bytes_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["folder", "missing/file", "file/below"])
-def test_failed_write_leaves_nothing_beside(tmp_path: Path, place: str) -> None:
+def test_failed_write_leaves_no_temporary_file(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="directory"):
@@ -66,7 +66,7 @@ def test_failed_write_leaves_nothing_beside(tmp_path: Path, place: str) -> None:
     assert {path.name for path in tmp_path.rglob("*")} == {"folder", "file"}
 
 
-def test_replacing_keeps_the_suffix_and_the_old_file_on_failure(tmp_path: Path) -> None:
+def test_replacing_keeps_suffix_and_old_file_on_failure(tmp_path: Path) -> None:
     (tmp_path / "g.onnx").write_text("old")
 
     def fail() -> None:
@@ -80,7 +80,7 @@ def test_replacing_keeps_the_suffix_and_the_old_file_on_failure(tmp_path: Path) 
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("g.onnx", "old")]
 
 
-def test_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     check_writable(tmp_path / "new" / "below")
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/1/fd/new")):
@@ -91,7 +91,7 @@ def test_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         check_writable(tmp_path / "dangling")
 
 
-def test_reads_are_bounded_and_of_regular_files(tmp_path: Path) -> None:
+def test_read_text_is_bounded_and_needs_regular_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\xef\xbb\xbfabc")
     assert read_text(tmp_path / "a", 6) == "abc"
     os.mkfifo(tmp_path / "pipe")

@@ -1,4 +1,4 @@
-"""Text from files on a terminal: control characters are shown, not obeyed; any text is printed in any encoding."""
+"""Untrusted text on a terminal: control characters are escaped; any text is printable in any encoding."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_control_characters_are_escaped() -> None:
 
 
 class Terminal(io.TextIOWrapper):
-    """A stream of some encoding, perhaps a terminal."""
+    """A stream with an encoding, terminal or not."""
 
     def __init__(self, encoding: str, terminal: bool) -> None:
         super().__init__(io.BytesIO(), encoding=encoding, write_through=True)
@@ -45,7 +45,7 @@ class Terminal(io.TextIOWrapper):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "iso-8859-1", "utf-8"])
-def test_any_text_is_printed_in_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_text_is_printable_in_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal(encoding, terminal=False)
     monkeypatch.setattr(sys, "stdout", stream)
     with safe_streams():
@@ -60,7 +60,7 @@ def test_any_text_is_printed_in_any_encoding(encoding: str, monkeypatch: pytest.
     assert not set("\x1b\x07\x9b\x7f") & {*text}
 
 
-def test_terminal_keeps_colours_and_loses_titles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_keeps_colors_and_escapes_titles(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal("utf-8", terminal=True)
     monkeypatch.setattr(sys, "stderr", stream)
     with safe_streams():
@@ -88,7 +88,7 @@ class Nothing:
         (MemoryError(), 1, "out of memory: MemoryError"),
     ],
 )  # fmt: skip
-def test_faults_of_input_and_of_the_file_system_are_one_line(
+def test_input_and_file_system_errors_are_one_line(
     error: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main(settings: Nothing) -> NoReturn:
@@ -100,7 +100,7 @@ def test_faults_of_input_and_of_the_file_system_are_one_line(
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), RuntimeError("a bug"), SafetensorError("a bug")])
-def test_bugs_keep_their_traceback(error: Exception) -> None:
+def test_other_exceptions_keep_traceback(error: Exception) -> None:
     def main(settings: Nothing) -> NoReturn:
         raise error
 
@@ -108,7 +108,7 @@ def test_bugs_keep_their_traceback(error: Exception) -> None:
         run(main, Nothing, [])
 
 
-def test_fault_of_a_background_thread_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_in_background_thread_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     def fill_the_disk() -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device", "events.log")
 

@@ -1,4 +1,4 @@
-"""Ball and box, measured."""
+"""Threat models: projection, 8-bit rounding, norms, violations, and the squashed l2 ball."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHAPES = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 9)
 
 @settings(max_examples=60, deadline=None)
 @given(SHAPES, st.sampled_from(["linf", "l2"]), st.floats(0.01, 1.0), st.integers(0, 99))
-def test_projection_lands_in_ball_and_box_and_leaves_inner_points(shape, norm, eps, seed):
+def test_projection_is_in_ball_and_box_and_idempotent(shape, norm, eps, seed):
     rng = torch.Generator().manual_seed(seed)
     x = torch.rand(shape, generator=rng)
     far = x + 5 * torch.randn(shape, generator=rng)
@@ -26,7 +26,7 @@ def test_projection_lands_in_ball_and_box_and_leaves_inner_points(shape, norm, e
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0.004, 1.0), st.integers(0, 99))
-def test_8bit_images_stay_in_the_ball(eps, seed):
+def test_8bit_rounding_stays_in_ball(eps, seed):
     rng = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (2, 1, 6, 6), generator=rng) / 255
     x_adv = (x + eps * torch.randn(x.shape, generator=rng).sign()).clamp(0, 1)
@@ -38,13 +38,13 @@ def test_8bit_images_stay_in_the_ball(eps, seed):
     assert ((x_adv - x - delta).abs() < 1 / 255 + 1e-6).all()  # and by less than a level
 
 
-def test_8bit_keeps_whole_levels_and_does_not_round_up():
+def test_8bit_rounding_keeps_whole_levels():
     x = torch.zeros(1, 1, 1, 3)
     x_adv = torch.tensor([[[[0.3, 8 / 255, 7.99 / 255]]]])
     assert to_8bit(x_adv, x).flatten().tolist() == [76, 8, 7]  # 0.3 * 255 = 76.5
 
 
-def test_norms_of_a_known_perturbation():
+def test_norms_of_known_perturbation():
     delta = torch.zeros(1, 3, 4, 4)
     delta[0, :, 1, 1] = torch.tensor([0.3, 0.0, -0.4])
     norms = delta_norms(delta)
@@ -71,13 +71,13 @@ def test_violations_are_named(change, message):
     [(0, "linf", "in \\(0, 1\\].*got 0"), (1.5, "linf", "got 1.5"), (-1, "l2", "positive, got -1"),
      (float("nan"), "linf", "got nan"), (float("inf"), "l2", "got inf"), (0.1, "l1", "norm must be one of")],
 )  # fmt: skip
-def test_impossible_balls_are_refused(eps, norm, message):
+def test_invalid_eps_raises(eps, norm, message):
     with pytest.raises(ValueError, match=message):
         check_eps(eps, norm)
 
 
-def test_the_l2_form_gives_back_what_the_box_cuts_off():
-    """Half of the pixels are pushed out of the box, where they stay: the other half has the whole length."""
+def test_l2_squash_rescales_after_box_clipping():
+    """Half of the pixels are clipped at the box: the other half carries the whole norm."""
     x = torch.cat([torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), 0.5)], dim=3)
     raw = -torch.ones_like(x)
     for eps in (0.8, torch.tensor([0.8, 0.4])):
@@ -87,7 +87,7 @@ def test_the_l2_form_gives_back_what_the_box_cuts_off():
 
 
 @given(SHAPES, st.floats(0.05, 4.0), st.integers(0, 99))
-def test_the_l2_form_stays_in_the_ball_and_is_never_shorter_than_the_cut_alone(shape, eps, seed):
+def test_l2_squash_in_ball_and_not_shorter_than_clipping(shape, eps, seed):
     torch.manual_seed(seed)
     x, raw = torch.rand(shape).round(decimals=1), 99 * torch.randn(shape)
     x_adv = bounded(raw, x, "l2", eps)
@@ -96,7 +96,7 @@ def test_the_l2_form_stays_in_the_ball_and_is_never_shorter_than_the_cut_alone(s
     assert (delta_norms(x_adv - x)["l2"] >= first * (1 - 1e-6)).all()
 
 
-def test_the_l2_form_keeps_a_shorter_answer_short():
+def test_l2_squash_keeps_short_perturbations():
     x, raw = torch.full((1, 1, 4, 4), 0.5), torch.full((1, 1, 4, 4), 0.01)
     torch.testing.assert_close(bounded(raw, x, "l2", 2.0), x + raw)
 
@@ -106,5 +106,5 @@ def test_the_l2_form_keeps_a_shorter_answer_short():
     [(0.3, "0.3"), (8 / 255, "8/255"), (16 / 255, "16/255"), (0.2, "0.2"), (51 / 255, "0.2"), (0.03137, "0.03137"),
      (2.5, "2.5"), (1 / 3, "1/3"), (1.0, "1"), (0.05 * 3, "0.15"), (128 / 255, "128/255"), (0.0, "0")],
 )  # fmt: skip
-def test_a_radius_is_shown_as_it_is_written(eps, text):
+def test_eps_text(eps, text):
     assert eps_text(eps) == text

