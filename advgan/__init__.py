@@ -11,18 +11,20 @@ from advgan.core.moved import install as _install_moved
 if TYPE_CHECKING:
     from advgan.classifiers.diagnosis import check_model
     from advgan.core.threat_model import Threat
+    from advgan.defenses.checkpoint import load_classifier
     from advgan.experiments.comparison.compare import compare
     from advgan.models.generator import Generator
     from advgan.training.generator import fit
 
 __version__ = "0.1.0"
-__all__ = ["Generator", "InputError", "Threat", "__version__", "check_model", "compare", "fit"]
+__all__ = ["Generator", "InputError", "Threat", "__version__", "check_model", "compare", "fit", "load_classifier"]
 _HOMES = {
     "Generator": "advgan.models.generator",
     "Threat": "advgan.core.threat_model",
     "check_model": "advgan.classifiers.diagnosis",
     "compare": "advgan.experiments.comparison.compare",
     "fit": "advgan.training.generator",
+    "load_classifier": "advgan.defenses.checkpoint",
 }
 
 _install_moved()

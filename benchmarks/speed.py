@@ -42,9 +42,10 @@ from advgan.core.config import ByOrder, Real, run, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Threat, check_class, eps_text
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.defenses import default_weights, load_classifier
+from advgan.defenses import load_classifier, parse_classifier
 from advgan.evaluation import environment, predict
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.evaluation.metrics import clean_records
@@ -115,6 +116,7 @@ class Settings(DataSettings):
 
 def main(settings: Settings) -> None:
     check(settings)
+    spec = parse_classifier(settings.target, settings.target_weights, default=CLASSIFIER)
     threat, sections = Threat("linf", settings.eps), chosen("section", settings.sections, SECTIONS, APART)
     peers = [] if settings.peers == ("none",) else chosen("peer", settings.peers, PEERS)
     needy = [name for name in sections if name in ("generator", "onnx")]
@@ -123,15 +125,12 @@ def main(settings: Settings) -> None:
     generator = (
         None
         if settings.generator is None
-        else Generator.from_pretrained(settings.generator, allowed_guides=[settings.target])
+        else Generator.from_pretrained(settings.generator, allowed_guides=[spec.name])
     )
     device = training.start_alone(SEED, settings.threads)
     data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights)
     shape, classes = data.image_shape, data.num_classes
-    target, data = prepare_model_and_data(
-        load_classifier(settings.target, weights, image_shape=shape, num_classes=classes), data
-    )
+    target, data = prepare_model_and_data(load_classifier(spec, image_shape=shape, num_classes=classes), data)
     x, y = next(data.test.first(settings.images).batches(settings.images))
     model = target.to(device).eval().requires_grad_(False)
     sizes = sorted({min(size, len(x)) for size in settings.batch_sizes})
@@ -163,7 +162,7 @@ def main(settings: Settings) -> None:
                 atomic_write(settings.output_dir / "speed.json", json.dumps({"rows": rows}, indent=2) + "\n")
 
     about = {
-        **{"name": settings.target, "weights": str(weights or "its own")},
+        **{"name": spec.name, "weights": str(spec.weights or "its own"), "defense": spec.defense},
         **{"sha256": fingerprint(model), "dataset": settings.dataset},
     }
     show({"environment": environment(settings), "target": about, "images": len(x), "rows": rows}, settings.output_dir)

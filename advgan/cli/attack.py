@@ -39,7 +39,7 @@ from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.recipe import NameOrPath, PathOrAddress
 from advgan.core.terminal import printable
-from advgan.defenses import load_classifier
+from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier
 from advgan.models.generator import Generator
 from advgan.report.escaping import csv_text, in_utf8
 
@@ -141,7 +141,8 @@ def main(settings: Settings) -> None:
 
 def load(settings: Settings, accelerator: Accelerator) -> Answers:
     """The generator and the target, on this process's device. Raises InputError for what does not fit together."""
-    allowed = [] if settings.target is None else [settings.target]
+    spec = None if settings.target is None else parse_classifier(settings.target, settings.target_weights)
+    allowed = [] if spec is None else [spec.name]
     generator = Generator.from_pretrained(settings.generator, guide=settings.guide, allowed_guides=allowed)
     size, guide, target = settings.image_size, generator.guide, None
     if size is not None and size < 1:
@@ -149,21 +150,21 @@ def load(settings: Settings, accelerator: Accelerator) -> Answers:
     shape: ImageShape | None = None if size is None else (generator.channels, size, size)
     if guide is not None and shape is not None and tuple(guide.image_shape) != shape:
         raise InputError(f"the guide of this generator takes images {tuple(guide.image_shape)}, got image_size {size}")
-    if settings.target is None and settings.target_weights is not None:
+    if spec is None and settings.target_weights is not None:
         raise InputError(f"target_weights need a target, got {settings.target_weights} alone")
-    if settings.target is not None:
+    if spec is not None:
         shape = shape or (None if guide is None else guide.image_shape)
-        target = onlooker(settings.target, settings.target_weights, shape).to(accelerator.device).eval()
+        target = onlooker(spec, shape).to(accelerator.device).eval()
     y_target = generator.y_target if settings.y_target is None else class_of(settings.y_target, target)
     eps = generator.threat.eps if settings.eps is None else settings.eps
     return Answers(generator.to(accelerator.device), eps, y_target, settings.seed, target)
 
 
-def onlooker(name: str, weights: Path | None, shape: ImageShape | None) -> nn.Module:
+def onlooker(spec: ClassifierSpec, shape: ImageShape | None) -> nn.Module:
     """The target, for images of `shape` (None: of its own). Raises InputError for one that cannot be asked."""
-    model = load_classifier(name, weights, image_shape=shape)
+    model = load_classifier(spec, image_shape=shape)
     if model.image_shape is None:
-        raise InputError(f"the target {name} does not say which images it takes: say --image-size")
+        raise InputError(f"the target {spec.name} does not say which images it takes: say --image-size")
     if isinstance(model, BlackBox):
         return model  # each of its answers is checked, and each question may cost
     sample = torch.rand(2, *model.image_shape, generator=torch.Generator().manual_seed(0))

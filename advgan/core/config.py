@@ -157,7 +157,9 @@ def _mark_by_order(settings: S) -> S:
     files = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
     marked = {name: _marked(value) for name, value in files.items() if name.endswith("_weights") and value}
     if not marked:
-        raise InputError("weights_by_order is for files of weights, expected --target-weights, got none")
+        raise InputError(
+            "weights_by_order is for files of weights, expected --target-weights or FILE:by-order, got none"
+        )
     return dataclasses.replace(settings, **marked)  # type: ignore[type-var]
 
 

@@ -129,6 +129,9 @@ def _parts(text: str, convert: Callable[[str], str]) -> str:
         return first + "".join(_parts(word, convert) for word in others)
     if "://" in text:
         return text
+    if (spec := re.fullmatch(r"([\w-]+|.+:[\w.-]+)@([^:+]+)(.*)", text)) and not os.path.exists(text):
+        name, weights, rest = spec.groups()  # NAME@WEIGHTS
+        return f"{_parts(name, convert)}@{_relative(weights, convert)}{_parts(rest, convert)}"
 
     def replace(found: re.Match[str]) -> str:
         part = found[0]

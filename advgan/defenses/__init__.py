@@ -5,14 +5,8 @@ every program takes it as a target, `--defense bit-depth:bits=3`.
 from __future__ import annotations
 
 from advgan.defenses.base import EOT, Defended, adaptive, can_reject, is_random, reseed, seen, unwrap
-from advgan.defenses.checkpoint import (
-    default_weights,
-    defend,
-    is_directory,
-    load_classifier,
-    load_members,
-    needs_weights,
-)
+from advgan.defenses.checkpoint import defend, load_classifier, load_members
+from advgan.defenses.classifier_spec import ClassifierSpec, parse_classifier, parse_classifiers
 from advgan.defenses.detection import Detector, load_detector
 from advgan.defenses.registry import DEFENSES
 from advgan.defenses.rejection import RejectingClassifier
@@ -20,19 +14,19 @@ from advgan.defenses.rejection import RejectingClassifier
 __all__ = [
     "DEFENSES",
     "EOT",
+    "ClassifierSpec",
     "Defended",
     "Detector",
     "RejectingClassifier",
     "adaptive",
     "can_reject",
-    "default_weights",
     "defend",
-    "is_directory",
     "is_random",
     "load_classifier",
     "load_detector",
     "load_members",
-    "needs_weights",
+    "parse_classifier",
+    "parse_classifiers",
     "reseed",
     "seen",
     "unwrap",

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from advgan.classifiers import TARGETS, ImageShape, Target
+from advgan.classifiers import ImageShape, Target
 from advgan.classifiers.checkpoint import build_and_fill, build_configured, check_config, read_target
 from advgan.classifiers.external import load_external, source_of
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError, listing
-from advgan.core.shipped import CLASSIFIER
 from advgan.core.spec_strings import parse_call
 from advgan.defenses.base import Defended, adaptive
+from advgan.defenses.classifier_spec import ClassifierSpec, parse_classifier
 from advgan.defenses.ensemble import Ensemble
 from advgan.defenses.registry import DEFENSES
 
@@ -53,7 +53,7 @@ def _read_members(defense: str, directories: str) -> list[nn.Module]:
 
 
 def load_classifier(
-    name: str,
+    classifier: str | ClassifierSpec,
     weights: Path | str | None = None,
     defense: str | None = None,
     *,
@@ -61,20 +61,27 @@ def load_classifier(
     num_classes: int | None = None,
     by_order: bool = False,
 ) -> Any:
-    """`load_target`, with the defences that `save_target` wrote down and, around them, `defense` (as in `defend`).
+    """A trained classifier, images (n, c, h, w) float32 in [0, 1] -> logits (n, num_classes): in eval mode, frozen.
 
-    In place of a name and weights, the directory of a saved classifier says both, and a name of another source
-    (`advgan.classifiers.external`) needs no weights. In eval mode, frozen. Raises InputError as all of them.
+        advgan.load_classifier("mnist-c@checkpoints/mnist5k-classifier+jpeg:quality=75")
+
+    classifier    `NAME[@WEIGHTS][+DEFENSE]...`, see `parse_classifier`; saved defenses are inside the given ones
+    weights, defense   where the string has none
+    image_shape, num_classes   of the data; None: the classifier's own
+    by_order      as in `load_target`
+
+    Raises InputError for what cannot be loaded.
     """
-    if by_order and weights is not None and not str(weights).endswith(BY_ORDER):
-        weights = f"{weights}{BY_ORDER}"
-    if source_of(name):
-        other = load_external(name, weights, image_shape=image_shape, num_classes=num_classes)
-        return defend(other, defense).requires_grad_(False)
-    where = (None, name) if is_directory(name, weights) else (name, weights)
-    config, file, ordered = read_target(*where)
+    spec = parse_classifier(classifier, weights, defense) if isinstance(classifier, str) else classifier
+    source = spec.weights
+    if by_order and source is not None and not str(source).endswith(BY_ORDER):
+        source = Path(f"{source}{BY_ORDER}")
+    if source_of(spec.name):
+        external = load_external(spec.name, source, image_shape=image_shape, num_classes=num_classes)
+        return defend(external, spec.defense).requires_grad_(False)
+    config, file, ordered = read_target(*((None, spec.name) if spec.is_directory else (spec.name, source)))
     model = build_and_fill(partial(rebuild, config, image_shape, num_classes), file, by_order=ordered)
-    return defend(model, defense).requires_grad_(False)
+    return defend(model, spec.defense).requires_grad_(False)
 
 
 def rebuild(
@@ -119,26 +126,6 @@ def check_defenses(config: Any) -> None:
                 todo += settings["members"]
 
 
-def default_weights(target: str, weights: Path | None, default: Path = CLASSIFIER) -> Path | None:
-    """The weights of a program's `target`: as given, else `default`; None for one that has its own."""
-    own = is_directory(target, weights) or source_of(target)
-    return weights if own else weights or default
-
-
-def needs_weights(name: str) -> bool:
-    """Whether a classifier's name says nothing of its weights: it is no directory, and of no other source."""
-    return not is_directory(name, None) and not source_of(name)
-
-
-def is_directory(name: str, weights: Path | str | None) -> bool:
-    """Whether `name` is where a classifier lies, not what it is called. Raises InputError for weights beside that."""
-    if name in TARGETS or source_of(name) or not os.path.isdir(name):
-        return False
-    if weights is not None:
-        raise InputError(f"the directory {name} holds its own weights, expected no others, got {weights}")
-    return True
-
-
 def load_members(
     paths: Sequence[str],
     image_shape: ImageShape,
@@ -153,7 +140,7 @@ def load_members(
     """
     found: list[nn.Module] = []
     for path in paths:
-        if not is_directory(path, None):
+        if not ClassifierSpec(path).is_directory:
             raise InputError(f"an ensemble needs directories of trained classifiers, got {path}")
         member = load_classifier(path)
         own, wanted = (member.image_shape, member.num_classes), (image_shape, num_classes)

@@ -20,7 +20,7 @@ from advgan.core.threat_model import NORMS, Norm, Threat, check_eps
 from advgan.core.training_record import checkpoint_folder, unfinished
 from advgan.data import Data
 from advgan.data.classes import class_mapping
-from advgan.defenses import is_directory, load_classifier, needs_weights
+from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier
 from advgan.evaluation.compatibility import class_info, prepare_model_and_data
 from advgan.evaluation.result_cache import TargetModel
 from advgan.models.generator import Generator
@@ -132,57 +132,35 @@ def read_training_json(path: Path) -> dict[str, Any]:
 
 
 def load_targets(
-    names: Sequence[str],
-    weights: Sequence[Path],
-    data: Data,
-    device: torch.device,
-    defenses: Sequence[str] = (),
-    *,
-    settled: bool = False,
+    specs: Sequence[ClassifierSpec], data: Data, device: torch.device, *, keep_class_order: bool = False
 ) -> tuple[list[Target], Data]:
-    """The classifiers `names` with their `weights`, one for one, each tried on a few validation images, on `device`;
-    and `data` with labels and class names as they have them (see `advgan.data.relabel`).
+    """The classifiers `specs` on `device`, each tried on a few validation images; and `data` with labels and class
+    names as they have them (see `advgan.data.relabel`), with `keep_class_order` as they are.
 
-    A name may be the directory of a saved classifier; then no weights are given. One of another source needs none:
-    they are one for each that does, or one for each that is no directory. `defenses` (words as in
-    `advgan.defenses.defend`, "none" for none) are one for each, one for all, or (). With `settled` the data are in the
-    order of others already. Raises InputError unless the numbers fit, each can be attacked, and all have the classes
-    in one order.
+    Raises InputError unless each can be attacked, and all have the classes in one order.
     """
-    able = [name for name in names if not is_directory(name, None)]
-    needy = [name for name in names if needs_weights(name)]
-    known = able if len(weights) == len(able) else needy
-    if not names or len(weights) != len(known):
-        raise InputError(f"expected one target-weights for each target, got {len(weights)} for {len(known)} targets")
-    if len(defenses) not in (0, 1, len(names)):
-        raise InputError(f"expected one defense, or one for each of {len(names)} targets, got {len(defenses)}")
-    given, loaded = iter(weights), list[tuple[Path | None, str | None, Any]]()
-    for i, name in enumerate(names):
-        own = next(given) if name in known else None
-        word = defenses[i if len(defenses) > 1 else 0] if defenses else "none"
-        defense = None if word == "none" else word
-        model = load_classifier(name, own, defense, image_shape=data.image_shape, num_classes=data.num_classes)
-        loaded.append((Path(name) if is_directory(name, own) else own, defense, model))
-    called, found, same = [model.name for _, _, model in loaded], list[Target](), list(range(data.num_classes))
-    order = same if settled else class_mapping(data, *class_info(loaded[0][2])) or same
-    for path, defense, model in loaded:
+    models = [load_classifier(spec, image_shape=data.image_shape, num_classes=data.num_classes) for spec in specs]
+    names, targets, same = [model.name for model in models], list[Target](), list(range(data.num_classes))
+    order = same if keep_class_order else class_mapping(data, *class_info(models[0])) or same
+    for spec, model in zip(specs, models, strict=True):
         if (class_mapping(data, *class_info(model)) or same) != order:
             raise InputError(f"{model.name} has the classes in another order than the other targets, expected the same")
-        checked, theirs = prepare_model_and_data(model, data)
+        checked, relabelled = prepare_model_and_data(model, data)
         short = Path(model.name).name if source_of(model.name) in FILES else model.name
-        label = f"{short} {path.name}" if path and called.count(model.name) > 1 else short
-        label = f"{label} + {defense}" if defense else label
-        if label in {other.victim.label for other in found}:
-            label = f"{label} ({path or model.name})"
-        found.append(Target(model.name, path, TargetModel(label, checked.to(device).eval()), defense))
-    return found, data if settled else theirs
+        label = f"{short} {spec.path.name}" if spec.path and names.count(model.name) > 1 else short
+        label = f"{label} + {spec.defense}" if spec.defense else label
+        if label in {other.victim.label for other in targets}:
+            label = f"{label} ({spec.path or model.name})"
+        targets.append(Target(model.name, spec.path, TargetModel(label, checked.to(device).eval()), spec.defense))
+    return targets, data if keep_class_order else relabelled
 
 
 def load_generators(paths: Sequence[Path], targets: int, names: Sequence[str] = ()) -> list[LoadedGenerator]:
     """A generator for each target: one for one, or one for all; [] for no paths. Raises InputError otherwise.
 
-    `names` are those of the targets: a guide may be loaded from such a Python file.
+    `names` are those of the targets (`parse_classifier`): a guide may be loaded from such a Python file.
     """
+    names = [parse_classifier(name).name for name in names]
     if len(paths) not in (0, 1, targets):
         raise InputError(f"expected one generator, or one for each of {targets} targets, got {len(paths)}")
     loaded = [LoadedGenerator(Path(path), Generator.from_pretrained(path, allowed_guides=names)) for path in paths]

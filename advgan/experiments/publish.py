@@ -31,7 +31,7 @@ from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, eps_text
 from advgan.data import load_data, relabel
-from advgan.defenses import default_weights
+from advgan.defenses import parse_classifier
 from advgan.evaluation import evaluate, predict, wilson
 from advgan.evaluation.compatibility import class_info, prepare_model_and_data
 from advgan.models.generator import Generator
@@ -98,13 +98,14 @@ def main(settings: Settings) -> None:
         raise InputError(
             f"{settings.output_dir} is there: --overwrite replaces a checkpoint, and nothing else is replaced"
         )
-    if settings.classifier and settings.target_weights is not None:
-        raise InputError(
-            f"a classifier's weights are the run's: expected no target_weights, got {settings.target_weights}"
-        )
-    weights = folder if settings.classifier else default_weights(settings.target, settings.target_weights, settings.run)
-    target = load_target(settings.target, weights)
-    generator = None if settings.classifier else Generator.from_pretrained(folder, allowed_guides=[settings.target])
+    spec = parse_classifier(settings.target, settings.target_weights)
+    if settings.classifier and spec.weights is not None:
+        raise InputError(f"a classifier's weights are the run's: expected no target_weights, got {spec.weights}")
+    if spec.defense is not None:
+        raise InputError(f"expected a target without a defense, got {spec.defense}")
+    weights = folder if settings.classifier else settings.run if spec.needs_weights else spec.path
+    target = load_target(spec.name, weights)
+    generator = None if settings.classifier else Generator.from_pretrained(folder, allowed_guides=[spec.name])
     if generator is not None and fingerprint(target) != trained_on(settings.run):
         raise InputError(
             "the generator was trained on another classifier than this target, or its run does not say on which"
@@ -113,9 +114,7 @@ def main(settings: Settings) -> None:
     for name in (settings.dataset, *settings.also):
         data = load_data(name, settings.data_dir)
         test = (
-            prepare_model_and_data(target, data)[1]
-            if source_of(settings.target)
-            else relabel(data, *class_info(target))
+            prepare_model_and_data(target, data)[1] if source_of(spec.name) else relabel(data, *class_info(target))
         ).test
         test = test if settings.max_samples is None else test.first(settings.max_samples)
         x, y = next(test.batches(len(test)))

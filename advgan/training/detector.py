@@ -31,10 +31,11 @@ from advgan.classifiers import fingerprint
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data, Split
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.defenses import can_reject, default_weights, load_classifier, seen
+from advgan.defenses import can_reject, load_classifier, parse_classifier, seen
 from advgan.defenses.detection import (
     BinaryDetector,
     Detector,
@@ -103,18 +104,17 @@ class Settings(DataSettings):
 
 def main(settings: Settings) -> None:
     specs = check(settings)
+    spec = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
     accelerator = training.start(settings.seed, settings.threads)
     if accelerator.num_processes > 1:
         raise InputError(f"a detector is made by one process, got {accelerator.num_processes}")
     data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights)
-    where, shape = (settings.target, weights, settings.defense), data.image_shape
-    target = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
+    target = load_classifier(spec, image_shape=data.image_shape, num_classes=data.num_classes)
     if any(spec.access == "gradients" for spec in specs):
         require_gradients(target)
     _, data = prepare_model_and_data(target, data)
     if can_reject(target):
-        raise InputError(f"the target rejects already, expected one that answers every image, got {settings.defense}")
+        raise InputError(f"the target rejects already, expected one that answers every image, got {spec.defense}")
     target = target.to(accelerator.device)
     attacks = known_attacks(settings, specs, target)
     training.claim(settings.output_dir, "detector", resume=None, overwrite=settings.overwrite)
@@ -161,10 +161,9 @@ def check(settings: Settings) -> list[Spec]:
 def known_attacks(settings: Settings, specs: list[Spec], target: nn.Module) -> dict[str, Answer]:
     """Attack's name -> its answers to images, and which of them fool the target."""
     source = settings.generator or settings.discriminator
+    guides = [parse_classifier(settings.target).name]
     generator = (
-        None
-        if source is None
-        else Generator.from_pretrained(source, allowed_guides=[settings.target]).to(device_of(target))
+        None if source is None else Generator.from_pretrained(source, allowed_guides=guides).to(device_of(target))
     )
     aim = None if generator is None else generator.y_target
     if generator is not None and (

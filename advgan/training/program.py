@@ -23,10 +23,11 @@ from advgan.core.config import ByOrder, Real, write_settings
 from advgan.core.errors import InputError
 from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, check_eps
 from advgan.data import Data
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.defenses import default_weights, load_classifier, unwrap
+from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
 from advgan.models import losses
 from advgan.models.generator import Architecture
@@ -208,13 +209,11 @@ def check(settings: Settings, config: TrainingConfig) -> None:
 
 def load(settings: Settings, accelerator: Accelerator) -> tuple[nn.Module, Data, nn.Module | bool | None]:
     """The classifier under attack, the images, and the guide."""
+    spec = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights)
     shape = data.image_shape
-    loaded: Any = load_classifier(
-        settings.target, weights, settings.defense, image_shape=shape, num_classes=data.num_classes
-    )
+    loaded: Any = load_classifier(spec, image_shape=shape, num_classes=data.num_classes)
     require_gradients(loaded)
     model, data = prepare_model_and_data(loaded, data)
     if settings.guide_dir is None:

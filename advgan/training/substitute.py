@@ -36,10 +36,11 @@ from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, check_class, check_eps
 from advgan.data import Split, training_batches
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.defenses import default_weights, load_classifier, reseed
+from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier, reseed
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
@@ -148,6 +149,7 @@ class Settings(DataSettings):
 
 def main(settings: Settings) -> None:
     check(settings)
+    spec = checked_target(settings)
     accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
     if accelerator.num_processes > 1:
         raise InputError(f"expected one process, which counts the queries, got {accelerator.num_processes}")
@@ -156,9 +158,8 @@ def main(settings: Settings) -> None:
         training.claim(settings.output_dir, "classifier", resume=False, overwrite=settings.overwrite)
     device = accelerator.device
     data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights)
-    where, shape = (settings.target, weights, settings.defense), data.image_shape
-    hidden = load_classifier(*where, image_shape=shape, num_classes=data.num_classes)
+    shape = data.image_shape
+    hidden = load_classifier(spec, image_shape=shape, num_classes=data.num_classes)
     model, data = prepare_model_and_data(hidden, data)
     model, classes = model.to(device), data.num_classes
     check_class(settings.y_target, classes)
@@ -166,8 +167,8 @@ def main(settings: Settings) -> None:
     black_box = BlackBox.of(model, classes, settings.answers, settings.budget)
     referee = BlackBox.of(model, classes, settings.answers)  # the same, asked by validation: what nobody learns from
     check_budget(settings, len(train))
-    if settings.substitute == settings.target:
-        accelerator.print(f"note: the substitute is a {settings.target} like the black box: an attacker who guessed it")
+    if settings.substitute == spec.name:
+        accelerator.print(f"note: the substitute is a {spec.name} like the black box: an attacker who guessed it")
 
     substitute = without_dropout(build_target(settings.substitute, shape, classes))
     substitute.classes = data.classes
@@ -472,14 +473,16 @@ def check(settings: Settings) -> None:
         raise InputError(f"ema must be in [0, 1), got {settings.ema}")
     if rounds(settings) > min(settings.distil_steps, settings.generator_steps):
         raise InputError(f"each round needs a step of both, got {settings.rounds} rounds")
+
+
+def checked_target(settings: Settings) -> ClassifierSpec:
+    """The black box. Raises InputError where the program would overwrite it."""
+    spec = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
     folder = settings.output_dir / "classifier"
-    if (
-        settings.target_weights
-        and settings.target_weights.exists()
-        and settings.target_weights.resolve()
-        in (path.resolve() for path in (settings.output_dir, folder, folder / "model.safetensors"))
-    ):
+    outputs = [path.resolve() for path in (settings.output_dir, folder, folder / "model.safetensors")]
+    if spec.weights is not None and spec.weights.exists() and spec.weights.resolve() in outputs:
         raise InputError(f"output_dir must not be where the black box lies, got {settings.output_dir}")
+    return spec
 
 
 def check_budget(settings: Settings, n: int) -> None:

@@ -14,7 +14,7 @@ from advgan.classifiers import check_normalised
 from advgan.classifiers.external.base import Other
 from advgan.core.errors import InputError
 from advgan.data import Data, Split, load_data, relabel
-from advgan.defenses import load_classifier
+from advgan.defenses import ClassifierSpec, load_classifier
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.evaluation.loading import load_targets
 
@@ -273,15 +273,15 @@ def test_models_of_different_class_orders_raise(bars, tmp_path):
         "def other():\n"
         "    return net(('top', 'bottom', 'middle'))\n"
     )
-    names = [f"{tmp_path / 'net.py'}:{word}" for word in ("one", "other")]
-    (target,), data = load_targets(names[:1], [], bars, CPU)
+    specs = [ClassifierSpec(f"{tmp_path / 'net.py'}:{word}") for word in ("one", "other")]
+    (target,), data = load_targets(specs[:1], bars, CPU)
     assert data.classes == ("top", "middle", "bottom")
     assert target.describe("folder")["weights"] == "its own"
     assert target.training_seconds is None
-    for given, keywords in [((names, [], bars), {}), ((names[1:], [], data), {"settled": True})]:
+    for given, keywords in [((specs, bars), {}), ((specs[1:], data), {"keep_class_order": True})]:
         with pytest.raises(InputError, match=r"net.py:other has the classes in another order than the other targets"):
             load_targets(*given, CPU, **keywords)
-    again, _ = load_targets([*names[:1], *names[:1]], [], bars, CPU)
+    again, _ = load_targets([*specs[:1], *specs[:1]], bars, CPU)
     assert len({each.victim.label for each in again}) == 2
 
 

@@ -15,7 +15,17 @@ from advgan.classifiers import build_target, check_target, fingerprint, load_tar
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
-from advgan.defenses import DEFENSES, adaptive, defend, is_random, load_classifier, reseed, seen, unwrap
+from advgan.defenses import (
+    DEFENSES,
+    adaptive,
+    defend,
+    is_random,
+    load_classifier,
+    parse_classifiers,
+    reseed,
+    seen,
+    unwrap,
+)
 from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.evaluation import ResultCache, TargetModel
 from advgan.evaluation.loading import load_targets
@@ -159,8 +169,9 @@ def test_labels_of_saved_classifiers_use_folder_names(tmp_path: Path) -> None:
     data = load_data("mnist5k")
     for name in ("first", "second"):
         save_target(build_target("mnist-b").eval(), tmp_path / name, "# card")
-    given = ([str(tmp_path / "first"), "mnist-b", str(tmp_path / "second")], [tmp_path / "second"], data)
-    found, _ = load_targets(*given, torch.device("cpu"), ["none", "bit-depth", "none"])
+    names = [str(tmp_path / "first"), "mnist-b", f"mnist-b@{tmp_path / 'second'}"]
+    specs = parse_classifiers(names, [tmp_path / "second"], ["none", "bit-depth", "none"])
+    found, _ = load_targets(specs, data, torch.device("cpu"))
     labels = [target.victim.label for target in found]
     assert labels == ["mnist-b first", "mnist-b second + bit-depth", "mnist-b second"]
 

@@ -20,6 +20,7 @@ from advgan import Generator, training
 from advgan.classifiers import BlackBox, fingerprint, load_target
 from advgan.core.config import run
 from advgan.data import load_data
+from advgan.defenses import parse_classifiers
 from advgan.evaluation.loading import LoadedGenerator, load_targets, read_training_json
 from tests.conftest import Run
 
@@ -161,8 +162,8 @@ def test_others_find_what_it_was_trained_on_and_what_it_cost(
 ) -> None:
     summary = call()
     data, out = load_data("folder", digits), tmp_path / "out"
-    names, paths = ("mnist-small", "mnist-b"), (classifier, out)
-    (black_box, own), _ = load_targets(names, paths, data, torch.device("cpu"))
+    specs = parse_classifiers(("mnist-small", "mnist-b"), (classifier, out))
+    (black_box, own), _ = load_targets(specs, data, torch.device("cpu"))
     trained = LoadedGenerator(out, Generator.from_pretrained(out))
     assert trained.trained_on(own)
     assert not trained.trained_on(black_box)

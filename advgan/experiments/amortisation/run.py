@@ -26,9 +26,10 @@ from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat, eps_text
 from advgan.data.flags import load_chosen
-from advgan.defenses import default_weights
+from advgan.defenses import parse_classifier
 from advgan.evaluation import Result, ResultCache, environment, evaluate
 from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, parse_eps_values, unfit
@@ -104,6 +105,7 @@ class Bench:
 
 def main(settings: Settings) -> None:
     trained = check(settings)
+    spec = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
     norm: Norm = settings.norm or trained[0].generator.threat.norm
     balls = [Threat(norm, eps) for eps in parse_eps_values(settings.eps, norm) if eps]
     if not balls:
@@ -113,9 +115,7 @@ def main(settings: Settings) -> None:
             raise InputError(f"{each.name}: {reason}")
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights)
-    named = ([settings.target], [] if weights is None else [weights])
-    (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
+    (target,), data = load_targets([spec], data, device)
     require_gradients(target.victim.model)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))

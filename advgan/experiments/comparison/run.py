@@ -29,7 +29,7 @@ from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
-from advgan.defenses import needs_weights
+from advgan.defenses import parse_classifier, parse_classifiers
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.compatibility import is_black_box
 from advgan.evaluation.loading import (
@@ -95,6 +95,7 @@ class Settings(StudySettings):
 
 def main(settings: Settings) -> None:
     check(settings)
+    classifiers = parse_classifiers(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
     generators = load_generators(settings.generator, len(settings.target), settings.target)
     first = generators[0].generator if generators else None
     accelerator = training.start(settings.seeds[0], settings.threads, patient=True)
@@ -105,8 +106,7 @@ def main(settings: Settings) -> None:
     checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
-    weights = settings.target_weights or [CLASSIFIER for name in settings.target if needs_weights(name)]
-    targets, data = load_targets(settings.target, weights, data, device, settings.defense)
+    targets, data = load_targets(classifiers, data, device)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
@@ -115,8 +115,8 @@ def main(settings: Settings) -> None:
         specs = [spec for spec in specs if spec.access != "gradients"]  # there are none
     surrogate = None
     if settings.surrogate:
-        own = [settings.surrogate_weights] if settings.surrogate_weights else []
-        (surrogate,), _ = load_targets([settings.surrogate], own, data, device, settled=True)
+        surrogate_spec = parse_classifier(settings.surrogate, settings.surrogate_weights)
+        (surrogate,), _ = load_targets([surrogate_spec], data, device, keep_class_order=True)
         called = settings.surrogate_weights.name if settings.surrogate_weights else settings.surrogate
         if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
             raise InputError(f"the surrogate {called} is one of the targets, expected another one")
@@ -186,7 +186,7 @@ def check(settings: Settings) -> None:
     if not settings.seeds or not all(0 <= seed < 2**32 for seed in settings.seeds):
         raise InputError(f"seeds must be one or more from 0 to {2**32 - 1}, got {settings.seeds}")
     name = settings.surrogate
-    bare = name is not None and not settings.surrogate_weights and needs_weights(name)
+    bare = name is not None and parse_classifier(name, settings.surrogate_weights).needs_weights
     if bare or (settings.surrogate_weights and not name):
         raise InputError(
             f"a surrogate needs a name and weights, got {settings.surrogate} and {settings.surrogate_weights}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from advgan.core.errors import InputError
 from advgan.core.spec_strings import parse_call
 from advgan.data import Data
-from advgan.defenses import DEFENSES
+from advgan.defenses import DEFENSES, ClassifierSpec
 from advgan.evaluation.loading import Target, load_targets
 
 LABEL = re.compile(r"([^:=+/\\]+)=(.+)")
@@ -70,14 +70,12 @@ def parse_rows(texts: Sequence[str], promised: Collection[Path] = ()) -> list[Ro
     return rows
 
 
-def load_rows(
-    rows: Sequence[Row], base: str, weights: Sequence[Path], data: Data, device: torch.device
-) -> tuple[list[Target], Data]:
-    """The classifiers of the rows, each under its row's label, and the data; the rest as in `load_targets`.
-
-    base      the classifier of the rows that name none; `weights` are its own, none where it is a directory
+def load_rows(rows: Sequence[Row], base: ClassifierSpec, data: Data, device: torch.device) -> tuple[list[Target], Data]:
+    """The classifiers of the rows, `base` for those that name none, each under its row's label, and the data; the rest
+    as in `load_targets`.
     """
-    names = [base if row.classifier is None else str(row.classifier) for row in rows]
-    own = [path for row in rows if row.classifier is None for path in weights]
-    targets, data = load_targets(names, own, data, device, [row.defense or "none" for row in rows])
+    specs = [base if row.classifier is None else ClassifierSpec(str(row.classifier)) for row in rows]
+    defenses = ["+".join(filter(None, (spec.defense, row.defense))) for spec, row in zip(specs, rows, strict=True)]
+    specs = [replace(spec, defense=defense or None) for spec, defense in zip(specs, defenses, strict=True)]
+    targets, data = load_targets(specs, data, device)
     return [target.with_label(row.label) for target, row in zip(targets, rows, strict=True)], data

@@ -28,9 +28,10 @@ from advgan.attacks.registry import Spec, make_attack, parse_attack
 from advgan.core.config import ByOrder, Real, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat
 from advgan.data.flags import load_chosen
-from advgan.defenses import default_weights, is_random, seen
+from advgan.defenses import ClassifierSpec, is_random, parse_classifier, seen
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, unfit
 from advgan.evaluation.relative_time import relative_time
@@ -93,9 +94,11 @@ class Cell:
 
 
 def main(settings: Settings) -> None:
+    base_spec = parse_classifier(settings.target, settings.target_weights, default=CLASSIFIER)
     commands = parse_commands(settings.prepare)
     made = [command.output_dir for command in commands]
-    rows, specs, ball = parse_rows(settings.rows, made), check(settings, made), Threat(settings.norm, settings.eps)
+    rows, specs = parse_rows(settings.rows, made), check(settings, base_spec, made)
+    ball = Threat(settings.norm, settings.eps)
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
@@ -107,14 +110,12 @@ def main(settings: Settings) -> None:
     threads = [] if settings.threads is None else ["--threads", settings.threads]
     prepare(commands, "--data-dir", settings.data_dir, *threads)
 
-    weights = default_weights(settings.target, settings.target_weights)
-    own = [] if weights is None else [weights]
-    (base, *targets), data = load_rows([Row("base", None, None), *rows], settings.target, own, data, device)
+    (base, *targets), data = load_rows([Row("base", None, None), *rows], base_spec, data, device)
     x, y = next(data.test.first(len(x)).batches(len(x)))  # labels as the base has them
     surrogate = None
     if settings.surrogate:
-        own = [settings.surrogate_weights] if settings.surrogate_weights else []
-        (surrogate,), _ = load_targets([settings.surrogate], own, data, device, settled=True)
+        surrogate_spec = parse_classifier(settings.surrogate, settings.surrogate_weights)
+        (surrogate,), _ = load_targets([surrogate_spec], data, device, keep_class_order=True)
         if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
             raise InputError(f"the surrogate {settings.surrogate} is one of the rows, expected another classifier")
     generators = by_source(
@@ -162,11 +163,11 @@ def main(settings: Settings) -> None:
     study_report.print(settings.output_dir, kept=cells.found, total=total)
 
 
-def check(settings: Settings, made: Sequence[Path]) -> list[Spec]:
+def check(settings: Settings, base: ClassifierSpec, made: Sequence[Path]) -> list[Spec]:
     """The attacks. Raises InputError for settings that cannot be meant; what will be `made` there need not be there."""
     if settings.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
-    for path in (settings.target_weights, settings.surrogate_weights, *settings.generator):
+    for path in (base.weights, settings.surrogate_weights, *settings.generator):
         if path is not None and not path.exists() and not {path, *path.parents} & set(made):
             raise InputError(f"there is nothing at {path}, expected a trained network, or a command that makes it")
     if settings.surrogate_weights and not settings.surrogate:

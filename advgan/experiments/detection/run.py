@@ -11,7 +11,7 @@ OUTPUT_DIR/cells as soon as it is done: the same command resumes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ import advgan.training as training
 from advgan.attacks.registry import Spec, make_attack, parse_attack
 from advgan.core.config import Real, write_settings
 from advgan.core.errors import InputError
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Data
 from advgan.data.flags import load_chosen
-from advgan.defenses import RejectingClassifier, default_weights
+from advgan.defenses import ClassifierSpec, RejectingClassifier, parse_classifier
 from advgan.defenses.detection import scores
 from advgan.evaluation import Result, ResultCache, environment, wilson
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, read_training_json, unfit
@@ -63,6 +64,7 @@ def main(settings: Settings) -> None:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
     if not settings.detector:
         raise InputError("expected a --detector, made by train/detector.py, got none")
+    classifier = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
     threat = Threat(settings.norm, settings.eps)
     specs = [parse_attack(word) for word in dict.fromkeys(settings.attacks)]
     trained = load_generators(settings.generator, len(settings.generator), [settings.target])
@@ -70,7 +72,7 @@ def main(settings: Settings) -> None:
         raise InputError(reason)
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
-    targets, data = rejecting(settings, data, device)
+    targets, data = rejecting(settings, classifier, data, device)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for spec in specs:
@@ -115,17 +117,16 @@ def meant(trained: LoadedGenerator, targets: list[Target]) -> Target:
     return next((target for target in targets if target.victim.sha256 == trained.source_sha256), targets[0])
 
 
-def rejecting(settings: Settings, data: Data, device: torch.device) -> tuple[list[Target], Data]:
+def rejecting(
+    settings: Settings, classifier: ClassifierSpec, data: Data, device: torch.device
+) -> tuple[list[Target], Data]:
     """The classifier behind each of the detectors, called by the detector's kind and, of several of a kind, folder; and
     the data as it has them."""
-    own = default_weights(settings.target, settings.target_weights)
-    n, around = len(settings.detector), "" if settings.defense is None else f"{settings.defense}+"
-    weights = [] if own is None else [own] * n
-    words = [f"{around}reject:detector={path}" for path in settings.detector]
-    found, data = load_targets([settings.target] * n, weights, data, device, words)
+    defenses = ["+".join(filter(None, (classifier.defense, f"reject:detector={path}"))) for path in settings.detector]
+    found, data = load_targets([replace(classifier, defense=defense) for defense in defenses], data, device)
     kinds = [guard(target).detector.kind for target in found]
     names = [k if kinds.count(k) == 1 else f"{k} {p.name}" for k, p in zip(kinds, settings.detector, strict=True)]
-    if len(set(names)) < n:
+    if len(set(names)) < len(names):
         raise InputError(f"expected detectors in folders of different names, got {', '.join(names)}")
     return [target.with_label(name) for target, name in zip(found, names, strict=True)], data
 

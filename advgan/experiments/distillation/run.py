@@ -28,6 +28,7 @@ from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, check_eps
 from advgan.data.flags import load_chosen
+from advgan.defenses import ClassifierSpec
 from advgan.defenses.distillation import check_temperature
 from advgan.evaluation import Result, ResultCache, environment, predict
 from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, read_training_json
@@ -115,7 +116,7 @@ def main(settings: Settings) -> None:
     generators = [generator(settings, entrant) for entrant in entrants]
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
-    found, data = load_targets([settings.target] * len(entrants), [each.weights for each in entrants], data, device)
+    found, data = load_targets([ClassifierSpec(settings.target, each.weights) for each in entrants], data, device)
     x, y = next(data.test.batches(len(data.test)))
     targets = [
         target.with_label("no distillation" if each.temperature is None else f"T = {each.label}")

@@ -17,9 +17,10 @@ import advgan.training as training
 from advgan.attacks.registry import ATTACKS, Spec, make_attack, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
-from advgan.defenses import default_weights
+from advgan.defenses import parse_classifier
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.loading import aim, load_generators, load_targets, parse_eps_values, unfit
 from advgan.experiments.settings import ClassifierSettings, StudySettings
@@ -56,6 +57,7 @@ class Settings(ClassifierSettings, StudySettings):
 def main(settings: Settings) -> None:
     if settings.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+    classifier = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
     trained = load_generators([] if settings.generator is None else [settings.generator], 1, [settings.target])
     generator = trained[0].generator if trained else None
     norm: Norm = settings.norm or (generator.threat.norm if generator else "linf")
@@ -67,9 +69,7 @@ def main(settings: Settings) -> None:
         raise InputError("expected an eps above 0, got none")
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
-    weights = default_weights(settings.target, settings.target_weights)
-    named = ([settings.target], [] if weights is None else [weights])
-    (target,), data = load_targets(*named, data, device, [settings.defense or "none"])
+    (target,), data = load_targets([classifier], data, device)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))

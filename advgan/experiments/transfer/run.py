@@ -26,6 +26,7 @@ from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat, check_class, eps_text
 from advgan.data.flags import load_chosen
+from advgan.defenses import parse_classifiers
 from advgan.evaluation import ResultCache, TargetModel, environment, wilson
 from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import (
@@ -90,6 +91,7 @@ def main(settings: Settings) -> None:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
     if len(settings.target) < 2:
         raise InputError(f"expected at least two targets, sources and victims, got {len(settings.target)}")
+    classifiers = parse_classifiers(settings.target, settings.target_weights, settings.defense)
     trained = load_generators(settings.generator, len(settings.generator), settings.target)
     y_target = aim(settings.y_target, trained[0].generator if trained else None)
     ball = Threat(settings.norm, settings.eps, targeted=y_target is not None)
@@ -100,7 +102,7 @@ def main(settings: Settings) -> None:
     curve_specs = [made_on_a_source(word) for word in dict.fromkeys(settings.curve_attacks)]
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
-    targets, data = load_targets(settings.target, settings.target_weights, data, device, settings.defense)
+    targets, data = load_targets(classifiers, data, device)
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))

@@ -1,0 +1,139 @@
+"""A classifier in one string: its name, after @ its weights, after + its defenses: `mnist-c@RUN+jpeg:quality=75`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from advgan.classifiers import TARGETS
+from advgan.classifiers.external import source_of
+from advgan.core.config import BY_ORDER
+from advgan.core.errors import InputError
+from advgan.core.spec_strings import parse_call
+from advgan.defenses.registry import DEFENSES
+
+
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """A classifier's `name` (built-in, directory, or external), the `weights` beside it, the `defense` around it."""
+
+    name: str
+    weights: Path | None = None
+    defense: str | None = None
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether the name is the directory of a saved classifier."""
+        return self.name not in TARGETS and not source_of(self.name) and os.path.isdir(self.name)
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether weights are missing: the name is no directory and of no external source."""
+        return self.weights is None and not self.is_directory and not source_of(self.name)
+
+    @property
+    def path(self) -> Path | None:
+        """Directory or file of the weights; None for an external classifier with its published ones."""
+        return Path(self.name) if self.is_directory else self.weights
+
+
+def parse_classifier(
+    text: str, weights: Path | str | None = None, defense: str | None = None, *, default: Path | None = None
+) -> ClassifierSpec:
+    """`NAME[@WEIGHTS][+DEFENSE]...`, with `weights` and `defense` where `text` has none.
+
+    NAME       a built-in classifier, a directory, or an external name (`advgan.classifiers.external`)
+    WEIGHTS    a directory or a file, also FILE:by-order
+    DEFENSE    with settings after colons, from the inside out, see `defend`; `defense` "none" is None
+    default    weights where the name needs some and none are given
+
+    An `@` or `+` in an existing path belongs to the path; so does one in a URL unless a defense follows. Raises
+    InputError for weights or a defense given twice, weights beside a directory, and an unknown defense or setting.
+    """
+    named, own_defense = _split_defense(text)
+    name, own_weights = _split_weights(named)
+    defense = None if defense == "none" else defense
+    for kind, own, given in (("weights", own_weights, weights), ("defense", own_defense, defense)):
+        if own == "" or None not in (own, given):
+            expected = "a value after it" if own == "" else f"no {kind} beside it"
+            raise InputError(f"target {text!r} names its {kind}, expected {expected}, got {given}")
+    defense, weights = defense if own_defense is None else own_defense, own_weights or weights
+    for word in [] if defense is None else defense.split("+"):
+        parse_call(word, DEFENSES, {"inner"}, "defense")
+    spec = ClassifierSpec(name, None if weights is None else Path(weights), defense)
+    if spec.is_directory and weights is not None:
+        raise InputError(f"the directory {name} holds its own weights, expected no others, got {weights}")
+    return replace(spec, weights=default) if spec.needs_weights else spec
+
+
+def parse_classifiers(
+    texts: Sequence[str], weights: Sequence[Path], defenses: Sequence[str] = (), *, default: Path | None = None
+) -> list[ClassifierSpec]:
+    """Several, each as `parse_classifier` reads it.
+
+    weights    one for each name without weights that is no directory, or one for each that needs some; none: `default`
+    defenses   one for each, one for all, or none
+
+    Raises InputError as `parse_classifier`, and unless the numbers fit.
+    """
+    if len(defenses) not in (0, 1, len(texts)):
+        raise InputError(f"expected one defense, or one for each of {len(texts)} targets, got {len(defenses)}")
+    defenses = list(defenses or ["none"]) * (len(texts) if len(defenses) < 2 else 1)
+    specs = [parse_classifier(text, None, defense) for text, defense in zip(texts, defenses, strict=True)]
+    bare = [spec.path is None for spec in specs]
+    needy = [spec.needs_weights for spec in specs]
+    if default is not None and not weights:
+        weights = [default] * sum(needy)
+    chosen = bare if len(weights) == sum(bare) else needy
+    if texts and len(weights) == len(texts) > sum(bare):
+        parse_classifier(texts[bare.index(False)], weights[bare.index(False)])  # raises: given twice
+    if not texts or len(weights) != sum(chosen):
+        raise InputError(f"expected one target-weights for each target, got {len(weights)} for {sum(chosen)} targets")
+    given = iter(weights)
+    return [replace(spec, weights=next(given)) if own else spec for spec, own in zip(specs, chosen, strict=True)]
+
+
+def _split_defense(text: str) -> tuple[str, str | None]:
+    """The text before the first + of the defenses, and the text after it."""
+    cuts = [(text[: at.start()], text[at.end() :]) for at in re.finditer(r"\+", text)]
+    if not cuts or _exists(text):
+        return text, None
+    known = [cut for cut in cuts if all(word.partition(":")[0] in DEFENSES for word in cut[1].split("+"))]
+    existing = [cut for cut in known if _exists(cut[0])]
+    if existing:
+        return existing[-1]
+    if _is_name(_split_weights(cuts[0][0])[0]):
+        return cuts[0]
+    return known[0] if known else (text, None)
+
+
+def _split_weights(text: str) -> tuple[str, str | None]:
+    """The text before the @ of the weights, and the text after it."""
+    if "@" not in text or _is_there(text):
+        return text, None
+    cuts = [(text[: at.start()], text[at.end() :]) for at in re.finditer("@", text)]
+    cuts = [cut for cut in cuts if _is_name(cut[0])]
+    existing = [cut for cut in cuts if os.path.exists(cut[1].removesuffix(BY_ORDER))]
+    cuts = [cut for cut in cuts if not cut[0].startswith("timm:hf-hub:")]  # timm:hf-hub:REPO@REVISION
+    return next(iter(existing or cuts), (text, None))
+
+
+def _is_name(text: str) -> bool:
+    """Whether `text` names a classifier that may have weights or defenses after it; a URL has neither for certain."""
+    source = source_of(text)
+    return source != "endpoint" and (source is not None or bool(re.fullmatch(r"[\w-]+", text)) or os.path.isdir(text))
+
+
+def _exists(text: str) -> bool:
+    """Whether the directory or file of a classifier is there: that of its weights, where it has some."""
+    name, weights = _split_weights(text)
+    return _is_there(name) if weights is None else os.path.exists(weights.removesuffix(BY_ORDER))
+
+
+def _is_there(name: str) -> bool:
+    """Whether the directory or file in a classifier's name is there."""
+    path = re.sub(r"^(hf|timm:local-dir):", "", name)
+    return os.path.exists(re.sub(r"(?<=\.py):\w+$|(?<=\.onnx)#.*$", "", path))
