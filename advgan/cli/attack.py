@@ -62,7 +62,7 @@ class Settings:
     guide: NameOrPath | None = None
     """Name of the generator's guide, FILE.py:FACTORY, where it is from a Python file, which is run; None: any other"""
     recipe: Path | None = None
-    """YAML file of settings that become the defaults, like an earlier call's settings-attack.yaml; flags override it"""
+    """YAML file of settings, such as an earlier settings-attack.yaml; flags override it"""
     eps: Real | None = None
     """Radius of the ball; None takes the largest that the generator was trained for"""
     y_target: str | None = None

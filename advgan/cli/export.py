@@ -30,7 +30,7 @@ class Settings:
     directory: tyro.conf.Positional[PathOrAddress]
     """A generator's folder, a run that holds one, or hf://USER/MODEL"""
     recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
+    """YAML file of settings, or name of a shipped recipe; flags override it"""
     format: Format | None = None
     """onnx, for onnxruntime and what else reads it, or pt2, for torch.export.load and torch's compilers; None: what
     --output ends in, onnx without one"""

@@ -23,7 +23,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from advgan.core.errors import InputError, did_you_mean, reason
 from advgan.core.files import atomic_write
 from advgan.core.lock import release
-from advgan.core.recipe import convert_paths, from_recipe, read_recipe, to_recipe
+from advgan.core.recipe import convert_paths, find_recipe, from_recipe, read_recipe, to_recipe
 from advgan.core.shutdown import exiting_on_signals
 from advgan.core.terminal import printable, safe_streams
 
@@ -147,7 +147,19 @@ def parse(
     _check_flags(settings_class, words)
     recipe = _recipe_path(words)
     defaults = {} if recipe is None else {"default": load_recipe(settings_class, recipe)}
-    return _mark_by_order(_parsed(settings_class, words, prog=prog, description=description, **defaults))
+    return _mark_by_order(_parsed(settings_class, words, prog=prog, description=help_text(description), **defaults))
+
+
+def help_text(docstring: str) -> str:
+    """`docstring` as tyro shows it: the lines of a paragraph joined, commands indented, each on a line of its own."""
+    paragraphs = []
+    for paragraph in re.split(r"\n\s*\n", docstring.strip()):
+        lines = [line.strip() for line in paragraph.splitlines()]
+        if re.match(r"(python|advgan|accelerate|torchrun) ", " ".join(lines)):
+            paragraphs.append("\n    ".join(["examples:", *lines]))  # tyro keeps the break before an indented line
+        else:
+            paragraphs.append(" ".join(lines))
+    return "\n\n".join(paragraphs)
 
 
 def _mark_by_order(settings: S) -> S:
@@ -201,11 +213,11 @@ def _check_flags(settings_class: type, words: Sequence[str]) -> None:
 def load_recipe(settings_class: type[S], path: Path) -> S:
     """The class's defaults with those replaced that the YAML file `path` names. Raises InputError for a bad file.
 
-    A recipe is a mapping from flags (dashes or underscores) to values. It is read through the flags' own parser, so
-    that a recipe understands what the command line understands, and refuses what it refuses. A setting that has no
-    default, and that the recipe does not name, is tyro.MISSING: a flag has to say it. Relative paths in it are relative
-    to the folder of the file, not to the working directory.
+    A recipe, also the name of a shipped one, is a mapping from flags (dashes or underscores) to values, read by the
+    parser of the flags: it takes the values that the command line takes. A setting without a default that the recipe
+    leaves out is tyro.MISSING: a flag has to set it. Relative paths are relative to the folder of the file.
     """
+    path = find_recipe(path)
     recipe = read_recipe(path)
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(settings_class)  # type: ignore[arg-type]
     known = {field.name for field in fields} - {"recipe"}

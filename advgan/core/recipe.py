@@ -11,8 +11,9 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import yaml
 
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, did_you_mean, reason
 from advgan.core.files import read_text
+from advgan.core.shipped import INSTALLED, shipped
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 4  # a mapping of settings, each a value or a list of values
@@ -32,6 +33,23 @@ class MayBePath:
 
 NameOrPath = Annotated[str, MayBePath()]
 PathOrAddress = Annotated[str, MayBePath(always=True)]
+
+
+def find_recipe(path: Path) -> Path:
+    """`path` where a file is there; else the shipped recipe of that name, with or without `.yaml`.
+
+    Raises InputError that lists the shipped recipes where `path` is neither, and a name (`recipes/` may precede it).
+    """
+    if (path.exists() and not path.is_dir()) or path.parent not in (Path(), Path("recipes")):
+        return path
+    folder, name = shipped("recipes"), path.name.removesuffix(".yaml")
+    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in names:
+        near = did_you_mean(name, names)
+        raise InputError(
+            f"cannot read recipe {path}: no such file or shipped recipe{near}, expected {', '.join(names)}"
+        )
+    return folder / f"{name}.yaml"
 
 
 def read_recipe(path: Path) -> dict[str, Value]:
@@ -149,12 +167,15 @@ def _relative(text: str, convert: Callable[[str], str]) -> str:
 
 def from_recipe(recipe: Path) -> Callable[[str], str]:
     """A function from paths relative to the folder of the file `recipe` to paths relative to the working directory, or
-    absolute ones where they lie outside of it.
+    absolute ones where they lie outside of it. What a recipe in an installed package names and the package does not
+    hold, results above all, is in the working directory.
     """
     base, working = recipe.parent.resolve(), Path.cwd()
 
     def convert(text: str) -> str:
         path = Path(os.path.normpath(base / text))
+        if path.is_relative_to(INSTALLED) and not path.exists():
+            return str(path.relative_to(INSTALLED))
         return str(path.relative_to(working) if path.is_relative_to(working) else path)
 
     return convert

@@ -30,7 +30,7 @@ class DataSettings:
     """The data set of a program, and its recipe."""
 
     recipe: Path | None = None
-    """YAML file of settings that become the defaults; flags override it"""
+    """YAML file of settings, or name of a shipped recipe; flags override it"""
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None

@@ -1,14 +1,17 @@
-"""Every shipped recipe is valid for its program."""
+"""Shipped recipes: each is valid for its program, and found by its name."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from advgan.core.config import load_recipe
+from advgan.core.config import load_recipe, parse
+from advgan.core.errors import InputError
+from advgan.core.recipe import NameOrPath
 from tests.conftest import ROOT
 
 PROGRAMS = {
@@ -52,3 +55,51 @@ def test_recipe_is_valid(path: Path) -> None:
 
 def words(value: str | list[str] | tuple[str, ...]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of a program with paths of both kinds."""
+
+    recipe: Path | None = None
+    target: NameOrPath = "mnist-c"
+    generator_recipe: Path | None = None
+    output_dir: Path = Path("out")
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of shipped files of an installed package, with one recipe; the working directory is another."""
+    folder = tmp_path / "site-packages/advgan/shipped"
+    (folder / "recipes").mkdir(parents=True)
+    (folder / "checkpoints/net").mkdir(parents=True)
+    (folder / "recipes/small.yaml").write_text(
+        "target: ../checkpoints/net\ngenerator-recipe: small.yaml\noutput-dir: ../checkpoints/runs/small\n"
+    )
+    monkeypatch.setattr("advgan.core.shipped.INSTALLED", folder)
+    monkeypatch.setattr("advgan.core.recipe.INSTALLED", folder)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["small", "small.yaml", "recipes/small.yaml"])
+def test_recipe_name_finds_shipped_recipe(name: str, installed: Path) -> None:
+    settings = parse(Settings, ["--recipe", name])
+    assert settings.target == str(installed / "checkpoints/net")
+    assert settings.generator_recipe == installed / "recipes/small.yaml"
+    assert settings.output_dir == Path("checkpoints/runs/small"), "results belong into the working directory"
+
+
+def test_recipe_path_wins_over_shipped_name(installed: Path) -> None:
+    Path("small").mkdir()
+    assert parse(Settings, ["--recipe", "small"]).output_dir.name == "small", "a folder is no recipe"
+    Path("small.yaml").write_text("output-dir: here\n")
+    assert parse(Settings, ["--recipe", "small.yaml"]).output_dir == Path("here")
+
+
+def test_unknown_recipe_lists_shipped_recipes(installed: Path) -> None:
+    with pytest.raises(InputError, match=r"recipe smal: no such file or shipped recipe; did you mean small\?.* small$"):
+        parse(Settings, ["--recipe", "smal"])
+    with pytest.raises(InputError, match=r"cannot read recipe runs/small\.yaml"):
+        parse(Settings, ["--recipe", "runs/small.yaml"])

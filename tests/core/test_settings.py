@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
@@ -223,10 +224,33 @@ def test_help_documents_every_flag(capsys):
         assert word in text
 
 
+def test_help_shows_each_example_as_a_line(capsys):
+    text = "What it does,\nin two lines.\n\npython a.py --x 1   first\ntorchrun b.py ...\n\n(More)\nto say.\n"
+    with pytest.raises(SystemExit):
+        parse(Settings, ["--help"], text)
+    expected = "What it does, in two lines.\n\nexamples:\n    python a.py --x 1   first\n    torchrun b.py ...\n"
+    assert expected in capsys.readouterr().out
+
+
 PROGRAMS = [
     *COMMANDS.values(),
     *(f"{folder}.{path.stem}" for folder in ("train", "eval") for path in (ROOT / folder).glob("*.py")),
 ]
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_help_of_a_program_has_lines_of_examples(name, capsys):
+    module = importlib.import_module(name)
+    if not hasattr(module, "Settings") or not hasattr(module, "main"):
+        return
+    with pytest.raises(SystemExit) as stop:
+        run(module.main, module.Settings, ["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    examples = re.search(r"^examples:\n((?:    .+\n)+)\n", text, re.M)
+    assert examples, text[:500]
+    for line in examples[1].splitlines():
+        assert re.match(r" {4}(python|advgan|torchrun|accelerate) ", line), line
 
 
 @pytest.mark.parametrize("name", sorted(PROGRAMS))
