@@ -1,4 +1,4 @@
-"""`advgan attack`: adversarial PNGs of anybody's pictures, inside the bound after rounding; nothing else is touched."""
+"""`advgan attack`: adversarial PNGs of image files, inside the ball after 8-bit rounding; no other file is changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EPS = 20 / 255
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generator of RGB images."""
+    """A saved generator of RGB images."""
     return save(tmp_path_factory.mktemp("rgb"), channels=3)
 
 
@@ -44,7 +44,7 @@ def save(folder: Path, **settings: object) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Pictures of several sizes and kinds, in folders."""
+    """Images of several sizes and modes, in nested folders."""
     rng, root = np.random.default_rng(0), tmp_path / "photos"
     for i, name in enumerate(("a.png", "b/c.png", "b/d.bmp", "b/e/f.png", "g.webp")):
         path = root / name
@@ -77,7 +77,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
 
 
-def test_a_tree_becomes_pngs_of_the_same_names_within_the_bound(photos: Path, generator: Path, tmp_path: Path) -> None:
+def test_folder_tree_is_attacked_within_eps(photos: Path, generator: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     attack(photos, out, "--generator", generator, "--eps", "8/255")
     assert sorted(contents(out)) == ["a.png", "b/c.png", "b/d.png", "b/e/f.png", "g.png"]
@@ -90,14 +90,14 @@ def test_a_tree_becomes_pngs_of_the_same_names_within_the_bound(photos: Path, ge
         assert (row["status"], row["before"], row["reason"]) == ("ok", "", "")
 
 
-def test_a_picture_and_a_glob(photos: Path, generator: Path, tmp_path: Path) -> None:
+def test_single_file_and_glob(photos: Path, generator: Path, tmp_path: Path) -> None:
     attack(photos / "b" / "d.bmp", tmp_path / "one", "--generator", generator)
     assert sorted(contents(tmp_path / "one")) == ["d.png"]
     attack(f"{photos}/**/*.png", tmp_path / "some", "--generator", generator)
     assert sorted(contents(tmp_path / "some")) == ["a.png", "b/c.png", "b/e/f.png"]
 
 
-def test_the_targets_view_before_and_after(classifier: Path, digits: Path, tmp_path: Path) -> None:
+def test_predictions_before_and_after(classifier: Path, digits: Path, tmp_path: Path) -> None:
     out, own = tmp_path / "out", classifier / "classifier"
     attack(digits / "test", out, "--generator", save(tmp_path / "g"), "--target", own, "--batch-size", 7)
     model = load_classifier(str(own))
@@ -109,7 +109,7 @@ def test_the_targets_view_before_and_after(classifier: Path, digits: Path, tmp_p
                 assert float(row[f"{when}_confidence"]) == pytest.approx(p.max().item(), abs=1e-3)
 
 
-def test_a_black_box_looks_on_and_is_asked_about_the_pictures_alone(
+def test_black_box_target_is_queried_for_images_only(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bb.py").write_text(
@@ -124,7 +124,7 @@ def test_a_black_box_looks_on_and_is_asked_about_the_pictures_alone(
     assert rows(tmp_path / "out")["a.png"]["before_class"] == bright
 
 
-def test_names_of_classes(classifier: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_names(classifier: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def named(*words: object, **known: object) -> object:
         model = load_classifier(*words, **known)  # type: ignore[arg-type]
         model.classes = ("bottom", "=middle", "top")
@@ -139,7 +139,7 @@ def test_names_of_classes(classifier: Path, digits: Path, tmp_path: Path, monkey
     assert "y_target: '0'" in (out / "settings-attack.yaml").read_text()
 
 
-def test_a_call_goes_on_with_what_is_missing(
+def test_repeated_call_completes_missing_images(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -157,7 +157,7 @@ def test_a_call_goes_on_with_what_is_missing(
     assert (parts / "a.png").stat().st_mtime_ns == kept
 
 
-def test_a_picture_that_has_changed_is_answered_again(
+def test_changed_image_is_attacked_again(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -170,7 +170,7 @@ def test_a_picture_that_has_changed_is_answered_again(
     assert {name for name, data in contents(out).items() if data != before[name]} == {"a.png"}
 
 
-def test_nothing_is_replaced_unasked(
+def test_existing_files_are_not_overwritten_without_force(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -194,7 +194,7 @@ def test_nothing_is_replaced_unasked(
     assert (out / "a.png").read_bytes() != loud
 
 
-def test_what_cannot_be_read_is_left_out_and_said(
+def test_unreadable_files_are_skipped_with_reason(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "b" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
@@ -218,8 +218,10 @@ def test_what_cannot_be_read_is_left_out_and_said(
         assert words in said
 
 
-def test_one_process_and_two_give_the_same_files(program: Run, digits: Path, classifier: Path, tmp_path: Path) -> None:
-    """With noise, batches that are not full, and sizes that differ."""
+def test_output_is_independent_of_number_of_processes(
+    program: Run, digits: Path, classifier: Path, tmp_path: Path
+) -> None:
+    """With noise, partial batches and images of different sizes."""
     source = tmp_path / "in"
     for path in sorted((digits / "test").rglob("*.png"))[:23]:
         place = source / path.relative_to(digits / "test")
@@ -236,7 +238,7 @@ def test_one_process_and_two_give_the_same_files(program: Run, digits: Path, cla
     assert (tmp_path / "one" / "manifest.csv").read_text() == (tmp_path / "two" / "manifest.csv").read_text()
 
 
-def test_noise_is_each_pictures_own(photos: Path, tmp_path: Path) -> None:
+def test_noise_differs_between_images_and_seeds(photos: Path, tmp_path: Path) -> None:
     (photos / "a2.png").write_bytes((photos / "a.png").read_bytes())
     noisy = save(tmp_path / "g", channels=3, noise=4, eps=1.0)
     attack(photos, tmp_path / "all", "--generator", noisy)
@@ -246,7 +248,7 @@ def test_noise_is_each_pictures_own(photos: Path, tmp_path: Path) -> None:
     assert (a2 != other).any()
 
 
-def test_channels_size_and_transparency_become_the_generators(photos: Path, generator: Path, tmp_path: Path) -> None:
+def test_channels_size_and_transparency_are_converted(photos: Path, generator: Path, tmp_path: Path) -> None:
     rgba = pixels(photos / "a.png").astype(np.uint8)
     Image.fromarray(np.dstack([rgba, np.full(rgba.shape[:2], 7, np.uint8)])).save(photos / "a.png")
     Image.fromarray(rgba[..., 0]).save(photos / "b" / "c.png")
@@ -259,7 +261,7 @@ def test_channels_size_and_transparency_become_the_generators(photos: Path, gene
     assert Image.open(tmp_path / "grey" / "a.png").mode == "L"
 
 
-def test_a_guided_generator_takes_one_size(classifier: Path, digits: Path, tmp_path: Path) -> None:
+def test_guided_generator_needs_one_image_size(classifier: Path, digits: Path, tmp_path: Path) -> None:
     guide = json.loads((classifier / "classifier" / "config.json").read_text())
     guided = save(tmp_path / "g", guide={key: guide[key] for key in ("name", "image_shape", "num_classes")})
     folder = tmp_path / "in"
@@ -275,7 +277,7 @@ def test_a_guided_generator_takes_one_size(classifier: Path, digits: Path, tmp_p
     attack(folder, tmp_path / "other", "--generator", guided, "--image-size", 32, code=2)
 
 
-def test_a_recipe_of_the_last_call(photos: Path, generator: Path, tmp_path: Path) -> None:
+def test_settings_file_reproduces_the_call(photos: Path, generator: Path, tmp_path: Path) -> None:
     attack(photos, tmp_path / "out", "--generator", generator, "--eps", "5/255", "--seed", 3)
     again = tmp_path / "again"
     attack(photos, again, "--recipe", tmp_path / "out" / "settings-attack.yaml")
@@ -285,7 +287,7 @@ def test_a_recipe_of_the_last_call(photos: Path, generator: Path, tmp_path: Path
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_images_that_are_not_finite_are_not_written(
+def test_non_finite_images_are_not_written(
     photos: Path,
     tmp_path: Path,
     norm: str,
@@ -334,7 +336,7 @@ def test_images_outside_the_ball_are_not_written(
         assert float(row[norm]) > eps
 
 
-def test_pictures_in_the_target_class_are_not_counted(
+def test_images_in_target_class_are_not_counted(
     classifier: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier", "--y-target", 2)
@@ -348,7 +350,7 @@ def test_pictures_in_the_target_class_are_not_counted(
     assert f"; {len(found) - len(counted)} were before, not counted\n" in said
 
 
-def test_names_that_collide_or_are_too_long_are_left_out_alone(
+def test_colliding_and_long_names_are_skipped(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("manifest.csv/a.png", "Settings-Attack.yaml/a.png", "a" * 245 + ".png", "b" * 250 + ".png"):
@@ -368,7 +370,7 @@ def test_names_that_collide_or_are_too_long_are_left_out_alone(
     assert "manifest.csv is a folder" in capsys.readouterr().err
 
 
-def test_large_pictures_and_pipes_are_left_out_unread(
+def test_large_images_and_pipes_are_skipped_unread(
     photos: Path, generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("L", (600, 500)).save(photos / "large.png")
@@ -395,7 +397,7 @@ def _never(load: Callable[[Image.Image], object], width: int) -> Callable[[Image
 
 
 @pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EFBIG, 1), (errno.EROFS, 1)])
-def test_disk_that_fills_up_is_exit_code_1_and_loses_nothing(
+def test_full_disk_is_exit_code_1_and_keeps_images(
     photos: Path, generator: Path, tmp_path: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -417,7 +419,7 @@ def test_disk_that_fills_up_is_exit_code_1_and_loses_nothing(
     assert len(contents(tmp_path / "out")) == 5
 
 
-def test_control_characters_of_names_are_escaped(
+def test_control_characters_in_names_are_escaped(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "x\x1b]0;title\x07\nattacked     9 of 9 pictures\u202e.png"
@@ -449,7 +451,7 @@ def test_control_characters_of_names_are_escaped(
         (["{in}/*/../../*.png", "{out}", "--generator", "{g}"], "must not climb"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_input_errors_are_one_line(
     words: list[str], message: str, photos: Path, generator: Path, classifier: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -462,7 +464,7 @@ def test_bad_input_is_one_line(
     assert not list((tmp_path / "out").rglob("*.png"))
 
 
-def test_answers_within_the_pictures_are_not_attacked_again(photos: Path) -> None:
+def test_output_inside_input_folder_is_not_attacked(photos: Path) -> None:
     out = photos / "attacked"
     names = [picture.name for picture in find(str(photos), out)]
     for name in names:
@@ -472,7 +474,7 @@ def test_answers_within_the_pictures_are_not_attacked_again(photos: Path) -> Non
     assert [picture.name for picture in find(f"{photos}/**/*", out)] == names
 
 
-def test_every_kind_that_is_decoded_is_found(tmp_path: Path) -> None:
+def test_all_supported_file_types_are_found(tmp_path: Path) -> None:
     for kind in ("GIF", "PPM", "BMP", "WEBP", "TIFF", "PNG", "JPEG"):
         for ending in (ending for ending, name in Image.registered_extensions().items() if name == kind):
             (tmp_path / f"{kind}{ending}").touch()
@@ -480,7 +482,7 @@ def test_every_kind_that_is_decoded_is_found(tmp_path: Path) -> None:
     assert found >= {".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 
 
-def test_two_pictures_that_would_become_one_keep_their_endings(tmp_path: Path) -> None:
+def test_colliding_output_names_keep_suffix(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png", "b.jpg"):
         (tmp_path / name).touch()
     assert [p.output for p in find(str(tmp_path), tmp_path / "out")] == ["a.jpg.png", "a.png.png", "b.png"]
@@ -489,7 +491,7 @@ def test_two_pictures_that_would_become_one_keep_their_endings(tmp_path: Path) -
         find(str(tmp_path), tmp_path / "out")
 
 
-def test_answers_stay_in_their_folder(tmp_path: Path) -> None:
+def test_output_paths_stay_in_output_folder(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     root.mkdir()
     elsewhere.mkdir()
@@ -500,7 +502,7 @@ def test_answers_stay_in_their_folder(tmp_path: Path) -> None:
             check_place(root, name)
 
 
-def test_a_png_says_what_it_is(tmp_path: Path) -> None:
+def test_png_metadata_identify_finished_images(tmp_path: Path) -> None:
     path, image = tmp_path / "a.png", np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
     digest = write_png(path, image, {"input": "ä.png"})
     assert finished(path) == {"input": "ä.png", "sha256": digest}

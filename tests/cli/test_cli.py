@@ -1,4 +1,4 @@
-"""The `advgan` command: how it finds its commands, what it tells of a checkpoint, and of one that is none."""
+"""The `advgan` command: subcommands, `info` of checkpoints, help, and errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def run_directory(classifier: Path, tmp_path: Path) -> Path:
-    """A run with a classifier and a generator, whose card has the Hub's front matter."""
+    """A run with a classifier and a generator whose card has front matter of the Hub."""
     (tmp_path / "classifier").symlink_to(classifier / "classifier")
     Generator(width=8, depth=1, eps=8 / 255).save_pretrained(tmp_path / "generator")
     (tmp_path / "generator" / "README.md").write_text("---\ntags: [x]\n---\n# A generator\n\none\n\n---\n\ntwo\n")
@@ -28,7 +28,7 @@ def info(directory: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_a_generator(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_of_generator(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = info(run_directory / "generator", capsys)
     size = sum(parameter.numel() for parameter in Generator(width=8, depth=1).parameters())
     for words in ("0.0313725", "linf", f"{size:,}", "A generator", "one", "two"):
@@ -36,14 +36,14 @@ def test_a_generator(run_directory: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "tags" not in text
 
 
-def test_a_run(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_of_run(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = info(run_directory, capsys)
     for words in ("mnist-small", "[1, 28, 28]", "A test's classifier", "linf", "A generator"):
         assert words in text
 
 
 @pytest.mark.parametrize("card", [b"---\ntags: [x]\n# Unclosed", b"# Caf\xe9, not UTF-8", b""])
-def test_a_damaged_card_is_shown_as_it_is(card: bytes, run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_with_damaged_card(card: bytes, run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run_directory / "generator" / "README.md").write_bytes(card)
     assert "linf" in info(run_directory / "generator", capsys)
 
@@ -60,7 +60,7 @@ def test_a_damaged_card_is_shown_as_it_is(card: bytes, run_directory: Path, caps
         ("model.safetensors", b"\xff" * 100, "is damaged"),
     ],
 )
-def test_what_is_no_checkpoint_is_one_line_and_exit_code_2(
+def test_info_of_damaged_checkpoint_is_one_line_and_exit_code_2(
     file: str, content: bytes | None, message: str, run_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = run_directory / "generator" / file
@@ -84,7 +84,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 EXAMPLES = ("attack", "compare", "export", "info")
 
 
-def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
+def test_help_lists_commands_without_heavy_imports() -> None:
     code = (
         "import sys; from advgan.cli.main import main; main(['--version']); main(['--help'])\n"
         "assert not {'torch', 'numpy', 'tyro', 'rich', 'huggingface_hub'} & sys.modules.keys()"
@@ -97,7 +97,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     assert done.stdout.count("\n  advgan ") == 3
 
 
-def test_info_does_without_pytorch() -> None:
+def test_info_imports_no_pytorch() -> None:
     code = "import sys; from advgan.cli.main import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, "info", "checkpoints/mnist-c-generator"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -106,7 +106,7 @@ def test_info_does_without_pytorch() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_commands_help_teaches_with_three_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_help_has_three_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
     assert stop.value.code == 0
@@ -117,7 +117,7 @@ def test_a_commands_help_teaches_with_three_examples(name: str, capsys: pytest.C
         assert "--recipe" in text
 
 
-def test_an_unknown_command_is_met_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_suggests_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     for word, said in (("atack", "did you mean attack?"), ("xyzzy", "expected one of attack, ")):
         with pytest.raises(SystemExit) as stop:
             main([word])
@@ -125,14 +125,14 @@ def test_an_unknown_command_is_met_with_the_nearest(capsys: pytest.CaptureFixtur
         assert said in capsys.readouterr().err
 
 
-def test_a_command_without_what_it_needs_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_required_flag_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["attack", "in", "out"])
     assert stop.value.code == 2
     assert "--generator" in capsys.readouterr().err
 
 
-def test_an_exported_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_of_exported_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     helper = pytest.importorskip("onnx.helper")
     value = helper.make_tensor_value_info("x", 1, ["n", 1, 28, 28])
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["x_adv"])], "g", [value], [value])

@@ -1,4 +1,4 @@
-"""Commands x damaged files and places that cannot be written: one line, the exit code, nothing half-written or lost."""
+"""Every command with damaged files and unwritable places: one line, the exit code, nothing half-written or lost."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ COMMANDS: dict[str, list[str]] = {
 
 @pytest.fixture(autouse=True)
 def _bounded_time() -> Iterator[None]:
-    """A test that waits for a pipe ends."""
+    """Ends a test that waits for a pipe."""
     before = signal.signal(signal.SIGALRM, lambda *given: pytest.fail("it waits"))
     signal.alarm(60)
     yield
@@ -149,7 +149,7 @@ def test_damaged_card_or_onnx_file(
 
 @pytest.mark.parametrize("place", ["/proc/advgan", "{photos}/a.png/below", "{g}/config.json"])
 @pytest.mark.parametrize("command", ["attack", "export"])
-def test_place_that_cannot_be_written(
+def test_unwritable_place(
     command: str, place: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [word.replace("{out}", place) for word in COMMANDS[command]]
@@ -161,7 +161,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def fail_writes(folder: Path, code: int, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing, or the renaming at its end, below `folder` raises OSError `code`."""
+    """Makes writes, or the final rename, below `folder` raise OSError `code`."""
 
     def fails(call: Callable[..., Any], place: int, writes: Callable[[Sequence[Any]], bool]) -> Callable[..., Any]:
         def instead(*arguments: Any, **options: Any) -> Any:
@@ -224,9 +224,7 @@ def test_failed_write_keeps_earlier_results(
 
 @pytest.mark.parametrize("name", ["n" * 300, "folder/" + "n" * 5000])
 @pytest.mark.parametrize("command", ["info", "export", "attack", "compare"])
-def test_name_that_is_too_long(
-    command: str, name: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_long_name(command: str, name: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     places["g"] = Path(name)
     arguments = COMMANDS.get(command, ["compare", "--target", "{g}", "--output-dir", "{out}"])
     with pytest.raises(SystemExit) as stop:

@@ -1,4 +1,4 @@
-"""Pictures from strangers: what is opened and how, what is refused and why, and how many are decoded ahead."""
+"""Untrusted image files: orientation, modes, refused files, and the number of images decoded ahead."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def noise(height: int, width: int, seed: int = 0, channels: tuple[int, ...] = (3
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG of 100 bytes that says it is large."""
+    """A PNG of 100 bytes whose header declares a large image."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -55,14 +55,14 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_pictures_stand_upright(orientation: int, kind: str) -> None:
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     stored, exif = noise(4, 6), Image.Exif()
     exif[ORIENTATION] = orientation
     image = open_picture(io.BytesIO(encoded(Image.fromarray(stored), kind, exif=exif)))
     assert np.array_equal(np.asarray(image), TURNS[orientation](stored))
 
 
-def test_a_class_folder_of_turned_pictures_has_the_shape_that_a_viewer_shows(tmp_path: Path) -> None:
+def test_image_shape_of_folder_respects_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     for path in write_folder(tmp_path, size=(4, 6), n=3).rglob("*.png"):
@@ -70,12 +70,12 @@ def test_a_class_folder_of_turned_pictures_has_the_shape_that_a_viewer_shows(tmp
     assert load_data("folder", tmp_path).image_shape == (3, 6, 4)
 
 
-def test_damaged_exif_data_leave_the_pixels_alone() -> None:
+def test_damaged_exif_data_are_ignored() -> None:
     data = encoded(Image.fromarray(noise(4, 6)), "JPEG", exif=b"Exif\0\0garbage")
     assert open_picture(io.BytesIO(data)).size == (6, 4)
 
 
-def test_modes_become_grey_or_rgb_of_the_first_frame() -> None:
+def test_modes_are_converted_to_grey_or_rgb() -> None:
     first, second = (Image.fromarray(noise(4, 6, i)).quantize(8) for i in (0, 1))
     animated = encoded(first, "GIF", save_all=True, append_images=[second])
     assert np.array_equal(np.asarray(open_picture(io.BytesIO(animated))), np.asarray(first.convert("RGB")))
@@ -86,8 +86,8 @@ def test_modes_become_grey_or_rgb_of_the_first_frame() -> None:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("size", [(60_000, 60_000), (10_000, 10_000), (MAX_PIXELS + 1, 1)])
-def test_picture_bombs_are_refused_by_their_header(size: tuple[int, int]) -> None:
-    """Above twice Pillow's own limit, where it raises, and above it, where it would only warn."""
+def test_decompression_bombs_are_refused_by_header(size: tuple[int, int]) -> None:
+    """Above twice Pillow's limit, where Pillow raises, and above the limit, where it only warns."""
     with pytest.raises(OSError, match=f"at most {MAX_PIXELS} pixels expected"):
         open_picture(io.BytesIO(bomb(*size)))
 
@@ -108,13 +108,13 @@ def flip(data: bytes, place: int) -> bytes:
     ],
     ids=["nothing", "a program for Ghostscript", "16 bits", "a cut PNG", "a flipped bit", "a cut JPEG"],
 )
-def test_what_cannot_be_read_says_why(data: bytes, message: str) -> None:
+def test_unreadable_image_raises_with_reason(data: bytes, message: str) -> None:
     with pytest.raises(OSError, match=message):
         open_picture(io.BytesIO(data))
 
 
 @pytest.mark.parametrize("image_size", [None, 8])
-def test_a_bomb_in_a_class_folder_is_named(image_size: int | None, tmp_path: Path) -> None:
+def test_bomb_in_class_folder_raises(image_size: int | None, tmp_path: Path) -> None:
     write_folder(tmp_path, n=3)
     (tmp_path / "test" / "dog" / "01.png").write_bytes(bomb(60_000, 60_000))
     with pytest.raises(InputError, match=r"^1 of 12 .*test/dog/01\.png \(the first: at most 89478485 pixels"):
@@ -126,7 +126,7 @@ def test_a_bomb_in_a_class_folder_is_named(image_size: int | None, tmp_path: Pat
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> list[Path]:
-    """20 pictures of two sizes in turn; the 4th is none, the 9th is not there."""
+    """Paths of 20 images of two alternating sizes; the 4th is no image, the 9th is missing."""
     paths = [tmp_path / f"{i:02d}.png" for i in range(20)]
     for i, path in enumerate(paths):
         Image.fromarray(noise(6, 8 + i % 2, i)).save(path)
@@ -135,7 +135,7 @@ def mixed(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_pictures_of_a_shape_come_in_full_batches_and_none_is_lost(mixed: list[Path]) -> None:
+def test_batches_by_shape_cover_all_images(mixed: list[Path]) -> None:
     found = list(pictures(mixed, 4))
     batches = [each for each in found if isinstance(each, Batch)]
     assert [batch.indices for batch in batches] == [
@@ -148,7 +148,7 @@ def test_pictures_of_a_shape_come_in_full_batches_and_none_is_lost(mixed: list[P
     assert [(each.place, each.reason[:10]) for each in broken] == [(3, "no picture"), (8, "No such fi")]
 
 
-def test_the_number_of_workers_changes_nothing_and_channels_are_as_asked(mixed: list[Path]) -> None:
+def test_batches_are_independent_of_workers(mixed: list[Path]) -> None:
     one, many = ([*pictures(mixed, 3, workers=n, channels=1)] for n in (1, 7))
     assert len(one) == len(many)
     for a, b in zip(one, many, strict=True):
@@ -158,10 +158,10 @@ def test_the_number_of_workers_changes_nothing_and_channels_are_as_asked(mixed: 
 
 
 @pytest.mark.parametrize("every_size_is_another", [False, True])
-def test_few_pictures_wait_whatever_their_sizes(
+def test_number_of_waiting_images_is_bounded(
     every_size_is_another: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decoded and not yet delivered: four batches of pixels, the one that is leaving, and two pictures a worker."""
+    """Decoded and waiting: four batches of pixels, the batch being delivered, and two images per worker."""
     paths = [tmp_path / f"{i}.png" for i in range(60)]
     for i, path in enumerate(paths):
         Image.new("L", (10, 10 + i * every_size_is_another)).save(path)
@@ -192,6 +192,6 @@ def test_few_pictures_wait_whatever_their_sizes(
         ({"channels": 2}, r"channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
     ],
 )
-def test_pictures_refuses_at_once(arguments: dict, message: str) -> None:
+def test_invalid_arguments_raise_at_once(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         pictures([], **{"batch_size": 1, **arguments})

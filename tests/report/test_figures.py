@@ -1,4 +1,4 @@
-"""The figures: what they draw is what was measured, and a comparison of any kind has some."""
+"""Figures: their data equal the measured metrics, for comparisons of every kind."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def only(whole: Comparison, *attacks: str) -> Comparison:
 # What is shown
 
 
-def test_a_case_is_one_target_one_norm_and_one_seed() -> None:
+def test_plot_group_has_one_target_norm_and_seed() -> None:
     (case,) = cases(comparison())
     assert case.name == "a-target linf"
     assert case.eps == [0.05, 0.15], "the check at 0.5 is no comparison"
@@ -89,12 +89,12 @@ def test_a_case_is_one_target_one_norm_and_one_seed() -> None:
     assert [result.row["attack"] for result in case.last("minimal-norm")] == ["deepfool", "deepfool-linf"]
 
 
-def test_one_attack_alone_is_a_case() -> None:
+def test_plot_group_of_single_attack() -> None:
     (case,) = cases(only(comparison(), "fgsm"))
     assert [(result.row["attack"], result.row["eps"]) for result in case.at(0.15)] == [("fgsm", 0.15)]
 
 
-def test_the_best_of_all_is_the_smallest_change_of_each_image() -> None:
+def test_smallest_perturbation_per_image() -> None:
     (case,) = cases(comparison())
     smallest = case.smallest()
     every = [result for results in case.attacks.values() for result in results]
@@ -109,11 +109,11 @@ def test_the_best_of_all_is_the_smallest_change_of_each_image() -> None:
 @pytest.mark.parametrize(
     ("name", "file"), [("pgd:steps=4", "pgd-steps=4"), ("a/b c", "a-b c"), ("noise:m=8/255", "noise-m=8-255")]
 )
-def test_names_are_fit_for_files(name: str, file: str) -> None:
+def test_names_are_safe_for_files(name: str, file: str) -> None:
     assert safe(name) == file
 
 
-def test_an_attack_looks_the_same_in_all_figures_and_like_no_other() -> None:
+def test_styles_are_consistent_and_distinct() -> None:
     found = styles(comparison())
     assert found == styles(comparison())
     assert len(set(found.values())) == len(found) == 7
@@ -130,7 +130,7 @@ def test_an_attack_looks_the_same_in_all_figures_and_like_no_other() -> None:
 
 
 @pytest.mark.parametrize(("channels", "norm"), [(1, "linf"), (3, "l2")])
-def test_there_is_a_picture_for_every_story(channels: int, norm: str) -> None:
+def test_every_kind_of_figure_is_drawn(channels: int, norm: str) -> None:
     found = pictures(comparison(channels, norm))
     assert list(dict.fromkeys(name.split("/")[0] for name in found)) == STORIES
     for name, picture in found.items():
@@ -145,14 +145,14 @@ def test_there_is_a_picture_for_every_story(channels: int, norm: str) -> None:
 
 
 @pytest.mark.parametrize("attacks", [("fgsm",), ("deepfool",), ("noise-sign",), ("broken",), ()])
-def test_few_attacks_have_few_figures(attacks: tuple[str, ...]) -> None:
+def test_figures_of_few_attacks(attacks: tuple[str, ...]) -> None:
     stories = {name.split("/")[0] for name in pictures(only(comparison(), *attacks))}
     wanted = {"curves", "speed", "two changes", "gallery", "confusion", "norms"}
     missing = {"deepfool": {"confusion"}, "noise-sign": {"two changes", "confusion"}, "broken": wanted}
     assert stories == (wanted - missing.get(attacks[0], set()) if attacks else set())
 
 
-def test_a_minimal_norm_attack_that_finds_nothing_is_drawn() -> None:
+def test_minimum_norm_attack_without_success_is_drawn() -> None:
     result = only(comparison(), "deepfool").results[-1]
     nothing = torch.zeros(len(result.records["label"]), dtype=torch.bool)
     records = result.records | {"fooled": nothing, "success": nothing}
@@ -161,7 +161,7 @@ def test_a_minimal_norm_attack_that_finds_nothing_is_drawn() -> None:
     assert "median l2 none" in found["gallery/a-target deepfool"].title
 
 
-def test_a_caption_stands_below() -> None:
+def test_caption_is_below_image() -> None:
     small = Picture("title", "How to read it, at some length. " * 10, np.zeros((40, 50, 3), np.uint8))
     whole = with_caption(small)
     assert whole.shape[0] > 80
@@ -174,7 +174,7 @@ def test_a_caption_stands_below() -> None:
 # One by one
 
 
-def test_names_say_which_ball() -> None:
+def test_figure_names_contain_norm_and_eps() -> None:
     whole = comparison()
     assert list(curves(whole)) == ["curves/a-target linf"]
     assert list(speed(whole)) == ["speed/a-target linf 0.05", "speed/a-target linf 0.15"]
@@ -186,13 +186,13 @@ def test_names_say_which_ball() -> None:
     ]
 
 
-def test_no_other_is_faster_and_stronger_than_one_on_the_front() -> None:
+def test_pareto_front() -> None:
     points = [(10.0, 0.9), (100.0, 0.5), (50.0, 0.4), (1.0, 0.9), (100.0, 0.2), (1000.0, 0.0)]
     assert pareto(points) == [0, 1]
     assert pareto([]) == []
 
 
-def test_confusion_counts_the_images_that_were_fooled() -> None:
+def test_confusion_counts_successes() -> None:
     (case,) = cases(comparison())
     result = case.at(0.15)[1]
     table, records = counts(result, np.arange(len(CLASSES))), result.records
@@ -203,7 +203,7 @@ def test_confusion_counts_the_images_that_were_fooled() -> None:
         assert table[true, said] == pair.sum()
 
 
-def test_confusion_of_many_classes_keeps_those_that_are_met() -> None:
+def test_confusion_of_many_classes_keeps_occurring_ones() -> None:
     (case,) = cases(comparison())
     result = case.at(0.15)[1]
     records = dict(result.records)
@@ -219,7 +219,7 @@ def test_confusion_of_many_classes_keeps_those_that_are_met() -> None:
     assert occurring([far], 20).tolist() == list(range(20))
 
 
-def test_noise_beside_an_attack_that_is_no_louder() -> None:
+def test_noise_figure_pairs_attack_with_larger_noise() -> None:
     (case,) = cases(comparison())
     whisper = find_whisper(case, 6)
     assert whisper is not None
@@ -232,7 +232,7 @@ def test_noise_beside_an_attack_that_is_no_louder() -> None:
 
 
 @pytest.mark.parametrize(("channels", "length"), [(1, 0.5), (1, 3.0), (3, 1.0), (3, 6.0)])
-def test_a_square_has_the_length_and_stays_in_the_box(channels: int, length: float) -> None:
+def test_square_has_given_norm_in_box(channels: int, length: float) -> None:
     x = 0.2 * torch.rand(channels, 12, 9, generator=torch.Generator().manual_seed(0))
     drawn = square(x, length)
     assert drawn is not None
@@ -243,14 +243,14 @@ def test_a_square_has_the_length_and_stays_in_the_box(channels: int, length: flo
     assert size["linf"].item() == pytest.approx(length / (side * channels**0.5), rel=1e-5)
 
 
-def test_a_square_may_be_dark_or_impossible() -> None:
+def test_square_dark_or_impossible() -> None:
     dark = square(torch.ones(1, 4, 4), 1.0)
     assert dark is not None
     assert dark.min() == 0
     assert square(torch.full((1, 4, 4), 0.5), 2.1) is None
 
 
-def test_two_changes_are_two_attacks_where_a_pair_fits() -> None:
+def test_two_changes_figure_prefers_a_pair_of_attacks() -> None:
     assert "No two attacks" in two_changes(only(comparison(), "fgsm"))["two changes/a-target"].caption
     first, *_ = only(comparison(), "fgsm").results
     i = int(first.records["success"][:6].nonzero()[0])
@@ -273,7 +273,7 @@ def attacked(n: int, channels: int = 1, size: int = 12) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize(("n", "channels", "size"), [(1, 1, 12), (3, 3, 12), (9, 1, 28), (2, 3, 300)])
-def test_a_gallery_is_a_picture(n: int, channels: int, size: int) -> None:
+def test_gallery_is_an_rgb_image(n: int, channels: int, size: int) -> None:
     image = gallery(*attacked(n, channels, size), classes=CLASSES, title="FGSM")
     assert image.dtype == np.uint8
     assert image.ndim == image.shape[2] == 3
@@ -281,7 +281,7 @@ def test_a_gallery_is_a_picture(n: int, channels: int, size: int) -> None:
     assert len(np.unique(image)) > 50
 
 
-def test_a_gallery_shows_the_images_and_the_magnified_perturbation() -> None:
+def test_gallery_shows_images_and_magnified_perturbation() -> None:
     x = torch.full((1, 3, 8, 8), 0.25)
     x_adv = x + torch.tensor([0.02, 0.0, -0.02]).view(1, 3, 1, 1)
     said = torch.tensor([0]), torch.tensor([0.9])
@@ -299,7 +299,7 @@ FOOLED_COLOUR = (0xB0, 0x30, 0x00)
     [(0, 1, None, True), (1, 2, None, False), (1, 0, None, False), (0, 0, None, False), (0, 1, False, False),
      (1, 2, True, True)],
 )  # fmt: skip
-def test_a_gallery_colours_successes_only(before: int, after: int, success: bool | None, bold: bool) -> None:
+def test_gallery_highlights_successes_only(before: int, after: int, success: bool | None, bold: bool) -> None:
     x, sure = torch.full((1, 1, 12, 12), 0.5), torch.ones(1)
     given = None if success is None else torch.tensor([success])
     image = gallery(
@@ -308,7 +308,7 @@ def test_a_gallery_colours_successes_only(before: int, after: int, success: bool
     assert (image == FOOLED_COLOUR).all(2).any() == bold
 
 
-def test_a_long_title_is_not_cut() -> None:
+def test_long_title_is_not_cropped() -> None:
     x, said = torch.full((1, 1, 12, 12), 0.5), (torch.tensor([0]), torch.ones(1))
     long = gallery(x, x, torch.tensor([0]), said, said, title="a long title of an attack on one single image " * 3)
     assert (long[:, [0, 1, -2, -1]] == 255).all(), "nothing is written over the edge"
@@ -316,7 +316,7 @@ def test_a_long_title_is_not_cut() -> None:
     assert (picture.image[:, [0, 1, -2, -1]] == 255).all()
 
 
-def test_small_perturbations_get_two_rows_and_columns_wrap() -> None:
+def test_gallery_rows_and_column_wrap() -> None:
     x, x_adv, *rest = attacked(4)
     one, two = (gallery(x, x_adv, *rest, columns=columns) for columns in (4, 2))
     assert two.shape[0] > 1.8 * one.shape[0]
@@ -328,11 +328,11 @@ def test_small_perturbations_get_two_rows_and_columns_wrap() -> None:
 @pytest.mark.parametrize(
     ("largest", "factors"), [(8 / 255, (10, 50)), (0.05, (10, 50)), (0.1, (5,)), (0.2, (2,)), (0.3, (1,)), (1.0, (1,))]
 )
-def test_magnification_keeps_colours_on_their_scale(largest: float, factors: tuple[int, ...]) -> None:
+def test_magnification_factors(largest: float, factors: tuple[int, ...]) -> None:
     assert magnifications(largest) == factors
 
 
-def test_answers_are_short() -> None:
+def test_prediction_labels_are_short() -> None:
     answers = torch.tensor([1, 2]), torch.tensor([0.874, 1.0])
     assert answer(answers, 0, ["3", "7", "9"]) == "7 .87"
     assert answer(answers, 1) == "2 1.00"
@@ -340,7 +340,7 @@ def test_answers_are_short() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (2, 2, 8, 8)])
-def test_no_gallery_of_nothing_or_of_two_channels(shape: tuple[int, ...]) -> None:
+def test_invalid_gallery_raises(shape: tuple[int, ...]) -> None:
     x, none = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.long)
     with pytest.raises(InputError, match="a gallery needs at least one image of 1 or 3 channels"):
         gallery(x, x, none, (none, none.float()), (none, none.float()))

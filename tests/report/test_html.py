@@ -1,4 +1,4 @@
-"""The web page, as a browser shows it: it renders without errors, tables sort, images are there, nothing is loaded."""
+"""The HTML page in a browser: no script errors, sortable tables, all images embedded, nothing loaded."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def page() -> str:
 
 
 def visit(page: str, folder: Path, size: str) -> dict[str, Any]:
-    """What the browser saw in a window of `size`."""
+    """Observations of a browser with a window of `size`."""
     if BROWSER is None:
         pytest.skip("there is no Chromium on this machine")
     file = folder / "page.html"
@@ -92,7 +92,7 @@ def visit(page: str, folder: Path, size: str) -> dict[str, Any]:
     return json.loads(stdlib_html.unescape(seen[1]))
 
 
-def test_a_browser_shows_sorts_and_compares(page: str, tmp_path: Path) -> None:
+def test_browser_renders_sorts_and_compares(page: str, tmp_path: Path) -> None:
     seen = visit(page, tmp_path, "1280,900")
     assert seen["errors"] == []
     assert (seen["missing"], seen["unnamed"], seen["loaded"], seen["wide"]) == (0, 0, 0, False)
@@ -108,11 +108,11 @@ def test_a_browser_shows_sorts_and_compares(page: str, tmp_path: Path) -> None:
     assert seen["images"] == 1 + 9 * 24 + 2 * 24
 
 
-def test_on_a_phone_nothing_but_tables_is_wider_than_the_screen(page: str, tmp_path: Path) -> None:
+def test_page_fits_narrow_screens(page: str, tmp_path: Path) -> None:
     assert not visit(page, tmp_path, "500,900")["wide"]
 
 
-def test_nothing_is_loaded_from_anywhere(page: str) -> None:
+def test_page_loads_no_external_resources(page: str) -> None:
     sources = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", page)
     assert sources
     assert all(source.startswith(("data:", "#")) for source in sources)
@@ -120,13 +120,13 @@ def test_nothing_is_loaded_from_anywhere(page: str) -> None:
     assert "fetch(" not in page
 
 
-def test_labels_are_text_never_markup(page: str) -> None:
+def test_labels_are_escaped(page: str) -> None:
     assert "<b>& mnist_a</b>" not in page
     assert "&lt;b&gt;&amp; mnist_a&lt;/b&gt;" in page
     assert "Right is &lt;faster&gt;." in page
 
 
-def test_the_page_says_what_was_attacked_and_how_far_to_trust_it(page: str) -> None:
+def test_page_shows_settings_checks_and_costs(page: str) -> None:
     for words in (
         "runs/a b",
         "compare.py --eps 0.3",
@@ -141,7 +141,7 @@ def test_the_page_says_what_was_attacked_and_how_far_to_trust_it(page: str) -> N
     assert page.count('<table class="sortable"') == 8
 
 
-def test_headlines_say_who_won() -> None:
+def test_headlines_name_strongest_attack() -> None:
     summary = comparison().summary
     told = list(headlines(summary))
     assert len(told) == 4
@@ -151,7 +151,7 @@ def test_headlines_say_who_won() -> None:
 
 
 @pytest.mark.parametrize(("channels", "size", "kind", "most"), [(3, 32, "png", 8), (3, 224, "jpeg", 7)])
-def test_large_images_leave_room(channels: int, size: int, kind: str, most: int) -> None:
+def test_size_of_embedded_images_is_bounded(channels: int, size: int, kind: str, most: int) -> None:
     rng = torch.Generator().manual_seed(0)
     x = torch.rand(8, channels, size, size, generator=rng)
     whole, answers = comparison(), []
@@ -168,7 +168,7 @@ def test_large_images_leave_room(channels: int, size: int, kind: str, most: int)
         assert np.array_equal(np.asarray(image), (255 * x[0].permute(1, 2, 0)).round().byte().numpy())
 
 
-def test_a_comparison_that_failed_altogether_is_still_a_page() -> None:
+def test_page_of_failed_comparison() -> None:
     whole = comparison()
     rows = [row for row in whole.summary["rows"] if row["status"] != "ok"]
     empty = {key: [] for key in ("worst_case", "mcnemar", "sanity", "optimality", "cost", "seeds", "generators")}

@@ -1,4 +1,4 @@
-"""The columns of a comparison's tables, on a linear model of flat images whose figures are known in closed form."""
+"""Columns of a comparison's tables, on a linear model of flat images with closed-form metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RADII = (0.05, 0.15, 0.25)
 
 
 class Mean(nn.Module):
-    """Two classes: the mean of the image below 0.5, and above."""
+    """Two classes: the mean of the image below and above 0.5."""
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.flatten(1).mean(1)
@@ -61,7 +61,7 @@ def cells(result: Result) -> dict[str, str]:
 
 
 def ssim(a: float, b: float) -> float:
-    """Of two flat images, by Wang et al. 2004: the term of the means alone."""
+    """SSIM of two flat images (Wang et al. 2004): the term of the means only."""
     return (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
 
 
@@ -90,7 +90,7 @@ def test_columns_of_bounded_attacks(results: list[Result], attack: str, eps: flo
     }
 
 
-def test_columns_of_a_minimum_norm_attack_at_several_radii(results: list[Result]) -> None:
+def test_columns_of_minimum_norm_attack_at_several_eps(results: list[Result]) -> None:
     (table,) = sections({"rows": [r.row for r in results if r.row["attack"] == "deepfool"]})
     shown = dict(zip(table.heads, table.lines[0], strict=True))
     for eps, rate in ((0.05, "25.0 [4.6, 69.9]"), (0.15, "50.0 [15.0, 85.0]"), (0.25, "75.0 [30.1, 95.4]")):
@@ -102,7 +102,7 @@ def test_columns_of_a_minimum_norm_attack_at_several_radii(results: list[Result]
     assert float(shown["mean linf"]) == pytest.approx(0.16, rel=0.01)
 
 
-def test_what_stands_beside_the_rows(results: list[Result]) -> None:
+def test_summary_tables(results: list[Result]) -> None:
     bounded = [r for r in results if r.row["protocol"] == "bounded"]
     found = summary(bounded, [], 2)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -124,7 +124,7 @@ def test_what_stands_beside_the_rows(results: list[Result]) -> None:
     assert verdicts["Doubling the steps changes little"] == "not tested"
 
 
-def test_all_forms_of_a_report_have_the_same_cells(results: list[Result]) -> None:
+def test_markdown_and_latex_have_the_same_values(results: list[Result]) -> None:
     found = summary(results, [], 2)
     text, tex = markdown(found), latex(found)
     for table in sections(found):
@@ -133,7 +133,7 @@ def test_all_forms_of_a_report_have_the_same_cells(results: list[Result]) -> Non
     assert r"fgsm & gradients & 50.0 [15.0, 85.0] & 40.0 & 1.80 & 20 & 1 \\" in tex
 
 
-def test_one_image_has_a_median_and_no_interval() -> None:
+def test_median_of_one_image_has_no_interval() -> None:
     model, threat = Mean().eval(), Threat("linf", 0.25)
     attack = make_attack("deepfool", model, threat, rng=torch.Generator().manual_seed(0))
     result = evaluate(attack, model, X[1:2], Y[1:2], threat, name="deepfool", protocol="minimal-norm")
@@ -144,17 +144,17 @@ def test_one_image_has_a_median_and_no_interval() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0, "0.00"), (2.345, "2.35"), (0.1, "0.10"), (0.0173, "0.0173"), (0.00412, "0.00412")]
 )
-def test_small_norms_keep_three_digits(value: float, text: str) -> None:
+def test_norm_format(value: float, text: str) -> None:
     assert length(value) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(12345.6, "12,346"), (10.0, "10"), (2.51, "2.5"), (0.034, "0.034")])
-def test_slow_attacks_and_short_trainings_are_not_zero(value: float, text: str) -> None:
+def test_at_least_two_digits(value: float, text: str) -> None:
     assert at_least_two_digits(value) == text
 
 
 @pytest.mark.parametrize(("asr", "lines"), [(0.0, 0), (0.25, 1)])
-def test_a_generator_without_success_never_pays(results: list[Result], asr: float, lines: int) -> None:
+def test_cost_table_omits_generator_without_success(results: list[Result], asr: float, lines: int) -> None:
     fgsm = next(r for r in results if r.row["attack"] == "fgsm")
     generator = Result(fgsm.row | {"attack": "advgan", "asr": asr, "seconds_per_image": 0.01}, fgsm.records, fgsm.x_adv)
     entry = {"path": "g", "target": "mean", "norm": "linf", "y_target": None, "training_seconds": 0.4}

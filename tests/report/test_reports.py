@@ -1,4 +1,4 @@
-"""The reports: what tables and files show is what was measured."""
+"""Reports: tables and files contain the measured metrics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCHEMA = ROOT / "advgan" / "evaluation" / "results.schema.json"
 
 
 def cell(attack: str, **changes: Any) -> Result:
-    """A result of `attack`: it fools the first so many images that are right, by a change of about eps."""
+    """A result of `attack` that succeeds on the first images by a perturbation of about eps."""
     row: dict[str, Any] = {
         **{"target": "mnist-c", "attack": attack, "access": ACCESS.get(attack, "gradients"), "protocol": "bounded"},
         **{"norm": "linf", "eps": 0.3, "y_target": None, "seed": 0, "batch_size": 100, "n": N},
@@ -73,7 +73,7 @@ def images() -> torch.Tensor:
 
 
 def failed(attack: str, reason: str) -> Result:
-    """A result without figures."""
+    """A result without metrics."""
     row = cell(attack).row
     known = {key: row[key] for key in (*ROW_KEYS[: ROW_KEYS.index("clean_accuracy") + 1], "violations", "status")}
     known |= {"violations": [reason], "status": f"failed: {reason}"}
@@ -81,7 +81,7 @@ def failed(attack: str, reason: str) -> Result:
 
 
 def comparison() -> Comparison:
-    """Two targets; bounded, minimal-norm and failed attacks; two seeds; another eps; an aim."""
+    """Two targets; bounded, minimum-norm and failed attacks; two seeds; another eps; a target class."""
     cheat = failed("fgsm", "linf 0.4 exceeds eps 0.3")
     results = [
         *(cell("deepfool"), cell("noise-sign"), cell("fgsm")),
@@ -163,7 +163,7 @@ def shown(width: int, styles: bool = False) -> str:
 # Tables
 
 
-def test_bounded_and_minimal_norm_attacks_never_share_a_table() -> None:
+def test_bounded_and_minimum_norm_attacks_have_separate_tables() -> None:
     tables = {table.title.split(":")[0]: table for table in sections(SUMMARY)}
     assert list(tables) == [
         "Bounded attacks on mnist-c, linf eps 0.1",
@@ -181,7 +181,7 @@ def test_bounded_and_minimal_norm_attacks_never_share_a_table() -> None:
     assert "robust %" not in minimal.heads
 
 
-def test_minimal_norm_attacks_at_several_eps_share_one_table() -> None:
+def test_minimum_norm_attacks_at_several_eps_share_one_table() -> None:
     results = [cell("deepfool", eps=eps, share=share) for eps, share in ((0.1, 0.5), (8 / 255, 0.25))]
     (table,) = sections({"rows": [result.row for result in results]})
     assert table.title.startswith("Minimal-norm attacks on mnist-c, linf: 39 of 40")
@@ -193,7 +193,7 @@ def test_minimal_norm_attacks_at_several_eps_share_one_table() -> None:
     assert "ASR % [95 %]" not in table.heads
 
 
-def test_a_headline_where_nothing_is_fooled() -> None:
+def test_headline_without_success() -> None:
     rows = [cell("fgsm", share=0.0).row, cell("advgan", share=0.0).row]
     assert [*headlines({"rows": rows, "worst_case": []})] == [
         "mnist-c, linf eps 0.3: none of 2 attacks fools the classifier on any of 39 images."
@@ -202,7 +202,7 @@ def test_a_headline_where_nothing_is_fooled() -> None:
     assert aimed.startswith("mnist-c, linf eps 0.3, toward class 3: fgsm gets its class for none of ")
 
 
-def test_cells_say_what_was_measured() -> None:
+def test_table_values_match_rows() -> None:
     table = sections(SUMMARY)[1]
     cells = dict(zip(table.heads, table.lines[2], strict=True))
     row = SUMMARY["rows"][3]
@@ -217,7 +217,7 @@ def test_cells_say_what_was_measured() -> None:
     assert set(table.lines[5][3:]) == {"failed"}
 
 
-def test_what_sums_up_stands_below() -> None:
+def test_summary_rows_are_at_the_end() -> None:
     table = sections(SUMMARY)[1]
     seeds, worst = (dict(zip(table.heads, line, strict=True)) for line in table.closing)
     assert (seeds["attack"], seeds["seed"], seeds["ASR % [95 %]"]) == ("pgd:steps=40", "2 seeds", "91.0 ± 2.5")
@@ -226,13 +226,13 @@ def test_what_sums_up_stands_below() -> None:
     assert [bool(other.closing) for other in sections(SUMMARY)] == [False, True, False, False, False]
 
 
-def test_speed_is_relative_to_fgsm_where_there_is_one() -> None:
+def test_speed_is_relative_to_fgsm() -> None:
     for rows, wanted in ((SUMMARY["rows"], "0.05"), (SUMMARY["rows"][:2], "–")):
         minimal = next(table for table in sections({"rows": rows}) if "Minimal" in table.title)
         assert dict(zip(minimal.heads, minimal.lines[0], strict=True))["x FGSM"] == wanted
 
 
-def test_a_median_may_be_infinite() -> None:
+def test_infinite_median() -> None:
     rows = [cell("deepfool", share=0.3).row]
     table = sections({"rows": rows})[0]
     assert rows[0]["l2_median"] is None
@@ -240,7 +240,7 @@ def test_a_median_may_be_infinite() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
-def test_the_terminal_shows_every_cell_whole(width: int) -> None:
+def test_terminal_tables_are_not_truncated(width: int) -> None:
     text = shown(width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
@@ -249,13 +249,13 @@ def test_the_terminal_shows_every_cell_whole(width: int) -> None:
     assert ("fwd+bwd" in text) == (width > 100)
 
 
-def test_a_violated_check_is_red_and_says_what_it_means() -> None:
+def test_violated_check_is_red_with_explanation() -> None:
     lines = [line for line in shown(120, styles=True).splitlines() if "✗" in line or "○" in line]
     assert [line.split("m")[0] for line in lines] == ["\x1b[1;31", "\x1b[2"]
     assert "It usually means: the gradients are masked" in " ".join(shown(120).split())
 
 
-def test_markdown_has_all_tables_and_what_they_mean() -> None:
+def test_markdown_has_all_tables_and_explanations() -> None:
     text = markdown(SUMMARY)
     assert text.count("\n|---|") == 8
     assert "| advgan | generator | 0 | 89.7 [76.4, 95.9] |" in text
@@ -267,7 +267,7 @@ def test_markdown_has_all_tables_and_what_they_mean() -> None:
         assert line.count("|") == text.split("| attack | access | seed")[1].splitlines()[0].count("|") + 3
 
 
-def test_the_picture_of_the_table_is_one() -> None:
+def test_table_image() -> None:
     image = picture(SUMMARY["rows"])
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
@@ -315,14 +315,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_results_are_whole_and_replace_older_ones(written: Path) -> None:
+def test_report_replaces_older_files(written: Path) -> None:
     assert json.loads((written / "results.json").read_text()) == SUMMARY
     made = ["figures", "logs", "records", "report.html", "report.md", "report.tex", "results.csv", "results.json"]
     assert sorted(path.name for path in written.iterdir()) == made
     assert len(list((written / "logs").iterdir())) == 1
 
 
-def test_records_are_one_line_per_image(written: Path) -> None:
+def test_records_have_one_line_per_image(written: Path) -> None:
     names = [path.name for path in (written / "records").iterdir()]
     assert len(names) == len(SUMMARY["rows"]) - 1
     assert "mnist-c_pgd-steps=40_linf_0.3_seed-1.csv" in names
@@ -342,7 +342,7 @@ def test_records_are_one_line_per_image(written: Path) -> None:
     assert last[0] == str(N - 1)
 
 
-def test_a_row_is_a_line(written: Path) -> None:
+def test_csv_has_one_line_per_row(written: Path) -> None:
     with (written / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert tuple(lines[0]) == ROW_KEYS
@@ -351,7 +351,7 @@ def test_a_row_is_a_line(written: Path) -> None:
     assert (lines[6]["asr"], lines[6]["violations"]) == ("", "linf 0.4 exceeds eps 0.3")
 
 
-def test_the_report_shows_tables_and_figures(written: Path) -> None:
+def test_report_contains_tables_and_figures(written: Path) -> None:
     text = (written / "report.md").read_text()
     assert text.startswith("# Attacks on mnist-c, &lt;b>&amp; mnist_a&lt;/b> (mnist5k)")
     assert "| advgan | generator" in text
@@ -363,7 +363,7 @@ def test_the_report_shows_tables_and_figures(written: Path) -> None:
         assert np.asarray(Image.open(written / "figures" / name)).shape[2] == 3
 
 
-def test_results_hold_no_nan(tmp_path: Path) -> None:
+def test_nan_in_results_raises(tmp_path: Path) -> None:
     whole = comparison()
     whole.summary["rows"][0]["l2_mean"] = float("nan")
     with pytest.raises(ValueError, match="JSON"):
@@ -371,7 +371,7 @@ def test_results_hold_no_nan(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_names_are_safe_and_differ() -> None:
+def test_file_names_are_safe_and_unique() -> None:
     found = file_names(["a/b", "a:b", "A b", "../..", "", "x" * 400])
     assert found[:5] == ["a-b", "a-b-2", "A-b-3", "unnamed", "unnamed-2"]
     assert len(found[5]) == 150
@@ -412,7 +412,7 @@ def test_results_follow_the_schema() -> None:
         ("another", {}),
     ],
 )
-def test_the_schema_refuses(where: str, value: Any) -> None:
+def test_schema_rejects_invalid_values(where: str, value: Any) -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the extra dev")
     bad = json.loads(json.dumps(SUMMARY))
     *path, last = where.split(".")

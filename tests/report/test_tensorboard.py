@@ -1,4 +1,4 @@
-"""TensorBoard: what was written is what it shows, asked of the reader and of the program itself."""
+"""TensorBoard logs, read by its event reader and served by the program itself."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def whole() -> Comparison:
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Logs of a comparison that was written over another one."""
+    """Logs of a comparison written over another one."""
     directory = tmp_path_factory.mktemp("run") / "logs"
     for pictures in ({"old/picture": PICTURES["curves/a-target linf"]}, PICTURES):
         write_comparison(directory / "compare", whole(), pictures)
@@ -66,7 +66,7 @@ def read(directory: Path) -> EventAccumulator:
 # As it is read
 
 
-def test_images_are_numbered_in_the_order_to_look_at_them(logs: Path) -> None:
+def test_images_are_numbered_in_reading_order(logs: Path) -> None:
     events = read(logs / "compare")
     tags = events.Tags()["images"]
     assert tags == sorted(tags)
@@ -77,7 +77,7 @@ def test_images_are_numbered_in_the_order_to_look_at_them(logs: Path) -> None:
         assert (shown == with_caption(picture)).all()
 
 
-def test_each_attack_is_a_run_with_a_point_for_each_figure_and_eps(logs: Path) -> None:
+def test_each_attack_is_a_run_with_scalars_per_eps(logs: Path) -> None:
     assert {path.name for path in (logs / "compare").iterdir() if path.is_dir()} == ATTACKS
     rows = [row for row in whole().summary["rows"] if row["attack"] == "fgsm"]
     events = read(logs / "compare" / "fgsm")
@@ -88,13 +88,13 @@ def test_each_attack_is_a_run_with_a_point_for_each_figure_and_eps(logs: Path) -
     assert len(events.Tags()["scalars"]) == 11 * len(rows)
 
 
-def test_of_several_seeds_the_first_is_shown(logs: Path) -> None:
+def test_scalars_are_of_the_first_seed(logs: Path) -> None:
     first, *_ = (row for row in whole().summary["rows"] if row["attack"] == "pgd:steps=4")
     (point,) = read(logs / "compare" / "pgd-steps=4").Scalars("l2_mean/a-target linf 0.05")
     assert point.value == pytest.approx(first["l2_mean"])
 
 
-def test_texts_are_the_tables_and_the_verdicts(logs: Path) -> None:
+def test_texts_are_tables_and_verdicts(logs: Path) -> None:
     events = read(logs / "compare")
 
     def text(tag: str) -> str:
@@ -106,7 +106,7 @@ def test_texts_are_the_tables_and_the_verdicts(logs: Path) -> None:
     assert "step is 1000 eps" in text("1_how to read this")
 
 
-def test_a_validation_has_figures_images_and_symptoms(tmp_path: Path) -> None:
+def test_validation_scalars_images_and_warnings(tmp_path: Path) -> None:
     logits = torch.eye(3)
     x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     figures, counts = {"n": 3.0, "asr": 0.5}, torch.tensor([1.0, 2.0, 0.0])
@@ -124,7 +124,7 @@ def test_a_validation_has_figures_images_and_symptoms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("found", [None, "/usr/bin/tensorboard"])
-def test_the_command_can_be_typed(found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_is_shell_quoted(found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: found)
     monkeypatch.setattr("sys.executable", "/my envs/bin/python")
     executable = "tensorboard" if found else "/my envs/bin/tensorboard"
@@ -137,7 +137,7 @@ def test_the_command_can_be_typed(found: str | None, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(scope="module")
 def address(logs: Path) -> Iterator[str]:
-    """Where a TensorBoard, started as `command` says, serves the logs."""
+    """Address of a TensorBoard started by `command`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -151,7 +151,7 @@ def address(logs: Path) -> Iterator[str]:
 
 
 def ask(address: str, **arguments: object) -> Any:
-    """What TensorBoard answers, as soon as it answers anything; it starts empty, and reads the logs meanwhile."""
+    """The response of TensorBoard once it responds; it starts empty and reads the logs meanwhile."""
     url = address + ("?" + urlencode(arguments) if arguments else "")
     for _ in range(200):
         try:
@@ -168,7 +168,7 @@ def ask(address: str, **arguments: object) -> Any:
 
 
 @pytest.mark.program
-def test_tensorboard_serves_what_was_written(address: str) -> None:
+def test_tensorboard_serves_the_logs(address: str) -> None:
     for _ in range(100):
         runs = ask(f"{address}/runs")
         if len(runs) == 1 + len(ATTACKS):

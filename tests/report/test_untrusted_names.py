@@ -1,4 +1,4 @@
-"""Names of classes, files and attacks are strangers': in a report they are letters, and do nothing."""
+"""Untrusted names of classes, files and attacks are plain text in every report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATH = "runs/`x` <b onclick=alert(1)> | [y](http://tracker/y)\n# A heading"
 
 
 def hostile() -> Comparison:
-    """A comparison whose classes, targets and files are called so as to break out of a page."""
+    """A comparison whose classes, targets and files have names that try to break out of a page."""
     found = comparison()
     target = found.summary["target"] | {"label": NAMES[0], "name": NAMES[3], "weights": PATH}
     results = [
@@ -49,7 +49,7 @@ def hostile() -> Comparison:
 
 
 class Page(HTMLParser):
-    """The elements of a page, and those of their attributes that a browser acts on."""
+    """Elements of a page, and those attributes on which a browser acts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -71,14 +71,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_the_page_has_no_element_of_theirs(written: Path) -> None:
+def test_html_has_no_injected_element(written: Path) -> None:
     page = Page((written / "report.html").read_text())
     assert page.acts == []
     assert page.tags.count("script") == 1, "its own"
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in (written / "report.html").read_text()
 
 
-def test_markdown_has_no_element_of_theirs(written: Path) -> None:
+def test_markdown_has_no_injected_element(written: Path) -> None:
     text = (written / "report.md").read_text()
     page = Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
     assert page.acts == []
@@ -87,13 +87,13 @@ def test_markdown_has_no_element_of_theirs(written: Path) -> None:
     assert "A heading" not in re.findall(r"^# (.*)$", text, re.M)
 
 
-def test_latex_has_no_command_of_theirs(written: Path) -> None:
+def test_latex_has_no_injected_command(written: Path) -> None:
     text = (written / "report.tex").read_text()
     assert escape(NAMES[0]) in text
     assert "\\frac" not in text
 
 
-def test_tensorboard_has_no_element_of_theirs(written: Path) -> None:
+def test_tensorboard_has_no_injected_element(written: Path) -> None:
     log = EventAccumulator(str(written / "logs" / "compare"), size_guidance={"tensors": 0})
     log.Reload()
     texts = [log.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in log.Tags()["tensors"] if "text" in tag]
@@ -104,7 +104,7 @@ def test_tensorboard_has_no_element_of_theirs(written: Path) -> None:
         assert not {"script", "b", "a", "img"} & {*page.tags}
 
 
-def test_files_stay_in_their_folders(written: Path) -> None:
+def test_file_names_have_no_special_characters(written: Path) -> None:
     for path in written.rglob("*"):
         assert not {"`", "<", "|"} & {*path.name}
     assert {path.name for path in written.iterdir()} == {
@@ -113,8 +113,8 @@ def test_files_stay_in_their_folders(written: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*NAMES, PATH, "a\\|b", "[x]: http://tracker", "a_b*c", "``"])
-def test_a_name_reads_as_it_is(name: str) -> None:
-    """Rendered, and its markup taken away, each form says the name."""
+def test_escaped_name_renders_unchanged(name: str) -> None:
+    """The text of every rendered form is the name."""
     plain = " ".join(name.split())
     for text in (in_markdown(name), code(name)):
         (inline,) = (token for token in MarkdownIt().parse(f"it is {text} so") if token.type == "inline")
@@ -124,7 +124,7 @@ def test_a_name_reads_as_it_is(name: str) -> None:
     assert sum(token.type == "td_open" for token in table) == 2
 
 
-def test_a_spreadsheet_is_given_no_formula() -> None:
+def test_csv_escapes_formulas() -> None:
     names = ["=1+1", "+cmd", "@x", "-2.5", "a,b", 'say "x"', "-x"]
     text = csv_text(["name", "value"], [[name, -1.5] for name in names])
     read = [row[0] for row in csv.reader(io.StringIO(text))][1:]
