@@ -91,8 +91,8 @@ class Spec:
     """An attack as it was asked for: `label` "pgd:steps=100", its `name` (with the library, if not ours), its settings.
 
     view   what an attack by gradients differentiates where the target is defended: a smooth stand-in of what hides or
-           randomises gradients ("adaptive"), the defence as it is ("naive"), or the classifier behind it ("oblivious").
-           All other attacks ask the defence as it is
+           randomises gradients ("adaptive"), the defense as it is ("naive"), or the classifier behind it ("oblivious").
+           All other attacks ask the defense as it is
     """
 
     label: str

@@ -26,7 +26,7 @@ from advgan.core.weights import M, write_checkpoint
 
 
 def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[str, Any] | None = None) -> None:
-    """Write `model`, a target with or without defences, its `card` (Markdown) and what is told of its training (`run`,
+    """Write `model`, a target with or without defenses, its `card` (Markdown) and what is told of its training (`run`,
     as training.json) to `directory`, aside and renamed; what stood there goes.
     """
 
@@ -65,7 +65,7 @@ def load_target(
         return load_external(name, weights, image_shape=image_shape, num_classes=num_classes)
     config, file, ordered = read_target(name, weights)
     if config.get("defenses"):
-        raise InputError(f"{file.path} holds a classifier behind a defence: advgan.defenses.load_classifier loads it")
+        raise InputError(f"{file.path} holds a classifier behind a defense: advgan.defenses.load_classifier loads it")
     return build_and_fill(partial(build_configured, config, image_shape, num_classes), file, by_order=ordered)
 
 
@@ -145,14 +145,14 @@ def initial_target(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all that a model's output depends on: its weights, its defences with their settings, and what neither
+    """SHA-256 of all that a model's output depends on: its weights, its defenses with their settings, and what neither
     holds (a generator's ball and rounds; constants outside of the state dict; `identity`, of a file's text or an
     address, say). It tells whether two runs attacked the same classifier.
     """
     found = hashlib.sha256()
     layers: list[dict[str, Any]] = []
     layer: Any = model
-    while hasattr(layer, "word") and hasattr(layer, "settings"):  # a defence; what is behind it may be anybody's
+    while hasattr(layer, "word") and hasattr(layer, "settings"):  # a defense; what is behind it may be anybody's
         layers.insert(0, {"name": layer.word, "settings": layer.settings})
         layer = layer.inner
     if layers:

@@ -88,7 +88,7 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
     eval mode, with a warning; one that passes no gradient is another.
 
     Raises InputError if it cannot take the images, answers with no logits or with probabilities, depends on the batch,
-    or is random in eval mode and has no part that says so (`random`, as a defence has).
+    or is random in eval mode and has no part that says so (`random`, as a defense has).
     """
     check_images(x)
     if not len(x):
@@ -125,7 +125,7 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
 
 def gradient_fault(model: Any, x: Tensor) -> str | None:
     """Why `model` passes no gradient to images like `x` (n, c, h, w); None if it does, even one of zeros. One forward
-    and one backward pass of one image; of a defence, through what an attack by gradients differentiates (`adaptive`).
+    and one backward pass of one image; of a defense, through what an attack by gradients differentiates (`adaptive`).
     """
     attacked = model.adaptive() if hasattr(model, "adaptive") else model
     with evaluating(attacked), torch.inference_mode(False), torch.enable_grad():

@@ -1,4 +1,4 @@
-"""A classifier behind a defence is a classifier again: the two things that every wrapper answers, and its views."""
+"""A classifier behind a defense is a classifier again: the two things that every wrapper answers, and its views."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from advgan.core.threat_model import View
 
 
 class Defended(nn.Module):
-    """Images (n, c, h, w) float32 in [0, 1] -> logits (n, num_classes), by a classifier `inner` behind a defence.
+    """Images (n, c, h, w) float32 in [0, 1] -> logits (n, num_classes), by a classifier `inner` behind a defense.
 
     A subclass writes `forward`, hands its settings to `__init__` (they build it again), and, where its own gradients
     are zero, random or misleading, writes `adaptive`. Registered in `advgan/defenses/registry.py` it has a name.
@@ -35,7 +35,7 @@ class Defended(nn.Module):
     def __init__(self, inner: nn.Module, **settings: Any) -> None:
         super().__init__()
         if can_reject(inner):
-            raise InputError(f"{self.word} cannot stand around a defence that rejects, expected the rejecting one last")
+            raise InputError(f"{self.word} cannot stand around a defense that rejects, expected the rejecting one last")
         self.inner: Any = inner  # a Target, a Defended, or anybody's
         self.settings, self.rng = settings, torch.Generator().manual_seed(0)
         self.eval()
@@ -60,14 +60,14 @@ class Defended(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What `load_classifier` needs to build it again: the classifier's, and its defences from the inside out."""
+        """What `load_classifier` needs to build it again: the classifier's, and its defenses from the inside out."""
         inner: dict[str, Any] = self.inner.config
         own = {"name": self.word, "settings": self.settings}
         return {**inner, "defenses": [*inner.get("defenses", []), own]}
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        """Raise InputError unless `settings`, from a config.json, are those of this defence, each of its type."""
+        """Raise InputError unless `settings`, from a config.json, are those of this defense, each of its type."""
         hints = get_type_hints(cls.__init__)
         known = inspect.signature(cls.__init__).parameters.keys() - {"self", "inner", "settings"}
         check_keys(f"the settings of {cls.word}", settings, known)
@@ -79,11 +79,11 @@ class Defended(nn.Module):
 
     @classmethod
     def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Defended:
-        """The defence that `config` describes, around `inner`; its weights, if it has any, come afterwards."""
+        """The defense that `config` describes, around `inner`; its weights, if it has any, come afterwards."""
         return cls(inner, **settings)
 
     def adaptive(self) -> nn.Module:
-        """What an attacker who knows the defence differentiates in its place; itself, if its gradients are honest."""
+        """What an attacker who knows the defense differentiates in its place; itself, if its gradients are honest."""
         return self
 
     # A rejecting defense has `rejection_score(x) -> (n,)`, differentiable: images with a positive one are rejected.
@@ -115,13 +115,13 @@ def is_random(model: nn.Module) -> bool:
 
 
 def reseed(model: nn.Module, seed: int) -> None:
-    """Let every random defence in `model` draw the same from here on as after any other `reseed` with this seed."""
+    """Let every random defense in `model` draw the same from here on as after any other `reseed` with this seed."""
     for i, module in enumerate(module for module in model.modules() if isinstance(module, Defended)):
         module.rng.manual_seed(seed + i)
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The classifier behind all defences; the model itself if there is none."""
+    """The classifier behind all defenses; the model itself if there is none."""
     while isinstance(model, Defended):
         model = model.inner
     return model

@@ -1,4 +1,4 @@
-"""A classifier from disk, with the defences that were saved with it and those that are asked for."""
+"""A classifier from disk, with the defenses that were saved with it and those that are asked for."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from advgan.defenses.ensemble import Ensemble
 from advgan.defenses.registry import DEFENSES
 
 M = TypeVar("M", bound=nn.Module)
-MAX_PARTS = 100  # classifiers and defences that one config.json may hold
+MAX_PARTS = 100  # classifiers and defenses that one config.json may hold
 
 
 def defend(model: M, words: str | None) -> M | Defended:
-    """`model` behind the defences that `words` name, each with settings after colons, from the inside out: in "a+b" b
+    """`model` behind the defenses that `words` name, each with settings after colons, from the inside out: in "a+b" b
     stands around a, and sees the image first. None is none.
 
-    Raises InputError for an unknown name, an unknown setting, or a value that a defence cannot take.
+    Raises InputError for an unknown name, an unknown setting, or a value that a defense cannot take.
     """
     found: M | Defended = model
     for word in words.split("+") if words else ():
@@ -87,7 +87,7 @@ def load_classifier(
 def rebuild(
     config: Mapping[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
 ) -> Target | Defended:
-    """The classifier and its defences that `config` describes, with other weights than it had. Raises InputError for
+    """The classifier and its defenses that `config` describes, with other weights than it had. Raises InputError for
     what describes none, before anything is built.
     """
     check_defenses(config)
@@ -102,8 +102,8 @@ def rebuild(
 
 
 def check_defenses(config: Any) -> None:
-    """Raise InputError unless `config`, of a classifier, and those of the members of its ensembles have defences that
-    there are, with settings that they take; at most MAX_PARTS classifiers and defences in all.
+    """Raise InputError unless `config`, of a classifier, and those of the members of its ensembles have defenses that
+    there are, with settings that they take; at most MAX_PARTS classifiers and defenses in all.
     """
     todo, parts = [config], 0
     while todo:
@@ -112,7 +112,7 @@ def check_defenses(config: Any) -> None:
         defenses = member.get("defenses", [])
         parts += 1 + len(defenses)
         if parts > MAX_PARTS:
-            raise InputError(f"config.json has more than {MAX_PARTS} classifiers and defences")
+            raise InputError(f"config.json has more than {MAX_PARTS} classifiers and defenses")
         for saved in defenses:
             if not isinstance(saved, dict) or saved.keys() != {"name", "settings"}:
                 raise InputError(f"a defense in config.json must have a name and settings, got {reprlib.repr(saved)}")

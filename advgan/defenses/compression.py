@@ -60,7 +60,7 @@ class Prune(Defended):
     """Without the `amount` of all weights of linear layers and convolutions that is smallest, over all layers: zero
     (Han et al. 2015, without its retraining; torch.nn.utils.prune.global_unstructured). Its gradients are honest.
 
-    What was kept is written down when the defence is built, and saved with it.
+    What was kept is written down when the defense is built, and saved with it.
     """
 
     word = "prune"

@@ -1,4 +1,4 @@
-"""Defences that crop, shrink or shift the image before the classifier sees it: an attack may need its exact place."""
+"""Defenses that crop, shrink or shift the image before the classifier sees it: an attack may need its exact place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The defences that fail: they hide the gradients, and leave every decision, and every mistake, where it was.
+"""The defenses that fail: they hide the gradients, and leave every decision, and every mistake, where it was.
 
 They are here to show what a robust accuracy against FGSM and PGD alone is worth (Papernot et al. 2017, "Practical
 black-box attacks", section 8; Athalye et al. 2018, "Obfuscated gradients"): a substitute's images, the scores, the

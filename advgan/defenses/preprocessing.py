@@ -1,4 +1,4 @@
-"""Defences that change the image before the classifier sees it, and how an attacker goes through them."""
+"""Defenses that change the image before the classifier sees it, and how an attacker goes through them."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def gradient_fault_of(model: Any) -> str | None:
 
 
 def is_black_box(model: Any) -> bool:
-    """Whether a target, or what stands behind its defences, answers queries and has no gradients."""
+    """Whether a target, or what stands behind its defenses, answers queries and has no gradients."""
     return gradient_fault_of(model) is not None
 
 

@@ -1,4 +1,4 @@
-"""What a defence costs at every answer: its time beside another classifier's, taken in turn."""
+"""What a defense costs at every answer: its time beside another classifier's, taken in turn."""
 
 from __future__ import annotations
 

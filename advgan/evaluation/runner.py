@@ -27,7 +27,7 @@ class Run:
 
     columns   per image (n,): what `verify_examples` measures, and `queries`, forwards per image of its batch
     x_adv     the first answers (k, c, h, w)
-    cost      time and model calls; behind a defence, those of the classifier
+    cost      time and model calls; behind a defense, those of the classifier
     """
 
     columns: dict[str, Tensor]

@@ -223,7 +223,7 @@ def main(settings: Settings) -> None:
     ):
         task = bar.add_task("substitute", total=len(plan), completed=record["step"], figures="")
         for round_, phase in plan[record["step"] :]:
-            reseed(model, round_)  # a defence that draws answers a round alike, resumed or not
+            reseed(model, round_)  # a defense that draws answers a round alike, resumed or not
             began = time.perf_counter()
             if record["rounds_asked"] == round_:  # the round's questions, each asked once and kept
                 try:

@@ -30,7 +30,7 @@ from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.evaluation import ResultCache, TargetModel
 from advgan.evaluation.loading import load_targets
 
-WORDS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defence is tried here, where it needs some
+WORDS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defense is tried here, where it needs some
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -102,7 +102,7 @@ def test_save_and_load_keep_logits_and_fingerprint(
             reseed(model, 0)
         assert torch.equal(loaded(x), defended(x))
         assert fingerprint(loaded) == fingerprint(defended) != fingerprint(target)
-    with pytest.raises(InputError, match="behind a defence"):
+    with pytest.raises(InputError, match="behind a defense"):
         load_target("mnist-small", tmp_path / "saved")
 
 
@@ -134,7 +134,7 @@ def test_gradient_attacks_are_adaptive_by_default(target: torch.nn.Module, x: to
 
 @pytest.mark.parametrize("word", ["square:queries=20", "noise-sign:draws=20"])
 def test_gradient_free_attacks_query_the_defense(word: str, target: torch.nn.Module, x: torch.Tensor) -> None:
-    defended, asked = defend(target, "labels-only"), {"defence": 0, "behind it": 0}
+    defended, asked = defend(target, "labels-only"), {"defense": 0, "behind it": 0}
     for name, model in zip(asked, (defended, target), strict=True):
 
         def count(module: object, inputs: object, logits: torch.Tensor, name: str = name) -> None:
@@ -144,7 +144,7 @@ def test_gradient_free_attacks_query_the_defense(word: str, target: torch.nn.Mod
     ResultCache(None, x, defended(x).argmax(1)).run(
         parse_attack(word), TargetModel("it", defended), Threat("linf", 0.05)
     )
-    assert asked["defence"] == asked["behind it"] > 5 * 20
+    assert asked["defense"] == asked["behind it"] > 5 * 20
 
 
 def test_random_defense_repeats_with_same_seed_only(target: torch.nn.Module, x: torch.Tensor, tmp_path: Path) -> None:

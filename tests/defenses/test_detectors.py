@@ -125,7 +125,7 @@ def test_rejecting_classifier_save_and_load(kind: type[Detector], target: nn.Mod
 
 def test_rejection_must_be_outermost(target: nn.Module, x: Tensor) -> None:
     rejecting = RejectingClassifier(target, calibrated(BinaryDetector, x, target))
-    with pytest.raises(InputError, match="cannot stand around a defence that rejects"):
+    with pytest.raises(InputError, match="cannot stand around a defense that rejects"):
         defend(rejecting, "bit-depth")
     around = RejectingClassifier(defend(target, "bit-depth"), calibrated(FeatureSqueezing, x, target))
     assert [d["name"] for d in around.config["defenses"]] == ["bit-depth", "reject"]

@@ -216,7 +216,7 @@ CASES = {
         "masks its gradients",
     ),
     "its own only": ([share("pgd", 50), share("fgsm", 40)], "not tested"),
-    "twins alike, which they are without a defence": ([share("pgd@naive", 50), share("pgd", 50)], "not tested"),
+    "twins alike, which they are without a defense": ([share("pgd@naive", 50), share("pgd", 50)], "not tested"),
     "one step cannot be expected to": ([share("fgsm", 10), share("square", 60, **SQUARE)], "not tested"),
     "other radii": ([share("pgd", 10, eps=0.1), share("square", 60, **SQUARE)], "not tested"),
     "a failed attack": ([share("pgd", 10, status="failed: x"), share("square", 60, **SQUARE)], "not tested"),

@@ -113,7 +113,7 @@ def test_as_a_user_runs_it(program: Run, basics: list[object], tmp_path: Path) -
 
     with (out / "defenses.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    told = [(line["defence"], line["column"]) for line in lines]
+    told = [(line["defense"], line["column"]) for line in lines]
     assert told == [*rows, *((label, "worst case") for label in labels)]
     assert float(lines[1]["asr"]) == rows["none", "fgsm"]["asr"]
     page = (out / "defenses.html").read_text()
@@ -141,7 +141,7 @@ def test_bad_input_is_one_line_and_exit_code_2(call: Call, tmp_path: Path, capsy
         call("--rows", "armour")
     said = capsys.readouterr().err
     assert (stop.value.code, said.count("\n")) == (2, 1)
-    assert said.startswith("error: row 'armour' must be none, a directory that is there, or a defence of bit")
+    assert said.startswith("error: row 'armour' must be none, a directory that is there, or a defense of bit")
     assert not (tmp_path / "out").exists()
 
 
@@ -262,7 +262,7 @@ def test_what_a_row_may_say(text: str, row: Row) -> None:
     [
         ([], "expected one row at least"),
         (["none", "none"], "expected rows of different names .*, got 'none' twice"),
-        (["armour:bits=2"], "row 'armour:bits=2' must be none, a directory that is there, or a defence of bit-depth"),
+        (["armour:bits=2"], "row 'armour:bits=2' must be none, a directory that is there, or a defense of bit-depth"),
         (["bit-depth:levels=2"], "defense bit-depth cannot take 'levels=2'"),
         (["bit-depth:bits=few"], "bit-depth:bits must be of type int, got 'few'"),
         (["none+armour"], "unknown defense 'armour'"),

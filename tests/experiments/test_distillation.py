@@ -428,7 +428,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--temperatures", "2", "20"], "expected temperature 1, whose teacher is .* without a defence, got 2 20"),
+        (["--temperatures", "2", "20"], "expected temperature 1, whose teacher is .* without a defense, got 2 20"),
         (["--temperatures", "1", "0"], "temperature must be positive, got 0.0"),
         (["--few-samples", "0"], "few_samples must be at least 1, got 0"),
         (["--eps", "2"], r"eps must be in \(0, 1\]"),

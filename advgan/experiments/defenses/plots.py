@@ -1,4 +1,4 @@
-"""The matrix of defences as pictures: what each attack does to each defence, the worst of them set apart."""
+"""The matrix of defenses as pictures: what each attack does to each defense, the worst of them set apart."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ WORST, CLEAN = "worst case", "clean"
 NOT_RUN = "–"
 GAP = 0.35  # between what is set apart and the rest, in cells
 COLUMNS = (
-    "An attack by gradients knows the defence: it differentiates a smooth stand-in of what hides or randomises its "
-    "gradients. @naive takes the defence's own gradients: where that column looks harmless and the one without @ does "
-    "not, gradients were hidden, not images defended. @oblivious knows only the classifier behind the defence. "
+    "An attack by gradients knows the defense: it differentiates a smooth stand-in of what hides or randomises its "
+    "gradients. @naive takes the defense's own gradients: where that column looks harmless and the one without @ does "
+    "not, gradients were hidden, not images defended. @oblivious knows only the classifier behind the defense. "
     "transfer: MI-FGSM's images made on another classifier. advgan: one pass of a generator, trained on the base or on "
     "this very line. =: the same model as in another column, not attacked twice; –: nobody trained one."
 )
 ASR = (
-    "Attack success rate in %, of the images that the line's classifier gets right: one line a defence, one column an "
+    "Attack success rate in %, of the images that the line's classifier gets right: one line a defense, one column an "
     "attack; yellow has fallen, blue holds. Set apart at the right: an image counts if any attack of the line fools "
-    "it. That is what a defender has to expect, and what the defence is worth. " + COLUMNS
+    "it. That is what a defender has to expect, and what the defense is worth. " + COLUMNS
 )
 ROBUST = (
     "Accuracy in %, over all images: without an attack (left), under each attack, and under whichever attack is worst "
-    "for each image (right). Yellow is good here: a defence whose right end is as blue as that of none has bought "
+    "for each image (right). Yellow is good here: a defense whose right end is as blue as that of none has bought "
     "nothing, whatever stands between. " + COLUMNS
 )
 
@@ -37,7 +37,7 @@ ROBUST = (
 def asr(summary: Mapping[str, Any]) -> Picture:
     """The heat map of success."""
     columns = [*summary["columns"], WORST]
-    return _map(summary, columns, {len(columns) - 1}, "asr", "Which attack breaks which defence", ASR)
+    return _map(summary, columns, {len(columns) - 1}, "asr", "Which attack breaks which defense", ASR)
 
 
 def robust(summary: Mapping[str, Any]) -> Picture:
@@ -47,7 +47,7 @@ def robust(summary: Mapping[str, Any]) -> Picture:
 
 
 def matrix(summary: Mapping[str, Any]) -> dict[tuple[str, str], ResultRow]:
-    """(defence, column) -> its row, those of the worst case and of clean images among them."""
+    """(defense, column) -> its row, those of the worst case and of clean images among them."""
     found = {(row["target"], row["column"]): row for row in summary["rows"]}
     for each in summary["defenses"]:
         clean = {"asr": None, "robust_accuracy": each["clean_accuracy"], "rejected": each["clean_rejected"]}

@@ -1,4 +1,4 @@
-"""The matrix of defences on disk: what each attack does to each defence, what it costs, and what is left at worst."""
+"""The matrix of defenses on disk: what each attack does to each defense, what it costs, and what is left at worst."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from advgan.report.study import Scalar, StudyReport
 Rate = Callable[[ResultRow], str]
 FIGURES = ("asr", "asr_low", "asr_high", "robust_accuracy")
 HEADS = (
-    *("defence", "column", "attack", "access", "norm", "eps", "n", "n_attacked", "clean_accuracy"),
+    *("defense", "column", "attack", "access", "norm", "eps", "n", "n_attacked", "clean_accuracy"),
     *(*FIGURES, "rejected", "seconds_per_image", "same_as", "status"),
 )
 SUCCESS = "Of the images that the line's classifier gets right. In brackets 95 % Wilson intervals."
@@ -27,7 +27,7 @@ REJECTED = "Images that the line's classifier refuses to answer, clean and attac
 WORTH = (
     "Worst case: accuracy over all images, each under the attack that is worst for it. Strongest attack: that of most "
     "success, over the images that are right without it. Training s: of the line's classifier, where its run says it; "
-    "defences around it, and who is asked beside it, are not counted. Inference: time of an answer over that of the "
+    "defenses around it, and who is asked beside it, are not counted. Inference: time of an answer over that of the "
     "base, timed in turn. Gradients: whether they are masked."
 )
 
@@ -63,13 +63,13 @@ def report(summary: Summary) -> StudyReport:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """What each defence is worth and costs; success and accuracy, defence x attack; and what is rejected, if any is."""
+    """What each defense is worth and costs; success and accuracy, defense x attack; and what is rejected, if any is."""
     cells, labels = matrix(summary), [each["label"] for each in summary["defenses"]]
     ball, columns = f"{summary['norm']} eps {eps_text(summary['eps'])}", [*summary["columns"], WORST]
 
     def grid(title: str, key: str, named: list[str], heads: list[str], note: str, rate: Rate | None = None) -> Table:
         lines = [[label, *(told(cells.get((label, head)), key, rate) for head in heads)] for label in named]
-        return Table(f"{title}, {ball}", ["defence", *heads], lines, note)
+        return Table(f"{title}, {ball}", ["defense", *heads], lines, note)
 
     found = [worth(summary), grid("ASR %", "asr", labels, columns, SUCCESS, with_interval)]
     found.append(grid("Accuracy %", "robust_accuracy", labels, [CLEAN, *columns], LEFT))
@@ -79,8 +79,8 @@ def tables(summary: Summary) -> list[Table]:
 
 
 def worth(summary: Summary) -> Table:
-    """What is left of each line at worst, which attack takes most, and what the defence costs."""
-    heads = ["defence", "clean %", "worst case %", "strongest attack", "training s", "inference", "gradients"]
+    """What is left of each line at worst, which attack takes most, and what the defense costs."""
+    heads = ["defense", "clean %", "worst case %", "strongest attack", "training s", "inference", "gradients"]
     lines = [
         [
             *(each["label"], f"{100 * each['clean_accuracy']:.1f}"),
@@ -90,7 +90,7 @@ def worth(summary: Summary) -> Table:
         ]
         for each in summary["defenses"]
     ]
-    return Table("What each defence is worth", heads, lines, WORTH)
+    return Table("What each defense is worth", heads, lines, WORTH)
 
 
 def _strongest(summary: Summary, label: str) -> str:
@@ -151,10 +151,10 @@ def _left(each: ResultRow) -> float:
 
 def _csv_rows(summary: Summary) -> list[dict[str, Any]]:
     """A row for each result, and one for each worst case."""
-    rows = [{**row, "defence": row["target"]} for row in summary["rows"]]
+    rows = [{**row, "defense": row["target"]} for row in summary["rows"]]
     for defense in summary["defenses"]:
         worst = defense["worst_case"]
-        names = {"defence": defense["label"], "column": WORST, "status": "ok" if worst else "failed"}
+        names = {"defense": defense["label"], "column": WORST, "status": "ok" if worst else "failed"}
         rows.append({**defense, **(worst or {}), **names})
     return rows
 

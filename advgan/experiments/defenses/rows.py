@@ -20,7 +20,7 @@ LABEL = re.compile(r"([^:=+/\\]+)=(.+)")
 
 @dataclass(frozen=True)
 class Row:
-    """A `classifier` from disk (None: the base), the words of the defences around it (None: none), and its label."""
+    """A `classifier` from disk (None: the base), the words of the defenses around it (None: none), and its label."""
 
     label: str
     classifier: Path | None
@@ -28,14 +28,14 @@ class Row:
 
 
 def parse_row(text: str) -> Row:
-    """`[LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]...`, a defence with settings after colons as `defend` takes it.
+    """`[LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]...`, a defense with settings after colons as `defend` takes it.
 
         none                                  the base as it is
-        bit-depth:bits=2+median               the base behind defences, from the inside out
+        bit-depth:bits=2+median               the base behind defenses, from the inside out
         checkpoints/runs/fast                 a classifier from disk: a run, or the folder of a checkpoint
-        fast, 2 bits=RUN+bit-depth:bits=2     that one behind a defence, under a name of its own
+        fast, 2 bits=RUN+bit-depth:bits=2     that one behind a defense, under a name of its own
 
-    A label has no colon, slash, plus or equals sign. Raises InputError for a defence or a setting that is unknown.
+    A label has no colon, slash, plus or equals sign. Raises InputError for a defense or a setting that is unknown.
     """
     named = LABEL.fullmatch(text)
     label, rest = named.groups() if named else ("", text)
@@ -53,14 +53,14 @@ def parse_row(text: str) -> Row:
 
 def parse_rows(texts: Sequence[str], promised: Collection[Path] = ()) -> list[Row]:
     """The rows that `texts` ask for. Raises InputError for none, for two of one label, and for a word that is no
-    defence and no directory that is there, or in one of those `promised` to be there later.
+    defense and no directory that is there, or in one of those `promised` to be there later.
     """
     rows = [parse_row(text) for text in texts]
     for text, row in zip(texts, rows, strict=True):
         path = row.classifier
         if path and not path.is_dir() and not {path, *path.parents} & set(promised):
             raise InputError(
-                f"row {text!r} must be none, a directory that is there, or a defence of {', '.join(DEFENSES)}, "
+                f"row {text!r} must be none, a directory that is there, or a defense of {', '.join(DEFENSES)}, "
                 f"got {str(path)!r}"
             )
         if [other.label for other in rows].count(row.label) > 1:

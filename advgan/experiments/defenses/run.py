@@ -1,11 +1,11 @@
-"""What is each defence worth? Defence x attack on the same test images, and for each the worst attack per image.
+"""What is each defense worth? Defense x attack on the same test images, and for each the worst attack per image.
 
 python eval/defenses.py --rows none bit-depth:bits=2 checkpoints/runs/fast --attacks fgsm fgsm@naive pgd:steps=40
 python eval/defenses.py --recipe recipes/defenses-small.yaml        with the trainings of its rows: `make defenses`
 
-A row is the base (`none`), a defence around it, or a robust classifier's directory, with or without defences around
-that: [LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]... An attack by gradients knows the defence and goes through it;
-@naive takes the defence's own gradients, @oblivious those of the classifier behind it.
+A row is the base (`none`), a defense around it, or a robust classifier's directory, with or without defenses around
+that: [LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]... An attack by gradients knows the defense and goes through it;
+@naive takes the defense's own gradients, @oblivious those of the classifier behind it.
 All results are verified (advgan/evaluation). What --prepare trains, and every cell, is kept as soon as it is done: the
 same call goes on where it was stopped.
 """
@@ -47,20 +47,20 @@ TRANSFER, OF_BASE, ITS_OWN = "transfer", "advgan, of the base", "advgan, trained
 
 @dataclass(frozen=True)
 class Settings(StudySettings):
-    """Which defences, attacked how, on which images, and where the results go."""
+    """Which defenses, attacked how, on which images, and where the results go."""
 
     prepare: tuple[NameOrPath, ...] = ()
     """Commands like "train/classifier.py --epochs 4 --output-dir RUN", each run once before anything is measured. This
     program's data_dir and threads go with them"""
     target: NameOrPath = "mnist-c"
-    """The base, a classifier without defences: its name, the directory of a saved one, or
+    """The base, a classifier without defenses: its name, the directory of a saved one, or
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     weights_by_order: ByOrder = False
     rows: tuple[NameOrPath, ...] = ("none", "bit-depth:bits=1")
-    """What is attacked: none (the base), a defence around it, a robust classifier's directory (DIRECTORY+DEFENSE:
-    with defences around it), each with LABEL= before it or without"""
+    """What is attacked: none (the base), a defense around it, a robust classifier's directory (DIRECTORY+DEFENSE:
+    with defenses around it), each with LABEL= before it or without"""
     attacks: tuple[str, ...] = ATTACKS
     """Names, with settings of their own after colons, and @naive or @oblivious at the end; not advgan"""
     generator: tuple[Path, ...] = ()
@@ -76,7 +76,7 @@ class Settings(StudySettings):
     output_dir: Path = Path("checkpoints/runs/defenses")
     """Where defenses.html, .md, .csv, .json, asr.png, robust.png go; earlier ones are replaced"""
     seed: int = 0
-    """Of the random attacks and defences"""
+    """Of the random attacks and defenses"""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Settings(StudySettings):
     target: NameOrPath = "mnist-c"
     """Teachers and students"""
     temperatures: tuple[float, ...] = (1, 2, 5, 10, 20, 30, 40, 50, 100)
-    """One student for each; 1 must be among them: its teacher is the classifier without a defence"""
+    """One student for each; 1 must be among them: its teacher is the classifier without a defense"""
     train_recipe: Path | None = None
     """Recipe of train/distill.py, for what is not said here; None: its defaults"""
     runs: tuple[Path, ...] = ()
@@ -173,7 +173,7 @@ def check(settings: Settings) -> list[Spec]:
         check_temperature(temperature)
     if not settings.runs and 1 not in settings.temperatures:
         said = " ".join(f"{each:g}" for each in settings.temperatures)
-        raise InputError(f"expected temperature 1, whose teacher is the classifier without a defence, got {said}")
+        raise InputError(f"expected temperature 1, whose teacher is the classifier without a defense, got {said}")
     specs = [parse_attack(word) for word in settings.attacks]
     if any(spec.name == "advgan" for spec in specs):
         raise InputError("attack advgan comes by itself with --generator-recipe, expected others, got advgan")
@@ -193,7 +193,7 @@ def undistilled_first(settings: Settings) -> list[Entrant]:
             raise InputError(f"expected one run of each temperature, got {runs[told]} and {directory} of {told:g}")
         runs[told] = directory
     if 1 not in runs:
-        raise InputError("expected a run of temperature 1, whose teacher is the classifier without a defence, got none")
+        raise InputError("expected a run of temperature 1, whose teacher is the classifier without a defense, got none")
     students = [Entrant(f"{told:g}", told, runs[told] / "classifier") for told in sorted(runs)]
     return [Entrant("none", None, runs[1] / "teacher"), *students]
 
