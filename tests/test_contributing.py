@@ -1,4 +1,4 @@
-"""The worked examples of CONTRIBUTING.md, done as they stand there, in a copy of the library."""
+"""The worked examples of CONTRIBUTING.md, executed in a copy of the library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEW = {"brightness", "mnist-linear", "stretch"}
 
 
 def add(there: str, block: str) -> str:
-    """A file with what a block shows of it: imports before the first of ours, lines under the one that is shown."""
+    """Writes or extends a file by a block: imports before the first of ours, lines below the one shown."""
     imports = re.findall(r"^from .*\n", block, re.M)
     opening, lines = re.fullmatch(r"(?:from .*\n)*(\S.*[{(]\n)((?:    .*\n)+)", block).groups()
     assert there.count(opening) == 1, f"{opening!r} is to be in the file once"
@@ -23,7 +23,7 @@ def add(there: str, block: str) -> str:
     return there.replace(first, "".join(imports) + first, 1).replace(opening, opening + lines)
 
 
-def test_the_worked_examples_work(tmp_path: Path) -> None:
+def test_worked_examples(tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
     folders = {str(Path(name).parent) for name, _ in blocks}
     rooms = ("attacks", "classifiers", "defenses")

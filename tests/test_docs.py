@@ -1,4 +1,4 @@
-"""What the documents say exists: names, files, sections, commands and their flags; and their code runs."""
+"""Documents: names, files, links, commands and flags in them exist, and their Python code runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ each_document = pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name
 
 
 def code(text: str) -> list[tuple[str, str]]:
-    """The code blocks of a document in their order: language ("" if it is not said), and content."""
+    """Code blocks of a document in order: language ("" if none is given), and content."""
     parts, blocks, end = list(FENCE.finditer(text)), [], 0
     for part in [*parts, None]:
         between = text[end : part.start() if part else None]
@@ -49,14 +49,14 @@ def code(text: str) -> list[tuple[str, str]]:
 
 
 @each_document
-def test_its_names_are_in_the_code(path: Path) -> None:
+def test_names_exist(path: Path) -> None:
     for name in set(NAME.findall(path.read_text())):
         if not name.endswith((".py", ".md")):
             resolve(name)
 
 
 def resolve(name: str) -> Any:
-    """What `name` stands for: the longest part of it that is a module, and attributes from there on."""
+    """The object named `name`: its longest prefix that is a module, and attributes from there on."""
     parts = name.split(".")
     for n in range(len(parts), 0, -1):
         try:
@@ -70,7 +70,7 @@ def resolve(name: str) -> Any:
 
 
 @each_document
-def test_its_files_are_there(path: Path) -> None:
+def test_files_exist(path: Path) -> None:
     text = path.read_text()
     new = {name for name, _ in re.findall(r"^```python\n# (\S+)\n(.*?)^```$", text, re.M | re.S)}  # a worked example's
     missing = {name for name in PATH.findall(text) if not (ROOT / name).exists()} - new
@@ -78,7 +78,7 @@ def test_its_files_are_there(path: Path) -> None:
 
 
 @each_document
-def test_its_links_lead_somewhere(path: Path) -> None:
+def test_links_resolve(path: Path) -> None:
     for link in LINK.findall(path.read_text()):
         if link.startswith("http"):
             continue
@@ -91,17 +91,17 @@ def test_its_links_lead_somewhere(path: Path) -> None:
 
 
 @each_document
-def test_its_commands_are_understood(path: Path) -> None:
+def test_commands_parse(path: Path) -> None:
     text = path.read_text()
     blocks = [block for language, block in code(text) if language in ("", "sh", "bash", "console")]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     for line in [*lines, *SPAN.findall(re.sub(FENCE, "", text))]:
         for program, words in commands(line):
-            understood(program, words, line)
+            parse_arguments(program, words, line)
 
 
 def commands(line: str) -> list[tuple[str, list[str]]]:
-    """The calls of our programs in a line of shell: the module that holds the program's settings, and its words."""
+    """Calls of our programs in a line of shell: the module that holds the program's settings, and the arguments."""
     if not re.search(r"\b(train|eval)/\w+\.py\b|\badvgan\b", line):
         return []
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|()<>")
@@ -123,8 +123,8 @@ def commands(line: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def understood(program: str, words: list[str], line: str) -> None:
-    """Parse `words` as the program does. What is to be filled in is written in CAPITALS, optional parts in [ ]."""
+def parse_arguments(program: str, words: list[str], line: str) -> None:
+    """Parses `words` as the program does. Placeholders are in CAPITALS, optional parts in [ ]."""
     words = [re.sub(r"^\[|\]$", "", word) for word in words]
     if "--recipe" in words and re.search(r"[A-Z$*]", words[(i := words.index("--recipe")) + 1]):
         del words[i : i + 2]
@@ -137,7 +137,7 @@ def understood(program: str, words: list[str], line: str) -> None:
         pass
 
 
-def test_commands_are_found_and_wrong_ones_refused() -> None:
+def test_command_extraction_and_errors() -> None:
     assert commands("python -m advgan compare --eps 0.3 | tee log") == [
         ("advgan.experiments.comparison.run", ["--eps", "0.3"])
     ]
@@ -145,17 +145,17 @@ def test_commands_are_found_and_wrong_ones_refused() -> None:
     ((program, words),) = commands(line)
     assert (program, words[:2]) == ("train.advgan", ["--epz", "8/255"])
     with pytest.raises(pytest.fail.Exception, match="does not understand: V=1; accelerate"):
-        understood(program, words, line)
+        parse_arguments(program, words, line)
 
 
-def test_code_blocks_are_found() -> None:
+def test_code_block_extraction() -> None:
     text = "a\n\n    one  # 1\n\n    two\n\nb\n\n```sh\nthree\n```\n\n    four\n"
     assert code(text) == [("", "one  # 1\n\ntwo"), ("sh", "three\n"), ("", "four")]
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/concepts.md"])
-def test_its_python_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reader's own things where it speaks of them."""
+def test_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the models and data that a reader is assumed to have."""
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     monkeypatch.chdir(tmp_path)
     blocks = [block for language, block in code((ROOT / name).read_text()) if language == "python"]
@@ -184,8 +184,8 @@ def test_every_recipe_is_listed(path: Path) -> None:
     assert [line for line in lines if line.startswith("| ") and f"`{path.name}`" in line.split(" | ")[0]]
 
 
-def test_the_citation() -> None:
-    """The fields that the Citation File Format 1.2.0 requires, and that they are ours."""
+def test_citation_file() -> None:
+    """The fields required by the Citation File Format 1.2.0, with our values."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert (citation["cff-version"], citation["license"]) == ("1.2.0", "MIT")

@@ -1,4 +1,4 @@
-"""The quickstart as a user runs it, and the picture that it draws."""
+"""The quickstart example and its figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from tests.conftest import ROOT, Run
 
 
-def test_the_quickstart(script: Run, tmp_path: Path) -> None:
+def test_quickstart(script: Run, tmp_path: Path) -> None:
     done = script("examples/quickstart.py", tmp_path / "picture.png")
     assert "one pass changed 100 images, by 0.30 at most" in done.stdout
     lines = re.findall(r"^(shipped|mine) +(\S.*?) +([\d.]+)  \[([\d.]+), ([\d.]+)\] .* (\d+)$", done.stdout, re.M)

@@ -1,4 +1,4 @@
-"""README.zh-CN.md has the code of README.md; only what is said about it is translated."""
+"""README.zh-CN.md has the same code blocks as README.md."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tests.test_docs import code
 
 
 def bare(name: str) -> list[tuple[str, list[str]]]:
-    """The code blocks of a document, without comments, and without the lines that were nothing else."""
+    """Code blocks of a document without comments and comment lines."""
     blocks = code((ROOT / name).read_text(encoding="utf-8"))
     stripped = ((language, re.sub(r"(^|\s)#.*$", "", block, flags=re.M)) for language, block in blocks)
     return [(language, [line.rstrip() for line in block.splitlines() if line.strip()]) for language, block in stripped]
 
 
-def test_the_code_is_the_same() -> None:
+def test_code_blocks_are_equal() -> None:
     assert bare("README.zh-CN.md") == bare("README.md")
