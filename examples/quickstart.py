@@ -69,13 +69,14 @@ for name, target in {"shipped": shipped, "mine": mine}.items():
             f"{name:<12}{label:<18}{100 * row['asr']:>9.1f}  {interval:<14}{100 * row['robust_accuracy']:>14.1f}"
             f"{row['l2_mean']:>6.2f}{row['backwards_per_image']:>11.0f}"
         )
-# ASR: of the images classified correctly before. Robust accuracy: of all images. Gradients: of the classifier, per image.
+# ASR: of the images classified correctly before. Robust accuracy: of all images. Gradients: calls per image.
 # The generator was not trained against "mine": its success there is a transfer, a weak attack. `advgan.fit` or
 # train/advgan.py trains one against it; the two gradient steps from its output are a warm start.
 
 # 5. The figure: the first correctly classified image of each class, its perturbation, the adversarial example.
 with torch.no_grad():
-    (confidence, predicted), (confidence_adv, predicted_adv) = (shipped(images).softmax(1).max(1) for images in (x, x_adv))
+    confidence, predicted = shipped(x).softmax(1).max(1)
+    confidence_adv, predicted_adv = shipped(x_adv).softmax(1).max(1)
 first = [int(((y == label) & (predicted == label)).nonzero()[0]) for label in range(data.num_classes)]
 before, after = (predicted[first], confidence[first]), (predicted_adv[first], confidence_adv[first])
 Image.fromarray(gallery(x[first], x_adv[first], y[first], before, after, columns=10)).save(figure_file, optimize=True)
