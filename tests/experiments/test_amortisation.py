@@ -65,12 +65,11 @@ def call(basics: list[object], tmp_path: Path, undrawn: None) -> Call:
     return run_it
 
 
-@pytest.mark.program
-def test_as_a_user_runs_it(program: Run, basics: list[object], generators: Path, tmp_path: Path) -> None:
+def test_as_a_user_runs_it(script: Run, basics: list[object], generators: Path, tmp_path: Path) -> None:
     out = tmp_path / "with space"
     words = ("--generator", generators / "plain", generators / "any", "--eps", 0.2, 0.4, "--max-samples", 12)
     few = ("--targeted", "--curve-samples", 6, "--targeted-samples", 4, "--diversity-samples", 6)
-    done = program("eval/amortisation.py", *basics, *words, *few, "--output-dir", out)
+    done = script("eval/amortisation.py", *basics, *words, *few, "--output-dir", out)
     results = json.loads((out / "amortisation.json").read_text())
     assert {row["status"] for row in results["rows"]} == {"ok"}
     classics = ["FGSM", "I-FGSM-10", "PGD-40"]

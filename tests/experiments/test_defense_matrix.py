@@ -82,14 +82,13 @@ def timeless(found: Any) -> Any:
     return [timeless(each) for each in found] if isinstance(found, list) else found
 
 
-@pytest.mark.program
-def test_as_a_user_runs_it(program: Run, basics: list[object], tmp_path: Path) -> None:
+def test_as_a_user_runs_it(script: Run, basics: list[object], tmp_path: Path) -> None:
     out, made = tmp_path / "with space", tmp_path / "made here"
     command = "train/classifier.py --dataset folder --target mnist-small --max-steps 2 --batch-size 20"
     command += f" --output-dir {shlex.quote(str(made))}"
     words = ["--rows", "none", f"{NAME}=bit-depth:bits=2", made, "--prepare", command, "--output-dir", out]
     words += ["--attacks", "noise-sign", "fgsm", "fgsm@naive", "fgsm@oblivious"]
-    done = program("eval/defenses.py", *basics, *words)
+    done = script("eval/defenses.py", *basics, *words)
     found = json.loads((out / "defenses.json").read_text())
     rows = {(row["target"], row["column"]): row for row in found["rows"]}
     labels, columns = ["none", NAME, "made here"], ["noise-sign", "fgsm", "fgsm@naive", "fgsm@oblivious"]

@@ -60,14 +60,13 @@ def basics(digits: Path, classifier: Path, tmp_path: Path) -> list[str]:
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
 
 
-@pytest.mark.program
 def test_as_a_user_runs_it(
-    program: Run, script: Run, basics: list[str], made: Path, digits: Path, classifier: Path, tmp_path: Path
+    script: Run, basics: list[str], made: Path, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
     detectors = [made / "feature-squeezing", made / "binary"]
     words = ["--detector", *detectors, "--generator", made / "before", made / "after"]
     words += ["--attacks", "noise-sign", "fgsm@oblivious", "fgsm", "deepfool-linf:steps=3"]
-    done = program("eval/detection.py", *basics, *words)
+    done = script("eval/detection.py", *basics, *words)
     out = tmp_path / "out"
     results = json.loads((out / "detection.json").read_text())
     at = {(row["target"], row["attack"]): row for row in results["rows"]}

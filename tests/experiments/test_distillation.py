@@ -325,12 +325,11 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return started
 
 
-@pytest.mark.program
 def test_the_table_of_given_runs_as_a_user_makes_it(
-    program: Run, basics: list[object], runs: dict[int, Path], tmp_path: Path
+    script: Run, basics: list[object], runs: dict[int, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "with space"
-    done = program("eval/distillation.py", *basics, "--runs", runs[100], runs[1], "--output-dir", out)
+    done = script("eval/distillation.py", *basics, "--runs", runs[100], runs[1], "--output-dir", out)
     results = json.loads((out / "distillation.json").read_text())
     table = {row["label"]: row for row in results["table"]}
     assert list(table) == ["none", "1", "100"]

@@ -53,10 +53,9 @@ def call(digits: Path, classifier: Path, tmp_path: Path, undrawn: None) -> Call:
     return run_it
 
 
-@pytest.mark.program
-def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generators: Path, tmp_path: Path) -> None:
+def test_as_a_user_runs_it(script: Run, digits: Path, classifier: Path, generators: Path, tmp_path: Path) -> None:
     out = tmp_path / "with space"
-    done = program(
+    done = script(
         *("eval/sweep.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--threads", 1),
         *("--target-weights", classifier, "--generator", generators / "plain", "--output-dir", out),
     )

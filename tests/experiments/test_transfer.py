@@ -72,11 +72,10 @@ def call(basics: list[object], tmp_path: Path, undrawn: None) -> Call:
     return run_it
 
 
-@pytest.mark.program
-def test_as_a_user_runs_it(program: Run, basics: list[object], generator: Path, tmp_path: Path) -> None:
+def test_as_a_user_runs_it(script: Run, basics: list[object], generator: Path, tmp_path: Path) -> None:
     out = tmp_path / "with space"
     words = ("--generator", generator, "--generator-source", "mnist-c", "--output-dir", out)
-    done = program("eval/transfer.py", *basics, *words)
+    done = script("eval/transfer.py", *basics, *words)
     results = json.loads((out / "transfer.json").read_text())
     assert set(results) == {"environment", "targets", "generators", "matrix", "curve"}
     assert [target["label"] for target in results["targets"]] == ["mnist-small", "mnist-c"]
