@@ -99,12 +99,12 @@ def started(command: list[object]) -> subprocess.Popen[str]:
 
 
 @pytest.mark.program
-def test_two_machines_of_two_processes_equal_one_process(words: list[str], one: Path, tmp_path: Path) -> None:
+def test_two_machines_of_one_process_equal_one_process(words: list[str], one: Path, tmp_path: Path) -> None:
     """Two launchers that meet at an address, as on two machines that share a folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 2]
+    torchrun = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1]
     torchrun += ["--master-addr", "127.0.0.1", "--master-port", port]
     program = ["train/advgan.py", *words, "--output-dir", tmp_path]
     nodes = [started([*torchrun, "--node-rank", rank, *program]) for rank in (0, 1)]
