@@ -20,7 +20,7 @@ import yaml
 from safetensors import SafetensorError
 from tyro.constructors import PrimitiveConstructorSpec
 
-from advgan.core.errors import InputError, did_you_mean, reason
+from advgan.core.errors import InputError, NotFiniteError, did_you_mean, reason
 from advgan.core.files import atomic_write
 from advgan.core.lock import release
 from advgan.core.recipe import convert_paths, find_recipe, from_recipe, read_recipe, to_recipe
@@ -66,10 +66,10 @@ def run(
 ) -> None:
     """Parse `argv` into `settings_class`, call `main` with it.
 
-    Bad input ends in one line on stderr and exit code 2; a fault of the file system (a full disk, no permission) or too
-    little memory in one line and exit code 1; a closed pipe (`advgan info RUN | head`) in exit code 1 alone; SIGINT and
-    SIGTERM in 130 and 143. Names from files and servers are printed without control characters, on terminals and pipes
-    of any encoding.
+    Bad input ends in one line on stderr and exit code 2; a fault of the file system (a full disk, no permission), too
+    little memory or a loss that is not finite in one line and exit code 1; a closed pipe (`advgan info RUN | head`) in
+    exit code 1 alone; SIGINT and SIGTERM in 130 and 143. Names from files and servers are printed without control
+    characters, on terminals and pipes of any encoding.
 
     `prog` is what the help calls the program; None: its file.
     """
@@ -92,6 +92,8 @@ def run(
             fail(reason(error), 1)
         except MemoryError as error:
             fail(f"out of memory: {reason(error)}", 1)
+        except NotFiniteError as error:
+            sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             sys.exit(130)
         finally:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
+from typing import Any
 
 from advgan.core.terminal import printable
 
@@ -21,6 +22,12 @@ class InputError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(" ".join(str(message).split())))
+
+
+class NotFiniteError(FloatingPointError):
+    """The loss of a training became NaN or infinite. `trained`: the best model before, if there was a validation."""
+
+    trained: Any = None
 
 
 def did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:

@@ -14,7 +14,7 @@ from advgan.training.runtime.checkpoint import (
     unfinished,
 )
 from advgan.training.runtime.distributed import finish, start, start_alone
-from advgan.training.runtime.loop import Stop, one_cycle, open_log, progress_bar, raise_if_not_finite
+from advgan.training.runtime.loop import Stop, check_finite, one_cycle, open_log, progress_bar
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.runtime.output_dir import claim
 
@@ -25,6 +25,7 @@ __all__ = [
     "Stop",
     "Told",
     "changes",
+    "check_finite",
     "claim",
     "clear",
     "compile_models",
@@ -36,7 +37,6 @@ __all__ = [
     "open_log",
     "plain",
     "progress_bar",
-    "raise_if_not_finite",
     "saving",
     "start",
     "start_alone",

@@ -162,9 +162,7 @@ def main(settings: Settings) -> None:
             loss, logits = mixed_loss(model, x, x_adv, y, how.alpha if how else 1.0)
             # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
             loss_value = accelerator.reduce(loss.detach(), reduction="mean").item()
-            training.raise_if_not_finite(
-                {"the loss": loss_value}, record["step"] + 1, settings.output_dir / "classifier"
-            )
+            training.check_finite({"the loss": loss_value}, record["step"] + 1, state.left())
             prepared.zero_grad()
             accelerator.backward(loss)
             prepared.step()

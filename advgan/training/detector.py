@@ -231,7 +231,7 @@ def fit(
         for step in range(settings.steps):
             drawn = np.random.default_rng((settings.seed, step)).integers(len(x), size=settings.batch_size)
             loss = F.binary_cross_entropy_with_logits(detector(torch.cat([x[drawn], x_adv[drawn]]), target), made)
-            training.raise_if_not_finite({"the loss": loss.item()}, step + 1, settings.output_dir / "detector")
+            training.check_finite({"the loss": loss.item()}, step + 1, "nothing was kept yet")
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * training.one_cycle(step / settings.steps, 0.1)
             optimizer.zero_grad()

@@ -134,9 +134,7 @@ def main(settings: Settings) -> None:
             loss = soft_cross_entropy(logits, q, settings.temperature).mean()
             # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
             loss_value = accelerator.reduce(loss.detach(), reduction="mean").item()
-            training.raise_if_not_finite(
-                {"the loss": loss_value}, record["step"] + 1, settings.output_dir / FOLDER[phase]
-            )
+            training.check_finite({"the loss": loss_value}, record["step"] + 1, state.left(FOLDER[phase]))
             optimizer.zero_grad()
             accelerator.backward(loss)
             optimizer.step()

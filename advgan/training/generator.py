@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from advgan.classifiers import fingerprint
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
 from advgan.data import steps_per_epoch, training_batches
 from advgan.defenses import can_reject, unwrap
@@ -28,30 +28,17 @@ from advgan.training.display import Display, write_step
 from advgan.training.frozen import frozen, process_settings
 from advgan.training.gan import LossConfig, LossFunction
 from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
-from advgan.training.run_files import Description, Place, RunFiles, describe
+from advgan.training.run_directory import Place
+from advgan.training.run_files import Description, GeneratorFiles, describe
 from advgan.training.runtime.checkpoint import Record
 from advgan.training.runtime.distributed import make_accelerator
-from advgan.training.runtime.loop import Stop
+from advgan.training.runtime.loop import Interrupted, Stop, Terminated, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
-from advgan.training.trainer import GANTrainer, NotFiniteError, OptimizerFactory, check_finite
+from advgan.training.trainer import GANTrainer, OptimizerFactory
 from advgan.training.validation import Validation, questions, seconds_per_pass
 from advgan.training.validation_log import write_validation
 
 Callback = Callable[[int, Mapping[str, float]], bool | None]  # (steps done, metrics) -> True: stop
-
-
-class Interrupted(KeyboardInterrupt):
-    """A training ended early by SIGINT. `generator` is the best so far; with `output_dir` its state is saved."""
-
-    code = 130
-
-    def __init__(self, message: str, generator: Generator) -> None:
-        super().__init__(message)
-        self.generator = generator
-
-
-class Terminated(SystemExit):
-    """A training ended early by SIGTERM; with `output_dir` its state is saved."""
 
 
 def fit(
@@ -113,7 +100,7 @@ def fit(
 
     Raises:
         InputError: before any training, for what cannot work.
-        Interrupted: after SIGINT (Ctrl-C): a KeyboardInterrupt with the best `generator` so far.
+        Interrupted: after SIGINT (Ctrl-C): a KeyboardInterrupt with the best generator so far (`trained`).
         NotFiniteError: the loss became NaN or infinite.
     """
     config, custom_loss = merged_config(generator, loss, optimization, run, settings)
@@ -217,8 +204,9 @@ class GeneratorTraining:
         self.validation.check_attackable()
         record = Record(step=0, seconds=0.0, best=-1.0, history=[], passes=[], said=[], lengthened=[])
         record["settings"] = dict(description.settings) | digests
-        self.record, self.files = record, RunFiles(place, accelerator, record, self.total, description.program)
-        self.files.open_state(self.trainer.schedule, self.trainer.averaged)
+        self.record, self.files = record, GeneratorFiles(place, accelerator, record, self.total, description.program)
+        schedule = self.trainer.schedule
+        self.files.open_state(schedule, self.trainer.averaged, schedules=(schedule,))
         self.trainer.step = record["step"]
         self.best = self.files.saved_weights()
         if config.run.compile:
@@ -292,7 +280,7 @@ class GeneratorTraining:
                         break  # every process stops at this step
             except NotFiniteError as error:
                 error.args = (f"{error}; {self.files.left()}",)
-                error.generator = None if self.best is None else self._generator()
+                error.trained = None if self.best is None else self._generator()
                 raise
         self.files.finish()
         return self._ended(stop)

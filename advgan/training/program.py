@@ -8,7 +8,6 @@ python train/advgan.py --dataset mnist --data-dir data --target mnist-c --target
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +34,6 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.generator import Interrupted, Terminated, fit
 from advgan.training.options import FLAGS, TrainingConfig
 from advgan.training.run_files import Description
-from advgan.training.trainer import NotFiniteError
 
 PROGRAM = "advgan"  # as in settings-advgan.yaml
 
@@ -176,8 +174,6 @@ def main(settings: Settings) -> None:
         )
     except (Interrupted, Terminated) as end:
         code = int(end.code or 0)
-    except NotFiniteError as error:
-        sys.exit(f"error: {error}")
     if accelerator.is_main_process:
         print_summary(settings.output_dir)
     training.finish(accelerator, code)

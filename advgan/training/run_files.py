@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from advgan.core.errors import InputError
 from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.json_files import sealed
-from advgan.core.lock import release
 from advgan.core.threat_model import Threat
 from advgan.data import Stream
 from advgan.defenses import unwrap
@@ -24,9 +20,8 @@ from advgan.models.generator import Generator
 from advgan.training.card import generator_card
 from advgan.training.datasets import Images
 from advgan.training.options import FLAGS, TrainingConfig
-from advgan.training.runtime.checkpoint import FREE, Record, State, lengthenings, saving
-from advgan.training.runtime.loop import open_log
-from advgan.training.runtime.output_dir import claim
+from advgan.training.run_directory import Place, RunDirectory
+from advgan.training.runtime.checkpoint import FREE, Record, lengthenings
 
 
 @dataclass(frozen=True)
@@ -58,65 +53,14 @@ def describe(
     return Description(settings)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run is kept (None: nowhere), and what becomes of an earlier one there."""
-
-    directory: Path | None = None
-    resume: bool = False
-    overwrite: bool = False
-
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """A block in which no other run uses the directory. Raises InputError as `claim`."""
-        if self.directory is None:
-            if self.resume:
-                raise InputError("resume needs the output_dir of the run to be continued, got none")
-            yield
-            return
-        claim(self.directory, "generator", resume=self.resume, overwrite=self.overwrite)
-        try:
-            yield
-        finally:
-            release(self.directory)
-
-
-class RunFiles:
-    """The files of a run in `place`; without a directory every method does nothing. `record` is what is known of it."""
+class GeneratorFiles(RunDirectory):
+    """The files of a generator's run; without a directory every method does nothing."""
 
     def __init__(
         self, place: Place, accelerator: Accelerator, record: Record, total_steps: int, program: str | None
     ) -> None:
-        self.place, self.accelerator, self.record, self.total = place, accelerator, record, total_steps
-        self.directory, self.program = place.directory, program
-        self.state: State | None = None
-
-    def open_state(self, schedule: Any, averaged: nn.Module) -> None:
-        """Load the state of the run that is continued."""
-        if self.directory is None:
-            return
-        self.state = State(self.accelerator, self.directory, "generator", self.total, self.record, schedule, averaged)
-        if self.place.resume:
-            self.state.load(schedule)
-
-    @contextmanager
-    def open_log(self) -> Iterator[Any]:
-        """TensorBoard's writer in the main process; None in the others, and without a directory."""
-        if self.directory is None:
-            yield None
-            return
-        record = self.record
-        with open_log(self.accelerator, self.directory, "advgan", record["step"], record["settings"]) as log:
-            yield log
-
-    def clear(self) -> None:
-        """Remove an earlier run, unless it is continued."""
-        if self.state is not None and not self.place.resume:
-            self.state.clear()
-
-    def save_state(self, step: int) -> None:
-        if self.state is not None:
-            self.state.save(step)
+        super().__init__(place, accelerator, record, total_steps, "advgan")
+        self.program = program
 
     def saved_weights(self) -> dict[str, Any] | None:
         """Those of the best generator before a resume."""
@@ -125,28 +69,18 @@ class RunFiles:
 
     def save(self, generator: Generator, discriminator: nn.Module, threshold: float, *, better: bool) -> None:
         """training.json, then (`better`) the generator with its card and the discriminator beside it."""
-        if self.directory is None:
-            return
-        with saving(self.accelerator, self.directory):
-            if self.accelerator.is_main_process:
+        with self.writing() as writing:
+            if writing:
                 self._write_training(finished=False)  # before what it stands beside
                 if better:
                     self._save_discriminator(discriminator)
-                    generator.save(self.directory / "generator", self._card(threshold))
+                    generator.save(self.directory / "generator", self._card(threshold))  # type: ignore[operator]
 
     def finish(self) -> None:
         """The last training.json."""
-        if self.directory is None:
-            return
-        with saving(self.accelerator, self.directory):
-            if self.accelerator.is_main_process:
+        with self.writing() as writing:
+            if writing:
                 self._write_training(finished=self.record["step"] == self.total)
-
-    def left(self) -> str:
-        """What is kept of a run that failed."""
-        folder = None if self.directory is None else self.directory / "generator"
-        kept = folder is not None and folder.exists()
-        return f"the last good generator is in {folder}" if kept else "nothing was kept yet"
 
     def _save_discriminator(self, discriminator: nn.Module) -> None:
         folder = self.directory / "discriminator"  # type: ignore[operator]

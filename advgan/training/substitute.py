@@ -271,7 +271,7 @@ def main(settings: Settings) -> None:
                 )
                 averaged.update_parameters(generator)
             values = {name: value.item() for name, value in terms.items()}
-            training.raise_if_not_finite(values, record["step"] + 1, settings.output_dir / "generator")
+            training.check_finite(values, record["step"] + 1, state.left())
             schedules[phase].step()
             record[phase] += 1
             record["step"] += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,21 +26,9 @@ from advgan.training.gan import (
     sample_conditions,
 )
 from advgan.training.options import TrainingConfig
-from advgan.training.runtime.loop import one_cycle
+from advgan.training.runtime.loop import check_finite, one_cycle
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-class NotFiniteError(FloatingPointError):
-    """A term of the loss became NaN or infinite. `generator`: the best one before, if there was a validation."""
-
-    generator: Generator | None = None
-
-
-def check_finite(values: dict[str, float], step: int) -> None:
-    """Raise NotFiniteError for a value that is NaN or infinite."""
-    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-        raise NotFiniteError(f"step {step}: {', '.join(bad)} is not finite; try a smaller learning rate")
 
 
 class GANTrainer:

@@ -23,15 +23,16 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import advgan
 from advgan import Generator, InputError, Threat, training
 from advgan.core.config import run
+from advgan.core.errors import NotFiniteError
 from advgan.data import load_data
 from advgan.defenses import load_classifier
 from advgan.evaluation import evaluate
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.training.gan import LossConfig, LossInputs
-from advgan.training.generator import Interrupted, Terminated
 from advgan.training.options import GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
-from advgan.training.trainer import GANTrainer, NotFiniteError
+from advgan.training.runtime.loop import Interrupted, Terminated
+from advgan.training.trainer import GANTrainer
 from tests.conftest import ROOT, environment
 
 SMALL: dict[str, Any] = {"width": 8, "depth": 1, "batch_size": 20, "validate_every": 4, "max_steps": 8}
@@ -268,7 +269,7 @@ def test_signal_saves_the_state_and_resume_equals_an_uninterrupted_run(
         advgan.fit(Linear(), images, callbacks=[interrupt], **place, **SMALL)
     assert ending.value.code == 128 + number
     if number == signal.SIGINT:
-        assert isinstance(ending.value.generator, Generator)  # type: ignore[union-attr]
+        assert isinstance(ending.value.trained, Generator)  # type: ignore[union-attr]
     resumed = advgan.fit(Linear(), images, **place, resume=True, **SMALL)
     assert_same(weights(resumed), weights(whole))
     assert_same(weights(resumed), load_file(tmp_path / "generator" / "model.safetensors"))
@@ -307,8 +308,8 @@ def test_loss_that_is_not_finite(images: tuple[Tensor, Tensor], tmp_path: Path) 
 
     with pytest.raises(NotFiniteError, match=r"step 7: loss.* is not finite") as ending:
         advgan.fit(Linear(), images, loss=loss, **SMALL)
-    assert isinstance(ending.value.generator, Generator)
-    assert all(torch.isfinite(value).all() for value in weights(ending.value.generator).values())
+    assert isinstance(ending.value.trained, Generator)
+    assert all(torch.isfinite(value).all() for value in weights(ending.value.trained).values())
 
 
 X, Y = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3

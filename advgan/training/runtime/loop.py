@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from advgan.core.errors import NotFiniteError
 from advgan.core.shutdown import SAME_REQUEST, SIGNALS, exit_code
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # set by accelerate launch, by torchrun
@@ -36,11 +36,25 @@ def one_cycle(progress: float, warmup: float) -> float:
     return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
 
-def raise_if_not_finite(values: dict[str, float], step: int, artefact: Path) -> None:
-    """End the program with exit code 1 if a value is NaN or infinite, saying at which step, which, and what is kept."""
+def check_finite(values: dict[str, float], step: int, left: str = "") -> None:
+    """Raise NotFiniteError for a value that is NaN or infinite; `left`: what is kept of the run."""
     if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-        left = f"the last good {artefact.name} is in {artefact}" if artefact.exists() else "nothing was kept yet"
-        sys.exit(f"error: step {step}: {', '.join(bad)} is not finite; try a smaller learning rate; {left}")
+        kept = f"; {left}" if left else ""
+        raise NotFiniteError(f"step {step}: {', '.join(bad)} is not finite; try a smaller learning rate{kept}")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training ended early by SIGINT. `trained` is the best model so far; with `output_dir` its state is saved."""
+
+    code = 130
+
+    def __init__(self, message: str, trained: Any) -> None:
+        super().__init__(message)
+        self.trained = trained
+
+
+class Terminated(SystemExit):
+    """A training ended early by SIGTERM; with `output_dir` its state is saved."""
 
 
 class Stop:
