@@ -10,19 +10,19 @@ import torch
 from advgan.analysis.findings import _clear
 from advgan.analysis.sanity import CHECKS, sanity
 from advgan.evaluation import Result
-from tests.analysis.test_statistics import plain, result
+from tests.analysis.test_statistics import result, strict_json
 
 N = 100
 FGSM, TRANSFER, NOISE, FREE, GENERATOR, GROWS, STEPS, MOVES, UNBOUNDED, COMPLETED = (check.rule for check in CHECKS)
 
 
-def share(attack: str, percent: int, **row: Any) -> Result:
+def partial_success(attack: str, percent: int, **row: Any) -> Result:
     """An attack that succeeds on the first `percent` of 100 images."""
     return result(attack, "1" * percent + "0" * (N - percent), **row)
 
 
 def verdict(rule: str, *results: Result) -> dict[str, Any]:
-    (found,) = (each for each in plain(sanity(list(results), 10)) if each["check"] == rule)
+    (found,) = (each for each in strict_json(sanity(list(results), 10)) if each["check"] == rule)
     return found
 
 
@@ -30,62 +30,93 @@ CASES = [
     # rule, results that hold to it, results that break it, results that do not test it
     (
         FGSM,
-        [share("fgsm", 60), share("pgd", 58), share("ifgsm", 20)],
-        [share("fgsm", 60), share("pgd", 40), share("deepfool", 90, protocol="minimal-norm", attack_norm="l2")],
-        [share("fgsm", 60), share("noise-sign", 90, access="nothing")],
+        [partial_success("fgsm", 60), partial_success("pgd", 58), partial_success("ifgsm", 20)],
+        [
+            partial_success("fgsm", 60),
+            partial_success("pgd", 40),
+            partial_success("deepfool", 90, protocol="minimal-norm", attack_norm="l2"),
+        ],
+        [partial_success("fgsm", 60), partial_success("noise-sign", 90, access="nothing")],
     ),
     (
         TRANSFER,
-        [share("pgd", 60), share("mifgsm from other", 30, access="transfer")],
-        [share("pgd", 60), share("mifgsm from other", 80, access="transfer")],
-        [share("pgd", 60)],
+        [partial_success("pgd", 60), partial_success("mifgsm from other", 30, access="transfer")],
+        [partial_success("pgd", 60), partial_success("mifgsm from other", 80, access="transfer")],
+        [partial_success("pgd", 60)],
     ),
     (
         NOISE,
-        [share("pgd", 60), share("noise-sign", 60, access="nothing")],
-        [share("pgd", 10), share("noise-sign", 20, access="nothing"), share("noise-uniform", 5, access="nothing")],
-        [share("pgd", 60), share("noise-sign", 90, access="nothing", eps=0.1)],
+        [partial_success("pgd", 60), partial_success("noise-sign", 60, access="nothing")],
+        [
+            partial_success("pgd", 10),
+            partial_success("noise-sign", 20, access="nothing"),
+            partial_success("noise-uniform", 5, access="nothing"),
+        ],
+        [partial_success("pgd", 60), partial_success("noise-sign", 90, access="nothing", eps=0.1)],
     ),
     (
         FREE,
-        [share("pgd", 60), share("square", 50, access="scores"), share("hopskipjump", 61, access="decisions")],
-        [share("pgd", 60), share("square", 80, access="scores")],
-        [share("pgd", 60), share("square", 80, access="scores", status="failed: out of memory")],
+        [
+            partial_success("pgd", 60),
+            partial_success("square", 50, access="scores"),
+            partial_success("hopskipjump", 61, access="decisions"),
+        ],
+        [partial_success("pgd", 60), partial_success("square", 80, access="scores")],
+        [partial_success("pgd", 60), partial_success("square", 80, access="scores", status="failed: out of memory")],
     ),
     (
         GENERATOR,
-        [share("advgan", 60, access="generator"), share("noise-sign", 20, access="nothing")],
-        [share("advgan", 20, access="generator"), share("noise-sign", 60, access="nothing")],
-        [share("noise-sign", 20, access="nothing"), share("pgd", 60)],
+        [partial_success("advgan", 60, access="generator"), partial_success("noise-sign", 20, access="nothing")],
+        [partial_success("advgan", 20, access="generator"), partial_success("noise-sign", 60, access="nothing")],
+        [partial_success("noise-sign", 20, access="nothing"), partial_success("pgd", 60)],
     ),
     (
         GROWS,  # a single step falls, the worst case does not; an attack that was not run at both eps does not count
-        [share("fgsm", 60, eps=0.1), share("pgd", 60, eps=0.1), share("fgsm", 30), share("pgd", 60)],
-        [share("ifgsm", 60, eps=0.1), share("pgd", 30, eps=0.1), share("ifgsm", 30), share("square", 90)],
-        [share("pgd", 60, eps=0.1), share("fgsm", 60, eps=0.1), share("pgd", 30, norm="l2"), share("fgsm", 10)],
+        [
+            partial_success("fgsm", 60, eps=0.1),
+            partial_success("pgd", 60, eps=0.1),
+            partial_success("fgsm", 30),
+            partial_success("pgd", 60),
+        ],
+        [
+            partial_success("ifgsm", 60, eps=0.1),
+            partial_success("pgd", 30, eps=0.1),
+            partial_success("ifgsm", 30),
+            partial_success("square", 90),
+        ],
+        [
+            partial_success("pgd", 60, eps=0.1),
+            partial_success("fgsm", 60, eps=0.1),
+            partial_success("pgd", 30, norm="l2"),
+            partial_success("fgsm", 10),
+        ],
     ),
     (
         STEPS,
-        [share("pgd:steps=40", 60), share("pgd:steps=80", 62)],
-        [share("pgd", 60), share("pgd:steps=80", 70), share("pgd:steps=10", 60)],
+        [partial_success("pgd:steps=40", 60), partial_success("pgd:steps=80", 62)],
+        [partial_success("pgd", 60), partial_success("pgd:steps=80", 70), partial_success("pgd:steps=10", 60)],
         [
-            share("pgd:steps=40", 60),
-            share("pgd:steps=80:loss=dlr", 90),
-            share("advgan:steps=1", 10),
-            share("advgan:steps=2", 60),
+            partial_success("pgd:steps=40", 60),
+            partial_success("pgd:steps=80:loss=dlr", 90),
+            partial_success("advgan:steps=1", 10),
+            partial_success("advgan:steps=2", 60),
         ],
     ),
     (
         MOVES,
-        [result("fgsm", "1" * 99 + "0", norms=[0.0] * N), share("pgd", 10)],
+        [result("fgsm", "1" * 99 + "0", norms=[0.0] * N), partial_success("pgd", 10)],
         [result("fgsm", "1" * 50 + "0" * 50, norms=[0.3] * 90 + [0.0] * 10)],
-        [share("deepfool", 60, protocol="minimal-norm"), share("noise-sign", 10, access="nothing")],
+        [partial_success("deepfool", 60, protocol="minimal-norm"), partial_success("noise-sign", 10, access="nothing")],
     ),
     (
         UNBOUNDED,  # 14 of 100 are within the interval of chance, one in ten
-        [share("pgd", 86, eps=0.5)],
-        [share("pgd", 70, eps=0.5), share("noise-sign", 80, eps=0.5, access="nothing")],
-        [share("pgd", 100), share("noise-sign", 20, eps=0.5, access="nothing"), share("pgd", 20, norm="l2", eps=2.0)],
+        [partial_success("pgd", 86, eps=0.5)],
+        [partial_success("pgd", 70, eps=0.5), partial_success("noise-sign", 80, eps=0.5, access="nothing")],
+        [
+            partial_success("pgd", 100),
+            partial_success("noise-sign", 20, eps=0.5, access="nothing"),
+            partial_success("pgd", 20, norm="l2", eps=2.0),
+        ],
     ),
 ]
 
@@ -104,14 +135,16 @@ def test_each_rule_holds_is_violated_or_not_tested(
 
 
 def test_violation_detail_has_success_rates() -> None:
-    found = verdict(FGSM, share("fgsm", 60), share("pgd", 40), share("ifgsm", 20))
+    found = verdict(FGSM, partial_success("fgsm", 60), partial_success("pgd", 40), partial_success("ifgsm", 20))
     assert found["detail"] == "pgd 40.0%, fgsm 60.0% (linf eps 0.3)"
 
 
 def test_detail_shows_worst_group() -> None:
     pairs = {0.1: (50, 51), 0.2: (50, 80), 0.3: (50, 70)}
     results = [
-        share(name, p, eps=e) for e, both in pairs.items() for name, p in zip(("pgd", "fgsm"), both, strict=True)
+        partial_success(name, p, eps=e)
+        for e, both in pairs.items()
+        for name, p in zip(("pgd", "fgsm"), both, strict=True)
     ]
     assert verdict(FGSM, *results)["detail"] == "pgd 50.0%, fgsm 80.0% (linf eps 0.2)"
     assert verdict(FGSM, *results)["verdict"] == "violated"
@@ -120,12 +153,15 @@ def test_detail_shows_worst_group() -> None:
 
 def test_insignificant_difference_is_unclear() -> None:
     # 5 images to none: p = 0.0625; 6 to none: 0.031.
-    found = verdict(NOISE, share("pgd", 50), share("noise-sign", 55, access="nothing"))
+    found = verdict(NOISE, partial_success("pgd", 50), partial_success("noise-sign", 55, access="nothing"))
     assert (found["verdict"], found["meaning"]) == (
         "unclear",
         "Too few images to tell: take more of them (--max-samples).",
     )
-    assert verdict(NOISE, share("pgd", 50), share("noise-sign", 56, access="nothing"))["verdict"] == "violated"
+    assert (
+        verdict(NOISE, partial_success("pgd", 50), partial_success("noise-sign", 56, access="nothing"))["verdict"]
+        == "violated"
+    )
 
 
 def test_small_significant_change_counts_as_converged() -> None:
@@ -134,7 +170,12 @@ def test_small_significant_change_counts_as_converged() -> None:
 
 
 def test_first_seed_is_compared() -> None:
-    assert verdict(FGSM, share("fgsm", 60), share("pgd", 40), share("pgd", 70, seed=1))["verdict"] == "violated"
+    assert (
+        verdict(FGSM, partial_success("fgsm", 60), partial_success("pgd", 40), partial_success("pgd", 70, seed=1))[
+            "verdict"
+        ]
+        == "violated"
+    )
 
 
 def test_unpaired_samples_are_compared_by_intervals() -> None:
@@ -147,8 +188,8 @@ def test_unpaired_samples_are_compared_by_intervals() -> None:
 
 
 def test_convergence_uses_largest_doubling_of_steps() -> None:
-    ladder = [share(f"ifgsm:steps={steps}", percent) for steps, percent in ((5, 30), (20, 81), (40, 82))]
-    found = verdict(STEPS, *ladder, share("ifgsm", 60))  # 10 steps: its default
+    ladder = [partial_success(f"ifgsm:steps={steps}", percent) for steps, percent in ((5, 30), (20, 81), (40, 82))]
+    found = verdict(STEPS, *ladder, partial_success("ifgsm", 60))  # 10 steps: its default
     assert found["verdict"] == "holds"
     assert found["detail"] == "ifgsm:steps=20 81.0% with 20 steps, 82.0% with 40 (linf eps 0.3)"
 
@@ -162,8 +203,10 @@ def test_targeted_attack_excludes_images_of_target_class() -> None:
 
 
 def test_failed_attacks_violate_completion_with_reason() -> None:
-    assert verdict(COMPLETED, share("pgd", 60))["verdict"] == "holds"
-    found = verdict(COMPLETED, share("pgd", 60), share("fgsm", 0, status="failed: NaN in the answer"))
+    assert verdict(COMPLETED, partial_success("pgd", 60))["verdict"] == "holds"
+    found = verdict(
+        COMPLETED, partial_success("pgd", 60), partial_success("fgsm", 0, status="failed: NaN in the answer")
+    )
     assert (found["verdict"], found["detail"]) == (
         "violated",
         "1 of 2 results have figures: fgsm failed: NaN in the answer",
@@ -171,7 +214,7 @@ def test_failed_attacks_violate_completion_with_reason() -> None:
 
 
 def test_targets_are_judged_separately() -> None:
-    found = sanity([share("pgd", 60, target="a"), share("fgsm", 90, target="b")], 10)
+    found = sanity([partial_success("pgd", 60, target="a"), partial_success("fgsm", 90, target="b")], 10)
     assert [each["target"] for each in found] == ["a"] * len(CHECKS) + ["b"] * len(CHECKS)
     assert {each["verdict"] for each in found if each["check"] == FGSM} == {"not tested"}
     assert sanity([], 10) == []

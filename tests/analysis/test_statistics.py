@@ -53,7 +53,7 @@ def result(
     return Result(made, {} if failed else records, torch.empty(0))
 
 
-def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def strict_json(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The value as results.json stores it: unchanged by strict JSON."""
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
@@ -123,7 +123,7 @@ def test_mcnemar_pairs_within_groups() -> None:
         *(result("a", "110000"), result("b", "001100"), result("c", "111100")),
         *(result("a", "111111", seed=1), result("b", "111111", eps=0.1), result("d", "000000", status="failed: x")),
     ]
-    pairs = plain(mcnemar_pairs(results))
+    pairs = strict_json(mcnemar_pairs(results))
     assert [(pair["a"], pair["b"], pair["only_a"], pair["only_b"]) for pair in pairs] == [
         *(("a", "b", 2, 2), ("a", "c", 0, 2), ("b", "c", 0, 2))
     ]
@@ -140,7 +140,7 @@ def test_many_attacks_are_compared_with_neighbours_only() -> None:
 
 def test_seed_summary_needs_several_seeds() -> None:
     runs = [result("pgd", hits, seed=seed) for seed, hits in enumerate(("1100", "1110", "1111"))]
-    (found,) = plain(seeds([*runs, result("fgsm", "1000"), result("pgd", "1111", eps=0.1)]))
+    (found,) = strict_json(seeds([*runs, result("fgsm", "1000"), result("pgd", "1111", eps=0.1)]))
     expected = {"target": "net", "norm": "linf", "eps": 0.3, "y_target": None, "attack": "pgd", "seeds": 3}
     assert found == {**expected, "asr_mean": pytest.approx(0.75), "asr_sd": pytest.approx(0.25)}
 
@@ -155,7 +155,7 @@ def test_worst_case_counted_by_hand() -> None:
         *(result("fgsm", "100001", counts), far, result("pgd", "000100", counts)),
         *(result("pgd", "100000", counts, seed=1), result("crash", "111111", status="failed: x")),
     ]
-    (found,) = plain(worst_case(results))
+    (found,) = strict_json(worst_case(results))
     # fgsm 0; deepfool 0 and 4, 1 is beyond eps; pgd 3, and 0 with another seed; 5 was wrong before.
     assert found["attacks"] == ["fgsm", "deepfool", "pgd"]
     assert (found["n"], found["n_attacked"], found["asr"]) == (6, 5, 3 / 5)
@@ -175,7 +175,7 @@ def test_targeted_worst_case_robust_accuracy_counts_any_error() -> None:
 # Local optimality
 
 
-def minimal(attack: str, norms: list[float], **row: Any) -> Result:
+def minimum_norm_result(attack: str, norms: list[float], **row: Any) -> Result:
     """A minimum-norm attack with these norms; an infinite norm is a failure."""
     hits = [int(np.isfinite(norm)) for norm in norms]
     lengths = [norm if hit else 0.0 for norm, hit in zip(norms, hits, strict=True)]
@@ -188,7 +188,7 @@ def test_distances_are_minima_over_eps_per_norm() -> None:
         result("pgd", "1101", [1, 1, 1, 0], [0.3, 0.25, 0.3, 0.3], eps=0.3),
         result("pgd", "1111", [1, 1, 1, 0], [0.01] * 4, eps=0.3, seed=1),
         result("pgd", "1111", [1, 1, 1, 0], [2.0] * 4, norm="l2", eps=2.0),
-        minimal("deepfool", [0.05, 0.4, INF, 0.01], counts=[1, 1, 1, 0], eps=0.1, protocol="minimal-norm"),
+        minimum_norm_result("deepfool", [0.05, 0.4, INF, 0.01], counts=[1, 1, 1, 0], eps=0.1, protocol="minimal-norm"),
     ]
     found = distances(results)
     assert list(found) == [("net", "linf", None), ("net", "l2", None)]
@@ -203,7 +203,9 @@ def test_distances_are_minima_over_eps_per_norm() -> None:
 
 def test_local_optimality_computed_by_hand() -> None:
     a, b = [0.1, 0.4, 0.3, INF], [0.2, 0.2, INF, INF]
-    found = plain(optimality([minimal("a", a), minimal("b", b), minimal("none", [INF] * 4)]))
+    found = strict_json(
+        optimality([minimum_norm_result("a", a), minimum_norm_result("b", b), minimum_norm_result("none", [INF] * 4)])
+    )
     # Best 0.1, 0.2, 0.3, so E = 0.3: gains of the best 0.2 + 0.1 + 0, of a 0.2 + 0 + 0, of b 0.1 + 0.1.
     assert {each["attack"]: each["optimality"] for each in found} == pytest.approx({"a": 2 / 3, "b": 2 / 3, "none": 0})
     assert found[0]["eps_max"] == pytest.approx(0.3)
@@ -212,9 +214,9 @@ def test_local_optimality_computed_by_hand() -> None:
 
 def test_local_optimality_of_best_and_of_single_attack() -> None:
     best_one, other = [0.1, 0.2, 0.3], [0.2, 0.2, INF]
-    found = optimality([minimal("best", best_one), minimal("other", other)])
+    found = optimality([minimum_norm_result("best", best_one), minimum_norm_result("other", other)])
     assert [each["optimality"] for each in found] == pytest.approx([1, (0.1 + 0.1) / (0.2 + 0.1)])
-    assert optimality([minimal("alone", best_one)]) == []
+    assert optimality([minimum_norm_result("alone", best_one)]) == []
 
 
 def test_local_optimality_is_area_between_curves() -> None:
@@ -232,7 +234,7 @@ def test_local_optimality_is_area_between_curves() -> None:
 
 
 def test_no_local_optimality_at_single_eps() -> None:
-    # An answer of noise that ends at 0.2995 is not nearer than one at 0.3.
+    # Noise of norm 0.2995 is not a smaller distance than noise of norm 0.3.
     inside = result("noise-uniform", "1001", norms=[0.2995, 0.3, 0.3, 0.2995])
     assert optimality([inside, result("pgd", "1110"), result("fgsm", "0000")]) == []
     assert optimality([result("pgd", "0000"), result("fgsm", "0000")]) == []
@@ -265,7 +267,7 @@ def test_break_even_images_per_attack() -> None:
         result("fgsm", "10", seconds_per_image=1.0, eps=0.1),
         result("advgan", "10", seconds_per_image=1.0, norm="l2"),
     ]
-    found = plain(cost([*rows, *other], [ENTRY]))
+    found = strict_json(cost([*rows, *other], [ENTRY]))
     assert {each["attack"]: each["images"] for each in found} == {
         **{"fgsm": 90_000, "ifgsm": 10_000, "pgd:steps=40": 3_000, "deepfool": None}
     }

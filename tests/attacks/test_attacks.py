@@ -86,7 +86,7 @@ def stopping(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> Tensor:
     return pgd(model, x, y, eps=eps, start="x", steps=7, stop_on_success=True)
 
 
-def own_labels(model: nn.Module, x: Tensor) -> Tensor:
+def predicted_labels(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return model(x).argmax(1)
 
@@ -97,7 +97,7 @@ def model_unchanged() -> Iterator[Callable[[nn.Module], nn.Module]]:
     watched: list[ModelSnapshot] = []
 
     def prepare(model: nn.Module) -> nn.Module:
-        model.train()[0].eval()  # mixed modes are somebody's choice too
+        model.train()[0].eval()  # mixed modes are kept
         next(model.parameters()).requires_grad_(False)
         last = list(model.parameters())[-1]
         last.grad = torch.ones_like(last)
@@ -110,7 +110,7 @@ def model_unchanged() -> Iterator[Callable[[nn.Module], nn.Module]]:
     assert [change for snapshot in watched for change in snapshot.changes()] == []
 
 
-# Analytic answers
+# Closed forms
 
 
 @pytest.mark.parametrize("target", [None, 2])
@@ -156,7 +156,7 @@ def test_ifgsm_equals_fgsm_for_constant_gradient_sign(steps: int) -> None:
 )
 def test_bounded_attacks_equal_foolbox(ours: Callable[..., Tensor], theirs: foolbox.Attack) -> None:
     model, x = conv_net(), images(10, low=0.2, high=0.8)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     reference = theirs.run(foolbox.PyTorchModel(model, bounds=(0, 1)), x, y, epsilon=0.05)
     assert torch.allclose(ours(model, x, y), reference, atol=1e-5)
 
@@ -207,7 +207,7 @@ def test_result_is_independent_of_batch_and_chunk_size(
     attack: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = conv_net(), images(20)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     y[3] = (y[3] + 1) % 5  # finished before it began, if the attack can finish
     together = attack(model, x, y, eps=0.1)
     alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1], eps=0.1) for i in range(20)])
@@ -229,7 +229,7 @@ def test_empty_batch(name: str) -> None:
 
 def test_gradient_is_nonzero_at_box_limits() -> None:
     model, x = linear(3), images(8, size=4).round()
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     gradient = gradients.loss_and_gradient(model, x, y, None, objective("cross-entropy"))[0].sign()
     assert (gradient != 0).all()
     inward = ((x == 0) & (gradient > 0)) | ((x == 1) & (gradient < 0))
@@ -253,12 +253,12 @@ def test_clipped_pixel_returns_inside_box() -> None:
 
 def test_fgsm_on_saturated_cross_entropy() -> None:
     model, x = linear(3, scale=1000.0), images(5, size=4)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     leaf = x.clone().requires_grad_()
     nn.functional.cross_entropy(model(leaf), y).backward()
     assert leaf.grad is not None
     assert (leaf.grad == 0).all(), "float32 cross-entropy is flat here, or this shows nothing"
-    assert (own_labels(model, fgsm(model, x, y, eps=0.5)) != y).any()
+    assert (predicted_labels(model, fgsm(model, x, y, eps=0.5)) != y).any()
     assert ((fgsm(model, x, y, eps=0.1) - x).abs() > 0).any()
 
 

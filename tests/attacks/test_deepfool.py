@@ -47,7 +47,7 @@ def images(n: int, size: int = 12, low: float = 0.0, high: float = 1.0) -> Tenso
     return low + (high - low) * torch.rand(n, 1, size, size, generator=seeded(1))
 
 
-def predicted(model: nn.Module, x: Tensor) -> Tensor:
+def predicted_labels(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return model(x).argmax(1)
 
@@ -70,11 +70,11 @@ def trained() -> tuple[nn.Sequential, Tensor, Tensor]:
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
     x, y = draw(60, 3)
-    assert (predicted(model.eval(), x) == y).float().mean() > 0.9
+    assert (predicted_labels(model.eval(), x) == y).float().mean() > 0.9
     return model, x, y
 
 
-# Analytic answers
+# Closed forms
 
 
 @both_norms
@@ -83,7 +83,7 @@ def test_exact_on_a_linear_model(classes: int, norm: str) -> None:
     model, x = linear(classes, scale=3.0), images(20, size=4, low=0.45, high=0.55)
     with torch.no_grad():
         model[1].bias -= model(x).mean(0)  # no class far away: nothing leaves the box on its way
-    y = predicted(model, x)
+    y = predicted_labels(model, x)
     logits, weight = model(x), model[1].weight
     f, w = logits - logits.gather(1, y[:, None]), weight[None] - weight[y][:, None]
     length = w.norm(dim=2) if norm == "l2" else w.abs().sum(2)
@@ -92,7 +92,7 @@ def test_exact_on_a_linear_model(classes: int, norm: str) -> None:
     delta = deepfool(model, x, y, norm=norm, overshoot=0.02, prune=INF) - x  # type: ignore[arg-type]
     assert distance.min() > 1e-4
     assert torch.allclose(delta_norms(delta)[norm], distance, rtol=1e-3)
-    assert (predicted(model, x + delta) != y).all()
+    assert (predicted_labels(model, x + delta) != y).all()
 
 
 def test_exact_on_linear_binary_logit() -> None:
@@ -100,7 +100,7 @@ def test_exact_on_linear_binary_logit() -> None:
     model, x = BinaryLogit(f).eval(), images(8, size=4, low=0.4, high=0.6)
     with torch.no_grad():
         f[1].bias -= f(x).mean()
-    y, value, w = predicted(model, x), f(x).detach(), f[1].weight.detach()
+    y, value, w = predicted_labels(model, x), f(x).detach(), f[1].weight.detach()
     delta = deepfool(model, x, y) - x
     assert torch.allclose(delta.flatten(1), -value / w.square().sum() * w, atol=1e-5)
 
@@ -112,19 +112,19 @@ def test_exact_on_linear_binary_logit() -> None:
 @pytest.mark.parametrize("prune", [1.7, INF])
 def test_equals_foolbox(norm: str, prune: float) -> None:
     model, x = conv_net(), images(12, low=0.1, high=0.9)
-    y = predicted(model, x)
+    y = predicted_labels(model, x)
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
     reference = FOOLBOX[norm](steps=50, candidates=10).run(wrapped, x, foolbox.criteria.Misclassification(y))
     found = deepfool(model, x, y, norm=norm, prune=prune)  # type: ignore[arg-type]
     # Theirs keeps an overshoot of 2 %, ours is drawn back to the boundary; theirs adds 1e-4 to each step.
     assert torch.allclose(1.02 * delta_norms(found - x)[norm], delta_norms(reference - x)[norm], rtol=0.02, atol=1e-3)
-    assert (predicted(model, found) != y).all()
+    assert (predicted_labels(model, found) != y).all()
 
 
 @both_norms
 def test_pruning_saves_backwards_at_equal_norms(norm: str, trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
     model, x, y = trained
-    right = predicted(model, x) == y
+    right = predicted_labels(model, x) == y
     backwards = {1.7: 0, INF: 0}
     size: dict[float, Tensor] = {}
     for prune in backwards:
@@ -134,7 +134,7 @@ def test_pruning_saves_backwards_at_equal_norms(norm: str, trained: tuple[nn.Seq
 
         with model[0].register_full_backward_hook(count):
             x_adv = deepfool(model, x, y, norm=norm, prune=prune)  # type: ignore[arg-type]
-        assert (predicted(model, x_adv) != y).all()
+        assert (predicted_labels(model, x_adv) != y).all()
         size[prune] = delta_norms(x_adv - x)[norm][right]
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
     theirs = FOOLBOX[norm](steps=50, candidates=10).run(wrapped, x, foolbox.criteria.Misclassification(y))
@@ -185,37 +185,37 @@ def test_result_is_independent_of_batch_and_chunk_size(
     together = deepfool(model, x, y, norm=norm)  # type: ignore[arg-type]
     alone = [deepfool(model, x[i : i + 1], y[i : i + 1], norm=norm) for i in range(20)]  # type: ignore[arg-type]
     assert torch.allclose(torch.cat(alone), together, atol=1e-5)
-    monkeypatch.setattr(pool, "CHUNK", 3)  # with one thread a pool takes no fewer than 8
+    monkeypatch.setattr(pool, "CHUNK", 3)  # with one thread the pool has at least 8
     assert torch.allclose(deepfool(model, x, y, norm=norm), together, atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_misclassified_images_stay_unchanged() -> None:
     model, x = conv_net(), images(6)
-    y = predicted(model, x)
+    y = predicted_labels(model, x)
     y[::2] = (y[::2] + 1) % 5
     x_adv = deepfool(model, x, y)
     assert torch.equal(x_adv[::2], x[::2])
-    assert (predicted(model, x_adv)[1::2] != y[1::2]).all()
+    assert (predicted_labels(model, x_adv)[1::2] != y[1::2]).all()
 
 
 def test_unsuccessful_images_stay_unchanged(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
     model, x, y = trained
     x_adv = deepfool(model, x, y, steps=3)
     same = (x_adv == x).flatten(1).all(1)
-    right = predicted(model, x) == y
+    right = predicted_labels(model, x) == y
     assert (same & right).any()
     assert (~same).any()
-    assert torch.equal(predicted(model, x_adv) == y, same & right)
+    assert torch.equal(predicted_labels(model, x_adv) == y, same & right)
 
 
 def test_model_state_is_restored() -> None:
     model = conv_net().train()
-    model[3].eval()  # mixed modes are somebody's choice
+    model[3].eval()  # mixed modes are kept
     model[0].weight.requires_grad_(False)
     model[7].bias.grad = torch.ones(5)
     before, x = ModelSnapshot(model), images(5)
     x_before = x.clone()
-    x_adv = deepfool(model, x, predicted(model, x))
+    x_adv = deepfool(model, x, predicted_labels(model, x))
     assert before.changes() == []
     assert torch.equal(x, x_before)
     assert not x_adv.requires_grad

@@ -26,7 +26,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
 from advgan.evaluation.instrumentation import Counter
 from advgan.models.losses import margin
-from tests.attacks.test_attacks import conv_net, images, linear, own_labels, seeded
+from tests.attacks.test_attacks import conv_net, images, linear, predicted_labels, seeded
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5, 3.0], [0.0, 4.0, -2.0, 1.0]])
 Y, AIM = torch.tensor([0, 1]), torch.tensor([2, 3])
@@ -71,7 +71,7 @@ def test_dlr_requires_three_classes() -> None:
 def test_pgd_reaches_optimum_of_linear_model(loss: Any, norm: Any) -> None:
     """Two classes' difference is linear: the best delta in the ball is eps times the dual direction, box permitting."""
     model, x = linear(2 if loss != "dlr" else 3), images(6, size=4, low=0.4, high=0.6)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     x_adv = pgd(model, x, y, eps=0.1, norm=norm, loss=loss, steps=20, step_size=0.05, rng=seeded())
     if loss == "dlr":
         assert (margin(model(x_adv), y) < margin(model(x), y)).all()
@@ -94,7 +94,7 @@ def test_pgd_direction_gradient_and_sign() -> None:
 
 def test_ifgsm_corner_deltas_are_zero_or_eps() -> None:
     model, x = conv_net(), images(6, low=0.3, high=0.7)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
 
     def between(x_adv: Tensor) -> Tensor:
         size = (x_adv - x).abs()
@@ -106,7 +106,7 @@ def test_ifgsm_corner_deltas_are_zero_or_eps() -> None:
 
 def test_mifgsm_matches_recursion_of_dong() -> None:
     model, x = conv_net(), images(4, low=0.3, high=0.7)
-    y, g, x_t = own_labels(model, x), torch.zeros(4, 1, 12, 12), x
+    y, g, x_t = predicted_labels(model, x), torch.zeros(4, 1, 12, 12), x
     for _ in range(3):
         leaf = x_t.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)
@@ -119,13 +119,13 @@ def test_mifgsm_matches_recursion_of_dong() -> None:
 
 def test_restarts_increase_success() -> None:
     model, x = conv_net(), images(40)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     rates = []
     for restarts in (1, 3):
         counter = Counter(model)
         with counter:
             x_adv = pgd(model, x, y, eps=0.15, steps=3, restarts=restarts, rng=seeded())
-        rates.append((own_labels(model, x_adv) != y).float().mean().item())
+        rates.append((predicted_labels(model, x_adv) != y).float().mean().item())
         if restarts == 3:
             assert counter.backwards < 3 * 3 * 40, "whom the first run fools needs no second"
     assert 0 < rates[0] < rates[1] < 1
@@ -134,7 +134,7 @@ def test_restarts_increase_success() -> None:
 @pytest.mark.parametrize("attack", [ifgsm, mifgsm, pgd])
 def test_stop_on_success_saves_forwards(attack: Any) -> None:
     model, x = conv_net(), images(30)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     y[:5] = (y[:5] + 1) % 5  # wrong before it began
     settings: dict[str, Any] = {"eps": 0.3, "steps": 20} | ({"start": "x"} if attack is pgd else {})
     counts = {}
@@ -143,7 +143,7 @@ def test_stop_on_success_saves_forwards(attack: Any) -> None:
         with counter:
             x_adv = attack(model, x, y, stop_on_success=stop, **settings)
         counts[stop] = counter.forwards
-        assert (own_labels(model, x_adv) != y).all()
+        assert (predicted_labels(model, x_adv) != y).all()
     assert counts[False] == 20 * 30
     assert counts[True] < 0.5 * counts[False]
     assert torch.equal(x_adv[:5], x[:5])
@@ -151,7 +151,7 @@ def test_stop_on_success_saves_forwards(attack: Any) -> None:
 
 def test_random_start_is_in_ball_and_seeded() -> None:
     model, x = conv_net(), images(4)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     for norm, eps in (("linf", 0.1), ("l2", 0.5)):
         first, again, other = (pgd(model, x, y, eps=eps, norm=norm, steps=2, rng=seeded(s)) for s in (1, 1, 2))
         assert torch.equal(first, again)
@@ -181,9 +181,9 @@ def test_active_set_serves_every_image_and_stays_full(n: int, size: int) -> None
 
 def test_noise_draws_increase_success() -> None:
     model, x = linear(4, scale=0.3), images(60, size=4)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     rates = [
-        (own_labels(model, noise_sign(model, x, y, eps=0.2, draws=n, rng=seeded())) != y).float().mean().item()
+        (predicted_labels(model, noise_sign(model, x, y, eps=0.2, draws=n, rng=seeded())) != y).float().mean().item()
         for n in (1, 8)
     ]
     assert rates[0] < rates[1]
@@ -212,7 +212,7 @@ def test_generator_warm_start_continues_from_one_pass(norm: Any) -> None:
     torch.manual_seed(0)
     eps = {"linf": 0.1, "l2": 0.8}[norm]
     generator, model, x = Generator(1, 2 * eps, norm, width=8, depth=1).eval(), conv_net(), images(40)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
 
     def value(x_adv: Tensor) -> float:
         return margin(model(x_adv), y).clamp_min(-1).mean().item()
@@ -249,7 +249,7 @@ def test_parse_attack_settings() -> None:
     assert parse_attack("advgan").access == "generator"
     assert parse_attack("advgan:steps=2").access == "gradients"
     model, x = conv_net(), images(3)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     bound = make_attack("ifgsm:steps=2:step_size=0.1", model, Threat("linf", 0.15))
     assert torch.equal(bound(x, y), ifgsm(model, x, y, eps=0.15, steps=2, step_size=0.1))
 

@@ -57,7 +57,7 @@ def images(n: int, size: int = 12) -> Tensor:
     return torch.where(torch.rand(x.shape, generator=seeded(2)) < 0.5, x, x.round())
 
 
-def own_labels(model: nn.Module, x: Tensor) -> Tensor:
+def predicted_labels(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return model(x).argmax(1)
 
@@ -69,7 +69,7 @@ def l2(x_adv: Tensor, x: Tensor) -> Tensor:
 # The nearest success
 
 
-def nearest(model: nn.Sequential, x: Tensor, target: int) -> float:
+def least_l2_norm(model: nn.Sequential, x: Tensor, target: int) -> float:
     """Least l2 norm inside the box with which one image (1, 4, 4) is classified as `target`: a quadratic program."""
     w, b = (p.detach().double().numpy() for p in model[1].parameters())
     clean = x.double().numpy().ravel()
@@ -86,12 +86,12 @@ def nearest(model: nn.Sequential, x: Tensor, target: int) -> float:
 @pytest.mark.parametrize(("attack", "slack"), [(lbfgs, 0.03), (carlini_wagner, 0.02)])
 def test_l2_norm_nearly_minimal_on_linear_model(attack: Attack, slack: float, classes: int, targeted: bool) -> None:
     model, x = linear(classes), images(12, size=4)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     aim = (y + 1) % classes if targeted else None
     goals = [[int(aim[i])] if aim is not None else [k for k in range(classes) if k != y[i]] for i in range(12)]
-    best = torch.tensor([min(nearest(model, x[i], k) for k in goals[i]) for i in range(12)])
+    best = torch.tensor([min(least_l2_norm(model, x[i], k) for k in goals[i]) for i in range(12)])
     x_adv = attack(model, x, y, y_target=aim)
-    reached = own_labels(model, x_adv) != y if aim is None else own_labels(model, x_adv) == aim
+    reached = predicted_labels(model, x_adv) != y if aim is None else predicted_labels(model, x_adv) == aim
     assert torch.equal(reached, best < torch.inf)
     assert Threat("linf", 1.0).violations(x_adv, x) == []
     ratio = l2(x_adv, x)[reached] / best[reached]
@@ -103,7 +103,7 @@ def test_l2_norm_nearly_minimal_on_linear_model(attack: Attack, slack: float, cl
 @pytest.mark.parametrize("targeted", [False, True])
 def test_carlini_wagner_norm_matches_foolbox(targeted: bool) -> None:
     model, x = conv_net(), images(8)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     aim = (y + 1) % 5 if targeted else None
     wanted = foolbox.criteria.TargetedMisclassification(y if aim is None else aim)
     criterion = foolbox.criteria.Misclassification(y) if aim is None else wanted
@@ -111,14 +111,14 @@ def test_carlini_wagner_norm_matches_foolbox(targeted: bool) -> None:
     reference = theirs.run(foolbox.PyTorchModel(model, bounds=(0, 1)), x, criterion)
     x_adv = carlini_wagner(model, x, y, binary_steps=4, steps=100, y_target=aim)
     for found in (x_adv, reference):
-        assert (own_labels(model, found) != y if aim is None else own_labels(model, found) == aim).all()
+        assert (predicted_labels(model, found) != y if aim is None else predicted_labels(model, found) == aim).all()
     assert l2(x_adv, x).median() <= 1.05 * l2(reference, x).median()
 
 
 @pytest.mark.parametrize("targeted", [False, True])
 def test_carlini_wagner_reaches_confidence_kappa(targeted: bool) -> None:
     model, x = conv_net(), images(8)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     aim = (y + 1) % 5 if targeted else None
     for kappa in (0.5, 2.0):
         x_adv = quick_cw(model, x, y, kappa=kappa, y_target=aim)
@@ -126,7 +126,7 @@ def test_carlini_wagner_reaches_confidence_kappa(targeted: bool) -> None:
         assert (objective("margin")(model(x_adv), y, aim) >= kappa - 1e-4).all()
     # A linear model of two classes: the distance grows with the lead.
     model, x = linear(2), torch.full((1, 1, 4, 4), 0.5)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     gap = model(x).max() - model(x).min()
     near, far = (l2(carlini_wagner(model, x, y, kappa=kappa), x) for kappa in (0.0, 1.0))
     assert torch.isclose(far / near, (gap + 1) / gap, rtol=0.02).all()
@@ -134,7 +134,7 @@ def test_carlini_wagner_reaches_confidence_kappa(targeted: bool) -> None:
 
 def test_carlini_wagner_clipped_is_projection() -> None:
     model, x = conv_net(), images(8)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     free = carlini_wagner(model, x, y, kappa=0.5, binary_steps=3, steps=60)
     wide, small = (carlini_wagner_clipped(model, x, y, eps=eps, kappa=0.5, steps=60) for eps in (1.0, 0.01))
     assert torch.equal(wide, free)
@@ -169,7 +169,7 @@ def test_best_pair_equals_exhaustive_search(spread: float, monkeypatch: pytest.M
 @pytest.mark.parametrize("theta", [1.0, -1.0, 0.3])
 def test_jsma_matches_reference_implementation(theta: float, targeted: bool, derivative: str) -> None:
     model, x = linear(4), images(6, size=4)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     aim = (y + 1) % 4 if targeted else None
     found = jsma(model, x, y, theta=theta, gamma=0.5, derivative=derivative, y_target=aim)  # type: ignore[arg-type]
     for i in range(6):
@@ -220,7 +220,7 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("targeted", [False, True])
 def test_only_softmax_derivative_saturates(targeted: bool) -> None:
     model, x = linear(4), images(6, size=4)
-    sure, y = Scaled(model, 128), own_labels(model, x)
+    sure, y = Scaled(model, 128), predicted_labels(model, x)
     aim = (y + 1) % 4 if targeted else None
     assert (sure(x).sort(1).values.diff(dim=1)[:, -1] > 110).all(), "exp(-104) is 0 in float32"
     attack = partial(jsma, gamma=1.0, y_target=aim)
@@ -235,7 +235,7 @@ def test_only_softmax_derivative_saturates(targeted: bool) -> None:
 @pytest.mark.parametrize("theta", [1.0, -1.0, 0.5])
 def test_jsma_changes_pairs_of_pixels_within_gamma(theta: float, gamma: float) -> None:
     model, x = conv_net(), images(12)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     x_adv = jsma(model, x, y, theta=theta, gamma=gamma, y_target=(y + 1) % 5)
     changed, delta = delta_norms(x_adv - x)["l0"], x_adv - x
     assert (changed <= gamma * 144).all()
@@ -243,7 +243,7 @@ def test_jsma_changes_pairs_of_pixels_within_gamma(theta: float, gamma: float) -
     if abs(theta) == 1:  # a pixel goes to the end in one step: each step is a pair of new ones
         assert (changed % 2 == 0).all()
         assert (x_adv[delta != 0] == (theta > 0)).all()
-    assert ((changed > 0) == (own_labels(model, x_adv) == (y + 1) % 5)).all()
+    assert ((changed > 0) == (predicted_labels(model, x_adv) == (y + 1) % 5)).all()
     assert gamma < 1 or (changed > 0).sum() >= 6
 
 
@@ -254,10 +254,10 @@ def test_jsma_changes_pairs_of_pixels_within_gamma(theta: float, gamma: float) -
 @pytest.mark.parametrize("targeted", [False, True])
 def test_every_attack_fulfills_contract(attack: Attack, targeted: bool) -> None:
     model, x = conv_net().train(), images(6)
-    model[0].eval()  # mixed modes are somebody's choice too
+    model[0].eval()  # mixed modes are kept
     model[0].weight.requires_grad_(False)
     model[7].bias.grad = torch.ones(5)
-    before, found, kept = ModelSnapshot(model), own_labels(conv_net(), x), x.clone()
+    before, found, kept = ModelSnapshot(model), predicted_labels(conv_net(), x), x.clone()
     y, aim = (found + torch.tensor([0, 0, 0, 0, 1, 0])) % 5, None
     if targeted:
         y, aim = found, (found + torch.tensor([1, 1, 1, 1, 0, 1])) % 5
@@ -269,7 +269,7 @@ def test_every_attack_fulfills_contract(attack: Attack, targeted: bool) -> None:
     assert Threat("linf", 1.0).violations(x_adv, x) == []
     assert not x_adv.requires_grad
     assert torch.equal(x_adv[4], x[4]), "fooled already"
-    reached = own_labels(conv_net(), x_adv) != y if aim is None else own_labels(conv_net(), x_adv) == aim
+    reached = predicted_labels(conv_net(), x_adv) != y if aim is None else predicted_labels(conv_net(), x_adv) == aim
     assert torch.equal(reached, (x_adv != x).flatten(1).any(1) | (torch.arange(6) == 4))
     assert reached.sum() > 3
 
@@ -289,7 +289,7 @@ def test_failed_search_returns_x(attack: Attack) -> None:
 @every_attack
 def test_result_is_independent_of_batch_and_chunk_size(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = conv_net(), images(5)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     y[3] = (y[3] + 1) % 5
     together = attack(model, x, y)
     alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1]) for i in range(5)])
@@ -298,7 +298,7 @@ def test_result_is_independent_of_batch_and_chunk_size(attack: Attack, monkeypat
     in_twos = attack(model, x, y)
     for other in (alone, in_twos):
         assert torch.allclose(l2(other, x), l2(together, x), rtol=1e-2)
-        assert torch.equal(own_labels(model, other) != y, own_labels(model, together) != y)
+        assert torch.equal(predicted_labels(model, other) != y, predicted_labels(model, together) != y)
 
 
 @every_attack

@@ -17,7 +17,7 @@ from advgan.attacks import apgd, carlini_wagner, mifgsm, pgd, square
 from advgan.core.threat_model import delta_norms
 from advgan.data import load_data
 from advgan.evaluation import wilson
-from tests.attacks.test_attacks import conv_net, images, own_labels, seeded
+from tests.attacks.test_attacks import conv_net, images, predicted_labels, seeded
 
 N = 250
 
@@ -38,17 +38,17 @@ def case() -> tuple[nn.Module, Tensor, Tensor]:
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
     x, y = next(data.test.batches(1000))
-    right = own_labels(model.eval(), x) == y
+    right = predicted_labels(model.eval(), x) == y
     return model, x[right][:N], y[right][:N]
 
 
 def asr(model: nn.Module, x_adv: Tensor, y: Tensor) -> float:
-    return (own_labels(model, x_adv) != y).float().mean().item()
+    return (predicted_labels(model, x_adv) != y).float().mean().item()
 
 
 def test_mifgsm_equals_torchattacks() -> None:
     model, x = conv_net(), images(10, low=0.2, high=0.8)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     reference = torchattacks.MIFGSM(model, eps=0.05, alpha=0.01, steps=5, decay=0.7)(x, y)
     assert torch.allclose(mifgsm(model, x, y, eps=0.05, steps=5, decay=0.7), reference, atol=1e-5)
 
@@ -93,7 +93,7 @@ def test_apgd_and_square_success_match_torchattacks(case: tuple[nn.Module, Tenso
         theirs = torchattacks.APGD(model, eps=0.08, steps=20, loss=name.removeprefix("apgd-"), seed=0)(x, y)
     low, high = wilson(round(N * asr(model, theirs, y)), N)
     assert low <= asr(model, ours, y)
-    if name != "square":  # ours never asks about a proposal that changes nothing, and succeeds more often
+    if name != "square":  # ours skips proposals without a change and succeeds more often
         assert asr(model, ours, y) <= high
     assert low > 0.1, "a case on which attacks can differ"
 

@@ -55,7 +55,7 @@ def images(n: int, channels: int = 1, size: int = 12, low: float = 0.0, high: fl
     return low + (high - low) * torch.rand(n, channels, size, size, generator=seeded(1))
 
 
-def labels(model: nn.Module, x: Tensor) -> Tensor:
+def predicted_labels(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return model(x).argmax(1)
 
@@ -74,7 +74,7 @@ def model_unchanged() -> Iterator[Callable[[nn.Module], nn.Module]]:
     watched: list[ModelSnapshot] = []
 
     def prepare(model: nn.Module) -> nn.Module:
-        model.train()[0].eval()  # mixed modes are somebody's choice too
+        model.train()[0].eval()  # mixed modes are kept
         next(model.parameters()).requires_grad_(False)
         last = list(model.parameters())[-1]
         last.grad = torch.ones_like(last)
@@ -99,7 +99,7 @@ def test_every_attack_fulfills_contract(
     model, eps = conv_net(channels), {"linf": 0.03, "l2": 0.2}[norm]
     x = images(10, channels)
     x[0], x[1] = x[0].round(), 0  # pixels on the edge of the box
-    clean = labels(model, x)
+    clean = predicted_labels(model, x)
     y, aim = clean.clone(), torch.full_like(clean, int(clean[4])) if targeted else None
     y[::3] = (y[::3] + 1) % 5
     done, before = clean != y if aim is None else clean == aim, x.clone()
@@ -121,9 +121,9 @@ def test_every_attack_fulfills_contract(
 def test_draws_depend_on_given_rng_only(name: str) -> None:
     model, x = conv_net(), images(3)
     before = torch.get_rng_state()
-    EVERY[name](model, x, labels(model, x), eps=0.01, rng=seeded())
+    EVERY[name](model, x, predicted_labels(model, x), eps=0.01, rng=seeded())
     assert torch.equal(torch.get_rng_state(), before)
-    EVERY[name](model, x, labels(model, x), eps=0.01)
+    EVERY[name](model, x, predicted_labels(model, x), eps=0.01)
     assert not torch.equal(torch.get_rng_state(), before)
 
 
@@ -184,10 +184,10 @@ def test_apgd_checkpoints_match_paper() -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_apgd_reaches_optimum_of_linear_model(norm: str, stop: bool) -> None:
     model, x = linear(2), images(12, size=6, low=0.3, high=0.7)
-    y, (distance, way) = labels(model, x), plane(model, x, norm)
+    y, (distance, way) = predicted_labels(model, x), plane(model, x, norm)
     eps = distance.median().item() + 1e-4
     x_adv = apgd(model, x, y, eps=eps, norm=norm, stop_on_success=stop, rng=seeded())  # type: ignore[arg-type]
-    assert torch.equal(labels(model, x_adv) != y, distance < eps)
+    assert torch.equal(predicted_labels(model, x_adv) != y, distance < eps)
     held = distance > (eps if stop else 0)
     assert torch.allclose(x_adv[held], (x + eps * way)[held], atol=1e-5 if norm == "linf" else 1e-3)
 
@@ -196,10 +196,10 @@ def test_apgd_reaches_optimum_of_linear_model(norm: str, stop: bool) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_apgd_success_not_below_pgd(norm: str, loss: str) -> None:
     model, x, eps = conv_net(), images(150), {"linf": 0.02, "l2": 0.12}[norm]
-    y = labels(model, x)
+    y = predicted_labels(model, x)
     settings = {"eps": eps, "norm": norm, "steps": 20, "loss": loss}
-    plain = labels(model, pgd(model, x, y, **settings, rng=seeded())) != y
-    auto = labels(model, apgd(model, x, y, **settings, rng=seeded())) != y
+    plain = predicted_labels(model, pgd(model, x, y, **settings, rng=seeded())) != y
+    auto = predicted_labels(model, apgd(model, x, y, **settings, rng=seeded())) != y
     assert 0 < plain.sum() < len(x)
     assert auto.sum() >= plain.sum()
 
@@ -217,21 +217,21 @@ def test_apgd_halves_step_near_interior_maximum() -> None:
 
 def test_apgd_restarts_change_unsuccessful_images_only() -> None:
     model, x = conv_net(), images(40)
-    y = labels(model, x)
+    y = predicted_labels(model, x)
     settings = {"eps": 0.02, "steps": 2, "stop_on_success": False}
     once, often = (apgd(model, x, y, **settings, restarts=n, rng=seeded()) for n in (1, 4))
-    won = labels(model, once) != y
+    won = predicted_labels(model, once) != y
     assert 0 < won.sum() < len(x)
     assert torch.equal(once[won], often[won])
     loss = nn.CrossEntropyLoss(reduction="none")
-    rest = labels(model, often) == y
+    rest = predicted_labels(model, often) == y
     assert (loss(model(often), y) >= loss(model(once), y))[rest].all()
 
 
 @pytest.mark.parametrize("attack", [partial(apgd, steps=30), partial(square, queries=40)])
 def test_finished_images_need_no_forwards(attack: Callable[..., Tensor]) -> None:
     model, x = conv_net(), images(30)
-    y = labels(model, x)
+    y = predicted_labels(model, x)
     with Counter(model) as idle:
         attack(model, x, (y + 1) % 5, eps=0.1)
     with Counter(model) as busy:
@@ -246,9 +246,9 @@ def test_finished_images_need_no_forwards(attack: Callable[..., Tensor]) -> None
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_square_succeeds_on_linear_model_within_eps(norm: str) -> None:
     model, x = linear(2), images(12, size=6, low=0.4, high=0.6)
-    y, (distance, _) = labels(model, x), plane(model, x, norm)
+    y, (distance, _) = predicted_labels(model, x), plane(model, x, norm)
     eps = distance.median().item()
-    fooled = labels(model, square(model, x, y, eps=eps, norm=norm, queries=1500, rng=seeded())) != y  # type: ignore[arg-type]
+    fooled = predicted_labels(model, square(model, x, y, eps=eps, norm=norm, queries=1500, rng=seeded())) != y  # type: ignore[arg-type]
     assert fooled[distance < 0.7 * eps].all()
     assert not fooled[distance > 1.001 * eps].any()
 
@@ -300,7 +300,7 @@ class OneHot(nn.Module):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_hopskipjump_uses_decisions_only(norm: str, target: int | None) -> None:
     model, x = conv_net(), images(8)
-    y = labels(model, x)
+    y = predicted_labels(model, x)
     aim = None if target is None else torch.full_like(y, target)
     seen, blind = (
         hopskipjump(net, x, y, norm=norm, steps=3, y_target=aim, rng=seeded())  # type: ignore[arg-type]
@@ -312,36 +312,36 @@ def test_hopskipjump_uses_decisions_only(norm: str, target: int | None) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_hopskipjump_distance_to_plane(norm: str) -> None:
     model, x = linear(2), images(10, size=6, low=0.4, high=0.6)
-    y, (distance, _) = labels(model, x), plane(model, x, norm)
+    y, (distance, _) = predicted_labels(model, x), plane(model, x, norm)
     x_adv = hopskipjump(model, x, y, norm=norm, steps=20, max_queries=8000, rng=seeded())  # type: ignore[arg-type]
     found = delta_norms(x_adv - x)[norm]
-    assert (labels(model, x_adv) != y).all()
+    assert (predicted_labels(model, x_adv) != y).all()
     assert (found > 0.999 * distance).all()
     assert (found < 1.1 * distance).all()
 
 
 def test_hopskipjump_stays_within_query_budget() -> None:
     model, x = conv_net(), images(9)
-    y = labels(model, x)
+    y = predicted_labels(model, x)
     for most in (100, 400, 2000):
         with Counter(model) as counter:
             x_adv = hopskipjump(model, x, y, max_queries=most, rng=seeded())
         assert counter.forwards <= most * len(x)
-        assert (labels(model, x_adv) != y).all()
+        assert (predicted_labels(model, x_adv) != y).all()
 
 
 def test_hopskipjump_without_start_returns_x() -> None:
-    class Sure(nn.Module):
+    class MostlyClassZero(nn.Module):
         """Class 0 everywhere except at one dark image."""
 
         def forward(self, x: Tensor) -> Tensor:
             dark = (x.flatten(1).amax(1) < 0.01).float()
             return torch.stack([torch.full_like(dark, 0.5), dark], dim=1)
 
-    assert torch.equal(hopskipjump(Sure(), X, Y, rng=seeded()), X)
-    assert torch.equal(hopskipjump(Sure(), X, Y, y_target=Y + 1, rng=seeded()), X)
+    assert torch.equal(hopskipjump(MostlyClassZero(), X, Y, rng=seeded()), X)
+    assert torch.equal(hopskipjump(MostlyClassZero(), X, Y, y_target=Y + 1, rng=seeded()), X)
     with_dark, y = torch.cat([X, 0 * X[:1]]), torch.tensor([0, 0, 0, 1])
     for aim in (None, torch.ones_like(y)):
-        x_adv = hopskipjump(Sure(), with_dark, y, y_target=aim, steps=1, rng=seeded())
-        assert (labels(Sure(), x_adv)[:3] == 1).all()
+        x_adv = hopskipjump(MostlyClassZero(), with_dark, y, y_target=aim, steps=1, rng=seeded())
+        assert (predicted_labels(MostlyClassZero(), x_adv)[:3] == 1).all()
         assert aim is None or torch.equal(x_adv[3], with_dark[3])

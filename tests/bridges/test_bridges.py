@@ -23,7 +23,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import ResultCache, TargetModel, evaluate
-from tests.attacks.test_attacks import conv_net, images, own_labels
+from tests.attacks.test_attacks import conv_net, images, predicted_labels
 
 fool = pytest.importorskip("foolbox")
 torchattacks = pytest.importorskip("torchattacks")
@@ -48,7 +48,7 @@ def bars(digits: Path) -> tuple[Tensor, Tensor]:
     return next(load_data("folder", digits).test.batches(24))
 
 
-def small(**kind: Any) -> Generator:
+def small_generator(**kind: Any) -> Generator:
     torch.manual_seed(0)
     return Generator(**{"width": 8, "depth": 1, "eps": 0.2, **kind}).eval()
 
@@ -60,7 +60,7 @@ def small(**kind: Any) -> Generator:
 def test_generator_in_other_libraries_is_one_pass(
     kind: dict[str, Any], model: nn.Module, bars: tuple[Tensor, Tensor]
 ) -> None:
-    generator, (x, y) = small(**kind), bars
+    generator, (x, y) = small_generator(**kind), bars
     wanted = generator.perturb(x)
     assert torch.equal(ForTorchattacks(model, generator)(x, y), wanted)
 
@@ -82,7 +82,7 @@ def in_art(model: nn.Module, limits: tuple[float, float] | None = (0, 1)) -> Any
 
 
 def test_generator_in_other_libraries_with_smaller_eps(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
-    generator, (x, y) = small(), bars
+    generator, (x, y) = small_generator(), bars
     assert torch.equal(ForTorchattacks(model, generator, eps=0.1)(x, y), generator.perturb(x, eps=0.1))
     attack = ForArt(in_art(model), generator)
     attack.set_params(eps=0.1)
@@ -91,7 +91,7 @@ def test_generator_in_other_libraries_with_smaller_eps(model: nn.Module, bars: t
 
 
 def test_targeted_modes_of_torchattacks(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
-    generator, (x, y) = small(classes=3), bars
+    generator, (x, y) = small_generator(classes=3), bars
     attack, least = ForTorchattacks(model, generator), model(x).argmin(1)
     for mode, aims in {
         "by_label": y,
@@ -111,7 +111,7 @@ def test_targeted_modes_of_torchattacks(model: nn.Module, bars: tuple[Tensor, Te
 
 
 def test_targets_of_foolbox_and_art(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
-    generator, (x, y) = small(classes=3), bars
+    generator, (x, y) = small_generator(classes=3), bars
     aims = (y + 1) % 3
     lent, goal = fool.PyTorchModel(model, bounds=(0, 1), device="cpu"), fool.criteria.TargetedMisclassification(aims)
     assert torch.equal(ForFoolbox(generator).run(lent, x, goal, epsilon=0.2), generator.perturb(x, aims))
@@ -121,7 +121,7 @@ def test_targets_of_foolbox_and_art(model: nn.Module, bars: tuple[Tensor, Tensor
 
 
 def test_unsupported_targets_raise(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
-    plain, of_one, (x, y) = small(), small(y_target=1), bars
+    plain, of_one, (x, y) = small_generator(), small_generator(y_target=1), bars
     with pytest.raises(InputError, match="trained untargeted, expected one with classes or a y_target"):
         ForTorchattacks(model, plain).set_mode_targeted_by_label()
     attack = ForTorchattacks(model, of_one)
@@ -155,7 +155,7 @@ def test_unsupported_targets_raise(model: nn.Module, bars: tuple[Tensor, Tensor]
 @pytest.mark.parametrize("word", ONE_STEP.values())
 def test_one_step_equals_fgsm(word: str) -> None:
     model, x = conv_net(), images(24)  # not so sure that theirs lose the gradient
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     ours, theirs = fgsm(model, x, y, eps=0.2), make_attack(word, model, BALL)(x, y)
     assert torch.equal(ours, theirs)
     result = evaluate(make_attack(word, model, BALL), model, x, y, BALL, batch_size=24).row
@@ -175,12 +175,12 @@ def test_one_step_equals_fgsm(word: str) -> None:
 def test_ten_steps_match_ifgsm(word: str, targeted: bool) -> None:
     model, x, ball = conv_net(), images(24), Threat("linf", 0.1, targeted)
     y_target = int(model(x).topk(2).indices[:, 1].mode().values) if targeted else None  # not far for most
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     aims = None if y_target is None else torch.full_like(y, y_target)
     ours = ifgsm(model, x, y, eps=0.1, steps=10, y_target=aims)
     theirs = make_attack(word, model, ball, y_target)(x, y)
     assert ball.violations(theirs, x) == []
-    turned = [own_labels(model, each) == (y if aims is None else aims) for each in (x, ours, theirs)]
+    turned = [predicted_labels(model, each) == (y if aims is None else aims) for each in (x, ours, theirs)]
     assert torch.equal(turned[1], turned[2])
     assert not torch.equal(turned[0], turned[2])
     assert (ours - theirs).abs().mean() < 1e-4  # a sign may flip where the gradient is nearly zero
@@ -188,10 +188,10 @@ def test_ten_steps_match_ifgsm(word: str, targeted: bool) -> None:
 
 def test_autoattack_succeeds_where_fgsm_does() -> None:
     model, x, ball = conv_net(), images(8), Threat("linf", 0.3)
-    y = own_labels(model, x)
+    y = predicted_labels(model, x)
     found = make_attack("torchattacks:AutoAttack", model, ball)(x, y)
     assert ball.violations(found, x) == []
-    turned, by_one_step = (own_labels(model, each) != y for each in (found, fgsm(model, x, y, eps=0.3)))
+    turned, by_one_step = (predicted_labels(model, each) != y for each in (found, fgsm(model, x, y, eps=0.3)))
     assert by_one_step.any()
     assert turned[by_one_step].all()
 
@@ -285,16 +285,16 @@ def test_randomness_depends_on_given_rng_and_state_is_restored(
 ) -> None:
     x, y = bars
 
-    def everything() -> list[Any]:
+    def random_states() -> list[Any]:
         return [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]
 
     weight = next(model.parameters())
     weight.grad = torch.ones_like(weight)
-    before = everything()
+    before = random_states()
     first, again, other = (
         make_attack(word, model, BALL, rng=torch.Generator().manual_seed(seed))(x, y) for seed in (1, 1, 2)
     )
-    assert everything() == before
+    assert random_states() == before
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(weight.grad, torch.ones_like(weight))

@@ -61,7 +61,7 @@ def test_single_probability_is_refused(outputs: Any) -> None:
     for attack in ("noise-sign", "fgsm", "square:queries=20"):
         with pytest.raises(InputError, match=r"one value per image|one probability per image"):
             row(attack, model)
-        if attack != "noise-sign":  # which asks the model nothing
+        if attack != "noise-sign":  # it does not query the model
             with pytest.raises(InputError, match=r"one value per image|gradient"):
                 make_attack(attack, Mean(lambda f: f.sigmoid()[:, None]).eval(), THREAT)(X, Y)
     undone = check_target(Mean(lambda f: torch.logit(f.sigmoid(), eps=1e-6)).eval(), X[:8], 2)

@@ -128,7 +128,7 @@ def test_each_family_learns(name):
     torch.manual_seed(0)
     net, y = build_target(name, (1, 16, 16), 3), torch.arange(30) % 3
     x = torch.rand(30, 1, 16, 16) * 0.5
-    x[torch.arange(30), 0, 4 * y + 3] += 0.5  # a bright row says which class
+    x[torch.arange(30), 0, 4 * y + 3] += 0.5  # a bright row encodes the class
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     for _ in range(25):
         optimizer.zero_grad()

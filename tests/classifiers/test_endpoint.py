@@ -33,11 +33,11 @@ service = importlib.import_module("examples.serve")
 substitute = importlib.import_module("advgan.training.substitute")
 X = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 ABOUT = {"image_shape": [1, 28, 28], "num_classes": 3, "answers": "probabilities"}
-Answer = tuple[int, dict[str, str], Any]  # status, headers, what is sent as JSON, or bytes
+Response = tuple[int, dict[str, str], Any]  # status, headers, what is sent as JSON, or bytes
 
 
 @pytest.fixture
-def started() -> Iterator[Callable[[ThreadingHTTPServer], str]]:
+def start_server() -> Iterator[Callable[[ThreadingHTTPServer], str]]:
     """Starts a server and returns its address."""
     running: list[ThreadingHTTPServer] = []
 
@@ -53,10 +53,10 @@ def started() -> Iterator[Callable[[ThreadingHTTPServer], str]]:
 
 
 @pytest.fixture
-def scripted(started: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str]:
+def scripted_service(start_server: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str]:
     """A service with description `about` that gives the responses in turn and then repeats the last one."""
 
-    def start(*answers: Answer | Callable[[BaseHTTPRequestHandler], None], about: Any = ABOUT) -> str:
+    def start(*answers: Response | Callable[[BaseHTTPRequestHandler], None], about: Any = ABOUT) -> str:
         todo = list(answers)
 
         class Scripted(BaseHTTPRequestHandler):
@@ -71,7 +71,7 @@ def scripted(started: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str
                 answer = todo.pop(0) if len(todo) > 1 else todo[0]
                 answer(self) if callable(answer) else self.send(answer)
 
-            def send(self, answer: Answer) -> None:
+            def send(self, answer: Response) -> None:
                 status, headers, body = answer
                 body = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
@@ -85,13 +85,13 @@ def scripted(started: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
         start.handler = Scripted  # type: ignore[attr-defined]
-        return started(server)
+        return start_server(server)
 
     return start
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def waited_seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that the client would have waited; nothing is waited for."""
     found: list[float] = []
     own = SimpleNamespace(sleep=found.append, monotonic=time.monotonic)  # the client's alone: other threads sleep too
@@ -100,16 +100,16 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def started_service(classifier: Path, started: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str]:
+def started_service(classifier: Path, start_server: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str]:
     model = load_classifier(str(classifier / "classifier"))
-    return lambda *words: started(service.serve(model, *words))
+    return lambda *words: start_server(service.serve(model, *words))
 
 
-def right(n: int = 5) -> Answer:
+def valid_response(n: int = 5) -> Response:
     return 200, {}, {"probabilities": [[0.2, 0.3, 0.5]] * n}
 
 
-# What it says
+# Responses
 
 
 @pytest.mark.parametrize("answers", ["probabilities", "logits", "labels"])
@@ -154,14 +154,14 @@ def test_reference_service_refuses_invalid_images(
         client.Client(url, client.Patience(retries=0)).ask("POST", body, kind, most=1 << 16)
 
 
-def test_images_are_sent_as_json_on_request(scripted: Callable[..., str]) -> None:
+def test_images_are_sent_as_json_on_request(scripted_service: Callable[..., str]) -> None:
     seen: list[Any] = []
 
     def answer(handler: Any) -> None:
         seen.append(handler.headers["Content-Type"])
-        handler.send(right())
+        handler.send(valid_response())
 
-    load(scripted(answer, about=ABOUT | {"images": "json", "classes": ["a", "b", "c"]}))(X)
+    load(scripted_service(answer, about=ABOUT | {"images": "json", "classes": ["a", "b", "c"]}))(X)
     assert seen == ["application/json"]
 
 
@@ -172,7 +172,7 @@ def test_images_are_sent_as_json_on_request(scripted: Callable[..., str]) -> Non
     ("answer", "message"),
     [
         ((200, {}, {"probabilities": [[float("nan")] * 3] * 5}), "answers with NaN or infinity"),
-        ((200, {}, right(4)[2]), r"probabilities of shape \(5, 3\), got \(4, 3\)"),
+        ((200, {}, valid_response(4)[2]), r"probabilities of shape \(5, 3\), got \(4, 3\)"),
         ((200, {}, {"probabilities": [[1.0], [1.0, 2.0]]}), "must answer with probabilities, lists of numbers"),
         ((200, {}, {"probabilities": "all of them"}), "must answer with probabilities, lists of numbers"),
         ((200, {}, {"labels": [1] * 5}), "must answer with an object that has probabilities, got"),
@@ -185,17 +185,21 @@ def test_images_are_sent_as_json_on_request(scripted: Callable[..., str]) -> Non
         ((302, {"Location": "http://169.254.0.1/"}, b""), "sends us to 'http://169.254.0.1/', which is not followed"),
     ],
 )
-def test_invalid_response_raises_with_address(answer: Answer, message: str, scripted: Callable[..., str]) -> None:
-    url = scripted(answer)
+def test_invalid_response_raises_with_address(
+    answer: Response, message: str, scripted_service: Callable[..., str]
+) -> None:
+    url = scripted_service(answer)
     box = load(url)
     with pytest.raises(InputError, match=message) as caught:
         box(X)
     assert url in str(caught.value)
-    assert scripted.handler.asked == 1  # type: ignore[attr-defined]
+    assert scripted_service.handler.asked == 1  # type: ignore[attr-defined]
     assert box.queries == 5
 
 
-def test_transient_errors_are_retried_with_backoff(scripted: Callable[..., str], waits: list[float]) -> None:
+def test_transient_errors_are_retried_with_backoff(
+    scripted_service: Callable[..., str], waited_seconds: list[float]
+) -> None:
     def hang_up(handler: BaseHTTPRequestHandler) -> None:
         handler.close_connection = True
 
@@ -204,14 +208,14 @@ def test_transient_errors_are_retried_with_backoff(scripted: Callable[..., str],
         handler.close_connection = True
 
     busy = (429, {"Retry-After": "7"}, b"")
-    box = load(scripted((500, {}, b""), busy, hang_up, cut, right()))
+    box = load(scripted_service((500, {}, b""), busy, hang_up, cut, valid_response()))
     assert torch.allclose(box.ask(X), torch.tensor([0.2, 0.3, 0.5]).expand(5, 3))
-    assert waits == [0.5, 7.0, 2.0, 4.0]
+    assert waited_seconds == [0.5, 7.0, 2.0, 4.0]
     assert box.queries == 5, "a question that is asked again is one"
 
 
 def test_timeout_raises_and_counts_queries(
-    scripted: Callable[..., str],
+    scripted_service: Callable[..., str],
 ) -> None:
     def trickle(handler: BaseHTTPRequestHandler) -> None:  # a byte now and then: no single read waits for long
         handler.send_response(200)
@@ -223,7 +227,7 @@ def test_timeout_raises_and_counts_queries(
                 return
             time.sleep(0.05)
 
-    url = scripted(trickle)
+    url = scripted_service(trickle)
     box, began = load(f"{url}#timeout=0.3:retries=0"), time.monotonic()
     with pytest.raises(InputError, match=rf"{url} was asked once and did not answer: no answer within 0.3 s"):
         box(X)
@@ -231,12 +235,13 @@ def test_timeout_raises_and_counts_queries(
     assert box.queries == 5
 
 
-def test_rate_limit(scripted: Callable[..., str], waits: list[float]) -> None:
-    box = load(f"{scripted(right(2), right(2), right(1), about=ABOUT | {'batch_size': 2})}#rate=4")
+def test_rate_limit(scripted_service: Callable[..., str], waited_seconds: list[float]) -> None:
+    url = scripted_service(*map(valid_response, (2, 2, 1)), about=ABOUT | {"batch_size": 2})
+    box = load(f"{url}#rate=4")
     box(X)
-    assert len(waits) == 4  # the description, and three questions
-    assert waits[0] == 0
-    assert all(0.2 < wait <= 0.25 for wait in waits[1:2])
+    assert len(waited_seconds) == 4  # the description, and three questions
+    assert waited_seconds[0] == 0
+    assert all(0.2 < wait <= 0.25 for wait in waited_seconds[1:2])
 
 
 @pytest.mark.parametrize(
@@ -261,13 +266,13 @@ def test_rate_limit(scripted: Callable[..., str], waits: list[float]) -> None:
         ({"classes": ["a", "b", "\udfff"]}, "classes"),
     ],
 )
-def test_invalid_description_raises(about: dict[str, Any], message: str, scripted: Callable[..., str]) -> None:
+def test_invalid_description_raises(about: dict[str, Any], message: str, scripted_service: Callable[..., str]) -> None:
     with pytest.raises(InputError, match=message):
-        load(scripted(right(), about=ABOUT | about))
+        load(scripted_service(valid_response(), about=ABOUT | about))
 
 
-def test_invalid_address_or_settings_raise(scripted: Callable[..., str]) -> None:
-    url = scripted(right())
+def test_invalid_address_or_settings_raise(scripted_service: Callable[..., str]) -> None:
+    url = scripted_service(valid_response())
     with pytest.raises(InputError, match="takes images of 1 x 28 x 28, got 1 x 32 x 32"):
         load(url, image_shape=(1, 32, 32))
     with pytest.raises(InputError, match="holds its own weights"):
@@ -293,7 +298,7 @@ def test_invalid_address_or_settings_raise(scripted: Callable[..., str]) -> None
             load(f"{url}#rate={rate}")
 
 
-def raw(sent: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+def raw_response(sent: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
     return lambda handler: handler.wfile.write(sent) and None
 
 
@@ -306,8 +311,10 @@ def raw(sent: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
         (b"\x1b]0;PWN\x07\r\n\r\n", "did not answer"),
     ],
 )
-def test_hostile_response_gives_one_printable_line(sent: bytes, message: str, scripted: Callable[..., str]) -> None:
-    box = load(f"{scripted(raw(sent))}#retries=0:timeout=5")
+def test_hostile_response_gives_one_printable_line(
+    sent: bytes, message: str, scripted_service: Callable[..., str]
+) -> None:
+    box = load(f"{scripted_service(raw_response(sent))}#retries=0:timeout=5")
     with pytest.raises(InputError, match=message) as caught:
         box(X)
     assert str(caught.value).isprintable()
@@ -326,10 +333,10 @@ def test_hostile_response_gives_one_printable_line(sent: bytes, message: str, sc
     ],
 )
 def test_response_of_wrong_kind_raises_with_hint(
-    about: dict[str, Any], answer: dict[str, Any], message: str, scripted: Callable[..., str]
+    about: dict[str, Any], answer: dict[str, Any], message: str, scripted_service: Callable[..., str]
 ) -> None:
     with pytest.raises(InputError, match=message):
-        load(scripted((200, {}, answer), about=ABOUT | about))(X)
+        load(scripted_service((200, {}, answer), about=ABOUT | about))(X)
 
 
 # Where a target stands
@@ -358,17 +365,17 @@ def test_substitute_of_service_within_query_budget(
     started_service: Callable[..., str], digits: Path, tmp_path: Path
 ) -> None:
     words = substitute_words(started_service("labels"), digits, tmp_path)
-    with pytest.raises(SystemExit):  # labels are all that it tells
+    with pytest.raises(SystemExit):  # the service returns labels only
         run(substitute.main, substitute.Settings, words)
     run(substitute.main, substitute.Settings, [*words, "--answers", "labels", "--budget", "40"])
     assert json.loads((tmp_path / "training.json").read_text())["queries"] == 40
 
 
 def test_responses_before_a_failure_are_kept(
-    digits: Path, tmp_path: Path, started: Callable[[ThreadingHTTPServer], str], classifier: Path
+    digits: Path, tmp_path: Path, start_server: Callable[[ThreadingHTTPServer], str], classifier: Path
 ) -> None:
     server = service.serve(load_classifier(str(classifier / "classifier")), "probabilities", 10)
-    url, asked = started(server), [0]
+    url, asked = start_server(server), [0]
     answer = server.RequestHandlerClass.do_POST
 
     def fail_once(handler: Any) -> None:
@@ -383,7 +390,7 @@ def test_responses_before_a_failure_are_kept(
     with pytest.raises(SystemExit):
         run(substitute.main, substitute.Settings, words)
     run(substitute.main, substitute.Settings, [*words, "--resume"])
-    # 32 images and 8 adversarial ones, and the 10 that it was asked about and did not answer.
+    # 32 images, 8 adversarial ones, and the 10 of the failed query.
     assert json.loads((tmp_path / "training.json").read_text())["queries"] == 32 + 8 + 10
 
 

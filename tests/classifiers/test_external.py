@@ -205,7 +205,7 @@ def test_timm_published_weights_are_requested(timm_resnet, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def hugging(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def transformers_directories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directories written by `save_pretrained`: resnet, vit (32 x 32 only), backbone, flipping."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -230,10 +230,10 @@ def hugging(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["resnet", "half", "vit"])
-def test_transformers_equal_processor_and_model(hugging, kind):
+def test_transformers_equal_processor_and_model(transformers_directories, kind):
     import transformers
 
-    directory = hugging / kind
+    directory = transformers_directories / kind
     target = load_target(f"hf:{directory}")
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     processor = transformers.AutoImageProcessor.from_pretrained(directory)
@@ -246,19 +246,37 @@ def test_transformers_equal_processor_and_model(hugging, kind):
     assert target.classes == (None if kind == "vit" else ("cat", "dog", "green frog, Rana"))
 
 
-def test_transformers_with_weights_file(hugging):
+def test_transformers_with_weights_file(transformers_directories):
     x = torch.rand(2, 3, 32, 32)
-    own = load_target(f"hf:{hugging / 'resnet'}", hugging / "half" / "model.safetensors")
-    torch.testing.assert_close(own(x), load_target(f"hf:{hugging / 'half'}")(x))
+    own = load_target(
+        f"hf:{transformers_directories / 'resnet'}", transformers_directories / "half" / "model.safetensors"
+    )
+    torch.testing.assert_close(own(x), load_target(f"hf:{transformers_directories / 'half'}")(x))
 
 
-def test_transformers_errors(hugging, tmp_path):
+def test_transformers_errors(transformers_directories, tmp_path):
     for arguments, keywords, message in [
-        ((f"hf:{hugging / 'backbone'}",), {}, "holds no weights of classifier.1.bias, expected a trained classifier"),
-        ((f"hf:{hugging / 'flipping'}",), {}, r"MobileViT\w*\) does more than to rescale and normalise"),
+        (
+            (f"hf:{transformers_directories / 'backbone'}",),
+            {},
+            "holds no weights of classifier.1.bias, expected a trained classifier",
+        ),
+        (
+            (f"hf:{transformers_directories / 'flipping'}",),
+            {},
+            r"MobileViT\w*\) does more than to rescale and normalise",
+        ),
         ((f"hf:{tmp_path}",), {}, "transformers cannot load hf:.*config.json"),
-        ((f"hf:{hugging / 'vit'}",), {"image_shape": (3, 48, 48)}, "takes images of 32 x 32 pixels, got 48 x 48"),
-        ((f"hf:{hugging / 'vit'}",), {"image_shape": (4, 32, 32)}, "takes images of 3 channels, got 4"),
+        (
+            (f"hf:{transformers_directories / 'vit'}",),
+            {"image_shape": (3, 48, 48)},
+            "takes images of 32 x 32 pixels, got 48 x 48",
+        ),
+        (
+            (f"hf:{transformers_directories / 'vit'}",),
+            {"image_shape": (4, 32, 32)},
+            "takes images of 3 channels, got 4",
+        ),
     ]:
         with pytest.raises(InputError, match=message) as raised:
             load_target(*arguments, **keywords)

@@ -21,7 +21,7 @@ X = torch.rand(7, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 W = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
 
 
-def made(
+def write_linear_model(
     path: Path,
     *,
     batch: int | str = "n",
@@ -68,7 +68,7 @@ def made(
 def test_log_probabilities_for_any_batch_size(
     kind: dict[str, Any], tolerance: float, batch: int | str, tmp_path: Path
 ) -> None:
-    box = load_classifier(made(tmp_path / "it.onnx", batch=batch, **kind))
+    box = load_classifier(write_linear_model(tmp_path / "it.onnx", batch=batch, **kind))
     expected = (X.flatten(1) @ torch.from_numpy(W)).log_softmax(1)
     for n in (0, 1, 4, 7):
         assert torch.allclose(box(X[:n]), expected[:n], atol=tolerance)
@@ -77,7 +77,7 @@ def test_log_probabilities_for_any_batch_size(
 
 
 def test_score_attack_runs_and_gradient_attack_raises(tmp_path: Path) -> None:
-    box, rng = load_classifier(made(tmp_path / "it.onnx")), torch.Generator().manual_seed(0)
+    box, rng = load_classifier(write_linear_model(tmp_path / "it.onnx")), torch.Generator().manual_seed(0)
     y = box(X).argmax(1)
     assert (box(square(box, X, y, eps=0.5, queries=30, rng=rng)).argmax(1) != y).any()
     with pytest.raises(InputError, match="passes no gradient to its input"):
@@ -86,35 +86,35 @@ def test_score_attack_runs_and_gradient_attack_raises(tmp_path: Path) -> None:
 
 def test_identity_depends_on_external_weights(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(W.tobytes())
-    path = made(tmp_path / "it.onnx", external="w.bin")
+    path = write_linear_model(tmp_path / "it.onnx", external="w.bin")
     before = load_classifier(path)
-    assert torch.allclose(before(X), load_classifier(made(tmp_path / "inside.onnx"))(X))
+    assert torch.allclose(before(X), load_classifier(write_linear_model(tmp_path / "inside.onnx"))(X))
     (tmp_path / "w.bin").write_bytes((2 * W).tobytes())
     assert load_classifier(path).identity != before.identity
     (tmp_path / "deep").mkdir()
     with pytest.raises(InputError, match=r"wants weights from \.\./w\.bin, expected them beside it"):
-        load_classifier(made(tmp_path / "deep/it.onnx", external="../w.bin"))
+        load_classifier(write_linear_model(tmp_path / "deep/it.onnx", external="../w.bin"))
     os.mkfifo(tmp_path / "pipe.bin")
     with pytest.raises(InputError, match=r"cannot read .*pipe\.bin: a regular file expected"):
-        load_classifier(made(tmp_path / "piped.onnx", external="pipe.bin"))
+        load_classifier(write_linear_model(tmp_path / "piped.onnx", external="pipe.bin"))
 
 
 def test_invalid_files_raise(tmp_path: Path) -> None:
-    path = Path(made(tmp_path / "it.onnx"))
+    path = Path(write_linear_model(tmp_path / "it.onnx"))
     with pytest.raises(InputError, match="takes images of 1 x 4 x 4, got 3 x 4 x 4"):
         load_classifier(str(path), image_shape=(3, 4, 4))
     with pytest.raises(InputError, match="holds its own weights"):
         load_classifier(str(path), "w.pt")
     with pytest.raises(InputError, match="takes images of 1 x any x any and nobody says of which size"):
-        load_classifier(made(tmp_path / "any.onnx", size="s"))
+        load_classifier(write_linear_model(tmp_path / "any.onnx", size="s"))
     with pytest.raises(InputError, match=r"any\.onnx cannot take images of shape \(1, 5, 5\)"):
         load_classifier(str(tmp_path / "any.onnx"), image_shape=(1, 5, 5))
     with pytest.raises(
         InputError, match=r"must answer with scores, floats of shape \(n, classes\), got y tensor\(int64\)"
     ):
-        load_classifier(made(tmp_path / "labels.onnx", labels=True))
+        load_classifier(write_linear_model(tmp_path / "labels.onnx", labels=True))
     with pytest.raises(InputError, match=r"nan\.onnx answers with NaN or infinity"):
-        load_classifier(made(tmp_path / "nan.onnx", weights=W * np.nan))(X)
+        load_classifier(write_linear_model(tmp_path / "nan.onnx", weights=W * np.nan))(X)
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(InputError, match=r"cannot read .*it\.onnx: truncated, or no ONNX model"):
         load_classifier(str(path))
@@ -125,7 +125,7 @@ def test_invalid_files_raise(tmp_path: Path) -> None:
         load_classifier(str(tmp_path / "two.onnx"))
 
 
-def one_value(path: Path, last: str, *, flat: bool = False) -> str:
+def write_single_output_model(path: Path, last: str, *, flat: bool = False) -> str:
     """f = w . x - 2, through `last`, as one column (n, 1) or (n,)."""
     w, two = (
         numpy_helper.from_array(np.ones((16, 1), np.float32) / 4, "w"),
@@ -159,13 +159,13 @@ def save(path: Path, graph: Any, functions: Any = ()) -> str:
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("last", ["Sigmoid", "Identity"])
 def test_single_output_is_probability_or_logit(tmp_path: Path, last: str, flat: bool) -> None:
-    box = load_classifier(one_value(tmp_path / "one.onnx", last, flat=flat))
+    box = load_classifier(write_single_output_model(tmp_path / "one.onnx", last, flat=flat))
     p = (X.flatten(1).sum(1) / 4 - 2).sigmoid()
     assert box.num_classes == 2
     torch.testing.assert_close(box.ask(X), torch.stack([1 - p, p], 1))
 
 
-def several(path: Path, values: dict[str, str]) -> str:
+def write_multi_output_model(path: Path, values: dict[str, str]) -> str:
     """z (n, 3) and functions of it, as outputs with these names."""
     nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["z"])]
     nodes += [helper.make_node(kind, ["z"], [name]) for name, kind in values.items()]
@@ -180,7 +180,7 @@ def several(path: Path, values: dict[str, str]) -> str:
 
 
 def test_output_is_chosen_by_name(tmp_path: Path) -> None:
-    path = several(tmp_path / "two.onnx", {"features": "Relu", "scores": "Identity"})
+    path = write_multi_output_model(tmp_path / "two.onnx", {"features": "Relu", "scores": "Identity"})
     with pytest.raises(
         InputError, match=r"has 2 outputs that may be the scores: .*#output=NAME with one of features .*, "
     ):
@@ -197,7 +197,7 @@ def test_output_is_chosen_by_name(tmp_path: Path) -> None:
 
 def test_independent_probabilities_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="3 independent probabilities per image"):
-        load_classifier(several(tmp_path / "it.onnx", {"y": "Sigmoid"}))
+        load_classifier(write_multi_output_model(tmp_path / "it.onnx", {"y": "Sigmoid"}))
 
 
 def test_batch_dependent_scores_raise(tmp_path: Path) -> None:

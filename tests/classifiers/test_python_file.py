@@ -40,7 +40,7 @@ def load(path: Path, factory: str = "build") -> Other:
     return target
 
 
-def written(folder: Path, files: dict[str, str]) -> Path:
+def write_files(folder: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -61,7 +61,7 @@ def test_files_import_their_own_helpers_of_the_same_name(tmp_path: Path, imports
     before, path = set(sys.modules), list(sys.path)
     for folder, value in (("a", 1.0), ("b", 2.0)):
         text = BUILD.format(imports=imports, name=name)
-        written(tmp_path / folder, {"mine.py": text, helper: f"{NET}\nVALUE = {value}\n"})
+        write_files(tmp_path / folder, {"mine.py": text, helper: f"{NET}\nVALUE = {value}\n"})
     a, b, again = (load(tmp_path / folder / "mine.py") for folder in ("a", "b", "a"))
     assert (value_of(a), value_of(b), value_of(again)) == (1.0, 2.0, 1.0)
     assert fingerprint(a) == fingerprint(again) != fingerprint(b)
@@ -71,7 +71,7 @@ def test_files_import_their_own_helpers_of_the_same_name(tmp_path: Path, imports
 
 def test_file_in_package_imports_absolutely_and_relatively(tmp_path: Path) -> None:
     for folder, value in (("a", 1.0), ("b", 2.0)):
-        written(
+        write_files(
             tmp_path / folder,
             {
                 "pkg/__init__.py": f"VALUE = {value}\n",
@@ -87,12 +87,12 @@ def test_file_in_package_imports_absolutely_and_relatively(tmp_path: Path) -> No
 
 
 def test_helper_takes_precedence_over_loaded_module(tmp_path: Path) -> None:
-    other = written(tmp_path / "other", {"net.py": "VALUE = 9.0\n"})
+    other = write_files(tmp_path / "other", {"net.py": "VALUE = 9.0\n"})
     sys.path.insert(0, str(other))
     try:
         import net  # type: ignore[import-not-found]
 
-        written(
+        write_files(
             tmp_path, {"mine.py": BUILD.format(imports="import net", name="net"), "net.py": f"{NET}\nVALUE = 3.0\n"}
         )
         assert value_of(load(tmp_path / "mine.py")) == 3.0
@@ -106,14 +106,16 @@ def test_import_in_forward_uses_own_helper(tmp_path: Path) -> None:
     lazy = NET.replace("        f = ", "        import scale\n        f = scale.SCALE * ")
     for folder, value in (("a", 1.0), ("b", 2.0)):
         text = f"{lazy}\ndef build():\n    return Net(1.0)\n"
-        written(tmp_path / folder, {"mine.py": text, "scale.py": f"SCALE = {value}\n"})
+        write_files(tmp_path / folder, {"mine.py": text, "scale.py": f"SCALE = {value}\n"})
     a, b = (load(tmp_path / folder / "mine.py") for folder in ("a", "b"))
     assert (value_of(a), value_of(b), value_of(a)) == (1.0, 2.0, 1.0)
 
 
 def test_changed_helper_is_reloaded(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
-    written(tmp_path, {"mine.py": BUILD.format(imports="import net", name="net"), "net.py": f"{NET}\nVALUE = 1.0\n"})
+    write_files(
+        tmp_path, {"mine.py": BUILD.format(imports="import net", name="net"), "net.py": f"{NET}\nVALUE = 1.0\n"}
+    )
     first = load(mine)
     (tmp_path / "net.py").write_text(f"{NET}\nVALUE = 2.0\n")  # of the same size, in the same second
     second = load(mine)
@@ -125,7 +127,7 @@ def test_changed_helper_is_reloaded(tmp_path: Path) -> None:
 def test_fingerprint_covers_values_read_from_files(tmp_path: Path, kind: str) -> None:
     text = "from pathlib import Path\n" + NET.replace("value\n    def", "value\n        self.t = KIND\n    def")
     text = text.replace("KIND", kind.format("float((Path(__file__).parent / 't.txt').read_text())"))
-    written(tmp_path, {"mine.py": f"{text}\ndef build():\n    return Net(1.0)\n", "t.txt": "1"})
+    write_files(tmp_path, {"mine.py": f"{text}\ndef build():\n    return Net(1.0)\n", "t.txt": "1"})
     one = fingerprint(load(tmp_path / "mine.py"))
     assert fingerprint(load(tmp_path / "mine.py")) == one
     (tmp_path / "t.txt").write_text("2")
@@ -170,7 +172,7 @@ class Scaled(Net):
 
     def change(folder: Path, value: float) -> Path:
         monkeypatch.setenv("T", str(value))
-        written(folder, {"mine.py": text, "t.json": str(value), "late.py": f"T = {value}"})
+        write_files(folder, {"mine.py": text, "t.json": str(value), "late.py": f"T = {value}"})
         np.savez(folder / "t.npz", t=value)
         torch.save(torch.tensor(value), folder / "t.pt")
         return folder / "mine.py"
@@ -195,7 +197,7 @@ def build():
     return BlackBox(answer, 2, image_shape=(1, 2, 2))
 """
     for folder, p in (("a", "[1.0, 0.0]"), ("b", "[0.25, 0.75]")):
-        written(tmp_path / folder, {"mine.py": text, "late.py": f"P = {p}"})
+        write_files(tmp_path / folder, {"mine.py": text, "late.py": f"P = {p}"})
     a, b = (load(tmp_path / folder / "mine.py") for folder in ("a", "b"))
     x = torch.ones(1, 1, 2, 2)
     assert [target(x).exp()[0, 0].item() for target in (a, b, a)] == [1.0, 0.25, 1.0]
@@ -219,7 +221,9 @@ torch.set_default_device("cpu")
 
 
 def test_global_switches_are_restored(tmp_path: Path) -> None:
-    written(tmp_path, {"mine.py": f"{SWITCHES}{NET}\ndef build():\n    torch.manual_seed(1)\n    return Net(1.0)\n"})
+    write_files(
+        tmp_path, {"mine.py": f"{SWITCHES}{NET}\ndef build():\n    torch.manual_seed(1)\n    return Net(1.0)\n"}
+    )
     folder, limit, benchmark = Path.cwd(), sys.getrecursionlimit(), torch.backends.cudnn.benchmark
     torch.manual_seed(7), np.random.seed(7), random.seed(7)
     expected = torch.rand(1), np.random.rand(), random.random()
@@ -242,7 +246,7 @@ def test_weights_created_in_inference_mode_are_normal_tensors(tmp_path: Path) ->
     text += (
         "    net = Net(1.0); net.a = net.b = nn.Parameter(torch.tensor(2.0)); net.register_buffer('c', torch.ones(1))\n"
     )
-    written(tmp_path, {"mine.py": f"{text}    return net\n"})
+    write_files(tmp_path, {"mine.py": f"{text}    return net\n"})
     model = load(tmp_path / "mine.py")
     assert not torch.is_inference_mode_enabled()
     assert not any(tensor.is_inference() for tensor in model.state_dict().values())
@@ -254,7 +258,7 @@ def test_weights_created_in_inference_mode_are_normal_tensors(tmp_path: Path) ->
 
 
 def test_deleting_inference_guard_keeps_gradients_enabled(tmp_path: Path) -> None:
-    written(tmp_path, {"mine.py": f"{SWITCHES}{NET}\ndef build():\n    return Net(1.0)\n"})
+    write_files(tmp_path, {"mine.py": f"{SWITCHES}{NET}\ndef build():\n    return Net(1.0)\n"})
     target = load(tmp_path / "mine.py")
     del target  # and the file's module with it
     gc.collect()
@@ -262,7 +266,7 @@ def test_deleting_inference_guard_keeps_gradients_enabled(tmp_path: Path) -> Non
 
 
 def test_switches_are_restored_after_an_error(tmp_path: Path) -> None:
-    written(tmp_path, {"mine.py": "import torch\ntorch.set_grad_enabled(False)\nimport no_such_module_beside\n"})
+    write_files(tmp_path, {"mine.py": "import torch\ntorch.set_grad_enabled(False)\nimport no_such_module_beside\n"})
     with pytest.raises(InputError, match=r"mine.py, line 3: ModuleNotFoundError: No module named 'no_such_module"):
         load(tmp_path / "mine.py")
     assert torch.is_grad_enabled()
@@ -273,8 +277,8 @@ def test_single_logit_is_wrapped_and_sigmoid_refused(tmp_path: Path, column: str
     from advgan.classifiers import check_target
 
     head = NET.replace("return torch.stack([-f, f], 1)", f"return f{column}")
-    written(tmp_path, {"logit.py": f"{head}\ndef build():\n    return Net(8.0)\n"})
-    written(
+    write_files(tmp_path, {"logit.py": f"{head}\ndef build():\n    return Net(8.0)\n"})
+    write_files(
         tmp_path, {"p.py": head.replace("return f", "return f.sigmoid()") + "\ndef build():\n    return Net(8.0)\n"}
     )
     x = torch.stack([torch.full((1, 2, 2), 0.25), torch.full((1, 2, 2), 0.75)])
@@ -287,7 +291,7 @@ def test_single_logit_is_wrapped_and_sigmoid_refused(tmp_path: Path, column: str
 
 def test_class_without_init_is_a_factory(tmp_path: Path) -> None:
     text = "from torch import nn\nclass Net(nn.Module):\n    image_shape = (1, 2, 2)\n    def forward(self, x):\n"
-    written(tmp_path, {"mine.py": f"{text}        return x.flatten(1)[:, :3]\n"})
+    write_files(tmp_path, {"mine.py": f"{text}        return x.flatten(1)[:, :3]\n"})
     assert load(tmp_path / "mine.py", "Net").num_classes == 3
 
 
@@ -299,7 +303,7 @@ def test_factory_returns_an_exported_program_with_its_logits_and_gradients(tmp_p
     torch.export.save(program, tmp_path / "model.pt2")
     text = "import torch\nfrom pathlib import Path\nFILE = Path(__file__).with_name('model.pt2')\n"
     text += "def build():\n    return torch.export.unflatten(torch.export.load(FILE))\n"
-    target = load_target(f"{written(tmp_path, {'mine.py': text}) / 'mine.py'}:build", image_shape=(1, 4, 4))
+    target = load_target(f"{write_files(tmp_path, {'mine.py': text}) / 'mine.py'}:build", image_shape=(1, 4, 4))
     leaf = x.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(target(leaf)[:, 0].sum(), leaf)
     expected = x.clone().requires_grad_(True)

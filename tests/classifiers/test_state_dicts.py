@@ -36,11 +36,11 @@ STATE: State = model().state_dict()
 OTHER: State = model(1).state_dict()
 
 
-def behind(prefix: str, state: State = STATE) -> State:
+def with_prefix(prefix: str, state: State = STATE) -> State:
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
-def loads(content: Any, file: Path, **settings: Any) -> Any:
+def load_saved(content: Any, file: Path, **settings: Any) -> Any:
     torch.save(content, file)
     return load_target(NAME, file, **settings)
 
@@ -55,12 +55,12 @@ def file(tmp_path: Path) -> Path:
     [
         STATE,
         *({key: STATE, "epoch": 3} for key in ("state_dict", "model", "net", "ema", "params", "weights", "generator")),
-        {"checkpoint": {"model_state_dict": behind("module.")}, "loss": torch.tensor(0.2)},
-        {"state_dict": behind("model._orig_mod.net."), "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}},
+        {"checkpoint": {"model_state_dict": with_prefix("module.")}, "loss": torch.tensor(0.2)},
+        {"state_dict": with_prefix("model._orig_mod.net."), "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}},
         {"a": [{"student": STATE}]},
         {"layers": {name.removeprefix("layers."): tensor for name, tensor in STATE.items()}},
-        behind("an.own.attribute."),
-        {**behind("module."), "n_averaged": torch.tensor(5)},
+        with_prefix("an.own.attribute."),
+        {**with_prefix("module."), "n_averaged": torch.tensor(5)},
         {name.replace("layers.", "layers.module."): tensor for name, tensor in STATE.items()},
         {name.replace("layers.5", "layers.5._orig_mod"): tensor for name, tensor in STATE.items()},
         {name.removeprefix("layers."): tensor for name, tensor in STATE.items()},
@@ -69,24 +69,32 @@ def file(tmp_path: Path) -> Path:
     ids=lambda content: next(iter(content)),
 )
 def test_weights_load_with_any_key_and_prefix(content: Any, file: Path) -> None:
-    assert torch.equal(loads(content, file)(X), model()(X))
+    assert torch.equal(load_saved(content, file)(X), model()(X))
 
 
 @pytest.mark.parametrize(
     ("content", "taken", "note"),
     [
         ({"model_ema": OTHER, "model": STATE}, STATE, "weights under model are used; those under model_ema fit too"),
-        ({"state_dict": behind("teacher.", OTHER) | behind("student.")}, STATE, "under state_dict.student are used"),
+        (
+            {"state_dict": with_prefix("teacher.", OTHER) | with_prefix("student.")},
+            STATE,
+            "under state_dict.student are used",
+        ),
         ({"net": OTHER, "state_dict": STATE}, STATE, "weights under state_dict are used"),
         ({"model": STATE, "model_ema": STATE}, STATE, ""),
-        ({**behind("net."), "criterion.weight": torch.ones(4)}, STATE, r"1 tensors .* not used \(criterion.weight\)"),
-        ({**behind("encoder."), "projector.0.weight": torch.ones(4, 4)}, STATE, "projector.0.weight"),
+        (
+            {**with_prefix("net."), "criterion.weight": torch.ones(4)},
+            STATE,
+            r"1 tensors .* not used \(criterion.weight\)",
+        ),
+        ({**with_prefix("encoder."), "projector.0.weight": torch.ones(4, 4)}, STATE, "projector.0.weight"),
     ],
 )
 def test_choice_among_several_state_dicts_is_noted(
     content: Any, taken: State, note: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loaded = loads(content, file).state_dict()
+    loaded = load_saved(content, file).state_dict()
     assert all(torch.equal(loaded[name], taken[name]) for name in taken)
     printed = capsys.readouterr().err
     assert re.search(note, printed) if note else not printed
@@ -97,7 +105,7 @@ def test_choice_among_several_state_dicts_is_noted(
     [
         ({"first": STATE, "second": OTHER}, "several weights that fit, under first, second"),
         ({**STATE, "layers.9.weight": torch.ones(2, 2)}, r"1 unexpected \(layers.9.weight\)"),
-        ({**behind("part."), "rest.weight": torch.ones(2, 2)}, "does not fit mnist-small"),
+        ({**with_prefix("part."), "rest.weight": torch.ones(2, 2)}, "does not fit mnist-small"),
         ({"state_dict": dict(list(STATE.items())[1:]), "epoch": 1}, r"1 missing \(layers.0.weight\).*holds state_dict"),
         ({"epoch": 3, "optimizer": {"lr": 0.1}}, r"holds no weights.*it holds epoch \(int\), optimizer \(dict\)"),
         ({"net.x": STATE["layers.0.weight"], "net": {"x": STATE["layers.0.weight"]}}, "two tensors called net.x"),
@@ -105,7 +113,7 @@ def test_choice_among_several_state_dicts_is_noted(
 )
 def test_partial_or_ambiguous_weights_are_refused(content: Any, message: str, file: Path) -> None:
     with pytest.raises(InputError, match=message) as raised:
-        loads(content, file)
+        load_saved(content, file)
     assert "\n" not in str(raised.value)
 
 
@@ -132,7 +140,7 @@ def test_weights_load_into_wrapped_model(tmp_path: Path, wrap: Callable[[nn.Modu
 def test_weights_by_order_on_request(file: Path) -> None:
     renamed = {f"conv{i}.{name.rpartition('.')[2]}": tensor for i, (name, tensor) in enumerate(STATE.items())}
     with pytest.raises(InputError, match=r"the same in the same order: --weights-by-order .*by_order=True"):
-        loads({"net": renamed, "epoch": 2}, file)
+        load_saved({"net": renamed, "epoch": 2}, file)
     for loaded in (
         load_target(NAME, f"{file}:by-order"),
         load_target(NAME, file, by_order=True),
@@ -143,7 +151,7 @@ def test_weights_by_order_on_request(file: Path) -> None:
     swapped |= {name.replace("bias", "weight"): tensor for name, tensor in renamed.items() if "bias" in name}
     for content in (swapped, dict(reversed(renamed.items()))):
         with pytest.raises(InputError, match=r"does not fit .* by order"):
-            loads(content, file, by_order=True)
+            load_saved(content, file, by_order=True)
 
 
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -185,12 +193,12 @@ def test_non_finite_weights_are_refused(value: float, file: Path) -> None:
     broken["layers.0.bias"] = broken["layers.0.bias"].clone()
     broken["layers.0.bias"][3] = value
     with pytest.raises(InputError, match=r"layers.0.bias holds NaN or infinity, expected finite weights"):
-        loads(broken, file)
+        load_saved(broken, file)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_float_types_become_float32(dtype: torch.dtype, file: Path) -> None:
-    loaded = loads({name: tensor.to(dtype) for name, tensor in STATE.items()}, file).state_dict()
+    loaded = load_saved({name: tensor.to(dtype) for name, tensor in STATE.items()}, file).state_dict()
     assert all(torch.equal(loaded[name], tensor.to(dtype).float()) for name, tensor in STATE.items())
 
 
@@ -204,7 +212,7 @@ def test_other_float_types_become_float32(dtype: torch.dtype, file: Path) -> Non
 )
 def test_refused_pickle_global_names_conversion_command(content: Any, refused: str, file: Path) -> None:
     with pytest.raises(InputError, match=rf"it needs {refused}.*torch.save\(torch.load\('w.pth'.*weights_only=False\)"):
-        loads(content, file)
+        load_saved(content, file)
 
 
 @pytest.mark.parametrize("heads", [False, True])
@@ -251,4 +259,4 @@ def test_recursive_and_huge_lists_are_refused(file: Path) -> None:
         grown = [grown] * 12
     for content in (endless, grown):
         with pytest.raises(InputError, match="holds too much"):
-            loads({"x": content, **STATE}, file)
+            load_saved({"x": content, **STATE}, file)

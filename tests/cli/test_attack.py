@@ -135,7 +135,7 @@ def test_class_names(classifier: Path, digits: Path, tmp_path: Path, monkeypatch
     words = (one, out, "--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier")
     attack(*words, "--y-target", "botom", code=2)
     attack(*words, "--y-target", "bottom")
-    assert rows(out)["0.png"]["before"] in ("bottom", "'=middle", "top")  # no spreadsheet takes it for a formula
+    assert rows(out)["0.png"]["before"] in ("bottom", "'=middle", "top")  # escaped for spreadsheets
     assert "y_target: '0'" in (out / "settings-attack.yaml").read_text()
 
 
@@ -185,7 +185,7 @@ def test_existing_files_are_not_overwritten_without_force(
     assert "eps was 0.0784" in capsys.readouterr().err
     (out / "settings-attack.yaml").unlink()
     (out / "manifest.csv").rename(tmp_path / "manifest.csv")
-    attack(photos, out, "--generator", generator, "--eps", "4/255", code=2)  # the pictures say it too
+    attack(photos, out, "--generator", generator, "--eps", "4/255", code=2)  # eps is also in the PNG metadata
     assert "were not made from these pictures with these settings" in capsys.readouterr().err
     (out / "manifest.csv").write_text("mine")
     attack(photos, out, "--generator", generator, code=2)
@@ -282,7 +282,7 @@ def test_settings_file_reproduces_the_call(photos: Path, generator: Path, tmp_pa
     again = tmp_path / "again"
     attack(photos, again, "--recipe", tmp_path / "out" / "settings-attack.yaml")
     assert contents(again) == contents(tmp_path / "out")
-    main(["attack", "--recipe", str(again / "settings-attack.yaml")])  # it says where, too
+    main(["attack", "--recipe", str(again / "settings-attack.yaml")])  # the output folder is in the recipe
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -375,7 +375,7 @@ def test_large_images_and_pipes_are_skipped_unread(
 ) -> None:
     Image.new("L", (600, 500)).save(photos / "large.png")
     os.mkfifo(photos / "pipe.png")
-    monkeypatch.setattr(Image.Image, "load", _never(Image.Image.load, 600))
+    monkeypatch.setattr(Image.Image, "load", _fail_for_width(Image.Image.load, 600))
     attack(photos, tmp_path / "out", "--generator", generator, "--max-pixels", 250_000, code=3)
     left = {name: row["reason"] for name, row in rows(tmp_path / "out").items() if row["status"] != "ok"}
     assert left == {
@@ -388,7 +388,7 @@ def test_large_images_and_pipes_are_skipped_unread(
     assert rows(tmp_path / "out")["large.png"]["width"] == "600"
 
 
-def _never(load: Callable[[Image.Image], object], width: int) -> Callable[[Image.Image], object]:
+def _fail_for_width(load: Callable[[Image.Image], object], width: int) -> Callable[[Image.Image], object]:
     def guarded(image: Image.Image) -> object:
         assert image.width != width, "decoded"
         return load(image)
@@ -510,9 +510,9 @@ def test_png_metadata_identify_finished_images(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-30] + bytes([content[-30] ^ 1]) + content[-29:])
     assert finished(path) == {"input": "ä.png"}, "damaged"
-    assert finished(_plain(tmp_path)) is None
+    assert finished(_plain_png(tmp_path)) is None
 
 
-def _plain(folder: Path) -> Path:
+def _plain_png(folder: Path) -> Path:
     Image.new("L", (4, 4)).save(folder / "plain.png")
     return folder / "plain.png"

@@ -93,7 +93,7 @@ def places(checkpoint: Path, tmp_path: Path) -> dict[str, Path]:
     return {"g": tmp_path / "g", "photos": tmp_path / "photos", "out": tmp_path / "out"}
 
 
-def refused(words: list[str], places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> str:
+def error_line(words: list[str], places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as stop:
         main([word.format(**places) for word in words])
     error = capsys.readouterr().err
@@ -115,7 +115,7 @@ def test_damaged_checkpoint(
 ) -> None:
     damage(places["g"] / file)
     assert re.search(
-        r"config\.json|model\.safetensors|generator|checkpoint", refused(COMMANDS[command], places, capsys)
+        r"config\.json|model\.safetensors|generator|checkpoint", error_line(COMMANDS[command], places, capsys)
     )
 
 
@@ -132,7 +132,7 @@ def test_damaged_recipe(
 ) -> None:
     (tmp_path / "r.yaml").write_text("force: true")
     damage(tmp_path / "r.yaml")
-    assert "recipe" in refused([*COMMANDS[command], "--recipe", f"{tmp_path}/r.yaml"], places, capsys)
+    assert "recipe" in error_line([*COMMANDS[command], "--recipe", f"{tmp_path}/r.yaml"], places, capsys)
 
 
 @pytest.mark.parametrize("damage", [cut, noise, html, folder, pipe, endless, dangling])
@@ -144,7 +144,7 @@ def test_damaged_card_or_onnx_file(
     assert "39,760" not in capsys.readouterr().out
     (tmp_path / "m.onnx").write_bytes(b"onnx" * 9)
     damage(tmp_path / "m.onnx")
-    refused(["info", str(tmp_path / "m.onnx")], places, capsys)
+    error_line(["info", str(tmp_path / "m.onnx")], places, capsys)
 
 
 @pytest.mark.parametrize("place", ["/proc/advgan", "{photos}/a.png/below", "{g}/config.json"])
@@ -153,7 +153,7 @@ def test_unwritable_place(
     command: str, place: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [word.replace("{out}", place) for word in COMMANDS[command]]
-    refused(words, places, capsys)
+    error_line(words, places, capsys)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -238,4 +238,4 @@ def test_recipe_with_a_nul_character(
 ) -> None:
     (tmp_path / "r.yaml").write_text('generator: "g\\0"\n')
     attack = ["attack", "{photos}", "{out}", "--recipe", f"{tmp_path}/r.yaml"]
-    assert "NUL character in line 1" in refused(attack, places, capsys)
+    assert "NUL character in line 1" in error_line(attack, places, capsys)

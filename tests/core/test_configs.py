@@ -51,7 +51,7 @@ def named_target(*names: str) -> Any:
     return model.eval()
 
 
-def changed(saved: Path, kind: str, folder: Path, text: str | None = None, /, **values: Any) -> Path:
+def with_config(saved: Path, kind: str, folder: Path, text: str | None = None, /, **values: Any) -> Path:
     """A copy of a checkpoint with another config.json and without its digest, as third parties write them."""
     shutil.copytree(saved / kind, folder / kind)
     config = json.loads((folder / kind / "config.json").read_text()) | values
@@ -92,7 +92,7 @@ def test_weights_with_nan_are_refused(kind: str, saved: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", LOADERS)
 def test_config_without_digest_loads(kind: str, saved: Path, tmp_path: Path) -> None:
-    assert LOADERS[kind](changed(saved, kind, tmp_path)) is not None
+    assert LOADERS[kind](with_config(saved, kind, tmp_path)) is not None
 
 
 CLASSIFIER: dict[str, Any] = {"name": "mnist-small", "image_shape": [1, 28, 28], "num_classes": 3}
@@ -147,7 +147,7 @@ HOSTILE: list[tuple[str, dict[str, Any]]] = [
 def test_hostile_values_are_refused_before_building(
     kind: str, values: dict[str, Any], saved: Path, tmp_path: Path
 ) -> None:
-    folder, began = changed(saved, kind, tmp_path, **values), time.process_time()
+    folder, began = with_config(saved, kind, tmp_path, **values), time.process_time()
     with pytest.raises(InputError) as raised:
         LOADERS[kind](folder)
     assert "\n" not in str(raised.value)
@@ -158,7 +158,7 @@ def test_hostile_values_are_refused_before_building(
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("text", ["[" * 10**5 + "]" * 10**5, '{"eps":' + "9" * 5000 + "}", "{}", "", '{"name": NaN}'])
 def test_hostile_json_is_refused(kind: str, text: str, saved: Path, tmp_path: Path) -> None:
-    folder = changed(saved, kind, tmp_path, text)
+    folder = with_config(saved, kind, tmp_path, text)
     for call in (LOADERS[kind], summary) if text != "{}" else (LOADERS[kind],):
         with pytest.raises(InputError) as raised:
             call(folder)
@@ -169,7 +169,7 @@ def test_generator_config_with_missing_entry_is_refused(saved: Path, tmp_path: P
     config = json.loads((saved / "generator" / "config.json").read_text())
     del config["eps"]
     with pytest.raises(InputError, match=r"its config.json lacks eps"):
-        Generator.from_pretrained(changed(saved, "generator", tmp_path, json.dumps(config)))
+        Generator.from_pretrained(with_config(saved, "generator", tmp_path, json.dumps(config)))
 
 
 def test_class_names_are_saved_and_loaded(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def as_torch_saves(content: bytes) -> bytes:
 def test_pickles_in_a_state_are_not_executed(state: training.State, name: str, wrapped: bool, tmp_path: Path) -> None:
     trap = pickle.dumps(Trap(tmp_path / "sprung"), protocol=2)
     (folder(state) / name).write_bytes(as_torch_saves(trap) if wrapped else trap)
-    if name == "pytorch_model.bin":  # which is what Accelerate takes where there is no model.safetensors
+    if name == "pytorch_model.bin":  # used by Accelerate without model.safetensors
         (folder(state) / "model.safetensors").unlink()
     (folder(state) / "SHA256SUMS").unlink()
     states._seal(folder(state))
@@ -249,7 +249,7 @@ def test_pickles_in_a_state_are_not_executed(state: training.State, name: str, w
     assert (tmp_path / "sprung").exists(), "the trap is one"
 
 
-def waiting(directory: Path) -> int:
+def start_lock_holder(directory: Path) -> int:
     """A child process that holds the lock of `directory` when this returns."""
 
     def work() -> None:
@@ -264,7 +264,7 @@ def waiting(directory: Path) -> int:
 
 
 def test_directory_in_use_is_refused(tmp_path: Path) -> None:
-    child = waiting(tmp_path)
+    child = start_lock_holder(tmp_path)
     try:
         with pytest.raises(InputError, match=rf"{tmp_path} is in use by process {child} on .*choose another"):
             training.claim(tmp_path, "comparison", resume=False, overwrite=True)
@@ -273,7 +273,7 @@ def test_directory_in_use_is_refused(tmp_path: Path) -> None:
         ended(child)
     assert (tmp_path / LOCK).exists(), "a killed process leaves the file"
     training.claim(tmp_path, "comparison", resume=False, overwrite=True)
-    training.claim(tmp_path, "generator", resume=False, overwrite=True)  # one run may ask twice
+    training.claim(tmp_path, "generator", resume=False, overwrite=True)  # one run may claim twice
     release()
     assert not list(tmp_path.iterdir())
 
@@ -283,7 +283,7 @@ def test_forked_worker_does_not_keep_lock_of_parent(tmp_path: Path) -> None:
     worker = forked(lambda: time.sleep(60))
     try:
         release()
-        other = waiting(tmp_path)
+        other = start_lock_holder(tmp_path)
         os.kill(other, signal.SIGKILL)
         ended(other)
     finally:

@@ -28,7 +28,7 @@ def released() -> Iterator[None]:
 
 
 @pytest.fixture(params=["flock", *map(os.strerror, NO_FLOCK), "not implemented"])
-def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A file system with flock, or one whose flock raises."""
     faults: dict[str, Exception] = {os.strerror(number): OSError(number, os.strerror(number)) for number in NO_FLOCK}
     faults["not implemented"] = NotImplementedError()
@@ -41,11 +41,11 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
-def stale(directory: Path) -> None:
+def write_stale_lock(directory: Path) -> None:
     (directory / LOCK).write_text(f"process {GONE} on {socket.gethostname()}\n")
 
 
-def test_lock_is_reentrant_and_removed_on_release(system: str, tmp_path: Path) -> None:
+def test_lock_is_reentrant_and_removed_on_release(file_system: str, tmp_path: Path) -> None:
     assert hold(tmp_path) is None
     assert hold(tmp_path) is None, "a process may hold one twice"
     assert (tmp_path / LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
@@ -53,7 +53,7 @@ def test_lock_is_reentrant_and_removed_on_release(system: str, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lock_of_live_process_is_respected(system: str, tmp_path: Path) -> None:
+def test_lock_of_live_process_is_respected(file_system: str, tmp_path: Path) -> None:
     child = forked(lambda: (hold(tmp_path), (tmp_path / "ready").touch(), time.sleep(60)))
     while not (tmp_path / "ready").exists():
         time.sleep(0.005)
@@ -68,12 +68,12 @@ def test_lock_of_live_process_is_respected(system: str, tmp_path: Path) -> None:
     assert hold(tmp_path) is None
 
 
-@pytest.mark.parametrize("system", ["flock", os.strerror(errno.ENOSYS)], indirect=True)
+@pytest.mark.parametrize("file_system", ["flock", os.strerror(errno.ENOSYS)], indirect=True)
 @pytest.mark.parametrize("before", ["nothing", "a lock of a process that is gone", "two of them"])
-def test_exactly_one_of_ten_concurrent_claims_wins(system: str, before: str, tmp_path: Path) -> None:
+def test_exactly_one_of_ten_concurrent_claims_wins(file_system: str, before: str, tmp_path: Path) -> None:
     if before != "nothing":
-        stale(tmp_path)
-    if before == "two of them":  # the second was about to take the first one's over
+        write_stale_lock(tmp_path)
+    if before == "two of them":  # a second process was about to replace the first file
         (tmp_path / f"{LOCK}.next").write_text((tmp_path / LOCK).read_text())
     go = tmp_path / "go"
 
@@ -89,7 +89,7 @@ def test_exactly_one_of_ten_concurrent_claims_wins(system: str, before: str, tmp
     assert [ended(child) for child in children] == [0] * 10
     assert len(list(tmp_path.glob("won-*"))) == 1
     assert hold(tmp_path) is None
-    assert not (tmp_path / f"{LOCK}.next").exists() or system == "flock"
+    assert not (tmp_path / f"{LOCK}.next").exists() or file_system == "flock"
 
 
 def test_lock_file_unlinked_during_open_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_without_flock_unknown_holder_is_respected(
 
 
 @pytest.mark.parametrize("trap", ["a directory", "a link", "a link to nothing", "a pipe"])
-def test_special_file_in_place_of_lock_raises(system: str, trap: str, tmp_path: Path) -> None:
+def test_special_file_in_place_of_lock_raises(file_system: str, trap: str, tmp_path: Path) -> None:
     precious, directory = tmp_path / "precious", tmp_path / "run"
     precious.write_text("kept")
     directory.mkdir()

@@ -261,7 +261,7 @@ def test_written_settings_are_read_back_by_every_program(name, tmp_path):
         return  # no program, or nothing to set
     required = {f.name: "some where" for f in dataclasses.fields(settings_class) if f.default is dataclasses.MISSING}
     given = load_recipe(settings_class, recipe(tmp_path, required))
-    for settings in (given, changed(given)):
+    for settings in (given, with_other_values(given)):
         write_settings(settings, tmp_path)
         assert load_recipe(settings_class, settings_file(settings, tmp_path)) == settings
         path = settings_file(settings, tmp_path)
@@ -274,7 +274,7 @@ def recipe(directory, values):
     return path
 
 
-def changed(settings):
+def with_other_values(settings):
     """The settings with another value in each field whose type determines its values."""
     found = {}
     for name, hint in get_type_hints(type(settings)).items():

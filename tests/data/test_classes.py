@@ -21,7 +21,7 @@ from advgan.evaluation.loading import load_targets
 CPU = torch.device("cpu")
 
 
-def named(*classes: str) -> Data:
+def data_of_classes(*classes: str) -> Data:
     """Two images of each class in every split, whose pixel values are the class number."""
     labels = torch.arange(2 * len(classes)) % len(classes)
     split = Split(labels.byte().view(-1, 1, 1, 1).expand(-1, 1, 2, 2), labels)
@@ -32,7 +32,7 @@ ANIMALS = ("tench, Tinca tinca", "green_mamba", "crane", "African grey, grey par
 
 
 def test_subset_of_classes_is_matched_by_name():
-    data = relabel(named("Grey Parrot", "TENCH", "green-mamba"), ANIMALS, 5)
+    data = relabel(data_of_classes("Grey Parrot", "TENCH", "green-mamba"), ANIMALS, 5)
     assert data.classes == ("tench", "green_mamba", "crane", "African grey", "crane, machine")
     assert data.num_classes == 5
     for split in (data.train, data.validation, data.test):
@@ -41,22 +41,22 @@ def test_subset_of_classes_is_matched_by_name():
 
 
 def test_full_name_takes_precedence_over_synonym():
-    assert relabel(named("crane", "tench"), ANIMALS, 5).test.labels[:2].tolist() == [2, 0]
+    assert relabel(data_of_classes("crane", "tench"), ANIMALS, 5).test.labels[:2].tolist() == [2, 0]
 
 
 def test_numeric_folder_names_are_class_indices():
     folders = ("0", "10", "2")  # as a file system sorts them
-    assert relabel(named(*folders), None, 11).test.labels[:3].tolist() == [0, 10, 2]
-    assert relabel(named(*folders), None, 11).classes == tuple(map(str, range(11)))
+    assert relabel(data_of_classes(*folders), None, 11).test.labels[:3].tolist() == [0, 10, 2]
+    assert relabel(data_of_classes(*folders), None, 11).classes == tuple(map(str, range(11)))
     names = [f"name {i}" for i in range(11)]
-    assert relabel(named(*folders), names, 11).test.labels[:3].tolist() == [0, 10, 2]
-    assert relabel(named("0", "1"), ("cat", "dog"), 2).classes == ("cat", "dog")
+    assert relabel(data_of_classes(*folders), names, 11).test.labels[:3].tolist() == [0, 10, 2]
+    assert relabel(data_of_classes("0", "1"), ("cat", "dog"), 2).classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize(
     ("folders", "classes", "numbers"),
     [
-        (("A", "B", "a", "b"), "abAB", [2, 3, 0, 1]),  # case counts where it tells classes apart
+        (("A", "B", "a", "b"), "abAB", [2, 3, 0, 1]),  # case matters where it distinguishes classes
         (("A", "B", "a", "b"), "AaBb", [0, 2, 1, 3]),
         (("a", "b"), "BA", [1, 0]),  # and nowhere else
         (("+", "-", "="), "-+=", [1, 0, 2]),
@@ -74,21 +74,23 @@ def test_numeric_folder_names_are_class_indices():
     ],
 )
 def test_name_match(folders, classes, numbers):
-    assert relabel(named(*folders), classes, len(classes)).test.labels[: len(folders)].tolist() == numbers
+    assert relabel(data_of_classes(*folders), classes, len(classes)).test.labels[: len(folders)].tolist() == numbers
 
 
 def test_complete_numeric_folders_are_class_indices(capsys):
     folders = sorted(map(str, range(12)))  # 0, 1, 10, 11, 2, ...
-    data = relabel(named(*folders), None, 12, "net12")
+    data = relabel(data_of_classes(*folders), None, 12, "net12")
     assert data.test.labels[:12].tolist() == [int(name) for name in folders]
     assert data.classes == tuple(map(str, range(12)))
     assert (
         "in their order as text (0, 1, 10, 11, ... (12 in all)), as torchvision's ImageFolder"
         in capsys.readouterr().err
     )
-    padded = named(*(f"{i:03d}" for i in range(12)))
+    padded = data_of_classes(*(f"{i:03d}" for i in range(12)))
     assert relabel(padded, None, 12, "net12") is padded
-    assert relabel(named(*folders), folders, 12, "net12").test.labels[:12].tolist() == [*range(12)]  # names come first
+    assert relabel(data_of_classes(*folders), folders, 12, "net12").test.labels[:12].tolist() == [
+        *range(12)
+    ]  # names come first
     assert capsys.readouterr().err == ""
 
 
@@ -111,18 +113,18 @@ def test_complete_numeric_folders_are_class_indices(capsys):
 )
 def test_match_not_by_name_is_noted_once(folders, classes, said, capsys):
     for _ in range(2):
-        relabel(named(*folders), classes, 2, "net a")
+        relabel(data_of_classes(*folders), classes, 2, "net a")
     assert capsys.readouterr().err == f"note: {said}\n"
 
 
 def test_exact_names_and_synonyms_give_no_note(capsys):
-    relabel(named("tench", "hen, cock"), ("cock", "tench, Tinca tinca"), 2, "net b")
+    relabel(data_of_classes("tench", "hen, cock"), ("cock", "tench, Tinca tinca"), 2, "net b")
     assert capsys.readouterr().err == ""
 
 
 def test_synset_folders_are_in_imagenet_order(capsys):
     synsets = [f"n{i:08d}" for i in range(1000)]
-    assert relabel(named(*synsets), [f"word {i}" for i in range(1000)], 1000).test.labels[999] == 999
+    assert relabel(data_of_classes(*synsets), [f"word {i}" for i in range(1000)], 1000).test.labels[999] == 999
     err = capsys.readouterr().err
     assert "by order: n00000000 -> 0 (word 0), " in err
     assert len(err) < 600
@@ -138,7 +140,7 @@ def test_synset_folders_are_in_imagenet_order(capsys):
     ],
 )
 def test_matching_order_returns_same_data(folders, classes):
-    data = named(*folders)
+    data = data_of_classes(*folders)
     assert relabel(data, classes, 2) is data
 
 
@@ -187,7 +189,7 @@ def test_matching_order_returns_same_data(folders, classes):
 )
 def test_unmatched_classes_raise(folders, classes, count, message):
     with pytest.raises(InputError, match=message) as raised:
-        relabel(named(*folders), classes, count, "net")
+        relabel(data_of_classes(*folders), classes, count, "net")
     assert "\n" not in str(raised.value)
 
 

@@ -59,7 +59,7 @@ def write_folder(
     return root
 
 
-def everything(split: Split) -> tuple[Tensor, Tensor]:
+def all_images(split: Split) -> tuple[Tensor, Tensor]:
     return split.__getitems__(range(len(split)))
 
 
@@ -69,7 +69,7 @@ def images_of(split: Split, label: int) -> set[bytes]:
 
 
 def keys(split: Split) -> set[bytes]:
-    return {x.numpy().tobytes() for x in everything(split)[0]}
+    return {x.numpy().tobytes() for x in all_images(split)[0]}
 
 
 def check_triple(data: Data, shape: tuple[int, int, int], lengths: tuple[int, int, int]) -> None:
@@ -82,7 +82,7 @@ def check_triple(data: Data, shape: tuple[int, int, int], lengths: tuple[int, in
         assert isinstance(split.images, Tensor)
         assert split.images.dtype == torch.uint8
         assert split.images.is_contiguous()
-        x, y = everything(split)
+        x, y = all_images(split)
         assert x.dtype == torch.float32
         assert np.array_equal(x.numpy(), split.images.numpy().astype(np.float32) / np.float32(255))
         assert y.dtype == torch.int64

@@ -27,7 +27,7 @@ from advgan.data.labels import find_classes, plain_label, read_classes
 from advgan.data.shards import damage
 from tests.cli.test_image_files import bomb, encoded
 from tests.conftest import ROOT
-from tests.data.test_data import check_triple, everything, write_folder
+from tests.data.test_data import all_images, check_triple, write_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -88,21 +88,21 @@ def write_tars(
     return root
 
 
-def places_of(split: Split) -> list[int]:
+def positions_of(split: Split) -> list[int]:
     """Positions in PIXELS of the images of a split; their labels are checked."""
     where = {pixels.tobytes(): i for i, pixels in enumerate(PIXELS)}
-    x, y = everything(split)
+    x, y = all_images(split)
     pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
     places = [where[image.tobytes()] for image in pixels]
     assert y.tolist() == [place % 2 for place in places]
     return places
 
 
-def check_places(data: Data, train: Sequence[int], validation: Sequence[int], test: Sequence[int]) -> None:
+def check_positions(data: Data, train: Sequence[int], validation: Sequence[int], test: Sequence[int]) -> None:
     assert data.classes == ("cat", "dog")
     for split, expected in ((data.train, train), (data.validation, validation), (data.test, test)):
         split = split.first(1000) if isinstance(split, Stream) else split
-        assert sorted(places_of(split)) == [*expected]
+        assert sorted(positions_of(split)) == [*expected]
 
 
 THREE = {"train": 2, "validation": 1, "test": 1}
@@ -115,7 +115,7 @@ def test_parquet_and_tar_on_disk_and_streamed(
 ) -> None:
     root = write(tmp_path / "shards", THREE)
     for data in (load_data(f"{kind}:{root}"), load_data(kind, root)):
-        check_places(data, range(20), range(20, 30), range(30, 40))
+        check_positions(data, range(20), range(20, 30), range(30, 40))
         assert data.image_shape == (3, 8, 8)
     if kind == "hf":
         check_triple(data, (3, 8, 8), (20, 10, 10))
@@ -126,7 +126,7 @@ def test_parquet_and_tar_on_disk_and_streamed(
 def test_saved_sets_and_image_folders(tmp_path: Path) -> None:
     sets = {"train": table(range(20)), "val": table(range(20, 30)), "test": table(range(30, 40))}
     datasets.DatasetDict(sets).save_to_disk(tmp_path / "saved")
-    check_places(load_data(f"hf:{tmp_path / 'saved'}"), range(20), range(20, 30), range(30, 40))
+    check_positions(load_data(f"hf:{tmp_path / 'saved'}"), range(20), range(20, 30), range(30, 40))
     write_folder(tmp_path / "folders", n=6)
     ours, theirs = load_data("folder", tmp_path / "folders"), load_data(f"hf:{tmp_path / 'folders'}")
     assert theirs.classes == ours.classes
@@ -151,7 +151,7 @@ def test_validation_becomes_test_and_a_tenth_is_held_out(
         f"note: {kind}: a tenth of the training images is held out for validation",
     ]
     parts = [
-        [sorted(places_of(s.first(99))) for s in (data.train, data.validation, data.test)]
+        [sorted(positions_of(s.first(99))) for s in (data.train, data.validation, data.test)]
         for data in (one, again, other)
     ]
     assert parts[0] == parts[1]
@@ -165,7 +165,7 @@ def test_validation_becomes_test_and_a_tenth_is_held_out(
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
 def test_train_split_alone_is_divided(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = load_data(kind, write_tars(tmp_path / "alone", {"train": 3}))
-    parts = [places_of(split.first(99)) for split in (data.train, data.validation, data.test)]
+    parts = [positions_of(split.first(99)) for split in (data.train, data.validation, data.test)]
     assert sorted(chain(*parts)) == [*range(30)]
     assert min(map(len, parts)) >= 2
     assert "a tenth of the training images is held out for the test" in capsys.readouterr().err
@@ -173,7 +173,7 @@ def test_train_split_alone_is_divided(kind: str, tmp_path: Path, capsys: pytest.
         unknown = table(range(30, 40)).map(lambda row: {"label": -1})
         datasets.DatasetDict({"train": table(range(30)), "test": unknown}).save_to_disk(tmp_path / "saved")
         data = load_data("hf", tmp_path / "saved")
-        assert sorted(chain(*map(places_of, (data.train, data.validation, data.test)))) == [*range(30)]
+        assert sorted(chain(*map(positions_of, (data.train, data.validation, data.test)))) == [*range(30)]
 
 
 def test_label_types(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_label_types(tmp_path: Path) -> None:
     assert load_data("hf", write_parquet(tmp_path / "texts", THREE, label=text)).classes == ("cat", "dog")
     data = load_data("hf", write_parquet(tmp_path / "numbers", THREE, label=number))
     assert data.classes == ("0", "1")
-    check_places(
+    check_positions(
         load_data("hf-stream", write_tars(tmp_path / "txt", THREE, label="cls")),
         range(20),
         range(20, 30),
@@ -273,7 +273,7 @@ def test_columns_can_be_chosen(tmp_path: Path) -> None:
             load_data(kind, tmp_path, label_column="fine_labl")
         data = load_data(kind, tmp_path, label_column="fine_label", image_column="image")
         assert data.classes == ("cat", "dog")
-        places_of(data.test.first(99))
+        positions_of(data.test.first(99))
     assert load_data("hf", tmp_path, label_column="coarse_label").test.labels.tolist() == [2] * 20
     with pytest.raises(InputError, match="columns can be chosen for hf and hf-stream only, not for 'folder'"):
         load_data("folder", tmp_path, label_column="fine_label")
@@ -305,8 +305,8 @@ def test_class_numbers_of_splits_are_mapped_by_name(form: str, tmp_path: Path) -
     data = load_data(form if form == "hf-stream" else "hf", tmp_path / "d")
     assert data.classes == ("cat", "dog", "ape")[: 2 if form == "saved" else 3]
     for split, places in ((data.validation, range(30, 40)), (data.test, range(20, 30))):
-        assert sorted(places_of(split.first(99))) == [*places]
-    assert sorted(places_of(data.train.first(99))) == [*range(10 if form == "saved" else 20)]
+        assert sorted(positions_of(split.first(99))) == [*places]
+    assert sorted(positions_of(data.train.first(99))) == [*range(10 if form == "saved" else 20)]
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
@@ -315,7 +315,7 @@ def test_label_types_differ_between_splits(kind: str, tmp_path: Path) -> None:
     for part, first, second in (("names last", None, text), ("names first", text, None)):
         table(range(10), label=first).to_parquet(tmp_path / part / "train-0.parquet")
         table(range(10, 20), label=second).to_parquet(tmp_path / part / "test-0.parquet")
-    places_of(load_data(kind, tmp_path / "names last").test.first(9))
+    positions_of(load_data(kind, tmp_path / "names last").test.first(9))
     with pytest.raises(InputError, match=r"column label is int64 in .*test-0.parquet and string in others|cannot load"):
         load_data(kind, tmp_path / "names first")
 
@@ -339,7 +339,7 @@ def test_list_and_bool_labels(label: Any, values: list[Any], tmp_path: Path) -> 
     )
     data = load_data("hf", tmp_path)
     assert data.classes == ("0", "1")
-    places_of(data.train)
+    positions_of(data.train)
 
 
 def test_ambiguous_splits_raise_and_unused_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,7 +402,7 @@ def test_ranks_and_workers_share_batches_of_real_shards(write: Callable[..., Pat
 
     def seen(**share: int) -> list[list[int]]:
         return [
-            places_of(Split((x * 255).round().to(torch.uint8), y))
+            positions_of(Split((x * 255).round().to(torch.uint8), y))
             for x, y in training_batches(split, 8, seed=1, last=7, **share)
         ]
 
@@ -475,7 +475,7 @@ def test_broken_image_in_shard_raises(bad: bytes, kind: str, tmp_path: Path, mon
 def test_archive_names_are_never_written_to_disk(kind: str, tmp_path: Path, cache: Path) -> None:
     root = write_tars(tmp_path / "tars", THREE, key="../../evil/{:06d}".format)
     before = {path for path in tmp_path.parent.rglob("*") if cache not in path.parents}
-    check_places(load_data(kind, root), range(20), range(20, 30), range(30, 40))
+    check_positions(load_data(kind, root), range(20), range(20, 30), range(30, 40))
     assert {path for path in tmp_path.parent.rglob("*") if cache not in path.parents} == before
     assert not [path for path in cache.rglob("*") if "evil" in path.name or path.suffix == ".png"]
 

@@ -93,7 +93,7 @@ def test_smooth_squeezing_score_has_gradient_at_saturation() -> None:
     plain, smooth = detector(x, classifier), detector.smooth(x, classifier)
     assert plain.item() == smooth.item() == 2
     assert not torch.autograd.grad(plain.sum(), x)[0].any()
-    assert (torch.autograd.grad(smooth.sum(), x)[0] > 0).all()  # darker: white would be the wrong answer no more
+    assert (torch.autograd.grad(smooth.sum(), x)[0] > 0).all()  # darker: white would be classified correctly
 
 
 def test_network_detector_score_is_negated_output(target: nn.Module, x: Tensor) -> None:

@@ -23,38 +23,42 @@ class Constant(nn.Module):
 
     def __init__(self, *logits: float) -> None:
         super().__init__()
-        self.register_buffer("answer", torch.tensor(logits, dtype=torch.float32))
+        self.register_buffer("values", torch.tensor(logits, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.answer + x.flatten(1).sum(1, keepdim=True) * 0
+        return self.values + x.flatten(1).sum(1, keepdim=True) * 0
 
 
-def answer(kind: type[Ensemble], *members: nn.Module) -> Tensor:
+def ensemble_logits(kind: type[Ensemble], *members: nn.Module) -> Tensor:
     (logits,) = kind(members[0], members[1:])(torch.rand(1, 1, 2, 2))
     return logits
 
 
 def test_majority_vote_counts() -> None:
-    logits = answer(MajorityVote, Constant(0, 5, 1), Constant(3, 0, 0), Constant(0, 0.1, 0), Constant(0, 9, 0))
+    logits = ensemble_logits(MajorityVote, Constant(0, 5, 1), Constant(3, 0, 0), Constant(0, 0.1, 0), Constant(0, 9, 0))
     assert torch.equal(logits, torch.tensor([1.0, 3.5, 0.0]))
 
 
 def test_majority_vote_tie_break_by_mean_probability() -> None:
-    assert torch.equal(answer(MajorityVote, Constant(1, 0, 0), Constant(0, 5, 0)), torch.tensor([1.0, 1.5, 0.0]))
-    assert torch.equal(answer(MajorityVote, Constant(5, 0, 0), Constant(0, 1, 0)), torch.tensor([1.5, 1.0, 0.0]))
+    assert torch.equal(
+        ensemble_logits(MajorityVote, Constant(1, 0, 0), Constant(0, 5, 0)), torch.tensor([1.0, 1.5, 0.0])
+    )
+    assert torch.equal(
+        ensemble_logits(MajorityVote, Constant(5, 0, 0), Constant(0, 1, 0)), torch.tensor([1.5, 1.0, 0.0])
+    )
     # Class 2 has the largest mean probability, and no vote.
     near = (Constant(1.0, -9, 0.99), Constant(-9, 1.0, 0.99))
-    assert answer(MeanProbabilities, *near).argmax() == 2
-    assert torch.equal(answer(MajorityVote, *near), torch.tensor([1.5, 1.0, 0.0]))
+    assert ensemble_logits(MeanProbabilities, *near).argmax() == 2
+    assert torch.equal(ensemble_logits(MajorityVote, *near), torch.tensor([1.5, 1.0, 0.0]))
 
 
 def test_mean_logits_and_probabilities() -> None:
     a, b = Constant(2, 0, -1), Constant(0, 1, 5)
-    torch.testing.assert_close(answer(MeanLogits, a, b), torch.tensor([1.0, 0.5, 2.0]))
-    mean = (a.answer.softmax(0) + b.answer.softmax(0)) / 2
-    torch.testing.assert_close(answer(MeanProbabilities, a, b).softmax(0), mean)
-    torch.testing.assert_close(answer(MeanProbabilities, a, b).exp(), mean)
-    far = answer(MeanProbabilities, Constant(0, 500, 0), Constant(0, 300, 0))  # log 0 it never says
+    torch.testing.assert_close(ensemble_logits(MeanLogits, a, b), torch.tensor([1.0, 0.5, 2.0]))
+    mean = (a.values.softmax(0) + b.values.softmax(0)) / 2
+    torch.testing.assert_close(ensemble_logits(MeanProbabilities, a, b).softmax(0), mean)
+    torch.testing.assert_close(ensemble_logits(MeanProbabilities, a, b).exp(), mean)
+    far = ensemble_logits(MeanProbabilities, Constant(0, 500, 0), Constant(0, 300, 0))  # never log 0
     assert torch.isfinite(far).all()
 
 

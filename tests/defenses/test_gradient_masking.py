@@ -17,8 +17,8 @@ from advgan.data import load_data
 from advgan.defenses import adaptive, defend, reseed
 from advgan.evaluation import Result, ResultCache, TargetModel
 from advgan.models.losses import margin
-from tests.analysis.test_sanity_checks import share
-from tests.analysis.test_statistics import plain, result
+from tests.analysis.test_sanity_checks import partial_success
+from tests.analysis.test_statistics import result, strict_json
 
 WORDS = ("labels-only", "saturated", "noisy-gradients", "truncated-gradients")
 EPS = 0.2
@@ -57,7 +57,7 @@ def images(digits: Path) -> tuple[Tensor, Tensor]:
     return next(load_data("folder", digits).test.batches(48))
 
 
-# What they say
+# Outputs
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -129,13 +129,13 @@ def test_invalid_settings_raise(words: str, message: str) -> None:
         defend(nn.Flatten(), words)
 
 
-# What they stop, what they fall to, and that the verdict says so
+# Attacks that fail and succeed, and the verdict
 
 NAIVE = ("fgsm@naive", "pgd:steps=20@naive")
 SQUARES = "square:queries=300"
 
 
-def measured(
+def run_attacks(
     model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor], *attacks: str, eps: float = EPS
 ) -> dict[str, Result]:
     victim, threat, cells = TargetModel("net", model), Threat("linf", eps), ResultCache(None, *images)
@@ -145,8 +145,8 @@ def measured(
     return {each.row["attack"]: each for each in found}
 
 
-def judgement(results: dict[str, Result], *attacks: str) -> dict[str, Any]:
-    (found,) = plain(masking([r for name, r in results.items() if name in attacks or not attacks], 3))
+def masking_verdict(results: dict[str, Result], *attacks: str) -> dict[str, Any]:
+    (found,) = strict_json(masking([r for name, r in results.items() if name in attacks or not attacks], 3))
     return found
 
 
@@ -154,16 +154,16 @@ def judgement(results: dict[str, Result], *attacks: str) -> dict[str, Any]:
 def test_masks_stop_naive_gradient_attacks_only(
     word: str, model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
-    found = measured(defend(model, word), other, images, *NAIVE, SQUARES, "fgsm", "pgd:steps=20")
+    found = run_attacks(defend(model, word), other, images, *NAIVE, SQUARES, "fgsm", "pgd:steps=20")
     asr = {name: each.row["asr"] for name, each in found.items()}
     assert max(asr[name] for name in NAIVE) < 0.1
     assert min(asr[name] for name in ("fgsm", "pgd:steps=20", "mifgsm from other")) > 0.5
     if word in ("noisy-gradients", "truncated-gradients"):  # the others hide the scores too
         assert asr[SQUARES] > 0.3
-        assert judgement(found, *NAIVE, SQUARES)["verdict"] == "masks its gradients"
-    assert judgement(found)["verdict"] == "masks its gradients"
-    assert judgement(found, *NAIVE, "fgsm", "pgd:steps=20")["verdict"] == "masks its gradients"
-    without_adaptive = judgement(found, *NAIVE, "mifgsm from other")
+        assert masking_verdict(found, *NAIVE, SQUARES)["verdict"] == "masks its gradients"
+    assert masking_verdict(found)["verdict"] == "masks its gradients"
+    assert masking_verdict(found, *NAIVE, "fgsm", "pgd:steps=20")["verdict"] == "masks its gradients"
+    without_adaptive = masking_verdict(found, *NAIVE, "mifgsm from other")
     assert without_adaptive["verdict"] == "masks its gradients"
     assert "mifgsm from other" in without_adaptive["detail"]
     still = "leaves 48 of 48 images unchanged" in without_adaptive["detail"]
@@ -188,10 +188,10 @@ def test_no_masking_verdict_for_unmasked_defenses(
     word: str | None, model: nn.Module, robust: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
     for each, eps in ((model, 0.16), (robust, 0.24)):  # where some images hold and some do not
-        found = measured(defend(each, word), other, images, NAIVE[1], SQUARES, "pgd:steps=20", eps=eps)
+        found = run_attacks(defend(each, word), other, images, NAIVE[1], SQUARES, "pgd:steps=20", eps=eps)
         assert 0.1 < found["pgd:steps=20"].row["asr"] < 0.99
-        assert judgement(found)["verdict"] == "honest", judgement(found)
-        assert judgement(found, "pgd:steps=20", SQUARES)["verdict"] == "honest"
+        assert masking_verdict(found)["verdict"] == "honest", masking_verdict(found)
+        assert masking_verdict(found, "pgd:steps=20", SQUARES)["verdict"] == "honest"
 
 
 def test_adversarially_trained_network_is_more_robust(
@@ -206,25 +206,47 @@ def test_adversarially_trained_network_is_more_robust(
 
 SQUARE, HOPSKIPJUMP = {"access": "scores"}, {"access": "decisions", "protocol": "minimal-norm"}
 CASES = {
-    "by transfer": ([share("pgd", 10), share("mifgsm from b", 40, access="transfer")], "masks its gradients"),
-    "by scores": ([share("pgd@naive", 10), share("square", 40, **SQUARE)], "masks its gradients"),
-    "by decisions": ([share("pgd", 10), share("hopskipjump-linf", 40, **HOPSKIPJUMP)], "masks its gradients"),
-    "by its twin": ([share("pgd@naive", 10), share("pgd", 40)], "masks its gradients"),
-    "by standing still": ([result("fgsm", "0" * 100, norms=[0.0] * 100)], "masks its gradients"),
-    "the adaptive view is not its own": (
-        [share("pgd@naive", 10), share("pgd", 60), share("square", 60, **SQUARE)],
+    "by transfer": (
+        [partial_success("pgd", 10), partial_success("mifgsm from b", 40, access="transfer")],
         "masks its gradients",
     ),
-    "its own only": ([share("pgd", 50), share("fgsm", 40)], "not tested"),
-    "twins alike, which they are without a defense": ([share("pgd@naive", 50), share("pgd", 50)], "not tested"),
-    "one step cannot be expected to": ([share("fgsm", 10), share("square", 60, **SQUARE)], "not tested"),
-    "other radii": ([share("pgd", 10, eps=0.1), share("square", 60, **SQUARE)], "not tested"),
-    "a failed attack": ([share("pgd", 10, status="failed: x"), share("square", 60, **SQUARE)], "not tested"),
+    "by scores": ([partial_success("pgd@naive", 10), partial_success("square", 40, **SQUARE)], "masks its gradients"),
+    "by decisions": (
+        [partial_success("pgd", 10), partial_success("hopskipjump-linf", 40, **HOPSKIPJUMP)],
+        "masks its gradients",
+    ),
+    "by its twin": ([partial_success("pgd@naive", 10), partial_success("pgd", 40)], "masks its gradients"),
+    "by standing still": ([result("fgsm", "0" * 100, norms=[0.0] * 100)], "masks its gradients"),
+    "the adaptive view is not its own": (
+        [partial_success("pgd@naive", 10), partial_success("pgd", 60), partial_success("square", 60, **SQUARE)],
+        "masks its gradients",
+    ),
+    "its own only": ([partial_success("pgd", 50), partial_success("fgsm", 40)], "not tested"),
+    "twins alike, which they are without a defense": (
+        [partial_success("pgd@naive", 50), partial_success("pgd", 50)],
+        "not tested",
+    ),
+    "one step cannot be expected to": (
+        [partial_success("fgsm", 10), partial_success("square", 60, **SQUARE)],
+        "not tested",
+    ),
+    "other radii": ([partial_success("pgd", 10, eps=0.1), partial_success("square", 60, **SQUARE)], "not tested"),
+    "a failed attack": (
+        [partial_success("pgd", 10, status="failed: x"), partial_success("square", 60, **SQUARE)],
+        "not tested",
+    ),
     "too few images": ([result("pgd", "000000"), result("square", "001111", **SQUARE)], "unclear"),
-    "near enough": ([share("pgd", 50), share("square", 55, **SQUARE)], "honest"),
-    "stronger": ([share("pgd@naive", 50), share("pgd", 52), share("square", 30, **SQUARE)], "honest"),
+    "near enough": ([partial_success("pgd", 50), partial_success("square", 55, **SQUARE)], "honest"),
+    "stronger": (
+        [partial_success("pgd@naive", 50), partial_success("pgd", 52), partial_success("square", 30, **SQUARE)],
+        "honest",
+    ),
     "other attacks than its twin": (
-        [share("ifgsm@naive", 50), share("pgd:steps=100", 60), share("square", 40, **SQUARE)],
+        [
+            partial_success("ifgsm@naive", 50),
+            partial_success("pgd:steps=100", 60),
+            partial_success("square", 40, **SQUARE),
+        ],
         "honest",
     ),
 }
@@ -233,14 +255,19 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_masking_verdicts_of_constructed_results(case: str) -> None:
     results, verdict = CASES[case]
-    (found,) = plain(masking(results, 10))
+    (found,) = strict_json(masking(results, 10))
     assert set(found) == {"target", "verdict", "detail"}
     assert (found["target"], found["verdict"]) == ("net", verdict)
 
 
 def test_masking_detail_names_both_attacks() -> None:
-    results = [share("pgd@naive", 10), share("pgd", 50), share("square", 60, **SQUARE), share("pgd", 90, target="b")]
-    assert plain(masking(results, 10)) == [
+    results = [
+        partial_success("pgd@naive", 10),
+        partial_success("pgd", 50),
+        partial_success("square", 60, **SQUARE),
+        partial_success("pgd", 90, target="b"),
+    ]
+    assert strict_json(masking(results, 10)) == [
         {
             "target": "net",
             "verdict": "masks its gradients",
@@ -257,5 +284,5 @@ def test_masking_detail_names_both_attacks() -> None:
 
 def test_minimum_norm_success_counts_up_to_same_eps() -> None:
     near = result("hopskipjump-linf", "1" * 100, norms=[0.2] * 60 + [0.4] * 40, **HOPSKIPJUMP)
-    (found,) = masking([share("pgd", 30), near], 10)
+    (found,) = masking([partial_success("pgd", 30), near], 10)
     assert found["detail"] == "pgd 30.0%, hopskipjump-linf 60.0% (linf eps 0.3)"

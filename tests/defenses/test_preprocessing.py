@@ -23,7 +23,7 @@ def images(n: int = 3, c: int = 1, h: int = 9, w: int = 12) -> torch.Tensor:
     return torch.rand(n, c, h, w, generator=torch.Generator().manual_seed(n))
 
 
-def process(words: str, x: torch.Tensor) -> torch.Tensor:
+def preprocess(words: str, x: torch.Tensor) -> torch.Tensor:
     defense = defend(nn.Flatten(), words)
     assert isinstance(defense, Preprocessing)
     return defense.process(x)
@@ -33,7 +33,7 @@ def process(words: str, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(2, 1, 9, 12), (3, 3, 8, 8), (0, 3, 8, 8), (1, 1, 1, 2)])
 def test_output_shape_dtype_and_box(word: str, shape: tuple[int, int, int, int]) -> None:
     for x in (images(*shape), images(*shape).round()):
-        out = process(word, x)
+        out = preprocess(word, x)
         assert (out.shape, out.dtype) == (x.shape, torch.float32)
         assert ((out >= 0) & (out <= 1)).all()
         if shape[2] > 1:
@@ -43,13 +43,13 @@ def test_output_shape_dtype_and_box(word: str, shape: tuple[int, int, int, int])
 @pytest.mark.parametrize("word", ["bit-depth", "jpeg", "median", "gaussian", "total-variation", "crop-resize"])
 def test_output_is_independent_of_batch(word: str) -> None:
     x = images(4, 3)
-    torch.testing.assert_close(process(word, x)[1:3], process(word, x[1:3]))
+    torch.testing.assert_close(preprocess(word, x)[1:3], preprocess(word, x[1:3]))
 
 
 @pytest.mark.parametrize("word", ["jpeg", "median", "gaussian", "total-variation", "crop-resize", "random-crop"])
 def test_constant_image_is_unchanged(word: str) -> None:
     x = torch.full((2, 3, 16, 16), 51 / 255)
-    torch.testing.assert_close(process(word, x), x)
+    torch.testing.assert_close(preprocess(word, x), x)
 
 
 # The filters
@@ -59,19 +59,19 @@ def test_constant_image_is_unchanged(word: str) -> None:
 def test_median_equals_scipy(size: int) -> None:
     x = images(2, 3)
     expected = ndimage.median_filter(x.numpy(), size=(1, 1, size, size), mode="nearest")
-    assert np.array_equal(process(f"median:size={size}", x).numpy(), expected)
+    assert np.array_equal(preprocess(f"median:size={size}", x).numpy(), expected)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0])
 def test_gaussian_equals_scipy(sigma: float) -> None:
     x = images(2, 3)
     expected = ndimage.gaussian_filter(x.double().numpy(), sigma=(0, 0, sigma, sigma), mode="nearest")
-    np.testing.assert_allclose(process(f"gaussian:sigma={sigma}", x).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(preprocess(f"gaussian:sigma={sigma}", x).numpy(), expected, atol=1e-6)
 
 
 def test_median_gradient_and_smooth_approximation() -> None:
     x = torch.arange(9.0).reshape(1, 1, 3, 3)[:, :, [2, 0, 1]].div(8).requires_grad_()
-    (gradient,) = torch.autograd.grad(process("median", x)[0, 0, 1, 1], x)
+    (gradient,) = torch.autograd.grad(preprocess("median", x)[0, 0, 1, 1], x)
     assert torch.equal(gradient, (x == 0.5).float())
     through = adaptive(defend(nn.Flatten(), "median"))
     (gradient,) = torch.autograd.grad(through(x)[0, 4], x)
@@ -84,7 +84,7 @@ def test_median_gradient_and_smooth_approximation() -> None:
 @pytest.mark.parametrize("word", ["gaussian:sigma=0.7", "total-variation:weight=0.2", "crop-resize:share=0.7"])
 def test_gradients_match_finite_differences(word: str) -> None:
     x = (0.1 + 0.8 * images(1, 1, 5, 6)).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: process(word, z), x, atol=1e-4)
+    assert torch.autograd.gradcheck(lambda z: preprocess(word, z), x, atol=1e-4)
 
 
 def test_total_variation_of_step_edge_closed_form() -> None:
@@ -92,7 +92,7 @@ def test_total_variation_of_step_edge_closed_form() -> None:
     x = torch.full((1, 1, 4, 8), 0.2)
     x[..., 4:] = 0.8
     expected = x + torch.tensor([0.1 / 4] * 4 + [-0.1 / 4] * 4)
-    torch.testing.assert_close(process("total-variation:weight=0.1:steps=2000", x), expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(preprocess("total-variation:weight=0.1:steps=2000", x), expected, atol=1e-3, rtol=0)
 
 
 def test_total_variation_keeps_mean_and_smooths() -> None:
@@ -100,7 +100,7 @@ def test_total_variation_keeps_mean_and_smooths() -> None:
         return (z.diff(dim=2).square().sum() + z.diff(dim=3).square().sum()).item()
 
     x = 0.3 + 0.4 * images(2, 3)
-    few, many = process("total-variation", x), process("total-variation:steps=200", x)
+    few, many = preprocess("total-variation", x), preprocess("total-variation:steps=200", x)
     torch.testing.assert_close(few.mean((2, 3)), x.mean((2, 3)))
     assert roughness(many) < roughness(few) < 0.5 * roughness(x)
 
@@ -122,22 +122,22 @@ def test_jpeg_equals_pillow(c: int) -> None:
         file = BytesIO()
         Image.fromarray(image[0] if c == 1 else image.transpose(1, 2, 0)).save(file, "JPEG", quality=30)
         files.append(np.asarray(Image.open(file)).reshape(16, 20, c).transpose(2, 0, 1))
-    assert np.array_equal(process("jpeg:quality=30", x).numpy(), np.stack(files).astype(np.float32) / 255)
-    worse, better = ((process(f"jpeg:quality={quality}", x) - x).norm() for quality in (5, 95))
+    assert np.array_equal(preprocess("jpeg:quality=30", x).numpy(), np.stack(files).astype(np.float32) / 255)
+    worse, better = ((preprocess(f"jpeg:quality={quality}", x) - x).norm() for quality in (5, 95))
     assert worse > better
 
 
 def test_crop_resize_enlarges_center() -> None:
     x = torch.zeros(1, 1, 8, 8)
     x[..., 2:6, 2:6] = 1  # exactly the half that is left
-    assert torch.equal(process("crop-resize:share=0.5", x), torch.ones_like(x))
+    assert torch.equal(preprocess("crop-resize:share=0.5", x), torch.ones_like(x))
     x[..., 3:5, 3:5] = 0
     middle = torch.nn.functional.interpolate(x[..., 2:6, 2:6], (8, 8), mode="bilinear")
-    torch.testing.assert_close(process("crop-resize:share=0.5", x), middle)
+    torch.testing.assert_close(preprocess("crop-resize:share=0.5", x), middle)
 
 
 def test_random_pad_sizes_and_positions() -> None:
-    out = process("random-pad:share=0.5", torch.ones(300, 1, 10, 14))
+    out = preprocess("random-pad:share=0.5", torch.ones(300, 1, 10, 14))
     heights, widths = (out.amax(dim).squeeze(1).sum(1) for dim in (3, 2))
     assert torch.equal(out.sum((1, 2, 3)), heights * widths)  # whole rectangles of ones, all else zeros
     assert set(heights.tolist()) == {5, 6, 7, 8, 9, 10}
@@ -147,7 +147,7 @@ def test_random_pad_sizes_and_positions() -> None:
 
 def test_random_crop_positions() -> None:
     x = torch.linspace(0, 1, 10).view(1, 1, 10, 1).expand(200, 1, 10, 10)
-    tops = process("random-crop:share=0.7", x).amin((1, 2, 3)).mul(9).round()
+    tops = preprocess("random-crop:share=0.7", x).amin((1, 2, 3)).mul(9).round()
     assert set(tops.tolist()) == {0, 1, 2, 3}
 
 

@@ -105,7 +105,9 @@ def two_pixels(*pairs: tuple[float, float]) -> Tensor:
 
 
 def test_attack_objective_includes_rejection_score() -> None:
-    x = two_pixels((0.4, 0.5), (0.6, 0.5), (0.6, 0.7))  # right; fooled, but rejected; fooled, and answered
+    x = two_pixels(
+        (0.4, 0.5), (0.6, 0.5), (0.6, 0.7)
+    )  # correct; misclassified and rejected; misclassified and accepted
     gradient, here = loss_and_gradient(RejectingDark(), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
     assert torch.allclose(gradient, two_pixels((20.0, 0), (0, 3), (0, 3)))
     assert here.won.tolist() == [False, False, True]

@@ -397,7 +397,7 @@ class TwoPredictions(nn.Module):
 
 
 def test_images_already_in_target_class_do_not_count() -> None:
-    # label, answer before, answer after; the goal is class 3.
+    # label, clean prediction, adversarial prediction; the target is class 3.
     cases = [(0, 0, 3), (3, 3, 3), (1, 3, 3), (2, 2, 1), (3, 0, 3), (2, 1, 3)]
     x = torch.zeros(len(cases), 1, 1, 3)
     x[:, 0, 0, :2] = torch.tensor([case[1:] for case in cases]) / 3

@@ -16,7 +16,7 @@ from advgan.core.weights import read_weights, write_weights
 from advgan.evaluation import Result, ResultCache, TargetModel, evaluate
 from advgan.evaluation.environment import code_digest
 from advgan.evaluation.sharing import distribute
-from tests.attacks.test_attacks import conv_net, images, own_labels
+from tests.attacks.test_attacks import conv_net, images, predicted_labels
 
 BALL = Threat("linf", 0.2)
 FGSM, NOISE, DEEPFOOL = parse_attack("fgsm"), parse_attack("noise-uniform"), parse_attack("deepfool:steps=20")
@@ -28,7 +28,7 @@ def victim() -> TargetModel:
 
 
 X = images(24)
-Y = own_labels(conv_net(), X)
+Y = predicted_labels(conv_net(), X)
 
 
 def same(a: Result, b: Result, but: tuple[str, ...] = ("seconds_per_image", "images_per_second")) -> bool:
@@ -126,7 +126,7 @@ def test_transfer_attack_queries_source_only(victim: TargetModel, tmp_path: Path
     assert (result.row["attack"], result.row["access"], result.row["target"]) == ("fgsm from other", "transfer", "net")
     assert result.row["forwards_per_image"] == 0
     x_adv = ifgsm(source.model, X, Y, eps=0.2, steps=1)
-    assert torch.equal(result.records["prediction"], own_labels(victim.model, x_adv))
+    assert torch.equal(result.records["prediction"], predicted_labels(victim.model, x_adv))
 
 
 def test_generator_is_part_of_key(victim: TargetModel, tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def test_two_changes_figure_prefers_a_pair_of_attacks() -> None:
 # Galleries
 
 
-def attacked(n: int, channels: int = 1, size: int = 12) -> tuple[Any, ...]:
+def gallery_inputs(n: int, channels: int = 1, size: int = 12) -> tuple[Any, ...]:
     rng = torch.Generator().manual_seed(0)
     x = torch.rand(n, channels, size, size, generator=rng)
     x_adv = (x + 0.1 * torch.randn(x.shape, generator=rng)).clamp(0, 1)
@@ -274,7 +274,7 @@ def attacked(n: int, channels: int = 1, size: int = 12) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(("n", "channels", "size"), [(1, 1, 12), (3, 3, 12), (9, 1, 28), (2, 3, 300)])
 def test_gallery_is_an_rgb_image(n: int, channels: int, size: int) -> None:
-    image = gallery(*attacked(n, channels, size), classes=CLASSES, title="FGSM")
+    image = gallery(*gallery_inputs(n, channels, size), classes=CLASSES, title="FGSM")
     assert image.dtype == np.uint8
     assert image.ndim == image.shape[2] == 3
     assert image.shape[0] >= 3 * min(size, 112)
@@ -317,7 +317,7 @@ def test_long_title_is_not_cropped() -> None:
 
 
 def test_gallery_rows_and_column_wrap() -> None:
-    x, x_adv, *rest = attacked(4)
+    x, x_adv, *rest = gallery_inputs(4)
     one, two = (gallery(x, x_adv, *rest, columns=columns) for columns in (4, 2))
     assert two.shape[0] > 1.8 * one.shape[0]
     assert two.shape[1] < one.shape[1]

@@ -21,7 +21,7 @@ from PIL import Image
 from advgan.report.comparison import Picture
 from advgan.report.html import headlines, html
 from advgan.report.html_gallery import BUDGET
-from tests.report.test_reports import cell, comparison
+from tests.report.test_reports import comparison, result_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHART = Picture("Success & speed", "Right is <faster>.", np.full((40, 60, 3), 200, dtype=np.uint8))
@@ -155,7 +155,7 @@ def test_size_of_embedded_images_is_bounded(channels: int, size: int, kind: str,
     rng = torch.Generator().manual_seed(0)
     x = torch.rand(8, channels, size, size, generator=rng)
     whole, answers = comparison(), []
-    for result in [cell("fgsm"), cell("advgan"), cell("pgd:steps=40")]:
+    for result in [result_of("fgsm"), result_of("advgan"), result_of("pgd:steps=40")]:
         answers.append(replace(result, x_adv=(x + 0.1 * (torch.rand(x.shape, generator=rng) - 0.5)).clamp(0, 1)))
     page = html(replace(whole, results=answers, x=x), {})
     sources = re.findall(rf'src="data:image/{kind};base64,(.*?)"', page)

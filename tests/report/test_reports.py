@@ -35,7 +35,7 @@ ACCESS = {"noise-sign": "nothing", "advgan": "generator"}
 SCHEMA = ROOT / "advgan" / "evaluation" / "results.schema.json"
 
 
-def cell(attack: str, **changes: Any) -> Result:
+def result_of(attack: str, **changes: Any) -> Result:
     """A result of `attack` that succeeds on the first images by a perturbation of about eps."""
     row: dict[str, Any] = {
         **{"target": "mnist-c", "attack": attack, "access": ACCESS.get(attack, "gradients"), "protocol": "bounded"},
@@ -74,7 +74,7 @@ def images() -> torch.Tensor:
 
 def failed(attack: str, reason: str) -> Result:
     """A result without metrics."""
-    row = cell(attack).row
+    row = result_of(attack).row
     known = {key: row[key] for key in (*ROW_KEYS[: ROW_KEYS.index("clean_accuracy") + 1], "violations", "status")}
     known |= {"violations": [reason], "status": f"failed: {reason}"}
     return Result({key: known.get(key) for key in ROW_KEYS}, {}, torch.empty(0))
@@ -84,12 +84,12 @@ def comparison() -> Comparison:
     """Two targets; bounded, minimum-norm and failed attacks; two seeds; another eps; a target class."""
     cheat = failed("fgsm", "linf 0.4 exceeds eps 0.3")
     results = [
-        *(cell("deepfool"), cell("noise-sign"), cell("fgsm")),
-        cell("advgan", images_per_second=8000.0, forwards_per_image=0.0, backwards_per_image=0.0),
-        *(cell("pgd:steps=40"), cell("pgd:steps=40", seed=1, share=0.9)),
+        *(result_of("deepfool"), result_of("noise-sign"), result_of("fgsm")),
+        result_of("advgan", images_per_second=8000.0, forwards_per_image=0.0, backwards_per_image=0.0),
+        *(result_of("pgd:steps=40"), result_of("pgd:steps=40", seed=1, share=0.9)),
         replace(cheat, row=cheat.row | {"attack": "cheat_50%|x"}),
-        *(cell("fgsm", eps=0.1, share=0.2), cell("fgsm", y_target=3, share=0.3)),
-        cell("fgsm", target="<b>& mnist_a</b>"),
+        *(result_of("fgsm", eps=0.1, share=0.2), result_of("fgsm", y_target=3, share=0.3)),
+        result_of("fgsm", target="<b>& mnist_a</b>"),
     ]
     group = {"target": "mnist-c", "norm": "linf", "eps": 0.3, "y_target": None}
     target = {"label": "mnist-c", "name": "mnist-c", "weights": "runs/a b", "sha256": "0" * 64, "dataset": "mnist5k"}
@@ -182,7 +182,7 @@ def test_bounded_and_minimum_norm_attacks_have_separate_tables() -> None:
 
 
 def test_minimum_norm_attacks_at_several_eps_share_one_table() -> None:
-    results = [cell("deepfool", eps=eps, share=share) for eps, share in ((0.1, 0.5), (8 / 255, 0.25))]
+    results = [result_of("deepfool", eps=eps, share=share) for eps, share in ((0.1, 0.5), (8 / 255, 0.25))]
     (table,) = sections({"rows": [result.row for result in results]})
     assert table.title.startswith("Minimal-norm attacks on mnist-c, linf: 39 of 40")
     assert [line[0] for line in table.lines] == ["deepfool"]
@@ -194,11 +194,11 @@ def test_minimum_norm_attacks_at_several_eps_share_one_table() -> None:
 
 
 def test_headline_without_success() -> None:
-    rows = [cell("fgsm", share=0.0).row, cell("advgan", share=0.0).row]
+    rows = [result_of("fgsm", share=0.0).row, result_of("advgan", share=0.0).row]
     assert [*headlines({"rows": rows, "worst_case": []})] == [
         "mnist-c, linf eps 0.3: none of 2 attacks fools the classifier on any of 39 images."
     ]
-    (aimed,) = headlines({"rows": [cell("fgsm", share=0.0, y_target=3).row], "worst_case": []})
+    (aimed,) = headlines({"rows": [result_of("fgsm", share=0.0, y_target=3).row], "worst_case": []})
     assert aimed.startswith("mnist-c, linf eps 0.3, toward class 3: fgsm gets its class for none of ")
 
 
@@ -233,7 +233,7 @@ def test_speed_is_relative_to_fgsm() -> None:
 
 
 def test_infinite_median() -> None:
-    rows = [cell("deepfool", share=0.3).row]
+    rows = [result_of("deepfool", share=0.3).row]
     table = sections({"rows": rows})[0]
     assert rows[0]["l2_median"] is None
     assert dict(zip(table.heads, table.lines[0], strict=True))["median l2 [95 %]"] == "∞"

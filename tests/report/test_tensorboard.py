@@ -150,7 +150,7 @@ def address(logs: Path) -> Iterator[str]:
             process.kill()
 
 
-def ask(address: str, **arguments: object) -> Any:
+def fetch_json(address: str, **arguments: object) -> Any:
     """The response of TensorBoard once it responds; it starts empty and reads the logs meanwhile."""
     url = address + ("?" + urlencode(arguments) if arguments else "")
     for _ in range(200):
@@ -170,31 +170,31 @@ def ask(address: str, **arguments: object) -> Any:
 @pytest.mark.program
 def test_tensorboard_serves_the_logs(address: str) -> None:
     for _ in range(100):
-        runs = ask(f"{address}/runs")
+        runs = fetch_json(f"{address}/runs")
         if len(runs) == 1 + len(ATTACKS):
             break
         time.sleep(0.1)
     assert set(runs) == {"compare", *(f"compare/{attack}" for attack in ATTACKS)}
 
-    scalars = ask(f"{address}/plugin/scalars/tags")
+    scalars = fetch_json(f"{address}/plugin/scalars/tags")
     row = next(row for row in whole().summary["rows"] if row["attack"] == "fgsm")
     tag = "asr/a-target linf 0.05"
     assert tag in scalars["compare/fgsm"]
-    ((_, step, value),) = ask(f"{address}/plugin/scalars/scalars", tag=tag, run="compare/fgsm")
+    ((_, step, value),) = fetch_json(f"{address}/plugin/scalars/scalars", tag=tag, run="compare/fgsm")
     assert (step, value) == (50, pytest.approx(row["asr"]))
 
-    images = ask(f"{address}/plugin/images/tags")["compare"]
+    images = fetch_json(f"{address}/plugin/images/tags")["compare"]
     assert len(images) == 1 + len(PICTURES)
     name = "03_gallery/a-target deepfool"
-    (entry,) = ask(f"{address}/plugin/images/images", tag=name, run="compare", sample=0)
-    body = ask(f"{address}/plugin/images/individualImage?{entry['query']}")
+    (entry,) = fetch_json(f"{address}/plugin/images/images", tag=name, run="compare", sample=0)
+    body = fetch_json(f"{address}/plugin/images/individualImage?{entry['query']}")
     assert (np.asarray(Image.open(io.BytesIO(body))) == with_caption(PICTURES["gallery/a-target deepfool"])).all()
 
-    assert len(ask(f"{address}/plugin/text/tags")["compare"]) == 5
-    (tables,) = ask(f"{address}/plugin/text/text", run="compare", tag="3_tables/text_summary")
+    assert len(fetch_json(f"{address}/plugin/text/tags")["compare"]) == 5
+    (tables,) = fetch_json(f"{address}/plugin/text/text", run="compare", tag="3_tables/text_summary")
     assert "<table>" in tables["text"]
 
-    chapters = ask(f"{address}/plugin/custom_scalars/layout")["category"]
+    chapters = fetch_json(f"{address}/plugin/custom_scalars/layout")["category"]
     assert [chapter["title"] for chapter in chapters] == [
         "Success and accuracy",
         "Size of the changes",
