@@ -1,12 +1,13 @@
 """The attacks, one per file, each a function of one shape:
 
-    x_adv = attack(model, x, y, *, eps=..., y_target=None, rng=None)
+    x_adv = attack(model, x, y, *, eps, norm="linf", y_target=None, rng=None, ...)
 
 x (n, c, h, w) float32 in [0, 1]; y (n,) the true labels; y_target (n,) makes it targeted; rng a torch.Generator.
-x_adv comes back like x, detached, inside the eps ball and the box, and the model exactly as it was.
+Minimum-norm attacks have no eps, deterministic ones no rng. x_adv is like x, detached, inside the eps ball and the box;
+the model is left unchanged.
 
-What they are made of: objectives (what is raised), gradients (a model lent, one gradient), ascent (the loop of the
-gradient attacks), pool (which images are still worked on). The registry gives them names.
+Shared parts: losses (maximised), common (frozen model, gradient, attack state), gradient_ascent (the loop of the
+gradient attacks), active_set (images in work). The registry gives them names.
 """
 
 import warnings
@@ -24,14 +25,14 @@ from advgan.attacks.lbfgs import lbfgs
 from advgan.attacks.mifgsm import mifgsm
 from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
-from advgan.attacks.registry import ATTACKS, Attack, AttackFn, Protocol, Spec, make_attack, parse_attack
+from advgan.attacks.registry import ATTACKS, Attack, AttackFn, AttackKind, Spec, make_attack, parse_attack
 from advgan.attacks.square import square
 
 __all__ = [
     "ATTACKS",
     "Attack",
     "AttackFn",
-    "Protocol",
+    "AttackKind",
     "Spec",
     "advgan",
     "apgd",

@@ -1,4 +1,4 @@
-"""Which images an attack works on now: as many as the target likes best, and a finished one makes room for the next."""
+"""The images an attack works on: a batch of the fastest size, refilled as images finish."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ CHUNK = 50
 
 
 class ActiveSet:
-    """Numbers `live` (k,) of the images in work, out of `n`. All attacks keep their state per image, and index it so.
+    """Indices (k,) of the images in the current batch, out of `n`; attacks index their state per image by them.
 
-    pool = ActiveSet(len(x), x.device)
-    while len(pool.live):
-        i = pool.live
+    active = ActiveSet(len(x), x.device)
+    while len(active.indices):
+        i = active.indices
         ...                     # one step of x_adv[i]
-        pool.retire(done)       # (k,) bool: these leave, and the next in line take their places
+        active.drop(done)       # (k,) bool: these leave, waiting images take their places
 
-    A batch of the target stays full until the very end, so finished images cost nothing and stragglers are never few.
-    `size` is the largest batch; None is what one forward and backward like best on a CPU, all elsewhere.
+    The batch stays full until the very end, so that finished images cost nothing. `size` is the largest batch; None is
+    the fastest for one forward and backward on a CPU, and all images elsewhere.
     """
 
     def __init__(self, n: int, device: torch.device, size: int | None = None) -> None:
         size = max(CHUNK, 8 * torch.get_num_threads()) if size is None else size
         size = size if device.type == "cpu" else max(n, 1)
-        rounds = max(-(-n // size), 1)
-        self._size = -(-n // rounds)  # equal rounds: 120 images are three times 40, not 50, 50 and 20
+        batches = max(-(-n // size), 1)
+        self._size = -(-n // batches)  # equal batches: 120 images are three times 40, not 50, 50 and 20
         self._next, self._n = min(self._size, n), n
-        self.live = torch.arange(self._next, device=device)
+        self.indices = torch.arange(self._next, device=device)
 
-    def retire(self, done: Tensor) -> None:
-        """Drop the images where `done` (k,) bool is set, and take in as many of those that wait."""
-        staying = self.live[~done]
-        last = min(self._next + self._size - len(staying), self._n)
-        entering = torch.arange(self._next, last, device=staying.device)
-        self.live, self._next = torch.cat([staying, entering]), last
+    def drop(self, done: Tensor) -> None:
+        """Remove the images where `done` (k,) bool is set and take in as many waiting ones."""
+        kept = self.indices[~done]
+        end = min(self._next + self._size - len(kept), self._n)
+        entering = torch.arange(self._next, end, device=kept.device)
+        self.indices, self._next = torch.cat([kept, entering]), end

@@ -1,13 +1,13 @@
-"""One pass of a generator, and a few gradient steps from where it has put the image (warm start)."""
+"""One pass of a generator, optionally followed by gradient steps from its output (warm start)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.common import check_inputs, check_positive
+from advgan.attacks.common import AttackProblem, check_inputs, check_positive
 from advgan.attacks.gradient_ascent import gradient_ascent
-from advgan.attacks.losses import Loss, objective
+from advgan.attacks.losses import Loss
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm
 from advgan.models.generator import Generator
@@ -32,26 +32,24 @@ def advgan(
     """x_0 = generator(x), x_{t+1} = project(x_t + step_size sign(grad_x L(x_t))), t < steps; for l2 grad / ||grad||_2.
 
     iterations  of an unrolled network, None for its own, see `Generator.perturb`
-    steps       0 is the one pass, which asks neither the model nor the labels
+    steps       0 is the one pass, which needs neither model nor labels
     step_size   None is eps / 2 for one or two steps and eps / 4 for more: best on validation images
-    loss        what L is, see `objective`
-    rng         draws the noise of a generator that takes some; None: torch's own
+    loss        what L is, see `get_loss`
+    rng         source of the noise of a stochastic generator; None: torch's global one
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`. Raises InputError, also for a ball or a class that the
     generator was not trained for.
     """
-    threat = check_inputs(x, y, eps, norm, y_target)
+    check_inputs(x, y, eps, norm, y_target)
     if norm != generator.threat.norm:
-        raise InputError(f"the generator was trained for norm {generator.threat.norm}, {norm} was asked for")
+        raise InputError(f"the generator was trained for norm {generator.threat.norm}, got {norm}")
     if steps < 0:
         raise InputError(f"steps must not be negative, got {steps}")
-    start = generator.perturb(x, y_target, eps, rng=rng, iterations=iterations)
+    x_init = generator.perturb(x, y_target, eps, rng=rng, iterations=iterations)
     if not steps:
-        return start
+        return x_init
     if model is None:
-        raise InputError(f"{steps} gradient steps need a model to take them on, got none")
+        raise InputError(f"{steps} gradient steps need a model, got none")
     step_size = eps / (2 if steps <= 2 else 4) if step_size is None else step_size
     check_positive(step_size=step_size)
-    goal = objective(loss, targeted=threat.targeted)
-    return gradient_ascent(
-        model, x, y, y_target, threat, goal, start, steps=steps, step_size=step_size, stop_on_success=stop_on_success
-    )
+    problem = AttackProblem.checked(model, x, y, eps=eps, norm=norm, y_target=y_target, loss=loss)
+    return gradient_ascent(problem, x_init, steps=steps, step_size=step_size, stop_on_success=stop_on_success)

@@ -7,19 +7,20 @@ from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.common import (
+    AttackProblem,
+    batch_view,
     check_at_least,
-    check_inputs,
-    fooled,
+    find_adversarial,
     frozen_eval,
     loss_and_gradient,
     random_start,
     steepest_ascent_direction,
 )
-from advgan.attacks.losses import Loss, Objective, objective
+from advgan.attacks.losses import Loss
 from advgan.core.errors import InputError
-from advgan.core.threat_model import Norm, Threat
+from advgan.core.threat_model import Norm
 
-MOMENTUM = 0.75  # the paper's alpha: the share of the new step, the rest is the step before
+MOMENTUM = 0.75  # the paper's alpha: weight of the new step; the previous one has the rest
 
 
 def apgd(
@@ -43,79 +44,70 @@ def apgd(
     the size is halved, and the search goes back to the best point so far, if fewer than `rho` of the steps since the
     last one have raised L, or if neither the size nor the best L has changed.
 
-    loss              what L is, see `objective`: with "dlr" and y_target the targeted form
-    restarts          runs; the images that no run before has fooled get another one
-    stop_on_success   an image stays where it is first found fooled (x itself is looked at first), and costs nothing
-                      from there on; else it is the best of all its points: one that fools, and of these the largest L
+    loss              what L is, see `get_loss`: with "dlr" and y_target the targeted form
+    restarts          runs; each but the first for the images without a success so far
+    stop_on_success   an image stays at its first success (x itself is tried first) and costs nothing afterwards; else
+                      the best of all points is returned: successes first, then the largest L
     x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
     """
-    threat = check_inputs(x, y, eps, norm, y_target)
+    problem = AttackProblem.checked(model, x, y, eps=eps, norm=norm, y_target=y_target, loss=loss)
     check_at_least(1, steps=steps, restarts=restarts)
     if not 0 < rho < 1:
-        raise InputError(f"rho must be in (0, 1), the share of steps that have to climb, got {rho}")
-    goal = objective(loss, targeted=threat.targeted)
+        raise InputError(f"rho must be in (0, 1), the fraction of steps that have to raise the loss, got {rho}")
 
-    x_adv, top = x.clone(), x.new_full((len(x),), -torch.inf)
+    x_adv, best_loss = x.clone(), x.new_full((len(x),), -torch.inf)
     with frozen_eval(model), torch.no_grad():
-        done = fooled(model, x, y, y_target) if stop_on_success else torch.zeros_like(y, dtype=torch.bool)
+        done = find_adversarial(model, x, y, y_target) if stop_on_success else torch.zeros_like(y, dtype=torch.bool)
         for _ in range(restarts):
             i = (~done).nonzero().squeeze(1)
-            aim = None if y_target is None else y_target[i]
-            start = random_start(x[i], threat, rng)
-            found, value, won = _climb(model, x[i], y[i], aim, threat, goal, start, steps, rho, stop_on_success)
-            better = won | (value > top[i])
-            x_adv[i[better]], top[i[better]], done[i] = found[better], value[better], won
+            x_init = random_start(x[i], problem.threat, rng)
+            x_run, loss_run, success = _run(problem[i], x_init, steps=steps, rho=rho, stop_on_success=stop_on_success)
+            better = success | (loss_run > best_loss[i])
+            x_adv[i[better]], best_loss[i[better]], done[i] = x_run[better], loss_run[better], success
     return x_adv
 
 
-def _climb(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    y_target: Tensor | None,
-    threat: Threat,
-    goal: Objective,
-    start: Tensor,
-    steps: int,
-    rho: float,
-    stop_on_success: bool,
+def _run(
+    problem: AttackProblem, x_init: Tensor, *, steps: int, rho: float, stop_on_success: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One run from `start` (n, c, h, w): the best points, the objective there (n,) and whether they fool (n,) bool."""
+    """One run from `x_init` (n, c, h, w): the best points, the loss there (n,) and whether they succeed (n,) bool."""
+    x, y, threat = problem.x, problem.y, problem.threat
     n, spans = len(x), _spans(steps).to(x.device)
-    here, before = start.clone(), start.clone()  # x_t, x_{t-1}
-    best, slope = start.clone(), torch.zeros_like(x)  # the best point so far and the gradient there
-    top, last, top_then = (x.new_full((n,), -torch.inf) for _ in range(3))  # L there, at x_{t-1}, and at the checkpoint
+    x_adv, previous = x_init.clone(), x_init.clone()  # x_t, x_{t-1}
+    best, best_gradient = x_init.clone(), torch.zeros_like(x)
+    best_loss, last_loss, checkpoint_loss = (x.new_full((n,), -torch.inf) for _ in range(3))
     size = x.new_full((n, 1, 1, 1), 2 * threat.eps)
-    age, rises = torch.zeros_like(y), torch.zeros_like(y)  # steps taken, and how many of this span's raised L
-    won, halved = torch.zeros_like(y, dtype=torch.bool), torch.ones_like(y, dtype=torch.bool)
+    step, rises = torch.zeros_like(y), torch.zeros_like(y)  # steps taken, and how many of this span's raised the loss
+    success, halved = torch.zeros_like(y, dtype=torch.bool), torch.ones_like(y, dtype=torch.bool)
 
-    pool = ActiveSet(n, x.device)
-    while len(i := pool.live):
-        label, aim = y[i], None if y_target is None else y_target[i]
-        gradient, (_, value, hit) = loss_and_gradient(model, here[i], label, aim, goal)
-        rises[i] += (value > last[i]) & (age[i] > 0)
-        better = (hit & ~won[i]) | ((hit == won[i]) & (value > top[i]))
+    active = ActiveSet(n, x.device)
+    while len(i := active.indices):
+        y_target = None if problem.y_target is None else problem.y_target[i]
+        gradient, (_, rank, hit) = loss_and_gradient(problem.model, x_adv[i], y[i], y_target, problem.loss_fn)
+        rises[i] += (rank > last_loss[i]) & (step[i] > 0)
+        better = (hit & ~success[i]) | ((hit == success[i]) & (rank > best_loss[i]))
         b = i[better]
-        best[b], slope[b], top[b], won[b] = here[b], gradient[better], value[better], hit[better]
-        last[i] = value
+        best[b], best_gradient[b] = x_adv[b], gradient[better]
+        best_loss[b], success[b] = rank[better], hit[better]
+        last_loss[i] = rank
 
-        span = spans[age[i]]
+        span = spans[step[i]]
         check = span > 0
-        stuck = ~halved[i] & (top[i] <= top_then[i])
+        stuck = ~halved[i] & (best_loss[i] <= checkpoint_loss[i])
         halve = check & ((rises[i] < rho * span) | stuck)
         c, h = i[check], i[halve]
-        halved[c], top_then[c], rises[c] = halve[check], top[c], 0
+        halved[c], checkpoint_loss[c], rises[c] = halve[check], best_loss[c], 0
         size[h] /= 2
-        here[h], last[h], gradient[halve] = best[h], top[h], slope[h]
+        x_adv[h], last_loss[h], gradient[halve] = best[h], best_loss[h], best_gradient[h]
 
-        now = here[i]
-        step = threat.project(now + size[i] * steepest_ascent_direction(gradient, threat.norm), x[i]) - now
-        share = torch.where(age[i] > 0, MOMENTUM, 1.0).view(-1, 1, 1, 1)
-        here[i] = threat.project(now + share * step + (1 - share) * (now - before[i]), x[i])
-        before[i] = now
-        age[i] += 1
-        pool.retire((age[i] > steps) | (hit & stop_on_success))
-    return best, top, won
+        x_t = x_adv[i]
+        move = threat.project(x_t + size[i] * steepest_ascent_direction(gradient, threat.norm), x[i]) - x_t
+        alpha = batch_view(torch.where(step[i] > 0, MOMENTUM, 1.0))
+        x_adv[i] = threat.project(x_t + alpha * move + (1 - alpha) * (x_t - previous[i]), x[i])
+        previous[i] = x_t
+        step[i] += 1
+        active.drop((step[i] > steps) | (hit & stop_on_success))
+    return best, best_loss, success
 
 
 def _spans(steps: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The nearest point of a segment on the wanted side of a decision boundary, clear of float32's rounding errors."""
+"""The nearest adversarial point of a segment, on the far side of the boundary by more than float32 rounding errors."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import CHUNK
-from advgan.attacks.common import frozen_eval
-from advgan.attacks.losses import objective, reached
-from advgan.core.threat_model import Norm, delta_norms
+from advgan.attacks.common import AttackProblem, batch_view, frozen_eval
+from advgan.attacks.losses import get_loss, is_adversarial
+from advgan.core.threat_model import Norm, Threat, delta_norms
 
-# How far beyond the boundary an answer lies: a share of its delta, and rounding errors of the image's own size. Sums
-# are rounded otherwise in a batch of another size: linear models of 192 values differ by up to 1.8 such errors.
-SHARE, ERRORS = 1e-4, 4 * torch.finfo(torch.float32).eps
-ROUNDS = 6  # chords at most: a linear model needs one
+# Distance beyond the boundary: a fraction of delta, and rounding errors of the image's own size. Sums are rounded
+# differently in a batch of another size: linear models of 192 values differ by up to 1.8 such errors.
+FRACTION, ERRORS = 1e-4, 4 * torch.finfo(torch.float32).eps
+MAX_CHORDS = 6  # a linear model needs one
 FURTHER = (1.0, 4.0, 16.0)  # times the clearance, where a batch of another size decides otherwise
 OTHER_SIZE = 3  # images in that batch
 
 
 def clearance(x: Tensor, delta: Tensor, norm: Norm) -> Tensor:
-    """(n,) how much longer than at the boundary `delta` (n, c, h, w) from `x` must be, as a share of its length."""
+    """(n,) length beyond the boundary, as a fraction of that of `delta` (n, c, h, w) from `x`."""
     size = delta_norms(delta)[norm].clamp_min(1e-12)
-    return SHARE + ERRORS * delta_norms(x + delta)[norm] / size
+    return FRACTION + ERRORS * delta_norms(x + delta)[norm] / size
 
 
 def to_boundary(
@@ -34,55 +34,53 @@ def to_boundary(
     norm: Norm = "l2",
     kappa: float = 0.0,
 ) -> Tensor:
-    """`x_adv` (n, c, h, w) drawn back toward `x`, down to where its lead is `kappa`, and by `clearance` out again.
+    """`x_adv` (n, c, h, w) moved back toward `x`, down to margin `kappa`, and out again by `clearance`.
 
-    The lead is max_{i != y} z_i - z_y, with `y_target` (n,) z_t - max_{i != t} z_i. The crossing is found by chords
-    (regula falsi). An answer on the boundary itself goes a little further out. Images that are equal in both, or that
-    are not where they are wanted in `x_adv`, by more than rounding errors, come back as they are.
+    The margin is max_{i != y} z_i - z_y, with `y_target` (n,) z_t - max_{i != t} z_i. The crossing is found by chords
+    (regula falsi). A point on the boundary itself is moved a little further out. Images equal in both, and those whose
+    `x_adv` is not adversarial by more than rounding errors, are returned unchanged.
     """
-    result, numbers = x_adv.clone(), (x_adv != x).flatten(1).any(1).nonzero().flatten()
+    result, changed = x_adv.clone(), (x_adv != x).flatten(1).any(1).nonzero().flatten()
+    problem = AttackProblem(model, x, y, y_target, Threat(norm), get_loss("margin", targeted=y_target is not None))
     with frozen_eval(model), torch.no_grad():
-        for i in numbers.split(CHUNK if x.device.type == "cpu" else max(len(numbers), 1)):
-            aim = None if y_target is None else y_target[i]
-            result[i] = _drawn_back(model, x[i], x_adv[i], y[i], aim, norm, kappa)
+        for i in changed.split(CHUNK if x.device.type == "cpu" else max(len(changed), 1)):
+            result[i] = _batch_to_boundary(problem[i], x_adv[i], kappa)
     return result
 
 
-def _drawn_back(
-    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, y_target: Tensor | None, norm: Norm, kappa: float
-) -> Tensor:
+def _batch_to_boundary(problem: AttackProblem, x_adv: Tensor, kappa: float) -> Tensor:
     """`to_boundary` of one batch."""
-    delta, goal = x_adv - x, objective("margin", targeted=y_target is not None)
-    extra = clearance(x, delta, norm)
+    x, delta = problem.x, x_adv - problem.x
+    extra = clearance(x, delta, problem.threat.norm)
 
-    def lead(points: Tensor, size: int = len(x)) -> tuple[Tensor, Tensor]:
-        """Lead over kappa, and whether it is enough, (n,) each, in batches of `size`."""
-        logits = torch.cat([model(part) for part in points.split(size)])
-        value = goal(logits, y, y_target) - kappa
-        return value, reached(logits, y, y_target) & (value >= 0)
+    def margin(points: Tensor, size: int = len(x)) -> tuple[Tensor, Tensor]:
+        """Margin above kappa, and whether it suffices, (n,) each, in batches of `size`."""
+        logits = torch.cat([problem.model(part) for part in points.split(size)])
+        value = problem.loss_fn(logits, problem.y, problem.y_target) - kappa
+        return value, is_adversarial(logits, problem.y, problem.y_target) & (value >= 0)
 
-    def at(share: Tensor) -> Tensor:
-        return (x + share.view(-1, 1, 1, 1) * delta).clamp(0, 1)
+    def at(fraction: Tensor) -> Tensor:
+        return (x + batch_view(fraction) * delta).clamp(0, 1)
 
-    low, high, (below, _), (above, won) = torch.zeros_like(extra), torch.ones_like(extra), lead(x), lead(x_adv)
-    # An answer found in a batch of another size may fall short by rounding errors here.
-    won = (below < 0) & (won | (below / (below - above) < 1 + extra))
-    for _ in range(ROUNDS):
+    low, high = torch.zeros_like(extra), torch.ones_like(extra)
+    (below, _), (above, success) = margin(x), margin(x_adv)
+    # A point found in a batch of another size may fall short by rounding errors here.
+    success = (below < 0) & (success | (below / (below - above) < 1 + extra))
+    for _ in range(MAX_CHORDS):
         trial = low + (high - low) * below / (below - above) + extra
-        going = won & (trial < high * (1 - SHARE))
+        going = success & (trial < high * (1 - FRACTION))
         if not going.any():
             break
-        value, hit = lead(at(torch.where(going, trial, high)))
+        value, hit = margin(at(torch.where(going, trial, high)))
         high, above = torch.where(going & hit, trial, high), torch.where(going & hit, value, above)
         low, below = torch.where(going & ~hit, trial, low), torch.where(going & ~hit, value, below)
 
-    crossing, result, left = low + (high - low) * below / (below - above), x_adv, won
+    crossing, result, remaining = low + (high - low) * below / (below - above), x_adv, success
     for times in FURTHER:
-        share = torch.where(won, torch.maximum(high, crossing + times * extra), 1.0)
-        points = at(share)
-        clear = left & lead(points)[1] & lead(points, OTHER_SIZE)[1]
-        result = torch.where(clear.view(-1, 1, 1, 1), points, result)
-        left = left & ~clear
-        if not left.any():
+        points = at(torch.where(success, torch.maximum(high, crossing + times * extra), 1.0))
+        clear = remaining & margin(points)[1] & margin(points, OTHER_SIZE)[1]
+        result = torch.where(batch_view(clear), points, result)
+        remaining = remaining & ~clear
+        if not remaining.any():
             break
     return result

@@ -1,26 +1,27 @@
-"""What the gradient attacks share: the model lent to an attack and given back as it was, and one gradient at x_adv."""
+"""Shared by the attacks: input checks, the temporarily frozen model, the attack state and the gradient at x_adv."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
-from advgan.attacks.losses import Objective, reached
+from advgan.attacks.losses import LossFn, get_loss, is_adversarial
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns, check_images, check_labels, check_number, is_softmax
 from advgan.core.threat_model import Norm, Threat
 
-BEYOND = 1000.0  # more than any objective
+SUCCESS_OFFSET = 1000.0  # larger than any loss
 NO_GRADIENT = "the target passes no gradient to its input: this attack needs one that does"
 
 
 def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, y_target: Tensor | None = None) -> Threat:
-    """The threat that an attack on images `x` (n, c, h, w) with labels `y` (n,) has to keep to.
+    """The threat model of an attack on images `x` (n, c, h, w) with labels `y` (n,).
 
     Raises InputError, before any work, for an impossible ball, images that are not float32 in [0, 1], or labels and
     target classes that are not (n,) integers from 0 on.
@@ -87,58 +88,82 @@ def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(True)
 
 
-class AttackState(NamedTuple):
-    """How near its goal an attacker is with each image (n,).
+@dataclass(frozen=True)
+class AttackProblem:
+    """An attack's classifier, images `x` (n, c, h, w), labels `y` (n,), target classes (n,), ball and loss."""
 
-    value   what is raised: the objective; of an image that fools a model which can reject, minus the model's suspicion
-    rank    of two points the better one has the larger: `value`, but for one that fools, which is above all others
-    won     bool: it fools, and is not rejected
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    y_target: Tensor | None
+    threat: Threat
+    loss_fn: LossFn
+
+    @classmethod
+    def checked(
+        cls, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: Norm, y_target: Tensor | None, loss: str
+    ) -> AttackProblem:
+        """The problem of an attack's arguments. Raises InputError as `check_inputs` and `get_loss`."""
+        threat = check_inputs(x, y, eps, norm, y_target)
+        return cls(model, x, y, y_target, threat, get_loss(loss, targeted=threat.targeted))
+
+    def __getitem__(self, i: Tensor) -> AttackProblem:
+        """The problem of the images with indices `i`."""
+        return replace(self, x=self.x[i], y=self.y[i], y_target=None if self.y_target is None else self.y_target[i])
+
+
+class AttackState(NamedTuple):
+    """State of an attack per image (n,).
+
+    loss      raised by the attacker; of an adversarial image of a classifier that can reject, minus its rejection score
+    rank      total order over candidates, larger is better: `loss`, but successes come above all others
+    success   bool: adversarial and not rejected
     """
 
-    value: Tensor
+    loss: Tensor
     rank: Tensor
-    won: Tensor
+    success: Tensor
 
 
-def standing(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective) -> AttackState:
+def evaluate_state(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, loss_fn: LossFn) -> AttackState:
     """The attack state of images `x` (n, c, h, w), by one forward pass.
 
-    Against a model with a `rejection_score` (n,), positive where it rejects, each image has one aim at a time: another
-    class first, then acceptance (Bryniarski et al. 2021, arXiv:2106.15023: selective gradient descent).
+    Against a model with a `rejection_score` (n,), positive for rejected images, an image leaves its class first, then
+    lowers the score (selective gradient descent, Bryniarski et al. 2021, arXiv:2106.15023).
     """
     logits = model(x)
     check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
-    value, won = goal(logits, y, y_target), reached(logits, y, y_target)
-    if not hasattr(model, "rejection_score") or not won.any():
-        return AttackState(value, value.detach(), won)
-    i = won.nonzero().squeeze(1)
-    doubt = model.rejection_score(x[i])
-    rank = BEYOND - doubt.detach() / (1 + doubt.detach().abs())
-    rank = value.detach().index_put((i,), rank)
-    return AttackState(value.index_put((i,), -doubt), rank, won.index_put((i,), doubt <= 0))
+    loss, success = loss_fn(logits, y, y_target), is_adversarial(logits, y, y_target)
+    if not hasattr(model, "rejection_score") or not success.any():
+        return AttackState(loss, loss.detach(), success)
+    i = success.nonzero().squeeze(1)
+    suspicion = model.rejection_score(x[i])
+    rank = SUCCESS_OFFSET - suspicion.detach() / (1 + suspicion.detach().abs())
+    rank = loss.detach().index_put((i,), rank)
+    return AttackState(loss.index_put((i,), -suspicion), rank, success.index_put((i,), suspicion <= 0))
 
 
 def rejects(model: Any, x: Tensor) -> Tensor:
-    """Which images `x` (n, c, h, w) the model does not answer: (n,) bool; none, where it has no `rejection_score`."""
+    """Whether the model rejects each image of `x` (n, c, h, w): (n,) bool; False without a `rejection_score`."""
     if not hasattr(model, "rejection_score"):
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    found: Tensor = model.rejection_score(x) > 0
-    return found
+    rejected: Tensor = model.rejection_score(x) > 0
+    return rejected
 
 
 def loss_and_gradient(
-    model: nn.Module, x_adv: Tensor, y: Tensor, y_target: Tensor | None, goal: Objective
+    model: nn.Module, x_adv: Tensor, y: Tensor, y_target: Tensor | None, loss_fn: LossFn
 ) -> tuple[Tensor, AttackState]:
-    """The gradient (n, c, h, w), at `x_adv` itself, of what an attacker raises, and how near its goal it is there.
+    """Gradient (n, c, h, w) of the attack state's loss at `x_adv` itself, and the state there.
 
     `x_adv` is a leaf here. No gradient goes through the clamp that made it: since torch 2.15 clamp passes none at its
     bounds, and most pixels of a digit are exactly 0.
     """
     with gradients_on():
         leaf, y = x_adv.detach().clone().requires_grad_(), y.clone()
-        here = standing(model, leaf, y, None if y_target is None else y_target.clone(), goal)
-        gradient = gradient_at(leaf, here.value.sum())
-    return gradient, here._replace(value=here.value.detach())
+        state = evaluate_state(model, leaf, y, None if y_target is None else y_target.clone(), loss_fn)
+        gradient = gradient_at(leaf, state.loss.sum())
+    return gradient, state._replace(loss=state.loss.detach())
 
 
 @contextmanager
@@ -165,16 +190,18 @@ def gradient_at(leaf: Tensor, output: Tensor, weight: Tensor | None = None, *, a
 
 
 @torch.no_grad()
-def fooled(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
-    """Which images `x` (n, c, h, w) are where the attacker wants them, and not rejected: (n,) bool, by one forward."""
-    found, pool = torch.zeros(len(x), dtype=torch.bool, device=x.device), ActiveSet(len(x), x.device)
+def find_adversarial(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
+    """Whether each image of `x` (n, c, h, w) is adversarial and not rejected: (n,) bool, by one forward."""
+    adversarial, active = torch.zeros(len(x), dtype=torch.bool, device=x.device), ActiveSet(len(x), x.device)
     with frozen_eval(model):
-        while len(i := pool.live):
+        while len(i := active.indices):
             logits = model(x[i])
             check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
-            found[i] = reached(logits, y[i], None if y_target is None else y_target[i]) & ~rejects(model, x[i])
-            pool.retire(torch.ones_like(i, dtype=torch.bool))
-    return found
+            adversarial[i] = is_adversarial(logits, y[i], None if y_target is None else y_target[i]) & ~rejects(
+                model, x[i]
+            )
+            active.drop(torch.ones_like(i, dtype=torch.bool))
+    return adversarial
 
 
 def steepest_ascent_direction(gradient: Tensor, norm: Norm) -> Tensor:
@@ -182,8 +209,13 @@ def steepest_ascent_direction(gradient: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         return gradient.sign()
     # Divide by the largest entry first: the squares of a small gradient underflow.
-    gradient = gradient / gradient.flatten(1).abs().amax(1).clamp_min(1e-38).view(-1, 1, 1, 1)
-    return gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    gradient = gradient / batch_view(gradient.flatten(1).abs().amax(1).clamp_min(1e-38))
+    return gradient / batch_view(gradient.flatten(1).norm(dim=1).clamp_min(1e-12))
+
+
+def batch_view(values: Tensor) -> Tensor:
+    """One value per image (n,) as (n, 1, 1, 1)."""
+    return values.view(-1, 1, 1, 1)
 
 
 def length(gradient: Tensor) -> Tensor:
@@ -199,7 +231,7 @@ def random_start(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tens
     else:  # a normal direction is uniform on the sphere; the d-th root spreads the radius over the ball
         delta = normal(x.shape, x, rng)
         radius = threat.eps * uniform((len(x), 1, 1, 1), x, rng) ** (1 / max(x[:1].numel(), 1))
-        delta = delta * radius / delta.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+        delta = delta * radius / batch_view(delta.flatten(1).norm(dim=1).clamp_min(1e-12))
     return threat.project(x + delta, x)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from advgan.attacks.ifgsm import ifgsm
@@ -19,11 +18,10 @@ def fgsm(
     norm: Norm = "linf",
     loss: Loss = "cross-entropy",
     y_target: Tensor | None = None,
-    rng: torch.Generator | None = None,
 ) -> Tensor:
     """x_adv = x + eps sign(grad_x L(x, y)), cut at the box; for l2 x + eps grad / ||grad||_2 (Miyato et al. 2016).
 
-    L is cross-entropy, or the `loss` that `objective` knows by name; with `y_target` (n,) the step goes toward that
+    L is cross-entropy, or the `loss` of `get_loss`; with `y_target` (n,) the step goes toward that
     class. x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
     """
-    return ifgsm(model, x, y, eps=eps, steps=1, norm=norm, loss=loss, y_target=y_target, rng=rng)
+    return ifgsm(model, x, y, eps=eps, steps=1, norm=norm, loss=loss, y_target=y_target)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
-from advgan.attacks.common import check_classes, check_inputs, frozen_eval, gradient_at, gradients_on
-from advgan.attacks.losses import excess, reached
+from advgan.attacks.common import batch_view, check_classes, check_inputs, frozen_eval, gradient_at, gradients_on
+from advgan.attacks.losses import is_adversarial, log_odds_against
 from advgan.core.errors import InputError
 
 Derivative = Literal["probabilities", "logits", "softmax"]
@@ -24,9 +24,7 @@ def jsma(
     theta: float = 1.0,
     gamma: float = 0.145,
     derivative: Derivative = "probabilities",
-    eps: float | None = None,
     y_target: Tensor | None = None,
-    rng: torch.Generator | None = None,
 ) -> Tensor:
     """Add `theta` to the pair of pixels that promises most, until the class is t = `y_target` (algorithm 2, eq. 8).
 
@@ -44,8 +42,8 @@ def jsma(
                  distillation lives on that (Papernot et al. 2016, arXiv:1511.04508; Carlini & Wagner 2016,
                  arXiv:1607.04311); "probabilities" has the same pixels in the same order, and cannot underflow
     A "pixel" is a single value of the c h w in an image: an RGB pixel is three.
-    x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, unchanged where the image is fooled already, where no pair
-    is left and where gamma is used up. `eps` and `rng`, part of every attack's call, have no say. Raises InputError.
+    x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, unchanged where it is misclassified already, where no pair
+    is left and where gamma is used up. Raises InputError.
     """
     check_inputs(x, y, 1.0, "l2", y_target)
     if not -1 <= theta <= 1 or theta == 0:
@@ -56,9 +54,9 @@ def jsma(
         raise InputError(f"derivative must be of probabilities, logits or softmax, got {derivative!r}")
     values, sign = x.flatten(1).clone(), 1 if theta > 0 else -1  # (n, d)
     changed, limit = torch.zeros_like(values, dtype=torch.bool), int(gamma * values.shape[1])
-    fooled, pool = torch.zeros_like(y, dtype=torch.bool), ActiveSet(len(x), x.device)
+    fooled, active = torch.zeros_like(y, dtype=torch.bool), ActiveSet(len(x), x.device)
     with frozen_eval(model), torch.no_grad():
-        while len(i := pool.live):
+        while len(i := active.indices):
             aim = None if y_target is None else y_target[i]
             toward, away, fooled[i] = _saliency(model, values[i].view_as(x[i]), y[i], aim, derivative)
             if derivative != "softmax":  # whose underflow is what it is there to show
@@ -70,8 +68,8 @@ def jsma(
             k, pair = i[going, None], pair[going]
             values[k, pair] = (values[k, pair] + theta).clamp(0, 1)
             changed[k, pair] = True
-            pool.retire(~going)
-    return torch.where(fooled.view(-1, 1, 1, 1), values.view_as(x), x)
+            active.drop(~going)
+    return torch.where(batch_view(fooled), values.view_as(x), x)
 
 
 def _saliency(
@@ -86,14 +84,14 @@ def _saliency(
         if derivative == "probabilities":
             # dp_t = p_t (1 - p_t) d(-excess): the same order of pixels, but no p that underflows. And the other
             # probabilities lose what p_t wins.
-            toward = gradient_at(leaf, -sign * excess(logits, label).sum())
+            toward = gradient_at(leaf, -sign * log_odds_against(logits, label).sum())
             away = -toward
         else:
             output = logits if derivative == "logits" else logits.float().softmax(1)
             own = torch.zeros_like(output).scatter(1, label[:, None], sign)
             toward = gradient_at(leaf, output, own, again=True)
             away = gradient_at(leaf, output, sign - own)
-    return toward.flatten(1), away.flatten(1), reached(logits.detach(), y, y_target)
+    return toward.flatten(1), away.flatten(1), is_adversarial(logits.detach(), y, y_target)
 
 
 def _scaled(gradient: Tensor) -> Tensor:

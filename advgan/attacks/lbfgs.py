@@ -19,11 +19,11 @@ from advgan.attacks.common import (
     length,
     loss_and_gradient,
 )
-from advgan.attacks.losses import Objective, objective
+from advgan.attacks.losses import LossFn, get_loss
 
 CANDIDATES = 10  # most likely classes whose boundaries are measured
-CLEAN_ODDS = 10.0  # log-odds against the goal at x, to which the logits are scaled
-PRECISION = 1e-5  # relative: float32 logits know no better, and a line search in their noise ends nowhere
+CLEAN_ODDS = 10.0  # log-odds against the desired class at x, to which the logits are scaled
+PRECISION = 1e-5  # relative: the precision of float32 logits; below it a line search fails in their noise
 
 
 def lbfgs(
@@ -34,11 +34,9 @@ def lbfgs(
     initial_c: float | None = None,
     binary_steps: int = 9,
     steps: int = 20,
-    eps: float | None = None,
     y_target: Tensor | None = None,
-    rng: torch.Generator | None = None,
 ) -> Tensor:
-    """Minimise c ||r||_2^2 + loss(x + r) over r with x + r in [0, 1]; the largest c whose answer still fools.
+    """Minimise c ||r||_2^2 + loss(x + r) over r with x + r in [0, 1]; the largest c whose result is adversarial.
 
     loss is -log of the probability of what is wanted: class `y_target` (n,), CE(y_target), the paper's; untargeted, of
     the other class k with the nearest boundary, linearised at x (the least |z_k - z_y| / ||grad(z_k - z_y)||_2 of the
@@ -50,17 +48,17 @@ def lbfgs(
     binary_steps   values of c tried: times or through 4 until one fools and one does not, then their geometric mean
     steps          of L-BFGS-B for each of them, each from where the one before ended
     Image by image, since scipy's optimiser takes one problem at a time: batches are no faster. The nearest success of
-    all points asked about is drawn back to the boundary, and clear of rounding errors (`to_boundary`).
+    all points evaluated is moved to the boundary, clear of rounding errors (`to_boundary`).
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, unchanged without a success and where the image is fooled
-    already. `eps` and `rng` have no say. Raises InputError.
+    already. Raises InputError.
     """
     check_inputs(x, y, 1.0, "l2", y_target)
     check_at_least(1, binary_steps=binary_steps, steps=steps)
     check_positive(initial_c=initial_c)
     x_adv = x.clone()
-    model = nn.Sequential(model)  # one smooth objective is all that a line search can follow: rejection is left aside
+    model = nn.Sequential(model)  # hides a rejection score: a line search needs one smooth objective
     with frozen_eval(model):
-        with torch.no_grad():  # all at once: probabilities are told from logits by several images
+        with torch.no_grad():  # all at once: probabilities are recognised by several images
             check_classes(y if y_target is None else torch.maximum(y, y_target), model(x))
         for k in range(len(x)):
             aim = None if y_target is None else y_target[k : k + 1]
@@ -88,9 +86,9 @@ def _nearest(model: nn.Module, x: Tensor, y: Tensor) -> int:
     return min(distances, default=(np.inf, label))[1]
 
 
-def _pair(goal: int) -> Objective:
-    """How far class `goal` leads the true class."""
-    return lambda z, y, t: z.float()[:, goal] - z.float().gather(1, y[:, None])[:, 0]
+def _pair(k: int) -> LossFn:
+    """Logit of class `k` minus that of the true class."""
+    return lambda z, y, t: z.float()[:, k] - z.float().gather(1, y[:, None])[:, 0]
 
 
 class _Problem:
@@ -100,41 +98,41 @@ class _Problem:
         self.model, self.x, self.y, self.y_target = model, x, y, y_target
         self.clean = x.double().flatten().cpu().numpy()
         self.best, self.shortest, self.scale = x, np.inf, 1.0
-        self.log_odds = objective("margin", targeted=y_target is not None)
-        lead, _ = self._ask(x)
+        self.log_odds = get_loss("margin", targeted=y_target is not None)
+        lead, _ = self._evaluate(x)
         if not self.fooled:
             self.scale = CLEAN_ODDS / max(abs(lead), 1e-30)
-            odds = objective("cross-entropy", targeted=True)
+            odds = get_loss("cross-entropy", targeted=True)
             self.log_odds = odds if y_target is not None else _pair(_nearest(model, x, y))
-            self.odds, self.slope = self._ask(x)
+            self.odds, self.slope = self._evaluate(x)
 
-    def _ask(self, x_adv: Tensor) -> tuple[float, np.ndarray]:
+    def _evaluate(self, x_adv: Tensor) -> tuple[float, np.ndarray]:
         """The log-odds of what is wanted at `x_adv`, and their gradient (d,); notes whether it fools."""
         scale = self.scale
-        scaled: Objective = lambda z, y, t: self.log_odds(scale * z.float(), y, t)  # noqa: E731
-        slope, here = loss_and_gradient(self.model, x_adv, self.y, self.y_target, scaled)
-        self.fooled = bool(here.won)
-        return float(here.value), slope.double().flatten().cpu().numpy()
+        scaled: LossFn = lambda z, y, t: self.log_odds(scale * z.float(), y, t)  # noqa: E731
+        slope, state = loss_and_gradient(self.model, x_adv, self.y, self.y_target, scaled)
+        self.fooled = bool(state.success)
+        return float(state.loss), slope.double().flatten().cpu().numpy()
 
     def value(self, flat: np.ndarray, c: float) -> tuple[float, np.ndarray]:
         """c ||r||^2 + softplus(-log-odds) = c ||r||^2 - log p at x_adv = `flat`, and the gradient."""
         r, x_adv = flat - self.clean, torch.from_numpy(flat).to(self.x).view_as(self.x)
-        odds, slope = self._ask(x_adv)
+        odds, slope = self._evaluate(x_adv)
         if self.fooled and r @ r < self.shortest:
             self.best, self.shortest = x_adv, r @ r
         loss = float(softplus(torch.tensor(-odds, dtype=torch.float64)))
         return c * (r @ r) + loss, 2 * c * r - slope / (1 + np.exp(min(odds, 700.0)))
 
     def search(self, c: float | None, binary_steps: int, steps: int) -> None:
-        """The line search over c, upward while the answers fool, downward while they do not, then in between."""
-        from scipy.optimize import Bounds, minimize  # half a second that no other attack should pay
+        """Search over c: upward while the results are adversarial, downward while they are not, then bisection."""
+        from scipy.optimize import Bounds, minimize  # takes half a second, needed here only
 
         if c is None:
             c = float(np.clip(self.slope @ self.slope / (4 * max(abs(self.odds), 1e-6)), 1e-6, 1e10))
         box, options = Bounds(0, 1), {"maxiter": steps, "ftol": PRECISION, "gtol": 0.0}
-        works, fails, here = 0.0, np.inf, self.clean
+        works, fails, point = 0.0, np.inf, self.clean
         for _ in range(binary_steps):
-            here = minimize(self.value, here, (c,), "L-BFGS-B", jac=True, bounds=box, options=options).x
-            self.value(here, c)
+            point = minimize(self.value, point, (c,), "L-BFGS-B", jac=True, bounds=box, options=options).x
+            self.value(point, c)
             works, fails = (c, fails) if self.fooled else (works, c)
             c = 4 * works if np.isinf(fails) else fails / 4 if not works else float(np.sqrt(works * fails))

@@ -1,7 +1,6 @@
-"""What an attacker raises: one value (n,) per image from its logits (n, k), larger where the attack is nearer its goal.
+"""Losses that attacks maximise: one value (n,) per image from its logits (n, k), larger nearer to success.
 
-Untargeted it is doubt in the true class `y`; with `y_target` trust in that class. All are translation invariant, so a
-target may shift its logits.
+Untargeted they lower the true class `y`, with `y_target` they raise that class. All are invariant to shifted logits.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from advgan.core.errors import InputError
 from advgan.models.losses import margin
 
 Loss = Literal["cross-entropy", "margin", "dlr", "difference"]
-Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+LossFn = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def objective(loss: str, targeted: bool = False) -> Objective:
+def get_loss(loss: str, targeted: bool = False) -> LossFn:
     """The function (logits, y, y_target) -> (n,) that `loss` names.
 
-    cross-entropy  CE(y), targeted -CE(y_target): `excess`, whose gradient has the same direction
+    cross-entropy  CE(y), targeted -CE(y_target): `log_odds_against`, whose gradient has the same direction
     margin         max_{i != y} z_i - z_y, targeted z_t - max_{i != t} z_i            (Carlini & Wagner 2017, f_6)
     dlr            the margin over z_(1) - z_(3), the logits sorted: free of scale     (Croce & Hein 2020, eq. 6 and 7)
     difference     z_t - z_y = CE(y) - CE(y_target), the lectures' targeted loss; needs y_target
@@ -31,9 +30,9 @@ def objective(loss: str, targeted: bool = False) -> Objective:
     if loss not in get_args(Loss):
         raise InputError(f"loss must be one of {', '.join(get_args(Loss))}, got {loss!r}")
     if loss == "difference" and not targeted:
-        raise InputError("loss difference compares the class that is aimed at with the true one, got no y_target")
-    forms: dict[str, Objective] = {
-        "cross-entropy": lambda z, y, t: excess(z, y) if t is None else -excess(z, t),
+        raise InputError("loss difference compares the target class with the true one, expected a y_target, got none")
+    forms: dict[str, LossFn] = {
+        "cross-entropy": lambda z, y, t: log_odds_against(z, y) if t is None else -log_odds_against(z, t),
         "margin": lambda z, y, t: -margin(z.float(), y) if t is None else margin(z.float(), t),
         "dlr": _dlr,
         "difference": lambda z, y, t: _pick(z, y if t is None else t) - _pick(z, y),
@@ -41,27 +40,27 @@ def objective(loss: str, targeted: bool = False) -> Objective:
     return forms[loss]
 
 
-def excess(logits: Tensor, label: Tensor) -> Tensor:
-    """How far all other classes together outweigh class `label` (n,): log sum_{i != label} exp z_i - z_label.
+def log_odds_against(logits: Tensor, label: Tensor) -> Tensor:
+    """Log-odds of all other classes against class `label` (n,): log sum_{i != label} exp z_i - z_label.
 
-    Cross-entropy is softplus of this, so both have gradients of the same direction, image by image. But where the model
-    is sure, p rounds to 1 in float32 and cross-entropy's gradient p - 1 loses its main part, or all of it; this one's
-    never does (FGSM at 8/255 on a CIFAR ResNet-20: 95 % success by this, 89 % by cross-entropy).
+    Cross-entropy is softplus of this, so both gradients have the same direction per image. For confident predictions p
+    rounds to 1 in float32 and cross-entropy's gradient p - 1 loses digits, or vanishes; this one does not (FGSM at
+    8/255 on a CIFAR ResNet-20: 95 % success, 89 % by cross-entropy).
     """
     others = logits.float().scatter(1, label[:, None], -torch.inf)
     return others.logsumexp(1) - _pick(logits, label)
 
 
-def reached(logits: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
-    """Which images (n,) bool are where the attacker wants them: no longer `y`, or now `y_target`."""
+def is_adversarial(logits: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
+    """Whether each prediction is no longer `y`, or is `y_target`: (n,) bool."""
     return logits.argmax(1) != y if y_target is None else logits.argmax(1) == y_target
 
 
 def _dlr(logits: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
     """(max_{i != y} z_i - z_y) / (z_(1) - z_(3)), targeted (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)."""
-    needed = 3 if y_target is None else 4
-    if logits.shape[1] < needed:
-        raise InputError(f"loss dlr takes a ratio of logits of at least {needed} classes, got {logits.shape[1]}")
+    least = 3 if y_target is None else 4
+    if logits.shape[1] < least:
+        raise InputError(f"loss dlr takes a ratio of logits of at least {least} classes, got {logits.shape[1]}")
     ordered = logits.float().sort(dim=1, descending=True).values
     if y_target is None:
         return -margin(logits.float(), y) / (ordered[:, 0] - ordered[:, 2]).clamp_min(1e-12)

@@ -1,16 +1,17 @@
-"""Projected gradient descent (Madry et al. 2018, arXiv:1706.06083): gradient steps, each "fixed" back into the ball."""
+"""Projected gradient descent (Madry et al. 2018, arXiv:1706.06083): gradient steps projected onto the ball."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from advgan.attacks.common import check_at_least, check_inputs, check_positive, fooled, random_start
+from advgan.attacks.common import AttackProblem, check_at_least, check_positive, find_adversarial, random_start
 from advgan.attacks.gradient_ascent import Direction, gradient_ascent
-from advgan.attacks.losses import Loss, objective
+from advgan.attacks.losses import Loss
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm
 
@@ -34,43 +35,38 @@ def pgd(
     y_target: Tensor | None = None,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """x_{t+1} = project(x_t + step_size d(grad_x L(x_t))), t < steps: the lectures' gradient descent with "fix".
+    """x_{t+1} = project(x_t + step_size d(grad_x L(x_t))), t < steps.
 
     step_size         None is 2.5 eps / steps: enough to cross the ball, and to settle; a "gradient" direction needs one
-    loss              what L is, see `objective`
+    loss              what L is, see `get_loss`
     start             x_0: "random", uniform in the ball, or "x" itself (only the first restart; the others are random)
     direction         "steepest" (sign for linf, g/|g| for l2), "sign", or "gradient", plain
-    restarts          the images that no run before has fooled get another one
-    stop_on_success   an image stays where it is first found fooled, and costs nothing from there on
+    restarts          runs; each but the first for the images without a success so far
+    stop_on_success   an image stays at its first success and costs nothing afterwards
     x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
     """
-    threat = check_inputs(x, y, eps, norm, y_target)
+    problem = AttackProblem.checked(model, x, y, eps=eps, norm=norm, y_target=y_target, loss=loss)
     check_at_least(1, steps=steps, restarts=restarts)
     if start not in ("random", "x") or direction not in ("steepest", "sign", "gradient"):
-        wanted = "start random or x, and direction steepest, sign or gradient"
-        raise InputError(f"expected {wanted}, got {start!r} and {direction!r}")
+        expected = "start random or x, and direction steepest, sign or gradient"
+        raise InputError(f"expected {expected}, got {start!r} and {direction!r}")
     if step_size is None and direction == "gradient":
-        raise InputError("direction gradient takes steps as long as the gradient says, expected a step_size, got none")
+        raise InputError("direction gradient needs a step_size, got none: its steps have no fixed length")
     step_size = 2.5 * eps / steps if step_size is None else step_size
     check_positive(step_size=step_size)
-    goal = objective(loss, targeted=threat.targeted)
     if direction == "gradient" and loss == "cross-entropy":  # there the length counts, so it must be cross-entropy's
-        goal = _cross_entropy
+        problem = replace(problem, loss_fn=_cross_entropy)
 
-    x_adv, left = x.clone(), torch.arange(len(x), device=x.device)
+    x_adv, remaining = x.clone(), torch.arange(len(x), device=x.device)
     for run in range(restarts):
-        x_left, y_left, aim = x[left], y[left], None if y_target is None else y_target[left]
-        first = x_left if start == "x" and run == 0 else random_start(x_left, threat, rng)
-        x_adv[left] = found = gradient_ascent(
-            *(model, x_left, y_left, aim, threat, goal, first),
-            steps=steps,
-            step_size=step_size,
-            direction=direction,
-            stop_on_success=stop_on_success,
+        part = problem[remaining]
+        x_init = part.x if start == "x" and run == 0 else random_start(part.x, part.threat, rng)
+        x_adv[remaining] = candidates = gradient_ascent(
+            part, x_init, steps=steps, step_size=step_size, direction=direction, stop_on_success=stop_on_success
         )
         if run + 1 < restarts:
-            left = left[~fooled(model, found, y_left, aim)]
-            if not len(left):
+            remaining = remaining[~find_adversarial(model, candidates, part.y, part.y_target)]
+            if not len(remaining):
                 break
     return x_adv
 

@@ -1,4 +1,4 @@
-"""The attacks by the names they have on the command line and in every report, and their settings: pgd:steps=100."""
+"""Attacks by their names in commands and reports, with settings: pgd:steps=100."""
 
 from __future__ import annotations
 
@@ -28,41 +28,53 @@ from advgan.core.spec_strings import parse_call
 from advgan.core.threat_model import Threat, View
 from advgan.models.generator import Generator
 
-Protocol = Literal["bounded", "minimal-norm"]
+AttackKind = Literal["bounded", "minimal-norm"]
 Access = Literal["nothing", "gradients", "scores", "decisions", "generator", "transfer"]
-AttackFn = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> x_adv: all that the harness sees of an attack
+MINIMAL: AttackKind = "minimal-norm"
+AttackFn = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> x_adv
 # Library -> its parser "foolbox:LinfPGD:steps=40" -> (name, settings), and its maker (name, settings) -> Attack;
 # `advgan.bridges` registers them.
 LIBRARIES: dict[str, tuple[Callable[[str], tuple[str, dict[str, Any]]], Callable[[str, dict[str, Any]], Attack]]] = {}
-CALL = {"model", "x", "y", "eps", "norm", "y_target", "rng", "generator"}  # arguments that are not an attack's settings
+RESERVED_ARGS = {
+    "model",
+    "x",
+    "y",
+    "eps",
+    "norm",
+    "y_target",
+    "rng",
+    "generator",
+}  # no settings
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What a name stands for.
+    """An attack by name.
 
-    protocol   "bounded": does its worst inside the ball; "minimal-norm": looks for the smallest delta, however large
-    norm       the one norm it was made for; None: takes the threat's as `norm=`
-    targeted   whether it can aim at a class
-    access     what it uses of the target while it attacks: "nothing" (noise), its "gradients", "scores" (logits),
-               "decisions", or what a trained "generator" has learned of it ("transfer": what another model has)
+    run        (model, x, y, **arguments) -> x_adv; `eps` if bounded, `y_target` if targeted, `rng` if random, `norm` if
+               it has none of its own
+    kind       "bounded": maximises a loss inside the ball; "minimal-norm": minimises the norm of delta
+    norm       the norm it was made for; None: any
+    targeted   whether it supports target classes
+    access     of the attacker to the target: "nothing" (noise), "gradients", "scores" (logits), "decisions", a
+               "generator" trained on it, or "transfer" from another model
     random     whether it draws from `rng`
-    evasive    whether it also looks to be answered, where the target can reject
+    handles_rejection   whether it also lowers the rejection score of a target that can reject
     """
 
     run: Callable[..., Tensor]
-    protocol: Protocol = "bounded"
+    kind: AttackKind = "bounded"
     norm: str | None = None
     targeted: bool = True
     access: Access = "gradients"
     random: bool = False
-    evasive: bool = True
+    handles_rejection: bool = True
 
 
 ATTACKS: dict[str, Attack] = {
-    "noise-uniform": Attack(noise_uniform, access="nothing", random=True, evasive=False),
-    "noise-gaussian": Attack(noise_gaussian, access="nothing", random=True, evasive=False),
-    "noise-sign": Attack(noise_sign, access="nothing", random=True, evasive=False),
+    "noise-uniform": Attack(noise_uniform, access="nothing", random=True, handles_rejection=False),
+    "noise-gaussian": Attack(noise_gaussian, access="nothing", random=True, handles_rejection=False),
+    "noise-sign": Attack(noise_sign, access="nothing", random=True, handles_rejection=False),
     "fgsm": Attack(fgsm),
     "ifgsm": Attack(ifgsm),
     "ifgsm-projected": Attack(ifgsm_projected),
@@ -72,27 +84,25 @@ ATTACKS: dict[str, Attack] = {
     "apgd-ce": Attack(partial(apgd, loss="cross-entropy"), random=True),
     "apgd-dlr": Attack(partial(apgd, loss="dlr"), random=True),
     "square": Attack(square, access="scores", random=True),
-    "deepfool": Attack(deepfool, "minimal-norm", "l2", targeted=False, evasive=False),
-    "deepfool-linf": Attack(partial(deepfool, norm="linf"), "minimal-norm", "linf", targeted=False, evasive=False),
-    "carlini-wagner": Attack(carlini_wagner, "minimal-norm", "l2"),
+    "deepfool": Attack(deepfool, MINIMAL, "l2", targeted=False, handles_rejection=False),
+    "deepfool-linf": Attack(partial(deepfool, norm="linf"), MINIMAL, "linf", targeted=False, handles_rejection=False),
+    "carlini-wagner": Attack(carlini_wagner, MINIMAL, "l2"),
     "carlini-wagner-clipped": Attack(carlini_wagner_clipped),
-    "lbfgs": Attack(lbfgs, "minimal-norm", "l2", evasive=False),
-    "jsma": Attack(jsma, "minimal-norm", "l0", evasive=False),
-    "hopskipjump": Attack(hopskipjump, "minimal-norm", "l2", access="decisions", random=True),
-    "hopskipjump-linf": Attack(
-        partial(hopskipjump, norm="linf"), "minimal-norm", "linf", access="decisions", random=True
-    ),
+    "lbfgs": Attack(lbfgs, MINIMAL, "l2", handles_rejection=False),
+    "jsma": Attack(jsma, MINIMAL, "l0", handles_rejection=False),
+    "hopskipjump": Attack(hopskipjump, MINIMAL, "l2", access="decisions", random=True),
+    "hopskipjump-linf": Attack(partial(hopskipjump, norm="linf"), MINIMAL, "linf", access="decisions", random=True),
     "advgan": Attack(advgan, access="generator"),
 }
 
 
 @dataclass(frozen=True)
 class Spec:
-    """An attack as it was asked for: `label` "pgd:steps=100", its `name` (with the library, if not ours), its settings.
+    """An attack with settings: `label` "pgd:steps=100", `name` (with the library, if another's), `settings`.
 
-    view   what an attack by gradients differentiates where the target is defended: a smooth stand-in of what hides or
-           randomises gradients ("adaptive"), the defense as it is ("naive"), or the classifier behind it ("oblivious").
-           All other attacks ask the defense as it is
+    view   the model that a gradient attack differentiates in place of a defended target: BPDA and EOT approximations
+           ("adaptive"), the defense itself ("naive"), or the classifier without it ("oblivious"). All other attacks
+           query the defense itself
     """
 
     label: str
@@ -109,7 +119,7 @@ class Spec:
 
     @property
     def access(self) -> Access:
-        """What it uses of the target: gradient steps after a generator's pass do, and draws until one fools it do."""
+        """As `Attack.access`, with gradient steps after a generator's pass and with queries of several noise draws."""
         if self.name == "advgan" and self.settings.get("steps"):
             return "gradients"
         return "decisions" if self.settings.get("draws", 1) > 1 else self.attack.access
@@ -118,10 +128,9 @@ class Spec:
 def parse_attack(text: str) -> Spec:
     """`name` or `name:setting=value:setting=value`, like "pgd:steps=100:loss=dlr" or "noise-sign:magnitude=8/255".
 
-    One of another library has that before it, and that library's settings: "foolbox:LinfPGD:steps=100".
-    "@naive" or "@oblivious" says what a gradient attack sees of a defended target, see `View`: after the name or at the
-    end, "pgd:steps=100@naive", its label. Raises InputError for an unknown name, an unknown setting, or a value
-    of another type than the setting has.
+    An attack of another library has its name in front, and that library's settings: "foolbox:LinfPGD:steps=100".
+    "@naive" or "@oblivious" after the name or at the end, "pgd:steps=100@naive", is its `View`. Raises InputError for
+    an unknown name, an unknown setting, or a value of another type than the setting has.
     """
     call, at, view = text.partition("@")
     view, colon, settings_after = view.partition(":")
@@ -136,11 +145,13 @@ def parse_attack(text: str) -> Spec:
     elif call.partition(":")[0] in ("foolbox", "torchattacks", "art"):
         raise InputError(f"attack {text!r} of another library: expected `import advgan.bridges` first")
     else:
-        name, settings = parse_call(call, {name: attack.run for name, attack in ATTACKS.items()}, CALL, "attack")
+        name, settings = parse_call(
+            call, {name: attack.run for name, attack in ATTACKS.items()}, RESERVED_ARGS, "attack"
+        )
     spec = Spec(text, name, settings)
     if at and (view not in get_args(View) or spec.access != "gradients"):
-        wanted = f"@ and one of {', '.join(get_args(View))} after an attack by gradients"
-        raise InputError(f"attack {text!r} has no such view, expected {wanted}")
+        expected = f"@ and one of {', '.join(get_args(View))} after an attack by gradients"
+        raise InputError(f"attack {text!r} has no such view, expected {expected}")
     if spec.access == "gradients":
         spec = replace(spec, view=view if at else "adaptive")  # type: ignore[arg-type]
     return spec
@@ -160,21 +171,27 @@ def make_attack(
     generator   of attack advgan, which needs one
     """
     spec = parse_attack(attack) if isinstance(attack, str) else attack
-    own = spec.attack
-    if y_target is not None and not own.targeted:
+    definition = spec.attack
+    if y_target is not None and not definition.targeted:
         raise InputError(f"attack {spec.name} cannot aim at a class, expected no y_target, got {y_target}")
-    if own.protocol == "bounded" and own.norm not in (None, threat.norm):
-        raise InputError(f"attack {spec.name} keeps to a ball of {own.norm}, expected no other, got {threat.norm}")
+    if definition.kind == "bounded" and definition.norm not in (None, threat.norm):
+        raise InputError(
+            f"attack {spec.name} keeps to a ball of {definition.norm}, expected no other, got {threat.norm}"
+        )
     fixed: dict[str, Any] = dict(spec.settings) if spec.name in ATTACKS else {}  # a library's has its own inside
-    if own.norm is None:
+    if definition.kind == "bounded":
+        fixed["eps"] = threat.eps
+    if definition.norm is None:
         fixed["norm"] = threat.norm
+    if definition.random or spec.name == "advgan":
+        fixed["rng"] = rng
     if spec.name == "advgan":
         if generator is None:
             raise InputError("attack advgan needs a trained generator, expected --generator DIR, got none")
         fixed["generator"] = generator
 
     def run(x: Tensor, y: Tensor) -> Tensor:
-        aim = None if y_target is None else torch.full_like(y, y_target)
-        return own.run(model, x, y, eps=threat.eps, y_target=aim, rng=rng, **fixed)
+        targets = {} if y_target is None else {"y_target": torch.full_like(y, y_target)}
+        return definition.run(model, x, y, **targets, **fixed)
 
     return run

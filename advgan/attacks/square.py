@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
-from advgan.attacks.common import check_at_least, check_inputs, frozen_eval, standing, uniform
-from advgan.attacks.losses import objective
+from advgan.attacks.common import check_at_least, check_inputs, evaluate_state, frozen_eval, uniform
+from advgan.attacks.losses import get_loss
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat
 
@@ -26,45 +26,44 @@ def square(
     y_target: Tensor | None = None,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """Random squares of the image are set anew, and kept where the margin grows in the attacker's favour (algorithm 1).
+    """Random squares of the image are set anew, and kept where the margin grows (algorithm 1).
 
     linf paints a square in a corner of the ball (algorithm 2); l2 moves what one window has of eps to another (alg. 3).
-    queries   the most often that the target is asked about an image, x itself included
+    queries   query budget per image, x itself included
     p_init    the share of the image that the first squares cover; halved as in the paper, stretched to `queries`.
               .8 is what the paper has for MNIST and AutoAttack for all; the paper has .3 for CIFAR-10 and .05 (l2: .1)
               for ImageNet.
-    An image that is fooled is finished, and costs nothing more. No gradient is asked for. Of a target that can reject
-    its suspicion is asked too.
+    An adversarial image is finished and costs nothing more. The score of a target that can reject is used too.
     x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
     """
     threat = check_inputs(x, y, eps, norm, y_target)
     check_at_least(1, queries=queries)
     if not 0 < p_init <= 1:
         raise InputError(f"p_init must be in (0, 1], a share of the image, got {p_init}")
-    goal = objective("margin", targeted=threat.targeted)
+    loss_fn = get_loss("margin", targeted=threat.targeted)
     level = torch.bucketize((torch.arange(queries) - 2) * 10_000 // queries, torch.tensor(HALVINGS)).to(x.device)
     sides = _sides(p_init, x, norm)
     windows = torch.stack([_window(int(side), x) for side in sides])
     signs = 2 * (uniform(x.shape, x, rng) < 0.5).to(x) - 1
     first = _stripes(x, signs, threat) if norm == "linf" else _tiles(x, signs, threat)
 
-    best, top, asked = x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros_like(y)
-    pool = ActiveSet(len(x), x.device)
+    best, top, n_queries = x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros_like(y)
+    active = ActiveSet(len(x), x.device)
     with frozen_eval(model), torch.no_grad():
-        while len(i := pool.live):
+        while len(i := active.indices):
             label, aim = y[i], None if y_target is None else y_target[i]
-            stage, now = asked[i].view(-1, 1, 1, 1), level[asked[i]]
+            stage, now = n_queries[i].view(-1, 1, 1, 1), level[n_queries[i]]
             if norm == "linf":
                 moved = _paint(best[i], x[i], sides[now], threat, rng)
             else:
                 moved = _shift(best[i], x[i], sides[now], windows[now], threat, rng)
             trial = torch.where(stage == 0, x[i], torch.where(stage == 1, first[i], moved))
-            _, value, fooled = standing(model, trial, label, aim, goal)
+            _, value, fooled = evaluate_state(model, trial, label, aim, loss_fn)
             # The first squares start from the stripes even where these are no better than x, as in the paper.
-            better = (value > top[i]) | fooled | (asked[i] == 1)
+            better = (value > top[i]) | fooled | (n_queries[i] == 1)
             best[i[better]], top[i[better]] = trial[better], value[better]
-            asked[i] += 1
-            pool.retire(fooled | (asked[i] >= queries))
+            n_queries[i] += 1
+            active.drop(fooled | (n_queries[i] >= queries))
     return best
 
 
@@ -89,7 +88,7 @@ def _paint(best: Tensor, x: Tensor, side: Tensor, threat: Threat, rng: torch.Gen
     inside = (rows < side.view(-1, 1, 1, 1)) & (columns < side.view(-1, 1, 1, 1))
     step = threat.eps * (2 * (uniform((*x.shape[:2], 1, 1), x, rng) < 0.5).to(x) - 1)
     moved = torch.where(inside, threat.project(x + step, x), best)
-    # A query about the very same image would be wasted (for one channel, half of those about small squares).
+    # A query of the very same image would be wasted (for one channel, half of those with small squares).
     same = (moved == best).flatten(1).all(1).view(-1, 1, 1, 1)
     return torch.where(inside & same, threat.project(x - step, x), moved)
 

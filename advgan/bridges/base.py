@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.registry import Access, Protocol
+from advgan.attacks.registry import Access, AttackKind
 from advgan.core.config import parse_fraction
 from advgan.core.errors import InputError, did_you_mean
 
@@ -21,7 +21,7 @@ Call = Callable[[Tensor, Tensor, Tensor | None], Any]  # x (n, c, h, w), y (n,),
 class Kind:
     """Of an attack in another library, what `advgan.attacks.Attack` says of ours."""
 
-    protocol: Protocol
+    protocol: AttackKind
     norm: str | None
     targeted: bool = True
     access: Access = "gradients"

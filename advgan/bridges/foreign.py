@@ -43,7 +43,7 @@ def attack(name: str, settings: dict[str, Any]) -> Attack:
     """What the words that `parse` took apart stand for. It draws from torch's, numpy's and Python's own randomness."""
     kind = _kind(name, settings)
     run = Foreign(name, settings, kind)
-    return Attack(run, kind.protocol, kind.norm, kind.targeted, kind.access, random=True, evasive=False)
+    return Attack(run, kind.protocol, kind.norm, kind.targeted, kind.access, random=True, handles_rejection=False)
 
 
 class Foreign:
@@ -59,7 +59,7 @@ class Foreign:
         x: Tensor,
         y: Tensor,
         *,
-        eps: float,
+        eps: float = 1.0,
         norm: str | None = None,
         y_target: Tensor | None = None,
         rng: torch.Generator | None = None,
@@ -79,7 +79,7 @@ class Foreign:
     def _make(self, model: nn.Module, x: Tensor, eps: float, norm: str | None, targeted: bool, seed: int) -> Call:
         library, _, name = self.name.partition(":")
         module, within = _bridge(library), "l2" if self.kind.norm == "l0" else norm or self.kind.norm
-        threat = Threat(within, eps if self.kind.protocol == "bounded" else 1.0, targeted)  # type: ignore[arg-type]
+        threat = Threat(within, eps, targeted)  # type: ignore[arg-type]
         with _their_words(self.name):
             found: Call = module.build(module.attacks()[name], self.settings, model, x, threat, targeted, seed)
         return found

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.common import check_classes, check_inputs, frozen_eval
-from advgan.attacks.registry import Access, AttackFn, Protocol
+from advgan.attacks.registry import Access, AttackFn, AttackKind
 from advgan.classifiers import BlackBox
 from advgan.classifiers.checks import acting, check_outputs
 from advgan.core.errors import InputError
@@ -57,7 +57,7 @@ def evaluate(
     target_name: str = "target",
     access: Access = "gradients",
     seed: int = 0,
-    protocol: Protocol = "bounded",
+    protocol: AttackKind = "bounded",
     attack_norm: str | None = None,
     y_target: int | None = None,
     batch_size: int = 100,

@@ -45,7 +45,7 @@ class TargetModel:
 
 def _widest(spec: Spec, threat: Threat) -> Threat:
     """The threat that an attack is run under: a minimal-norm attack's answers hold for every radius."""
-    return Threat(threat.norm, 1.0, threat.targeted) if spec.attack.protocol == "minimal-norm" else threat
+    return Threat(threat.norm, 1.0, threat.targeted) if spec.attack.kind == "minimal-norm" else threat
 
 
 def _digest(key: dict[str, Any]) -> str:
@@ -140,7 +140,7 @@ class ResultCache:
                 target_name=victim.label,
                 access=access,
                 seed=seed,
-                protocol=spec.attack.protocol,
+                protocol=spec.attack.kind,
                 attack_norm=spec.attack.norm,
                 y_target=y_target,
                 batch_size=self.batch_size,

@@ -22,9 +22,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from advgan.attacks.common import frozen_eval
+from advgan.attacks.common import AttackProblem, frozen_eval
 from advgan.attacks.gradient_ascent import gradient_ascent
-from advgan.attacks.losses import objective
+from advgan.attacks.losses import get_loss
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, check_eps
 from advgan.defenses.base import reseed
@@ -158,9 +158,10 @@ class Adversary:
         start = self.start(x, y, threat, rng)
         if not self.plan.steps:
             return start
-        step_size, goal = self.plan.step_size * share, objective("cross-entropy")
+        step_size = self.plan.step_size * share
+        problem = AttackProblem(model, x, y, None, threat, get_loss("cross-entropy"))
         with self.accelerator.autocast():
-            return gradient_ascent(model, x, y, None, threat, goal, start, steps=self.plan.steps, step_size=step_size)
+            return gradient_ascent(problem, start, steps=self.plan.steps, step_size=step_size)
 
     def start(self, x: Tensor, y: Tensor, threat: Threat, rng: np.random.Generator) -> Tensor:
         """Where the gradient steps begin: at `x`, at noise, or anywhere between noise and what the generator says."""

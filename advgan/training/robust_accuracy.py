@@ -40,6 +40,10 @@ def validate(
     """The accuracy of `net` on `split`; with `eps` also what FGSM and PGD-10, linf, leave of it on the first `most`."""
     figures = {"accuracy": accuracy(net, split, accelerator)}
     if eps is not None:
-        some, attacks = split.first(most), {"fgsm": partial(fgsm, eps=eps), "pgd": partial(pgd, eps=eps, steps=10)}
+        some = split.first(most)
+        attacks: dict[str, Attack] = {
+            "fgsm": lambda net, x, y, rng: fgsm(net, x, y, eps=eps),
+            "pgd": partial(pgd, eps=eps, steps=10),
+        }
         figures |= {f"accuracy_{name}": accuracy(net, some, accelerator, attack) for name, attack in attacks.items()}
     return figures

@@ -26,7 +26,7 @@ from advgan.attacks import (
 )
 from advgan.attacks import active_set as pool
 from advgan.attacks import common as gradients
-from advgan.attacks.losses import objective
+from advgan.attacks.losses import get_loss
 from advgan.core.errors import InputError
 from advgan.core.threat_model import TOLERANCE, Threat, delta_norms
 from advgan.evaluation.instrumentation import ModelSnapshot
@@ -181,12 +181,12 @@ def test_every_attack_fulfills_contract(
     threat = Threat(norm, eps, targeted=targeted)  # type: ignore[arg-type]
     writer = generator(channels, norm, 2 if targeted else None)
     x_adv = make_attack(spec(name), model, threat, 2 if targeted else None, seeded(), writer)(x, y)
-    limits = threat if ATTACKS[name].protocol == "bounded" else Threat("linf", 1.0)
+    limits = threat if ATTACKS[name].kind == "bounded" else Threat("linf", 1.0)
     assert limits.violations(x_adv, x) == []
     assert not x_adv.requires_grad
     assert x_adv.device == x.device
     assert torch.equal(x, x_before)
-    assert (x_adv != x).any() or ATTACKS[name].protocol == "minimal-norm", "those return x where their search fails"
+    assert (x_adv != x).any() or ATTACKS[name].kind == "minimal-norm", "those return x where their search fails"
 
 
 @pytest.mark.parametrize("attack", [fgsm, ifgsm, mifgsm, pgd])
@@ -230,7 +230,7 @@ def test_empty_batch(name: str) -> None:
 def test_gradient_is_nonzero_at_box_limits() -> None:
     model, x = linear(3), images(8, size=4).round()
     y = predicted_labels(model, x)
-    gradient = gradients.loss_and_gradient(model, x, y, None, objective("cross-entropy"))[0].sign()
+    gradient = gradients.loss_and_gradient(model, x, y, None, get_loss("cross-entropy"))[0].sign()
     assert (gradient != 0).all()
     inward = ((x == 0) & (gradient > 0)) | ((x == 1) & (gradient < 0))
     assert inward.any()
@@ -336,13 +336,13 @@ def test_invalid_input_raises_before_forward(attack: Callable[..., Tensor], chan
         (ifgsm, {"steps": 0}, "steps must be at least 1, got 0"),
         (ifgsm, {"step_size": 0.0}, "step_size must be positive, got 0.0"),
         (ifgsm, {"loss": "l1"}, "loss must be one of cross-entropy, margin, dlr, difference, got 'l1'"),
-        (fgsm, {"loss": "difference"}, "loss difference compares the class that is aimed at.*got no y_target"),
+        (fgsm, {"loss": "difference"}, "loss difference compares the target class.*expected a y_target"),
         (mifgsm, {"decay": -1.0}, "decay must be at least 0, got -1.0"),
         (pgd, {"steps": 0}, "steps must be at least 1, got 0"),
         (pgd, {"restarts": 0}, "restarts must be at least 1, got 0"),
         (pgd, {"start": "y"}, "start random or x.*got 'y'"),
         (pgd, {"direction": "up"}, "direction steepest, sign or gradient, got 'random' and 'up'"),
-        (pgd, {"direction": "gradient"}, "expected a step_size, got none"),
+        (pgd, {"direction": "gradient"}, "direction gradient needs a step_size, got none"),
         (noise_sign, {"draws": 0}, "draws must be at least 1, got 0"),
         (noise_uniform, {"magnitude": 0.0}, "magnitude must be positive, got 0.0"),
     ],

@@ -244,7 +244,6 @@ class UncalledModel(nn.Module):
         ({"overshoot": -1.0}, "overshoot >= 0"),
         ({"prune": 0.9}, "prune >= 1.*got 50, 10, 0.02 and 0.9"),
         ({"prune": float("nan")}, "prune >= 1"),
-        ({"y_target": Y}, "cannot aim"),
         ({"norm": "l1"}, "norm must be one of"),
         ({"x": X * 3}, r"images must lie in \[0, 1\]"),
         ({"y": Y.float()}, "y must be an int64"),

@@ -21,7 +21,7 @@ from advgan.attacks import (
     pgd,
 )
 from advgan.attacks.active_set import ActiveSet
-from advgan.attacks.losses import excess, objective, reached
+from advgan.attacks.losses import get_loss, is_adversarial, log_odds_against
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
 from advgan.evaluation.instrumentation import Counter
@@ -37,7 +37,7 @@ Y, AIM = torch.tensor([0, 1]), torch.tensor([2, 3])
 
 def test_objectives_match_hand_computed_values() -> None:
     def value(loss: str, aim: Tensor | None = None) -> Tensor:
-        return objective(loss, aim is not None)(LOGITS, Y, aim)
+        return get_loss(loss, aim is not None)(LOGITS, Y, aim)
 
     cross_entropy = nn.functional.cross_entropy(LOGITS, Y, reduction="none")
     assert torch.allclose(nn.functional.softplus(value("cross-entropy")), cross_entropy)
@@ -51,11 +51,11 @@ def test_objectives_match_hand_computed_values() -> None:
         LOGITS, AIM, reduction="none"
     )
     assert torch.allclose(value("difference", AIM), both, atol=1e-6)
-    assert torch.allclose(value("cross-entropy", AIM), -excess(LOGITS, AIM))
+    assert torch.allclose(value("cross-entropy", AIM), -log_odds_against(LOGITS, AIM))
     for loss in ("cross-entropy", "margin", "dlr"):
-        assert torch.allclose(objective(loss)(10 + LOGITS, Y, None), value(loss), atol=1e-5)
-    assert reached(LOGITS, Y, None).tolist() == [True, False]
-    assert reached(LOGITS, Y, torch.tensor([3, 3])).tolist() == [True, False]
+        assert torch.allclose(get_loss(loss)(10 + LOGITS, Y, None), value(loss), atol=1e-5)
+    assert is_adversarial(LOGITS, Y, None).tolist() == [True, False]
+    assert is_adversarial(LOGITS, Y, torch.tensor([3, 3])).tolist() == [True, False]
 
 
 def test_dlr_requires_three_classes() -> None:
@@ -85,7 +85,7 @@ def test_pgd_reaches_optimum_of_linear_model(loss: Any, norm: Any) -> None:
 def test_pgd_direction_gradient_and_sign() -> None:
     model, x, y = linear(3, scale=0.1), images(5, size=4, low=0.4, high=0.6), torch.tensor([0, 1, 2, 0, 1])
     leaf = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(objective("margin")(model(leaf), y, None).sum(), leaf)
+    (gradient,) = torch.autograd.grad(get_loss("margin")(model(leaf), y, None).sum(), leaf)
     x_adv = pgd(model, x, y, eps=0.3, start="x", steps=1, direction="gradient", step_size=0.01, loss="margin")
     assert torch.allclose(x_adv, x + 0.01 * gradient, atol=1e-6)
     signed = pgd(model, x, y, eps=3.0, norm="l2", start="x", steps=1, direction="sign", step_size=0.01, loss="margin")
@@ -164,15 +164,17 @@ def test_random_start_is_in_ball_and_seeded() -> None:
 
 @pytest.mark.parametrize(("n", "size"), [(0, 4), (1, 4), (4, 4), (9, 4), (10, 3)])
 def test_active_set_serves_every_image_and_stays_full(n: int, size: int) -> None:
-    pool, left = ActiveSet(n, torch.device("cpu"), size), torch.randint(1, 5, (n,), generator=seeded())
+    active, left = ActiveSet(n, torch.device("cpu"), size), torch.randint(1, 5, (n,), generator=seeded())
     served, waiting = torch.zeros(n, dtype=torch.long), True
-    while len(i := pool.live):
+    while len(i := active.indices):
         assert len(i) <= size
         assert len(i.unique()) == len(i)
         served[i] += 1
-        pool.retire(served[i] >= left[i])
-        waiting = bool((served == 0).sum() > len(set(pool.live.tolist()) - set(served.nonzero().flatten().tolist())))
-        assert len(pool.live) >= min(size, 1) or not waiting
+        active.drop(served[i] >= left[i])
+        waiting = bool(
+            (served == 0).sum() > len(set(active.indices.tolist()) - set(served.nonzero().flatten().tolist()))
+        )
+        assert len(active.indices) >= min(size, 1) or not waiting
     assert torch.equal(served, left)
 
 
@@ -227,7 +229,7 @@ def test_generator_warm_start_continues_from_one_pass(norm: Any) -> None:
 def test_invalid_warm_start_raises() -> None:
     generator, x, y = Generator(eps=0.2, width=8), images(2), torch.zeros(2, dtype=torch.long)
     for words, message in (
-        ({"norm": "l2"}, "trained for norm linf, l2 was asked for"),
+        ({"norm": "l2"}, "trained for norm linf, got l2"),
         ({"eps": 0.3}, "trained for eps 0.2, got the larger 0.3"),
         ({"steps": -1}, "steps must not be negative, got -1"),
         ({"steps": 2}, "2 gradient steps need a model"),
@@ -245,7 +247,7 @@ def test_invalid_warm_start_raises() -> None:
 def test_parse_attack_settings() -> None:
     spec = parse_attack("pgd:steps=3:loss=dlr:step-size=8/255:stop_on_success=true")
     assert spec.settings == {"steps": 3, "loss": "dlr", "step_size": 8 / 255, "stop_on_success": True}
-    assert (spec.name, spec.access, spec.attack.protocol) == ("pgd", "gradients", "bounded")
+    assert (spec.name, spec.access, spec.attack.kind) == ("pgd", "gradients", "bounded")
     assert parse_attack("advgan").access == "generator"
     assert parse_attack("advgan:steps=2").access == "gradients"
     model, x = conv_net(), images(3)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from advgan.attacks.carlini_wagner import carlini_wagner, carlini_wagner_clipped
 from advgan.attacks.jsma import best_pair, jsma
 from advgan.attacks.lbfgs import lbfgs
-from advgan.attacks.losses import objective
+from advgan.attacks.losses import get_loss
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
 from advgan.evaluation.instrumentation import ModelSnapshot
@@ -123,7 +123,7 @@ def test_carlini_wagner_reaches_confidence_kappa(targeted: bool) -> None:
     for kappa in (0.5, 2.0):
         x_adv = quick_cw(model, x, y, kappa=kappa, y_target=aim)
         assert (x_adv != x).flatten(1).any(1).all()
-        assert (objective("margin")(model(x_adv), y, aim) >= kappa - 1e-4).all()
+        assert (get_loss("margin")(model(x_adv), y, aim) >= kappa - 1e-4).all()
     # A linear model of two classes: the distance grows with the lead.
     model, x = linear(2), torch.full((1, 1, 4, 4), 0.5)
     y = predicted_labels(model, x)

@@ -26,6 +26,11 @@ MINIMAL: dict[str, Callable[..., Tensor]] = {"hopskipjump": partial(hopskipjump,
 EVERY = BOUNDED | MINIMAL
 
 
+def radius(name: str, eps: float) -> dict[str, float]:
+    """The argument `eps` of a bounded attack."""
+    return {"eps": eps} if name in BOUNDED else {}
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -105,7 +110,7 @@ def test_every_attack_fulfills_contract(
     done, before = clean != y if aim is None else clean == aim, x.clone()
     assert done.any()
     assert not done.all()
-    attack = partial(EVERY[name], model_unchanged(model), x, y, eps=eps, norm=norm, y_target=aim)
+    attack = partial(EVERY[name], model_unchanged(model), x, y, **radius(name, eps), norm=norm, y_target=aim)
     x_adv = attack(rng=seeded())
     limits = Threat(norm, eps) if name in BOUNDED else Threat("linf", 1.0)  # type: ignore[arg-type]
     assert limits.violations(x_adv, x) == []
@@ -121,9 +126,9 @@ def test_every_attack_fulfills_contract(
 def test_draws_depend_on_given_rng_only(name: str) -> None:
     model, x = conv_net(), images(3)
     before = torch.get_rng_state()
-    EVERY[name](model, x, predicted_labels(model, x), eps=0.01, rng=seeded())
+    EVERY[name](model, x, predicted_labels(model, x), **radius(name, 0.01), rng=seeded())
     assert torch.equal(torch.get_rng_state(), before)
-    EVERY[name](model, x, predicted_labels(model, x), eps=0.01)
+    EVERY[name](model, x, predicted_labels(model, x), **radius(name, 0.01))
     assert not torch.equal(torch.get_rng_state(), before)
 
 
@@ -138,7 +143,7 @@ X, Y = torch.full((3, 1, 6, 6), 0.5), torch.zeros(3, dtype=torch.long)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", EVERY)
 def test_empty_batch(name: str, norm: str) -> None:
-    assert EVERY[name](UncalledModel(), X[:0], Y[:0], eps=0.1, norm=norm).shape == (0, 1, 6, 6)
+    assert EVERY[name](UncalledModel(), X[:0], Y[:0], **radius(name, 0.1), norm=norm).shape == (0, 1, 6, 6)
 
 
 @pytest.mark.parametrize(
@@ -161,14 +166,15 @@ def test_empty_batch(name: str, norm: str) -> None:
     ],
 )
 def test_invalid_input_raises_before_forward(attack: Callable[..., Tensor], change: dict, message: str) -> None:
+    eps = {} if attack is hopskipjump else {"eps": 0.1}
     with pytest.raises(InputError, match=message):
-        attack(UncalledModel(), **{"x": X, "y": Y, "eps": 0.1, **change})
+        attack(UncalledModel(), **{"x": X, "y": Y, **eps, **change})
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_out_of_range_target_raises(name: str) -> None:
     with pytest.raises(InputError, match="classes of the target, numbered 0 to 3, got 4"):
-        EVERY[name](linear(4), X, Y, eps=0.1, y_target=Y + 4)
+        EVERY[name](linear(4), X, Y, **radius(name, 0.1), y_target=Y + 4)
 
 
 # Auto-PGD
@@ -268,7 +274,7 @@ def test_gradient_free_attacks_disable_gradients(name: str) -> None:
     x = images(3)
     with torch.no_grad():
         y = NoGradient()(x).argmax(1)
-    assert (EVERY[name](NoGradient(), x, y, eps=0.05) != x).any()
+    assert (EVERY[name](NoGradient(), x, y, **radius(name, 0.05)) != x).any()
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 8])

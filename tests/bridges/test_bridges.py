@@ -219,7 +219,7 @@ def test_autoattack_succeeds_where_fgsm_does() -> None:
 def test_declared_kind_norm_and_access(word: str, protocol: str, norm: str | None, targeted: bool, access: str) -> None:
     spec = parse_attack(word)
     attack = spec.attack
-    assert (attack.protocol, attack.norm, attack.targeted, attack.access) == (protocol, norm, targeted, access)
+    assert (attack.kind, attack.norm, attack.targeted, attack.access) == (protocol, norm, targeted, access)
     assert (spec.label, spec.access, attack.random) == (word, access, True)
     assert spec.name == ":".join(word.split(":")[:2])
 

@@ -38,7 +38,7 @@ class Mean(nn.Module):
 
 
 def row(attack: str, model: nn.Module) -> dict[str, Any]:
-    rng, protocol = torch.Generator().manual_seed(0), parse_attack(attack).attack.protocol
+    rng, protocol = torch.Generator().manual_seed(0), parse_attack(attack).attack.kind
     return evaluate(make_attack(attack, model, THREAT, rng=rng), model, X, Y, THREAT, protocol=protocol).row
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advgan.analysis.worst_case import worst_case
 from advgan.attacks import make_attack, parse_attack
 from advgan.attacks.common import loss_and_gradient
-from advgan.attacks.losses import objective
+from advgan.attacks.losses import get_loss
 from advgan.core.threat_model import Threat
 from advgan.evaluation import Result, ResultCache, TargetModel, evaluate, judged
 from advgan.experiments.sweep.report import unattacked
@@ -108,16 +108,16 @@ def test_attack_objective_includes_rejection_score() -> None:
     x = two_pixels(
         (0.4, 0.5), (0.6, 0.5), (0.6, 0.7)
     )  # correct; misclassified and rejected; misclassified and accepted
-    gradient, here = loss_and_gradient(RejectingDark(), x, torch.zeros(3, dtype=torch.long), None, objective("margin"))
+    gradient, here = loss_and_gradient(RejectingDark(), x, torch.zeros(3, dtype=torch.long), None, get_loss("margin"))
     assert torch.allclose(gradient, two_pixels((20.0, 0), (0, 3), (0, 3)))
-    assert here.won.tolist() == [False, False, True]
-    assert torch.allclose(here.value, torch.tensor([-2.0, -0.3, 0.3]), atol=1e-5)
+    assert here.success.tolist() == [False, False, True]
+    assert torch.allclose(here.loss, torch.tensor([-2.0, -0.3, 0.3]), atol=1e-5)
     assert here.rank.tolist() == sorted(here.rank.tolist())
     plain = loss_and_gradient(
-        nn.Sequential(RejectingDark()), x, torch.zeros(3, dtype=torch.long), None, objective("margin")
+        nn.Sequential(RejectingDark()), x, torch.zeros(3, dtype=torch.long), None, get_loss("margin")
     )
-    assert torch.equal(plain[1].value, plain[1].rank)
-    assert plain[1].won.tolist() == [False, True, True]
+    assert torch.equal(plain[1].loss, plain[1].rank)
+    assert plain[1].success.tolist() == [False, True, True]
 
 
 WORDS = ["ifgsm", "mifgsm", "pgd:restarts=2", "apgd-ce", "apgd-ce:stop-on-success=false", "square", "hopskipjump-linf"]
@@ -132,7 +132,7 @@ def test_evasive_attacks_end_accepted(word: str) -> None:
     attack = make_attack(word, model, Threat("linf", 0.2), rng=torch.Generator().manual_seed(0))
     x_adv = attack(x, y)[:2]
     assert (model(x_adv).argmax(1) == 1).all()
-    assert (model.rejection_score(x_adv) <= 0).all() == parse_attack(word).attack.evasive
+    assert (model.rejection_score(x_adv) <= 0).all() == parse_attack(word).attack.handles_rejection
 
 
 def test_noise_draws_until_accepted() -> None:

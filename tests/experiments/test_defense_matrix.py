@@ -24,7 +24,7 @@ from advgan.classifiers import build_target, fingerprint, save_target
 from advgan.core.config import run
 from advgan.core.errors import InputError
 from advgan.data import load_data
-from advgan.defenses import load_classifier
+from advgan.defenses import ClassifierSpec, load_classifier
 from advgan.evaluation import ResultCache
 from advgan.evaluation.relative_time import relative_time
 from advgan.experiments.defenses import plots as defenses_figures
@@ -284,13 +284,13 @@ def test_rows_are_loaded_as_they_say(digits: Path, classifier: Path, hardened: P
     data = load_data("folder", digits)
     x, _ = next(data.test.batches(8))
     rows = parse_rows(["none", "bit-depth:bits=2", f"{hardened}+bit-depth:bits=2"])
-    targets, _ = load_rows(rows, "mnist-small", [classifier], data, torch.device("cpu"))
+    targets, _ = load_rows(rows, ClassifierSpec("mnist-small", classifier), data, torch.device("cpu"))
     coarse = (x * 3).round() / 3
     base, other = load_classifier(str(classifier)), load_classifier(str(hardened))
     expected = (base(x), base(coarse), other(coarse))
     assert all(torch.equal(t.victim.model(x), logits) for t, logits in zip(targets, expected, strict=True))
     assert [target.victim.label for target in targets] == [row.label for row in rows]
-    again, _ = load_rows(rows, str(classifier), [], data, torch.device("cpu"))
+    again, _ = load_rows(rows, ClassifierSpec(str(classifier)), data, torch.device("cpu"))
     assert [t.victim.sha256 for t in again] == [t.victim.sha256 for t in targets]
 
 

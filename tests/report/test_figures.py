@@ -56,7 +56,7 @@ def comparison(channels: int = 1, norm: str = "linf") -> Comparison:
             target_name="a/target",
             access=access or spec.access,  # type: ignore[arg-type]
             seed=seed,
-            protocol=spec.attack.protocol,
+            protocol=spec.attack.kind,
             attack_norm=spec.attack.norm,
             keep=6,
         )

@@ -158,7 +158,7 @@ def knows(spec: Spec, maker: LoadedGenerator | None, target: Target) -> bool:
     """Whether an attack heeds this very detector: a generator does if it was trained on the classifier behind it."""
     if maker is not None:
         return maker.source_sha256 == target.victim.sha256
-    return (spec.attack.evasive or spec.access == "decisions") and spec.view != "oblivious"
+    return (spec.attack.handles_rejection or spec.access == "decisions") and spec.view != "oblivious"
 
 
 def measured(result: Result, target: Target, clean: Tensor) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Bench:
 
     def run(self, spec: Spec, target: Target, y_target: int | None = None, by: LoadedGenerator | None = None) -> Result:
         """The cell of attack `spec`: at eps on many images, or at any distance on few if it looks for the nearest."""
-        cells, eps = (self.few, 1.0) if spec.attack.protocol == "minimal-norm" else (self.many, self.eps)
+        cells, eps = (self.few, 1.0) if spec.attack.kind == "minimal-norm" else (self.many, self.eps)
         aim = "" if y_target is None else f", toward {y_target}"
         result = cells.run(
             *(spec, target.victim, Threat("linf", eps, targeted=y_target is not None)),

@@ -190,7 +190,7 @@ def unknown(generator: dict[str, Any]) -> dict[str, Any]:
 def made_on_a_source(word: str) -> Spec:
     """An attack that sees a classifier and stays in a ball. Raises InputError for another."""
     spec = parse_attack(word)
-    if spec.attack.protocol != "bounded" or spec.attack.access in ("nothing", "generator"):
+    if spec.attack.kind != "bounded" or spec.attack.access in ("nothing", "generator"):
         raise InputError(f"expected a bounded attack that is made on a classifier, like mifgsm, got {word}")
     return spec
 
