@@ -16,7 +16,7 @@ N = 100
 FGSM, TRANSFER, NOISE, FREE, GENERATOR, GROWS, STEPS, MOVES, UNBOUNDED, COMPLETED = (check.rule for check in CHECKS)
 
 
-def partial_success(attack: str, percent: int, **row: Any) -> Result:
+def with_asr(attack: str, percent: int, **row: Any) -> Result:
     """An attack that succeeds on the first `percent` of 100 images."""
     return result(attack, "1" * percent + "0" * (N - percent), **row)
 
@@ -30,92 +30,78 @@ CASES = [
     # rule, results that hold to it, results that break it, results that do not test it
     (
         FGSM,
-        [partial_success("fgsm", 60), partial_success("pgd", 58), partial_success("ifgsm", 20)],
+        [with_asr("fgsm", 60), with_asr("pgd", 58), with_asr("ifgsm", 20)],
         [
-            partial_success("fgsm", 60),
-            partial_success("pgd", 40),
-            partial_success("deepfool", 90, protocol="minimal-norm", attack_norm="l2"),
+            with_asr("fgsm", 60),
+            with_asr("pgd", 40),
+            with_asr("deepfool", 90, protocol="minimal-norm", attack_norm="l2"),
         ],
-        [partial_success("fgsm", 60), partial_success("noise-sign", 90, access="nothing")],
+        [with_asr("fgsm", 60), with_asr("noise-sign", 90, access="nothing")],
     ),
     (
         TRANSFER,
-        [partial_success("pgd", 60), partial_success("mifgsm from other", 30, access="transfer")],
-        [partial_success("pgd", 60), partial_success("mifgsm from other", 80, access="transfer")],
-        [partial_success("pgd", 60)],
+        [with_asr("pgd", 60), with_asr("mifgsm from other", 30, access="transfer")],
+        [with_asr("pgd", 60), with_asr("mifgsm from other", 80, access="transfer")],
+        [with_asr("pgd", 60)],
     ),
     (
         NOISE,
-        [partial_success("pgd", 60), partial_success("noise-sign", 60, access="nothing")],
+        [with_asr("pgd", 60), with_asr("noise-sign", 60, access="nothing")],
         [
-            partial_success("pgd", 10),
-            partial_success("noise-sign", 20, access="nothing"),
-            partial_success("noise-uniform", 5, access="nothing"),
+            with_asr("pgd", 10),
+            with_asr("noise-sign", 20, access="nothing"),
+            with_asr("noise-uniform", 5, access="nothing"),
         ],
-        [partial_success("pgd", 60), partial_success("noise-sign", 90, access="nothing", eps=0.1)],
+        [with_asr("pgd", 60), with_asr("noise-sign", 90, access="nothing", eps=0.1)],
     ),
     (
         FREE,
-        [
-            partial_success("pgd", 60),
-            partial_success("square", 50, access="scores"),
-            partial_success("hopskipjump", 61, access="decisions"),
-        ],
-        [partial_success("pgd", 60), partial_success("square", 80, access="scores")],
-        [partial_success("pgd", 60), partial_success("square", 80, access="scores", status="failed: out of memory")],
+        [with_asr("pgd", 60), with_asr("square", 50, access="scores"), with_asr("hopskipjump", 61, access="decisions")],
+        [with_asr("pgd", 60), with_asr("square", 80, access="scores")],
+        [with_asr("pgd", 60), with_asr("square", 80, access="scores", status="failed: out of memory")],
     ),
     (
         GENERATOR,
-        [partial_success("advgan", 60, access="generator"), partial_success("noise-sign", 20, access="nothing")],
-        [partial_success("advgan", 20, access="generator"), partial_success("noise-sign", 60, access="nothing")],
-        [partial_success("noise-sign", 20, access="nothing"), partial_success("pgd", 60)],
+        [with_asr("advgan", 60, access="generator"), with_asr("noise-sign", 20, access="nothing")],
+        [with_asr("advgan", 20, access="generator"), with_asr("noise-sign", 60, access="nothing")],
+        [with_asr("noise-sign", 20, access="nothing"), with_asr("pgd", 60)],
     ),
     (
         GROWS,  # a single step falls, the worst case does not; an attack that was not run at both eps does not count
+        [with_asr("fgsm", 60, eps=0.1), with_asr("pgd", 60, eps=0.1), with_asr("fgsm", 30), with_asr("pgd", 60)],
+        [with_asr("ifgsm", 60, eps=0.1), with_asr("pgd", 30, eps=0.1), with_asr("ifgsm", 30), with_asr("square", 90)],
         [
-            partial_success("fgsm", 60, eps=0.1),
-            partial_success("pgd", 60, eps=0.1),
-            partial_success("fgsm", 30),
-            partial_success("pgd", 60),
-        ],
-        [
-            partial_success("ifgsm", 60, eps=0.1),
-            partial_success("pgd", 30, eps=0.1),
-            partial_success("ifgsm", 30),
-            partial_success("square", 90),
-        ],
-        [
-            partial_success("pgd", 60, eps=0.1),
-            partial_success("fgsm", 60, eps=0.1),
-            partial_success("pgd", 30, norm="l2"),
-            partial_success("fgsm", 10),
+            with_asr("pgd", 60, eps=0.1),
+            with_asr("fgsm", 60, eps=0.1),
+            with_asr("pgd", 30, norm="l2"),
+            with_asr("fgsm", 10),
         ],
     ),
     (
         STEPS,
-        [partial_success("pgd:steps=40", 60), partial_success("pgd:steps=80", 62)],
-        [partial_success("pgd", 60), partial_success("pgd:steps=80", 70), partial_success("pgd:steps=10", 60)],
+        [with_asr("pgd:steps=40", 60), with_asr("pgd:steps=80", 62)],
+        [with_asr("pgd", 60), with_asr("pgd:steps=80", 70), with_asr("pgd:steps=10", 60)],
         [
-            partial_success("pgd:steps=40", 60),
-            partial_success("pgd:steps=80:loss=dlr", 90),
-            partial_success("advgan:steps=1", 10),
-            partial_success("advgan:steps=2", 60),
+            with_asr("pgd:steps=40", 60),
+            with_asr("pgd:steps=80:loss=dlr", 90),
+            with_asr("advgan:steps=1", 10),
+            with_asr("advgan:steps=2", 60),
         ],
     ),
     (
         MOVES,
-        [result("fgsm", "1" * 99 + "0", norms=[0.0] * N), partial_success("pgd", 10)],
+        [result("fgsm", "1" * 99 + "0", norms=[0.0] * N), with_asr("pgd", 10)],
         [result("fgsm", "1" * 50 + "0" * 50, norms=[0.3] * 90 + [0.0] * 10)],
-        [partial_success("deepfool", 60, protocol="minimal-norm"), partial_success("noise-sign", 10, access="nothing")],
+        [with_asr("deepfool", 60, protocol="minimal-norm"), with_asr("noise-sign", 10, access="nothing")],
     ),
     (
         UNBOUNDED,  # 14 of 100 are within the interval of chance, one in ten
-        [partial_success("pgd", 86, eps=0.5)],
-        [partial_success("pgd", 70, eps=0.5), partial_success("noise-sign", 80, eps=0.5, access="nothing")],
+        [with_asr("pgd", 86, eps=0.5)],
+        [with_asr("pgd", 70, eps=0.5), with_asr("noise-sign", 80, eps=0.5, access="nothing")],
         [
-            partial_success("pgd", 100),
-            partial_success("noise-sign", 20, eps=0.5, access="nothing"),
-            partial_success("pgd", 20, norm="l2", eps=2.0),
+            with_asr("pgd", 100),
+            with_asr("noise-sign", 20, eps=0.5, access="nothing"),
+            with_asr("pgd", 20, norm="l2", eps=2.0),
         ],
     ),
 ]
@@ -135,16 +121,14 @@ def test_each_rule_holds_is_violated_or_not_tested(
 
 
 def test_violation_detail_has_success_rates() -> None:
-    found = verdict(FGSM, partial_success("fgsm", 60), partial_success("pgd", 40), partial_success("ifgsm", 20))
+    found = verdict(FGSM, with_asr("fgsm", 60), with_asr("pgd", 40), with_asr("ifgsm", 20))
     assert found["detail"] == "pgd 40.0%, fgsm 60.0% (linf eps 0.3)"
 
 
 def test_detail_shows_worst_group() -> None:
     pairs = {0.1: (50, 51), 0.2: (50, 80), 0.3: (50, 70)}
     results = [
-        partial_success(name, p, eps=e)
-        for e, both in pairs.items()
-        for name, p in zip(("pgd", "fgsm"), both, strict=True)
+        with_asr(name, p, eps=e) for e, both in pairs.items() for name, p in zip(("pgd", "fgsm"), both, strict=True)
     ]
     assert verdict(FGSM, *results)["detail"] == "pgd 50.0%, fgsm 80.0% (linf eps 0.2)"
     assert verdict(FGSM, *results)["verdict"] == "violated"
@@ -153,15 +137,12 @@ def test_detail_shows_worst_group() -> None:
 
 def test_insignificant_difference_is_unclear() -> None:
     # 5 images to none: p = 0.0625; 6 to none: 0.031.
-    found = verdict(NOISE, partial_success("pgd", 50), partial_success("noise-sign", 55, access="nothing"))
+    found = verdict(NOISE, with_asr("pgd", 50), with_asr("noise-sign", 55, access="nothing"))
     assert (found["verdict"], found["meaning"]) == (
         "unclear",
         "Too few images to tell: take more of them (--max-samples).",
     )
-    assert (
-        verdict(NOISE, partial_success("pgd", 50), partial_success("noise-sign", 56, access="nothing"))["verdict"]
-        == "violated"
-    )
+    assert verdict(NOISE, with_asr("pgd", 50), with_asr("noise-sign", 56, access="nothing"))["verdict"] == "violated"
 
 
 def test_small_significant_change_counts_as_converged() -> None:
@@ -171,10 +152,7 @@ def test_small_significant_change_counts_as_converged() -> None:
 
 def test_first_seed_is_compared() -> None:
     assert (
-        verdict(FGSM, partial_success("fgsm", 60), partial_success("pgd", 40), partial_success("pgd", 70, seed=1))[
-            "verdict"
-        ]
-        == "violated"
+        verdict(FGSM, with_asr("fgsm", 60), with_asr("pgd", 40), with_asr("pgd", 70, seed=1))["verdict"] == "violated"
     )
 
 
@@ -188,8 +166,8 @@ def test_unpaired_samples_are_compared_by_intervals() -> None:
 
 
 def test_convergence_uses_largest_doubling_of_steps() -> None:
-    ladder = [partial_success(f"ifgsm:steps={steps}", percent) for steps, percent in ((5, 30), (20, 81), (40, 82))]
-    found = verdict(STEPS, *ladder, partial_success("ifgsm", 60))  # 10 steps: its default
+    ladder = [with_asr(f"ifgsm:steps={steps}", percent) for steps, percent in ((5, 30), (20, 81), (40, 82))]
+    found = verdict(STEPS, *ladder, with_asr("ifgsm", 60))  # 10 steps: its default
     assert found["verdict"] == "holds"
     assert found["detail"] == "ifgsm:steps=20 81.0% with 20 steps, 82.0% with 40 (linf eps 0.3)"
 
@@ -203,10 +181,8 @@ def test_targeted_attack_excludes_images_of_target_class() -> None:
 
 
 def test_failed_attacks_violate_completion_with_reason() -> None:
-    assert verdict(COMPLETED, partial_success("pgd", 60))["verdict"] == "holds"
-    found = verdict(
-        COMPLETED, partial_success("pgd", 60), partial_success("fgsm", 0, status="failed: NaN in the answer")
-    )
+    assert verdict(COMPLETED, with_asr("pgd", 60))["verdict"] == "holds"
+    found = verdict(COMPLETED, with_asr("pgd", 60), with_asr("fgsm", 0, status="failed: NaN in the answer"))
     assert (found["verdict"], found["detail"]) == (
         "violated",
         "1 of 2 results have figures: fgsm failed: NaN in the answer",
@@ -214,7 +190,7 @@ def test_failed_attacks_violate_completion_with_reason() -> None:
 
 
 def test_targets_are_judged_separately() -> None:
-    found = sanity([partial_success("pgd", 60, target="a"), partial_success("fgsm", 90, target="b")], 10)
+    found = sanity([with_asr("pgd", 60, target="a"), with_asr("fgsm", 90, target="b")], 10)
     assert [each["target"] for each in found] == ["a"] * len(CHECKS) + ["b"] * len(CHECKS)
     assert {each["verdict"] for each in found if each["check"] == FGSM} == {"not tested"}
     assert sanity([], 10) == []

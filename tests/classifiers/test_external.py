@@ -205,7 +205,7 @@ def test_timm_published_weights_are_requested(timm_resnet, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def transformers_directories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hf_dirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directories written by `save_pretrained`: resnet, vit (32 x 32 only), backbone, flipping."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -230,10 +230,10 @@ def transformers_directories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["resnet", "half", "vit"])
-def test_transformers_equal_processor_and_model(transformers_directories, kind):
+def test_transformers_equal_processor_and_model(hf_dirs, kind):
     import transformers
 
-    directory = transformers_directories / kind
+    directory = hf_dirs / kind
     target = load_target(f"hf:{directory}")
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     processor = transformers.AutoImageProcessor.from_pretrained(directory)
@@ -246,37 +246,19 @@ def test_transformers_equal_processor_and_model(transformers_directories, kind):
     assert target.classes == (None if kind == "vit" else ("cat", "dog", "green frog, Rana"))
 
 
-def test_transformers_with_weights_file(transformers_directories):
+def test_transformers_with_weights_file(hf_dirs):
     x = torch.rand(2, 3, 32, 32)
-    own = load_target(
-        f"hf:{transformers_directories / 'resnet'}", transformers_directories / "half" / "model.safetensors"
-    )
-    torch.testing.assert_close(own(x), load_target(f"hf:{transformers_directories / 'half'}")(x))
+    own = load_target(f"hf:{hf_dirs / 'resnet'}", hf_dirs / "half" / "model.safetensors")
+    torch.testing.assert_close(own(x), load_target(f"hf:{hf_dirs / 'half'}")(x))
 
 
-def test_transformers_errors(transformers_directories, tmp_path):
+def test_transformers_errors(hf_dirs, tmp_path):
     for arguments, keywords, message in [
-        (
-            (f"hf:{transformers_directories / 'backbone'}",),
-            {},
-            "holds no weights of classifier.1.bias, expected a trained classifier",
-        ),
-        (
-            (f"hf:{transformers_directories / 'flipping'}",),
-            {},
-            r"MobileViT\w*\) does more than to rescale and normalise",
-        ),
+        ((f"hf:{hf_dirs / 'backbone'}",), {}, "holds no weights of classifier.1.bias, expected a trained classifier"),
+        ((f"hf:{hf_dirs / 'flipping'}",), {}, r"MobileViT\w*\) does more than to rescale and normalise"),
         ((f"hf:{tmp_path}",), {}, "transformers cannot load hf:.*config.json"),
-        (
-            (f"hf:{transformers_directories / 'vit'}",),
-            {"image_shape": (3, 48, 48)},
-            "takes images of 32 x 32 pixels, got 48 x 48",
-        ),
-        (
-            (f"hf:{transformers_directories / 'vit'}",),
-            {"image_shape": (4, 32, 32)},
-            "takes images of 3 channels, got 4",
-        ),
+        ((f"hf:{hf_dirs / 'vit'}",), {"image_shape": (3, 48, 48)}, "takes images of 32 x 32 pixels, got 48 x 48"),
+        ((f"hf:{hf_dirs / 'vit'}",), {"image_shape": (4, 32, 32)}, "takes images of 3 channels, got 4"),
     ]:
         with pytest.raises(InputError, match=message) as raised:
             load_target(*arguments, **keywords)

@@ -36,7 +36,7 @@ STATE: State = model().state_dict()
 OTHER: State = model(1).state_dict()
 
 
-def with_prefix(prefix: str, state: State = STATE) -> State:
+def prefixed(prefix: str, state: State = STATE) -> State:
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
@@ -55,12 +55,12 @@ def file(tmp_path: Path) -> Path:
     [
         STATE,
         *({key: STATE, "epoch": 3} for key in ("state_dict", "model", "net", "ema", "params", "weights", "generator")),
-        {"checkpoint": {"model_state_dict": with_prefix("module.")}, "loss": torch.tensor(0.2)},
-        {"state_dict": with_prefix("model._orig_mod.net."), "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}},
+        {"checkpoint": {"model_state_dict": prefixed("module.")}, "loss": torch.tensor(0.2)},
+        {"state_dict": prefixed("model._orig_mod.net."), "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}},
         {"a": [{"student": STATE}]},
         {"layers": {name.removeprefix("layers."): tensor for name, tensor in STATE.items()}},
-        with_prefix("an.own.attribute."),
-        {**with_prefix("module."), "n_averaged": torch.tensor(5)},
+        prefixed("an.own.attribute."),
+        {**prefixed("module."), "n_averaged": torch.tensor(5)},
         {name.replace("layers.", "layers.module."): tensor for name, tensor in STATE.items()},
         {name.replace("layers.5", "layers.5._orig_mod"): tensor for name, tensor in STATE.items()},
         {name.removeprefix("layers."): tensor for name, tensor in STATE.items()},
@@ -77,18 +77,14 @@ def test_weights_load_with_any_key_and_prefix(content: Any, file: Path) -> None:
     [
         ({"model_ema": OTHER, "model": STATE}, STATE, "weights under model are used; those under model_ema fit too"),
         (
-            {"state_dict": with_prefix("teacher.", OTHER) | with_prefix("student.")},
+            {"state_dict": prefixed("teacher.", OTHER) | prefixed("student.")},
             STATE,
             "under state_dict.student are used",
         ),
         ({"net": OTHER, "state_dict": STATE}, STATE, "weights under state_dict are used"),
         ({"model": STATE, "model_ema": STATE}, STATE, ""),
-        (
-            {**with_prefix("net."), "criterion.weight": torch.ones(4)},
-            STATE,
-            r"1 tensors .* not used \(criterion.weight\)",
-        ),
-        ({**with_prefix("encoder."), "projector.0.weight": torch.ones(4, 4)}, STATE, "projector.0.weight"),
+        ({**prefixed("net."), "criterion.weight": torch.ones(4)}, STATE, r"1 tensors .* not used \(criterion.weight\)"),
+        ({**prefixed("encoder."), "projector.0.weight": torch.ones(4, 4)}, STATE, "projector.0.weight"),
     ],
 )
 def test_choice_among_several_state_dicts_is_noted(
@@ -105,7 +101,7 @@ def test_choice_among_several_state_dicts_is_noted(
     [
         ({"first": STATE, "second": OTHER}, "several weights that fit, under first, second"),
         ({**STATE, "layers.9.weight": torch.ones(2, 2)}, r"1 unexpected \(layers.9.weight\)"),
-        ({**with_prefix("part."), "rest.weight": torch.ones(2, 2)}, "does not fit mnist-small"),
+        ({**prefixed("part."), "rest.weight": torch.ones(2, 2)}, "does not fit mnist-small"),
         ({"state_dict": dict(list(STATE.items())[1:]), "epoch": 1}, r"1 missing \(layers.0.weight\).*holds state_dict"),
         ({"epoch": 3, "optimizer": {"lr": 0.1}}, r"holds no weights.*it holds epoch \(int\), optimizer \(dict\)"),
         ({"net.x": STATE["layers.0.weight"], "net": {"x": STATE["layers.0.weight"]}}, "two tensors called net.x"),

@@ -17,7 +17,7 @@ from advgan.data import load_data
 from advgan.defenses import adaptive, defend, reseed
 from advgan.evaluation import Result, ResultCache, TargetModel
 from advgan.models.losses import margin
-from tests.analysis.test_sanity_checks import partial_success
+from tests.analysis.test_sanity_checks import with_asr
 from tests.analysis.test_statistics import result, strict_json
 
 WORDS = ("labels-only", "saturated", "noisy-gradients", "truncated-gradients")
@@ -135,7 +135,7 @@ NAIVE = ("fgsm@naive", "pgd:steps=20@naive")
 SQUARES = "square:queries=300"
 
 
-def run_attacks(
+def results_of(
     model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor], *attacks: str, eps: float = EPS
 ) -> dict[str, Result]:
     victim, threat, cells = TargetModel("net", model), Threat("linf", eps), ResultCache(None, *images)
@@ -145,7 +145,7 @@ def run_attacks(
     return {each.row["attack"]: each for each in found}
 
 
-def masking_verdict(results: dict[str, Result], *attacks: str) -> dict[str, Any]:
+def verdict_of(results: dict[str, Result], *attacks: str) -> dict[str, Any]:
     (found,) = strict_json(masking([r for name, r in results.items() if name in attacks or not attacks], 3))
     return found
 
@@ -154,16 +154,16 @@ def masking_verdict(results: dict[str, Result], *attacks: str) -> dict[str, Any]
 def test_masks_stop_naive_gradient_attacks_only(
     word: str, model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
-    found = run_attacks(defend(model, word), other, images, *NAIVE, SQUARES, "fgsm", "pgd:steps=20")
+    found = results_of(defend(model, word), other, images, *NAIVE, SQUARES, "fgsm", "pgd:steps=20")
     asr = {name: each.row["asr"] for name, each in found.items()}
     assert max(asr[name] for name in NAIVE) < 0.1
     assert min(asr[name] for name in ("fgsm", "pgd:steps=20", "mifgsm from other")) > 0.5
     if word in ("noisy-gradients", "truncated-gradients"):  # the others hide the scores too
         assert asr[SQUARES] > 0.3
-        assert masking_verdict(found, *NAIVE, SQUARES)["verdict"] == "masks its gradients"
-    assert masking_verdict(found)["verdict"] == "masks its gradients"
-    assert masking_verdict(found, *NAIVE, "fgsm", "pgd:steps=20")["verdict"] == "masks its gradients"
-    without_adaptive = masking_verdict(found, *NAIVE, "mifgsm from other")
+        assert verdict_of(found, *NAIVE, SQUARES)["verdict"] == "masks its gradients"
+    assert verdict_of(found)["verdict"] == "masks its gradients"
+    assert verdict_of(found, *NAIVE, "fgsm", "pgd:steps=20")["verdict"] == "masks its gradients"
+    without_adaptive = verdict_of(found, *NAIVE, "mifgsm from other")
     assert without_adaptive["verdict"] == "masks its gradients"
     assert "mifgsm from other" in without_adaptive["detail"]
     still = "leaves 48 of 48 images unchanged" in without_adaptive["detail"]
@@ -188,10 +188,10 @@ def test_no_masking_verdict_for_unmasked_defenses(
     word: str | None, model: nn.Module, robust: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
     for each, eps in ((model, 0.16), (robust, 0.24)):  # where some images hold and some do not
-        found = run_attacks(defend(each, word), other, images, NAIVE[1], SQUARES, "pgd:steps=20", eps=eps)
+        found = results_of(defend(each, word), other, images, NAIVE[1], SQUARES, "pgd:steps=20", eps=eps)
         assert 0.1 < found["pgd:steps=20"].row["asr"] < 0.99
-        assert masking_verdict(found)["verdict"] == "honest", masking_verdict(found)
-        assert masking_verdict(found, "pgd:steps=20", SQUARES)["verdict"] == "honest"
+        assert verdict_of(found)["verdict"] == "honest", verdict_of(found)
+        assert verdict_of(found, "pgd:steps=20", SQUARES)["verdict"] == "honest"
 
 
 def test_adversarially_trained_network_is_more_robust(
@@ -206,47 +206,25 @@ def test_adversarially_trained_network_is_more_robust(
 
 SQUARE, HOPSKIPJUMP = {"access": "scores"}, {"access": "decisions", "protocol": "minimal-norm"}
 CASES = {
-    "by transfer": (
-        [partial_success("pgd", 10), partial_success("mifgsm from b", 40, access="transfer")],
-        "masks its gradients",
-    ),
-    "by scores": ([partial_success("pgd@naive", 10), partial_success("square", 40, **SQUARE)], "masks its gradients"),
-    "by decisions": (
-        [partial_success("pgd", 10), partial_success("hopskipjump-linf", 40, **HOPSKIPJUMP)],
-        "masks its gradients",
-    ),
-    "by its twin": ([partial_success("pgd@naive", 10), partial_success("pgd", 40)], "masks its gradients"),
+    "by transfer": ([with_asr("pgd", 10), with_asr("mifgsm from b", 40, access="transfer")], "masks its gradients"),
+    "by scores": ([with_asr("pgd@naive", 10), with_asr("square", 40, **SQUARE)], "masks its gradients"),
+    "by decisions": ([with_asr("pgd", 10), with_asr("hopskipjump-linf", 40, **HOPSKIPJUMP)], "masks its gradients"),
+    "by its twin": ([with_asr("pgd@naive", 10), with_asr("pgd", 40)], "masks its gradients"),
     "by standing still": ([result("fgsm", "0" * 100, norms=[0.0] * 100)], "masks its gradients"),
     "the adaptive view is not its own": (
-        [partial_success("pgd@naive", 10), partial_success("pgd", 60), partial_success("square", 60, **SQUARE)],
+        [with_asr("pgd@naive", 10), with_asr("pgd", 60), with_asr("square", 60, **SQUARE)],
         "masks its gradients",
     ),
-    "its own only": ([partial_success("pgd", 50), partial_success("fgsm", 40)], "not tested"),
-    "twins alike, which they are without a defense": (
-        [partial_success("pgd@naive", 50), partial_success("pgd", 50)],
-        "not tested",
-    ),
-    "one step cannot be expected to": (
-        [partial_success("fgsm", 10), partial_success("square", 60, **SQUARE)],
-        "not tested",
-    ),
-    "other radii": ([partial_success("pgd", 10, eps=0.1), partial_success("square", 60, **SQUARE)], "not tested"),
-    "a failed attack": (
-        [partial_success("pgd", 10, status="failed: x"), partial_success("square", 60, **SQUARE)],
-        "not tested",
-    ),
+    "its own only": ([with_asr("pgd", 50), with_asr("fgsm", 40)], "not tested"),
+    "twins alike, which they are without a defense": ([with_asr("pgd@naive", 50), with_asr("pgd", 50)], "not tested"),
+    "one step cannot be expected to": ([with_asr("fgsm", 10), with_asr("square", 60, **SQUARE)], "not tested"),
+    "other radii": ([with_asr("pgd", 10, eps=0.1), with_asr("square", 60, **SQUARE)], "not tested"),
+    "a failed attack": ([with_asr("pgd", 10, status="failed: x"), with_asr("square", 60, **SQUARE)], "not tested"),
     "too few images": ([result("pgd", "000000"), result("square", "001111", **SQUARE)], "unclear"),
-    "near enough": ([partial_success("pgd", 50), partial_success("square", 55, **SQUARE)], "honest"),
-    "stronger": (
-        [partial_success("pgd@naive", 50), partial_success("pgd", 52), partial_success("square", 30, **SQUARE)],
-        "honest",
-    ),
+    "near enough": ([with_asr("pgd", 50), with_asr("square", 55, **SQUARE)], "honest"),
+    "stronger": ([with_asr("pgd@naive", 50), with_asr("pgd", 52), with_asr("square", 30, **SQUARE)], "honest"),
     "other attacks than its twin": (
-        [
-            partial_success("ifgsm@naive", 50),
-            partial_success("pgd:steps=100", 60),
-            partial_success("square", 40, **SQUARE),
-        ],
+        [with_asr("ifgsm@naive", 50), with_asr("pgd:steps=100", 60), with_asr("square", 40, **SQUARE)],
         "honest",
     ),
 }
@@ -262,10 +240,10 @@ def test_masking_verdicts_of_constructed_results(case: str) -> None:
 
 def test_masking_detail_names_both_attacks() -> None:
     results = [
-        partial_success("pgd@naive", 10),
-        partial_success("pgd", 50),
-        partial_success("square", 60, **SQUARE),
-        partial_success("pgd", 90, target="b"),
+        with_asr("pgd@naive", 10),
+        with_asr("pgd", 50),
+        with_asr("square", 60, **SQUARE),
+        with_asr("pgd", 90, target="b"),
     ]
     assert strict_json(masking(results, 10)) == [
         {
@@ -284,5 +262,5 @@ def test_masking_detail_names_both_attacks() -> None:
 
 def test_minimum_norm_success_counts_up_to_same_eps() -> None:
     near = result("hopskipjump-linf", "1" * 100, norms=[0.2] * 60 + [0.4] * 40, **HOPSKIPJUMP)
-    (found,) = masking([partial_success("pgd", 30), near], 10)
+    (found,) = masking([with_asr("pgd", 30), near], 10)
     assert found["detail"] == "pgd 30.0%, hopskipjump-linf 60.0% (linf eps 0.3)"
