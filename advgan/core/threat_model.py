@@ -68,7 +68,7 @@ def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
     """
     delta = x_adv.double() - x.double()
     slack = 1e-4 * delta.sign()
-    levels = delta.mul_(255).add_(slack).trunc_()  # in place: a large picture passes through memory often enough
+    levels = delta.mul_(255).add_(slack).trunc_()  # in place: a large image passes through memory often enough
     return levels.add_((x * 255).round()).clamp_(0, 255).to(torch.uint8)
 
 

@@ -1,13 +1,12 @@
-"""Named data sets -> train / validation / test, float32 images in [0, 1].
+"""InMemoryImage data sets -> train / validation / test, float32 images in [0, 1].
 
     data = load_data("mnist5k")                              # needs no network
     for x, y in training_batches(data.train, 128, seed=0, last=500): ...
     for x, y in data.test.batches(256): ...
 
-One file per step: `digits.py`, `vision.py`, `folder.py` and `hf.py` are the sources, `picture.py` opens a picture,
-`images.py` turns many into tensors, `split.py` has the containers, `stream.py` the one that is never opened as a whole,
-`classes.py` brings labels to a classifier's order, `batches.py` has the order of training. `ahead.py` decodes pictures
-of any size for `advgan attack`.
+One file per step: `digits.py`, `vision.py`, `folder.py` and `hf.py` are the sources, `image_file.py` opens an image,
+`image_io.py` turns many into tensors, `split.py` and `stream.py` have the containers, `classes.py` maps labels to a
+classifier's order, `batches.py` has the order of training.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def load_data(
         data_dir: where the files are, `data` if not given (mnist5k needs none).
         image_size: own images only: resize the shorter side to this many pixels and crop the centre square.
         channels: own images only: 1 (grey) or 3 (RGB); by default 1 if every image is grey, else 3.
-        image_column, label_column: `hf` and `hf-stream` only: the columns of pictures and labels, where names and types
+        image_column, label_column: `hf` and `hf-stream` only: the columns of images and labels, where names and types
             do not decide (`columns.find_columns`).
         seed: draws the validation images out of train where the set has none: a tenth of it, at most 5,000, stratified
             (`split.stratified_holdout`). Nothing else depends on it; the test images are the set's own.

@@ -1,4 +1,4 @@
-"""Which columns of a table are the pictures and their labels, and what stands in them."""
+"""Which columns of a table are the images and their labels, and what stands in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from advgan.core.errors import InputError, did_you_mean, listing
 from advgan.core.optional import extra
-from advgan.data.image_file import Named, Picture
+from advgan.data.image_file import ImageSource, InMemoryImage
 from advgan.data.labels import Names, cut, plain_label
 
 IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -21,7 +21,7 @@ class Columns:
 
     Args:
         name: the data set's, for messages.
-        paths: whether a picture may be a path: where the library listed the files itself. A table from strangers may
+        paths: whether an image may be a path: where the library listed the files itself. A table from strangers may
             not say which files to open.
     """
 
@@ -32,24 +32,24 @@ class Columns:
     paths: bool
 
     def only(self, dataset: Any, labels: bool = True) -> Any:
-        """`dataset` (of either kind) with these columns alone, or the pictures' alone; the pictures not decoded."""
+        """`dataset` (of either kind) with these columns alone, or the images' alone; the images not decoded."""
         datasets = extra("datasets", "hf")
         dataset = dataset.select_columns([self.image, self.label] if labels else [self.image])
         if isinstance(dataset.features[self.image], datasets.Image):
             return dataset.cast_column(self.image, datasets.Image(decode=False))
         return dataset
 
-    def picture(self, value: Any, where: str) -> Picture:
-        """A picture from its cell: bytes, or bytes and a path, or a path alone. Raises InputError for anything else."""
+    def image_source(self, value: Any, where: str) -> ImageSource:
+        """An image from its cell: bytes, or bytes and a path, or a path alone. Raises InputError for anything else."""
         if isinstance(value, bytes):
-            return Named(where, value)
+            return InMemoryImage(where, value)
         if isinstance(value, dict) and (value.get("bytes") or value.get("path")):
             if value.get("bytes"):
                 path = value.get("path")
-                return Named(f"{where} {path!r}" if path else where, value["bytes"])
+                return InMemoryImage(f"{where} {path!r}" if path else where, value["bytes"])
             if self.paths:
                 return str(value["path"])
-        raise InputError(f"{where}: a picture's bytes expected in column {self.image}, got {cut(value)}")
+        raise InputError(f"{where}: an image's bytes expected in column {self.image}, got {cut(value)}")
 
     def number(self, value: Any, where: str, names: Names = None) -> int:
         """The class of a label: its number, or the place of its name; of a column with class `names` of its own, the
@@ -71,7 +71,7 @@ class Columns:
 
 
 def find_columns(features: Any, name: str, image: str | None = None, label: str | None = None) -> tuple[str, str]:
-    """The columns of pictures and of labels: `image` and `label`, else by their names (in any case), else by their
+    """The columns of images and of labels: `image` and `label`, else by their names (in any case), else by their
     type, if there is one of it.
 
     Raises InputError where there is none, or several and none is chosen, with those there are.

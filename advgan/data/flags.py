@@ -15,13 +15,13 @@ Dataset = Annotated[
     NameOrPath,
     arg(
         help="mnist5k (embedded), mnist, fashion-mnist, cifar10; folder (class folders train/ [val/] test/ in the data "
-        "dir); hf:SOURCE[:CONFIG] (a folder of parquet files, tar shards or pictures, or a repository, through Hugging "
+        "dir); hf:SOURCE[:CONFIG] (a folder of parquet files, tar shards or images, or a repository, through Hugging "
         "Face datasets); hf-stream:SOURCE[:CONFIG] (the same, read in passing): docs/data.md"
     ),
 ]
 DataDir = Annotated[Path, arg(help="Where the data set lies, or is downloaded to; with hf or hf-stream alone: SOURCE")]
 ImageSize = Annotated[int | None, arg(help="Resize and crop your own images to this many pixels a side")]
-ImageColumn = Annotated[str | None, arg(help="Column of the pictures, with hf and hf-stream; None finds it")]
+ImageColumn = Annotated[str | None, arg(help="Column of the images, with hf and hf-stream; None finds it")]
 LabelColumn = Annotated[str | None, arg(help="Column of the labels, with hf and hf-stream; None finds it")]
 
 

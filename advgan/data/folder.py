@@ -14,7 +14,7 @@ from advgan.data.classes import class_order
 from advgan.data.image_file import EXTENSIONS
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, cut, infer_shape
 from advgan.data.split import Data, Split, fair_order, stratified_holdout
-from advgan.data.walk import identity, is_data_name, picture_files
+from advgan.data.walk import identity, image_files, is_data_name
 
 SPLITS = {
     "train": ("train", "training"),
@@ -135,7 +135,7 @@ def _images(folder: Path, classes: tuple[str, ...]) -> Listing:
         raise InputError(f"{folder} must have the same classes as train/, but {text}")
     if len(classes) < 2:
         raise InputError(f"at least two classes expected, {folder} has only {classes[0]}")
-    by_class = {str(folder / name): picture_files(folder / name) for name in classes}
+    by_class = {str(folder / name): image_files(folder / name) for name in classes}
     for path, files in by_class.items():
         if not files:
             raise InputError(f"no images in {path} (files that end with {' '.join(EXTENSIONS)})")
@@ -155,7 +155,7 @@ def class_images(folder: Path) -> tuple[tuple[str, ...] | None, Listing]:
 
 def flat_images(folder: Path) -> Listing:
     """The images of a folder, of no class: all labels are 0. Raises InputError where there are none."""
-    files = picture_files(folder)
+    files = image_files(folder)
     if not files:
         raise InputError(f"no images in {folder} (files that end with {' '.join(EXTENSIONS)})")
     return Listing(files, torch.zeros(len(files), dtype=torch.long))

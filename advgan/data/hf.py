@@ -17,7 +17,7 @@ from advgan.core.errors import InputError, listing, note
 from advgan.core.optional import extra
 from advgan.data.columns import Columns, find_columns
 from advgan.data.folder import by_split
-from advgan.data.image_file import Picture
+from advgan.data.image_file import ImageSource
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, cut, infer_shape
 from advgan.data.labels import Names, find_classes, is_missing, plain_label
 from advgan.data.local_files import check_folder, keep_data_files, names_by_file, row_count
@@ -121,8 +121,8 @@ def _open(name: str, source: str, chosen: tuple[str | None, str | None], *, stre
     return Loaded(name, splits, files, names, image, label, folder, paths)
 
 
-class Rows(Sequence[Picture]):
-    """The pictures of a table."""
+class TableImages(Sequence[ImageSource]):
+    """The images of a table."""
 
     def __init__(self, table: Any, columns: Columns) -> None:
         self.table, self.columns = table, columns
@@ -130,8 +130,8 @@ class Rows(Sequence[Picture]):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> Picture:  # type: ignore[override]
-        return self.columns.picture(self.table[int(index)][self.columns.image], f"{self.columns.name} row {index}")
+    def __getitem__(self, index: int) -> ImageSource:  # type: ignore[override]
+        return self.columns.image_source(self.table[int(index)][self.columns.image], f"{self.columns.name} row {index}")
 
 
 def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed: int, memory_limit: int) -> Data:
@@ -161,9 +161,9 @@ def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed:
             kept, held = stratified_holdout(labels[rows["train"]], seed)
             rows["train"], rows[want] = rows["train"][kept], rows["train"][held]
     order = [rows[want][fair_order(labels[rows[want]])] for want in ("train", "validation", "test")]
-    pictures = Rows(table, columns)
+    sources = TableImages(table, columns)
     everything = torch.cat(order).tolist()
-    images = StoredImages(pictures, infer_shape(pictures, image_size, channels), image_size is not None, everything)
+    images = StoredImages(sources, infer_shape(sources, image_size, channels), image_size is not None, everything)
     parts = cut(images, [len(part) for part in order], memory_limit)
     splits = [Split(part, labels[indices]) for part, indices in zip(parts, order, strict=True)]
     return Data(loaded.name, splits[0], splits[1], splits[2], columns.classes)
@@ -207,8 +207,8 @@ def _streamed(loaded: Loaded, image_size: int | None, channels: int | None, seed
         for part in (train, validation, test)
         if part
     }
-    some = [picture for picture, _ in islice(shards[train].read(0), 64)]
-    shape = infer_shape(some, image_size, channels)
+    first_sources = [source for source, _ in islice(shards[train].read(0), 64)]
+    shape = infer_shape(first_sources, image_size, channels)
     stream = partial(Stream, image_shape=shape, crop=image_size is not None, num_classes=len(columns.classes))
     everything = frozenset(range(ONE_IN))
     missing = [want for want, there in (("validation", validation), ("test", test)) if not there]

@@ -1,4 +1,4 @@
-"""One picture from strangers: opened with care, 8 bits a channel, grey or RGB, upright."""
+"""One image from strangers: opened with care, 8 bits a channel, grey or RGB, upright."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MAX_PIXELS = 89_478_485  # 256 MiB of RGB; Pillow's own line, where it only warn
 GREY = ("1", "L", "LA", "La")
 
 
-def open_picture(source: str | Path | BinaryIO) -> Image.Image:
-    """A picture as 8 bits grey (mode L) or RGB, turned upright as its EXIF data say.
+def open_image(source: str | Path | BinaryIO) -> Image.Image:
+    """An image as 8 bits grey (mode L) or RGB, turned upright as its EXIF data say.
 
     Of an animated file the first frame; transparency is dropped. Nothing is decoded before the header has been judged.
 
     Raises:
-        OSError: it is no picture of `FORMATS`, is damaged, has more than `MAX_PIXELS` pixels or more than 8 bits a
+        OSError: it is no image of `FORMATS`, is damaged, has more than `MAX_PIXELS` pixels or more than 8 bits a
             channel. The message is the reason; the name of the file is the caller's to add.
     """
     with _opened(source) as file:
@@ -38,8 +38,8 @@ def open_picture(source: str | Path | BinaryIO) -> Image.Image:
         return image
 
 
-def picture_size(source: str | Path | BinaryIO) -> tuple[int, int]:
-    """Width and height of a picture by its header, before it is turned upright. Raises OSError as `open_picture`."""
+def image_dimensions(source: str | Path | BinaryIO) -> tuple[int, int]:
+    """Width and height of an image by its header, before it is turned upright. Raises OSError as `open_image`."""
     with _opened(source) as file:
         return file.width, file.height
 
@@ -55,7 +55,7 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[Image.Image]:
                 raise OSError(f"at most {MAX_PIXELS} pixels expected, got {file.width} x {file.height}")
             yield file
     except UnidentifiedImageError:  # Pillow's message has the address of the object
-        raise OSError(f"no picture that can be read ({', '.join(FORMATS)})") from None
+        raise OSError(f"no image that can be read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError as error:  # Pillow's own, at twice our limit
         raise OSError(f"at most {MAX_PIXELS} pixels expected: {error}") from None
     except OSError:
@@ -64,29 +64,29 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[Image.Image]:
         raise OSError(f"{type(error).__name__}: {error}") from None
 
 
-class Named(NamedTuple):
-    """A picture that lies in no file of its own: the name to call it by, and its bytes."""
+class InMemoryImage(NamedTuple):
+    """An image that lies in no file of its own: the name to call it by, and its bytes."""
 
     name: str
     data: bytes
 
 
-Picture = str | Named  # before it is decoded: a path, or a name and bytes
+ImageSource = str | InMemoryImage  # before it is decoded: a path, or a name and bytes
 
 
-def read_picture(picture: Picture) -> Image.Image:
-    """`open_picture` of either kind."""
-    return open_picture(_source(picture))
+def read_image(source: ImageSource) -> Image.Image:
+    """`open_image` of either kind."""
+    return open_image(_path_or_stream(source))
 
 
-def is_grey(picture: Picture) -> bool:
-    """Whether a picture has no colours, by its header alone. Raises OSError as `open_picture` does."""
-    with _opened(_source(picture)) as file:
+def is_grey(source: ImageSource) -> bool:
+    """Whether an image has no colours, by its header alone. Raises OSError as `open_image` does."""
+    with _opened(_path_or_stream(source)) as file:
         return file.mode in GREY
 
 
-def _source(picture: Picture) -> str | BinaryIO:
-    return picture if isinstance(picture, str) else io.BytesIO(picture.data)
+def _path_or_stream(source: ImageSource) -> str | BinaryIO:
+    return source if isinstance(source, str) else io.BytesIO(source.data)
 
 
 def cropped(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -95,10 +95,10 @@ def cropped(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def as_array(image: Image.Image) -> np.ndarray:
-    """A picture of mode L or RGB as uint8 `(c, h, w)`."""
+    """An image of mode L or RGB as uint8 `(c, h, w)`."""
     pixels = np.asarray(image)
     return pixels[None] if image.mode == "L" else pixels.transpose(2, 0, 1)
 
 
-def name_of(picture: Picture) -> str:
-    return picture if isinstance(picture, str) else picture.name
+def name_of(source: ImageSource) -> str:
+    return source if isinstance(source, str) else source.name

@@ -1,4 +1,4 @@
-"""Pictures -> uint8 tensors. What cannot be read is named, never skipped."""
+"""Images -> uint8 tensors. What cannot be read is named, never skipped."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rich.progress import track
 from torch import Tensor
 
 from advgan.core.errors import InputError
-from advgan.data.image_file import Picture, as_array, cropped, is_grey, name_of, open_picture, read_picture
+from advgan.data.image_file import ImageSource, as_array, cropped, is_grey, name_of, open_image, read_image
 
-__all__ = ["MEMORY_LIMIT", "StoredImages", "cut", "infer_shape", "open_picture", "unreadable"]
+__all__ = ["MEMORY_LIMIT", "StoredImages", "cut", "infer_shape", "open_image", "unreadable"]
 
 MEMORY_LIMIT = 2 << 30  # bytes; a set that is larger when decoded stays where it is
 
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Pictures that look like a uint8 tensor `(n, c, h, w)`: indexing decodes.
+    """Images that look like a uint8 tensor `(n, c, h, w)`: indexing decodes.
 
     With `crop` an image is resized (antialiased) until it just covers `(h, w)` and cropped around its centre; without,
     it has to be `(h, w)` already. Colours are converted to `c` channels.
 
     Args:
-        pictures: a list of them, or anything that has a length and gives the i-th one when asked for it.
+        sources: a list of them, or anything that has a length and gives the i-th one when asked for it.
         order: which of them, and in what order.
     """
 
-    pictures: Sequence[Picture]
+    sources: Sequence[ImageSource]
     image_shape: tuple[int, int, int]
     crop: bool
     order: Sequence[int]
@@ -54,7 +54,7 @@ class StoredImages:
         """Decode the images at `indices`, in parallel threads (Pillow decodes outside the GIL).
 
         Raises:
-            InputError: pictures that cannot be read, all counted and the first few named; an image of another size.
+            InputError: images that cannot be read, all counted and the first few named; an image of another size.
         """
         wanted = [self.order[i] for i in indices]
         images = torch.empty(len(wanted), *self.image_shape, dtype=torch.uint8)
@@ -63,11 +63,11 @@ class StoredImages:
 
         def read(chunk: range) -> None:
             for i in chunk:
-                picture = self.pictures[wanted[i]]
+                source = self.sources[wanted[i]]
                 try:
-                    pixels[i] = self._decode(picture)
+                    pixels[i] = self._decode(source)
                 except OSError as error:
-                    broken.append((name_of(picture), error))
+                    broken.append((name_of(source), error))
 
         everything = range(len(wanted))
         chunks = [everything[i : i + 32] for i in range(0, len(wanted), 32)]
@@ -87,15 +87,15 @@ class StoredImages:
             raise unreadable(broken, len(wanted))
         return images
 
-    def _decode(self, picture: Picture) -> np.ndarray:
+    def _decode(self, source: ImageSource) -> np.ndarray:
         """One image as uint8 `(c, h, w)`."""
         channels, height, width = self.image_shape
-        image = read_picture(picture).convert("L" if channels == 1 else "RGB")
+        image = read_image(source).convert("L" if channels == 1 else "RGB")
         if self.crop:
             image = cropped(image, width, height)
         elif image.size != (width, height):
             raise InputError(
-                f"all images must have the same size, but {name_of(picture)} is {image.width} x {image.height} and "
+                f"all images must have the same size, but {name_of(source)} is {image.width} x {image.height} and "
                 f"others are {width} x {height}; --image-size N resizes and crops all to N x N"
             )
         return as_array(image)
@@ -104,7 +104,7 @@ class StoredImages:
 def cut(images: StoredImages, lengths: Sequence[int], memory_limit: int = MEMORY_LIMIT) -> list[Tensor | StoredImages]:
     """Splits of `images`, one after the other: decoded now, unless that takes more bytes than the limit.
 
-    All in one go: one progress line, and one error that names every broken picture.
+    All in one go: one progress line, and one error that names every broken image.
     """
     if prod(images.shape) <= memory_limit:
         return list(images[range(len(images))].split(list(lengths)))
@@ -112,8 +112,8 @@ def cut(images: StoredImages, lengths: Sequence[int], memory_limit: int = MEMORY
     return [images.take(range(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
 
 
-def infer_shape(pictures: Sequence[Picture], image_size: int | None, channels: int | None) -> tuple[int, int, int]:
-    """`(c, h, w)` for a set of pictures: grey if all are, and the size of the first one, unless asked for otherwise.
+def infer_shape(sources: Sequence[ImageSource], image_size: int | None, channels: int | None) -> tuple[int, int, int]:
+    """`(c, h, w)` for a set of images: grey if all are, and the size of the first one, unless asked for otherwise.
 
     Decodes the first one; of the others it reads the headers, of as few as it can.
 
@@ -122,23 +122,23 @@ def infer_shape(pictures: Sequence[Picture], image_size: int | None, channels: i
     """
     size, grey = None, True
     broken: list[tuple[str, OSError]] = []
-    for picture in pictures:
+    for source in sources:
         try:
             if size is None:
-                size = read_picture(picture).size
-            grey = grey and is_grey(picture)
+                size = read_image(source).size
+            grey = grey and is_grey(source)
         except OSError as error:  # named here only if there is nothing else, otherwise when it is decoded
-            broken.append((name_of(picture), error))
+            broken.append((name_of(source), error))
         if size and (channels or not grey):
             break
     if size is None:
-        raise unreadable(broken, len(pictures))
+        raise unreadable(broken, len(sources))
     width, height = (image_size, image_size) if image_size else size
     return channels or (1 if grey else 3), height, width
 
 
 def unreadable(broken: list[tuple[str, OSError]], total: int) -> InputError:
-    """The error that names broken pictures: how many, the first five, and why the first."""
+    """The error that names broken images: how many, the first five, and why the first."""
     broken = sorted(broken, key=lambda entry: entry[0])
     names = ", ".join(name for name, _ in broken[:5]) + (", ..." if len(broken) > 5 else "")
     reason = " ".join(str(broken[0][1]).split())

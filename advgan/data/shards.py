@@ -47,10 +47,10 @@ class LibraryShards:
                 raise failure(self.name, [file], error) from None
             if rows is None:
                 return
-            for picture, value in zip(rows[image], rows[label], strict=True):
+            for content, value in zip(rows[image], rows[label], strict=True):
                 read += 1
                 where = f"{file} example {read}"
-                yield self.columns.picture(picture, where), self.columns.number(value, where, self.names[shard])
+                yield self.columns.image_source(content, where), self.columns.number(value, where, self.names[shard])
 
 
 def damage(path: str) -> str | None:

@@ -15,7 +15,7 @@ from advgan.data.image_io import StoredImages
 
 
 class Split(Dataset[tuple[Tensor, Tensor]]):
-    """Images `(n, c, h, w)` uint8, a tensor, a numpy array or pictures that are decoded when asked for, and labels
+    """Images `(n, c, h, w)` uint8, a tensor, a numpy array or images that are decoded when asked for, and labels
     `(n,)` of whole numbers.
 
     Whatever leaves a split is float32 in [0, 1], pixel / 255. Raises InputError for images of another type or shape,

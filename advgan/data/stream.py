@@ -1,4 +1,4 @@
-"""A set that is too large, or too far away, to be opened: labelled pictures read from shards in passing.
+"""A set that is too large, or too far away, to be opened: labelled images read from shards in passing.
 
 The order is a function of the seed and the step alone. The shards are dealt out to *lanes*, of which each delivers the
 same number of images to every global batch, for ever: its shards in an order drawn anew for each epoch, through a
@@ -22,18 +22,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from advgan.core.errors import InputError, note
-from advgan.data.image_file import Picture
+from advgan.data.image_file import ImageSource
 from advgan.data.image_io import StoredImages
 from advgan.data.split import Data, Split
 
 LANES = 64  # at most: so many shards are open at once, and so many processes read apart
-BUFFER = 2048  # encoded pictures that wait to be drawn, in all lanes together
+BUFFER = 2048  # encoded images that wait to be drawn, in all lanes together
 ONE_IN = 10  # images are held out, for validation or the test, of a set that has none
-Example = tuple[Picture, int]  # and its label
+Example = tuple[ImageSource, int]  # and its label
 
 
 class Shards(Protocol):
-    """Labelled pictures in a number of files."""
+    """Labelled images in a number of files."""
 
     name: str
 
@@ -49,7 +49,7 @@ class Stream(Split):
     Args:
         num_classes: how many classes there are, where that is known: for the note of `first`.
         kept: which of every `ONE_IN` examples of a shard are of this split, by their place modulo `ONE_IN`.
-        buffer: pictures, before they are decoded, from which the next one is drawn; in all lanes together.
+        buffer: images, before they are decoded, from which the next one is drawn; in all lanes together.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Stream(Split):
         return (example for i, example in enumerate(self.shards.read(shard)) if i % ONE_IN in self.kept)
 
     def decode(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-        """Images `(n, c, h, w)` uint8 and labels `(n,)`. Raises InputError for pictures that cannot be read."""
-        pictures, labels = [picture for picture, _ in examples], [label for _, label in examples]
-        images = StoredImages(pictures, self.shape, self.crop, range(len(pictures)))
+        """Images `(n, c, h, w)` uint8 and labels `(n,)`. Raises InputError for images that cannot be read."""
+        sources, labels = [source for source, _ in examples], [label for _, label in examples]
+        images = StoredImages(sources, self.shape, self.crop, range(len(sources)))
         y = torch.tensor(labels, dtype=torch.long)
-        return images[range(len(pictures))], y if self.numbers is None else self.numbers[y]
+        return images[range(len(sources))], y if self.numbers is None else self.numbers[y]
 
     def renumbered(self, numbers: Tensor) -> Stream:
         found = copy(self)

@@ -1,4 +1,4 @@
-"""The files below a folder that are data: regular files with a picture's ending, each once, whatever links lead to."""
+"""The files below a folder that are data: regular files with an image's ending, each once, whatever links lead to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_data_name(name: str) -> bool:
     return not name.startswith(".") and name.casefold() not in JUNK
 
 
-def is_picture_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     return is_data_name(name) and name.casefold().endswith(EXTENSIONS)
 
 
@@ -61,12 +61,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def picture_files(folder: Path) -> list[str]:
-    """The paths of the pictures below `folder`, sorted: regular files, each once where several links lead to it."""
+def image_files(folder: Path) -> list[str]:
+    """The paths of the images below `folder`, sorted: regular files, each once where several links lead to it."""
     paths: dict[tuple[int, int], str] = {}
     for parent, names in walk(folder):
         for name in names:
             path = os.path.join(parent, name)
-            if is_picture_name(name) and os.path.isfile(path):
+            if is_image_name(name) and os.path.isfile(path):
                 paths.setdefault(identity(path), path)
     return sorted(paths.values())

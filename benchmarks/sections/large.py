@@ -21,7 +21,7 @@ TIMES = ("side", "status", "batch_size", "rounds", "seconds", "images_per_second
 
 
 def large(bench: Bench, generator: Generator | None) -> list[Row]:
-    """Random weights on both sides, so no success and no norms; random pictures, whose labels the target made up."""
+    """Random weights on both sides, so no success and no norms; random images, whose labels the target made up."""
     device, threat = bench.x.device, Threat("linf", 8 / 255)
     n = IMAGES[device.type]
     torch.manual_seed(0)

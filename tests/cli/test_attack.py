@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from advgan import Generator
-from advgan.cli.attack_images import find
-from advgan.cli.attack_images.png import check_place, finished, write_png
+from advgan.cli.attack_images import find_images
+from advgan.cli.attack_images.png import check_output_path, read_metadata, write_png
 from advgan.cli.main import main
 from advgan.core.errors import InputError
 from advgan.defenses import load_classifier
@@ -118,7 +118,7 @@ def test_black_box_target_is_queried_for_images_only(
     )
     words = (photos / "a.png", tmp_path / "out", "--generator", generator, "--target", f"{tmp_path}/bb.py:box")
     attack(*words, code=2)
-    assert "does not say which images it takes: say --image-size" in capsys.readouterr().err
+    assert "has no fixed image size: pass --image-size" in capsys.readouterr().err
     attack(*words, "--image-size", 20)
     bright = str(int(pixels(photos / "a.png").mean() > 127.5))
     assert rows(tmp_path / "out")["a.png"]["before_class"] == bright
@@ -177,7 +177,7 @@ def test_existing_files_are_not_overwritten_without_force(
     (out / "b").mkdir(parents=True)
     (out / "b" / "c.png").write_bytes(b"mine")
     attack(photos, out, "--generator", generator, code=2)
-    assert "1 files in the way" in capsys.readouterr().err
+    assert "1 files in the output folder" in capsys.readouterr().err
     assert (out / "b" / "c.png").read_bytes() == b"mine"
     attack(photos, out, "--generator", generator, "--force")
     loud = (out / "a.png").read_bytes()
@@ -186,10 +186,10 @@ def test_existing_files_are_not_overwritten_without_force(
     (out / "settings-attack.yaml").unlink()
     (out / "manifest.csv").rename(tmp_path / "manifest.csv")
     attack(photos, out, "--generator", generator, "--eps", "4/255", code=2)  # eps is also in the PNG metadata
-    assert "were not made from these pictures with these settings" in capsys.readouterr().err
+    assert "are not of these images with these settings" in capsys.readouterr().err
     (out / "manifest.csv").write_text("mine")
     attack(photos, out, "--generator", generator, code=2)
-    assert "manifest.csv is there" in capsys.readouterr().err
+    assert "manifest.csv exists" in capsys.readouterr().err
     attack(photos, out, "--generator", generator, "--eps", "4/255", "--force")
     assert (out / "a.png").read_bytes() != loud
 
@@ -197,7 +197,7 @@ def test_existing_files_are_not_overwritten_without_force(
 def test_unreadable_files_are_skipped_with_reason(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (photos / "b" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (photos / "b" / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     (tmp_path / "secret.png").write_bytes((photos / "a.png").read_bytes())
     (photos / "link.png").symlink_to(tmp_path / "secret.png")
     (photos / "elsewhere").symlink_to(tmp_path)
@@ -231,7 +231,7 @@ def test_output_is_independent_of_number_of_processes(
     words = ("--generator", save(tmp_path / "g", noise=4, eps=1.0), "--batch-size", 4, "--threads", 1)
     done = program("-m", "advgan", "attack", source, tmp_path / "two", *words, processes=2)
     assert "2 processes on cpu" in done.stdout
-    assert "attacked     23 of 23 pictures" in done.stdout
+    assert "attacked     23 of 23 images" in done.stdout
     attack(source, tmp_path / "one", *words[:-2])
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert len(contents(tmp_path / "one")) == 23
@@ -271,7 +271,7 @@ def test_guided_generator_needs_one_image_size(classifier: Path, digits: Path, t
     attack(folder, tmp_path / "out", "--generator", guided, code=3)
     found = rows(tmp_path / "out")
     assert found["fits.png"]["status"] == "ok"
-    assert found["wide.png"]["reason"] == "30 x 28 pixels, expected 28 x 28 (--image-size resizes)"
+    assert found["wide.png"]["reason"] == "30 x 28 pixels, expected 28 x 28 (--image-size)"
     attack(folder, tmp_path / "resized", "--generator", guided, "--image-size", 28)
     assert len(contents(tmp_path / "resized")) == 2
     attack(folder, tmp_path / "other", "--generator", guided, "--image-size", 32, code=2)
@@ -309,7 +309,7 @@ def test_non_finite_images_are_not_written(
         ("failed", "the generator's output has NaN or infinity")
     }
     said = capsys.readouterr()
-    assert "attacked     0 of 5 pictures" in said.out
+    assert "attacked     0 of 5 images" in said.out
     assert said.err.count("failed  ") == 5
 
 
@@ -346,7 +346,7 @@ def test_images_in_target_class_are_not_counted(
     hits = sum(row["after_class"] == "2" for row in counted)
     assert 0 < len(counted) < len(found)
     said = capsys.readouterr().out.replace(" (top)", "")
-    assert f"fooled       {hits} of {len(counted)} are taken for class 2; " in said
+    assert f"success      {hits} of {len(counted)} images became class 2; " in said
     assert f"; {len(found) - len(counted)} were before, not counted\n" in said
 
 
@@ -422,11 +422,11 @@ def test_full_disk_is_exit_code_1_and_keeps_images(
 def test_control_characters_in_names_are_escaped(
     photos: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = "x\x1b]0;title\x07\nattacked     9 of 9 pictures\u202e.png"
+    name = "x\x1b]0;title\x07\nattacked     9 of 9 images\u202e.png"
     (photos / name).write_bytes(b"no")
     attack(photos, tmp_path / "out", "--generator", generator, code=3)
     error = capsys.readouterr().err
-    assert r"left out     x\x1b]0;title\x07\nattacked     9 of 9 pictures\u202e.png: no picture" in error
+    assert r"left out     x\x1b]0;title\x07\nattacked     9 of 9 images\u202e.png: no image" in error
     assert name in rows(tmp_path / "out"), "the manifest has the name as it is"
 
 
@@ -438,16 +438,16 @@ def test_control_characters_in_names_are_escaped(
         (["{in}", "{out}", "--generator", "{g}", "--eps", "0.5"], "was trained for eps"),
         (["{in}", "{out}", "--generator", "{g}", "--eps", "0.001"], "at least one grey level"),
         (["{in}", "{out}", "--generator", "{g}", "--y-target", "3"], "was trained untargeted"),
-        (["{in}", "{out}", "--generator", "{g}", "--y-target", "cat"], "a name that --target knows"),
+        (["{in}", "{out}", "--generator", "{g}", "--y-target", "cat"], "a class name of --target"),
         (["{in}", "{out}", "--generator", "{g}", "--target", "{c}"], "expected a target that does"),
         (["{in}", "{out}", "--generator", "{g}", "--target-weights", "x.pt"], "need a target"),
         (["{in}", "{out}", "--generator", "{g}", "--batch-size", "0"], "batch_size must be at least 1"),
         (["{in}", "{out}", "--generator", "{g}", "--image-size", "0"], "image_size must be at least 1"),
-        (["{in}", "{out}/a.png", "--generator", "{g}"], "OUT is a folder"),
-        (["{in}", "{in}", "--generator", "{g}"], "must not lie among the pictures"),
-        (["{in}/a.png", "{in}", "--generator", "{g}"], "would be replaced by its own answer"),
-        (["{in}/none", "{out}", "--generator", "{g}"], "no picture, folder or glob"),
-        (["{in}/*.gif", "{out}", "--generator", "{g}"], "no pictures in"),
+        (["{in}", "{out}/a.png", "--generator", "{g}"], "OUT must be a folder"),
+        (["{in}", "{in}", "--generator", "{g}"], "must not lie among the images"),
+        (["{in}/a.png", "{in}", "--generator", "{g}"], "would be replaced by its own output"),
+        (["{in}/none", "{out}", "--generator", "{g}"], "no image, folder or glob"),
+        (["{in}/*.gif", "{out}", "--generator", "{g}"], "no images in"),
         (["{in}/*/../../*.png", "{out}", "--generator", "{g}"], "must not climb"),
     ],
 )
@@ -466,29 +466,29 @@ def test_input_errors_are_one_line(
 
 def test_output_inside_input_folder_is_not_attacked(photos: Path) -> None:
     out = photos / "attacked"
-    names = [picture.name for picture in find(str(photos), out)]
+    names = [image.name for image in find_images(str(photos), out)]
     for name in names:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).with_suffix(".png").touch()
-    assert [picture.name for picture in find(str(photos), out)] == names
-    assert [picture.name for picture in find(f"{photos}/**/*", out)] == names
+    assert [image.name for image in find_images(str(photos), out)] == names
+    assert [image.name for image in find_images(f"{photos}/**/*", out)] == names
 
 
 def test_all_supported_file_types_are_found(tmp_path: Path) -> None:
     for kind in ("GIF", "PPM", "BMP", "WEBP", "TIFF", "PNG", "JPEG"):
         for ending in (ending for ending, name in Image.registered_extensions().items() if name == kind):
             (tmp_path / f"{kind}{ending}").touch()
-    found = {picture.path.suffix for picture in find(str(tmp_path), tmp_path / "out")}
+    found = {image.path.suffix for image in find_images(str(tmp_path), tmp_path / "out")}
     assert found >= {".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 
 
 def test_colliding_output_names_keep_suffix(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png", "b.jpg"):
         (tmp_path / name).touch()
-    assert [p.output for p in find(str(tmp_path), tmp_path / "out")] == ["a.jpg.png", "a.png.png", "b.png"]
+    assert [p.output for p in find_images(str(tmp_path), tmp_path / "out")] == ["a.jpg.png", "a.png.png", "b.png"]
     (tmp_path / "a.jpg.png").touch()
     with pytest.raises(InputError, match=r"a\.jpg\.png and .*a\.jpg\.png|would both become a\.jpg\.png"):
-        find(str(tmp_path), tmp_path / "out")
+        find_images(str(tmp_path), tmp_path / "out")
 
 
 def test_output_paths_stay_in_output_folder(tmp_path: Path) -> None:
@@ -496,21 +496,21 @@ def test_output_paths_stay_in_output_folder(tmp_path: Path) -> None:
     root.mkdir()
     elsewhere.mkdir()
     (root / "link").symlink_to(elsewhere)
-    assert check_place(root, "a/b.png") == root / "a" / "b.png"
+    assert check_output_path(root, "a/b.png") == root / "a" / "b.png"
     for name in ("../x.png", "a/../../x.png", "/tmp/x.png", "link/x.png"):
         with pytest.raises(InputError, match="leads out of"):
-            check_place(root, name)
+            check_output_path(root, name)
 
 
 def test_png_metadata_identify_finished_images(tmp_path: Path) -> None:
     path, image = tmp_path / "a.png", np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
     digest = write_png(path, image, {"input": "ä.png"})
-    assert finished(path) == {"input": "ä.png", "sha256": digest}
+    assert read_metadata(path) == {"input": "ä.png", "sha256": digest}
     assert (np.asarray(Image.open(path)).transpose(2, 0, 1) == image).all()
     content = path.read_bytes()
     path.write_bytes(content[:-30] + bytes([content[-30] ^ 1]) + content[-29:])
-    assert finished(path) == {"input": "ä.png"}, "damaged"
-    assert finished(_plain_png(tmp_path)) is None
+    assert read_metadata(path) == {"input": "ä.png"}, "damaged"
+    assert read_metadata(_plain_png(tmp_path)) is None
 
 
 def _plain_png(folder: Path) -> Path:

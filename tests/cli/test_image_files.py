@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from advgan.cli.attack_images import decode as ahead
-from advgan.cli.attack_images.decode import Batch, Unreadable, pictures
+from advgan.cli.attack_images.decode import Batch, Unreadable, decode_images, group_by_shape
 from advgan.core.errors import InputError
 from advgan.data import load_data
 from advgan.data.image_file import MAX_PIXELS
-from advgan.data.image_io import open_picture
+from advgan.data.image_io import open_image
 from tests.data.test_data import write_folder
 
 ORIENTATION = 0x0112
@@ -58,7 +58,7 @@ def bomb(width: int, height: int) -> bytes:
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     stored, exif = noise(4, 6), Image.Exif()
     exif[ORIENTATION] = orientation
-    image = open_picture(io.BytesIO(encoded(Image.fromarray(stored), kind, exif=exif)))
+    image = open_image(io.BytesIO(encoded(Image.fromarray(stored), kind, exif=exif)))
     assert np.array_equal(np.asarray(image), TURNS[orientation](stored))
 
 
@@ -72,16 +72,16 @@ def test_image_shape_of_folder_respects_exif_orientation(tmp_path: Path) -> None
 
 def test_damaged_exif_data_are_ignored() -> None:
     data = encoded(Image.fromarray(noise(4, 6)), "JPEG", exif=b"Exif\0\0garbage")
-    assert open_picture(io.BytesIO(data)).size == (6, 4)
+    assert open_image(io.BytesIO(data)).size == (6, 4)
 
 
 def test_modes_are_converted_to_grey_or_rgb() -> None:
     first, second = (Image.fromarray(noise(4, 6, i)).quantize(8) for i in (0, 1))
     animated = encoded(first, "GIF", save_all=True, append_images=[second])
-    assert np.array_equal(np.asarray(open_picture(io.BytesIO(animated))), np.asarray(first.convert("RGB")))
+    assert np.array_equal(np.asarray(open_image(io.BytesIO(animated))), np.asarray(first.convert("RGB")))
     for mode, expected in (("1", "L"), ("L", "L"), ("LA", "L"), ("P", "RGB"), ("RGBA", "RGB")):
-        assert open_picture(io.BytesIO(encoded(Image.new(mode, (3, 2))))).mode == expected
-    assert open_picture(io.BytesIO(encoded(Image.new("CMYK", (3, 2)), "JPEG"))).mode == "RGB"
+        assert open_image(io.BytesIO(encoded(Image.new(mode, (3, 2))))).mode == expected
+    assert open_image(io.BytesIO(encoded(Image.new("CMYK", (3, 2)), "JPEG"))).mode == "RGB"
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -89,7 +89,7 @@ def test_modes_are_converted_to_grey_or_rgb() -> None:
 def test_decompression_bombs_are_refused_by_header(size: tuple[int, int]) -> None:
     """Above twice Pillow's limit, where Pillow raises, and above the limit, where it only warns."""
     with pytest.raises(OSError, match=f"at most {MAX_PIXELS} pixels expected"):
-        open_picture(io.BytesIO(bomb(*size)))
+        open_image(io.BytesIO(bomb(*size)))
 
 
 def flip(data: bytes, place: int) -> bytes:
@@ -99,8 +99,8 @@ def flip(data: bytes, place: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "no picture that can be read"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", r"no picture that can be read \(JPEG, PNG"),
+        (b"", "no image that can be read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", r"no image that can be read \(JPEG, PNG"),
         (encoded(Image.fromarray(np.full((4, 4), 1000, np.uint16))), "8 bits per channel expected, got mode I;16"),
         (encoded(Image.fromarray(noise(32, 32)))[:-100], "truncated"),
         (flip(encoded(Image.fromarray(noise(32, 32))), 500), "(?i)broken|crc|checksum|decod"),
@@ -110,7 +110,7 @@ def flip(data: bytes, place: int) -> bytes:
 )
 def test_unreadable_image_raises_with_reason(data: bytes, message: str) -> None:
     with pytest.raises(OSError, match=message):
-        open_picture(io.BytesIO(data))
+        open_image(io.BytesIO(data))
 
 
 @pytest.mark.parametrize("image_size", [None, 8])
@@ -130,13 +130,13 @@ def mixed(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"{i:02d}.png" for i in range(20)]
     for i, path in enumerate(paths):
         Image.fromarray(noise(6, 8 + i % 2, i)).save(path)
-    paths[3].write_text("no picture")
+    paths[3].write_text("no image")
     paths[8].unlink()
     return paths
 
 
 def test_batches_by_shape_cover_all_images(mixed: list[Path]) -> None:
-    found = list(pictures(mixed, 4))
+    found = list(group_by_shape(decode_images(mixed, None, None, 4), 4))
     batches = [each for each in found if isinstance(each, Batch)]
     assert [batch.indices for batch in batches] == [
         [0, 2, 4, 6], [1, 5, 7, 9], [10, 12, 14, 16], [11, 13, 15, 17], [18], [19],
@@ -145,11 +145,11 @@ def test_batches_by_shape_cover_all_images(mixed: list[Path]) -> None:
         expected = [np.asarray(Image.open(mixed[i])).transpose(2, 0, 1) for i in indices]
         assert torch.equal(images, torch.from_numpy(np.stack(expected)))
     broken = [each for each in found if isinstance(each, Unreadable)]
-    assert [(each.place, each.reason[:10]) for each in broken] == [(3, "no picture"), (8, "No such fi")]
+    assert [(each.number, each.reason[:10]) for each in broken] == [(3, "no image t"), (8, "No such fi")]
 
 
 def test_batches_are_independent_of_workers(mixed: list[Path]) -> None:
-    one, many = ([*pictures(mixed, 3, workers=n, channels=1)] for n in (1, 7))
+    one, many = ([*group_by_shape(decode_images(mixed, 1, None, n), 3)] for n in (1, 7))
     assert len(one) == len(many)
     for a, b in zip(one, many, strict=True):
         assert a[0] == b[0]
@@ -170,28 +170,14 @@ def test_number_of_waiting_images_is_bounded(
     def counted(source: str) -> Image.Image:
         nonlocal opened
         opened += 1
-        return open_picture(source)
+        return open_image(source)
 
-    monkeypatch.setattr(ahead, "open_picture", counted)
+    monkeypatch.setattr(ahead, "open_image", counted)
     delivered, most, limit = 0, 0, 500
-    for batch in pictures(paths, 8, workers=2, batch_pixels=limit):
+    for batch in group_by_shape(decode_images(paths, None, None, 2), 8, limit):
         assert isinstance(batch, Batch)
         assert len(batch.indices) == 1 or batch.images[:, 0].numel() <= limit
         most = max(most, opened - delivered)
         delivered += len(batch.indices)
     assert delivered == 60
     assert most <= 5 * limit // 100 + 2 * 2 + 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"batch_size": 0}, "batch size must be at least 1, got 0"),
-        ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"batch_pixels": 0}, "batch pixels must be at least 1, got 0"),
-        ({"channels": 2}, r"channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
-    ],
-)
-def test_invalid_arguments_raise_at_once(arguments: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        pictures([], **{"batch_size": 1, **arguments})

@@ -431,7 +431,7 @@ def flip(path: Path, place: int) -> None:
         (lambda path: flip(path, 3), "header|checksum"),
         (lambda path: path.write_bytes(b""), "empty"),
     ],
-    ids=["cut in a picture", "cut between two", "a bit of a name", "a bit of the first name", "empty"],
+    ids=["cut in a image", "cut between two", "a bit of a name", "a bit of the first name", "empty"],
 )
 def test_damaged_tar_shard_raises(kind: str, ruin: Callable[[Path], Any], reason: str, tmp_path: Path) -> None:
     """tarfile, and so the library, reads most of these as a shorter archive."""
@@ -487,7 +487,7 @@ def test_table_cannot_reference_local_files(kind: str, tmp_path: Path) -> None:
     rows = pa.table({"image": cells, "label": pa.array([0, 1] * 10)}).cast(table([0]).features.arrow_schema)
     (tmp_path / "tables").mkdir()
     pq.write_table(rows, tmp_path / "tables" / "train.parquet")
-    with pytest.raises(InputError, match=r"a picture's bytes expected in column image, got {'bytes': None, 'path': "):
+    with pytest.raises(InputError, match=r"an image's bytes expected in column image, got {'bytes': None, 'path': "):
         load_data(kind, tmp_path / "tables")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from advgan.core.errors import InputError
 from advgan.data import Data, load_data, steps_per_epoch, training_batches
-from advgan.data.image_file import Named
+from advgan.data.image_file import InMemoryImage
 from advgan.data.stream import LANES, ONE_IN, Example, Stream, in_memory, lanes_of, shuffled
 
 HELD = frozenset({3})
@@ -53,7 +53,7 @@ class Numbered:
             number = sum(self.lengths[:shard]) + i
             buffer = io.BytesIO()
             Image.new("L", (1, 1), number % 256).save(buffer, "PPM")
-            yield Named(f"{shard}/{i}", Blob(buffer.getvalue())), number
+            yield InMemoryImage(f"{shard}/{i}", Blob(buffer.getvalue())), number
 
 
 def stream(*lengths: int, buffer: int = 16, kept: frozenset[int] = frozenset(range(ONE_IN))) -> Stream:
@@ -110,7 +110,7 @@ def test_epoch_of_lane_is_permutation_of_its_shards() -> None:
 
 def test_shuffle_buffer_permutes() -> None:
     def drawn(size: int) -> list[int]:
-        examples = ((Named("", b""), i) for i in range(200))
+        examples = ((InMemoryImage("", b""), i) for i in range(200))
         return [number for _, number in shuffled(examples, size, np.random.default_rng(0))]
 
     assert drawn(1) == [*range(200)]
@@ -213,13 +213,13 @@ def test_empty_lane_and_empty_split_raise() -> None:
 class Broken(Numbered):
     def read(self, shard: int) -> Iterator[Example]:
         yield from islice(super().read(shard), 5)
-        yield Named("shard 0 'the sixth'", b"no picture"), 0
+        yield InMemoryImage("shard 0 'the sixth'", b"no image"), 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_image_raises_from_any_worker(workers: int) -> None:
     broken = Stream(Broken(9), (1, 1, 1), crop=False)
-    with pytest.raises(InputError, match=r"^1 of \d .*: shard 0 'the sixth' \(the first: no picture") as caught:
+    with pytest.raises(InputError, match=r"^1 of \d .*: shard 0 'the sixth' \(the first: no image") as caught:
         list(training_batches(broken, 4, seed=0, last=5, workers=workers))
     assert "\n" not in str(caught.value)
 
@@ -227,7 +227,7 @@ def test_broken_image_raises_from_any_worker(workers: int) -> None:
 def test_sample_of_sorted_shards_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     class Sorted(Numbered):
         def read(self, shard: int) -> Iterator[Example]:
-            return ((picture, number // 20) for picture, number in super().read(shard))
+            return ((image, number // 20) for image, number in super().read(shard))
 
     split = Stream(Sorted(100, 100), (1, 1, 1), crop=False, num_classes=10)
     split.first(40)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from advgan.cli.attack_images.find import find
+from advgan.cli.attack_images.find import find_images
 from advgan.core.errors import InputError
 from advgan.data.folder import load_folder
-from advgan.data.image_file import open_picture
-from advgan.data.walk import picture_files
+from advgan.data.image_file import open_image
+from advgan.data.walk import image_files
 from tests.data.test_data import write_folder
 
 
@@ -34,7 +34,7 @@ def test_hidden_and_system_files_are_skipped(root: Path) -> None:
     for name in ("._00.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
         (root / "test" / "dog" / name).write_bytes(b"no image")
     assert count(root) == (12, 12)
-    assert len(find(str(root), root.parent / "out")) == 24
+    assert len(find_images(str(root), root.parent / "out")) == 24
 
 
 def test_cyclic_links_are_followed_once(root: Path) -> None:
@@ -69,27 +69,27 @@ def test_special_files_and_dangling_links_are_not_opened(root: Path) -> None:
     os.symlink("/dev/zero", root / "train" / "cat" / "zero.png")
     os.symlink("nowhere", root / "train" / "cat" / "gone.png")
     assert count(root) == (12, 12)
-    problems = {picture.name: picture.problem for picture in find(str(root), root.parent / "out") if picture.problem}
+    problems = {image.name: image.problem for image in find_images(str(root), root.parent / "out") if image.problem}
     assert [*problems] == ["train/cat/fifo.png", "train/cat/gone.png", "train/cat/zero.png"]
     assert problems["train/cat/fifo.png"] == "no regular file"
     with pytest.raises(OSError, match="a regular file expected, got a device or pipe"):
-        open_picture(root / "train" / "cat" / "fifo.png")
+        open_image(root / "train" / "cat" / "fifo.png")
 
 
 def test_path_of_linked_file_is_real_path(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "0.png").write_bytes(b"")
     os.symlink("b", tmp_path / "a")
-    assert picture_files(tmp_path) == [str(tmp_path / "b" / "0.png")]
+    assert image_files(tmp_path) == [str(tmp_path / "b" / "0.png")]
 
 
 def test_self_links_do_not_hide_files(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    before = picture_files(tmp_path)
+    before = image_files(tmp_path)
     for path in {Path(file).parent for file in before}:
         (path / "link").symlink_to("link")
         (path / "link.png").symlink_to("link.png")
-    assert picture_files(tmp_path) == before
-    problems = {picture.name: picture.problem for picture in find(str(tmp_path), tmp_path / "out")}
+    assert image_files(tmp_path) == before
+    problems = {image.name: image.problem for image in find_images(str(tmp_path), tmp_path / "out")}
     assert sum(problem == "" for problem in problems.values()) == len(before)
     assert {problem for name, problem in problems.items() if name.endswith("link.png")} == {"no regular file"}

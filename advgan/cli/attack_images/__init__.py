@@ -1,7 +1,7 @@
-"""A generator on a user's own pictures: which ones a path names, the answers to them, and the PNGs they become."""
+"""A generator applied to a user's images: finding, decoding, attacking and writing them as PNGs."""
 
-from advgan.cli.attack_images.attacker import Answers, class_of
-from advgan.cli.attack_images.find import Picture, find
-from advgan.cli.attack_images.work import already, work
+from advgan.cli.attack_images.attacker import ImageAttacker, class_of
+from advgan.cli.attack_images.find import InputImage, find_images
+from advgan.cli.attack_images.work import load_finished, process
 
-__all__ = ["Answers", "Picture", "already", "class_of", "find", "work"]
+__all__ = ["ImageAttacker", "InputImage", "class_of", "find_images", "load_finished", "process"]

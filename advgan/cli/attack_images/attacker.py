@@ -1,4 +1,4 @@
-"""One pass of a generator over pictures of one size, rounded to 8 bits, and what a classifier says before and after."""
+"""One pass of a generator over images of one size, rounded to 8 bits, with predictions before and after."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from advgan.defenses import reseed
 from advgan.models.generator import Generator
 
 LEVEL = 1 / 255  # one grey level
-STRIP = 256  # rows of a picture that are rounded together
+STRIP = 256  # rows of an image that are rounded together
 
 
 @dataclass(frozen=True)
-class Answers:
-    """A generator with all that decides its answers; `target` only looks on. Both on one device, in eval mode.
+class ImageAttacker:
+    """A generator with its settings, and a `target` for predictions alone. Both on one device, in eval mode.
 
-    Raises InputError for what the generator was not made for, and for a radius that 8 bits cannot show.
+    Raises InputError for settings that the generator does not support, and for eps below one grey level.
     """
 
     generator: Generator
@@ -37,10 +37,9 @@ class Answers:
     target: Any = None
 
     def __post_init__(self) -> None:
-        made_for = self.generator.threat
         if reason := self.generator.incompatibility(eps=self.eps, y_target=self.y_target):
             raise InputError(reason)
-        if made_for.norm == "linf" and self.eps < LEVEL - 1e-6:
+        if self.generator.threat.norm == "linf" and self.eps < LEVEL - 1e-6:
             raise InputError(f"eps must be at least one grey level, 1/255, to be seen in a PNG, got {self.eps:.6g}")
         if self.generator.channels not in (1, 3):
             raise InputError(f"a PNG is grey or RGB, expected a generator of 1 or 3 channels, got {self.channels}")
@@ -56,40 +55,40 @@ class Answers:
         return self.generator.channels
 
     @property
-    def only(self) -> tuple[int, int] | None:
-        """The one (height, width) that the guide and the target take; None: any."""
-        one = self.target if self.generator.guide is None else self.generator.guide
-        return None if one is None else (int(one.image_shape[1]), int(one.image_shape[2]))
+    def image_size(self) -> tuple[int, int] | None:
+        """The fixed (height, width) of the guide and the target; None: any."""
+        model = self.target if self.generator.guide is None else self.generator.guide
+        return None if model is None else (int(model.image_shape[1]), int(model.image_shape[2]))
 
     @property
     def sha256(self) -> str:
-        """What tells whether two calls would answer alike."""
+        """Digest of all that determines the adversarial images."""
         models = [None if model is None else fingerprint(model) for model in (self.generator, self.target)]
         seed = self.seed if self.generator.noise else None
         return hashlib.sha256(json.dumps([models, self.eps, self.y_target, seed]).encode()).hexdigest()
 
     def __call__(self, pixels: Tensor, names: list[str]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        """Answers to uint8 `pixels` (n, c, h, w), in the same form, and a record for each.
+        """Adversarial images of uint8 `pixels` (n, c, h, w), in the same form, and a record for each.
 
-        The bound holds in grey levels: the change is rounded toward zero. Noise is drawn for each of the `names` apart,
-        so it does not matter who else is in the batch, or in which process. A record's "problem" is "" for an image
+        The bound holds in grey levels: the change is rounded toward zero. Noise is drawn for each of the `names`
+        separately, independent of batch and process. A record's "problem" is "" for an image
         that is finite, and in the ball in its 8-bit form.
         """
         x = pixels.float() / 255
         z = torch.stack([self._noise(name) for name in names]) if self.generator.noise else None
         x_adv = self.generator.perturb(x, self.y_target, self.eps, z, check_finite=False)
         finite = x_adv.isfinite().flatten(1).all(1).tolist()
-        answers = torch.empty_like(pixels)
+        attacked = torch.empty_like(pixels)
         squares, largest = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(x), dtype=torch.int16)
-        for top in range(0, x.shape[2], STRIP):  # of a large picture float64 takes more memory than the network
+        for top in range(0, x.shape[2], STRIP):  # of a large image float64 takes more memory than the network
             rows = slice(top, top + STRIP)
             strip = to_8bit(x_adv[:, :, rows].nan_to_num(0.0), x[:, :, rows])
-            answers[:, :, rows] = strip
+            attacked[:, :, rows] = strip
             levels = (strip.short() - pixels[:, :, rows].short()).flatten(1)
             squares += levels.double().square().sum(1)
             largest = largest.maximum(levels.abs().amax(1))
         norms = {"linf": (largest.double() / 255).tolist(), "l2": (squares.sqrt() / 255).tolist()}
-        said = list(zip(self._said(x), self._said(answers.float() / 255), strict=True))
+        labels = list(zip(self._predict(x), self._predict(attacked.float() / 255), strict=True))
         records = [
             {
                 **{"height": pixels.shape[2], "width": pixels.shape[3]},
@@ -98,12 +97,12 @@ class Answers:
                 **{f"after{key}": value for key, value in after.items()},
                 "problem": self._problem(linf if self.generator.threat.norm == "linf" else l2, is_finite),
             }
-            for linf, l2, is_finite, (before, after) in zip(norms["linf"], norms["l2"], finite, said, strict=True)
+            for linf, l2, is_finite, (before, after) in zip(norms["linf"], norms["l2"], finite, labels, strict=True)
         ]
-        return answers.numpy(), records
+        return attacked.numpy(), records
 
     def _problem(self, size: float, is_finite: bool) -> str:
-        """What is wrong with an adversarial image whose 8-bit form is `size` away from the image; "" if nothing."""
+        """The violation of an adversarial image whose 8-bit form has a perturbation of norm `size`; "" if none."""
         if not is_finite:
             return "the generator's output has NaN or infinity"
         norm = self.generator.threat.norm
@@ -116,29 +115,29 @@ class Answers:
         return torch.randn(self.generator.noise, generator=rng)
 
     @torch.no_grad()
-    def _said(self, x: Tensor) -> list[dict[str, Any]]:
-        """What the target takes each image for: class, name and confidence; nothing without a target."""
+    def _predict(self, x: Tensor) -> list[dict[str, Any]]:
+        """Prediction of the target for each image: class, name and confidence; empty without a target."""
         if self.target is None:
             return [{} for _ in x]
         reseed(self.target, self.seed)
         device = next(self.generator.parameters()).device
-        sure, says = self.target(x.to(device)).float().softmax(1).max(1)
+        confidence, predicted = self.target(x.to(device)).float().softmax(1).max(1)
         names = getattr(self.target, "classes", None)
         return [
             {"": names[k] if names else str(k), "_class": k, "_confidence": round(p, 4)}
             if math.isfinite(p)
             else {"": "NaN", "_class": None, "_confidence": None}
-            for k, p in zip(says.tolist(), sure.tolist(), strict=True)
+            for k, p in zip(predicted.tolist(), confidence.tolist(), strict=True)
         ]
 
 
 def class_of(word: str | None, target: Any) -> int | None:
-    """The class that "3" or, of a target that knows its classes' names, "cat" means. Raises InputError for others."""
+    """The number of a class given as "3" or, of a target with class names, as "cat". Raises InputError for others."""
     if word is None or word.isdecimal():
         return None if word is None else int(word)
     names = getattr(target, "classes", None)
     if not names:
-        raise InputError(f"y_target must be a class's number, or a name that --target knows, got {word!r}")
+        raise InputError(f"y_target must be a class number, or a class name of --target, got {word!r}")
     if word in names:
         return list(names).index(word)
     near = difflib.get_close_matches(word, names) or [names[0], "..."]

@@ -1,4 +1,4 @@
-"""Many pictures of many sizes, decoded ahead of the network that waits for them."""
+"""Many images of many sizes, decoded ahead of the network."""
 
 from __future__ import annotations
 
@@ -12,101 +12,77 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advgan.core.errors import InputError
-from advgan.data.image_file import MAX_PIXELS, as_array, cropped, open_picture, picture_size
+from advgan.data.image_file import MAX_PIXELS, as_array, cropped, image_dimensions, open_image
 
-BATCH_PIXELS = 16_000_000  # of one channel: 8 pictures of 1600 x 1200, 192 MB as float32 RGB
+BATCH_PIXELS = 16_000_000  # of one channel: 8 images of 1600 x 1200, 192 MB as float32 RGB
 AHEAD_PIXELS = 32_000_000  # decoded, or being decoded, before the network takes them: 96 MB of 8-bit RGB
 
 
 class Batch(NamedTuple):
-    """Pictures of one shape: their places in the list that was asked for, and uint8 `(n, c, h, w)`."""
+    """Images of one shape: their indices in the list of paths, and uint8 `(n, c, h, w)`."""
 
     indices: list[int]
     images: Tensor
 
 
 class Unreadable(NamedTuple):
-    """A picture that cannot be had: its place in the list, and why."""
+    """An image that cannot be read: its index in the list of paths, and the reason."""
 
-    place: int
+    number: int
     reason: str
 
 
-def pictures(
-    paths: Sequence[str | os.PathLike[str]],
-    batch_size: int,
-    *,
-    channels: int | None = None,
-    size: int | None = None,
-    workers: int = 4,
-    batch_pixels: int = BATCH_PIXELS,
+def group_by_shape(
+    decoded: Iterable[tuple[int, np.ndarray | str]], batch_size: int, batch_pixels: int = BATCH_PIXELS
 ) -> Iterator[Batch | Unreadable]:
-    """Decode pictures in `workers` threads (Pillow decodes outside the GIL) while the caller works on the last batch.
+    """Batches of the images of `decode_images`: of one shape, `batch_size` of them or `batch_pixels` at most.
 
-    Pictures of one shape are put together until they are `batch_size`, or have `batch_pixels`. Four full batches wait
-    at most: where there are many shapes, the one that has waited longest goes as it is. What comes, and in what order,
-    depends on the pictures alone.
-
-    Args:
-        channels: 1 (grey) or 3 (RGB) for all; None: as each one is.
-        size: resize the shorter side to this and crop the centre square; None: as each one is.
-
-    Raises:
-        InputError: at once, for a value out of range. A picture that cannot be read is no error, but `Unreadable`.
+    Four full batches wait at most: of many shapes, the one that has waited longest is delivered as it is. Batches and
+    their order depend on the images alone.
     """
-    for name, value in (("batch size", batch_size), ("workers", workers), ("batch pixels", batch_pixels)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
-    if channels not in (None, 1, 3):
-        raise InputError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-    return grouped(decoded(paths, channels, size, workers), batch_size, batch_pixels)
-
-
-def grouped(
-    found: Iterable[tuple[int, np.ndarray | str]], batch_size: int, batch_pixels: int = BATCH_PIXELS
-) -> Iterator[Batch | Unreadable]:
-    """The batches of what `decoded` found."""
     waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}  # the shape that has waited longest first
     held = 0  # pixels in all of them
 
-    def leave(shape: tuple[int, ...]) -> Batch:
+    def take(shape: tuple[int, ...]) -> Batch:
         nonlocal held
         indices, arrays = zip(*waiting.pop(shape), strict=True)
         held -= len(arrays) * shape[1] * shape[2]
         return Batch(list(indices), torch.from_numpy(np.stack(arrays)))
 
-    for index, each in found:
-        if isinstance(each, str):
-            yield Unreadable(index, each)
+    for index, image in decoded:
+        if isinstance(image, str):
+            yield Unreadable(index, image)
             continue
-        shape, pixels = each.shape, each.shape[1] * each.shape[2]
+        shape, pixels = image.shape, image.shape[1] * image.shape[2]
         group = waiting.setdefault(shape, [])
-        group.append((index, each))
+        group.append((index, image))
         held += pixels
         if len(group) == batch_size or (len(group) + 1) * pixels > batch_pixels:
-            yield leave(shape)
+            yield take(shape)
         while held > 4 * batch_pixels:
-            yield leave(next(iter(waiting)))
+            yield take(next(iter(waiting)))
     while waiting:
-        yield leave(next(iter(waiting)))
+        yield take(next(iter(waiting)))
 
 
-def decoded(
+def decode_images(
     paths: Sequence[str | os.PathLike[str]],
     channels: int | None,
     size: int | None,
     workers: int,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Each picture, or the reason why not, in the order of `paths`; two for each worker are under way, and together at
-    most `AHEAD_PIXELS`, or one. With `size` None a picture of more than `max_pixels` is not decoded.
+    """The index of each path and its image uint8 (c, h, w), or the reason why it cannot be read, in order.
+
+    `workers` threads decode ahead of the caller (Pillow decodes outside the GIL): at most two images for each, of
+    `AHEAD_PIXELS` together, or one. `channels` 1 (grey) or 3 (RGB), None: those of the image. `size`: the shorter side
+    is resized to it, the centre square cropped; None: no image of more than `max_pixels` is decoded.
     """
 
     def pixels_of(path: str | os.PathLike[str]) -> int | str:
-        """The pixels of a picture by its header, or why it is not decoded."""
+        """The number of pixels in an image's header, or the reason why it is not decoded."""
         try:
-            width, height = picture_size(os.fspath(path))
+            width, height = image_dimensions(os.fspath(path))
         except OSError as error:
             return error.strerror or str(error)
         if size is None and width * height > max_pixels:
@@ -115,16 +91,16 @@ def decoded(
 
     def read(path: str | os.PathLike[str]) -> np.ndarray | str:
         try:
-            image = open_picture(os.fspath(path))
+            image = open_image(os.fspath(path))
         except OSError as error:
             return error.strerror or str(error)
         image = image if channels is None else image.convert("L" if channels == 1 else "RGB")
         return as_array(image if size is None else cropped(image, size, size))
 
     with ThreadPoolExecutor(workers) as pool:
-        under_way: deque[tuple[int, Future[np.ndarray | str] | str]] = deque()  # pixels, and the picture or why not
+        under_way: deque[tuple[int, Future[np.ndarray | str] | str]] = deque()  # pixels; image or reason
         ahead = 0  # pixels of all under way
-        following = 0  # the next picture to be read
+        following = 0  # the next image to be read
         while following < len(paths) or under_way:
             while following < len(paths) and len(under_way) < 2 * workers:
                 pixels = pixels_of(paths[following])
@@ -135,7 +111,7 @@ def decoded(
                 under_way.append((count, reading))
                 ahead += count
                 following += 1
-            count, picture = under_way.popleft()
+            count, image = under_way.popleft()
             ahead -= count
             index = following - len(under_way) - 1
-            yield index, picture if isinstance(picture, str) else picture.result()
+            yield index, image if isinstance(image, str) else image.result()

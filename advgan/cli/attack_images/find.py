@@ -1,4 +1,4 @@
-"""Which pictures a path names, and what their answers are called. Names are strangers': none leads out."""
+"""Input images of a path, and the names of their outputs. Output paths cannot escape the output folder."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path, PurePosixPath
 
 from advgan.core.errors import InputError
 from advgan.data.image_file import EXTENSIONS
-from advgan.data.walk import is_data_name, is_picture_name, walk
+from advgan.data.walk import is_data_name, is_image_name, walk
 
-RESERVED = ("manifest.csv", "settings-attack.yaml", ".lock")  # names in the output folder that are the command's own
+RESERVED = ("manifest.csv", "settings-attack.yaml", ".lock")  # names of the command's files in the output folder
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture to be answered.
+class InputImage:
+    """An image to be attacked.
 
-    name      its path below the folder that was given, or below a glob's fixed part
-    output    its answer's path below the output folder: the same name, as .png
-    problem   why it is not even looked at; "" for nearly all
+    name      its path below the given folder, or below the fixed part of a glob
+    output    the path of the output below the output folder: the same name, as .png
+    problem   why it is not opened; "" for nearly all
     """
 
     path: Path
@@ -31,40 +31,39 @@ class Picture:
     problem: str = ""
 
 
-def find(source: str, output_dir: Path) -> list[Picture]:
-    """The pictures of a file, of a folder with all below it, or of a glob like "photos/**/*.jpg", ordered by name.
+def find_images(source: str, output_dir: Path) -> list[InputImage]:
+    """The images of a file, of a folder with all below it, or of a glob like "photos/**/*.jpg", ordered by name.
 
     Hidden files, those of systems (__MACOSX), links to folders, and what lies in `output_dir` are left out; a link to a
     file elsewhere is a problem, and so is what is no regular file, like a FIFO.
-    Two pictures whose answers would have one name (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Raises
-    InputError where there is no picture, where answers would lie among the pictures or still share a name, and for a
-    glob that climbs.
+    Two images whose outputs would have one name (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Raises
+    InputError without images, for outputs among the images or still of one name, and for a glob that climbs.
     """
-    base, pattern = _parted(source)
+    base, pattern = _split_pattern(source)
     root, out = base.resolve(), output_dir.resolve()
     if base == Path(source):
-        found = _below(base)
+        paths = _below(base)
     elif os.path.isfile(source):
-        found = iter([Path(source)])
+        paths = iter([Path(source)])
     else:
-        found = (path for path in base.glob(pattern) if not path.is_dir() and is_picture_name(path.name))
+        paths = (path for path in base.glob(pattern) if not path.is_dir() and is_image_name(path.name))
     if out == root and not os.path.isfile(source):
-        raise InputError(f"the answers must not lie among the pictures, expected another folder than {output_dir}")
-    pictures = []
-    for path in found:
+        raise InputError(f"the outputs must not lie among the images, expected another folder than {output_dir}")
+    images = []
+    for path in paths:
         name = path.relative_to(base).as_posix()
-        own = out != root and out.is_relative_to(root) and _real(path).is_relative_to(out)
-        if own or not all(map(is_data_name, PurePosixPath(name).parts[:-1])):
+        inside_output = out != root and out.is_relative_to(root) and _real(path).is_relative_to(out)
+        if inside_output or not all(map(is_data_name, PurePosixPath(name).parts[:-1])):
             continue
         leads_out = not os.path.isfile(source) and not _real(path).is_relative_to(root)
         output = str(PurePosixPath(name).with_suffix(".png"))
         problem = f"a link that leads out of {base}" if leads_out else "" if os.path.isfile(path) else "no regular file"
         if PurePosixPath(output).parts[0].lower() in RESERVED:
-            problem = f"{output} would lie in the place of this command's own file"
-        pictures.append(Picture(path, name, output, problem))
-    if not pictures:
-        raise InputError(f"no pictures in {source} (files that end with {' '.join(EXTENSIONS)})")
-    return _apart(sorted(pictures, key=lambda picture: picture.name), output_dir)
+            problem = f"{output} has the name of this command's own file"
+        images.append(InputImage(path, name, output, problem))
+    if not images:
+        raise InputError(f"no images in {source} (files that end with {' '.join(EXTENSIONS)})")
+    return _distinct_outputs(sorted(images, key=lambda image: image.name), output_dir)
 
 
 def _real(path: Path) -> Path:
@@ -72,7 +71,7 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _parted(source: str) -> tuple[Path, str]:
+def _split_pattern(source: str) -> tuple[Path, str]:
     """The folder below which names are kept, and the part of a path that is a pattern or a file."""
     path = Path(source)
     if os.path.isdir(path):
@@ -82,29 +81,29 @@ def _parted(source: str) -> tuple[Path, str]:
     parts = path.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), None)
     if first is None:
-        raise InputError(f"no picture, folder or glob {source}: nothing of that name is there")
+        raise InputError(f"no image, folder or glob {source}: nothing of that name is there")
     if ".." in parts[first:]:
         raise InputError(f"a glob must not climb after its first pattern, got {source}")
     return Path(*parts[:first]), "/".join(parts[first:])
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All pictures below a folder; links to folders are not followed."""
+    """All images below a folder; links to folders are not followed."""
     for parent, names in walk(folder, follow=False):
-        yield from (Path(parent, name) for name in names if is_picture_name(name))
+        yield from (Path(parent, name) for name in names if is_image_name(name))
 
 
-def _apart(pictures: list[Picture], output_dir: Path) -> list[Picture]:
-    """The same with no two answers of one name, and none in a picture's place."""
-    count = Counter(picture.output for picture in pictures)
-    found = [replace(p, output=p.name + ".png") if count[p.output] > 1 else p for p in pictures]
-    owner: dict[str, Picture] = {}
-    for picture in found:
-        other = owner.setdefault(picture.output, picture)
-        if other is not picture:
-            raise InputError(f"{other.path} and {picture.path} would both become {picture.output}: rename one")
+def _distinct_outputs(images: list[InputImage], output_dir: Path) -> list[InputImage]:
+    """The same with outputs of different names, none of them an input image."""
+    count = Counter(image.output for image in images)
+    renamed = [replace(p, output=p.name + ".png") if count[p.output] > 1 else p for p in images]
+    owner: dict[str, InputImage] = {}
+    for image in renamed:
+        other = owner.setdefault(image.output, image)
+        if other is not image:
+            raise InputError(f"{other.path} and {image.path} would both become {image.output}: rename one")
     out = output_dir.resolve()
-    for picture in found:
-        if _real(picture.path) == out / picture.output:
-            raise InputError(f"{picture.path} would be replaced by its own answer, expected another output folder")
-    return found
+    for image in renamed:
+        if _real(image.path) == out / image.output:
+            raise InputError(f"{image.path} would be replaced by its own output, expected another output folder")
+    return renamed

@@ -1,4 +1,4 @@
-"""Answers as PNG files that say themselves what they are: a killed call finds what it has done, and nothing else."""
+"""PNG files with metadata that identify finished outputs, for resuming."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from advgan.core.errors import InputError
 from advgan.core.files import atomic_write, sha256_of
 from advgan.core.json_files import parse_object
 
-KEY = "advgan"  # the PNG's text in which the answer's record stands
+KEY = "advgan"  # key of the PNG text chunk with the record
 
 
 def write_png(path: Path, pixels: np.ndarray, record: dict[str, Any]) -> str:
@@ -32,7 +32,7 @@ def write_png(path: Path, pixels: np.ndarray, record: dict[str, Any]) -> str:
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def finished(path: Path) -> dict[str, Any] | None:
+def read_metadata(path: Path) -> dict[str, Any] | None:
     """The record in a PNG that this library has written, with the file's SHA-256 as "sha256"; None for any other file.
 
     A damaged one keeps its record, without "sha256".
@@ -52,7 +52,7 @@ def finished(path: Path) -> dict[str, Any] | None:
     return {**record, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def content_of(path: Path) -> str | None:
+def sha256_or_none(path: Path) -> str | None:
     """The SHA-256 of a file's bytes; None where it cannot be read."""
     try:
         return sha256_of(path)
@@ -60,8 +60,8 @@ def content_of(path: Path) -> str | None:
         return None
 
 
-def check_place(root: Path, name: str) -> Path:
-    """Where the answer `name` goes below `root`. Raises InputError where a name or a link leads out of it."""
+def check_output_path(root: Path, name: str) -> Path:
+    """The path of the output `name` below `root`. Raises InputError where a name or a link leads out of it."""
     path = root / name
     if not path.parent.resolve().is_relative_to(root.resolve()) or path.name in ("", ".", ".."):
         raise InputError(f"{name} leads out of {root}, expected names that stay in it")

@@ -1,4 +1,4 @@
-"""A share of the pictures, from files to files: what is done already, and the doing of the rest."""
+"""A share of the images, from files to files: what is done load_finished, and the doing of the rest."""
 
 from __future__ import annotations
 
@@ -12,102 +12,100 @@ from typing import Any
 
 import numpy as np
 
-from advgan.cli.attack_images.attacker import Answers
-from advgan.cli.attack_images.decode import Unreadable, decoded, grouped
-from advgan.cli.attack_images.find import Picture
-from advgan.cli.attack_images.png import check_place, content_of, finished, write_png
+from advgan.cli.attack_images.attacker import ImageAttacker
+from advgan.cli.attack_images.decode import Unreadable, decode_images, group_by_shape
+from advgan.cli.attack_images.find import InputImage
+from advgan.cli.attack_images.png import check_output_path, read_metadata, sha256_or_none, write_png
 from advgan.core.errors import InputError
 
-Row = dict[str, Any]  # a picture's line in the manifest
+ManifestRow = dict[str, Any]  # an image in the manifest
 OF_THE_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)  # errors
 
 
-def already(pictures: Sequence[Picture], answers: Answers, output_dir: Path) -> dict[str, Row]:
-    """The rows of the pictures whose answers are there, whole; not of one that has changed since.
+def load_finished(images: Sequence[InputImage], attacker: ImageAttacker, output_dir: Path) -> dict[str, ManifestRow]:
+    """The rows of the images whose outputs exist and are whole, but for images that have changed since.
 
-    Raises InputError for any other file in their place.
+    Raises InputError for any other file of an output's name.
     """
-    rows, foreign, mark = dict[str, Row](), list[Path](), answers.sha256
-    for picture in pictures:
-        path = check_place(output_dir, picture.output)
+    rows, foreign, mark = dict[str, ManifestRow](), list[Path](), attacker.sha256
+    for image in images:
+        path = check_output_path(output_dir, image.output)
         if not os.path.lexists(path):
             continue
-        record = finished(path)
-        if record is None or (record.get("input"), record.get("settings")) != (picture.name, mark):
+        record = read_metadata(path)
+        if record is None or (record.get("input"), record.get("settings")) != (image.name, mark):
             foreign.append(path)
-        elif "sha256" in record and record.get("input_sha256") == content_of(picture.path):
-            rows[picture.name] = _row(picture, record)
+        elif "sha256" in record and record.get("input_sha256") == sha256_or_none(image.path):
+            rows[image.name] = _row(image, record)
     if foreign:
         raise InputError(
-            f"{len(foreign)} files in the way were not made from these pictures with these settings, the first is "
+            f"{len(foreign)} files in the output folder are not of these images with these settings, the first is "
             f"{foreign[0]}: --force replaces them"
         )
     return rows
 
 
-def work(
-    chunks: Sequence[Sequence[Picture]],
-    answers: Answers,
+def process(
+    chunks: Sequence[Sequence[InputImage]],
+    attacker: ImageAttacker,
     output_dir: Path,
     *,
     done: Collection[str],
     size: int | None,
     workers: int,
     max_pixels: int,
-) -> Iterator[Row]:
-    """Answer the pictures of `chunks` that are not `done`, and write the answers; a row for each when it is written.
+) -> Iterator[ManifestRow]:
+    """Attack the images of `chunks` that are not `done`, write the outputs, and yield a row for each written one.
 
-    What goes through the network together is decided within a chunk, by its pictures alone. Sums in another order
-    differ in their last bit: so one process or two, a call that goes on or that was never stopped, give the same bytes.
+    The batches of a chunk depend on its images alone, since sums in another order differ in the last bit: the number of
+    processes and interruptions do not change the bytes.
     """
-    mark, only = answers.sha256, answers.only
-    everything = [picture for chunk in chunks for picture in chunk]
-    stream = decoded([picture.path for picture in everything], answers.channels, size, workers, max_pixels)
-    writing: list[Future[Row]] = []
+    mark, fixed_size = attacker.sha256, attacker.image_size
+    images = [image for chunk in chunks for image in chunk]
+    stream = decode_images([image.path for image in images], attacker.channels, size, workers, max_pixels)
+    writing: list[Future[ManifestRow]] = []
     with ThreadPoolExecutor(workers) as pool:
         for chunk in chunks:
-            for batch in grouped(islice(stream, len(chunk)), len(chunk)):
+            for batch in group_by_shape(islice(stream, len(chunk)), len(chunk)):
                 if isinstance(batch, Unreadable):
-                    yield left_out(everything[batch.place], batch.reason)
+                    yield skipped(images[batch.number], batch.reason)
                     continue
-                group, (height, width) = [everything[i] for i in batch.indices], batch.images.shape[2:]
-                if only is not None and (height, width) != only:
-                    reason = f"{width} x {height} pixels, expected {only[1]} x {only[0]} (--image-size resizes)"
-                    yield from (left_out(picture, reason) for picture in group)
+                group, (height, width) = [images[i] for i in batch.indices], batch.images.shape[2:]
+                if fixed_size is not None and (height, width) != fixed_size:
+                    reason = f"{width} x {height} pixels, expected {fixed_size[1]} x {fixed_size[0]} (--image-size)"
+                    yield from (skipped(image, reason) for image in group)
                     continue
-                pixels, records = answers(batch.images, [picture.name for picture in group])
+                pixels, records = attacker(batch.images, [image.name for image in group])
                 yield from (row.result() for row in writing)  # one batch at most waits to be written
                 writing = [
-                    pool.submit(
-                        _write, output_dir, picture, answer, {"input": picture.name, "settings": mark, **record}
-                    )
-                    for picture, answer, record in zip(group, pixels, records, strict=True)
-                    if picture.name not in done
+                    pool.submit(_write, output_dir, image, x_adv, {"input": image.name, "settings": mark, **record})
+                    for image, x_adv, record in zip(group, pixels, records, strict=True)
+                    if image.name not in done
                 ]
         yield from (row.result() for row in writing)
 
 
-def _write(output_dir: Path, picture: Picture, pixels: np.ndarray, record: Row) -> Row:
-    """Write an adversarial image, if nothing is wrong with it; no file of an earlier call stays in its place."""
-    path, problem = check_place(output_dir, picture.output), record["problem"]
+def _write(output_dir: Path, image: InputImage, pixels: np.ndarray, record: ManifestRow) -> ManifestRow:
+    """Write an adversarial image without a problem; otherwise delete the file of an earlier call."""
+    path, problem = check_output_path(output_dir, image.output), record["problem"]
     record = {key: value for key, value in record.items() if key != "problem"}
     if problem:
         path.unlink(missing_ok=True)
         return {**record, "status": "failed", "reason": problem}
-    record["input_sha256"] = content_of(picture.path)
+    record["input_sha256"] = sha256_or_none(image.path)
     try:
         digest = write_png(path, pixels, record)
     except OSError as error:
         if error.errno not in OF_THE_NAME:
             raise
-        return left_out(picture, f"cannot write {picture.output}: {error.strerror}")
-    return _row(picture, {**record, "sha256": digest})
+        return skipped(image, f"cannot write {image.output}: {error.strerror}")
+    return _row(image, {**record, "sha256": digest})
 
 
-def _row(picture: Picture, record: Row) -> Row:
-    return {**record, "output": picture.output, "status": "ok"}
+def _row(image: InputImage, record: ManifestRow) -> ManifestRow:
+    return {**record, "output": image.output, "status": "ok"}
 
 
-def left_out(picture: Picture, reason: str) -> Row:
-    """The row of a picture without an answer."""
-    return {"input": picture.name, "status": "left out", "reason": reason}
+def skipped(image: InputImage, reason: str) -> ManifestRow:
+    """The row of an image without an output."""
+    return {"input": image.name, "status": "left out", "reason": reason}
