@@ -105,9 +105,7 @@ def kind(make: Any, settings: dict[str, Any]) -> Kind:
     return KINDS[make.__name__]
 
 
-def build(
-    make: Any, settings: dict[str, Any], model: nn.Module, x: Tensor, threat: Threat, targeted: bool, seed: int
-) -> Call:
+def build(make: Any, settings: dict[str, Any], model: nn.Module, x: Tensor, threat: Threat, seed: int) -> Call:
     lent = CLASSIFICATION.PyTorchClassifier(
         model=Whole(model),
         loss=nn.CrossEntropyLoss(),
@@ -116,7 +114,7 @@ def build(
         clip_values=(0, 1),
         device_type="gpu" if x.device.type == "cuda" else "cpu",
     )
-    given = {"eps": threat.eps, "norm": NORMS[threat.norm], "targeted": targeted}
+    given = {"eps": threat.eps, "norm": NORMS[threat.norm], "targeted": threat.targeted}
     given |= {"batch_size": 10**6, "verbose": False} | settings  # as many images at once as it is given
     attack = make(lent, **{key: each for key, each in given.items() if key in parameters(make)})
 

@@ -83,9 +83,7 @@ def kind(make: Any, settings: dict[str, Any]) -> Kind:
     return Kind(protocol, norm, file not in UNTARGETED, access)  # type: ignore[arg-type]
 
 
-def build(
-    make: Any, settings: dict[str, Any], model: nn.Module, x: Tensor, threat: Threat, targeted: bool, seed: int
-) -> Call:
+def build(make: Any, settings: dict[str, Any], model: nn.Module, x: Tensor, threat: Threat, seed: int) -> Call:
     own = {"distance": DISTANCES[threat.norm]} if "distance" in parameters(make) else {}
     attack, lent = make(**own, **settings), LIBRARY.PyTorchModel(model, bounds=(0, 1), device=x.device)
     radius = {"epsilon": threat.eps} if isinstance(attack, FixedEpsilon) else {}

@@ -81,7 +81,7 @@ class Foreign:
         module, within = _bridge(library), "l2" if self.kind.norm == "l0" else norm or self.kind.norm
         threat = Threat(within, eps, targeted)  # type: ignore[arg-type]
         with _their_words(self.name):
-            found: Call = module.build(module.attacks()[name], self.settings, model, x, threat, targeted, seed)
+            found: Call = module.build(module.attacks()[name], self.settings, model, x, threat, seed)
         return found
 
 

@@ -70,9 +70,7 @@ def kind(make: Any, settings: dict[str, Any]) -> Kind:
     return Kind(protocol, norm, "targeted" in modes, access)  # type: ignore[arg-type]
 
 
-def build(
-    make: Any, settings: dict[str, Any], model: nn.Module, x: Tensor, threat: Threat, targeted: bool, seed: int
-) -> Call:
+def build(make: Any, settings: dict[str, Any], model: nn.Module, x: Tensor, threat: Threat, seed: int) -> Call:
     if next(model.parameters(), None) is None:
         raise InputError("torchattacks reads a model's device off its parameters, and this model has none")
     known = parameters(make)
@@ -81,7 +79,7 @@ def build(
         given["n_classes"] = num_classes(model, x)
     attack = make(model, **{key: given[key] for key in given.keys() & known}, **settings)
     aims: list[Tensor] = []
-    if targeted:
+    if threat.targeted:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its mode
             attack.set_mode_targeted_by_function(lambda images, labels: aims[0])
 

@@ -1,13 +1,15 @@
-"""The classifiers under attack: build one by name, load it with its weights, save it, check that it can be attacked.
+"""The classifiers under attack: build by name, load, save, check.
 
-A family is a file (`mnist.py`, `cifar.py`); a family joins by adding its names to `TARGETS`. Other people's
-classifiers, and names like "timm:resnet18" for them, are in `others/`. Of a `BlackBox`, which
-is anybody's, nothing is known but its answers.
+A family is a file (`mnist.py`, `cifar.py`) with its names in `TARGETS`. External classifiers, with names like
+"timm:resnet18", are in `external/`. A `BlackBox` only responds to queries.
 """
 
 from __future__ import annotations
 
-from advgan.classifiers.base import ImageShape, Target
+import warnings
+from typing import Any
+
+from advgan.classifiers.base import Classifier, ImageShape
 from advgan.classifiers.black_box import Answers, BlackBox, OutOfQueries
 from advgan.classifiers.checkpoint import fingerprint, initial_target, load_target, save_target
 from advgan.classifiers.checks import check_normalised, check_target
@@ -17,9 +19,9 @@ __all__ = [
     "TARGETS",
     "Answers",
     "BlackBox",
+    "Classifier",
     "ImageShape",
     "OutOfQueries",
-    "Target",
     "build_target",
     "check_normalised",
     "check_target",
@@ -28,3 +30,11 @@ __all__ = [
     "load_target",
     "save_target",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Target`, the former name of `Classifier`, with a DeprecationWarning."""
+    if name != "Target":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("advgan.classifiers.Target is now advgan.classifiers.Classifier", DeprecationWarning, stacklevel=2)
+    return Classifier

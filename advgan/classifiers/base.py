@@ -28,7 +28,7 @@ def check_shape(shape: Any, what: str) -> None:
         raise InputError(f"{what}, got {tuple(shape) if whole else reprlib.repr(shape)}")
 
 
-class Target(nn.Module):
+class Classifier(nn.Module):
     """Images (n, c, h, w) float32 in [0, 1] -> logits (n, num_classes). Subclasses build layers and write `logits`.
 
     `name`, `image_shape` and `num_classes` are all it takes to build it again. `classes` are the names of its classes

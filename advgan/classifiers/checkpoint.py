@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from advgan.classifiers.base import MAX_CLASSES, ImageShape, Target, check_shape
+from advgan.classifiers.base import MAX_CLASSES, Classifier, ImageShape, check_shape
 from advgan.classifiers.external import load_external, source_of
 from advgan.classifiers.registry import TARGETS, build_target, target_family
 from advgan.classifiers.state_dicts import WeightsFile, fill, match_weights, read_file, weights_file
@@ -49,7 +49,7 @@ def load_target(
     num_classes: int | None = None,
     by_order: bool = False,
 ) -> Any:
-    """Target `name` with trained `weights`: float32, in eval mode, frozen. A name of another source
+    """Classifier `name` with trained `weights`: float32, in eval mode, frozen. A name of another source
     (`advgan.classifiers.external`), like "timm:resnet18", needs none.
 
     `weights` is what `save_target` wrote, a run directory with it in `classifier/`, or a file of weights: .safetensors,
@@ -71,7 +71,7 @@ def load_target(
 
 def build_configured(
     config: Mapping[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
-) -> Target:
+) -> Classifier:
     """The target that `config` describes, with random weights; for other images or classes where those are given."""
     shape, count = shapes(config, image_shape, num_classes)
     model = build_target(config["name"], shape, count)
@@ -128,8 +128,8 @@ def shapes(
 
 def initial_target(
     name: str, weights: Path | str, image_shape: ImageShape, num_classes: int, *, freeze_backbone: bool = False
-) -> Target:
-    """Target `name` to train further: the backbone from `weights` (as in `load_target`), the head new (torch's seed).
+) -> Classifier:
+    """Classifier `name` to finetune: the backbone from `weights` (as in `load_target`), the head new (torch's seed).
 
     The weights may be those of a classifier of other classes. With `freeze_backbone` only the head asks for gradients.
     Raises InputError as `load_target`.
@@ -160,7 +160,7 @@ def fingerprint(model: nn.Module) -> str:
     for module in model.modules():
         found.update((getattr(module, "identity", None) or "").encode())  # of what its weights do not tell
     tensors = dict(model.state_dict())
-    if not isinstance(layer, Target):  # whose constants follow from its name and images
+    if not isinstance(layer, Classifier):  # whose constants follow from its name and images
         tensors |= _constants(model)
     for name, tensor in sorted(tensors.items()):
         found.update(name.encode())

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advgan.classifiers.base import ImageShape, Target
+from advgan.classifiers.base import Classifier, ImageShape
 
 DEPTHS = {f"cifar-resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
         return F.relu(shortcut + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
 
-class CifarResNet(Target):
+class CifarResNet(Classifier):
     """`cifar-resnet20` and its deeper sisters (arXiv:1512.03385, section 4.2); parameter names as in public weights.
 
     Pixels are normalised inside, by constants that are no part of the weights: others' weights load as they are.

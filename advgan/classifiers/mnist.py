@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from advgan.classifiers.base import ImageShape, Target
+from advgan.classifiers.base import Classifier, ImageShape
 from advgan.core.errors import InputError
 
 
@@ -85,7 +85,7 @@ def flat_features(layers: Iterable[nn.Module], image_shape: ImageShape) -> int:
     return int(channels * math.prod(sides))
 
 
-class MnistNet(Target):
+class MnistNet(Classifier):
     """One of `NETS`, for images of any size that its layers leave something of. Raises InputError for smaller ones."""
 
     natural_shape = (1, 28, 28)

@@ -6,11 +6,11 @@ import torch
 
 from advgan.classifiers import cifar, mnist, wide_resnet
 from advgan.classifiers import small_resnet as quick
-from advgan.classifiers.base import ImageShape, Target
+from advgan.classifiers.base import Classifier, ImageShape
 from advgan.classifiers.external import WORDS, hint, source_of
 from advgan.core.errors import InputError
 
-TARGETS: dict[str, type[Target]] = {
+TARGETS: dict[str, type[Classifier]] = {
     **dict.fromkeys(mnist.NETS, mnist.MnistNet),
     **dict.fromkeys(cifar.DEPTHS, cifar.CifarResNet),
     **dict.fromkeys(wide_resnet.SIZES, wide_resnet.WideResNet),
@@ -18,7 +18,7 @@ TARGETS: dict[str, type[Target]] = {
 }
 
 
-def target_family(name: str) -> type[Target]:
+def target_family(name: str) -> type[Classifier]:
     """The class that builds target `name`. Raises InputError for any other, with what is known and what is near."""
     if not isinstance(name, str):
         raise InputError(f"the name of a target must be a text, got {name!r:.60}")
@@ -30,8 +30,8 @@ def target_family(name: str) -> type[Target]:
     return TARGETS[name]
 
 
-def build_target(name: str, image_shape: ImageShape | None = None, num_classes: int | None = None) -> Target:
-    """Target `name` with random weights (torch's seed), in training mode, for images (c, h, w).
+def build_target(name: str, image_shape: ImageShape | None = None, num_classes: int | None = None) -> Classifier:
+    """Classifier `name` with random weights (torch's seed), in training mode, for images (c, h, w).
 
     Shape and number of classes default to those of the data set the target was made for. Raises InputError for an
     unknown name or images that the target cannot take.

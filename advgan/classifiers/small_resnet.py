@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from advgan.classifiers.base import ImageShape, Target
+from advgan.classifiers.base import Classifier, ImageShape
 
 SIZES = {"quick": 24}  # name -> channels at half the image's resolution
 
@@ -46,7 +46,7 @@ class Block(nn.Module):
         return F.relu(x + self.inner(x), inplace=True)
 
 
-class Quick(Target):
+class Quick(Classifier):
     """`quick`: the image is halved thrice while its channels double, with a residual block at a quarter and an eighth.
 
     A fifth of the multiplications of `cifar-resnet20`, nearly all of them in wide layers at few positions, which a CPU

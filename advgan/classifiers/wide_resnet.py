@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advgan.classifiers.base import ImageShape, Target
+from advgan.classifiers.base import Classifier, ImageShape
 from advgan.classifiers.cifar import NORMALISATION, Normalize
 
 SIZES = {"cifar-wrn-34-10": (34, 10)}  # depth 6n + 4, how many times as wide as a ResNet
@@ -29,7 +29,7 @@ class Block(nn.Module):
         return added
 
 
-class WideResNet(Target):
+class WideResNet(Classifier):
     """`cifar-wrn-34-10`: 46 million parameters. Pixels are normalised inside, as for the ResNets."""
 
     natural_shape = (3, 32, 32)

@@ -36,7 +36,7 @@ class Defended(nn.Module):
         super().__init__()
         if can_reject(inner):
             raise InputError(f"{self.word} cannot stand around a defense that rejects, expected the rejecting one last")
-        self.inner: Any = inner  # a Target, a Defended, or anybody's
+        self.inner: Any = inner  # a Classifier, a Defended, or anybody's
         self.settings, self.rng = settings, torch.Generator().manual_seed(0)
         self.eval()
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from advgan.classifiers import ImageShape, Target
+from advgan.classifiers import Classifier, ImageShape
 from advgan.classifiers.checkpoint import build_and_fill, build_configured, check_config, read_target
 from advgan.classifiers.external import load_external, source_of
 from advgan.core.config import BY_ORDER
@@ -86,12 +86,12 @@ def load_classifier(
 
 def rebuild(
     config: Mapping[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
-) -> Target | Defended:
+) -> Classifier | Defended:
     """The classifier and its defenses that `config` describes, with other weights than it had. Raises InputError for
     what describes none, before anything is built.
     """
     check_defenses(config)
-    model: Target | Defended = build_configured(config, image_shape, num_classes)
+    model: Classifier | Defended = build_configured(config, image_shape, num_classes)
     for saved in config.get("defenses", []):
         kind, settings = DEFENSES[saved["name"]], saved["settings"]
         if issubclass(kind, Ensemble):

@@ -2,7 +2,8 @@
 
 from advgan.evaluation.environment import environment
 from advgan.evaluation.evaluate import ROW_KEYS, Result, evaluate, judged, predict
-from advgan.evaluation.result_cache import ResultCache, TargetModel
+from advgan.evaluation.loading import TargetModel
+from advgan.evaluation.result_cache import ResultCache
 from advgan.evaluation.statistics import wilson
 
 __all__ = ["ROW_KEYS", "Result", "ResultCache", "TargetModel", "environment", "evaluate", "judged", "predict", "wilson"]

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: classifiers, generators and threats, from the words of a command line."""
+"""Classifiers, generators and threat models of an evaluation, from the strings of a command line."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from advgan.classifiers import fingerprint
 from advgan.classifiers.external import source_of
@@ -22,50 +24,57 @@ from advgan.data import Data
 from advgan.data.classes import class_mapping
 from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier
 from advgan.evaluation.compatibility import class_info, prepare_model_and_data
-from advgan.evaluation.result_cache import TargetModel
 from advgan.models.generator import Generator
 
-USUAL: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # radii of a sweep
-FILES = ("python_file", "onnx")  # sources whose classifiers are called by a path: its end is enough
+DEFAULT_EPS: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # of a sweep
+FILES = ("python_file", "onnx")  # sources whose names are paths: labelled by the file name
 
 
 @dataclass(frozen=True)
-class Target:
-    """A classifier as it was asked for, and as it is attacked."""
+class TargetModel:
+    """A classifier under attack, in eval mode on its device, under a `label` that is unique in the comparison.
 
-    name: str
-    weights: Path | None  # None: one of another source, with its own
-    victim: TargetModel
+    name, weights, defense   of its `ClassifierSpec`; weights None: an external classifier with its own
+    """
+
+    label: str
+    model: nn.Module
+    name: str = ""
+    weights: Path | None = None
     defense: str | None = None
 
-    def with_label(self, label: str) -> Target:
+    @cached_property
+    def sha256(self) -> str:
+        """The fingerprint of the model."""
+        return fingerprint(self.model)
+
+    def with_label(self, label: str) -> TargetModel:
         """The same under another label."""
-        return replace(self, victim=TargetModel(label, self.victim.model))
+        return replace(self, label=label)
 
     def queries_spent(self, sha256: str) -> int | None:
-        """How often the black box with that fingerprint was asked for it; None if it is not distilled from it."""
+        """Queries of its training to the black box with that fingerprint; None if it is no substitute of it."""
         run = {} if self.weights is None else read_training_json(self.weights)
-        own = run.get("substitute", {}).get("sha256") == self.victim.sha256
-        found: int | None = run.get("queries")
-        return found if own and run.get("settings", {}).get("black_box_sha256") == sha256 else None
+        is_substitute = run.get("substitute", {}).get("sha256") == self.sha256
+        queries: int | None = run.get("queries")
+        return queries if is_substitute and run.get("settings", {}).get("black_box_sha256") == sha256 else None
 
     @property
     def training_seconds(self) -> float | None:
-        """How long its training took; None where its run does not say. Of a classifier: what was made on one, a
-        generator or a substitute, names that one in its own training.json."""
+        """Duration of its training; None if unknown. A training.json that names a target or a black box is that of a
+        generator or a substitute."""
         if self.weights is None:
             return None
         run = read_training_json(self.weights / "classifier") or read_training_json(self.weights)
-        made_on = {"target_sha256", "black_box_sha256"} & run.get("settings", {}).keys()
-        return None if made_on else run.get("training_seconds")
+        other = {"target_sha256", "black_box_sha256"} & run.get("settings", {}).keys()
+        return None if other else run.get("training_seconds")
 
     def describe(self, dataset: str) -> dict[str, Any]:
-        """For results.json: what it is, where it lay, the fingerprint of its weights, and how far its training got if
-        not finished."""
+        """For results.json: name, place, fingerprint, and the progress of an unfinished training."""
         progress = None if self.weights is None else unfinished(checkpoint_folder(self.weights, "classifier"))
         return {
-            **{"label": self.victim.label, "name": self.name, "weights": str(self.weights or "its own")},
-            **{"sha256": self.victim.sha256, "dataset": dataset, "defense": self.defense},
+            **{"label": self.label, "name": self.name, "weights": str(self.weights or "its own")},
+            **{"sha256": self.sha256, "dataset": dataset, "defense": self.defense},
             **({"unfinished": progress} if progress else {}),
         }
 
@@ -79,30 +88,30 @@ class LoadedGenerator:
 
     @property
     def name(self) -> str:
-        """What its run is called."""
+        """Name of its run."""
         return self.path.resolve().parent.name if self.path.name == "generator" else self.path.resolve().name
 
-    def trained_on(self, target: Target) -> bool:
-        """Whether its run says so, or says nothing; else it is a stand-in's, and its answers are transferred."""
-        return self.source_sha256 in (None, target.victim.sha256)
+    def trained_on(self, target: TargetModel) -> bool:
+        """Whether its training.json names `target`, or none; else its images are transferred."""
+        return self.source_sha256 in (None, target.sha256)
 
     @property
     def source_sha256(self) -> str | None:
-        """The fingerprint of the classifier whose gradients trained it, a substitute's perhaps; None if nobody says."""
+        """Fingerprint of the classifier whose gradients trained it, perhaps a substitute; None if unknown."""
         run = read_training_json(self.path)
-        found: str | None = run.get("substitute", {}).get("sha256") or run.get("settings", {}).get("target_sha256")
-        return found
+        sha256: str | None = run.get("substitute", {}).get("sha256") or run.get("settings", {}).get("target_sha256")
+        return sha256
 
-    def describe(self, target: Target) -> dict[str, Any]:
-        """For results.json: what it is, what it was trained for, and how long (None: on another target, or unknown)."""
+    def describe(self, target: TargetModel) -> dict[str, Any]:
+        """For results.json: threat model, fingerprint and training time (None: on another target, or unknown)."""
         progress = unfinished(checkpoint_folder(self.path, "generator"))
         seconds = read_training_json(self.path).get("training_seconds") if self.trained_on(target) else None
-        described = describe_generator(self.generator, str(self.path), target.victim.label, seconds)
+        described = describe_generator(self.generator, str(self.path), target.label, seconds)
         return described | ({"unfinished": progress} if progress else {})
 
 
 def describe_generator(generator: Generator, path: str, target: str, training_seconds: float | None) -> dict[str, Any]:
-    """A generator for results.json: its place, the classifier `target` that it attacks, weights, size and ball."""
+    """A generator for results.json: path, label of the attacked classifier, fingerprint, size and ball."""
     threat = generator.threat
     return {
         **{"path": path, "target": target, "sha256": fingerprint(generator)},
@@ -113,9 +122,7 @@ def describe_generator(generator: Generator, path: str, target: str, training_se
 
 
 def read_training_json(path: Path) -> dict[str, Any]:
-    """The training.json that the run left which made a generator or a classifier; {} where there is none. Raises
-    InputError for a damaged one.
-    """
+    """training.json of the run of a generator or a classifier; {} without one. Raises InputError for a damaged one."""
     for folder in (path, path.parent):
         file = folder / "training.json"
         if not file.is_file():
@@ -133,14 +140,14 @@ def read_training_json(path: Path) -> dict[str, Any]:
 
 def load_targets(
     specs: Sequence[ClassifierSpec], data: Data, device: torch.device, *, keep_class_order: bool = False
-) -> tuple[list[Target], Data]:
+) -> tuple[list[TargetModel], Data]:
     """The classifiers `specs` on `device`, each tried on a few validation images; and `data` with labels and class
     names as they have them (see `advgan.data.relabel`), with `keep_class_order` as they are.
 
     Raises InputError unless each can be attacked, and all have the classes in one order.
     """
     models = [load_classifier(spec, image_shape=data.image_shape, num_classes=data.num_classes) for spec in specs]
-    names, targets, same = [model.name for model in models], list[Target](), list(range(data.num_classes))
+    names, targets, same = [model.name for model in models], list[TargetModel](), list(range(data.num_classes))
     order = same if keep_class_order else class_mapping(data, *class_info(models[0])) or same
     for spec, model in zip(specs, models, strict=True):
         if (class_mapping(data, *class_info(model)) or same) != order:
@@ -149,9 +156,9 @@ def load_targets(
         short = Path(model.name).name if source_of(model.name) in FILES else model.name
         label = f"{short} {spec.path.name}" if spec.path and names.count(model.name) > 1 else short
         label = f"{label} + {spec.defense}" if spec.defense else label
-        if label in {other.victim.label for other in targets}:
+        if label in {other.label for other in targets}:
             label = f"{label} ({spec.path or model.name})"
-        targets.append(Target(model.name, spec.path, TargetModel(label, checked.to(device).eval()), spec.defense))
+        targets.append(TargetModel(label, checked.to(device).eval(), model.name, spec.path, spec.defense))
     return targets, data if keep_class_order else relabelled
 
 
@@ -170,30 +177,30 @@ def load_generators(paths: Sequence[Path], targets: int, names: Sequence[str] = 
 def parse_threat_models(
     eps: Sequence[str], norms: Sequence[Norm], generator: Generator | None, targeted: bool
 ) -> list[Threat]:
-    """The balls that "0.3" (in each of the `norms`) or "l2:2" (in that one) name.
+    """The balls of "0.3" (in each of the `norms`) or "l2:2" (in that one); without any, the generator's or linf 0.3.
 
-    What is not said is the generator's; without one linf and 0.3. Raises InputError for what is no ball.
+    Raises InputError for an invalid one.
     """
-    own = Threat() if generator is None else generator.threat
-    found = []
-    for word in eps or [str(own.eps)]:
-        norm, colon, radius = str(word).rpartition(":")
+    default = Threat() if generator is None else generator.threat
+    threats = []
+    for text in eps or [str(default.eps)]:
+        norm, colon, value = str(text).rpartition(":")
         if colon and norm not in NORMS:
-            raise InputError(f"eps must look like 0.3, 8/255, linf:0.3 or l2:2, got {word!r}")
-        for each in [norm] if colon else norms or [own.norm]:
-            found.append(Threat(each, parse_fraction(radius), targeted))  # type: ignore[arg-type]
-    return list(dict.fromkeys(found))
+            raise InputError(f"eps must look like 0.3, 8/255, linf:0.3 or l2:2, got {text!r}")
+        for name in [norm] if colon else norms or [default.norm]:
+            threats.append(Threat(name, parse_fraction(value), targeted))  # type: ignore[arg-type]
+    return list(dict.fromkeys(threats))
 
 
-def parse_eps_values(words: Sequence[str], norm: Norm) -> list[float]:
-    """The radii that "0.1", "8/255" or "0:0.3:0.05" (from, to, by) name, ascending, with 0 among them.
+def parse_eps_values(texts: Sequence[str], norm: Norm) -> list[float]:
+    """Values of eps from "0.1", "8/255" or "0:0.3:0.05" (from, to, by), ascending, with 0; none: DEFAULT_EPS.
 
-    Raises InputError for what is no radius of the norm. No words are the norm's usual ones.
+    Raises InputError for an invalid one.
     """
-    found = {0.0}
-    for word in " ".join(words or USUAL[norm]).replace(",", " ").split():
+    values = {0.0}
+    for word in " ".join(texts or DEFAULT_EPS[norm]).replace(",", " ").split():
         if ":" not in word:
-            found.add(parse_fraction(word))
+            values.add(parse_fraction(word))
             continue
         try:
             first, last, step = map(Fraction, word.split(":"))  # exact: 3 steps of 0.05 are 0.15
@@ -201,15 +208,15 @@ def parse_eps_values(words: Sequence[str], norm: Norm) -> list[float]:
             raise InputError(f"a range of eps must look like 0:0.3:0.05 or 0:8/255:1/255, got {word!r}") from None
         if not step > 0 or not 0 <= (last - first) / step <= 1000:
             raise InputError(f"a range of eps must go up in at most 1000 steps, got {word!r}")
-        found |= {float(first + i * step) for i in range(math.floor((last - first) / step) + 1)}
-    return sorted(eps and check_eps(eps, norm) for eps in found)
+        values |= {float(first + i * step) for i in range(math.floor((last - first) / step) + 1)}
+    return sorted(eps and check_eps(eps, norm) for eps in values)
 
 
 def aim(y_target: int | None, generator: Generator | None) -> int | None:
-    """The class that is aimed at: as asked, else the generator's, else None."""
+    """The target class: as given, else the generator's, else None."""
     return generator.y_target if y_target is None and generator is not None else y_target
 
 
 def unfit(generator: Generator, threat: Threat, y_target: int | None) -> str | None:
-    """Why a generator has no answer under a threat; None if it has."""
+    """Why a generator does not support a threat; None if it does."""
     return generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)

@@ -1,4 +1,4 @@
-"""The cells of a comparison (one attack on one target under one threat), each kept on disk as soon as it is done."""
+"""Results of a comparison (one attack on one target under one threat each), stored on disk as soon as computed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from advgan.attacks.registry import Access, Spec, make_attack
 from advgan.classifiers import fingerprint
@@ -26,25 +24,14 @@ from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import Defended, reseed, seen
 from advgan.evaluation.environment import software
 from advgan.evaluation.evaluate import ROW_KEYS, Result, accepted_by, evaluate, judged, predict
+from advgan.evaluation.loading import TargetModel
 from advgan.models.generator import Generator
 
-ANSWERS = "x_adv"  # the one tensor in a cell's file that is not a column of its records
-
-
-@dataclass(frozen=True)
-class TargetModel:
-    """A classifier under attack: a label that is its own in the comparison, the model, on its device, in eval mode."""
-
-    label: str
-    model: nn.Module
-
-    @cached_property
-    def sha256(self) -> str:
-        return fingerprint(self.model)
+X_ADV = "x_adv"  # the one tensor in a cell's file that is not a column of its records
 
 
 def _widest(spec: Spec, threat: Threat) -> Threat:
-    """The threat that an attack is run under: a minimal-norm attack's answers hold for every radius."""
+    """The threat that an attack is run under: results of a minimum-norm attack hold for every eps."""
     return Threat(threat.norm, 1.0, threat.targeted) if spec.attack.kind == "minimal-norm" else threat
 
 
@@ -53,22 +40,21 @@ def _digest(key: dict[str, Any]) -> str:
 
 
 def is_stochastic(*victims: TargetModel | None) -> bool:
-    """Whether any of them draws at random, in its answers or in its gradients."""
+    """Whether any of them is random, in its logits or in its gradients."""
     modules = [module for victim in victims if victim for module in victim.model.modules()]
     return any(isinstance(module, Defended) and (module.random or module.random_gradients) for module in modules)
 
 
 def attack_rng(seed: int, label: str) -> torch.Generator:
-    """The random numbers of the attack `label`: others for another attack."""
+    """Random numbers of the attack `label`, different for each label."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {label}".encode()))  # it takes 32 bits
 
 
 class ResultCache:
-    """Runs cells on images `x` (n, c, h, w) with labels `y` (n,), and keeps each in `directory`; None keeps nothing.
+    """Runs cells on images `x` (n, c, h, w) with labels `y` (n,) and stores each in `directory`; None stores nothing.
 
-    A cell that was kept is not run again: a comparison that was killed goes on with what is missing. It counts as the
-    same if attack, settings, seed, threat, target, generator, images, batch size, device, threads and software are.
-    `fresh` runs all of them again.
+    A stored cell is not run again, so that an interrupted comparison continues. The key is attack, settings, seed,
+    threat, target, generator, images, batch size, device, threads and software. `fresh` runs all of them again.
     """
 
     def __init__(
@@ -89,14 +75,14 @@ class ResultCache:
         self._accepted: dict[str, Tensor | None] = {}
 
     def logits(self, victim: TargetModel) -> Tensor:
-        """The victim's logits (n, k) of the clean images, on the CPU; asked once."""
+        """The victim's logits (n, k) of the clean images, on the CPU; computed once."""
         if victim.label not in self._logits:
             reseed(victim.model, 0)
             self._logits[victim.label] = predict(victim.model, self.x, self.batch_size)
         return self._logits[victim.label]
 
     def accepted(self, victim: TargetModel) -> Tensor | None:
-        """Which of the clean images (n,) the victim does not reject; None if it never rejects any; asked once."""
+        """Which of the clean images (n,) the victim does not reject; None if it cannot reject; computed once."""
         if victim.label not in self._accepted:
             reseed(victim.model, 0)
             self._accepted[victim.label] = accepted_by(victim.model, self.x, self.batch_size)
@@ -115,10 +101,10 @@ class ResultCache:
         source: TargetModel | None = None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> Result:
-        """The cell's result: kept, or made now and kept. A minimal-norm attack is run once for all radii of a norm.
+        """The cell's result, stored or computed now. A minimum-norm attack is run once for all eps of a norm.
 
         foreign  whether the generator was trained on another classifier: its one pass is a transfer then
-        source   another classifier: the attack sees only that one, and its answers are tried on the victim ("transfer")
+        source   another classifier, which is attacked in place of the victim ("transfer")
         """
         attacked = seen((source or victim).model, spec.view)
         elsewhere = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
@@ -126,7 +112,7 @@ class ResultCache:
         widest = _widest(spec, threat)
         key = None  # where nothing is kept, no model and no code is read for it
         if self.directory is not None:
-            key = self._key(spec, victim, widest, y_target, seed, generator, source)
+            key = self._key(spec, victim, widest, y_target=y_target, seed=seed, generator=generator, source=source)
         kept = self._read(key)
         if kept is None:
             for drawing in (victim, source or victim):
@@ -158,15 +144,16 @@ class ResultCache:
         return judged(Result(row, kept.records, kept.x_adv), threat)
 
     def name(self, cell: Mapping[str, Any]) -> str:
-        """What tells the cell that `run(**cell)` makes from others; some of them make the same one."""
-        key = (cell["victim"], _widest(cell["spec"], cell["threat"]), cell["y_target"], cell["seed"])
-        return _digest(self._key(cell["spec"], *key, cell["generator"], cell["source"]))
+        """Identifier of the result of `run(**cell)`, which several cells may share."""
+        rest = {name: cell[name] for name in ("y_target", "seed", "generator", "source")}
+        return _digest(self._key(cell["spec"], cell["victim"], _widest(cell["spec"], cell["threat"]), **rest))
 
     def _key(
         self,
         spec: Spec,
         victim: TargetModel,
         threat: Threat,
+        *,
         y_target: int | None,
         seed: int,
         generator: Generator | None,
@@ -194,9 +181,7 @@ class ResultCache:
         return self.directory / f"{name}_{_digest(key)[:16]}"
 
     def _read(self, key: dict[str, Any] | None) -> Result | None:
-        """A kept cell; None where there is none, or a damaged one, which a warning names. Its figures are made anew
-        from its records.
-        """
+        """A stored cell; None without one, and with a warning for a damaged one."""
         folder = self._folder(key)
         if self.fresh or folder is None or not folder.is_dir():
             return None
@@ -206,7 +191,7 @@ class ResultCache:
             records, row = {name: tensors[name] for name in cell["columns"]}, cell["row"]
             if row.keys() != set(ROW_KEYS) or {len(column) for column in records.values()} != {len(self.x)}:
                 raise ValueError("its columns or its images are others")
-            return Result({name: row[name] for name in ROW_KEYS}, records, tensors[ANSWERS])
+            return Result({name: row[name] for name in ROW_KEYS}, records, tensors[X_ADV])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             warn(f"the kept result {folder} is damaged and is run again: {reason(error)}")
             return None
@@ -218,6 +203,6 @@ class ResultCache:
         def write(folder: Path) -> None:
             cell = {"key": key, "row": result.row, "columns": list(result.records)}
             (folder / "cell.json").write_text(json.dumps(cell, indent=2, allow_nan=False) + "\n")
-            write_weights({**result.records, ANSWERS: result.x_adv}, folder / "records.safetensors", beside=cell)
+            write_weights({**result.records, X_ADV: result.x_adv}, folder / "records.safetensors", beside=cell)
 
         atomic_write_dir(directory, write)

@@ -22,7 +22,7 @@ import torch
 
 import advgan.training as training
 from advgan.attacks.registry import make_attack
-from advgan.classifiers import Target, fingerprint, load_target
+from advgan.classifiers import Classifier, fingerprint, load_target
 from advgan.classifiers.external import source_of
 from advgan.core.config import ByOrder, parse_fraction
 from advgan.core.errors import InputError
@@ -148,7 +148,7 @@ def trained_on(run: Path) -> str | None:
     return found
 
 
-def accuracy(name: str, target: Target, x: torch.Tensor, y: torch.Tensor) -> list[str]:
+def accuracy(name: str, target: Classifier, x: torch.Tensor, y: torch.Tensor) -> list[str]:
     """The lines of a classifier's table."""
     right = int((predict(target, x).argmax(1) == y).sum())
     rate = percent(right / len(y), *wilson(right, len(y)))
@@ -156,7 +156,7 @@ def accuracy(name: str, target: Target, x: torch.Tensor, y: torch.Tensor) -> lis
 
 
 def success(
-    name: str, generator: Generator, target: Target, x: torch.Tensor, y: torch.Tensor, settings: Settings
+    name: str, generator: Generator, target: Classifier, x: torch.Tensor, y: torch.Tensor, settings: Settings
 ) -> list[str]:
     """The lines of a generator's table: one pass at each eps; and toward every class, where it takes any."""
     own = generator.threat

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from advgan.classifiers import Target, fingerprint
+from advgan.classifiers import Classifier, fingerprint
 from advgan.classifiers.external.onnx import open_session
 from advgan.core.errors import InputError, reason
 from advgan.core.files import check_writable, replacing, sweep
@@ -195,7 +195,7 @@ def _read_pt2(path: Path) -> Callable[[Inputs], Tensor]:
 def _content(generator: Generator, kind: Format) -> bytes:
     """The file. Raises InputError where a network or a guide that is not built in cannot be traced."""
     write = _onnx_bytes if kind == "onnx" else _pt2_bytes
-    if not generator.custom and (generator.guide is None or isinstance(generator.guide, Target)):
+    if not generator.custom and (generator.guide is None or isinstance(generator.guide, Classifier)):
         return write(generator)
     try:
         return write(generator)

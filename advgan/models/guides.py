@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advgan.classifiers.base import MAX_CLASSES, ImageShape, Target, check_shape
+from advgan.classifiers.base import MAX_CLASSES, Classifier, ImageShape, check_shape
 from advgan.classifiers.black_box import BlackBox
 from advgan.classifiers.checkpoint import build_configured, fingerprint
 from advgan.classifiers.checks import Scripted
@@ -45,7 +45,7 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
         return build_configured(guide).requires_grad_(False).eval()
     if not isinstance(guide, nn.Module) or isinstance(guide, BlackBox):
         raise InputError(f"guide must be a classifier, an nn.Module that runs here, got {type(guide).__name__}")
-    if isinstance(guide, Target) and type(guide) is TARGETS.get(guide.name):
+    if isinstance(guide, Classifier) and type(guide) is TARGETS.get(guide.name):
         built = build_configured(guide.config)
         if not mismatch(built, guide.state_dict()):
             built.load_state_dict(guide.state_dict())
@@ -85,7 +85,7 @@ def check_guide(guide: Any, *, external: bool = False) -> None:
 def guide_config(guide: Any) -> dict[str, Any]:
     """The entry of a generator's config.json."""
     config: dict[str, Any] = guide.config
-    if isinstance(guide, Target):
+    if isinstance(guide, Classifier):
         return config
     return config | {"sha256": fingerprint(guide.model), "logits": _logits(guide)}
 
@@ -110,7 +110,7 @@ def rebuild(config: Mapping[str, Any], weights: Mapping[str, Tensor], given: nn.
                 f"guide must be a classifier or a name like FILE.py:FACTORY or timm:NAME, got {spec!r:.60}"
             )
         guide = _load(spec, weights, shape, config["num_classes"])
-    if isinstance(guide, Target) or fingerprint(guide.model) != config["sha256"] or not _same_logits(guide, config):
+    if isinstance(guide, Classifier) or fingerprint(guide.model) != config["sha256"] or not _same_logits(guide, config):
         raise InputError(
             f"the guide given is another classifier than that of the checkpoint, {name}: its weights or logits differ"
         )

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 import advgan.training as training
 from advgan.attacks import pgd
-from advgan.classifiers import Target, build_target, fingerprint, initial_target, load_target, save_target
+from advgan.classifiers import Classifier, build_target, fingerprint, initial_target, load_target, save_target
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
@@ -205,7 +205,7 @@ def between_validations(data: Data, settings: Settings) -> int:
     return steps_per_epoch(data.train, settings.batch_size)
 
 
-def begin(settings: Settings, data: Data) -> Target:
+def begin(settings: Settings, data: Data) -> Classifier:
     """The net to train: with random weights, or with a trained backbone and a new head."""
     if settings.init_weights is None:
         return build_target(settings.target, data.image_shape, data.num_classes)
@@ -264,7 +264,7 @@ def say(record: training.Record, bar: Any) -> None:
 
 
 def keep(
-    net: Target,
+    net: Classifier,
     settings: Settings,
     data: Data,
     record: training.Record,

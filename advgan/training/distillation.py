@@ -25,7 +25,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 import advgan.training as training
-from advgan.classifiers import Target, build_target, save_target
+from advgan.classifiers import Classifier, build_target, save_target
 from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
@@ -228,7 +228,7 @@ This hides gradients of the softmax from an attacker and moves no decision: `eva
 def conclude(
     settings: Settings,
     data: Data,
-    nets: dict[Phase, Target],
+    nets: dict[Phase, Classifier],
     record: training.Record,
     total: int,
     accelerator: Accelerator,

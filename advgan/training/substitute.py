@@ -30,7 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import advgan.training as training
-from advgan.classifiers import Answers, BlackBox, Target, build_target, fingerprint, save_target
+from advgan.classifiers import Answers, BlackBox, Classifier, build_target, fingerprint, save_target
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
@@ -306,7 +306,7 @@ def main(settings: Settings) -> None:
     training.finish(accelerator, stop.code)
 
 
-def without_dropout(model: Target) -> Target:
+def without_dropout(model: Classifier) -> Classifier:
     """`model` with its dropout off: it shall be the black box's function, of which there are answers without end.
 
     With dropout it fits them loosely, learns from the adversarial ones to be robust where the black box is not, and the

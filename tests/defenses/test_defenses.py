@@ -172,7 +172,7 @@ def test_labels_of_saved_classifiers_use_folder_names(tmp_path: Path) -> None:
     names = [str(tmp_path / "first"), "mnist-b", f"mnist-b@{tmp_path / 'second'}"]
     specs = parse_classifiers(names, [tmp_path / "second"], ["none", "bit-depth", "none"])
     found, _ = load_targets(specs, data, torch.device("cpu"))
-    labels = [target.victim.label for target in found]
+    labels = [target.label for target in found]
     assert labels == ["mnist-b first", "mnist-b second + bit-depth", "mnist-b second"]
 
 

@@ -288,10 +288,10 @@ def test_rows_are_loaded_as_they_say(digits: Path, classifier: Path, hardened: P
     coarse = (x * 3).round() / 3
     base, other = load_classifier(str(classifier)), load_classifier(str(hardened))
     expected = (base(x), base(coarse), other(coarse))
-    assert all(torch.equal(t.victim.model(x), logits) for t, logits in zip(targets, expected, strict=True))
-    assert [target.victim.label for target in targets] == [row.label for row in rows]
+    assert all(torch.equal(t.model(x), logits) for t, logits in zip(targets, expected, strict=True))
+    assert [target.label for target in targets] == [row.label for row in rows]
     again, _ = load_rows(rows, ClassifierSpec(str(classifier)), data, torch.device("cpu"))
-    assert [t.victim.sha256 for t in again] == [t.victim.sha256 for t in targets]
+    assert [t.sha256 for t in again] == [t.sha256 for t in targets]
 
 
 def test_the_pace_is_taken_in_turn() -> None:

@@ -168,9 +168,9 @@ def test_others_find_what_it_was_trained_on_and_what_it_cost(
     assert trained.trained_on(own)
     assert not trained.trained_on(black_box)
     spent = [
-        own.queries_spent(black_box.victim.sha256),
+        own.queries_spent(black_box.sha256),
         own.queries_spent("0"),
-        black_box.queries_spent(own.victim.sha256),
+        black_box.queries_spent(own.sha256),
     ]
     assert spent == [160, None, None]
     del summary["sha256"]

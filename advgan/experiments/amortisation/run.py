@@ -32,7 +32,14 @@ from advgan.data.flags import load_chosen
 from advgan.defenses import parse_classifier
 from advgan.evaluation import Result, ResultCache, environment, evaluate
 from advgan.evaluation.compatibility import require_gradients
-from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, parse_eps_values, unfit
+from advgan.evaluation.loading import (
+    LoadedGenerator,
+    TargetModel,
+    load_generators,
+    load_targets,
+    parse_eps_values,
+    unfit,
+)
 from advgan.experiments.amortisation.analysis import OURS, against, finding, reach, union
 from advgan.experiments.amortisation.diversity import DRAWS, diversity
 from advgan.experiments.amortisation.report import report
@@ -75,7 +82,7 @@ class Settings(ClassifierSettings, StudySettings):
 class Bench:
     """One classifier, and the verified results on it, in the order in which they came."""
 
-    target: Target
+    target: TargetModel
     seed: int
     begin: Begin
     results: list[Result] = field(default_factory=list)
@@ -92,7 +99,7 @@ class Bench:
         name = word.replace(f":{STOP}", "") + (f" of {trained.name}" if trained else "")
         aim = "" if y_target is None else f", toward {y_target}"
         result = cells.run(
-            *(parse_attack(word), self.target.victim, threat),
+            *(parse_attack(word), self.target, threat),
             y_target=y_target,
             seed=self.seed,
             generator=trained.generator if trained else None,
@@ -116,7 +123,7 @@ def main(settings: Settings) -> None:
     device = training.start_alone(settings.seed, settings.threads)
     data = load_chosen(settings)
     (target,), data = load_targets([spec], data, device)
-    require_gradients(target.victim.model)
+    require_gradients(target.model)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for each in trained:
@@ -312,7 +319,7 @@ def drawn(
     bench: Bench, x: Tensor, y: Tensor, threat: Threat, trained: LoadedGenerator, batch_size: int
 ) -> dict[str, Any]:
     """What several draws of z for one image add up to. A draw costs one pass: they are made anew at every call."""
-    rng, victim = torch.Generator().manual_seed(bench.seed), bench.target.victim
+    rng, victim = torch.Generator().manual_seed(bench.seed), bench.target
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
         return trained.generator.perturb(x, eps=threat.eps, rng=rng)

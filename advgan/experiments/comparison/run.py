@@ -34,7 +34,7 @@ from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.compatibility import is_black_box
 from advgan.evaluation.loading import (
     LoadedGenerator,
-    Target,
+    TargetModel,
     aim,
     load_generators,
     load_targets,
@@ -110,7 +110,7 @@ def main(settings: Settings) -> None:
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    queried = [is_black_box(each.victim.model) for each in targets]
+    queried = [is_black_box(each.model) for each in targets]
     if not settings.attacks and any(queried):
         specs = [spec for spec in specs if spec.access != "gradients"]  # there are none
     surrogate = None
@@ -118,7 +118,7 @@ def main(settings: Settings) -> None:
         surrogate_spec = parse_classifier(settings.surrogate, settings.surrogate_weights)
         (surrogate,), _ = load_targets([surrogate_spec], data, device, keep_class_order=True)
         called = settings.surrogate_weights.name if settings.surrogate_weights else settings.surrogate
-        if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
+        if surrogate.sha256 in {target.sha256 for target in targets}:
             raise InputError(f"the surrogate {called} is one of the targets, expected another one")
         surrogate = surrogate.with_label(f"surrogate {called}")
     for trained in generators:
@@ -126,7 +126,7 @@ def main(settings: Settings) -> None:
         trained.generator.to(device).perturb(x[:1])  # what it cannot take, it says now
     for spec, threat in product((*specs, *checks), balls):
         if not (spec.name == "advgan" and (first is None or unfit(first, threat, y_target))):
-            attack = make_attack(spec, targets[0].victim.model, threat, y_target, generator=first)
+            attack = make_attack(spec, targets[0].model, threat, y_target, generator=first)
             if not (queried[0] and spec.access == "gradients"):  # there are none: a failed row each, and the rest runs
                 attack(x[:0], y[:0])  # and a bad setting
     training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
@@ -145,8 +145,8 @@ def main(settings: Settings) -> None:
                 continue
             todo.append(
                 {
-                    **{"spec": spec, "victim": target.victim, "threat": threat, "y_target": y_target, "seed": seed},
-                    **{"generator": generator, "source": source.victim if source else None},
+                    **{"spec": spec, "victim": target, "threat": threat, "y_target": y_target, "seed": seed},
+                    **{"generator": generator, "source": source if source else None},
                     "foreign": trained_here is not None and not trained_here.trained_on(target),
                 }
             )
@@ -221,13 +221,13 @@ def plan(
     specs: Sequence[Spec],
     checks: Sequence[Spec],
     balls: Sequence[Threat],
-    surrogate: Target | None,
-) -> list[tuple[Spec, Threat, int, Target | None]]:
+    surrogate: TargetModel | None,
+) -> list[tuple[Spec, Threat, int, TargetModel | None]]:
     """What is run on each target: attack, ball, seed, and the classifier that is attacked in its place (None: itself).
 
     An attack made for one norm is run under each ball: its answers count there if they happen to lie in it.
     """
-    found: list[tuple[Spec, Threat, int, Target | None]] = []
+    found: list[tuple[Spec, Threat, int, TargetModel | None]] = []
     asked = list(dict.fromkeys([spec.label for spec in (*specs, *checks)]))
     for threat in balls:
         for spec in map(parse_attack, asked):

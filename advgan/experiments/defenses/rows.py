@@ -13,7 +13,7 @@ from advgan.core.errors import InputError
 from advgan.core.spec_strings import parse_call
 from advgan.data import Data
 from advgan.defenses import DEFENSES, ClassifierSpec
-from advgan.evaluation.loading import Target, load_targets
+from advgan.evaluation.loading import TargetModel, load_targets
 
 LABEL = re.compile(r"([^:=+/\\]+)=(.+)")
 
@@ -70,7 +70,9 @@ def parse_rows(texts: Sequence[str], promised: Collection[Path] = ()) -> list[Ro
     return rows
 
 
-def load_rows(rows: Sequence[Row], base: ClassifierSpec, data: Data, device: torch.device) -> tuple[list[Target], Data]:
+def load_rows(
+    rows: Sequence[Row], base: ClassifierSpec, data: Data, device: torch.device
+) -> tuple[list[TargetModel], Data]:
     """The classifiers of the rows, `base` for those that name none, each under its row's label, and the data; the rest
     as in `load_targets`.
     """

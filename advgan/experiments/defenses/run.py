@@ -33,7 +33,7 @@ from advgan.core.threat_model import Norm, Threat
 from advgan.data.flags import load_chosen
 from advgan.defenses import ClassifierSpec, is_random, parse_classifier, seen
 from advgan.evaluation import Result, ResultCache, environment
-from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, unfit
+from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets, unfit
 from advgan.evaluation.relative_time import relative_time
 from advgan.experiments.defenses.report import report
 from advgan.experiments.defenses.rows import Row, load_rows, parse_rows
@@ -89,7 +89,7 @@ class Cell:
     spec: Spec
     generator: LoadedGenerator | None = None
     foreign: bool = False
-    source: Target | None = None
+    source: TargetModel | None = None
     same_as: str | None = None
 
 
@@ -116,7 +116,7 @@ def main(settings: Settings) -> None:
     if settings.surrogate:
         surrogate_spec = parse_classifier(settings.surrogate, settings.surrogate_weights)
         (surrogate,), _ = load_targets([surrogate_spec], data, device, keep_class_order=True)
-        if surrogate.victim.sha256 in {target.victim.sha256 for target in targets}:
+        if surrogate.sha256 in {target.sha256 for target in targets}:
             raise InputError(f"the surrogate {settings.surrogate} is one of the rows, expected another classifier")
     generators = by_source(
         load_generators(settings.generator, len(settings.generator), [settings.target]), base, targets
@@ -139,18 +139,18 @@ def main(settings: Settings) -> None:
             results: dict[str, Result] = {}
             for cell in (cell for cell in planned if cell.column in heads):
                 if cell.same_as is None:
-                    tell = begin(f"{cell.column}: {target.victim.label}", len(x))
+                    tell = begin(f"{cell.column}: {target.label}", len(x))
                     results[cell.column] = measure(cells, cell, target, ball, settings.seed, tell)
                 row = results[cell.same_as or cell.column].row
                 measured.append(row | {"column": cell.column, "same_as": cell.same_as})
             first = next(iter(results.values())).row
             facts = {key: first.get(key) for key in ("n", "clean_accuracy", "clean_rejected")} | {"row": text}
-            facts |= {"random": is_random(target.victim.model), "training_seconds": target.training_seconds}
+            facts |= {"random": is_random(target.model), "training_seconds": target.training_seconds}
             facts |= {"relative_time": pace(target, base, x[: settings.batch_size])}
             verdicts = judged(list(results.values()), data.num_classes)
             defenses.append(target.describe(settings.dataset) | facts | verdicts)
 
-    by_sha256 = {target.victim.sha256: target for target in (base, *targets)}
+    by_sha256 = {target.sha256: target for target in (base, *targets)}
     summary = {
         **{"environment": environment(settings), "targets": [base.describe(settings.dataset)]},
         **{"norm": ball.norm, "eps": ball.eps, "columns": heads, "defenses": defenses},
@@ -180,16 +180,16 @@ def check(settings: Settings, base: ClassifierSpec, made: Sequence[Path]) -> lis
 
 
 def by_source(
-    trained: Sequence[LoadedGenerator], base: Target, targets: Sequence[Target]
+    trained: Sequence[LoadedGenerator], base: TargetModel, targets: Sequence[TargetModel]
 ) -> dict[str, LoadedGenerator]:
     """Fingerprint of a classifier -> the generator trained on it: as its run says, else on the base.
 
     Raises InputError for a generator of none of them, and for two of one.
     """
-    known = {target.victim.sha256: target.victim.label for target in (base, *targets)}
+    known = {target.sha256: target.label for target in (base, *targets)}
     found: dict[str, LoadedGenerator] = {}
     for each in trained:
-        sha256 = each.source_sha256 or base.victim.sha256
+        sha256 = each.source_sha256 or base.sha256
         if sha256 not in known:
             raise InputError(f"the generator {each.path} was trained on neither the base nor any of the rows")
         if sha256 in found:
@@ -199,24 +199,24 @@ def by_source(
 
 
 def plan(
-    target: Target,
+    target: TargetModel,
     specs: Sequence[Spec],
-    base: Target,
+    base: TargetModel,
     generators: Mapping[str, LoadedGenerator],
-    surrogate: Target | None,
+    surrogate: TargetModel | None,
 ) -> list[Cell]:
     """The cells of a row. Where two views of an attack see the same model, the second is not run."""
     cells: list[Cell] = []
     ran: list[tuple[str, Spec, Module | None]] = []
     for spec in specs:
-        sees = seen(target.victim.model, spec.view) if spec.access == "gradients" else None
+        sees = seen(target.model, spec.view) if spec.access == "gradients" else None
         call = (spec.name, spec.settings)
         same = (column for column, other, saw in ran if sees and saw is sees and (other.name, other.settings) == call)
         cells.append(Cell(spec.label, spec, same_as=next(same, None)))
         ran.append((spec.label, spec, sees))
     if surrogate is not None:
         cells.append(Cell(TRANSFER, parse_attack("mifgsm"), source=surrogate))
-    one_pass, of_base, own = parse_attack("advgan"), *(generators.get(t.victim.sha256) for t in (base, target))
+    one_pass, of_base, own = parse_attack("advgan"), *(generators.get(t.sha256) for t in (base, target))
     if of_base is not None:
         cells.append(Cell(OF_BASE, one_pass, of_base, foreign=of_base is not own))
     if own is not None:
@@ -231,16 +231,16 @@ def columns(specs: Sequence[Spec], plans: Sequence[Sequence[Cell]]) -> list[str]
 
 
 def measure(
-    cells: ResultCache, cell: Cell, target: Target, ball: Threat, seed: int, tell: Callable[[int], None]
+    cells: ResultCache, cell: Cell, target: TargetModel, ball: Threat, seed: int, tell: Callable[[int], None]
 ) -> Result:
     """The result of a cell; the passes of two generators go by their columns' names."""
     trained = cell.generator
     result = cells.run(
-        *(cell.spec, target.victim, ball),
+        *(cell.spec, target, ball),
         seed=seed,
         generator=trained.generator if trained else None,
         foreign=cell.foreign,
-        source=cell.source.victim if cell.source else None,
+        source=cell.source if cell.source else None,
         progress=tell,
     )
     return replace(result, row=result.row | {"attack": cell.column}) if trained else result
@@ -257,8 +257,8 @@ def judged(results: Sequence[Result], num_classes: int) -> dict[str, Any]:
     return {"worst_case": worst, "masking": masked, "violated": broken}
 
 
-def pace(target: Target, base: Target, x: Tensor) -> float:
+def pace(target: TargetModel, base: TargetModel, x: Tensor) -> float:
     """Seconds an answer takes, over those of the base."""
-    if target.victim.sha256 == base.victim.sha256:
+    if target.sha256 == base.sha256:
         return 1.0
-    return relative_time(target.victim.model, base.victim.model, x)
+    return relative_time(target.model, base.model, x)

@@ -29,7 +29,14 @@ from advgan.data.flags import load_chosen
 from advgan.defenses import ClassifierSpec, RejectingClassifier, parse_classifier
 from advgan.defenses.detection import scores
 from advgan.evaluation import Result, ResultCache, environment, wilson
-from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, read_training_json, unfit
+from advgan.evaluation.loading import (
+    LoadedGenerator,
+    TargetModel,
+    load_generators,
+    load_targets,
+    read_training_json,
+    unfit,
+)
 from advgan.evaluation.roc import auc, roc
 from advgan.experiments.detection.report import report
 from advgan.experiments.settings import ClassifierSettings, StudySettings
@@ -76,7 +83,7 @@ def main(settings: Settings) -> None:
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for spec in specs:
-        make_attack(spec, targets[0].victim.model, threat)(x[:0], y[:0])  # what cannot be, it says now
+        make_attack(spec, targets[0].model, threat)(x[:0], y[:0])  # what cannot be, it says now
     plan: list[tuple[Spec, LoadedGenerator | None]] = [(spec, None) for spec in specs]
     plan += [(parse_attack("advgan"), each) for each in trained]
     for each in trained:
@@ -94,11 +101,11 @@ def main(settings: Settings) -> None:
             for spec, maker in plan:
                 name = spec.label if maker is None else maker.name
                 result = cells.run(
-                    *(spec, target.victim, threat),
+                    *(spec, target, threat),
                     seed=settings.seed,
                     generator=None if maker is None else maker.generator,
                     foreign=maker is not None and not maker.trained_on(target),
-                    progress=begin(f"{name}, {target.victim.label}", len(x)),
+                    progress=begin(f"{name}, {target.label}", len(x)),
                 )
                 rows.append({**measured(result, target, clean), "attack": name, "knows": knows(spec, maker, target)})
     summary = {
@@ -112,14 +119,14 @@ def main(settings: Settings) -> None:
     study_report.print(settings.output_dir, kept=cells.found, total=len(rows))
 
 
-def meant(trained: LoadedGenerator, targets: list[Target]) -> Target:
+def meant(trained: LoadedGenerator, targets: list[TargetModel]) -> TargetModel:
     """The classifier that a generator was trained on, if it is among the `targets`; else the first."""
-    return next((target for target in targets if target.victim.sha256 == trained.source_sha256), targets[0])
+    return next((target for target in targets if target.sha256 == trained.source_sha256), targets[0])
 
 
 def rejecting(
     settings: Settings, classifier: ClassifierSpec, data: Data, device: torch.device
-) -> tuple[list[Target], Data]:
+) -> tuple[list[TargetModel], Data]:
     """The classifier behind each of the detectors, called by the detector's kind and, of several of a kind, folder; and
     the data as it has them."""
     defenses = ["+".join(filter(None, (classifier.defense, f"reject:detector={path}"))) for path in settings.detector]
@@ -131,37 +138,37 @@ def rejecting(
     return [target.with_label(name) for target, name in zip(found, names, strict=True)], data
 
 
-def guard(target: Target) -> RejectingClassifier:
+def guard(target: TargetModel) -> RejectingClassifier:
     """The model, that is known to reject."""
-    assert isinstance(target.victim.model, RejectingClassifier)
-    return target.victim.model
+    assert isinstance(target.model, RejectingClassifier)
+    return target.model
 
 
-def described(target: Target, path: Path, clean: Tensor) -> dict[str, Any]:
+def described(target: TargetModel, path: Path, clean: Tensor) -> dict[str, Any]:
     """A detector for detection.json, with the share of the clean test images, of these scores, that it rejects."""
     detector, made = guard(target).detector, read_training_json(path / "detector")
     return {
-        **{"label": target.victim.label, "kind": detector.kind, "path": str(path), "n": len(clean)},
+        **{"label": target.label, "kind": detector.kind, "path": str(path), "n": len(clean)},
         **{"threshold": detector.threshold.item(), "fpr_wanted": made.get("settings", {}).get("fpr")},
         **{"fpr_validation": made.get("fpr_validation"), "training_seconds": made.get("training_seconds")},
         **dict(zip(("fpr", "fpr_low", "fpr_high"), rejected(target, clean), strict=True)),
     }
 
 
-def rejected(target: Target, found: Tensor) -> tuple[float, float, float]:
+def rejected(target: TargetModel, found: Tensor) -> tuple[float, float, float]:
     """The share of the scores above the threshold, with the ends of its 95 % interval."""
     count = int((found > guard(target).detector.threshold.cpu()).sum())
     return count / len(found), *wilson(count, len(found))
 
 
-def knows(spec: Spec, maker: LoadedGenerator | None, target: Target) -> bool:
+def knows(spec: Spec, maker: LoadedGenerator | None, target: TargetModel) -> bool:
     """Whether an attack heeds this very detector: a generator does if it was trained on the classifier behind it."""
     if maker is not None:
-        return maker.source_sha256 == target.victim.sha256
+        return maker.source_sha256 == target.sha256
     return (spec.attack.handles_rejection or spec.access == "decisions") and spec.view != "oblivious"
 
 
-def measured(result: Result, target: Target, clean: Tensor) -> dict[str, Any]:
+def measured(result: Result, target: TargetModel, clean: Tensor) -> dict[str, Any]:
     """The row, and beside it the answers that fool the classifier, rejected or not, against all `clean` scores (n,)."""
     row: dict[str, Any] = {**result.row, "n_fooled": None, "fooled": None, **dict.fromkeys(TOLD)}
     if row["status"] != "ok":

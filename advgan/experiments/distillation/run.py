@@ -31,7 +31,7 @@ from advgan.data.flags import load_chosen
 from advgan.defenses import ClassifierSpec
 from advgan.defenses.distillation import check_temperature
 from advgan.evaluation import Result, ResultCache, environment, predict
-from advgan.evaluation.loading import LoadedGenerator, Target, load_generators, load_targets, read_training_json
+from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets, read_training_json
 from advgan.experiments.distillation.analysis import aimed, amplitude, spread
 from advgan.experiments.distillation.report import report
 from advgan.experiments.settings import StudySettings
@@ -93,16 +93,18 @@ class Bench:
     begin: Begin
     results: list[Result] = field(default_factory=list)
 
-    def run(self, spec: Spec, target: Target, y_target: int | None = None, by: LoadedGenerator | None = None) -> Result:
+    def run(
+        self, spec: Spec, target: TargetModel, y_target: int | None = None, by: LoadedGenerator | None = None
+    ) -> Result:
         """The cell of attack `spec`: at eps on many images, or at any distance on few if it looks for the nearest."""
         cells, eps = (self.few, 1.0) if spec.attack.kind == "minimal-norm" else (self.many, self.eps)
         aim = "" if y_target is None else f", toward {y_target}"
         result = cells.run(
-            *(spec, target.victim, Threat("linf", eps, targeted=y_target is not None)),
+            *(spec, target, Threat("linf", eps, targeted=y_target is not None)),
             y_target=y_target,
             seed=self.seed,
             generator=by.generator if by else None,
-            progress=self.begin(f"{spec.label} on {target.victim.label}{aim}", len(cells.x)),
+            progress=self.begin(f"{spec.label} on {target.label}{aim}", len(cells.x)),
         )
         self.results.append(result)
         return result
@@ -139,7 +141,7 @@ def main(settings: Settings) -> None:
     with cell_progress(len(entrants) * (of_jsma + len(specs)) + of_generators) as begin:
         bench = Bench(settings.eps, settings.seed, many, few, begin)
         for entrant, target, by in zip(entrants, targets, generators, strict=True):
-            accuracy = (predict(target.victim.model, x).argmax(1) == y).double().mean().item()
+            accuracy = (predict(target.model, x).argmax(1) == y).double().mean().item()
             first = table[0]["accuracy"] if table else accuracy
             attacks = {spec.label: figures(bench.run(spec, target)) for spec in specs}
             if by is not None:
@@ -148,7 +150,7 @@ def main(settings: Settings) -> None:
                 {"label": entrant.label, "temperature": entrant.temperature, "n": len(x), "accuracy": accuracy}
                 | {"change": accuracy - first}
                 | {"jsma": {d: jsma(bench, target, d, data.num_classes) for d in DERIVATIVES}}
-                | {"attacks": attacks, "gradients": spread(amplitude(target.victim.model, many.x))}
+                | {"attacks": attacks, "gradients": spread(amplitude(target.model, many.x))}
             )
 
     rows = [result.row for result in bench.results]
@@ -226,7 +228,7 @@ def flags(settings: Settings, *names: str) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
 
 
-def jsma(bench: Bench, target: Target, derivative: Derivative, classes: int) -> dict[str, Any]:
+def jsma(bench: Bench, target: TargetModel, derivative: Derivative, classes: int) -> dict[str, Any]:
     """JSMA with one derivative toward each class in turn, the images of that class left out."""
     spec = parse_attack(f"jsma:gamma={GAMMA}:derivative={derivative}")
     results = [bench.run(spec, target, y_target) for y_target in range(classes)]

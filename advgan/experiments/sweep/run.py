@@ -74,7 +74,7 @@ def main(settings: Settings) -> None:
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
     for spec in specs:
-        attack = make_attack(spec, target.victim.model, balls[0], y_target, generator=generator)
+        attack = make_attack(spec, target.model, balls[0], y_target, generator=generator)
         attack(x[:0], y[:0])  # what cannot be, it says now
     if generator is not None and any(spec.name == "advgan" for spec in specs):
         generator.to(device).perturb(x[:1].to(device))
@@ -93,7 +93,7 @@ def main(settings: Settings) -> None:
                 if spec.name == "advgan" and generator is not None and unfit(generator, threat, y_target):
                     continue
                 result = cells.run(
-                    *(spec, target.victim, threat),
+                    *(spec, target, threat),
                     y_target=y_target,
                     seed=settings.seed,
                     generator=generator,

@@ -31,7 +31,6 @@ from advgan.evaluation import ResultCache, TargetModel, environment, wilson
 from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import (
     LoadedGenerator,
-    Target,
     aim,
     load_generators,
     load_targets,
@@ -106,14 +105,14 @@ def main(settings: Settings) -> None:
     check_class(y_target, data.num_classes)
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
     x, y = next(test.batches(len(test)))
-    known = {target.victim.label: target for target in targets}
-    victims = {label: target.victim for label, target in known.items()}
+    known = {target.label: target for target in targets}
+    victims = {label: target for label, target in known.items()}
     for each in (spec, *curve_specs):
-        make_attack(each, targets[0].victim.model, ball, y_target)  # what cannot be, it says now
+        make_attack(each, targets[0].model, ball, y_target)  # what cannot be, it says now
     if any(each.access == "gradients" for each in (spec, *curve_specs)):
         for target in targets:
-            if target.victim.label != settings.victim:  # all the others are sources
-                require_gradients(target.victim.model)
+            if target.label != settings.victim:  # all the others are sources
+                require_gradients(target.model)
     pairs = chosen_pairs(settings.pair, settings.victim, list(victims))
     if not balls or not curve_specs:
         raise InputError(f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and {len(balls)}")
@@ -196,18 +195,18 @@ def made_on_a_source(word: str) -> Spec:
 
 
 def by_source(
-    trained: Sequence[LoadedGenerator], said: Sequence[str], targets: Sequence[Target]
+    trained: Sequence[LoadedGenerator], said: Sequence[str], targets: Sequence[TargetModel]
 ) -> dict[str | None, LoadedGenerator]:
     """The generators by the label of the target they were trained on: as `said`, else as their runs say; else None.
 
     Raises InputError for a source that is none of the targets or is not the one, and for two generators of one source.
     """
-    known = {target.victim.label: target for target in targets}
+    known = {target.label: target for target in targets}
     if wrong := [label for label in said if label not in known or not trained]:
         raise InputError(f"generator_source must be one of {', '.join(known)}, got {wrong[0]}")
     if said and len(said) != len(trained):
         raise InputError(f"expected one generator_source for each generator, got {len(said)} for {len(trained)}")
-    by_weights = {target.victim.sha256: label for label, target in known.items()}
+    by_weights = {target.sha256: label for label, target in known.items()}
     found: dict[str | None, LoadedGenerator] = {}
     for i, each in enumerate(trained):
         source = said[i] if said else by_weights.get(each.source_sha256 or "")
