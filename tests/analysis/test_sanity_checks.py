@@ -22,8 +22,8 @@ def with_asr(attack: str, percent: int, **row: Any) -> Result:
 
 
 def verdict(rule: str, *results: Result) -> dict[str, Any]:
-    (found,) = (each for each in strict_json(sanity(list(results), 10)) if each["check"] == rule)
-    return found
+    (row,) = (row for row in strict_json(sanity(list(results), 10)) if row["check"] == rule)
+    return row
 
 
 CASES = [
@@ -121,8 +121,8 @@ def test_each_rule_holds_is_violated_or_not_tested(
 
 
 def test_violation_detail_has_success_rates() -> None:
-    found = verdict(FGSM, with_asr("fgsm", 60), with_asr("pgd", 40), with_asr("ifgsm", 20))
-    assert found["detail"] == "pgd 40.0%, fgsm 60.0% (linf eps 0.3)"
+    row = verdict(FGSM, with_asr("fgsm", 60), with_asr("pgd", 40), with_asr("ifgsm", 20))
+    assert row["detail"] == "pgd 40.0%, fgsm 60.0% (linf eps 0.3)"
 
 
 def test_detail_shows_worst_group() -> None:
@@ -137,8 +137,8 @@ def test_detail_shows_worst_group() -> None:
 
 def test_insignificant_difference_is_unclear() -> None:
     # 5 images to none: p = 0.0625; 6 to none: 0.031.
-    found = verdict(NOISE, with_asr("pgd", 50), with_asr("noise-sign", 55, access="nothing"))
-    assert (found["verdict"], found["meaning"]) == (
+    row = verdict(NOISE, with_asr("pgd", 50), with_asr("noise-sign", 55, access="nothing"))
+    assert (row["verdict"], row["meaning"]) == (
         "unclear",
         "Too few images to tell: take more of them (--max-samples).",
     )
@@ -167,9 +167,9 @@ def test_unpaired_samples_are_compared_by_intervals() -> None:
 
 def test_convergence_uses_largest_doubling_of_steps() -> None:
     ladder = [with_asr(f"ifgsm:steps={steps}", percent) for steps, percent in ((5, 30), (20, 81), (40, 82))]
-    found = verdict(STEPS, *ladder, with_asr("ifgsm", 60))  # 10 steps: its default
-    assert found["verdict"] == "holds"
-    assert found["detail"] == "ifgsm:steps=20 81.0% with 20 steps, 82.0% with 40 (linf eps 0.3)"
+    row = verdict(STEPS, *ladder, with_asr("ifgsm", 60))  # 10 steps: its default
+    assert row["verdict"] == "holds"
+    assert row["detail"] == "ifgsm:steps=20 81.0% with 20 steps, 82.0% with 40 (linf eps 0.3)"
 
 
 def test_targeted_attack_excludes_images_of_target_class() -> None:
@@ -182,15 +182,15 @@ def test_targeted_attack_excludes_images_of_target_class() -> None:
 
 def test_failed_attacks_violate_completion_with_reason() -> None:
     assert verdict(COMPLETED, with_asr("pgd", 60))["verdict"] == "holds"
-    found = verdict(COMPLETED, with_asr("pgd", 60), with_asr("fgsm", 0, status="failed: NaN in the answer"))
-    assert (found["verdict"], found["detail"]) == (
+    row = verdict(COMPLETED, with_asr("pgd", 60), with_asr("fgsm", 0, status="failed: NaN in the answer"))
+    assert (row["verdict"], row["detail"]) == (
         "violated",
         "1 of 2 results have figures: fgsm failed: NaN in the answer",
     )
 
 
 def test_targets_are_judged_separately() -> None:
-    found = sanity([with_asr("pgd", 60, target="a"), with_asr("fgsm", 90, target="b")], 10)
-    assert [each["target"] for each in found] == ["a"] * len(CHECKS) + ["b"] * len(CHECKS)
-    assert {each["verdict"] for each in found if each["check"] == FGSM} == {"not tested"}
+    rows = sanity([with_asr("pgd", 60, target="a"), with_asr("fgsm", 90, target="b")], 10)
+    assert [row["target"] for row in rows] == ["a"] * len(CHECKS) + ["b"] * len(CHECKS)
+    assert {row["verdict"] for row in rows if row["check"] == FGSM} == {"not tested"}
     assert sanity([], 10) == []

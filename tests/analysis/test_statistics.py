@@ -53,10 +53,10 @@ def result(
     return Result(made, {} if failed else records, torch.empty(0))
 
 
-def strict_json(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def strict_json(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The value as results.json stores it: unchanged by strict JSON."""
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    return found
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    return rows
 
 
 # Figures and pairs
@@ -109,10 +109,10 @@ def test_mean_and_sample_deviation() -> None:
 
 
 def test_groups_by_target_norm_eps_and_class() -> None:
-    found = groups(
+    grouped = groups(
         [result("a", "1"), result("b", "0"), result("a", "1", eps=0.1), result("c", "1", status="failed: x")]
     )
-    assert {group: [r.row["attack"] for r in members] for group, members in found.items()} == {
+    assert {group: [r.row["attack"] for r in members] for group, members in grouped.items()} == {
         ("net", "linf", 0.3, None): ["a", "b"],
         ("net", "linf", 0.1, None): ["a"],
     }
@@ -140,9 +140,9 @@ def test_many_attacks_are_compared_with_neighbours_only() -> None:
 
 def test_seed_summary_needs_several_seeds() -> None:
     runs = [result("pgd", hits, seed=seed) for seed, hits in enumerate(("1100", "1110", "1111"))]
-    (found,) = strict_json(seeds([*runs, result("fgsm", "1000"), result("pgd", "1111", eps=0.1)]))
+    (summary,) = strict_json(seeds([*runs, result("fgsm", "1000"), result("pgd", "1111", eps=0.1)]))
     expected = {"target": "net", "norm": "linf", "eps": 0.3, "y_target": None, "attack": "pgd", "seeds": 3}
-    assert found == {**expected, "asr_mean": pytest.approx(0.75), "asr_sd": pytest.approx(0.25)}
+    assert summary == {**expected, "asr_mean": pytest.approx(0.75), "asr_sd": pytest.approx(0.25)}
 
 
 # Worst case
@@ -155,21 +155,21 @@ def test_worst_case_counted_by_hand() -> None:
         *(result("fgsm", "100001", counts), far, result("pgd", "000100", counts)),
         *(result("pgd", "100000", counts, seed=1), result("crash", "111111", status="failed: x")),
     ]
-    (found,) = strict_json(worst_case(results))
+    (worst,) = strict_json(worst_case(results))
     # fgsm 0; deepfool 0 and 4, 1 is beyond eps; pgd 3, and 0 with another seed; 5 was wrong before.
-    assert found["attacks"] == ["fgsm", "deepfool", "pgd"]
-    assert (found["n"], found["n_attacked"], found["asr"]) == (6, 5, 3 / 5)
-    assert found["asr_low"] < 3 / 5 < found["asr_high"]
-    assert found["robust_accuracy"] == pytest.approx(2 / 6)
-    assert found["needed"] == {"fgsm": 0, "deepfool": 1, "pgd": 1}
+    assert worst["attacks"] == ["fgsm", "deepfool", "pgd"]
+    assert (worst["n"], worst["n_attacked"], worst["asr"]) == (6, 5, 3 / 5)
+    assert worst["asr_low"] < 3 / 5 < worst["asr_high"]
+    assert worst["robust_accuracy"] == pytest.approx(2 / 6)
+    assert worst["needed"] == {"fgsm": 0, "deepfool": 1, "pgd": 1}
 
 
 def test_targeted_worst_case_robust_accuracy_counts_any_error() -> None:
     aimed = result("pgd", "0000", label=[0, 0, 1, 1], y_target=1, counts=[1, 1, 0, 0])
     aimed.records["clean_prediction"][:] = torch.tensor([0, 0, 1, 1])
     aimed.records["prediction"][:] = torch.tensor([2, 0, 1, 3])
-    (found,) = worst_case([aimed])
-    assert (found["asr"], found["robust_accuracy"]) == (0.0, 0.5)
+    (worst,) = worst_case([aimed])
+    assert (worst["asr"], worst["robust_accuracy"]) == (0.0, 0.5)
 
 
 # Local optimality
@@ -190,9 +190,9 @@ def test_distances_are_minima_over_eps_per_norm() -> None:
         result("pgd", "1111", [1, 1, 1, 0], [2.0] * 4, norm="l2", eps=2.0),
         minimum_norm_result("deepfool", [0.05, 0.4, INF, 0.01], counts=[1, 1, 1, 0], eps=0.1, protocol="minimal-norm"),
     ]
-    found = distances(results)
-    assert list(found) == [("net", "linf", None), ("net", "l2", None)]
-    linf = found["net", "linf", None]
+    minima = distances(results)
+    assert list(minima) == [("net", "linf", None), ("net", "l2", None)]
+    linf = minima["net", "linf", None]
     np.testing.assert_allclose(linf["pgd"], [0.1, 0.3, INF], rtol=1e-6)  # the radius, not how far inside the ball
     np.testing.assert_allclose(linf["deepfool"], [0.05, 0.4, INF], rtol=1e-6)
     np.testing.assert_allclose(best(linf), [0.05, 0.3, INF], rtol=1e-6)
@@ -203,19 +203,19 @@ def test_distances_are_minima_over_eps_per_norm() -> None:
 
 def test_local_optimality_computed_by_hand() -> None:
     a, b = [0.1, 0.4, 0.3, INF], [0.2, 0.2, INF, INF]
-    found = strict_json(
+    rows = strict_json(
         optimality([minimum_norm_result("a", a), minimum_norm_result("b", b), minimum_norm_result("none", [INF] * 4)])
     )
     # Best 0.1, 0.2, 0.3, so E = 0.3: gains of the best 0.2 + 0.1 + 0, of a 0.2 + 0 + 0, of b 0.1 + 0.1.
-    assert {each["attack"]: each["optimality"] for each in found} == pytest.approx({"a": 2 / 3, "b": 2 / 3, "none": 0})
-    assert found[0]["eps_max"] == pytest.approx(0.3)
-    assert set(found[0]) == {"target", "norm", "y_target", "attack", "optimality", "eps_max"}
+    assert {row["attack"]: row["optimality"] for row in rows} == pytest.approx({"a": 2 / 3, "b": 2 / 3, "none": 0})
+    assert rows[0]["eps_max"] == pytest.approx(0.3)
+    assert set(rows[0]) == {"target", "norm", "y_target", "attack", "optimality", "eps_max"}
 
 
 def test_local_optimality_of_best_and_of_single_attack() -> None:
     best_one, other = [0.1, 0.2, 0.3], [0.2, 0.2, INF]
-    found = optimality([minimum_norm_result("best", best_one), minimum_norm_result("other", other)])
-    assert [each["optimality"] for each in found] == pytest.approx([1, (0.1 + 0.1) / (0.2 + 0.1)])
+    rows = optimality([minimum_norm_result("best", best_one), minimum_norm_result("other", other)])
+    assert [row["optimality"] for row in rows] == pytest.approx([1, (0.1 + 0.1) / (0.2 + 0.1)])
     assert optimality([minimum_norm_result("alone", best_one)]) == []
 
 
@@ -247,11 +247,11 @@ def test_local_optimality_of_bounded_attacks_uses_common_eps() -> None:
     ladder = [at(0.1, "a", "1000"), at(0.2, "a", "1100"), at(0.3, "a", "1111")]
     weaker = [at(0.1, "b", "0000"), at(0.2, "b", "1000"), at(0.3, "b", "1100")]
     # Gains up to 0.3: of a, the best, 0.2 + 0.1; of b 0.1.
-    found = optimality([*ladder, *weaker, at(0.3, "once", "1111")])
-    assert {each["attack"]: each["optimality"] for each in found} == pytest.approx({"a": 1, "b": 1 / 3})
-    assert {each["eps_max"] for each in found} == {0.3}
+    rows = optimality([*ladder, *weaker, at(0.3, "once", "1111")])
+    assert {row["attack"]: row["optimality"] for row in rows} == pytest.approx({"a": 1, "b": 1 / 3})
+    assert {row["eps_max"] for row in rows} == {0.3}
     two = optimality([*ladder[1:], *weaker[1:]])
-    assert {each["attack"]: each["optimality"] for each in two} == pytest.approx({"a": 1, "b": 0.5})
+    assert {row["attack"]: row["optimality"] for row in two} == pytest.approx({"a": 1, "b": 0.5})
 
 
 # Cost
@@ -267,13 +267,13 @@ def test_break_even_images_per_attack() -> None:
         result("fgsm", "10", seconds_per_image=1.0, eps=0.1),
         result("advgan", "10", seconds_per_image=1.0, norm="l2"),
     ]
-    found = strict_json(cost([*rows, *other], [ENTRY]))
-    assert {each["attack"]: each["images"] for each in found} == {
+    costs = strict_json(cost([*rows, *other], [ENTRY]))
+    assert {row["attack"]: row["images"] for row in costs} == {
         **{"fgsm": 90_000, "ifgsm": 10_000, "pgd:steps=40": 3_000, "deepfool": None}
     }
     keys = {"target", "norm", "eps", "y_target", "generator", "training_seconds", "attack", "images"}
-    assert set(found[0]) == keys
-    assert found[0]["generator"] == "run"
+    assert set(costs[0]) == keys
+    assert costs[0]["generator"] == "run"
 
 
 @pytest.mark.parametrize("change", [{"training_seconds": None}, {"target": "other"}, {"norm": "l2"}, {"y_target": 1}])

@@ -61,19 +61,19 @@ def test_generator_in_other_libraries_is_one_pass(
     kind: dict[str, Any], model: nn.Module, bars: tuple[Tensor, Tensor]
 ) -> None:
     generator, (x, y) = small_generator(**kind), bars
-    wanted = generator.perturb(x)
-    assert torch.equal(ForTorchattacks(model, generator)(x, y), wanted)
+    expected = generator.perturb(x)
+    assert torch.equal(ForTorchattacks(model, generator)(x, y), expected)
 
     attack, eps = ForFoolbox(generator), generator.threat.eps
     lent = fool.PyTorchModel(model, bounds=(0, 1), device="cpu")
     raw, clipped, fooled = attack(lent, x, y, epsilons=[eps / 2, eps])
-    assert torch.equal(raw[1], wanted)
-    assert torch.allclose(clipped[1], wanted, atol=1e-6)
+    assert torch.equal(raw[1], expected)
+    assert torch.allclose(clipped[1], expected, atol=1e-6)
     assert torch.equal(raw[0], generator.perturb(x, eps=eps / 2))
     assert torch.equal(fooled[1], model(clipped[1]).argmax(1) != y)
     assert str(attack.distance) == ("L2 distance" if "norm" in kind else "Linf distance")
 
-    assert torch.equal(torch.from_numpy(ForArt(in_art(model), generator).generate(x.numpy(), y.numpy())), wanted)
+    assert torch.equal(torch.from_numpy(ForArt(in_art(model), generator).generate(x.numpy(), y.numpy())), expected)
 
 
 def in_art(model: nn.Module, limits: tuple[float, float] | None = (0, 1)) -> Any:
@@ -98,8 +98,8 @@ def test_targeted_modes_of_torchattacks(model: nn.Module, bars: tuple[Tensor, Te
         "by_function": (y + 1) % 3,
         "least_likely": torch.where(least == y, model(x).topk(2, largest=False).indices[:, 1], least),
     }.items():
-        words = [lambda images, labels: (labels + 1) % 3] if mode == "by_function" else []
-        getattr(attack, f"set_mode_targeted_{mode}")(*words)
+        functions = [lambda images, labels: (labels + 1) % 3] if mode == "by_function" else []
+        getattr(attack, f"set_mode_targeted_{mode}")(*functions)
         assert torch.equal(attack(x, y), generator.perturb(x, aims)), mode
     attack.set_mode_targeted_random()
     torch.manual_seed(1)
@@ -116,8 +116,8 @@ def test_targets_of_foolbox_and_art(model: nn.Module, bars: tuple[Tensor, Tensor
     lent, goal = fool.PyTorchModel(model, bounds=(0, 1), device="cpu"), fool.criteria.TargetedMisclassification(aims)
     assert torch.equal(ForFoolbox(generator).run(lent, x, goal, epsilon=0.2), generator.perturb(x, aims))
     attack = ForArt(in_art(model), generator, targeted=True)
-    for words in (aims.numpy(), nn.functional.one_hot(aims).numpy()):
-        assert torch.equal(torch.from_numpy(attack.generate(x=x.numpy(), y=words)), generator.perturb(x, aims))
+    for labels in (aims.numpy(), nn.functional.one_hot(aims).numpy()):
+        assert torch.equal(torch.from_numpy(attack.generate(x=x.numpy(), y=labels)), generator.perturb(x, aims))
 
 
 def test_unsupported_targets_raise(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
@@ -189,9 +189,9 @@ def test_ten_steps_match_ifgsm(word: str, targeted: bool) -> None:
 def test_autoattack_succeeds_where_fgsm_does() -> None:
     model, x, ball = conv_net(), images(8), Threat("linf", 0.3)
     y = predicted_labels(model, x)
-    found = make_attack("torchattacks:AutoAttack", model, ball)(x, y)
-    assert ball.violations(found, x) == []
-    turned, by_one_step = (predicted_labels(model, each) != y for each in (found, fgsm(model, x, y, eps=0.3)))
+    x_adv = make_attack("torchattacks:AutoAttack", model, ball)(x, y)
+    assert ball.violations(x_adv, x) == []
+    turned, by_one_step = (predicted_labels(model, each) != y for each in (x_adv, fgsm(model, x, y, eps=0.3)))
     assert by_one_step.any()
     assert turned[by_one_step].all()
 
@@ -225,12 +225,12 @@ def test_declared_kind_norm_and_access(word: str, protocol: str, norm: str | Non
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [("true", True), ("None", None), ("10", 10), ("0.5", 0.5), ("8/255", 8 / 255), ("1e-3", 1e-3), ("dlr", "dlr")],
 )
-def test_setting_values_are_parsed_by_type(text: str, found: object) -> None:
-    assert value(text) == found
-    assert type(value(text)) is type(found)
+def test_setting_values_are_parsed_by_type(text: str, expected: object) -> None:
+    assert value(text) == expected
+    assert type(value(text)) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -317,8 +317,8 @@ def test_black_box_model(bars: tuple[Tensor, Tensor]) -> None:
         return np.eye(3)[(x.numpy().mean((1, 2, 3)) > 0.25).astype(int)]
 
     box, (x, _) = BlackBox(answers, 3), bars
-    found = make_attack("foolbox:LinfRepeatedAdditiveUniformNoiseAttack:repeats=3", box, BALL)(x, box(x).argmax(1))
-    assert BALL.violations(found, x) == []
+    x_adv = make_attack("foolbox:LinfRepeatedAdditiveUniformNoiseAttack:repeats=3", box, BALL)(x, box(x).argmax(1))
+    assert BALL.violations(x_adv, x) == []
     with pytest.raises(InputError, match="reads a model's device off its parameters, and this model has none"):
         make_attack("torchattacks:Square", box, BALL)(x, box(x).argmax(1))
 
@@ -327,7 +327,7 @@ def test_black_box_model(bars: tuple[Tensor, Tensor]) -> None:
 def test_comparison_across_libraries(
     digits: Path, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["fgsm", "foolbox:L2DeepFoolAttack:steps=5", "torchattacks:APGD:steps=3", "art:FastGradientMethod"]
+    attacks = ["fgsm", "foolbox:L2DeepFoolAttack:steps=5", "torchattacks:APGD:steps=3", "art:FastGradientMethod"]
     basics = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--target-weights", classifier]
     settings = [
         *basics,
@@ -340,14 +340,14 @@ def test_comparison_across_libraries(
         "--output-dir",
         tmp_path,
         "--attacks",
-        *words,
+        *attacks,
     ]
     run(compare.main, compare.Settings, [str(word) for word in settings])
     rows = {row["attack"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
-    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(words, "ok")
+    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(attacks, "ok")
     assert rows["foolbox:L2DeepFoolAttack:steps=5"]["protocol"] == "minimal-norm"
     shown = capsys.readouterr().out
-    assert all(word in shown for word in words)
+    assert all(word in shown for word in attacks)
 
 
 def test_gradient_attack_on_black_box_is_failed_row(digits: Path, tmp_path: Path) -> None:
@@ -356,10 +356,10 @@ def test_gradient_attack_on_black_box_is_failed_row(digits: Path, tmp_path: Path
         "from advgan.classifiers import BlackBox\n"
         "box = BlackBox(lambda x: np.eye(3)[(x.numpy().mean((1, 2, 3)) > 0.25).astype(int)], 3)\n"
     )
-    words = ["--dataset", "folder", "--data-dir", digits, "--target", f"{tmp_path / 'box.py'}:box", "--eps", 0.2]
-    words += ["--max-samples", 8, "--threads", 1, "--output-dir", tmp_path / "out"]
-    words += ["--attacks", "noise-sign", "fgsm", "torchattacks:FGSM"]
-    run(compare.main, compare.Settings, [str(word) for word in words])
+    arguments = ["--dataset", "folder", "--data-dir", digits, "--target", f"{tmp_path / 'box.py'}:box", "--eps", 0.2]
+    arguments += ["--max-samples", 8, "--threads", 1, "--output-dir", tmp_path / "out"]
+    arguments += ["--attacks", "noise-sign", "fgsm", "torchattacks:FGSM"]
+    run(compare.main, compare.Settings, [str(word) for word in arguments])
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [(row["attack"], row["status"].split(":")[0]) for row in rows] == [
         ("noise-sign", "ok"),

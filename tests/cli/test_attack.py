@@ -55,12 +55,12 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-def attack(*words: object, code: int = 0) -> None:
+def attack(*arguments: object, code: int = 0) -> None:
     if not code:
-        main(["attack", *map(str, words), "--threads", "1"])
+        main(["attack", *map(str, arguments), "--threads", "1"])
         return
     with pytest.raises(SystemExit) as stop:
-        main(["attack", *map(str, words), "--threads", "1"])
+        main(["attack", *map(str, arguments), "--threads", "1"])
     assert stop.value.code == code
 
 
@@ -116,25 +116,25 @@ def test_black_box_target_is_queried_for_images_only(
         "from advgan.classifiers import BlackBox\n\n\ndef box():\n"
         "    return BlackBox(lambda x: (x.mean((1, 2, 3)) > 0.5).long(), 2, 'labels', budget=2)\n"
     )
-    words = (photos / "a.png", tmp_path / "out", "--generator", generator, "--target", f"{tmp_path}/bb.py:box")
-    attack(*words, code=2)
+    arguments = (photos / "a.png", tmp_path / "out", "--generator", generator, "--target", f"{tmp_path}/bb.py:box")
+    attack(*arguments, code=2)
     assert "has no fixed image size: pass --image-size" in capsys.readouterr().err
-    attack(*words, "--image-size", 20)
+    attack(*arguments, "--image-size", 20)
     bright = str(int(pixels(photos / "a.png").mean() > 127.5))
     assert rows(tmp_path / "out")["a.png"]["before_class"] == bright
 
 
 def test_class_names(classifier: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def named(*words: object, **known: object) -> object:
-        model = load_classifier(*words, **known)  # type: ignore[arg-type]
+    def named(*arguments: object, **known: object) -> object:
+        model = load_classifier(*arguments, **known)  # type: ignore[arg-type]
         model.classes = ("bottom", "=middle", "top")
         return model
 
     monkeypatch.setattr("advgan.cli.attack.load_classifier", named)
     one, out = digits / "test" / "top" / "0.png", tmp_path / "out"
-    words = (one, out, "--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier")
-    attack(*words, "--y-target", "botom", code=2)
-    attack(*words, "--y-target", "bottom")
+    arguments = (one, out, "--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier")
+    attack(*arguments, "--y-target", "botom", code=2)
+    attack(*arguments, "--y-target", "bottom")
     assert rows(out)["0.png"]["before"] in ("bottom", "'=middle", "top")  # escaped for spreadsheets
     assert "y_target: '0'" in (out / "settings-attack.yaml").read_text()
 
@@ -205,17 +205,17 @@ def test_unreadable_files_are_skipped_with_reason(
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(photos / "deep.png")
     out = tmp_path / "out"
     attack(photos, out, "--generator", generator, code=3)
-    found = rows(out)
-    assert {name for name, row in found.items() if row["status"] == "left out"} == {
+    manifest = rows(out)
+    assert {name for name, row in manifest.items() if row["status"] == "left out"} == {
         "b/broken.jpg",
         "deep.png",
         "link.png",
     }
-    assert not any(name.startswith("elsewhere") for name in found)
+    assert not any(name.startswith("elsewhere") for name in manifest)
     assert pixels(out / "within.png").shape == (20, 20, 3)
-    said = capsys.readouterr().err
-    for words in ("b/broken.jpg", "8 bits per channel", "a link that leads out of"):
-        assert words in said
+    error = capsys.readouterr().err
+    for text in ("b/broken.jpg", "8 bits per channel", "a link that leads out of"):
+        assert text in error
 
 
 def test_output_is_independent_of_number_of_processes(
@@ -228,11 +228,11 @@ def test_output_is_independent_of_number_of_processes(
         place.parent.mkdir(parents=True, exist_ok=True)
         image = Image.open(path)
         (image.crop((0, 0, 24, 28)) if path.stem.endswith("3") else image).save(place)
-    words = ("--generator", save(tmp_path / "g", noise=4, eps=1.0), "--batch-size", 4, "--threads", 1)
-    done = program("-m", "advgan", "attack", source, tmp_path / "two", *words, processes=2)
+    arguments = ("--generator", save(tmp_path / "g", noise=4, eps=1.0), "--batch-size", 4, "--threads", 1)
+    done = program("-m", "advgan", "attack", source, tmp_path / "two", *arguments, processes=2)
     assert "2 processes on cpu" in done.stdout
     assert "attacked     23 of 23 images" in done.stdout
-    attack(source, tmp_path / "one", *words[:-2])
+    attack(source, tmp_path / "one", *arguments[:-2])
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert len(contents(tmp_path / "one")) == 23
     assert (tmp_path / "one" / "manifest.csv").read_text() == (tmp_path / "two" / "manifest.csv").read_text()
@@ -269,9 +269,9 @@ def test_guided_generator_needs_one_image_size(classifier: Path, digits: Path, t
     Image.open(digits / "test" / "top" / "0.png").save(folder / "fits.png")
     Image.open(digits / "test" / "top" / "1.png").resize((30, 28)).save(folder / "wide.png")
     attack(folder, tmp_path / "out", "--generator", guided, code=3)
-    found = rows(tmp_path / "out")
-    assert found["fits.png"]["status"] == "ok"
-    assert found["wide.png"]["reason"] == "30 x 28 pixels, expected 28 x 28 (--image-size)"
+    manifest = rows(tmp_path / "out")
+    assert manifest["fits.png"]["status"] == "ok"
+    assert manifest["wide.png"]["reason"] == "30 x 28 pixels, expected 28 x 28 (--image-size)"
     attack(folder, tmp_path / "resized", "--generator", guided, "--image-size", 28)
     assert len(contents(tmp_path / "resized")) == 2
     attack(folder, tmp_path / "other", "--generator", guided, "--image-size", 32, code=2)
@@ -308,17 +308,17 @@ def test_non_finite_images_are_not_written(
     assert {(row["status"], row["reason"]) for row in rows(out).values()} == {
         ("failed", "the generator's output has NaN or infinity")
     }
-    said = capsys.readouterr()
-    assert "attacked     0 of 5 images" in said.out
-    assert said.err.count("failed  ") == 5
+    captured = capsys.readouterr()
+    assert "attacked     0 of 5 images" in captured.out
+    assert captured.err.count("failed  ") == 5
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 1.0)])
 def test_images_outside_the_ball_are_not_written(
     photos: Path, tmp_path: Path, norm: str, eps: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = (photos, tmp_path / "out", "--generator", save(tmp_path / "g", channels=3, norm=norm, eps=eps))
-    attack(*words)
+    arguments = (photos, tmp_path / "out", "--generator", save(tmp_path / "g", channels=3, norm=norm, eps=eps))
+    attack(*arguments)
     assert len(contents(tmp_path / "out")) == 5
     perturb = Generator.perturb
 
@@ -328,7 +328,7 @@ def test_images_outside_the_ball_are_not_written(
         return x_adv
 
     monkeypatch.setattr(Generator, "perturb", first_too_far)
-    attack(*words, "--force", "--batch-size", 1, code=3)
+    attack(*arguments, "--force", "--batch-size", 1, code=3)
     assert contents(tmp_path / "out") == {}, "no file of the call before stays either"
     for row in rows(tmp_path / "out").values():
         assert row["status"] == "failed"
@@ -339,15 +339,15 @@ def test_images_outside_the_ball_are_not_written(
 def test_images_in_target_class_are_not_counted(
     classifier: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier", "--y-target", 2)
-    attack(digits / "test", tmp_path / "out", *words)
-    found = rows(tmp_path / "out").values()
-    counted = [row for row in found if row["before_class"] != "2"]
+    arguments = ("--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier", "--y-target", 2)
+    attack(digits / "test", tmp_path / "out", *arguments)
+    manifest = rows(tmp_path / "out").values()
+    counted = [row for row in manifest if row["before_class"] != "2"]
     hits = sum(row["after_class"] == "2" for row in counted)
-    assert 0 < len(counted) < len(found)
-    said = capsys.readouterr().out.replace(" (top)", "")
-    assert f"success      {hits} of {len(counted)} images became class 2; " in said
-    assert f"; {len(found) - len(counted)} were before, not counted\n" in said
+    assert 0 < len(counted) < len(manifest)
+    output = capsys.readouterr().out.replace(" (top)", "")
+    assert f"success      {hits} of {len(counted)} images became class 2; " in output
+    assert f"; {len(manifest) - len(counted)} were before, not counted\n" in output
 
 
 def test_colliding_and_long_names_are_skipped(
@@ -401,7 +401,7 @@ def test_full_disk_is_exit_code_1_and_keeps_images(
     photos: Path, generator: Path, tmp_path: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    write_bytes, words = Path.write_bytes, (photos, tmp_path / "out", "--generator", generator)
+    write_bytes, arguments = Path.write_bytes, (photos, tmp_path / "out", "--generator", generator)
 
     def full(path: Path, data: bytes) -> int:
         if path.name.startswith(".g.png"):
@@ -409,12 +409,12 @@ def test_full_disk_is_exit_code_1_and_keeps_images(
         return write_bytes(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    attack(*words, "--batch-size", 1, code=code)
+    attack(*arguments, "--batch-size", 1, code=code)
     assert capsys.readouterr().err == f"error: {os.strerror(number)}: {tmp_path / 'out' / 'g.png'}\n"
     kept = contents(tmp_path / "out")
     assert sorted(kept) == ["a.png", "b/c.png", "b/d.png", "b/e/f.png"]
     monkeypatch.undo()
-    attack(*words, "--batch-size", 1)
+    attack(*arguments, "--batch-size", 1)
     assert "4 of them by an earlier call" in capsys.readouterr().out
     assert len(contents(tmp_path / "out")) == 5
 
@@ -431,7 +431,7 @@ def test_control_characters_in_names_are_escaped(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["{in}", "{out}", "--generator", "{g}", "--max-pixels", "99", "--image-size", "10"], "max_pixels must be"),
         (["{in}", "{out}", "--generator", "{out}"], "no generator in"),
@@ -452,15 +452,15 @@ def test_control_characters_in_names_are_escaped(
     ],
 )
 def test_input_errors_are_one_line(
-    words: list[str], message: str, photos: Path, generator: Path, classifier: Path, tmp_path: Path,
+    arguments: list[str], message: str, photos: Path, generator: Path, classifier: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     places = {"in": photos, "out": tmp_path / "out", "g": generator, "c": classifier / "classifier"}
-    attack(*(word.format(**places) for word in words), code=2)
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    assert message in said
+    attack(*(word.format(**places) for word in arguments), code=2)
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
     assert not list((tmp_path / "out").rglob("*.png"))
 
 
@@ -478,8 +478,21 @@ def test_all_supported_file_types_are_found(tmp_path: Path) -> None:
     for kind in ("GIF", "PPM", "BMP", "WEBP", "TIFF", "PNG", "JPEG"):
         for ending in (ending for ending, name in Image.registered_extensions().items() if name == kind):
             (tmp_path / f"{kind}{ending}").touch()
-    found = {image.path.suffix for image in find_images(str(tmp_path), tmp_path / "out")}
-    assert found >= {".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".bmp", ".webp", ".tif", ".tiff", ".png", ".jpg", ".jpeg"}
+    suffixes = {image.path.suffix for image in find_images(str(tmp_path), tmp_path / "out")}
+    assert suffixes >= {
+        ".gif",
+        ".pbm",
+        ".pgm",
+        ".pnm",
+        ".ppm",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".png",
+        ".jpg",
+        ".jpeg",
+    }
 
 
 def test_colliding_output_names_keep_suffix(tmp_path: Path) -> None:

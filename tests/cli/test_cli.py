@@ -31,15 +31,15 @@ def info(directory: Path, capsys: pytest.CaptureFixture[str]) -> str:
 def test_info_of_generator(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = info(run_directory / "generator", capsys)
     size = sum(parameter.numel() for parameter in Generator(width=8, depth=1).parameters())
-    for words in ("0.0313725", "linf", f"{size:,}", "A generator", "one", "two"):
-        assert words in text
+    for expected in ("0.0313725", "linf", f"{size:,}", "A generator", "one", "two"):
+        assert expected in text
     assert "tags" not in text
 
 
 def test_info_of_run(run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = info(run_directory, capsys)
-    for words in ("mnist-small", "[1, 28, 28]", "A test's classifier", "linf", "A generator"):
-        assert words in text
+    for expected in ("mnist-small", "[1, 28, 28]", "A test's classifier", "linf", "A generator"):
+        assert expected in text
 
 
 @pytest.mark.parametrize("card", [b"---\ntags: [x]\n# Unclosed", b"# Caf\xe9, not UTF-8", b""])
@@ -70,10 +70,10 @@ def test_info_of_damaged_checkpoint_is_one_line_and_exit_code_2(
     with pytest.raises(SystemExit) as stop:
         main(["info", str(run_directory / "generator")])
     assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    assert message in said
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,11 +118,11 @@ def test_command_help_has_three_examples(name: str, capsys: pytest.CaptureFixtur
 
 
 def test_unknown_command_suggests_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    for word, said in (("atack", "did you mean attack?"), ("xyzzy", "expected one of attack, ")):
+    for word, suggestion in (("atack", "did you mean attack?"), ("xyzzy", "expected one of attack, ")):
         with pytest.raises(SystemExit) as stop:
             main([word])
         assert stop.value.code == 2
-        assert said in capsys.readouterr().err
+        assert suggestion in capsys.readouterr().err
 
 
 def test_missing_required_flag_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,13 +93,13 @@ def places(checkpoint: Path, tmp_path: Path) -> dict[str, Path]:
     return {"g": tmp_path / "g", "photos": tmp_path / "photos", "out": tmp_path / "out"}
 
 
-def error_line(words: list[str], places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> str:
+def error_line(arguments: list[str], places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as stop:
-        main([word.format(**places) for word in words])
+        main([argument.format(**places) for argument in arguments])
     error = capsys.readouterr().err
     assert (stop.value.code, error.count("\n"), error[:7]) == (2, 1, "error: "), error
     assert len(error) < 1000
-    assert not list(places["out"].glob("*")) or words[0] == "attack", "nothing written"
+    assert not list(places["out"].glob("*")) or arguments[0] == "attack", "nothing written"
     return error
 
 
@@ -152,8 +152,8 @@ def test_damaged_card_or_onnx_file(
 def test_unwritable_place(
     command: str, place: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word.replace("{out}", place) for word in COMMANDS[command]]
-    error_line(words, places, capsys)
+    arguments = [word.replace("{out}", place) for word in COMMANDS[command]]
+    error_line(arguments, places, capsys)
 
 
 def files(folder: Path) -> dict[str, bytes]:

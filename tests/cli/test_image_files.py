@@ -136,16 +136,16 @@ def mixed(tmp_path: Path) -> list[Path]:
 
 
 def test_batches_by_shape_cover_all_images(mixed: list[Path]) -> None:
-    found = list(group_by_shape(decode_images(mixed, None, None, 4), 4))
-    batches = [each for each in found if isinstance(each, Batch)]
+    items = list(group_by_shape(decode_images(mixed, None, None, 4), 4))
+    batches = [item for item in items if isinstance(item, Batch)]
     assert [batch.indices for batch in batches] == [
         [0, 2, 4, 6], [1, 5, 7, 9], [10, 12, 14, 16], [11, 13, 15, 17], [18], [19],
     ]  # fmt: skip
     for indices, images in batches:
         expected = [np.asarray(Image.open(mixed[i])).transpose(2, 0, 1) for i in indices]
         assert torch.equal(images, torch.from_numpy(np.stack(expected)))
-    broken = [each for each in found if isinstance(each, Unreadable)]
-    assert [(each.number, each.reason[:10]) for each in broken] == [(3, "no image t"), (8, "No such fi")]
+    broken = [item for item in items if isinstance(item, Unreadable)]
+    assert [(item.number, item.reason[:10]) for item in broken] == [(3, "no image t"), (8, "No such fi")]
 
 
 def test_batches_are_independent_of_workers(mixed: list[Path]) -> None:

@@ -49,8 +49,8 @@ def test_parse_fraction():
 def test_flags_override_recipe_and_defaults(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("eps: 16/255\ny-target: 3\nattacks: [ifgsm, deepfool]\nresume: true\n")
-    found = parse(Settings, ["--recipe", str(recipe), "--eps", "8/255"])
-    assert found == Settings(recipe, 8 / 255, 3, ("ifgsm", "deepfool"), True)
+    settings = parse(Settings, ["--recipe", str(recipe), "--eps", "8/255"])
+    assert settings == Settings(recipe, 8 / 255, 3, ("ifgsm", "deepfool"), True)
     assert parse(Settings, [f"--recipe={recipe}", "--y-target", "None", "--no-resume"]).y_target is None
     assert parse(Settings, []) == Settings()
 
@@ -170,14 +170,14 @@ def test_written_settings_name_the_same_files_from_anywhere(tmp_path, monkeypatc
     assert load_recipe(Paths, path) == dataclasses.replace(settings, prepare=("train/a.py --x y",))
     monkeypatch.chdir(tmp_path)
     for recipe in (tmp_path / "work" / path, tmp_path / "link" / path.name):
-        found = load_recipe(Paths, recipe)
-        assert found.weights == (Path("work/w.pt"),)
-        assert found.target == ("mnist-c", "work/runs/net.py:f")
-        assert (found.generator, found.data_dir) == ("hf://user/model", Path("work/data"))
+        loaded = load_recipe(Paths, recipe)
+        assert loaded.weights == (Path("work/w.pt"),)
+        assert loaded.target == ("mnist-c", "work/runs/net.py:f")
+        assert (loaded.generator, loaded.data_dir) == ("hf://user/model", Path("work/data"))
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--resme"], "unknown flag --resme; did you mean --resume?"),
         (["--epsilon", "1"], "unknown flag --epsilon; did you mean --eps?"),
@@ -189,9 +189,9 @@ def test_written_settings_name_the_same_files_from_anywhere(tmp_path, monkeypatc
         (["--eps"], "--eps"),
     ],
 )
-def test_invalid_flag_suggests_nearest(words, message, capsys):
+def test_invalid_flag_suggests_nearest(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        run(lambda settings: None, Settings, words)
+        run(lambda settings: None, Settings, arguments)
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error
@@ -201,9 +201,9 @@ def test_invalid_flag_suggests_nearest(words, message, capsys):
 
 def test_wrong_type_in_recipe_raises_like_in_flag(tmp_path):
     (tmp_path / "r.yaml").write_text("eps: big")
-    for words in (["--recipe", str(tmp_path / "r.yaml")], ["--eps", "big"]):
+    for arguments in (["--recipe", str(tmp_path / "r.yaml")], ["--eps", "big"]):
         with pytest.raises(InputError, match=r"expected a number like 0\.3"):
-            parse(Settings, words)
+            parse(Settings, arguments)
 
 
 def test_input_error_is_one_line_and_exit_code_2(capsys):
@@ -276,21 +276,21 @@ def recipe(directory, values):
 
 def with_other_values(settings):
     """The settings with another value in each field whose type determines its values."""
-    found = {}
+    changes = {}
     for name, hint in get_type_hints(type(settings)).items():
         if name in ("recipe", "weights_by_order"):  # which changes the files of weights
             continue
         kinds = {hint, *get_args(hint)}
         if bool in kinds:
-            found[name] = not getattr(settings, name)
+            changes[name] = not getattr(settings, name)
         elif float in kinds:
-            found[name] = (1 / 3,) if get_origin(hint) is tuple else 1 / 3
+            changes[name] = (1 / 3,) if get_origin(hint) is tuple else 1 / 3
         elif int in kinds:
-            found[name] = (7, 8) if get_origin(hint) is tuple else 7
+            changes[name] = (7, 8) if get_origin(hint) is tuple else 7
         elif Path in kinds or str in kinds:
             value = (Path if Path in kinds else str)("some/where: 'else' #1")
-            found[name] = (value, value) if get_origin(hint) is tuple else value
-    return dataclasses.replace(settings, **found)
+            changes[name] = (value, value) if get_origin(hint) is tuple else value
+    return dataclasses.replace(settings, **changes)
 
 
 def test_recipe_of_required_settings(tmp_path):

@@ -63,7 +63,7 @@ def test_norms_of_known_perturbation():
 )
 def test_violations_are_named(change, message):
     x = torch.full((2, 1, 4, 4), 0.04)
-    assert any(message in found for found in Threat("linf", 0.1).violations(change(x), x))
+    assert any(message in violation for violation in Threat("linf", 0.1).violations(change(x), x))
 
 
 @pytest.mark.parametrize(

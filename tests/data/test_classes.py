@@ -95,7 +95,7 @@ def test_complete_numeric_folders_are_class_indices(capsys):
 
 
 @pytest.mark.parametrize(
-    ("folders", "classes", "said"),
+    ("folders", "classes", "text"),
     [
         (("hen", "owl"), None, "classes of folder are matched to net a by order: hen -> 0, owl -> 1"),
         (("0", "1"), ("hen", "owl"), "classes of folder are matched to net a by number: 0 -> 0 (hen), 1 -> 1 (owl)"),
@@ -111,10 +111,10 @@ def test_complete_numeric_folders_are_class_indices(capsys):
         ),
     ],
 )
-def test_match_not_by_name_is_noted_once(folders, classes, said, capsys):
+def test_match_not_by_name_is_noted_once(folders, classes, text, capsys):
     for _ in range(2):
         relabel(data_of_classes(*folders), classes, 2, "net a")
-    assert capsys.readouterr().err == f"note: {said}\n"
+    assert capsys.readouterr().err == f"note: {text}\n"
 
 
 def test_exact_names_and_synonyms_give_no_note(capsys):
@@ -315,8 +315,8 @@ def test_comparison_with_classes_of_python_file_in_other_order(script, digits, t
         "        return torch.einsum('nchw,khw->nk', x - 0.1, self.weight)\n"
     )
     name, out = f"{tmp_path / 'my nets' / 'bars.py'}:Bands", tmp_path / "out"
-    words = ["--dataset", "folder", "--data-dir", digits, "--target", name, "--attacks", "fgsm", "--eps", "0.3"]
-    script("eval/compare.py", *words, "--y-target", 2, "--output-dir", out)
+    arguments = ["--dataset", "folder", "--data-dir", digits, "--target", name, "--attacks", "fgsm", "--eps", "0.3"]
+    script("eval/compare.py", *arguments, "--y-target", 2, "--output-dir", out)
     summary = json.loads((out / "results.json").read_text())
     (row,) = summary["rows"]
     assert (row["target"], row["y_target"], row["status"]) == ("bars.py:Bands", 2, "ok")

@@ -145,8 +145,8 @@ def test_validation_becomes_test_and_a_tenth_is_held_out(
 ) -> None:
     root = write_parquet(tmp_path, {"train": 4, "validation": 1})
     one, again, other = (load_hf(kind, root, seed=seed) for seed in (0, 0, 1))
-    said = capsys.readouterr().err.splitlines()[:2]
-    assert said == [
+    notes = capsys.readouterr().err.splitlines()[:2]
+    assert notes == [
         f"note: {kind} has no labelled test images: its validation images are for the test",
         f"note: {kind}: a tenth of the training images is held out for validation",
     ]
@@ -538,7 +538,7 @@ def shards(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def call(program: str, *words: object) -> None:
+def call(program: str, *arguments: object) -> None:
     """Runs a program in this process."""
     spec = importlib.util.spec_from_file_location(f"hf_{Path(program).stem}", ROOT / program)
     assert spec is not None
@@ -546,7 +546,7 @@ def call(program: str, *words: object) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their annotations up there
     spec.loader.exec_module(module)
-    module.main(parse(module.Settings, [*map(str, words)]))
+    module.main(parse(module.Settings, [*map(str, arguments)]))
 
 
 NO_LENGTH = (
@@ -574,11 +574,11 @@ def test_stream_training_is_independent_of_number_of_processes(shards: Path) -> 
 
 
 def test_advgan_program_on_stream(shards: Path, classifier: Path, tmp_path: Path) -> None:
-    words = ["--dataset", f"hf-stream:{shards}", "--target", "mnist-small", "--target-weights", classifier]
-    words += ["--width", 8, "--depth", 1, "--batch-size", 20, "--threads", 1, "--validation-images", 30]
+    arguments = ["--dataset", f"hf-stream:{shards}", "--target", "mnist-small", "--target-weights", classifier]
+    arguments += ["--width", 8, "--depth", 1, "--batch-size", 20, "--threads", 1, "--validation-images", 30]
     with pytest.raises(InputError, match=NO_LENGTH):
-        call("train/advgan.py", *words, "--output-dir", tmp_path / "none")
-    call("train/advgan.py", *words, "--max-steps", 4, "--output-dir", tmp_path / "run")
+        call("train/advgan.py", *arguments, "--output-dir", tmp_path / "none")
+    call("train/advgan.py", *arguments, "--max-steps", 4, "--output-dir", tmp_path / "run")
     (judged,) = json.loads((tmp_path / "run" / "training.json").read_text())["history"]
     assert (judged["step"], judged["n"]) == (4, 30)
     assert (tmp_path / "run" / "generator" / "model.safetensors").is_file()
@@ -586,16 +586,16 @@ def test_advgan_program_on_stream(shards: Path, classifier: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("undrawn")
 def test_classifier_and_compare_programs_on_stream(shards: Path, tmp_path: Path) -> None:
-    words = ["--dataset", f"hf-stream:{shards}", "--target", "mnist-small", "--threads", 1]
+    arguments = ["--dataset", f"hf-stream:{shards}", "--target", "mnist-small", "--threads", 1]
     training = ["--max-steps", 20, "--batch-size", 20, "--shift", 0, "--output-dir", tmp_path]
-    call("train/classifier.py", *words, *training)
+    call("train/classifier.py", *arguments, *training)
     card = (tmp_path / "classifier" / "README.md").read_text()
     assert "accuracy, test (48 images, seen once)" in card
     assert f"streamed images of hf-stream:{shards}, classes bottom, middle, top" in card
-    words += ["--target-weights", tmp_path, "--attacks", "fgsm", "--output-dir", tmp_path / "compared"]
+    arguments += ["--target-weights", tmp_path, "--attacks", "fgsm", "--output-dir", tmp_path / "compared"]
     with pytest.raises(InputError, match=NO_LENGTH):
-        call("eval/compare.py", *words)
-    call("eval/compare.py", *words, "--max-samples", 40)
+        call("eval/compare.py", *arguments)
+    call("eval/compare.py", *arguments, "--max-samples", 40)
     (row,) = json.loads((tmp_path / "compared" / "results.json").read_text())["rows"]
     assert (row["n"], row["status"]) == (40, "ok")
     assert row["clean_accuracy"] > 0.8

@@ -114,11 +114,11 @@ def test_names_are_safe_for_files(name: str, file: str) -> None:
 
 
 def test_styles_are_consistent_and_distinct() -> None:
-    found = styles(comparison())
-    assert found == styles(comparison())
-    assert len(set(found.values())) == len(found) == 7
-    assert found["advgan"] == ("#D55E00", "*", "-")
-    assert found["noise-sign"].color == "#777777"
+    drawn_styles = styles(comparison())
+    assert drawn_styles == styles(comparison())
+    assert len(set(drawn_styles.values())) == len(drawn_styles) == 7
+    assert drawn_styles["advgan"] == ("#D55E00", "*", "-")
+    assert drawn_styles["noise-sign"].color == "#777777"
     row = comparison().results[1].row
     many = [Result(row | {"attack": str(i)}, {}, torch.empty(0)) for i in range(30)]
     drawn = styles(replace(comparison(), results=many)).values()
@@ -131,9 +131,9 @@ def test_styles_are_consistent_and_distinct() -> None:
 
 @pytest.mark.parametrize(("channels", "norm"), [(1, "linf"), (3, "l2")])
 def test_every_kind_of_figure_is_drawn(channels: int, norm: str) -> None:
-    found = pictures(comparison(channels, norm))
-    assert list(dict.fromkeys(name.split("/")[0] for name in found)) == STORIES
-    for name, picture in found.items():
+    figures = pictures(comparison(channels, norm))
+    assert list(dict.fromkeys(name.split("/")[0] for name in figures)) == STORIES
+    for name, picture in figures.items():
         assert name.count("/") == 1
         assert not set(name) & set(':\\*?"<>|')
         assert picture.image.dtype == np.uint8
@@ -147,9 +147,9 @@ def test_every_kind_of_figure_is_drawn(channels: int, norm: str) -> None:
 @pytest.mark.parametrize("attacks", [("fgsm",), ("deepfool",), ("noise-sign",), ("broken",), ()])
 def test_figures_of_few_attacks(attacks: tuple[str, ...]) -> None:
     stories = {name.split("/")[0] for name in pictures(only(comparison(), *attacks))}
-    wanted = {"curves", "speed", "two changes", "gallery", "confusion", "norms"}
-    missing = {"deepfool": {"confusion"}, "noise-sign": {"two changes", "confusion"}, "broken": wanted}
-    assert stories == (wanted - missing.get(attacks[0], set()) if attacks else set())
+    expected = {"curves", "speed", "two changes", "gallery", "confusion", "norms"}
+    missing = {"deepfool": {"confusion"}, "noise-sign": {"two changes", "confusion"}, "broken": expected}
+    assert stories == (expected - missing.get(attacks[0], set()) if attacks else set())
 
 
 def test_minimum_norm_attack_without_success_is_drawn() -> None:
@@ -157,8 +157,8 @@ def test_minimum_norm_attack_without_success_is_drawn() -> None:
     nothing = torch.zeros(len(result.records["label"]), dtype=torch.bool)
     records = result.records | {"fooled": nothing, "success": nothing}
     row = result.row | {"asr": 0.0, "asr_low": 0.0, "asr_high": 0.1, "l2_median": None}
-    found = pictures(replace(comparison(), results=[Result(row, records, result.x_adv)]))
-    assert "median l2 none" in found["gallery/a-target deepfool"].title
+    figures = pictures(replace(comparison(), results=[Result(row, records, result.x_adv)]))
+    assert "median l2 none" in figures["gallery/a-target deepfool"].title
 
 
 def test_caption_is_below_image() -> None:
@@ -198,9 +198,9 @@ def test_confusion_counts_successes() -> None:
     table, records = counts(result, np.arange(len(CLASSES))), result.records
     assert table.sum() == records["success"].sum() > 0
     assert not table.diagonal().any()
-    for true, said in ((0, 1), (2, 3)):
-        pair = (records["label"] == true) & (records["prediction"] == said) & records["success"]
-        assert table[true, said] == pair.sum()
+    for true, predicted in ((0, 1), (2, 3)):
+        pair = (records["label"] == true) & (records["prediction"] == predicted) & records["success"]
+        assert table[true, predicted] == pair.sum()
 
 
 def test_confusion_of_many_classes_keeps_occurring_ones() -> None:
@@ -284,11 +284,11 @@ def test_gallery_is_an_rgb_image(n: int, channels: int, size: int) -> None:
 def test_gallery_shows_images_and_magnified_perturbation() -> None:
     x = torch.full((1, 3, 8, 8), 0.25)
     x_adv = x + torch.tensor([0.02, 0.0, -0.02]).view(1, 3, 1, 1)
-    said = torch.tensor([0]), torch.tensor([0.9])
-    image = gallery(x, x_adv, torch.tensor([0]), said, said, magnify=(10, 5))
+    prediction = torch.tensor([0]), torch.tensor([0.9])
+    image = gallery(x, x_adv, torch.tensor([0]), prediction, prediction, magnify=(10, 5))
     colours = np.unique(image.reshape(-1, 3), axis=0).astype(float)
-    for wanted in ([0.25] * 3, [0.27, 0.25, 0.23], [0.7, 0.5, 0.3], [0.6, 0.5, 0.4]):
-        assert (np.abs(colours - 255 * np.array(wanted)).max(1) <= 1).any()
+    for expected in ([0.25] * 3, [0.27, 0.25, 0.23], [0.7, 0.5, 0.3], [0.6, 0.5, 0.4]):
+        assert (np.abs(colours - 255 * np.array(expected)).max(1) <= 1).any()
 
 
 FOOLED_COLOUR = (0xB0, 0x30, 0x00)
@@ -309,8 +309,10 @@ def test_gallery_highlights_successes_only(before: int, after: int, success: boo
 
 
 def test_long_title_is_not_cropped() -> None:
-    x, said = torch.full((1, 1, 12, 12), 0.5), (torch.tensor([0]), torch.ones(1))
-    long = gallery(x, x, torch.tensor([0]), said, said, title="a long title of an attack on one single image " * 3)
+    x, prediction = torch.full((1, 1, 12, 12), 0.5), (torch.tensor([0]), torch.ones(1))
+    long = gallery(
+        x, x, torch.tensor([0]), prediction, prediction, title="a long title of an attack on one single image " * 3
+    )
     assert (long[:, [0, 1, -2, -1]] == 255).all(), "nothing is written over the edge"
     picture = finish(sheet(4, 3), "mnist-c, linf: noise-uniform and pgd:steps=40 of the same size, toward class 3", "")
     assert (picture.image[:, [0, 1, -2, -1]] == 255).all()

@@ -143,11 +143,11 @@ def test_page_shows_settings_checks_and_costs(page: str) -> None:
 
 def test_headlines_name_strongest_attack() -> None:
     summary = comparison().summary
-    told = list(headlines(summary))
-    assert len(told) == 4
-    assert told[0].startswith("mnist-c, linf eps 0.3: pgd:steps=40 fools the classifier on 94.9% of 39 images")
-    assert "more than any other of 5 attacks; all together 97.5%" in told[0]
-    assert told[2] == "mnist-c, linf eps 0.3, toward class 3: fgsm gets its class for 30.0% of 30 images."
+    lines = list(headlines(summary))
+    assert len(lines) == 4
+    assert lines[0].startswith("mnist-c, linf eps 0.3: pgd:steps=40 fools the classifier on 94.9% of 39 images")
+    assert "more than any other of 5 attacks; all together 97.5%" in lines[0]
+    assert lines[2] == "mnist-c, linf eps 0.3, toward class 3: fgsm gets its class for 30.0% of 30 images."
 
 
 @pytest.mark.parametrize(("channels", "size", "kind", "most"), [(3, 32, "png", 8), (3, 224, "jpeg", 7)])

@@ -104,30 +104,30 @@ def test_columns_of_minimum_norm_attack_at_several_eps(results: list[Result]) ->
 
 def test_summary_tables(results: list[Result]) -> None:
     bounded = [r for r in results if r.row["protocol"] == "bounded"]
-    found = summary(bounded, [], 2)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    middle = next(each for each in found["worst_case"] if each["eps"] == 0.15)
+    content = summary(bounded, [], 2)
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    middle = next(row for row in content["worst_case"] if row["eps"] == 0.15)
     assert (middle["asr"], middle["robust_accuracy"]) == (0.5, pytest.approx(0.4))
     assert middle["needed"] == {"fgsm": 1, "half": 0}  # the image at a distance of 0.1
-    (pairs,) = (table for table in mcnemar(found) if "0.15" in table.title)
+    (pairs,) = (table for table in mcnemar(content) if "0.15" in table.title)
     assert pairs.lines == [["fgsm", "half", "1", "0", "1"]]
     # Distances to E = 0.25: FGSM's 0.05, 0.15, 0.25; half's 0.15, 0.25, never. Areas 0.2 + 0.1 against 0.1.
-    (table,) = optimality(found)
+    (table,) = optimality(content)
     assert [line[2:] for line in table.lines] == [["fgsm", "100.0", "0.25"], ["half", "33.3", "0.25"]]
-    assert list(headlines(found))[1] == (
+    assert list(headlines(content))[1] == (
         "mean, linf eps 0.15: fgsm fools the classifier on 50.0% of 4 images, more than any other of 2 attacks; all "
         "together 50.0%. What is left of the accuracy: 40.0% of 80.0%."
     )
-    verdicts = {each["check"]: each["verdict"] for each in found["sanity"]}
+    verdicts = {row["check"]: row["verdict"] for row in content["sanity"]}
     assert verdicts["Every attack ran to its end and kept its bounds"] == "holds"
     assert verdicts["Gradients reach the images"] == "holds"
     assert verdicts["Doubling the steps changes little"] == "not tested"
 
 
 def test_markdown_and_latex_have_the_same_values(results: list[Result]) -> None:
-    found = summary(results, [], 2)
-    text, tex = markdown(found), latex(found)
-    for table in sections(found):
+    content = summary(results, [], 2)
+    text, tex = markdown(content), latex(content)
+    for table in sections(content):
         for line in table.lines:
             assert "| " + " | ".join(line) + " |" in text
     assert r"fgsm & gradients & 50.0 [15.0, 85.0] & 40.0 & 1.80 & 20 & 1 \\" in tex
@@ -158,8 +158,8 @@ def test_cost_table_omits_generator_without_success(results: list[Result], asr: 
     fgsm = next(r for r in results if r.row["attack"] == "fgsm")
     generator = Result(fgsm.row | {"attack": "advgan", "asr": asr, "seconds_per_image": 0.01}, fgsm.records, fgsm.x_adv)
     entry = {"path": "g", "target": "mean", "norm": "linf", "y_target": None, "training_seconds": 0.4}
-    found = {"cost": cost([fgsm, generator], [entry])}
-    tables = cost_table(found)
+    content = {"cost": cost([fgsm, generator], [entry])}
+    tables = cost_table(content)
     assert len(tables) == lines
     if tables:  # 0.4 s + n 0.01 s <= n 0.05 s from n = 10 on
         assert [line[1:] for line in tables[0].lines] == [["g", "fgsm", "0.4", "10"]]

@@ -227,9 +227,9 @@ def test_summary_rows_are_at_the_end() -> None:
 
 
 def test_speed_is_relative_to_fgsm() -> None:
-    for rows, wanted in ((SUMMARY["rows"], "0.05"), (SUMMARY["rows"][:2], "–")):
+    for rows, expected in ((SUMMARY["rows"], "0.05"), (SUMMARY["rows"][:2], "–")):
         minimal = next(table for table in sections({"rows": rows}) if "Minimal" in table.title)
-        assert dict(zip(minimal.heads, minimal.lines[0], strict=True))["x FGSM"] == wanted
+        assert dict(zip(minimal.heads, minimal.lines[0], strict=True))["x FGSM"] == expected
 
 
 def test_infinite_median() -> None:
@@ -244,8 +244,8 @@ def test_terminal_tables_are_not_truncated(width: int) -> None:
     text = shown(width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
-    for words in ("89.7 [76.4, 95.9]", "8,000", "cheat_50%|x", "deepfool", "12,345", "never", "91.0 ± 2.5"):
-        assert words in text
+    for expected in ("89.7 [76.4, 95.9]", "8,000", "cheat_50%|x", "deepfool", "12,345", "never", "91.0 ± 2.5"):
+        assert expected in text
     assert ("fwd+bwd" in text) == (width > 100)
 
 
@@ -372,9 +372,9 @@ def test_nan_in_results_raises(tmp_path: Path) -> None:
 
 
 def test_file_names_are_safe_and_unique() -> None:
-    found = file_names(["a/b", "a:b", "A b", "../..", "", "x" * 400])
-    assert found[:5] == ["a-b", "a-b-2", "A-b-3", "unnamed", "unnamed-2"]
-    assert len(found[5]) == 150
+    names = file_names(["a/b", "a:b", "A b", "../..", "", "x" * 400])
+    assert names[:5] == ["a-b", "a-b-2", "A-b-3", "unnamed", "unnamed-2"]
+    assert len(names[5]) == 150
 
 
 # Schema

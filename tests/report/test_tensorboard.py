@@ -123,13 +123,13 @@ def test_validation_scalars_images_and_warnings(tmp_path: Path) -> None:
     assert events.Tags()["tensors"] == ["symptoms/text_summary"]
 
 
-@pytest.mark.parametrize("found", [None, "/usr/bin/tensorboard"])
-def test_command_is_shell_quoted(found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: found)
+@pytest.mark.parametrize("path", [None, "/usr/bin/tensorboard"])
+def test_command_is_shell_quoted(path: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: path)
     monkeypatch.setattr("sys.executable", "/my envs/bin/python")
-    executable = "tensorboard" if found else "/my envs/bin/tensorboard"
-    words = [executable, "--logdir", "run 1/logs", "--samples_per_plugin", "images=100"]
-    assert shlex.split(command(Path("run 1/logs"))) == words
+    executable = "tensorboard" if path else "/my envs/bin/tensorboard"
+    arguments = [executable, "--logdir", "run 1/logs", "--samples_per_plugin", "images=100"]
+    assert shlex.split(command(Path("run 1/logs"))) == arguments
 
 
 # As the program serves it

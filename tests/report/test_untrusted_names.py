@@ -30,22 +30,22 @@ PATH = "runs/`x` <b onclick=alert(1)> | [y](http://tracker/y)\n# A heading"
 
 def hostile() -> Comparison:
     """A comparison whose classes, targets and files have names that try to break out of a page."""
-    found = comparison()
-    target = found.summary["target"] | {"label": NAMES[0], "name": NAMES[3], "weights": PATH}
+    original = comparison()
+    target = original.summary["target"] | {"label": NAMES[0], "name": NAMES[3], "weights": PATH}
     results = [
         replace(result, row=result.row | {"target": NAMES[0] if result.row["target"] == "mnist-c" else NAMES[2]})
-        for result in found.results
+        for result in original.results
     ]
     others = {"mnist-c": NAMES[0], "<b>& mnist_a</b>": NAMES[2]}
     renamed = {
         key: [each | {"target": others.get(each["target"], each["target"])} for each in value]
-        for key, value in found.summary.items()
+        for key, value in original.summary.items()
         if isinstance(value, list) and value and "target" in value[0]
     }
-    summary = found.summary | renamed | {"rows": [result.row for result in results]}
+    summary = original.summary | renamed | {"rows": [result.row for result in results]}
     summary |= {"target": target, "targets": [target, target | {"label": NAMES[2]}]}
     summary |= {"environment": summary["environment"] | {"command": ["compare", f"--target {PATH}"]}}
-    return replace(found, summary=summary, results=results, classes=NAMES)
+    return replace(original, summary=summary, results=results, classes=NAMES)
 
 
 class Page(HTMLParser):
