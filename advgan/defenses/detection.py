@@ -18,7 +18,7 @@ from advgan.core.json_files import check_int, check_keys, read_object, sealed
 from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
 from advgan.defenses.filters import around, soft_median
 from advgan.models.discriminator import Discriminator
-from advgan.models.generator import Architecture
+from advgan.models.generator_settings import Architecture
 
 
 class Detector(nn.Module):

@@ -13,7 +13,7 @@ from advgan.core.errors import InputError
 from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import check_int, check_keys, read_object
 from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
-from advgan.models.generator import MAX_CHANNELS, MAX_WIDTH, Architecture, check_architecture
+from advgan.models.generator_settings import MAX_CHANNELS, MAX_WIDTH, Architecture, check_architecture
 from advgan.models.networks import InstanceNorm
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from advgan.core.config import check_signs
 from advgan.core.errors import InputError, did_you_mean
-from advgan.models.generator import Architecture
+from advgan.models.generator_settings import Architecture
 from advgan.training.gan import LossConfig
 
 # What settings are called in flags and files.

@@ -29,7 +29,7 @@ from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
 from advgan.models import losses
-from advgan.models.generator import Architecture
+from advgan.models.generator_settings import Architecture
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.generator import Interrupted, Terminated, fit
 from advgan.training.options import FLAGS, TrainingConfig

@@ -44,7 +44,8 @@ from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier, r
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
-from advgan.models.generator import Architecture, Generator
+from advgan.models.generator import Generator
+from advgan.models.generator_settings import Architecture
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import percent, substitute_card
 from advgan.training.gan import Batch, Conditions, LossConfig, discriminator_step, generator_step

@@ -1,0 +1,109 @@
+"""Settings of a generator: their limits, what must agree with guide and network, and the network that they describe."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from advgan.classifiers.base import MAX_CLASSES
+from advgan.core.errors import InputError
+from advgan.core.json_files import check_int
+from advgan.core.threat_model import check_eps
+from advgan.models.networks import PatchNetwork, UNet, XiaoNetwork
+from advgan.models.unrolled import UnrolledGradientNetwork
+
+Architecture = Literal["patch", "unet", "unrolled", "paper"]
+CUSTOM = "custom"  # the architecture of a config.json whose network was the caller's own
+COND_DIM = 64  # length of the condition vector
+
+# The largest sizes that a config.json may have: far above what anybody trains.
+MAX_CHANNELS, MAX_PATCH, MAX_WIDTH, MAX_DEPTH, MAX_LEVELS, MAX_NOISE = 4096, 256, 16_384, 1000, 8, 65_536
+
+
+def check_architecture(architecture: Any) -> None:
+    """Raise InputError unless it is one of `Architecture`."""
+    if not isinstance(architecture, str) or architecture not in get_args(Architecture):
+        raise InputError(f"architecture must be patch, unet, unrolled or paper, got {architecture!r:.60}")
+
+
+def check_settings(settings: Mapping[str, Any], *, guided: bool) -> None:
+    """Raise InputError, before anything is built, for impossible arguments of a `Generator`."""
+    for name, least, most in (
+        ("channels", 1, MAX_CHANNELS),
+        ("patch", 1, MAX_PATCH),
+        ("width", 1, MAX_WIDTH),
+        ("depth", 0, MAX_DEPTH),
+        ("levels", 0, MAX_LEVELS),
+        ("classes", 0, MAX_CLASSES),
+        ("noise", 0, MAX_NOISE),
+    ):
+        check_int(name, settings[name], least, most)
+    y_target, eps, eps_min = settings["y_target"], settings["eps"], settings["eps_min"]
+    if y_target is not None:
+        check_int("y_target", y_target, 0, MAX_CLASSES)
+    if not isinstance(settings["universal"], bool):
+        raise InputError(f"universal must be True or False, got {settings['universal']!r:.60}")
+    check_architecture(settings["architecture"])
+    for name, number in (("eps", eps), ("eps_min", eps if eps_min is None else eps_min)):
+        if isinstance(number, bool) or not isinstance(number, Real):
+            raise InputError(f"{name} must be a number, got {number!r:.60}")
+    check_eps(eps, settings["norm"])
+    if eps_min is not None and not check_eps(eps_min, settings["norm"], "eps_min") < eps:
+        raise InputError(f"eps_min must be below eps {eps:.6g}, got {eps_min:.6g}")
+    if settings["universal"] and guided:
+        raise InputError("a universal perturbation cannot depend on a guide's logits of the image, got both")
+    if y_target is not None and settings["classes"]:
+        raise InputError(f"classes {settings['classes']} means any class, expected no y_target, got {y_target}")
+    if settings["architecture"] == "unrolled" and not guided:
+        raise InputError("architecture unrolled is a backward pass of its guide: expected a guide, got none")
+
+
+def check_classes(settings: Mapping[str, Any], guide: Any) -> None:
+    """Raise InputError unless images and classes of a generator are those of its guide, where they have to be."""
+    if guide is None:
+        return
+    channels, classes, y_target = settings["channels"], settings["classes"], settings["y_target"]
+    if guide.image_shape[0] != channels:
+        raise InputError(f"the guide takes images {tuple(guide.image_shape)}, got a generator of channels {channels}")
+    count = guide.num_classes
+    if settings["architecture"] == "unrolled" and (
+        classes not in (0, count) or (y_target is not None and y_target >= count)
+    ):
+        target = f"classes {classes}" if classes else f"y_target {y_target}"
+        raise InputError(
+            f"architecture unrolled targets the classes of its guide, expected one of {count}, got {target}"
+        )
+
+
+def check_network(network: Any, architecture: str, cond_dim: int) -> None:
+    """Raise InputError unless `network` is a module that takes what a generator gives it."""
+    if not isinstance(network, nn.Module):
+        raise InputError(f"network must be an nn.Module, got {type(network).__name__}")
+    if architecture != "patch":
+        raise InputError(f"expected network or architecture, got a network and architecture {architecture}")
+    given = ("x", "cond") if cond_dim else ("x",)
+    try:
+        inspect.signature(network.forward).bind(*given)
+    except TypeError:
+        conditions = " with classes, eps_min, noise or a guide" if cond_dim else ""
+        raise InputError(
+            f"network is called as network({', '.join(given)}){conditions}, got {type(network).__name__}.forward"
+            f"{inspect.signature(network.forward)}"
+        ) from None
+
+
+def build_network(settings: Mapping[str, Any], guide: Any, cond_dim: int) -> tuple[int, nn.Module]:
+    """The network of an architecture, and the number of pixels that the sides of its input are multiples of."""
+    channels, patch, width = settings["channels"], settings["patch"], settings["width"]
+    depth, levels = settings["depth"], settings["levels"]
+    if settings["architecture"] == "paper":
+        return 4, XiaoNetwork(channels, cond_dim)
+    if settings["architecture"] == "unrolled":
+        return 1, UnrolledGradientNetwork(guide, depth, width, cond_dim, settings["norm"])
+    if settings["architecture"] == "unet":
+        return patch * 2**levels, UNet(channels, patch, width, depth, levels, cond_dim)
+    return patch, PatchNetwork(channels, patch, width, depth, cond_dim)
