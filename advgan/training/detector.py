@@ -1,40 +1,41 @@
-"""Make a detector of adversarial images for a classifier, calibrated on clean validation images, tested once.
+"""Training of a detector of adversarial images for a classifier, calibrated on clean images: `train_detector`.
 
 python train/detector.py                                           feature squeezing for mnist-c on the embedded digits
 python train/detector.py --kind binary --attacks fgsm pgd:steps=10 --generator RUN --output-dir DIR
 python train/detector.py --kind discriminator --discriminator RUN  that of a run of train/advgan.py
 
-Its threshold lets --fpr of the clean images be rejected. Then --defense reject:detector=DIR is the classifier that
-rejects, in every program. Training takes seconds, so there is nothing to resume.
+Its threshold rejects a fraction --fpr of the clean validation images; the test images are used once, to measure it.
+Then --defense reject:detector=DIR is the classifier that rejects, in every program. Training takes seconds: there is no
+--resume.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim import Adam
 
 import advgan.bridges  # noqa: F401 - registers the names of other libraries' attacks
 import advgan.training as training
-from advgan.attacks.registry import Spec, make_attack, parse_attack
+from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.classifiers import fingerprint
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat
-from advgan.data import Data, Split
+from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
+from advgan.data.sources import as_split
 from advgan.defenses import can_reject, load_classifier, parse_classifier, seen
 from advgan.defenses.detection import (
     BinaryDetector,
@@ -52,17 +53,269 @@ from advgan.evaluation.runner import device_of
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.card import detector_card
+from advgan.training.frozen import frozen, process_settings
 
-Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, y) -> x_adv, and which of them (n,) fool
+NamedAttack = tuple[str, AttackFn]
+Callback = Callable[[int, float], None]  # (steps done before, loss)
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
-    """Which detector, of what, for which classifier."""
+class DetectorConfig:
+    """Kind, training and calibration of a detector."""
 
     kind: Literal["feature-squeezing", "binary", "discriminator"] = "feature-squeezing"
-    """feature-squeezing (nothing is trained), binary (a network, trained on adversarial images), or discriminator (that
+    """feature-squeezing (without training), binary (a network, trained on adversarial images), or discriminator (that
     of a generator's run)"""
+    eps: Real = 0.3
+    """Radius of the attacks' ball"""
+    norm: Norm = "linf"
+    """Norm of the ball"""
+    fpr: Real = 0.05
+    """Largest fraction of the clean validation images above the threshold"""
+    max_samples: int = 2000
+    """Maximum number of attacked training images, and of attacked test images"""
+    steps: int = 600
+    """Training steps (kind binary)"""
+    batch_size: int = 64
+    """Batch size, in pairs of a clean and an adversarial image (kind binary)"""
+    learning_rate: Real = 3e-3
+    """Peak of the one-cycle schedule (Adam; kind binary)"""
+    seed: int = 0
+    """Seed of weights, batches and random attacks"""
+
+    def check(self, *, attacks: bool, discriminator: Any) -> None:
+        """Raise InputError for settings that cannot work, or that have no effect, with these parts."""
+        Threat(self.norm, self.eps)
+        threshold_at(torch.zeros(1), self.fpr)
+        check_signs(self, positive=("max_samples", "steps", "batch_size", "learning_rate"))
+        for name in ("steps", "batch_size", "learning_rate"):
+            if self.kind != "binary" and getattr(self, name) != getattr(DetectorConfig, name):
+                raise InputError(f"{name} does nothing with kind {self.kind}, got {getattr(self, name)}")
+        if (self.kind == "discriminator") != (discriminator is not None):
+            expected = "a run of train/advgan.py" if self.kind == "discriminator" else "none"
+            raise InputError(f"kind {self.kind}: expected for --discriminator {expected}, got {discriminator}")
+        if self.kind == "binary" and not attacks:
+            raise InputError(
+                "kind binary learns from adversarial images: expected --attacks or --generator, got neither"
+            )
+
+
+def train_detector(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    train: Any,
+    validation: Any,
+    attacks: Iterable[str | AttackFn | Generator] = (),
+    *,
+    discriminator: Discriminator | None = None,
+    **settings: Any,
+) -> Detector:
+    """A detector of adversarial images for `model`, with a threshold that rejects a fraction `fpr` of clean images.
+
+        detector = train_detector(model, (x, y), x_validation, ["fgsm"], kind="binary", eps=0.3)
+        rejected = detector(x_test, model) > detector.threshold
+
+    Feature squeezing: Xu et al. 2018, arXiv:1704.01155. A binary detector: Gong et al. 2017, arXiv:1704.04960.
+
+    Args:
+        model: images (n, c, h, w) float32 in [0, 1] -> logits (n, k); it is used in eval mode, and left as it was.
+        train: images and labels as for `advgan.fit`, of a binary detector; without labels the predictions on the clean
+            images are the labels. None for other kinds.
+        validation: clean images that the threshold is calibrated on; labels are not used.
+        attacks: a binary detector is trained on their adversarial images, each attack on its part of the training
+            images: names like "pgd:steps=10", functions (x, y) -> x_adv, or a Generator.
+        discriminator: of kind discriminator: one that was trained with a generator.
+        settings: those of `DetectorConfig`, like kind="binary", eps=8/255, fpr=0.01.
+
+    Returns:
+        The detector, images (n, c, h, w) and model -> scores (n,), in eval mode and frozen, on the model's device.
+
+    Raises:
+        InputError: before any training, for what cannot work; where no attack succeeds; for adversarial images of a
+            function outside of the ball.
+        NotFiniteError: the loss became NaN or infinite.
+    """
+    config = DetectorConfig(**settings)
+    attacks = list(attacks)
+    config.check(attacks=bool(attacks), discriminator=discriminator)
+    device = device_of(model) if isinstance(model, nn.Module) else torch.device("cpu")
+    with process_settings(None), frozen(model, device) as classifier:
+        check_answers_all(classifier)
+        set_seed(config.seed)
+        clean = as_split(validation, "validation").split
+        if isinstance(clean, Stream):
+            raise InputError("validation must be images with a length, got a stream")
+        detector = untrained_detector(config, clean.image_shape, discriminator).to(device)
+        named = named_attacks(attacks, classifier, config)
+        if config.kind == "binary":
+            train_binary_detector(detector, classifier, first_images(train, classifier, config), named, config)
+        calibrate(detector, classifier, clean, config.fpr)
+    return detector.requires_grad_(False)
+
+
+def check_answers_all(model: nn.Module, name: Any = None) -> None:
+    """Raise InputError for a classifier that has a detector already."""
+    if can_reject(model):
+        raise InputError(
+            f"the target rejects already, expected one that answers every image, got {name or type(model).__name__}"
+        )
+
+
+def first_images(train: Any, model: nn.Module, config: DetectorConfig) -> tuple[Tensor, Tensor]:
+    """The first `max_samples` images (n, c, h, w) of `train` and their labels (n,), or the predictions on them."""
+    source = as_split(train, "train")
+    x, y = next(source.split.first(config.max_samples).batches(config.max_samples))
+    return x, y if source.labelled else predict(model, x).argmax(1)
+
+
+def untrained_detector(
+    config: DetectorConfig, image_shape: tuple[int, int, int], discriminator: Discriminator | None
+) -> Detector:
+    """A detector without a threshold, in eval mode; a binary one has random weights (torch's seed)."""
+    if config.kind == "binary":
+        return BinaryDetector(image_shape)
+    if config.kind == "feature-squeezing":
+        return FeatureSqueezing(image_shape)
+    assert discriminator is not None, "checked before"
+    if (channels := discriminator.config["channels"]) != image_shape[0]:
+        raise InputError(f"the discriminator was made for images of {channels} channels, expected {image_shape[0]}")
+    detector = DiscriminatorDetector(
+        image_shape, discriminator.config["architecture"], discriminator.config["width"]
+    )  # fmt: skip
+    detector.network.load_state_dict(discriminator.state_dict())
+    return detector.eval()
+
+
+def named_attacks(
+    attacks: Iterable[str | AttackFn | Generator], model: nn.Module, config: DetectorConfig
+) -> list[NamedAttack]:
+    """The name of each attack, and a function (x, y) -> x_adv. Raises InputError for one that cannot attack `model`."""
+    return [
+        checked_function(attack, Threat(config.norm, config.eps))
+        if callable(attack) and not isinstance(attack, Generator)
+        else known_attack(attack, model, config)
+        for attack in attacks
+    ]
+
+
+def checked_function(attack: AttackFn, threat: Threat) -> NamedAttack:
+    """A caller's function, whose adversarial images are verified."""
+    name = getattr(attack, "__name__", type(attack).__name__)
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        x_adv = attack(x, y)
+        if problems := threat.violations(x_adv, x):
+            raise InputError(f"attack {name} returns images that are no adversarial examples: {'; '.join(problems)}")
+        return x_adv
+
+    return name, run
+
+
+def known_attack(attack: str | Generator, model: nn.Module, config: DetectorConfig) -> NamedAttack:
+    """An attack by name, or that of a generator; random ones draw the same in each call."""
+    generator = attack if isinstance(attack, Generator) else None
+    y_target = None if generator is None else generator.y_target
+    if generator is not None and (
+        reason := generator.incompatibility(eps=config.eps, norm=config.norm, y_target=y_target)
+    ):
+        raise InputError(reason)
+    spec = parse_attack("advgan" if isinstance(attack, Generator) else attack)
+    threat = Threat(config.norm, config.eps, targeted=y_target is not None)
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        rng = torch.Generator().manual_seed(config.seed)
+        return make_attack(spec, seen(model, spec.view), threat, y_target, rng, generator)(x, y)
+
+    return spec.label, run
+
+
+def adversarial_images(attack: AttackFn, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """x_adv (n, c, h, w), and which of them (n,) are misclassified while the clean images `x` are not."""
+    x, y = x.to(device_of(model)), y.to(device_of(model))
+    x_adv = attack(x, y)
+    correct, correct_adv = (predict(model, images).argmax(1).to(y) == y for images in (x, x_adv))
+    return x_adv, correct & ~correct_adv
+
+
+def train_binary_detector(
+    detector: Detector,
+    model: nn.Module,
+    images: tuple[Tensor, Tensor],
+    attacks: list[NamedAttack],
+    config: DetectorConfig,
+    callback: Callback | None = None,
+) -> None:
+    """Train on pairs of a clean image and a successful adversarial one, each attack on its part of `images`.
+
+    Raises InputError where no attack succeeds, NotFiniteError for a loss that is not finite.
+    """
+    x, y = images
+    x_adv, success = x.clone(), torch.zeros_like(y, dtype=torch.bool)
+    for i, (_, attack) in enumerate(attacks):
+        part = slice(i, None, len(attacks))
+        x_adv[part], success[part] = (values.cpu() for values in adversarial_images(attack, model, x[part], y[part]))
+    if not success.any():
+        raise InputError(f"expected attacks that fool the target, got none that fools it on any of {len(x)} images")
+    device = device_of(detector)
+    x, x_adv = x[success].to(device), x_adv[success].to(device)
+    optimizer = Adam(detector.parameters(), config.learning_rate)
+    labels = torch.arange(2.0, device=device).repeat_interleave(config.batch_size)  # 0: clean, 1: adversarial
+    detector.train()
+    for step in range(config.steps):
+        batch = np.random.default_rng((config.seed, step)).integers(len(x), size=config.batch_size)
+        loss = F.binary_cross_entropy_with_logits(detector(torch.cat([x[batch], x_adv[batch]]), model), labels)
+        training.check_finite({"the loss": loss.item()}, step + 1, "nothing was kept yet")
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * training.one_cycle(step / config.steps, 0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if callback is not None:
+            callback(step, loss.item())
+    detector.eval().requires_grad_(False)
+
+
+def calibrate(detector: Detector, model: nn.Module, validation: Split, fpr: float) -> Tensor:
+    """Set the threshold above which a fraction `fpr` of clean images lies at most; their scores (n,)."""
+    clean = split_scores(detector, model, validation)
+    detector.threshold.fill_(threshold_at(clean, fpr))
+    return clean
+
+
+def split_scores(detector: Detector, model: nn.Module, split: Split) -> Tensor:
+    """The scores (n,) of all clean images of a split."""
+    return torch.cat([scores(detector, model, x) for x, _ in split.batches(500)])
+
+
+def rejection_rate(detector: Detector, image_scores: Tensor) -> float:
+    """The fraction of the scores above the threshold."""
+    return (image_scores > detector.threshold.cpu()).double().mean().item()
+
+
+def evaluate_detector(
+    detector: Detector, model: nn.Module, split: Split, attacks: list[NamedAttack], max_samples: int
+) -> dict[str, Any]:
+    """The fraction of the clean images of `split` that is rejected, and how well the successful adversarial images of
+    each attack are detected among them: area under the ROC curve with its interval, and true positive rate."""
+    clean, rows = split_scores(detector, model, split), list[dict[str, Any]]()
+    x, y = next(split.first(max_samples).batches(max_samples))
+    for name, attack in attacks:
+        x_adv, success = adversarial_images(attack, model, x, y)
+        row: dict[str, Any] = {"attack": name, "n": len(x), "n_fooled": int(success.sum())}
+        row["words"] = "fools on no image"
+        if row["n_fooled"]:
+            adversarial = scores(detector, model, x_adv[success])
+            row |= dict(zip(("auc", "auc_low", "auc_high"), auc(clean, adversarial), strict=True))
+            row["tpr"] = rejection_rate(detector, adversarial)
+            summary = "AUC {auc:.4f} [{auc_low:.4f}, {auc_high:.4f}], {tpr:.1%} of {n_fooled} fooling images rejected"
+            row["words"] = summary.format(**row)
+        rows.append(row)
+    return {"n_test": len(clean), "fpr_test": rejection_rate(detector, clean), "attacks": rows}
+
+
+@dataclass(frozen=True)
+class Settings(DetectorConfig, DataSettings):
+    """Which detector, of what, for which classifier."""
+
     target: NameOrPath = "mnist-c"
     """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, which need no weights"""
@@ -70,40 +323,26 @@ class Settings(DataSettings):
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     weights_by_order: ByOrder = False
     defense: NameOrPath | None = None
-    """What it stands behind already, like bit-depth:bits=3, or several with +; None: nothing"""
+    """Defenses of the target, like bit-depth:bits=3, or several with +; None: none"""
     attacks: tuple[str, ...] = ("fgsm", "pgd:steps=10")
-    """Attacks, with settings after colons: a binary detector learns from their answers to training images, in turn, and
-    every detector is tested on those to test images"""
+    """Attacks, with settings after colons: a binary detector is trained on their adversarial training images, each
+    attack on its part of them, and every detector is tested on all their adversarial test images"""
     generator: Path | None = None
-    """A trained generator's folder, or its run: one attack more; None: of a discriminator, its own generator"""
+    """A trained generator's folder, or its run: one more attack; None: of a discriminator, its own generator"""
     discriminator: Path | None = None
-    """The run of train/advgan.py whose discriminator it is (kind discriminator)"""
-    eps: Real = 0.3
-    """Radius of the attacks' ball"""
-    norm: Norm = "linf"
-    """Norm of the ball"""
-    fpr: Real = 0.05
-    """Share of the clean validation images that the threshold rejects, at most"""
-    max_samples: int = 2000
-    """Attack at most so many training images, and so many test images"""
-    steps: int = 600
-    """Training steps (kind binary)"""
-    batch_size: int = 64
-    """Pairs of a clean and an adversarial image a step (kind binary)"""
-    learning_rate: Real = 3e-3
-    """Peak of the one-cycle schedule (Adam; kind binary)"""
+    """The run of train/advgan.py with the discriminator (kind discriminator)"""
     output_dir: Path = Path("checkpoints/runs/detector")
-    """Where detector/ and logs/ go"""
+    """Directory of detector/ and logs/"""
     overwrite: bool = False
     """Replace an earlier detector in the output directory"""
-    seed: int = 0
-    """Of weights, batches and random attacks"""
     threads: int | None = None
     """CPU threads; None takes all cores"""
 
 
 def main(settings: Settings) -> None:
-    specs = check(settings)
+    generator_given = settings.generator is not None
+    settings.check(attacks=bool(settings.attacks) or generator_given, discriminator=settings.discriminator)
+    specs = [parse_attack(text) for text in settings.attacks]
     spec = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
     accelerator = training.start(settings.seed, settings.threads)
     if accelerator.num_processes > 1:
@@ -113,161 +352,49 @@ def main(settings: Settings) -> None:
     if any(spec.access == "gradients" for spec in specs):
         require_gradients(target)
     _, data = prepare_model_and_data(target, data)
-    if can_reject(target):
-        raise InputError(f"the target rejects already, expected one that answers every image, got {spec.defense}")
+    check_answers_all(target, spec.defense)
     target = target.to(accelerator.device)
-    attacks = known_attacks(settings, specs, target)
+    generators = list[Generator]()
+    if source := settings.generator or settings.discriminator:
+        allowed = [parse_classifier(settings.target).name]
+        generators.append(Generator.from_pretrained(source, allowed_guides=allowed).to(accelerator.device))
+    attacks = named_attacks([*settings.attacks, *generators], target, settings)
+    discriminator = None if settings.discriminator is None else Discriminator.load(settings.discriminator)
+    detector = untrained_detector(settings, data.image_shape, discriminator).to(accelerator.device)
     training.claim(settings.output_dir, "detector", resume=None, overwrite=settings.overwrite)
     write_settings(settings, settings.output_dir)
 
-    began = time.perf_counter()
-    detector, losses = make(settings, data, target, attacks, accelerator)
-    seconds = time.perf_counter() - began if losses else 0.0
-    clean = split_scores(detector, target, data.validation)
-    detector.threshold.fill_(threshold_at(clean, settings.fpr))
-    tested = on_test_images(detector, target, data.test, attacks, settings.max_samples)
+    losses, seconds = list[float](), 0.0
+    if settings.kind == "binary":
+        began = time.perf_counter()
+        images = first_images(data.train, target, settings)
+        with training.open_log(accelerator, settings.output_dir, "detector", 0, training.plain(settings)) as log:
+
+            def write_loss(step: int, loss: float) -> None:
+                if log and step % 10 == 0:
+                    losses.append(loss)
+                    log.add_scalar("train/loss", loss, step)
+
+            train_binary_detector(detector, target, images, attacks, settings, write_loss)
+        seconds = time.perf_counter() - began
+    clean = calibrate(detector, target, data.validation, settings.fpr)
+    tested = evaluate_detector(detector, target, data.test, attacks, settings.max_samples)
     summary = {
         "settings": training.plain(settings) | {"target_sha256": fingerprint(target)},
         "training_seconds": seconds,  # of a binary one; making its adversarial images is part of it
         "losses": losses,
         "threshold": detector.threshold.item(),
         "n_validation": len(clean),
-        "fpr_validation": rejected(detector, clean),
+        "fpr_validation": rejection_rate(detector, clean),
         **tested,
     }
     save_detector(detector, settings.output_dir / "detector", detector_card(summary), summary)
-    for row in tested["attacks"]:
+    print_summary(summary, settings.output_dir)
+
+
+def print_summary(summary: dict[str, Any], directory: Path) -> None:
+    """The metrics of each attack, and where the detector is."""
+    for row in summary["attacks"]:
         print(f"{row['attack']}: {row['words']}")
-    print(f"clean images rejected: {tested['fpr_test']:.2%} on test, {summary['fpr_validation']:.2%} on validation")
-    print(f"detector in {settings.output_dir / 'detector'}: --defense reject:detector={settings.output_dir}")
-
-
-def check(settings: Settings) -> list[Spec]:
-    """The attacks by name; refuses what cannot work, before any work."""
-    Threat(settings.norm, settings.eps)
-    threshold_at(torch.zeros(1), settings.fpr)
-    check_signs(settings, positive=("max_samples", "steps", "batch_size", "learning_rate"))
-    for name in ("steps", "batch_size", "learning_rate"):
-        if settings.kind != "binary" and getattr(settings, name) != getattr(Settings, name):
-            raise InputError(f"{name} does nothing with kind {settings.kind}, got {getattr(settings, name)}")
-    if (settings.kind == "discriminator") != (settings.discriminator is not None):
-        wanted = "a run of train/advgan.py" if settings.kind == "discriminator" else "none"
-        raise InputError(f"kind {settings.kind}: expected for --discriminator {wanted}, got {settings.discriminator}")
-    if settings.kind == "binary" and not settings.attacks and settings.generator is None:
-        raise InputError("kind binary learns from adversarial images: expected --attacks or --generator, got neither")
-    return [parse_attack(word) for word in settings.attacks]
-
-
-def known_attacks(settings: Settings, specs: list[Spec], target: nn.Module) -> dict[str, Answer]:
-    """Attack's name -> its answers to images, and which of them fool the target."""
-    source = settings.generator or settings.discriminator
-    guides = [parse_classifier(settings.target).name]
-    generator = (
-        None if source is None else Generator.from_pretrained(source, allowed_guides=guides).to(device_of(target))
-    )
-    aim = None if generator is None else generator.y_target
-    if generator is not None and (
-        reason := generator.incompatibility(eps=settings.eps, norm=settings.norm, y_target=aim)
-    ):
-        raise InputError(reason)
-
-    def answer(spec: Spec, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        y_target = aim if spec.name == "advgan" else None
-        threat = Threat(settings.norm, settings.eps, targeted=y_target is not None)
-        rng = torch.Generator().manual_seed(settings.seed)
-        x, y = x.to(device_of(target)), y.to(device_of(target))
-        x_adv = make_attack(spec, seen(target, spec.view), threat, y_target, rng, generator)(x, y)
-        before, after = (predict(target, images).argmax(1).to(y) == y for images in (x, x_adv))
-        return x_adv, before & ~after
-
-    specs = specs if generator is None else [*specs, parse_attack("advgan")]
-    return {spec.label: partial(answer, spec) for spec in specs}
-
-
-def make(
-    settings: Settings, data: Data, target: nn.Module, attacks: dict[str, Answer], accelerator: Accelerator
-) -> tuple[Detector, list[float]]:
-    """The detector, without a threshold, and the losses of its training."""
-    shape = data.image_shape
-    if settings.kind == "binary":
-        detector = BinaryDetector(shape).to(accelerator.device)
-        return detector, fit(detector, settings, data.train, target, attacks, accelerator)
-    if settings.kind == "feature-squeezing":
-        return FeatureSqueezing(shape).to(accelerator.device), []
-    assert settings.discriminator is not None, "check() has looked"
-    network = Discriminator.load(settings.discriminator)
-    if network.config["channels"] != shape[0]:
-        made = network.config["channels"]
-        raise InputError(f"the discriminator was made for images of {made} channels, expected {shape[0]}")
-    found = DiscriminatorDetector(shape, network.config["architecture"], network.config["width"])
-    found.network = network
-    return found.to(accelerator.device).eval(), []
-
-
-def fit(
-    detector: Detector,
-    settings: Settings,
-    train: Split,
-    target: nn.Module,
-    attacks: dict[str, Answer],
-    accelerator: Accelerator,
-) -> list[float]:
-    """Train on pairs of a clean image and one that fools the target, each attack on its share of the images.
-
-    Returns the loss of every tenth step.
-    """
-    x, y = next(train.first(settings.max_samples).batches(settings.max_samples))
-    x_adv, fooled = x.clone(), torch.zeros_like(y, dtype=torch.bool)
-    for i, answer in enumerate(attacks.values()):
-        mine = slice(i, None, len(attacks))
-        x_adv[mine], fooled[mine] = (part.cpu() for part in answer(x[mine], y[mine]))
-    if not fooled.any():
-        raise InputError(f"expected attacks that fool the target, got none that fools it on any of {len(x)} images")
-    x, x_adv = x[fooled].to(accelerator.device), x_adv[fooled].to(accelerator.device)
-    optimizer, losses = Adam(detector.parameters(), settings.learning_rate), list[float]()
-    made = torch.arange(2.0, device=x.device).repeat_interleave(settings.batch_size)  # 0: clean, 1: adversarial
-    detector.train()
-    with training.open_log(accelerator, settings.output_dir, "detector", 0, training.plain(settings)) as log:
-        for step in range(settings.steps):
-            drawn = np.random.default_rng((settings.seed, step)).integers(len(x), size=settings.batch_size)
-            loss = F.binary_cross_entropy_with_logits(detector(torch.cat([x[drawn], x_adv[drawn]]), target), made)
-            training.check_finite({"the loss": loss.item()}, step + 1, "nothing was kept yet")
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * training.one_cycle(step / settings.steps, 0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if log and step % 10 == 0:
-                losses.append(loss.item())
-                log.add_scalar("train/loss", loss.item(), step)
-    detector.eval().requires_grad_(False)
-    return losses
-
-
-def on_test_images(
-    detector: Detector, target: nn.Module, split: Split, attacks: dict[str, Answer], max_samples: int
-) -> dict[str, Any]:
-    """Seen once: the share of clean images that is rejected, and how well each attack's are told from them."""
-    clean, rows = split_scores(detector, target, split), list[dict[str, Any]]()
-    x, y = next(split.first(max_samples).batches(max_samples))
-    for name, answer in attacks.items():
-        x_adv, fooled = answer(x, y)
-        row: dict[str, Any] = {"attack": name, "n": len(x), "n_fooled": int(fooled.sum()), "words": "fools on no image"}
-        if row["n_fooled"]:
-            found = scores(detector, target, x_adv[fooled])
-            row |= dict(zip(("auc", "auc_low", "auc_high"), auc(clean, found), strict=True))
-            row["tpr"] = rejected(detector, found)
-            words = "AUC {auc:.4f} [{auc_low:.4f}, {auc_high:.4f}], {tpr:.1%} of {n_fooled} fooling images rejected"
-            row["words"] = words.format(**row)
-        rows.append(row)
-    return {"n_test": len(clean), "fpr_test": rejected(detector, clean), "attacks": rows}
-
-
-def split_scores(detector: Detector, target: nn.Module, split: Split) -> Tensor:
-    """Of all clean images of a split: (n,)."""
-    return torch.cat([scores(detector, target, x) for x, _ in split.batches(500)])
-
-
-def rejected(detector: Detector, found: Tensor) -> float:
-    """The share of the scores above the threshold."""
-    return (found > detector.threshold.cpu()).double().mean().item()
+    print(f"clean images rejected: {summary['fpr_test']:.2%} on test, {summary['fpr_validation']:.2%} on validation")
+    print(f"detector in {directory / 'detector'}: --defense reject:detector={directory}")

@@ -1,9 +1,10 @@
-"""train/detector.py as a user runs it: what it writes rejects as few clean images as asked for, in every program."""
+"""Training of detectors in memory and as a program: a detector rejects at most the given fraction of clean images."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,15 @@ from scipy.stats import mannwhitneyu
 
 from advgan.classifiers import load_target
 from advgan.core.config import run
+from advgan.core.errors import InputError
 from advgan.data import load_data
 from advgan.defenses import load_classifier, load_detector
 from advgan.defenses.detection import scores
 from advgan.evaluation.roc import auc, roc
 from advgan.models.discriminator import Discriminator
+from advgan.models.generator import Generator
 from advgan.training import detector as program_module
+from advgan.training.detector import adversarial_images, named_attacks, train_detector
 from tests.conftest import Run
 
 
@@ -27,7 +31,7 @@ def words(digits: Path, classifier: Path, tmp_path: Path) -> list[str]:
     return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
 
 
-def test_the_area_is_the_rank_statistic() -> None:
+def test_auc_is_mann_whitney_statistic() -> None:
     clean, adversarial = torch.tensor([0.1, 0.2, 0.2, 0.5, 0.9]), torch.tensor([0.2, 0.6, 0.7, 0.95])
     area, low, high = auc(clean, adversarial)
     assert area == pytest.approx(mannwhitneyu(adversarial, clean).statistic / 20)
@@ -38,16 +42,79 @@ def test_the_area_is_the_rank_statistic() -> None:
     assert auc(clean, adversarial[:1]) == (pytest.approx(2 / 5), 0, 1)
 
 
-def test_the_curve_says_what_each_rate_of_false_positives_buys() -> None:
+def test_roc_at_given_false_positive_rates() -> None:
     clean, adversarial = torch.arange(10.0), torch.tensor([8.5, 7.5, 3.0, 20.0])
     # None rejected: above 9; one: above 8; two: above 7; all.
     assert roc(clean, adversarial, (0, 0.05, 0.1, 0.2, 1)) == [0.25, 0.25, 0.5, 0.75, 1]
 
 
-@pytest.mark.program
-def test_a_binary_detector_as_a_user_makes_it(
-    program: Run, script: Run, words: list[str], digits: Path, tmp_path: Path
+@pytest.fixture
+def images(digits: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    return next(load_data("folder", digits).train.batches(120))
+
+
+def shifted(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Far from its class: rows rolled, then cut to the ball of radius 0.5."""
+    return (x + (x.roll(8, 2) - x).clamp(-0.5, 0.5)).clamp(0, 1)
+
+
+def test_train_detector_in_memory(classifier: Path, images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model = load_target("mnist-small", classifier).train()
+    (x, y), before = images, torch.get_rng_state()
+    settings = {"kind": "binary", "eps": 0.5, "fpr": 0.1, "steps": 60, "batch_size": 16}
+    detector = train_detector(model, (x, y), x[:40], ["fgsm", shifted], **settings)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not detector.training
+    assert scores(detector, model, x[:40]).gt(detector.threshold).sum() <= 4
+    ((_, attack),) = named_attacks(["fgsm"], model.eval(), program_module.DetectorConfig(eps=0.5))
+    x_adv, success = adversarial_images(attack, model, x, y)
+    assert success.any()
+    assert auc(scores(detector, model, x), scores(detector, model, x_adv[success]))[0] > 0.9
+    again = train_detector(model, (x, y), x[:40], ["fgsm", shifted], **settings)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in detector.state_dict().items())
+
+
+def test_train_detector_of_function_and_generator(images: tuple[torch.Tensor, torch.Tensor], classifier: Path) -> None:
+    model = load_target("mnist-small", classifier)
+    detector = train_detector(lambda x: model(x), None, images, fpr=0.5)
+    assert (detector.kind, detector.threshold.isfinite().item()) == ("feature-squeezing", True)
+    made = Discriminator(1, width=8)
+    detector = train_detector(model, None, images[0], discriminator=made, kind="discriminator")
+    assert torch.equal(scores(detector, model, images[0][:4]), -made.eval()(images[0][:4]).detach())
+    names = [name for name, _ in named_attacks([Generator(eps=0.3)], model, program_module.DetectorConfig())]
+    assert names == ["advgan"]
+
+
+def outside(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return 1 - x
+
+
+@pytest.mark.parametrize(
+    ("attacks", "settings", "message"),
+    [
+        ([outside], {}, "attack outside returns images that are no adversarial examples: linf"),
+        ([], {}, "kind binary learns from adversarial images"),
+        (["sorcery"], {}, "unknown attack 'sorcery'"),
+        ([Generator(eps=0.1)], {}, "eps"),
+        (["fgsm"], {"kind": "discriminator", "steps": 600}, "kind discriminator: expected"),
+        (["fgsm"], {"fpr": 2}, "fpr must be in"),
+    ],
+)
+def test_train_detector_raises(
+    attacks: list[Any],
+    settings: dict[str, Any],
+    message: str,
+    classifier: Path,
+    images: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
+    model = load_target("mnist-small", classifier)
+    with pytest.raises(InputError, match=message):
+        train_detector(model, images, images, attacks, **{"kind": "binary", "steps": 2} | settings)
+
+
+@pytest.mark.program
+def test_program_of_binary_detector(program: Run, script: Run, words: list[str], digits: Path, tmp_path: Path) -> None:
     call = [
         "train/detector.py",
         *words,
@@ -88,7 +155,7 @@ def test_a_binary_detector_as_a_user_makes_it(
     assert all(torch.equal(same.state_dict()[name], value) for name, value in found.state_dict().items())
 
 
-def test_feature_squeezing_has_nothing_to_train(
+def test_program_of_feature_squeezing_without_training(
     words: list[str], digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
     run(program_module.main, program_module.Settings, [*words, "--fpr", "0.1", "--attacks", "fgsm"])
@@ -101,9 +168,7 @@ def test_feature_squeezing_has_nothing_to_train(
     assert (rejecting.rejection_score(x) > 0).double().mean().item() == pytest.approx(summary["fpr_validation"])
 
 
-def test_a_discriminator_becomes_a_detector(words: list[str], classifier: Path, tmp_path: Path) -> None:
-    from advgan import Generator
-
+def test_program_of_discriminator(words: list[str], classifier: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     made = Discriminator(1, width=8).eval()
     made.save(tmp_path / "run" / "discriminator")
@@ -134,7 +199,7 @@ def test_a_discriminator_becomes_a_detector(words: list[str], classifier: Path, 
         (["--defense", "reject:detector=nowhere"], "no detector in nowhere"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(
+def test_program_rejects_invalid_settings(
     flags: list[str], message: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit:
