@@ -18,15 +18,18 @@ def cost(results: Sequence[Result], generators: Iterable[Mapping[str, Any]]) -> 
     the number of `images` from which training + one pass costs no more than the attack, None if that never comes. A
     generator that fools no image is left out: nothing was bought.
 
-    generators   entries of results.json: path, target, norm, y_target, training_seconds
+    generators   entries of results.json: path, target, norm, y_target, training_seconds; of several, their `attack`
     """
     found = []
     for entry in generators:
         for group, members in groups(results).items():
             target, norm, _, y_target = group
             own = (target, norm, y_target) == (entry["target"], entry["norm"], entry["y_target"])
-            attacks = [(spec, result.row) for result in first_seeds(members) if (spec := spec_of(result))]
+            runs = first_seeds(members)
+            attacks = [(spec, result.row) for result in runs if (spec := spec_of(result))]
             one_pass = [row for spec, row in attacks if spec.name == "advgan" and not spec.settings.get("steps")]
+            if "attack" in entry:  # one of several generators
+                one_pass = [result.row for result in runs if result.row["attack"] == entry["attack"]]
             seconds = entry["training_seconds"]
             if seconds is None or not own or not one_pass or not one_pass[0]["asr"]:
                 continue

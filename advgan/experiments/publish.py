@@ -1,10 +1,10 @@
-"""Measure a run on test images that it has not seen, and publish it: weights, configuration and a card of its figures.
+"""Evaluate a run on unseen test images, and publish it: weights, configuration and a card with the results.
 
 python eval/publish.py --run checkpoints/runs/mnist-c --target mnist-c --target-weights checkpoints/runs/mnist-c \
     --dataset mnist --data-dir data --output-dir checkpoints/mnist-c-generator
 
 A run of train/classifier.py (with --classifier) or train/advgan.py becomes a folder with config.json, model.safetensors
-and README.md (the run's card, and these figures), which `load_target` or `Generator.from_pretrained` loads. --also adds
+and README.md (the run's card, and these results), which `load_target` or `Generator.from_pretrained` loads. --also adds
 a second data set, which anybody can measure again without a download.
 """
 
@@ -53,7 +53,7 @@ class Settings:
     """The weights of the classifier under attack; None: the run's"""
     weights_by_order: ByOrder = False
     dataset: str = "mnist5k"
-    """The data set whose test images the figures are measured on"""
+    """Data set of the test images"""
     also: tuple[str, ...] = ()
     """Further data sets"""
     data_dir: Path = Path("data")
@@ -108,7 +108,7 @@ def main(settings: Settings) -> None:
     generator = None if settings.classifier else Generator.from_pretrained(folder, allowed_guides=[spec.name])
     if generator is not None and fingerprint(target) != trained_on(settings.run):
         raise InputError(
-            "the generator was trained on another classifier than this target, or its run does not say on which"
+            "the generator was trained on another classifier than this target, or its run does not record on which"
         )
     head, lines = (ACCURACY, []) if generator is None else (SUCCESS, [])
     for name in (settings.dataset, *settings.also):
@@ -142,7 +142,7 @@ def main(settings: Settings) -> None:
 
 
 def trained_on(run: Path) -> str | None:
-    """Which classifier a run says its generator was trained on."""
+    """Fingerprint of the classifier that a run's generator was trained on; None where it is not recorded."""
     kept = read_sealed(run / "training.json") if (run / "training.json").is_file() else {}
     found: str | None = kept.get("settings", {}).get("target_sha256")
     return found
@@ -187,8 +187,8 @@ def success(
 
 def line(name: str, row: dict[str, Any], goal: str) -> str:
     rate = percent(row["asr"], row["asr_low"], row["asr_high"])
-    beside = f"{row['l2_mean']:.3f} | {row['ssim_mean']:.3f}"
-    return f"| {name} | {row['n_attacked']} | {goal} | {row['norm']} {eps_text(row['eps'])} | {rate} | {beside} |"
+    sizes = f"{row['l2_mean']:.3f} | {row['ssim_mean']:.3f}"
+    return f"| {name} | {row['n_attacked']} | {goal} | {row['norm']} {eps_text(row['eps'])} | {rate} | {sizes} |"
 
 
 def percent(rate: float, low: float, high: float) -> str:

@@ -7,32 +7,71 @@ from pathlib import Path
 
 from advgan.core.config import ByOrder
 from advgan.core.recipe import NameOrPath
+from advgan.core.shipped import CLASSIFIER
 from advgan.data.flags import DataSettings
+from advgan.defenses import ClassifierSpec, parse_classifier
 
 
 @dataclass(frozen=True)
 class StudySettings(DataSettings):
-    """Images, kept results, batches and threads of a study."""
+    """Images, kept results, batches, threads and reports of a study."""
 
     max_samples: int | None = None
-    """Maximum number of test images: always the same fair sample of the classes (docs/data.md)"""
+    """Maximum number of test images: always the same stratified sample of the classes (docs/data.md)"""
     fresh: bool = False
-    """Run every attack again, even those whose results an earlier call has kept"""
+    """Run every attack again, without the results that an earlier call has kept"""
     batch_size: int = 100
-    """Images an attack is given at once"""
+    """Images per batch of an attack"""
     threads: int | None = None
-    """CPU threads; None takes all cores"""
+    """CPU threads; None: all cores"""
+    output_dir: Path = Path("checkpoints/runs/study")
+    """Directory of the reports; earlier ones are replaced"""
 
 
 @dataclass(frozen=True)
-class ClassifierSettings:
+class SeededStudySettings(StudySettings):
+    """Settings of a study with one seed."""
+
+    seed: int = 0
+    """Seed of random attacks"""
+
+
+@dataclass(frozen=True)
+class TargetSettings:
     """The one classifier of a study."""
 
     target: NameOrPath = "mnist-c"
-    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
+    """Classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: Path | None = None
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     weights_by_order: ByOrder = False
+
+    @property
+    def classifier(self) -> ClassifierSpec:
+        """The classifier, by default with the shipped weights. Raises InputError as `parse_classifier`."""
+        defense = getattr(self, "defense", None)
+        return parse_classifier(self.target, self.target_weights, defense, default=CLASSIFIER)
+
+
+@dataclass(frozen=True)
+class ClassifierSettings(TargetSettings):
+    """The one classifier of a study, and defenses around it."""
+
     defense: NameOrPath | None = None
-    """Defense around the classifier, like bit-depth:bits=3, or several with +; None: none"""
+    """Defenses around the classifier, e.g. bit-depth:bits=3, several joined by +; None: none"""
+
+
+@dataclass(frozen=True)
+class ClassifiersSettings:
+    """The classifiers of a study."""
+
+    target: tuple[NameOrPath, ...] = ("mnist-c",)
+    """Classifiers under attack: names, directories of saved ones, or torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO,
+    FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
+    target_weights: tuple[Path, ...] = ()
+    """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files; (): their own, or the shipped
+    mnist-c"""
+    weights_by_order: ByOrder = False
+    defense: tuple[NameOrPath, ...] = ()
+    """Defenses around the targets, e.g. bit-depth:bits=3, several joined by +, or none: one for each, or one for all"""

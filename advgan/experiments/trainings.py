@@ -27,7 +27,7 @@ from advgan.data.flags import load_chosen
 ROOT = Path(__file__).resolve().parents[2]
 STAMP = "prepared.json"  # in the output directory of a command: which one it was, and whether it came to its end
 FREE = training.FREE - {"target_weights", "guide_dir", "init"}  # settings that decide nothing about what is made
-OF_THE_CALL = FREE - {"data_dir"}  # those in which a training that is there may differ from the one asked for
+OF_THE_CALL = FREE - {"data_dir"}  # in which a finished training may differ from the requested one
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Command:
 def parse_commands(texts: Sequence[str]) -> list[Command]:
     """The commands that lines like "train/classifier.py --epochs 4 --output-dir RUN" ask for.
 
-    Raises InputError for another program than train/*.py of this repository, for flags that it does not know, for
+    Raises InputError for another program than train/*.py of this repository, for unknown flags, for
     --resume and --overwrite, which `prepare` chooses, and for two commands with one output directory.
     """
     found: list[Command] = []
@@ -70,11 +70,11 @@ def parse_commands(texts: Sequence[str]) -> list[Command]:
         if any(settings.output_dir == other.output_dir for other in found):
             raise InputError(f"expected an --output-dir for each command, got {settings.output_dir} for two")
         decides = {key: value for key, value in training.plain(settings).items() if key not in FREE}
-        told = json.dumps([name, decides], sort_keys=True, default=str)
-        paths = {Path(word) for word in re.split(r'[,=:+"]', told)}
+        described = json.dumps([name, decides], sort_keys=True, default=str)
+        paths = {Path(word) for word in re.split(r'[,=:+"]', described)}
         needed = {parent for path in paths for parent in (path, *path.parents)}
         before = [other.sha256 for other in found if other.output_dir in needed]
-        digest = hashlib.sha256(json.dumps([told, before]).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([described, before]).encode()).hexdigest()
         found.append(Command(name, tuple(words), settings.output_dir, digest))
     return found
 
@@ -109,16 +109,16 @@ def prepare(commands: Sequence[Command], *more: object) -> None:
 def complete(path: str, words: Sequence[object], directory: Path, wanted: Any, artefact: str, phases: int = 1) -> bool:
     """Train in `directory` with the program at `path`, as far as that is not done; whether there was anything to do.
 
-    wanted    the settings that `words` stand for; each of its `phases` takes the steps that they say
+    wanted    the settings of `words`; each of its `phases` takes that many steps
     artefact  what it makes there: a "generator" or a "classifier"
     Ends this program if the training was stopped. Raises InputError if what is there was trained otherwise.
     """
-    told, total = directory if artefact == "generator" else directory / artefact, phases * planned(wanted)
-    if trained(told, wanted) >= total:
+    run_dir, total = directory if artefact == "generator" else directory / artefact, phases * planned(wanted)
+    if trained(run_dir, wanted) >= total:
         return False
     begun = ["--resume"] if training.latest_state(directory, artefact) else []
     program(path, *words, *begun, "--output-dir", directory)
-    if (done := trained(told, wanted)) < total:
+    if (done := trained(run_dir, wanted)) < total:
         sys.exit(f"error: the training in {directory} stopped after step {done} of {total}; the same command goes on")
     return True
 

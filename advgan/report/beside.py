@@ -1,4 +1,4 @@
-"""The small tables beside those of the attacks: how near to the best, what a generator costs, who differs from whom."""
+"""Further tables of a comparison: local optimality, cost of a generator, pairs of attacks."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from advgan.report.tensorboard import write_comparison
 def write_report(directory: Path, comparison: Comparison) -> None:
     """Write all forms of a comparison to `directory`, each aside and renamed, in place of what stood there.
 
-    figures/          a PNG per picture
+    figures/          a PNG per figure
     records/          a CSV per result, a line per image
     logs/compare/     for TensorBoard
     report.md, report.tex, report.html, results.csv (a line per row)
@@ -59,7 +59,7 @@ def write_report(directory: Path, comparison: Comparison) -> None:
 
 
 def report(summary: Summary, pictures: Mapping[str, Picture], files: Mapping[str, str]) -> str:
-    """The comparison in Markdown: what was attacked where, verdicts, tables, and the figures in `files`."""
+    """The comparison in Markdown: classifiers, verdicts, tables, and the figures in `files`."""
     attacked = in_markdown(", ".join(target["label"] for target in summary["targets"]))
     head = heading(f"Attacks on {attacked} ({summary['target']['dataset']})", summary)
     head += [*(f"- {in_markdown(sentence)}" for sentence in unfinished_trainings(summary)), ""]

@@ -30,17 +30,17 @@ def latex(summary: Summary) -> str:
 
 
 def _how(section: Table) -> str:
-    """What a reader of the caption must know of this table's figures."""
-    told = ["Success (ASR) is over the attacked images, in brackets its 95 % Wilson interval."]
+    """The caption's explanation of the metrics of a table."""
+    sentences = ["Success (ASR) is over the attacked images, in brackets its 95 % Wilson interval."]
     if "robust %" in section.heads:
-        told.append("Robust: accuracy over all images under the attack.")
+        sentences.append("Robust: accuracy over all images under the attack.")
     else:
-        told.append("Norms are over the fooled images; the median counts a failure as infinitely far.")
+        sentences.append("Norms are over the fooled images; the median counts a failure as infinitely far.")
     if any(line[0].startswith("worst case") for line in section.closing):
-        told.append("The worst case counts an image as fooled if any of the attacks fools it.")
+        sentences.append("The worst case counts an image as fooled if any of the attacks fools it.")
     if any("±" in cell for line in section.closing for cell in line):
-        told.append("± is the standard deviation over seeds.")
-    return " ".join(told)
+        sentences.append("± is the standard deviation over seeds.")
+    return " ".join(sentences)
 
 
 def _table(section: Table, caption: str) -> str:

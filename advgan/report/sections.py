@@ -1,6 +1,6 @@
 """What the tables of a comparison hold, as text, whatever they are drawn with.
 
-Bounded and minimal-norm attacks answer different questions, so they never share a table: the one does its worst within
+Bounded and minimum-norm attacks have different goals, so they never share a table: the one does its worst within
 eps, the other looks for the smallest perturbation, and its success within eps is a by-product.
 """
 
@@ -25,9 +25,9 @@ MEANING = {
     "seed": "of the random numbers that the attack draws",
     "ASR % [95 %]": "attack success rate within eps, over the images that were classified correctly (and, where the "
     "attack aims at a class, are not of it), with its 95 % Wilson interval",
-    "8-bit %": "the same after rounding the answers to whole grey levels, as an image file would",
+    "8-bit %": "the same after rounding the images to whole grey levels, as an image file would",
     "robust %": "accuracy over all images under this attack",
-    "rejected %": "share of the answers to the attacked images that the target rejects instead of classifying them: "
+    "rejected %": "share of the adversarial examples that the target rejects instead of classifying them: "
     "they count neither as fooled nor as wrong",
     "found %": "share of those images that were fooled at any distance",
     "median l2 [95 %]": "l2 norm of the middle perturbation with a bootstrap interval, a failure counted as infinitely "
@@ -73,7 +73,7 @@ def threat_text(row: ResultRow, *, eps: bool = True) -> str:
 
 
 def sections(summary: Summary, without: Collection[str] = ()) -> list[Table]:
-    """The attacks' figures, one table per target, threat and protocol, `without` the columns of these heads.
+    """The attacks' metrics, one table per target, threat and protocol, `without` the columns of these heads.
 
     Of minimal-norm attacks one table for all eps of a norm: only their success within eps differs.
     """
@@ -160,7 +160,7 @@ def _columns(protocol: str, speed: float | None, worst: ResultRow | None, seeds:
     def size(name: str, decimals: int = 2) -> Callable[[ResultRow], str]:
         return lambda row: "–" if row[name] is None else length(row[name], decimals)
 
-    who: Columns = {"access": lambda row: row["access"]} | ({"seed": lambda row: str(row["seed"])} if seeds else {})
+    names: Columns = {"access": lambda row: row["access"]} | ({"seed": lambda row: str(row["seed"])} if seeds else {})
     rate: Columns = {"ASR % [95 %]": with_interval, "8-bit %": number(".1f", "asr_8bit", 100)}
     rate["rejected %"] = number(".1f", "rejected", 100)
     bounded: Columns = {
@@ -183,7 +183,7 @@ def _columns(protocol: str, speed: float | None, worst: ResultRow | None, seeds:
     }
     if worst:
         cost["alone"] = lambda row: str(worst["needed"].get(row["attack"], "–"))
-    return who | (rate | bounded | cost if protocol == "bounded" else minimal | rate | cost)
+    return names | (rate | bounded | cost if protocol == "bounded" else minimal | rate | cost)
 
 
 def _median(row: ResultRow) -> str:

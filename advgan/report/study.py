@@ -91,9 +91,7 @@ class StudyReport:
 
     def print(self, directory: Path, *, kept: int, total: int | None = None) -> None:
         """Print how many results an earlier call had `kept` (of `total`), tables, notes, failures, and where all is."""
-        if kept:
-            of = "" if total is None else f" of {total}"
-            print(f"{kept}{of} cells were kept from an earlier call (--fresh runs them again)")
+        print_kept(kept, total)
         console = Console() if sys.stdout.isatty() else Console(width=120)
         for table in self.tables[: self.printed]:
             console.print(table.rich())
@@ -115,6 +113,13 @@ class StudyReport:
             if self.notes_tag is not None:
                 log.add_text(self.notes_tag, "\n".join(self.notes))
         log_scalars(folder, self.scalars)
+
+
+def print_kept(kept: int, total: int | None = None) -> None:
+    """Print how many results an earlier call had kept, if any."""
+    if kept:
+        of = "" if total is None else f" of {total}"
+        print(f"{kept}{of} cells were kept from an earlier call (--fresh runs them again)")
 
 
 def write_figures(figures: Mapping[str, Picture], folder: Path) -> None:

@@ -149,4 +149,4 @@ def test_what_it_says_when_it_cannot_run(
 
 def test_the_figures_are_those_of_the_generator_that_was_kept() -> None:
     history = [{"asr": asr, "hinge_active": i} for i, asr in enumerate([0.2, 0.9, 0.9, 0.5])]
-    assert ablation.kept({"training": {"history": history}})["hinge_active"] == 2
+    assert ablation.best_validation({"training": {"history": history}})["hinge_active"] == 2

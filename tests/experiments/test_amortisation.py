@@ -22,7 +22,13 @@ from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import evaluate
 from advgan.evaluation.statistics import paired_ratio
-from advgan.experiments.amortisation.analysis import against, evaluations_to_reach, finding, reach, union
+from advgan.experiments.amortisation.analysis import (
+    compare_success,
+    evals_to_fraction,
+    evaluations_to_reach,
+    finding,
+    union,
+)
 from advgan.experiments.amortisation.diversity import diversity
 from tests.analysis.test_statistics import result
 from tests.conftest import Run
@@ -186,7 +192,7 @@ def test_between_measured_points_a_line_and_no_fall_after_the_best() -> None:
 def test_what_pays() -> None:
     pgd = {k: 1 - 0.5**k for k in range(9)}
     twice = {k: 1 - 0.25**k for k in range(5)}  # the same, at half of the evaluations
-    rows = reach({"warm start": twice, "PGD": pgd}, 1 - 0.5**8, shares=[pgd[2] / pgd[8], pgd[4] / pgd[8]])
+    rows = evals_to_fraction({"warm start": twice, "PGD": pgd}, 1 - 0.5**8, shares=[pgd[2] / pgd[8], pgd[4] / pgd[8]])
     assert [(row["warm start"], row["PGD"], row["warm start of PGD"], row["APGD"]) for row in rows] == [
         (pytest.approx(1), pytest.approx(2), pytest.approx(0.5), None),
         (pytest.approx(2), pytest.approx(4), pytest.approx(0.5), None),
@@ -196,10 +202,10 @@ def test_what_pays() -> None:
     assert finding(ends[:1]).startswith("pays: at most half of PGD's evaluations for 90 %")
     assert finding(ends[1:]).startswith("does not pay: more than half")
     assert finding(ends) == "pays for 90 % of PGD-40's success (at most half of PGD's evaluations), not for 95 %"
-    alone = reach({"warm start": {0: 0.95, 1: 1.0}, "PGD": {0: 0.0, 1: 0.5}}, 1.0)
+    alone = evals_to_fraction({"warm start": {0: 0.95, 1: 1.0}, "PGD": {0: 0.0, 1: 0.5}}, 1.0)
     assert finding(alone).startswith("pays: at most half of PGD's evaluations for 90, 95 and 99 %")
-    assert finding(reach({"PGD": pgd}, 1.0)).startswith("does not pay")
-    assert all(row["warm start of PGD"] is None for row in reach({"warm start": twice, "PGD": pgd}, 0.0))
+    assert finding(evals_to_fraction({"PGD": pgd}, 1.0)).startswith("does not pay")
+    assert all(row["warm start of PGD"] is None for row in evals_to_fraction({"warm start": twice, "PGD": pgd}, 0.0))
 
 
 def test_a_union_holds_each_member_and_counts_what_counts() -> None:
@@ -210,10 +216,10 @@ def test_a_union_holds_each_member_and_counts_what_counts() -> None:
     assert whole.tolist() == [True, True, False, True]
     assert union([a, b], first=2).tolist() == [True, True]  # type: ignore[union-attr]
     assert union([a, result("c", "1", status="failed: no luck")]) is None
-    row = against(union([a]), whole)
+    row = compare_success(union([a]), whole)
     assert (row["n"], row["fooled"], row["asr"], row["ratio"]) == (4, 2, 0.5, 2 / 3)
     assert (row["only_here"], row["only_reference"]) == (0, 1)
-    assert set(against(None, whole).values()) == {None}
+    assert set(compare_success(None, whole).values()) == {None}
 
 
 def test_a_paired_ratio() -> None:

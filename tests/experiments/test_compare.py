@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import json
 import signal
 import subprocess
@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import jsonschema
 import pytest
@@ -24,33 +23,23 @@ from advgan.core.config import run
 from advgan.evaluation import ROW_KEYS
 from tests.conftest import ROOT, Run, environment
 
+compare = importlib.import_module("advgan.experiments.comparison.run")
+
 
 @pytest.fixture(scope="module")
 def generators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained generators by name, each in a run directory."""
     directory = tmp_path_factory.mktemp("generators")
     kinds = {"plain": {"eps": 0.25}, "l2": {"norm": "l2", "eps": 2.0}, "rgb": {"channels": 3}, "to-1": {"y_target": 1}}
+    kinds |= {"narrow": {"eps": 0.25, "width": 4}}
     for name, settings in kinds.items():
         torch.manual_seed(0)
         Generator(**{"width": 8, "depth": 1, **settings}).save_pretrained(directory / name / "generator")
     return directory
 
 
-@pytest.fixture(scope="module")
-def compare() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("eval_compare", ROOT / "eval" / "compare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["eval_compare"] = module  # dataclasses look their annotations up there
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def call(
-    compare: ModuleType, digits: Path, classifier: Path, tmp_path: Path, undrawn: None
-) -> Callable[..., list[dict]]:
+def call(digits: Path, classifier: Path, tmp_path: Path, undrawn: None) -> Callable[..., list[dict]]:
     """Run it in this process, on the bars, and read its rows."""
 
     def run_it(*words: object) -> list[dict]:
@@ -238,13 +227,31 @@ def test_the_same_seed_gives_the_same_noise(call: Callable[..., list[dict]]) -> 
     assert first["l2_mean"] == again["l2_mean"] != other["l2_mean"]
 
 
+def test_several_generators_and_defenses_share_the_baselines(
+    call: Callable[..., list[dict]], generators: Path, tmp_path: Path
+) -> None:
+    words = ["--attacks", "fgsm,advgan", "--defense", "none", "bit-depth:bits=3", "--max-samples", 9, "--eps", 0.2]
+    both = call(*words, "--generator", generators / "plain", generators / "narrow")
+    assert len({row["target"] for row in both}) == 2
+    assert both[3]["target"].endswith("+ bit-depth:bits=3")
+    assert [row["attack"] for row in both] == ["fgsm", "advgan (plain)", "advgan (narrow)"] * 2
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [each["attack"] for each in results["generators"]] == ["advgan (plain)", "advgan (narrow)"] * 2
+    schema = json.loads((ROOT / "advgan/evaluation/results.schema.json").read_text())
+    jsonschema.validate(results, schema)
+    cells = sorted(path.name for path in (tmp_path / "out" / "cells").iterdir())
+    assert sum("fgsm" in name for name in cells) == 2  # once for each defense
+    plain, narrow = (row["l2_mean"] for row in both[1:3])
+    assert plain != narrow
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--eps", "l3:1"], "eps must look like 0.3, 8/255, linf:0.3 or l2:2, got 'l3:1'"),
         (["--attacks", "pgd:stepz=3"], "attack pgd cannot take 'stepz=3'"),
         (["--target", "mnist-a", "mnist-b"], "one target-weights for each target, got 1 for 2 targets"),
-        (["--generator", "plain", "plain"], "one generator, or one for each of 1 targets, got 2"),
+        (["--generator", "plain", "plain"], "expected generators in runs of different names, got plain, plain"),
         (["--surrogate", "mnist-a"], "a surrogate needs a name and weights"),
         (["--surrogate", "mnist-small", "--surrogate-weights", "target"], "is one of the targets"),
         (["--attacks", "fgsm", "pgd:steps=0"], "steps must be at least 1, got 0"),

@@ -28,7 +28,7 @@ from advgan.defenses import ClassifierSpec, load_classifier
 from advgan.evaluation import ResultCache
 from advgan.evaluation.relative_time import relative_time
 from advgan.experiments.defenses import plots as defenses_figures
-from advgan.experiments.defenses.rows import Row, load_rows, parse_row, parse_rows
+from advgan.experiments.defenses.rows import MatrixRow, load_rows, parse_row, parse_rows
 from tests.conftest import Run
 
 matrix = importlib.import_module("advgan.experiments.defenses.run")
@@ -239,20 +239,20 @@ def test_the_heat_maps_say_what_the_rows_say(call: Call, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("text", "row"),
     [
-        ("none", Row("none", None, None)),
-        ("none+bit-depth", Row("bit-depth", None, "bit-depth")),
-        ("bit-depth:bits=2", Row("bit-depth:bits=2", None, "bit-depth:bits=2")),
-        ("bit-depth+bit-depth:bits=2", Row("bit-depth+bit-depth:bits=2", None, "bit-depth+bit-depth:bits=2")),
-        ("2 bits=bit-depth:bits=2", Row("2 bits", None, "bit-depth:bits=2")),
-        ("runs/fast", Row("fast", Path("runs/fast"), None)),
-        ("runs/fast/classifier", Row("fast", Path("runs/fast/classifier"), None)),
-        ("runs/a=b", Row("a=b", Path("runs/a=b"), None)),
-        ("quick=runs/fast", Row("quick", Path("runs/fast"), None)),
-        ("runs/fast+bit-depth:bits=2", Row("fast + bit-depth:bits=2", Path("runs/fast"), "bit-depth:bits=2")),
-        ("quick=runs/fast+bit-depth:bits=2", Row("quick", Path("runs/fast"), "bit-depth:bits=2")),
+        ("none", MatrixRow("none", None, None)),
+        ("none+bit-depth", MatrixRow("bit-depth", None, "bit-depth")),
+        ("bit-depth:bits=2", MatrixRow("bit-depth:bits=2", None, "bit-depth:bits=2")),
+        ("bit-depth+bit-depth:bits=2", MatrixRow("bit-depth+bit-depth:bits=2", None, "bit-depth+bit-depth:bits=2")),
+        ("2 bits=bit-depth:bits=2", MatrixRow("2 bits", None, "bit-depth:bits=2")),
+        ("runs/fast", MatrixRow("fast", Path("runs/fast"), None)),
+        ("runs/fast/classifier", MatrixRow("fast", Path("runs/fast/classifier"), None)),
+        ("runs/a=b", MatrixRow("a=b", Path("runs/a=b"), None)),
+        ("quick=runs/fast", MatrixRow("quick", Path("runs/fast"), None)),
+        ("runs/fast+bit-depth:bits=2", MatrixRow("fast + bit-depth:bits=2", Path("runs/fast"), "bit-depth:bits=2")),
+        ("quick=runs/fast+bit-depth:bits=2", MatrixRow("quick", Path("runs/fast"), "bit-depth:bits=2")),
     ],
 )
-def test_what_a_row_may_say(text: str, row: Row) -> None:
+def test_what_a_row_may_say(text: str, row: MatrixRow) -> None:
     assert parse_row(text) == row
 
 

@@ -154,10 +154,10 @@ def test_images_that_the_source_has_wrong_are_left_out_of_the_shared_share(class
     )
     cells, threat = ResultCache(None, x, y), Threat("linf", 0.2)
     records = cells.run(transfer.parse_attack("fgsm"), victim, threat).records
-    row = transfer.shared(cells, records, TargetModel("blind", Blind().eval()))
+    row = transfer.jointly_correct(cells, records, TargetModel("blind", Blind().eval()))
     assert row["n_both"] == (records["counts"] & (y == 0)).sum() < records["counts"].sum()
     assert row["asr_both"] == records["success"][y == 0].sum() / row["n_both"]
-    assert transfer.shared(cells, {}, victim) == dict.fromkeys(transfer.SHARED)
+    assert transfer.jointly_correct(cells, {}, victim) == dict.fromkeys(transfer.BOTH_COLUMNS)
 
 
 def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,11 +13,11 @@ import json
 import math
 import statistics
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 import advgan.training as training
 from advgan.core.config import ByOrder, parse, write_settings
@@ -27,6 +27,7 @@ from advgan.core.json_files import read_sealed
 from advgan.core.shipped import shipped
 from advgan.data.flags import DataDir
 from advgan.experiments.trainings import complete, program
+from advgan.report.page import Table
 from advgan.training.program import Settings as Training
 
 VARIANTS = {
@@ -40,15 +41,15 @@ VARIANTS = {
 # Settings of the training that the comparison takes over.
 DATA = ("dataset", "data_dir", "image_size", "image_column", "label_column")
 SHARED = (*DATA, "target", "target_weights", "defense", "eps", "norm", "threads")
-# What a column shows: its title, and where the figure comes from.
+# Column -> its value from a run.
 COLUMNS = {
-    "ASR %": lambda cell: 100 * cell["row"]["asr"],
-    "l2": lambda cell: cell["row"]["l2_mean"],
-    "SSIM": lambda cell: cell["row"]["ssim_mean"],
-    "hinge active %": lambda cell: _of_term(cell, "beta", "hinge_active"),
-    "D right %": lambda cell: _of_term(cell, "alpha", "d_accuracy"),
-    "steps to 95 %": lambda cell: cell["training"]["steps_to_95"],
-    "passes to 95 %": lambda cell: cell["training"]["passes_to_95"],
+    "ASR %": lambda run: 100 * run["row"]["asr"],
+    "l2": lambda run: run["row"]["l2_mean"],
+    "SSIM": lambda run: run["row"]["ssim_mean"],
+    "hinge active %": lambda run: _of_term(run, "beta", "hinge_active"),
+    "D right %": lambda run: _of_term(run, "alpha", "d_accuracy"),
+    "steps to 95 %": lambda run: run["training"]["steps_to_95"],
+    "passes to 95 %": lambda run: run["training"]["passes_to_95"],
 }
 
 RECIPE = shipped("recipes/mnist-c.yaml")
@@ -80,15 +81,14 @@ def main(settings: Settings) -> None:
         raise InputError(f"variants must be some of {', '.join(VARIANTS)}, with at least one seed, got {unknown}")
     training.claim(settings.output_dir, "ablation", resume=False, overwrite=True)
     write_settings(settings, settings.output_dir)
-    cells: dict[str, list[dict[str, Any]]] = {}
-    for variant in settings.variants:
-        for seed in settings.seeds:
-            cells.setdefault(variant, []).append(cell(settings, variant, seed))
-            report(cells, settings.output_dir)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for variant, seed in product(settings.variants, settings.seeds):
+        runs.setdefault(variant, []).append(run_variant(settings, variant, seed))
+        report(runs, settings.output_dir)
     print(f"report: {settings.output_dir / 'report.md'}")
 
 
-def cell(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
+def run_variant(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     """Train one variant with one seed and compare it on the test images, as far as that is not done."""
     directory = settings.output_dir / f"{variant}-{seed}"
     words = ["--recipe", settings.train_recipe, "--seed", seed, *VARIANTS[variant], "--data-dir", settings.data_dir]
@@ -108,33 +108,31 @@ def cell(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     return {"row": row, "training": read_sealed(directory / "training.json")}
 
 
-def kept(cell: dict[str, Any]) -> dict[str, Any]:
-    """The validation whose generator was kept: the best one; of equals, the later."""
-    best: dict[str, Any] = max(reversed(cell["training"]["history"]), key=lambda validation: validation["asr"])
+def best_validation(run: dict[str, Any]) -> dict[str, Any]:
+    """The validation whose generator was saved: the best one; of equals, the later."""
+    best: dict[str, Any] = max(reversed(run["training"]["history"]), key=lambda validation: validation["asr"])
     return best
 
 
-def _of_term(cell: dict[str, Any], weight: str, figure: str) -> float:
-    """A figure in % of a term of the loss; NaN where the term has no weight, and so did nothing."""
-    return math.nan if cell["training"]["settings"][weight] == 0 else 100 * float(kept(cell)[figure])
+def _of_term(run: dict[str, Any], weight: str, metric: str) -> float:
+    """A metric in % of a term of the loss; NaN where the term has no weight, and so no effect."""
+    return math.nan if run["training"]["settings"][weight] == 0 else 100 * float(best_validation(run)[metric])
 
 
-def report(cells: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:
+def report(runs: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:
     """The table so far, on the terminal and as Markdown: mean over the seeds, +- standard deviation of several."""
-    console_table, lines = Table(title="ablation"), ["| variant | seeds | " + " | ".join(COLUMNS) + " |"]
-    lines.append("|---" * (len(COLUMNS) + 2) + "|")
-    for column in ("variant", "seeds", *COLUMNS):
-        console_table.add_column(column)
-    for variant, runs in cells.items():
-        texts = [variant, str(len(runs)), *(spread([read(run) for run in runs]) for read in COLUMNS.values())]
-        console_table.add_row(*texts)
-        lines.append("| " + " | ".join(texts) + " |")
-    Console().print(console_table)
-    atomic_write(output_dir / "report.md", "\n".join(lines) + "\n")
-    atomic_write(output_dir / "results.json", json.dumps(cells, indent=2))
+    lines = [
+        [variant, str(len(seeds)), *(mean_and_deviation([read(run) for run in seeds]) for read in COLUMNS.values())]
+        for variant, seeds in runs.items()
+    ]
+    table = Table("Ablation", ["variant", "seeds", *COLUMNS], lines)
+    Console().print(table.rich())
+    atomic_write(output_dir / "report.md", "\n".join(table.markdown()[2:]))  # without a title
+    atomic_write(output_dir / "results.json", json.dumps(runs, indent=2))
 
 
-def spread(values: list[float | None]) -> str:
+def mean_and_deviation(values: list[float | None]) -> str:
+    """Mean and standard deviation; "–" for NaN; the number of values where some are missing."""
     known = [v for v in values if v is not None]
     if any(math.isnan(v) for v in known):
         return "–"

@@ -18,7 +18,7 @@ OURS, CLASSICS = ("unrolled", "warm start"), ("PGD", "APGD")
 
 
 def union(results: Sequence[Result], first: int | None = None) -> Tensor | None:
-    """Per image that counts (m,) bool: does any of the attacks fool it? None if one of them has no figures.
+    """Per image that counts (m,) bool: success of any of the attacks. None if one of them has no metrics.
 
     first   look only at the first so many images
     """
@@ -33,8 +33,8 @@ def union(results: Sequence[Result], first: int | None = None) -> Tensor | None:
     return whole[counts]
 
 
-def against(success: Tensor | None, reference: Tensor | None = None) -> dict[str, Any]:
-    """Success (m,) bool of an attack beside the reference's on the same images, as plain values; None: not measured.
+def compare_success(success: Tensor | None, reference: Tensor | None = None) -> dict[str, Any]:
+    """Success (m,) bool of an attack and the reference's on the same images, as plain values; None: not measured.
 
     n, fooled, asr with its Wilson interval; ratio of both rates with its paired bootstrap interval; and how many images
     only_here (not the reference) and only_reference fool.
@@ -54,8 +54,8 @@ def against(success: Tensor | None, reference: Tensor | None = None) -> dict[str
 def evaluations_to_reach(curve: Mapping[int, float], level: float) -> float | None:
     """How many evaluations a curve (evaluations -> success) needs for success `level`; None if it never gets there.
 
-    Between two measured points the line through them counts. Who may spend more may also spend less: after its best
-    point a curve does not fall.
+    Between two measured points the line through them counts. The curve is made monotone (best so
+    far).
     """
     best, points = 0.0, []
     for steps in sorted(curve):
@@ -69,7 +69,9 @@ def evaluations_to_reach(curve: Mapping[int, float], level: float) -> float | No
     return None
 
 
-def reach(curves: Mapping[str, Mapping[int, float]], reference: float, shares: Sequence[float] = SHARES) -> list[Row]:
+def evals_to_fraction(
+    curves: Mapping[str, Mapping[int, float]], reference: float, shares: Sequence[float] = SHARES
+) -> list[Row]:
     """For each share of the `reference`'s success the evaluations that each curve needs, and ours over PGD's, APGD's.
 
     curves   "unrolled", "warm start", "PGD" and "APGD" -> its curve; one that was not measured is left out
@@ -98,9 +100,9 @@ def pays(row: Mapping[str, Any], ours: str = "warm start") -> bool:
 
 
 def finding(rows: Sequence[Mapping[str, Any]], ours: str = "warm start") -> str:
-    """What the rows of `reach` at one eps say of one of `OURS`, in words."""
+    """A sentence about one of `OURS`, from the rows of `evals_to_fraction` at one eps."""
     if not any(row["level"] for row in rows):
-        return "is not compared: PGD-40 has no success here, or no figures"
+        return "is not compared: PGD-40 has no success here, or no metrics"
     yes, no = ([row for row in rows if pays(row, ours) == wanted] for wanted in (True, False))
     if not no:
         return f"pays: at most half of PGD's evaluations for {_shares(yes)} of PGD-40's success"

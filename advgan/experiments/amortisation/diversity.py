@@ -17,7 +17,7 @@ def diversity(x_adv: Tensor, success: Tensor, prediction: Tensor, noise: Tensor)
     """Of k draws for each of n >= 1 images, as plain values.
 
     x_adv        (k, n, c, h, w) the draws
-    success      (k, n) bool, does it fool the target?; prediction (k, n), what the target says
+    success      (k, n) bool, is it misclassified?; prediction (k, n) of the target
     noise        (2, n, c, h, w) two independent sign noises of the same eps on the same images: the measure of distance
 
     union        draws -> ASR with its Wilson interval, an image counting where any of its first so many draws fools
@@ -29,7 +29,7 @@ def diversity(x_adv: Tensor, success: Tensor, prediction: Tensor, noise: Tensor)
     pairs = list(combinations(range(k), 2))
     apart = torch.stack([_distance(x_adv[i], x_adv[j]) for i, j in pairs]).mean() if pairs else torch.tensor(0.0)
     whole = _distance(noise[0], noise[1]).mean()
-    said = torch.stack([(prediction == label).any(0) for label in prediction.unique()]).sum(0).double().mean().item()
+    classes = torch.stack([(prediction == label).any(0) for label in prediction.unique()]).sum(0).double().mean().item()
     unions = {}
     for draws in (draws for draws in DRAWS if draws <= k):
         fooled = int(success[:draws].any(0).sum())
@@ -37,7 +37,7 @@ def diversity(x_adv: Tensor, success: Tensor, prediction: Tensor, noise: Tensor)
     return {
         **{"n": n, "draws": k, "union": unions},
         "distance": (apart / whole.clamp_min(1e-12)).item(),
-        **{"classes": said, "class_share": said / k},
+        **{"classes": classes, "class_share": classes / k},
     }
 
 

@@ -1,4 +1,4 @@
-"""The amortisation gap as pictures: one pass against eps, and success against gradient evaluations."""
+"""Figures of the amortisation gap: one pass against eps, and success against gradient evaluations."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from matplotlib.axes import Axes
 from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Picture
 from advgan.report.figures import style
-from advgan.report.page import ResultRow
+from advgan.report.page import ResultRow, ends
 
-ENDS = ("low", "high")
 GAP = (
-    "One pass of each generator (vermilion) beside FGSM, I-FGSM and PGD-40, the union of four runs. Left the success "
+    "One pass of each generator (vermilion), FGSM, I-FGSM and PGD-40, the union of four runs. Left the success "
     "itself, with 95 % Wilson intervals, right as a share of PGD-40's, with 95 % paired bootstrap intervals: what is "
     "missing to 100 % is the amortisation gap."
 )
@@ -34,36 +33,34 @@ FAMILIES = {
 
 
 def gap(rows: Sequence[ResultRow], generators: Sequence[str]) -> Picture:
-    """ASR of each attack against eps, and its share of PGD-40's."""
+    """ASR of each attack against eps, and its ratio to that of PGD-40."""
     sheet = style.sheet(11.5, 4.6)
+    baselines = [name for name in dict.fromkeys(row["attack"] for row in rows) if name not in generators]
+    looks = {name: style.Style(style.COLOURS[i], style.MARKERS[i], "-") for i, name in enumerate(baselines)}
+    for i, name in enumerate(generators):
+        marker, line = ("*", *style.MARKERS)[i % 11], ("-", "--", ":", "-.")[i % 4]
+        looks[name] = style.Style(style.OWN["generator"][0][0], marker, line)
     for axes, key, label in zip(sheet.subplots(1, 2), ("asr", "ratio"), ("ASR", "share of PGD-40's ASR"), strict=True):
-        classics = [name for name in dict.fromkeys(row["attack"] for row in rows) if name not in generators]
-        for i, name in enumerate(classics):
-            _line(axes, rows, name, key, style.COLOURS[i], style.MARKERS[i])
-        for i, name in enumerate(generators):
-            colour = style.OWN["generator"][0][0]
-            _line(axes, rows, name, key, colour, ("*", *style.MARKERS)[i % 11], dashes=("-", "--", ":", "-.")[i % 4])
+        for name, look in looks.items():
+            _line(axes, [row for row in rows if row["attack"] == name and row[key] is not None], name, key, look)
         style.plain(axes, label).set(ylim=(-0.02, 1.03), xlabel=f"eps ({style.AXIS[rows[0]['norm']]})")
         axes.yaxis.set_major_formatter(style.percent)
         axes.set_xlim(left=0)
     sheet.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9, frameon=False)
-    return style.finish(sheet, f"One pass beside 40 steps of PGD, {rows[0]['norm']}", GAP)
+    return style.finish(sheet, f"One pass and 40 steps of PGD, {rows[0]['norm']}", GAP)
 
 
-def _line(
-    axes: Axes, rows: Sequence[ResultRow], name: str, key: str, colour: str, marker: str, dashes: str = "-"
-) -> None:
-    points = [row for row in rows if row["attack"] == name and row[key] is not None]
+def _line(axes: Axes, points: Sequence[ResultRow], name: str, key: str, look: style.Style) -> None:
+    color, marker, line = look
     eps, size = [row["eps"] for row in points], 10 if marker == "*" else 6
-    axes.plot(
-        *(eps, [row[key] for row in points]), color=colour, marker=marker, markersize=size, linestyle=dashes, label=name
-    )
-    low, high = ([row[key] if row[f"{key}_{end}"] is None else row[f"{key}_{end}"] for row in points] for end in ENDS)
-    axes.fill_between(eps, low, high, color=colour, alpha=0.13, linewidth=0)
+    values = [row[key] for row in points]
+    axes.plot(eps, values, color=color, marker=marker, markersize=size, linestyle=line, label=name)
+    low, high = ([row[key] if row[end] is None else row[end] for row in points] for end in ends(key))
+    axes.fill_between(eps, low, high, color=color, alpha=0.13, linewidth=0)
 
 
 def warm_start(points: Sequence[ResultRow], reference: float) -> Picture:
-    """Success against gradient evaluations at one eps, beside the success `reference` of PGD-40."""
+    """Success against gradient evaluations at one eps; `reference` is the success of PGD-40."""
     sheet = style.sheet(8.6, 5.0)
     axes = sheet.subplots()
     for share, dashes in ((1.0, "-"), (0.99, "--"), (0.95, "--"), (0.9, "--")):
@@ -83,8 +80,8 @@ def warm_start(points: Sequence[ResultRow], reference: float) -> Picture:
             alpha=0.12,
             linewidth=0,
         )
-        tried = [(row["evaluations"], asr) for row in own for asr in row["choices"].values() if asr is not None]
-        axes.plot(*zip(*tried, strict=True), color=colour, marker=".", markersize=4, linestyle="none")
+        choices = [(row["evaluations"], asr) for row in own for asr in row["choices"].values() if asr is not None]
+        axes.plot(*zip(*choices, strict=True), color=colour, marker=".", markersize=4, linestyle="none")
         if family == "warm start":
             axes.plot(x[:1], y[:1], color=colour, marker="*", markersize=15, linestyle="none", label="one pass")
     ticks = apart(sorted({row["evaluations"] for row in points}))

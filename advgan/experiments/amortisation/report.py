@@ -1,4 +1,4 @@
-"""The amortisation gap on disk: one pass beside PGD-40, warm starts beside PGD, conditional generators, as a page."""
+"""Report of the amortisation gap: one pass and PGD-40, warm starts and PGD, class-conditional generators."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REACH = (
 )
 TARGETED = (
     "Each image that the target classifies correctly, aimed at one class that is not its own by one pass of the "
-    "conditional generator. On the first few: the same beside the union of four targeted PGD-40, and the ratio."
+    "conditional generator. On the first few: the same, the union of four targeted PGD-40, and the ratio."
 )
 DIVERSITY = (
     "Draws: different z for one image, in one batch; an image counts where any of them fools. Distance: mean l2 "
@@ -79,7 +79,7 @@ def report(summary: Summary) -> StudyReport:
 
 
 def draw(summary: Summary) -> dict[str, Picture]:
-    """File name -> picture: the gap against eps, and the curves at each eps."""
+    """File name -> figure: the gap against eps, and the curves at each eps."""
     found = {"gap.png": gap(summary["table"], [each["name"] for each in summary["generators"]])}
     for eps in dict.fromkeys(row["eps"] for row in summary["curves"]):
         points = [row for row in summary["curves"] if row["eps"] == eps]
@@ -102,7 +102,7 @@ def tables(summary: Summary) -> list[Table]:
         ]
         for row in summary["table"]
     ]
-    found = [Table(f"One pass beside PGD-40 on {target}, {norm}", heads, lines, ONE_PASS)]
+    found = [Table(f"One pass and PGD-40 on {target}, {norm}", heads, lines, ONE_PASS)]
     if summary["curves"]:
         found += [_curves(summary["curves"]), _reach(summary["reach"])]
     return found + _targeted(summary) + _diversity(summary)
@@ -143,7 +143,7 @@ def _of(ratio: float | None) -> str:
 
 
 def findings(summary: Summary) -> list[str]:
-    """What the curves say, a line for each eps."""
+    """Findings from the curves, a line for each eps."""
     return [f"eps {eps_text(each['eps'])}: the {each['family']} {each['finding']}" for each in summary["findings"]]
 
 

@@ -1,184 +1,151 @@
-"""The amortisation gap: how much of what 40 steps of PGD achieve does one forward pass achieve, and do both add up?
+"""The amortisation gap: the share of the success of 40 PGD steps that one forward pass achieves, and warm starts.
 
 python eval/amortisation.py --target-weights RUN --generator RUN --eps 0.1 0.2 0.3
 python eval/amortisation.py --recipe recipes/amortisation-mnist.yaml --data-dir data
 
-Three questions, on the same correctly classified test images. One pass beside FGSM, I-FGSM and the union of four
-PGD-40, at each eps. A pass and a few gradient steps from there (warm start) beside PGD and APGD with as many. And of
-generators that take any class, or noise: targeted success, and how different the draws for one image are.
+Three parts, on the same correctly classified test images. One pass, FGSM, I-FGSM and the union of four PGD-40, at each
+eps. A pass and a few gradient steps from there (warm start), PGD and APGD with as many steps. And of class-conditional
+generators, or those with noise: targeted success, and the diversity of the draws for one image.
 
-All results are verified (advgan/evaluation). Every cell is kept in OUTPUT_DIR/cells as soon as it is done: the same
-call goes on where it was stopped.
+Every adversarial example is verified (advgan/evaluation). Results are kept in OUTPUT_DIR/cells: the same command
+resumes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import advgan.training as training
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
-from advgan.core.config import write_settings
 from advgan.core.errors import InputError
-from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat, eps_text
-from advgan.data.flags import load_chosen
-from advgan.defenses import parse_classifier
-from advgan.evaluation import Result, ResultCache, environment, evaluate
+from advgan.evaluation import Result, evaluate
 from advgan.evaluation.compatibility import require_gradients
-from advgan.evaluation.loading import (
-    LoadedGenerator,
-    TargetModel,
-    load_generators,
-    load_targets,
-    parse_eps_values,
-    unfit,
-)
-from advgan.experiments.amortisation.analysis import OURS, against, finding, reach, union
+from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_eps_values, unfit
+from advgan.experiments.amortisation.analysis import OURS, compare_success, evals_to_fraction, finding, union
 from advgan.experiments.amortisation.diversity import DRAWS, diversity
 from advgan.experiments.amortisation.report import report
-from advgan.experiments.settings import ClassifierSettings, StudySettings
-from advgan.report.progress import Begin, cell_progress
+from advgan.experiments.settings import ClassifierSettings, SeededStudySettings
+from advgan.experiments.study import GridPoint, Study
 
 PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json
 RATE = ("n", "asr", "asr_low", "asr_high")
 LOSSES = ("cross-entropy", "margin")
-STOP = "stop_on_success=true"  # the logits come with each gradient: who looks at them keeps the first image that fools
+STOP = "stop_on_success=true"  # the logits come with each gradient, so the first success is kept
 
 
 @dataclass(frozen=True)
-class Settings(ClassifierSettings, StudySettings):
-    """Which generators against which classifier, on which images, and where the results go."""
+class Settings(ClassifierSettings, SeededStudySettings):
+    """Generators, classifier, images and the directory of the results."""
 
     generator: tuple[Path, ...] = ()
-    """Trained generators' folders, or the runs that hold them; each takes part at every eps up to its own"""
+    """Folders of trained generators, or their runs; each takes part at every eps up to its own"""
     eps: tuple[str, ...] = ("0.1", "0.15", "0.2", "0.3")
     """Radii, like 0.1, 8/255, or 0.1:0.3:0.05 for 0.1 to 0.3 by 0.05"""
     norm: Norm | None = None
-    """Norm of the balls; None takes the first generator's"""
+    """Norm of the balls; None: the first generator's"""
     steps: tuple[int, ...] = (1, 2, 3, 5, 10, 20, 40)
     """Gradient evaluations of the curves: warm start, PGD and APGD"""
     curve_samples: int = 1000
-    """The curves are over the first so many of the images; 0 leaves them out"""
+    """Number of images of the curves, the first ones; 0: no curves"""
     targeted: bool = False
-    """Aim generators that take any class at each class in turn"""
+    """Targeted attacks by class-conditional generators, at each class in turn"""
     targeted_samples: int = 200
-    """Targeted PGD-40, beside them, is over the first so many of the images"""
+    """Number of images of targeted PGD-40, the first ones"""
     diversity_samples: int = 500
-    """Draws of generators that take noise are over the first so many of the images"""
+    """Number of images of generators with noise and several draws, the first ones"""
     output_dir: Path = Path("checkpoints/runs/amortisation")
-    """Where amortisation.md, amortisation.json, the figures and the rest go; earlier ones are replaced"""
-    seed: int = 0
-    """Of the random attacks"""
+    """Directory of amortisation.md, amortisation.json, the figures and the rest; earlier ones are replaced"""
 
 
-@dataclass
-class Bench:
-    """One classifier, and the verified results on it, in the order in which they came."""
+class AmortisationStudy(Study):
+    """One classifier and its attacks, whose points depend on results of earlier ones."""
 
-    target: TargetModel
-    seed: int
-    begin: Begin
-    results: list[Result] = field(default_factory=list)
+    @property
+    def target(self) -> TargetModel:
+        return self.targets[0]
 
-    def run(
+    def attack(
         self,
-        cells: ResultCache,
-        word: str,
+        name: str,
         threat: Threat,
         trained: LoadedGenerator | None = None,
+        *,
         y_target: int | None = None,
+        n: int | None = None,
     ) -> Result:
-        """The cell of attack `word` on the images of `cells`."""
-        name = word.replace(f":{STOP}", "") + (f" of {trained.name}" if trained else "")
-        aim = "" if y_target is None else f", toward {y_target}"
-        result = cells.run(
-            *(parse_attack(word), self.target, threat),
+        """The result of attack `name` on the first `n` images (None: all)."""
+        spec, label = parse_attack(name), name.replace(f":{STOP}", "") + (f" of {trained.name}" if trained else "")
+        point = GridPoint(
+            spec=spec,
+            target=self.target,
+            threat=threat,
             y_target=y_target,
             seed=self.seed,
-            generator=trained.generator if trained else None,
-            foreign=trained is not None and not trained.trained_on(self.target),
-            progress=self.begin(f"{name}, eps {eps_text(threat.eps)}{aim}", len(cells.x)),
+            generator=trained,
+            shown=label,
         )
-        self.results.append(result)
-        return result
+        return self.run_point(point, n)
 
 
 def main(settings: Settings) -> None:
-    trained = check(settings)
-    spec = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
+    study, classifier = AmortisationStudy("amortisation", settings), settings.classifier
+    trained = check(study, settings)
     norm: Norm = settings.norm or trained[0].generator.threat.norm
-    balls = [Threat(norm, eps) for eps in parse_eps_values(settings.eps, norm) if eps]
-    if not balls:
+    threats = [Threat(norm, eps) for eps in parse_eps_values(settings.eps, norm) if eps]
+    if not threats:
         raise InputError("expected an eps above 0, got none")
-    for each in trained:
-        if reason := unfit(each.generator, balls[0], None):
-            raise InputError(f"{each.name}: {reason}")
-    device = training.start_alone(settings.seed, settings.threads)
-    data = load_chosen(settings)
-    (target,), data = load_targets([spec], data, device)
+    study.check_fit(threats[:1])
+    study.start(settings.seed)
+    (target,) = study.load_targets([classifier])
     require_gradients(target.model)
-    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
-    x, y = next(test.batches(len(test)))
-    for each in trained:
-        each.generator.to(device).perturb(x[:1].to(device))
-    training.claim(settings.output_dir, "amortisation", resume=False, overwrite=True)
-    write_settings(settings, settings.output_dir)
-
-    where, size = settings.output_dir / "cells", settings.batch_size
-    every, some, few = (
-        ResultCache(where, x[:n], y[:n], batch_size=size, keep=0, fresh=settings.fresh)
-        for n in (len(x), settings.curve_samples, settings.targeted_samples)
-    )
-    found: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
-    with cell_progress(sum(planned(settings, trained, threat) for threat in balls)) as begin:
-        bench = Bench(target, settings.seed, begin)
-        for threat in balls:
-            able = [each for each in trained if not unfit(each.generator, threat, None)]
-            four = [bench.run(every, word, threat) for word in strongest(threat.eps)]
-            passes = {each: bench.run(every, "advgan", threat, each) for each in able}
-            found["table"] += gap(bench, every, threat, four, passes)
-            if settings.curve_samples:
-                points = warm_start(bench, some, threat, four, passes, settings.steps)
-                rows = needed(points, union(four, len(some.x)))
-                found["curves"] += points
-                found["reach"] += rows
-                measured = [name for name in OURS if any(point["family"] == name for point in points)]
-                found["findings"] += [
-                    {"eps": threat.eps, "family": name, "finding": finding(rows, name)} for name in measured
-                ]
-            for each in able:
-                if settings.targeted and each.generator.classes:
-                    found["targeted"] += aimed(bench, every, few, threat, each)
-                if each.generator.noise:
-                    n = settings.diversity_samples
-                    found["diversity"].append(drawn(bench, x[:n], y[:n], threat, each, size))
-
+    study.check_generators()
+    study.open()
+    parts: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
+    with study.progress(sum(planned(settings, trained, threat) for threat in threats)):
+        for threat in threats:
+            for part, rows in measure(study, settings, threat).items():
+                parts[part] += rows
     described = target.describe(settings.dataset)
-    summary = {
-        **{"environment": environment(settings), "target": described, "targets": [described]},
-        "generators": [
-            {"name": each.name, "guided": each.generator.guide is not None, "rounds": each.generator.iterations}
-            | each.describe(target)
-            for each in trained
-        ],
-        **found,
-        "rows": [result.row for result in bench.results],
-    }
-    study_report = report(summary)
-    study_report.write(settings.output_dir)
-    study_report.print(settings.output_dir, kept=every.found + some.found + few.found)
+    generators = [
+        {"name": each.name, "guided": each.generator.guide is not None, "rounds": each.generator.iterations}
+        | each.describe(target)
+        for each in trained
+    ]
+    rows = [result.row for result in study.results]
+    study.finish(report(study.summary(target=described, generators=generators, **parts, rows=rows)))
 
 
-def check(settings: Settings) -> list[LoadedGenerator]:
-    """The generators, if the settings can be. Raises InputError."""
-    for name in ("batch_size", "targeted_samples", "diversity_samples"):
+def measure(study: AmortisationStudy, settings: Settings, threat: Threat) -> dict[str, list[dict[str, Any]]]:
+    """The parts of amortisation.json at one eps."""
+    fit = [each for each in study.generators if not unfit(each.generator, threat, None)]
+    references = [study.attack(name, threat) for name in pgd40_references(threat.eps)]
+    passes = {each: study.attack("advgan", threat, each) for each in fit}
+    parts: dict[str, list[dict[str, Any]]] = {"table": one_pass_table(study, threat, references, passes)}
+    if n := settings.curve_samples:
+        points = warm_start(study, threat, references, passes, n=min(n, len(study.x)), steps=settings.steps)
+        rows = evaluations_needed(points, union(references, n))
+        measured = [name for name in OURS if any(point["family"] == name for point in points)]
+        findings = [{"eps": threat.eps, "family": name, "finding": finding(rows, name)} for name in measured]
+        parts |= {"curves": points, "reach": rows, "findings": findings}
+    targeted = [each for each in fit if settings.targeted and each.generator.classes]
+    noisy = [each for each in fit if each.generator.noise]
+    parts["targeted"] = [
+        row for each in targeted for row in targeted_table(study, threat, each, settings.targeted_samples)
+    ]
+    parts["diversity"] = [diversity_row(study, threat, each, settings.diversity_samples) for each in noisy]
+    return parts
+
+
+def check(study: Study, settings: Settings) -> list[LoadedGenerator]:
+    """The generators. Raises InputError for settings that do not fit."""
+    for name in ("targeted_samples", "diversity_samples"):
         if getattr(settings, name) < 1:
             raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
     if settings.curve_samples < 0:
@@ -187,7 +154,7 @@ def check(settings: Settings) -> list[LoadedGenerator]:
         raise InputError(f"steps must be numbers from 1 on, got {' '.join(map(str, settings.steps)) or 'none'}")
     if not settings.generator:
         raise InputError("expected --generator, at least one trained generator's folder, got none")
-    trained = load_generators(settings.generator, len(settings.generator), [settings.target])
+    trained = study.load_generators(settings.generator, [settings.target])
     names = [each.name for each in trained]
     if len(set(names)) < len(names):
         raise InputError(f"expected generators in runs of different names, got {', '.join(names)}")
@@ -195,26 +162,26 @@ def check(settings: Settings) -> list[LoadedGenerator]:
 
 
 def planned(settings: Settings, trained: Sequence[LoadedGenerator], threat: Threat) -> int:
-    """How many cells there are at one eps, for the progress bar."""
-    able = [each for each in trained if not unfit(each.generator, threat, None)]
-    cells = 2 + len(strongest(threat.eps)) + len(able)
+    """Number of results at one eps, for the progress bar."""
+    fit = [each for each in trained if not unfit(each.generator, threat, None)]
+    results = 2 + len(pgd40_references(threat.eps)) + len(fit)
     if settings.curve_samples:
-        kinds = [families(k, threat.eps) for k in set(settings.steps)]
-        cells += sum(len(words) for kind in kinds for family, words in kind.items() if able or family != "warm start")
-        cells += len(kinds) if any(each.generator.iterations for each in able) else 0
-    for each in able:
-        cells += each.generator.classes * (1 + len(strongest(threat.eps))) if settings.targeted else 0
-        cells += DRAWS[-1] if each.generator.noise else 0
-    return cells
+        grids = [attack_grid(k, threat.eps) for k in set(settings.steps)]
+        results += sum(len(names) for grid in grids for family, names in grid.items() if fit or family != "warm start")
+        results += len(grids) if any(each.generator.iterations for each in fit) else 0
+    for each in fit:
+        results += each.generator.classes * (1 + len(pgd40_references(threat.eps))) if settings.targeted else 0
+        results += DRAWS[-1] if each.generator.noise else 0
+    return results
 
 
-def strongest(eps: float) -> list[str]:
+def pgd40_references(eps: float) -> list[str]:
     """The reference, PGD-40: from x and from random, on either loss; an image counts where any of the four fools it."""
     step = f"pgd:steps=40:step_size={eps / 10:.6g}"
     return [f"{step}:start={start}:loss={loss}:{STOP}" for start in ("x", "random") for loss in LOSSES]
 
 
-def families(k: int, eps: float) -> dict[str, list[str]]:
+def attack_grid(k: int, eps: float) -> dict[str, list[str]]:
     """What is run with `k` gradient evaluations: some choices for each curve, which shows the best of them.
 
     Steps are of 2.5 eps / k, PGD's own size, or of the warm start's own, which PGD takes too where its own are shorter.
@@ -229,116 +196,119 @@ def families(k: int, eps: float) -> dict[str, list[str]]:
     }
 
 
-def gap(
-    bench: Bench, cells: ResultCache, threat: Threat, four: Sequence[Result], passes: Mapping[LoadedGenerator, Result]
+def one_pass_table(
+    study: AmortisationStudy, threat: Threat, references: Sequence[Result], passes: Mapping[LoadedGenerator, Result]
 ) -> list[dict[str, Any]]:
-    """Lines of the table: one pass of each generator and the classics, each beside the union of the `four`."""
-    reference = union(four)
+    """Lines of the table: one pass of each generator and the baselines, compared with the union of the references."""
+    reference = union(references)
     measured = [
-        ("FGSM", 1, [bench.run(cells, "fgsm", threat)]),
-        ("I-FGSM-10", 10, [bench.run(cells, "ifgsm", threat)]),
-        ("PGD-40", 40 * len(four), four),
+        ("FGSM", 1, [study.attack("fgsm", threat)]),
+        ("I-FGSM-10", 10, [study.attack("ifgsm", threat)]),
+        ("PGD-40", 40 * len(references), references),
         *((trained.name, trained.generator.iterations, [result]) for trained, result in passes.items()),
     ]
     return [
         {"eps": threat.eps, "norm": threat.norm, "attack": name, "gradients": gradients}
-        | against(union(results), reference)
+        | compare_success(union(results), reference)
         for name, gradients, results in measured
     ]
 
 
+def curve_point(threat: Threat, family: str, evaluations: int, choices: Mapping[str, Tensor | None]) -> dict[str, Any]:
+    """A point of a curve: the best of the `choices`, name -> success per image."""
+    rates = {name: compare_success(success) for name, success in choices.items()}
+    best = max(rates, key=lambda name: rates[name]["asr"] or 0.0)
+    row = {"eps": threat.eps, "norm": threat.norm, "family": family, "evaluations": evaluations, "choice": best}
+    return row | {key: rates[best][key] for key in RATE} | {"choices": {name: rates[name]["asr"] for name in rates}}
+
+
 def warm_start(
-    bench: Bench,
-    cells: ResultCache,
+    study: AmortisationStudy,
     threat: Threat,
-    four: Sequence[Result],
+    references: Sequence[Result],
     passes: Mapping[LoadedGenerator, Result],
+    *,
+    n: int,
     steps: Sequence[int],
 ) -> list[dict[str, Any]]:
     """Points of the curves: success against gradients, from the best generator's pass, by PGD and by APGD; and of the
     best unrolled network's pass against its iterations."""
-    first = len(cells.x)
-    begun = {trained: success for trained, result in passes.items() if (success := union([result], first)) is not None}
-    ranked = sorted(begun, key=lambda trained: int(begun[trained].sum()), reverse=True)
+    measured = {trained: success for trained, result in passes.items() if (success := union([result], n)) is not None}
+    ranked = sorted(measured, key=lambda trained: int(measured[trained].sum()), reverse=True)
     start = ranked[0] if ranked else None
     unrolled = next((trained for trained in ranked if trained.generator.iterations), None)
-
-    def point(family: str, evaluations: int, tried: Mapping[str, Tensor | None]) -> dict[str, Any]:
-        rates = {word: against(success) for word, success in tried.items()}
-        best = max(rates, key=lambda word: rates[word]["asr"] or 0.0)
-        row = {"eps": threat.eps, "norm": threat.norm, "family": family, "evaluations": evaluations, "choice": best}
-        return row | {key: rates[best][key] for key in RATE} | {"choices": {word: rates[word]["asr"] for word in rates}}
-
     points = []
     if start is not None:
-        points.append(point("warm start", start.generator.iterations, {start.name: begun[start]}))
-    if (reference := union(four, first)) is not None:
-        points += [point(family, 0, {"no attack": torch.zeros_like(reference)}) for family in ("PGD", "APGD")]
+        points.append(curve_point(threat, "warm start", start.generator.iterations, {start.name: measured[start]}))
+    if (reference := union(references, n)) is not None:
+        clean = {"no attack": torch.zeros_like(reference)}
+        points += [curve_point(threat, family, 0, clean) for family in ("PGD", "APGD")]
     for k in sorted(set(steps)):
-        for family, words in families(k, threat.eps).items():
-            if start is not None or family != "warm start":
-                who = start if family == "warm start" else None
-                cost = k + (who.generator.iterations if who else 0)
-                tried = {word: union([bench.run(cells, word, threat, who)]) for word in words}
-                points.append(point(family, cost, tried))
+        for family, names in attack_grid(k, threat.eps).items():
+            trained = start if family == "warm start" else None
+            if trained is not None or family != "warm start":
+                cost = k + (trained.generator.iterations if trained else 0)
+                choices = {name: union([study.attack(name, threat, trained, n=n)]) for name in names}
+                points.append(curve_point(threat, family, cost, choices))
         if unrolled is not None:
-            word = f"advgan:iterations={k}"
-            points.append(point("unrolled", k, {word: union([bench.run(cells, word, threat, unrolled)])}))
+            name = f"advgan:iterations={k}"
+            success = union([study.attack(name, threat, unrolled, n=n)])
+            points.append(curve_point(threat, "unrolled", k, {name: success}))
     return points
 
 
-def needed(points: Sequence[Mapping[str, Any]], reference: Tensor | None) -> list[dict[str, Any]]:
-    """Gradient evaluations to a share of the reference's success, by the curves through `points` at one eps."""
+def evaluations_needed(points: Sequence[Mapping[str, Any]], reference: Tensor | None) -> list[dict[str, Any]]:
+    """Gradient evaluations to a fraction of the reference's success, by the curves through `points` at one eps."""
     curves: dict[str, dict[int, float]] = {}
-    for each in points:
-        if each["asr"] is not None:
-            curves.setdefault(each["family"], {})[each["evaluations"]] = each["asr"]
-    rows = reach(curves, against(reference)["asr"] or 0.0)
+    for point in points:
+        if point["asr"] is not None:
+            curves.setdefault(point["family"], {})[point["evaluations"]] = point["asr"]
+    rows = evals_to_fraction(curves, compare_success(reference)["asr"] or 0.0)
     return [{"eps": points[0]["eps"], "norm": points[0]["norm"], **row} for row in rows]
 
 
-def aimed(
-    bench: Bench, every: ResultCache, few: ResultCache, threat: Threat, trained: LoadedGenerator
-) -> list[dict[str, Any]]:
-    """One line per class that images of all others are turned to: one pass, and targeted PGD-40 on the first few."""
+def targeted_table(study: AmortisationStudy, threat: Threat, trained: LoadedGenerator, n: int) -> list[dict[str, Any]]:
+    """One line per target class: one pass on all images of other classes, and targeted PGD-40 on the first `n`."""
     threat, rows = Threat(threat.norm, threat.eps, targeted=True), []
     for y_target in range(trained.generator.classes):
-        one_pass = bench.run(every, "advgan", threat, trained, y_target)
-        reference = union([bench.run(few, word, threat, y_target=y_target) for word in strongest(threat.eps)])
-        whole, beside = against(union([one_pass])), against(union([one_pass], len(few.x)), reference)
+        one_pass = study.attack("advgan", threat, trained, y_target=y_target)
+        names = pgd40_references(threat.eps)
+        reference = union([study.attack(name, threat, y_target=y_target, n=n) for name in names])
+        whole, first = compare_success(union([one_pass])), compare_success(union([one_pass], n), reference)
         rows.append(
             {"eps": threat.eps, "norm": threat.norm, "attack": trained.name, "y_target": y_target}
             | {key: whole[key] for key in RATE}
-            | {"few_n": beside["n"], "few_asr": beside["asr"], "few_pgd": against(reference)["asr"]}
-            | {key: beside[key] for key in ("ratio", "ratio_low", "ratio_high")}
+            | {"few_n": first["n"], "few_asr": first["asr"], "few_pgd": compare_success(reference)["asr"]}
+            | {key: first[key] for key in ("ratio", "ratio_low", "ratio_high")}
         )
     return rows
 
 
-def drawn(
-    bench: Bench, x: Tensor, y: Tensor, threat: Threat, trained: LoadedGenerator, batch_size: int
-) -> dict[str, Any]:
-    """What several draws of z for one image add up to. A draw costs one pass: they are made anew at every call."""
-    rng, victim = torch.Generator().manual_seed(bench.seed), bench.target
+def diversity_row(study: AmortisationStudy, threat: Threat, trained: LoadedGenerator, n: int) -> dict[str, Any]:
+    """The success of several draws of z for each of the first `n` images, together. A draw costs one pass: it is not
+    cached."""
+    rng, target = torch.Generator().manual_seed(study.seed), study.target
+    x, y = study.x[:n], study.y[:n]
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
         return trained.generator.perturb(x, eps=threat.eps, rng=rng)
 
     results = []
     for i in range(DRAWS[-1]):
+        text = f"draw {i + 1} of {trained.name}, eps {eps_text(threat.eps)}"
         results.append(
             evaluate(
-                *(attack, victim.model, x, y, threat),
+                *(attack, target.model, x, y, threat),
                 name=f"{trained.name}, draw {i + 1}",
-                target_name=victim.label,
-                access="generator" if trained.trained_on(bench.target) else "transfer",
-                seed=bench.seed,
-                batch_size=batch_size,
+                target_name=target.label,
+                access="generator" if trained.trained_on(target) else "transfer",
+                seed=study.seed,
+                batch_size=study.settings.batch_size,
                 keep=len(x),
-                progress=bench.begin(f"draw {i + 1} of {trained.name}, eps {eps_text(threat.eps)}", len(x)),
+                progress=study.begin(text, len(x)),
             )
         )
-    bench.results += results
+    study.results += results
     row = {"eps": threat.eps, "norm": threat.norm, "attack": trained.name}
     if not all(result.records for result in results):
         return row
@@ -346,6 +316,6 @@ def drawn(
     success, prediction = (
         torch.stack([result.records[name][counts] for result in results]) for name in ("success", "prediction")
     )
-    shaken = torch.stack([noise_sign(None, x, y, eps=threat.eps, norm=threat.norm, rng=rng) for _ in range(2)])
+    noise = torch.stack([noise_sign(None, x, y, eps=threat.eps, norm=threat.norm, rng=rng) for _ in range(2)])
     x_adv = torch.stack([result.x_adv[counts] for result in results])
-    return row | diversity(x_adv, success, prediction, shaken[:, counts])
+    return row | diversity(x_adv, success, prediction, noise[:, counts])

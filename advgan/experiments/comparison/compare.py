@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -28,7 +29,9 @@ from advgan.evaluation.runner import device_of
 from advgan.models.generator import Generator
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
+from advgan.report.study import print_kept
 from advgan.report.table import terminal
+from advgan.report.tensorboard import command as tensorboard_command
 
 Attack = str | Generator | Callable[..., Tensor]
 SHOWN = 16  # images in galleries
@@ -72,6 +75,15 @@ class CompareResults:
         console = Console(width=120, record=True, file=io.StringIO())
         console.print(terminal(self.comparison.summary, 120))
         return console
+
+    def print(self, directory: Path, *, kept: int) -> None:
+        """Print how many results an earlier call had `kept`, the tables, and where the reports are."""
+        print_kept(kept, len(self.rows))
+        console = Console() if sys.stdout.isatty() else Console(width=120)
+        console.print(terminal(self.comparison.summary, console.width))
+        print(f"report       {directory / 'report.html'} (also report.md, report.tex, results.csv)")
+        print(f"results      {directory / 'results.json'}, every image in {directory / 'records'}")
+        print(f"look at it   {tensorboard_command(directory / 'logs')}")
 
     def to_pandas(self) -> Any:
         """The rows as a `pandas.DataFrame`. Raises InputError where pandas is not installed."""

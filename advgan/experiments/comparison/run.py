@@ -1,53 +1,35 @@
-"""Compare a generator with noise and the classic attacks, on the same test images of the same targets.
+"""Compare generators with noise and the baseline attacks, on the same test images of the same targets.
 
     advgan compare --target-weights checkpoints/runs/demo --generator checkpoints/runs/demo
     advgan compare --dataset mnist --target mnist-c mnist-b --target-weights RUN RUN2 --eps 0.1 0.2 l2:2
     advgan compare --target-weights RUN --attacks fgsm pgd:steps=100:loss=dlr apgd-ce --sanity
 
-All results are verified (advgan/evaluation): an attack that leaves the ball, or crashes, has no figures. Every cell
-(attack x target x eps) is kept in OUTPUT_DIR/cells as soon as it is done: the same call goes on where it was stopped.
-Several processes (`torchrun --nproc-per-node 2 -m advgan compare ...`) share the cells, with the same results.
+Every adversarial example is verified; an attack that violates the threat model or raises is reported as failed. Results
+are kept in OUTPUT_DIR/cells: the same command resumes. Several processes
+(`torchrun --nproc-per-node 2 -m advgan compare ...`) share the attacks, with the same results.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import NamedTuple
 
 import advgan.training as training
 from advgan.analysis import summary
-from advgan.attacks import ATTACKS, Spec, make_attack, parse_attack
-from advgan.core.config import ByOrder, write_settings
+from advgan.attacks import ATTACKS, Spec, parse_attack
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import CLASSIFIER
-from advgan.core.threat_model import Norm, Threat, check_class, eps_text
-from advgan.data.flags import load_chosen
-from advgan.defenses import parse_classifier, parse_classifiers
-from advgan.evaluation import Result, ResultCache, environment
+from advgan.core.threat_model import Norm, Threat, check_class
+from advgan.defenses import ClassifierSpec, parse_classifier, parse_classifiers
 from advgan.evaluation.compatibility import is_black_box
-from advgan.evaluation.loading import (
-    LoadedGenerator,
-    TargetModel,
-    aim,
-    load_generators,
-    load_targets,
-    parse_threat_models,
-    unfit,
-)
-from advgan.evaluation.sharing import distribute
-from advgan.experiments.settings import StudySettings
+from advgan.evaluation.loading import LoadedGenerator, TargetModel, aim, parse_threat_models, unfit
+from advgan.experiments.comparison.compare import CompareResults
+from advgan.experiments.settings import ClassifiersSettings, StudySettings
+from advgan.experiments.study import GridPoint, Study
 from advgan.report.comparison import Comparison
-from advgan.report.files import write_report
-from advgan.report.progress import cell_progress
-from advgan.report.table import terminal
-from advgan.report.tensorboard import command as tensorboard_command
 
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
 SANITY = ("noise-sign", "fgsm", "pgd:steps=40", "pgd:steps=80", "square:queries=300")  # what the checks compare
@@ -55,134 +37,130 @@ SHOWN = 16  # images in a gallery
 
 
 @dataclass(frozen=True)
-class Settings(StudySettings):
-    """What is compared, on which images, and where the results go."""
+class Settings(ClassifiersSettings, StudySettings):
+    """Classifiers, attacks, images and the directory of the results."""
 
-    target: tuple[NameOrPath, ...] = ("mnist-c",)
-    """The classifiers under attack: names, directories of saved ones, or torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO,
-    FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
-    target_weights: tuple[Path, ...] = ()
-    """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files; () takes the shipped
-    mnist-c"""
-    weights_by_order: ByOrder = False
     defense: tuple[NameOrPath, ...] = ()
-    """What the targets stand behind, like bit-depth:bits=3, or several with +, or none: one for each, or one for all"""
+    """Defenses around the targets, e.g. bit-depth:bits=3, several joined by +, or none: one for each target, one for
+    all, or several of a single target, each of them attacked"""
     generator: tuple[Path, ...] = ()
-    """Trained generators' folders, or the runs that hold them: one for each target, or one for all; () leaves advgan
-    out"""
+    """Folders of trained generators, or their runs: one for each target, one for all, or several for a single target;
+    (): no attack advgan"""
     surrogate: NameOrPath | None = None
-    """Another classifier, whose mifgsm images are tried on the targets, in a row of their own"""
+    """Another classifier, source of mifgsm images for the targets, in a row of their own"""
     surrogate_weights: Path | None = None
     """Its weights, if it needs any"""
     attacks: tuple[str, ...] = ()
-    """Names, with spaces or commas between, with settings of their own after colons (pgd:steps=100:loss=dlr), or all;
-    by default noise, the plain classics and advgan. Names and settings: the attacks table of the README; those of
+    """Names, with spaces or commas between, with settings after colons (pgd:steps=100:loss=dlr), or all;
+    by default noise, the plain baselines and advgan. Names and settings: the attacks table of the README; those of
     another library with it before them: foolbox:LinfPGD:steps=40, torchattacks:AutoAttack, art:DeepFool"""
     sanity: bool = False
-    """Also run what the sanity checks need: noise, FGSM, PGD with 40 and 80 steps and at eps 0.5, Square"""
+    """Additional attacks for the sanity checks: noise, FGSM, PGD with 40 and 80 steps and at eps 0.5, Square"""
     eps: tuple[str, ...] = ()
-    """Radii of the balls, like 0.3 or 8/255, in each norm asked for, or in one: l2:2; () takes the generator's, 0.3
-    without one"""
+    """Radii of the balls, like 0.3 or 8/255, in each of the norms, or in one: l2:2; (): the generator's, 0.3 without
+    one"""
     norm: tuple[Norm, ...] = ()
-    """Norms of the balls; () takes the generator's, linf without one"""
+    """Norms of the balls; (): the generator's, linf without one"""
     y_target: int | None = None
-    """Aim at this class, whose own images are left out; None takes the generator's, if it has one"""
+    """TargetModel class, whose own images are left out; None: the generator's, if it has one"""
     output_dir: Path = Path("checkpoints/runs/compare")
-    """Where report.html, report.md, results.json and the rest go; earlier ones are replaced"""
+    """Directory of report.html, report.md, results.json and the rest; earlier ones are replaced"""
     seeds: tuple[int, ...] = (0,)
-    """Of the random attacks, which are run once for each"""
+    """Seeds of random attacks, each of which is run once for each seed"""
 
 
 def main(settings: Settings) -> None:
     check(settings)
-    classifiers = parse_classifiers(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
-    generators = load_generators(settings.generator, len(settings.target), settings.target)
-    first = generators[0].generator if generators else None
-    accelerator = training.start(settings.seeds[0], settings.threads, patient=True)
-    device = accelerator.device
+    study, classifiers = Study("comparison", settings), parse_targets(settings)
+    generators = load_by_target(study, settings, len(classifiers))
+    first = study.generators[0].generator if study.generators else None
     y_target = aim(settings.y_target, first)
-    specs = chosen(settings.attacks, with_generator=bool(generators), targeted=y_target is not None)
-    balls = parse_threat_models(settings.eps, settings.norm, first, targeted=y_target is not None)
-    checks = [parse_attack(word) for word in SANITY] if settings.sanity else []
-    with accelerator.main_process_first():  # one downloads, the others find it
-        data = load_chosen(settings)
-    targets, data = load_targets(classifiers, data, device)
-    check_class(y_target, data.num_classes)
-    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
-    x, y = next(test.batches(len(test)))
-    queried = [is_black_box(each.model) for each in targets]
-    if not settings.attacks and any(queried):
-        specs = [spec for spec in specs if spec.access != "gradients"]  # there are none
+    specs = parse_attacks(settings.attacks, with_generator=first is not None, targeted=y_target is not None)
+    threats = parse_threat_models(settings.eps, settings.norm, first, targeted=y_target is not None)
+    checks = [parse_attack(name) for name in SANITY] if settings.sanity else []
+    study.start(settings.seeds[0], distributed=True)
+    targets = study.load_targets(classifiers)
+    check_class(y_target, study.data.num_classes)
+    if not settings.attacks and any(is_black_box(target.model) for target in targets):
+        specs = [spec for spec in specs if spec.access != "gradients"]
     surrogate = None
     if settings.surrogate:
-        surrogate_spec = parse_classifier(settings.surrogate, settings.surrogate_weights)
-        (surrogate,), _ = load_targets([surrogate_spec], data, device, keep_class_order=True)
-        called = settings.surrogate_weights.name if settings.surrogate_weights else settings.surrogate
-        if surrogate.sha256 in {target.sha256 for target in targets}:
-            raise InputError(f"the surrogate {called} is one of the targets, expected another one")
-        surrogate = surrogate.with_label(f"surrogate {called}")
-    for trained in generators:
-        fitting(trained, specs, balls, y_target)
-        trained.generator.to(device).perturb(x[:1])  # what it cannot take, it says now
-    for spec, threat in product((*specs, *checks), balls):
-        if not (spec.name == "advgan" and (first is None or unfit(first, threat, y_target))):
-            attack = make_attack(spec, targets[0].model, threat, y_target, generator=first)
-            if not (queried[0] and spec.access == "gradients"):  # there are none: a failed row each, and the rest runs
-                attack(x[:0], y[:0])  # and a bad setting
-    training.claim(settings.output_dir, "comparison", resume=False, overwrite=True)
-    if accelerator.is_main_process:
-        write_settings(settings, settings.output_dir)
-    cells = ResultCache(
-        settings.output_dir / "cells", x, y, batch_size=settings.batch_size, keep=SHOWN, fresh=settings.fresh
-    )
+        surrogate = study.load_surrogate(settings.surrogate, settings.surrogate_weights, "targets")
+        weights = settings.surrogate_weights
+        surrogate = surrogate.with_label(f"surrogate {weights.name if weights else settings.surrogate}")
+    study.check_attacks([*specs, *checks], threats, y_target)
+    if any(spec.name == "advgan" for spec in specs):
+        study.check_fit(threats, y_target)
+    study.open(keep=SHOWN)
+    attacks = plan(settings, specs, checks, threats, surrogate)
+    points = [
+        point
+        for target, trained in zip(targets, generators, strict=True)
+        for attack in attacks
+        for point in grid_points(attack, target, trained, y_target)
+    ]
+    results = study.run(points)
+    if study.is_main:
+        used = list(zip(targets, generators, strict=True))
+        described = [trained.describe(target) for target, several in used for trained in several]
+        if any(len(several) > 1 for several in generators):
+            names = [several_label("advgan", trained) for several in generators for trained in several]
+            described = [entry | {"attack": name} for entry, name in zip(described, names, strict=True)]
+        parts = summary(results, described, study.data.num_classes)
+        comparison = study.summary(target=targets[0].describe(settings.dataset), generators=described, **parts)
+        images = study.x[:SHOWN], study.y[:SHOWN]
+        outcome = CompareResults(Comparison(comparison, results, *images, study.data.classes))
+        outcome.save(settings.output_dir)
+        outcome.print(settings.output_dir, kept=study.cache_hits)
+    training.finish(study.accelerator)
 
-    todo: list[dict[str, Any]] = []  # what ResultCache.run takes
-    for i, target in enumerate(targets):
-        trained_here = generators[i] if generators else None
-        for spec, threat, seed, source in plan(settings, specs, checks, balls, surrogate):
-            generator = trained_here.generator if trained_here else None
-            if spec.name == "advgan" and (generator is None or unfit(generator, threat, y_target)):
-                continue
-            todo.append(
-                {
-                    **{"spec": spec, "victim": target, "threat": threat, "y_target": y_target, "seed": seed},
-                    **{"generator": generator, "source": source if source else None},
-                    "foreign": trained_here is not None and not trained_here.trained_on(target),
-                }
-            )
-    with cell_progress(len(todo), silent=not accelerator.is_main_process) as begin:
 
-        def run_cell(cell: Mapping[str, Any]) -> Result:
-            words = (
-                f"{cell['spec'].label}, {cell['threat'].norm} {eps_text(cell['threat'].eps)}, {cell['victim'].label}"
-            )
-            return cells.run(**cell, progress=begin(words, len(x)))
+def parse_targets(settings: Settings) -> list[ClassifierSpec]:
+    """The classifiers: one for each target, or one for each defense of a single target."""
+    names, weights = settings.target, settings.target_weights
+    if len(names) == 1 and len(settings.defense) > 1:
+        names, weights = names * len(settings.defense), weights * len(settings.defense)
+    return parse_classifiers(names, weights, settings.defense, default=CLASSIFIER)
 
-        results, found = distribute(cells, todo, run_cell, accelerator)
-    if not accelerator.is_main_process:
-        return training.finish(accelerator)
 
-    described = [target.describe(settings.dataset) for target in targets]
-    owned = [trained.describe(target) for trained, target in zip(generators, targets, strict=False)]
-    results_json: dict[str, Any] = {
-        **{"environment": environment(settings), "target": described[0], "targets": described, "generators": owned},
-        **summary(results, owned, data.num_classes),
-    }
-    write_report(settings.output_dir, Comparison(results_json, results, x[:SHOWN], y[:SHOWN], data.classes))
-    if found:
-        print(f"{found} of {len(results)} cells were kept from an earlier call (--fresh runs them again)")
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(terminal(results_json, console.width))
-    print(f"report       {settings.output_dir / 'report.html'} (also report.md, report.tex, results.csv)")
-    print(f"results      {settings.output_dir / 'results.json'}, every image in {settings.output_dir / 'records'}")
-    print(f"look at it   {tensorboard_command(settings.output_dir / 'logs')}")
-    training.finish(accelerator)
+def load_by_target(study: Study, settings: Settings, targets: int) -> list[list[LoadedGenerator]]:
+    """The generators of each of the classifiers: all of them for a single target (and each of its defenses); otherwise
+    one for each, or one for all. Raises InputError for another number, and for several with the same name."""
+    paths, n = settings.generator, len(settings.target)
+    if n > 1 and len(paths) not in (0, 1, n):
+        raise InputError(f"expected one generator, or one for each of {n} targets, got {len(paths)}")
+    loaded = study.load_generators(paths, settings.target)
+    if n > 1 and len(loaded) > 1:
+        return [[trained] for trained in loaded]
+    names = [trained.name for trained in loaded]
+    if len(set(names)) < len(names):
+        raise InputError(f"expected generators in runs of different names, got {', '.join(names)}")
+    return [loaded] * targets
+
+
+def several_label(attack: str, trained: LoadedGenerator) -> str:
+    """The name of an attack by one of several generators in the results."""
+    return f"{attack} ({trained.name})"
+
+
+def grid_points(
+    attack: PlannedAttack, target: TargetModel, generators: Sequence[LoadedGenerator], y_target: int | None
+) -> list[GridPoint]:
+    """An attack on one classifier: attack advgan by each generator that was made for the threat."""
+    spec, threat = attack.spec, attack.threat
+    base = GridPoint(spec=spec, target=target, threat=threat, y_target=y_target, seed=attack.seed, source=attack.source)
+    if spec.name != "advgan":
+        return [base]
+    fit = [trained for trained in generators if not unfit(trained.generator, threat, y_target)]
+    several = len(generators) > 1
+    return [
+        replace(base, generator=trained, label=several_label(spec.label, trained) if several else None)
+        for trained in fit
+    ]
 
 
 def check(settings: Settings) -> None:
-    """Raise InputError for settings that cannot be meant."""
-    if settings.batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+    """Raise InputError for settings that do not fit."""
     if not settings.seeds or not all(0 <= seed < 2**32 for seed in settings.seeds):
         raise InputError(f"seeds must be one or more from 0 to {2**32 - 1}, got {settings.seeds}")
     name = settings.surrogate
@@ -193,9 +171,9 @@ def check(settings: Settings) -> None:
         )
 
 
-def chosen(asked: Sequence[str], *, with_generator: bool, targeted: bool) -> list[Spec]:
-    """The attacks to run, in the order asked for. Raises InputError for one that is unknown, or needs a generator."""
-    words = list(dict.fromkeys(" ".join(asked).replace(",", " ").split()))
+def parse_attacks(names: Sequence[str], *, with_generator: bool, targeted: bool) -> list[Spec]:
+    """The attacks, in the given order. Raises InputError for one that is unknown, or needs a generator."""
+    words = list(dict.fromkeys(" ".join(names).replace(",", " ").split()))
     everything = [*ATTACKS, "advgan:steps=2"]
     specs = [parse_attack(word) for word in (everything if words == ["all"] else words or BASIC)]
     if words in ([], ["all"]):
@@ -209,32 +187,34 @@ def chosen(asked: Sequence[str], *, with_generator: bool, targeted: bool) -> lis
     return specs
 
 
-def fitting(trained: LoadedGenerator, specs: Sequence[Spec], balls: Sequence[Threat], y_target: int | None) -> None:
-    """Raise InputError if the generator is to take part, and has no answer under any of the threats."""
-    reasons = [unfit(trained.generator, threat, y_target) for threat in balls]
-    if any(spec.name == "advgan" for spec in specs) and all(reasons):
-        raise InputError(reasons[0] or "")
+class PlannedAttack(NamedTuple):
+    """An attack of every classifier: `source` is the classifier on which its images are made (None: that one)."""
+
+    spec: Spec
+    threat: Threat
+    seed: int
+    source: TargetModel | None = None
 
 
 def plan(
     settings: Settings,
     specs: Sequence[Spec],
     checks: Sequence[Spec],
-    balls: Sequence[Threat],
+    threats: Sequence[Threat],
     surrogate: TargetModel | None,
-) -> list[tuple[Spec, Threat, int, TargetModel | None]]:
-    """What is run on each target: attack, ball, seed, and the classifier that is attacked in its place (None: itself).
+) -> list[PlannedAttack]:
+    """The attacks of each classifier.
 
-    An attack made for one norm is run under each ball: its answers count there if they happen to lie in it.
+    An attack made for one norm is run under each ball: its images count there if they happen to lie in it.
     """
-    found: list[tuple[Spec, Threat, int, TargetModel | None]] = []
-    asked = list(dict.fromkeys([spec.label for spec in (*specs, *checks)]))
-    for threat in balls:
-        for spec in map(parse_attack, asked):
+    planned: list[PlannedAttack] = []
+    labels = list(dict.fromkeys([spec.label for spec in (*specs, *checks)]))
+    for threat in threats:
+        for spec in map(parse_attack, labels):
             seeds = list(dict.fromkeys(settings.seeds)) if spec.attack.random else settings.seeds[:1]
-            found += [(spec, threat, seed, None) for seed in seeds]
+            planned += [PlannedAttack(spec, threat, seed) for seed in seeds]
         if surrogate is not None:
-            found.append((parse_attack("mifgsm"), threat, settings.seeds[0], surrogate))
-    if checks and (loud := Threat("linf", 0.5, balls[0].targeted)) not in balls:
-        found.append((parse_attack("pgd:steps=40"), loud, settings.seeds[0], None))
-    return found
+            planned.append(PlannedAttack(parse_attack("mifgsm"), threat, settings.seeds[0], surrogate))
+    if checks and (large := Threat("linf", 0.5, threats[0].targeted)) not in threats:
+        planned.append(PlannedAttack(parse_attack("pgd:steps=40"), large, settings.seeds[0]))
+    return planned

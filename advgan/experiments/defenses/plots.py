@@ -1,4 +1,4 @@
-"""The matrix of defenses as pictures: what each attack does to each defense, the worst of them set apart."""
+"""Figures of the matrix of defenses: success of each attack on each defense, the worst case set apart."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ WORST, CLEAN = "worst case", "clean"
 NOT_RUN = "–"
 GAP = 0.35  # between what is set apart and the rest, in cells
 COLUMNS = (
-    "An attack by gradients knows the defense: it differentiates a smooth stand-in of what hides or randomises its "
+    "Gradient attacks are adaptive: they differentiate a smooth approximation of what hides or randomises the "
     "gradients. @naive takes the defense's own gradients: where that column looks harmless and the one without @ does "
-    "not, gradients were hidden, not images defended. @oblivious knows only the classifier behind the defense. "
+    "not, gradients were hidden, not images defended. @oblivious uses only the classifier behind the defense. "
     "transfer: MI-FGSM's images made on another classifier. advgan: one pass of a generator, trained on the base or on "
     "this very line. =: the same model as in another column, not attacked twice; –: nobody trained one."
 )
@@ -55,8 +55,8 @@ def matrix(summary: Mapping[str, Any]) -> dict[tuple[str, str], ResultRow]:
     return found
 
 
-def told(row: ResultRow | None, key: str, rate: Callable[[ResultRow], str] | None = None) -> str:
-    """What a cell says: a percentage (or what `rate` makes of the row), whether it is another column's, or why not."""
+def cell_text(row: ResultRow | None, key: str, rate: Callable[[ResultRow], str] | None = None) -> str:
+    """A percentage (or the text of `rate`), "=" before that of another column, or why there is none."""
     if row is None:
         return NOT_RUN
     if row[key] is None:
@@ -83,7 +83,7 @@ def _map(
             weight = "bold" if column == WORST else "normal"
             where = (left[j] + 0.5, i + 0.5)
             colour = "white" if dark else "black"
-            axes.text(*where, told(row, key), ha="center", va="center", color=colour, fontsize=9, weight=weight)
+            axes.text(*where, cell_text(row, key), ha="center", va="center", color=colour, fontsize=9, weight=weight)
     axes.set(xlim=(0, left[-1] + 1), ylim=(len(lines), 0))
     axes.set_yticks(np.arange(len(lines)) + 0.5, lines, fontsize=9)
     axes.xaxis.tick_top()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from advgan.core.threat_model import eps_text
-from advgan.experiments.defenses.plots import CLEAN, NOT_RUN, WORST, asr, matrix, robust, told
+from advgan.experiments.defenses.plots import CLEAN, NOT_RUN, WORST, asr, cell_text, matrix, robust
 from advgan.report.comparison import Picture
 from advgan.report.escaping import code, in_markdown
 from advgan.report.files import file_names
@@ -23,11 +23,11 @@ HEADS = (
 )
 SUCCESS = "Of the images that the line's classifier gets right. In brackets 95 % Wilson intervals."
 LEFT = "Over all images: right before the attack, and not made wrong by it."
-REJECTED = "Images that the line's classifier refuses to answer, clean and attacked: no success of the attack."
+REJECTED = "Images that the line's classifier rejects, clean and attacked: no success of the attack."
 WORTH = (
     "Worst case: accuracy over all images, each under the attack that is worst for it. Strongest attack: that of most "
-    "success, over the images that are right without it. Training s: of the line's classifier, where its run says it; "
-    "defenses around it, and who is asked beside it, are not counted. Inference: time of an answer over that of the "
+    "success, over the images that are right without it. Training s: of the line's classifier, if recorded in its run; "
+    "defenses around it and members of an ensemble are not counted. Inference: time of a prediction over that of the "
     "base, timed in turn. Gradients: whether they are masked."
 )
 
@@ -68,7 +68,7 @@ def tables(summary: Summary) -> list[Table]:
     ball, columns = f"{summary['norm']} eps {eps_text(summary['eps'])}", [*summary["columns"], WORST]
 
     def grid(title: str, key: str, named: list[str], heads: list[str], note: str, rate: Rate | None = None) -> Table:
-        lines = [[label, *(told(cells.get((label, head)), key, rate) for head in heads)] for label in named]
+        lines = [[label, *(cell_text(cells.get((label, head)), key, rate) for head in heads)] for label in named]
         return Table(f"{title}, {ball}", ["defense", *heads], lines, note)
 
     found = [worth(summary), grid("ASR %", "asr", labels, columns, SUCCESS, with_interval)]
@@ -100,8 +100,8 @@ def _strongest(summary: Summary, label: str) -> str:
 
 
 def verdicts(summary: Summary) -> list[dict[str, Any]]:
-    """What is said of each line's gradients, and which checks of the measurement fail there: the verdict, what is told,
-    and whether it speaks against the line."""
+    """The verdict on each line's gradients, and the failed checks of the measurement: verdict, text, whether it is a
+    fault."""
     found = []
     for each in summary["defenses"]:
         if masking := each["masking"]:

@@ -19,7 +19,7 @@ LABEL = re.compile(r"([^:=+/\\]+)=(.+)")
 
 
 @dataclass(frozen=True)
-class Row:
+class MatrixRow:
     """A `classifier` from disk (None: the base), the words of the defenses around it (None: none), and its label."""
 
     label: str
@@ -27,7 +27,7 @@ class Row:
     defense: str | None
 
 
-def parse_row(text: str) -> Row:
+def parse_row(text: str) -> MatrixRow:
     """`[LABEL=](none | DIRECTORY | DEFENSE)[+DEFENSE]...`, a defense with settings after colons as `defend` takes it.
 
         none                                  the base as it is
@@ -45,13 +45,13 @@ def parse_row(text: str) -> Row:
     for word in [] if defense is None else defense.split("+"):
         parse_call(word, DEFENSES, {"inner"}, "defense")
     if on_base or first == "none":
-        return Row(label or (rest if on_base else defense or first), None, defense)
+        return MatrixRow(label or (rest if on_base else defense or first), None, defense)
     path = Path(first)
     name = path.parent.name if path.name == "classifier" else path.name
-    return Row(label or (f"{name} + {defense}" if defense else name), path, defense)
+    return MatrixRow(label or (f"{name} + {defense}" if defense else name), path, defense)
 
 
-def parse_rows(texts: Sequence[str], promised: Collection[Path] = ()) -> list[Row]:
+def parse_rows(texts: Sequence[str], promised: Collection[Path] = ()) -> list[MatrixRow]:
     """The rows that `texts` ask for. Raises InputError for none, for two of one label, and for a word that is no
     defense and no directory that is there, or in one of those `promised` to be there later.
     """
@@ -71,7 +71,7 @@ def parse_rows(texts: Sequence[str], promised: Collection[Path] = ()) -> list[Ro
 
 
 def load_rows(
-    rows: Sequence[Row], base: ClassifierSpec, data: Data, device: torch.device
+    rows: Sequence[MatrixRow], base: ClassifierSpec, data: Data, device: torch.device
 ) -> tuple[list[TargetModel], Data]:
     """The classifiers of the rows, `base` for those that name none, each under its row's label, and the data; the rest
     as in `load_targets`.

@@ -1,4 +1,4 @@
-"""Detection on disk: how well each detector tells each attack's images from clean ones, and what still gets through."""
+"""Report of detection: ROC of each detector against each attack, and success of the attacks that remain."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ COLUMNS = (
     *("clean_accuracy", "clean_rejected", "status"),
 )
 NOTE = (
-    "Fooled: images, classified correctly when clean, whose answer fools the classifier, rejected or not. AUC: these "
-    "against all clean test images (DeLong's 95 % interval). TPR: share of these that the detector rejects, at the "
-    "threshold chosen on clean validation images; its share of clean test images is in the title. ASR: fooled and not "
-    "rejected, of the images that are classified correctly and not rejected when clean. Robust: accuracy over all "
-    "images, where a rejected answer is a safe one, and a clean image that is rejected is lost. Knows: whether the "
-    "attack heeds the detector; of a generator, whether it was trained against this one."
+    "Fooled: images, classified correctly when clean, whose adversarial example fools the classifier, rejected or "
+    "not. AUC: these against all clean test images (DeLong's 95 % interval). TPR: share of these that the detector "
+    "rejects, at the threshold chosen on clean validation images; its share of clean test images is in the title. "
+    "ASR: fooled and not rejected, of the images that are classified correctly and not rejected when clean. Robust: "
+    "accuracy over all images, where a rejected image is a safe one, and a clean image that is rejected is lost. "
+    "Knows: whether the attack uses the detector; of a generator, whether it was trained against this one."
 )
 CURVES = (
     "The share of fooling images found against the share of clean images rejected; the lower axis is stretched on the "
-    "left, by a square root. Marks: the threshold from validation, filled for attacks that know the detector, hollow "
-    "for others. An attack that knows the threshold stops once it is below it. Dotted: guessing."
+    "left, by a square root. Marks: the threshold from validation, filled for attacks that use the detector, hollow "
+    "for others. An attack that uses the threshold stops once it is below it. Dotted: guessing."
 )
 
 

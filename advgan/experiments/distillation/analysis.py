@@ -1,4 +1,4 @@
-"""What defensive distillation does, in figures: JSMA toward every class, robustness, the softmax's gradients."""
+"""Metrics of defensive distillation: JSMA toward every class, robustness, the softmax's gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from advgan.evaluation.statistics import wilson
 SMALL = 1e-3
 
 
-def aimed(results: Sequence[Result], pixels: int, limit: int) -> dict[str, Any]:
+def all_targets(results: Sequence[Result], pixels: int, limit: int) -> dict[str, Any]:
     """JSMA's `results` on the same images of `pixels` (h w), one for each class aimed at, taken together.
 
     asr         of all n pairs of a correctly classified image and a class that is not its own (Wilson interval asr_low,

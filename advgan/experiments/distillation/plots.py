@@ -1,4 +1,4 @@
-"""Defensive distillation as pictures: JSMA's success and the softmax's gradients against temperature."""
+"""Figures of defensive distillation: JSMA's success and the softmax's gradients against temperature."""
 
 from __future__ import annotations
 
@@ -43,12 +43,14 @@ def success(table: Sequence[ResultRow]) -> Picture:
             at, rate, low, high = zip(*points, strict=True)
             axes.plot(at, rate, color=style.COLOURS[i], marker=style.MARKERS[i], label=f"derivative of {derivative}")
             axes.fill_between(at, low, high, color=style.COLOURS[i], alpha=0.13, linewidth=0)
-    said = [(UNDISTILLED if label == "none" else float(label), value / 100) for label, value in PUBLISHED.items()]
-    axes.plot(*zip(*said, strict=True), color="black", marker=".", linestyle="--", linewidth=1, label="published, 2016")
+    published = [(UNDISTILLED if label == "none" else float(label), value / 100) for label, value in PUBLISHED.items()]
+    axes.plot(
+        *zip(*published, strict=True), color="black", marker=".", linestyle="--", linewidth=1, label="published, 2016"
+    )
     axes.set(ylim=(-0.02, 1.03), ylabel="success of JSMA")
     axes.yaxis.set_major_formatter(style.percent)
     sheet.legend(loc="outside right center", fontsize=9, frameon=False)
-    _temperatures(axes, sorted({*x, *(at for at, _ in said)}))
+    _temperatures(axes, sorted({*x, *(at for at, _ in published)}))
     return style.finish(sheet, "JSMA against the temperature of defensive distillation", SUCCESS)
 
 

@@ -18,8 +18,8 @@ COLUMNS = (
 JSMA = (
     "Success of JSMA toward every wrong class, of pairs of a correctly classified image and a class, and its 95 % "
     "Wilson interval. softmax: with the derivative of the softmax in float32, as in 2016; logits: of the logits; "
-    "probabilities: of the softmax, in a form that cannot underflow. Published: Papernot et al. 2016, MNIST, on a net "
-    "of their own, as quoted in secondary sources, not checked against the paper (CIFAR-10: 87.89 % without "
+    "probabilities: of the softmax, in a form that cannot underflow. Published: Papernot et al. 2016, MNIST, another "
+    "network, as quoted in secondary sources, not checked against the paper (CIFAR-10: 87.89 % without "
     "distillation, 5.11 % with it). Change: of the accuracy on all test images, in points, against none, which is the "
     "teacher of T = 1."
 )
@@ -58,7 +58,7 @@ def report(summary: Summary) -> StudyReport:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """JSMA beside the published figures, the other attacks, robustness, and gradients: a line for each temperature."""
+    """JSMA and its published success, the other attacks, robustness, and gradients: a line for each temperature."""
     table: Sequence[ResultRow] = summary["table"]
     derivatives, target = list(table[0]["jsma"]), summary["targets"][0]["name"]
     n = max(each["n"] or 0 for row in table for each in row["jsma"].values())
@@ -68,7 +68,7 @@ def tables(summary: Summary) -> list[Table]:
             ["T", "published %", *(f"{each} %" for each in derivatives), "accuracy %", "change"],
             [
                 [
-                    *(row["label"], "–" if (said := PUBLISHED.get(row["label"])) is None else f"{said:.2f}"),
+                    *(row["label"], "–" if (published := PUBLISHED.get(row["label"])) is None else f"{published:.2f}"),
                     *(with_interval(row["jsma"][each]) for each in derivatives),
                     *(f"{100 * row['accuracy']:.2f}", f"{100 * row['change']:+.2f}"),
                 ]

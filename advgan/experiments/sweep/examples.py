@@ -1,4 +1,4 @@
-"""The picture that goes with a curve: the same images at growing eps, for the eye to judge what a number means."""
+"""Gallery of a curve: the same images at growing eps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from advgan.report.gallery import FOOLED, HELD, TILE, rgb
 SHOWN = 5  # images in a row
 GAP, HEAD, LEFT = 0.12, 0.24, 1.3  # between images, above them, and left of them, in image widths
 CAPTION = (
-    "The same images at growing eps, with their class → what the target says of them; bold red: the attack has reached "
+    "The same images at growing eps, with their class → the prediction; bold red: the attack has reached "
     "its goal. Left the one that is turned most easily, right the one that holds out longest, between them even steps: "
     "so each row has about as many turned images as the attack's success rate says. Chosen among the first {count} "
     "attacked images."
@@ -26,9 +26,9 @@ CAPTION = (
 def examples(label: str, results: list[Result], comparison: Comparison) -> Picture | None:
     """A row of images per eps, the clean ones first; None where none of the images at hand was attacked.
 
-    results   of one attack by growing eps, all with figures; their x_adv belong to `comparison.x`
+    results   of one attack by growing eps, all with metrics; their x_adv belong to `comparison.x`
 
-    An answer of a minimal-norm attack that is farther away than eps is none: the clean image is shown in its place.
+    In place of an image of a minimum-norm attack that is farther away than eps, the clean image is shown.
     """
     chosen, count = _spread(results, len(comparison.x))
     if not count:
@@ -36,10 +36,10 @@ def examples(label: str, results: list[Result], comparison: Comparison) -> Pictu
     x, clean = comparison.x[chosen], results[0].records["clean_prediction"][chosen]
     rows = [(f"eps 0\naccuracy {results[0].row['clean_accuracy']:.0%}", x, clean, torch.zeros_like(clean))]
     for result in results:
-        near, said = result.records["within"][chosen], result.records["prediction"][chosen]
+        near, prediction = result.records["within"][chosen], result.records["prediction"][chosen]
         images = torch.where(near.view(-1, 1, 1, 1), result.x_adv[chosen], x)
         text = f"eps {eps_text(result.row['eps'])}\naccuracy {result.row['robust_accuracy']:.0%}"
-        rows.append((text, images, torch.where(near, said, clean), result.records["success"][chosen]))
+        rows.append((text, images, torch.where(near, prediction, clean), result.records["success"][chosen]))
     first = results[0].row
     aim = "" if first["y_target"] is None else f" toward class {comparison.classes[first['y_target']]}"
     title = f"{label}{aim} on {first['target']}, {first['norm']}: images at growing eps"
@@ -56,7 +56,7 @@ def _spread(results: list[Result], n: int) -> tuple[Tensor, int]:
 
 
 def _draw(rows: list[tuple[str, Tensor, Tensor, Tensor]], y: Tensor, classes: tuple[str, ...]) -> np.ndarray:
-    """Rows of a text, images (k, c, h, w), what was said of them (k,) and whether that is bold; `y` (k,) the truth.
+    """Rows of a text, images (k, c, h, w), predictions (k,) and whether they are bold; `y` (k,) the labels.
 
     All in one set of axes whose unit is an image's width, as in `advgan.report.gallery`.
     """
@@ -69,15 +69,15 @@ def _draw(rows: list[tuple[str, Tensor, Tensor, Tensor]], y: Tensor, classes: tu
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     font = 9 * scale * 100 / TILE
-    for i, (text, images, said, bold) in enumerate(rows):
+    for i, (text, images, predictions, bold) in enumerate(rows):
         top = i * (head + aspect + GAP) + head
         axes.text(LEFT - GAP, top + aspect / 2, text, ha="right", va="center", size=font)
         for j, image in enumerate(images):
             left = LEFT + j * (1 + GAP)
             axes.imshow(rgb(image), extent=(left, left + 1, top + aspect, top), interpolation="nearest")
             color, weight = (FOOLED, "bold") if bold[j] else (HELD, "normal")
-            words = f"{names[int(y[j])]}{arrow}{names[int(said[j])]}"
+            caption = f"{names[int(y[j])]}{arrow}{names[int(predictions[j])]}"
             where = (left + 0.5, top - 0.03)
-            axes.text(*where, words, ha="center", va="bottom", size=font, color=color, weight=weight)
+            axes.text(*where, caption, ha="center", va="bottom", size=font, color=color, weight=weight)
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
     return pixels(figure)

@@ -55,12 +55,12 @@ def report(comparison: Comparison) -> StudyReport:
 
 
 def draw(comparison: Comparison) -> dict[str, Picture]:
-    """File name -> picture: the curves, and a gallery for each attack that has figures."""
+    """File name -> figure: the curves, and a gallery for each attack that has metrics."""
     attacks: dict[str, list[Result]] = {}
     for result in sorted(comparison.results, key=lambda result: float(result.row["eps"])):
         if result.row["status"] == "ok":
             attacks.setdefault(result.row["attack"], []).append(result)
-    drawn = list(curves(comparison).values())  # one target, one norm, one aim: one picture, if anything has figures
+    drawn = list(curves(comparison).values())  # one target, norm and goal: one figure, if any attack has metrics
     found = dict(zip(["curves.png"], drawn, strict=False))
     for label, results in attacks.items():
         if picture := examples(label, results, comparison):

@@ -1,4 +1,4 @@
-"""What transferred, as pictures: who fools whom, and how one step, many steps and noise carry over against eps."""
+"""Figures of transferability: a matrix of sources and victims, and success of one step, many steps and noise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MATRIX = (
 )
 CURVE = (
     "Left: made on one classifier, tried on another; right: tried on the one it was made on. Grey: noise of the same "
-    "size, which knows neither. {spread} Kurakin et al. (2017) found on ImageNet that one step (FGSM) carries over "
+    "size. {spread} Kurakin et al. (2017) found on ImageNet that one step (FGSM) carries over "
     "better than many (I-FGSM), which fit their images to the source; whether that holds here is what the left half "
     "shows. The gap between the halves is what gets lost on the way."
 )
@@ -46,7 +46,7 @@ class Point:
 
 
 def points(rows: Iterable[ResultRow]) -> dict[str, list[Point]]:
-    """Attack -> its curve from eps 0 on, over all of the `rows` that have figures."""
+    """Attack -> its curve from eps 0 on, over all of the `rows` that have metrics."""
     found: dict[str, dict[float, list[ResultRow]]] = {}
     for row in rows:
         if row["status"] == "ok":
@@ -66,7 +66,7 @@ def _point(eps: float, rows: list[ResultRow]) -> Point:
 def panels(rows: list[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
     """The curves' rows, chart by chart, each with the noise there.
 
-    What was tried on another classifier, and on its own source; of a single victim: what was made on each source.
+    Attacks on another classifier, and on their own source; of a single victim: from each source.
     """
     made = [row for row in rows if row["source"]]
     if len({row["victim"] for row in made}) == 1:
@@ -75,10 +75,10 @@ def panels(rows: list[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
         return list(found.items())
     both = []
     for title, own in (("on another classifier", False), ("on its own source", True)):
-        tried = [row for row in made if (row["source"] == row["victim"]) == own]
-        victims = {row["victim"] for row in tried}
+        attacked = [row for row in made if (row["source"] == row["victim"]) == own]
+        victims = {row["victim"] for row in attacked}
         noise = [row for row in rows if not row["source"] and row["victim"] in victims]
-        both.append((title, [*noise, *tried]))
+        both.append((title, [*noise, *attacked]))
     return both
 
 

@@ -1,4 +1,4 @@
-"""Transfer on disk: who fools whom as a matrix, and how one step, many steps and noise carry over against eps."""
+"""Report of transferability: a matrix of sources and victims, and success of one step, many steps and noise."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def tables(summary: Summary) -> list[Table]:
         heads = ["made on", *victims]
         spent = {line: row["queries"] for (line, _), row in cells.items() if row["queries"] is not None}
         if spent:
-            heads, note = [*heads, "queries"], f"{note} Queries: what the substitute has asked the black box."
+            heads, note = [*heads, "queries"], f"{note} Queries of the black box by the substitute."
             lines = [[*line, f"{spent[line[0]]:,}" if line[0] in spent else "-"] for line in lines]
         title = f"ASR %, made on (down) and tried on (across), {threat}"
         found.append(Table(title, heads, lines, note))

@@ -1,0 +1,220 @@
+"""The life that all studies share: settings, models, images, output directory, the grid of attacks with its result
+cache and progress bar, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import advgan.training as training
+from advgan.attacks.registry import Spec, make_attack
+from advgan.core.config import write_settings
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat, eps_text
+from advgan.data.flags import load_chosen
+from advgan.defenses import ClassifierSpec, parse_classifier
+from advgan.evaluation import Result, ResultCache, environment
+from advgan.evaluation.compatibility import is_black_box
+from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets, unfit
+from advgan.evaluation.sharing import distribute
+from advgan.experiments.settings import StudySettings
+from advgan.report.progress import Begin, cell_progress
+from advgan.report.study import StudyReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridPoint:
+    """One attack `spec` on the classifier `target` under `threat`.
+
+    generator    of attack advgan
+    source       another classifier, on which the adversarial examples are made (transfer)
+    transferred  whether the generator was trained on another classifier; None: as recorded in its run
+    label        name of the attack in the results; None: that of `spec`
+    shown        name of the attack in the progress bar; None: the label
+    """
+
+    spec: Spec
+    target: TargetModel
+    threat: Threat
+    y_target: int | None = None
+    seed: int = 0
+    generator: LoadedGenerator | None = None
+    source: TargetModel | None = None
+    transferred: bool | None = None
+    label: str | None = None
+    shown: str | None = None
+
+    @property
+    def text(self) -> str:
+        """A line for the progress bar."""
+        source = f" from {self.source.label}" if self.source else ""
+        aim = "" if self.y_target is None else f", toward class {self.y_target}"
+        ball = f"{self.threat.norm} eps {eps_text(self.threat.eps)}"
+        return f"{self.shown or self.label or self.spec.label}{source}: {self.target.label}, {ball}{aim}"
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """Arguments of `ResultCache.run`."""
+        trained, transferred = self.generator, self.transferred
+        if transferred is None:
+            transferred = trained is not None and not trained.trained_on(self.target)
+        return {
+            "spec": self.spec,
+            "victim": self.target,
+            "threat": self.threat,
+            "y_target": self.y_target,
+            "seed": self.seed,
+            "generator": trained.generator if trained else None,
+            "foreign": transferred,
+            "source": self.source,
+        }
+
+
+class Study:
+    """A study `name`: its data, test images `x`, `y`, classifiers, generators and the verified `results` of its grid.
+
+    The methods are called in this order: `load_generators`, `start`, `load_targets`, the checks, `open`, `run` (or
+    `run_point` within `progress`), `summary`, `finish`. All raise InputError for bad input, before any attack is run.
+    """
+
+    subsampled = True  # `x` is the sample of max_samples test images
+
+    def __init__(self, name: str, settings: StudySettings) -> None:
+        if settings.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
+        self.name, self.settings = name, settings
+        self.targets: list[TargetModel] = []
+        self.generators: list[LoadedGenerator] = []
+        self.results: list[Result] = []
+        self.seed = self.cache_hits = self.keep = 0
+        self.is_main = True
+        self._caches: dict[int, ResultCache] = {}
+
+    def load_generators(self, paths: Sequence[Any], targets: Sequence[str]) -> list[LoadedGenerator]:
+        """The generators in `paths`, whose guides may be named like one of the `targets`."""
+        self.generators = load_generators(paths, len(paths), targets)
+        return self.generators
+
+    def check_fit(self, threats: Sequence[Threat], y_target: int | None = None) -> None:
+        """Raise InputError for a generator that was made for none of the threats."""
+        for trained in self.generators:
+            reasons = [unfit(trained.generator, threat, y_target) for threat in threats]
+            if all(reasons):
+                raise InputError(f"{trained.name}: {reasons[0]}")
+
+    def start(self, seed: int, *, distributed: bool = False) -> None:
+        """Seed, device and data; of several processes, where `distributed` allows them, the first one downloads."""
+        self.seed = seed
+        self.accelerator = training.start(seed, self.settings.threads, patient=distributed)
+        self.is_main = self.accelerator.is_main_process
+        if not distributed and self.accelerator.num_processes > 1:
+            n = self.accelerator.num_processes
+            raise InputError(f"this program is one process, got {n}: start it without a launcher")
+        with self.accelerator.main_process_first():
+            self.data = load_chosen(self.settings)
+        self._take_images()
+
+    def load_targets(self, specs: Sequence[ClassifierSpec]) -> list[TargetModel]:
+        """The classifiers; labels and class names of the data become theirs."""
+        targets, self.data = load_targets(specs, self.data, self.accelerator.device)
+        self.use_targets(targets)
+        return targets
+
+    def use_targets(self, targets: list[TargetModel]) -> None:
+        self.targets = targets
+        self._take_images()
+
+    def load_surrogate(self, name: str, weights: Path | None, targets: str) -> TargetModel:
+        """A classifier that must not be one of the `targets`, as which the error names them."""
+        spec = parse_classifier(name, weights)
+        (surrogate,), _ = load_targets([spec], self.data, self.accelerator.device, keep_class_order=True)
+        if surrogate.sha256 in {target.sha256 for target in self.targets}:
+            name = weights.name if weights else name
+            raise InputError(f"the surrogate {name} is one of the {targets}, expected another classifier")
+        return surrogate
+
+    def check_attacks(self, specs: Sequence[Spec], threats: Sequence[Threat], y_target: int | None = None) -> None:
+        """Try the generators; build the attacks and call them on no images: wrong settings are errors here."""
+        self.check_generators()
+        model = self.targets[0].model
+        queries_only = is_black_box(model)  # then gradient attacks are failed rows, the others run
+        for spec, threat in product(specs, threats):
+            fit = [trained.generator for trained in self.generators if not unfit(trained.generator, threat, y_target)]
+            if spec.name != "advgan" or fit or not self.generators:
+                attack = make_attack(spec, model, threat, y_target, generator=fit[0] if fit else None)
+                if not (queries_only and spec.access == "gradients"):
+                    attack(self.x[:0], self.y[:0])
+
+    def check_generators(self) -> None:
+        """Move the generators to the device and call each on one image."""
+        for trained in self.generators:
+            trained.generator.to(self.accelerator.device).perturb(self.x[:1].to(self.accelerator.device))
+
+    def open(self, keep: int = 0) -> None:
+        """Claim the output directory and write the settings there; `keep` adversarial images of each result stay."""
+        training.claim(self.settings.output_dir, self.name, resume=False, overwrite=True)
+        if self.is_main:
+            write_settings(self.settings, self.settings.output_dir)
+        self.keep = keep
+
+    def cache(self, n: int | None = None) -> ResultCache:
+        """The result cache of the first `n` images (None: all)."""
+        n = len(self.x) if n is None else min(n, len(self.x))
+        if n not in self._caches:
+            folder, settings = self.settings.output_dir / "cells", self.settings
+            images = (self.x[:n], self.y[:n])
+            self._caches[n] = ResultCache(
+                folder, *images, batch_size=settings.batch_size, keep=self.keep, fresh=settings.fresh
+            )
+        return self._caches[n]
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Begin]:
+        """A block with a progress bar for `total` results."""
+        with cell_progress(total, silent=not self.is_main) as self.begin:
+            yield self.begin
+
+    def run(self, points: Sequence[GridPoint]) -> list[Result]:
+        """The results of the grid's points, in order, shared by all processes; none but in the main process."""
+        cache, calls = self.cache(), [point.call for point in points]
+        texts = {id(call): point.text for call, point in zip(calls, points, strict=True)}
+        with self.progress(len(points)) as begin:
+
+            def run_call(call: Mapping[str, Any]) -> Result:
+                return cache.run(**call, progress=begin(texts[id(call)], len(self.x)))
+
+            results, self.cache_hits = distribute(cache, calls, run_call, self.accelerator)
+        labelled = [_labelled(result, point) for result, point in zip(results, points, strict=False)]
+        self.results += labelled
+        return labelled
+
+    def run_point(self, point: GridPoint, n: int | None = None) -> Result:
+        """The result of one point on the first `n` images, within `progress`."""
+        cache = self.cache(n)
+        result = _labelled(cache.run(**point.call, progress=self.begin(point.text, len(cache.x))), point)
+        self.cache_hits = sum(cache.found for cache in self._caches.values())
+        self.results.append(result)
+        return result
+
+    def summary(self, **parts: Any) -> dict[str, Any]:
+        """Environment and classifiers for the JSON file, and its other `parts`."""
+        targets = [target.describe(self.settings.dataset) for target in self.targets]
+        return {"environment": environment(self.settings), "targets": targets, **parts}
+
+    def finish(self, report: StudyReport, total: int | None = None) -> None:
+        """Write the report and print it."""
+        report.write(self.settings.output_dir)
+        report.print(self.settings.output_dir, kept=self.cache_hits, total=total)
+
+    def _take_images(self) -> None:
+        n = self.settings.max_samples if self.subsampled else None
+        test = self.data.test if n is None else self.data.test.first(n)
+        self.x, self.y = next(test.batches(len(test)))
+
+
+def _labelled(result: Result, point: GridPoint) -> Result:
+    return result if point.label is None else replace(result, row=result.row | {"attack": point.label})

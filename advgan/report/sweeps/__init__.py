@@ -1,1 +1,0 @@
-"""What eval/sweep.py and eval/transfer.py write: curves against eps, the matrix of transfer, and their pages."""
