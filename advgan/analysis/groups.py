@@ -11,7 +11,7 @@ from advgan.evaluation.evaluate import Result
 
 
 class Group(NamedTuple):
-    """What must be alike for figures to be compared: one target under one threat. `y_target` None is untargeted."""
+    """Results that may be compared: one target model under one threat model. `y_target` None is untargeted."""
 
     target: str
     norm: str
@@ -25,7 +25,7 @@ def group_of(row: Mapping[str, Any]) -> Group:
 
 
 def groups(results: Iterable[Result]) -> dict[Group, list[Result]]:
-    """The results that have figures, by (target, norm, eps, y_target), in the order in which they came."""
+    """The results with metrics, by (target, norm, eps, y_target), in the order in which they came."""
     found: dict[Group, list[Result]] = {}
     for result in results:
         if result.row["status"] == "ok":
@@ -47,7 +47,7 @@ def first_seeds(results: Iterable[Result]) -> list[Result]:
 
 
 def spec_of(result: Result) -> Spec | None:
-    """What a row's label asks for; None for one that the command line does not know, such as a transfer."""
+    """The attack of a row's label; None for a label that is no attack of the command line, such as a transfer."""
     try:
         return parse_attack(result.row["attack"])
     except InputError:

@@ -1,4 +1,4 @@
-"""A comparison as the reports take it: what was measured, and images to look at."""
+"""The input of reports: results of a comparison, and the first images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from advgan.evaluation.evaluate import Result
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, drawn: `image` (height, width, 3) uint8, with a title and a caption that says how to read it."""
+    """A figure, drawn: `image` (height, width, 3) uint8, with a title and a caption."""
 
     title: str
     caption: str
@@ -26,7 +26,7 @@ class Comparison:
     """All that a report shows.
 
     summary    results.json
-    results    one per row of it: its records per image, and its answers to the first images
+    results    one per row of it: its records per image, and adversarial examples of the first images
     x, y       the first clean images (k, c, h, w) and their classes (k,); classes are the names of these
     """
 
@@ -37,7 +37,7 @@ class Comparison:
     classes: tuple[str, ...]
 
     def groups(self) -> list[tuple[Group, list[Result]]]:
-        """The results that have figures, group by group: by target, norm, eps and class."""
+        """The results with metrics, group by group: by target, norm, eps and class."""
 
         def place(item: tuple[Group, list[Result]]) -> tuple[str, str, float, int]:
             target, norm, eps, aim = item[0]

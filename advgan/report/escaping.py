@@ -1,4 +1,4 @@
-"""Names are somebody else's: files, classes, attacks. What they may not do in Markdown or in a spreadsheet."""
+"""Escapes untrusted names (files, classes, attacks) for Markdown, CSV and terminals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run what begin
 
 
 def csv_text(heads: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
-    """A CSV file's text; None is an empty cell. Text that a spreadsheet takes for a formula begins with a quote."""
+    """A CSV file's text; None is an empty cell. Formulas of spreadsheets are prefixed with a quote."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows([[_cell(value) for value in line] for line in [heads, *lines]])
     return file.getvalue()
@@ -40,7 +40,7 @@ def _is_number(text: str) -> bool:
 
 
 def in_rich(text: object) -> str:
-    """`text` for rich: without control characters, and without markup ("[red]") that rich would obey."""
+    """`text` for rich: without control characters, and without markup ("[red]") that rich would apply."""
     return escape(printable(text))
 
 

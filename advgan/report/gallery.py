@@ -1,4 +1,4 @@
-"""Clean image, perturbation, adversarial image, one under the other: the figures, to be looked at."""
+"""Galleries: clean image, perturbation and adversarial image, one below the other."""
 
 from __future__ import annotations
 
@@ -16,33 +16,35 @@ from torch import Tensor
 
 from advgan.core.errors import InputError
 
-TILE = 112  # screen pixels that an image is wide, at least
-FOOLED, HELD = "#b03000", "#555555"  # vermilion and grey: bold too, for those who see no colours
+TILE = 112  # least width of an image on the screen, in pixels
+FOOLED, HELD = "#b03000", "#555555"  # vermilion and grey, also bold and normal
 GAP, HEAD = 0.10, 0.20  # between images, and above them for a line of text, in image widths
-Answers = tuple[Tensor, Tensor]
+LEFT = 1.05  # for the labels of the rows
+Predictions = tuple[Tensor, Tensor]
 
 
 def gallery(
     x: Tensor,
     x_adv: Tensor,
     y: Tensor,
-    clean: Answers,
-    adversarial: Answers,
+    clean: Predictions,
+    adversarial: Predictions,
     classes: Sequence[str] | None = None,
+    *,
     magnify: Sequence[float] | None = None,
     title: str | None = None,
     columns: int = 8,
     success: Tensor | None = None,
 ) -> np.ndarray:
-    """A picture (height, width, 3) uint8 of n >= 1 attacked images, `columns` of them side by side.
+    """An image (height, width, 3) uint8 of n >= 1 attacked images, `columns` of them side by side.
 
     x, x_adv             (n, c, h, w) in [0, 1], c 1 or 3
     y                    (n,) the true classes, above the clean image
-    clean, adversarial   what the target says of x and of x_adv: classes (n,) and how sure it is (n,); read above the
-                         adversarial image as "7 .99 → 3 .87"
-    classes              names of the classes; numbers if not given
-    success              (n,) bool, what is written in bold; None: images that were right before and no longer are
-    magnify              how many times the perturbation is shown enlarged, a row for each; None: see `magnifications`
+    clean, adversarial   predictions for x and x_adv: classes (n,) and confidences (n,); above the adversarial image
+                         as "7 .99 → 3 .87"
+    classes              names of the classes; None: numbers
+    success              (n,) bool, predictions in bold; None: images correct before and misclassified after
+    magnify              factors by which the perturbation is enlarged, a row for each; None: `magnifications`
     """
     n, channels, height, width = x.shape
     if not n or channels not in (1, 3):
@@ -51,62 +53,61 @@ def gallery(
     factors = magnifications(delta.abs().max().item()) if magnify is None else magnify
     names = {i: _name(i, classes) for i in torch.cat([y, clean[0], adversarial[0]]).tolist()}
     arrow = " → " if max(map(len, names.values())) <= 2 else "\n→ "  # long names take two lines
+    success = (clean[0] == y) & (adversarial[0] != y) if success is None else success
 
     # All in one set of axes whose unit is an image's width: fast, whatever the number of images.
     aspect = height / width
-    below = aspect + HEAD * (1 if arrow == " → " else 1.7)  # the last row has the answers above it
+    below = aspect + HEAD * (1 if arrow == " → " else 1.7)  # the last row has the predictions above it
     tops = np.cumsum([HEAD, *[aspect + GAP] * len(factors), below])  # of the rows in a band
     band = tops[-1] + aspect + 2 * GAP
-    left = 1.05
-    width_in_images = left + columns * (1 + GAP)
+    width_in_images = LEFT + columns * (1 + GAP)
     heading = textwrap.wrap(title, int(14 * width_in_images)) if title else []
     head = 0.05 + 0.3 * len(heading)
     size = np.array([width_in_images, head + math.ceil(n / columns) * band])
     scale = min(max(TILE, width), 3 * TILE) / 100  # inches an image's width takes, at 100 dots an inch
-    figure = Figure(figsize=tuple(size * scale), dpi=100)
-    canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
+    axes = Figure(figsize=tuple(size * scale), dpi=100).add_axes((0, 0, 1, 1))
     axes.axis("off")
     font = 8.5 * scale * 100 / TILE
-    if heading:
-        axes.text(size[0] / 2, head / 2, "\n".join(heading), ha="center", va="center", size=font * 1.3)
-
+    axes.text(size[0] / 2, head / 2, "\n".join(heading), ha="center", va="center", size=font * 1.3)
     signs = "red +, blue −" if channels == 1 else "grey is none"
-    texts = ["clean", *(f"perturbation\n×{factor:g}\n{signs}" for factor in factors), "adversarial"]
-    for b in range(0, n, columns):
-        above = head + b // columns * band
-        for top, text in zip(tops, texts, strict=True):
-            axes.text(left - GAP, above + top + aspect / 2, text, ha="right", va="center", size=font)
-        for i in range(b, min(b + columns, n)):
-            x0 = left + (i - b) * (1 + GAP)
-            tiles = [rgb(x[i]), *(difference(delta[i], factor) for factor in factors), rgb(x_adv[i])]
-            for top, tile in zip(above + tops, tiles, strict=True):
-                axes.imshow(tile, extent=(x0, x0 + 1, top + aspect, top), interpolation="nearest", zorder=1)
-            before, after = answer(clean, i, classes), answer(adversarial, i, classes)
-            lost = bool(clean[0][i] == y[i]) and bool(adversarial[0][i] != y[i])
-            bold = lost if success is None else bool(success[i])
-            _write(axes, x0, above + HEAD, names[int(y[i])], font)
-            _write(axes, x0, above + tops[-1], before + arrow + after, font, bold)
+    labels = ["clean", *(f"perturbation\n×{factor:g}\n{signs}" for factor in factors), "adversarial"]
+    for i in range(n):
+        above, x0 = head + i // columns * band, LEFT + i % columns * (1 + GAP)
+        tiles = [rgb(x[i]), *(difference(delta[i], factor) for factor in factors), rgb(x_adv[i])]
+        for top, tile, label in zip(above + tops, tiles, labels, strict=True):
+            axes.imshow(tile, extent=(x0, x0 + 1, top + aspect, top), interpolation="nearest", zorder=1)
+            if i % columns == 0:
+                axes.text(LEFT - GAP, top + aspect / 2, label, ha="right", va="center", size=font)
+        predictions = prediction_text(clean, i, classes) + arrow + prediction_text(adversarial, i, classes)
+        _write(axes, x0, above + HEAD, names[int(y[i])], font)
+        _write(axes, x0, above + tops[-1], predictions, font, bool(success[i]))
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")  # imshow has narrowed them to its last image
-    for each in axes.texts:
-        each.set_parse_math(False)  # a class may be called $$
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return _rendered(axes)
 
 
 def _write(axes: Axes, x0: float, bottom: float, text: str, font: float, success: bool | None = None) -> None:
-    """A line above an image; an answer in bold vermilion for a success, else in grey."""
+    """A line above an image; predictions in bold vermilion for a success, else in grey."""
     color = "black" if success is None else FOOLED if success else HELD
     weight = "bold" if success else "normal"
     axes.text(x0 + 0.5, bottom - 0.03, text, ha="center", va="bottom", size=font, color=color, weight=weight)
 
 
-def answer(answers: Answers, i: int, classes: Sequence[str] | None = None) -> str:
-    """What the target said of image i, and how sure it is: "7 .99"."""
-    return f"{_name(int(answers[0][i]), classes)} {float(answers[1][i]):.2f}".replace(" 0.", " .")
+def _rendered(axes: Axes) -> np.ndarray:
+    """The figure of `axes`: (height, width, 3) uint8."""
+    for text in axes.texts:
+        text.set_parse_math(False)  # a class may be called $$
+    canvas = FigureCanvasAgg(axes.get_figure(root=True))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def prediction_text(predictions: Predictions, i: int, classes: Sequence[str] | None = None) -> str:
+    """Predicted class and confidence of image i: "7 .99"."""
+    return f"{_name(int(predictions[0][i]), classes)} {float(predictions[1][i]):.2f}".replace(" 0.", " .")
 
 
 def magnifications(largest: float) -> tuple[int, ...]:
-    """How often to enlarge perturbations whose largest change is `largest`.
+    """Factors by which to enlarge perturbations whose largest value is `largest`.
 
     ×10 and ×50 for changes up to 0.05: the first shows how large, the second where. Larger ones by the most of 1, 2
     and 5 that keeps colours on their scale, which ends at half of the pixel range.

@@ -1,4 +1,4 @@
-"""Galleries for the web page, small enough to be inside it, and alike enough to be seen side by side."""
+"""Galleries inside the web page, aligned for comparison side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = 96  # images up to so many pixels a side are kept bit by bit and shown a
 
 
 def galleries(comparison: Comparison) -> list[dict[str, Any]]:
-    """A gallery per result that has answers; all show the same first images, as many as the page has room for."""
+    """A gallery per result with images; all show the same first images, as many as fit BUDGET."""
     found: list[dict[str, Any]] = []
     clean = [data_uri(_pixels(rgb(image))) for image in comparison.x]
     for place, (_, results) in enumerate(comparison.groups()):
@@ -44,7 +44,7 @@ def galleries(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def opening(found: list[dict[str, Any]]) -> tuple[int, int]:
-    """Which two to open on: a generator's answers, else the strongest attack's, beside noise under the same threat."""
+    """Indices of the first two galleries: a generator, else the strongest attack, and noise in the same ball."""
     if not found:
         return 0, 0
     shown = max(found, key=lambda g: (g["access"] == "generator", g["asr"]))
@@ -60,13 +60,13 @@ def _gallery(comparison: Comparison, result: Result, clean: list[str]) -> dict[s
     rate = f"{row['asr']:.1%} of {row['n_attacked']} images fooled"
     return {
         **{"group": threat_text(row), "access": row["access"], "asr": row["asr"]},
-        "told": f"{row['attack']}, {threat_text(row)}: {rate}; what was added is enlarged × {factor}",
+        "told": f"{row['attack']}, {threat_text(row)}: {rate}; perturbation enlarged × {factor}",
         "images": [_image(comparison, result, i, clean[i], delta[i], factor) for i in range(len(delta))],
     }
 
 
 def _image(comparison: Comparison, result: Result, i: int, clean: str, delta: Tensor, factor: float) -> dict[str, Any]:
-    """The i-th image of a gallery: three pictures, and what the classifier said."""
+    """The i-th image of a gallery: three images, and the predictions."""
     records = {name: column[i].item() for name, column in result.records.items()}
     names = comparison.classes
     before, after = names[int(records["clean_prediction"])], names[int(records["prediction"])]

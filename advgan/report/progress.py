@@ -1,4 +1,4 @@
-"""How far a long evaluation is, and the time it has left: one bar for all cells, one for the cell in work."""
+"""Progress of a long evaluation: one bar for all cells, one for the current cell."""
 
 from __future__ import annotations
 

@@ -22,12 +22,12 @@ from advgan.report.figures.cases import cases, reach, safe
 from advgan.report.figures.confusion import counts, occurring
 from advgan.report.figures.curves import curves
 from advgan.report.figures.galleries import galleries
-from advgan.report.figures.noise import Whisper, find_whisper, noise
+from advgan.report.figures.noise import NoiseExample, find_noise_example, noise
 from advgan.report.figures.norms import cumulative, histograms
 from advgan.report.figures.speed import pareto, speed
 from advgan.report.figures.style import finish, sheet, styles
 from advgan.report.figures.two_changes import square, two_changes
-from advgan.report.gallery import answer, gallery, magnifications
+from advgan.report.gallery import gallery, magnifications, prediction_text
 
 CLASSES = ("cat", "dog", "a rather long name", "$x_1$")
 STORIES = ["curves", "speed", "noise", "two changes", "gallery", "confusion", "norms"]
@@ -221,12 +221,12 @@ def test_confusion_of_many_classes_keeps_occurring_ones() -> None:
 
 def test_noise_figure_pairs_attack_with_larger_noise() -> None:
     (case,) = cases(comparison())
-    whisper = find_whisper(case, 6)
-    assert whisper is not None
-    assert whisper == Whisper(0.05, whisper.image, "advgan", "noise-sign")
+    example = find_noise_example(case, 6)
+    assert example is not None
+    assert example == NoiseExample(0.05, example.image, "advgan", "noise-sign")
     for result in case.attacks["noise-sign"]:
-        assert result.records["prediction"][whisper.image] == result.records["label"][whisper.image]
-    assert case.attacks["advgan"][0].records["success"][whisper.image]
+        assert result.records["prediction"][example.image] == result.records["label"][example.image]
+    assert case.attacks["advgan"][0].records["success"][example.image]
     assert noise(only(comparison(), "noise-sign", "deepfool")) == {}
     assert noise(only(comparison(), "advgan", "fgsm")) == {}
 
@@ -336,9 +336,9 @@ def test_magnification_factors(largest: float, factors: tuple[int, ...]) -> None
 
 def test_prediction_labels_are_short() -> None:
     answers = torch.tensor([1, 2]), torch.tensor([0.874, 1.0])
-    assert answer(answers, 0, ["3", "7", "9"]) == "7 .87"
-    assert answer(answers, 1) == "2 1.00"
-    assert answer(answers, 1, CLASSES) == "a rather lo… 1.00"
+    assert prediction_text(answers, 0, ["3", "7", "9"]) == "7 .87"
+    assert prediction_text(answers, 1) == "2 1.00"
+    assert prediction_text(answers, 1, CLASSES) == "a rather lo… 1.00"
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (2, 2, 8, 8)])

@@ -1,4 +1,4 @@
-"""The figures of a comparison, one story a file."""
+"""The figures of a comparison, one kind a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STORIES = (curves, speed, noise, two_changes, galleries, confusion, cumulative, 
 
 
 def pictures(comparison: Comparison) -> dict[str, Picture]:
-    """All figures that a comparison has something to show for, in the order to look at them.
+    """All figures for which a comparison has data, in the order of the report.
 
     Names are "curves/mnist-c linf": the story, then what it is about; fit for file names and TensorBoard's tags.
     """

@@ -1,4 +1,4 @@
-"""What a chart shows: the results on one target, in one norm, with one aim, attack by attack and by growing eps."""
+"""The results of a chart: one target model, norm and target class, by attack and growing eps."""
 
 from __future__ import annotations
 
@@ -55,27 +55,27 @@ class Case:
         return [result for results in self.attacks.values() for result in results if result.row["eps"] == eps]
 
     def last(self, protocol: str) -> list[Result]:
-        """Of each attack of a protocol, the result at its largest eps; a minimal-norm attack's are all alike."""
+        """Of each attack of a protocol, the result at its largest eps; those of a minimum-norm attack are all alike."""
         results = [results[-1] for results in self.attacks.values()]
         return [result for result in results if result.row["protocol"] == protocol]
 
     def smallest(self) -> Tensor:
-        """(n,) in the case's norm, the smallest change by which any attack reached its goal; inf where none did.
+        """(n,) in the case's norm, the norm of the smallest successful perturbation of any attack; inf without one.
 
         The empirical best attack of AttackBench (Cina et al. 2025), image by image.
         """
         return torch.stack([reach(result) for results in self.attacks.values() for result in results]).amin(0)
 
     def smallest_error(self) -> Tensor:
-        """(n,) the same for any wrong answer: where a class is aimed at, accuracy falls with others too."""
+        """(n,) the same for any misclassification: in a targeted attack accuracy falls with other classes too."""
         return torch.stack([error(result) for results in self.attacks.values() for result in results]).amin(0)
 
 
 def cases(comparison: Comparison) -> list[Case]:
-    """The cases of a comparison that have figures; of several seeds the first one speaks.
+    """The cases of a comparison with metrics; of several seeds the first one.
 
     Left out is a threat under which there are less than a quarter of the attacks that the fullest one has: a single
-    attack under a ball that nobody asked for, like PGD at eps 0.5 in eval/compare.py, is a check and no comparison.
+    attack in another ball, like PGD at eps 0.5 in eval/compare.py, is a check and no comparison.
     """
     order = {label: i for i, label in enumerate(dict.fromkeys(r.row["attack"] for r in comparison.results))}
     groups = {group: first_seeds(results) for group, results in comparison.groups()}
@@ -93,12 +93,12 @@ def cases(comparison: Comparison) -> list[Case]:
 
 
 def reach(result: Result) -> Tensor:
-    """(n,) the size, in the threat's norm, of the change that fooled the target; inf where it was not fooled."""
+    """(n,) the norm of the perturbation that fooled the classifier; inf where it was not fooled."""
     return _size(result).masked_fill(~result.records["fooled"], torch.inf)
 
 
 def error(result: Result) -> Tensor:
-    """(n,) the size of the change after which the target answers wrongly, with any class; inf where it does not."""
+    """(n,) the norm of the perturbation with any misclassification; inf without one."""
     anywhere = result.records | {"within": torch.ones_like(result.records["within"])}
     return _size(result).masked_fill(~wrong(anywhere), torch.inf)
 
@@ -106,10 +106,10 @@ def error(result: Result) -> Tensor:
 def _size(result: Result) -> Tensor:
     size = result.records[result.row["norm"]].float()
     if result.row["protocol"] == "bounded":
-        size = size.clamp(max=result.row["eps"])  # the harness let rounding errors of the last digit pass
+        size = size.clamp(max=result.row["eps"])  # the verification tolerates rounding errors
     return size
 
 
 def safe(name: str) -> str:
-    """A name for a file or a tag: what a target or an attack is called, without slashes, colons and the like."""
+    """The name of a target or an attack for a file or a tag: without slashes, colons and the like."""
     return re.sub(r"[^\w.=+ -]+", "-", name).strip(" -")

@@ -1,4 +1,4 @@
-"""What the target takes adversarial images for: true class against its answer."""
+"""Confusion matrices under attack: true class against prediction."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import finish, sheet
 
 CAPTION = (
-    "Only images that were fooled. A row is a true class, a column is what the target says under attack; numbers count "
-    "images, the colour is their share of the row. A dark column over all rows means that an attack drives everything "
-    "toward one answer, as a nearly universal perturbation does; scattered cells mean that it goes image by image. "
-    "Of many classes only those are shown that are met."
+    "Only images that were fooled. A row is a true class, a column the prediction under attack; numbers count "
+    "images, the colour is their share of the row. A dark column over all rows means that an attack pushes all images "
+    "toward one class, as a nearly universal perturbation does; scattered cells mean that it depends on the image. "
+    "Of many classes only those that occur are shown."
 )
 LABELS = 20  # classes that get a name and a number in each cell
 
 
 def confusion(comparison: Comparison) -> dict[str, Picture]:
-    """A picture for each target, norm and aim at the largest eps: the generator, the strongest attack, FGSM."""
+    """A figure for each target, norm and aim at the largest eps: the generator, the strongest attack, FGSM."""
     return {
         f"confusion/{case.name} {safe(eps_text(case.eps[-1]))}": _picture(case, chosen, comparison.classes)
         for case in cases(comparison)
@@ -31,7 +31,7 @@ def confusion(comparison: Comparison) -> dict[str, Picture]:
 
 
 def counts(result: Result, classes: np.ndarray) -> np.ndarray:
-    """(k, k) images fooled, by true class and by the target's answer under attack, both among the k `classes`."""
+    """(k, k) images fooled, by true class and prediction under attack, both among the k `classes`."""
     hit = result.records["success"]
     places = [np.searchsorted(classes, result.records[name][hit].numpy()) for name in ("label", "prediction")]
     table = np.zeros((len(classes), len(classes)), dtype=np.int64)
@@ -40,7 +40,7 @@ def counts(result: Result, classes: np.ndarray) -> np.ndarray:
 
 
 def _chosen(case: Case) -> list[Result]:
-    """The generator, the strongest other bounded attack and FGSM; of these, the ones that fooled anything."""
+    """The generator, the strongest other bounded attack and FGSM; of these, the ones with a success."""
     bounded = [result for result in case.at(case.eps[-1]) if result.row["protocol"] == "bounded"]
     others = [result for result in bounded if result.row["access"] not in ("generator", "nothing")]
     strongest = max((r for r in others if r.row["attack"] != "fgsm"), key=lambda r: r.row["asr"], default=None)
@@ -51,7 +51,7 @@ def _chosen(case: Case) -> list[Result]:
 
 
 def occurring(chosen: list[Result], classes: int) -> np.ndarray:
-    """(m,) ascending: the classes that stand in a table of their own, all if they are few, else those that are met."""
+    """(m,) ascending: the classes of the table: all if they are few, else those that occur."""
     if classes <= LABELS:
         return np.arange(classes)
     met = [result.records[name][result.records["success"]] for result in chosen for name in ("label", "prediction")]
@@ -69,9 +69,9 @@ def _picture(case: Case, chosen: list[Result], classes: tuple[str, ...]) -> Pict
         _matrix(axes, counts(result, kept), tuple(classes[i] for i in kept))
         row = result.row
         axes.set_title(f"{row['attack']}: {row['asr']:.1%} fooled", fontsize=10, loc="left")
-        axes.set_xlabel("the target's answer under attack")
+        axes.set_xlabel("prediction under attack")
     panels[0].set_ylabel("true class (images fooled)")
-    title = f"{case.words}, eps {eps_text(case.eps[-1])}: what {case.n_attacked} attacked images are taken for"
+    title = f"{case.words}, eps {eps_text(case.eps[-1])}: predictions for {case.n_attacked} attacked images"
     return finish(figure, title, CAPTION)
 
 

@@ -1,4 +1,4 @@
-"""Success and robust accuracy against the size of the change: the curve that the subject is taught with."""
+"""Success and robust accuracy against eps."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from advgan.report.figures.cases import Case, cases, error, reach
 from advgan.report.figures.style import AXIS, Style, finish, percent, plain, sheet, styles
 
 CAPTION = (
-    "Left: the share of attacked images on which the attack reached its goal (ASR; higher is a stronger attack). "
+    "Left: the share of attacked images on which the attack succeeded (ASR; higher is a stronger attack). "
     "Right: the target's accuracy over all images under attack (lower is a stronger attack); dotted: guessing. "
-    "Markers: bounded attacks, run anew at each eps, with 95 % Wilson intervals; the lines between only guide the eye. "
-    "Stairs: minimal-norm attacks, run once, a step for each image at the size of its change. Dashed: the best of all "
-    "attacks, each image at the smallest change that fooled; it jumps at the eps at which bounded attacks were run."
+    "Markers: bounded attacks, run at each eps, with 95 % Wilson intervals; the lines are guides to the eye. "
+    "Steps: minimum-norm attacks, run once, a step for each image at the norm of its perturbation. Dashed: best of all "
+    "attacks, each image at its smallest successful perturbation; it jumps at the eps of bounded attacks."
 )
 
 
 def curves(comparison: Comparison) -> dict[str, Picture]:
-    """One picture per target, norm and aim: ASR(eps) on the left, accuracy under attack on the right."""
+    """One figure per target, norm and aim: ASR(eps) on the left, accuracy under attack on the right."""
     style = styles(comparison)
     return {f"curves/{case.name}": _picture(case, style, len(comparison.classes)) for case in cases(comparison)}
 
@@ -51,7 +51,7 @@ def _picture(case: Case, style: dict[str, Style], classes: int) -> Picture:
         plain(axes, text).set(xlim=(0, largest), ylim=(-0.02, 1.03), xlabel=f"eps ({AXIS[case.norm]})")
         axes.yaxis.set_major_formatter(percent)
     figure.legend(*asr.get_legend_handles_labels(), loc="outside right center", fontsize=8.5, frameon=False)
-    return finish(figure, f"{case.words}: attack success, and what is left of the accuracy, against eps", CAPTION)
+    return finish(figure, f"{case.words}: attack success and robust accuracy against eps", CAPTION)
 
 
 def _best(asr: Axes, accuracy: Axes, case: Case, largest: float) -> None:
@@ -65,7 +65,7 @@ def _best(asr: Axes, accuracy: Axes, case: Case, largest: float) -> None:
 
 
 def _bounded(axes: Axes, results: list[Result], quantity: str, style: dict[str, Style]) -> None:
-    """Points at the eps that were run, with intervals; a line where there are several, from what holds at eps 0."""
+    """Points at the eps that were run, with intervals; a line where there are several, from the value at eps 0."""
     rows = [result.row for result in results]
     eps, (color, marker, line) = [row["eps"] for row in rows], style[rows[0]["attack"]]
     y = [row[quantity] for row in rows]
@@ -85,7 +85,7 @@ def _bounded(axes: Axes, results: list[Result], quantity: str, style: dict[str, 
 
 
 def _stairs(axes: Axes, result: Result, quantity: str, style: dict[str, Style], largest: float) -> None:
-    """A minimal-norm attack: one step per image, at the size of its change."""
+    """A minimum-norm attack: one step per image, at the norm of its perturbation."""
     row, records = result.row, result.records
     other = "" if row["attack_norm"] == row["norm"] else f" (minimises {row['attack_norm']})"
     size, turn = reach(result), 1.0

@@ -1,4 +1,4 @@
-"""A gallery for each attack: its answers to the first images, and what the target says of them."""
+"""A gallery for each attack: adversarial examples of the first images, and their predictions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.gallery import gallery
 
 CAPTION = (
-    "Top: the clean image under its true class. Middle: what the attack added, enlarged as written. Bottom: the sum, "
-    "under the target's answer and its confidence, before and after the attack; bold where the attack reached its goal "
-    "on an image that counts: one that was right before, and not of the class that is aimed at."
+    "Top: the clean image under its true class. Middle: the perturbation, enlarged as written. Bottom: the adversarial "
+    "image under the predictions and their confidences before and after the attack; bold for a success on an eligible "
+    "image: one classified correctly before, and not of the target class."
 )
 
 
 def galleries(comparison: Comparison) -> dict[str, Picture]:
-    """For each target, norm and aim, each attack at its largest eps; minimal-norm attacks, that know none, once."""
+    """For each target, norm and aim, each attack at its largest eps; minimum-norm attacks once."""
     found: dict[str, Picture] = {}
     for case in cases(comparison):
         for attack, results in case.attacks.items():
@@ -38,7 +38,7 @@ def _gallery(comparison: Comparison, case: Case, result: Result) -> Picture:
     else:
         aim = "" if case.y_target is None else f", toward class {case.y_target}"
         median = "none" if row["l2_median"] is None else f"{row['l2_median']:.2f}"
-        title = f"{row['attack']} (minimal {row['attack_norm']}) on {case.target}{aim}: median l2 {median}"
+        title = f"{row['attack']} (minimum {row['attack_norm']}) on {case.target}{aim}: median l2 {median}"
     image = gallery(
         comparison.x[:k],
         result.x_adv,

@@ -1,4 +1,4 @@
-"""Loud noise beside a small attack: what matters is the direction of a change, not its size."""
+"""Noise and an attack of the same size: the direction of a perturbation matters, not its size alone."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases
 from advgan.report.figures.style import finish, sheet
-from advgan.report.gallery import FOOLED, HELD, answer, rgb
+from advgan.report.gallery import FOOLED, HELD, prediction_text, rgb
 
 CAPTION = (
-    "One image under noise and under an attack of the same size, column by column. The target shrugs off noise that "
-    "anyone can see, and errs under a change no louder: what matters is the direction of a change, not its size. Bold: "
-    "the target is wrong."
+    "One image under noise and under an attack of the same size, column by column. The classifier is robust to "
+    "visible noise but not to an adversarial perturbation of that size: its direction matters. Bold: misclassified."
 )
 
 
-class Whisper(NamedTuple):
-    """An image that `attack` turns at `eps`, though `noise` does not at any that was tried."""
+class NoiseExample(NamedTuple):
+    """An image on which `attack` succeeds at `eps`, and `noise` at no eps of the comparison."""
 
     eps: float
     image: int
@@ -34,51 +33,51 @@ class Whisper(NamedTuple):
 def noise(comparison: Comparison) -> dict[str, Picture]:
     """For each target, norm and aim with such an image: noise of growing size above, an attack of that size below."""
     return {
-        f"noise/{case.name}": _noise(comparison, case, whisper)
+        f"noise/{case.name}": _noise(comparison, case, example)
         for case in cases(comparison)
-        if (whisper := find_whisper(case, len(comparison.x)))
+        if (example := find_noise_example(case, len(comparison.x)))
     }
 
 
-def find_whisper(case: Case, shown: int) -> Whisper | None:
-    """The smallest eps at which a generator or else a gradient attack turns an image that noise never does."""
+def find_noise_example(case: Case, shown: int) -> NoiseExample | None:
+    """Smallest eps at which a generator or else a gradient attack succeeds on an image on which noise never does."""
     noises = [a for a, results in case.attacks.items() if results[0].row["access"] == "nothing"]
-    noises.sort(key=lambda a: -case.attacks[a][-1].row["l2_mean"])  # the loudest first
-    best: tuple[tuple[float, ...], Whisper] | None = None
-    for softness, loud in enumerate(noises):
-        records = [result.records for result in case.attacks[loud]]
+    noises.sort(key=lambda a: -case.attacks[a][-1].row["l2_mean"])  # the largest first
+    best: tuple[tuple[float, ...], NoiseExample] | None = None
+    for noise_rank, noise_name in enumerate(noises):
+        records = [result.records for result in case.attacks[noise_name]]
         held = torch.stack([each["prediction"] == each["label"] for each in records]).all(0)[:shown]
         for rank, (attack, results) in enumerate(sorted(case.attacks.items(), key=lambda item: _rank(item[1][0]))):
             for result in results if _rank(results[0]) < 3 else []:
                 hit = held & result.records["success"][:shown]
                 for i in hit[: len(result.x_adv)].nonzero().flatten().tolist():
-                    order = (result.row["eps"], rank, softness, -result.records["confidence"][i].item())
+                    order = (result.row["eps"], rank, noise_rank, -result.records["confidence"][i].item())
                     if best is None or order < best[0]:
-                        best = order, Whisper(result.row["eps"], i, attack, loud)
+                        best = order, NoiseExample(result.row["eps"], i, attack, noise_name)
     return None if best is None else best[1]
 
 
 def _rank(result: Result) -> int:
-    """Whose whisper is shown: a generator's, FGSM's, another bounded attack's; not noise's or a minimal-norm one's."""
+    """Order of preference: a generator, FGSM, another bounded attack; 3 for noise and minimum-norm attacks."""
     row = result.row
     if row["protocol"] != "bounded" or row["access"] == "nothing":
         return 3
     return 0 if row["access"] == "generator" else 1 if row["attack"] == "fgsm" else 2
 
 
-def _noise(comparison: Comparison, case: Case, whisper: Whisper) -> Picture:
-    i, clean = whisper.image, comparison.x[whisper.image]
+def _noise(comparison: Comparison, case: Case, example: NoiseExample) -> Picture:
+    i, clean = example.image, comparison.x[example.image]
     rows = [
         {result.row["eps"]: result for result in case.attacks[name] if i < len(result.x_adv)}
-        for name in (whisper.noise, whisper.attack)
+        for name in (example.noise, example.attack)
     ]
     eps = sorted(rows[0] | rows[1])
     figure = sheet(2.0 * (len(eps) + 1) + 0.6, 5.2)
     panels = figure.subplots(2, len(eps) + 1, squeeze=False)
     truth = int(comparison.y[i])
     first = next(iter(rows[0].values())).records
-    before = answer((first["clean_prediction"], first["clean_confidence"]), i, comparison.classes)
-    for row, (results, name) in enumerate(zip(rows, (whisper.noise, whisper.attack), strict=True)):
+    before = prediction_text((first["clean_prediction"], first["clean_confidence"]), i, comparison.classes)
+    for row, (results, name) in enumerate(zip(rows, (example.noise, example.attack), strict=True)):
         _tile(panels[row, 0], rgb(clean), f"clean: {before}", False)
         panels[row, 0].set_ylabel(name, fontsize=11)
         for axes, size in zip(panels[row, 1:], eps, strict=True):
@@ -86,10 +85,10 @@ def _noise(comparison: Comparison, case: Case, whisper: Whisper) -> Picture:
                 axes.axis("off")
                 continue
             records = results[size].records
-            says = answer((records["prediction"], records["confidence"]), i, comparison.classes)
+            says = prediction_text((records["prediction"], records["confidence"]), i, comparison.classes)
             wrong = int(records["prediction"][i]) != truth
             _tile(axes, rgb(results[size].x_adv[i]), f"eps {eps_text(size)}: {says}", wrong)
-    return finish(figure, f"{case.words}: {whisper.noise} and {whisper.attack} of the same size", CAPTION)
+    return finish(figure, f"{case.words}: {example.noise} and {example.attack} of the same size", CAPTION)
 
 
 def _tile(axes: Axes, image: np.ndarray, title: str, wrong: bool) -> None:

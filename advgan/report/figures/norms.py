@@ -1,4 +1,4 @@
-"""How large the changes are: distributions of norms, image by image."""
+"""Distributions of the norms of perturbations over images."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ from advgan.report.figures.style import AXIS, Style, finish, percent, plain, she
 
 NORMS = ("l2", "linf")
 CDF = (
-    "How small a change suffices: for each size, the share of attacked images that a minimal-norm attack turned with a "
-    "change of at most that size. Further left and higher is better; where a curve ends below 100 %, the attack found "
-    "nothing on the rest. An attack is only at home in the norm that it minimises; in the other one its curve shows a "
-    "by-product."
+    "For each norm, the share of attacked images that a minimum-norm attack fooled with a perturbation of at most "
+    "that norm. Further left and higher is better; where a curve ends below 100 %, the attack failed on the rest. "
+    "Compare attacks in the norm that they minimise."
 )
 HISTOGRAM = (
-    "How large the changes of each attack are, over the attacked images: solid where it succeeded within eps, pale "
-    "where it did not. A bounded attack uses up its eps (dashed) in its own norm; a minimal-norm attack stops as soon "
-    "as the target errs. Bars are drawn to each attack's own height."
+    "Norms of the perturbations over the attacked images: solid where the attack succeeded within eps, pale "
+    "where it did not. A bounded attack uses all of its eps (dashed) in its norm; a minimum-norm attack stops at the "
+    "first misclassification. The height of the bars is relative to each attack."
 )
 
 
 def cumulative(comparison: Comparison) -> dict[str, Picture]:
-    """Norm-CDFs of the minimal-norm attacks, in l2 and in linf: one picture per target and aim."""
+    """Norm-CDFs of the minimum-norm attacks, in l2 and in linf: one figure per target and aim."""
     style = styles(comparison)
     found: dict[str, tuple[Case, dict[str, Result]]] = {}
-    for case in cases(comparison):  # what an attack found is the same under each norm, but not each attack is there
+    for case in cases(comparison):  # a result is the same under each norm, but not each norm has all attacks
         _, results = found.setdefault(f"norms/{case.subject} minimal-norm", (case, {}))
         results.update({result.row["attack"]: result for result in case.last("minimal-norm")})
     return {name: _cumulative(case, [*results.values()], style) for name, (case, results) in found.items() if results}
 
 
 def histograms(comparison: Comparison) -> dict[str, Picture]:
-    """Histograms of l2 and linf, a line per attack, at the largest eps: one picture per target, norm and aim."""
+    """Histograms of l2 and linf, a line per attack, at the largest eps: one figure per target, norm and aim."""
     style = styles(comparison)
     return {f"norms/{case.name} {safe(eps_text(case.eps[-1]))}": _histograms(case, style) for case in cases(comparison)}
 
@@ -59,7 +58,7 @@ def _cumulative(case: Case, results: list[Result], style: dict[str, Style]) -> P
     panels[0].set_ylabel(f"share of {case.n_attacked} attacked images")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8.5, frameon=False)
     goal = "" if case.y_target is None else f", toward class {case.y_target}"
-    return finish(figure, f"{case.target}{goal}: how small a change suffices (norm-CDF)", CDF)
+    return finish(figure, f"{case.target}{goal}: norms of successful perturbations (norm-CDF)", CDF)
 
 
 def _histograms(case: Case, style: dict[str, Style]) -> Picture:
@@ -82,7 +81,7 @@ def _histograms(case: Case, style: dict[str, Style]) -> Picture:
 
 
 def _sizes(result: Result, norm: str) -> np.ndarray:
-    """Of the images that count; of a minimal-norm attack those it fooled, as it leaves the others as they are."""
+    """Norms over the eligible images; of a minimum-norm attack over its successes, others stay unchanged."""
     which = result.records["counts" if result.row["protocol"] == "bounded" else "fooled"]
     sizes: np.ndarray = result.records[norm][which].double().numpy()
     return sizes

@@ -1,4 +1,4 @@
-"""Speed against success: what each attack buys for its time."""
+"""Speed against success."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import Style, finish, percent, plain, sheet, styles
 
 CAPTION = (
-    "Right is faster, up is stronger, at one radius eps. The shaded stairs are the Pareto front: no other bounded "
+    "Right is faster, up is stronger, at one radius eps. The shaded steps are the Pareto front: no other bounded "
     "attack is both faster and stronger than one on it. Filled: bounded attacks, with 95 % Wilson intervals. Hollow: "
-    "minimal-norm attacks, which were never told eps; they count where their change happens to be that small, and "
-    "take no part in the front; nor does noise (grey), which is no attack. Dotted: the speed of FGSM, one forward and "
-    "one backward pass. Speeds are those of this report's machine and batch size, and leave out what it took to train "
+    "minimum-norm attacks, without eps; their successes count where the norm is at most eps, and they are "
+    "not part of the front; nor is noise (grey), a baseline. Dotted: the speed of FGSM, one forward and "
+    "one backward pass. Speeds are those of this report's machine and batch size, without the training of "
     "a generator."
 )
 AROUND = ((1, 0), (-1, 0), (0.7, 1), (0.7, -1), (-0.7, 1), (-0.7, -1), (0, 1), (0, -1))  # where a label may stand
@@ -37,7 +37,7 @@ def speed(comparison: Comparison) -> dict[str, Picture]:
 
 
 def pareto(points: list[tuple[float, float]]) -> list[int]:
-    """Which of the points (speed, success) no other one beats, by growing speed. Success 0 buys nothing."""
+    """Indices of the points (speed, success) on the Pareto front, by growing speed, without success 0."""
     best, front = 0.0, []
     for i in sorted(range(len(points)), key=lambda i: points[i], reverse=True):
         if points[i][1] > best:
@@ -83,7 +83,7 @@ def _competes(row: dict[str, Any]) -> bool:
 
 
 def _label(axes: Axes, points: list[tuple[float, float]], texts: list[str], colours: list[str]) -> None:
-    """Write a text beside each point, where it covers no point and no other text; a line leads back from far ones.
+    """Write a text next to each point, where it covers no point and no other text; a line connects far ones.
 
     Greedy: from the top down, each takes the first place around its point that is free, near ones first.
     """
@@ -114,7 +114,7 @@ def _label(axes: Axes, points: list[tuple[float, float]], texts: list[str], colo
 
 
 def _spot(corner: np.ndarray, towards: tuple[float, float], width: float, height: float) -> Bbox:
-    """Where a text lies that grows away from its point: right and up for positive directions, to both sides for 0."""
+    """The box of a text that extends away from its point: right and up for positive directions, both ways for 0."""
     x, y = (
         at - size * (0 if way > 0 else 1 if way < 0 else 0.5)
         for at, size, way in zip(corner, (width, height), towards, strict=True)
@@ -123,6 +123,6 @@ def _spot(corner: np.ndarray, towards: tuple[float, float], width: float, height
 
 
 def _crowding(box: Bbox, others: list[Bbox], frame: Bbox) -> int:
-    """How many others a box covers; leaving the frame is worse than any."""
+    """Number of other boxes that a box covers; leaving the frame is worse than any."""
     inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
     return box.count_overlaps(others) + (0 if inside else 1000)

@@ -1,4 +1,4 @@
-"""How the figures look: colours that the colour-blind tell apart (Okabe and Ito 2008), one for each attack."""
+"""Styles of the figures: colours for the colour-blind (Okabe and Ito 2008), one for each attack."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ COLOURS = (
 )
 LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1.2)))  # each for as many attacks as there are colours
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
-# By access: a generator is a vermilion star, in every report; noise, that attacks are measured against, is grey.
+# By access: a generator is a vermilion star, in every report; noise, the baseline, is grey.
 OWN = {
     "generator": (("#D55E00", "#8A3200", "#FF9466"), ("*", "p", "8", "H")),
     "nothing": (("#777777", "#AAAAAA", "#444444"), MARKERS),
 }
 DPI = 100
 AXIS = {
-    "l2": "l2: length of the change, pixels in [0, 1]",
-    "linf": "linf: largest change of a pixel, pixels in [0, 1]",
+    "l2": "l2 norm of the perturbation, pixels in [0, 1]",
+    "linf": "linf norm: largest change of a pixel, pixels in [0, 1]",
     "l0": "l0: number of pixels changed",
 }
 
@@ -60,7 +60,7 @@ def by_access(access: Mapping[str, str]) -> dict[str, Style]:
 
 
 def sheet(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that arranges its parts itself."""
+    """An empty figure, in inches, with a constrained layout."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -97,7 +97,7 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def with_caption(picture: Picture) -> np.ndarray:
-    """The picture with its caption under it, where no text can stand beside an image: (height, width, 3) uint8."""
+    """The figure with its caption below it, for viewers of images alone: (height, width, 3) uint8."""
     height, width, _ = picture.image.shape
     width = max(width, 600)
     lines = textwrap.wrap(picture.caption, width // 7)

@@ -1,4 +1,4 @@
-"""Two changes of one l2 length that look nothing alike: why an eps means nothing without its norm."""
+"""Two perturbations of equal l2 norm and different linf norm: an eps has no meaning without its norm."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from advgan.core.threat_model import delta_norms, eps_text
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases
 from advgan.report.figures.style import finish, sheet
-from advgan.report.gallery import FOOLED, HELD, answer, difference, magnifications, rgb
+from advgan.report.gallery import FOOLED, HELD, difference, magnifications, prediction_text, rgb
 
 CAPTION = (
-    "Two changes of one image, of the same l2 length: one is spread thinly over many pixels, the other is strong in a "
-    "few. To l2 they are equal; to linf, the largest change of a pixel, they are far apart."
+    "Two perturbations of one image with the same l2 norm: one is spread over many pixels, the other is "
+    "concentrated in a few. Their linf norms, the largest change of a pixel, are far apart."
 )
 SQUARE = (
-    " No two attacks of this comparison came out so, so the second change is a plain square, drawn for comparison: the "
-    "target was not asked about it."
+    " No two attacks of this comparison have such a pair, so the second perturbation is a plain square for comparison, "
+    "which was not classified."
 )
 
 
-class Change(NamedTuple):
-    """A change of image number `image`: x_adv (c, h, w), by whom, and what the target says of it, if it was asked."""
+class Perturbation(NamedTuple):
+    """A perturbed image number `image`: x_adv (c, h, w), the attack (`maker`), and the prediction, if there is one."""
 
     image: int
     maker: str
     x_adv: Tensor
     l2: float
     linf: float
-    says: str = "the target was not asked"
+    prediction: str = "not classified"
     wrong: bool = False
 
 
 def two_changes(comparison: Comparison) -> dict[str, Picture]:
-    """For each target and aim, two successful changes of one image with equal l2, and linf at least twice apart.
+    """For each target and aim, two successful perturbations of one image with equal l2, and linf at least twice apart.
 
-    Where no two attacks made such a pair, the second is a square of that length.
+    Where no two attacks have such a pair, the second is a square of that norm.
     """
-    found: dict[str, list[Change]] = {}
+    found: dict[str, list[Perturbation]] = {}
     titles: dict[str, str] = {}
     for case in cases(comparison):
         name = f"two changes/{case.subject}"
@@ -62,7 +62,7 @@ def two_changes(comparison: Comparison) -> dict[str, Picture]:
 def square(x: Tensor, length: float) -> Tensor | None:
     """x (c, h, w) with one bright or dark square of l2 `length` on it; None if there is no room for any.
 
-    The smallest square that stays in [0, 1], as near to the middle as it can be.
+    The smallest square that stays in [0, 1], as close to the middle as possible.
     """
     channels, height, width = x.shape
     for side in range(1, min(height, width) + 1):
@@ -79,19 +79,19 @@ def square(x: Tensor, length: float) -> Tensor | None:
     return None
 
 
-def _changes(case: Case, comparison: Comparison) -> Iterator[Change]:
-    """All successful answers to the first images."""
+def _changes(case: Case, comparison: Comparison) -> Iterator[Perturbation]:
+    """All successful adversarial examples of the first images."""
     for attack, results in case.attacks.items():
         for result in results:
             records, eps = result.records, result.row["eps"]
             maker = f"{attack}, {case.norm} eps {eps_text(eps)}" if result.row["protocol"] == "bounded" else attack
             for i in records["success"][: len(result.x_adv)].nonzero().flatten().tolist():
                 size = records["l2"][i].item(), records["linf"][i].item()
-                says = answer((records["prediction"], records["confidence"]), i, comparison.classes)
-                yield Change(i, maker, result.x_adv[i], *size, says, True)
+                prediction = prediction_text((records["prediction"], records["confidence"]), i, comparison.classes)
+                yield Perturbation(i, maker, result.x_adv[i], *size, prediction, True)
 
 
-def _pair(changes: list[Change]) -> tuple[Change, Change] | None:
+def _pair(changes: list[Perturbation]) -> tuple[Perturbation, Perturbation] | None:
     """The two that differ most in linf, at least by 2, of those on one image with l2 within 2 %."""
     fitting = [
         (a, b)
@@ -101,17 +101,17 @@ def _pair(changes: list[Change]) -> tuple[Change, Change] | None:
     return max(fitting, key=lambda pair: pair[1].linf / pair[0].linf, default=None)
 
 
-def _with_square(changes: list[Change], x: Tensor) -> tuple[Change, Change] | None:
-    """The quietest change, and a square of its length that is at least twice as loud."""
+def _with_square(changes: list[Perturbation], x: Tensor) -> tuple[Perturbation, Perturbation] | None:
+    """The perturbation of the smallest linf norm, and a square of its l2 norm with at least twice its linf norm."""
     for thin in sorted(changes, key=lambda change: change.linf):
         drawn = square(x[thin.image], thin.l2)
         size = delta_norms((x[thin.image] if drawn is None else drawn)[None] - x[thin.image])
         if drawn is not None and size["linf"].item() >= 2 * thin.linf:
-            return thin, Change(thin.image, "a square", drawn, size["l2"].item(), size["linf"].item())
+            return thin, Perturbation(thin.image, "a square", drawn, size["l2"].item(), size["linf"].item())
     return None
 
 
-def _picture(comparison: Comparison, target: str, spread: Change, strong: Change) -> Picture:
+def _picture(comparison: Comparison, target: str, spread: Perturbation, strong: Perturbation) -> Picture:
     figure = sheet(8.2, 5.6)
     panels = figure.subplots(2, 3)
     clean, truth = comparison.x[spread.image], comparison.classes[int(comparison.y[spread.image])]
@@ -121,10 +121,10 @@ def _picture(comparison: Comparison, target: str, spread: Change, strong: Change
         _tile(panels[row, 0], rgb(clean), f"clean: {truth}")
         scale = "" if factor == 1 else f" ×{factor}"
         _tile(panels[row, 1], difference(delta, factor), f"l2 {change.l2:.2f}, linf {change.linf:.3g}{scale}")
-        _tile(panels[row, 2], rgb(change.x_adv), change.says, change.wrong)
+        _tile(panels[row, 2], rgb(change.x_adv), change.prediction, change.wrong)
         panels[row, 0].set_ylabel(change.maker, fontsize=10)
     caption = CAPTION if strong.wrong else CAPTION + SQUARE
-    return finish(figure, f"{target}: two changes of equal l2 length {spread.l2:.2f}", caption)
+    return finish(figure, f"{target}: two perturbations of equal l2 norm {spread.l2:.2f}", caption)
 
 
 def _tile(axes: Axes, image: np.ndarray, title: str, wrong: bool = False) -> None:
