@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import patch
 
 import numpy as np
@@ -27,6 +30,14 @@ ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
 torch.set_num_threads(1)  # a worker a core
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def program_module(path: str) -> ModuleType:
+    """The module with `main` and `Settings` of a program, like "eval/compare.py"."""
+    text = (ROOT / path).read_text()
+    names = re.search(r'from (advgan[\w.]+) import Settings, main|run_program\("([\w.]+)"\)', text)
+    assert names is not None
+    return import_module(names[1] or names[2])
 
 
 def environment() -> dict[str, str]:

@@ -6,12 +6,9 @@ meant to change them. Numbers and no hashes are recorded: another processor roun
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,22 +17,12 @@ import torch
 from advgan import Generator
 from advgan.core.config import run
 from advgan.data import load_data
-from tests.conftest import ROOT
+from tests.conftest import ROOT, program_module
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SHIPPED = ("mnist-c-generator", "mnist-c-conditional", "mnist5k-generator")
 CLASSIFIER = ROOT / "checkpoints/mnist5k-classifier"
 VARYING = ("environment", "cost", "seconds", "images_per_second", "milliseconds", "path")  # keys of times and places
-
-
-def program(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.replace("/", "_").removesuffix(".py"), ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their annotations up there
-    spec.loader.exec_module(module)
-    return module
 
 
 def perturbations() -> dict[str, Any]:
@@ -59,7 +46,7 @@ def perturbations() -> dict[str, Any]:
 
 def comparison(directory: Path) -> dict[str, Any]:
     """results.json of three attacks and a shipped generator on 40 digits, without times."""
-    module = program("eval/compare.py")
+    module = program_module("eval/compare.py")
     flags = {"target-weights": CLASSIFIER, "generator": ROOT / "checkpoints/mnist5k-generator", "max-samples": 40}
     flags |= {"output-dir": directory, "threads": 1}
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
@@ -78,7 +65,7 @@ def without_times(value: Any) -> Any:
 
 def resumed_training(directory: Path) -> list[dict[str, Any]]:
     """History of a training that is stopped after 4 of 8 steps and resumed, without times."""
-    module = program("train/advgan.py")
+    module = program_module("train/advgan.py")
     flags = {"target-weights": CLASSIFIER, "output-dir": directory, "threads": 1, "batch-size": 16, "width": 8}
     flags |= {"validate-every": 2, "validation-images": 50}
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
-import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -26,7 +24,7 @@ from advgan.data.hf import load_hf
 from advgan.data.labels import find_classes, plain_label, read_classes
 from advgan.data.shards import damage
 from tests.cli.test_image_files import bomb, encoded
-from tests.conftest import ROOT
+from tests.conftest import program_module
 from tests.data.test_data import all_images, check_triple, write_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -540,12 +538,7 @@ def shards(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(program: str, *arguments: object) -> None:
     """Runs a program in this process."""
-    spec = importlib.util.spec_from_file_location(f"hf_{Path(program).stem}", ROOT / program)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their annotations up there
-    spec.loader.exec_module(module)
+    module = program_module(program)
     module.main(parse(module.Settings, [*map(str, arguments)]))
 
 
