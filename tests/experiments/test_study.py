@@ -1,4 +1,4 @@
-"""Reports of studies: every form is written from one declaration, the JSON file last."""
+"""Studies: a grid of attacks runs once and is cached; every form of a report is written from one declaration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from advgan import Generator
+from advgan.attacks.registry import parse_attack
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
+from advgan.defenses import ClassifierSpec
+from advgan.experiments.settings import StudySettings
+from advgan.experiments.study import GridPoint, Study
 from advgan.report.comparison import Picture
 from advgan.report.page import Table, percent, with_interval
 from advgan.report.study import Scalar, StudyReport
@@ -78,3 +85,50 @@ def test_numbers_as_text() -> None:
     assert with_interval(row) == "50.0"
     assert with_interval(row, "auc", scale=1, digits=3) == "0.500 [0.400, 0.600]"
     assert with_interval(row, "tpr", missing="–") == "–"
+
+
+@pytest.fixture
+def settings(digits: Path, tmp_path: Path) -> StudySettings:
+    return StudySettings(dataset="folder", data_dir=digits, max_samples=9, threads=1, output_dir=tmp_path / "out")
+
+
+def open_study(settings: StudySettings, classifier: Path) -> Study:
+    study = Study("study", settings)
+    study.start(0)
+    study.load_targets([ClassifierSpec("mnist-small", classifier)])
+    study.open()
+    return study
+
+
+def test_a_grid_runs_once_and_its_labels_name_the_results(settings: StudySettings, classifier: Path) -> None:
+    study = open_study(settings, classifier)
+    specs = [parse_attack(name) for name in ("noise-sign", "fgsm")]
+    points = [
+        GridPoint(spec=spec, target=study.targets[0], threat=Threat("linf", eps), label=f"{spec.label} {eps}")
+        for spec in specs
+        for eps in (0.1, 0.2)
+    ]
+    results = study.run(points)
+    assert [result.row["attack"] for result in results] == [point.label for point in points]
+    assert [result.row["eps"] for result in results] == [0.1, 0.2, 0.1, 0.2]
+    assert (len(study.x), study.cache_hits) == (9, 0)
+    again = open_study(settings, classifier)
+    assert [result.row for result in again.run(points)] == [result.row for result in results]
+    assert again.cache_hits == 4
+    with again.progress(1):
+        few = again.run_point(points[-1], 4)
+    assert (few.row["n"], len(again.results)) == (4, 5)
+
+
+def test_attacks_and_generators_that_do_not_fit_are_errors_before_the_grid(
+    settings: StudySettings, classifier: Path, tmp_path: Path
+) -> None:
+    Generator(width=8, depth=1, eps=0.2).save_pretrained(tmp_path / "run" / "generator")
+    study = open_study(settings, classifier)
+    study.load_generators([tmp_path / "run"], ["mnist-small"])
+    study.check_fit([Threat("linf", 0.1), Threat("linf", 0.3)])
+    with pytest.raises(InputError, match=r"run: this generator was trained for eps 0\.2, got the larger 0\.3"):
+        study.check_fit([Threat("linf", 0.3)])
+    study.check_attacks([parse_attack("fgsm"), parse_attack("advgan")], [Threat("linf", 0.3)])
+    with pytest.raises(InputError, match="steps must be at least 1"):
+        study.check_attacks([parse_attack("pgd:steps=0")], [Threat("linf", 0.3)])
