@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import advgan.training as training
-from advgan.attacks.registry import Spec, make_attack
+from advgan.attacks.registry import Spec, make_attack, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, eps_text
@@ -218,3 +218,22 @@ class Study:
 
 def _labelled(result: Result, point: GridPoint) -> Result:
     return result if point.label is None else replace(result, row=result.row | {"attack": point.label})
+
+
+def parse_attacks(
+    names: Sequence[str], default: Sequence[str], everything: Sequence[str], *, with_generator: bool, targeted: bool
+) -> list[Spec]:
+    """The attacks `names`, with spaces or commas between, each once: of the `default` for no names, and of `everything`
+    for "all", those that are possible. Raises InputError for one that is unknown, needs a generator, or a target class.
+    """
+    words = list(dict.fromkeys(" ".join(names).replace(",", " ").split()))
+    specs = [parse_attack(word) for word in (everything if words == ["all"] else words or default)]
+    if words in ([], ["all"]):
+        specs = [spec for spec in specs if spec.name != "advgan" or with_generator]
+        specs = [spec for spec in specs if spec.attack.targeted or not targeted]
+    for spec in specs:
+        if spec.name == "advgan" and not with_generator:
+            raise InputError("attack advgan needs a trained generator, expected --generator DIR, got none")
+        if targeted and not spec.attack.targeted:
+            raise InputError(f"attack {spec.name} cannot aim at a class, expected no y_target")
+    return specs

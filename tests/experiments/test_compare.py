@@ -255,7 +255,7 @@ def test_several_generators_and_defenses_share_the_baselines(
         (["--surrogate", "mnist-a"], "a surrogate needs a name and weights"),
         (["--surrogate", "mnist-small", "--surrogate-weights", "target"], "is one of the targets"),
         (["--attacks", "fgsm", "pgd:steps=0"], "steps must be at least 1, got 0"),
-        (["--attacks", "fgsm:loss=difference"], "loss difference compares the class that is aimed at"),
+        (["--attacks", "fgsm:loss=difference"], "loss difference compares the target class with the true one"),
         (["--attacks", "advgan"], "attack advgan needs a trained generator, expected --generator DIR"),
         (["--attacks", "deepfool", "--y-target", "1"], "attack deepfool cannot aim at a class"),
         (["--eps", "0"], "eps must be in (0, 1]"),

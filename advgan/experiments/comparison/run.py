@@ -28,7 +28,7 @@ from advgan.evaluation.compatibility import is_black_box
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, aim, parse_threat_models, unfit
 from advgan.experiments.comparison.compare import CompareResults
 from advgan.experiments.settings import ClassifiersSettings, StudySettings
-from advgan.experiments.study import GridPoint, Study
+from advgan.experiments.study import GridPoint, Study, parse_attacks
 from advgan.report.comparison import Comparison
 
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
@@ -75,7 +75,8 @@ def main(settings: Settings) -> None:
     generators = load_by_target(study, settings, len(classifiers))
     first = study.generators[0].generator if study.generators else None
     y_target = aim(settings.y_target, first)
-    specs = parse_attacks(settings.attacks, with_generator=first is not None, targeted=y_target is not None)
+    possible = {"with_generator": first is not None, "targeted": y_target is not None}
+    specs = parse_attacks(settings.attacks, BASIC, (*ATTACKS, "advgan:steps=2"), **possible)
     threats = parse_threat_models(settings.eps, settings.norm, first, targeted=y_target is not None)
     checks = [parse_attack(name) for name in SANITY] if settings.sanity else []
     study.start(settings.seeds[0], distributed=True)
@@ -169,22 +170,6 @@ def check(settings: Settings) -> None:
         raise InputError(
             f"a surrogate needs a name and weights, got {settings.surrogate} and {settings.surrogate_weights}"
         )
-
-
-def parse_attacks(names: Sequence[str], *, with_generator: bool, targeted: bool) -> list[Spec]:
-    """The attacks, in the given order. Raises InputError for one that is unknown, or needs a generator."""
-    words = list(dict.fromkeys(" ".join(names).replace(",", " ").split()))
-    everything = [*ATTACKS, "advgan:steps=2"]
-    specs = [parse_attack(word) for word in (everything if words == ["all"] else words or BASIC)]
-    if words in ([], ["all"]):
-        specs = [spec for spec in specs if (spec.name != "advgan" or with_generator)]
-        specs = [spec for spec in specs if spec.attack.targeted or not targeted]
-    for spec in specs:
-        if spec.name == "advgan" and not with_generator:
-            raise InputError("attack advgan needs a trained generator, expected --generator DIR, got none")
-        if targeted and not spec.attack.targeted:
-            raise InputError(f"attack {spec.name} cannot aim at a class, expected no y_target")
-    return specs
 
 
 class PlannedAttack(NamedTuple):

@@ -9,20 +9,19 @@ resumes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advgan.attacks.registry import ATTACKS, Spec, parse_attack
+from advgan.attacks.registry import ATTACKS
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat, check_class
 from advgan.evaluation.loading import aim, parse_eps_values, unfit
 from advgan.experiments.settings import ClassifierSettings, SeededStudySettings
-from advgan.experiments.study import GridPoint, Study
+from advgan.experiments.study import GridPoint, Study, parse_attacks
 from advgan.experiments.sweep.report import report, unattacked
 from advgan.report.comparison import Comparison
 
-ATTACKS_SHOWN = ("noise-sign", "fgsm", "ifgsm")
+BASIC = ("noise-sign", "fgsm", "ifgsm", "advgan")
 SHOWN = 100  # images that a gallery's five are chosen from
 
 
@@ -53,8 +52,8 @@ def main(settings: Settings) -> None:
     norm: Norm = settings.norm or (generator.threat.norm if generator else "linf")
     y_target = aim(settings.y_target, generator)
     threats = [Threat(norm, eps, targeted=y_target is not None) for eps in parse_eps_values(settings.eps, norm) if eps]
-    words = settings.attacks or (*ATTACKS_SHOWN, *(["advgan"] if generator else []))
-    specs = parse_attacks(words, with_generator=generator is not None, targeted=y_target is not None)
+    possible = {"with_generator": generator is not None, "targeted": y_target is not None}
+    specs = parse_attacks(settings.attacks, BASIC, tuple(ATTACKS), **possible)
     if not threats:
         raise InputError("expected an eps above 0, got none")
     study.start(settings.seed)
@@ -87,12 +86,3 @@ def main(settings: Settings) -> None:
     summary = study.summary(target=target.describe(settings.dataset), generators=generators, rows=rows)
     images = study.x[:SHOWN], study.y[:SHOWN]
     study.finish(report(Comparison(summary, results, *images, study.data.classes)), total=len(results))
-
-
-def parse_attacks(names: Sequence[str], with_generator: bool, targeted: bool) -> list[Spec]:
-    """The attacks, each once, in the given order; for "all" all that are possible."""
-    words = list(dict.fromkeys(" ".join(names).replace(",", " ").split()))
-    if words == ["all"]:
-        able = [name for name, attack in ATTACKS.items() if attack.targeted or not targeted]
-        words = [name for name in able if name != "advgan" or with_generator]
-    return [parse_attack(word) for word in words]
