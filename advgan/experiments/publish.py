@@ -39,12 +39,12 @@ from advgan.models.generator import Generator
 
 @dataclass(frozen=True)
 class Settings:
-    """Which run, measured on what, and where it goes."""
+    """The run, data sets for its evaluation, and the directory of the checkpoint."""
 
     run: Path = Path("checkpoints/runs/advgan")
-    """The run that is published: of train/advgan.py, or with --classifier of train/classifier.py"""
+    """Run to publish: of train/advgan.py, or with --classifier of train/classifier.py"""
     target: NameOrPath = "mnist-c"
-    """The classifier: the one that is published, or the one that the generator attacks"""
+    """Classifier to publish, or under attack by the generator"""
     output_dir: Path = Path("checkpoints/published")
     """The checkpoint's folder"""
     classifier: bool = False
@@ -57,17 +57,17 @@ class Settings:
     also: tuple[str, ...] = ()
     """Further data sets"""
     data_dir: Path = Path("data")
-    """Where the data sets lie"""
+    """Directory of the data sets"""
     max_samples: int | None = None
     """Maximum number of test images of each: always the same fair sample (docs/data.md)"""
     eps: tuple[str, ...] = ()
-    """Radii a generator is measured at; () takes its own"""
+    """Radii for the evaluation of a generator; (): its own"""
     recipe: Path | None = None
     """YAML file of these settings"""
     overwrite: bool = False
     """Replace an earlier checkpoint"""
     threads: int | None = None
-    """CPU threads; None takes all cores"""
+    """CPU threads; None: all cores"""
 
 
 FILES = ("config.json", "model.safetensors", "README.md")

@@ -1,10 +1,10 @@
-"""What each term of the loss buys: the same recipe trained without it, over seeds, reported on the test images.
+"""Ablation of the terms of the loss: the same recipe trained without each, over seeds, evaluated on the test images.
 
 python eval/ablation.py --seeds 0                         every variant of recipes/mnist-c.yaml
 python eval/ablation.py --seeds 0 1 2 --variants full     the recipe itself, mean of three seeds
 
-Each cell is `train/advgan.py` and then `eval/compare.py`, in a directory of its own. A cell that is there already
-is kept if it was trained with the same settings; one that was stopped goes on.
+Each variant is `train/advgan.py` and then `eval/compare.py`, in a directory of its own. Finished variants of the same
+settings are kept; an interrupted one resumes.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ RECIPE = shipped("recipes/mnist-c.yaml")
 
 @dataclass(frozen=True)
 class Settings:
-    """Which cells to train; everything else is in the recipe of train/advgan.py."""
+    """Variants and seeds; all other settings are in the recipe of train/advgan.py."""
 
     train_recipe: Path = RECIPE
     """Recipe of train/advgan.py that is varied"""
     variants: tuple[str, ...] = tuple(VARIANTS)
-    """Which of full, no-gan, no-hinge, neither, larger-alpha, paper-networks"""
+    """Some of full, no-gan, no-hinge, neither, larger-alpha, paper-networks"""
     seeds: tuple[int, ...] = (0,)
     """Seeds of each variant"""
     data_dir: DataDir = Path("data")

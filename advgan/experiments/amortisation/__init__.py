@@ -1,1 +1,1 @@
-"""What one pass of a generator achieves of an attack that optimises each image."""
+"""The amortisation gap: one pass of a generator compared with attacks that optimise each image."""

@@ -185,14 +185,14 @@ def _diversity(summary: Summary) -> list[Table]:
 
 
 def _cost(generator: ResultRow) -> str:
-    """What a pass takes of the classifier that is inside a generator, in words."""
+    """Cost of a pass in evaluations of the classifier inside a generator, as text."""
     if iterations := generator.get("rounds"):
         return f", unrolled, {iterations} iterations: each is a forward and a backward pass of the classifier inside it"
     return ", guided: a pass takes one forward of the classifier inside it" if generator["guided"] else ""
 
 
 def _choices(points: Sequence[ResultRow]) -> list[str]:
-    """Which choice each curve shows at which number of evaluations, a line of Markdown for each curve."""
+    """Choices of each curve by number of evaluations, a line of Markdown for each curve."""
     taken: dict[tuple[float, str], dict[str, list[str]]] = {}
     for row in points:
         if row["evaluations"] or row["family"] == "warm start":

@@ -182,7 +182,7 @@ def pgd40_references(eps: float) -> list[str]:
 
 
 def attack_grid(k: int, eps: float) -> dict[str, list[str]]:
-    """What is run with `k` gradient evaluations: some choices for each curve, which shows the best of them.
+    """Attacks with `k` gradient evaluations: some choices for each curve, which shows the best of them.
 
     Steps are of 2.5 eps / k, PGD's own size, or of the warm start's own, which PGD takes too where its own are shorter.
     """

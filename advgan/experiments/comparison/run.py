@@ -75,9 +75,9 @@ def main(settings: Settings) -> None:
     generators = load_by_target(study, settings, len(classifiers))
     first = study.generators[0].generator if study.generators else None
     y_target = aim(settings.y_target, first)
-    possible = {"with_generator": first is not None, "targeted": y_target is not None}
-    specs = parse_attacks(settings.attacks, BASIC, (*ATTACKS, "advgan:steps=2"), **possible)
-    threats = parse_threat_models(settings.eps, settings.norm, first, targeted=y_target is not None)
+    everything, targeted = (*ATTACKS, "advgan:steps=2"), y_target is not None
+    specs = parse_attacks(settings.attacks, BASIC, everything, with_generator=first is not None, targeted=targeted)
+    threats = parse_threat_models(settings.eps, settings.norm, first, targeted=targeted)
     checks = [parse_attack(name) for name in SANITY] if settings.sanity else []
     study.start(settings.seeds[0], distributed=True)
     targets = study.load_targets(classifiers)

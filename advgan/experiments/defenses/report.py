@@ -63,7 +63,7 @@ def report(summary: Summary) -> StudyReport:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """What each defense is worth and costs; success and accuracy, defense x attack; and what is rejected, if any is."""
+    """Worst case and cost of each defense; success and accuracy, defense x attack; and rejections, if there are any."""
     cells, labels = matrix(summary), [each["label"] for each in summary["defenses"]]
     ball, columns = f"{summary['norm']} eps {eps_text(summary['eps'])}", [*summary["columns"], WORST]
 
@@ -79,7 +79,7 @@ def tables(summary: Summary) -> list[Table]:
 
 
 def worth(summary: Summary) -> Table:
-    """What is left of each line at worst, which attack takes most, and what the defense costs."""
+    """Worst-case accuracy of each line, its strongest attack, and the cost of the defense."""
     heads = ["defense", "clean %", "worst case %", "strongest attack", "training s", "inference", "gradients"]
     lines = [
         [
@@ -134,7 +134,7 @@ def html(title: str, summary: Summary, figures: Mapping[str, Picture], failed: S
 
 
 def headlines(summary: Summary) -> list[str]:
-    """What a stranger should take home: the best and the worst line, by the accuracy that the worst case leaves."""
+    """The best and the worst line by worst-case accuracy."""
     ranked = sorted((each for each in summary["defenses"] if each["worst_case"]), key=_left)
     both = {"Most is left by": ranked[-1:], "Least by": ranked[:-1][:1]}
     return [

@@ -52,8 +52,8 @@ def main(settings: Settings) -> None:
     norm: Norm = settings.norm or (generator.threat.norm if generator else "linf")
     y_target = aim(settings.y_target, generator)
     threats = [Threat(norm, eps, targeted=y_target is not None) for eps in parse_eps_values(settings.eps, norm) if eps]
-    possible = {"with_generator": generator is not None, "targeted": y_target is not None}
-    specs = parse_attacks(settings.attacks, BASIC, tuple(ATTACKS), **possible)
+    with_generator, targeted = generator is not None, y_target is not None
+    specs = parse_attacks(settings.attacks, BASIC, tuple(ATTACKS), with_generator=with_generator, targeted=targeted)
     if not threats:
         raise InputError("expected an eps above 0, got none")
     study.start(settings.seed)

@@ -90,7 +90,7 @@ def _made_on(row: ResultRow) -> str:
 
 
 def pairs(rows: list[ResultRow]) -> str:
-    """Which source and victim, or the mean over how many of them, in words."""
+    """Source and victim, or the number of pairs in the mean, as text."""
     found = list(dict.fromkeys((row["source"], row["victim"]) for row in rows if row["source"]))
     source, victim = found[0]
     if len(found) > 1:
