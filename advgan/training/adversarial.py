@@ -53,14 +53,17 @@ USUAL: dict[Method, Usual] = {
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The images of adversarial training, and how much the clean ones count; linf.
+class AdversarialConfig:
+    """The inner attack of adversarial training (linf), and the weight of the clean images.
 
     alpha       weight of the clean images: see `mixed_loss`
     steps       gradient steps; with a generator they may be 0: its images as they are
     step_size   of one, in pixel units, once eps has risen
     warmup      share of the training in which the radius rises to `eps`. At eps 0.3 training that starts with all of it
                 often stays at one class for all images
+    members     frozen classifiers of method ensemble
+    generator_width, generator_learning_rate   channels, and constant learning rate (Adam), of method generator
+    robust_images   images attacked in a validation, at most
     """
 
     method: Method
@@ -69,13 +72,17 @@ class Plan:
     steps: int
     step_size: float
     warmup: float = 0.0
+    members: tuple[nn.Module, ...] = ()
+    generator_width: int = 16
+    generator_learning_rate: float = 1e-3
+    robust_images: int = 500
 
     def share(self, progress: float) -> float:
         """How much of eps is used after this share of the training."""
         return min(1.0, progress / self.warmup) if self.warmup else 1.0
 
 
-def plan(
+def adversarial_config(
     method: Method,
     eps: float,
     *,
@@ -83,8 +90,8 @@ def plan(
     steps: int | None = None,
     step_size: float | None = None,
     warmup: float = 0.0,
-) -> Plan:
-    """A `Plan`; what is None is the method's own, for pgd steps of 2.5 eps / steps. Raises InputError."""
+) -> AdversarialConfig:
+    """The settings of a method; None: its own value (pgd: steps of 2.5 eps / steps). Raises InputError."""
     check_eps(eps, "linf")
     usual = USUAL[method]
     alpha = usual.alpha if alpha is None else alpha
@@ -103,7 +110,7 @@ def plan(
         step_size = eps * (2.5 / steps if method == "pgd" else usual.size)
     if not 0 < step_size < float("inf"):
         raise InputError(f"attack_step_size must be positive, got {step_size}")
-    return Plan(method, eps, alpha, steps, step_size, warmup)
+    return AdversarialConfig(method, eps, alpha, steps, step_size, warmup)
 
 
 def mixed_loss(model: Any, x: Tensor, x_adv: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
@@ -122,61 +129,53 @@ def mixed_loss(model: Any, x: Tensor, x_adv: Tensor, y: Tensor, alpha: float) ->
 class Adversary:
     """The inner attacker: (x, y, step, progress) -> x_adv, against `net` as it is at that step.
 
-    net             the classifier in training, not its data parallel wrapper. Attacks see it in eval mode: no dropout,
-                    the running statistics of batch norm
-    members         frozen classifiers of method ensemble
-    width           channels of method generator's, which `accelerator` prepares: so it is part of what a run saves
-    learning_rate   its own, constant (Adam)
-    What is drawn at a step is drawn for the batch of all processes: alike for any number of them, and after a resume.
+    net        the classifier in training, not its data parallel wrapper. Attacks use it in eval mode: no dropout, the
+               running statistics of batch norm
+    channels   of the images
+    The generator of method generator is prepared by `accelerator`: so it is part of what a run saves. What is drawn at
+    a step is drawn for the batch of all processes: alike for any number of them, and after a resume.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        net: Any,
-        accelerator: Accelerator,
-        seed: int,
-        members: Sequence[nn.Module] = (),
-        width: int = 16,
-        learning_rate: float = 1e-3,
+        self, config: AdversarialConfig, net: nn.Module, accelerator: Accelerator, *, seed: int, channels: int
     ) -> None:
-        self.plan, self.net, self.accelerator, self.seed = plan, net, accelerator, seed
-        self.sources = [net, *members]
+        self.config, self.net, self.accelerator, self.seed = config, net, accelerator, seed
+        self.sources = [net, *config.members]
         self.generator: Any = None
-        if plan.method == "generator":
-            generator = Generator(net.image_shape[0], plan.eps, width=width, depth=1)
-            optimizer = Adam(generator.parameters(), learning_rate, betas=(0.5, 0.999))
+        if config.method == "generator":
+            generator = Generator(channels, config.eps, width=config.generator_width, depth=1)
+            optimizer = Adam(generator.parameters(), config.generator_learning_rate, betas=(0.5, 0.999))
             self.generator, self.optimizer = accelerator.prepare(generator, optimizer)
 
     def __call__(self, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:
         """Images (n, c, h, w) like `x`, this process's part of the batch of `step`; `progress` is the share done."""
-        share = max(self.plan.share(progress), 1e-3)  # a ball has a radius
-        threat = Threat("linf", self.plan.eps * share)
+        share = max(self.config.share(progress), 1e-3)  # a ball has a radius
+        threat = Threat("linf", self.config.eps * share)
         rng = np.random.default_rng((self.seed, step, 1))
         model = self.sources[rng.integers(len(self.sources))]
         reseed(model, step)
         start = self.start(x, y, threat, rng)
-        if not self.plan.steps:
+        if not self.config.steps:
             return start
-        step_size = self.plan.step_size * share
+        step_size = self.config.step_size * share
         problem = AttackProblem(model, x, y, None, threat, get_loss("cross-entropy"))
         with self.accelerator.autocast():
-            return gradient_ascent(problem, start, steps=self.plan.steps, step_size=step_size)
+            return gradient_ascent(problem, start, steps=self.config.steps, step_size=step_size)
 
     def start(self, x: Tensor, y: Tensor, threat: Threat, rng: np.random.Generator) -> Tensor:
         """Where the gradient steps begin: at `x`, at noise, or anywhere between noise and what the generator says."""
-        if self.plan.method in ("fgsm", "ensemble"):
+        if self.config.method in ("fgsm", "ensemble"):
             return x
         noisy = x + threat.eps * (2 * self.uniform(x.shape, x, rng) - 1)
-        if self.plan.method == "pgd":
+        if self.config.method == "pgd":
             return threat.project(noisy, x)
         # Else not cut at the box, as in the program of fast's authors: from a start that was cut one step takes a pixel
         # at 0 to 0 or to eps, nowhere between, and teaches corners alone (mnist-small, PGD-40: 78 % instead of 86).
-        if self.plan.method == "fast":
+        if self.config.method == "fast":
             return noisy
         x_adv = self.turn(x, y, threat.eps)
         # One image a pass is one pattern, which the classifier soon knows; between it and noise there are many.
-        w = self.uniform((len(x), 1, 1, 1), x, rng) if self.plan.steps else 1.0
+        w = self.uniform((len(x), 1, 1, 1), x, rng) if self.config.steps else 1.0
         return w * x_adv + (1 - w) * noisy
 
     def uniform(self, shape: Sequence[int], x: Tensor, rng: np.random.Generator) -> Tensor:

@@ -8,71 +8,263 @@ accelerate launch --cpu --num_processes 2 train/classifier.py ...    several pro
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 import advgan.training as training
 from advgan.attacks import pgd
-from advgan.classifiers import Classifier, build_target, fingerprint, initial_target, load_target, save_target
+from advgan.classifiers import Classifier, build_target, fingerprint, initial_target, save_target
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
 from advgan.core.errors import InputError
+from advgan.core.files import atomic_write_dir
+from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
-from advgan.data import Data, Stream, steps_per_epoch, training_batches
-from advgan.data.augment import augment, check_shift
+from advgan.data import Data, Stream, steps_per_epoch
+from advgan.data.augment import check_shift
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.stream import in_memory
 from advgan.defenses import load_members
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.training.adversarial import Adversary, Method, Plan, mixed_loss, overfitted, plan
+from advgan.training.adversarial import AdversarialConfig, Adversary, Method, adversarial_config, mixed_loss, overfitted
 from advgan.training.card import classifier_card
+from advgan.training.flags import RunFlags
+from advgan.training.frozen import process_settings
 from advgan.training.robust_accuracy import accuracy, validate
+from advgan.training.run_directory import Place, RunDirectory
+from advgan.training.runtime.distributed import make_accelerator, prepared_within
+from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, labelled_data, replaced
+
+Save = Callable[["ClassifierTraining", "dict[str, float] | None"], None]  # writes the net; metrics on test at the end
+
+
+def train_classifier(
+    model: nn.Module,
+    train: Any,
+    validation: Any = None,
+    *,
+    adversarial: AdversarialConfig | None = None,
+    config: ClassifierConfig | None = None,
+    accelerator: Accelerator | None = None,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> nn.Module:
+    """Train a classifier in place, adversarially or not; the weights that are best on validation, in eval mode.
+
+        model = train_classifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), (x, y), epochs=5)
+        robust = train_classifier(net, (x, y), adversarial=adversarial_config("pgd", 0.3, steps=7))
+
+    Args:
+        model: images (n, c, h, w) float32 in [0, 1] -> logits (n, k), normalisation inside.
+        train: labelled images, as for `advgan.fit`: a pair (x, y), a Dataset, a DataLoader, a folder of class folders.
+        validation: as `train`; None: a tenth of `train`, drawn by `seed`, of each class its part.
+        adversarial: the inner attack (Madry et al. 2018, arXiv:1706.06083, and others: `adversarial_config`).
+        config: settings of the steps (`ClassifierConfig`); `settings` replaces single ones, like epochs=5, shift=0.
+        accelerator: an own Accelerator; None: one of the launched processes, or of this one.
+        output_dir: where the best weights, the state for `resume` and TensorBoard's logs are kept; None: nowhere.
+        resume, overwrite: continue the run in `output_dir`, with the same settings; or replace it.
+
+    Raises:
+        InputError: before any training, for what cannot work.
+        Interrupted: after SIGINT (Ctrl-C): a KeyboardInterrupt with the best model so far (`trained`).
+        NotFiniteError: the loss became NaN or infinite.
+    """
+    config = replaced(config or ClassifierConfig(), settings)
+    config.check()
+    place = Place(None if output_dir is None else Path(output_dir), resume, overwrite, "classifier")
+    with ExitStack() as stack:
+        stack.enter_context(process_settings(None))
+        accelerator = accelerator or make_accelerator()
+        stack.enter_context(prepared_within(accelerator))
+        stack.enter_context(place.claimed())
+        data = labelled_data(model, train, validation, config.seed)
+        set_seed(config.seed)
+        steps = ClassifierTraining(model, data, config, accelerator, place, adversarial=adversarial, save=save_weights)
+        code = steps.run()
+        steps.files.raise_if_stopped(code, steps.best_model())
+        return steps.best_model()
+
+
+def save_weights(steps: ClassifierTraining, tested: dict[str, float] | None) -> None:
+    """Write the weights and training.json of a training in memory to its directory."""
+    summary = steps.description(tested) | {"finished": steps.record["step"] == steps.total}
+    net: Any = steps.net
+
+    def write(folder: Path) -> None:
+        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / "model.safetensors")
+        (folder / "training.json").write_text(sealed(summary))
+
+    folder = steps.files.directory / "classifier"  # type: ignore[operator]
+    if isinstance(net, Classifier):
+        save_target(net, folder, f"# A classifier of {len(steps.data.classes)} classes\n", summary)
+    else:
+        atomic_write_dir(folder, write)
+
+
+class ClassifierTraining(SupervisedTraining):
+    """A training that is ready: everything is built, nothing is written; `run` takes its steps.
+
+    net               trained in place
+    settings          all settings, for the record of the run
+    save              writes the net where it is the best so far, and at the end with its metrics on test
+    freeze_backbone   the net stays in eval mode: its batch normalisation as it will be used
+    """
+
+    title = "classifier"
+
+    def __init__(
+        self,
+        net: nn.Module,
+        data: Data,
+        config: ClassifierConfig,
+        accelerator: Accelerator,
+        place: Place,
+        *,
+        adversarial: AdversarialConfig | None = None,
+        settings: dict[str, Any] | None = None,
+        save: Save,
+        freeze_backbone: bool = False,
+        title: str = "classifier",
+    ) -> None:
+        self.net: Any = net
+        self.adversarial, self.save, self.freeze_backbone, self.title = adversarial, save, freeze_backbone, title
+        between = between_validations(data, config)
+        total = config.max_steps or config.epochs * between
+        trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        optimizer = AdamW(trained, config.learning_rate, weight_decay=config.weight_decay)
+        self.schedule = OneCycleLR(optimizer, config.learning_rate, total_steps=total)
+        record = training.Record(step=0, seconds=0.0, best=-1.0, best_step=0, history=[], lengthened=[])
+        record["settings"] = training.plain(config) if settings is None else settings
+        self.model, self.optimizer = accelerator.prepare(net, optimizer)
+        channels = data.image_shape[0]
+        self.adversary = (
+            Adversary(adversarial, net, accelerator, seed=config.seed, channels=channels) if adversarial else None
+        )
+        files = RunDirectory(place, accelerator, record, total, "classifier")
+        files.open_state(self.schedule, schedules=(self.schedule,))
+        super().__init__(data, config, accelerator, files, total=total, between=between)
+        self.best = files.saved_weights()
+
+    def part(self) -> Part:
+        return Part("train", self.optimizer, self.schedule)
+
+    def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        step, alpha = self.record["step"], 1.0 if self.adversarial is None else self.adversarial.alpha
+        x_adv = x if self.adversary is None else self.adversary(x, y, step, step / self.total)
+        self.model.train(not self.freeze_backbone)
+        return mixed_loss(self.model, x, x_adv, y, alpha)
+
+    def validate(self, log: Any, bar: Any) -> None:
+        eps, most = (self.adversarial.eps, self.adversarial.robust_images) if self.adversarial else (None, 0)
+        metrics = validate(self.net, self.data.validation, self.accelerator, eps, most)
+        better = append_history(self.record, metrics)
+        if better:
+            self.best = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+        if log:
+            for name, value in metrics.items():
+                log.add_scalar(f"validation/{name}", value, self.record["step"])
+        if self.accelerator.is_main_process:
+            print_validation(self.record, bar)
+        with self.files.writing() as writing:
+            if better and writing:
+                self.save(self, None)
+
+    def summary(self, loss: float) -> str:
+        history = self.record["history"]
+        validated = f" val {history[-1]['accuracy']:.1%}" if history else ""
+        return f"{self.images_per_second():.0f} images/s loss {loss:.3f}{validated}"
+
+    def best_model(self) -> nn.Module:
+        """The net with its best weights, in eval mode; before the first validation with the latest ones."""
+        if self.best is not None:
+            self.net.load_state_dict(self.best)
+        net: nn.Module = self.net.eval()
+        return net
+
+    def description(self, tested: dict[str, float] | None) -> dict[str, Any]:
+        """training.json: what is known of the run; `tested` at its end."""
+        record = self.record
+        return {
+            "settings": record["settings"],
+            "finished": tested is not None,
+            "steps": record["step"],
+            "total_steps": self.total,
+            "lengthened": record["lengthened"],  # at which steps a run was resumed with another number of steps in all
+            "training_seconds": record["seconds"],  # steps alone: neither loading nor validation
+            "best_step": record["best_step"],
+            "history": record["history"],
+            "test": tested,
+        }
+
+
+def append_history(record: training.Record, metrics: dict[str, float]) -> bool:
+    """Add a validation to the record; whether it is the best so far (of equals the later).
+
+    Of an adversarially trained one by the mean of its accuracy with and without PGD: by PGD alone a constant
+    prediction would be the best of a training that PGD defeats.
+    """
+    record["history"].append({"step": record["step"], "seconds": record["seconds"], **metrics})
+    value = (metrics["accuracy"] + metrics.get("accuracy_pgd", metrics["accuracy"])) / 2
+    better: bool = value >= record["best"]
+    if better:
+        record["best"], record["best_step"] = value, record["step"]
+    return better
+
+
+def print_validation(record: training.Record, bar: Any) -> None:
+    """One line a validation, and a warning of catastrophic overfitting."""
+    last = record["history"][-1]
+    line = f"step {record['step']:5d}  validation accuracy {last['accuracy']:.2%}"
+    if "accuracy_pgd" not in last:
+        bar.console.print(line, highlight=False)
+        return
+    bar.console.print(f"{line}, FGSM {last['accuracy_fgsm']:.2%}, PGD-10 {last['accuracy_pgd']:.2%}", highlight=False)
+    if overfitted(record["history"]):
+        bar.console.print(
+            "  note: catastrophic overfitting: the classifier resists FGSM and no longer PGD; kept is that of step "
+            f"{record['best_step']}. A smaller attack_step_size, fewer epochs or --adversarial pgd prevent it",
+            style="yellow",
+            highlight=False,
+        )
+
+
+def between_validations(data: Data, config: ClassifierConfig) -> int:
+    """Steps from one validation to the next: an epoch, or of a stream, which has none, a tenth of all."""
+    if isinstance(data.train, Stream) and config.max_steps:
+        return max(1, config.max_steps // 10)
+    return steps_per_epoch(data.train, config.batch_size)
+
+
+# The program
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
+class Settings(RunFlags, ClassifierConfig, DataSettings):
     """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
 
     target: NameOrPath = "mnist-c"
     """The classifier: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
     init_weights: Path | None = None
-    """Begin with the backbone of a trained classifier of this name and a new head: a run, or a file of weights"""
+    """Initial backbone, under a new head: that of a trained classifier of this name, a run or a file of weights"""
     weights_by_order: ByOrder = False
     freeze_backbone: bool = False
     """Train the new head alone: the backbone, its batch norm among it, stays what --init-weights brought"""
     output_dir: Path = Path("checkpoints/runs/classifier")
-    """Where classifier/, state/ and logs/ go"""
-    resume: bool = False
-    """Continue the run in the output directory where it stopped"""
-    overwrite: bool = False
-    """Replace an earlier run in the output directory"""
-    epochs: int = 12
-    """Passes over the training images; more with --resume: trained longer"""
-    max_steps: int | None = None
-    """Steps in all; overrides epochs, and the schedule follows it; more with --resume: trained longer"""
-    batch_size: int = 128
-    """Images a step, over all processes"""
-    seed: int = 0
-    """Of weights, batches and shifts"""
-    threads: int | None = None
-    """CPU threads a process; None shares the cores among the processes"""
+    """Directory of classifier/, state/ and logs/"""
     bf16: bool = False
     """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
-
-    learning_rate: Real = 3e-3
-    """Peak of the one-cycle schedule (AdamW)"""
-    weight_decay: Real = 1e-4
-    """Decoupled weight decay (AdamW)"""
-    shift: int = 2
-    """Training images are moved by up to this many pixels each way; 0 leaves them as they are"""
-    flip: bool = False
-    """Mirror every other training image (photographs, not digits)"""
 
     adversarial: Method | None = None
     """Adversarial training, by the images of fgsm, fast, pgd, ensemble, or a generator that is trained in turn; None:
@@ -84,7 +276,7 @@ class Settings(DataSettings):
     attack_steps: int | None = None
     """Gradient steps of pgd (None: 40), and after the generator's pass (None: 3; 0: the pass alone)"""
     attack_step_size: Real | None = None
-    """Of fast (None: 1.25 eps), pgd (2.5 eps / steps) and generator (0.5 eps)"""
+    """Step size of fast (None: 1.25 eps), pgd (2.5 eps / steps) and generator (0.5 eps)"""
     eps_warmup: Real = 0.0
     """Share of the steps in which the radius rises to eps: where training stays at one class, this helps"""
     ensemble: tuple[NameOrPath, ...] = ()
@@ -92,9 +284,16 @@ class Settings(DataSettings):
     generator_width: int = 16
     """Channels of the generator"""
     generator_learning_rate: Real = 1e-3
-    """The generator's, constant (Adam)"""
+    """Learning rate of the generator, constant (Adam)"""
     robust_images: int = 500
     """Images attacked, at most: for validation by FGSM and PGD-10, at the end for the test by PGD-40"""
+
+    def check(self) -> None:
+        super().check()
+        if self.freeze_backbone and self.init_weights is None:
+            raise InputError(
+                "freeze_backbone needs init_weights, a trained classifier whose backbone is kept, got none"
+            )
 
 
 HELD = 5000  # validation images, and test images, of a stream
@@ -106,116 +305,52 @@ ADVERSARIAL_ONLY: dict[str, Method | None] = {
 
 
 def main(settings: Settings) -> None:
-    check(settings)
-    how = adversarial_config(settings)
+    settings.check()
+    adversarial = adversarial_settings(settings)
     accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
-    training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
+    place = Place(settings.output_dir, settings.resume, settings.overwrite, "classifier")
+    place.claim()
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
     check_shift(settings.shift, data.image_shape)
     members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device, data.classes)
-    data, epoch = in_memory(data, HELD), between_validations(data, settings)
-    total = settings.max_steps or settings.epochs * epoch
-    net = begin(settings, data)
-    net.classes = data.classes
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    optimizer = AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = OneCycleLR(optimizer, settings.learning_rate, total_steps=total)
-    record = training.Record(
-        step=0,
-        seconds=0.0,
-        best=-1.0,
-        best_step=0,
-        history=[],
-        lengthened=[],
+    data = in_memory(data, HELD)
+    steps = ClassifierTraining(
+        initial_network(settings, data),
+        data,
+        settings,
+        accelerator,
+        place,
+        adversarial=None if adversarial is None else replace(adversarial, members=tuple(members)),
         settings=training.plain(settings) | {"ensemble_sha256": [fingerprint(member) for member in members]},
+        save=partial(save_classifier, settings),
+        freeze_backbone=settings.freeze_backbone,
+        title=str(settings.target),
     )
-    model, prepared = accelerator.prepare(net, optimizer)
-    inner = (settings.seed, members, settings.generator_width, settings.generator_learning_rate)
-    adversary = Adversary(how, net, accelerator, *inner) if how else None
-    state = training.State(accelerator, settings.output_dir, "classifier", total, record, schedule)
-    if settings.resume:
-        state.load(schedule)
-
-    batches = training_batches(
-        data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=total,
-        rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
-    )  # fmt: skip
-    if not settings.resume:  # nothing is refused from here on: the earlier run may go
-        state.clear()
-    with training.saving(accelerator, settings.output_dir):
-        if accelerator.is_main_process:
-            write_settings(settings, settings.output_dir)
-    with (
-        training.Stop() as stop,
-        training.open_log(accelerator, settings.output_dir, "classifier", record["step"], record["settings"]) as log,
-        training.progress_bar(accelerator) as bar,
-    ):
-        task = bar.add_task(settings.target, total=total, completed=record["step"], figures="")
-        for x, y in batches:
-            began = time.perf_counter()
-            share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-            moves = {"shift": settings.shift, "flip": settings.flip, "seed": settings.seed, "step": record["step"]}
-            x, y = augment(x, **moves, **share).to(accelerator.device), y.to(accelerator.device)
-            x_adv = adversary(x, y, record["step"], record["step"] / total) if adversary else x
-            model.train(not settings.freeze_backbone)  # a frozen backbone is as it will be used; a head has no modes
-            loss, logits = mixed_loss(model, x, x_adv, y, how.alpha if how else 1.0)
-            # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
-            loss_value = accelerator.reduce(loss.detach(), reduction="mean").item()
-            training.check_finite({"the loss": loss_value}, record["step"] + 1, state.left())
-            prepared.zero_grad()
-            accelerator.backward(loss)
-            prepared.step()
-            schedule.step()
-            record["step"] += 1
-            record["seconds"] += time.perf_counter() - began
-            step = record["step"]
-
-            speed = step * settings.batch_size / record["seconds"]
-            if log and (step % 10 == 0 or step == total):
-                log.add_scalar("train/loss", loss_value, step)
-                log.add_scalar("train/accuracy", (logits.argmax(1) == y).float().mean().item(), step)
-                log.add_scalar("train/learning rate", schedule.get_last_lr()[0], step)
-                log.add_scalar("train/images per second", speed, step)
-            stopping = stop.requested(accelerator)
-            if step % epoch == 0 or step == total:
-                figures = validate(net, data.validation, accelerator, how.eps if how else None, settings.robust_images)
-                better = keep_history(record, figures)
-                if log:
-                    for name, value in figures.items():
-                        log.add_scalar(f"validation/{name}", value, step)
-                    say(record, bar)
-                with training.saving(accelerator, settings.output_dir):
-                    if better and accelerator.is_main_process:
-                        keep(net, settings, data, record, total)
-            bar.update(task, completed=step, figures=progress(speed, loss_value, record))
-            if step % epoch == 0 or step == total or stopping:
-                state.save(step)
-            if stopping:
-                break  # safe: the loader is not a prepared one, and every process stops at this step
-    accelerator.wait_for_everyone()
-    conclude(settings, data, record, total, accelerator)
-    training.finish(accelerator, stop.code)
+    code = steps.run(partial(save_settings, settings, accelerator))
+    tested = test_metrics(steps) if steps.record["step"] == steps.total else None
+    with steps.files.writing() as writing:
+        if tested is not None and writing:
+            save_classifier(settings, steps, tested)
+    if accelerator.is_main_process:
+        print_summary(steps, tested)
+    training.finish(accelerator, code)
 
 
-def between_validations(data: Data, settings: Settings) -> int:
-    """Steps from one validation to the next: an epoch, or of a stream, which has none, a tenth of all."""
-    if isinstance(data.train, Stream) and settings.max_steps:
-        return max(1, settings.max_steps // 10)
-    return steps_per_epoch(data.train, settings.batch_size)
-
-
-def begin(settings: Settings, data: Data) -> Classifier:
+def initial_network(settings: Settings, data: Data) -> Classifier:
     """The net to train: with random weights, or with a trained backbone and a new head."""
     if settings.init_weights is None:
-        return build_target(settings.target, data.image_shape, data.num_classes)
-    given = (settings.target, settings.init_weights, data.image_shape, data.num_classes)
-    return initial_target(*given, freeze_backbone=settings.freeze_backbone)
+        net = build_target(settings.target, data.image_shape, data.num_classes)
+    else:
+        given = (settings.target, settings.init_weights, data.image_shape, data.num_classes)
+        net = initial_target(*given, freeze_backbone=settings.freeze_backbone)
+    net.classes = data.classes
+    return net
 
 
-def adversarial_config(settings: Settings) -> Plan | None:
+def adversarial_settings(settings: Settings) -> AdversarialConfig | None:
     """Settings of adversarial training; None: a standard one. Raises InputError for impossible or unused settings."""
-    for name in idle(settings):
+    for name in unused_settings(settings):
         if (value := getattr(settings, name)) != getattr(Settings, name):
             partner = " ".join(["--adversarial", *filter(None, [ADVERSARIAL_ONLY[name]])])
             raise InputError(f"{name} does nothing without {partner}, got {value}")
@@ -224,109 +359,63 @@ def adversarial_config(settings: Settings) -> Plan | None:
     if settings.adversarial == "ensemble" and not settings.ensemble:
         raise InputError("adversarial ensemble needs trained classifiers, expected --ensemble DIR [DIR ...], got none")
     check_signs(settings, positive=("generator_width", "generator_learning_rate", "robust_images"))
-    return plan(
-        settings.adversarial, settings.eps, alpha=settings.alpha, steps=settings.attack_steps,
-        step_size=settings.attack_step_size, warmup=settings.eps_warmup,
-    )  # fmt: skip
+    config = adversarial_config(
+        settings.adversarial,
+        settings.eps,
+        alpha=settings.alpha,
+        steps=settings.attack_steps,
+        step_size=settings.attack_step_size,
+        warmup=settings.eps_warmup,
+    )
+    return replace(
+        config,
+        generator_width=settings.generator_width,
+        generator_learning_rate=settings.generator_learning_rate,
+        robust_images=settings.robust_images,
+    )
 
 
-def idle(settings: Settings) -> list[str]:
-    """The settings that do nothing because adversarial training, or its method that they are for, was not asked for."""
+def unused_settings(settings: Settings) -> list[str]:
+    """The settings that do nothing because adversarial training, or its method that they are for, was not requested."""
     method = settings.adversarial
     return [name for name, of in ADVERSARIAL_ONLY.items() if method is None or of not in (None, method)]
 
 
-def keep_history(record: training.Record, figures: dict[str, float]) -> bool:
-    """Add a validation to the record; whether it is the best so far (of equals the later).
-
-    Of an adversarially trained one by the mean of its accuracy with and without PGD: by PGD alone a constant prediction
-    would be the best of a training that PGD defeats.
-    """
-    record["history"].append({"step": record["step"], "seconds": record["seconds"], **figures})
-    value = (figures["accuracy"] + figures.get("accuracy_pgd", figures["accuracy"])) / 2
-    better: bool = value >= record["best"]
-    if better:
-        record["best"], record["best_step"] = value, record["step"]
-    return better
-
-
-def say(record: training.Record, bar: Any) -> None:
-    """One line a validation on the terminal, and a word if the classifier resists FGSM alone."""
-    last = record["history"][-1]
-    robust = f", FGSM {last['accuracy_fgsm']:.2%}, PGD-10 {last['accuracy_pgd']:.2%}" if "accuracy_pgd" in last else ""
-    bar.console.print(f"step {record['step']:5d}  validation accuracy {last['accuracy']:.2%}{robust}", highlight=False)
-    if robust and overfitted(record["history"]):
-        bar.console.print(
-            f"  note: catastrophic overfitting: the classifier resists FGSM and no longer PGD; kept is that of step "
-            f"{record['best_step']}. A smaller attack_step_size, fewer epochs or --adversarial pgd prevent it",
-            style="yellow", highlight=False,
-        )  # fmt: skip
-
-
-def keep(
-    net: Classifier,
-    settings: Settings,
-    data: Data,
-    record: training.Record,
-    total: int,
-    tested: dict[str, float] | None = None,
-) -> None:
-    """Make `net` the run's classifier: weights, card and training.json, whole or not at all. It is `tested` at the very
-    end, and finished then."""
-    left_out = training.FREE.union(idle(settings))
-    given = {name: value for name, value in training.plain(settings).items() if name not in left_out}
-    summary = {
-        "settings": record["settings"],
-        "finished": tested is not None,
-        "steps": record["step"],
-        "total_steps": total,
-        "lengthened": record["lengthened"],  # at which steps a run was resumed with another number of steps in all
-        "training_seconds": record["seconds"],  # steps alone: neither loading nor validation
-        "best_step": record["best_step"],
-        "history": record["history"],
-        "test": tested,
-    }
-    card = classifier_card(given, data, summary) + training.lengthenings(record)
-    save_target(net, settings.output_dir / "classifier", card, summary)
-
-
-def check(settings: Settings) -> None:
-    """Refuse what cannot work, before any work."""
-    check_signs(
-        settings, positive=("epochs", "batch_size", "learning_rate"), not_negative=("weight_decay", "shift", "seed")
-    )
-    if settings.max_steps is not None and settings.max_steps < 1:
-        raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
-    if settings.freeze_backbone and settings.init_weights is None:
-        raise InputError("freeze_backbone needs init_weights, a trained classifier whose backbone is kept, got none")
-
-
-def progress(speed: float, loss: float, record: training.Record) -> str:
-    validated = f" val {record['history'][-1]['accuracy']:.1%}" if record["history"] else ""
-    return f"{speed:.0f} images/s loss {loss:.3f}{validated}"
-
-
-def conclude(settings: Settings, data: Data, record: training.Record, total: int, accelerator: Accelerator) -> None:
-    """Measure the kept classifier on the test images, once and only after the last step; say where everything is."""
-    directory, test = settings.output_dir / "classifier", data.test
-    tested = None
-    if record["step"] == total:
-        best = load_target(settings.target, directory).to(accelerator.device)
-        tested = {"accuracy": accuracy(best, test, accelerator), "n": len(test)}
-        if settings.adversarial is not None:
-            some, attack = test.first(settings.robust_images), partial(pgd, eps=settings.eps, steps=40)
-            tested |= {"accuracy_pgd40": accuracy(best, some, accelerator, attack), "n_pgd40": len(some)}
+def save_settings(settings: Any, accelerator: Accelerator) -> None:
+    """Write the settings of the run to its directory."""
     with training.saving(accelerator, settings.output_dir):
-        if tested is not None and accelerator.is_main_process:
-            keep(best, settings, data, record, total, tested)
-    if not accelerator.is_main_process:
-        return
+        if accelerator.is_main_process:
+            write_settings(settings, settings.output_dir)
+
+
+def save_classifier(settings: Settings, steps: ClassifierTraining, tested: dict[str, float] | None) -> None:
+    """Make the net the run's classifier: weights, card and training.json, whole or not at all."""
+    left_out = training.FREE.union(unused_settings(settings))
+    given = {name: value for name, value in training.plain(settings).items() if name not in left_out}
+    summary = steps.description(tested)
+    card = classifier_card(given, steps.data, summary) + training.lengthenings(steps.record)
+    save_target(steps.net, settings.output_dir / "classifier", card, summary)
+
+
+def test_metrics(steps: ClassifierTraining) -> dict[str, float]:
+    """The accuracy of the best weights on the test images, seen once, and under PGD-40 after adversarial training."""
+    best, test, accelerator = steps.best_model(), steps.data.test, steps.accelerator
+    metrics = {"accuracy": accuracy(best, test, accelerator), "n": len(test)}
+    if steps.adversarial is not None:
+        part, attack = test.first(steps.adversarial.robust_images), partial(pgd, eps=steps.adversarial.eps, steps=40)
+        metrics |= {"accuracy_pgd40": accuracy(best, part, accelerator, attack), "n_pgd40": len(part)}
+    return metrics
+
+
+def print_summary(steps: ClassifierTraining, tested: dict[str, float] | None) -> None:
+    """The metrics on test, and where everything is."""
+    record, directory = steps.record, steps.files.directory
     if tested is None:
-        print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
+        print(f"stopped after step {record['step']} of {steps.total}; the same command with --resume continues")
     else:
         chosen = next(each for each in record["history"] if each["step"] == record["best_step"])
-        print(f"test accuracy {tested['accuracy']:.2%} (n = {len(test)}), validation {chosen['accuracy']:.2%}")
+        print(f"test accuracy {tested['accuracy']:.2%} (n = {tested['n']}), validation {chosen['accuracy']:.2%}")
         if "n_pgd40" in tested:
             print(f"test accuracy under PGD-40 {tested['accuracy_pgd40']:.2%} (the first {tested['n_pgd40']})")
-        print(f"classifier in {directory}")
-    print(tensorboard_command(settings.output_dir / "logs"))
+        print(f"classifier in {directory / 'classifier'}")  # type: ignore[operator]
+    print(tensorboard_command(directory / "logs"))  # type: ignore[operator]

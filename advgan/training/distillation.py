@@ -13,179 +13,250 @@ Nothing is chosen: both nets are kept as the last step leaves them, when the lea
 
 from __future__ import annotations
 
-import time
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 import advgan.training as training
-from advgan.classifiers import Classifier, build_target, save_target
-from advgan.core.config import Real, check_signs, write_settings
-from advgan.core.errors import InputError
+from advgan.classifiers import build_target, save_target
+from advgan.core.config import Real
 from advgan.core.recipe import NameOrPath
-from advgan.data import Data, steps_per_epoch, training_batches
-from advgan.data.augment import augment, check_shift
+from advgan.data import Data, steps_per_epoch
+from advgan.data.augment import check_shift
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.report.tensorboard import command as tensorboard_command
+from advgan.training.classifier import save_settings
+from advgan.training.flags import RunFlags
+from advgan.training.frozen import process_settings
 from advgan.training.robust_accuracy import accuracy
+from advgan.training.run_directory import Place, RunDirectory
+from advgan.training.runtime.distributed import make_accelerator, prepared_within
+from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, labelled_data, replaced
 
 Phase = Literal["teacher", "student"]
 FOLDER: dict[Phase, str] = {"teacher": "teacher", "student": "classifier"}  # in the order of training
 
 
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    train: Any,
+    validation: Any = None,
+    *,
+    temperature: float = 20.0,
+    config: ClassifierConfig | None = None,
+    accelerator: Accelerator | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """Defensive distillation (Papernot et al. 2016, arXiv:1511.04508): train both in place; the student, in eval mode.
+
+        student = distill(make_net(), make_net(), (x, y), temperature=20, epochs=5)
+
+    The teacher learns the labels with softmax(logits / T), the student the teacher's probabilities at T. Both are kept
+    as the last step leaves them: nothing is chosen on `validation`.
+
+    Args:
+        teacher, student: images (n, c, h, w) float32 in [0, 1] -> logits (n, k); in the paper of one architecture.
+        train, validation: labelled images, as for `train_classifier`.
+        temperature: T, positive.
+        config: settings of the steps of each (`ClassifierConfig`); `settings` replaces single ones, like epochs=5.
+        accelerator: an own Accelerator; None: one of the launched processes, or of this one.
+
+    Raises:
+        InputError: before any training, for what cannot work.
+        Interrupted: after SIGINT (Ctrl-C): a KeyboardInterrupt with the student as it is (`trained`).
+        NotFiniteError: the loss became NaN or infinite.
+    """
+    config = replaced(config or ClassifierConfig(), settings)
+    config.check()
+    check_temperature(temperature)
+    with ExitStack() as stack:
+        stack.enter_context(process_settings(None))
+        accelerator = accelerator or make_accelerator()
+        stack.enter_context(prepared_within(accelerator))
+        data = labelled_data(student, train, validation, config.seed)
+        set_seed(config.seed)
+        nets: dict[Phase, Any] = {"teacher": teacher, "student": student}
+        place = Place(artefact="classifier")
+        steps = DistillationTraining(nets, data, config, accelerator, place, temperature=temperature)
+        code = steps.run()
+        steps.files.raise_if_stopped(code, student)
+        teacher.eval()
+        return student.eval()
+
+
+class Save(Protocol):
+    """Writes the network of a phase to the directory of the run."""
+
+    def __call__(self, steps: DistillationTraining, phase: Phase, *, finished: bool) -> None: ...
+
+
+class DistillationTraining(SupervisedTraining):
+    """A distillation that is ready; `run` takes its steps: first the teacher's, then as many of the student.
+
+    nets       trained in place
+    settings   all settings, for the record of the run
+    save       called after a validation; None: nothing is written
+    """
+
+    title = "distill"
+    folders = tuple(FOLDER.values())
+
+    def __init__(
+        self,
+        nets: dict[Phase, Any],
+        data: Data,
+        config: ClassifierConfig,
+        accelerator: Accelerator,
+        place: Place,
+        *,
+        temperature: float,
+        settings: dict[str, Any] | None = None,
+        save: Save | None = None,
+    ) -> None:
+        self.nets, self.temperature, self.save = nets, temperature, save
+        epoch = steps_per_epoch(data.train, config.batch_size)
+        self.each = config.max_steps or config.epochs * epoch
+        optimizers = {
+            phase: AdamW(net.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+            for phase, net in nets.items()
+        }
+        self.schedules = {
+            phase: OneCycleLR(optimizer, config.learning_rate, total_steps=self.each)
+            for phase, optimizer in optimizers.items()
+        }
+        settings = training.plain(config) | {"temperature": temperature} if settings is None else settings
+        record = training.Record(step=0, seconds=0.0, accuracies={}, settings=settings)
+        self.prepared = {phase: accelerator.prepare(nets[phase], optimizers[phase]) for phase in FOLDER}
+        files = RunDirectory(place, accelerator, record, 2 * self.each, "distill")
+        files.open_state(*self.schedules.values())
+        super().__init__(data, config, accelerator, files, total=2 * self.each, between=epoch)
+
+    @property
+    def phase(self) -> Phase:
+        """That of the next step."""
+        return "teacher" if self.record["step"] < self.each else "student"
+
+    def part(self) -> Part:
+        phase = self.phase
+        return Part(phase, self.prepared[phase][1], self.schedules[phase], FOLDER[phase])
+
+    def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if self.phase == "teacher":
+            q = F.one_hot(y, self.data.num_classes).float()
+        else:
+            with torch.no_grad():
+                q = soft_labels(self.nets["teacher"].eval()(x), self.temperature)
+        logits = self.prepared[self.phase][0].train()(x)
+        return soft_cross_entropy(logits, q, self.temperature).mean(), logits
+
+    def validation_due(self, step: int) -> bool:
+        return ((step - 1) % self.each + 1) % self.between == 0 or step % self.each == 0
+
+    def logged(self, step: int) -> bool:
+        return step % 10 == 0 or step % self.each == 0
+
+    def validate(self, log: Any, bar: Any) -> None:
+        step = self.record["step"]
+        phase: Phase = "teacher" if step <= self.each else "student"
+        score = accuracy(self.nets[phase], self.data.validation, self.accelerator)
+        self.record["accuracies"][phase] = {"validation": score}
+        if log:
+            log.add_scalar(f"{phase}/validation accuracy", score, step)
+        if self.accelerator.is_main_process:
+            bar.console.print(f"step {step:5d}  {phase}, validation accuracy {score:.2%}", highlight=False)
+        with self.files.writing() as writing:
+            if writing and self.save is not None:
+                self.save(self, phase, finished=False)
+
+    def summary(self, loss: float) -> str:
+        phase: Phase = "teacher" if self.record["step"] <= self.each else "student"
+        score = self.record["accuracies"].get(phase, {}).get("validation")
+        return f"{phase} loss {loss:.3f}" + ("" if score is None else f" val {score:.1%}")
+
+
+# The program
+
+
 @dataclass(frozen=True)
-class Settings(DataSettings):
+class Settings(RunFlags, ClassifierConfig, DataSettings):
     """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
 
     target: NameOrPath = "mnist-c"
-    """Teacher and student: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
+    """Architecture of teacher and student: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, ..."""
     temperature: Real = 20.0
-    """T, at which the teacher is trained, and asked, and the student trained"""
+    """Temperature T of the softmax in the training of both"""
     output_dir: Path = Path("checkpoints/runs/distill")
-    """Where classifier/ (the student), teacher/, state/ and logs/ go"""
-    resume: bool = False
-    """Continue the run in the output directory where it stopped"""
-    overwrite: bool = False
-    """Replace an earlier run in the output directory"""
-    epochs: int = 12
-    """Passes over the training images, of each of the two"""
-    max_steps: int | None = None
-    """Steps of each of the two; overrides epochs, and the schedule follows it"""
-    batch_size: int = 128
-    """Images a step, over all processes"""
-    seed: int = 0
-    """Of weights, batches and shifts"""
-    threads: int | None = None
-    """CPU threads a process; None shares the cores among the processes"""
+    """Directory of classifier/ (the student), teacher/, state/ and logs/"""
 
-    learning_rate: Real = 3e-3
-    """Peak of the one-cycle schedules (AdamW)"""
-    weight_decay: Real = 1e-4
-    """Decoupled weight decay (AdamW)"""
-    shift: int = 2
-    """Training images are moved by up to this many pixels each way; 0 leaves them as they are"""
-    flip: bool = False
-    """Mirror every other training image (photographs, not digits)"""
+    def check(self) -> None:
+        check_temperature(self.temperature)
+        super().check()
 
 
 def main(settings: Settings) -> None:
-    check(settings)
+    settings.check()
     accelerator = training.start(settings.seed, settings.threads)
-    training.claim(settings.output_dir, "classifier", resume=settings.resume, overwrite=settings.overwrite)
+    place = Place(settings.output_dir, settings.resume, settings.overwrite, "classifier")
+    place.claim()
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
     check_shift(settings.shift, data.image_shape)
-    epoch = steps_per_epoch(data.train, settings.batch_size)
-    each = settings.max_steps or settings.epochs * epoch
-    nets = {phase: build_target(settings.target, data.image_shape, data.num_classes) for phase in FOLDER}
+    nets: dict[Phase, Any] = {
+        phase: build_target(settings.target, data.image_shape, data.num_classes) for phase in FOLDER
+    }
     for net in nets.values():
         net.classes = data.classes
-    optimizers = {
-        phase: AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-        for phase, net in nets.items()
-    }
-    schedules = {
-        phase: OneCycleLR(optimizer, settings.learning_rate, total_steps=each)
-        for phase, optimizer in optimizers.items()
-    }
-    record = training.Record(step=0, seconds=0.0, accuracies={}, settings=training.plain(settings))
-    prepared = {phase: accelerator.prepare(nets[phase], optimizers[phase]) for phase in FOLDER}
-    state = training.State(accelerator, settings.output_dir, "classifier", 2 * each, record, *schedules.values())
-    if settings.resume:
-        state.load()
-
-    batches = training_batches(
-        data.train, settings.batch_size, seed=settings.seed, first=record["step"], last=2 * each,
-        rank=accelerator.process_index, world=accelerator.num_processes, workers=2,
-    )  # fmt: skip
-    if not settings.resume:  # nothing is refused from here on: the earlier run may go
-        state.clear(*FOLDER.values())
-    with training.saving(accelerator, settings.output_dir):
-        if accelerator.is_main_process:
-            write_settings(settings, settings.output_dir)
-    with (
-        training.Stop() as stop,
-        training.open_log(accelerator, settings.output_dir, "distill", record["step"], record["settings"]) as log,
-        training.progress_bar(accelerator) as bar,
-    ):
-        task = bar.add_task("distill", total=2 * each, completed=record["step"], figures="")
-        for x, y in batches:
-            began = time.perf_counter()
-            phase: Phase = "teacher" if record["step"] < each else "student"
-            model, optimizer = prepared[phase]
-            x = augment(
-                x, shift=settings.shift, flip=settings.flip, seed=settings.seed, step=record["step"],
-                rank=accelerator.process_index, world=accelerator.num_processes,
-            ).to(accelerator.device)  # fmt: skip
-            y = y.to(accelerator.device)
-            if phase == "teacher":
-                q = F.one_hot(y, data.num_classes).float()
-            else:
-                with torch.no_grad():
-                    q = soft_labels(nets["teacher"].eval()(x), settings.temperature)
-            logits = model.train()(x)
-            loss = soft_cross_entropy(logits, q, settings.temperature).mean()
-            # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
-            loss_value = accelerator.reduce(loss.detach(), reduction="mean").item()
-            training.check_finite({"the loss": loss_value}, record["step"] + 1, state.left(FOLDER[phase]))
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            optimizer.step()
-            schedules[phase].step()
-            record["step"] += 1
-            record["seconds"] += time.perf_counter() - began
-            step = record["step"]
-
-            if log and (step % 10 == 0 or step % each == 0):
-                log.add_scalar(f"{phase}/loss", loss_value, step)
-                log.add_scalar(f"{phase}/accuracy", (logits.argmax(1) == y).float().mean().item(), step)
-                log.add_scalar(f"{phase}/learning rate", schedules[phase].get_last_lr()[0], step)
-            stopping = stop.requested(accelerator)
-            due = ((step - 1) % each + 1) % epoch == 0 or step % each == 0
-            if due:
-                found = accuracy(nets[phase], data.validation, accelerator)
-                record["accuracies"][phase] = {"validation": found}
-                if log:
-                    log.add_scalar(f"{phase}/validation accuracy", found, step)
-                    bar.console.print(f"step {step:5d}  {phase}, validation accuracy {found:.2%}", highlight=False)
-                with training.saving(accelerator, settings.output_dir):
-                    if accelerator.is_main_process:
-                        save_target(
-                            nets[phase],
-                            settings.output_dir / FOLDER[phase],
-                            card(settings, data, record, phase),
-                            summary(settings, record, 2 * each, finished=False) if phase == "student" else None,
-                        )
-            bar.update(task, completed=step, figures=progress(phase, loss_value, record))
-            if due or stopping:
-                state.save(step)
-            if stopping:
-                break  # safe: the loader is not a prepared one, and every process stops at this step
-    accelerator.wait_for_everyone()
-    conclude(settings, data, nets, record, 2 * each, accelerator)
-    training.finish(accelerator, stop.code)
-
-
-def check(settings: Settings) -> None:
-    """Refuse what cannot work, before any work."""
-    check_temperature(settings.temperature)
-    check_signs(
-        settings, positive=("epochs", "batch_size", "learning_rate"), not_negative=("weight_decay", "shift", "seed")
+    steps = DistillationTraining(
+        nets,
+        data,
+        settings,
+        accelerator,
+        place,
+        temperature=settings.temperature,
+        settings=training.plain(settings),
+        save=partial(save_network, settings),
     )
-    if settings.max_steps is not None and settings.max_steps < 1:
-        raise InputError(f"max_steps must be at least 1, got {settings.max_steps}")
+    code = steps.run(partial(save_settings, settings, accelerator))
+    conclude(settings, steps)
+    training.finish(accelerator, code)
 
 
-def progress(phase: Phase, loss: float, record: training.Record) -> str:
-    validated = record["accuracies"].get(phase, {}).get("validation")
-    return f"{phase} loss {loss:.3f}" + ("" if validated is None else f" val {validated:.1%}")
+def save_network(settings: Settings, steps: DistillationTraining, phase: Phase, *, finished: bool) -> None:
+    """Write the weights and the card of a phase, and the student's training.json."""
+    run = summary(settings, steps.record, steps.total, finished=finished) if phase == "student" else None
+    folder = settings.output_dir / FOLDER[phase]
+    save_target(steps.nets[phase], folder, card(settings, steps.data, steps.record, phase), run)
+
+
+def conclude(settings: Settings, steps: DistillationTraining) -> None:
+    """Measure both on the test images, once and only after the last step."""
+    record, accelerator, test = steps.record, steps.accelerator, steps.data.test
+    if record["step"] == steps.total:
+        for phase in FOLDER:
+            record["accuracies"][phase]["test"] = accuracy(steps.nets[phase], test, accelerator)
+    if not accelerator.is_main_process:
+        return
+    if record["step"] < steps.total:
+        print(f"stopped after step {record['step']} of {steps.total}; the same command with --resume continues")
+    else:
+        for phase in FOLDER:
+            save_network(settings, steps, phase, finished=True)
+            tested, validated = (record["accuracies"][phase][split] for split in ("test", "validation"))
+            print(f"{phase}: test accuracy {tested:.2%} (n = {len(test)}), validation {validated:.2%}")
+        print(f"student in {settings.output_dir / 'classifier'}, teacher in {settings.output_dir / 'teacher'}")
+    print(tensorboard_command(settings.output_dir / "logs"))
 
 
 def card(settings: Settings, data: Data, record: training.Record, phase: Phase) -> str:
@@ -223,36 +294,6 @@ answers at temperature 1: its logits are {settings.temperature:g} times as large
 
 This hides gradients of the softmax from an attacker and moves no decision: `eval/distillation.py` measures both.
 """
-
-
-def conclude(
-    settings: Settings,
-    data: Data,
-    nets: dict[Phase, Classifier],
-    record: training.Record,
-    total: int,
-    accelerator: Accelerator,
-) -> None:
-    """Measure both on the test images, once and only after the last step."""
-    if record["step"] == total:
-        for phase in FOLDER:
-            record["accuracies"][phase]["test"] = accuracy(nets[phase], data.test, accelerator)
-    if not accelerator.is_main_process:
-        return
-    if record["step"] < total:
-        print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
-    else:
-        for phase, folder in FOLDER.items():
-            save_target(
-                nets[phase],
-                settings.output_dir / folder,
-                card(settings, data, record, phase),
-                summary(settings, record, total, finished=True) if phase == "student" else None,
-            )
-            tested, validated = (record["accuracies"][phase][split] for split in ("test", "validation"))
-            print(f"{phase}: test accuracy {tested:.2%} (n = {len(data.test)}), validation {validated:.2%}")
-        print(f"student in {settings.output_dir / 'classifier'}, teacher in {settings.output_dir / 'teacher'}")
-    print(tensorboard_command(settings.output_dir / "logs"))
 
 
 def summary(settings: Settings, record: training.Record, total: int, *, finished: bool) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, 
 from advgan.training.run_directory import Place
 from advgan.training.run_files import Description, GeneratorFiles, describe
 from advgan.training.runtime.checkpoint import Record
-from advgan.training.runtime.distributed import make_accelerator
-from advgan.training.runtime.loop import Interrupted, Stop, Terminated, check_finite
+from advgan.training.runtime.distributed import make_accelerator, prepared_within
+from advgan.training.runtime.loop import Stop, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.trainer import GANTrainer, OptimizerFactory
 from advgan.training.validation import Validation, questions, seconds_per_pass
@@ -137,18 +137,6 @@ def merged_config(
     if loss is not None and not isinstance(loss, LossConfig) and not callable(loss):
         raise InputError(f"loss must be a LossConfig or a function of LossInputs, got {type(loss).__name__}")
     return config.replace(settings), loss if callable(loss) else None
-
-
-@contextmanager
-def prepared_within(accelerator: Accelerator) -> Iterator[None]:
-    """A block after which `accelerator` holds what it held before, and no network or optimizer of the block."""
-    lists = [accelerator._models, accelerator._optimizers]
-    before = [len(prepared) for prepared in lists]
-    try:
-        yield
-    finally:
-        for prepared, n in zip(lists, before, strict=True):
-            del prepared[n:]
 
 
 @dataclass(frozen=True)
@@ -346,9 +334,5 @@ class GeneratorTraining:
 
     def _ended(self, stop: Stop) -> Generator:
         generator = self._generator()
-        if stop.code == Interrupted.code:
-            left = "; resume=True continues" if self.files.directory else ""
-            raise Interrupted(f"stopped after step {self.record['step']} of {self.total}{left}", generator)
-        if stop.code:
-            raise Terminated(stop.code)
+        self.files.raise_if_stopped(stop.code, generator)
         return generator

@@ -31,9 +31,10 @@ from advgan.evaluation.compatibility import prepare_model_and_data, require_grad
 from advgan.models import losses
 from advgan.models.generator_settings import Architecture
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.training.generator import Interrupted, Terminated, fit
+from advgan.training.generator import fit
 from advgan.training.options import FLAGS, TrainingConfig
 from advgan.training.run_files import Description
+from advgan.training.runtime.loop import Interrupted, Terminated
 
 PROGRAM = "advgan"  # as in settings-advgan.yaml
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.core.errors import InputError
 from advgan.core.lock import release
 from advgan.training.runtime.checkpoint import Record, State, saving
-from advgan.training.runtime.loop import open_log
+from advgan.training.runtime.loop import Interrupted, Terminated, open_log
 from advgan.training.runtime.output_dir import claim
 
 
@@ -101,3 +102,16 @@ class RunDirectory:
     def left(self, folder: str | None = None) -> str:
         """What is kept of a run that failed."""
         return "nothing was kept yet" if self.state is None else self.state.left(folder)
+
+    def raise_if_stopped(self, code: int, trained: Any) -> None:
+        """Raise what ends a training that a signal stopped (exit code `code`), with the best model so far."""
+        if code == Interrupted.code:
+            left = "; resume=True continues" if self.directory else ""
+            raise Interrupted(f"stopped after step {self.record['step']} of {self.total}{left}", trained)
+        if code:
+            raise Terminated(code)
+
+    def saved_weights(self) -> dict[str, Any] | None:
+        """Those of the best model before a resume."""
+        file = None if self.directory is None else self.directory / self.place.artefact / "model.safetensors"
+        return load_file(file) if file is not None and self.place.resume and file.exists() else None

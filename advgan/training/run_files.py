@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from advgan.core.files import atomic_write, atomic_write_dir
@@ -61,11 +61,6 @@ class GeneratorFiles(RunDirectory):
     ) -> None:
         super().__init__(place, accelerator, record, total_steps, "advgan")
         self.program = program
-
-    def saved_weights(self) -> dict[str, Any] | None:
-        """Those of the best generator before a resume."""
-        file = None if self.directory is None else self.directory / "generator/model.safetensors"
-        return load_file(file) if file is not None and self.place.resume and file.exists() else None
 
     def save(self, generator: Generator, discriminator: nn.Module, threshold: float, *, better: bool) -> None:
         """training.json, then (`better`) the generator with its card and the discriminator beside it."""

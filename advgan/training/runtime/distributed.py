@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import psutil
@@ -141,3 +143,15 @@ def finish(accelerator: Accelerator, code: int = 0) -> None:
         os._exit(code)
     if code:
         sys.exit(code)
+
+
+@contextmanager
+def prepared_within(accelerator: Accelerator) -> Iterator[None]:
+    """A block after which `accelerator` holds what it held before, and no network or optimizer of the block."""
+    lists = [accelerator._models, accelerator._optimizers]
+    before = [len(prepared) for prepared in lists]
+    try:
+        yield
+    finally:
+        for prepared, n in zip(lists, before, strict=True):
+            del prepared[n:]

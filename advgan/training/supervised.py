@@ -1,0 +1,232 @@
+"""Training on labelled images: settings, data and the steps that classifiers and distilled classifiers share."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from advgan.core.config import Real, check_signs
+from advgan.core.errors import InputError, did_you_mean
+from advgan.core.inputs import check_columns
+from advgan.data import Data, Stream, training_batches
+from advgan.data.augment import augment, check_shift
+from advgan.data.sources import as_split
+from advgan.data.split import stratified_holdout
+from advgan.training.run_directory import RunDirectory
+from advgan.training.runtime.loop import Stop, check_finite, progress_bar
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """The steps of a classifier's training: AdamW, one cycle of the learning rate (Smith & Topin 2018)."""
+
+    epochs: int = 12
+    """Passes over the training images (distillation: of each of the two networks)"""
+    max_steps: int | None = None
+    """Steps in all (distillation: of each network); overrides epochs, and the schedule follows it"""
+    batch_size: int = 128
+    """Images per step, over all processes"""
+    seed: int = 0
+    """Seed of weights, batches and shifts"""
+    learning_rate: Real = 3e-3
+    """Peak of the one-cycle schedule (AdamW)"""
+    weight_decay: Real = 1e-4
+    """Decoupled weight decay (AdamW)"""
+    shift: int = 2
+    """Largest random translation of training images, in pixels; 0 leaves them as they are"""
+    flip: bool = False
+    """Random horizontal flips of training images (photographs, not digits)"""
+
+    def check(self) -> None:
+        """Raise InputError for settings that cannot work."""
+        check_signs(
+            self, positive=("epochs", "batch_size", "learning_rate"), not_negative=("weight_decay", "shift", "seed")
+        )
+        if self.max_steps is not None and self.max_steps < 1:
+            raise InputError(f"max_steps must be at least 1, got {self.max_steps}")
+
+
+C = TypeVar("C", bound=ClassifierConfig)
+
+
+def replaced(config: C, settings: Mapping[str, Any]) -> C:
+    """`config` with single settings replaced. Raises InputError for an unknown one."""
+    known = [field.name for field in fields(config)]
+    for name in settings:
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}{did_you_mean(name, known)}")
+    return replace(config, **settings)
+
+
+def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> Data:
+    """Training and validation images (a tenth of `train`, drawn by `seed`, where `validation` is None) for `model`.
+
+    Raises InputError as `as_split`, for images without labels, and for labels beyond the model's logits.
+    """
+    shape = getattr(model, "image_shape", None)
+    source = as_split(train, "train", shape)
+    held_out = None if validation is None else as_split(validation, "validation", shape)
+    for name, part in (("train", source), ("validation", held_out)):
+        if part is not None and not part.labelled:
+            raise InputError(f"{name} has no labels: expected pairs (x, y), got images alone")
+    split = source.split
+    if held_out is not None:
+        held = held_out.split
+    elif isinstance(split, Stream):
+        raise InputError("a stream cannot be split: expected validation images, got none")
+    else:
+        kept, indices = stratified_holdout(split.labels, seed)
+        split, held = split.take(kept), split.take(indices)
+    assert not isinstance(held, Stream), "a stream has no labels of all its images"
+    n = _number_of_logits(model, next(held.first(2).batches(2))[0])
+    for name, labels in (("train", getattr(split, "labels", None)), ("validation", held.labels)):
+        if labels is not None and len(labels) and int(labels.max()) >= n:
+            raise InputError(
+                f"{name} has labels up to {int(labels.max())}, expected 0 to {n - 1}: the model has {n} logits"
+            )
+    names = getattr(model, "classes", None) or source.classes or map(str, range(n))
+    return Data("images in memory", split, held, held, tuple(names))
+
+
+@torch.no_grad()
+def _number_of_logits(model: nn.Module, x: Tensor) -> int:
+    training = model.training
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    logits: Any = model.eval()(x.to(device))
+    model.train(training)
+    check_columns(logits)
+    return int(logits.shape[1])
+
+
+class Part(NamedTuple):
+    """What a step trains, and how its metrics are called in TensorBoard."""
+
+    name: str
+    optimizer: AcceleratedOptimizer
+    schedule: LRScheduler
+    folder: str = "classifier"  # of its weights in the directory of the run
+
+
+class SupervisedTraining(ABC):
+    """Steps on batches of labelled images. A subclass has the networks and the loss of a step.
+
+    total     steps in all
+    between   steps from one validation to the next
+    """
+
+    title: str  # of the progress bar
+    folders: tuple[str, ...] = ()  # what else an earlier run has left in the directory
+
+    def __init__(
+        self,
+        data: Data,
+        config: ClassifierConfig,
+        accelerator: Accelerator,
+        files: RunDirectory,
+        *,
+        total: int,
+        between: int,
+    ) -> None:
+        check_shift(config.shift, data.image_shape)
+        self.data, self.config, self.accelerator, self.files = data, config, accelerator, files
+        self.record, self.total, self.between = files.record, total, between
+
+    @abstractmethod
+    def part(self) -> Part:
+        """What the next step trains."""
+
+    @abstractmethod
+    def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and the logits (n, k) that it is of."""
+
+    @abstractmethod
+    def validate(self, log: Any, bar: Any) -> None:
+        """Measure on the validation images, print, log, and keep what is to be kept."""
+
+    @abstractmethod
+    def summary(self, loss: float) -> str:
+        """The text beside the progress bar."""
+
+    def validation_due(self, step: int) -> bool:
+        return step % self.between == 0 or step == self.total
+
+    def logged(self, step: int) -> bool:
+        return step % 10 == 0 or step == self.total
+
+    def run(self, begin: Callable[[], None] | None = None) -> int:
+        """Take the steps that are left; the exit code of the signal that ended it, else 0.
+
+        begin   called when nothing is refused any more, before the first step
+        """
+        accelerator, record = self.accelerator, self.record
+        batches = training_batches(
+            self.data.train,
+            self.config.batch_size,
+            seed=self.config.seed,
+            first=record["step"],
+            last=self.total,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            workers=2,
+        )
+        self.files.clear(*self.folders)  # nothing is refused from here on: the earlier run may go
+        if begin is not None:
+            begin()
+        with Stop() as stop, self.files.open_log() as log, progress_bar(accelerator) as bar:
+            task = bar.add_task(self.title, total=self.total, completed=record["step"], figures="")
+            for x, y in batches:
+                loss = self._step(x, y, log)
+                interrupted, due = stop.requested(accelerator), self.validation_due(record["step"])
+                if due:
+                    self.validate(log, bar)
+                bar.update(task, completed=record["step"], figures=self.summary(loss))
+                if due or interrupted:
+                    self.files.save_state(record["step"])
+                if interrupted:
+                    break  # safe: the loader is not a prepared one, and every process stops at this step
+        accelerator.wait_for_everyone()
+        return stop.code
+
+    def _step(self, x: Tensor, y: Tensor, log: Any) -> float:
+        """One step; its loss, the mean over all processes."""
+        began, record, config, accelerator = time.perf_counter(), self.record, self.config, self.accelerator
+        moved = augment(
+            x,
+            shift=config.shift,
+            flip=config.flip,
+            seed=config.seed,
+            step=record["step"],
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        part = self.part()
+        y = y.to(accelerator.device)
+        loss, logits = self.loss(moved.to(accelerator.device), y)
+        # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
+        value: float = accelerator.reduce(loss.detach(), reduction="mean").item()
+        check_finite({"the loss": value}, record["step"] + 1, self.files.left(part.folder))
+        part.optimizer.zero_grad()
+        accelerator.backward(loss)
+        part.optimizer.step()
+        part.schedule.step()
+        record["step"] += 1
+        record["seconds"] += time.perf_counter() - began
+        step = record["step"]
+        if log and self.logged(step):
+            log.add_scalar(f"{part.name}/loss", value, step)
+            log.add_scalar(f"{part.name}/accuracy", (logits.argmax(1) == y).float().mean().item(), step)
+            log.add_scalar(f"{part.name}/learning rate", part.schedule.get_last_lr()[0], step)
+            log.add_scalar(f"{part.name}/images per second", self.images_per_second(), step)
+        return value
+
+    def images_per_second(self) -> float:
+        return float(self.record["step"] * self.config.batch_size / self.record["seconds"])

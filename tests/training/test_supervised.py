@@ -1,0 +1,110 @@
+"""Classifiers and distilled ones trained by a call: any module in memory, best weights kept, stop and resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advgan.attacks import pgd
+from advgan.core.errors import InputError, NotFiniteError
+from advgan.training.adversarial import adversarial_config
+from advgan.training.classifier import train_classifier
+from advgan.training.distillation import distill
+
+SMALL: dict[str, Any] = {"batch_size": 20, "shift": 0}
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+@pytest.fixture(scope="module")
+def bars() -> tuple[Tensor, Tensor]:
+    """Noisy images (200, 1, 4, 4) whose left half (class 0) or right half (class 1) is bright."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = 0.3 * torch.rand(200, 1, 4, 4, generator=generator), torch.arange(200) % 2
+    x[y == 0, :, :, :2] += 0.5
+    x[y == 1, :, :, 2:] += 0.5
+    return x, y
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return (model(x).argmax(1) == y).float().mean().item()
+
+
+def test_train_classifier_learns_in_place_and_returns_eval_mode(bars: tuple[Tensor, Tensor]) -> None:
+    model, state = net(), torch.get_rng_state()
+    trained = train_classifier(model, bars, epochs=8, **SMALL)
+    assert trained is model
+    assert not trained.training
+    assert accuracy(trained, *bars) == 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_adversarial_training_uses_the_robust_feature() -> None:
+    """One pixel differs by 0.6, fifteen by 0.1: under eps 0.2 only the first one is worth a weight."""
+    y = torch.arange(200) % 2
+    sign = 2.0 * y.view(-1, 1, 1, 1) - 1
+    x = (0.5 + 0.05 * sign).repeat(1, 1, 4, 4)
+    x[:, :, 0, 0] = 0.5 + 0.3 * sign[:, :, 0, 0]
+    scores = []
+    for adversarial in (None, adversarial_config("pgd", 0.2, steps=3)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        train_classifier(model, (x, y), epochs=15, learning_rate=3e-2, adversarial=adversarial, **SMALL)
+        scores.append(accuracy(model, pgd(model, x, y, eps=0.2, steps=5), y))
+    assert scores[1] == 1 > scores[0]
+
+
+def test_same_seed_gives_same_weights_and_resume_of_finished_run_keeps_them(
+    bars: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    first = train_classifier(net(), bars, epochs=2, **SMALL)
+    second = train_classifier(net(), bars, epochs=2, output_dir=tmp_path, **SMALL)
+    again = train_classifier(net(5), bars, epochs=2, output_dir=tmp_path, resume=True, **SMALL)
+    for model in (second, again):
+        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), model.parameters(), strict=True))
+    assert (tmp_path / "classifier" / "model.safetensors").exists()
+    with pytest.raises(InputError, match="already holds a classifier"):
+        train_classifier(net(), bars, epochs=2, output_dir=tmp_path, **SMALL)
+
+
+def test_distilled_student_agrees_with_teacher_and_has_larger_logits(bars: tuple[Tensor, Tensor]) -> None:
+    x, _ = bars
+    teacher, student, plain = net(1), net(2), net(2)
+    settings = {"epochs": 15, "learning_rate": 3e-2, **SMALL}
+    assert distill(teacher, student, bars, temperature=20, **settings) is student
+    assert torch.equal(teacher(x).argmax(1), student(x).argmax(1))
+    train_classifier(plain, bars, **settings)
+    assert student(x).abs().mean() > 5 * plain(x).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("images", "settings", "message"),
+    [
+        (torch.rand(40, 1, 4, 4), {}, "train has no labels: expected pairs"),
+        ((torch.rand(40, 1, 4, 4), torch.full((40,), 2)), {}, "train has labels up to 2, expected 0 to 1"),
+        ((torch.rand(40, 1, 4, 4), torch.arange(40) % 2), {"epoch": 3}, "unknown setting 'epoch'; did you mean epochs"),
+        ((torch.rand(40, 1, 4, 4), torch.arange(40) % 2), {"epochs": 0}, "epochs must be positive, got 0"),
+        ((torch.rand(40, 1, 4, 4), torch.arange(40) % 2), {"shift": 4}, "shift must be below the image's side"),
+        ((torch.rand(40, 1, 4, 4), torch.arange(40) % 2), {"resume": True}, "resume needs the output_dir"),
+    ],
+)
+def test_bad_input_is_an_error_before_training(images: Any, settings: dict[str, Any], message: str) -> None:
+    model = net()
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(InputError, match=message):
+        train_classifier(model, images, **SMALL | settings)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_loss_that_is_not_finite_ends_the_training(bars: tuple[Tensor, Tensor]) -> None:
+    model = net()
+    model[1].weight.data.fill_(float("nan"))  # type: ignore[index, union-attr, operator]
+    with pytest.raises(NotFiniteError, match="step 1: the loss is not finite.*nothing was kept yet"):
+        train_classifier(model, bars, epochs=1, **SMALL)
