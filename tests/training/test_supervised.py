@@ -106,5 +106,5 @@ def test_bad_input_is_an_error_before_training(images: Any, settings: dict[str, 
 def test_loss_that_is_not_finite_ends_the_training(bars: tuple[Tensor, Tensor]) -> None:
     model = net()
     model[1].weight.data.fill_(float("nan"))  # type: ignore[index, union-attr, operator]
-    with pytest.raises(NotFiniteError, match="step 1: the loss is not finite.*nothing was kept yet"):
+    with pytest.raises(NotFiniteError, match=r"step 1: the loss is not finite.*nothing was kept yet"):
         train_classifier(model, bars, epochs=1, **SMALL)
