@@ -40,7 +40,7 @@ def check_classes(label: Tensor, logits: Tensor) -> None:
     check_columns(logits)
     if is_softmax(logits) and not bool(((logits == 0) | (logits == 1)).all()):  # decisions, one-hot, are let through
         raise InputError(
-            "the target answers with probabilities (rows sum to 1), expected logits: leave out its softmax, or undo it "
+            "the target returns probabilities (rows sum to 1), expected logits: leave out its softmax, or undo it "
             "with p.clamp_min(1e-12).log()"
         )
     k, largest = logits.shape[1], int(label.max()) if len(label) else 0

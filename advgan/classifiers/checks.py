@@ -82,12 +82,12 @@ def two_logits(f: Tensor) -> Tensor:
 def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
     """`model` itself if it maps images `x` (n, c, h, w) in [0, 1] to logits (n, num_classes), always the same.
 
-    A two-class model that answers with one logit f comes back as logits (0, f), a TorchScript module in a plain one. A
+    A two-class model that returns one logit f comes back as logits (0, f), a TorchScript module in a plain one. A
     few images are enough. The model and the images are left as found; one that changes its input in place is given
     copies, here as in every attack. A black box is asked about n + 1 images. A model in training mode is checked in
     eval mode, with a warning; one that passes no gradient is another.
 
-    Raises InputError if it cannot take the images, answers with no logits or with probabilities, depends on the batch,
+    Raises InputError if it cannot take the images, returns no logits or with probabilities, depends on the batch,
     or is random in eval mode and has no part that says so (`random`, as a defense has).
     """
     check_images(x)
@@ -104,9 +104,7 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
         one_logit = num_classes == 2 and isinstance(first, Tensor) and first.shape in {(len(x),), (len(x), 1)}
         _check_logits(first, len(x), num_classes, one_logit)
         if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
-            raise InputError(
-                "the target answers with NaN or infinity, expected finite logits: are its weights damaged?"
-            )
+            raise InputError("the target returns NaN or infinity, expected finite logits: are its weights damaged?")
         difference = (first - second).abs().max().item()
         random = any(getattr(module, "random", False) for module in model.modules())
         if not random and difference > SAME * max(1.0, first.abs().max().item()):
@@ -164,7 +162,7 @@ def check_no_probabilities(model: Callable[[Tensor], Any], outputs: Tensor, x: T
     if sum_to_one(near):
         raise OutputFault(
             "softmax output",
-            "the target answers with probabilities (rows sum to 1)",
+            "the target returns probabilities (rows sum to 1)",
             "logits: leave out its softmax, or undo it with p.clamp_min(1e-12).log()",
         )
     far = _outputs(model, torch.cat([200 * (x - 0.5), -200 * (x - 0.5), 100 * (extremes(x) - 0.5)]))
@@ -175,7 +173,7 @@ def check_no_probabilities(model: Callable[[Tensor], Any], outputs: Tensor, x: T
     what = "one probability per image" if one else f"{columns.shape[1]} independent probabilities per image"
     raise OutputFault(
         "sigmoid output",
-        f"the target answers with {what} (a sigmoid: {len(near)} images, black, white and noise among them, give "
+        f"the target returns {what} (a sigmoid: {len(near)} images, black, white and noise among them, give "
         f"{near.min().item():.3g} to {near.max().item():.3g})",
         "logits: leave out its sigmoid, or undo it with torch.logit(p, eps=1e-6)",
     )
@@ -189,7 +187,7 @@ def _check_no_log_probability(model: Callable[[Tensor], Any], outputs: Tensor, x
     if many is not None and len(many) and many.max() <= 0:
         raise OutputFault(
             "log-probability output",
-            f"the target answers with one value per image that is never above 0 (a log-probability? {len(many)} images "
+            f"the target returns one value per image that is never above 0 (a log-probability? {len(many)} images "
             f"give {many.min().item():.3g} to {many.max().item():.3g})",
             "a logit, above 0 for class 1: leave out its logsigmoid, or undo it with p - "
             "torch.log(-torch.expm1(p.clamp_max(-1e-6)))",
@@ -227,21 +225,21 @@ def check_batch_of(answers: Callable[[Tensor], Tensor], x: Tensor, name: str) ->
 def _checked_black_box(model: BlackBox, x: Tensor, num_classes: int) -> BlackBox:
     if model.num_classes != num_classes:
         raise InputError(f"{model.name} has {model.num_classes} classes, expected {num_classes}")
-    check_batch_of(model.ask, x, model.name)
+    check_batch_of(model.query, x, model.name)
     return model
 
 
 def _check_logits(first: Any, n: int, num_classes: int, one_logit: bool) -> None:
     """Raise InputError unless `first` is a float tensor (n, num_classes), or with `one_logit` one value per image."""
     if not isinstance(first, Tensor):
-        raise InputError(f"the target must answer with a tensor of logits, got {type(first).__name__}")
+        raise InputError(f"the target must return a tensor of logits, got {type(first).__name__}")
     if first.shape != (n, num_classes) and not one_logit:
         raise InputError(
             f"the target must answer {n} images of {num_classes} classes with logits of shape "
             f"{(n, num_classes)}, got {tuple(first.shape)}"
         )
     if not first.is_floating_point():
-        raise InputError(f"the target must answer with logits, got {first.dtype} (predicted labels?)")
+        raise InputError(f"the target must return logits, got {first.dtype} (predicted labels?)")
 
 
 def check_batch_independence(model: nn.Module, x: Tensor) -> None:

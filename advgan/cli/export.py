@@ -4,7 +4,7 @@
     advgan export RUN --format pt2
     advgan export hf://USER/MODEL --output attack.onnx
 
-The file takes images in [0, 1], any number, of any size (a generator with a guide: of its guide's), and answers with
+The file takes images in [0, 1], any number, of any size (a generator with a guide: of its guide's), and returns
 adversarial ones; ball and box are inside it. Before it is kept it is compared with PyTorch on several of both.
 """
 

@@ -111,7 +111,7 @@ def evaluate(
         **clean_metrics(records),
     }
     if odd:
-        reason = f"the target answers with NaN or infinity for {odd} of {len(x)} images, expected finite logits"
+        reason = f"the target returns NaN or infinity for {odd} of {len(x)} images, expected finite logits"
         return _failed(row, reason, [])
     if not row["n_attacked"]:
         return _failed(row, "no image to attack, the target classifies none correctly", [])
@@ -154,7 +154,7 @@ def predict(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
 
 def _logits(outputs: Any) -> Tensor:
     if not isinstance(outputs, Tensor):
-        raise InputError(f"the target must answer with a tensor of logits, got {type(outputs).__name__}")
+        raise InputError(f"the target must return a tensor of logits, got {type(outputs).__name__}")
     return (outputs.float() if outputs.is_floating_point() else outputs).cpu()
 
 

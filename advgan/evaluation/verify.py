@@ -42,7 +42,7 @@ def verify_examples(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) ->
         logits, logits_8bit = _logits(target, x_adv).float(), _logits(target, rounded_adv).float()
         if odd := max(not_finite(logits), not_finite(logits_8bit)):
             raise InputError(
-                f"the target answers with NaN or infinity for {odd} of {len(x)} adversarial images of a batch, "
+                f"the target returns NaN or infinity for {odd} of {len(x)} adversarial images of a batch, "
                 "expected finite logits"
             )
         confidence, prediction = logits.softmax(1).max(1)

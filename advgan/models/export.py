@@ -1,7 +1,7 @@
 """A generator as one file for other programs: ONNX (onnxruntime, a browser, a phone) or pt2 (`torch.export.load`).
 
 The graph takes `x` (n, c, h, w) in [0, 1], any number of images of any size, and where the generator takes them
-`y_target` (n,) int64 (-1: away from the true class), `eps` (n,) and the noise `z`; it answers with `x_adv`. Ball and
+`y_target` (n,) int64 (-1: away from the true class), `eps` (n,) and the noise `z`; it returns `x_adv`. Ball and
 box are in the graph: its last step cuts at both, so that no runtime's rounding can leave them, and a larger eps than
 the trained one is that one. A generator with a guide keeps to the guide's image size.
 """

@@ -30,7 +30,7 @@ class Told(Record):
         """Append to self[key] the answers about the images of `split` that have none there yet."""
         rest = split.take(torch.arange(len(self[key]), len(split)))
         for x, _ in rest.batches(black_box.batch_size):
-            self[key] = torch.cat([self[key], black_box.ask(x)])
+            self[key] = torch.cat([self[key], black_box.query(x)])
 
     def ask_about_attack(self, black_box: BlackBox, generator: Any, train: Split, round_: int) -> None:
         """Append the answers about adversarial images by `generator` as it is now, of training images drawn for this

@@ -71,7 +71,7 @@ class Settings(DataSettings):
     defense: NameOrPath | None = None
     """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
     answers: Answers = "probabilities"
-    """What it answers with: probabilities of all classes, or labels alone"""
+    """What it returns: probabilities of all classes, or labels alone"""
     budget: int | None = None
     """The most images that the attack may ask it about; None: no limit"""
     substitute: str = "mnist-tutorial"
@@ -390,7 +390,7 @@ def judge(
         x = x.to(accelerator.device)
         x_adv = generator(x)
         says, says_adv = substitute(x).argmax(1).cpu(), substitute(x_adv).argmax(1).cpu()
-        now = referee.ask(x_adv).argmax(1).cpu()
+        now = referee.query(x_adv).argmax(1).cpu()
         counts = (clean == y) if y_target is None else (clean == y) & (y != y_target)
         fooled = now != y if y_target is None else now == y_target
         columns.append(torch.stack([says == clean, says_adv == now, counts, counts & fooled]))

@@ -43,11 +43,11 @@ def test_log_probabilities_in_batches_and_query_count() -> None:
     sizes: list[int] = []
     box = BlackBox(lambda x: sizes.append(len(x)) or brightness(x), 2, batch_size=4)
     logits = box(SIX)
-    assert (sizes, box.queries, box.left) == ([4, 2], 6, float("inf"))
+    assert (sizes, box.queries, box.remaining) == ([4, 2], 6, float("inf"))
     p = torch.from_numpy(brightness(SIX))
     assert torch.allclose(logits, p.clamp_min(FLOOR).log())
     assert torch.isfinite(logits).all()
-    assert torch.equal(box.ask(SIX), p)
+    assert torch.equal(box.query(SIX), p)
     assert box(SIX[:0]).shape == (0, 2)
     assert box.queries == 12
 
@@ -55,7 +55,7 @@ def test_log_probabilities_in_batches_and_query_count() -> None:
 def test_labels_become_floored_one_hot_log_probabilities() -> None:
     box = BlackBox(lambda x: brightness(x).argmax(1), 2, "labels")
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
-    assert torch.equal(box.ask(SIX), nn.functional.one_hot(labels, 2).float())
+    assert torch.equal(box.query(SIX), nn.functional.one_hot(labels, 2).float())
     assert set(box(SIX).flatten().tolist()) == {0.0, torch.tensor(FLOOR).log().item()}
 
 
@@ -63,11 +63,11 @@ def test_query_budget_is_checked_before_the_query() -> None:
     sizes: list[int] = []
     box = BlackBox(lambda x: sizes.append(len(x)) or brightness(x), 2, budget=10, batch_size=4)
     box(SIX)
-    with pytest.raises(OutOfQueries, match=r"about 10 images and was asked about 6: a question about 6 more was not"):
+    with pytest.raises(OutOfQueries, match=r"a budget of 10 queries, 6 of them used: a query of 6 more images was not"):
         box(SIX)
-    assert (box.queries, box.left, sum(sizes)) == (6, 4, 6)
+    assert (box.queries, box.remaining, sum(sizes)) == (6, 4, 6)
     box(SIX[:4])
-    assert (box.queries, box.left) == (10, 0)
+    assert (box.queries, box.remaining) == (10, 0)
     with pytest.raises(InputError, match="was not asked"):
         box(SIX[:1])
     assert box(SIX[:0]).shape == (0, 2)
@@ -81,7 +81,7 @@ def test_query_budget_is_checked_before_the_query() -> None:
         (lambda x: torch.full((len(x), 2), float("nan")), "probabilities", "NaN or infinity"),
         (lambda x: torch.full((len(x), 2), 0.6), "probabilities", "sum to 1"),
         (lambda x: torch.tensor([[-1.0, 2.0]] * len(x)), "probabilities", r"from -1 and sums up to 1 \(logits\?\)"),
-        (lambda x: "a cat", "probabilities", "must answer with numbers, got str"),
+        (lambda x: "a cat", "probabilities", "must return numbers, got str"),
         (lambda x: torch.zeros(len(x)), "labels", "whole numbers, its labels, got torch.float32"),
         (lambda x: torch.full((len(x),), 2), "labels", "must be from 0 to 1, got 2 to 2"),
         (lambda x: [-1] * len(x), "labels", "must be from 0 to 1, got -1 to -1"),
@@ -102,13 +102,13 @@ def test_invalid_output_raises_and_counts_as_query(answer: Any, answers: Any, me
         ({"budget": -1}, "budget must not be negative, got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
-        ({"answer": nn.Flatten()}, r"plain callable, for a model BlackBox.of\(model\), got"),
+        ({"predict": nn.Flatten()}, r"plain callable, for a model BlackBox.of\(model\), got"),
         ({"answer": 3}, "plain callable"),
     ],
 )
 def test_invalid_arguments_raise(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        BlackBox(**{"answer": brightness, "num_classes": 2, **given})
+        BlackBox(**{"predict": brightness, "num_classes": 2, **given})
 
 
 def test_black_box_of_model_has_same_outputs_and_no_weights(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
@@ -151,7 +151,7 @@ def test_evaluate_on_black_box(target: nn.Module, bars: tuple[Tensor, Tensor]) -
     assert failed["status"].startswith("failed: InputError: the target passes no gradient")
     spent = BlackBox.of(target, 3, budget=60)
     row = evaluate(make_attack("square:queries=20", spent, threat, rng=rng), spent, x, y, threat).row
-    assert row["status"].startswith("failed: OutOfQueries: the black box may be asked about 60 images")
+    assert row["status"].startswith("failed: OutOfQueries: the black box has a budget of 60 queries")
     assert spent.queries <= 60
 
 

@@ -74,7 +74,7 @@ def test_single_probability_is_refused(outputs: Any) -> None:
 def test_attacks_refuse_softmax_outputs(attack: Any, behind: Any) -> None:
     model = behind(Mean(lambda f: torch.stack([-f, f], 1).softmax(1))).eval()
     radius = {} if attack in (deepfool, jsma, lbfgs, carlini_wagner) else {"eps": 0.1}
-    with pytest.raises(InputError, match="answers with probabilities"):
+    with pytest.raises(InputError, match="returns probabilities"):
         attack(model, X, Y, **radius)
 
 
@@ -267,7 +267,7 @@ def test_other_precisions_give_same_metrics(dtype: torch.dtype, attack: str) -> 
 def test_non_finite_clean_logits_fail_the_row(value: float) -> None:
     model = Mean(lambda f: torch.stack([-f, torch.where(f > 2.0, value, f)], 1)).eval()
     result = row("noise-sign", model)
-    assert result["status"].startswith("failed: the target answers with NaN or infinity for ")
+    assert result["status"].startswith("failed: the target returns NaN or infinity for ")
     assert "of 20 images" in result["status"]
     assert result["asr"] is None
 

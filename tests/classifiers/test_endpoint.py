@@ -171,16 +171,16 @@ def test_images_are_sent_as_json_on_request(scripted_service: Callable[..., str]
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((200, {}, {"probabilities": [[float("nan")] * 3] * 5}), "answers with NaN or infinity"),
+        ((200, {}, {"probabilities": [[float("nan")] * 3] * 5}), "returns NaN or infinity"),
         ((200, {}, valid_response(4)[2]), r"probabilities of shape \(5, 3\), got \(4, 3\)"),
-        ((200, {}, {"probabilities": [[1.0], [1.0, 2.0]]}), "must answer with probabilities, lists of numbers"),
-        ((200, {}, {"probabilities": "all of them"}), "must answer with probabilities, lists of numbers"),
-        ((200, {}, {"labels": [1] * 5}), "must answer with an object that has probabilities, got"),
-        ((200, {}, [1, 2]), "must answer with an object that has probabilities"),
-        ((200, {}, b"<html>"), "must answer with JSON, got '<html>'"),
-        ((200, {}, b"[" * 4000), "must answer with JSON"),
+        ((200, {}, {"probabilities": [[1.0], [1.0, 2.0]]}), "must return probabilities, lists of numbers"),
+        ((200, {}, {"probabilities": "all of them"}), "must return probabilities, lists of numbers"),
+        ((200, {}, {"labels": [1] * 5}), "must return an object that has probabilities, got"),
+        ((200, {}, [1, 2]), "must return an object that has probabilities"),
+        ((200, {}, b"<html>"), "must return JSON, got '<html>'"),
+        ((200, {}, b"[" * 4000), "must return JSON"),
         ((200, {}, {"probabilities": [[5.0, -3.0, 1.0]] * 5}), r"sum to 1, got values from -3"),
-        ((200, {}, b" " * 10_000), "answers with more than the 4576 bytes that its answer can need"),
+        ((200, {}, b" " * 10_000), "returns more than the 4576 bytes that its answer can need"),
         ((404, {}, {"error": "gone"}), "refuses the question with status 404 Not Found: .*gone"),
         ((302, {"Location": "http://169.254.0.1/"}, b""), "sends us to 'http://169.254.0.1/', which is not followed"),
     ],
@@ -209,7 +209,7 @@ def test_transient_errors_are_retried_with_backoff(
 
     busy = (429, {"Retry-After": "7"}, b"")
     box = load(scripted_service((500, {}, b""), busy, hang_up, cut, valid_response()))
-    assert torch.allclose(box.ask(X), torch.tensor([0.2, 0.3, 0.5]).expand(5, 3))
+    assert torch.allclose(box.query(X), torch.tensor([0.2, 0.3, 0.5]).expand(5, 3))
     assert waited_seconds == [0.5, 7.0, 2.0, 4.0]
     assert box.queries == 5, "a question that is asked again is one"
 
@@ -307,7 +307,7 @@ def raw_response(sent: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
     [
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\naaaa", "did not answer"),
         (b"HTTP/1.1 404 \x1b]0;PWN\x07\r\nContent-Length: 0\r\n\r\n", r"status 404 \\x1b]0;PWN\\x07"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\x1b[2J", r"must answer with JSON"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\x1b[2J", r"must return JSON"),
         (b"\x1b]0;PWN\x07\r\n\r\n", "did not answer"),
     ],
 )
@@ -328,7 +328,7 @@ def test_hostile_response_gives_one_printable_line(
         ({"num_classes": 2}, {"probabilities": [-3.0] * 5}, r"got \(5,\): p = torch.sigmoid\(f\)"),
         ({}, {"probabilities": [[-1.0, -2.0, -0.5]] * 5}, r"\(logits\?\): z.softmax\(1\) makes probabilities"),
         ({"num_classes": 2, "answers": "logits"}, {"logits": [[0.3]] * 5}, r"got \(5, 1\): \[0, f\] for one logit"),
-        ({"answers": "logits"}, {"logits": [[0.2, 0.3, 0.5]] * 5}, r"answers with probabilities \(rows sum to 1\)"),
+        ({"answers": "logits"}, {"logits": [[0.2, 0.3, 0.5]] * 5}, r"returns probabilities \(rows sum to 1\)"),
         ({"answers": "labels"}, {"labels": [[0.2, 0.3, 0.5]] * 5}, r"\.argmax\(1\) makes labels"),
     ],
 )
@@ -424,13 +424,13 @@ def test_black_box_of_black_box_shares_the_service() -> None:
 
     box = BlackBox(answer, 2, name="it", image_shape=(1, 28, 28), classes=("a", "b"), identity="i")
     again, decisions = BlackBox.of(box, 2, budget=5), BlackBox.of(box, 2, "labels")
-    assert torch.equal(again.ask(X), box.ask(X))
-    assert torch.equal(decisions.ask(X), torch.tensor([[0.0, 1.0]]).expand(5, 2))
-    assert (box.queries, again.queries, again.left, decisions.queries) == (5, 5, 0, 5)
+    assert torch.equal(again.query(X), box.query(X))
+    assert torch.equal(decisions.query(X), torch.tensor([[0.0, 1.0]]).expand(5, 2))
+    assert (box.queries, again.queries, again.remaining, decisions.queries) == (5, 5, 0, 5)
     assert (again.name, again.image_shape, again.classes, again.identity) == ("it", (1, 28, 28), ("a", "b"), "i")
-    with pytest.raises(InputError, match="it may be asked about 5 images"):
-        again.ask(X)
-    with pytest.raises(InputError, match="it answers with labels alone, expected answers labels, got probabilities"):
+    with pytest.raises(InputError, match="it has a budget of 5 queries"):
+        again.query(X)
+    with pytest.raises(InputError, match="it returns labels only, expected answers labels, got probabilities"):
         BlackBox.of(BlackBox(lambda x: [0] * len(x), 2, "labels", name="it"), 2)
 
 

@@ -109,11 +109,9 @@ def test_invalid_files_raise(tmp_path: Path) -> None:
         load_classifier(write_linear_model(tmp_path / "any.onnx", size="s"))
     with pytest.raises(InputError, match=r"any\.onnx cannot take images of shape \(1, 5, 5\)"):
         load_classifier(str(tmp_path / "any.onnx"), image_shape=(1, 5, 5))
-    with pytest.raises(
-        InputError, match=r"must answer with scores, floats of shape \(n, classes\), got y tensor\(int64\)"
-    ):
+    with pytest.raises(InputError, match=r"must return scores, floats of shape \(n, classes\), got y tensor\(int64\)"):
         load_classifier(write_linear_model(tmp_path / "labels.onnx", labels=True))
-    with pytest.raises(InputError, match=r"nan\.onnx answers with NaN or infinity"):
+    with pytest.raises(InputError, match=r"nan\.onnx returns NaN or infinity"):
         load_classifier(write_linear_model(tmp_path / "nan.onnx", weights=W * np.nan))(X)
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(InputError, match=r"cannot read .*it\.onnx: truncated, or no ONNX model"):
@@ -162,7 +160,7 @@ def test_single_output_is_probability_or_logit(tmp_path: Path, last: str, flat: 
     box = load_classifier(write_single_output_model(tmp_path / "one.onnx", last, flat=flat))
     p = (X.flatten(1).sum(1) / 4 - 2).sigmoid()
     assert box.num_classes == 2
-    torch.testing.assert_close(box.ask(X), torch.stack([1 - p, p], 1))
+    torch.testing.assert_close(box.query(X), torch.stack([1 - p, p], 1))
 
 
 def write_multi_output_model(path: Path, values: dict[str, str]) -> str:

@@ -52,7 +52,7 @@ def call(words: list[str], tmp_path: Path) -> Call:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BlackBox, Tensor]]:
     """Every question as it goes out, and no gradient anywhere near: (the box, the images)."""
     found: list[tuple[BlackBox, Tensor]] = []
-    ask = BlackBox.ask
+    ask = BlackBox.query
 
     def witness(box: BlackBox, x: Tensor) -> Tensor:
         told = ask(box, x)
@@ -60,7 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BlackBox, Tensor]]:
         found.append((box, x.detach().clone()))
         return told
 
-    monkeypatch.setattr(BlackBox, "ask", witness)
+    monkeypatch.setattr(BlackBox, "query", witness)
     return found
 
 
@@ -105,7 +105,7 @@ def test_dynamic_asks_about_the_newest_adversarial_images(
     summary = call("--images", 30, "--budget", 70)
     assert (summary["queries"], summary["validation_queries"]) == (70, 48 * 4)
     first = asked[0][0]
-    assert (first.queries, first.budget, first.left) == (70, 70, 0)
+    assert (first.queries, first.budget, first.remaining) == (70, 70, 0)
     clean, *later = [x for box, x in asked if box is first]
     assert [len(x) for x in (clean, *later)] == [30, 20, 20]
     for x_adv in later:  # each is one of the attacker's own images, perturbed within the ball

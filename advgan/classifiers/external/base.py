@@ -110,7 +110,7 @@ def ready(
     code          a file of the user's, whose line an error names
     about         mean, std, classes, identity, as of `Other`
 
-    Raises InputError if it cannot take the images (and says at which size it can), or answers with no logits.
+    Raises InputError if it cannot take the images (and says at which size it can), or returns no logits.
     """
     shape = natural if image_shape is None else image_shape
     if shape[0] not in (1, natural[0]):
@@ -131,7 +131,7 @@ def ready(
         ) from error
     if not isinstance(answer, Tensor) or answer.shape not in {(1,), (1, answer.shape[-1])}:
         got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise InputError(f"{name} must answer one image with logits of shape (1, classes), got {got}")
+        raise InputError(f"{name} must return logits of shape (1, classes), got {got}")
     other.num_classes = max(2, answer.numel())  # one logit tells two classes apart
     if other.classes is not None and len(other.classes) != other.num_classes:
         raise InputError(

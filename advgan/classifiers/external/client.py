@@ -124,7 +124,7 @@ class Client:
             said = data[:200].decode(errors="replace")
             raise InputError(f"{self.url} refuses the question with status {status}: {said!r}")
         if len(data) > most:
-            raise InputError(f"{self.url} answers with more than the {most} bytes that its answer can need")
+            raise InputError(f"{self.url} returns more than the {most} bytes that its answer can need")
         return data
 
 

@@ -69,18 +69,18 @@ def load(
     def answer(x: Tensor) -> Tensor:
         told = _json(client.ask("POST", *_packed(x.cpu(), as_json), most=len(x) * k * 32 + 4096), url)
         if not isinstance(told, dict) or kind not in told:
-            raise InputError(f"{url} must answer with an object that has {kind}, got {str(told)[:100]}")
+            raise InputError(f"{url} must return an object that has {kind}, got {str(told)[:100]}")
         try:
             found = torch.as_tensor(told[kind])
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise InputError(f"{url} must answer with {kind}, lists of numbers, got {str(told[kind])[:100]}") from error
+            raise InputError(f"{url} must return {kind}, lists of numbers, got {str(told[kind])[:100]}") from error
         if kind != "logits":
             return found
         if found.shape != (len(x), k):
             hint = ": [0, f] for one logit f" if k == 2 and found.numel() == len(x) else ""
-            raise InputError(f"{url} must answer with logits of shape {(len(x), k)}, got {tuple(found.shape)}{hint}")
+            raise InputError(f"{url} must return logits of shape {(len(x), k)}, got {tuple(found.shape)}{hint}")
         if is_softmax(found):
-            raise InputError(f'{url} answers with probabilities (rows sum to 1), expected logits, or "probabilities"')
+            raise InputError(f'{url} returns probabilities (rows sum to 1), expected logits, or "probabilities"')
         return found.float().softmax(1)
 
     answers: Answers = "labels" if kind == "labels" else "probabilities"
@@ -137,4 +137,4 @@ def _json(body: bytes, url: str) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         got = body[:100].decode(errors="replace")
-        raise InputError(f"{url} must answer with JSON, got {got!r} ({type(error).__name__})") from None
+        raise InputError(f"{url} must return JSON, got {got!r} ({type(error).__name__})") from None

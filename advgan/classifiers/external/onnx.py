@@ -1,6 +1,6 @@
 """A classifier in ONNX: `--target model.onnx`. onnxruntime answers, with scores and without a gradient.
 
-The model takes float images (n, c, h, w) in [0, 1], any number of them or a fixed one, and answers with logits or
+The model takes float images (n, c, h, w) in [0, 1], any number of them or a fixed one, and returns logits or
 probabilities (n, k): with probabilities if those of a few images sum to 1. One value per image is the probability of
 class 1 of two, if it stays in [0, 1] whatever the image, else its logit. Of several outputs of floats (n, k) one is
 named: `model.onnx#output=NAME`. It is a black box: attacks by scores, by decisions and by a trained generator run on
@@ -75,7 +75,7 @@ def _reading(scores: Scores, x: Tensor, path: str) -> tuple[Scores, int]:
     few = scores(x)
     if few.shape not in {(len(x),), (len(x), few.shape[-1])}:
         raise InputError(
-            f"{path} must answer {len(x)} images with scores of shape ({len(x)}, classes), got {tuple(few.shape)}"
+            f"{path} must return, for {len(x)} images, scores of shape ({len(x)}, classes), got {tuple(few.shape)}"
         )
     to_probabilities, k = _kind(scores, few, x)
     if torch.isfinite(few).all():
@@ -111,7 +111,7 @@ def _output(session: Any, path: str, words: str) -> str:
     if words and asked not in able:
         raise InputError(f"output {asked} of {path} holds no scores, floats of shape (n, classes), got {listed}")
     if not able:
-        raise InputError(f"{path} must answer with scores, floats of shape (n, classes), got {listed}")
+        raise InputError(f"{path} must return scores, floats of shape (n, classes), got {listed}")
     if not words and len(able) > 1:
         raise InputError(
             f"{path} has {len(able)} outputs that may be the scores: expected {path}#output=NAME with one of {listed}"

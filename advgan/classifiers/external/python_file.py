@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from advgan.classifiers.base import ImageShape
-from advgan.classifiers.black_box import Answer, BlackBox
+from advgan.classifiers.black_box import BlackBox, Predict
 from advgan.classifiers.checks import Scripted
 from advgan.classifiers.external.base import Other, line_in, ready
 from advgan.classifiers.external.imports import Beside, attributes_digest, switches_kept
@@ -71,7 +71,7 @@ def load(
     if isinstance(model, BlackBox):  # a service with a protocol of its own, say
         model.name, model.image_shape = name, model.image_shape or image_shape
         model.identity = f"{sha256_of(*beside.files)} {attributes}"
-        model.answer = _importing(model.answer, beside)
+        model.predict = _importing(model.predict, beside)
         return model
     if isinstance(model, torch.jit.ScriptModule):
         model = Scripted(model)
@@ -94,12 +94,12 @@ def _without_inference(model: nn.Module) -> None:
                     tensors[key] = copies.setdefault(id(tensor), copy)  # type: ignore[assignment]
 
 
-def _importing(answer: Answer, beside: Beside) -> Answer:
+def _importing(predict: Predict, beside: Beside) -> Predict:
     """The callable of a black box, whose imports look beside its file."""
 
     def importing(x: torch.Tensor) -> Any:
         with beside.importing():
-            return answer(x)
+            return predict(x)
 
     return importing
 
