@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advgan.analysis.groups import by_attack, groups
 from advgan.evaluation.evaluate import Result
-from advgan.evaluation.metrics import right, wrong
+from advgan.evaluation.metrics import correct, misclassified
 from advgan.evaluation.statistics import wilson
 
 
@@ -27,7 +27,7 @@ def worst_case(results: Iterable[Result]) -> list[dict[str, Any]]:
         counts = records["counts"]
         success = {attack: any_success(runs) for attack, runs in by_attack(members).items()}
         fooled = torch.stack(list(success.values())).sum(0)
-        lost = torch.stack([wrong(result.records) for result in members]).any(0)
+        lost = torch.stack([misclassified(result.records) for result in members]).any(0)
         hits, n_attacked = int((fooled > 0).sum()), int(counts.sum())
         low, high = wilson(hits, n_attacked)
         found.append(
@@ -35,7 +35,7 @@ def worst_case(results: Iterable[Result]) -> list[dict[str, Any]]:
                 **group._asdict(),
                 **{"attacks": list(success), "n": len(counts), "n_attacked": n_attacked},
                 **{"asr": hits / n_attacked, "asr_low": low, "asr_high": high},
-                "robust_accuracy": (right(records) & ~lost).double().mean().item(),
+                "robust_accuracy": (correct(records) & ~lost).double().mean().item(),
                 "needed": {attack: int((own & (fooled == 1)).sum()) for attack, own in success.items()},
             }
         )

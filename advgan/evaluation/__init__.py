@@ -1,9 +1,19 @@
-"""The harness: run an attack, verify what it returns, and compute metrics with intervals."""
+"""Evaluation: run an attack, verify its adversarial examples, and compute metrics with intervals."""
 
 from advgan.evaluation.environment import environment
-from advgan.evaluation.evaluate import ROW_KEYS, Result, evaluate, judged, predict
+from advgan.evaluation.evaluate import ROW_KEYS, Result, evaluate, predict, recompute_metrics
 from advgan.evaluation.loading import TargetModel
 from advgan.evaluation.result_cache import ResultCache
 from advgan.evaluation.statistics import wilson
 
-__all__ = ["ROW_KEYS", "Result", "ResultCache", "TargetModel", "environment", "evaluate", "judged", "predict", "wilson"]
+__all__ = [
+    "ROW_KEYS",
+    "Result",
+    "ResultCache",
+    "TargetModel",
+    "environment",
+    "evaluate",
+    "predict",
+    "recompute_metrics",
+    "wilson",
+]

@@ -1,4 +1,4 @@
-"""Run one attack on one target and believe nothing it says: every figure is recomputed from the images it returns."""
+"""Run one attack on one target: all metrics are recomputed from the returned images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
 from advgan.core.threat_model import Threat, check_class
 from advgan.defenses import can_reject, unwrap
-from advgan.evaluation.metrics import attack_metrics, clean_metrics, clean_records, outcome
+from advgan.evaluation.metrics import attack_metrics, attack_outcome, clean_metrics, clean_records
 from advgan.evaluation.runner import ThreatModelViolation, device_of, run_attack
 from advgan.evaluation.verify import accepts, not_finite
 
@@ -34,11 +34,11 @@ ROW_KEYS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one attack.
+    """Result of one attack.
 
-    row        `ROW_KEYS` -> plain values, for results.json; what could not be measured is None
+    row        `ROW_KEYS` -> plain values, for results.json; None for unknown ones
     records    one entry per image (n,): label, predictions, confidences, norms, success; no columns if it failed
-    x_adv      (k, c, h, w) its answers to the first k images, for a gallery; k is 0 if it failed
+    x_adv      (k, c, h, w) of the first k images, for a gallery; k is 0 if it failed
     """
 
     row: dict[str, Any]
@@ -70,28 +70,19 @@ def evaluate(
 
     attack         (x, y) -> x_adv, on the target's device; it gets copies, some of them twice, to warm up
     target         in eval mode, no softmax; its forwards and backwards during the attack are counted
-    name, target_name, access, seed   what the row says of the attack (`Attack.access`, its rng's seed) and the target
-    threat         "bounded": the ball each answer must lie in; "minimal-norm": the radius up to which one counts
-    attack_norm    the norm that a minimal-norm attack minimises; None: the threat's
-    y_target       the class that a targeted attack aims at
-    clean_logits, clean_accepted   (n, k) of `x` and, if the target can reject, (n,) bool, where they are known already
-    keep           how many answers to hold back for a gallery
-    progress       told the number of images after each batch
+    name, target_name, access, seed   of the attack (`Attack.access`, seed of its rng) and the target, for the row
+    threat         "bounded": the ball of x_adv; "minimal-norm": the eps up to which a success counts
+    attack_norm    the norm that a minimum-norm attack minimises; None: the threat's
+    y_target       target class of a targeted attack
+    clean_logits, clean_accepted   (n, k) of `x` and, if the target can reject, (n,) bool, where known
+    keep           number of adversarial examples in the result, for a gallery
+    progress       called with the number of images after each batch
 
-    An attack that raises, leaves ball or box, or changes its input or the model is a failed row without figures, never
-    a robust target; so is a target with NaN or infinity among its logits. Raises InputError for what the caller got
-    wrong: images, labels, a target in training mode, or one with one logit or probabilities for logits, or whose answer
-    depends on the batch (`check_target` says more, and makes two logits of one).
+    An attack that raises, leaves ball or box, or changes its input or the model is a failed row without metrics; so is
+    a target with NaN or infinity among its logits. Raises InputError for invalid images or labels, a target in training
+    mode, with one logit, with probabilities for logits, or whose logits depend on the batch (see `check_target`).
     """
-    check_inputs(x, y, threat.eps, threat.norm)
-    if threat.targeted != (y_target is not None):
-        raise InputError(f"threat.targeted is {threat.targeted}, expected a y_target to match, got {y_target}")
-    if isinstance(target, torch.jit.ScriptModule):
-        raise InputError("a TorchScript module cannot be attacked as it is: model = check_target(model, x, classes)")
-    if any(getattr(module, "training", False) for module in target.modules()):
-        raise InputError(f"the target is in training mode{acting(target)}, expected target.eval()")
-    if not len(x) or batch_size < 1:
-        raise InputError(f"expected images and a batch size of at least 1, got {len(x)} and {batch_size}")
+    _check_arguments(target, x, y, threat, y_target=y_target, batch_size=batch_size)
     logits = predict(target, x, batch_size) if clean_logits is None else clean_logits
     check_columns(logits)
     check_classes(y, logits)
@@ -102,7 +93,7 @@ def evaluate(
         check_outputs(target, x[few].to(device_of(target)), logits[few], alone=clean_logits is None)
 
     accepted = accepted_by(target, x, batch_size) if clean_accepted is None else clean_accepted
-    records = clean_records(logits.cpu(), y.cpu(), y_target, accepted)  # all that is counted is counted there
+    records = clean_records(logits.cpu(), y.cpu(), y_target, accepted)
     row = {
         "attack_norm": attack_norm or threat.norm,
         **{"target": target_name, "attack": name, "access": access, "seed": seed, "protocol": protocol},
@@ -124,22 +115,37 @@ def evaluate(
         logging.getLogger(__name__).warning("attack %s failed", name, exc_info=not isinstance(error, InputError))
         return _failed(row, f"{type(error).__name__}: {error}", [])
     records |= run.columns
-    records |= outcome(records, threat, protocol, y_target)
+    records |= attack_outcome(records, threat, protocol, y_target)
     row |= attack_metrics(records, protocol) | run.cost | {"status": "ok"}
     return Result({key: row[key] for key in ROW_KEYS}, records, run.x_adv)
 
 
-def judged(result: Result, threat: Threat) -> Result:
-    """The figures of a result made anew from its records: under another radius too, for a minimal-norm attack."""
+def _check_arguments(
+    target: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, y_target: int | None, batch_size: int
+) -> None:
+    """Raise InputError for arguments of `evaluate` that are invalid before the target is called."""
+    check_inputs(x, y, threat.eps, threat.norm)
+    if threat.targeted != (y_target is not None):
+        raise InputError(f"threat.targeted is {threat.targeted}, expected a y_target to match, got {y_target}")
+    if isinstance(target, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module cannot be attacked as it is: model = check_target(model, x, classes)")
+    if any(getattr(module, "training", False) for module in target.modules()):
+        raise InputError(f"the target is in training mode{acting(target)}, expected target.eval()")
+    if not len(x) or batch_size < 1:
+        raise InputError(f"expected images and a batch size of at least 1, got {len(x)} and {batch_size}")
+
+
+def recompute_metrics(result: Result, threat: Threat) -> Result:
+    """The metrics of a result's records, under another eps too for a minimum-norm attack."""
     row = result.row | {"norm": threat.norm, "eps": threat.eps}
     if row["status"] != "ok":
         return Result(row, result.records, result.x_adv)
-    records = result.records | outcome(result.records, threat, row["protocol"], row["y_target"])
+    records = result.records | attack_outcome(result.records, threat, row["protocol"], row["y_target"])
     return Result(row | clean_metrics(records) | attack_metrics(records, row["protocol"]), records, result.x_adv)
 
 
 def _failed(row: dict[str, Any], reason: str, violations: list[str]) -> Result:
-    """A row without figures, that says why."""
+    """A row without metrics, with the reason."""
     row |= {"status": "failed: " + " ".join(reason.split())[:300], "violations": violations}
     return Result({key: row.get(key) for key in ROW_KEYS}, {}, torch.empty(0))
 
@@ -160,10 +166,10 @@ def _logits(outputs: Any) -> Tensor:
 
 @torch.no_grad()
 def accepted_by(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor | None:
-    """Which images `x` (n, c, h, w) the target does not reject: (n,) bool on the CPU; None if it never rejects any."""
+    """Whether the target accepts each of `x` (n, c, h, w): (n,) bool on the CPU; None if it cannot reject."""
     if not can_reject(target):
         return None
     device = device_of(target)
     with frozen_eval(target):
-        found = [accepts(target, part.to(device)) for part in x.split(batch_size)]
-    return torch.cat([part.cpu() for part in found if part is not None])
+        accepted = [accepts(target, part.to(device)) for part in x.split(batch_size)]
+    return torch.cat([part.cpu() for part in accepted if part is not None])

@@ -1,4 +1,4 @@
-"""What an attack does to the model it was lent: how often it asks, and whether it leaves it as it was."""
+"""Effects of an attack on the model: number of calls, and changes of its state."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PARTS = ("_modules", "_parameters", "_buffers")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-class Counter:
+class CallCounter:
     """Counts images that go forward through `model`, and gradients that come back, while its block lasts.
 
-    with Counter(model) as counter:
+    with CallCounter(model) as counter:
         attack(x, y)
     counter.forwards, counter.backwards
     """
@@ -23,7 +23,7 @@ class Counter:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.forwards, self.backwards = model, 0, 0
 
-    def __enter__(self) -> Counter:
+    def __enter__(self) -> CallCounter:
         self._hook = self.model.register_forward_hook(self._forward)
         return self
 
@@ -54,7 +54,7 @@ class ModelSnapshot:
         self.parts = _parts(model)
 
     def changes(self) -> list[str]:
-        """What is no longer as it was, by name; empty if all is."""
+        """Names of the changed parts."""
         now = _tensors(self.model)
         same = {
             "weights": now.keys() == self.weights.keys()
@@ -70,7 +70,7 @@ class ModelSnapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put back what can be put back, so that the next attack does not suffer from this one."""
+        """Restore the model for the next attack."""
         for module, (forward, parts) in self.parts.items():
             module.__dict__.pop("forward", None)
             if forward is not None:

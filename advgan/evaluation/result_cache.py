@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import Defended, reseed, seen
 from advgan.evaluation.environment import software
-from advgan.evaluation.evaluate import ROW_KEYS, Result, accepted_by, evaluate, judged, predict
+from advgan.evaluation.evaluate import ROW_KEYS, Result, accepted_by, evaluate, predict, recompute_metrics
 from advgan.evaluation.loading import TargetModel
 from advgan.models.generator import Generator
 
@@ -69,7 +70,7 @@ class ResultCache:
     ) -> None:
         self.directory, self.x, self.y, self.batch_size, self.keep = directory, x, y, batch_size, keep
         self.fresh = fresh
-        self.found = 0  # cells that were there already
+        self.found = 0  # cached cells
         self._images = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
         self._logits: dict[str, Tensor] = {}
         self._accepted: dict[str, Tensor | None] = {}
@@ -141,7 +142,7 @@ class ResultCache:
             self.found += 1
             progress(len(self.x))
         row = kept.row | {"seed": seed, "access": access}
-        return judged(Result(row, kept.records, kept.x_adv), threat)
+        return recompute_metrics(Result(row, kept.records, kept.x_adv), threat)
 
     def name(self, cell: Mapping[str, Any]) -> str:
         """Identifier of the result of `run(**cell)`, which several cells may share."""
@@ -206,3 +207,26 @@ class ResultCache:
             write_weights({**result.records, X_ADV: result.x_adv}, folder / "records.safetensors", beside=cell)
 
         atomic_write_dir(directory, write)
+
+
+def distribute(
+    cells: ResultCache,
+    todo: Sequence[Mapping[str, Any]],
+    run: Callable[[Mapping[str, Any]], Result],
+    accelerator: Accelerator,
+) -> tuple[list[Result], int]:
+    """Results of all cells `todo`, in order, in the main process, and the number of cached ones.
+
+    A cell holds the arguments of `cells.run`, which `run` calls. Whole attacks are distributed over the processes, so
+    that a random one draws the same as in one process. The main process reads the others' results from a shared disk,
+    and repeats those that failed elsewhere; the others return no results.
+    """
+    names = list(dict.fromkeys(map(cells.name, todo)))
+    mine = set(names[accelerator.process_index :: accelerator.num_processes])
+    done = {i: run(cell) for i, cell in enumerate(todo) if cells.name(cell) in mine}
+    accelerator.wait_for_everyone()
+    cached = int(accelerator.reduce(torch.tensor(cells.found, device=accelerator.device), reduction="sum").item())
+    if not accelerator.is_main_process:
+        return [], cached
+    cells.fresh = False  # the others' results are fresh
+    return [done[i] if i in done else run(cell) for i, cell in enumerate(todo)], cached

@@ -1,4 +1,4 @@
-"""One pass of an attack over the images, on the clock and under watch."""
+"""One pass of an attack over the images, timed, with model calls counted and changes detected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advgan.attacks.registry import AttackFn
 from advgan.core.threat_model import Threat
 from advgan.defenses import unwrap
-from advgan.evaluation.instrumentation import Counter, ModelSnapshot
+from advgan.evaluation.instrumentation import CallCounter, ModelSnapshot
 from advgan.evaluation.verify import ThreatModelViolation, verify_examples
 
 T = TypeVar("T")
@@ -23,10 +23,10 @@ WARM_UP = 8  # images; memory, kernels and threads are in place after them
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one pass.
+    """Result of one pass.
 
-    columns   per image (n,): what `verify_examples` measures, and `queries`, forwards per image of its batch
-    x_adv     the first answers (k, c, h, w)
+    columns   per image (n,): those of `verify_examples`, and `queries`, forwards per image of its batch
+    x_adv     the first adversarial examples (k, c, h, w)
     cost      time and model calls; behind a defense, those of the classifier
     """
 
@@ -40,20 +40,20 @@ def run_attack(
     target: nn.Module,
     x: Tensor,
     y: Tensor,
-    limits: Threat,
+    threat: Threat,
     *,
     batch_size: int,
     keep: int,
     progress: Callable[[int], None],
 ) -> Run:
-    """Attack all images `x` (n, c, h, w), n >= 1, in batches, and verify each adversarial example against `limits`.
+    """Attack all images `x` (n, c, h, w), n >= 1, in batches, and verify each adversarial example against `threat`.
 
     The time is the median over batches of equal size. Of three or more, the first is the warm-up and left out; where
     there are fewer, the first few images are attacked once before. Raises ThreatModelViolation at the first one,
     and whatever the attack raises; the target is as before either way.
     """
     equal = max(len(x) // batch_size, 1)
-    counter, snapshot = Counter(unwrap(target)), ModelSnapshot(target)
+    counter, snapshot = CallCounter(unwrap(target)), ModelSnapshot(target)
     measured: list[dict[str, Tensor]] = []
     kept: list[Tensor] = []
     seconds: list[float] = []
@@ -64,8 +64,8 @@ def run_attack(
                 attack(x_clean[:WARM_UP].clone(), label[:WARM_UP].clone())
             before = counter.forwards
             with counter:
-                x_adv, duration = _lent(attack, x_clean, label)
-            columns = verify_examples(target, x_clean, x_adv, limits)
+                x_adv, duration = _call_timed(attack, x_clean, label)
+            columns = verify_examples(target, x_clean, x_adv, threat)
             queries = (counter.forwards - before) / len(x_clean)
             seconds.append(duration / len(x_clean))
             measured.append(columns | {"queries": torch.full((len(x_clean),), queries)})
@@ -79,10 +79,10 @@ def run_attack(
         raise ThreatModelViolation(changes)
 
     first = 1 if equal > 2 else 0
-    typical = float(np.median(seconds[first:equal]))
+    median = float(np.median(seconds[first:equal]))
     cost = {
-        "seconds_per_image": typical,
-        "images_per_second": 1 / typical,
+        "seconds_per_image": median,
+        "images_per_second": 1 / median,
         "forwards_per_image": counter.forwards / len(x),
         "backwards_per_image": counter.backwards / len(x),
     }
@@ -90,26 +90,26 @@ def run_attack(
     return Run(joined, torch.cat(kept)[:keep] if kept else x[:0], cost)
 
 
-def _lent(attack: AttackFn, x: Tensor, y: Tensor) -> tuple[Any, float]:
-    """What the attack answers to one batch, and the seconds it took; it gets copies, and must leave them alone."""
-    x_lent, y_lent = x.clone(), y.clone()
-    x_adv, duration = timed(x.device, attack, x_lent, y_lent)
-    if not (torch.equal(x_lent, x) and torch.equal(y_lent, y)):
+def _call_timed(attack: AttackFn, x: Tensor, y: Tensor) -> tuple[Any, float]:
+    """x_adv of one batch, and its time in seconds. Raises ThreatModelViolation if the attack changes its input."""
+    x_copy, y_copy = x.clone(), y.clone()
+    x_adv, duration = timed(x.device, attack, x_copy, y_copy)
+    if not (torch.equal(x_copy, x) and torch.equal(y_copy, y)):
         raise ThreatModelViolation(["the input was changed in place"])
     return x_adv, duration
 
 
-def timed(device: torch.device, call: Callable[..., T], *given: Any) -> tuple[T, float]:
-    """What `call` returns, and the seconds until the device has done it."""
+def timed(device: torch.device, call: Callable[..., T], *arguments: Any) -> tuple[T, float]:
+    """Result of `call`, and the seconds until the device has finished."""
     _synchronise(device)
     began = time.perf_counter()
-    answer = call(*given)
+    result = call(*arguments)
     _synchronise(device)
-    return answer, time.perf_counter() - began
+    return result, time.perf_counter() - began
 
 
 def _synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was told: its calls return before."""
+    """Wait for asynchronous calls of the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -117,5 +117,15 @@ def _synchronise(device: torch.device) -> None:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model lives; one without parameters is taken to run on the CPU."""
+    """Device of a model's parameters; CPU without any."""
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+
+
+@torch.no_grad()
+def relative_time(model: nn.Module, base: nn.Module, x: Tensor, rounds: int = 20) -> float:
+    """Time of `model` for images `x` (n, c, h, w) over that of `base`: minima of `rounds` in which they alternate,
+    because other load of the machine only adds to a time."""
+    x = x.to(device_of(base))
+    times = [[timed(x.device, each, x)[1] for each in (model, base)] for _ in range(rounds + 1)]
+    ours, theirs = (min(each) for each in zip(*times[1:], strict=True))  # the first warms up
+    return ours / theirs

@@ -1,4 +1,4 @@
-"""Whether an answer is allowed, and what it amounts to: recomputed from the images alone."""
+"""Verification of adversarial examples: threat model, prediction and distance, recomputed from the images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SSIM_SMALLEST = 6  # pixels; the gaussian window of 11 cannot be reflected into 
 
 
 class ThreatModelViolation(Exception):
-    """An attack broke a rule: `violations` says which, in words."""
+    """A violated rule of the threat model: `violations` in words."""
 
     def __init__(self, violations: list[str]) -> None:
         super().__init__("; ".join(violations))
@@ -26,18 +26,18 @@ class ThreatModelViolation(Exception):
 
 
 @torch.no_grad()
-def verify_examples(target: nn.Module, x: Tensor, x_adv: Any, limits: Threat) -> dict[str, Tensor]:
+def verify_examples(target: nn.Module, x: Tensor, x_adv: Any, threat: Threat) -> dict[str, Tensor]:
     """Prediction and distance of each of the adversarial examples `x_adv` of `x` (n, c, h, w); columns (n,) on the CPU.
 
     The columns that end in _8bit are those of the image after rounding to 8 bits; of a target that can reject,
-    `accepted` is False where it does. Raises ThreatModelViolation for `x_adv` of another shape or outside `limits`, in
+    `accepted` is False where it does. Raises ThreatModelViolation for `x_adv` of another shape or outside `threat`, in
     either form, and InputError for logits that are not finite.
     """
-    if found := _violations(x_adv, x, limits):
-        raise ThreatModelViolation(found)
+    if violations := _violations(x_adv, x, threat):
+        raise ThreatModelViolation(violations)
     rounded, rounded_adv = (x * 255).round() / 255, to_8bit(x_adv, x).float() / 255
-    if found := limits.violations(rounded_adv, rounded):
-        raise ThreatModelViolation([f"after rounding to 8 bits: {words}" for words in found])
+    if violations := threat.violations(rounded_adv, rounded):
+        raise ThreatModelViolation([f"after rounding to 8 bits: {text}" for text in violations])
     with frozen_eval(target):
         logits, logits_8bit = _logits(target, x_adv).float(), _logits(target, rounded_adv).float()
         if odd := max(not_finite(logits), not_finite(logits_8bit)):
@@ -66,14 +66,14 @@ def not_finite(logits: Tensor) -> int:
     return int((~torch.isfinite(logits)).any(1).sum())
 
 
-def _violations(x_adv: Any, x: Tensor, limits: Threat) -> list[str]:
-    """What is wrong with `x_adv` as an answer to `x`, in words; empty if nothing is."""
+def _violations(x_adv: Any, x: Tensor, threat: Threat) -> list[str]:
+    """Violations of `x_adv` as adversarial examples of `x`, in words."""
     if not isinstance(x_adv, Tensor):
         return [f"returned {type(x_adv).__name__} instead of a tensor"]
     if x_adv.device != x.device:
         return [f"device {x_adv.device} instead of {x.device}"]
     attached = ["still attached to a graph"] if x_adv.requires_grad else []
-    return attached + limits.violations(x_adv.detach(), x)
+    return attached + threat.violations(x_adv.detach(), x)
 
 
 def _split(x: Tensor) -> tuple[Tensor, ...]:
@@ -86,7 +86,7 @@ def _logits(target: nn.Module, x: Tensor) -> Tensor:
 
 
 def accepts(target: Any, x: Tensor) -> Tensor | None:
-    """Which images `x` (n, c, h, w) the target answers: (n,) bool; None if it answers all, always."""
+    """Whether the target accepts each of `x` (n, c, h, w): (n,) bool; None if it cannot reject."""
     return torch.cat([target.rejection_score(part) <= 0 for part in _split(x)]) if can_reject(target) else None
 
 

@@ -20,7 +20,7 @@ from advgan.defenses import ClassifierSpec, parse_classifier
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.compatibility import is_black_box
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets, unfit
-from advgan.evaluation.sharing import distribute
+from advgan.evaluation.result_cache import distribute
 from advgan.experiments.settings import StudySettings
 from advgan.report.progress import Begin, cell_progress
 from advgan.report.study import StudyReport

@@ -48,8 +48,8 @@ from advgan.defenses.detection import (
 )
 from advgan.evaluation import predict
 from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
-from advgan.evaluation.roc import auc
 from advgan.evaluation.runner import device_of
+from advgan.evaluation.statistics import auc
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.card import detector_card

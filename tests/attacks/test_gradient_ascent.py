@@ -24,7 +24,7 @@ from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.losses import get_loss, is_adversarial, log_odds_against
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
-from advgan.evaluation.instrumentation import Counter
+from advgan.evaluation.instrumentation import CallCounter
 from advgan.models.losses import margin
 from tests.attacks.test_attacks import conv_net, images, linear, predicted_labels, seeded
 
@@ -122,7 +122,7 @@ def test_restarts_increase_success() -> None:
     y = predicted_labels(model, x)
     rates = []
     for restarts in (1, 3):
-        counter = Counter(model)
+        counter = CallCounter(model)
         with counter:
             x_adv = pgd(model, x, y, eps=0.15, steps=3, restarts=restarts, rng=seeded())
         rates.append((predicted_labels(model, x_adv) != y).float().mean().item())
@@ -139,7 +139,7 @@ def test_stop_on_success_saves_forwards(attack: Any) -> None:
     settings: dict[str, Any] = {"eps": 0.3, "steps": 20} | ({"start": "x"} if attack is pgd else {})
     counts = {}
     for stop in (False, True):
-        counter = Counter(model)
+        counter = CallCounter(model)
         with counter:
             x_adv = attack(model, x, y, stop_on_success=stop, **settings)
         counts[stop] = counter.forwards

@@ -15,7 +15,7 @@ from advgan.attacks.pgd import pgd
 from advgan.attacks.square import _window, square
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
-from advgan.evaluation.instrumentation import Counter, ModelSnapshot
+from advgan.evaluation.instrumentation import CallCounter, ModelSnapshot
 
 BOUNDED: dict[str, Callable[..., Tensor]] = {
     "apgd-ce": partial(apgd, steps=8),
@@ -238,9 +238,9 @@ def test_apgd_restarts_change_unsuccessful_images_only() -> None:
 def test_finished_images_need_no_forwards(attack: Callable[..., Tensor]) -> None:
     model, x = conv_net(), images(30)
     y = predicted_labels(model, x)
-    with Counter(model) as idle:
+    with CallCounter(model) as idle:
         attack(model, x, (y + 1) % 5, eps=0.1)
-    with Counter(model) as busy:
+    with CallCounter(model) as busy:
         attack(model, x, y, eps=1e-7)
     assert idle.forwards == 30
     assert busy.forwards == (30 * 32 if attack.func is apgd else 30 * 40)  # type: ignore[attr-defined]
@@ -330,7 +330,7 @@ def test_hopskipjump_stays_within_query_budget() -> None:
     model, x = conv_net(), images(9)
     y = predicted_labels(model, x)
     for most in (100, 400, 2000):
-        with Counter(model) as counter:
+        with CallCounter(model) as counter:
             x_adv = hopskipjump(model, x, y, max_queries=most, rng=seeded())
         assert counter.forwards <= most * len(x)
         assert (predicted_labels(model, x_adv) != y).all()

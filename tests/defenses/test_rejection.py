@@ -13,7 +13,7 @@ from advgan.attacks import make_attack, parse_attack
 from advgan.attacks.common import loss_and_gradient
 from advgan.attacks.losses import get_loss
 from advgan.core.threat_model import Threat
-from advgan.evaluation import Result, ResultCache, TargetModel, evaluate, judged
+from advgan.evaluation import Result, ResultCache, TargetModel, evaluate, recompute_metrics
 from advgan.experiments.sweep.report import unattacked
 from advgan.report.sections import sections
 from tests.evaluation.test_evaluation import Brightness, brighter, flat
@@ -51,7 +51,7 @@ def test_metrics_with_rejected_images() -> None:
     assert result.records["success"].tolist() == [False, False, False, True, False, False, False]
     (worst,) = worst_case([result])
     assert (worst["asr"], worst["robust_accuracy"]) == (row["asr"], row["robust_accuracy"])
-    assert judged(result, BALL).row == row
+    assert recompute_metrics(result, BALL).row == row
     at_zero = unattacked(row)
     assert (at_zero["rejected"], at_zero["clean_rejected"], at_zero["asr"]) == (0, row["clean_rejected"], 0)
 

@@ -15,7 +15,7 @@ from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.evaluation import Result, ResultCache, TargetModel, evaluate
 from advgan.evaluation.environment import code_digest
-from advgan.evaluation.sharing import distribute
+from advgan.evaluation.result_cache import distribute
 from tests.attacks.test_attacks import conv_net, images, predicted_labels
 
 BALL = Threat("linf", 0.2)

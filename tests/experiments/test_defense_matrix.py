@@ -26,7 +26,7 @@ from advgan.core.errors import InputError
 from advgan.data import load_data
 from advgan.defenses import ClassifierSpec, load_classifier
 from advgan.evaluation import ResultCache
-from advgan.evaluation.relative_time import relative_time
+from advgan.evaluation.runner import relative_time
 from advgan.experiments.defenses import plots as defenses_figures
 from advgan.experiments.defenses.rows import MatrixRow, load_rows, parse_row, parse_rows
 from tests.conftest import Run

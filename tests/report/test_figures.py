@@ -15,7 +15,7 @@ from advgan.attacks.registry import make_attack, parse_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
 from advgan.evaluation import Result, evaluate
-from advgan.evaluation.evaluate import judged
+from advgan.evaluation.evaluate import recompute_metrics
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures import pictures, with_caption
 from advgan.report.figures.cases import cases, reach, safe
@@ -66,7 +66,7 @@ def comparison(channels: int = 1, norm: str = "linf") -> Comparison:
         results += [run("noise-sign" if norm == "linf" else "noise-uniform", eps), run("fgsm", eps)]
         results += [run("pgd:steps=4", eps, seed) for seed in (0, 1)]
         results += [run("ifgsm:steps=2", eps, access="generator")]
-        results += [judged(run(label, 0.5), threat) for label in ("deepfool", "deepfool-linf")]
+        results += [recompute_metrics(run(label, 0.5), threat) for label in ("deepfool", "deepfool-linf")]
     results.append(run("pgd:steps=4", 0.5))  # as eval/compare.py checks: no comparison
     broken = {"attack": "broken", "status": "failed: it crashed", "asr": None}
     results.append(Result(results[0].row | broken, {}, torch.empty(0)))

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from advgan.core.threat_model import Threat
 from advgan.evaluation import ROW_KEYS, Result
-from advgan.evaluation.metrics import attack_metrics, clean_metrics, clean_records, outcome
+from advgan.evaluation.metrics import attack_metrics, attack_outcome, clean_metrics, clean_records
 from advgan.report.comparison import Comparison
 from advgan.report.files import file_names, write_report
 from advgan.report.html import headlines
@@ -62,7 +62,7 @@ def result_of(attack: str, **changes: Any) -> Result:
     records |= {"prediction": prediction, "confidence": 0.5 + 0.4 * torch.rand(N, generator=rng), **sizes}
     records |= {"prediction_8bit": prediction, **{f"{norm}_8bit": size for norm, size in sizes.items()}}
     records |= {"ssim": torch.full((N,), 0.8), "queries": torch.ones(N)}
-    records |= outcome(records, Threat(row["norm"], row["eps"]), row["protocol"], row["y_target"])
+    records |= attack_outcome(records, Threat(row["norm"], row["eps"]), row["protocol"], row["y_target"])
     row |= clean_metrics(records) | attack_metrics(records, row["protocol"])
     noise = torch.rand(8, 1, 12, 12, generator=rng)
     return Result({key: row[key] for key in ROW_KEYS}, records, (images() + 0.3 * noise.round() - 0.15).clamp(0, 1))

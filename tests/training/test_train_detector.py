@@ -16,7 +16,7 @@ from advgan.core.errors import InputError
 from advgan.data import load_data
 from advgan.defenses import load_classifier, load_detector
 from advgan.defenses.detection import scores
-from advgan.evaluation.roc import auc, roc
+from advgan.evaluation.statistics import auc, roc
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training import detector as program_module

@@ -31,7 +31,7 @@ from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import ClassifierSpec, is_random, seen
 from advgan.evaluation import Result
 from advgan.evaluation.loading import LoadedGenerator, TargetModel
-from advgan.evaluation.relative_time import relative_time
+from advgan.evaluation.runner import relative_time
 from advgan.experiments.defenses.report import report
 from advgan.experiments.defenses.rows import MatrixRow, load_rows, parse_rows
 from advgan.experiments.settings import SeededStudySettings, TargetSettings

@@ -26,7 +26,7 @@ from advgan.defenses import ClassifierSpec, RejectingClassifier
 from advgan.defenses.detection import scores
 from advgan.evaluation import Result, wilson
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, read_training_json
-from advgan.evaluation.roc import auc, roc
+from advgan.evaluation.statistics import auc, roc
 from advgan.experiments.detection.report import report
 from advgan.experiments.settings import ClassifierSettings, SeededStudySettings
 from advgan.experiments.study import GridPoint, Study

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advgan.analysis.groups import first_seeds
 from advgan.evaluation.evaluate import Result
-from advgan.evaluation.metrics import wrong
+from advgan.evaluation.metrics import misclassified
 from advgan.report.comparison import Comparison
 
 
@@ -100,7 +100,7 @@ def reach(result: Result) -> Tensor:
 def error(result: Result) -> Tensor:
     """(n,) the norm of the perturbation with any misclassification; inf without one."""
     anywhere = result.records | {"within": torch.ones_like(result.records["within"])}
-    return _size(result).masked_fill(~wrong(anywhere), torch.inf)
+    return _size(result).masked_fill(~misclassified(anywhere), torch.inf)
 
 
 def _size(result: Result) -> Tensor:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from advgan.evaluation.evaluate import Result
-from advgan.evaluation.metrics import right
+from advgan.evaluation.metrics import correct
 from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Comparison, Picture
 from advgan.report.figures.cases import Case, cases, error, reach
@@ -57,11 +57,11 @@ def _picture(case: Case, style: dict[str, Style], classes: int) -> Picture:
 def _best(asr: Axes, accuracy: Axes, case: Case, largest: float) -> None:
     """The best of all attacks, image by image, in both panels."""
     records = next(iter(case.attacks.values()))[0].records
-    correct, smallest = right(records), case.smallest()
+    was_correct, smallest = correct(records), case.smallest()
     look: dict[str, Any] = {"where": "post", "color": "black", "linestyle": "--", "linewidth": 1.2}
     asr.step(*_share(smallest[records["counts"]], largest), label="best of all, per image", **look)
-    x, y = _share(case.smallest_error().masked_fill(~correct, torch.inf), largest)
-    accuracy.step(x, correct.double().mean().item() - y, **look)
+    x, y = _share(case.smallest_error().masked_fill(~was_correct, torch.inf), largest)
+    accuracy.step(x, was_correct.double().mean().item() - y, **look)
 
 
 def _bounded(axes: Axes, results: list[Result], quantity: str, style: dict[str, Style]) -> None:
@@ -93,9 +93,9 @@ def _stairs(axes: Axes, result: Result, quantity: str, style: dict[str, Style], 
     if quantity == "asr":
         size = size[records["counts"]]
     else:
-        correct = right(records)
-        start, turn = correct.double().mean().item(), -1.0
-        size = error(result).masked_fill(~correct, torch.inf)
+        was_correct = correct(records)
+        start, turn = was_correct.double().mean().item(), -1.0
+        size = error(result).masked_fill(~was_correct, torch.inf)
     x, y = _share(size, largest)
     look = {"color": style[row["attack"]].color, "linestyle": style[row["attack"]].line}
     axes.step(x, start + turn * y, where="post", linewidth=1.8, label=f"{row['attack']}{other}", **look)
