@@ -152,8 +152,8 @@ def fingerprint(model: nn.Module) -> str:
     found = hashlib.sha256()
     layers: list[dict[str, Any]] = []
     layer: Any = model
-    while hasattr(layer, "word") and hasattr(layer, "settings"):  # a defense; what is behind it may be anybody's
-        layers.insert(0, {"name": layer.word, "settings": layer.settings})
+    while hasattr(layer, "spec_name") and hasattr(layer, "settings"):  # a defense; what is behind it may be anybody's
+        layers.insert(0, {"name": layer.spec_name, "settings": layer.settings})
         layer = layer.inner
     if layers:
         found.update(json.dumps(layers, sort_keys=True).encode())

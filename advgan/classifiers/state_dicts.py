@@ -185,7 +185,7 @@ def _matches(
         names = {name.removeprefix(added): own for name, own in wanted.items()}
         anchor = max(names, key=len)
         prefixes = [name.removesuffix(anchor) for name in given if f".{name}".endswith(f".{anchor}")]
-        found = (_match(model, names, expected, file, given, prefix, rename) for prefix in prefixes)
+        found = (_match(model, names, expected, file, given, prefix=prefix, rename=rename) for prefix in prefixes)
         if matches := [match for match in found if match is not None]:
             return matches
     return []
@@ -197,6 +197,7 @@ def _match(
     expected: Mapping[str, Any],
     file: WeightsFile,
     given: Mapping[str, str],
+    *,
     prefix: str,
     rename: Callable[[str], str],
 ) -> Match | None:

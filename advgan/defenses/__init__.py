@@ -4,7 +4,7 @@ every program takes it as a target, `--defense bit-depth:bits=3`.
 
 from __future__ import annotations
 
-from advgan.defenses.base import EOT, Defended, adaptive, can_reject, is_random, reseed, seen, unwrap
+from advgan.defenses.base import EOT, Defended, adaptive, attack_view, can_reject, is_random, reseed, unwrap
 from advgan.defenses.checkpoint import defend, load_classifier, load_members
 from advgan.defenses.classifier_spec import ClassifierSpec, parse_classifier, parse_classifiers
 from advgan.defenses.detection import Detector, load_detector
@@ -19,6 +19,7 @@ __all__ = [
     "Detector",
     "RejectingClassifier",
     "adaptive",
+    "attack_view",
     "can_reject",
     "defend",
     "is_random",
@@ -28,6 +29,5 @@ __all__ = [
     "parse_classifier",
     "parse_classifiers",
     "reseed",
-    "seen",
     "unwrap",
 ]

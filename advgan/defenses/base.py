@@ -1,4 +1,4 @@
-"""A classifier behind a defense is a classifier again: the two things that every wrapper answers, and its views."""
+"""The base class of defenses, each a classifier again, and the views of an attacker."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ class Defended(nn.Module):
 
     Building it puts `inner` into eval mode.
 
-    word      the name it is registered by
-    settings  what built it
-    random    two forwards of the same images may differ; `rng` is what to draw from, `reseed` begins it anew
-    random_gradients   two gradients at the same images may, though the answers do not
+    spec_name  its name in `DEFENSES`
+    settings   arguments of `__init__`
+    random     two forwards of the same images may differ; draws from `rng`, see `reseed`
+    random_gradients   two gradients at the same images may differ, though the logits do not
     """
 
-    word: ClassVar[str]
+    spec_name: ClassVar[str]
     random: ClassVar[bool] = False
     random_gradients: ClassVar[bool] = False
 
     def __init__(self, inner: nn.Module, **settings: Any) -> None:
         super().__init__()
         if can_reject(inner):
-            raise InputError(f"{self.word} cannot stand around a defense that rejects, expected the rejecting one last")
-        self.inner: Any = inner  # a Classifier, a Defended, or anybody's
+            raise InputError(
+                f"{self.spec_name} cannot stand around a defense that rejects, expected the rejecting one last"
+            )
+        self.inner: Any = inner  # any classifier
         self.settings, self.rng = settings, torch.Generator().manual_seed(0)
         self.eval()
 
@@ -60,9 +62,9 @@ class Defended(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What `load_classifier` needs to build it again: the classifier's, and its defenses from the inside out."""
+        """For `load_classifier`: that of the classifier, with its defenses from the inside out."""
         inner: dict[str, Any] = self.inner.config
-        own = {"name": self.word, "settings": self.settings}
+        own = {"name": self.spec_name, "settings": self.settings}
         return {**inner, "defenses": [*inner.get("defenses", []), own]}
 
     @classmethod
@@ -70,12 +72,12 @@ class Defended(nn.Module):
         """Raise InputError unless `settings`, from a config.json, are those of this defense, each of its type."""
         hints = get_type_hints(cls.__init__)
         known = inspect.signature(cls.__init__).parameters.keys() - {"self", "inner", "settings"}
-        check_keys(f"the settings of {cls.word}", settings, known)
+        check_keys(f"the settings of {cls.spec_name}", settings, known)
         for name, value in settings.items():
             if hints[name] is float:
-                check_real(f"{cls.word}:{name}", value)
+                check_real(f"{cls.spec_name}:{name}", value)
             elif hints[name] is int:
-                check_int(f"{cls.word}:{name}", value, 0, 1_000_000)
+                check_int(f"{cls.spec_name}:{name}", value, 0, 1_000_000)
 
     @classmethod
     def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Defended:
@@ -83,7 +85,7 @@ class Defended(nn.Module):
         return cls(inner, **settings)
 
     def adaptive(self) -> nn.Module:
-        """What an attacker who knows the defense differentiates in its place; itself, if its gradients are honest."""
+        """The model that an adaptive attacker differentiates in its place; itself, if its gradients are useful."""
         return self
 
     # A rejecting defense has `rejection_score(x) -> (n,)`, differentiable: images with a positive one are rejected.
@@ -105,7 +107,7 @@ class EOT(nn.Module):
 
 
 def can_reject(model: nn.Module) -> bool:
-    """Whether it may reject an image instead of answering."""
+    """Whether it can reject images."""
     return hasattr(model, "rejection_score")
 
 
@@ -115,7 +117,7 @@ def is_random(model: nn.Module) -> bool:
 
 
 def reseed(model: nn.Module, seed: int) -> None:
-    """Let every random defense in `model` draw the same from here on as after any other `reseed` with this seed."""
+    """Seed every random defense in `model`."""
     for i, module in enumerate(module for module in model.modules() if isinstance(module, Defended)):
         module.rng.manual_seed(seed + i)
 
@@ -128,10 +130,10 @@ def unwrap(model: nn.Module) -> Any:
 
 
 def adaptive(model: nn.Module) -> nn.Module:
-    """What an attacker who knows all of it differentiates in place of `model`."""
+    """The model that an adaptive attacker differentiates in place of `model`."""
     return model.adaptive() if isinstance(model, Defended) else model
 
 
-def seen(model: nn.Module, view: View) -> nn.Module:
-    """What a gradient attack with `view` differentiates in place of `model`: see `advgan.attacks.Spec`."""
+def attack_view(model: nn.Module, view: View) -> nn.Module:
+    """The model that a gradient attack with `view` differentiates in place of `model`, see `advgan.attacks.Spec`."""
     return {"adaptive": adaptive, "naive": lambda m: m, "oblivious": unwrap}[view](model)

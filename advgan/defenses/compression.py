@@ -28,10 +28,10 @@ class Int8(Defended):
     attacker takes the unrounded classifier's.
     """
 
-    word = "int8"
+    spec_name = "int8"
 
     def forward(self, x: Tensor) -> Tensor:
-        with Rounded():
+        with FakeQuantMode():
             logits: Tensor = self.inner(x)
         return logits
 
@@ -39,7 +39,7 @@ class Int8(Defended):
         return adaptive(self.inner)
 
 
-class Rounded(TorchFunctionMode):
+class FakeQuantMode(TorchFunctionMode):
     """While it lasts, linear layers and convolutions, whoever calls them, see input and weight through `int8`."""
 
     def __torch_function__(
@@ -63,7 +63,7 @@ class Prune(Defended):
     What was kept is written down when the defense is built, and saved with it.
     """
 
-    word = "prune"
+    spec_name = "prune"
 
     def __init__(self, inner: nn.Module, amount: float = 0.5) -> None:
         if not 0 < amount < 1:

@@ -16,7 +16,7 @@ from advgan.core.errors import InputError
 from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import check_int, check_keys, read_object, sealed
 from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
-from advgan.defenses.filters import around, soft_median
+from advgan.defenses.filters import neighbourhoods, soft_median
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator_settings import Architecture
 
@@ -87,7 +87,7 @@ class FeatureSqueezing(Detector):
 
     def _squeezed(self, x: Tensor) -> list[Tensor]:
         """`x` squeezed in each way."""
-        windows = around(x, 3)
+        windows = neighbourhoods(x, 3)
         mean = [windows.mean(-1)] if x.shape[1] > 1 else []
         return [(x * self.levels).round() / self.levels, windows.median(-1).values, *mean]
 

@@ -30,18 +30,18 @@ class Ensemble(Defended):
             raise InputError(f"members of {type(self).__name__} must be classifiers, got the text {members!r}")
         found = list(members)
         if not found:
-            raise InputError(f"{self.word}:members must name at least one classifier to join, got none")
+            raise InputError(f"{self.spec_name}:members must name at least one classifier to join, got none")
         for member in found:
-            _check_fit(self.word, member, inner)
+            _check_fit(self.spec_name, member, inner)
         super().__init__(inner, members=[getattr(m, "config", {"name": type(m).__name__}) for m in found])
         self.members = nn.ModuleList(found).eval()
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        check_keys(f"the settings of {cls.word}", settings, ["members"])
+        check_keys(f"the settings of {cls.spec_name}", settings, ["members"])
         members = settings["members"]
         if not isinstance(members, list) or not members or not all(isinstance(member, dict) for member in members):
-            raise InputError(f"{cls.word}:members must be a list of configurations, got {reprlib.repr(members)}")
+            raise InputError(f"{cls.spec_name}:members must be a list of configurations, got {reprlib.repr(members)}")
 
     @staticmethod
     def answer(logits: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class EnsembleView(nn.Module):
 class MeanLogits(Ensemble):
     """The mean of the members' logits: who is surer has more weight."""
 
-    word = "mean-logits"
+    spec_name = "mean-logits"
 
     @staticmethod
     def answer(logits: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class MeanProbabilities(Ensemble):
     adversarial perturbations", arXiv:1709.03423).
     """
 
-    word = "mean-probabilities"
+    spec_name = "mean-probabilities"
 
     @staticmethod
     def answer(logits: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class MajorityVote(Ensemble):
     with the largest mean probability has it. The gradient is zero: an attacker takes that of `MeanProbabilities`.
     """
 
-    word = "vote"
+    spec_name = "vote"
 
     @staticmethod
     def answer(logits: Tensor) -> Tensor:

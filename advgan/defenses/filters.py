@@ -1,4 +1,4 @@
-"""Filters that smooth an image before the classifier sees it, all in torch, so that attacks go through them."""
+"""Smoothing filters before the classifier, differentiable in torch."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.core.errors import InputError
-from advgan.defenses.preprocessing import Preprocessing, boxed
+from advgan.defenses.preprocessing import Preprocessing, clamp_straight_through
 
-BESIDE = 0.05  # of the range [0, 1]
+MEDIAN_SCALE = 0.05  # of the range [0, 1]
 
 
-def around(x: Tensor, size: int) -> Tensor:
+def neighbourhoods(x: Tensor, size: int) -> Tensor:
     """The `size` x `size` values around each pixel, (n, c, h, w, size^2), the border repeated."""
     padded = F.pad(x, (size // 2,) * 4, mode="replicate")
     return padded.unfold(2, size, 1).unfold(3, size, 1).flatten(4)
 
 
 def soft_median(x: Tensor, size: int) -> Tensor:
-    """Near the median of `around`, with a gradient to all values that are: those more than about `BESIDE` away count
-    little."""
-    windows = around(x, size)
+    """A soft median of `neighbourhoods`, with a gradient to all values within about `MEDIAN_SCALE` of the median."""
+    windows = neighbourhoods(x, size)
     distance = (windows - windows.median(-1, keepdim=True).values).detach().abs()
-    return (windows * (-distance / BESIDE).softmax(-1)).sum(-1)
+    return (windows * (-distance / MEDIAN_SCALE).softmax(-1)).sum(-1)
 
 
 class Median(Preprocessing):
@@ -37,8 +36,8 @@ class Median(Preprocessing):
     takes that of `soft_median`.
     """
 
-    word = "median"
-    smooth = False
+    spec_name = "median"
+    differentiable = False
 
     def __init__(self, inner: nn.Module, size: int = 3) -> None:
         if size < 3 or size % 2 == 0:
@@ -47,16 +46,16 @@ class Median(Preprocessing):
         self.size = size
 
     def process(self, x: Tensor) -> Tensor:
-        return around(x, self.size).median(-1).values
+        return neighbourhoods(x, self.size).median(-1).values
 
-    def near(self, x: Tensor) -> Tensor:
+    def bpda_approximation(self, x: Tensor) -> Tensor:
         return soft_median(x, self.size)
 
 
 class Gaussian(Preprocessing):
     """A Gaussian filter of `sigma` pixels, the border repeated: scipy.ndimage.gaussian_filter with mode "nearest"."""
 
-    word = "gaussian"
+    spec_name = "gaussian"
 
     def __init__(self, inner: nn.Module, sigma: float = 1.0) -> None:
         if not 0 < sigma < float("inf"):
@@ -66,7 +65,7 @@ class Gaussian(Preprocessing):
 
     def process(self, x: Tensor) -> Tensor:
         rows, columns = (_blur(side, self.sigma).to(x) for side in x.shape[-2:])
-        return boxed(rows @ x @ columns.T)
+        return clamp_straight_through(rows @ x @ columns.T)
 
 
 @lru_cache(maxsize=8)
@@ -84,7 +83,7 @@ class TotalVariation(Preprocessing):
     Channels apart. Guo et al. 2018 defend with it, there on a random part of the pixels.
     """
 
-    word = "total-variation"
+    spec_name = "total-variation"
 
     def __init__(self, inner: nn.Module, weight: float = 0.1, steps: int = 20) -> None:
         if not 0 < weight < float("inf"):
@@ -100,7 +99,7 @@ class TotalVariation(Preprocessing):
             slope = _slope(_divergence(dual) - x / self.weight)
             length = (slope.square().sum(0) + 1e-12).sqrt()  # the root has no derivative at 0
             dual = (dual + slope / 4) / (1 + length / 4)
-        return boxed(x - self.weight * _divergence(dual))
+        return clamp_straight_through(x - self.weight * _divergence(dual))
 
 
 def _slope(x: Tensor) -> Tensor:

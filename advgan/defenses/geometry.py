@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.core.errors import InputError
-from advgan.defenses.preprocessing import Preprocessing, boxed
+from advgan.defenses.preprocessing import Preprocessing, clamp_straight_through
 
 
 class CropResize(Preprocessing):
@@ -16,10 +16,10 @@ class CropResize(Preprocessing):
     Bilinear, as in all of these.
     """
 
-    word = "crop-resize"
+    spec_name = "crop-resize"
 
     def __init__(self, inner: nn.Module, share: float = 0.9) -> None:
-        super().__init__(inner, share=_checked(self.word, share))
+        super().__init__(inner, share=_checked(self.spec_name, share))
         self.share = share
 
     def process(self, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class CropResize(Preprocessing):
 class RandomCrop(CropResize):
     """The same from a random place, another for each image (Guo et al. 2018, section 3.1)."""
 
-    word = "random-crop"
+    spec_name = "random-crop"
     random = True
 
     def process(self, x: Tensor) -> Tensor:
@@ -44,11 +44,11 @@ class RandomPad(Preprocessing):
     "Mitigating adversarial effects through randomization", section 3; there enlarged, with a net for larger images).
     """
 
-    word = "random-pad"
+    spec_name = "random-pad"
     random = True
 
     def __init__(self, inner: nn.Module, share: float = 0.8) -> None:
-        super().__init__(inner, share=_checked(self.word, share))
+        super().__init__(inner, share=_checked(self.spec_name, share))
         self.share = share
 
     def process(self, x: Tensor) -> Tensor:
@@ -87,4 +87,4 @@ def _place(side: int, share: float, at: float) -> tuple[int, int]:
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     if not len(x):  # which interpolate does not take
         return x.new_empty(*x.shape[:2], *size)
-    return boxed(F.interpolate(x, size, mode="bilinear", align_corners=False))
+    return clamp_straight_through(F.interpolate(x, size, mode="bilinear", align_corners=False))

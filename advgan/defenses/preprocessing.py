@@ -1,4 +1,4 @@
-"""Defenses that change the image before the classifier sees it, and how an attacker goes through them."""
+"""Defenses that transform the image before the classifier, and their BPDA and EOT gradients."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from advgan.defenses.base import EOT, Defended, adaptive
 class Preprocessing(Defended):
     """logits(process(x)). A subclass writes `process`: images (n, c, h, w) in [0, 1] -> images of the same shape.
 
-    smooth   whether autograd knows its derivative, and it is a good guide. Where not, the attacker takes that of
-             `near` (BPDA, Athalye et al. 2018, "Obfuscated gradients", section 4.1)
-    draws    over how many an attacker of a random one takes the mean
+    differentiable   whether its own gradient is useful; otherwise an adaptive attacker takes that of
+                     `bpda_approximation` (BPDA, Athalye et al. 2018, "Obfuscated gradients", section 4.1)
+    draws            of the EOT mean against a random one
     """
 
-    smooth: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
     draws = 10
 
     def process(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def near(self, x: Tensor) -> Tensor:
-        """Something smooth that is near process(x): x itself, unless a subclass knows better."""
+    def bpda_approximation(self, x: Tensor) -> Tensor:
+        """A differentiable approximation of process(x): x itself by default."""
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Preprocessing(Defended):
 
 
 class BPDA(nn.Module):
-    """A `Preprocessing` with a useful gradient: its own where it has one, else that of what is near."""
+    """A `Preprocessing` with a useful gradient: its own, or that of its differentiable approximation."""
 
     def __init__(self, defense: Preprocessing) -> None:
         super().__init__()
@@ -51,23 +51,23 @@ class BPDA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         processed = self.defense.process(x)
-        if not self.defense.smooth:
-            near = self.defense.near(x)
-            processed = near + (processed - near).detach()
+        if not self.defense.differentiable:
+            approximation = self.defense.bpda_approximation(x)
+            processed = approximation + (processed - approximation).detach()
         logits: Tensor = self.inner(processed)
         return logits
 
 
-def boxed(x: Tensor) -> Tensor:
-    """`x` cut at [0, 1], which it leaves by little, with the gradient of the uncut: clamp has none at its bounds."""
+def clamp_straight_through(x: Tensor) -> Tensor:
+    """`x` clamped to [0, 1] with the gradient of the identity: clamp has none at its bounds."""
     return x + (x.clamp(0, 1) - x).detach()
 
 
 class BitDepth(Preprocessing):
     """`bits` per value instead of 8: round(x (2^bits - 1)) / (2^bits - 1)  (Xu et al. 2018, section 3.1)."""
 
-    word = "bit-depth"
-    smooth = False
+    spec_name = "bit-depth"
+    differentiable = False
 
     def __init__(self, inner: nn.Module, bits: int = 1) -> None:
         if not 1 <= bits <= 8:
@@ -85,8 +85,8 @@ class Jpeg(Preprocessing):
     The file is real, 8 bits and coarser colours included; its gradient is zero.
     """
 
-    word = "jpeg"
-    smooth = False
+    spec_name = "jpeg"
+    differentiable = False
 
     def __init__(self, inner: nn.Module, quality: int = 75) -> None:
         if not 1 <= quality <= 100:
@@ -98,7 +98,7 @@ class Jpeg(Preprocessing):
         levels = (x.detach() * 255).round().byte().cpu().numpy()
         files = [_written_and_read(image.transpose(1, 2, 0), self.quality) for image in levels]
         read = np.stack(files).transpose(0, 3, 1, 2) if files else levels
-        return torch.from_numpy(read).to(x) / 255 + 0 * x  # x stays in the graph: a naive attack runs, and fails
+        return torch.from_numpy(read).to(x) / 255 + 0 * x  # x stays in the graph, with gradient 0
 
 
 def _written_and_read(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

@@ -18,4 +18,4 @@ KINDS: tuple[type[Defended], ...] = (
     *(LabelsOnly, Saturated, NoisyGradients, TruncatedGradients),
     RejectingClassifier,
 )
-DEFENSES = {kind.word: kind for kind in KINDS}
+DEFENSES = {kind.spec_name: kind for kind in KINDS}

@@ -1,4 +1,4 @@
-"""A classifier that may refuse to answer: what its detector finds suspicious is rejected."""
+"""A classifier with a detector that rejects suspicious images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RejectingClassifier(Defended):
     detector   a calibrated one, or the directory where train/detector.py wrote it. It is saved with the classifier.
     """
 
-    word = "reject"
+    spec_name = "reject"
 
     def __init__(self, inner: nn.Module, detector: str | Detector = "") -> None:
         if detector == "":
@@ -44,15 +44,15 @@ class RejectingClassifier(Defended):
         return logits
 
     def rejection_score(self, x: Tensor) -> Tensor:
-        """How far the score of each image `x` (n, c, h, w) is above the threshold: (n,), differentiable."""
+        """Score of each image `x` (n, c, h, w) above the threshold: (n,), differentiable."""
         return self.detector(x, self.inner) - self.detector.threshold
 
     def adaptive(self) -> nn.Module:
-        return Evasion(self)
+        return AdaptiveView(self)
 
 
-class Evasion(nn.Module):
-    """Useful gradients of a `RejectingClassifier`: the classifier's adaptive view, and the detector's smooth scores."""
+class AdaptiveView(nn.Module):
+    """Adaptive view of a `RejectingClassifier`: that of the classifier, and the detector's smooth scores."""
 
     def __init__(self, defense: RejectingClassifier) -> None:
         super().__init__()

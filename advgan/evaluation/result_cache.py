@@ -22,7 +22,7 @@ from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import read_object
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
-from advgan.defenses import Defended, reseed, seen
+from advgan.defenses import Defended, attack_view, reseed
 from advgan.evaluation.environment import software
 from advgan.evaluation.evaluate import ROW_KEYS, Result, accepted_by, evaluate, predict, recompute_metrics
 from advgan.evaluation.loading import TargetModel
@@ -107,7 +107,7 @@ class ResultCache:
         foreign  whether the generator was trained on another classifier: its one pass is a transfer then
         source   another classifier, which is attacked in place of the victim ("transfer")
         """
-        attacked = seen((source or victim).model, spec.view)
+        attacked = attack_view((source or victim).model, spec.view)
         elsewhere = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
         access: Access = "transfer" if elsewhere or (spec.access == "generator" and foreign) else spec.access
         widest = _widest(spec, threat)

@@ -68,7 +68,7 @@ def test_query_budget_is_checked_before_the_query() -> None:
     assert (box.queries, box.remaining, sum(sizes)) == (6, 4, 6)
     box(SIX[:4])
     assert (box.queries, box.remaining) == (10, 0)
-    with pytest.raises(InputError, match="was not asked"):
+    with pytest.raises(InputError, match="was not made"):
         box(SIX[:1])
     assert box(SIX[:0]).shape == (0, 2)
 
@@ -103,7 +103,7 @@ def test_invalid_output_raises_and_counts_as_query(answer: Any, answers: Any, me
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
         ({"predict": nn.Flatten()}, r"plain callable, for a model BlackBox.of\(model\), got"),
-        ({"answer": 3}, "plain callable"),
+        ({"predict": 3}, "plain callable"),
     ],
 )
 def test_invalid_arguments_raise(given: dict[str, Any], message: str) -> None:

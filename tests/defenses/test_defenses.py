@@ -18,12 +18,12 @@ from advgan.data import load_data
 from advgan.defenses import (
     DEFENSES,
     adaptive,
+    attack_view,
     defend,
     is_random,
     load_classifier,
     parse_classifiers,
     reseed,
-    seen,
     unwrap,
 )
 from advgan.defenses.detection import FeatureSqueezing, save_detector
@@ -115,10 +115,10 @@ def test_last_defense_is_applied_first(target: torch.nn.Module, x: torch.Tensor)
 
 def test_attack_views(target: torch.nn.Module, x: torch.Tensor) -> None:
     defended, y = defend(target, "bit-depth"), torch.zeros(5, dtype=torch.long)
-    moved = {view: (fgsm(seen(defended, view), x, y, eps=0.1) - x).abs().max() for view in ("naive", "adaptive")}
+    moved = {view: (fgsm(attack_view(defended, view), x, y, eps=0.1) - x).abs().max() for view in ("naive", "adaptive")}
     assert moved == {"naive": 0, "adaptive": pytest.approx(0.1)}
-    assert seen(defended, "oblivious") is target
-    assert seen(target, "adaptive") is seen(target, "naive") is seen(target, "oblivious") is target
+    assert attack_view(defended, "oblivious") is target
+    assert attack_view(target, "adaptive") is attack_view(target, "naive") is attack_view(target, "oblivious") is target
 
 
 def test_gradient_attacks_are_adaptive_by_default(target: torch.nn.Module, x: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from advgan.attacks import fgsm, pgd
 from advgan.core.errors import InputError
 from advgan.defenses import adaptive, defend, reseed
-from advgan.defenses.preprocessing import Preprocessing, boxed
+from advgan.defenses.preprocessing import Preprocessing, clamp_straight_through
 
 WORDS = ("bit-depth", "jpeg", "median", "gaussian", "total-variation", "crop-resize", "random-crop", "random-pad")
 
@@ -107,8 +107,8 @@ def test_total_variation_keeps_mean_and_smooths() -> None:
 
 def test_boxed_clamp_passes_gradient() -> None:
     x = torch.tensor([-1e-7, 0.0, 0.5, 1.0, 1 + 1e-7], requires_grad=True)
-    (gradient,) = torch.autograd.grad(boxed(x).sum(), x)
-    assert torch.equal(boxed(x), x.clamp(0, 1))
+    (gradient,) = torch.autograd.grad(clamp_straight_through(x).sum(), x)
+    assert torch.equal(clamp_straight_through(x), x.clamp(0, 1))
     assert torch.equal(gradient, torch.ones(5))
 
 

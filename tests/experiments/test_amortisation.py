@@ -262,7 +262,7 @@ def test_diversity_of_one_attack_many_times_and_of_noise() -> None:
     [
         ([], "expected --generator, at least one trained generator's folder, got none"),
         (["--generator", "plain", "--eps", "0.3"], "plain: this generator was trained for eps 0.2"),
-        (["--generator", "plain", "--norm", "l2"], "trained for norm linf, l2 was asked for"),
+        (["--generator", "plain", "--norm", "l2"], "trained for norm linf, got l2"),
         (["--generator", "to-1"], "to-1: this generator was trained for class 1"),
         (["--generator", "plain", "plain"], "expected generators in runs of different names, got plain, plain"),
         (["--generator", "rgb"], "this generator expects float images (n, 3, h, w)"),

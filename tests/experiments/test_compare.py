@@ -272,7 +272,7 @@ def test_several_generators_and_defenses_share_the_baselines(
         (["--data-dir", "nowhere"], "no folder nowhere/train"),
         (["--generator", "nowhere"], "no generator in nowhere"),
         (["--generator", "plain", "--eps", "0.3"], "this generator was trained for eps 0.25"),
-        (["--generator", "plain", "--norm", "l2"], "trained for norm linf, l2 was asked for"),
+        (["--generator", "plain", "--norm", "l2"], "trained for norm linf, got l2"),
         (["--generator", "plain", "--y-target", "1"], "was trained untargeted"),
         (["--generator", "rgb"], "this generator expects float images (n, 3, h, w)"),
     ],

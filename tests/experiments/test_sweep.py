@@ -192,7 +192,7 @@ def test_radii_and_ranges_of_them(words: list[str], norm: Any, expected: list[fl
         (["--target", "mnist-z"], "unknown target 'mnist-z'"),
         (["--target-weights", "nowhere"], "no target weights at nowhere"),
         (["--generator", "plain", "--eps", "0.3"], "this generator was trained for eps 0.2"),
-        (["--generator", "plain", "--norm", "l2"], "trained for norm linf, l2 was asked for"),
+        (["--generator", "plain", "--norm", "l2"], "trained for norm linf, got l2"),
         (["--generator", "plain", "--y-target", "1"], "was trained untargeted"),
         (["--generator", "rgb"], "this generator expects float images (n, 3, h, w)"),
     ],
