@@ -36,7 +36,7 @@ from advgan.core.threat_model import Norm, Threat
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.sources import as_split
-from advgan.defenses import can_reject, load_classifier, parse_classifier, seen
+from advgan.defenses import attack_view, can_reject, load_classifier, parse_classifier
 from advgan.defenses.detection import (
     BinaryDetector,
     Detector,
@@ -223,7 +223,7 @@ def known_attack(attack: str | Generator, model: nn.Module, config: DetectorConf
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         rng = torch.Generator().manual_seed(config.seed)
-        return make_attack(spec, seen(model, spec.view), threat, y_target, rng, generator)(x, y)
+        return make_attack(spec, attack_view(model, spec.view), threat, y_target, rng, generator)(x, y)
 
     return spec.label, run
 

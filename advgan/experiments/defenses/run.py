@@ -28,7 +28,7 @@ from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat
-from advgan.defenses import ClassifierSpec, is_random, seen
+from advgan.defenses import ClassifierSpec, attack_view, is_random
 from advgan.evaluation import Result
 from advgan.evaluation.loading import LoadedGenerator, TargetModel
 from advgan.evaluation.runner import relative_time
@@ -185,7 +185,7 @@ class DefenseGrid:
         points: list[MatrixPoint] = []
         ran: list[tuple[str, Spec, Module | None]] = []
         for spec in self.specs:
-            view = seen(target.model, spec.view) if spec.access == "gradients" else None
+            view = attack_view(target.model, spec.view) if spec.access == "gradients" else None
             call = (spec.name, spec.settings)
             same = (c for c, other, saw in ran if view and saw is view and (other.name, other.settings) == call)
             points.append(of_all(spec=spec, column=spec.label, same_as=next(same, None)))
