@@ -1,4 +1,9 @@
-"""What every training program needs around its loop: processes, a directory of its own, a state to go on from."""
+"""Training: generators (`fit`), classifiers (also adversarially), distillation, detectors, substitutes of black boxes;
+and what stands around each loop: processes, a directory of its own, a state to resume.
+"""
+
+from importlib import import_module
+from typing import Any
 
 from advgan.training.query_cache import Told
 from advgan.training.runtime.checkpoint import (
@@ -42,3 +47,19 @@ __all__ = [
     "start_alone",
     "unfinished",
 ]  # fmt: skip
+
+_FUNCTIONS = {
+    "ClassifierConfig": "supervised",
+    "adversarial_config": "adversarial",
+    "distill": "distillation",
+    "fit": "generator",
+    "train_classifier": "classifier",
+    "train_detector": "detector",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The trainings, which import this package, when they are used (PEP 562)."""
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"advgan.training.{_FUNCTIONS[name]}"), name)

@@ -190,13 +190,11 @@ A classifier to be attacked: {shape} images in [0, 1] -> logits of {k} classes.
 
 {meaning}
 """
-PLAIN = (
-    "Made to be attacked, not to be relied on: it was not hardened, and knows only images like those it was trained on."
-)
-HARDENED = """\
-Hardened by adversarial training ({adversarial}, linf eps {eps_text}), and chosen by the mean of its accuracy with
-and without PGD-10 on validation images. It resists what it was trained on: within this ball, images like those it
-knows. Stronger attacks leave less than these figures say: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
+PLAIN = "Made to be attacked, not to be relied on: it was not trained to be robust, on images of this data set alone."
+ROBUST = """\
+Adversarially trained ({adversarial}, linf eps {eps_text}), and chosen by the mean of its accuracy with and without
+PGD-10 on validation images. It is robust in this ball, on images of this data set. Stronger attacks leave less than
+these metrics: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
 
 
 def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -> str:
@@ -225,5 +223,5 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
         n_train="streamed" if isinstance(data.train, Stream) else len(data.train),
         classes=", ".join(data.classes),
         command=_command("train/classifier.py", s),
-        meaning=HARDENED.format(**s, eps_text=eps_text(s["eps"])) if robust else PLAIN,
+        meaning=ROBUST.format(**s, eps_text=eps_text(s["eps"])) if robust else PLAIN,
     )

@@ -1,4 +1,4 @@
-"""Is this training run collapsing? The ways in which a generative attack fails without an error, told by name."""
+"""Warnings of collapse: the ways in which the training of a generative attack fails without an error."""
 
 from __future__ import annotations
 
@@ -6,59 +6,64 @@ import torch
 from torch import Tensor
 
 
-def symptoms(
+def collapse_warnings(
     delta: Tensor,
     x: Tensor,
     eps: float | None,
     predictions: Tensor,
-    real_kept: float,
-    fake_caught: float,
+    *,
+    d_real_acc: float,
+    d_fake_acc: float,
     targeted: bool,
     universal: bool = False,
     with_gan: bool = True,
 ) -> list[str]:
-    """What is wrong, in words, judged on validation images; empty when nothing is.
+    """One line for each sign of collapse on validation images; none for a healthy training.
 
     delta, x      (n, c, h, w) perturbations and clean images, n >= 2
     eps           the linf bound; None for another norm, where tanh cannot saturate
-    predictions   (n,) what the target says of x + delta
-    real_kept     share of clean images that the discriminator takes for clean
-    fake_caught   share of perturbed images that it takes for perturbed
+    predictions   (n,) predictions of the target for x + delta
+    d_real_acc    accuracy of the discriminator on clean images
+    d_fake_acc    its accuracy on perturbed images
     with_gan      whether the GAN loss has a weight; without one the discriminator does not matter
     """
-    found = []
-    if with_gan and real_kept > 0.99 and fake_caught > 0.99:
-        apart = min(real_kept, fake_caught)
-        found.append(f"the discriminator has won (tells {apart:.1%} apart): the GAN term hardly steers the generator")
-    elif with_gan and (real_kept < 0.01 or fake_caught < 0.01):
-        found.append(f"the discriminator has given up (clean kept {real_kept:.1%}, perturbed caught {fake_caught:.1%})")
+    warnings = []
+    if with_gan and d_real_acc > 0.99 and d_fake_acc > 0.99:
+        lower = min(d_real_acc, d_fake_acc)
+        warnings.append(f"discriminator accuracy {lower:.1%}: the GAN loss gives almost no gradient")
+    elif with_gan and (d_real_acc < 0.01 or d_fake_acc < 0.01):
+        warnings.append(
+            f"the discriminator is constant: accuracy {d_real_acc:.1%} on clean, {d_fake_acc:.1%} on perturbed images"
+        )
     largest = torch.bincount(predictions).max().item() / len(predictions)
     if largest > 0.9 and not targeted:
-        found.append(f"{largest:.0%} of the perturbed images are predicted as class {int(predictions.mode().values)}")
+        warnings.append(
+            f"{largest:.0%} of the perturbed images are predicted as class {int(predictions.mode().values)}"
+        )
     if eps is not None:
-        free = (x >= eps) & (x <= 1 - eps)  # elsewhere the box shortens one side
-        signed = delta[free] / eps if free.any() else (delta / eps).flatten()
+        unclipped = (x >= eps) & (x <= 1 - eps)  # elsewhere the box shortens one side
+        signed = delta[unclipped] / eps if unclipped.any() else (delta / eps).flatten()
         for sign, word in ((1, "+eps"), (-1, "-eps")):
             if (sign * signed > 0.95).float().mean() > 0.95:
-                found.append(f"tanh is saturated at {word} in nearly every pixel: no gradient reaches the generator")
+                warnings.append(f"tanh is saturated at {word} in nearly every pixel: no gradient reaches the generator")
     spread, size = delta.var(dim=0).sum().sqrt(), delta.flatten(1).norm(dim=1).mean()
     if size < 1e-6:
-        found.append("the perturbation is zero")
+        warnings.append("the perturbation is zero")
     elif spread / size < 0.02 and not universal:
-        found.append(f"all images get the same perturbation (spread {spread / size:.1%} of its length)")
-    return found
+        warnings.append(f"all images get the same perturbation (spread {spread / size:.1%} of its length)")
+    return warnings
 
 
-def sinks(attacked: Tensor, hits: Tensor, predicted: Tensor) -> list[str]:
-    """Classes into which everything is pushed, and whose own images are left: the usual plateau of a generator.
+def absorbing_classes(attacked: Tensor, hits: Tensor, predicted: Tensor) -> list[str]:
+    """A warning for each class that absorbs predictions while its own images resist: a usual plateau of a generator.
 
     attacked, hits   (k,) images of each class that counted, and those of them that were fooled
-    predicted        (k,) how often each class was the answer to a perturbed image
+    predicted        (k,) perturbed images predicted as each class
     """
     rate, mean = hits / attacked.clamp_min(1), hits.sum() / attacked.sum().clamp_min(1)
     fair = predicted.sum() / len(predicted)
     stuck = (attacked >= 5) & (rate < 0.7 * mean) & (predicted > 2 * fair)
     return [
-        f"images are pushed into class {c}, whose own stay: {rate[c]:.0%} of them fooled, {mean:.0%} of all (--guide)"
+        f"class {c} absorbs predictions: ASR {rate[c]:.0%} on its own images, {mean:.0%} overall; try a guide (--guide)"
         for c in stuck.nonzero().flatten().tolist()
     ]

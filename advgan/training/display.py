@@ -54,7 +54,7 @@ class Display:
         if self.shown:
             line = f"step {self.record['step']:5d}  {score} {metrics['asr']:6.2%}  l2 {metrics['l2']:.3f}  {text}"
             self.bar.console.print(line, highlight=False)
-        for line in judgement.symptoms:
+        for line in judgement.warnings:
             kind = re.sub(r"[\d.%]+", "", line)
             if kind not in self.record["said"]:
                 self.record["said"].append(kind)

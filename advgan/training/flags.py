@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from advgan.core.config import Real
+from advgan.models import losses
+from advgan.models.generator import Architecture
+
 
 @dataclass(frozen=True)
 class RunFlags:
@@ -15,3 +19,39 @@ class RunFlags:
     """Replace an earlier run in the output directory"""
     threads: int | None = None
     """CPU threads a process; None shares the cores among the processes"""
+
+
+@dataclass(frozen=True)
+class LossFlags:
+    """The weighted sum that the generator minimises."""
+
+    adversarial: losses.Adversarial = "margin"
+    """Adversarial loss on the logits"""
+    kappa: Real = 5.0
+    """Confidence margin of the adversarial loss (form margin)"""
+    gan: losses.GAN = "least-squares"
+    """Form of the GAN loss"""
+    alpha: Real = 0.1
+    """Weight of the GAN loss; 0 leaves it out"""
+    beta: Real = 0.05
+    """Weight of the hinge loss; 0 leaves it out"""
+    hinge_c: Real | None = None
+    """Threshold c of the hinge loss, an l2 norm; None: 0.85 of that of random-sign noise of this eps on training
+    images"""
+
+
+@dataclass(frozen=True)
+class NetworkFlags:
+    """The network of the generator."""
+
+    architecture: Architecture = "patch"
+    """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
+    guide) or paper (Xiao et al. 2018)"""
+    patch: int = 4
+    """Side of a patch, in pixels, that becomes one position of the generator"""
+    width: int = 32
+    """Channels of the generator"""
+    depth: int = 2
+    """Residual blocks of the generator (unet: at its bottom; unrolled: iterations)"""
+    levels: int = 1
+    """Downsampling levels of a unet"""

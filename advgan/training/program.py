@@ -28,9 +28,8 @@ from advgan.data import Data
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
-from advgan.models import losses
-from advgan.models.generator_settings import Architecture
 from advgan.report.tensorboard import command as tensorboard_command
+from advgan.training.flags import LossFlags, NetworkFlags, RunFlags
 from advgan.training.generator import fit
 from advgan.training.options import FLAGS, TrainingConfig
 from advgan.training.run_files import Description
@@ -40,7 +39,7 @@ PROGRAM = "advgan"  # as in settings-advgan.yaml
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
+class Settings(NetworkFlags, LossFlags, RunFlags, DataSettings):
     """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
 
     target: NameOrPath = "mnist-c"
@@ -50,34 +49,29 @@ class Settings(DataSettings):
     """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
     weights_by_order: ByOrder = False
     defense: NameOrPath | None = None
-    """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
+    """Defenses of the target, like bit-depth:bits=3, or several with +; None: none"""
     eps: Real = 0.3
     """Radius of the ball, in pixel units of [0, 1]"""
     norm: Norm = "linf"
     """Norm of the ball"""
     y_target: int | None = None
-    """Pull every image toward this class; None: away from its own"""
+    """Target class of every image; None: untargeted"""
     any_class: bool = False
-    """One generator for all classes: pull each image toward the class that it is asked for, or away from its own"""
+    """One generator for all target classes, and untargeted: the class is an input"""
     aimed: Real = 0.5
-    """With --any-class: share of the training images that are asked for a class"""
+    """With --any-class: share of the training images with a target class"""
     eps_min: Real | None = None
     """One generator for all radii from this one to eps; None: for eps alone"""
     noise: int = 0
-    """Length of a noise vector from which one image gets many different answers; 0: one answer"""
+    """Length of a noise vector that makes several perturbations of one image; 0: one perturbation"""
     universal: bool = False
     """One perturbation for all images"""
     guide: bool = False
     """Condition the generator on the logits of a frozen copy of the target for the clean image"""
     guide_dir: Path | None = None
-    """The same with a saved classifier in the target's place: a smaller one (quick) costs less, and any target may be
-    attacked"""
+    """Directory of a saved classifier that is the guide in the place of the target: a smaller one (quick) costs less"""
     output_dir: Path = Path("checkpoints/runs/advgan")
-    """Where generator/, discriminator/, state/ and logs/ go"""
-    resume: bool = False
-    """Continue the run in the output directory where it stopped"""
-    overwrite: bool = False
-    """Replace an earlier run in the output directory"""
+    """Directory of generator/, discriminator/, state/ and logs/"""
     init: Path | None = None
     """Initial weights: a trained generator's folder or run, and the discriminator beside it; None: random ones"""
     epochs: int = 20
@@ -86,53 +80,27 @@ class Settings(DataSettings):
     max_steps: int | None = None
     """Steps in all; overrides epochs, and the schedule follows it; more with --resume: trained longer"""
     batch_size: int = 128
-    """Images a step, over all processes"""
+    """Images per step, over all processes"""
     seed: int = 0
-    """Of weights and batches"""
-    threads: int | None = None
-    """CPU threads a process; None shares the cores among the processes"""
+    """Seed of weights and batches"""
     bf16: bool = False
     """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
     accumulate: int = 1
-    """Take each process's share of a batch in so many parts, one after the other: the same step in less memory"""
+    """Micro-batches per step and process: the same step in less memory"""
     checkpoint_target: bool = False
     """Compute the target's activations a second time instead of keeping them: less memory, a forward pass more"""
     compile: bool = False
     """Compile generator and target (torch.compile): the first pass takes a minute"""
 
-    adversarial: losses.Adversarial = "margin"
-    """Adversarial loss on the target's logits"""
-    kappa: Real = 5.0
-    """Margin that the adversarial loss asks for (form margin)"""
-    gan: losses.GAN = "least-squares"
-    """Form of the GAN loss"""
-    alpha: Real = 0.1
-    """Weight of the GAN loss; 0 leaves it out"""
-    beta: Real = 0.05
-    """Weight of the hinge loss; 0 leaves it out"""
-    hinge_c: Real | None = None
-    """l2 length from which the hinge bites; None: 0.85 of that of random-sign noise of this eps on training images"""
     gamma: Real = 0.5
-    """Weight of the sameness loss (with --noise)"""
+    """Weight of the diversity loss (with --noise)"""
     evasion: Real | None = None
-    """Weight of the evasion loss, where the target can reject (--defense reject:detector=DIR); None: 1"""
-
-    architecture: Architecture = "patch"
-    """Of both networks: patch (fast), unet (for success), unrolled (for small eps, with a guide) or paper (Xiao et al.
-    2018)"""
-    patch: int = 4
-    """Pixels a side that become one position of the generator"""
-    width: int = 32
-    """Channels of the generator"""
-    depth: int = 2
-    """Residual blocks of the generator (unet: at its bottom; unrolled: iterations)"""
-    levels: int = 1
-    """How many times a unet halves the image"""
+    """Weight of the detector loss, where the target can reject (--defense reject:detector=DIR); None: 1"""
 
     learning_rate: Real = 1e-2
     """Peak of the generator's one-cycle schedule (Adam)"""
     discriminator_learning_rate: Real = 1e-3
-    """The discriminator's, constant (Adam)"""
+    """Learning rate of the discriminator, constant (Adam)"""
     warmup: Real = 0.1
     """Share of the steps in which the learning rate rises"""
     ema: Real = 0.9
@@ -201,7 +169,7 @@ def check(settings: Settings, config: TrainingConfig) -> None:
     if settings.guide_dir is not None and not settings.guide_dir.is_dir():
         raise InputError(f"guide_dir must be the directory of a saved classifier, got {settings.guide_dir}")
     if guided and settings.universal:
-        raise InputError("a universal perturbation cannot heed a guide: expected --guide or --universal, got both")
+        raise InputError("--universal cannot be combined with a guide: expected --guide or --universal, got both")
 
 
 def load(settings: Settings, accelerator: Accelerator) -> tuple[nn.Module, Data, nn.Module | bool | None]:

@@ -17,7 +17,7 @@ from advgan.defenses import can_reject
 from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
-from advgan.training.collapse import sinks, symptoms
+from advgan.training.collapse import absorbing_classes, collapse_warnings
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ValidationResult:
 
     figures: dict[str, float]
     predictions: Tensor  # (k,) how often the target says each class of a perturbed image
-    symptoms: list[str]
+    warnings: list[str]
     x: Tensor  # (m, c, h, w) clean
     x_adv: Tensor  # (m, c, h, w)
     y: Tensor  # (m,)
@@ -151,13 +151,13 @@ class Validation:
             for column, of_class in ((histogram, predicted), (attacked, y[counts]), (hits, y[counts & fooled])):
                 column += torch.bincount(of_class, minlength=len(column))
             if first is None:
-                found = symptoms(
+                found = collapse_warnings(
                     x_adv - x,
                     x,
                     question.eps if generator.threat.norm == "linf" else None,
                     predicted,
-                    kept.float().mean().item(),
-                    caught.float().mean().item(),
+                    d_real_acc=kept.float().mean().item(),
+                    d_fake_acc=caught.float().mean().item(),
                     targeted=question.y_target is not None,
                     universal=generator.universal,
                     with_gan=with_gan,
@@ -178,8 +178,8 @@ class Validation:
         if self.rejects:
             figures["rejected"] = rejected / max(n_correct, 1)
         histogram, attacked, hits = self._add_up(torch.stack([histogram, attacked, hits]))
-        sunk = [] if question.aimed or question.y_target is not None else sinks(attacked, hits, histogram)
-        return replace(first, figures=figures, predictions=histogram, symptoms=first.symptoms + sunk)
+        sunk = [] if question.aimed or question.y_target is not None else absorbing_classes(attacked, hits, histogram)
+        return replace(first, figures=figures, predictions=histogram, warnings=first.warnings + sunk)
 
     def _aims(self, question: Question, batch: range, y: Tensor) -> Tensor:
         """The class that each image of a batch is pulled toward, -1 for none; all wrong ones in turn where aimed."""

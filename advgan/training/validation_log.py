@@ -19,5 +19,5 @@ def write_validation(log: SummaryWriter, judgement: ValidationResult, step: int,
     (sure, says), (sure_adv, says_adv) = (z.float().softmax(1).max(1) for z in (judgement.logits, judgement.logits_adv))
     shown = gallery(judgement.x, judgement.x_adv, judgement.y, (says, sure), (says_adv, sure_adv), classes)
     log.add_image("validation/clean, perturbation, adversarial", shown, step, dataformats="HWC")
-    for line in judgement.symptoms:
+    for line in judgement.warnings:
         log.add_text("symptoms", line, step)

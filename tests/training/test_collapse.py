@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advgan.training.card import generator_card
-from advgan.training.collapse import sinks, symptoms
+from advgan.training.collapse import absorbing_classes, collapse_warnings
 
 X = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
 NOISE = 0.3 * torch.rand(X.shape, generator=torch.Generator().manual_seed(1)).sub(0.5).sign()
@@ -17,8 +17,8 @@ MIXED = torch.arange(64) % 10
     ("delta", "predictions", "kept", "caught", "message"),
     [
         (NOISE, MIXED, 0.8, 0.7, None),
-        (NOISE, MIXED, 1.0, 1.0, "discriminator has won"),
-        (NOISE, MIXED, 1.0, 0.0, "discriminator has given up"),
+        (NOISE, MIXED, 1.0, 1.0, "discriminator accuracy 100.0%"),
+        (NOISE, MIXED, 1.0, 0.0, "discriminator is constant"),
         (NOISE, MIXED * 0 + 3, 0.8, 0.7, "100% of the perturbed images are predicted as class 3"),
         (NOISE * 0 + 0.3, MIXED, 0.8, 0.7, r"saturated at +eps"),
         (NOISE * 0 - 0.3, MIXED, 0.8, 0.7, r"saturated at -eps"),
@@ -26,19 +26,21 @@ MIXED = torch.arange(64) % 10
         (NOISE * 0, MIXED, 0.8, 0.7, "perturbation is zero"),
     ],
 )
-def test_symptoms(delta, predictions, kept, caught, message):
-    found = symptoms(delta, X, 0.3, predictions, kept, caught, targeted=False)
+def test_collapse_warnings(delta, predictions, kept, caught, message):
+    found = collapse_warnings(delta, X, 0.3, predictions, d_real_acc=kept, d_fake_acc=caught, targeted=False)
     assert found == [] if message is None else any(message in line for line in found)
 
 
 def test_a_targeted_attack_wants_one_class():
-    assert symptoms(NOISE, X, 0.3, MIXED * 0, 0.8, 0.7, targeted=True) == []
+    assert collapse_warnings(NOISE, X, 0.3, MIXED * 0, d_real_acc=0.8, d_fake_acc=0.7, targeted=True) == []
 
 
 @pytest.mark.parametrize("caught", [1.0, 0.0])
 def test_without_a_gan_loss_the_discriminator_is_no_symptom(caught):
-    assert symptoms(NOISE, X, 0.3, MIXED, 1.0, caught, targeted=False, with_gan=False) == []
-    assert len(symptoms(NOISE, X, 0.3, MIXED, 1.0, caught, targeted=False)) == 1
+    assert (
+        collapse_warnings(NOISE, X, 0.3, MIXED, d_real_acc=1.0, d_fake_acc=caught, targeted=False, with_gan=False) == []
+    )
+    assert len(collapse_warnings(NOISE, X, 0.3, MIXED, d_real_acc=1.0, d_fake_acc=caught, targeted=False)) == 1
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.05), (0.1, 0.05)])
@@ -56,9 +58,9 @@ def test_a_card_shows_the_terms_that_the_loss_had(alpha, beta):
 
 def test_a_class_that_swallows_everything_but_keeps_its_own_is_named():
     attacked = torch.full((4,), 100.0)
-    found = sinks(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), torch.tensor([20.0, 30.0, 320.0, 30.0]))
+    found = absorbing_classes(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), torch.tensor([20.0, 30.0, 320.0, 30.0]))
     assert len(found) == 1
     assert "into class 2" in found[0]
     assert "10% of them fooled, 74% of all" in found[0]
-    assert sinks(attacked, torch.full((4,), 95.0), attacked) == []  # success everywhere
-    assert sinks(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), attacked) == []  # hard, but no sink
+    assert absorbing_classes(attacked, torch.full((4,), 95.0), attacked) == []  # success everywhere
+    assert absorbing_classes(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), attacked) == []  # hard, but no sink
