@@ -16,8 +16,8 @@ from tests.conftest import ROOT
 
 PROGRAMS = {
     "demo-classifier": "advgan.training.classifier",
-    "demo-compare": "eval.compare",
-    "classics": "eval.compare",
+    "demo-compare": "advgan.experiments.comparison.run",
+    "classics": "advgan.experiments.comparison.run",
     "tutorial": "advgan.experiments.sweep.run",
     "mnist-transfer": "advgan.experiments.transfer.run",
     "amortisation-mnist": "advgan.experiments.amortisation.run",
@@ -37,12 +37,12 @@ PROGRAMS = {
         f"robust-{name}": "advgan.training.classifier"
         for name in ("fgsm", "fast", "pgd", "ensemble", "generator", "mnist5k")
     },
-}  # all others: train.advgan
+}  # all others: train/advgan.py
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipe_is_valid(path: Path) -> None:
-    program = importlib.import_module(PROGRAMS.get(path.stem, "train.advgan"))
+    program = importlib.import_module(PROGRAMS.get(path.stem, "advgan.training.program"))
     settings, recipe = load_recipe(program.Settings, path), yaml.safe_load(path.read_text())
     assert settings.dataset == recipe["dataset"]
     assert words(settings.target) == [word.replace("../", "") for word in words(recipe["target"])]

@@ -56,11 +56,11 @@ def test_a_card_shows_the_terms_that_the_loss_had(alpha, beta):
     assert ("L_hinge (c = 1.5)" in card) == ("active hinge (l2 above c) | 50.0% |" in card) == (beta > 0)
 
 
-def test_a_class_that_swallows_everything_but_keeps_its_own_is_named():
+def test_absorbing_class_is_named():
     attacked = torch.full((4,), 100.0)
     found = absorbing_classes(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), torch.tensor([20.0, 30.0, 320.0, 30.0]))
     assert len(found) == 1
-    assert "into class 2" in found[0]
-    assert "10% of them fooled, 74% of all" in found[0]
+    assert "class 2 absorbs predictions" in found[0]
+    assert "ASR 10% on its own images, 74% overall" in found[0]
     assert absorbing_classes(attacked, torch.full((4,), 95.0), attacked) == []  # success everywhere
     assert absorbing_classes(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), attacked) == []  # hard, but no sink
