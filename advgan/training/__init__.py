@@ -5,7 +5,7 @@ and what stands around each loop: processes, a directory of its own, a state to 
 from importlib import import_module
 from typing import Any
 
-from advgan.training.query_cache import Told
+from advgan.training.query_cache import QueryCache
 from advgan.training.runtime.checkpoint import (
     FREE,
     Record,
@@ -25,10 +25,10 @@ from advgan.training.runtime.output_dir import claim
 
 __all__ = [
     "FREE",
+    "QueryCache",
     "Record",
     "State",
     "Stop",
-    "Told",
     "changes",
     "check_finite",
     "claim",

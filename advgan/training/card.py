@@ -74,10 +74,11 @@ them. The figures hold for this black box and this data.
 """
 
 
-def substitute_card(settings: dict[str, Any], figures: dict[str, Any], c: float) -> str:
-    """Markdown for both: `settings` of train/substitute.py, `figures` of its last round, hinge length `c`."""
+def substitute_card(settings: dict[str, Any], figures: dict[str, Any], c: float, program: str | None) -> str:
+    """Markdown for both: `settings` of `program` (None: of `train_substitute`), `figures` of its last round, hinge
+    threshold `c`."""
     shown = {**figures, "asr_substitute": percent(figures["asr"])}
-    return _filled(SUBSTITUTE, "train/substitute.py", settings, shown, c)
+    return _filled(SUBSTITUTE, program, settings, shown, c).replace("`advgan.fit(...)`", "`train_substitute(...)`")
 
 
 def percent(share: float | None) -> str:

@@ -1,21 +1,23 @@
-"""Attack a classifier that only answers queries: learn a substitute from its answers, and a generator against that.
+"""Black-box attack by a substitute, from queries alone: `train_substitute`.
 
 python train/substitute.py --dataset mnist --data-dir data --target mnist-c --target-weights RUN
 python train/substitute.py --distillation static --answers labels --images 2000 --budget 2000 ...
 
-Static: the substitute f learns the black box b's answers on the attacker's images, then the generator fools f.
-Dynamic (Xiao et al. 2018, arXiv:1801.02610, section 3.3): both in turn, in rounds; before each but the first, b is
-asked about the newest adversarial images, and f learns from its answers to these, too (and to those of earlier rounds,
-which are paid for). Static is dynamic with one round: both take the same steps.
+Static: the substitute f is trained on the black box's responses b to the attacker's images, then the generator against
+f. Dynamic (Xiao et al. 2018, arXiv:1801.02610, section 3.3): both in turn, in rounds; before each but the first, b is
+queried for the newest adversarial images, and f is trained on these responses, too (and on those of earlier rounds).
+Static is dynamic with one round: both take the same steps.
 
-The attacker knows no labels: the class of a training image is what b says of it. The generator that is kept is the last
-round's, so no query is spent on choosing one. Queries of the attack, and those of validation, which only measure, are
-counted apart.
+The attacker has no labels: the class of a training image is the black box's prediction. The last round's generator is
+the result, so no query is spent on choosing one. Queries of the attack, and those of validation, which only measure,
+are counted apart.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,22 +26,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import advgan.training as training
 from advgan.classifiers import Answers, BlackBox, Classifier, build_target, fingerprint, save_target
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.files import atomic_write
 from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import CLASSIFIER
-from advgan.core.threat_model import Norm, check_class, check_eps
-from advgan.data import Split, training_batches
+from advgan.core.threat_model import Norm, Threat, check_class, check_eps
+from advgan.data import Split, Stream, training_batches
 from advgan.data.flags import DataSettings, load_chosen
+from advgan.data.sources import as_split
+from advgan.data.split import fair_order
 from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier, reseed
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.models import losses
@@ -47,20 +51,589 @@ from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.models.generator_settings import Architecture
 from advgan.report.tensorboard import command as tensorboard_command
+from advgan.training.build import build_generator
 from advgan.training.card import percent, substitute_card
-from advgan.training.gan import Batch, Conditions, LossConfig, discriminator_step, generator_step
+from advgan.training.flags import RunFlags
+from advgan.training.frozen import frozen, process_settings
+from advgan.training.options import FLAGS, TrainingConfig
+from advgan.training.run_directory import Place, RunDirectory
+from advgan.training.runtime.distributed import make_accelerator
+from advgan.training.runtime.loop import Interrupted, Stop, Terminated, progress_bar
+from advgan.training.trainer import GANTrainer
 from advgan.training.validation import Validation, ValidationResult, check_attackable, questions
 from advgan.training.validation_log import write_validation
 
 Phase = Literal["distil", "attack"]
+Model = nn.Module | Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
-    """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
+class SubstituteConfig:
+    """Settings of the queries, of both networks and of their training."""
 
     images: int | None = None
-    """The attacker has only so many of the training images, drawn by the seed; None: all of them"""
+    """Number of the attacker's images, drawn from the training images by the seed; None: all of them"""
+    answers: Answers = "probabilities"
+    """Response to a query: probabilities of all classes, or labels alone"""
+    budget: int | None = None
+    """Query budget of the attack, in images; None: no limit"""
+    distillation: Literal["static", "dynamic"] = "dynamic"
+    """Train on responses to clean images only, or also, round by round, to the newest adversarial ones"""
+    rounds: int = 30
+    """Rounds of the dynamic form, which share the steps; static has one"""
+    distil_steps: int = 2400
+    """Steps of the substitute, in all rounds together"""
+    generator_steps: int = 2400
+    """Steps of the generator, in all rounds together"""
+    adversarial_images: int = 1500
+    """Maximum number of adversarial images queried before each round but the first"""
+    eps: Real = 0.3
+    """Radius of the ball, in pixel units of [0, 1]"""
+    norm: Norm = "linf"
+    """Norm of the ball"""
+    y_target: int | None = None
+    """Pull every image toward this class; None: away from the black box's prediction"""
+    batch_size: int = 64
+    """Batch size; half of the substitute's are adversarial images, from the second round on"""
+    seed: int = 0
+    """Seed of weights, batches and the attacker's choice of images"""
+    bf16: bool = False
+    """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
+
+    adversarial: losses.Adversarial = "margin"
+    """Adversarial loss on the substitute's logits"""
+    kappa: Real = 5.0
+    """Margin of the adversarial loss (form margin)"""
+    gan: losses.GAN = "least-squares"
+    """Form of the GAN loss"""
+    alpha: Real = 0.1
+    """Weight of the GAN loss; 0 leaves it out"""
+    beta: Real = 0.05
+    """Weight of the hinge loss; 0 leaves it out"""
+    hinge_c: Real | None = None
+    """l2 threshold of the hinge loss; None: 0.85 of that of random-sign noise of this eps on training images"""
+
+    architecture: Architecture = "patch"
+    """Of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a guide) or paper
+    (Xiao et al. 2018)"""
+    patch: int = 4
+    """Side of the square of pixels that becomes one position of the generator"""
+    width: int = 32
+    """Channels of the generator"""
+    depth: int = 2
+    """Residual blocks of the generator (unet: at its bottom)"""
+    levels: int = 1
+    """Number of times a unet halves the image"""
+    guide: bool = True
+    """Condition the generator on the logits of a frozen copy of the substitute for the clean image"""
+
+    learning_rate: Real = 5e-3
+    """Peak of the generator's one-cycle schedule (Adam)"""
+    discriminator_learning_rate: Real = 1e-3
+    """The discriminator's learning rate, constant (Adam)"""
+    substitute_learning_rate: Real = 2e-3
+    """Peak of the substitute's one-cycle schedule (Adam)"""
+    ema: Real = 0.9
+    """Decay of the generator's averaged weights, which are validated and saved; 0: the latest weights"""
+    clip_norm: Real = 10.0
+    """Largest gradient norm of the generator"""
+    validation_images: int = 500
+    """Maximum number of validation images; each round queries all of them, counted apart"""
+
+    @property
+    def num_rounds(self) -> int:
+        return self.rounds if self.distillation == "dynamic" else 1
+
+    def check(self) -> None:
+        """Raise InputError for settings that cannot work."""
+        check_eps(self.eps, self.norm)
+        sizes = ("batch_size", "rounds", "distil_steps", "generator_steps", "adversarial_images", "validation_images")
+        check_signs(
+            self,
+            positive=(*sizes, "images", "learning_rate", "substitute_learning_rate", "clip_norm"),
+            not_negative=("kappa", "alpha", "beta", "hinge_c", "discriminator_learning_rate", "budget"),
+        )
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema must be in [0, 1), got {self.ema}")
+        if self.num_rounds > min(self.distil_steps, self.generator_steps):
+            raise InputError(f"each round needs a step of both, got {self.rounds} rounds")
+
+    def check_budget(self, n: int) -> None:
+        """Raise InputError, before the first query for one of `n` images, if the attack would exceed the budget."""
+        later, adversarial = self.num_rounds - 1, min(self.adversarial_images, n)
+        planned = n + later * adversarial
+        if self.budget is not None and planned > self.budget:
+            raise InputError(
+                f"this run would ask about {planned} images ({n} clean ones and {later} times {adversarial} "
+                f"adversarial ones), and the budget is {self.budget}: "
+                "take fewer --images, --rounds or --adversarial-images"
+            )
+
+    def step_schedule(self) -> list[tuple[int, Phase]]:
+        """(round, phase) of every step: each round distils, then attacks; the rounds share the steps evenly."""
+        n = self.num_rounds
+        phases: dict[Phase, int] = {"distil": self.distil_steps, "attack": self.generator_steps}
+        return [
+            (k, phase)
+            for k in range(n)
+            for phase, steps in phases.items()
+            for _ in range(steps * k // n, steps * (k + 1) // n)
+        ]
+
+    def training_config(self, sample: Tensor) -> TrainingConfig:
+        """Settings of the generator's steps; the hinge's default threshold is that of images like `sample`."""
+        names = {name: FLAGS.get(name, name) for name in TrainingConfig().to_dict()}
+        values = {name: getattr(self, flag) for name, flag in names.items() if hasattr(self, flag)}
+        if self.hinge_c is None:
+            values["hinge_threshold"] = losses.hinge_start(sample, self.norm, self.eps)
+        return TrainingConfig().replace(values)
+
+
+@dataclass(frozen=True)
+class SubstituteResult:
+    """What a training from queries gives.
+
+    substitute, generator   both in eval mode; the generator attacks by `perturb(x)`
+    queries                 images that the attack queried; validation_queries: those that only validation did
+    history                 metrics of each round, of substitute (`asr`) and black box (`asr_black_box`)
+    """
+
+    substitute: nn.Module
+    generator: Generator
+    queries: int
+    validation_queries: int
+    history: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class AttackerData:
+    """Images to query and to train on, whose labels are their indices; validation images with true labels; the names
+    of the classes."""
+
+    train: Split
+    validation: Split
+    classes: tuple[str, ...]
+
+
+def train_substitute(
+    black_box: Model,
+    images: Any,
+    validation: Any,
+    *,
+    substitute: str | nn.Module,
+    eps: float,
+    norm: Norm = "linf",
+    y_target: int | None = None,
+    answers: Answers = "probabilities",
+    budget: int | None = None,
+    num_classes: int | None = None,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> SubstituteResult:
+    """Train a substitute of a black box from its responses, and a generator against the substitute.
+
+        result = train_substitute(predict, x, (x_validation, y), substitute="mnist-b", eps=0.3, answers="labels")
+        x_adv = result.generator.perturb(x_test)
+
+    Xiao et al. 2018, arXiv:1801.02610, section 3.3 (dynamic distillation).
+
+    Args:
+        black_box: a function, images (n, c, h, w) float32 in [0, 1] -> probabilities (n, k), or labels (n,) with
+            answers="labels"; a module -> logits (n, k), of which only these responses are used; or a `BlackBox`.
+        images: the attacker's images, as for `advgan.fit`; labels are not used.
+        validation: images and true labels, which only measure. They are queried, too, and counted apart.
+        substitute: name of a built-in classifier, or a module, images -> logits (n, k), trained in place, its dropout
+            off for good; with `output_dir` a built-in one.
+        eps, norm: the ball: the largest perturbation, in units of pixels in [0, 1].
+        y_target: the class to reach; None: any but the black box's prediction.
+        budget: largest number of images to query for the attack; None: no limit.
+        num_classes: k; None: that of the black box, or one more than the largest validation label.
+        output_dir: where both networks, the state for `resume` and TensorBoard's logs are kept; None: nowhere.
+        resume, overwrite: continue the run in `output_dir`, with the same settings and no query twice; or replace it.
+        threads, progress: CPU threads; a bar and a line per round.
+        settings: others of `SubstituteConfig`, like rounds=10, distil_steps=500, seed=1.
+
+    Raises:
+        InputError: before any query of the attack, for what cannot work; later for a response that is none.
+        Interrupted: after SIGINT (Ctrl-C): a KeyboardInterrupt with the result so far (`trained`).
+        NotFiniteError: a loss became NaN or infinite.
+    """
+    config = SubstituteConfig(
+        eps=eps, norm=norm, y_target=y_target, answers=answers, budget=budget, **settings
+    )  # fmt: skip
+    config.check()
+    place = Place(None if output_dir is None else Path(output_dir), resume, overwrite)
+    if place.directory is not None and not isinstance(substitute, (str, Classifier)):
+        raise InputError(f"output_dir needs a built-in substitute, got {type(substitute).__name__}")
+    with ExitStack() as stack:
+        stack.enter_context(process_settings(threads))
+        accelerator = make_accelerator(bf16=config.bf16)
+        check_one_process(accelerator)
+        stack.enter_context(place.claimed())
+        claim_substitute(place)
+        data = attacker_data(black_box, images, validation, config, num_classes)
+        if isinstance(black_box, nn.Module):
+            black_box = stack.enter_context(frozen(black_box, accelerator.device))
+        set_seed(config.seed)
+        name = substitute if isinstance(substitute, str) else type(substitute).__name__
+        target = getattr(black_box, "name", getattr(black_box, "__name__", type(black_box).__name__))
+        described = {"target": target, "dataset": f"{len(data.train)} images", "substitute": name}
+        run = SubstituteTraining(
+            black_box, data, substitute, config, place,
+            accelerator=accelerator, settings=training.plain(config) | described, progress=progress,
+        )  # fmt: skip
+        return run.run()
+
+
+def check_one_process(accelerator: Accelerator) -> None:
+    if accelerator.num_processes > 1:
+        raise InputError(f"expected one process, which counts the queries, got {accelerator.num_processes}")
+
+
+def claim_substitute(place: Place) -> None:
+    """Raise InputError for a directory, claimed for the generator, that holds a classifier which is not to go."""
+    if place.directory is not None and not place.resume:
+        training.claim(place.directory, "classifier", resume=False, overwrite=place.overwrite)
+
+
+def attacker_data(
+    black_box: Any, images: Any, validation: Any, config: SubstituteConfig, num_classes: int | None
+) -> AttackerData:
+    """The caller's images as splits. Raises InputError as `as_split`, and for labels that are missing or too large."""
+    train, held_out = as_split(images, "images").split, as_split(validation, "validation")
+    if not held_out.labelled or isinstance(held_out.split, Stream):
+        raise InputError("validation must be images with labels, of a known number, got others")
+    labels = held_out.split.labels
+    n = num_classes or getattr(black_box, "num_classes", None) or int(labels.max()) + 1
+    if int(labels.max()) >= n:
+        raise InputError(f"validation has labels up to {int(labels.max())}, expected 0 to {n - 1}")
+    classes = tuple(getattr(black_box, "classes", None) or map(str, range(n)))
+    held = held_out.split.take(fair_order(labels)).first(config.validation_images)
+    return AttackerData(attacker_images(train, config), held, classes)
+
+
+def attacker_images(train: Split | Stream, config: SubstituteConfig) -> Split:
+    """The attacker's images, each with its index in place of a label."""
+    if isinstance(train, Stream):
+        raise InputError("each image is queried once, expected a number of images that is known, got a stream")
+    n = min(config.images or len(train), len(train))
+    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(train))[:n])
+    return train.take(torch.from_numpy(chosen)).labelled(torch.arange(n))
+
+
+def query_interface(model: Model, num_classes: int, answers: Answers, budget: int | None = None) -> BlackBox:
+    """The responses of `model`, counted from 0, without a gradient."""
+    if isinstance(model, nn.Module):
+        return BlackBox.of(model, num_classes, answers, budget)
+    return BlackBox(model, num_classes, answers, budget)
+
+
+def without_dropout(model: Any) -> Any:
+    """`model` with its dropout off: it approximates the black box's function, of which any number of samples exists.
+
+    With dropout it fits them loosely, becomes robust to the adversarial ones where the black box is not, and the
+    generator gains less from it.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+class SubstituteFiles(RunDirectory):
+    """classifier/ (the substitute), generator/, training.json, and the state to resume."""
+
+    def save(self, substitute: nn.Module, generator: Generator, threshold: float, command: str | None) -> None:
+        """training.json, then both networks with their cards, each whole or not at all."""
+        record = self.record
+        record["kept"] = {"sha256": fingerprint(substitute), "queries": record["queries"]}
+        with self.writing() as writing:
+            if writing and self.directory is not None:
+                self._write_training(finished=False)  # before what it stands beside
+                settings = {name: value for name, value in record["settings"].items() if name not in training.FREE}
+                settings.pop("black_box_sha256")
+                card = substitute_card(settings, record["history"][-1], threshold, program=command)
+                save_target(substitute, self.directory / "classifier", card)
+                generator.save(self.directory / "generator", card)
+
+    def finish(self) -> None:
+        """The last training.json."""
+        with self.writing() as writing:
+            if writing:
+                self._write_training(finished=self.record["step"] == self.total)
+
+    def _write_training(self, *, finished: bool) -> None:
+        record = self.record
+        summary = {
+            "settings": record["settings"],
+            # The kept generator's substitute, and its cost in queries: eval/transfer.py looks for both.
+            "substitute": {"name": record["settings"]["substitute"], "sha256": record["kept"].get("sha256")},
+            "queries": record["kept"].get("queries", record["queries"]),
+            "validation_queries": record["validation_queries"],
+            "finished": finished,
+            "steps": record["step"],
+            "total_steps": self.total,
+            "training_seconds": record["seconds"],  # steps and queries: neither loading nor validation
+            "history": record["history"],
+        }
+        atomic_write(self.directory / "training.json", sealed(summary))  # type: ignore[operator]
+
+
+class SubstituteTraining:
+    """A training that is ready: everything is checked and built, nothing is queried or written; `run` takes its steps.
+
+    black_box   as of `train_substitute`
+    settings    names and values for the files, those of `config` among them; `program`: which was given them
+    """
+
+    def __init__(
+        self,
+        black_box: Model,
+        data: AttackerData,
+        substitute: str | nn.Module,
+        config: SubstituteConfig,
+        place: Place,
+        *,
+        accelerator: Accelerator,
+        settings: dict[str, Any],
+        program: str | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.data, self.config, self.accelerator = data, config, accelerator
+        self.program, self.progress = program, progress and accelerator.is_main_process
+        self.model, n = black_box, len(data.classes)
+        check_class(config.y_target, n)
+        self.black_box = query_interface(black_box, n, config.answers, config.budget)
+        self.validation_black_box = query_interface(black_box, n, config.answers)
+        config.check_budget(len(data.train))
+        self._build(build_target(substitute, data.train.image_shape, n) if isinstance(substitute, str) else substitute)
+        record = training.Record(step=0, distil=0, attack=0, rounds_asked=0, seconds=0.0, history=[])
+        record["queries"], record["validation_queries"], record["kept"] = 0, 0, {}
+        digest = fingerprint(black_box) if isinstance(black_box, nn.Module) else None
+        record["settings"] = settings | {"black_box_sha256": digest}
+        self.record, self.plan = record, config.step_schedule()
+        self.cache = training.QueryCache(config.adversarial_images, config.seed)
+        self.files = SubstituteFiles(place, accelerator, record, len(self.plan), "substitute")
+        self.files.open_state(self.schedules["distil"], self.schedules["attack"], self.trainer.averaged, self.cache)
+        self.black_box.queries, self.validation_black_box.queries = record["queries"], record["validation_queries"]
+        self.batches = {
+            phase: training_batches(
+                data.train, config.batch_size, seed=config.seed, first=record[phase], last=len(self.plan), workers=2
+            )
+            for phase in self.schedules
+        }
+
+    def _build(self, substitute: Any) -> None:
+        """Both networks, the discriminator and their optimizers."""
+        config, shape = self.config, self.data.train.image_shape
+        substitute = without_dropout(substitute)
+        substitute.classes = self.data.classes
+        sample, _ = next(self.data.train.first(512).batches(512))
+        gan_config = config.training_config(sample)
+        generator = build_generator(
+            gan_config.generator,
+            Threat(config.norm, config.eps, targeted=config.y_target is not None),
+            config.y_target,
+            image_shape=shape,
+            num_classes=len(self.data.classes),
+            guide=substitute if config.guide else None,
+        )
+        discriminator = Discriminator(shape[0], config.architecture)
+        optimizer = Adam(substitute.parameters(), config.substitute_learning_rate)
+        schedule = LambdaLR(optimizer, lambda step: training.one_cycle(step / config.distil_steps, 0.1))
+        self.substitute, self.optimizer = self.accelerator.prepare(substitute, optimizer)
+        self.trainer = GANTrainer(
+            self.substitute,
+            generator,
+            discriminator,
+            config=gan_config,
+            total_steps=config.generator_steps,
+            accelerator=self.accelerator,
+        )
+        self.threshold = gan_config.loss.hinge_threshold or 0.0
+        self.schedules: dict[Phase, LambdaLR] = {"distil": schedule, "attack": self.trainer.schedule}
+
+    def run(self) -> SubstituteResult:
+        """Take the steps that are left. Raises as `train_substitute`."""
+        self.files.clear("classifier")  # nothing is refused from here on: an earlier run may go
+        record, plan, total = self.record, self.plan, len(self.plan)
+        with (
+            Stop() as stop,
+            self.files.open_log() as log,
+            progress_bar(self.accelerator, disable=not self.progress) as bar,
+        ):
+            task = bar.add_task("substitute", total=total, completed=record["step"], figures="")
+            for round_, phase in plan[record["step"] :]:
+                values = self._step(round_, phase, stop)
+                step, first = record["step"], next(iter(values.values()))
+                bar.update(task, completed=step, figures=f"round {round_ + 1} {phase} {first:.3f}")
+                if log and (step % 10 == 0 or step == total):
+                    for name, value in values.items():
+                        log.add_scalar(f"train/{name}", value, step)
+                    log.add_scalar(f"train/learning rate {phase}", self.schedules[phase].get_last_lr()[0], step)
+                interrupted = stop.requested(self.accelerator)
+                due = step == total or plan[step][0] != round_
+                if due:
+                    self._end_round(round_, log, bar)
+                if due or interrupted:
+                    self.files.save_state(step)
+                if interrupted:
+                    break
+        self.files.finish()
+        result = self.result()
+        self.files.raise_if_stopped(stop.code, result)
+        return result
+
+    def result(self) -> SubstituteResult:
+        """Both networks as they are now, with the generator's averaged weights."""
+        record, generator = self.record, self.trainer.net
+        generator.load_state_dict(self.trainer.averaged.module.state_dict())
+        substitute: nn.Module = self.accelerator.unwrap_model(self.substitute).eval()
+        queries, validation_queries = record["queries"], record["validation_queries"]
+        return SubstituteResult(substitute, generator.eval(), queries, validation_queries, record["history"])
+
+    def _step(self, round_: int, phase: Phase, stop: Stop) -> dict[str, float]:
+        """The queries of a round that begins, and one step; its metrics."""
+        record = self.record
+        if isinstance(self.model, nn.Module):
+            reseed(self.model, round_)  # the same draws of a random defense in a round, resumed or not
+        began = time.perf_counter()
+        if record["rounds_asked"] == round_:
+            self._query(round_, stop)
+        x, index = next(self.batches[phase])
+        device = self.accelerator.device
+        b, x = self.cache["clean"][index].to(device), x.to(device)
+        values = self._distil(x, b, round_) if phase == "distil" else self._attack(x, b.argmax(1))
+        record[phase] += 1
+        record["step"] += 1
+        record["seconds"] += time.perf_counter() - began
+        return values
+
+    def _query(self, round_: int, stop: Stop) -> None:
+        """The queries of a round, each made once and its response kept, also where a later one fails."""
+        record, data, cache = self.record, self.data, self.cache
+        try:
+            with stop.at_once():
+                if round_ == 0:
+                    cache.query(self.black_box, "clean", data.train)
+                    cache.query(self.validation_black_box, "validation", data.validation)
+                    check_predictions(cache["validation"].argmax(1), data.validation, self.config.y_target)
+                else:
+                    cache.query_adversarial(self.black_box, self.trainer.averaged.module, data.train, round_)
+            record["rounds_asked"] += 1
+        except SystemExit as end:
+            message = f"stopped after step {record['step']} of {len(self.plan)}, among the queries of the next round"
+            if end.code == Interrupted.code and self.program is None:
+                raise Interrupted(message, self.result()) from None
+            print(message)
+            raise
+        finally:
+            record["queries"] = self.black_box.queries
+            record["validation_queries"] = self.validation_black_box.queries
+            self.files.save_state(record["step"])
+
+    def _distil(self, x: Tensor, b: Tensor, round_: int) -> dict[str, float]:
+        """One step down H(b(x), f(x)), the cross-entropy between responses `b` (n, k) and the substitute's."""
+        self.substitute.train().requires_grad_(True)
+        if round_:
+            x, b = self.cache.mixed_batch(x, b, self.record["distil"])
+        logits = self.substitute(x)
+        loss = F.cross_entropy(logits, b)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        agreement = (logits.detach().argmax(1) == b.argmax(1)).float().mean()
+        values = {"loss distillation": loss.item(), "agreement": agreement.item()}
+        training.check_finite(values, self.record["step"] + 1, self.files.left())
+        self.schedules["distil"].step()
+        return values
+
+    def _attack(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        """One step of the generator against the substitute, on images `x` with the black box's predictions `y`."""
+        record, trainer = self.record, self.trainer
+        self.substitute.eval().requires_grad_(False)
+        if self.plan[record["step"] - 1][1] == "distil":
+            generators: tuple[Generator, Any] = (trainer.net, trainer.averaged.module)
+            for generator in generators:
+                generator.load_guide_weights(self.substitute, init=record["attack"] == 0)
+        trainer.step = record["step"]
+        try:
+            return trainer.train_step(x, y)
+        except NotFiniteError as error:
+            error.args = (f"{error}; {self.files.left()}",)
+            raise
+
+    def _end_round(self, round_: int, log: Any, bar: Any) -> None:
+        """Validate, and save both networks."""
+        record, averaged = self.record, self.trainer.averaged.module
+        result = self._validate()
+        record["validation_queries"] = self.validation_black_box.queries
+        costs = {name: record[name] for name in ("step", "seconds", "queries", "validation_queries")}
+        metrics = {"round": round_ + 1, **costs, "asr": None, **result.figures}
+        record["history"].append(metrics)
+        if self.progress:
+            bar.console.print(
+                f"round {round_ + 1}  {metrics['queries']} queries  agreement {metrics['agreement']:.1%}, adversarial "
+                f"{metrics['agreement_adversarial']:.1%}  val ASR substitute {percent(metrics['asr'])}, black box "
+                f"{metrics['asr_black_box']:.2%}",
+                highlight=False,
+            )
+        if log:
+            write_validation(log, result, record["step"], self.data.classes)
+            log.add_scalar("queries", record["queries"], record["step"])
+        generator: Any = averaged
+        self.files.save(self.substitute, generator, self.threshold, self.program)
+
+    @torch.no_grad()
+    def _validate(self) -> ValidationResult:
+        """The averaged generator's metrics on the substitute and on the black box, by which nothing is chosen.
+
+        Adds to those of `Validation`, which are on the substitute: agreement of substitute and black box on clean and
+        on adversarial images, and asr_black_box, over the n_black_box images that it classifies correctly. There is no
+        asr where the substitute classifies no image correctly.
+        """
+        generator: Any = self.trainer.averaged.module
+        substitute, held_out, y_target = self.substitute.eval(), self.data.validation, self.config.y_target
+        validation = Validation(substitute, held_out, self.accelerator, questions(generator))
+        result = validation(generator, self.trainer.discriminator, c=self.threshold, gan=self.config.gan)
+        if not result.figures["n_correct"]:
+            del result.figures["asr"]
+        columns: list[Tensor] = []
+        for (x, y), clean in zip(
+            held_out.batches(250), self.cache["validation"].argmax(1).split(250), strict=True
+        ):  # fmt: skip
+            x = x.to(self.accelerator.device)
+            x_adv = generator(x)
+            predicted, predicted_adv = substitute(x).argmax(1).cpu(), substitute(x_adv).argmax(1).cpu()
+            adversarial = self.validation_black_box.query(x_adv).argmax(1).cpu()
+            eligible = (clean == y) if y_target is None else (clean == y) & (y != y_target)
+            success = adversarial != y if y_target is None else adversarial == y_target
+            columns.append(
+                torch.stack([predicted == clean, predicted_adv == adversarial, eligible, eligible & success])
+            )  # fmt: skip
+        agree, agree_adversarial, n, hits = torch.cat(columns, 1).float().sum(1).tolist()
+        result.figures["agreement"] = agree / len(held_out)
+        result.figures["agreement_adversarial"] = agree_adversarial / len(held_out)
+        result.figures["n_black_box"] = n
+        result.figures["asr_black_box"] = hits / max(n, 1)
+        return result
+
+
+def check_predictions(predictions: Tensor, held_out: Split, y_target: int | None) -> None:
+    """Raise InputError where no validation image can be attacked, by the black box's `predictions` (n,)."""
+    correct = predictions == held_out.labels
+    attackable = correct if y_target is None else correct & (held_out.labels != y_target)
+    check_attackable(len(correct), int(correct.sum()), int(attackable.sum()), y_target)
+
+
+@dataclass(frozen=True)
+class Settings(RunFlags, SubstituteConfig, DataSettings):
+    """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
+
     target: NameOrPath = "mnist-c"
     """The classifier under attack, which only answers queries: its name, the directory of a saved one, or
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH"""
@@ -69,411 +642,60 @@ class Settings(DataSettings):
     own, or the shipped mnist-c"""
     weights_by_order: ByOrder = False
     defense: NameOrPath | None = None
-    """What the target stands behind, like bit-depth:bits=3, or several with +; None: nothing"""
-    answers: Answers = "probabilities"
-    """What it returns: probabilities of all classes, or labels alone"""
-    budget: int | None = None
-    """The most images that the attack may ask it about; None: no limit"""
+    """Defenses of the target, like bit-depth:bits=3, or several with +; None: none"""
     substitute: str = "mnist-tutorial"
-    """The attacker's own classifier; another than the target, which nobody told him"""
-    distillation: Literal["static", "dynamic"] = "dynamic"
-    """Learn from answers about clean images only, or also, round by round, about the newest adversarial ones"""
-    rounds: int = 30
-    """Rounds of the dynamic form, which share the steps; static has one"""
-    distil_steps: int = 2400
-    """Steps of the substitute, in all rounds together"""
-    generator_steps: int = 2400
-    """Steps of the generator, in all rounds together"""
-    adversarial_images: int = 1500
-    """Newest adversarial images that the black box is asked about before each round but the first, at most"""
-    eps: Real = 0.3
-    """Radius of the ball, in pixel units of [0, 1]"""
-    norm: Norm = "linf"
-    """Norm of the ball"""
-    y_target: int | None = None
-    """Pull every image toward this class; None: away from the black box's own answer"""
+    """The attacker's own classifier, of an architecture other than the (unknown) target's"""
     output_dir: Path = Path("checkpoints/runs/substitute")
-    """Where classifier/ (the substitute), generator/, training.json, state/ and logs/ go"""
-    resume: bool = False
-    """Continue the run in the output directory where it stopped"""
-    overwrite: bool = False
-    """Replace an earlier run in the output directory"""
-    batch_size: int = 64
-    """Images a step; in the substitute's, from the second round on, half of them are adversarial"""
-    seed: int = 0
-    """Of weights, batches and the attacker's choice of images"""
-    threads: int | None = None
-    """CPU threads; None takes all cores"""
-    bf16: bool = False
-    """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
-
-    adversarial: losses.Adversarial = "margin"
-    """Adversarial loss on the substitute's logits"""
-    kappa: Real = 5.0
-    """Margin that the adversarial loss asks for (form margin)"""
-    gan: losses.GAN = "least-squares"
-    """Form of the GAN loss"""
-    alpha: Real = 0.1
-    """Weight of the GAN loss; 0 leaves it out"""
-    beta: Real = 0.05
-    """Weight of the hinge loss; 0 leaves it out"""
-    hinge_c: Real | None = None
-    """l2 length from which the hinge bites; None: 0.85 of that of random-sign noise of this eps on training images"""
-
-    architecture: Architecture = "patch"
-    """Of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a guide) or paper
-    (Xiao et al. 2018)"""
-    patch: int = 4
-    """Pixels a side that become one position of the generator"""
-    width: int = 32
-    """Channels of the generator"""
-    depth: int = 2
-    """Residual blocks of the generator (unet: at its bottom)"""
-    levels: int = 1
-    """How many times a unet halves the image"""
-    guide: bool = True
-    """Condition the generator on the logits of a frozen copy of the substitute for the clean image"""
-
-    learning_rate: Real = 5e-3
-    """Peak of the generator's one-cycle schedule (Adam)"""
-    discriminator_learning_rate: Real = 1e-3
-    """The discriminator's, constant (Adam)"""
-    substitute_learning_rate: Real = 2e-3
-    """Peak of the substitute's one-cycle schedule (Adam)"""
-    ema: Real = 0.9
-    """Decay of the generator's averaged weights, which are used and kept; 0 keeps the latest"""
-    clip_norm: Real = 10.0
-    """Largest gradient norm of the generator"""
-    validation_images: int = 500
-    """Validation images used, at most; each round asks the black box about all of them, counted apart"""
+    """Directory of classifier/ (the substitute), generator/, training.json, state/ and logs/"""
 
 
 def main(settings: Settings) -> None:
-    check(settings)
+    settings.check()
     spec = checked_target(settings)
     accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
-    if accelerator.num_processes > 1:
-        raise InputError(f"expected one process, which counts the queries, got {accelerator.num_processes}")
-    training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
-    if not settings.resume:
-        training.claim(settings.output_dir, "classifier", resume=False, overwrite=settings.overwrite)
-    device = accelerator.device
+    check_one_process(accelerator)
+    place = Place(settings.output_dir, settings.resume, settings.overwrite)
+    place.claim()
+    claim_substitute(place)
     data = load_chosen(settings)
-    shape = data.image_shape
-    hidden = load_classifier(spec, image_shape=shape, num_classes=data.num_classes)
-    model, data = prepare_model_and_data(hidden, data)
-    model, classes = model.to(device), data.num_classes
-    check_class(settings.y_target, classes)
-    held_out, train = data.validation.first(settings.validation_images), own_images(data.train, settings)
-    black_box = BlackBox.of(model, classes, settings.answers, settings.budget)
-    referee = BlackBox.of(model, classes, settings.answers)  # the same, asked by validation: what nobody learns from
-    check_budget(settings, len(train))
+    loaded = load_classifier(spec, image_shape=data.image_shape, num_classes=data.num_classes)
+    model, data = prepare_model_and_data(loaded, data)
+    held_out = data.validation.first(settings.validation_images)
+    run = SubstituteTraining(
+        model.to(accelerator.device),
+        AttackerData(attacker_images(data.train, settings), held_out, data.classes),
+        settings.substitute,
+        settings,
+        place,
+        accelerator=accelerator,
+        settings=training.plain(settings),
+        program="train/substitute.py",
+    )
     if settings.substitute == spec.name:
         accelerator.print(f"note: the substitute is a {spec.name} like the black box: an attacker who guessed it")
-
-    substitute = without_dropout(build_target(settings.substitute, shape, classes))
-    substitute.classes = data.classes
-    generator = Generator(
-        shape[0], settings.eps, settings.norm, settings.y_target,
-        architecture=settings.architecture, patch=settings.patch, width=settings.width, depth=settings.depth,
-        levels=settings.levels, guide=substitute if settings.guide else None,
-    )  # fmt: skip
-    discriminator = Discriminator(shape[0], settings.architecture)
-    optimizer_f = Adam(substitute.parameters(), settings.substitute_learning_rate)
-    learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
-    optimizer_g = Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
-    optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
-    schedules: dict[Phase, LambdaLR] = {
-        "distil": LambdaLR(optimizer_f, lambda step: training.one_cycle(step / settings.distil_steps, 0.1)),
-        "attack": LambdaLR(optimizer_g, lambda step: training.one_cycle(step / settings.generator_steps, 0.1)),
-    }
-    averaged = AveragedModel(generator, device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-    record = training.Record(
-        **{"step": 0, "distil": 0, "attack": 0, "rounds_asked": 0, "seconds": 0.0, "history": []},
-        **{"queries": 0, "validation_queries": 0, "kept": {}},
-        settings=training.plain(settings) | {"black_box_sha256": fingerprint(model)},
-    )
-    told = training.Told(settings.adversarial_images, settings.seed)
-    substitute, generator, discriminator, optimizer_f, optimizer_g, optimizer_d = accelerator.prepare(
-        substitute, generator, discriminator, optimizer_f, optimizer_g, optimizer_d
-    )
-    plan = timeline(settings)
-    kept = (*schedules.values(), averaged, told)
-    state = training.State(accelerator, settings.output_dir, "generator", len(plan), record, *kept)
-    if settings.resume:
-        state.load()
-        black_box.queries, referee.queries = record["queries"], record["validation_queries"]
-
-    some, _ = next(train.first(512).batches(512))
-    c = losses.hinge_start(some, settings.norm, settings.eps) if settings.hinge_c is None else settings.hinge_c
-    loss = LossConfig(settings.adversarial, settings.kappa, settings.gan, settings.alpha, settings.beta, c)
-    batches = {
-        phase: training_batches(
-            train, settings.batch_size, seed=settings.seed, first=record[phase], last=len(plan), workers=2
-        )
-        for phase in schedules
-    }
-    if not settings.resume:  # nothing is refused from here on: the earlier run may go
-        state.clear("classifier")
-    if accelerator.is_main_process:
-        write_settings(settings, settings.output_dir)
-    with (
-        training.Stop() as stop,
-        training.open_log(accelerator, settings.output_dir, "substitute", record["step"], record["settings"]) as log,
-        training.progress_bar(accelerator) as bar,
-    ):
-        task = bar.add_task("substitute", total=len(plan), completed=record["step"], figures="")
-        for round_, phase in plan[record["step"] :]:
-            reseed(model, round_)  # a defense that draws answers a round alike, resumed or not
-            began = time.perf_counter()
-            if record["rounds_asked"] == round_:  # the round's questions, each asked once and kept
-                try:
-                    with stop.at_once():
-                        if round_ == 0:
-                            told.ask(black_box, "clean", train)
-                            told.ask(referee, "validation", held_out)
-                            check_black_box(told["validation"].argmax(1), held_out, settings.y_target)
-                        else:
-                            told.ask_about_attack(black_box, averaged.module, train, round_)
-                    record["rounds_asked"] += 1
-                except SystemExit:
-                    print(f"stopped after step {record['step']} of {len(plan)}, among the queries of the next round")
-                    raise
-                finally:  # where a service fails, what it told so far is kept too, and what it was asked counted
-                    record["queries"], record["validation_queries"] = black_box.queries, referee.queries
-                    state.save(record["step"])
-            x, index = next(batches[phase])
-            b, x = told["clean"][index].to(device), x.to(device)
-            if phase == "distil":
-                substitute.train().requires_grad_(True)
-                if round_:
-                    x, b = told.mixed(x, b, record["distil"])
-                terms = distil_step(substitute, optimizer_f, x, b, accelerator)
-            else:
-                substitute.eval().requires_grad_(False)
-                if plan[record["step"] - 1][1] == "distil":
-                    own: tuple[Generator, Any] = (generator, averaged.module)
-                    for each in own:
-                        each.load_guide_weights(substitute, init=record["attack"] == 0)
-                y = b.argmax(1)
-                y_target = None if settings.y_target is None else torch.full_like(y, settings.y_target)
-                x_adv = generator(x)
-                terms = discriminator_step(loss, discriminator, optimizer_d, x, x_adv.detach(), accelerator)
-                terms |= generator_step(
-                    loss,
-                    generator,
-                    optimizer_g,
-                    Batch(x, y, Conditions(y_target)),
-                    x_adv,
-                    discriminator=discriminator,
-                    model=substitute,
-                    accelerator=accelerator,
-                    clip_norm=settings.clip_norm,
-                )
-                averaged.update_parameters(generator)
-            values = {name: value.item() for name, value in terms.items()}
-            training.check_finite(values, record["step"] + 1, state.left())
-            schedules[phase].step()
-            record[phase] += 1
-            record["step"] += 1
-            record["seconds"] += time.perf_counter() - began
-            step = record["step"]
-
-            bar.update(task, completed=step, figures=f"round {round_ + 1} {phase} {next(iter(values.values())):.3f}")
-            if log and (step % 10 == 0 or step == len(plan)):
-                for name, value in values.items():
-                    log.add_scalar(f"train/{name}", value, step)
-                log.add_scalar(f"train/learning rate {phase}", schedules[phase].get_last_lr()[0], step)
-            stopping = stop.requested(accelerator)
-            due = step == len(plan) or plan[step][0] != round_
-            if due:
-                judgement = judge(
-                    averaged.module, discriminator, substitute, referee, told, held_out, loss, accelerator
-                )
-                remember(record, judgement, round_ + 1, referee)
-                if log:
-                    say(record, bar)
-                    write_validation(log, judgement, step, data.classes)
-                    log.add_scalar("queries", record["queries"], step)
-                with training.saving(accelerator, settings.output_dir):
-                    record["kept"] = {"sha256": fingerprint(substitute), "queries": record["queries"]}
-                    write_training(settings, record, len(plan), finished=False)  # before what it stands beside
-                    keep(substitute, averaged.module, settings, record, c)
-            if due or stopping:
-                state.save(step)
-            if stopping:
-                break
-    conclude(settings, record, len(plan))
-    training.finish(accelerator, stop.code)
+    write_settings(settings, settings.output_dir)
+    code = 0
+    try:
+        run.run()
+    except (Interrupted, Terminated) as end:
+        code = int(end.code or 0)
+    print_summary(run, settings.output_dir)
+    training.finish(accelerator, code)
 
 
-def without_dropout(model: Classifier) -> Classifier:
-    """`model` with its dropout off: it shall be the black box's function, of which there are answers without end.
-
-    With dropout it fits them loosely, learns from the adversarial ones to be robust where the black box is not, and the
-    generator finds less to win.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return model
-
-
-def timeline(settings: Settings) -> list[tuple[int, Phase]]:
-    """(round, phase) of every step: each round distils, then attacks; the rounds share the steps evenly."""
-    n = rounds(settings)
-    phases: dict[Phase, int] = {"distil": settings.distil_steps, "attack": settings.generator_steps}
-    return [
-        (k, phase)
-        for k in range(n)
-        for phase, steps in phases.items()
-        for _ in range(steps * k // n, steps * (k + 1) // n)
-    ]
-
-
-def rounds(settings: Settings) -> int:
-    return settings.rounds if settings.distillation == "dynamic" else 1
-
-
-def own_images(train: Split, settings: Settings) -> Split:
-    """The attacker's images, each with its number where others have the label, which nobody tells him."""
-    n = min(settings.images or len(train), len(train))
-    chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(train))[:n])
-    return Split(train.take(torch.from_numpy(chosen)).images, torch.arange(n))
-
-
-def check_black_box(answers: Tensor, held_out: Split, y_target: int | None) -> None:
-    """Raise InputError where no validation image can be attacked, by the classes (n,) that the black box gives them."""
-    right = answers == held_out.labels
-    attackable = right if y_target is None else right & (held_out.labels != y_target)
-    check_attackable(len(right), int(right.sum()), int(attackable.sum()), y_target)
-
-
-def distil_step(
-    substitute: nn.Module, optimizer: Any, x: Tensor, b: Tensor, accelerator: Accelerator
-) -> dict[str, Tensor]:
-    """One step down H(b(x), f(x)), the cross-entropy between the answers `b` (n, k) and the substitute's."""
-    logits = substitute(x)
-    loss = F.cross_entropy(logits, b)
-    optimizer.zero_grad()
-    accelerator.backward(loss)
-    optimizer.step()
-    agreement = (logits.detach().argmax(1) == b.argmax(1)).float().mean()
-    return {"loss distillation": loss.detach(), "agreement": agreement}
-
-
-@torch.no_grad()
-def judge(
-    generator: Any,
-    discriminator: nn.Module,
-    substitute: nn.Module,
-    referee: BlackBox,
-    told: training.Told,
-    held_out: Split,
-    loss: LossConfig,
-    accelerator: Accelerator,
-) -> ValidationResult:
-    """The generator against the substitute, and beside it against the black box: figures that nothing is chosen by.
-
-    Adds to the figures of `Validation`, which are those on the substitute: agreement of substitute and black box on
-    clean and on adversarial images, and asr_black_box, over the n_black_box images that it classifies correctly. There
-    is no asr where the substitute classifies no image correctly.
-    """
-    substitute.eval()
-    y_target = generator.y_target
-    validation = Validation(substitute, held_out, accelerator, questions(generator))
-    judgement = validation(generator, discriminator, c=loss.hinge_threshold or 0.0, gan=loss.gan)
-    if not judgement.figures["n_correct"]:
-        del judgement.figures["asr"]
-    columns: list[Tensor] = []
-    for (x, y), clean in zip(held_out.batches(250), told["validation"].argmax(1).split(250), strict=True):
-        x = x.to(accelerator.device)
-        x_adv = generator(x)
-        says, says_adv = substitute(x).argmax(1).cpu(), substitute(x_adv).argmax(1).cpu()
-        now = referee.query(x_adv).argmax(1).cpu()
-        counts = (clean == y) if y_target is None else (clean == y) & (y != y_target)
-        fooled = now != y if y_target is None else now == y_target
-        columns.append(torch.stack([says == clean, says_adv == now, counts, counts & fooled]))
-    agree, agree_adversarial, n, hits = torch.cat(columns, 1).float().sum(1).tolist()
-    judgement.figures.update(
-        agreement=agree / len(held_out),
-        agreement_adversarial=agree_adversarial / len(held_out),
-        n_black_box=n,
-        asr_black_box=hits / max(n, 1),
-    )
-    return judgement
-
-
-def remember(record: training.Record, judgement: ValidationResult, round_: int, referee: BlackBox) -> None:
-    """One line of the history for each round."""
-    record["validation_queries"] = referee.queries
-    spent = {name: record[name] for name in ("step", "seconds", "queries", "validation_queries")}
-    record["history"].append({"round": round_, **spent, "asr": None, **judgement.figures})
-
-
-def say(record: training.Record, bar: Any) -> None:
-    """One line a round on the terminal."""
-    h = record["history"][-1]
-    bar.console.print(
-        f"round {h['round']}  {h['queries']} queries  agreement {h['agreement']:.1%}, adversarial "
-        f"{h['agreement_adversarial']:.1%}  val ASR substitute {percent(h['asr'])}, black box {h['asr_black_box']:.2%}",
-        highlight=False,
-    )
-
-
-def keep(substitute: Any, generator: Any, settings: Settings, record: training.Record, c: float) -> None:
-    """Write classifier/ and generator/ with their cards, each whole or not at all: the last round's."""
-    chosen = {name: value for name, value in training.plain(settings).items() if name not in training.FREE}
-    card = substitute_card(chosen, record["history"][-1], c)
-    save_target(substitute, settings.output_dir / "classifier", card)
-    generator.save(settings.output_dir / "generator", card)
-
-
-def write_training(settings: Settings, record: training.Record, total: int, *, finished: bool) -> None:
-    """training.json beside both: how far the training is, and how it went."""
-    summary = {
-        "settings": record["settings"],
-        # What the kept generator was trained on, and what it cost to know it: eval/transfer.py looks for both.
-        "substitute": {"name": settings.substitute, "sha256": record["kept"].get("sha256")},
-        "queries": record["kept"].get("queries", record["queries"]),
-        "validation_queries": record["validation_queries"],
-        "finished": finished,
-        "steps": record["step"],
-        "total_steps": total,
-        "training_seconds": record["seconds"],  # steps and questions: neither loading nor validation
-        "history": record["history"],
-    }
-    atomic_write(settings.output_dir / "training.json", sealed(summary))
-
-
-def conclude(settings: Settings, record: training.Record, total: int) -> None:
-    """The last training.json, and where everything is, on the terminal."""
-    write_training(settings, record, total, finished=record["step"] == total)
-    last = record["history"][-1] if record["history"] else None
+def print_summary(run: SubstituteTraining, directory: Path) -> None:
+    """How far the training is, and where everything is."""
+    record, total = run.record, len(run.plan)
     if record["step"] < total:
         print(f"stopped after step {record['step']} of {total}; the same command with --resume continues")
-    if last is not None:
+    if record["history"]:
+        last = record["history"][-1]
         print(
             f"{record['queries']} queries (validation: {record['validation_queries']} more); validation ASR on the "
             f"black box {last['asr_black_box']:.2%}, on the substitute {percent(last['asr'])}"
         )
-        print(f"substitute in {settings.output_dir / 'classifier'}, generator in {settings.output_dir / 'generator'}")
-    print(tensorboard_command(settings.output_dir / "logs"))
-
-
-def check(settings: Settings) -> None:
-    """Refuse what cannot work, before any work."""
-    check_eps(settings.eps, settings.norm)
-    sizes = ("batch_size", "rounds", "distil_steps", "generator_steps", "adversarial_images", "validation_images")
-    check_signs(
-        settings,
-        positive=(*sizes, "images", "learning_rate", "substitute_learning_rate", "clip_norm"),
-        not_negative=("kappa", "alpha", "beta", "hinge_c", "discriminator_learning_rate", "budget"),
-    )
-    if not 0 <= settings.ema < 1:
-        raise InputError(f"ema must be in [0, 1), got {settings.ema}")
-    if rounds(settings) > min(settings.distil_steps, settings.generator_steps):
-        raise InputError(f"each round needs a step of both, got {settings.rounds} rounds")
+        print(f"substitute in {directory / 'classifier'}, generator in {directory / 'generator'}")
+    print(tensorboard_command(directory / "logs"))
 
 
 def checked_target(settings: Settings) -> ClassifierSpec:
@@ -484,15 +706,3 @@ def checked_target(settings: Settings) -> ClassifierSpec:
     if spec.weights is not None and spec.weights.exists() and spec.weights.resolve() in outputs:
         raise InputError(f"output_dir must not be where the black box lies, got {settings.output_dir}")
     return spec
-
-
-def check_budget(settings: Settings, n: int) -> None:
-    """Refuse, before the first question about one of the `n` images, what would end without an answer."""
-    later = timeline(settings)[-1][0]
-    planned = n + later * min(settings.adversarial_images, n)
-    if settings.budget is not None and planned > settings.budget:
-        raise InputError(
-            f"this run would ask about {planned} images ({n} clean ones and {later} times "
-            f"{min(settings.adversarial_images, n)} adversarial ones), and the budget is {settings.budget}: "
-            "take fewer --images, --rounds or --adversarial-images"
-        )

@@ -1,4 +1,4 @@
-"""train/substitute.py: only answers are used, each is asked once and counted, the budget is kept, a resume is exact."""
+"""Training from queries, in memory and as a program: no gradients of the black box, counts, budget, exact resume."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from advgan import Generator, training
+from advgan import Generator, InputError, Threat, training
 from advgan.classifiers import BlackBox, fingerprint, load_target
 from advgan.core.config import run
 from advgan.data import load_data
 from advgan.defenses import parse_classifiers
 from advgan.evaluation.loading import LoadedGenerator, load_targets, read_training_json
+from advgan.training.substitute import SubstituteConfig, train_substitute
 from tests.conftest import Run
 
 substitute = importlib.import_module("advgan.training.substitute")
 Call = Callable[..., dict[str, Any]]
-# 120 bars, of which 20 are asked about again in each of two later rounds; 48 for validation.
+# 120 images, and 20 adversarial ones in each of two later rounds; 48 for validation.
 SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "16", "--rounds", "3"]
 SMALL += ["--distil-steps", "9", "--generator-steps", "6", "--adversarial-images", "20", "--learning-rate", "0.003"]
 
@@ -49,23 +50,23 @@ def call(words: list[str], tmp_path: Path) -> Call:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BlackBox, Tensor]]:
-    """Every question as it goes out, and no gradient anywhere near: (the box, the images)."""
-    found: list[tuple[BlackBox, Tensor]] = []
-    ask = BlackBox.query
+def queries(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BlackBox, Tensor]]:
+    """Every query, without a gradient: (the black box, the images)."""
+    queries: list[tuple[BlackBox, Tensor]] = []
+    query = BlackBox.query
 
-    def witness(box: BlackBox, x: Tensor) -> Tensor:
-        told = ask(box, x)
-        assert not told.requires_grad
-        found.append((box, x.detach().clone()))
-        return told
+    def recorded(box: BlackBox, x: Tensor) -> Tensor:
+        response = query(box, x)
+        assert not response.requires_grad
+        queries.append((box, x.detach().clone()))
+        return response
 
-    monkeypatch.setattr(BlackBox, "query", witness)
-    return found
+    monkeypatch.setattr(BlackBox, "query", recorded)
+    return queries
 
 
 @pytest.mark.program
-def test_the_program_leaves_a_substitute_and_a_generator(program: Run, words: list[str], tmp_path: Path) -> None:
+def test_program_saves_substitute_and_generator(program: Run, words: list[str], tmp_path: Path) -> None:
     done = program("train/substitute.py", *words, "--output-dir", tmp_path)
     assert "160 queries (validation: 192 more)" in done.stdout
     assert "tensorboard --logdir" in done.stdout
@@ -89,24 +90,24 @@ def test_the_program_leaves_a_substitute_and_a_generator(program: Run, words: li
     assert {"validation/asr_black_box", "validation/agreement_adversarial"} <= set(log.Tags()["scalars"])
 
 
-def test_static_asks_about_each_image_once(call: Call, asked: list[tuple[BlackBox, Tensor]], digits: Path) -> None:
+def test_static_form_queries_each_image_once(call: Call, queries: list[tuple[BlackBox, Tensor]], digits: Path) -> None:
     summary = call("--distillation", "static")
     assert (summary["queries"], summary["validation_queries"], len(summary["history"])) == (120, 96, 1)
-    attack = torch.cat([x for box, x in asked if box is asked[0][0]])
+    attack = torch.cat([x for box, x in queries if box is queries[0][0]])
     own, _ = next(load_data("folder", digits).train.batches(120))
     seen = Counter(x.numpy().tobytes() for x in attack)
     assert seen == Counter(x.numpy().tobytes() for x in own)
     assert set(seen.values()) == {1}
 
 
-def test_dynamic_asks_about_the_newest_adversarial_images(
-    call: Call, asked: list[tuple[BlackBox, Tensor]], digits: Path
+def test_dynamic_form_queries_newest_adversarial_images(
+    call: Call, queries: list[tuple[BlackBox, Tensor]], digits: Path
 ) -> None:
     summary = call("--images", 30, "--budget", 70)
     assert (summary["queries"], summary["validation_queries"]) == (70, 48 * 4)
-    first = asked[0][0]
+    first = queries[0][0]
     assert (first.queries, first.budget, first.remaining) == (70, 70, 0)
-    clean, *later = [x for box, x in asked if box is first]
+    clean, *later = [x for box, x in queries if box is first]
     assert [len(x) for x in (clean, *later)] == [30, 20, 20]
     for x_adv in later:  # each is one of the attacker's own images, perturbed within the ball
         distance = (x_adv[:, None] - clean).abs().flatten(2).amax(2)
@@ -119,7 +120,7 @@ def test_dynamic_asks_about_the_newest_adversarial_images(
     assert {known[x.numpy().tobytes()] for x in clean} == {0, 1, 2}, "drawn, not the first of a sorted folder"
 
 
-def test_a_black_box_of_labels_alone_without_autograd(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_black_box_of_labels_without_autograd(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def blind(cls: type[BlackBox], model: nn.Module, classes: int, answers: str, budget: int | None = None) -> BlackBox:
         def answer(x: Tensor) -> list[int]:  # numpy() refuses what a gradient could come back to
             return model.eval()(torch.from_numpy(x.numpy())).argmax(1).tolist()
@@ -133,11 +134,11 @@ def test_a_black_box_of_labels_alone_without_autograd(call: Call, monkeypatch: p
 
 
 def test_stopped_and_resumed_equals_uninterrupted(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[BlackBox, Tensor]]
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queries: list[tuple[BlackBox, Tensor]]
 ) -> None:
     whole = call(out="whole")
-    number = len(asked)
-    asked.clear()
+    number = len(queries)
+    queries.clear()
     # Asked after every step: in the midst of an attack, of the second round's distillation, and between two rounds.
     stops = iter([*[False] * 3, True, *[False] * 2, True, *[False] * 2, True])
     monkeypatch.setattr(training.Stop, "requested", lambda *_: next(stops, False))
@@ -145,7 +146,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert call("--resume", out="parts")["steps"] == 7
     assert call("--resume", out="parts")["steps"] == 10
     parts = call("--resume", out="parts")
-    assert len(asked) == number, "what was told is kept"
+    assert len(queries) == number, "no image is queried twice"
     for key in ("queries", "validation_queries", "substitute"):
         assert parts[key] == whole[key]
     drop = {"seconds"}
@@ -157,9 +158,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_others_find_what_it_was_trained_on_and_what_it_cost(
-    call: Call, digits: Path, classifier: Path, tmp_path: Path
-) -> None:
+def test_saved_run_holds_substitute_and_query_count(call: Call, digits: Path, classifier: Path, tmp_path: Path) -> None:
     summary = call()
     data, out = load_data("folder", digits), tmp_path / "out"
     specs = parse_classifiers(("mnist-small", "mnist-b"), (classifier, out))
@@ -194,9 +193,9 @@ def test_others_find_what_it_was_trained_on_and_what_it_cost(
         (["--resume"], "nothing to resume"),
     ],
 )
-def test_nonsense_is_one_line_and_exit_code_2_and_asks_nothing(
+def test_invalid_settings_exit_with_code_2_before_any_query(
     call: Call,
-    asked: list[tuple[BlackBox, Tensor]],
+    queries: list[tuple[BlackBox, Tensor]],
     capsys: pytest.CaptureFixture[str],
     extra: list[str],
     message: str,
@@ -208,10 +207,10 @@ def test_nonsense_is_one_line_and_exit_code_2_and_asks_nothing(
     error = re.sub(r"^note: classes of .*?(?=error: )", "", error, flags=re.S)
     assert error.startswith("error: ")
     assert message in error
-    assert not asked
+    assert not queries
 
 
-def test_the_black_box_is_never_written_over(call: Call, classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_black_box_is_never_overwritten(call: Call, classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for extra in (["--output-dir", classifier], ["--output-dir", classifier, "--overwrite"]):
         with pytest.raises(SystemExit):
             call(*extra)
@@ -230,13 +229,113 @@ def test_unrolled_network_of_the_substitute(call: Call, tmp_path: Path) -> None:
     assert generator.iterations == 1
 
 
-def test_rounds_share_the_steps() -> None:
-    settings = substitute.Settings(rounds=3, distil_steps=10, generator_steps=4)
-    plan = substitute.timeline(settings)
+Pair = tuple[Tensor, Tensor]
+FEW: dict[str, Any] = {"rounds": 2, "distil_steps": 8, "generator_steps": 6, "adversarial_images": 10}
+FEW |= {"batch_size": 16, "width": 8, "depth": 1, "eps": 0.3, "substitute": "mnist-b", "progress": False}
+
+
+@pytest.fixture
+def attacker(digits: Path) -> Pair:
+    return next(load_data("folder", digits).train.batches(60))
+
+
+@pytest.fixture
+def labelled(digits: Path) -> Pair:
+    return next(load_data("folder", digits).validation.batches(48))
+
+
+def test_train_substitute_of_function_of_labels(classifier: Path, attacker: Pair, labelled: Pair) -> None:
+    model, counts = load_target("mnist-small", classifier), [0]
+
+    def labels(x: Tensor) -> list[int]:
+        counts[0] += len(x)
+        return model(torch.from_numpy(x.numpy())).argmax(1).tolist()  # numpy() refuses a tensor with a gradient
+
+    before = torch.get_rng_state()
+    result = train_substitute(labels, attacker[0], labelled, answers="labels", budget=70, **FEW)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (result.queries, result.validation_queries) == (70, 48 * 3)
+    assert counts[0] == result.queries + result.validation_queries
+    assert [metrics["round"] for metrics in result.history] == [1, 2]
+    x = labelled[0]
+    assert Threat("linf", 0.3).violations(result.generator.perturb(x), x) == []
+    again = train_substitute(labels, attacker[0], labelled, answers="labels", budget=70, **FEW)
+    for first, second in ((result.substitute, again.substitute), (result.generator, again.generator)):
+        assert fingerprint(first) == fingerprint(second)
+
+
+def test_train_substitute_continues_in_output_dir(
+    classifier: Path, attacker: Pair, labelled: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_target("mnist-small", classifier).train()
+    whole = train_substitute(model, attacker, labelled, **FEW)
+    assert model.training
+    stops = iter([*[False] * 5, True])
+    monkeypatch.setattr(training.Stop, "requested", lambda *_: next(stops, False))
+    train_substitute(model, attacker, labelled, output_dir=tmp_path, **FEW)
+    with pytest.raises(InputError, match="already holds a generator run"):
+        train_substitute(model, attacker, labelled, output_dir=tmp_path, **FEW)
+    result = train_substitute(model, attacker, labelled, output_dir=tmp_path, resume=True, **FEW)
+    saved = load_target("mnist-b", tmp_path)
+    assert fingerprint(saved) == fingerprint(result.substitute) == fingerprint(whole.substitute)
+    assert fingerprint(Generator.from_pretrained(tmp_path)) == fingerprint(whole.generator)
+    assert "Made by `train_substitute(...)`" in (tmp_path / "generator" / "README.md").read_text()
+
+
+class Linear(nn.Module):
+    """A substitute that no registry has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(x.flatten(1))
+        return logits
+
+
+def test_train_substitute_of_own_module(classifier: Path, attacker: Pair, labelled: Pair) -> None:
+    black_box, own = load_target("mnist-small", classifier), Linear()
+    result = train_substitute(black_box, attacker, labelled, **FEW | {"substitute": own, "distillation": "static"})
+    assert result.substitute is own
+    assert result.generator.perturb(labelled[0]).shape == labelled[0].shape
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": 69}, "and the budget is 69"),
+        ({"rounds": 7}, "each round needs a step of both"),
+        ({"substitute": "mnist-z"}, "unknown target 'mnist-z'"),
+        ({"substitute": Linear(), "output_dir": "out"}, "output_dir needs a built-in substitute, got Linear"),
+        ({"num_classes": 2}, "validation has labels up to 2, expected 0 to 1"),
+        ({"batch_size": 61}, "batch size must be in 1..60"),
+        ({"resume": True}, "resume needs the output_dir"),
+        ({"y_target": 3}, "y_target must be a class from 0 to 2"),
+    ],
+)
+def test_train_substitute_raises_before_any_query(
+    settings: dict[str, Any],
+    message: str,
+    queries: list[tuple[BlackBox, Tensor]],
+    attacker: Pair,
+    labelled: Pair,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        train_substitute(lambda x: torch.zeros(len(x), 3).softmax(1), attacker, labelled, **FEW | settings)
+    assert not queries
+    assert not list(tmp_path.iterdir())
+
+
+def test_rounds_share_steps() -> None:
+    plan = SubstituteConfig(rounds=3, distil_steps=10, generator_steps=4).step_schedule()
     assert Counter(phase for _, phase in plan) == {"distil": 10, "attack": 4}
     assert [k for k, _ in plan] == sorted(k for k, _ in plan)
     assert [Counter(p for r, p in plan if r == k)["distil"] for k in range(3)] == [3, 3, 4]
-    static = substitute.timeline(substitute.Settings(distillation="static", distil_steps=10, generator_steps=4))
+    static = SubstituteConfig(distillation="static", distil_steps=10, generator_steps=4).step_schedule()
     assert static == [(0, "distil")] * 10 + [(0, "attack")] * 4
 
 
