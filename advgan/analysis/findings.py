@@ -21,7 +21,7 @@ STILL = 0.01  # share of the images that may have a gradient of zero
 
 
 class Measured(NamedTuple):
-    """All results of one target, and by group the first seed of each attack that has figures."""
+    """All results of one target, and by group the first seed of each attack with metrics."""
 
     results: list[Result]
     groups: dict[Group, list[Result]]
@@ -140,11 +140,11 @@ def unbounded(measured: Measured) -> list[Finding]:
 
 
 def completed(measured: Measured) -> list[Finding]:
-    """Results without figures: the attack crashed, or broke a rule of the harness."""
+    """Results without metrics: the attack raised or violated the threat model."""
     failed = [result.row for result in measured.results if result.row["status"] != "ok"]
     reasons = list(dict.fromkeys(f"{row['attack']} {row['status']}" for row in failed))
     shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-    count = f"{len(measured.results) - len(failed)} of {len(measured.results)} results have figures"
+    count = f"{len(measured.results) - len(failed)} of {len(measured.results)} results have metrics"
     return [Finding(bool(failed), len(failed), f"{count}: {shown}" if failed else count)]
 
 

@@ -14,7 +14,7 @@ MUCH = 0.05  # share of the images: attacks on an honest target differ by a poin
 
 def masking(results: Sequence[Result], num_classes: int) -> list[dict[str, Any]]:
     """The verdict on each target: "masks its gradients", "honest", "unclear" or "not tested", and the worst
-    figures in words.
+    metrics in words.
 
     The target's own gradients are what its "@naive" attacks followed; where it has none, what its white-box attacks
     did. They are masked, after Athalye et al. 2018 ("Obfuscated gradients", section 3.1), where at the same eps

@@ -18,8 +18,8 @@ Scenario = tuple[str, str, int | None]  # target, norm, y_target
 def distances(results: Iterable[Result]) -> dict[Scenario, dict[str, np.ndarray]]:
     """Per (target, norm, y_target) and attack, how far each image that counts had to go: (n_attacked,) float64.
 
-    Of a minimal-norm attack it is the norm of its answer, of a bounded one the smallest eps at which it succeeds (how
-    far inside that ball an answer lies means nothing: the attack does not look for small ones); inf where none does.
+    Of a minimum-norm attack it is the norm of its perturbation, of a bounded one the smallest eps at which it succeeds
+    (the norm inside that ball has no meaning: the attack does not minimise it); inf where none does.
     Of several seeds the first counts, and an eps at which under a quarter of the attacks was run does not (PGD alone at
     eps 0.5, for a sanity check).
     """

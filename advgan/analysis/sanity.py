@@ -79,7 +79,8 @@ CHECKS = (
     Check(
         "Gradient-free attacks do not beat gradient-based ones",
         at_least(white_box, access("scores", "decisions")),
-        MASKED + "Its robustness against gradient attacks is then no robustness. Trust the gradient-free figure, and "
+        MASKED
+        + "Its robustness against gradient attacks is then no robustness. Trust the gradient-free success rate, and "
         "attack what hides the gradients.",
         "Run square beside pgd: --sanity does.",
     ),
@@ -100,7 +101,7 @@ CHECKS = (
     Check(
         "Doubling the steps changes little",
         findings.settled,
-        "The attack has not converged, so its figure flatters the target. Double the steps until success stands still.",
+        "The attack has not converged, so its success rate is too low. Double the steps until success stands still.",
         "Run an attack with a number of steps and with twice as many (pgd:steps=40 pgd:steps=80): --sanity does.",
     ),
     Check(
@@ -114,14 +115,14 @@ CHECKS = (
         "With no real bound (linf eps 0.5) accuracy falls to chance or below",
         findings.unbounded,
         "At this eps every image can be made plain grey. Where accuracy stays higher the attack fails; nothing says "
-        "that the target resists: masked gradients, a wrong step size, or answers that are cut back. Mend the attack "
+        "that the target resists: masked gradients, a wrong step size, or clipped images. Mend the attack "
         "first.",
         "Run PGD at eps 0.5 too: --sanity does.",
     ),
     Check(
         "Every attack ran to its end and kept its bounds",
         findings.completed,
-        "An attack without figures says nothing about the target: it may have been the strongest. Mend it and run it "
+        "A failed attack is no evidence of robustness: it may have been the strongest. Mend it and run it "
         "again; what is done is not run again.",
         "Run any attack.",
     ),

@@ -1,4 +1,4 @@
-"""A trained generator as one file that other programs run, in ONNX or as torch's own .pt2; its answers are PyTorch's.
+"""A trained generator as one file that other programs run, in ONNX or as torch's own .pt2; with the same outputs.
 
     advgan export checkpoints/mnist-c-generator
     advgan export RUN --format pt2

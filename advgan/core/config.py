@@ -184,7 +184,7 @@ def _marked(files: Path | tuple[Path, ...]) -> Path | tuple[Path, ...]:
 
 
 def _parsed(settings_class: type[S], words: list[str], **options: Any) -> S:
-    """tyro's answer to `words`. Raises InputError with the first paragraph of what it prints in a box."""
+    """Settings parsed from `words`. Raises InputError with the first paragraph of what it prints in a box."""
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):

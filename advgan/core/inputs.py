@@ -62,7 +62,7 @@ def check_labels(y: Any, n: int, name: str = "y") -> None:
 def check_columns(logits: Any) -> None:
     """Raise InputError unless `logits` are a float tensor (n, k) with k >= 2."""
     if not isinstance(logits, Tensor):
-        raise InputError(f"the target must answer with a tensor of logits, got {type(logits).__name__}")
+        raise InputError(f"the target must return a tensor of logits, got {type(logits).__name__}")
     shape = tuple(logits.shape)
     if (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) and logits.is_floating_point():
         raise InputError(
@@ -70,9 +70,9 @@ def check_columns(logits: Any) -> None:
             "model = check_target(model, x, 2) makes two logits of one"
         )
     if len(shape) != 2 or shape[1] < 2:
-        raise InputError(f"the target must answer with logits of shape (n, classes), got {shape}")
+        raise InputError(f"the target must return logits of shape (n, classes), got {shape}")
     if not logits.is_floating_point():
-        raise InputError(f"the target must answer with logits, got {logits.dtype} (predicted labels?)")
+        raise InputError(f"the target must return logits, got {logits.dtype} (predicted labels?)")
 
 
 def is_softmax(outputs: Tensor) -> bool:

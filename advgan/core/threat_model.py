@@ -1,4 +1,4 @@
-"""The threat model: which images an attacker may answer with, and the measure of what was answered."""
+"""The threat model: a ball and the box [0, 1], projection onto them, and norms of perturbations."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Threat:
         return (x + delta).clamp(0, 1)
 
     def violations(self, x_adv: Tensor, x: Tensor) -> list[str]:
-        """What is wrong with `x_adv` as an answer to `x` (n, c, h, w), in words; empty when it keeps every promise."""
+        """The violations of `x_adv` for clean `x` (n, c, h, w), in words; empty without any."""
         if x_adv.shape != x.shape:
             return [f"shape {tuple(x_adv.shape)} instead of {tuple(x.shape)}"]
         if x_adv.dtype != torch.float32:

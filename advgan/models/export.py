@@ -36,7 +36,7 @@ from advgan.models.unrolled import twice_differentiable
 
 Format = Literal["onnx", "pt2"]
 Inputs = dict[str, Tensor]
-NAME, ANSWER = "generator.json", "x_adv"  # of the metadata in a .pt2; of the output
+NAME, OUTPUT_NAME = "generator.json", "x_adv"  # of the metadata in a .pt2; of the output
 CHUNK = 50  # images at once: what fits the cache in onnxruntime's layout
 CLOSE = 1e-3  # the largest difference from PyTorch that is rounding, as a share of eps
 
@@ -104,10 +104,10 @@ def flattened(module: nn.Module, given: Inputs) -> torch.fx.GraphModule:
 
 
 def export_generator(generator: Generator, path: Path, kind: Format) -> list[Check]:
-    """Write `generator`, on the CPU, to `path`, once its answers there are PyTorch's; what was compared.
+    """Write `generator`, on the CPU, to `path`, once its outputs equal PyTorch's; the comparisons.
 
     Its norm, eps, classes and the SHA-256 of its weights stand in ONNX's metadata, or in generator.json among the extra
-    files of a .pt2. Raises InputError, and leaves `path` as it was, where the answers differ or leave the ball.
+    files of a .pt2. Raises InputError, and leaves `path` as it was, where the outputs differ or leave the ball.
     """
     if path.suffix != f".{kind}":
         raise InputError(f"a file in format {kind} must be called something.{kind}, got {path}")
@@ -123,7 +123,7 @@ def export_generator(generator: Generator, path: Path, kind: Format) -> list[Che
         for check in checks:
             if check.violations or not check.difference <= CLOSE * generator.threat.eps:
                 raise InputError(
-                    f"the exported generator does not answer images {check.shape} as PyTorch does, nothing was "
+                    f"outputs of the exported generator for images {check.shape} differ from PyTorch's, nothing was "
                     f"written: pixels differ by up to {check.difference:.3g}; "
                     f"{'; '.join(check.violations) or 'all in the ball'}"
                 )
@@ -142,14 +142,14 @@ def compare(generator: Generator, run: Callable[[Inputs], Tensor]) -> list[Check
         given = inputs(generator, x, rng)
         with torch.no_grad():
             expected = generator(**given)
-        answer = run(given)
+        output = run(given)
         radii = given.get("eps", torch.full((n,), generator.threat.eps)).tolist()
         found = [
             text
             for i, radius in enumerate(radii)
-            for text in Threat(generator.threat.norm, radius).violations(answer[i : i + 1], x[i : i + 1])
+            for text in Threat(generator.threat.norm, radius).violations(output[i : i + 1], x[i : i + 1])
         ]
-        checks.append(Check(tuple(x.shape), (answer - expected).abs().max().item(), found))
+        checks.append(Check(tuple(x.shape), (output - expected).abs().max().item(), found))
     return checks
 
 
@@ -179,10 +179,10 @@ def read_onnx(path: Path) -> Callable[[Inputs], Tensor]:
 
     def run(given: Inputs) -> Tensor:
         parts = zip(*(each.split(CHUNK) for each in given.values()), strict=True)
-        answers = [
+        outputs = [
             session.run(None, {key: each.numpy() for key, each in zip(given, part, strict=True)}) for part in parts
         ]
-        return torch.cat([torch.from_numpy(answer[0]) for answer in answers])
+        return torch.cat([torch.from_numpy(output[0]) for output in outputs])
 
     return run
 
@@ -215,7 +215,7 @@ def _onnx_bytes(generator: Generator) -> bytes:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # several inputs have the same n: they shall
         program: Any = torch.onnx.export(
-            traced, dynamo=True, output_names=[ANSWER], dynamic_shapes=names, verbose=False
+            traced, dynamo=True, output_names=[OUTPUT_NAME], dynamic_shapes=names, verbose=False
         )
     program.model.metadata_props.update({f"advgan.{key}": text for key, text in about(generator).items()})
     content: bytes = program.model_proto.SerializeToString()

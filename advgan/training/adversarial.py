@@ -190,7 +190,7 @@ class Adversary:
             x_adv: Tensor = self.generator(x, eps=x.new_full((len(x),), eps))
             with self.accelerator.autocast():
                 logits = self.net(x_adv).float()
-            loss = losses.adversarial(logits, y, kappa=KAPPA).mean()
+            loss = losses.adversarial_loss(logits, y, kappa=KAPPA).mean()
             self.optimizer.zero_grad()
             self.accelerator.backward(loss)
             self.optimizer.step()

@@ -25,11 +25,11 @@ class RunFlags:
 class LossFlags:
     """The weighted sum that the generator minimises."""
 
-    adversarial: losses.Adversarial = "margin"
+    adversarial: losses.AdversarialLoss = "margin"
     """Adversarial loss on the logits"""
     kappa: Real = 5.0
     """Confidence margin of the adversarial loss (form margin)"""
-    gan: losses.GAN = "least-squares"
+    gan: losses.GANLoss = "least-squares"
     """Form of the GAN loss"""
     alpha: Real = 0.1
     """Weight of the GAN loss; 0 leaves it out"""

@@ -34,9 +34,9 @@ class LossConfig:
     hinge_threshold      l2 norm from which the hinge is active; None: 0.85 of that of random-sign noise of the same eps
     """
 
-    adversarial: losses.Adversarial = "margin"
+    adversarial: losses.AdversarialLoss = "margin"
     kappa: float = 5.0
-    gan: losses.GAN = "least-squares"
+    gan: losses.GANLoss = "least-squares"
     alpha: float = 0.1
     beta: float = 0.05
     hinge_threshold: float | None = None
@@ -166,7 +166,7 @@ def discriminator_step(
     for part in micro_batches(len(x), accumulate):
         with no_sync_unless_last(discriminator, part.stop == len(x), accelerator):
             real, fake = discriminator(torch.cat([x[part], x_adv[part]])).chunk(2)
-            value = losses.gan_discriminator(real, fake, form=loss.gan).mean()
+            value = losses.discriminator_loss(real, fake, form=loss.gan).mean()
             accelerator.backward(value / accumulate)
         metrics.append({"loss discriminator": value, "D(real)": real.mean(), "D(fake)": fake.mean()})
     optimizer.step()
@@ -227,22 +227,22 @@ def loss_inputs(
 def weighted_loss(loss: LossConfig, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of `loss`, a mean over the images, and its terms."""
     delta = inputs.x_adv - inputs.x
-    adversarial = losses.adversarial(
+    adversarial = losses.adversarial_loss(
         inputs.logits, inputs.y, inputs.y_target, form=loss.adversarial, kappa=loss.kappa
     )  # fmt: skip
     threshold = (loss.hinge_threshold or 0.0) * inputs.conditions.eps_scale
     terms = {
         "loss adversarial": adversarial.mean(),
-        "loss GAN": losses.gan_generator(inputs.scores, form=loss.gan).mean(),
-        "loss hinge": losses.hinge(delta, threshold).mean(),
+        "loss GAN": losses.generator_loss(inputs.scores, form=loss.gan).mean(),
+        "loss hinge": losses.perturbation_hinge(delta, threshold).mean(),
     }
     total = terms["loss adversarial"] + loss.alpha * terms["loss GAN"] + loss.beta * terms["loss hinge"]
     if loss.diversity_weight and inputs.conditions.z is not None:
-        terms["loss sameness"] = losses.sameness(delta).mean()
+        terms["loss sameness"] = losses.diversity_loss(delta).mean()
         total = total + loss.diversity_weight * terms["loss sameness"]
     detector_weight = DETECTOR_WEIGHT if loss.detector_weight is None else loss.detector_weight
     if detector_weight and inputs.rejection is not None:
-        terms["loss evasion"] = losses.evasion(inputs.rejection).mean()
+        terms["loss evasion"] = losses.detector_loss(inputs.rejection).mean()
         total = total + detector_weight * terms["loss evasion"]
     return total, terms
 

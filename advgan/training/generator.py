@@ -214,7 +214,7 @@ class GeneratorTraining:
         self.total = steps or config.optimization.epochs * steps_per_epoch(self.images.train, self.batch_size)
         if config.loss.hinge_threshold is not None:
             return config
-        return config.replace({"hinge_threshold": losses.hinge_start(sample, threat.norm, threat.eps)})
+        return config.replace({"hinge_threshold": losses.default_hinge_threshold(sample, threat.norm, threat.eps)})
 
     def _networks(
         self, modules: Modules, threat: Threat, y_target: int | None, resume: bool

@@ -100,11 +100,11 @@ class SubstituteConfig:
     bf16: bool = False
     """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
 
-    adversarial: losses.Adversarial = "margin"
+    adversarial: losses.AdversarialLoss = "margin"
     """Adversarial loss on the substitute's logits"""
     kappa: Real = 5.0
     """Margin of the adversarial loss (form margin)"""
-    gan: losses.GAN = "least-squares"
+    gan: losses.GANLoss = "least-squares"
     """Form of the GAN loss"""
     alpha: Real = 0.1
     """Weight of the GAN loss; 0 leaves it out"""
@@ -185,7 +185,7 @@ class SubstituteConfig:
         names = {name: FLAGS.get(name, name) for name in TrainingConfig().to_dict()}
         values = {name: getattr(self, flag) for name, flag in names.items() if hasattr(self, flag)}
         if self.hinge_c is None:
-            values["hinge_threshold"] = losses.hinge_start(sample, self.norm, self.eps)
+            values["hinge_threshold"] = losses.default_hinge_threshold(sample, self.norm, self.eps)
         return TrainingConfig().replace(values)
 
 

@@ -109,7 +109,7 @@ class Validation:
         return self.target.rejection_score(x) <= 0 if self.rejects else every
 
     def __call__(
-        self, generator: Any, discriminator: nn.Module, *, c: float, gan: losses.GAN, with_gan: bool = True
+        self, generator: Any, discriminator: nn.Module, *, c: float, gan: losses.GANLoss, with_gan: bool = True
     ) -> ValidationResult:
         """Judge `generator`, with the hinge active above l2 length `c`, and `discriminator` of form `gan`.
 
@@ -129,7 +129,14 @@ class Validation:
 
     @torch.no_grad()
     def _judge(
-        self, generator: Any, discriminator: nn.Module, question: Question, *, c: float, gan: losses.GAN, with_gan: bool
+        self,
+        generator: Any,
+        discriminator: nn.Module,
+        question: Question,
+        *,
+        c: float,
+        gan: losses.GANLoss,
+        with_gan: bool,
     ) -> ValidationResult:
         device, sums = self.accelerator.device, torch.zeros(9, device=self.accelerator.device)
         first: ValidationResult | None = None
@@ -142,8 +149,8 @@ class Validation:
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
             counts, answered = (logits.argmax(1) == y) & (y != y_target) & accepted, self._accepted(x_adv)
             fooled = torch.where(y_target < 0, predicted != y, predicted == y_target) & answered
-            kept = losses.looks_real(discriminator(x).float(), form=gan)
-            caught = ~losses.looks_real(discriminator(x_adv).float(), form=gan)
+            kept = losses.predicted_real(discriminator(x).float(), form=gan)
+            caught = ~losses.predicted_real(discriminator(x_adv).float(), form=gan)
             length, largest = delta.norm(dim=1), delta.abs().amax(1)
             columns = [torch.ones_like(y), counts, counts & fooled, length, largest, length > c, kept, caught]
             columns.append(counts & ~answered)

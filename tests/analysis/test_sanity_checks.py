@@ -185,7 +185,7 @@ def test_failed_attacks_violate_completion_with_reason() -> None:
     row = verdict(COMPLETED, with_asr("pgd", 60), with_asr("fgsm", 0, status="failed: NaN in the answer"))
     assert (row["verdict"], row["detail"]) == (
         "violated",
-        "1 of 2 results have figures: fgsm failed: NaN in the answer",
+        "1 of 2 results have metrics: fgsm failed: NaN in the answer",
     )
 
 

@@ -93,7 +93,7 @@ def test_nothing_is_left_where_the_answers_are_others(tmp_path: Path, monkeypatc
     monkeypatch.setattr(export, "_onnx_bytes", lambda generator: b"another")
     monkeypatch.setattr(export, "read_onnx", lambda aside: lambda given: given["x"])
     with pytest.raises(
-        InputError, match=r"images \(1, 1, 16, 16\) as PyTorch does, nothing was written: .* in the ball"
+        InputError, match=r"images \(1, 1, 16, 16\) differ from PyTorch's, nothing was written: .* in the ball"
     ):
         export_generator(made(), path, "onnx")
     assert path.read_bytes() == b"what was there before"

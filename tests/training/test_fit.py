@@ -190,7 +190,7 @@ def test_own_parts(images: tuple[Tensor, Tensor]) -> None:
 
     def loss(inputs: LossInputs) -> Tensor:
         kinds.add((tuple(inputs.logits.shape), tuple(inputs.scores.shape), inputs.y_target is None))
-        return losses.adversarial(inputs.logits, inputs.y, kappa=1.0)
+        return losses.adversarial_loss(inputs.logits, inputs.y, kappa=1.0)
 
     made: list[torch.optim.Optimizer] = []
 
@@ -210,8 +210,8 @@ def test_own_parts(images: tuple[Tensor, Tensor]) -> None:
 
 def test_own_loss_equal_to_the_weighted_sum_makes_the_same_generator(images: tuple[Tensor, Tensor]) -> None:
     def loss(inputs: LossInputs) -> Tensor:
-        adversarial = losses.adversarial(inputs.logits, inputs.y, kappa=5.0).mean()
-        return adversarial + 0.1 * losses.gan_generator(inputs.scores).mean()
+        adversarial = losses.adversarial_loss(inputs.logits, inputs.y, kappa=5.0).mean()
+        return adversarial + 0.1 * losses.generator_loss(inputs.scores).mean()
 
     own = advgan.fit(Linear(), images, loss=loss, **SMALL)
     assert_same(weights(own), weights(advgan.fit(Linear(), images, loss=LossConfig(beta=0.0), **SMALL)))

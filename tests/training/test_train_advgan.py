@@ -272,8 +272,10 @@ def test_against_a_detector_only_what_is_answered_counts(advgan, words, digits, 
 
 
 def test_nan_stops_with_step_and_term_and_keeps_the_last_good_generator(advgan, words, tmp_path, monkeypatch):
-    calls, hinge = iter(range(100)), losses.hinge
-    monkeypatch.setattr(losses, "hinge", lambda delta, c: hinge(delta, c) * (1 if next(calls) < 6 else float("nan")))
+    calls, hinge = iter(range(100)), losses.perturbation_hinge
+    monkeypatch.setattr(
+        losses, "perturbation_hinge", lambda delta, c: hinge(delta, c) * (1 if next(calls) < 6 else float("nan"))
+    )
     with pytest.raises(SystemExit, match=r"step 7: loss hinge.* is not finite.*the last good generator is in"):
         run(advgan.main, advgan.Settings, [*words, "--max-steps", "20", "--output-dir", str(tmp_path)])
     weights = load_file(tmp_path / "generator" / "model.safetensors")
