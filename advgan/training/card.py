@@ -46,7 +46,7 @@ SUBSTITUTE = """---
 library_name: advgan
 tags: [adversarial-examples, black-box, advgan]
 ---
-# A substitute and its generator: `{substitute}` learned from the answers of `{target}` ({dataset})
+# A substitute and its generator: `{substitute}` trained on the responses of `{target}` ({dataset})
 
 Two folders were made together: `classifier/`, a substitute that was distilled from a black box's {answers}
 ({distillation}), and `generator/`, which perturbs images {goal}, within {norm} {radius} and the box [0, 1], in
@@ -60,17 +60,17 @@ one forward pass{iterations}. The generator saw the gradients of the substitute 
 | | |
 |---|---|
 | queries to the black box | {queries} (validation, which only measures: {validation_queries} more) |
-| attack success rate on the black box, {n_black_box:.0f} validation images that it has right | {asr_black_box:.2%} |
-| on the substitute, {n_correct:.0f} validation images that it has right | {asr_substitute} |
-| both say the same of clean images, of adversarial ones | {agreement:.2%}, {agreement_adversarial:.2%} |
+| attack success rate on the black box, {n_black_box:.0f} validation images classified correctly | {asr_black_box:.2%} |
+| on the substitute, {n_correct:.0f} validation images classified correctly | {asr_substitute} |
+| agreement of both on clean images, on adversarial ones | {agreement:.2%}, {agreement_adversarial:.2%} |
 | mean l2 of the perturbation | {l2:.3f} |
 | loss | {loss} |
 | trained | {step:.0f} steps of {batch_size} images, {seconds:.0f} s, {round} rounds, seed {seed} |
 
 Made by `{command}`.
 
-Nothing was chosen by these figures: both are the last round's. Test images were not seen: `eval/transfer.py` reports on
-them. The figures hold for this black box and this data.
+Nothing was chosen by these metrics: both networks are the last round's. Test images were not used: `eval/transfer.py`
+reports on them. The metrics hold for this black box and this data.
 """
 
 

@@ -108,6 +108,12 @@ class TrainingConfig:
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+    @classmethod
+    def from_flags(cls, flags: Any) -> TrainingConfig:
+        """The settings of a program, which are called as in `FLAGS`."""
+        names = {name: FLAGS.get(name, name) for name in cls().to_dict()}
+        return cls().replace({name: getattr(flags, flag) for name, flag in names.items() if hasattr(flags, flag)})
+
     def replace(self, settings: Mapping[str, Any]) -> TrainingConfig:
         """The same with some settings changed, each in its group. Raises InputError for an unknown one."""
         groups = {group.name: getattr(self, group.name) for group in fields(self)}

@@ -150,9 +150,7 @@ def main(settings: Settings) -> None:
 
 def training_config(settings: Settings) -> TrainingConfig:
     """The settings by the names of the library. `seed_weights` is False because `training.start` sets the seed."""
-    names = {name: FLAGS.get(name, name) for name in TrainingConfig().to_dict()}
-    values = {name: getattr(settings, flag) for name, flag in names.items() if hasattr(settings, flag)}
-    return TrainingConfig().replace(values | {"seed_weights": False})
+    return TrainingConfig.from_flags(settings).replace({"seed_weights": False})
 
 
 def check(settings: Settings, config: TrainingConfig) -> None:

@@ -55,7 +55,7 @@ from advgan.training.build import build_generator
 from advgan.training.card import percent, substitute_card
 from advgan.training.flags import RunFlags
 from advgan.training.frozen import frozen, process_settings
-from advgan.training.options import FLAGS, TrainingConfig
+from advgan.training.options import TrainingConfig
 from advgan.training.run_directory import Place, RunDirectory
 from advgan.training.runtime.distributed import make_accelerator
 from advgan.training.runtime.loop import Interrupted, Stop, Terminated, progress_bar
@@ -164,7 +164,7 @@ class SubstituteConfig:
         planned = n + later * adversarial
         if self.budget is not None and planned > self.budget:
             raise InputError(
-                f"this run would ask about {planned} images ({n} clean ones and {later} times {adversarial} "
+                f"this run would query {planned} images ({n} clean ones and {later} times {adversarial} "
                 f"adversarial ones), and the budget is {self.budget}: "
                 "take fewer --images, --rounds or --adversarial-images"
             )
@@ -182,11 +182,10 @@ class SubstituteConfig:
 
     def training_config(self, sample: Tensor) -> TrainingConfig:
         """Settings of the generator's steps; the hinge's default threshold is that of images like `sample`."""
-        names = {name: FLAGS.get(name, name) for name in TrainingConfig().to_dict()}
-        values = {name: getattr(self, flag) for name, flag in names.items() if hasattr(self, flag)}
-        if self.hinge_c is None:
-            values["hinge_threshold"] = losses.default_hinge_threshold(sample, self.norm, self.eps)
-        return TrainingConfig().replace(values)
+        default = losses.default_hinge_threshold(sample, self.norm, self.eps)
+        return TrainingConfig.from_flags(self).replace(
+            {"hinge_threshold": default if self.hinge_c is None else self.hinge_c}
+        )
 
 
 @dataclass(frozen=True)
@@ -569,8 +568,9 @@ class SubstituteTraining:
 
     def _end_round(self, round_: int, log: Any, bar: Any) -> None:
         """Validate, and save both networks."""
-        record, averaged = self.record, self.trainer.averaged.module
-        result = self._validate()
+        record = self.record
+        generator: Any = self.trainer.averaged.module
+        result = self._validate(generator)
         record["validation_queries"] = self.validation_black_box.queries
         costs = {name: record[name] for name in ("step", "seconds", "queries", "validation_queries")}
         metrics = {"round": round_ + 1, **costs, "asr": None, **result.figures}
@@ -585,18 +585,16 @@ class SubstituteTraining:
         if log:
             write_validation(log, result, record["step"], self.data.classes)
             log.add_scalar("queries", record["queries"], record["step"])
-        generator: Any = averaged
         self.files.save(self.substitute, generator, self.threshold, self.program)
 
     @torch.no_grad()
-    def _validate(self) -> ValidationResult:
+    def _validate(self, generator: Generator) -> ValidationResult:
         """The averaged generator's metrics on the substitute and on the black box, by which nothing is chosen.
 
         Adds to those of `Validation`, which are on the substitute: agreement of substitute and black box on clean and
         on adversarial images, and asr_black_box, over the n_black_box images that it classifies correctly. There is no
         asr where the substitute classifies no image correctly.
         """
-        generator: Any = self.trainer.averaged.module
         substitute, held_out, y_target = self.substitute.eval(), self.data.validation, self.config.y_target
         validation = Validation(substitute, held_out, self.accelerator, questions(generator))
         result = validation(generator, self.trainer.discriminator, c=self.threshold, gan=self.config.gan)
@@ -672,7 +670,9 @@ def main(settings: Settings) -> None:
         program="train/substitute.py",
     )
     if settings.substitute == spec.name:
-        accelerator.print(f"note: the substitute is a {spec.name} like the black box: an attacker who guessed it")
+        accelerator.print(
+            f"note: substitute and target share the architecture ({spec.name}), which an attacker would have to guess"
+        )
     write_settings(settings, settings.output_dir)
     code = 0
     try:

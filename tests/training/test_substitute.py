@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from advgan.core.config import run
 from advgan.data import load_data
 from advgan.defenses import parse_classifiers
 from advgan.evaluation.loading import LoadedGenerator, load_targets, read_training_json
+from advgan.training.runtime.loop import Interrupted
 from advgan.training.substitute import SubstituteConfig, train_substitute
 from tests.conftest import Run
 
@@ -179,8 +182,8 @@ def test_saved_run_holds_substitute_and_query_count(call: Call, digits: Path, cl
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--budget", "159"], "ask about 160 images (120 clean ones and 2 times 20 adversarial ones), and the budget"),
-        (["--budget", "119", "--distillation", "static"], "ask about 120 images (120 clean ones and 0 times"),
+        (["--budget", "159"], "query 160 images (120 clean ones and 2 times 20 adversarial ones), and the budget"),
+        (["--budget", "119", "--distillation", "static"], "query 120 images (120 clean ones and 0 times"),
         (["--rounds", "7"], "each round needs a step of both, got 7 rounds"),
         (["--rounds", "0"], "rounds must be positive, got 0"),
         (["--images", "0"], "images must be positive, got 0"),
@@ -216,7 +219,7 @@ def test_black_box_is_never_overwritten(call: Call, classifier: Path, capsys: py
             call(*extra)
         assert "output_dir must not be where the black box lies" in capsys.readouterr().err
     call("--substitute", "mnist-small", "--distillation", "static")
-    assert "note: the substitute is a mnist-small like the black box" in capsys.readouterr().out
+    assert "note: substitute and target share the architecture (mnist-small)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         call()
     assert "already holds a generator run" in capsys.readouterr().err
@@ -280,6 +283,22 @@ def test_train_substitute_continues_in_output_dir(
     assert fingerprint(saved) == fingerprint(result.substitute) == fingerprint(whole.substitute)
     assert fingerprint(Generator.from_pretrained(tmp_path)) == fingerprint(whole.generator)
     assert "Made by `train_substitute(...)`" in (tmp_path / "generator" / "README.md").read_text()
+
+
+def test_signal_during_queries_keeps_responses(attacker: Pair, labelled: Pair, tmp_path: Path) -> None:
+    counts = [0]
+
+    def respond(x: Tensor) -> Tensor:
+        counts[0] += len(x)
+        if counts[0] == 60 + 48:
+            os.kill(os.getpid(), signal.SIGINT)
+        return (x.flatten(1)[:, ::262].argmax(1)[:, None] == torch.arange(3)).float()
+
+    with pytest.raises(Interrupted, match="stopped after step 0 of 14, among the queries"):
+        train_substitute(respond, attacker, labelled, output_dir=tmp_path, **FEW)
+    result = train_substitute(respond, attacker, labelled, output_dir=tmp_path, resume=True, **FEW)
+    assert counts[0] == result.queries + result.validation_queries
+    assert result.queries == 70
 
 
 class Linear(nn.Module):
