@@ -87,11 +87,7 @@ def evaluate(
     check_columns(logits)
     check_classes(y, logits)
     check_class(y_target, logits.shape[1])
-    odd = not_finite(logits)
-    if not odd and not isinstance(unwrap(target), BlackBox):
-        few = torch.linspace(0, len(x) - 1, min(8, len(x))).round().long()
-        check_outputs(target, x[few].to(device_of(target)), logits[few], alone=clean_logits is None)
-
+    odd = _check_logits(target, x, logits, alone=clean_logits is None)
     accepted = accepted_by(target, x, batch_size) if clean_accepted is None else clean_accepted
     records = clean_records(logits.cpu(), y.cpu(), y_target, accepted)
     row = {
@@ -118,6 +114,15 @@ def evaluate(
     records |= attack_outcome(records, threat, protocol, y_target)
     row |= attack_metrics(records, protocol) | run.cost | {"status": "ok"}
     return Result({key: row[key] for key in ROW_KEYS}, records, run.x_adv)
+
+
+def _check_logits(target: nn.Module, x: Tensor, logits: Tensor, *, alone: bool) -> int:
+    """The number of images with NaN or infinity; where there are none, raise InputError as `check_outputs`."""
+    odd = not_finite(logits)
+    if not odd and not isinstance(unwrap(target), BlackBox):
+        few = torch.linspace(0, len(x) - 1, min(8, len(x))).round().long()
+        check_outputs(target, x[few].to(device_of(target)), logits[few], alone=alone)
+    return odd
 
 
 def _check_arguments(
