@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
@@ -23,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 from advgan.classifiers import build_target, save_target
+from advgan.core import program as programs
 from advgan.core.errors import note
 from advgan.data import load_data
 
@@ -34,10 +33,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 def program_module(path: str) -> ModuleType:
     """The module with `main` and `Settings` of a program, like "eval/compare.py"."""
-    text = (ROOT / path).read_text()
-    names = re.search(r'from (advgan[\w.]+) import Settings, main|run_program\("([\w.]+)"\)', text)
-    assert names is not None
-    return import_module(names[1] or names[2])
+    return programs.program_module(ROOT / path)
 
 
 def environment() -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from advgan.core.shutdown import exit_on_signals
 
@@ -13,3 +16,10 @@ def run_program(module: str) -> None:
     run = import_module("advgan.core.config").run
     program = import_module(module)
     run(program.main, program.Settings)
+
+
+def program_module(file: Path) -> Any:
+    """The module with `main` and `Settings` of a program train/X.py or eval/X.py, which its file names."""
+    names = re.search(r'run_program\("([\w.]+)"\)|from (advgan[\w.]+) import Settings, main', file.read_text())
+    assert names is not None, f"{file} starts no program"
+    return import_module(names[1] or names[2])

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from advgan.core.config import parse
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.json_files import read_sealed
+from advgan.core.program import program_module
 from advgan.core.shutdown import stopped_by_signal
 from advgan.data import steps_per_epoch
 from advgan.data.flags import load_chosen
@@ -60,7 +60,7 @@ def parse_commands(texts: Sequence[str]) -> list[Command]:
         if not re.fullmatch(r"train/[a-z_]+\.py", name) or not (ROOT / name).is_file():
             raise InputError(f"expected a command of a program train/*.py of this repository, got {text!r}")
         try:
-            settings = parse(import_module(name.removesuffix(".py").replace("/", ".")).Settings, words)
+            settings = parse(program_module(ROOT / name).Settings, words)
         except InputError as error:
             raise InputError(f"{name} does not take the flags of {text!r}: {error}") from None
         if any(getattr(settings, flag, False) for flag in ("resume", "overwrite")):

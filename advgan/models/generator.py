@@ -282,16 +282,14 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         can."""
         threat = self.threat
         if norm not in (None, threat.norm):
-            return f"the generator was trained for norm {threat.norm}, {norm} was asked for"
+            return f"the generator was trained for norm {threat.norm}, got {norm}"
         if eps > threat.eps:
             return f"this generator was trained for eps {threat.eps:.6g}, got the larger {eps:.6g}"
         if self.classes and y_target is not None and not 0 <= y_target < self.classes:
-            return (
-                f"this generator was trained for the classes 0 to {self.classes - 1}, y_target {y_target} was asked for"
-            )
+            return f"this generator was trained for the classes 0 to {self.classes - 1}, got y_target {y_target}"
         if not self.classes and y_target != self.y_target:
             trained = "untargeted" if self.y_target is None else f"for class {self.y_target}"
-            return f"this generator was trained {trained}, y_target {y_target} was asked for"
+            return f"this generator was trained {trained}, got y_target {y_target}"
         return None
 
     def differences(self, other: Generator) -> str:

@@ -117,8 +117,8 @@ def test_as_a_user_runs_it(script: Run, basics: list[object], generators: Path, 
     assert len(lines) == sum(len(results[part]) for part in ("table", "curves", "targeted"))
     assert sorted(path.name for path in (out / "warm-start").iterdir()) == ["eps-0.2.png", "eps-0.4.png"]
     page = (out / "amortisation.md").read_text()
-    assert all(f"![{title}" in page for title in ("One pass beside 40 steps", "Warm start, linf eps 0.4"))
-    assert "One pass beside PGD-40 on mnist-small, linf" in done.stdout
+    assert all(f"![{title}" in page for title in ("One pass and 40 steps of PGD", "Warm start, linf eps 0.4"))
+    assert "One pass and PGD-40 on mnist-small, linf" in done.stdout
     events = EventAccumulator(str(out / "logs" / "amortisation" / "PGD"))
     events.Reload()
     assert [each.step for each in events.Scalars("asr at eps 0.4 (step: gradient evaluations)")] == [0, 1, 2]

@@ -182,7 +182,7 @@ def test_a_killed_comparison_goes_on_with_what_is_missing(
     while not list((tmp_path / "killed").glob("cells/*/cell.json")):
         assert killed.poll() is None, killed.stderr and killed.stderr.read()
         time.sleep(0.02)
-    time.sleep(0.3)  # in the middle of the second cell
+    time.sleep(0.05)  # in the middle of the second cell
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL

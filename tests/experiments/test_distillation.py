@@ -23,6 +23,7 @@ from advgan.classifiers import load_target
 from advgan.core.config import run
 from advgan.core.errors import InputError
 from advgan.core.json_files import read_sealed
+from advgan.core.program import program_module
 from advgan.data import load_data
 from advgan.defenses.distillation import soft_cross_entropy, soft_labels
 from advgan.evaluation.evaluate import Result
@@ -30,7 +31,7 @@ from advgan.evaluation.instrumentation import ModelSnapshot
 from advgan.experiments.distillation.analysis import all_targets, amplitude, spread
 from advgan.experiments.distillation.plots import PUBLISHED
 from advgan.report.figures.cases import safe
-from tests.conftest import Run
+from tests.conftest import ROOT, Run
 
 distill, distillation = (
     importlib.import_module("advgan.training.distillation"),
@@ -318,7 +319,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def start(path: str, *words: object) -> None:
         started.append([path, *map(str, words)])
-        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        module = program_module(ROOT / path)
         run(module.main, module.Settings, [str(word) for word in words])
 
     monkeypatch.setattr(importlib.import_module("advgan.experiments.trainings"), "program", start)

@@ -255,8 +255,8 @@ def test_a_conditional_checkpoint_round_trip(tmp_path):
     [
         ({"y_target": 1.5}, "y_target must be a class or int64 classes, got torch.float32"),
         ({"eps": torch.tensor([0.1, 0.2])}, "one radius for all images"),
-        ({"y_target": 3}, "classes 0 to 2, y_target 3 was asked for"),
-        ({"y_target": torch.tensor([0, 3])}, "y_target 3 was asked for"),
+        ({"y_target": 3}, "classes 0 to 2, got y_target 3"),
+        ({"y_target": torch.tensor([0, 3])}, "got y_target 3"),
         ({"y_target": torch.tensor([0, 1, 2])}, r"one for each of 2 images, got \(3,\)"),
         ({"z": torch.zeros(2, 3)}, r"takes noise \(2, 2\), got z of shape \(2, 3\)"),
         ({"eps": 0.31}, "the larger 0.31"),
