@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from advgan.core.errors import InputError
 from advgan.core.moved import install as _install_moved
+from advgan.core.version import __version__
 
 if TYPE_CHECKING:
     from advgan.classifiers.diagnosis import check_model
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from advgan.models.generator import Generator
     from advgan.training.generator import fit
 
-__version__ = "0.1.0"
 __all__ = ["Generator", "InputError", "Threat", "__version__", "check_model", "compare", "fit", "load_classifier"]
 _HOMES = {
     "Generator": "advgan.models.generator",

@@ -7,10 +7,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from advgan import __version__
 from advgan.core.errors import InputError, did_you_mean
 from advgan.core.shutdown import exit_on_signals
 from advgan.core.terminal import printable, safe_streams
+from advgan.core.version import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Subcommand -> its module: the docstring is its help, `Settings` its flags, `main(settings)` its work.

@@ -13,7 +13,7 @@ from advgan.evaluation.evaluate import Result
 
 
 @dataclass(frozen=True)
-class Picture:
+class Plot:
     """A figure, drawn: `image` (height, width, 3) uint8, with a title and a caption."""
 
     title: str

@@ -12,9 +12,9 @@ from typing import Any
 from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.escaping import csv_text, in_markdown
-from advgan.report.figures import pictures as draw
+from advgan.report.figures import plots as draw
 from advgan.report.html import html
 from advgan.report.latex import latex
 from advgan.report.page import Summary, figure, heading
@@ -37,9 +37,9 @@ def write_report(directory: Path, comparison: Comparison) -> None:
     """
     summary = comparison.summary
     text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    pictures = draw(comparison)
-    files = dict(zip(pictures, file_names(pictures), strict=True))
-    page = html(comparison, pictures)
+    plots = draw(comparison)
+    files = dict(zip(plots, file_names(plots), strict=True))
+    page = html(comparison, plots)
 
     def write_records(folder: Path) -> None:
         done = [result for result in comparison.results if result.records]
@@ -47,23 +47,23 @@ def write_report(directory: Path, comparison: Comparison) -> None:
             (folder / f"{name}.csv").write_text(csv_text(["id", *result.records], _record_lines(result)))
 
     (directory / "results.json").unlink(missing_ok=True)  # until the rest is there, it would speak for other files
-    by_file = {f"{files[name]}.png": picture for name, picture in pictures.items()}
+    by_file = {f"{files[name]}.png": plot for name, plot in plots.items()}
     atomic_write_dir(directory / "figures", partial(write_figures, by_file))
     atomic_write_dir(directory / "records", write_records)
-    write_comparison(directory / "logs" / "compare", comparison, pictures)
-    atomic_write(directory / "report.md", report(summary, pictures, files))
+    write_comparison(directory / "logs" / "compare", comparison, plots)
+    atomic_write(directory / "report.md", report(summary, plots, files))
     atomic_write(directory / "report.tex", latex(summary))
     atomic_write(directory / "report.html", page)
     atomic_write(directory / "results.csv", csv_text(ROW_KEYS, map(_row_line, summary["rows"])))
     atomic_write(directory / "results.json", text)
 
 
-def report(summary: Summary, pictures: Mapping[str, Picture], files: Mapping[str, str]) -> str:
+def report(summary: Summary, plots: Mapping[str, Plot], files: Mapping[str, str]) -> str:
     """The comparison in Markdown: classifiers, verdicts, tables, and the figures in `files`."""
     attacked = in_markdown(", ".join(target["label"] for target in summary["targets"]))
     head = heading(f"Attacks on {attacked} ({summary['target']['dataset']})", summary)
     head += [*(f"- {in_markdown(sentence)}" for sentence in unfinished_trainings(summary)), ""]
-    shown = [line for name, each in pictures.items() for line in figure(each, f"figures/{files[name]}.png")]
+    shown = [line for name, each in plots.items() for line in figure(each, f"figures/{files[name]}.png")]
     return "\n".join([*head, markdown(summary), *(["## Figures", ""] if shown else []), *shown])
 
 

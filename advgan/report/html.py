@@ -12,17 +12,17 @@ from PIL import Image
 
 from advgan.analysis.groups import group_of
 from advgan.report.beside import cost, mcnemar, optimality
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.html_gallery import SMALL, data_uri, galleries, opening
 from advgan.report.page import Summary
 from advgan.report.sections import MEANING, NOTES, sections, threat_text, unfinished_trainings
 from advgan.report.table import SIGNS, told
 
-OWN = "gallery/"  # pictures that the page has as galleries of its own
+OWN = "gallery/"  # plots that the page has as galleries of its own
 
 
-def html(comparison: Comparison, pictures: Mapping[str, Picture]) -> str:
-    """The page, whole. `pictures` name -> figure; of kind "gallery/..." it draws its own, to be seen side by side."""
+def html(comparison: Comparison, plots: Mapping[str, Plot]) -> str:
+    """The page, whole. `plots` name -> figure; of kind "gallery/..." it draws its own, to be seen side by side."""
     summary, attacks, shown = comparison.summary, sections(comparison.summary), galleries(comparison)
     labels = ", ".join(target["label"] for target in summary["targets"])
     return template("report.html.jinja").render(
@@ -40,7 +40,7 @@ def html(comparison: Comparison, pictures: Mapping[str, Picture]) -> str:
         columns=[head for head in MEANING if any(head in section.heads for section in attacks)],
         meaning=MEANING,
         notes=NOTES,
-        charts=[chart(picture) for name, picture in pictures.items() if not name.startswith(OWN)],
+        charts=[chart(plot) for name, plot in plots.items() if not name.startswith(OWN)],
         galleries=shown,
         first=opening(shown),
         pixelated=max(comparison.x.shape[2:]) <= SMALL,
@@ -96,11 +96,11 @@ def _targets(summary: Summary) -> Iterator[dict[str, Any]]:
         yield {**target, "n": row["n"] if row else "–", "accuracy": f"{row['clean_accuracy']:.2%}" if row else "–"}
 
 
-def chart(picture: Picture) -> dict[str, Any]:
-    """A picture as a page takes it: its file is part of the page."""
-    height, width = picture.image.shape[:2]
-    flat = Image.fromarray(picture.image).quantize(256, dither=Image.Dither.NONE)  # a third of the bytes
+def chart(plot: Plot) -> dict[str, Any]:
+    """A plot as a page takes it: its file is part of the page."""
+    height, width = plot.image.shape[:2]
+    flat = Image.fromarray(plot.image).quantize(256, dither=Image.Dither.NONE)  # a third of the bytes
     return {
-        **{"title": picture.title, "caption": picture.caption, "width": width, "height": height},
+        **{"title": plot.title, "caption": plot.caption, "width": width, "height": height},
         "source": data_uri(flat),
     }

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from advgan.core.terminal import printable
 from advgan.core.threat_model import eps_text
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown, in_rich, in_table
 
 ResultRow = Mapping[str, Any]  # one result, with the keys of results.json
@@ -84,10 +84,10 @@ def heading(title: str, summary: Summary) -> list[str]:
     return [f"# {title}", "", facts_line, "", f"    {command}", "", *classifiers]
 
 
-def figure(picture: Picture, file: str) -> list[str]:
+def figure(plot: Plot, file: str) -> list[str]:
     """A figure and its caption, in Markdown."""
-    title = in_markdown(picture.title)
-    return [f"### {title}", "", f"![{title}](<{file}>)", "", in_markdown(picture.caption), ""]
+    title = in_markdown(plot.title)
+    return [f"### {title}", "", f"![{title}](<{file}>)", "", in_markdown(plot.caption), ""]
 
 
 def failures(rows: Iterable[ResultRow]) -> list[str]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.files import atomic_write, atomic_write_dir
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.escaping import csv_text
 from advgan.report.figures import with_caption
 from advgan.report.page import ResultRow, Summary, Table, failures, figure, heading
@@ -50,7 +50,7 @@ class StudyReport:
     summary: Summary
     rows: Sequence[ResultRow]
     tables: Sequence[Table]
-    figures: Mapping[str, Picture]
+    figures: Mapping[str, Plot]
     columns: Sequence[str]
     csv_rows: Iterable[Mapping[str, Any]]
     scalars: Iterable[Scalar] = ()
@@ -66,15 +66,15 @@ class StudyReport:
         """Write all files, each aside and renamed, the JSON file last. Raises ValueError, before anything is written,
         for NaN or infinity in the summary."""
         text = json.dumps(self.summary, indent=2, allow_nan=False) + "\n"
-        by_folder: dict[str, dict[str, Picture]] = {folder: {} for folder in self.folders}
-        for file, picture in self.figures.items():
+        by_folder: dict[str, dict[str, Plot]] = {folder: {} for folder in self.folders}
+        for file, plot in self.figures.items():
             folder, _, name = file.rpartition("/")
-            by_folder.setdefault(folder, {})[name] = picture
-        for folder, pictures in by_folder.items():
+            by_folder.setdefault(folder, {})[name] = plot
+        for folder, plots in by_folder.items():
             if folder:
-                atomic_write_dir(directory / folder, partial(write_figures, pictures))
+                atomic_write_dir(directory / folder, partial(write_figures, plots))
             else:
-                write_figures(pictures, directory)
+                write_figures(plots, directory)
         atomic_write_dir(directory / "logs" / self.name, self._log)
         if self.html is not None:
             atomic_write(directory / f"{self.name}.html", self.html)
@@ -107,8 +107,8 @@ class StudyReport:
 
     def _log(self, folder: Path) -> None:
         with SummaryWriter(str(folder)) as log:
-            for file, picture in self.figures.items():
-                log.add_image(file.removesuffix(".png"), with_caption(picture), dataformats="HWC")
+            for file, plot in self.figures.items():
+                log.add_image(file.removesuffix(".png"), with_caption(plot), dataformats="HWC")
             log.add_text("tables", "\n".join(line for table in self.tables for line in table.markdown()))
             if self.notes_tag is not None:
                 log.add_text(self.notes_tag, "\n".join(self.notes))
@@ -122,10 +122,10 @@ def print_kept(kept: int, total: int | None = None) -> None:
         print(f"{kept}{of} cells were kept from an earlier call (--fresh runs them again)")
 
 
-def write_figures(figures: Mapping[str, Picture], folder: Path) -> None:
+def write_figures(figures: Mapping[str, Plot], folder: Path) -> None:
     """A PNG for each figure, by file name."""
-    for file, picture in figures.items():
-        Image.fromarray(picture.image).save(folder / file, optimize=True)
+    for file, plot in figures.items():
+        Image.fromarray(plot.image).save(folder / file, optimize=True)
 
 
 def log_scalars(folder: Path, scalars: Iterable[Scalar]) -> None:

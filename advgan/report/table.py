@@ -1,4 +1,4 @@
-"""The tables of a comparison, and whether to trust them, on the terminal, in Markdown, and as a picture."""
+"""The tables of a comparison, and whether to trust them, on the terminal, in Markdown, and as a plot."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _verdict(each: ResultRow) -> str:
     return line if each["verdict"] != "not tested" else f"{line}. To test it: {each['meaning']}"
 
 
-def picture(rows: Iterable[ResultRow]) -> np.ndarray:
+def plot(rows: Iterable[ResultRow]) -> np.ndarray:
     """The attacks' tables as an image (height, width, 3) uint8: TensorBoard opens on images, not on text."""
     tables = sections({"rows": list(rows)})
     widths = [np.array([max(map(len, cells)) + 3 for cells in zip(t.heads, *t.lines, strict=True)]) for t in tables]

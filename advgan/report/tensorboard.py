@@ -17,11 +17,11 @@ from torch.utils.tensorboard import SummaryWriter
 from advgan.core.files import atomic_write_dir
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.escaping import in_markdown
 from advgan.report.figures import with_caption
 from advgan.report.figures.cases import Case, cases, safe
-from advgan.report.table import SIGNS, markdown, picture, told
+from advgan.report.table import SIGNS, markdown, plot, told
 
 # What becomes a scalar, by the chapter of the custom layout in which it stands.
 CHAPTERS = {
@@ -32,7 +32,7 @@ CHAPTERS = {
 STEPS = 1000  # of eps 1: TensorBoard counts in whole steps
 ABOUT = f"""\
 **Images**: the cards stand in the order in which to look at them. `01_table` has the figures of every attack; each of
-the others says below the picture how to read it.
+the others says below the plot how to read it.
 
 **Scalars**: one chart per figure, target, norm and eps, in which each attack is a run. TensorBoard knows only whole
 steps, so **the step is {STEPS} eps**: an attack at eps 0.3 stands at step {round(0.3 * STEPS)}. The *Custom scalars*
@@ -43,10 +43,10 @@ are not joined, because TensorBoard would smooth the lines; the curves are among
 """
 
 
-def write_comparison(directory: Path, comparison: Comparison, pictures: Mapping[str, Picture]) -> None:
+def write_comparison(directory: Path, comparison: Comparison, plots: Mapping[str, Plot]) -> None:
     """Write event files to `directory`, in place of what stood there: one run of its own, and one per attack.
 
-    pictures   name -> figure, in the order to look at them; TensorBoard sorts cards by name, so each story is numbered
+    plots   name -> figure, in the order to look at them; TensorBoard sorts cards by name, so each story is numbered
 
     Scalars are "figure/target norm eps" at step STEPS * eps. The attack is their run: only runs have colours and a
     legend. A tag has one point: TensorBoard smooths whatever has several. Of several seeds the first one is written.
@@ -55,9 +55,9 @@ def write_comparison(directory: Path, comparison: Comparison, pictures: Mapping[
 
     def write(folder: Path) -> None:
         with SummaryWriter(str(folder)) as log:
-            log.add_image("01_table/comparison", picture(summary["rows"]), dataformats="HWC")
-            stories = list(dict.fromkeys(name.partition("/")[0] for name in pictures))
-            for name, each in pictures.items():
+            log.add_image("01_table/comparison", plot(summary["rows"]), dataformats="HWC")
+            stories = list(dict.fromkeys(name.partition("/")[0] for name in plots))
+            for name, each in plots.items():
                 number = stories.index(name.partition("/")[0]) + 2
                 log.add_image(f"{number:02}_{name}", with_caption(each), dataformats="HWC")
             for tag, text in _texts(comparison).items():

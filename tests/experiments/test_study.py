@@ -17,7 +17,7 @@ from advgan.core.threat_model import Threat
 from advgan.defenses import ClassifierSpec
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.study import GridPoint, Study
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.page import Table, percent, with_interval
 from advgan.report.study import Scalar, StudyReport
 
@@ -30,7 +30,7 @@ ENVIRONMENT = {
 def report(**changes: Any) -> StudyReport:
     target = {"label": "net", "name": "net", "dataset": "bars", "weights": "w", "sha256": "0" * 64}
     failed = {"attack": "fgsm", "target": "net", "norm": "linf", "eps": 0.1, "status": "failed: no gradient"}
-    image = Picture("A title", "A caption", np.zeros((8, 8, 3), np.uint8))
+    image = Plot("A title", "A caption", np.zeros((8, 8, 3), np.uint8))
     parts: dict[str, Any] = {
         "name": "study",
         "title": "A study",

@@ -16,8 +16,8 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
 from advgan.evaluation import Result, evaluate
 from advgan.evaluation.evaluate import recompute_metrics
-from advgan.report.comparison import Comparison, Picture
-from advgan.report.figures import pictures, with_caption
+from advgan.report.comparison import Comparison, Plot
+from advgan.report.figures import plots, with_caption
 from advgan.report.figures.cases import cases, reach, safe
 from advgan.report.figures.confusion import counts, occurring
 from advgan.report.figures.curves import curves
@@ -131,7 +131,7 @@ def test_styles_are_consistent_and_distinct() -> None:
 
 @pytest.mark.parametrize(("channels", "norm"), [(1, "linf"), (3, "l2")])
 def test_every_kind_of_figure_is_drawn(channels: int, norm: str) -> None:
-    figures = pictures(comparison(channels, norm))
+    figures = plots(comparison(channels, norm))
     assert list(dict.fromkeys(name.split("/")[0] for name in figures)) == STORIES
     for name, picture in figures.items():
         assert name.count("/") == 1
@@ -146,7 +146,7 @@ def test_every_kind_of_figure_is_drawn(channels: int, norm: str) -> None:
 
 @pytest.mark.parametrize("attacks", [("fgsm",), ("deepfool",), ("noise-sign",), ("broken",), ()])
 def test_figures_of_few_attacks(attacks: tuple[str, ...]) -> None:
-    stories = {name.split("/")[0] for name in pictures(only(comparison(), *attacks))}
+    stories = {name.split("/")[0] for name in plots(only(comparison(), *attacks))}
     expected = {"curves", "speed", "two changes", "gallery", "confusion", "norms"}
     missing = {"deepfool": {"confusion"}, "noise-sign": {"two changes", "confusion"}, "broken": expected}
     assert stories == (expected - missing.get(attacks[0], set()) if attacks else set())
@@ -157,12 +157,12 @@ def test_minimum_norm_attack_without_success_is_drawn() -> None:
     nothing = torch.zeros(len(result.records["label"]), dtype=torch.bool)
     records = result.records | {"fooled": nothing, "success": nothing}
     row = result.row | {"asr": 0.0, "asr_low": 0.0, "asr_high": 0.1, "l2_median": None}
-    figures = pictures(replace(comparison(), results=[Result(row, records, result.x_adv)]))
+    figures = plots(replace(comparison(), results=[Result(row, records, result.x_adv)]))
     assert "median l2 none" in figures["gallery/a-target deepfool"].title
 
 
 def test_caption_is_below_image() -> None:
-    small = Picture("title", "How to read it, at some length. " * 10, np.zeros((40, 50, 3), np.uint8))
+    small = Plot("title", "How to read it, at some length. " * 10, np.zeros((40, 50, 3), np.uint8))
     whole = with_caption(small)
     assert whole.shape[0] > 80
     assert whole.shape[1] >= 600

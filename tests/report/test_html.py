@@ -18,13 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.html import headlines, html
 from advgan.report.html_gallery import BUDGET
 from tests.report.test_reports import comparison, result_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-CHART = Picture("Success & speed", "Right is <faster>.", np.full((40, 60, 3), 200, dtype=np.uint8))
+CHART = Plot("Success & speed", "Right is <faster>.", np.full((40, 60, 3), 200, dtype=np.uint8))
 
 # What a visitor does, and what is then seen, written where --dump-dom shows it.
 VISIT = """<script>

@@ -26,7 +26,7 @@ from advgan.report.files import file_names, write_report
 from advgan.report.html import headlines
 from advgan.report.latex import escape, latex
 from advgan.report.sections import sections
-from advgan.report.table import markdown, picture, terminal
+from advgan.report.table import markdown, plot, terminal
 from tests.conftest import ROOT
 
 N, CLASSES = 40, ("zero", "one", "two", "three")
@@ -268,7 +268,7 @@ def test_markdown_has_all_tables_and_explanations() -> None:
 
 
 def test_table_image() -> None:
-    image = picture(SUMMARY["rows"])
+    image = plot(SUMMARY["rows"])
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
     assert image.shape[1] > image.shape[0] > 100

@@ -24,7 +24,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures import with_caption
 from advgan.report.table import markdown
 from advgan.report.tensorboard import command, write_comparison
@@ -34,7 +34,7 @@ from tests.report.test_figures import comparison
 
 ATTACKS = {"noise-sign", "fgsm", "pgd-steps=4", "advgan", "deepfool", "deepfool-linf"}
 PICTURES = {
-    name: Picture("A title", "How to read it.", np.full((30, 40, 3), shade, dtype=np.uint8))
+    name: Plot("A title", "How to read it.", np.full((30, 40, 3), shade, dtype=np.uint8))
     for shade, name in enumerate(
         ("curves/a-target linf", "gallery/a-target deepfool", "gallery/a-target linf 0.15 fgsm")
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from advgan.core.threat_model import eps_text
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.figures import style
 from advgan.report.page import ResultRow, ends
 
@@ -32,7 +32,7 @@ FAMILIES = {
 }
 
 
-def gap(rows: Sequence[ResultRow], generators: Sequence[str]) -> Picture:
+def gap(rows: Sequence[ResultRow], generators: Sequence[str]) -> Plot:
     """ASR of each attack against eps, and its ratio to that of PGD-40."""
     sheet = style.sheet(11.5, 4.6)
     baselines = [name for name in dict.fromkeys(row["attack"] for row in rows) if name not in generators]
@@ -59,7 +59,7 @@ def _line(axes: Axes, points: Sequence[ResultRow], name: str, key: str, look: st
     axes.fill_between(eps, low, high, color=color, alpha=0.13, linewidth=0)
 
 
-def warm_start(points: Sequence[ResultRow], reference: float) -> Picture:
+def warm_start(points: Sequence[ResultRow], reference: float) -> Plot:
     """Success against gradient evaluations at one eps; `reference` is the success of PGD-40."""
     sheet = style.sheet(8.6, 5.0)
     axes = sheet.subplots()

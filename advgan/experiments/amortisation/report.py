@@ -9,7 +9,7 @@ from statistics import fmean
 from advgan.core.threat_model import eps_text
 from advgan.experiments.amortisation.analysis import CLASSICS, OURS
 from advgan.experiments.amortisation.plots import gap, warm_start
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
 from advgan.report.figures.cases import safe
 from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
@@ -78,7 +78,7 @@ def report(summary: Summary) -> StudyReport:
     )
 
 
-def draw(summary: Summary) -> dict[str, Picture]:
+def draw(summary: Summary) -> dict[str, Plot]:
     """File name -> figure: the gap against eps, and the curves at each eps."""
     found = {"gap.png": gap(summary["table"], [each["name"] for each in summary["generators"]])}
     for eps in dict.fromkeys(row["eps"] for row in summary["curves"]):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from advgan.core.threat_model import eps_text
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.figures import style
 from advgan.report.page import ResultRow
 
@@ -34,13 +34,13 @@ ROBUST = (
 )
 
 
-def asr(summary: Mapping[str, Any]) -> Picture:
+def asr(summary: Mapping[str, Any]) -> Plot:
     """The heat map of success."""
     columns = [*summary["columns"], WORST]
     return _map(summary, columns, {len(columns) - 1}, "asr", "Which attack breaks which defense", ASR)
 
 
-def robust(summary: Mapping[str, Any]) -> Picture:
+def robust(summary: Mapping[str, Any]) -> Plot:
     """The heat map of accuracy."""
     columns = [CLEAN, *summary["columns"], WORST]
     return _map(summary, columns, {1, len(columns) - 1}, "robust_accuracy", "What accuracy is left", ROBUST)
@@ -64,9 +64,7 @@ def cell_text(row: ResultRow | None, key: str, rate: Callable[[ResultRow], str] 
     return ("=" if row.get("same_as") else "") + (rate(row) if rate else f"{100 * row[key]:.0f}")
 
 
-def _map(
-    summary: Mapping[str, Any], columns: list[str], apart: set[int], key: str, title: str, caption: str
-) -> Picture:
+def _map(summary: Mapping[str, Any], columns: list[str], apart: set[int], key: str, title: str, caption: str) -> Plot:
     """One cell for each line and column; before the columns numbered in `apart` is a gap."""
     lines, cells = [each["label"] for each in summary["defenses"]], matrix(summary)
     left = np.arange(len(columns)) + GAP * np.array([sum(j >= i for i in apart) for j in range(len(columns))])

@@ -8,7 +8,7 @@ from typing import Any
 
 from advgan.core.threat_model import eps_text
 from advgan.experiments.defenses.plots import CLEAN, NOT_RUN, WORST, asr, cell_text, matrix, robust
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
 from advgan.report.files import file_names
 from advgan.report.html import chart, template
@@ -114,7 +114,7 @@ def verdicts(summary: Summary) -> list[dict[str, Any]]:
     return found
 
 
-def html(title: str, summary: Summary, figures: Mapping[str, Picture], failed: Sequence[str]) -> str:
+def html(title: str, summary: Summary, figures: Mapping[str, Plot], failed: Sequence[str]) -> str:
     """The page, whole: it needs no network, and everything in it is escaped."""
     return template("defenses.html.jinja").render(
         title=title,
@@ -124,7 +124,7 @@ def html(title: str, summary: Summary, figures: Mapping[str, Picture], failed: S
         surrogate=summary["surrogate"],
         environment=summary["environment"],
         environment_text=json.dumps(summary["environment"], indent=2, ensure_ascii=False),
-        charts=[chart(picture) for picture in figures.values()],
+        charts=[chart(plot) for plot in figures.values()],
         sections=tables(summary),
         defenses=summary["defenses"],
         verdicts=verdicts(summary),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from advgan.core.threat_model import eps_text
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.figures import style
 from advgan.report.figures.cases import safe
 from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
@@ -84,7 +84,7 @@ def tables(summary: Summary) -> list[Table]:
     return found
 
 
-def draw(summary: Summary) -> Picture:
+def draw(summary: Summary) -> Plot:
     """The ROC curves, a panel for each detector."""
     detectors, rates = summary["detectors"], summary["rates"]
     looks = style.by_access({row["attack"]: row["access"] for row in summary["rows"]})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.figures import style
 from advgan.report.page import ResultRow
 
@@ -31,7 +31,7 @@ GRADIENTS = (
 )
 
 
-def success(table: Sequence[ResultRow]) -> Picture:
+def success(table: Sequence[ResultRow]) -> Plot:
     """Success of JSMA's three derivatives against temperature, and the published curve."""
     sheet = style.sheet(10.2, 5.0)
     axes = sheet.subplots()
@@ -54,7 +54,7 @@ def success(table: Sequence[ResultRow]) -> Picture:
     return style.finish(sheet, "JSMA against the temperature of defensive distillation", SUCCESS)
 
 
-def gradients(table: Sequence[ResultRow]) -> Picture:
+def gradients(table: Sequence[ResultRow]) -> Plot:
     """Amplitude of the softmax's input gradient against temperature."""
     sheet = style.sheet(8.6, 5.0)
     axes = sheet.subplots()

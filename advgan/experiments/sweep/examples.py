@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.style import pixels
 from advgan.report.gallery import FOOLED, HELD, TILE, rgb
 
@@ -23,7 +23,7 @@ CAPTION = (
 )
 
 
-def examples(label: str, results: list[Result], comparison: Comparison) -> Picture | None:
+def examples(label: str, results: list[Result], comparison: Comparison) -> Plot | None:
     """A row of images per eps, the clean ones first; None where none of the images at hand was attacked.
 
     results   of one attack by growing eps, all with metrics; their x_adv belong to `comparison.x`
@@ -43,7 +43,7 @@ def examples(label: str, results: list[Result], comparison: Comparison) -> Pictu
     first = results[0].row
     aim = "" if first["y_target"] is None else f" toward class {comparison.classes[first['y_target']]}"
     title = f"{label}{aim} on {first['target']}, {first['norm']}: images at growing eps"
-    return Picture(title, CAPTION.format(count=count), _draw(rows, comparison.y[chosen], comparison.classes))
+    return Plot(title, CAPTION.format(count=count), _draw(rows, comparison.y[chosen], comparison.classes))
 
 
 def _spread(results: list[Result], n: int) -> tuple[Tensor, int]:

@@ -9,7 +9,7 @@ from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.evaluation.statistics import wilson
 from advgan.experiments.sweep.examples import examples
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.cases import safe
 from advgan.report.figures.curves import curves
 from advgan.report.page import ResultRow, Summary, Table, percent
@@ -54,7 +54,7 @@ def report(comparison: Comparison) -> StudyReport:
     )
 
 
-def draw(comparison: Comparison) -> dict[str, Picture]:
+def draw(comparison: Comparison) -> dict[str, Plot]:
     """File name -> figure: the curves, and a gallery for each attack that has metrics."""
     attacks: dict[str, list[Result]] = {}
     for result in sorted(comparison.results, key=lambda result: float(result.row["eps"])):
@@ -63,8 +63,8 @@ def draw(comparison: Comparison) -> dict[str, Picture]:
     drawn = list(curves(comparison).values())  # one target, norm and goal: one figure, if any attack has metrics
     found = dict(zip(["curves.png"], drawn, strict=False))
     for label, results in attacks.items():
-        if picture := examples(label, results, comparison):
-            found[f"gallery/{safe(label)}.png"] = picture
+        if plot := examples(label, results, comparison):
+            found[f"gallery/{safe(label)}.png"] = plot
     return found
 
 

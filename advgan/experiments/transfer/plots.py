@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from advgan.core.threat_model import eps_text
-from advgan.report.comparison import Picture
+from advgan.report.comparison import Plot
 from advgan.report.figures import style
 from advgan.report.page import ResultRow
 
@@ -113,7 +113,7 @@ def aim(row: ResultRow) -> str:
     return "" if row["y_target"] is None else f", toward class {row['y_target']}"
 
 
-def matrix(rows: list[ResultRow]) -> Picture:
+def matrix(rows: list[ResultRow]) -> Plot:
     """The annotated heat map of transfer."""
     victims, cells = square(rows)
     lines = list(dict.fromkeys(line for line, _ in cells))
@@ -144,7 +144,7 @@ def matrix(rows: list[ResultRow]) -> Picture:
     return style.finish(sheet, title, MATRIX.format(attack=attack))
 
 
-def curve(rows: list[ResultRow]) -> Picture:
+def curve(rows: list[ResultRow]) -> Plot:
     """ASR against eps of each attack: on other classifiers and on its own, or on one victim from each source."""
     charts = panels(rows)
     looks = style.by_access({row["attack"]: row["access"] for row in rows})

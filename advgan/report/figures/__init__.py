@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.confusion import confusion
 from advgan.report.figures.curves import curves
 from advgan.report.figures.galleries import galleries
@@ -12,14 +12,14 @@ from advgan.report.figures.speed import speed
 from advgan.report.figures.style import with_caption
 from advgan.report.figures.two_changes import two_changes
 
-__all__ = ["pictures", "with_caption"]
+__all__ = ["plots", "with_caption"]
 
 STORIES = (curves, speed, noise, two_changes, galleries, confusion, cumulative, histograms)
 
 
-def pictures(comparison: Comparison) -> dict[str, Picture]:
+def plots(comparison: Comparison) -> dict[str, Plot]:
     """All figures for which a comparison has data, in the order of the report.
 
     Names are "curves/mnist-c linf": the story, then what it is about; fit for file names and TensorBoard's tags.
     """
-    return {name: picture for story in STORIES for name, picture in story(comparison).items()}
+    return {name: plot for story in STORIES for name, plot in story(comparison).items()}

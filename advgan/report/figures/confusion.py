@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import finish, sheet
 
@@ -21,10 +21,10 @@ CAPTION = (
 LABELS = 20  # classes that get a name and a number in each cell
 
 
-def confusion(comparison: Comparison) -> dict[str, Picture]:
+def confusion(comparison: Comparison) -> dict[str, Plot]:
     """A figure for each target, norm and aim at the largest eps: the generator, the strongest attack, FGSM."""
     return {
-        f"confusion/{case.name} {safe(eps_text(case.eps[-1]))}": _picture(case, chosen, comparison.classes)
+        f"confusion/{case.name} {safe(eps_text(case.eps[-1]))}": _plot(case, chosen, comparison.classes)
         for case in cases(comparison)
         if (chosen := _chosen(case))
     }
@@ -59,7 +59,7 @@ def occurring(chosen: list[Result], classes: int) -> np.ndarray:
     return found
 
 
-def _picture(case: Case, chosen: list[Result], classes: tuple[str, ...]) -> Picture:
+def _plot(case: Case, chosen: list[Result], classes: tuple[str, ...]) -> Plot:
     kept = occurring(chosen, len(classes))
     k = len(kept)
     side = min(max(0.36 * k, 3.0), 7.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.metrics import correct
 from advgan.evaluation.statistics import wilson
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.cases import Case, cases, error, reach
 from advgan.report.figures.style import AXIS, Style, finish, percent, plain, sheet, styles
 
@@ -25,13 +25,13 @@ CAPTION = (
 )
 
 
-def curves(comparison: Comparison) -> dict[str, Picture]:
+def curves(comparison: Comparison) -> dict[str, Plot]:
     """One figure per target, norm and aim: ASR(eps) on the left, accuracy under attack on the right."""
     style = styles(comparison)
-    return {f"curves/{case.name}": _picture(case, style, len(comparison.classes)) for case in cases(comparison)}
+    return {f"curves/{case.name}": _plot(case, style, len(comparison.classes)) for case in cases(comparison)}
 
 
-def _picture(case: Case, style: dict[str, Style], classes: int) -> Picture:
+def _plot(case: Case, style: dict[str, Style], classes: int) -> Plot:
     figure = sheet(11.5, max(4.6, 1 + 0.19 * len(case.attacks)))  # room for the legend
     asr, accuracy = figure.subplots(1, 2)
     largest = case.eps[-1] * (1.08 if len(case.eps) > 1 else 1.5)

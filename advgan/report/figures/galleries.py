@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.gallery import gallery
 
@@ -15,9 +15,9 @@ CAPTION = (
 )
 
 
-def galleries(comparison: Comparison) -> dict[str, Picture]:
+def galleries(comparison: Comparison) -> dict[str, Plot]:
     """For each target, norm and aim, each attack at its largest eps; minimum-norm attacks once."""
-    found: dict[str, Picture] = {}
+    found: dict[str, Plot] = {}
     for case in cases(comparison):
         for attack, results in case.attacks.items():
             result = results[-1]
@@ -30,7 +30,7 @@ def galleries(comparison: Comparison) -> dict[str, Picture]:
     return found
 
 
-def _gallery(comparison: Comparison, case: Case, result: Result) -> Picture:
+def _gallery(comparison: Comparison, case: Case, result: Result) -> Plot:
     row, records, k = result.row, result.records, len(result.x_adv)
     if row["protocol"] == "bounded":
         rate = f"{row['asr']:.1%} of {row['n_attacked']} fooled"
@@ -49,4 +49,4 @@ def _gallery(comparison: Comparison, case: Case, result: Result) -> Picture:
         title=title,
         success=records["fooled"][:k],
     )
-    return Picture(title, CAPTION, image)
+    return Plot(title, CAPTION, image)

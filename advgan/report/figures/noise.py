@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.cases import Case, cases
 from advgan.report.figures.style import finish, sheet
 from advgan.report.gallery import FOOLED, HELD, prediction_text, rgb
@@ -30,7 +30,7 @@ class NoiseExample(NamedTuple):
     noise: str
 
 
-def noise(comparison: Comparison) -> dict[str, Picture]:
+def noise(comparison: Comparison) -> dict[str, Plot]:
     """For each target, norm and aim with such an image: noise of growing size above, an attack of that size below."""
     return {
         f"noise/{case.name}": _noise(comparison, case, example)
@@ -65,7 +65,7 @@ def _rank(result: Result) -> int:
     return 0 if row["access"] == "generator" else 1 if row["attack"] == "fgsm" else 2
 
 
-def _noise(comparison: Comparison, case: Case, example: NoiseExample) -> Picture:
+def _noise(comparison: Comparison, case: Case, example: NoiseExample) -> Plot:
     i, clean = example.image, comparison.x[example.image]
     rows = [
         {result.row["eps"]: result for result in case.attacks[name] if i < len(result.x_adv)}

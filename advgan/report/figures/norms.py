@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import AXIS, Style, finish, percent, plain, sheet, styles
 
@@ -24,7 +24,7 @@ HISTOGRAM = (
 )
 
 
-def cumulative(comparison: Comparison) -> dict[str, Picture]:
+def cumulative(comparison: Comparison) -> dict[str, Plot]:
     """Norm-CDFs of the minimum-norm attacks, in l2 and in linf: one figure per target and aim."""
     style = styles(comparison)
     found: dict[str, tuple[Case, dict[str, Result]]] = {}
@@ -34,13 +34,13 @@ def cumulative(comparison: Comparison) -> dict[str, Picture]:
     return {name: _cumulative(case, [*results.values()], style) for name, (case, results) in found.items() if results}
 
 
-def histograms(comparison: Comparison) -> dict[str, Picture]:
+def histograms(comparison: Comparison) -> dict[str, Plot]:
     """Histograms of l2 and linf, a line per attack, at the largest eps: one figure per target, norm and aim."""
     style = styles(comparison)
     return {f"norms/{case.name} {safe(eps_text(case.eps[-1]))}": _histograms(case, style) for case in cases(comparison)}
 
 
-def _cumulative(case: Case, results: list[Result], style: dict[str, Style]) -> Picture:
+def _cumulative(case: Case, results: list[Result], style: dict[str, Style]) -> Plot:
     figure = sheet(11.5, 4.4)
     panels = figure.subplots(1, 2)
     for axes, norm in zip(panels, NORMS, strict=True):
@@ -61,7 +61,7 @@ def _cumulative(case: Case, results: list[Result], style: dict[str, Style]) -> P
     return finish(figure, f"{case.target}{goal}: norms of successful perturbations (norm-CDF)", CDF)
 
 
-def _histograms(case: Case, style: dict[str, Style]) -> Picture:
+def _histograms(case: Case, style: dict[str, Style]) -> Plot:
     results = [results[-1] for results in case.attacks.values()]
     figure = sheet(10, 1.3 + 0.75 * len(results))
     panels = figure.subplots(len(results), 2, squeeze=False, sharex="col")

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
 from advgan.core.threat_model import eps_text
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.cases import Case, cases, safe
 from advgan.report.figures.style import Style, finish, percent, plain, sheet, styles
 
@@ -26,13 +26,13 @@ CAPTION = (
 AROUND = ((1, 0), (-1, 0), (0.7, 1), (0.7, -1), (-0.7, 1), (-0.7, -1), (0, 1), (0, -1))  # where a label may stand
 
 
-def speed(comparison: Comparison) -> dict[str, Picture]:
+def speed(comparison: Comparison) -> dict[str, Plot]:
     """A scatter for each target, norm and aim at three radii at most: the smallest, the middle and the largest."""
     style, found = styles(comparison), {}
     for case in cases(comparison):
         eps = case.eps
         for radius in sorted({eps[0], eps[len(eps) // 2], eps[-1]}):
-            found[f"speed/{case.name} {safe(eps_text(radius))}"] = _picture(case, radius, style)
+            found[f"speed/{case.name} {safe(eps_text(radius))}"] = _plot(case, radius, style)
     return found
 
 
@@ -46,7 +46,7 @@ def pareto(points: list[tuple[float, float]]) -> list[int]:
     return front[::-1]
 
 
-def _picture(case: Case, eps: float, style: dict[str, Style]) -> Picture:
+def _plot(case: Case, eps: float, style: dict[str, Style]) -> Plot:
     rows = [result.row for result in case.at(eps)]
     points = [(row["images_per_second"], row["asr"]) for row in rows]
     figure = sheet(9, 5.4)

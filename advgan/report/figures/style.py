@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 
 COLOURS = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A4A00"),
@@ -80,11 +80,11 @@ def percent(value: float, _: object = None) -> str:
     return f"{value:.0%}"
 
 
-def finish(figure: Figure, title: str, caption: str) -> Picture:
+def finish(figure: Figure, title: str, caption: str) -> Plot:
     """Put the title on the figure, and draw it."""
     characters = int(figure.get_figwidth() * 10)  # of 12 points, bold
     figure.suptitle("\n".join(textwrap.wrap(title, characters)), fontsize=12, weight="bold")
-    return Picture(title, caption, pixels(figure))
+    return Plot(title, caption, pixels(figure))
 
 
 def pixels(figure: Figure) -> np.ndarray:
@@ -96,15 +96,15 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def with_caption(picture: Picture) -> np.ndarray:
+def with_caption(plot: Plot) -> np.ndarray:
     """The figure with its caption below it, for viewers of images alone: (height, width, 3) uint8."""
-    height, width, _ = picture.image.shape
+    height, width, _ = plot.image.shape
     width = max(width, 600)
-    lines = textwrap.wrap(picture.caption, width // 7)
+    lines = textwrap.wrap(plot.caption, width // 7)
     strip_height = 18 * len(lines) + 16
     figure = Figure(figsize=(width / DPI, strip_height / DPI), dpi=DPI)
     figure.text(12 / width, 1 - 8 / strip_height, "\n".join(lines), va="top", fontsize=9.5, linespacing=1.25)
     strip = pixels(figure)
     whole = np.full((height + len(strip), max(width, strip.shape[1]), 3), 255, np.uint8)
-    whole[:height, : picture.image.shape[1]], whole[height:, : strip.shape[1]] = picture.image, strip
+    whole[:height, : plot.image.shape[1]], whole[height:, : strip.shape[1]] = plot.image, strip
     return whole

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advgan.core.threat_model import delta_norms, eps_text
-from advgan.report.comparison import Comparison, Picture
+from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.cases import Case, cases
 from advgan.report.figures.style import finish, sheet
 from advgan.report.gallery import FOOLED, HELD, difference, magnifications, prediction_text, rgb
@@ -41,7 +41,7 @@ class Perturbation(NamedTuple):
     wrong: bool = False
 
 
-def two_changes(comparison: Comparison) -> dict[str, Picture]:
+def two_changes(comparison: Comparison) -> dict[str, Plot]:
     """For each target and aim, two successful perturbations of one image with equal l2, and linf at least twice apart.
 
     Where no two attacks have such a pair, the second is a square of that norm.
@@ -53,7 +53,7 @@ def two_changes(comparison: Comparison) -> dict[str, Picture]:
         titles[name] = case.target
         found.setdefault(name, []).extend(_changes(case, comparison))
     return {
-        name: _picture(comparison, titles[name], *pair)
+        name: _plot(comparison, titles[name], *pair)
         for name, changes in found.items()
         if (pair := _pair(changes) or _with_square(changes, comparison.x))
     }
@@ -111,7 +111,7 @@ def _with_square(changes: list[Perturbation], x: Tensor) -> tuple[Perturbation, 
     return None
 
 
-def _picture(comparison: Comparison, target: str, spread: Perturbation, strong: Perturbation) -> Picture:
+def _plot(comparison: Comparison, target: str, spread: Perturbation, strong: Perturbation) -> Plot:
     figure = sheet(8.2, 5.6)
     panels = figure.subplots(2, 3)
     clean, truth = comparison.x[spread.image], comparison.classes[int(comparison.y[spread.image])]
