@@ -331,7 +331,7 @@ def test_card_and_training_json_say_how_hard_the_classifier_is(trainer, words, c
     card = (tmp_path / "classifier" / "README.md").read_text()
     assert f"| under PGD-40, the first 30 test images | {told['test']['accuracy_pgd40']:.2%} |" in card
     assert f"| under PGD-10, the first 30 validation images, chosen on them | {best['accuracy_pgd']:.2%} |" in card
-    assert "Hardened by adversarial training (pgd, linf eps 0.1)" in card
+    assert "Adversarially trained (pgd, linf eps 0.1)" in card
     assert "--attack-steps 3" in card
     assert "--seed 0" in card
     assert "--generator-width" not in card  # what did nothing is not told

@@ -121,7 +121,7 @@ def test_whoever_loads_one_is_warned_once(
         assert line.startswith("warning: the training of ")
         assert f"{artefact} was not finished (step 20 of 100)" in line
         assert "--resume continues it" in line
-    target: Any = type("T", (), {"victim": type("V", (), {"label": "t", "sha256": "0"})})
+    target: Any = type("T", (), {"label": "t", "sha256": "0"})
     described = trained.describe(target)
     assert described["unfinished"] == "step 20 of 100"
     described_twice = {"targets": [{"label": "t"}], "generators": [described, described]}

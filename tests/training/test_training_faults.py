@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import resource
 import signal
@@ -28,6 +27,7 @@ from advgan.defenses.detection import load_detector
 from advgan.models.discriminator import Discriminator
 from advgan.training.runtime import checkpoint as states
 from advgan.training.validation import Validation, questions
+from tests.conftest import program_module
 from tests.core.test_file_faults import ended, forked
 
 PROGRAMS = ("advgan", "classifier", "distill", "substitute", "detector")
@@ -103,7 +103,7 @@ def arguments(program: str, digits: Path, classifier: Path, directory: Path) -> 
 
 def train(program: str, words: list[str]) -> int:
     """The exit code of a program that runs in this process."""
-    module = importlib.import_module(f"train.{program}")
+    module = program_module(f"train/{program}.py")
     try:
         run(module.main, module.Settings, words)
     except SystemExit as ending:
