@@ -113,7 +113,7 @@ def main(settings: Settings) -> None:
     todo = [chunk for chunk in mine if any(image.name not in rows for image in chunk)]
     with training.progress_bar(accelerator) as bar:
         missing = sum(image.name not in rows for chunk in todo for image in chunk)
-        task = bar.add_task("attacking", total=missing, figures="")
+        task = bar.add_task("attacking", total=missing, metrics="")
         new_rows = process(
             todo,
             attacker,

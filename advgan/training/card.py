@@ -35,11 +35,11 @@ says nothing about other classifiers.
 
 
 def generator_card(
-    settings: dict[str, Any], figures: dict[str, float], c: float, program: str | None = "train/advgan.py"
+    settings: dict[str, Any], metrics: dict[str, float], c: float, program: str | None = "train/advgan.py"
 ) -> str:
-    """Markdown for a generator: `settings` of `program` (None: of `advgan.fit`), `figures` of its chosen validation,
+    """Markdown for a generator: `settings` of `program` (None: of `advgan.fit`), `metrics` of its chosen validation,
     hinge threshold `c`."""
-    return _filled(CARD, program, settings, figures, c)
+    return _filled(CARD, program, settings, metrics, c)
 
 
 SUBSTITUTE = """---
@@ -74,10 +74,10 @@ reports on them. The metrics hold for this black box and this data.
 """
 
 
-def substitute_card(settings: dict[str, Any], figures: dict[str, Any], c: float, program: str | None) -> str:
-    """Markdown for both: `settings` of `program` (None: of `train_substitute`), `figures` of its last round, hinge
+def substitute_card(settings: dict[str, Any], metrics: dict[str, Any], c: float, program: str | None) -> str:
+    """Markdown for both: `settings` of `program` (None: of `train_substitute`), `metrics` of its last round, hinge
     threshold `c`."""
-    shown = {**figures, "asr_substitute": percent(figures["asr"])}
+    shown = {**metrics, "asr_substitute": percent(metrics["asr"])}
     return _filled(SUBSTITUTE, program, settings, shown, c).replace("`advgan.fit(...)`", "`train_substitute(...)`")
 
 
@@ -131,7 +131,7 @@ def _command(program: str, settings: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def _filled(card: str, program: str | None, settings: dict[str, Any], figures: dict[str, float], c: float) -> str:
+def _filled(card: str, program: str | None, settings: dict[str, Any], metrics: dict[str, float], c: float) -> str:
     s = settings
     goal = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
     if s.get("any_class"):
@@ -145,23 +145,23 @@ def _filled(card: str, program: str | None, settings: dict[str, Any], figures: d
     loss, hinge, discriminator = f"L_adv ({s['adversarial']}{kappa})", "", ""
     if s["alpha"] > 0:
         loss += f" + {s['alpha']:g} L_GAN ({s['gan']})"
-        discriminator = f"| discriminator's accuracy | {figures['d_accuracy']:.1%} |\n"
+        discriminator = f"| discriminator's accuracy | {metrics['d_accuracy']:.1%} |\n"
     if s["beta"] > 0:
         loss += f" + {s['beta']:g} L_hinge (c = {c:.4g})"
-        hinge = f"| images with an active hinge (l2 above c) | {figures['hinge_active']:.1%} |\n"
+        hinge = f"| images with an active hinge (l2 above c) | {metrics['hinge_active']:.1%} |\n"
     rejection = ""
-    if "rejected" in figures:
+    if "rejected" in metrics:
         loss += f" + {DETECTOR_WEIGHT if s['evasion'] is None else s['evasion']:g} L_evasion"
-        rejection = f"| of those images, rejected by the target when perturbed | {figures['rejected']:.2%} |\n"
+        rejection = f"| of those images, rejected by the target when perturbed | {metrics['rejected']:.2%} |\n"
     # Of several questions `asr` is the mean; each one's stands below it.
-    each = "".join(f"| of this mean: {name} | {value:.2%} |\n" for name, value in figures.items() if name[:4] == "asr ")
+    each = "".join(f"| of this mean: {name} | {value:.2%} |\n" for name, value in metrics.items() if name[:4] == "asr ")
     values = {
         "each": each,
         "rejection": rejection,
         "hinge": hinge,
         "discriminator": discriminator,
         **s,
-        **figures,
+        **metrics,
         "goal": goal,
         "radius": radius,
         "iterations": iterations,
@@ -184,7 +184,7 @@ A classifier to be attacked: {shape} images in [0, 1] -> logits of {k} classes.
 
 | | |
 |---|---|
-{figures}| trained on | {n_train} images of {dataset}, classes {classes} |
+{metrics}| trained on | {n_train} images of {dataset}, classes {classes} |
 | training | {steps} steps of {batch_size} images, {training_seconds:.0f} s, seed {seed} |
 | weights | those after step {best_step} |
 | made by | `{command}` |
@@ -212,13 +212,13 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
     if robust:
         n_pgd = min(len(data.test), s["robust_images"])
         rows.insert(1, (f"under PGD-40, the first {n_pgd} test images", tested and tested["accuracy_pgd40"]))
-    figures = "".join(
+    metrics = "".join(
         f"| {name} | {'not measured (the run did not end)' if value is None else f'{value:.2%}'} |\n"
         for name, value in rows
     )
     return CLASSIFIER.format(
         **{**s, **run},
-        figures=figures,
+        metrics=metrics,
         shape="x".join(map(str, data.image_shape)),
         k=data.num_classes,
         n_train="streamed" if isinstance(data.train, Stream) else len(data.train),

@@ -25,7 +25,7 @@ class Display:
         self.record, self.config, self.main = record, config, accelerator.is_main_process
         self.shown = self.main and config.run.progress
         self.bar = progress_bar(accelerator, disable=not config.run.progress)
-        self.task = self.bar.add_task("advgan", total=total, completed=record["step"], figures="")
+        self.task = self.bar.add_task("advgan", total=total, completed=record["step"], metrics="")
 
     def __enter__(self) -> Display:
         self.bar.__enter__()
@@ -40,11 +40,11 @@ class Display:
         shown = " ".join(f"{word} {terms[name]:.2f}" for name, word in SHORT.items() if name in terms)
         best = f" ASR {record['history'][-1]['asr']:.1%}" if record["history"] else ""
         speed = f"{record['step'] / record['seconds']:.1f} step/s"
-        self.bar.update(self.task, completed=record["step"], figures=f"{speed}  {shown}{best}")
+        self.bar.update(self.task, completed=record["step"], metrics=f"{speed}  {shown}{best}")
 
     def validated(self, judgement: ValidationResult, labelled: bool = True) -> None:
         """A line for a validation, and each warning of collapse when it first occurs."""
-        metrics, loss = judgement.figures, self.config.loss
+        metrics, loss = judgement.metrics, self.config.loss
         columns = {"hinge active": metrics["hinge_active"], "D right": metrics["d_accuracy"]}
         if "rejected" in metrics:  # instead of the hinge: a line of a terminal has room for two
             columns = {"rejected": metrics["rejected"], "D right": metrics["d_accuracy"]}

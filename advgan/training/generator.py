@@ -305,10 +305,10 @@ class GeneratorTraining:
         judgement = self.validation(
             trainer.averaged.module, trainer.discriminator, c=threshold, gan=loss.gan, with_gan=loss.alpha > 0
         )
-        check_finite(judgement.figures, trainer.step)
-        record["history"].append({"step": record["step"], "seconds": record["seconds"], **judgement.figures})
-        better = judgement.figures["asr"] >= record["best"]
-        record["best"] = max(record["best"], judgement.figures["asr"])
+        check_finite(judgement.metrics, trainer.step)
+        record["history"].append({"step": record["step"], "seconds": record["seconds"], **judgement.metrics})
+        better = judgement.metrics["asr"] >= record["best"]
+        record["best"] = max(record["best"], judgement.metrics["asr"])
         display.validated(judgement, self.images.labelled)
         if log:
             write_validation(log, judgement, record["step"], self.classes)
@@ -316,7 +316,7 @@ class GeneratorTraining:
             self.best = {name: value.detach().clone() for name, value in trainer.averaged.module.state_dict().items()}
         averaged: Any = trainer.averaged.module
         self.files.save(averaged, trainer.discriminator, threshold, better=better)
-        return {f"validation/{name}": value for name, value in judgement.figures.items()}
+        return {f"validation/{name}": value for name, value in judgement.metrics.items()}
 
     def _call(self, callbacks: Sequence[Callback], metrics: dict[str, float]) -> bool:
         """Call all; whether one of them, in any process, ends the training."""

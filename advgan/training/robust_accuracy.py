@@ -38,12 +38,12 @@ def validate(
     net: nn.Module, split: Split, accelerator: Accelerator, eps: float | None = None, most: int = 500
 ) -> dict[str, float]:
     """The accuracy of `net` on `split`; with `eps` also what FGSM and PGD-10, linf, leave of it on the first `most`."""
-    figures = {"accuracy": accuracy(net, split, accelerator)}
+    metrics = {"accuracy": accuracy(net, split, accelerator)}
     if eps is not None:
         some = split.first(most)
         attacks: dict[str, Attack] = {
             "fgsm": lambda net, x, y, rng: fgsm(net, x, y, eps=eps),
             "pgd": partial(pgd, eps=eps, steps=10),
         }
-        figures |= {f"accuracy_{name}": accuracy(net, some, accelerator, attack) for name, attack in attacks.items()}
-    return figures
+        metrics |= {f"accuracy_{name}": accuracy(net, some, accelerator, attack) for name, attack in attacks.items()}
+    return metrics

@@ -465,11 +465,11 @@ class SubstituteTraining:
             self.files.open_log() as log,
             progress_bar(self.accelerator, disable=not self.progress) as bar,
         ):
-            task = bar.add_task("substitute", total=total, completed=record["step"], figures="")
+            task = bar.add_task("substitute", total=total, completed=record["step"], metrics="")
             for round_, phase in plan[record["step"] :]:
                 values = self._step(round_, phase, stop)
                 step, first = record["step"], next(iter(values.values()))
-                bar.update(task, completed=step, figures=f"round {round_ + 1} {phase} {first:.3f}")
+                bar.update(task, completed=step, metrics=f"round {round_ + 1} {phase} {first:.3f}")
                 if log and (step % 10 == 0 or step == total):
                     for name, value in values.items():
                         log.add_scalar(f"train/{name}", value, step)
@@ -573,7 +573,7 @@ class SubstituteTraining:
         result = self._validate(generator)
         record["validation_queries"] = self.validation_black_box.queries
         costs = {name: record[name] for name in ("step", "seconds", "queries", "validation_queries")}
-        metrics = {"round": round_ + 1, **costs, "asr": None, **result.figures}
+        metrics = {"round": round_ + 1, **costs, "asr": None, **result.metrics}
         record["history"].append(metrics)
         if self.progress:
             bar.console.print(
@@ -598,8 +598,8 @@ class SubstituteTraining:
         substitute, held_out, y_target = self.substitute.eval(), self.data.validation, self.config.y_target
         validation = Validation(substitute, held_out, self.accelerator, questions(generator))
         result = validation(generator, self.trainer.discriminator, c=self.threshold, gan=self.config.gan)
-        if not result.figures["n_correct"]:
-            del result.figures["asr"]
+        if not result.metrics["n_correct"]:
+            del result.metrics["asr"]
         columns: list[Tensor] = []
         for (x, y), clean in zip(
             held_out.batches(250), self.cache["validation"].argmax(1).split(250), strict=True
@@ -614,10 +614,10 @@ class SubstituteTraining:
                 torch.stack([predicted == clean, predicted_adv == adversarial, eligible, eligible & success])
             )  # fmt: skip
         agree, agree_adversarial, n, hits = torch.cat(columns, 1).float().sum(1).tolist()
-        result.figures["agreement"] = agree / len(held_out)
-        result.figures["agreement_adversarial"] = agree_adversarial / len(held_out)
-        result.figures["n_black_box"] = n
-        result.figures["asr_black_box"] = hits / max(n, 1)
+        result.metrics["agreement"] = agree / len(held_out)
+        result.metrics["agreement_adversarial"] = agree_adversarial / len(held_out)
+        result.metrics["n_black_box"] = n
+        result.metrics["asr_black_box"] = hits / max(n, 1)
         return result
 
 

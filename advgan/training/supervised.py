@@ -182,13 +182,13 @@ class SupervisedTraining(ABC):
         if begin is not None:
             begin()
         with Stop() as stop, self.files.open_log() as log, progress_bar(accelerator) as bar:
-            task = bar.add_task(self.title, total=self.total, completed=record["step"], figures="")
+            task = bar.add_task(self.title, total=self.total, completed=record["step"], metrics="")
             for x, y in batches:
                 loss = self._step(x, y, log)
                 interrupted, due = stop.requested(accelerator), self.validation_due(record["step"])
                 if due:
                     self.validate(log, bar)
-                bar.update(task, completed=record["step"], figures=self.summary(loss))
+                bar.update(task, completed=record["step"], metrics=self.summary(loss))
                 if due or interrupted:
                     self.files.save_state(record["step"])
                 if interrupted:

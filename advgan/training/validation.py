@@ -24,7 +24,7 @@ from advgan.training.collapse import absorbing_classes, collapse_warnings
 class ValidationResult:
     """Figures over all validation images; what is wrong, in words; and this process's first images to look at."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     predictions: Tensor  # (k,) how often the target says each class of a perturbed image
     warnings: list[str]
     x: Tensor  # (m, c, h, w) clean
@@ -73,7 +73,7 @@ def check_attackable(n: int, n_right: int, n_attackable: int, y_target: int | No
 class Validation:
     """The validation images of this process, every num_processes-th, with the frozen target's answers to clean ones.
 
-    Counts and sums are added over the processes, never means: any number of processes gets the same figures.
+    Counts and sums are added over the processes, never means: any number of processes gets the same metrics.
     """
 
     def __init__(
@@ -123,9 +123,9 @@ class Validation:
         ]
         if not others:
             return first
-        rates = [each.figures["asr"] for each in (first, *others)]
+        rates = [each.metrics["asr"] for each in (first, *others)]
         each = {f"asr {question.label}": rate for question, rate in zip(self.asked, rates, strict=True)}
-        return replace(first, figures=first.figures | {"asr": sum(rates) / len(rates)} | each)
+        return replace(first, metrics=first.metrics | {"asr": sum(rates) / len(rates)} | each)
 
     @torch.no_grad()
     def _judge(
@@ -173,7 +173,7 @@ class Validation:
         assert first is not None, "a validation split is never empty"
         totals = self._add_up(sums).tolist()
         n, n_correct, fooled_n, length_sum, largest_sum, active, kept_n, caught_n, rejected = totals
-        figures = {
+        metrics = {
             "n": n,
             "n_correct": n_correct,
             "asr": fooled_n / max(n_correct, 1),
@@ -183,10 +183,10 @@ class Validation:
             "d_accuracy": (kept_n + caught_n) / (2 * n),
         }
         if self.rejects:
-            figures["rejected"] = rejected / max(n_correct, 1)
+            metrics["rejected"] = rejected / max(n_correct, 1)
         histogram, attacked, hits = self._add_up(torch.stack([histogram, attacked, hits]))
         sunk = [] if question.aimed or question.y_target is not None else absorbing_classes(attacked, hits, histogram)
-        return replace(first, figures=figures, predictions=histogram, warnings=first.warnings + sunk)
+        return replace(first, metrics=metrics, predictions=histogram, warnings=first.warnings + sunk)
 
     def _aims(self, question: Question, batch: range, y: Tensor) -> Tensor:
         """The class that each image of a batch is pulled toward, -1 for none; all wrong ones in turn where aimed."""

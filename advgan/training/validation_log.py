@@ -11,7 +11,7 @@ from advgan.training.validation import ValidationResult
 
 def write_validation(log: SummaryWriter, judgement: ValidationResult, step: int, classes: tuple[str, ...]) -> None:
     """A validation in TensorBoard: scalars, what the target now answers, and images to look at."""
-    for name, value in judgement.figures.items():
+    for name, value in judgement.metrics.items():
         if not name.startswith("n"):
             log.add_scalar(f"validation/{name}", value, step)
     answers = torch.repeat_interleave(torch.arange(len(judgement.predictions)), judgement.predictions.long())

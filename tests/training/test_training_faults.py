@@ -319,7 +319,7 @@ def test_images_of_the_target_class_and_misclassified_ones_never_count() -> None
     generator = ToClassOne(width=4, depth=0, y_target=1)
     validation = Validation(target, split, Accelerator(cpu=True), questions(generator))
     validation.check_attackable()
-    figures = validation(generator, Discriminator(), c=1.0, gan="least-squares").figures
+    figures = validation(generator, Discriminator(), c=1.0, gan="least-squares").metrics
     assert (figures["n"], figures["n_correct"], figures["asr"]) == (6, 2, 1.0)
     only = Validation(target, split.take(torch.tensor([1, 2, 3, 4])), Accelerator(cpu=True), questions(generator))
     with pytest.raises(InputError, match="got 2 of 4, all of them of class 1"):

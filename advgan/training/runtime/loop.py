@@ -156,7 +156,7 @@ def open_log(
 
 
 def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress:
-    """A bar with steps, time and the `figures` field (losses, validation); silent in all processes but the main one.
+    """A bar with steps, time and the `metrics` field (losses, validation); silent in all processes but the main one.
 
     A notebook without ipywidgets, which the bar needs there, has the lines printed above it alone.
     """
@@ -167,7 +167,7 @@ def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[metrics]}"),
         disable=disable or not accelerator.is_main_process,
         console=Console(force_jupyter=False) if plain else None,
     )
