@@ -37,12 +37,12 @@ def pgd(
 ) -> Tensor:
     """x_{t+1} = project(x_t + step_size d(grad_x L(x_t))), t < steps.
 
-    step_size         None is 2.5 eps / steps: enough to cross the ball, and to settle; a "gradient" direction needs one
-    loss              what L is, see `get_loss`
+    step_size         None: 2.5 eps / steps; required for direction "gradient"
+    loss              L, see `get_loss`: "cross-entropy" is the log-odds, whose gradient has the same direction
     start             x_0: "random", uniform in the ball, or "x" itself (only the first restart; the others are random)
     direction         "steepest" (sign for linf, g/|g| for l2), "sign", or "gradient", plain
-    restarts          runs; each but the first for the images without a success so far
-    stop_on_success   an image stays at its first success and costs nothing afterwards
+    restarts          number of runs; later ones attack only images without a success so far
+    stop_on_success   stop an image at its first adversarial iterate, and skip its further steps
     x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
     """
     problem = AttackProblem.checked(model, x, y, eps=eps, norm=norm, y_target=y_target, loss=loss)
@@ -54,7 +54,7 @@ def pgd(
         raise InputError("direction gradient needs a step_size, got none: its steps have no fixed length")
     step_size = 2.5 * eps / steps if step_size is None else step_size
     check_positive(step_size=step_size)
-    if direction == "gradient" and loss == "cross-entropy":  # there the length counts, so it must be cross-entropy's
+    if direction == "gradient" and loss == "cross-entropy":  # a plain step needs the true magnitude
         problem = replace(problem, loss_fn=_cross_entropy)
 
     x_adv, remaining = x.clone(), torch.arange(len(x), device=x.device)
@@ -72,6 +72,6 @@ def pgd(
 
 
 def _cross_entropy(logits: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
-    """CE(y), targeted -CE(y_target), with the very gradient of it."""
+    """Cross-entropy per image (n,), for a target class negated; not the log-odds of `get_loss`."""
     label, sign = (y, 1) if y_target is None else (y_target, -1)
     return sign * cross_entropy(logits.float(), label, reduction="none")

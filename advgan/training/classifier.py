@@ -72,7 +72,7 @@ def train_classifier(
         validation: as `train`; None: a tenth of `train`, drawn by `seed`, of each class its part.
         adversarial: the inner attack (Madry et al. 2018, arXiv:1706.06083, and others: `adversarial_config`).
         config: settings of the steps (`ClassifierConfig`); `settings` replaces single ones, like epochs=5, shift=0.
-        accelerator: an own Accelerator; None: one of the launched processes, or of this one.
+        accelerator: an existing Accelerator; None: one of the launched processes, or of this one.
         output_dir: where the best weights, the state for `resume` and TensorBoard's logs are kept; None: nowhere.
         resume, overwrite: continue the run in `output_dir`, with the same settings; or replace it.
 

@@ -71,7 +71,7 @@ def distill(
         train, validation: labelled images, as for `train_classifier`.
         temperature: T, positive.
         config: settings of the steps of each (`ClassifierConfig`); `settings` replaces single ones, like epochs=5.
-        accelerator: an own Accelerator; None: one of the launched processes, or of this one.
+        accelerator: an existing Accelerator; None: one of the launched processes, or of this one.
 
     Raises:
         InputError: before any training, for what cannot work.

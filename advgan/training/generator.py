@@ -79,16 +79,16 @@ def fit(
         validation: as `train`; None: a tenth of `train`, drawn by `seed`, of each class its part.
         eps, norm: the ball: the largest perturbation, in units of pixels in [0, 1].
         y_target: the class to reach; None: any wrong one.
-        generator: settings of the network (`GeneratorConfig`); an own network, 2 x - 1 -> an unbounded perturbation
-            (see `advgan.Generator`); or an own Generator, which is trained in place.
+        generator: settings of the network (`GeneratorConfig`); your network, 2 x - 1 -> an unbounded perturbation
+            (see `advgan.Generator`); or your Generator, which is trained in place.
         guide: a classifier whose logits condition the generator, which keeps a frozen copy; True: the model itself.
-        discriminator: an own one, images -> scores (n,), higher for clean images.
+        discriminator: your discriminator, images -> scores (n,), higher for clean images.
         loss: settings of the weighted sum (`LossConfig`), or a function of `LossInputs` in its place.
         optimization, run: settings of the steps (`OptimizationConfig`) and of the run (`RunConfig`).
         optimizer: parameters -> the generator's optimizer; its learning rates are scaled by the schedule.
         callbacks: called as (steps done, metrics): before the first step with no metrics, then after each step, with
             "validation/..." among them where there was a validation. One that returns True ends the training.
-        accelerator: an own Accelerator; None: one of the launched processes, or of this one.
+        accelerator: an existing Accelerator; None: one of the launched processes, or of this one.
         output_dir: where the best generator, the state for `resume` and TensorBoard's logs are kept; None: nowhere.
         resume, overwrite: continue the run in `output_dir`, with the same settings; or replace it.
         init: initial weights: a Generator of the same kind, or where one was saved.
@@ -255,7 +255,7 @@ class GeneratorTraining:
             world=self.accelerator.num_processes,
             workers=self.config.run.workers,
         )
-        self.files.clear()  # nothing is refused from here on: an earlier run may go
+        self.files.clear()  # all checks have passed: files of an earlier run are deleted
         self._call(callbacks, {})
         with (
             Stop() as stop,

@@ -178,7 +178,7 @@ class SupervisedTraining(ABC):
             world=accelerator.num_processes,
             workers=2,
         )
-        self.files.clear(*self.folders)  # nothing is refused from here on: the earlier run may go
+        self.files.clear(*self.folders)  # all checks have passed: files of an earlier run are deleted
         if begin is not None:
             begin()
         with Stop() as stop, self.files.open_log() as log, progress_bar(accelerator) as bar:

@@ -62,7 +62,7 @@ class Settings(ClassifiersSettings, StudySettings):
     norm: tuple[Norm, ...] = ()
     """Norms of the balls; (): the generator's, linf without one"""
     y_target: int | None = None
-    """TargetModel class, whose own images are left out; None: the generator's, if it has one"""
+    """Target class; images of that class are left out. None: the generator's target class, if it has one"""
     output_dir: Path = Path("checkpoints/runs/compare")
     """Directory of report.html, report.md, results.json and the rest; earlier ones are replaced"""
     seeds: tuple[int, ...] = (0,)

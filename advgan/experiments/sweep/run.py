@@ -40,7 +40,7 @@ class Settings(ClassifierSettings, SeededStudySettings):
     norm: Norm | None = None
     """Norm of the balls; None: the generator's, linf without one"""
     y_target: int | None = None
-    """TargetModel class, whose own images are left out; None: the generator's, if it has one"""
+    """Target class; images of that class are left out. None: the generator's target class, if it has one"""
     output_dir: Path = Path("checkpoints/runs/sweep")
     """Directory of sweep.md, curves.png, sweep.json and the rest; earlier ones are replaced"""
 

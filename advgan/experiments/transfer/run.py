@@ -4,9 +4,9 @@ python eval/transfer.py --dataset mnist --target mnist-a mnist-b mnist-c --targe
 python eval/transfer.py --target mnist-c mnist-a --target-weights RUN RUN --pair mnist-a mnist-c --attack pgd:steps=40
 python eval/transfer.py --target mnist-c mnist-b --target-weights RUN SUBSTITUTE --generator SUBSTITUTE --victim mnist-c
 
-A matrix of sources and victims for one attack at one eps; and the curve of one step, many steps and noise against eps.
-With --victim that classifier alone is attacked: white-box, and from each other source, for instance the substitutes of
-train/substitute.py, with the number of queries of each.
+Two results: a matrix of success rates, source x victim, for one attack at one eps; and curves of the success rate of
+FGSM, I-FGSM and noise against eps. With --victim only that classifier is attacked: white-box, and by transfer from each
+other target; of substitutes (train/substitute.py) the number of queries is reported.
 Every adversarial example is verified (advgan/evaluation). Results are kept in OUTPUT_DIR/cells: the same command
 resumes.
 """
@@ -63,7 +63,7 @@ class Settings(ClassifiersSettings, SeededStudySettings):
     pair: tuple[NameOrPath, ...] = ()
     """Source and victim of the curve; (): the mean of all pairs"""
     y_target: int | None = None
-    """TargetModel class, whose own images are left out; None: the generator's, if it has one"""
+    """Target class; images of that class are left out. None: the generator's target class, if it has one"""
     output_dir: Path = Path("checkpoints/runs/transfer")
     """Directory of transfer.md, matrix.png, curve.png, transfer.json and the rest; earlier ones are replaced"""
 
@@ -114,8 +114,8 @@ def main(settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class TransferPoint(GridPoint):
-    """A point and the classifier `made_on` which its adversarial examples are made: the victim itself, a generator's
-    source, another one; None for noise."""
+    """A point of the grid. `made_on` is the classifier whose gradients make the adversarial examples: the victim itself
+    (white-box), another one, or that a generator was trained on; None for noise."""
 
     made_on: TargetModel | None = None
 
@@ -162,7 +162,8 @@ class TransferGrid:
     def curve(
         self, specs: Sequence[Spec], threats: Sequence[Threat], pairs: Sequence[tuple[str, str]]
     ) -> list[TransferPoint]:
-        """Noise on the victims; each attack for the pairs and on the sources themselves; passes of generators there."""
+        """The points of the curves, for every eps: noise on each attacked classifier; each attack for each pair, and
+        white-box on its source where no single victim is given; each generator up to its eps."""
         attacked = list(pairs) if self.victim else [*pairs, *dict.fromkeys((source, source) for source, _ in pairs)]
         noisy = [self.victim] if self.victim else list(dict.fromkeys(label for pair in attacked for label in pair))
         points = [self.point(NOISE, threat, None, label) for label in noisy for threat in threats]
@@ -203,9 +204,11 @@ def parse_source_attack(text: str) -> Spec:
 def by_source(
     trained: Sequence[LoadedGenerator], named: Sequence[str], targets: Sequence[TargetModel]
 ) -> dict[str | None, LoadedGenerator]:
-    """The generators by the label of the target they were trained on: as `named`, else as in their runs; else None.
+    """Generators by the label of the classifier they were trained on: from `named`, else from its hash in
+    training.json; None where unknown.
 
-    Raises InputError for a source that is none of the targets or is not the one, and for two generators of one source.
+    Raises InputError for a source that is not among the targets or contradicts training.json, and for two generators of
+    one source.
     """
     by_label = {target.label: target for target in targets}
     if wrong := [label for label in named if label not in by_label or not trained]:
