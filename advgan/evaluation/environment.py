@@ -39,12 +39,17 @@ def environment(settings: Any) -> dict[str, Any]:
     }
 
 
-@cache
 def software() -> dict[str, Any]:
-    """What decides a result beside the settings: the code that computes it, versions of packages, the machine.
+    """What decides a result beside the settings: the code that computes it, versions of packages, the machine, threads.
 
     Comments, docstrings and formatting of the code do not count, nor do reports, studies, trainings and commands.
     """
+    return _installed() | {"threads": torch.get_num_threads()}
+
+
+@cache
+def _installed() -> dict[str, Any]:
+    """The part of `software` that stays as it is while a process runs."""
     library = Path(__file__).parents[1]
     files = [library / "core/threat_model.py", *(f for room in COMPUTING for f in (library / room).rglob("*.py"))]
     code = hashlib.sha256()
@@ -52,7 +57,7 @@ def software() -> dict[str, Any]:
         code.update(code_digest(file.read_text(encoding="utf-8")).encode())
     versions = {name: _version(name) for name in ("torch", "scipy", *BRIDGED)}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    machine = {"cpu": _cpu(), "gpu": gpu, "threads": torch.get_num_threads()}
+    machine = {"cpu": _cpu(), "gpu": gpu}
     return {"python": platform.python_version(), "sources": code.hexdigest(), **versions, **machine}
 
 

@@ -14,7 +14,7 @@ from advgan.attacks import Attack, Spec, ifgsm, make_attack, parse_attack, regis
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.evaluation import Result, ResultCache, TargetModel, evaluate
-from advgan.evaluation.environment import code_digest
+from advgan.evaluation.environment import code_digest, software
 from advgan.evaluation.result_cache import distribute
 from tests.attacks.test_attacks import conv_net, images, predicted_labels
 
@@ -209,3 +209,11 @@ def test_failed_result_is_not_cached(victim: TargetModel, tmp_path: Path, monkey
 def test_code_digest_ignores_comments(change: str, same: bool) -> None:
     code = '"""One."""\n\n\ndef f(x):\n    """Twice."""\n    return 2 * x\n'
     assert (code_digest(change) == code_digest(code)) == same
+
+
+def test_thread_count_is_read_at_each_call() -> None:
+    counts = []
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        counts.append(software()["threads"])
+    assert counts == [2, 1]
