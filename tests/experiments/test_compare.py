@@ -161,7 +161,7 @@ def test_what_the_sanity_checks_need(call: Callable[..., list[dict]], classifier
 @pytest.mark.program
 @pytest.mark.usefixtures("undrawn")
 def test_a_killed_comparison_goes_on_with_what_is_missing(
-    script: Run, digits: Path, classifier: Path, tmp_path: Path
+    program: Run, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
     words = ["eval/compare.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-small"]
     words += [
@@ -187,9 +187,9 @@ def test_a_killed_comparison_goes_on_with_what_is_missing(
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "results.json").exists()
 
-    done = script(*words, "--output-dir", tmp_path / "killed")
+    done = program(*words, "--output-dir", tmp_path / "killed")
     assert "1 of 2 cells were kept from an earlier call" in done.stdout, done.stdout[-700:]
-    script(*words, "--output-dir", tmp_path / "whole")
+    program(*words, "--output-dir", tmp_path / "whole")
     rows = []
     for directory in ("killed", "whole"):
         results = json.loads((tmp_path / directory / "results.json").read_text())
