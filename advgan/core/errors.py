@@ -25,7 +25,7 @@ class InputError(ValueError):
 
 
 class NotFiniteError(FloatingPointError):
-    """The loss of a training became NaN or infinite. `trained`: the best model before, if there was a validation."""
+    """The loss of a training became NaN or infinite. `trained`: of `advgan.fit`, the best generator before, if any."""
 
     trained: Any = None
 

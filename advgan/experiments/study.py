@@ -10,11 +10,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import advgan.training as training
 from advgan.attacks.registry import Spec, make_attack, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, eps_text
+from advgan.data import Data
 from advgan.data.flags import load_chosen
 from advgan.defenses import ClassifierSpec, parse_classifier
 from advgan.evaluation import Result, ResultCache, environment
@@ -93,6 +96,7 @@ class Study:
         self.seed = self.cache_hits = self.keep = 0
         self.is_main = True
         self._caches: dict[int, ResultCache] = {}
+        self._images: tuple[Data, Tensor, Tensor] | None = None
 
     def load_generators(self, paths: Sequence[Any], targets: Sequence[str]) -> list[LoadedGenerator]:
         """The generators in `paths`, whose guides may be named like one of the `targets`."""
@@ -116,17 +120,11 @@ class Study:
             raise InputError(f"this program is one process, got {n}: start it without a launcher")
         with self.accelerator.main_process_first():
             self.data = load_chosen(self.settings)
-        self._take_images()
 
     def load_targets(self, specs: Sequence[ClassifierSpec]) -> list[TargetModel]:
         """The classifiers; labels and class names of the data become theirs."""
-        targets, self.data = load_targets(specs, self.data, self.accelerator.device)
-        self.use_targets(targets)
-        return targets
-
-    def use_targets(self, targets: list[TargetModel]) -> None:
-        self.targets = targets
-        self._take_images()
+        self.targets, self.data = load_targets(specs, self.data, self.accelerator.device)
+        return self.targets
 
     def load_surrogate(self, name: str, weights: Path | None, targets: str) -> TargetModel:
         """A classifier that must not be one of the `targets`, as which the error names them."""
@@ -210,10 +208,23 @@ class Study:
         report.write(self.settings.output_dir)
         report.print(self.settings.output_dir, kept=self.cache_hits, total=total)
 
-    def _take_images(self) -> None:
-        n = self.settings.max_samples if self.subsampled else None
-        test = self.data.test if n is None else self.data.test.first(n)
-        self.x, self.y = next(test.batches(len(test)))
+    @property
+    def x(self) -> Tensor:
+        """Test images (n, c, h, w)."""
+        return self._test_images()[0]
+
+    @property
+    def y(self) -> Tensor:
+        """Their labels (n,)."""
+        return self._test_images()[1]
+
+    def _test_images(self) -> tuple[Tensor, Tensor]:
+        """Read once for `data` as it is: with the labels of the classifiers, once these are loaded."""
+        if self._images is None or self._images[0] is not self.data:
+            n = self.settings.max_samples if self.subsampled else None
+            test = self.data.test if n is None else self.data.test.first(n)
+            self._images = (self.data, *next(test.batches(len(test))))
+        return self._images[1:]
 
 
 def _labelled(result: Result, point: GridPoint) -> Result:

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 import advgan.training as training
 from advgan.attacks import pgd
 from advgan.classifiers import Classifier, build_target, fingerprint, initial_target, save_target
-from advgan.core.config import ByOrder, Real, check_signs, write_settings
+from advgan.core.config import ByOrder, Real, check_signs
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import sealed
@@ -38,7 +38,7 @@ from advgan.defenses import load_members
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.adversarial import AdversarialConfig, Adversary, Method, adversarial_config, mixed_loss, overfitted
 from advgan.training.card import classifier_card
-from advgan.training.flags import RunFlags
+from advgan.training.flags import RunFlags, save_settings
 from advgan.training.frozen import process_settings
 from advgan.training.robust_accuracy import accuracy, validate
 from advgan.training.run_directory import Place, RunDirectory
@@ -379,13 +379,6 @@ def unused_settings(settings: Settings) -> list[str]:
     """The settings that do nothing because adversarial training, or its method that they are for, was not requested."""
     method = settings.adversarial
     return [name for name, of in ADVERSARIAL_ONLY.items() if method is None or of not in (None, method)]
-
-
-def save_settings(settings: Any, accelerator: Accelerator) -> None:
-    """Write the settings of the run to its directory."""
-    with training.saving(accelerator, settings.output_dir):
-        if accelerator.is_main_process:
-            write_settings(settings, settings.output_dir)
 
 
 def save_classifier(settings: Settings, steps: ClassifierTraining, tested: dict[str, float] | None) -> None:

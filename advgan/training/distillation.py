@@ -36,8 +36,7 @@ from advgan.data.augment import check_shift
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.training.classifier import save_settings
-from advgan.training.flags import RunFlags
+from advgan.training.flags import RunFlags, save_settings
 from advgan.training.frozen import process_settings
 from advgan.training.robust_accuracy import accuracy
 from advgan.training.run_directory import Place, RunDirectory

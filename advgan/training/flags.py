@@ -1,12 +1,16 @@
-"""Flags that training programs share."""
+"""Flags that training programs share, and the file that holds all flags of a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from advgan.core.config import Real
+from accelerate import Accelerator
+
+from advgan.core.config import Real, write_settings
 from advgan.models import losses
 from advgan.models.generator import Architecture
+from advgan.training.runtime.checkpoint import saving
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,10 @@ class NetworkFlags:
     """Residual blocks of the generator (unet: at its bottom; unrolled: iterations)"""
     levels: int = 1
     """Downsampling levels of a unet"""
+
+
+def save_settings(settings: Any, accelerator: Accelerator) -> None:
+    """Write the settings of a run to its directory, in the main process."""
+    with saving(accelerator, settings.output_dir):
+        if accelerator.is_main_process:
+            write_settings(settings, settings.output_dir)

@@ -263,11 +263,11 @@ class GeneratorTraining:
             Display(self.accelerator, self.record, self.total, self.config) as display,
         ):
             try:
-                for x, y in batches:
-                    if self._step(x, y, callbacks, stop, log, display):
-                        break  # every process stops at this step
+                with self.files.naming_what_is_kept():
+                    for x, y in batches:
+                        if self._step(x, y, callbacks, stop, log, display):
+                            break  # every process stops at this step
             except NotFiniteError as error:
-                error.args = (f"{error}; {self.files.left()}",)
                 error.trained = None if self.best is None else self._generator()
                 raise
         self.files.finish()

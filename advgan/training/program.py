@@ -8,9 +8,7 @@ python train/advgan.py --dataset mnist --data-dir data --target mnist-c --target
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 import advgan.training as training
-from advgan.core.config import ByOrder, Real, write_settings
+from advgan.core.config import ByOrder, Real
 from advgan.core.errors import InputError
 from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
@@ -29,7 +27,7 @@ from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.training.flags import LossFlags, NetworkFlags, RunFlags
+from advgan.training.flags import LossFlags, NetworkFlags, RunFlags, save_settings
 from advgan.training.generator import fit
 from advgan.training.options import FLAGS, TrainingConfig
 from advgan.training.run_files import Description
@@ -133,7 +131,7 @@ def main(settings: Settings) -> None:
             loss=config.loss,
             optimization=config.optimization,
             run=config.run,
-            callbacks=[partial(save_settings, settings, accelerator)],
+            callbacks=[lambda step, metrics: None if metrics else save_settings(settings, accelerator)],
             accelerator=accelerator,
             output_dir=settings.output_dir,
             resume=settings.resume,
@@ -182,15 +180,6 @@ def load(settings: Settings, accelerator: Accelerator) -> tuple[nn.Module, Data,
     if settings.guide_dir is None:
         return model, data, settings.guide
     return model, data, unwrap(load_classifier(str(settings.guide_dir), image_shape=shape))
-
-
-def save_settings(settings: Settings, accelerator: Accelerator, step: int, metrics: Mapping[str, float]) -> None:
-    """A callback that writes settings-advgan.yaml before the first step."""
-    if metrics:
-        return
-    with training.saving(accelerator, settings.output_dir):
-        if accelerator.is_main_process:
-            write_settings(settings, settings.output_dir)
 
 
 def print_summary(directory: Path) -> None:

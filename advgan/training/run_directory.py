@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LRScheduler
 
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.lock import release
 from advgan.training.runtime.checkpoint import Record, State, saving
 from advgan.training.runtime.loop import Interrupted, Terminated, open_log
@@ -99,9 +99,16 @@ class RunDirectory:
         with saving(self.accelerator, self.directory):
             yield self.accelerator.is_main_process
 
-    def left(self, folder: str | None = None) -> str:
-        """What is kept of a run that failed."""
-        return "nothing was kept yet" if self.state is None else self.state.left(folder)
+    @contextmanager
+    def naming_what_is_kept(self, folder: str | None = None) -> Iterator[None]:
+        """A block whose NotFiniteError ends with what is kept of the run: `folder`, or the artefact."""
+        try:
+            yield
+        except NotFiniteError as error:
+            kept = None if self.directory is None else self.directory / (folder or self.place.artefact)
+            good = f"the last good {kept.name} is in {kept}" if kept and kept.exists() else "nothing was kept yet"
+            error.args = (f"{error}; {good}",)
+            raise
 
     def raise_if_stopped(self, code: int, trained: Any) -> None:
         """Raise what ends a training that a signal stopped (exit code `code`), with the best model so far."""

@@ -34,7 +34,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import advgan.training as training
 from advgan.classifiers import Answers, BlackBox, Classifier, build_target, fingerprint, save_target
 from advgan.core.config import ByOrder, Real, check_signs, write_settings
-from advgan.core.errors import InputError, NotFiniteError
+from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
@@ -506,7 +506,8 @@ class SubstituteTraining:
         x, index = next(self.batches[phase])
         device = self.accelerator.device
         b, x = self.cache["clean"][index].to(device), x.to(device)
-        values = self._distil(x, b, round_) if phase == "distil" else self._attack(x, b.argmax(1))
+        with self.files.naming_what_is_kept():
+            values = self._distil(x, b, round_) if phase == "distil" else self._attack(x, b.argmax(1))
         record[phase] += 1
         record["step"] += 1
         record["seconds"] += time.perf_counter() - began
@@ -547,7 +548,7 @@ class SubstituteTraining:
         self.optimizer.step()
         agreement = (logits.detach().argmax(1) == b.argmax(1)).float().mean()
         values = {"loss distillation": loss.item(), "agreement": agreement.item()}
-        training.check_finite(values, self.record["step"] + 1, self.files.left())
+        training.check_finite(values, self.record["step"] + 1)
         self.schedules["distil"].step()
         return values
 
@@ -560,11 +561,7 @@ class SubstituteTraining:
             for generator in generators:
                 generator.load_guide_weights(self.substitute, init=record["attack"] == 0)
         trainer.step = record["step"]
-        try:
-            return trainer.train_step(x, y)
-        except NotFiniteError as error:
-            error.args = (f"{error}; {self.files.left()}",)
-            raise
+        return trainer.train_step(x, y)
 
     def _end_round(self, round_: int, log: Any, bar: Any) -> None:
         """Validate, and save both networks."""

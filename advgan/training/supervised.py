@@ -213,7 +213,8 @@ class SupervisedTraining(ABC):
         loss, logits = self.loss(moved.to(accelerator.device), y)
         # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
         value: float = accelerator.reduce(loss.detach(), reduction="mean").item()
-        check_finite({"the loss": value}, record["step"] + 1, self.files.left(part.folder))
+        with self.files.naming_what_is_kept(part.folder):
+            check_finite({"the loss": value}, record["step"] + 1)
         part.optimizer.zero_grad()
         accelerator.backward(loss)
         part.optimizer.step()

@@ -97,7 +97,7 @@ def main(settings: Settings) -> None:
 
     all_rows = [MatrixRow("base", None, None), *rows]
     (base, *targets), study.data = load_rows(all_rows, base_spec, study.data, study.accelerator.device)
-    study.use_targets(targets)
+    study.targets = targets
     surrogate = None
     if settings.surrogate:
         surrogate = study.load_surrogate(settings.surrogate, settings.surrogate_weights, "rows")

@@ -115,7 +115,7 @@ def main(settings: Settings) -> None:
     loaded = study.load_targets([ClassifierSpec(settings.target, line.weights) for line in lines])
     labels = ["no distillation" if line.temperature is None else f"T = {line.label}" for line in lines]
     targets = [target.with_label(label) for target, label in zip(loaded, labels, strict=True)]
-    study.use_targets(targets)
+    study.targets = targets
     for target, trained in zip(targets, generators, strict=True):
         if trained is not None:
             trained.generator.to(study.accelerator.device)

@@ -140,11 +140,6 @@ class State:
                 {"step": step, "steps": self.steps, "before": before},
             ]
 
-    def left(self, folder: str | None = None) -> str:
-        """What is kept of a run that failed."""
-        kept = self.output_dir / (folder or self.artefact)
-        return f"the last good {kept.name} is in {kept}" if kept.exists() else "nothing was kept yet"
-
     def clear(self, *more: str) -> None:
         """Remove the run that a new one replaces (`claim` has asked), the artefacts `more` of it too, so that nothing
         of it can pass for the new one's."""
