@@ -28,10 +28,8 @@ import advgan.bridges  # noqa: F401 - registers the names of other libraries' at
 import advgan.training as training
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.classifiers import fingerprint
-from advgan.core.config import ByOrder, Real, check_signs, write_settings
+from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError
-from advgan.core.recipe import NameOrPath
-from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
@@ -46,6 +44,7 @@ from advgan.defenses.detection import (
     scores,
     threshold_at,
 )
+from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation import predict
 from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
 from advgan.evaluation.runner import device_of
@@ -313,17 +312,9 @@ def evaluate_detector(
 
 
 @dataclass(frozen=True)
-class Settings(DetectorConfig, DataSettings):
+class Settings(DetectorConfig, ClassifierSettings, DataSettings):
     """Which detector, of what, for which classifier."""
 
-    target: NameOrPath = "mnist-c"
-    """The classifier: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
-    hf:REPO, FILE.py:FACTORY, which need no weights"""
-    target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    weights_by_order: ByOrder = False
-    defense: NameOrPath | None = None
-    """Defenses of the target, like bit-depth:bits=3, or several with +; None: none"""
     attacks: tuple[str, ...] = ("fgsm", "pgd:steps=10")
     """Attacks, with settings after colons: a binary detector is trained on their adversarial training images, each
     attack on its part of them, and every detector is tested on all their adversarial test images"""
@@ -343,7 +334,7 @@ def main(settings: Settings) -> None:
     generator_given = settings.generator is not None
     settings.check(attacks=bool(settings.attacks) or generator_given, discriminator=settings.discriminator)
     specs = [parse_attack(text) for text in settings.attacks]
-    spec = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
+    spec = settings.classifier
     accelerator = training.start(settings.seed, settings.threads)
     if accelerator.num_processes > 1:
         raise InputError(f"a detector is made by one process, got {accelerator.num_processes}")

@@ -16,15 +16,14 @@ from accelerate import Accelerator
 from torch import nn
 
 import advgan.training as training
-from advgan.core.config import ByOrder, Real
+from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.core.json_files import read_sealed
-from advgan.core.recipe import NameOrPath
-from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, check_eps
 from advgan.data import Data
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.defenses import load_classifier, parse_classifier, unwrap
+from advgan.defenses import load_classifier, unwrap
+from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.flags import LossFlags, NetworkFlags, RunFlags, save_settings
@@ -37,17 +36,9 @@ PROGRAM = "advgan"  # as in settings-advgan.yaml
 
 
 @dataclass(frozen=True)
-class Settings(NetworkFlags, LossFlags, RunFlags, DataSettings):
+class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettings):
     """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
 
-    target: NameOrPath = "mnist-c"
-    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
-    hf:REPO, FILE.py:FACTORY, which need no weights"""
-    target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    weights_by_order: ByOrder = False
-    defense: NameOrPath | None = None
-    """Defenses of the target, like bit-depth:bits=3, or several with +; None: none"""
     eps: Real = 0.3
     """Radius of the ball, in pixel units of [0, 1]"""
     norm: Norm = "linf"
@@ -170,7 +161,7 @@ def check(settings: Settings, config: TrainingConfig) -> None:
 
 def load(settings: Settings, accelerator: Accelerator) -> tuple[nn.Module, Data, nn.Module | bool | None]:
     """The classifier under attack, the images, and the guide."""
-    spec = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
+    spec = settings.classifier
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
     shape = data.image_shape

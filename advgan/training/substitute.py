@@ -33,27 +33,25 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import advgan.training as training
 from advgan.classifiers import Answers, BlackBox, Classifier, build_target, fingerprint, save_target
-from advgan.core.config import ByOrder, Real, check_signs, write_settings
+from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.json_files import sealed
-from advgan.core.recipe import NameOrPath
-from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
 from advgan.data import Split, Stream, training_batches
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.sources import as_split
 from advgan.data.split import fair_order
-from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier, reseed
+from advgan.defenses import ClassifierSpec, load_classifier, reseed
+from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.models.generator_settings import Architecture
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.build import build_generator
 from advgan.training.card import percent, substitute_card
-from advgan.training.flags import RunFlags
+from advgan.training.flags import LossFlags, NetworkFlags, RunFlags
 from advgan.training.frozen import frozen, process_settings
 from advgan.training.options import TrainingConfig
 from advgan.training.run_directory import Place, RunDirectory
@@ -68,7 +66,7 @@ Model = nn.Module | Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
-class SubstituteConfig:
+class SubstituteConfig(NetworkFlags, LossFlags):
     """Settings of the queries, of both networks and of their training."""
 
     images: int | None = None
@@ -100,30 +98,6 @@ class SubstituteConfig:
     bf16: bool = False
     """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
 
-    adversarial: losses.AdversarialLoss = "margin"
-    """Adversarial loss on the substitute's logits"""
-    kappa: Real = 5.0
-    """Margin of the adversarial loss (form margin)"""
-    gan: losses.GANLoss = "least-squares"
-    """Form of the GAN loss"""
-    alpha: Real = 0.1
-    """Weight of the GAN loss; 0 leaves it out"""
-    beta: Real = 0.05
-    """Weight of the hinge loss; 0 leaves it out"""
-    hinge_c: Real | None = None
-    """l2 threshold of the hinge loss; None: 0.85 of that of random-sign noise of this eps on training images"""
-
-    architecture: Architecture = "patch"
-    """Of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a guide) or paper
-    (Xiao et al. 2018)"""
-    patch: int = 4
-    """Side of the square of pixels that becomes one position of the generator"""
-    width: int = 32
-    """Channels of the generator"""
-    depth: int = 2
-    """Residual blocks of the generator (unet: at its bottom)"""
-    levels: int = 1
-    """Number of times a unet halves the image"""
     guide: bool = True
     """Condition the generator on the logits of a frozen copy of the substitute for the clean image"""
 
@@ -626,18 +600,9 @@ def check_predictions(predictions: Tensor, held_out: Split, y_target: int | None
 
 
 @dataclass(frozen=True)
-class Settings(RunFlags, SubstituteConfig, DataSettings):
+class Settings(RunFlags, SubstituteConfig, ClassifierSettings, DataSettings):
     """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
 
-    target: NameOrPath = "mnist-c"
-    """The classifier under attack, which only answers queries: its name, the directory of a saved one, or
-    torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH"""
-    target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; the attack does not see them. None: its
-    own, or the shipped mnist-c"""
-    weights_by_order: ByOrder = False
-    defense: NameOrPath | None = None
-    """Defenses of the target, like bit-depth:bits=3, or several with +; None: none"""
     substitute: str = "mnist-tutorial"
     """The attacker's own classifier, of an architecture other than the (unknown) target's"""
     output_dir: Path = Path("checkpoints/runs/substitute")
@@ -697,7 +662,7 @@ def print_summary(run: SubstituteTraining, directory: Path) -> None:
 
 def checked_target(settings: Settings) -> ClassifierSpec:
     """The black box. Raises InputError where the program would overwrite it."""
-    spec = parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIER)
+    spec = settings.classifier
     folder = settings.output_dir / "classifier"
     outputs = [path.resolve() for path in (settings.output_dir, folder, folder / "model.safetensors")]
     if spec.weights is not None and spec.weights.exists() and spec.weights.resolve() in outputs:

@@ -25,13 +25,14 @@ from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat, eps_text
+from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation import Result, evaluate
 from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_eps_values, unfit
 from advgan.experiments.amortisation.analysis import OURS, compare_success, evals_to_fraction, finding, union
 from advgan.experiments.amortisation.diversity import DRAWS, diversity
 from advgan.experiments.amortisation.report import report
-from advgan.experiments.settings import ClassifierSettings, SeededStudySettings
+from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
 
 PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json

@@ -29,12 +29,13 @@ from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import ClassifierSpec, attack_view, is_random
+from advgan.defenses.flags import TargetSettings
 from advgan.evaluation import Result
 from advgan.evaluation.loading import LoadedGenerator, TargetModel
 from advgan.evaluation.runner import relative_time
 from advgan.experiments.defenses.report import report
 from advgan.experiments.defenses.rows import MatrixRow, load_rows, parse_rows
-from advgan.experiments.settings import SeededStudySettings, TargetSettings
+from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
 from advgan.experiments.trainings import parse_commands, prepare
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from advgan.attacks.registry import ATTACKS
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat, check_class
+from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.loading import aim, parse_eps_values, unfit
-from advgan.experiments.settings import ClassifierSettings, SeededStudySettings
+from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study, parse_attacks
 from advgan.experiments.sweep.report import report, unattacked
 from advgan.report.comparison import Comparison
