@@ -38,14 +38,14 @@ from rich.console import Console
 import advgan.bridges  # noqa: F401 - registers the names of other libraries' attacks
 import advgan.training as training
 from advgan.classifiers import fingerprint
-from advgan.core.config import ByOrder, Real, run, write_settings
+from advgan.core.config import Real, run, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
-from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Threat, check_class, eps_text
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier
+from advgan.defenses.flags import TargetSettings
 from advgan.evaluation import environment, predict
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.evaluation.metrics import clean_records
@@ -82,15 +82,9 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Settings(DataSettings):
+class Settings(TargetSettings, DataSettings):
     """What is timed, on which images."""
 
-    target: NameOrPath = "mnist-c"
-    """The classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
-    hf:REPO, FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
-    target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
-    weights_by_order: ByOrder = False
     generator: Path | None = None
     """A generator's folder, or the run that holds it, for the section of that name: there all have its ball and aim"""
     sections: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from torch import nn
 from advgan.cli.main import COMMANDS
 from advgan.core.config import parse
 from advgan.core.errors import InputError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, program_module
 
 DOCS = [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
 SUFFIXES = "py|md|yaml|json|png|cff"
@@ -129,10 +129,10 @@ def parse_arguments(program: str, words: list[str], line: str) -> None:
     if "--recipe" in words and re.search(r"[A-Z$*]", words[(i := words.index("--recipe")) + 1]):
         del words[i : i + 2]
     words = ["1" if re.fullmatch(r"[A-Z][A-Z0-9_]*", word) else word for word in words]
-    module = importlib.import_module(program)
-    started = re.search(r'run_program\("(.+)"\)', Path(str(module.__file__)).read_text())
+    path = f"{program.replace('.', '/')}.py"
+    module = program_module(path) if program.startswith(("train.", "eval.")) else importlib.import_module(program)
     try:
-        parse((importlib.import_module(started[1]) if started else module).Settings, words)
+        parse(module.Settings, words)
     except InputError as error:
         pytest.fail(f"{program} does not understand: {line} ({error})")
     except SystemExit:  # --help

@@ -20,6 +20,6 @@ def run_program(module: str) -> None:
 
 def program_module(file: Path) -> Any:
     """The module with `main` and `Settings` of a program train/X.py or eval/X.py, which its file names."""
-    names = re.search(r'run_program\("([\w.]+)"\)|from (advgan[\w.]+) import Settings, main', file.read_text())
-    assert names is not None, f"{file} starts no program"
-    return import_module(names[1] or names[2])
+    name = re.search(r'run_program\("([\w.]+)"\)', file.read_text())
+    assert name is not None, f"{file} starts no program"
+    return import_module(name[1])

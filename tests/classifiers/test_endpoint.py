@@ -27,7 +27,7 @@ from advgan.core.config import run
 from advgan.core.errors import InputError
 from advgan.defenses import load_classifier
 from advgan.experiments.comparison import run as compare
-from tests.conftest import ROOT, environment
+from tests.conftest import ROOT, environment, program_module
 
 service = importlib.import_module("examples.serve")
 substitute = importlib.import_module("advgan.training.substitute")
@@ -397,7 +397,7 @@ def test_responses_before_a_failure_are_kept(
 def test_training_against_service_raises_with_hint(
     started_service: Callable[..., str], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = importlib.import_module("train.advgan")
+    train = program_module("train/advgan.py")
     words = ["--dataset", "folder", "--data-dir", digits, "--target", started_service(), "--output-dir", tmp_path]
     with pytest.raises(SystemExit) as done:
         run(train.main, train.Settings, [str(word) for word in words])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import socket
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
@@ -21,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from advgan.core.config import run
 from advgan.experiments.comparison import run as compare
-from tests.conftest import ROOT, TORCHRUN, Run, environment
+from tests.conftest import ROOT, TORCHRUN, Run, environment, program_module
 
 # A generator that takes every question there is, and 47 validation images: neither 2 nor 4 processes divide them.
 SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "24", "--max-steps", "12"]
@@ -38,12 +36,7 @@ def words(digits: Path, classifier: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def one(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
-    spec = importlib.util.spec_from_file_location("processes_advgan", ROOT / "train" / "advgan.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules["processes_advgan"] = module
-    spec.loader.exec_module(module)
+    module = program_module("train/advgan.py")
     directory = tmp_path_factory.mktemp("one")
     run(module.main, module.Settings, [*words, "--output-dir", str(directory)])
     return directory

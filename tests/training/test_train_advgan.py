@@ -28,7 +28,7 @@ from advgan.defenses.detection import FeatureSqueezing, save_detector, scores
 from advgan.evaluation.loading import load_generators
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
-from tests.conftest import ROOT, environment
+from tests.conftest import ROOT, environment, program_module
 
 SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "20", "--validate-every", "4"]
 
@@ -52,14 +52,8 @@ def words(digits: Path, target: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def advgan() -> ModuleType:
-    """The program as a module, under another name than the library's."""
-    spec = importlib.util.spec_from_file_location("train_advgan", ROOT / "train" / "advgan.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_advgan"] = module
-    spec.loader.exec_module(module)
-    return module
+    """The module of the program."""
+    return program_module("train/advgan.py")
 
 
 @pytest.mark.program
