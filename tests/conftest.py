@@ -7,6 +7,7 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -76,6 +77,19 @@ def script() -> Run:
         return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
     return run
+
+
+def stop_after_first_state(path: str, *words: object, states: Path, number: int) -> tuple[int, str]:
+    """Exit code and output of a program that gets the signal `number` once it has saved a state to `states`."""
+    command = [sys.executable, path, *map(str, words)]
+    running = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(states.glob("step-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.send_signal(number)
+    output, _ = running.communicate(timeout=60)
+    return running.returncode, output
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import foolbox
 import pytest
@@ -29,7 +29,6 @@ from advgan.attacks import common as gradients
 from advgan.attacks.losses import get_loss
 from advgan.core.errors import InputError
 from advgan.core.threat_model import TOLERANCE, Threat, delta_norms
-from advgan.evaluation.instrumentation import ModelSnapshot
 from advgan.models.generator import Generator
 
 # Settings that make the thorough ones quick enough for small nets.
@@ -89,25 +88,6 @@ def stopping(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> Tensor:
 def predicted_labels(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return model(x).argmax(1)
-
-
-@pytest.fixture
-def model_unchanged() -> Iterator[Callable[[nn.Module], nn.Module]]:
-    """Prepares a model (training mode, gradients, a hook) and checks after the test that nothing of it has changed."""
-    watched: list[ModelSnapshot] = []
-
-    def prepare(model: nn.Module) -> nn.Module:
-        model.train()[0].eval()  # mixed modes are kept
-        next(model.parameters()).requires_grad_(False)
-        last = list(model.parameters())[-1]
-        last.grad = torch.ones_like(last)
-        model[1].register_forward_hook(lambda *_: None)
-        watched.append(ModelSnapshot(model))
-        return model
-
-    yield prepare
-    assert watched
-    assert [change for snapshot in watched for change in snapshot.changes()] == []
 
 
 # Closed forms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -15,7 +15,8 @@ from advgan.attacks.pgd import pgd
 from advgan.attacks.square import _window, square
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
-from advgan.evaluation.instrumentation import CallCounter, ModelSnapshot
+from advgan.evaluation.instrumentation import CallCounter
+from tests.attacks.test_attacks import images, predicted_labels, seeded
 
 BOUNDED: dict[str, Callable[..., Tensor]] = {
     "apgd-ce": partial(apgd, steps=8),
@@ -29,10 +30,6 @@ EVERY = BOUNDED | MINIMAL
 def radius(name: str, eps: float) -> dict[str, float]:
     """The argument `eps` of a bounded attack."""
     return {"eps": eps} if name in BOUNDED else {}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def linear(classes: int, seed: int = 0) -> nn.Sequential:
@@ -56,39 +53,12 @@ def conv_net(channels: int = 1, classes: int = 5) -> nn.Sequential:
     return net
 
 
-def images(n: int, channels: int = 1, size: int = 12, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(n, channels, size, size, generator=seeded(1))
-
-
-def predicted_labels(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)
-
-
 def plane(model: nn.Sequential, x: Tensor, norm: str) -> tuple[Tensor, Tensor]:
     """Distance (n,) to the boundary of a linear model of two classes, and the unit step (n, 1, 6, 6) towards it."""
     w = (model[1].weight[1] - model[1].weight[0]).detach()
     gap = (model(x)[:, 1] - model(x)[:, 0]).detach()
     slope, unit = (w.abs().sum(), w.sign()) if norm == "linf" else (w.norm(), w / w.norm())
     return gap.abs() / slope, -gap.sign().view(-1, 1, 1, 1) * unit.view(1, 1, 6, 6)
-
-
-@pytest.fixture
-def model_unchanged() -> Iterator[Callable[[nn.Module], nn.Module]]:
-    """Prepares a model (training mode, gradients, a hook) and checks after the test that nothing of it has changed."""
-    watched: list[ModelSnapshot] = []
-
-    def prepare(model: nn.Module) -> nn.Module:
-        model.train()[0].eval()  # mixed modes are kept
-        next(model.parameters()).requires_grad_(False)
-        last = list(model.parameters())[-1]
-        last.grad = torch.ones_like(last)
-        model[1].register_forward_hook(lambda *_: None)
-        watched.append(ModelSnapshot(model))
-        return model
-
-    yield prepare
-    assert [change for snapshot in watched for change in snapshot.changes()] == []
 
 
 # What every attack promises

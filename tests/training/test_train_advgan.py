@@ -8,9 +8,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -28,7 +25,7 @@ from advgan.defenses.detection import FeatureSqueezing, save_detector, scores
 from advgan.evaluation.loading import load_generators
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
-from tests.conftest import ROOT, environment, program_module
+from tests.conftest import program_module, stop_after_first_state
 
 SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "20", "--validate-every", "4"]
 
@@ -101,15 +98,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(script, words, tmp_path):
     whole, parts, long = tmp_path / "whole", tmp_path / "parts", ["--max-steps", "24", "--validate-every", "6"]
     long += ANYTHING
     script("train/advgan.py", *words, *long, "--output-dir", whole)
-    command = [sys.executable, "train/advgan.py", *words, *long, "--output-dir", str(parts)]
-    running = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list((parts / "state" / "generator").glob("step-*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    running.send_signal(signal.SIGINT)
-    output, _ = running.communicate(timeout=60)
-    assert running.returncode == 130
+    code, output = stop_after_first_state(
+        "train/advgan.py",
+        *words,
+        *long,
+        "--output-dir",
+        parts,
+        states=parts / "state" / "generator",
+        number=signal.SIGINT,
+    )
+    assert code == 130
     assert "--resume continues" in output
     script("train/advgan.py", *words, *long, "--output-dir", parts, "--resume")
     for net in ("generator", "discriminator"):

@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from advgan.classifiers import build_target, initial_target, load_target, save_target
 from advgan.core.config import run
-from tests.conftest import ROOT, environment
+from tests.conftest import stop_after_first_state
 
 STEPS = 24  # of 20 images: six make an epoch of `digits`
 
@@ -71,15 +68,15 @@ def test_stopped_and_resumed_equals_uninterrupted(script, words, tmp_path):
     words += ["--max-steps", "60"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     script("train/classifier.py", *words, "--output-dir", whole)
-    command = [sys.executable, "train/classifier.py", *words, "--output-dir", str(parts)]
-    running = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list((parts / "state" / "classifier").glob("step-*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    running.send_signal(signal.SIGTERM)
-    output, _ = running.communicate(timeout=60)
-    assert running.returncode == 143
+    code, output = stop_after_first_state(
+        "train/classifier.py",
+        *words,
+        "--output-dir",
+        parts,
+        states=parts / "state" / "classifier",
+        number=signal.SIGTERM,
+    )
+    assert code == 143
     assert "of 60; the same command with --resume continues" in output
     assert "not measured (the run did not end)" in (parts / "classifier" / "README.md").read_text()
     script("train/classifier.py", *words, "--output-dir", parts, "--resume")
