@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from advgan.analysis.groups import first_seeds, groups, spec_of
-from advgan.attacks.registry import Spec
+from advgan.attacks.registry import AttackSpec
 from advgan.evaluation.evaluate import Result
 
 RIVALS: dict[str, int | None] = {"fgsm": None, "ifgsm": 10, "pgd": 40, "deepfool": None}  # with their usual steps
@@ -45,7 +45,7 @@ def break_even(training: float, generator: float, attack: float) -> int | None:
     return math.ceil(training / (attack - generator)) if attack > generator else None
 
 
-def _rival(spec: Spec) -> bool:
+def _rival(spec: AttackSpec) -> bool:
     """Whether it is one of `RIVALS` with its usual number of steps, which is also what it takes if nothing is said."""
     usual = RIVALS.get(spec.name)
     return spec.name in RIVALS and (usual is None or spec.settings.get("steps", usual) == usual)

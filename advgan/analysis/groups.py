@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from advgan.attacks.registry import Spec, parse_attack
+from advgan.attacks.registry import AttackSpec, parse_attack
 from advgan.core.errors import InputError
 from advgan.evaluation.evaluate import Result
 
@@ -46,7 +46,7 @@ def first_seeds(results: Iterable[Result]) -> list[Result]:
     return [runs[0] for runs in by_attack(results).values()]
 
 
-def spec_of(result: Result) -> Spec | None:
+def spec_of(result: Result) -> AttackSpec | None:
     """The attack of a row's label; None for a label that is no attack of the command line, such as a transfer."""
     try:
         return parse_attack(result.row["attack"])

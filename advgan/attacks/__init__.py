@@ -25,7 +25,7 @@ from advgan.attacks.lbfgs import lbfgs
 from advgan.attacks.mifgsm import mifgsm
 from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
-from advgan.attacks.registry import ATTACKS, Attack, AttackFn, AttackKind, Spec, make_attack, parse_attack
+from advgan.attacks.registry import ATTACKS, Attack, AttackFn, AttackKind, AttackSpec, make_attack, parse_attack
 from advgan.attacks.square import square
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "Attack",
     "AttackFn",
     "AttackKind",
-    "Spec",
+    "AttackSpec",
     "advgan",
     "apgd",
     "carlini_wagner",

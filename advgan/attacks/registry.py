@@ -24,12 +24,12 @@ from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
 from advgan.attacks.square import square
 from advgan.core.errors import InputError
-from advgan.core.spec_strings import parse_call
-from advgan.core.threat_model import Threat, View
+from advgan.core.spec_strings import parse_spec
+from advgan.core.threat_model import DefenseKnowledge, Threat
 from advgan.models.generator import Generator
 
 AttackKind = Literal["bounded", "minimal-norm"]
-Access = Literal["nothing", "gradients", "scores", "decisions", "generator", "transfer"]
+AttackerAccess = Literal["nothing", "gradients", "scores", "decisions", "generator", "transfer"]
 MINIMAL: AttackKind = "minimal-norm"
 AttackFn = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> x_adv
 # Library -> its parser "foolbox:LinfPGD:steps=40" -> (name, settings), and its maker (name, settings) -> Attack;
@@ -66,7 +66,7 @@ class Attack:
     kind: AttackKind = "bounded"
     norm: str | None = None
     targeted: bool = True
-    access: Access = "gradients"
+    access: AttackerAccess = "gradients"
     random: bool = False
     handles_rejection: bool = True
 
@@ -97,7 +97,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 @dataclass(frozen=True)
-class Spec:
+class AttackSpec:
     """An attack with settings: `label` "pgd:steps=100", `name` (with the library, if another's), `settings`.
 
     view   the model that a gradient attack differentiates in place of a defended target: BPDA and EOT approximations
@@ -108,7 +108,7 @@ class Spec:
     label: str
     name: str
     settings: dict[str, Any]
-    view: View = "naive"
+    view: DefenseKnowledge = "naive"
 
     @property
     def attack(self) -> Attack:
@@ -118,19 +118,19 @@ class Spec:
         return make(self.name, self.settings)
 
     @property
-    def access(self) -> Access:
+    def access(self) -> AttackerAccess:
         """As `Attack.access`, with gradient steps after a generator's pass and with queries of several noise draws."""
         if self.name == "advgan" and self.settings.get("steps"):
             return "gradients"
         return "decisions" if self.settings.get("draws", 1) > 1 else self.attack.access
 
 
-def parse_attack(text: str) -> Spec:
+def parse_attack(text: str) -> AttackSpec:
     """`name` or `name:setting=value:setting=value`, like "pgd:steps=100:loss=dlr" or "noise-sign:magnitude=8/255".
 
     An attack of another library has its name in front, and that library's settings: "foolbox:LinfPGD:steps=100".
-    "@naive" or "@oblivious" after the name or at the end, "pgd:steps=100@naive", is its `View`. Raises InputError for
-    an unknown name, an unknown setting, or a value of another type than the setting has.
+    "@naive" or "@oblivious" after the name or at the end, "pgd:steps=100@naive", is its `DefenseKnowledge`. Raises
+    InputError for an unknown name, an unknown setting, or a value of another type than the setting has.
     """
     call, at, view = text.partition("@")
     view, colon, settings_after = view.partition(":")
@@ -145,12 +145,12 @@ def parse_attack(text: str) -> Spec:
     elif call.partition(":")[0] in ("foolbox", "torchattacks", "art"):
         raise InputError(f"attack {text!r} of another library: expected `import advgan.bridges` first")
     else:
-        name, settings = parse_call(
+        name, settings = parse_spec(
             call, {name: attack.run for name, attack in ATTACKS.items()}, RESERVED_ARGS, "attack"
         )
-    spec = Spec(text, name, settings)
-    if at and (view not in get_args(View) or spec.access != "gradients"):
-        expected = f"@ and one of {', '.join(get_args(View))} after an attack by gradients"
+    spec = AttackSpec(text, name, settings)
+    if at and (view not in get_args(DefenseKnowledge) or spec.access != "gradients"):
+        expected = f"@ and one of {', '.join(get_args(DefenseKnowledge))} after an attack by gradients"
         raise InputError(f"attack {text!r} has no such view, expected {expected}")
     if spec.access == "gradients":
         spec = replace(spec, view=view if at else "adaptive")  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ def parse_attack(text: str) -> Spec:
 
 
 def make_attack(
-    attack: str | Spec,
+    attack: str | AttackSpec,
     model: nn.Module,
     threat: Threat,
     y_target: int | None = None,
@@ -167,7 +167,7 @@ def make_attack(
 ) -> AttackFn:
     """An attack on `model` under `threat`, as a function (x, y) -> x_adv. Raises InputError if it cannot be.
 
-    attack      a `Spec`, or text that `parse_attack` reads
+    attack      an `AttackSpec`, or text that `parse_attack` reads
     generator   of attack advgan, which needs one
     """
     spec = parse_attack(attack) if isinstance(attack, str) else attack

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from advgan.bridges.base import Call, Kind, num_classes, parameters
 from advgan.core.errors import InputError
-from advgan.core.optional import extra
+from advgan.core.optional import require_package
 from advgan.core.threat_model import Threat
 from advgan.models.generator import Generator
 
-LIBRARY = extra("art.attacks.evasion", "bridges")
-ESTIMATORS = extra("art.estimators", "bridges")
-CLASSIFICATION = extra("art.estimators.classification", "bridges")
-Base: Any = extra("art.attacks", "bridges").EvasionAttack
+LIBRARY = require_package("art.attacks.evasion", "bridges")
+ESTIMATORS = require_package("art.estimators", "bridges")
+CLASSIFICATION = require_package("art.estimators.classification", "bridges")
+Base: Any = require_package("art.attacks", "bridges").EvasionAttack
 
 # Ours as theirs
 

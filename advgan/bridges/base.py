@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.registry import Access, AttackKind
+from advgan.attacks.registry import AttackerAccess, AttackKind
 from advgan.core.config import parse_fraction
 from advgan.core.errors import InputError, did_you_mean
 
@@ -24,7 +24,7 @@ class Kind:
     protocol: AttackKind
     norm: str | None
     targeted: bool = True
-    access: Access = "gradients"
+    access: AttackerAccess = "gradients"
 
 
 def parameters(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from advgan.attacks.registry import Access
+from advgan.attacks.registry import AttackerAccess
 from advgan.bridges.base import Call, Kind, parameters
 from advgan.core.errors import InputError
-from advgan.core.optional import extra
+from advgan.core.optional import require_package
 from advgan.core.threat_model import Threat
 from advgan.models.generator import Generator
 
-LIBRARY = extra("foolbox", "bridges")
-BASE = extra("foolbox.attacks.base", "bridges")
+LIBRARY = require_package("foolbox", "bridges")
+BASE = require_package("foolbox.attacks.base", "bridges")
 DISTANCES = {name: getattr(LIBRARY.distances, name) for name in ("linf", "l2", "l0")}
 FixedEpsilon: Any = BASE.FixedEpsilonAttack
 
@@ -60,7 +60,7 @@ class AdvGAN(FixedEpsilon):
 GIVEN = {"distance", "init_attack"}  # it takes its own first guess
 WITHOUT = {"BinarizationRefinementAttack", "DatasetAttack", "PointwiseAttack"}  # want images that fool already
 UNTARGETED = {"deepfool", "fast_gradient_method", "newtonfool", "virtual_adversarial_attack"}  # files
-ACCESS: dict[str, Access] = {
+ACCESS: dict[str, AttackerAccess] = {
     **dict.fromkeys(("boundary_attack", "hop_skip_jump", "saltandpepper", "blur", "inversion"), "decisions"),
     **dict.fromkeys(("contrast_min", "blended_noise", "additive_noise"), "decisions"),
     **{"contrast": "nothing", "gen_attack": "scores"},

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from advgan.attacks.registry import Access
+from advgan.attacks.registry import AttackerAccess
 from advgan.bridges.base import Call, Kind, num_classes, parameters
 from advgan.core.errors import InputError
-from advgan.core.optional import extra
+from advgan.core.optional import require_package
 from advgan.core.threat_model import Threat
 from advgan.models.generator import Generator
 
-LIBRARY = extra("torchattacks", "bridges")
+LIBRARY = require_package("torchattacks", "bridges")
 Base: Any = LIBRARY.attack.Attack
 
 # Ours as theirs
@@ -54,7 +54,7 @@ class AdvGAN(Base):
 # Theirs as ours
 
 GIVEN = {"model", "eps", "norm", "n_classes", "seed"}
-ACCESS: dict[str, Access] = {"Square": "scores", "OnePixel": "scores", "Pixle": "scores"}
+ACCESS: dict[str, AttackerAccess] = {"Square": "scores", "OnePixel": "scores", "Pixle": "scores"}
 
 
 def attacks() -> dict[str, Any]:

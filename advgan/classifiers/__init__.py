@@ -10,23 +10,23 @@ import warnings
 from typing import Any
 
 from advgan.classifiers.base import Classifier, ImageShape
-from advgan.classifiers.black_box import Answers, BlackBox, OutOfQueries
-from advgan.classifiers.checkpoint import fingerprint, initial_target, load_target, save_target
+from advgan.classifiers.black_box import BlackBox, OutputKind, QueryBudgetExceeded
+from advgan.classifiers.checkpoint import finetune_target, fingerprint, load_target, save_target
 from advgan.classifiers.checks import check_normalised, check_target
 from advgan.classifiers.registry import TARGETS, build_target
 
 __all__ = [
     "TARGETS",
-    "Answers",
     "BlackBox",
     "Classifier",
     "ImageShape",
-    "OutOfQueries",
+    "OutputKind",
+    "QueryBudgetExceeded",
     "build_target",
     "check_normalised",
     "check_target",
+    "finetune_target",
     "fingerprint",
-    "initial_target",
     "load_target",
     "save_target",
 ]

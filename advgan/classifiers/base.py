@@ -35,8 +35,8 @@ class Classifier(nn.Module):
     in the order of its logits, None: unknown. Raises InputError for shapes it cannot take.
     """
 
-    natural_shape: ClassVar[ImageShape]  # of the data set the family was made for: the default where nobody says
-    natural_classes: ClassVar[int] = 10
+    default_image_shape: ClassVar[ImageShape]  # of the data set the family was made for: the default where nobody says
+    default_num_classes: ClassVar[int] = 10
 
     def __init__(self, name: str, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__()

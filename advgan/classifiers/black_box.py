@@ -14,37 +14,38 @@ from advgan.classifiers.base import ImageShape
 from advgan.core.errors import InputError
 from advgan.core.inputs import ROUNDING, check_columns, is_softmax
 
-Answers = Literal["probabilities", "labels"]
+OutputKind = Literal["probabilities", "labels"]
 Predict = Callable[[Tensor], Any]  # images (n, c, h, w) -> probabilities (n, k) or labels (n,), a tensor or an array
 
 FLOOR = 1e-12  # the least probability whose logarithm is passed on: log-probabilities lie in [-27.6, 0]
 
 
-class OutOfQueries(InputError):
-    """The budget does not allow this query, which was not made; earlier ones stay counted."""
+class QueryBudgetExceeded(InputError):
+    """This query would exceed `max_queries` and was not made; earlier ones stay counted."""
 
 
 class BlackBox(nn.Module):
     """Images (n, c, h, w) in [0, 1] -> log-probabilities (n, num_classes), by queries alone, without a gradient.
 
     predict     images, float32, at most `batch_size` of them -> probabilities (n, k), or labels (n,) from 0 on
-    answers     "probabilities" or "labels"; log-probabilities of a label are 0, and log(FLOOR) = -27.6 elsewhere
-    budget      maximum number of images queried; None: no limit
+    output      of `predict`: "probabilities" or "labels"; the log-probability of a label is 0, of all other classes
+                log(FLOOR) = -27.6
+    max_queries    maximum number of images queried; None: no limit
     queries     images queried so far
     name, image_shape, classes, identity    as of other classifiers, where known; `identity` distinguishes black boxes
                 in the place of weights
 
-    It replaces a classifier: evaluation and attacks by scores, decisions or nothing run on it; an attack by gradients
-    raises InputError. A query over the budget raises OutOfQueries before any of its images is sent. Raises InputError
-    for invalid outputs.
+    It takes the place of a classifier: evaluation and attacks by scores, by decisions or without access run on it; an
+    attack by gradients raises InputError. A query beyond `max_queries` raises QueryBudgetExceeded before any of its
+    images is sent. Raises InputError for invalid outputs.
     """
 
     def __init__(
         self,
         predict: Predict,
         num_classes: int,
-        answers: Answers = "probabilities",
-        budget: int | None = None,
+        output: OutputKind = "probabilities",
+        max_queries: int | None = None,
         batch_size: int = 250,
         *,
         name: str = "the black box",
@@ -54,36 +55,38 @@ class BlackBox(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(predict, nn.Module) or not callable(predict):
-            raise InputError(f"predict must be a plain callable, for a model BlackBox.of(model), got {type(predict)}")
-        if answers not in get_args(Answers):
-            raise InputError(f"answers must be one of {', '.join(get_args(Answers))}, got {answers!r}")
+            raise InputError(
+                f"predict must be a plain callable, for a model BlackBox.from_model(model), got {type(predict)}"
+            )
+        if output not in get_args(OutputKind):
+            raise InputError(f"output must be one of {', '.join(get_args(OutputKind))}, got {output!r}")
         for setting, value, least in (("num_classes", num_classes, 2), ("batch_size", batch_size, 1)):
             if value < least:
                 raise InputError(f"{setting} must be at least {least}, got {value}")
-        if budget is not None and budget < 0:
-            raise InputError(f"budget must not be negative, got {budget}")
-        self.predict, self.num_classes, self.answers = predict, num_classes, answers
-        self.budget, self.batch_size, self.queries = budget, batch_size, 0
+        if max_queries is not None and max_queries < 0:
+            raise InputError(f"max_queries must not be negative, got {max_queries}")
+        self.predict, self.num_classes, self.output = predict, num_classes, output
+        self.max_queries, self.batch_size, self.queries = max_queries, batch_size, 0
         self.name, self.image_shape, self.identity = name, image_shape, identity
         self.classes = None if classes is None else tuple(classes)
         self.eval()  # it has no other mode
 
     @classmethod
-    def of(
+    def from_model(
         cls,
         model: nn.Module,
         num_classes: int,
-        answers: Answers = "probabilities",
-        budget: int | None = None,
+        output: OutputKind = "probabilities",
+        max_queries: int | None = None,
         batch_size: int = 250,
     ) -> BlackBox:
         """A black box around a `model` that returns logits, which is put into eval mode.
 
-        Of a black box it is another one with a count and a budget of its own. Raises InputError for probabilities of
-        one that returns labels.
+        Of a black box: another one with its own count and budget. Raises InputError for probabilities of one that
+        returns labels.
         """
         if isinstance(model, BlackBox):
-            return model._wrap(answers, budget)
+            return model._wrap(output, max_queries)
         model.eval()
 
         def predict(x: Tensor) -> Tensor:
@@ -95,20 +98,25 @@ class BlackBox(nn.Module):
                     "the model in the black box returns probabilities (rows sum to 1), expected logits: leave out "
                     "its softmax, or undo it with p.clamp_min(1e-12).log()"
                 )
-            return logits.float().softmax(1) if answers == "probabilities" else logits.argmax(1)
+            return logits.float().softmax(1) if output == "probabilities" else logits.argmax(1)
 
-        return cls(predict, num_classes, answers, budget, batch_size)
+        return cls(predict, num_classes, output, max_queries, batch_size)
 
-    def _wrap(self, answers: Answers, budget: int | None) -> BlackBox:
-        if (self.answers, answers) == ("labels", "probabilities"):
-            raise InputError(f"{self.name} returns labels only, expected answers labels, got {answers}")
+    def _wrap(self, output: OutputKind, max_queries: int | None) -> BlackBox:
+        if (self.output, output) == ("labels", "probabilities"):
+            raise InputError(f"{self.name} returns labels only, expected output labels, got {output}")
 
         def predict(x: Tensor) -> Tensor:
-            output = self._checked(self.predict(x), len(x))
-            return output.argmax(1) if answers == "labels" else output
+            probabilities = self._checked(self.predict(x), len(x))
+            return probabilities.argmax(1) if output == "labels" else probabilities
 
-        about = {"name": self.name, "image_shape": self.image_shape, "classes": self.classes, "identity": self.identity}
-        return BlackBox(predict, self.num_classes, answers, budget, self.batch_size, **about)  # type: ignore[arg-type]
+        metadata = {
+            "name": self.name,
+            "image_shape": self.image_shape,
+            "classes": self.classes,
+            "identity": self.identity,
+        }
+        return BlackBox(predict, self.num_classes, output, max_queries, self.batch_size, **metadata)  # type: ignore[arg-type]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -117,15 +125,15 @@ class BlackBox(nn.Module):
 
     @property
     def remaining(self) -> float:
-        """Remaining budget; infinity without one."""
-        return math.inf if self.budget is None else self.budget - self.queries
+        """Number of queries left; infinity without a budget."""
+        return math.inf if self.max_queries is None else self.max_queries - self.queries
 
     @torch.no_grad()
     def query(self, x: Tensor) -> Tensor:
         """Probabilities (n, num_classes) float32, on the device of `x` (n, c, h, w); of a label: 1 for its class."""
         if len(x) > self.remaining:
-            raise OutOfQueries(
-                f"{self.name} has a budget of {self.budget} queries, {self.queries} of them used: "
+            raise QueryBudgetExceeded(
+                f"{self.name} has a budget of {self.max_queries} queries, {self.queries} of them used: "
                 f"a query of {len(x)} more images was not made"
             )
         outputs = [torch.zeros(0, self.num_classes)]
@@ -143,13 +151,13 @@ class BlackBox(nn.Module):
             output = torch.as_tensor(returned).detach().cpu()
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{self.name} must return numbers, got {type(returned).__name__}") from error
-        shape = (n, self.num_classes) if self.answers == "probabilities" else (n,)
+        shape = (n, self.num_classes) if self.output == "probabilities" else (n,)
         if output.shape != shape:
             raise InputError(
-                f"{self.name} must return {self.answers} of shape {shape}, got {tuple(output.shape)}"
+                f"{self.name} must return {self.output} of shape {shape}, got {tuple(output.shape)}"
                 f"{self._hint(output, n)}"
             )
-        if self.answers == "labels":
+        if self.output == "labels":
             if output.is_floating_point() or output.is_complex() or output.dtype == torch.bool:
                 raise InputError(f"{self.name} must return whole numbers, its labels, got {output.dtype}")
             if n and not 0 <= int(output.min()) <= int(output.max()) < self.num_classes:
@@ -171,7 +179,7 @@ class BlackBox(nn.Module):
 
     def _hint(self, output: Tensor, n: int) -> str:
         """How to convert an output of another shape: ": ..."."""
-        if self.answers == "labels":
+        if self.output == "labels":
             return (
                 f": .argmax(1) makes labels of {tuple(output.shape)}"
                 if output.ndim == 2 and output.shape[1] > 1
@@ -181,4 +189,4 @@ class BlackBox(nn.Module):
             if n and output.min() >= 0 and output.max() <= 1:
                 return ": torch.stack([1 - p, p], 1) makes two probabilities of one, p (n,)"
             return ": p = torch.sigmoid(f), torch.stack([1 - p, p], 1) makes two probabilities of one logit, f (n,)"
-        return ' (labels? answers="labels")' if output.shape == (n,) and not output.is_floating_point() else ""
+        return ' (labels? output="labels")' if output.shape == (n,) and not output.is_floating_point() else ""

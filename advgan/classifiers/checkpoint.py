@@ -16,7 +16,7 @@ from torch import nn
 from advgan.classifiers.base import MAX_CLASSES, Classifier, ImageShape, check_shape
 from advgan.classifiers.external import load_external, source_of
 from advgan.classifiers.registry import TARGETS, build_target, target_family
-from advgan.classifiers.state_dicts import WeightsFile, fill, match_weights, read_file, weights_file
+from advgan.classifiers.state_dicts import WeightsFile, load_weights_into, match_weights, read_file, weights_file
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write_dir
@@ -82,14 +82,14 @@ def build_configured(
 
 def build_and_fill(build: Callable[[], M], file: WeightsFile, *, by_order: bool = False) -> M:
     """The classifier that `build` builds with its weights from `file`, in eval mode, frozen. Names and shapes are
-    compared before any memory is taken for it. Raises InputError as `match_weights` and `fill`.
+    compared before any memory is taken for it. Raises InputError as `match_weights` and `load_weights_into`.
     """
     with torch.device("meta"):
         expected: Any = build()
     shape = "x".join(map(str, expected.image_shape))
     about = f"{expected.name} for {shape} images and {expected.num_classes} classes"
     match = match_weights(expected, file, about, by_order=by_order)
-    return fill(build(), match, file)
+    return load_weights_into(build(), match, file)
 
 
 def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str, Any], WeightsFile, bool]:
@@ -126,7 +126,7 @@ def shapes(
     return image_shape, config.get("num_classes") if num_classes is None else num_classes
 
 
-def initial_target(
+def finetune_target(
     name: str, weights: Path | str, image_shape: ImageShape, num_classes: int, *, freeze_backbone: bool = False
 ) -> Classifier:
     """Classifier `name` to finetune: the backbone from `weights` (as in `load_target`), the head new (torch's seed).

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.classifiers.black_box import BlackBox
-from advgan.core.errors import InputError, reason, warn
+from advgan.core.errors import InputError, one_line, warn
 from advgan.core.inputs import check_images
 
 SAME = 1e-4  # two forwards of a deterministic model differ by rounding alone, relative to the largest logit
@@ -134,7 +134,7 @@ def gradient_fault(model: Any, x: Tensor) -> str | None:
                 (gradient,) = torch.autograd.grad(outputs.float().sum(), leaf, allow_unused=True)
                 return None if gradient is not None else DETACHED
         except (RuntimeError, NotImplementedError) as error:
-            return reason(error)
+            return one_line(error)
     return DETACHED
 
 
@@ -297,7 +297,7 @@ def _forward(model: nn.Module, x: Tensor) -> Any:
         size = f"; it was made for {tuple(made_for)}" if made_for and tuple(made_for) != tuple(x.shape[1:]) else ""
         alone = " one at a time" if len(x) == 1 else ""
         raise InputError(
-            f"the target cannot take images of shape {tuple(x.shape[1:])}{alone}: {reason(error)}{size}"
+            f"the target cannot take images of shape {tuple(x.shape[1:])}{alone}: {one_line(error)}{size}"
         ) from error
 
 

@@ -56,7 +56,7 @@ class CifarResNet(Classifier):
     Pixels are normalised inside, by constants that are no part of the weights: others' weights load as they are.
     """
 
-    natural_shape = (3, 32, 32)
+    default_image_shape = (3, 32, 32)
 
     def __init__(self, name: str, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__(name, image_shape, num_classes)

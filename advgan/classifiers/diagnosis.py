@@ -25,7 +25,7 @@ from advgan.classifiers.checks import (
     normalisations,
     two_logits,
 )
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 from advgan.core.inputs import check_labels
 
 BATCH = 100  # images in a forward pass
@@ -110,7 +110,7 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
         try:
             logits = _logits(model, x)
         except Exception as error:  # whatever a user's model raises
-            measured = f"model(x) of {min(len(x), BATCH)} images raises {type(error).__name__}: {reason(error)}"
+            measured = f"model(x) of {min(len(x), BATCH)} images raises {type(error).__name__}: {one_line(error)}"
             return ModelReport((*problems, Problem("no output", measured, "see the error")), None)
         if count := int((~torch.isfinite(logits).all(1)).sum()):
             return ModelReport((*problems, _not_finite(count, len(x))), None)
@@ -126,7 +126,7 @@ def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
         first = model(given)
         second = model(x.clone())
     except Exception as error:  # whatever a user's model raises
-        return [Problem("no output", f"model(x) raises {type(error).__name__}: {reason(error)}", "see the error")]
+        return [Problem("no output", f"model(x) raises {type(error).__name__}: {one_line(error)}", "see the error")]
     problems = []
     if not torch.equal(given, x):
         problems.append(

@@ -88,7 +88,7 @@ def flat_features(layers: Iterable[nn.Module], image_shape: ImageShape) -> int:
 class MnistNet(Classifier):
     """One of `NETS`, for images of any size that its layers leave something of. Raises InputError for smaller ones."""
 
-    natural_shape = (1, 28, 28)
+    default_image_shape = (1, 28, 28)
 
     def __init__(self, name: str, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__(name, image_shape, num_classes)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from advgan.classifiers import cifar, mnist, wide_resnet
-from advgan.classifiers import small_resnet as quick
+from advgan.classifiers import cifar, mnist, small_resnet, wide_resnet
 from advgan.classifiers.base import Classifier, ImageShape
-from advgan.classifiers.external import WORDS, hint, source_of
+from advgan.classifiers.external import SPEC_FORMATS, source_of, suggest
 from advgan.core.errors import InputError
 
 TARGETS: dict[str, type[Classifier]] = {
     **dict.fromkeys(mnist.NETS, mnist.MnistNet),
     **dict.fromkeys(cifar.DEPTHS, cifar.CifarResNet),
     **dict.fromkeys(wide_resnet.SIZES, wide_resnet.WideResNet),
-    **dict.fromkeys(quick.SIZES, quick.Quick),
+    **dict.fromkeys(small_resnet.SIZES, small_resnet.SmallResNet),
 }
 
 
@@ -25,8 +24,8 @@ def target_family(name: str) -> type[Classifier]:
     if source_of(name):
         raise InputError(f"{name} cannot be built here, expected a built-in target: {', '.join(TARGETS)}")
     if name not in TARGETS:
-        known = f"{', '.join(TARGETS)}, or another source's: {WORDS}"
-        raise InputError(f"unknown target {name!r}, expected one of {known}{hint(name, tuple(TARGETS))}")
+        known = f"{', '.join(TARGETS)}, or another source's: {SPEC_FORMATS}"
+        raise InputError(f"unknown target {name!r}, expected one of {known}{suggest(name, tuple(TARGETS))}")
     return TARGETS[name]
 
 
@@ -37,7 +36,7 @@ def build_target(name: str, image_shape: ImageShape | None = None, num_classes: 
     unknown name or images that the target cannot take.
     """
     family = target_family(name)
-    shape = family.natural_shape if image_shape is None else image_shape
-    classes = family.natural_classes if num_classes is None else num_classes
+    shape = family.default_image_shape if image_shape is None else image_shape
+    classes = family.default_num_classes if num_classes is None else num_classes
     model = family(name, shape, classes)
     return model.to(memory_format=torch.channels_last)

@@ -46,14 +46,14 @@ class Block(nn.Module):
         return F.relu(x + self.inner(x), inplace=True)
 
 
-class Quick(Classifier):
+class SmallResNet(Classifier):
     """`quick`: the image is halved thrice while its channels double, with a residual block at a quarter and an eighth.
 
     A fifth of the multiplications of `cifar-resnet20`, nearly all of them in wide layers at few positions, which a CPU
     does fastest.
     """
 
-    natural_shape = (3, 32, 32)
+    default_image_shape = (3, 32, 32)
 
     def __init__(self, name: str, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__(name, image_shape, num_classes)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from advgan.core.config import BY_ORDER
-from advgan.core.errors import InputError, note, reason
+from advgan.core.errors import InputError, note, one_line
 from advgan.core.weights import COUNTERS, M, describe_mismatch, load_weights, read_weights, shapes_of
 
 MAX_ENTRIES = 200_000  # of a file, nested ones counted
@@ -107,7 +107,7 @@ def match_weights(model: nn.Module, file: WeightsFile, about: str, *, by_order: 
 
     by_order   take tensors of the same shapes in the same order, whatever their names
     """
-    match = find_by_order(model, file) if by_order else find(model, file)
+    match = find_by_order(model, file) if by_order else find_by_name(model, file)
     if match is None:
         raise InputError(_misfit(model, file, about, by_order))
     others = [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]
@@ -118,14 +118,14 @@ def match_weights(model: nn.Module, file: WeightsFile, about: str, *, by_order: 
     return match
 
 
-def fill(model: M, match: Match, file: WeightsFile) -> M:
+def load_weights_into(model: M, match: Match, file: WeightsFile) -> M:
     """`model` with the weights of a `match` in `file`, in eval mode, frozen. Raises InputError for weights of another
     kind than the model's, see `advgan.core.weights.load_weights`.
     """
     return load_weights(model, match.state, file.path).eval().requires_grad_(False)
 
 
-def find(model: nn.Module, file: WeightsFile) -> Match | None:
+def find_by_name(model: nn.Module, file: WeightsFile) -> Match | None:
     """The model's tensors in `file` by their names behind a common prefix; None where not all are there.
 
     Where several copies differ, KEYS have an order, averaged copies come last, and a note says which was taken. Raises
@@ -330,7 +330,7 @@ def _prefixes_in(names: Mapping[str, Any], place: str) -> list[str]:
 def _unreadable(path: Path, error: Exception) -> InputError:
     """One line for what reading `path` raised, and what to type where it holds more than weights."""
     if isinstance(error, SafetensorError):
-        return InputError(f"cannot read weights {path}: truncated or not safetensors ({reason(error)[:120]})")
+        return InputError(f"cannot read weights {path}: truncated or not safetensors ({one_line(error)[:120]})")
     text = str(error)
     refused = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"unsupported (?:class|global) ([\w.]+)", text)
     resave = "to load it where you trust it, save its weights alone: torch.save"
@@ -345,4 +345,4 @@ def _unreadable(path: Path, error: Exception) -> InputError:
             f"cannot read weights {path}: TorchScript, not only weights; {resave}"
             f"(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
         )
-    return InputError(f"cannot read weights {path}: truncated or not only weights ({reason(error)[:120]})")
+    return InputError(f"cannot read weights {path}: truncated or not only weights ({one_line(error)[:120]})")

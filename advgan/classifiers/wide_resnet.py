@@ -32,7 +32,7 @@ class Block(nn.Module):
 class WideResNet(Classifier):
     """`cifar-wrn-34-10`: 46 million parameters. Pixels are normalised inside, as for the ResNets."""
 
-    natural_shape = (3, 32, 32)
+    default_image_shape = (3, 32, 32)
 
     def __init__(self, name: str, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__(name, image_shape, num_classes)

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from advgan.core.checkpoint_summary import summary
-from advgan.core.errors import InputError, reason
+from advgan.core.checkpoint_summary import describe_checkpoint
+from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_regular
-from advgan.core.optional import extra
+from advgan.core.optional import require_package
 from advgan.core.terminal import printable
 from advgan.report.escaping import in_rich
 
@@ -49,7 +49,7 @@ def main(settings: Settings) -> None:
     if not found:
         raise InputError(f"no checkpoint in {directory}: expected config.json there, or in generator/ or classifier/")
     for folder in found:
-        console.print(_table(folder, summary(folder)))
+        console.print(_table(folder, describe_checkpoint(folder)))
         card = folder / "README.md"
         if card.is_file():
             with card.open(errors="replace") as file:
@@ -60,12 +60,12 @@ def main(settings: Settings) -> None:
 
 def _exported(file: Path) -> dict[str, Any]:
     """What an ONNX file says of itself; raises InputError for what is none."""
-    onnx = extra("onnx", "onnx")
+    onnx = require_package("onnx", "onnx")
     try:
         check_regular(file)
         model = onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's own kinds of errors
-        raise InputError(f"cannot read {file} as ONNX: {reason(error)}") from None
+        raise InputError(f"cannot read {file} as ONNX: {one_line(error)}") from None
     if not model.graph.output:  # protobuf reads an empty file as an empty model
         raise InputError(f"cannot read {file} as ONNX: it has no output")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_regular
 from advgan.core.json_files import object_digest, read_object
 from advgan.core.training_record import unfinished, warn_unfinished
 
 
-def summary(folder: Path) -> dict[str, Any]:
+def describe_checkpoint(folder: Path) -> dict[str, Any]:
     """Configuration of a checkpoint, and how many numbers it holds; raises InputError for a damaged one."""
     try:
         config = read_object(folder / "config.json")
@@ -24,7 +24,7 @@ def summary(folder: Path) -> dict[str, Any]:
             check_config_digest(weights.metadata() or {}, config)
             sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     except (ValueError, SafetensorError, OSError) as error:  # an InputError is a ValueError
-        raise InputError(f"the checkpoint in {folder} is damaged: {reason(error)}") from None
+        raise InputError(f"the checkpoint in {folder} is damaged: {one_line(error)}") from None
     warn_unfinished(folder)
     progress = unfinished(folder)
     training = {"training": f"not finished: {progress}"} if progress else {}

@@ -20,7 +20,7 @@ import yaml
 from safetensors import SafetensorError
 from tyro.constructors import PrimitiveConstructorSpec
 
-from advgan.core.errors import InputError, NotFiniteError, did_you_mean, reason
+from advgan.core.errors import InputError, NotFiniteError, did_you_mean, one_line
 from advgan.core.files import atomic_write
 from advgan.core.lock import release
 from advgan.core.recipe import convert_paths, find_recipe, from_recipe, read_recipe, to_recipe
@@ -85,13 +85,13 @@ def run(
             sys.exit(1)
         except OSError as error:
             path = error.filename2 or error.filename or "while reading or writing"
-            fail(f"{error.strerror}: {path}" if error.strerror else reason(error), 1)
+            fail(f"{error.strerror}: {path}" if error.strerror else one_line(error), 1)
         except SafetensorError as error:
             if not re.search(r"os error \d+", str(error)):  # of the file system, as its library writes it
                 raise
-            fail(reason(error), 1)
+            fail(one_line(error), 1)
         except MemoryError as error:
-            fail(f"out of memory: {reason(error)}", 1)
+            fail(f"out of memory: {one_line(error)}", 1)
         except NotFiniteError as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
@@ -195,7 +195,7 @@ def _parsed(settings_class: type[S], words: list[str], **options: Any) -> S:
     box = re.sub(r"\x1b\[[\d;]*m", "", printed.getvalue())
     lines = [line.strip("│| ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     paragraph = takewhile(lambda line: not line.startswith("──"), lines)
-    raise InputError(reason(" ".join(paragraph)))
+    raise InputError(one_line(" ".join(paragraph)))
 
 
 def _check_flags(settings_class: type, words: Sequence[str]) -> None:

@@ -57,7 +57,7 @@ def listing(names: Iterable[object], most: int = 5, separator: str = ", ") -> st
     return shown if len(texts) <= most else f"{shown}{separator}... ({len(texts)} in all)"
 
 
-def reason(error: BaseException | str) -> str:
+def one_line(error: BaseException | str) -> str:
     """What another library's exception says, in one line."""
     said = " ".join(str(error).split())
     return said[:200] or type(error).__name__

@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NoReturn
 
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 from advgan.core.files import read_bytes
 
 MAX_BYTES = 64 << 20
@@ -27,7 +27,7 @@ def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
     try:
         return parse_object(read_bytes(path, MAX_BYTES), finite=finite)
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {reason(error)}") from None
+        raise InputError(f"cannot read {path}: {one_line(error)}") from None
 
 
 def parse_object(content: str | bytes, *, finite: bool = True) -> dict[str, Any]:

@@ -27,7 +27,7 @@ UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errn
 _held: dict[Path, tuple[int, int | None]] = {}
 
 
-def hold(directory: Path) -> str | None:
+def acquire(directory: Path) -> str | None:
     """Keep other processes out of `directory` until `release`; who is at work there, if it is somebody else.
 
     The lock is the system's own (flock): one that a killed process has left is none. Where the file system has none,

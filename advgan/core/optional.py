@@ -8,7 +8,7 @@ from typing import Any
 from advgan.core.errors import InputError
 
 
-def extra(module: str, group: str) -> Any:
+def require_package(module: str, group: str) -> Any:
     """The package `module`, which `pip install 'advgan[group]'` brings. Raises InputError where it is not installed."""
     try:
         return import_module(module)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import yaml
 
-from advgan.core.errors import InputError, did_you_mean, reason
+from advgan.core.errors import InputError, did_you_mean, one_line
 from advgan.core.files import read_text
 from advgan.core.shipped import INSTALLED, shipped
 
@@ -61,12 +61,12 @@ def read_recipe(path: Path) -> dict[str, Value]:
     try:
         text = read_text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read recipe {path}: {reason(error)}") from None
+        raise InputError(f"cannot read recipe {path}: {one_line(error)}") from None
     try:
         events = yaml.parse(text, Loader=yaml.SafeLoader)
         content = _document(events, path)
     except yaml.YAMLError as error:
-        raise InputError(f"recipe {path} is not YAML: {reason(error)}") from None
+        raise InputError(f"recipe {path} is not YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
         kind = "nothing" if content is None else "a list" if isinstance(content, list) else "a single value"
         raise InputError(f"recipe {path} must be a mapping of settings, got {kind}")

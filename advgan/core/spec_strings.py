@@ -11,7 +11,7 @@ from advgan.core.config import parse_fraction
 from advgan.core.errors import InputError, did_you_mean
 
 
-def parse_call(
+def parse_spec(
     text: str, table: Mapping[str, Callable[..., Any]], given: Collection[str], kind: str
 ) -> tuple[str, dict[str, Any]]:
     """The name in `table` that `text` begins with, and its settings, each of the type that the function declares.

@@ -13,10 +13,10 @@ from torch import Tensor
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_number, check_whole
 
-View = Literal["adaptive", "naive", "oblivious"]  # knowledge of a defense: see advgan.attacks.registry.Spec
+DefenseKnowledge = Literal["adaptive", "naive", "oblivious"]  # see advgan.attacks.registry.AttackSpec
 Norm = Literal["linf", "l2"]
 NORMS: tuple[Norm, ...] = ("linf", "l2")
-GIVEN_BACK = 3  # passes: on MNIST the cut leaves 1.34 of l2 1.5, one pass makes it 1.496, three 1.5000
+RESCALE_ITERS = 3  # passes: on MNIST the cut leaves 1.34 of l2 1.5, one pass makes it 1.496, three 1.5000
 TOLERANCE = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of one subtraction; of a sum of squares
 
 
@@ -72,7 +72,7 @@ def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
     return levels.add_((x * 255).round()).clamp_(0, 255).to(torch.uint8)
 
 
-def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
+def squash_to_ball(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
     """From unbounded `raw` to x_adv (both the shape of `x`), inside the `eps` ball around `x` and the box [0, 1].
 
     `eps` is one radius, or one for each image (n,).
@@ -98,7 +98,7 @@ def bounded(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
             wanted = length.minimum(torch.as_tensor(eps, device=x.device))
             raw = raw * (wanted / length)
             grown, wanted, held = torch.ones_like(wanted), wanted.detach(), raw.detach()
-            for _ in range(GIVEN_BACK):
+            for _ in range(RESCALE_ITERS):
                 cut = (x + grown * held).clamp_(0, 1).sub_(x)
                 left = rearrange(cut.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
                 grown = grown * (wanted / left).clamp(1, 2)

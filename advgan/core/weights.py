@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from advgan.core.checkpoint_summary import check_config_digest
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_regular
 from advgan.core.json_files import object_digest
 
@@ -78,7 +78,7 @@ def read_checkpoint(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor
     try:
         return read_weights(file, beside=config)
     except Exception as error:  # a damaged file can end in nearly any exception
-        raise InputError(f"the checkpoint in {folder} is damaged: {reason(error)}") from None
+        raise InputError(f"the checkpoint in {folder} is damaged: {one_line(error)}") from None
 
 
 def write_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

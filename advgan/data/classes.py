@@ -43,7 +43,7 @@ def relabel(data: Data, classes: Sequence[str] | None, num_classes: int, name: s
     if matched.numbers == list(range(num_classes)) and not (classes and matched.by_number):
         return data
     numbers = torch.tensor(matched.numbers)
-    train, validation, test = (split.renumbered(numbers) for split in (data.train, data.validation, data.test))
+    train, validation, test = (split.remap_labels(numbers) for split in (data.train, data.validation, data.test))
     named = _short(classes or [str(i) for i in range(num_classes)])
     return replace(data, train=train, validation=validation, test=test, classes=named)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from advgan.core.errors import InputError, did_you_mean, listing
-from advgan.core.optional import extra
+from advgan.core.optional import require_package
 from advgan.data.image_file import ImageSource, InMemoryImage
 from advgan.data.labels import Names, cut, plain_label
 
@@ -33,7 +33,7 @@ class Columns:
 
     def only(self, dataset: Any, labels: bool = True) -> Any:
         """`dataset` (of either kind) with these columns alone, or the images' alone; the images not decoded."""
-        datasets = extra("datasets", "hf")
+        datasets = require_package("datasets", "hf")
         dataset = dataset.select_columns([self.image, self.label] if labels else [self.image])
         if isinstance(dataset.features[self.image], datasets.Image):
             return dataset.cast_column(self.image, datasets.Image(decode=False))
@@ -76,7 +76,7 @@ def find_columns(features: Any, name: str, image: str | None = None, label: str 
 
     Raises InputError where there is none, or several and none is chosen, with those there are.
     """
-    datasets = extra("datasets", "hf")
+    datasets = require_package("datasets", "hf")
     columns = []
     for what, flag, chosen, names, kind in (
         ("images", "--image-column", image, IMAGE, datasets.Image),

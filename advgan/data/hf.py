@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from advgan.core.errors import InputError, listing, note
-from advgan.core.optional import extra
+from advgan.core.optional import require_package
 from advgan.data.columns import Columns, find_columns
 from advgan.data.folder import by_split
 from advgan.data.image_file import ImageSource
@@ -23,7 +23,7 @@ from advgan.data.labels import Names, find_classes, is_missing, plain_label
 from advgan.data.local_files import check_folder, keep_data_files, names_by_file, row_count
 from advgan.data.shards import LibraryShards, blame, failure
 from advgan.data.split import Data, Split, fair_order, stratified_holdout
-from advgan.data.stream import ONE_IN, Stream
+from advgan.data.stream import HOLDOUT_MODULUS, Stream
 
 
 def load_hf(
@@ -75,7 +75,7 @@ class Loaded:
 
 
 def _open(name: str, source: str, chosen: tuple[str | None, str | None], *, streaming: bool) -> Loaded:
-    datasets = extra("datasets", "hf")
+    datasets = require_package("datasets", "hf")
     config = ""
     if not os.path.isdir(source):
         source, _, config = source.partition(":")
@@ -135,7 +135,7 @@ class TableImages(Sequence[ImageSource]):
 
 
 def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed: int, memory_limit: int) -> Data:
-    datasets = extra("datasets", "hf")
+    datasets = require_package("datasets", "hf")
     values = {split: _labels(loaded, split) for split in loaded.splits}
     columns = loaded.columns([value for split in values.values() for value in split])
     has_labels = {split for split, labels in values.items() if labels and not all(map(is_missing, labels))}
@@ -210,9 +210,9 @@ def _streamed(loaded: Loaded, image_size: int | None, channels: int | None, seed
     first_sources = [source for source, _ in islice(shards[train].read(0), 64)]
     shape = infer_shape(first_sources, image_size, channels)
     stream = partial(Stream, image_shape=shape, crop=image_size is not None, num_classes=len(columns.classes))
-    everything = frozenset(range(ONE_IN))
+    everything = frozenset(range(HOLDOUT_MODULUS))
     missing = [want for want, there in (("validation", validation), ("test", test)) if not there]
-    held = {want: frozenset({(seed + i) % ONE_IN}) for i, want in enumerate(missing)}
+    held = {want: frozenset({(seed + i) % HOLDOUT_MODULUS}) for i, want in enumerate(missing)}
     left = everything.difference(*held.values())
     return Data(
         loaded.name,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advgan.core.errors import InputError
-from advgan.core.optional import extra
+from advgan.core.optional import require_package
 from advgan.data.image_file import EXTENSIONS
 from advgan.data.labels import Names, names_of
 from advgan.data.shards import failure
@@ -76,7 +76,7 @@ def names_by_file(files: Sequence[str], column: str, feature: Any, name: str) ->
 
     Raises InputError for a damaged file, and for names in one file where another has numbers.
     """
-    datasets, parquet = extra("datasets", "hf"), extra("pyarrow.parquet", "hf")
+    datasets, parquet = require_package("datasets", "hf"), require_package("pyarrow.parquet", "hf")
     text = "string" in str(getattr(feature, "dtype", ""))
     found: list[Names] = []
     for path in files:
@@ -96,5 +96,5 @@ def names_by_file(files: Sequence[str], column: str, feature: Any, name: str) ->
 
 def row_count(path: str) -> int:
     """How many rows a parquet file has."""
-    n: int = extra("pyarrow.parquet", "hf").read_metadata(path).num_rows
+    n: int = require_package("pyarrow.parquet", "hf").read_metadata(path).num_rows
     return n

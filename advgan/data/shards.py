@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from textwrap import shorten
 from typing import Any
 
-from advgan.core.errors import InputError, reason
-from advgan.core.optional import extra
+from advgan.core.errors import InputError, one_line
+from advgan.core.optional import require_package
 from advgan.data.columns import Columns
 from advgan.data.labels import Names
 from advgan.data.stream import Example
@@ -34,7 +34,7 @@ class LibraryShards:
         return len(self.files)
 
     def read(self, shard: int) -> Iterator[Example]:
-        split_by_node = extra("datasets.distributed", "hf").split_dataset_by_node
+        split_by_node = require_package("datasets.distributed", "hf").split_dataset_by_node
         file, image, label = self.files[shard], self.columns.image, self.columns.label
         if file.endswith(".tar") and (damaged := damage(file)):
             raise InputError(f"{self.name} has a damaged shard, {damaged}")
@@ -64,10 +64,10 @@ def damage(path: str) -> str | None:
         if path.endswith(".tar"):
             _walk(path)
         elif path.endswith(".parquet"):
-            for _ in extra("pyarrow.parquet", "hf").ParquetFile(path).iter_batches(batch_size=64):
+            for _ in require_package("pyarrow.parquet", "hf").ParquetFile(path).iter_batches(batch_size=64):
                 pass
     except Exception as error:  # pyarrow's and tarfile's own
-        return f"{path}: {reason(error)}"
+        return f"{path}: {one_line(error)}"
     return None
 
 

@@ -74,7 +74,7 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         images = self.images[indices] if isinstance(self.images, Tensor) else self.images.take(indices.tolist())
         return type(self)(images, self.labels[indices])
 
-    def renumbered(self, numbers: Tensor) -> Split:
+    def remap_labels(self, numbers: Tensor) -> Split:
         """The same images, of class numbers[i] where they were of class i."""
         return self.labelled(numbers[self.labels])
 

@@ -28,7 +28,7 @@ from advgan.data.split import Data, Split
 
 LANES = 64  # at most: so many shards are open at once, and so many processes read apart
 BUFFER = 2048  # encoded images that wait to be drawn, in all lanes together
-ONE_IN = 10  # images are held out, for validation or the test, of a set that has none
+HOLDOUT_MODULUS = 10  # images are held out, for validation or the test, of a set that has none
 Example = tuple[ImageSource, int]  # and its label
 
 
@@ -48,7 +48,7 @@ class Stream(Split):
 
     Args:
         num_classes: how many classes there are, where that is known: for the note of `first`.
-        kept: which of every `ONE_IN` examples of a shard are of this split, by their place modulo `ONE_IN`.
+        kept: the indices of examples in a shard, modulo `HOLDOUT_MODULUS`, that are of this split.
         buffer: images, before they are decoded, from which the next one is drawn; in all lanes together.
     """
 
@@ -59,7 +59,7 @@ class Stream(Split):
         *,
         crop: bool,
         num_classes: int | None = None,
-        kept: frozenset[int] = frozenset(range(ONE_IN)),
+        kept: frozenset[int] = frozenset(range(HOLDOUT_MODULUS)),
         buffer: int = BUFFER,
     ) -> None:
         self.shards, self.shape, self.crop, self.kept, self.buffer = shards, image_shape, crop, kept, buffer
@@ -72,7 +72,7 @@ class Stream(Split):
 
     def read(self, shard: int) -> Iterator[Example]:
         """The examples of one shard that are of this split."""
-        return (example for i, example in enumerate(self.shards.read(shard)) if i % ONE_IN in self.kept)
+        return (example for i, example in enumerate(self.shards.read(shard)) if i % HOLDOUT_MODULUS in self.kept)
 
     def decode(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """Images `(n, c, h, w)` uint8 and labels `(n,)`. Raises InputError for images that cannot be read."""
@@ -81,7 +81,7 @@ class Stream(Split):
         y = torch.tensor(labels, dtype=torch.long)
         return images[range(len(sources))], y if self.numbers is None else self.numbers[y]
 
-    def renumbered(self, numbers: Tensor) -> Stream:
+    def remap_labels(self, numbers: Tensor) -> Stream:
         found = copy(self)
         found.numbers = numbers if self.numbers is None else numbers[self.numbers]
         return found

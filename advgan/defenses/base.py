@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advgan.core.errors import InputError
 from advgan.core.json_files import check_int, check_keys, check_real
-from advgan.core.threat_model import View
+from advgan.core.threat_model import DefenseKnowledge
 
 
 class Defended(nn.Module):
@@ -134,6 +134,6 @@ def adaptive(model: nn.Module) -> nn.Module:
     return model.adaptive() if isinstance(model, Defended) else model
 
 
-def attack_view(model: nn.Module, view: View) -> nn.Module:
-    """The model that a gradient attack with `view` differentiates in place of `model`, see `advgan.attacks.Spec`."""
+def attack_view(model: nn.Module, view: DefenseKnowledge) -> nn.Module:
+    """The model that a gradient attack with `view` differentiates instead of `model`, see `AttackSpec`."""
     return {"adaptive": adaptive, "naive": lambda m: m, "oblivious": unwrap}[view](model)

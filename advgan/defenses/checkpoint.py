@@ -17,7 +17,7 @@ from advgan.classifiers.checkpoint import build_and_fill, build_configured, chec
 from advgan.classifiers.external import load_external, source_of
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError, listing
-from advgan.core.spec_strings import parse_call
+from advgan.core.spec_strings import parse_spec
 from advgan.defenses.base import Defended, adaptive
 from advgan.defenses.classifier_spec import ClassifierSpec, parse_classifier
 from advgan.defenses.ensemble import Ensemble
@@ -35,7 +35,7 @@ def defend(model: M, words: str | None) -> M | Defended:
     """
     found: M | Defended = model
     for word in words.split("+") if words else ():
-        name, settings = parse_call(word, DEFENSES, {"inner"}, "defense")
+        name, settings = parse_spec(word, DEFENSES, {"inner"}, "defense")
         if issubclass(DEFENSES[name], Ensemble):
             settings = {"members": _read_members(name, settings.get("members", ""))}
         found = DEFENSES[name](found, **settings)

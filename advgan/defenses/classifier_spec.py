@@ -12,7 +12,7 @@ from advgan.classifiers import TARGETS
 from advgan.classifiers.external import source_of
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError
-from advgan.core.spec_strings import parse_call
+from advgan.core.spec_strings import parse_spec
 from advgan.defenses.registry import DEFENSES
 
 
@@ -62,7 +62,7 @@ def parse_classifier(
             raise InputError(f"target {text!r} names its {kind}, expected {expected}, got {given}")
     defense, weights = defense if own_defense is None else own_defense, own_weights or weights
     for word in [] if defense is None else defense.split("+"):
-        parse_call(word, DEFENSES, {"inner"}, "defense")
+        parse_spec(word, DEFENSES, {"inner"}, "defense")
     spec = ClassifierSpec(name, None if weights is None else Path(weights), defense)
     if spec.is_directory and weights is not None:
         raise InputError(f"the directory {name} holds its own weights, expected no others, got {weights}")

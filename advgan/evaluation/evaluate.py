@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.common import check_classes, check_inputs, frozen_eval
-from advgan.attacks.registry import Access, AttackFn, AttackKind
+from advgan.attacks.registry import AttackerAccess, AttackFn, AttackKind
 from advgan.classifiers import BlackBox
 from advgan.classifiers.checks import acting, check_outputs
 from advgan.core.errors import InputError
@@ -55,7 +55,7 @@ def evaluate(
     *,
     name: str = "attack",
     target_name: str = "target",
-    access: Access = "gradients",
+    access: AttackerAccess = "gradients",
     seed: int = 0,
     protocol: AttackKind = "bounded",
     attack_norm: str | None = None,

@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import Tensor
 
-from advgan.attacks.registry import Access, Spec, make_attack
+from advgan.attacks.registry import AttackerAccess, AttackSpec, make_attack
 from advgan.classifiers import fingerprint
-from advgan.core.errors import reason, warn
+from advgan.core.errors import one_line, warn
 from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import read_object
 from advgan.core.threat_model import Threat
@@ -31,7 +31,7 @@ from advgan.models.generator import Generator
 X_ADV = "x_adv"  # the one tensor in a cell's file that is not a column of its records
 
 
-def _widest(spec: Spec, threat: Threat) -> Threat:
+def _widest(spec: AttackSpec, threat: Threat) -> Threat:
     """The threat that an attack is run under: results of a minimum-norm attack hold for every eps."""
     return Threat(threat.norm, 1.0, threat.targeted) if spec.attack.kind == "minimal-norm" else threat
 
@@ -91,7 +91,7 @@ class ResultCache:
 
     def run(
         self,
-        spec: Spec,
+        spec: AttackSpec,
         victim: TargetModel,
         threat: Threat,
         *,
@@ -109,7 +109,7 @@ class ResultCache:
         """
         attacked = attack_view((source or victim).model, spec.view)
         elsewhere = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
-        access: Access = "transfer" if elsewhere or (spec.access == "generator" and foreign) else spec.access
+        access: AttackerAccess = "transfer" if elsewhere or (spec.access == "generator" and foreign) else spec.access
         widest = _widest(spec, threat)
         key = None  # where nothing is kept, no model and no code is read for it
         if self.directory is not None:
@@ -151,7 +151,7 @@ class ResultCache:
 
     def _key(
         self,
-        spec: Spec,
+        spec: AttackSpec,
         victim: TargetModel,
         threat: Threat,
         *,
@@ -194,7 +194,7 @@ class ResultCache:
                 raise ValueError("its columns or its images are others")
             return Result({name: row[name] for name in ROW_KEYS}, records, tensors[X_ADV])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            warn(f"the kept result {folder} is damaged and is run again: {reason(error)}")
+            warn(f"the kept result {folder} is damaged and is run again: {one_line(error)}")
             return None
 
     def _write(self, key: dict[str, Any] | None, result: Result) -> None:

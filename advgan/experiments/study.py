@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 import advgan.training as training
-from advgan.attacks.registry import Spec, make_attack, parse_attack
+from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, eps_text
@@ -40,7 +40,7 @@ class GridPoint:
     shown        name of the attack in the progress bar; None: the label
     """
 
-    spec: Spec
+    spec: AttackSpec
     target: TargetModel
     threat: Threat
     y_target: int | None = None
@@ -135,7 +135,9 @@ class Study:
             raise InputError(f"the surrogate {name} is one of the {targets}, expected another classifier")
         return surrogate
 
-    def check_attacks(self, specs: Sequence[Spec], threats: Sequence[Threat], y_target: int | None = None) -> None:
+    def check_attacks(
+        self, specs: Sequence[AttackSpec], threats: Sequence[Threat], y_target: int | None = None
+    ) -> None:
         """Try the generators; build the attacks and call them on no images: wrong settings are errors here."""
         self.check_generators()
         model = self.targets[0].model
@@ -233,7 +235,7 @@ def _labelled(result: Result, point: GridPoint) -> Result:
 
 def parse_attacks(
     names: Sequence[str], default: Sequence[str], everything: Sequence[str], *, with_generator: bool, targeted: bool
-) -> list[Spec]:
+) -> list[AttackSpec]:
     """The attacks `names`, with spaces or commas between, each once: of the `default` for no names, and of `everything`
     for "all", those that are possible. Raises InputError for one that is unknown, needs a generator, or a target class.
     """

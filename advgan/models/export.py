@@ -26,10 +26,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from advgan.classifiers import Classifier, fingerprint
 from advgan.classifiers.external.onnx import open_session
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_writable, replacing, sweep
-from advgan.core.optional import extra
-from advgan.core.threat_model import Threat, bounded
+from advgan.core.optional import require_package
+from advgan.core.threat_model import Threat, squash_to_ball
 from advgan.models.generator import Generator
 from advgan.models.networks import InstanceNorm
 from advgan.models.unrolled import twice_differentiable
@@ -83,7 +83,7 @@ class Exportable(nn.Module):
     ) -> Tensor:
         norm, largest = self.generator.threat.norm, self.generator.threat.eps
         radius = x.new_full(x.shape[:1], largest) if eps is None else eps.clamp(0.0, largest)
-        return bounded(self.generator.raw_perturbation(x, y_target, radius, z), x, norm, radius)
+        return squash_to_ball(self.generator.raw_perturbation(x, y_target, radius, z), x, norm, radius)
 
 
 def flattened(module: nn.Module, given: Inputs) -> torch.fx.GraphModule:
@@ -203,12 +203,12 @@ def _content(generator: Generator, kind: Format) -> bytes:
         raise
     except Exception as error:  # of anybody's code, and of the tracer
         part = "network" if generator.custom else "guide"
-        raise InputError(f"the {part} of this generator cannot be exported to {kind}: {reason(error)}") from error
+        raise InputError(f"the {part} of this generator cannot be exported to {kind}: {one_line(error)}") from error
 
 
 def _onnx_bytes(generator: Generator) -> bytes:
     for module in ("onnx", "onnxscript", "onnxruntime"):
-        extra(module, "onnx")
+        require_package(module, "onnx")
     traced = _traced(generator)
     names = {str(given): {0: "n"} for given in traced.graph_signature.user_inputs}
     names["x"] |= {2: "h", 3: "w"} if generator.guide is None else {}

@@ -16,11 +16,11 @@ from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor, nn
 
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 from advgan.core.files import atomic_write_dir
 from advgan.core.inputs import check_tensor, check_whole
 from advgan.core.json_files import check_int, check_keys, read_object
-from advgan.core.threat_model import Norm, Threat, bounded, check_eps
+from advgan.core.threat_model import Norm, Threat, check_eps, squash_to_ball
 from advgan.core.training_record import warn_unfinished
 from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
 from advgan.models.config_card import config_card
@@ -191,7 +191,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     ) -> Tensor:
         """x_adv (n, c, h, w), differentiable, for training, arguments as `raw_perturbation`; users want `perturb`."""
         raw = self.raw_perturbation(x, y_target, eps, z)
-        return bounded(raw, x, self.threat.norm, self.threat.eps if eps is None else eps)
+        return squash_to_ball(raw, x, self.threat.norm, self.threat.eps if eps is None else eps)
 
     @torch.no_grad()
     def perturb(
@@ -233,7 +233,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 None if z is None else z[part].to(device, torch.float32),
                 iterations,
             )
-            x_adv[part] = bounded(raw, chunk, self.threat.norm, radius)
+            x_adv[part] = squash_to_ball(raw, chunk, self.threat.norm, radius)
         if check_finite and not (finite := torch.isfinite(x_adv).flatten(1).all(1)).all():
             count = int((~finite).sum())
             raise InputError(f"the generator gives NaN or infinity for {count} of {n} images: are its weights damaged?")
@@ -405,7 +405,7 @@ def _download(source: str, settings: dict[str, Any]) -> Path:
     try:
         return Path(snapshot_download(source.removeprefix("hf://"), allow_patterns=files, **settings))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise InputError(f"no generator at {source}: the Hub does not give it ({reason(error)})") from None
+        raise InputError(f"no generator at {source}: the Hub does not give it ({one_line(error)})") from None
 
 
 def _of_network(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from advgan.classifiers.black_box import BlackBox
 from advgan.classifiers.checkpoint import build_configured, fingerprint
 from advgan.classifiers.checks import Scripted
 from advgan.classifiers.external import load_external, source_of
-from advgan.classifiers.external.base import Other, ready
+from advgan.classifiers.external.base import ExternalClassifier, wrap_external
 from advgan.classifiers.registry import TARGETS, target_family
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 from advgan.core.json_files import check_int, check_keys
 from advgan.core.weights import mismatch, write_weights
 
@@ -53,8 +53,8 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
     try:
         copied: Any = copy.deepcopy(guide)
     except Exception as error:  # of anybody's class
-        raise InputError(f"the guide {type(guide).__name__} cannot be copied ({reason(error)})") from error
-    if isinstance(copied, Other):
+        raise InputError(f"the guide {type(guide).__name__} cannot be copied ({one_line(error)})") from error
+    if isinstance(copied, ExternalClassifier):
         return copied.requires_grad_(False).eval()
     shape = getattr(guide, "image_shape", None) if image_shape is None else image_shape
     if shape is None:
@@ -62,7 +62,7 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
     check_shape(shape, "image_shape of the guide must be (1 or 3, h, w)")
     if isinstance(copied, torch.jit.ScriptModule):
         copied = Scripted(copied)
-    return ready(copied.eval(), type(guide).__name__, tuple(shape), classes=getattr(guide, "classes", None))
+    return wrap_external(copied.eval(), type(guide).__name__, tuple(shape), classes=getattr(guide, "classes", None))
 
 
 def check_guide(guide: Any, *, external: bool = False) -> None:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from advgan.core.errors import InputError, reason
-from advgan.core.threat_model import Norm, bounded
+from advgan.core.errors import InputError, one_line
+from advgan.core.threat_model import Norm, squash_to_ball
 from advgan.models.networks import logit_features, zero_init
 
 Layer = nn.Linear | nn.Conv2d | nn.BatchNorm2d
@@ -108,7 +108,7 @@ class UnrolledGradientNetwork(nn.Module):
                 scales = {path.name: 1 + next(films)(features) for path in self.paths if path.per_image}
                 step = gradient(direction, scales)
             raw = self._step(x, (x_t - x) / rearrange(eps, "n -> n 1 1 1"), raw, step, features)
-            x_t = bounded(raw, x, self.norm, eps)
+            x_t = squash_to_ball(raw, x, self.norm, eps)
         return raw
 
     def _feedbacks(self, classifier: nn.Module) -> dict[str, Feedback]:
@@ -277,7 +277,7 @@ def feedback_paths(classifier: Any) -> list[FeedbackPath]:
         except Exception as error:  # of anybody's code
             raise InputError(
                 "architecture unrolled needs a guide with a gradient in its input, and "
-                f"{getattr(classifier, 'name', type(classifier).__name__)} has none ({reason(error)})"
+                f"{getattr(classifier, 'name', type(classifier).__name__)} has none ({one_line(error)})"
             ) from error
         ran.append({name: feedback for name, feedback in feedbacks.items() if feedback.shapes})
     two, three = ran

@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 import advgan.training as training
 from advgan.attacks import pgd
-from advgan.classifiers import Classifier, build_target, fingerprint, initial_target, save_target
+from advgan.classifiers import Classifier, build_target, finetune_target, fingerprint, save_target
 from advgan.core.config import ByOrder, Real, check_signs
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write_dir
@@ -343,7 +343,7 @@ def initial_network(settings: Settings, data: Data) -> Classifier:
         net = build_target(settings.target, data.image_shape, data.num_classes)
     else:
         given = (settings.target, settings.init_weights, data.image_shape, data.num_classes)
-        net = initial_target(*given, freeze_backbone=settings.freeze_backbone)
+        net = finetune_target(*given, freeze_backbone=settings.freeze_backbone)
     net.classes = data.classes
     return net
 

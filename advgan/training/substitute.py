@@ -32,7 +32,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
 import advgan.training as training
-from advgan.classifiers import Answers, BlackBox, Classifier, build_target, fingerprint, save_target
+from advgan.classifiers import BlackBox, Classifier, OutputKind, build_target, fingerprint, save_target
 from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
@@ -71,7 +71,7 @@ class SubstituteConfig(NetworkFlags, LossFlags):
 
     images: int | None = None
     """Number of the attacker's images, drawn from the training images by the seed; None: all of them"""
-    answers: Answers = "probabilities"
+    answers: OutputKind = "probabilities"
     """Response to a query: probabilities of all classes, or labels alone"""
     budget: int | None = None
     """Query budget of the attack, in images; None: no limit"""
@@ -197,7 +197,7 @@ def train_substitute(
     eps: float,
     norm: Norm = "linf",
     y_target: int | None = None,
-    answers: Answers = "probabilities",
+    answers: OutputKind = "probabilities",
     budget: int | None = None,
     num_classes: int | None = None,
     output_dir: str | Path | None = None,
@@ -298,10 +298,10 @@ def attacker_images(train: Split | Stream, config: SubstituteConfig) -> Split:
     return train.take(torch.from_numpy(chosen)).labelled(torch.arange(n))
 
 
-def query_interface(model: Model, num_classes: int, answers: Answers, budget: int | None = None) -> BlackBox:
+def query_interface(model: Model, num_classes: int, answers: OutputKind, budget: int | None = None) -> BlackBox:
     """The responses of `model`, counted from 0, without a gradient."""
     if isinstance(model, nn.Module):
-        return BlackBox.of(model, num_classes, answers, budget)
+        return BlackBox.from_model(model, num_classes, answers, budget)
     return BlackBox(model, num_classes, answers, budget)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advgan.attacks import (
     ATTACKS,
-    Spec,
+    AttackSpec,
     fgsm,
     ifgsm,
     ifgsm_corner,
@@ -45,7 +45,7 @@ QUICK = {
 }
 
 
-def spec(name: str) -> Spec:
+def spec(name: str) -> AttackSpec:
     return parse_attack(name + QUICK.get(name, ""))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advgan.attacks import hopskipjump, square
 from advgan.attacks.registry import ATTACKS, make_attack
-from advgan.classifiers import BlackBox, OutOfQueries, check_target, load_target
+from advgan.classifiers import BlackBox, QueryBudgetExceeded, check_target, load_target
 from advgan.classifiers.black_box import FLOOR
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
@@ -61,9 +61,11 @@ def test_labels_become_floored_one_hot_log_probabilities() -> None:
 
 def test_query_budget_is_checked_before_the_query() -> None:
     sizes: list[int] = []
-    box = BlackBox(lambda x: sizes.append(len(x)) or brightness(x), 2, budget=10, batch_size=4)
+    box = BlackBox(lambda x: sizes.append(len(x)) or brightness(x), 2, max_queries=10, batch_size=4)
     box(SIX)
-    with pytest.raises(OutOfQueries, match=r"a budget of 10 queries, 6 of them used: a query of 6 more images was not"):
+    with pytest.raises(
+        QueryBudgetExceeded, match=r"a budget of 10 queries, 6 of them used: a query of 6 more images was not"
+    ):
         box(SIX)
     assert (box.queries, box.remaining, sum(sizes)) == (6, 4, 6)
     box(SIX[:4])
@@ -74,7 +76,7 @@ def test_query_budget_is_checked_before_the_query() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "answers", "message"),
+    ("predict", "output", "message"),
     [
         (lambda x: torch.zeros(len(x), 3), "probabilities", r"probabilities of shape \(6, 2\), got \(6, 3\)"),
         (lambda x: torch.zeros(len(x)), "probabilities", r"got \(6,\)"),
@@ -88,8 +90,8 @@ def test_query_budget_is_checked_before_the_query() -> None:
         (lambda x: torch.zeros(len(x), 2, dtype=torch.long), "labels", r"labels of shape \(6,\), got \(6, 2\)"),
     ],
 )
-def test_invalid_output_raises_and_counts_as_query(answer: Any, answers: Any, message: str) -> None:
-    box = BlackBox(answer, 2, answers)
+def test_invalid_output_raises_and_counts_as_query(predict: Any, output: Any, message: str) -> None:
+    box = BlackBox(predict, 2, output)
     with pytest.raises(InputError, match=message):
         box(SIX)
     assert box.queries == 6
@@ -98,11 +100,11 @@ def test_invalid_output_raises_and_counts_as_query(answer: Any, answers: Any, me
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"answers": "logits"}, "answers must be one of probabilities, labels, got 'logits'"),
-        ({"budget": -1}, "budget must not be negative, got -1"),
+        ({"output": "logits"}, "output must be one of probabilities, labels, got 'logits'"),
+        ({"max_queries": -1}, "max_queries must not be negative, got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
-        ({"predict": nn.Flatten()}, r"plain callable, for a model BlackBox.of\(model\), got"),
+        ({"predict": nn.Flatten()}, r"plain callable, for a model BlackBox.from_model\(model\), got"),
         ({"predict": 3}, "plain callable"),
     ],
 )
@@ -113,7 +115,7 @@ def test_invalid_arguments_raise(given: dict[str, Any], message: str) -> None:
 
 def test_black_box_of_model_has_same_outputs_and_no_weights(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     x, _ = bars
-    box, decisions = BlackBox.of(target.train(), 3), BlackBox.of(target, 3, "labels")
+    box, decisions = BlackBox.from_model(target.train(), 3), BlackBox.from_model(target, 3, "labels")
     says = target.eval()(x)
     assert torch.allclose(box(x), says.log_softmax(1).clamp_min(torch.tensor(FLOOR).log().item()), atol=1e-5)
     assert torch.equal(decisions(x).argmax(1), says.argmax(1))
@@ -127,31 +129,31 @@ def test_black_box_of_model_has_same_outputs_and_no_weights(target: nn.Module, b
 def test_gradient_attack_raises(name: str, target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     x, y = (part[:4] for part in bars)
     with pytest.raises(InputError, match="passes no gradient to its input"):
-        make_attack(name, BlackBox.of(target, 3), Threat("linf", 0.3))(x, y)
+        make_attack(name, BlackBox.from_model(target, 3), Threat("linf", 0.3))(x, y)
 
 
 def test_score_and_decision_attacks_run(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     x, y = (part[:4] for part in bars)
-    box, rng = BlackBox.of(target, 3), torch.Generator().manual_seed(0)
+    box, rng = BlackBox.from_model(target, 3), torch.Generator().manual_seed(0)
     x_adv = square(box, x, y, eps=0.5, queries=20, rng=rng)
     assert (box(x_adv).argmax(1) != y).any()
     assert 0 < box.queries <= 4 * 20 + 4
-    few = BlackBox.of(target, 3, "labels", budget=4000)
+    few = BlackBox.from_model(target, 3, "labels", max_queries=4000)
     x_adv = hopskipjump(few, x, y, steps=2, initial_queries=10, max_queries=300, rng=rng)
     assert (few(x_adv).argmax(1) != y).all()
 
 
 def test_evaluate_on_black_box(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     (x, y), threat = bars, Threat("linf", 0.5)
-    box, rng = BlackBox.of(target, 3), torch.Generator().manual_seed(0)
+    box, rng = BlackBox.from_model(target, 3), torch.Generator().manual_seed(0)
     plain = evaluate(make_attack("noise-sign", target, threat, rng=rng.manual_seed(1)), target, x, y, threat).row
     row = evaluate(make_attack("noise-sign", box, threat, rng=rng.manual_seed(1)), box, x, y, threat).row
     assert (row["status"], row["asr"], row["n_correct"]) == ("ok", plain["asr"], plain["n_correct"])
     failed = evaluate(make_attack("fgsm", box, threat), box, x, y, threat).row
     assert failed["status"].startswith("failed: InputError: the target passes no gradient")
-    spent = BlackBox.of(target, 3, budget=60)
+    spent = BlackBox.from_model(target, 3, max_queries=60)
     row = evaluate(make_attack("square:queries=20", spent, threat, rng=rng), spent, x, y, threat).row
-    assert row["status"].startswith("failed: OutOfQueries: the black box has a budget of 60 queries")
+    assert row["status"].startswith("failed: QueryBudgetExceeded: the black box has a budget of 60 queries")
     assert spent.queries <= 60
 
 

@@ -131,7 +131,7 @@ def test_reference_service_returns_outputs_of_its_classifier(
 def test_json_and_binary_images_are_equal(started_service: Callable[..., str]) -> None:
     url = started_service("logits")
     box, plain = load(url), load(url)
-    about = client.Client(url, client.Patience())
+    about = client.Client(url, client.RetryPolicy())
     body = json.dumps({"images": X.tolist()}).encode()
     said = json.loads(about.ask("POST", body, "application/json", most=1 << 16))
     assert torch.allclose(torch.tensor(said["logits"]).log_softmax(1), box(X), atol=1e-5)
@@ -151,7 +151,7 @@ def test_reference_service_refuses_invalid_images(
 ) -> None:
     url = started_service()
     with pytest.raises(InputError, match=rf"{url} refuses the question with status 400 .*{message}"):
-        client.Client(url, client.Patience(retries=0)).ask("POST", body, kind, most=1 << 16)
+        client.Client(url, client.RetryPolicy(retries=0)).ask("POST", body, kind, most=1 << 16)
 
 
 def test_images_are_sent_as_json_on_request(scripted_service: Callable[..., str]) -> None:
@@ -423,7 +423,7 @@ def test_black_box_of_black_box_shares_the_service() -> None:
         return torch.tensor([[0.3, 0.7]]).expand(len(x), 2)
 
     box = BlackBox(answer, 2, name="it", image_shape=(1, 28, 28), classes=("a", "b"), identity="i")
-    again, decisions = BlackBox.of(box, 2, budget=5), BlackBox.of(box, 2, "labels")
+    again, decisions = BlackBox.from_model(box, 2, max_queries=5), BlackBox.from_model(box, 2, "labels")
     assert torch.equal(again.query(X), box.query(X))
     assert torch.equal(decisions.query(X), torch.tensor([[0.0, 1.0]]).expand(5, 2))
     assert (box.queries, again.queries, again.remaining, decisions.queries) == (5, 5, 0, 5)
@@ -431,7 +431,7 @@ def test_black_box_of_black_box_shares_the_service() -> None:
     with pytest.raises(InputError, match="it has a budget of 5 queries"):
         again.query(X)
     with pytest.raises(InputError, match="it returns labels only, expected answers labels, got probabilities"):
-        BlackBox.of(BlackBox(lambda x: [0] * len(x), 2, "labels", name="it"), 2)
+        BlackBox.from_model(BlackBox(lambda x: [0] * len(x), 2, "labels", name="it"), 2)
 
 
 def test_black_box_from_python_file(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torchvision import models
 from torchvision.models._api import WeightsEnum
 
 from advgan.classifiers import fingerprint, load_target
-from advgan.classifiers.external.base import Other
+from advgan.classifiers.external.base import ExternalClassifier
 from advgan.classifiers.external.torchvision import _build
 from advgan.core.errors import InputError
 from advgan.defenses import defend, load_classifier
@@ -321,7 +321,7 @@ def test_factory_result_is_frozen_in_eval_mode(file):
     target = load_target(f"{file}:plain")
     x = torch.rand(4, 1, 28, 28)
     torch.testing.assert_close(target(x), 2 * target.model.linear(x.flatten(1)))
-    assert isinstance(target, Other)
+    assert isinstance(target, ExternalClassifier)
     assert frozen(target)
     assert (target.image_shape, target.num_classes, target.classes) == ((1, 28, 28), 3, ("bottom", "middle", "top"))
     assert sys.path == path

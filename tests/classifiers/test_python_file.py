@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from advgan.classifiers import fingerprint, load_target
-from advgan.classifiers.external.base import Other
+from advgan.classifiers.external.base import ExternalClassifier
 from advgan.core.errors import InputError
 
 NET = """
@@ -31,12 +31,12 @@ class Net(nn.Module):
 BUILD = "{imports}\ndef build():\n    from torch import nn\n    return {name}.Net({name}.VALUE)\n"
 
 
-def value_of(target: Other) -> float:
+def value_of(target: ExternalClassifier) -> float:
     return float(target(torch.ones(1, 1, 2, 2))[0, 1]) * 2
 
 
-def load(path: Path, factory: str = "build") -> Other:
-    target: Other = load_target(f"{path}:{factory}")
+def load(path: Path, factory: str = "build") -> ExternalClassifier:
+    target: ExternalClassifier = load_target(f"{path}:{factory}")
     return target
 
 

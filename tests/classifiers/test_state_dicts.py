@@ -18,7 +18,7 @@ from torchvision import models
 
 from advgan.classifiers import build_target, load_target
 from advgan.classifiers.external.torchvision import _build
-from advgan.classifiers.state_dicts import fill, find, match_weights, plain_name, read_file
+from advgan.classifiers.state_dicts import find_by_name, load_weights_into, match_weights, plain_name, read_file
 from advgan.core.errors import InputError
 from advgan.defenses import load_classifier
 
@@ -129,7 +129,7 @@ def test_weights_of_larger_model_are_refused(tmp_path: Path) -> None:
 def test_weights_load_into_wrapped_model(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
     torch.save(STATE, tmp_path / "w.pth")
     wrapped, file = wrap(model(1)), read_file(tmp_path / "w.pth")
-    fill(wrapped, match_weights(wrapped, file, "a wrapper"), file)
+    load_weights_into(wrapped, match_weights(wrapped, file, "a wrapper"), file)
     assert all(torch.equal(tensor, STATE[name.split(".", 1)[1]]) for name, tensor in wrapped.state_dict().items())
 
 
@@ -217,7 +217,7 @@ def test_torchvision_auxiliary_heads_are_ignored(heads: bool, file: Path) -> Non
         saved = models.googlenet(weights=None, aux_logits=heads, init_weights=False, num_classes=4)
         built = _build("googlenet", 4)
     torch.save({"model": saved.state_dict()}, file)
-    match = find(built, read_file(file))
+    match = find_by_name(built, read_file(file))
     assert match is not None
     assert match.state.keys() == built.state_dict().keys()
 

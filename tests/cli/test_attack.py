@@ -114,7 +114,7 @@ def test_black_box_target_is_queried_for_images_only(
 ) -> None:
     (tmp_path / "bb.py").write_text(
         "from advgan.classifiers import BlackBox\n\n\ndef box():\n"
-        "    return BlackBox(lambda x: (x.mean((1, 2, 3)) > 0.5).long(), 2, 'labels', budget=2)\n"
+        "    return BlackBox(lambda x: (x.mean((1, 2, 3)) > 0.5).long(), 2, 'labels', max_queries=2)\n"
     )
     arguments = (photos / "a.png", tmp_path / "out", "--generator", generator, "--target", f"{tmp_path}/bb.py:box")
     attack(*arguments, code=2)

@@ -15,7 +15,7 @@ from torch import nn
 
 from advgan import Generator
 from advgan.classifiers import build_target, fingerprint, load_target, save_target
-from advgan.core.checkpoint_summary import summary
+from advgan.core.checkpoint_summary import describe_checkpoint
 from advgan.core.errors import InputError
 from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import defend, load_classifier, load_detector
@@ -75,7 +75,7 @@ def test_flipped_config_bits_are_refused_or_harmless(kind: str, saved: Path, tmp
         except ValueError:
             same = False
         if not same:
-            for call in (LOADERS[kind], summary):
+            for call in (LOADERS[kind], describe_checkpoint):
                 with pytest.raises(InputError):
                     call(folder)
 
@@ -159,7 +159,7 @@ def test_hostile_values_are_refused_before_building(
 @pytest.mark.parametrize("text", ["[" * 10**5 + "]" * 10**5, '{"eps":' + "9" * 5000 + "}", "{}", "", '{"name": NaN}'])
 def test_hostile_json_is_refused(kind: str, text: str, saved: Path, tmp_path: Path) -> None:
     folder = with_config(saved, kind, tmp_path, text)
-    for call in (LOADERS[kind], summary) if text != "{}" else (LOADERS[kind],):
+    for call in (LOADERS[kind], describe_checkpoint) if text != "{}" else (LOADERS[kind],):
         with pytest.raises(InputError) as raised:
             call(folder)
         assert "\n" not in str(raised.value)

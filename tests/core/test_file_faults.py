@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from advgan import Generator, InputError, training
 from advgan.classifiers import load_target
 from advgan.core.config import run
-from advgan.core.lock import LOCK, hold, release
+from advgan.core.lock import LOCK, acquire, release
 from advgan.defenses.detection import FeatureSqueezing, load_detector, save_detector
 from advgan.models.discriminator import Discriminator
 from advgan.training.runtime import checkpoint as states
@@ -279,7 +279,7 @@ def test_directory_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_forked_worker_does_not_keep_lock_of_parent(tmp_path: Path) -> None:
-    assert hold(tmp_path) is None
+    assert acquire(tmp_path) is None
     worker = forked(lambda: time.sleep(60))
     try:
         release()

@@ -14,7 +14,7 @@ import pytest
 
 from advgan import InputError
 from advgan.core import lock
-from advgan.core.lock import LOCK, hold, release
+from advgan.core.lock import LOCK, acquire, release
 from tests.core.test_file_faults import ended, forked
 
 NO_FLOCK = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
@@ -46,26 +46,26 @@ def write_stale_lock(directory: Path) -> None:
 
 
 def test_lock_is_reentrant_and_removed_on_release(file_system: str, tmp_path: Path) -> None:
-    assert hold(tmp_path) is None
-    assert hold(tmp_path) is None, "a process may hold one twice"
+    assert acquire(tmp_path) is None
+    assert acquire(tmp_path) is None, "a process may hold one twice"
     assert (tmp_path / LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
     release()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_lock_of_live_process_is_respected(file_system: str, tmp_path: Path) -> None:
-    child = forked(lambda: (hold(tmp_path), (tmp_path / "ready").touch(), time.sleep(60)))
+    child = forked(lambda: (acquire(tmp_path), (tmp_path / "ready").touch(), time.sleep(60)))
     while not (tmp_path / "ready").exists():
         time.sleep(0.005)
     try:
-        holder = hold(tmp_path)
+        holder = acquire(tmp_path)
         assert holder is not None
         assert f"process {child} on {socket.gethostname()}" in holder
     finally:
         os.kill(child, signal.SIGKILL)
         ended(child)
     assert (tmp_path / LOCK).exists()
-    assert hold(tmp_path) is None
+    assert acquire(tmp_path) is None
 
 
 @pytest.mark.parametrize("file_system", ["flock", os.strerror(errno.ENOSYS)], indirect=True)
@@ -80,7 +80,7 @@ def test_exactly_one_of_ten_concurrent_claims_wins(file_system: str, before: str
     def contend(name: str) -> None:
         while not go.exists():
             time.sleep(0.001)
-        if hold(tmp_path) is None:
+        if acquire(tmp_path) is None:
             (tmp_path / f"won-{name}").touch()
             time.sleep(0.5)
 
@@ -88,7 +88,7 @@ def test_exactly_one_of_ten_concurrent_claims_wins(file_system: str, before: str
     go.touch()
     assert [ended(child) for child in children] == [0] * 10
     assert len(list(tmp_path.glob("won-*"))) == 1
-    assert hold(tmp_path) is None
+    assert acquire(tmp_path) is None
     assert not (tmp_path / f"{LOCK}.next").exists() or file_system == "flock"
 
 
@@ -104,7 +104,7 @@ def test_lock_file_unlinked_during_open_is_retried(tmp_path: Path, monkeypatch: 
         return descriptor
 
     monkeypatch.setattr(lock, "_open", open_and_lose)
-    assert hold(tmp_path) is None
+    assert acquire(tmp_path) is None
     assert len(opened) == 2
     assert os.path.samestat(os.stat(tmp_path / LOCK), os.fstat(opened[1]))
 
@@ -115,7 +115,7 @@ def test_without_flock_unknown_holder_is_respected(
 ) -> None:
     monkeypatch.setattr(lock, "fcntl", None)
     (tmp_path / LOCK).write_text(content)
-    holder = hold(tmp_path)
+    holder = acquire(tmp_path)
     assert holder is not None
     assert "is of a process that is gone: remove it then" in holder
     assert (tmp_path / LOCK).read_text() == content
@@ -134,7 +134,7 @@ def test_special_file_in_place_of_lock_raises(file_system: str, trap: str, tmp_p
         "a pipe": lambda: os.mkfifo(path),
     }[trap]()
     with pytest.raises(InputError, match=r"cannot lock .*/\.lock: .*expected a regular file"):
-        hold(directory)
+        acquire(directory)
     assert precious.read_text() == "kept"
     assert not (tmp_path / "nothing").exists()
 
@@ -145,12 +145,12 @@ def test_unwritable_directory_raises(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(lock.tempfile, "TemporaryFile", refuse)
     with pytest.raises(InputError, match=r"cannot lock .*: Permission denied"):
-        hold(tmp_path)
+        acquire(tmp_path)
 
 
 def test_forked_child_does_not_release_lock_of_parent(tmp_path: Path) -> None:
-    assert hold(tmp_path) is None
+    assert acquire(tmp_path) is None
     assert ended(forked(release)) == 0
     assert (tmp_path / LOCK).exists()
-    child = forked(lambda: os._exit(7 if hold(tmp_path) else 0))
+    child = forked(lambda: os._exit(7 if acquire(tmp_path) else 0))
     assert ended(child) == 7

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advgan.core.threat_model import Threat, bounded, check_eps, delta_norms, eps_text, to_8bit
+from advgan.core.threat_model import Threat, check_eps, delta_norms, eps_text, squash_to_ball, to_8bit
 
 SHAPES = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
 
@@ -81,7 +81,7 @@ def test_l2_squash_rescales_after_box_clipping():
     x = torch.cat([torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), 0.5)], dim=3)
     raw = -torch.ones_like(x)
     for eps in (0.8, torch.tensor([0.8, 0.4])):
-        x_adv = bounded(raw, x, "l2", eps)
+        x_adv = squash_to_ball(raw, x, "l2", eps)
         torch.testing.assert_close(delta_norms(x_adv - x)["l2"], torch.as_tensor(eps).expand(2))
         assert torch.equal(x_adv[..., :4], x[..., :4])
 
@@ -90,7 +90,7 @@ def test_l2_squash_rescales_after_box_clipping():
 def test_l2_squash_in_ball_and_not_shorter_than_clipping(shape, eps, seed):
     torch.manual_seed(seed)
     x, raw = torch.rand(shape).round(decimals=1), 99 * torch.randn(shape)
-    x_adv = bounded(raw, x, "l2", eps)
+    x_adv = squash_to_ball(raw, x, "l2", eps)
     assert not Threat("l2", eps).violations(x_adv, x)
     first = delta_norms((x + raw * (eps / raw.flatten(1).norm(dim=1).view(-1, 1, 1, 1))).clamp(0, 1) - x)["l2"]
     assert (delta_norms(x_adv - x)["l2"] >= first * (1 - 1e-6)).all()
@@ -98,7 +98,7 @@ def test_l2_squash_in_ball_and_not_shorter_than_clipping(shape, eps, seed):
 
 def test_l2_squash_keeps_short_perturbations():
     x, raw = torch.full((1, 1, 4, 4), 0.5), torch.full((1, 1, 4, 4), 0.01)
-    torch.testing.assert_close(bounded(raw, x, "l2", 2.0), x + raw)
+    torch.testing.assert_close(squash_to_ball(raw, x, "l2", 2.0), x + raw)
 
 
 @pytest.mark.parametrize(

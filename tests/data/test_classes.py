@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from advgan.classifiers import check_normalised
-from advgan.classifiers.external.base import Other
+from advgan.classifiers.external.base import ExternalClassifier
 from advgan.core.errors import InputError
 from advgan.data import Data, Split, load_data, relabel
 from advgan.defenses import ClassifierSpec, load_classifier
@@ -215,7 +215,7 @@ def bars(digits: Path) -> Data:
 
 
 def test_data_is_relabeled_to_class_order_of_model(bars):
-    model = Other(Threshold((2, 0, 1)), "net", (1, 28, 28), 3, classes=("Top", "Bottom", "Middle"))
+    model = ExternalClassifier(Threshold((2, 0, 1)), "net", (1, 28, 28), 3, classes=("Top", "Bottom", "Middle"))
     target, data = prepare_model_and_data(model, bars)
     assert data.classes == ("Top", "Bottom", "Middle")
     x, y = next(data.test.batches(len(data.test)))
@@ -258,7 +258,7 @@ def test_small_accuracy_gain_is_no_missing_normalization():
 
 def test_missing_normalization_is_detected_on_training_images(bars):
     few = Data("few", bars.train, bars.validation.first(6), bars.test, bars.classes)
-    model = Other(Threshold((0, 1, 2), 0.5, 0.5), "net", (1, 28, 28), 3)
+    model = ExternalClassifier(Threshold((0, 1, 2), 0.5, 0.5), "net", (1, 28, 28), 3)
     with pytest.raises(InputError, match=r"is right on \d+% of 64 images, and on \d+% after .*\[-1, 1\] normal"):
         prepare_model_and_data(model, few)
 

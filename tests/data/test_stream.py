@@ -16,10 +16,10 @@ from torch import Tensor
 from advgan.core.errors import InputError
 from advgan.data import Data, load_data, steps_per_epoch, training_batches
 from advgan.data.image_file import InMemoryImage
-from advgan.data.stream import LANES, ONE_IN, Example, Stream, in_memory, lanes_of, shuffled
+from advgan.data.stream import HOLDOUT_MODULUS, LANES, Example, Stream, in_memory, lanes_of, shuffled
 
 HELD = frozenset({3})
-LEFT = frozenset(range(ONE_IN)) - HELD
+LEFT = frozenset(range(HOLDOUT_MODULUS)) - HELD
 
 
 class Blob(bytes):
@@ -56,7 +56,7 @@ class Numbered:
             yield InMemoryImage(f"{shard}/{i}", Blob(buffer.getvalue())), number
 
 
-def stream(*lengths: int, buffer: int = 16, kept: frozenset[int] = frozenset(range(ONE_IN))) -> Stream:
+def stream(*lengths: int, buffer: int = 16, kept: frozenset[int] = frozenset(range(HOLDOUT_MODULUS))) -> Stream:
     return Stream(Numbered(*lengths), (1, 1, 1), crop=False, kept=kept, buffer=buffer)
 
 
@@ -157,11 +157,11 @@ def test_first_interleaves_shards_and_excludes_held_out() -> None:
 
 def test_renumbered_stream() -> None:
     plain, numbers = stream(3, 3), torch.tensor([5, 4, 3, 2, 1, 0])
-    turned = plain.renumbered(numbers)
+    turned = plain.remap_labels(numbers)
     (x, y), (x_turned, y_turned) = (next(split.first(6).batches(6)) for split in (plain, turned))
     assert torch.equal(x, x_turned)
     assert torch.equal(numbers[y], y_turned)
-    assert torch.equal(next(turned.renumbered(numbers).first(6).batches(6))[1], y)
+    assert torch.equal(next(turned.remap_labels(numbers).first(6).batches(6))[1], y)
     before, after = (next(training_batches(split, 2, seed=0, last=1)) for split in (plain, turned))
     assert torch.equal(numbers[before[1]], after[1])
 

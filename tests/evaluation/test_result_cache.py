@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from advgan import Generator
-from advgan.attacks import Attack, Spec, ifgsm, make_attack, parse_attack, registry
+from advgan.attacks import Attack, AttackSpec, ifgsm, make_attack, parse_attack, registry
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.evaluation import Result, ResultCache, TargetModel, evaluate
@@ -193,7 +193,7 @@ def test_failed_result_is_not_cached(victim: TargetModel, tmp_path: Path, monkey
     monkeypatch.setitem(registry.ATTACKS, "breaks", Attack(breaks))
     cells = ResultCache(tmp_path, X, Y)
     for _ in range(2):
-        result = cells.run(Spec("breaks", "breaks", {}), victim, BALL)
+        result = cells.run(AttackSpec("breaks", "breaks", {}), victim, BALL)
         assert result.row["status"] == "failed: RuntimeError: out of memory"
     assert (cells.found, list(tmp_path.iterdir())) == (0, [])
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advgan import Generator, InputError
-from advgan.core.threat_model import Threat, bounded
+from advgan.core.threat_model import Threat, squash_to_ball
 from advgan.core.weights import write_weights
 from advgan.models.discriminator import Discriminator
 
@@ -39,22 +39,22 @@ def test_every_answer_is_in_ball_and_box(channels, h, w, norm, eps, architecture
 def test_every_pixel_of_a_saturated_image_receives_gradient(norm, value):
     x, raw = torch.full((2, 1, 6, 6), value), torch.randn(2, 1, 6, 6, requires_grad=True)
     towards = torch.rand(2, 1, 6, 6) + 0.5
-    (bounded(raw, x, norm, 0.3) * towards).sum().backward()
+    (squash_to_ball(raw, x, norm, 0.3) * towards).sum().backward()
     assert (raw.grad != 0).all()
 
 
 def test_linf_bound_is_the_equation():
     x, raw = torch.rand(4, 1, 5, 5), 3 * torch.randn(4, 1, 5, 5)
     low, high = (x - 0.3).clamp(min=0), (x + 0.3).clamp(max=1)
-    torch.testing.assert_close(bounded(raw, x, "linf", 0.3), low + (high - low) * (1 + raw.tanh()) / 2)
+    torch.testing.assert_close(squash_to_ball(raw, x, "linf", 0.3), low + (high - low) * (1 + raw.tanh()) / 2)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_bound_without_a_gradient_is_the_bound_with_one_and_leaves_its_inputs_alone(norm):
     x, raw = torch.rand(4, 1, 5, 5).round(decimals=1), 3 * torch.randn(4, 1, 5, 5)
     before = x.clone(), raw.clone()
-    plain = bounded(raw, x, norm, 0.3)
-    torch.testing.assert_close(plain, bounded(raw.requires_grad_(), x, norm, 0.3).detach(), atol=1e-6, rtol=0)
+    plain = squash_to_ball(raw, x, norm, 0.3)
+    torch.testing.assert_close(plain, squash_to_ball(raw.requires_grad_(), x, norm, 0.3).detach(), atol=1e-6, rtol=0)
     assert torch.equal(x, before[0])
     assert torch.equal(raw, before[1])
 

@@ -100,7 +100,7 @@ def test_guides_that_cannot_be_used_are_refused():
     with pytest.raises(InputError, match=r"guide must be a classifier, an nn\.Module that runs here, got function"):
         Generator(guide=lambda x: x, image_shape=SHAPE)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="got BlackBox"):
-        Generator(guide=BlackBox.of(net(), 4), image_shape=SHAPE)
+        Generator(guide=BlackBox.from_model(net(), 4), image_shape=SHAPE)
     with pytest.raises(InputError, match=r"the guide takes images \(1, 12, 12\), got a generator of channels 3"):
         Generator(3, guide=net(), image_shape=SHAPE)
     with pytest.raises(InputError, match="cannot take images of shape"):

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from advgan import Generator, InputError
 from advgan.attacks.registry import make_attack
 from advgan.classifiers import build_target
-from advgan.core.threat_model import Threat, bounded
+from advgan.core.threat_model import Threat, squash_to_ball
 from advgan.models.unrolled import Feedback, differentiable, feedback_paths, margin_gradient, twice_differentiable
 
 SHAPES = {"mnist-a": (1, 28, 28), "mnist-b": (1, 28, 28), "mnist-c": (1, 29, 31), "mnist-small": (3, 17, 22)}
@@ -192,7 +192,7 @@ def test_iteration_uses_previous_iterate():
     x = torch.rand(3, 1, 28, 28)
     with torch.no_grad():
         first = one.raw_perturbation(x)
-        leaf = bounded(first, x, "linf", 0.3)
+        leaf = squash_to_ball(first, x, "linf", 0.3)
         predicted, targets = two.guide(x).argmax(1), torch.full((3,), -1)
     leaf = leaf.requires_grad_()
     logits = two.guide(leaf)

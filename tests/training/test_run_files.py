@@ -13,7 +13,7 @@ import pytest
 from advgan import Generator
 from advgan.classifiers import load_target
 from advgan.core import training_record as runs
-from advgan.core.checkpoint_summary import summary
+from advgan.core.checkpoint_summary import describe_checkpoint
 from advgan.core.training_record import checkpoint_folder, unfinished, warn_unfinished
 from advgan.evaluation.loading import load_generators
 from advgan.report.sections import unfinished_trainings
@@ -114,7 +114,7 @@ def test_whoever_loads_one_is_warned_once(
     load_target("mnist-small", tmp_path)
     load_target("mnist-small", tmp_path / "classifier" / "model.safetensors")
     Generator.from_pretrained(tmp_path / "generator")
-    assert summary(tmp_path / "generator")["training"] == "not finished: step 20 of 100"
+    assert describe_checkpoint(tmp_path / "generator")["training"] == "not finished: step 20 of 100"
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     for line, artefact in zip(lines, ("generator", "classifier"), strict=True):

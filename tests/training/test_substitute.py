@@ -109,7 +109,7 @@ def test_dynamic_form_queries_newest_adversarial_images(
     summary = call("--images", 30, "--budget", 70)
     assert (summary["queries"], summary["validation_queries"]) == (70, 48 * 4)
     first = queries[0][0]
-    assert (first.queries, first.budget, first.remaining) == (70, 70, 0)
+    assert (first.queries, first.max_queries, first.remaining) == (70, 70, 0)
     clean, *later = [x for box, x in queries if box is first]
     assert [len(x) for x in (clean, *later)] == [30, 20, 20]
     for x_adv in later:  # each is one of the attacker's own images, perturbed within the ball
@@ -124,13 +124,15 @@ def test_dynamic_form_queries_newest_adversarial_images(
 
 
 def test_black_box_of_labels_without_autograd(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def blind(cls: type[BlackBox], model: nn.Module, classes: int, answers: str, budget: int | None = None) -> BlackBox:
+    def blind(
+        cls: type[BlackBox], model: nn.Module, classes: int, output: str, max_queries: int | None = None
+    ) -> BlackBox:
         def answer(x: Tensor) -> list[int]:  # numpy() refuses what a gradient could come back to
             return model.eval()(torch.from_numpy(x.numpy())).argmax(1).tolist()
 
-        return BlackBox(answer, classes, "labels", budget)
+        return BlackBox(answer, classes, "labels", max_queries)
 
-    monkeypatch.setattr(BlackBox, "of", classmethod(blind))
+    monkeypatch.setattr(BlackBox, "from_model", classmethod(blind))
     summary = call("--answers", "labels", "--distil-steps", 30, "--distillation", "static", "--batch-size", 32)
     assert summary["settings"]["answers"] == "labels"
     assert summary["history"][-1]["agreement"] > 0.8

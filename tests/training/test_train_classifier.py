@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from advgan.classifiers import build_target, initial_target, load_target, save_target
+from advgan.classifiers import build_target, finetune_target, load_target, save_target
 from advgan.core.config import run
 from tests.conftest import stop_after_first_state
 
@@ -147,7 +147,7 @@ def test_a_frozen_backbone_stays_bit_for_bit_and_the_head_is_new_and_learns(clas
     before, head, everything = (weights(path) for path in (pretrained, tmp_path / "head", tmp_path / "all"))
     assert head["linear.weight"].shape == (3, 64)
     torch.manual_seed(0)  # the run's seed: the head as it began
-    first = initial_target("cifar-resnet20", pretrained, (1, 28, 28), 3, freeze_backbone=True)
+    first = finetune_target("cifar-resnet20", pretrained, (1, 28, 28), 3, freeze_backbone=True)
     assert [name for name, p in first.named_parameters() if p.requires_grad] == ["linear.weight", "linear.bias"]
     assert not torch.equal(head["linear.weight"], first.head.weight)
     for name, value in before.items():

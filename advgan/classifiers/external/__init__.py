@@ -25,7 +25,9 @@ SOURCES = {
     r".*\.onnx(#.*)?": "onnx",
     r"https?://.*": "endpoint",
 }
-WORDS = "torchvision:NAME[:WEIGHTS], timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.onnx[#output=NAME], http://HOST/PATH"
+SPEC_FORMATS = (
+    "torchvision:NAME[:WEIGHTS], timm:NAME, hf:REPO, FILE.py:FACTORY, MODEL.onnx[#output=NAME], http://HOST/PATH"
+)
 
 
 def source_of(name: str) -> str | None:
@@ -52,7 +54,7 @@ def load_external(
     return found
 
 
-def hint(name: str, known: tuple[str, ...]) -> str:
+def suggest(name: str, known: tuple[str, ...]) -> str:
     """The end of a message about a classifier `name` that is none of the `known` ones and of no source."""
     word, colon, rest = name.partition(":")
     if colon:

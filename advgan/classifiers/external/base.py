@@ -13,11 +13,18 @@ from torch import Tensor, nn
 
 from advgan.classifiers.base import ImageShape
 from advgan.classifiers.checks import two_logits
-from advgan.classifiers.state_dicts import fill, find, find_by_order, match_weights, read_file, weights_file
-from advgan.core.errors import InputError, reason
+from advgan.classifiers.state_dicts import (
+    find_by_name,
+    find_by_order,
+    load_weights_into,
+    match_weights,
+    read_file,
+    weights_file,
+)
+from advgan.core.errors import InputError, one_line
 
 
-class Other(nn.Module):
+class ExternalClassifier(nn.Module):
     """Images (n, c, h, w) float32 in [0, 1] -> logits (n, num_classes) of `model`, in eval mode and frozen.
 
     name         the words that load it again: "torchvision:resnet50"
@@ -95,7 +102,7 @@ def logits_of(answer: Any) -> Any:
     return getattr(answer, "logits", answer)
 
 
-def ready(
+def wrap_external(
     model: nn.Module,
     name: str,
     natural: ImageShape,
@@ -103,31 +110,31 @@ def ready(
     *,
     code: Path | None = None,
     **about: Any,
-) -> Other:
+) -> ExternalClassifier:
     """`model` as a target, in float32, after it has answered one blank image: what says how many classes it has.
 
     natural       images that it was made for; `image_shape` are those that it is to take, None: the same
     code          a file of the user's, whose line an error names
-    about         mean, std, classes, identity, as of `Other`
+    about         mean, std, classes, identity, as of `ExternalClassifier`
 
     Raises InputError if it cannot take the images (and says at which size it can), or returns no logits.
     """
     shape = natural if image_shape is None else image_shape
     if shape[0] not in (1, natural[0]):
         raise InputError(f"{name} takes images of {natural[0]} channels, got {shape[0]}")
-    other = Other(model.float(), name, shape, 0, channels=natural[0], **about)
+    other = ExternalClassifier(model.float(), name, shape, 0, channels=natural[0], **about)
     try:
         answer = _blank(other, shape)
     except Exception as error:  # anybody's code ends in any exception
         if shape[1:] != natural[1:] and _takes(other, (shape[0], *natural[1:])):
             size = f"{natural[1]} x {natural[2]}"
             raise InputError(
-                f"{name} takes images of {size} pixels, got {shape[1]} x {shape[2]} ({reason(error)}): "
+                f"{name} takes images of {size} pixels, got {shape[1]} x {shape[2]} ({one_line(error)}): "
                 f"--image-size {natural[1]} brings those of a folder to that size"
             ) from error
         where = "" if code is None else line_in(code, error)
         raise InputError(
-            f"{name} cannot take images of shape {shape}: {where}{type(error).__name__}: {reason(error)}"
+            f"{name} cannot take images of shape {shape}: {where}{type(error).__name__}: {one_line(error)}"
         ) from error
     if not isinstance(answer, Tensor) or answer.shape not in {(1,), (1, answer.shape[-1])}:
         got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
@@ -151,10 +158,10 @@ def with_weights(
     file = read_file(path)
     for count in dict.fromkeys(counts):
         model = build(count)
-        if (find_by_order if by_order else find)(model, file) is not None:
+        if (find_by_order if by_order else find_by_name)(model, file) is not None:
             break
     about = f"{name} with {' or '.join(map(str, dict.fromkeys(counts)))} classes"
-    return fill(model, match_weights(model, file, about, by_order=by_order), file), count
+    return load_weights_into(model, match_weights(model, file, about, by_order=by_order), file), count
 
 
 def line_in(file: Path, error: BaseException) -> str:
@@ -166,13 +173,13 @@ def line_in(file: Path, error: BaseException) -> str:
 
 
 @torch.no_grad()
-def _blank(other: Other, shape: ImageShape) -> Any:
+def _blank(other: ExternalClassifier, shape: ImageShape) -> Any:
     """What it answers one black image."""
     device = next((tensor.device for tensor in other.model.parameters()), torch.device("cpu"))
     return other.to(device)(torch.zeros(1, *shape, device=device))
 
 
-def _takes(other: Other, shape: ImageShape) -> bool:
+def _takes(other: ExternalClassifier, shape: ImageShape) -> bool:
     try:
         _blank(other, shape)
     except Exception:  # the question is whether there is any

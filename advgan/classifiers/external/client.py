@@ -16,7 +16,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between two attempts: doubled ea
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How a service is asked.
 
     timeout   seconds for one attempt, from the connection to the last byte of the answer
@@ -47,7 +47,7 @@ class Failed(Exception):
 class Client:
     """Asks one address, each question over a connection of its own."""
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    def __init__(self, url: str, patience: RetryPolicy) -> None:
         self.url, self.patience, self.earliest = url, patience, 0.0
         parts = urlsplit(url)
         try:

@@ -7,7 +7,7 @@
                 -> {"probabilities": [[0.1, 0.9], ...]}, {"logits": [[-1.2, 3.4], ...]} or {"labels": [1, ...]}
 
 The last four of the description may be left out. "identity" tells a model from its successor at the same address:
-results are kept by it. Settings follow a "#": http://HOST/PATH#timeout=5:retries=3:rate=10, see `Patience`.
+results are kept by it. Settings follow a "#": http://HOST/PATH#timeout=5:retries=3:rate=10, see `RetryPolicy`.
 `examples/serve.py` is such a service.
 
 Only the address that was given is asked, directly: no redirect is followed, no proxy of the environment used.
@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from advgan.classifiers.base import MAX_CLASSES, MAX_SIDE, ImageShape
-from advgan.classifiers.black_box import Answers, BlackBox
-from advgan.classifiers.external.client import Client, Patience
+from advgan.classifiers.black_box import BlackBox, OutputKind
+from advgan.classifiers.external.client import Client, RetryPolicy
 from advgan.classifiers.external.signature import Signature
 from advgan.core.errors import InputError
 from advgan.core.inputs import is_softmax
-from advgan.core.spec_strings import parse_call
+from advgan.core.spec_strings import parse_spec
 
 ABOUT = 1 << 20  # bytes: the longest description that is read
 VALUES, MAX_BATCH = 1 << 28, 1 << 20  # of an image, and images at once, that a service may describe
@@ -60,8 +60,8 @@ def load(
         raise InputError(f"a target's address must look like http://HOST:PORT/PATH, got {name!r}")
     if weights is not None:
         raise InputError(f"{url} holds its own weights, expected no others, got {weights}")
-    _, settings = parse_call(f"endpoint:{words}" if words else "endpoint", {"endpoint": Patience}, (), "target")
-    client = Client(url, Patience(**settings))
+    _, settings = parse_spec(f"endpoint:{words}" if words else "endpoint", {"endpoint": RetryPolicy}, (), "target")
+    client = Client(url, RetryPolicy(**settings))
     about = _described(_json(client.ask("GET", most=ABOUT), url), url)
     shape = Signature(url, 1, None, about["image_shape"]).fit(image_shape)
     kind, k, as_json = about["answers"], about["num_classes"], about["images"] == "json"
@@ -83,7 +83,7 @@ def load(
             raise InputError(f'{url} returns probabilities (rows sum to 1), expected logits, or "probabilities"')
         return found.float().softmax(1)
 
-    answers: Answers = "labels" if kind == "labels" else "probabilities"
+    answers: OutputKind = "labels" if kind == "labels" else "probabilities"
     identity = f"{about['identity'] or url} {kind}"
     more = {"name": url, "image_shape": shape, "classes": about["classes"], "identity": identity}
     return BlackBox(answer, k, answers, batch_size=about["batch_size"], **more)

@@ -21,9 +21,9 @@ from advgan.classifiers.base import ImageShape
 from advgan.classifiers.black_box import BlackBox
 from advgan.classifiers.checks import check_batch_of, check_no_probabilities, in_unit_interval, two_logits
 from advgan.classifiers.external.signature import Signature, check_alone, sha256
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 from advgan.core.inputs import is_softmax
-from advgan.core.optional import extra
+from advgan.core.optional import require_package
 
 Scores = Callable[[Tensor], Tensor]
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -59,7 +59,7 @@ def load(
         try:
             return signature.run(run, x)
         except Exception as error:  # onnxruntime's have no class of their own
-            raise InputError(f"{path} cannot take images of shape {tuple(x.shape[1:])}: {reason(error)}") from error
+            raise InputError(f"{path} cannot take images of shape {tuple(x.shape[1:])}: {one_line(error)}") from error
 
     to_probabilities, k = _reading(scores, torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)), path)
     identity = f"{identity} {output}" if words else identity
@@ -121,7 +121,7 @@ def _output(session: Any, path: str, words: str) -> str:
 
 def open_session(file: Path) -> Any:
     """An onnxruntime session of `file` on torch's number of threads. Raises InputError for a file that is none."""
-    runtime = extra("onnxruntime", "onnx")
+    runtime = require_package("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors: they come as exceptions, and what is only worth a warning is its maker's
@@ -129,16 +129,16 @@ def open_session(file: Path) -> Any:
     try:
         return runtime.InferenceSession(file, options, providers=providers)
     except Exception as error:  # onnxruntime's have no class of their own
-        raise InputError(f"cannot read {file}: truncated, or no ONNX model ({reason(error)})") from None
+        raise InputError(f"cannot read {file}: truncated, or no ONNX model ({one_line(error)})") from None
 
 
 def _data_files(file: Path) -> list[Path]:
     """Where the weights lie that `file` refers to. Raises InputError for one outside of its folder."""
-    onnx = extra("onnx", "onnx")
+    onnx = require_package("onnx", "onnx")
     try:
         model = onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's
-        raise InputError(f"cannot read {file}: truncated, or no ONNX model ({reason(error)})") from None
+        raise InputError(f"cannot read {file}: truncated, or no ONNX model ({one_line(error)})") from None
     places = {entry.value for each in _tensors(model) for entry in each.external_data if entry.key == "location"}
     for place in places:
         if not (file.parent / place).resolve().is_relative_to(file.parent.resolve()):

@@ -23,10 +23,10 @@ from torch.nn.parameter import is_lazy
 from advgan.classifiers.base import ImageShape
 from advgan.classifiers.black_box import BlackBox, Predict
 from advgan.classifiers.checks import Scripted
-from advgan.classifiers.external.base import Other, line_in, ready
+from advgan.classifiers.external.base import ExternalClassifier, line_in, wrap_external
 from advgan.classifiers.external.imports import Beside, attributes_digest, switches_kept
-from advgan.classifiers.state_dicts import fill, match_weights, read_file, weights_file
-from advgan.core.errors import InputError, did_you_mean, reason
+from advgan.classifiers.state_dicts import load_weights_into, match_weights, read_file, weights_file
+from advgan.core.errors import InputError, did_you_mean, one_line
 from advgan.core.files import sha256_of
 
 
@@ -36,7 +36,7 @@ def load(
     *,
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
-) -> Other | BlackBox:
+) -> ExternalClassifier | BlackBox:
     """As `load_external`, by running the file. Raises InputError, with file and line, for whatever
     goes wrong in it.
 
@@ -66,7 +66,7 @@ def load(
     if weights is not None:
         own, by_order = weights_file(weights)
         state = read_file(own)
-        fill(model, match_weights(model, state, name, by_order=by_order), state)
+        load_weights_into(model, match_weights(model, state, name, by_order=by_order), state)
     natural = getattr(model, "image_shape", None) or image_shape or (3, 224, 224)
     if isinstance(model, BlackBox):  # a service with a protocol of its own, say
         model.name, model.image_shape = name, model.image_shape or image_shape
@@ -76,7 +76,7 @@ def load(
     if isinstance(model, torch.jit.ScriptModule):
         model = Scripted(model)
     classes, imported = getattr(model, "classes", None), len(beside.modules)
-    other = ready(model, name, tuple(natural), image_shape, code=file, around=beside.importing, classes=classes)
+    other = wrap_external(model, name, tuple(natural), image_shape, code=file, around=beside.importing, classes=classes)
     other.imports_late = len(beside.modules) > imported
     other.identity = f"{sha256_of(*beside.files)} {attributes}"  # with what it has imported to answer
     return other
@@ -148,5 +148,5 @@ def _running(file: Path, name: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{name} cannot be built: {line_in(file, error)}{type(error).__name__}: {reason(error)}"
+            f"{name} cannot be built: {line_in(file, error)}{type(error).__name__}: {one_line(error)}"
         ) from error

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from advgan.classifiers.base import ImageShape
-from advgan.classifiers.external.base import Other, ready, with_weights
-from advgan.core.errors import InputError, did_you_mean, reason
-from advgan.core.optional import extra
+from advgan.classifiers.external.base import ExternalClassifier, with_weights, wrap_external
+from advgan.core.errors import InputError, did_you_mean, one_line
+from advgan.core.optional import require_package
 
 
 def load(
@@ -19,9 +19,9 @@ def load(
     *,
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
-) -> Other:
+) -> ExternalClassifier:
     """As `load_external`. Raises InputError for an unknown name, and for weights not to be had."""
-    timm: Any = extra("timm", "timm")
+    timm: Any = require_package("timm", "timm")
     kind = name.removeprefix("timm:")
     if ":" not in kind and not timm.is_model(kind.partition(".")[0]):
         raise InputError(f"timm has no classifier {kind!r}{did_you_mean(kind, timm.list_models())}")
@@ -33,12 +33,12 @@ def load(
         try:
             own = timm.create_model(kind, pretrained=False).num_classes
         except Exception as error:
-            raise InputError(f"timm cannot build {kind}: {reason(error)}") from error
+            raise InputError(f"timm cannot build {kind}: {one_line(error)}") from error
         counts = [num_classes or own, own]
         model, count = with_weights(lambda n: timm.create_model(kind, num_classes=n), counts, weights, name)
     settings = timm.data.resolve_model_data_config(model)
     about = {"mean": settings["mean"], "std": settings["std"], "classes": _classes(timm, model.pretrained_cfg, count)}
-    return ready(model, name, tuple(settings["input_size"]), image_shape, **about)
+    return wrap_external(model, name, tuple(settings["input_size"]), image_shape, **about)
 
 
 def _published(timm: Any, kind: str, name: str) -> Any:
@@ -48,7 +48,7 @@ def _published(timm: Any, kind: str, name: str) -> Any:
     except Exception as error:  # a tag that is none, no connection, a damaged file
         near = did_you_mean(kind, timm.list_models(f"{kind.partition('.')[0]}*", pretrained=True))
         raise InputError(
-            f"cannot load the weights of {name} ({reason(error)}): expected a connection to the Hub, or a file with "
+            f"cannot load the weights of {name} ({one_line(error)}): expected a connection to the Hub, or a file with "
             f"--target-weights{near}"
         ) from error
 

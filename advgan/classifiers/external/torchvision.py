@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from advgan.classifiers.base import ImageShape
-from advgan.classifiers.external.base import Other, ready, with_weights
-from advgan.core.errors import InputError, did_you_mean, reason
+from advgan.classifiers.external.base import ExternalClassifier, with_weights, wrap_external
+from advgan.core.errors import InputError, did_you_mean, one_line
 
 
 def load(
@@ -23,7 +23,7 @@ def load(
     *,
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
-) -> Other:
+) -> ExternalClassifier:
     """As `load_external`. Raises InputError for an unknown name, and where there are no weights."""
     from torchvision import models  # slow to import
 
@@ -39,7 +39,7 @@ def load(
                 "with --target-weights"
             )
         model, _ = with_weights(lambda n: _build(kind, n), [num_classes or 1000], weights, name)
-        return ready(model, name, (3, 224, 224), image_shape)
+        return wrap_external(model, name, (3, 224, 224), image_shape)
 
     preset, names = published.transforms(), published.meta["categories"]
     if weights is None:
@@ -48,7 +48,7 @@ def load(
         counts = [len(names), num_classes or len(names)]
         model, count = with_weights(lambda n: _build(kind, n, published), counts, weights, name)
     size, classes = preset.crop_size[0], names if count == len(names) else None
-    return ready(model, name, (3, size, size), image_shape, mean=preset.mean, std=preset.std, classes=classes)
+    return wrap_external(model, name, (3, size, size), image_shape, mean=preset.mean, std=preset.std, classes=classes)
 
 
 def _published(enum: Any, kind: str, words: Sequence[str]) -> Any:
@@ -71,8 +71,8 @@ def _downloaded(kind: str, published: Any, name: str) -> nn.Module:
         model: nn.Module = models.get_model(kind, weights=published)
     except Exception as error:  # no connection, no room, a damaged file
         raise InputError(
-            f"cannot download the weights of {name} from {published.url} ({reason(error)}): where that can be reached, "
-            "download the file, then give it here with --target-weights"
+            f"cannot download the weights of {name} from {published.url} ({one_line(error)}): where that can be "
+            "reached, download the file, then pass it here with --target-weights"
         ) from error
     return model
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from advgan.classifiers.base import ImageShape
-from advgan.classifiers.external.base import Other, ready, with_weights
-from advgan.core.errors import InputError, reason
-from advgan.core.optional import extra
+from advgan.classifiers.external.base import ExternalClassifier, with_weights, wrap_external
+from advgan.core.errors import InputError, one_line
+from advgan.core.optional import require_package
 
 
 def load(
@@ -22,11 +22,11 @@ def load(
     *,
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
-) -> Other:
+) -> ExternalClassifier:
     """As `load_external`; the number of classes is that of its config.json. Raises InputError for
     what is not there, is no image classifier, or prepares images in a way that is no rescaling and normalisation.
     """
-    transformers: Any = extra("transformers", "hf")
+    transformers: Any = require_package("transformers", "hf")
     where = name.removeprefix("hf:")
     config = _read(transformers.AutoConfig, where, name)
     if config.model_type == "timm_wrapper":
@@ -44,7 +44,7 @@ def load(
     labels = [config.id2label[i] for i in range(config.num_labels)]
     unnamed = labels == [f"LABEL_{i}" for i in range(len(labels))]
     classes = None if unnamed else labels
-    return ready(model, name, (channels, height, width), image_shape, mean=mean, std=std, classes=classes)
+    return wrap_external(model, name, (channels, height, width), image_shape, mean=mean, std=std, classes=classes)
 
 
 def _read(kind: Any, where: str, name: str, **settings: Any) -> Any:
@@ -52,7 +52,7 @@ def _read(kind: Any, where: str, name: str, **settings: Any) -> Any:
     try:
         return kind.from_pretrained(where, trust_remote_code=False, **settings)
     except Exception as error:  # no connection, no such files, another kind of model
-        raise InputError(f"transformers cannot load {name}: {reason(error)}") from error
+        raise InputError(f"transformers cannot load {name}: {one_line(error)}") from error
 
 
 def _natural(config: Any, processor: Any) -> ImageShape:
@@ -77,7 +77,7 @@ def _normalisation(processor: Any, channels: int, name: str) -> tuple[list[float
     try:
         theirs = processor(images=pixels.numpy(), return_tensors="pt", **same)["pixel_values"][0]
     except Exception as error:  # a processor may be any class
-        raise InputError(f"the image processor of {name} cannot be asked what it does: {reason(error)}") from error
+        raise InputError(f"the image processor of {name} cannot be asked what it does: {one_line(error)}") from error
     column = torch.tensor([mean, std])[:, :, None, None]
     if theirs.shape != pixels.shape or not torch.allclose(theirs, (pixels / 255 - column[0]) / column[1], atol=1e-4):
         raise InputError(

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import advgan.training as training
 from advgan.analysis import summary
-from advgan.attacks import ATTACKS, Spec, parse_attack
+from advgan.attacks import ATTACKS, AttackSpec, parse_attack
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import CLASSIFIER
@@ -175,7 +175,7 @@ def check(settings: Settings) -> None:
 class PlannedAttack(NamedTuple):
     """An attack of every classifier: `source` is the classifier on which its images are made (None: that one)."""
 
-    spec: Spec
+    spec: AttackSpec
     threat: Threat
     seed: int
     source: TargetModel | None = None
@@ -183,8 +183,8 @@ class PlannedAttack(NamedTuple):
 
 def plan(
     settings: Settings,
-    specs: Sequence[Spec],
-    checks: Sequence[Spec],
+    specs: Sequence[AttackSpec],
+    checks: Sequence[AttackSpec],
     threats: Sequence[Threat],
     surrogate: TargetModel | None,
 ) -> list[PlannedAttack]:

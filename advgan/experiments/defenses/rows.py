@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from advgan.core.errors import InputError
-from advgan.core.spec_strings import parse_call
+from advgan.core.spec_strings import parse_spec
 from advgan.data import Data
 from advgan.defenses import DEFENSES, ClassifierSpec
 from advgan.evaluation.loading import TargetModel, load_targets
@@ -43,7 +43,7 @@ def parse_row(text: str) -> MatrixRow:
     on_base = first.partition(":")[0] in DEFENSES
     defense = rest if on_base else others if plus else None
     for word in [] if defense is None else defense.split("+"):
-        parse_call(word, DEFENSES, {"inner"}, "defense")
+        parse_spec(word, DEFENSES, {"inner"}, "defense")
     if on_base or first == "none":
         return MatrixRow(label or (rest if on_base else defense or first), None, defense)
     path = Path(first)

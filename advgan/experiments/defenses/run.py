@@ -23,7 +23,7 @@ from torch.nn import Flatten, Module
 from advgan.analysis.masking import masking
 from advgan.analysis.sanity import sanity
 from advgan.analysis.worst_case import worst_case
-from advgan.attacks.registry import Spec, make_attack, parse_attack
+from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
@@ -134,7 +134,7 @@ def main(settings: Settings) -> None:
     study.finish(report(summary), total=len(points))
 
 
-def check(settings: Settings, base: ClassifierSpec, run_dirs: Sequence[Path]) -> list[Spec]:
+def check(settings: Settings, base: ClassifierSpec, run_dirs: Sequence[Path]) -> list[AttackSpec]:
     """The attacks. Raises InputError for settings that do not fit; `run_dirs` of trainings to come may be missing."""
     for path in (base.weights, settings.surrogate_weights, *settings.generator):
         if path is not None and not path.exists() and not {path, *path.parents} & set(run_dirs):
@@ -173,7 +173,7 @@ def by_source(
 class DefenseGrid:
     """The attacks of every line: `specs`, the surrogate's images, the passes of the base's and of its own generator."""
 
-    specs: Sequence[Spec]
+    specs: Sequence[AttackSpec]
     base: TargetModel
     generators: Mapping[str, LoadedGenerator]
     surrogate: TargetModel | None
@@ -184,7 +184,7 @@ class DefenseGrid:
         """The points of one line. Where two views of an attack see the same model, the second is not run."""
         of_all = partial(MatrixPoint, target=target, threat=self.threat, seed=self.seed)
         points: list[MatrixPoint] = []
-        ran: list[tuple[str, Spec, Module | None]] = []
+        ran: list[tuple[str, AttackSpec, Module | None]] = []
         for spec in self.specs:
             view = attack_view(target.model, spec.view) if spec.access == "gradients" else None
             call = (spec.name, spec.settings)
@@ -204,7 +204,7 @@ class DefenseGrid:
         return points
 
 
-def shown_columns(specs: Sequence[Spec], lines: Sequence[Sequence[MatrixPoint]]) -> list[str]:
+def shown_columns(specs: Sequence[AttackSpec], lines: Sequence[Sequence[MatrixPoint]]) -> list[str]:
     """The attacks' columns and, after them, those of the others in which any line has a result of its own."""
     shown = {point.column for line in lines for point in line if point.same_as is None}
     return [*(spec.label for spec in specs), *(column for column in (TRANSFER, OF_BASE, ITS_OWN) if column in shown)]

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from advgan.attacks.registry import Spec, parse_attack
+from advgan.attacks.registry import AttackSpec, parse_attack
 from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat
@@ -66,7 +66,7 @@ def main(settings: Settings) -> None:
     targets = load_rejecting(study, classifier, settings.detector)
     study.check_attacks(specs, [threat])
     study.open(keep=len(study.x))
-    attacks: list[tuple[Spec, LoadedGenerator | None]] = [(spec, None) for spec in specs]
+    attacks: list[tuple[AttackSpec, LoadedGenerator | None]] = [(spec, None) for spec in specs]
     attacks += [(parse_attack("advgan"), generator) for generator in trained]
     points = [
         GridPoint(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from advgan.attacks.jsma import Derivative
-from advgan.attacks.registry import Spec, parse_attack
+from advgan.attacks.registry import AttackSpec, parse_attack
 from advgan.core.config import Real, parse
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
@@ -88,7 +88,12 @@ class DistillationStudy(Study):
     subsampled = False  # accuracies are of all test images
 
     def attack(
-        self, spec: Spec, target: TargetModel, *, y_target: int | None = None, trained: LoadedGenerator | None = None
+        self,
+        spec: AttackSpec,
+        target: TargetModel,
+        *,
+        y_target: int | None = None,
+        trained: LoadedGenerator | None = None,
     ) -> Result:
         """The result of an attack: at eps on max_samples images, a minimum-norm one at any distance on few_samples."""
         nearest = spec.attack.kind == "minimal-norm"
@@ -142,7 +147,7 @@ def table_row(
     study: DistillationStudy,
     line: DistilledModel,
     target: TargetModel,
-    specs: Sequence[Spec],
+    specs: Sequence[AttackSpec],
     trained: LoadedGenerator | None,
 ) -> dict[str, Any]:
     """Accuracy on all test images, success of the attacks, and the gradients of the softmax."""
@@ -162,7 +167,7 @@ def table_row(
     }
 
 
-def check(settings: Settings) -> list[Spec]:
+def check(settings: Settings) -> list[AttackSpec]:
     """The other attacks. Raises InputError for settings that do not fit."""
     check_eps(settings.eps, "linf")
     for name in ("max_samples", "few_samples"):

@@ -19,7 +19,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from advgan.attacks.registry import Spec, parse_attack
+from advgan.attacks.registry import AttackSpec, parse_attack
 from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
@@ -135,7 +135,7 @@ class TransferGrid:
     y_target: int | None
     seed: int
 
-    def point(self, spec: Spec, threat: Threat, source: str | None, victim: str) -> TransferPoint:
+    def point(self, spec: AttackSpec, threat: Threat, source: str | None, victim: str) -> TransferPoint:
         by_label = {target.label: target for target in self.targets}
         made_on, own = by_label.get(source or ""), spec.name == "advgan"
         return TransferPoint(
@@ -150,7 +150,7 @@ class TransferGrid:
             made_on=made_on,
         )
 
-    def matrix(self, spec: Spec, threat: Threat) -> list[TransferPoint]:
+    def matrix(self, spec: AttackSpec, threat: Threat) -> list[TransferPoint]:
         """The attack from each source, the pass of each generator, and noise."""
         labels = [target.label for target in self.targets]
         victims = labels if self.victim is None else [self.victim]
@@ -160,7 +160,7 @@ class TransferGrid:
         ]
 
     def curve(
-        self, specs: Sequence[Spec], threats: Sequence[Threat], pairs: Sequence[tuple[str, str]]
+        self, specs: Sequence[AttackSpec], threats: Sequence[Threat], pairs: Sequence[tuple[str, str]]
     ) -> list[TransferPoint]:
         """The points of the curves, for every eps: noise on each attacked classifier; each attack for each pair, and
         white-box on its source where no single victim is given; each generator up to its eps."""
@@ -193,7 +193,7 @@ def jointly_correct(cells: ResultCache, records: dict[str, Any], source: TargetM
     return dict(zip(BOTH_COLUMNS, (n, hits / n, *wilson(hits, n)) if n else (0, None, None, None), strict=True))
 
 
-def parse_source_attack(text: str) -> Spec:
+def parse_source_attack(text: str) -> AttackSpec:
     """A bounded attack that uses a classifier. Raises InputError for another."""
     spec = parse_attack(text)
     if spec.attack.kind != "bounded" or spec.attack.access in ("nothing", "generator"):

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.core import files as storage
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 from advgan.core.files import sha256_of
 from advgan.core.training_record import PROGRESS
 
@@ -185,7 +185,7 @@ def saving(accelerator: Accelerator, directory: Path) -> Iterator[None]:
 
 def _fault(error: Exception, directory: Path) -> str:
     """What the system answered to a write in `directory`, and the free space there where that may be the cause."""
-    fault = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else reason(error)
+    fault = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else one_line(error)
     elsewhere = isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return fault if elsewhere else f"{fault}; {_free_space(directory) >> 20} MiB are free there"
 

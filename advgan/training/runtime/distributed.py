@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 from advgan.core.lock import release
 
 
@@ -56,7 +56,7 @@ def make_accelerator(*, bf16: bool = False, patient: bool = False) -> Accelerato
     try:
         accelerator = Accelerator(mixed_precision="bf16" if bf16 else None, kwargs_handlers=waiting)
     except ValueError as error:  # this process has one of another precision
-        raise InputError(f"bf16 cannot be switched on in this process any more: {reason(error)}") from None
+        raise InputError(f"bf16 cannot be switched on in this process any more: {one_line(error)}") from None
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
         raise InputError(
             "expected one process or data parallel processes: two networks that train in turn cannot share one "

@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from advgan.core.errors import InputError, reason
+from advgan.core.errors import InputError, one_line
 
 
 def compile_models(*chain: nn.Module, sample: Tensor) -> None:
@@ -24,7 +24,7 @@ def compile_models(*chain: nn.Module, sample: Tensor) -> None:
             answer = net(answer)
         answer.sum().backward()
     except Exception as error:  # the compiler's own, the C++ compiler's, Triton's, ...
-        raise InputError(f"--compile does not work here, leave it out: {reason(error)}") from None
+        raise InputError(f"--compile does not work here, leave it out: {one_line(error)}") from None
     for net in chain:
         net.zero_grad(set_to_none=True)
 

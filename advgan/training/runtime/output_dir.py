@@ -9,7 +9,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from advgan.core.errors import InputError
-from advgan.core.lock import LOCK, hold
+from advgan.core.lock import LOCK, acquire
 from advgan.training.runtime.checkpoint import latest_state, sweep
 
 
@@ -25,7 +25,7 @@ def claim(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bo
     if main := not dist.is_initialized() or dist.get_rank() == 0:
         try:
             _writable(output_dir)
-            if somebody := hold(output_dir):
+            if somebody := acquire(output_dir):
                 raise InputError(
                     f"output directory {output_dir} is in use by {somebody}: wait for its end, or choose another "
                     "--output-dir"
