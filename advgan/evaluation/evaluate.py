@@ -84,24 +84,15 @@ def evaluate(
     """
     _check_arguments(target, x, y, threat, y_target=y_target, batch_size=batch_size)
     logits = predict(target, x, batch_size) if clean_logits is None else clean_logits
-    check_columns(logits)
-    check_classes(y, logits)
-    check_class(y_target, logits.shape[1])
-    odd = _check_logits(target, x, logits, alone=clean_logits is None)
+    odd = _check_logits(target, x, y, logits, y_target=y_target, alone=clean_logits is None)
     accepted = accepted_by(target, x, batch_size) if clean_accepted is None else clean_accepted
     records = clean_records(logits.cpu(), y.cpu(), y_target, accepted)
-    row = {
-        "attack_norm": attack_norm or threat.norm,
-        **{"target": target_name, "attack": name, "access": access, "seed": seed, "protocol": protocol},
-        **{"norm": threat.norm, "eps": threat.eps, "targeted": threat.targeted},
-        **{"n": len(x), "y_target": y_target, "batch_size": batch_size, "violations": []},
-        **clean_metrics(records),
-    }
-    if odd:
-        reason = f"the target returns NaN or infinity for {odd} of {len(x)} images, expected finite logits"
+    row = {"target": target_name, "attack": name, "access": access, "seed": seed, "protocol": protocol}
+    row |= {"attack_norm": attack_norm or threat.norm, "norm": threat.norm, "eps": threat.eps}
+    row |= {"targeted": threat.targeted, "y_target": y_target, "n": len(x), "batch_size": batch_size, "violations": []}
+    row |= clean_metrics(records)
+    if reason := _obstacle(odd, row):
         return _failed(row, reason, [])
-    if not row["n_attacked"]:
-        return _failed(row, "no image to attack, the target classifies none correctly", [])
     try:
         limits = threat if protocol == "bounded" else Threat("linf", 1.0)  # that ball holds the whole box
         run = run_attack(attack, target, x, y, limits, batch_size=batch_size, keep=keep, progress=progress)
@@ -110,19 +101,31 @@ def evaluate(
     except Exception as error:
         logging.getLogger(__name__).warning("attack %s failed", name, exc_info=not isinstance(error, InputError))
         return _failed(row, f"{type(error).__name__}: {error}", [])
-    records |= run.columns
-    records |= attack_outcome(records, threat, protocol, y_target)
+    records |= run.columns | attack_outcome(records | run.columns, threat, protocol, y_target)
     row |= attack_metrics(records, protocol) | run.cost | {"status": "ok"}
     return Result({key: row[key] for key in ROW_KEYS}, records, run.x_adv)
 
 
-def _check_logits(target: nn.Module, x: Tensor, logits: Tensor, *, alone: bool) -> int:
-    """The number of images with NaN or infinity; where there are none, raise InputError as `check_outputs`."""
+def _check_logits(target: nn.Module, x: Tensor, y: Tensor, logits: Tensor, *, y_target: int | None, alone: bool) -> int:
+    """The number of images with NaN or infinity; where there are none, raise InputError as `check_outputs`.
+
+    Raises InputError for a number of classes that the labels do not fit.
+    """
+    check_columns(logits)
+    check_classes(y, logits)
+    check_class(y_target, logits.shape[1])
     odd = not_finite(logits)
     if not odd and not isinstance(unwrap(target), BlackBox):
         few = torch.linspace(0, len(x) - 1, min(8, len(x))).round().long()
         check_outputs(target, x[few].to(device_of(target)), logits[few], alone=alone)
     return odd
+
+
+def _obstacle(odd: int, row: dict[str, Any]) -> str | None:
+    """Why no attack is possible, with `odd` images of which a logit is not finite."""
+    if odd:
+        return f"the target returns NaN or infinity for {odd} of {row['n']} images, expected finite logits"
+    return None if row["n_attacked"] else "no image to attack, the target classifies none correctly"
 
 
 def _check_arguments(

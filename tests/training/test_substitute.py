@@ -25,10 +25,11 @@ from advgan.data import load_data
 from advgan.defenses import parse_classifiers
 from advgan.evaluation.loading import LoadedGenerator, load_targets, read_training_json
 from advgan.training.runtime.loop import Interrupted
-from advgan.training.substitute import SubstituteConfig, train_substitute
+from advgan.training.substitute import train_substitute
+from advgan.training.substitute_config import SubstituteConfig
 from tests.conftest import Run
 
-substitute = importlib.import_module("advgan.training.substitute")
+substitute = importlib.import_module("advgan.training.substitute_program")
 Call = Callable[..., dict[str, Any]]
 # 120 images, and 20 adversarial ones in each of two later rounds; 48 for validation.
 SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "16", "--rounds", "3"]

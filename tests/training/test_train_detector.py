@@ -19,7 +19,7 @@ from advgan.defenses.detection import scores
 from advgan.evaluation.statistics import auc, roc
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training import detector as program_module
+from advgan.training import detector_program as program_module
 from advgan.training.detector import adversarial_images, named_attacks, train_detector
 from tests.conftest import Run
 
@@ -94,7 +94,7 @@ def outside(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     ("attacks", "settings", "message"),
     [
         ([outside], {}, "attack outside returns images that are no adversarial examples: linf"),
-        ([], {}, "kind binary learns from adversarial images"),
+        ([], {}, "kind binary is trained on adversarial images"),
         (["sorcery"], {}, "unknown attack 'sorcery'"),
         ([Generator(eps=0.1)], {}, "eps"),
         (["fgsm"], {"kind": "discriminator", "steps": 600}, "kind discriminator: expected"),
@@ -190,10 +190,10 @@ def test_program_of_discriminator(words: list[str], classifier: Path, tmp_path: 
         (["--fpr", "1"], "fpr must be in (0, 1)"),
         (["--steps", "0"], "steps must be positive, got 0"),
         (["--steps", "40"], "steps does nothing with kind feature-squeezing, got 40"),
-        (["--kind", "discriminator"], "kind discriminator: expected for --discriminator a run of train/advgan.py, got"),
-        (["--discriminator", "run"], "kind feature-squeezing: expected for --discriminator none, got run"),
+        (["--kind", "discriminator"], "kind discriminator: expected a discriminator, got none"),
+        (["--discriminator", "run"], "kind feature-squeezing: expected no discriminator, got run"),
         (["--kind", "discriminator", "--discriminator", "nowhere"], "no generator in nowhere"),
-        (["--kind", "binary", "--attacks", "--threads", "1"], "kind binary learns from adversarial images"),
+        (["--kind", "binary", "--attacks", "--threads", "1"], "kind binary is trained on adversarial images"),
         (["--kind", "binary", "--attacks", "noise-sign:magnitude=0.01"], "got none that fools it on any of 120 images"),
         (["--attacks", "sorcery"], "unknown attack 'sorcery'"),
         (["--defense", "reject:detector=nowhere"], "no detector in nowhere"),

@@ -1,0 +1,362 @@
+"""The steps of a training from queries, round by round, and its files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
+
+import advgan.training as training
+from advgan.classifiers import BlackBox, OutputKind, build_target, fingerprint, save_target
+from advgan.core.files import atomic_write
+from advgan.core.json_files import sealed
+from advgan.core.threat_model import Threat, check_class
+from advgan.data import Split, training_batches
+from advgan.defenses import reseed
+from advgan.models.discriminator import Discriminator
+from advgan.models.generator import Generator
+from advgan.training.build import build_generator
+from advgan.training.card import percent, substitute_card
+from advgan.training.run_directory import Place, RunDirectory
+from advgan.training.runtime.loop import Interrupted, Stop, progress_bar
+from advgan.training.substitute_config import Phase, SubstituteConfig
+from advgan.training.trainer import GANTrainer
+from advgan.training.validation import Validation, ValidationResult, check_attackable, questions
+from advgan.training.validation_log import write_validation
+
+Model = nn.Module | Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class SubstituteResult:
+    """What a training from queries gives.
+
+    substitute, generator   both in eval mode; the generator attacks by `perturb(x)`
+    queries                 images that the attack queried; validation_queries: those that only validation did
+    history                 metrics of each round, of substitute (`asr`) and black box (`asr_black_box`)
+    """
+
+    substitute: nn.Module
+    generator: Generator
+    queries: int
+    validation_queries: int
+    history: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class AttackerData:
+    """Images to query and to train on, whose labels are their indices; validation images with true labels; the names
+    of the classes."""
+
+    train: Split
+    validation: Split
+    classes: tuple[str, ...]
+
+
+def query_interface(model: Model, num_classes: int, answers: OutputKind, budget: int | None = None) -> BlackBox:
+    """The responses of `model`, counted from 0, without a gradient."""
+    if isinstance(model, nn.Module):
+        return BlackBox.from_model(model, num_classes, answers, budget)
+    return BlackBox(model, num_classes, answers, budget)
+
+
+def without_dropout(model: Any) -> Any:
+    """`model` with its dropout off: it approximates the black box's function, of which any number of samples exists.
+
+    With dropout it fits them loosely, becomes robust to the adversarial ones where the black box is not, and the
+    generator gains less from it.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+class SubstituteFiles(RunDirectory):
+    """classifier/ (the substitute), generator/, training.json, and the state to resume."""
+
+    def save(self, substitute: nn.Module, generator: Generator, threshold: float, command: str | None) -> None:
+        """training.json, then both networks with their cards, each whole or not at all."""
+        record = self.record
+        record["kept"] = {"sha256": fingerprint(substitute), "queries": record["queries"]}
+        with self.writing() as writing:
+            if writing and self.directory is not None:
+                self._write_training(finished=False)  # before what it stands beside
+                settings = {name: value for name, value in record["settings"].items() if name not in training.FREE}
+                settings.pop("black_box_sha256")
+                card = substitute_card(settings, record["history"][-1], threshold, program=command)
+                save_target(substitute, self.directory / "classifier", card)
+                generator.save(self.directory / "generator", card)
+
+    def finish(self) -> None:
+        """The last training.json."""
+        with self.writing() as writing:
+            if writing:
+                self._write_training(finished=self.record["step"] == self.total)
+
+    def _write_training(self, *, finished: bool) -> None:
+        record = self.record
+        summary = {
+            "settings": record["settings"],
+            # The kept generator's substitute, and its cost in queries: eval/transfer.py looks for both.
+            "substitute": {"name": record["settings"]["substitute"], "sha256": record["kept"].get("sha256")},
+            "queries": record["kept"].get("queries", record["queries"]),
+            "validation_queries": record["validation_queries"],
+            "finished": finished,
+            "steps": record["step"],
+            "total_steps": self.total,
+            "training_seconds": record["seconds"],  # steps and queries: neither loading nor validation
+            "history": record["history"],
+        }
+        atomic_write(self.directory / "training.json", sealed(summary))  # type: ignore[operator]
+
+
+class SubstituteTraining:
+    """A training that is ready: everything is checked and built, nothing is queried or written; `run` takes its steps.
+
+    black_box   as of `train_substitute`
+    settings    names and values for the files, those of `config` among them; `program`: which was given them
+    """
+
+    def __init__(
+        self,
+        black_box: Model,
+        data: AttackerData,
+        substitute: str | nn.Module,
+        config: SubstituteConfig,
+        place: Place,
+        *,
+        accelerator: Accelerator,
+        settings: dict[str, Any],
+        program: str | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.data, self.config, self.accelerator = data, config, accelerator
+        self.program, self.progress = program, progress and accelerator.is_main_process
+        self.model, n = black_box, len(data.classes)
+        check_class(config.y_target, n)
+        self.black_box = query_interface(black_box, n, config.answers, config.budget)
+        self.validation_black_box = query_interface(black_box, n, config.answers)
+        config.check_budget(len(data.train))
+        self._build(build_target(substitute, data.train.image_shape, n) if isinstance(substitute, str) else substitute)
+        record = training.Record(step=0, distil=0, attack=0, rounds_asked=0, seconds=0.0, history=[])
+        record["queries"], record["validation_queries"], record["kept"] = 0, 0, {}
+        digest = fingerprint(black_box) if isinstance(black_box, nn.Module) else None
+        record["settings"] = settings | {"black_box_sha256": digest}
+        self.record, self.plan = record, config.step_schedule()
+        self.cache = training.QueryCache(config.adversarial_images, config.seed)
+        self.files = SubstituteFiles(place, accelerator, record, len(self.plan), "substitute")
+        self.files.open_state(self.schedules["distil"], self.schedules["attack"], self.trainer.averaged, self.cache)
+        self.black_box.queries, self.validation_black_box.queries = record["queries"], record["validation_queries"]
+        self.batches = {
+            phase: training_batches(
+                data.train, config.batch_size, seed=config.seed, first=record[phase], last=len(self.plan), workers=2
+            )
+            for phase in self.schedules
+        }
+
+    def _build(self, substitute: Any) -> None:
+        """Both networks, the discriminator and their optimizers."""
+        config, shape = self.config, self.data.train.image_shape
+        substitute = without_dropout(substitute)
+        substitute.classes = self.data.classes
+        sample, _ = next(self.data.train.first(512).batches(512))
+        gan_config = config.training_config(sample)
+        generator = build_generator(
+            gan_config.generator,
+            Threat(config.norm, config.eps, targeted=config.y_target is not None),
+            config.y_target,
+            image_shape=shape,
+            num_classes=len(self.data.classes),
+            guide=substitute if config.guide else None,
+        )
+        discriminator = Discriminator(shape[0], config.architecture)
+        optimizer = Adam(substitute.parameters(), config.substitute_learning_rate)
+        schedule = LambdaLR(optimizer, lambda step: training.one_cycle(step / config.distil_steps, 0.1))
+        self.substitute, self.optimizer = self.accelerator.prepare(substitute, optimizer)
+        self.trainer = GANTrainer(
+            self.substitute,
+            generator,
+            discriminator,
+            config=gan_config,
+            total_steps=config.generator_steps,
+            accelerator=self.accelerator,
+        )
+        self.threshold = gan_config.loss.hinge_threshold or 0.0
+        self.schedules: dict[Phase, LambdaLR] = {"distil": schedule, "attack": self.trainer.schedule}
+
+    def run(self) -> SubstituteResult:
+        """Take the steps that are left. Raises as `train_substitute`."""
+        self.files.clear("classifier")  # nothing is refused from here on: an earlier run may go
+        record, plan, total = self.record, self.plan, len(self.plan)
+        with (
+            Stop() as stop,
+            self.files.open_log() as log,
+            progress_bar(self.accelerator, disable=not self.progress) as bar,
+        ):
+            task = bar.add_task("substitute", total=total, completed=record["step"], metrics="")
+            for round_, phase in plan[record["step"] :]:
+                values = self._step(round_, phase, stop)
+                step, first = record["step"], next(iter(values.values()))
+                bar.update(task, completed=step, metrics=f"round {round_ + 1} {phase} {first:.3f}")
+                if log and (step % 10 == 0 or step == total):
+                    for name, value in values.items():
+                        log.add_scalar(f"train/{name}", value, step)
+                    log.add_scalar(f"train/learning rate {phase}", self.schedules[phase].get_last_lr()[0], step)
+                interrupted = stop.requested(self.accelerator)
+                due = step == total or plan[step][0] != round_
+                if due:
+                    self._end_round(round_, log, bar)
+                if due or interrupted:
+                    self.files.save_state(step)
+                if interrupted:
+                    break
+        self.files.finish()
+        result = self.result()
+        self.files.raise_if_stopped(stop.code, result)
+        return result
+
+    def result(self) -> SubstituteResult:
+        """Both networks as they are now, with the generator's averaged weights."""
+        record, generator = self.record, self.trainer.net
+        generator.load_state_dict(self.trainer.averaged.module.state_dict())
+        substitute: nn.Module = self.accelerator.unwrap_model(self.substitute).eval()
+        queries, validation_queries = record["queries"], record["validation_queries"]
+        return SubstituteResult(substitute, generator.eval(), queries, validation_queries, record["history"])
+
+    def _step(self, round_: int, phase: Phase, stop: Stop) -> dict[str, float]:
+        """The queries of a round that begins, and one step; its metrics."""
+        record = self.record
+        if isinstance(self.model, nn.Module):
+            reseed(self.model, round_)  # the same draws of a random defense in a round, resumed or not
+        began = time.perf_counter()
+        if record["rounds_asked"] == round_:
+            self._query(round_, stop)
+        x, index = next(self.batches[phase])
+        device = self.accelerator.device
+        b, x = self.cache["clean"][index].to(device), x.to(device)
+        with self.files.naming_what_is_kept():
+            values = self._distil(x, b, round_) if phase == "distil" else self._attack(x, b.argmax(1))
+        record[phase] += 1
+        record["step"] += 1
+        record["seconds"] += time.perf_counter() - began
+        return values
+
+    def _query(self, round_: int, stop: Stop) -> None:
+        """The queries of a round, each made once and its response kept, also where a later one fails."""
+        record, data, cache = self.record, self.data, self.cache
+        try:
+            with stop.at_once():
+                if round_ == 0:
+                    cache.query(self.black_box, "clean", data.train)
+                    cache.query(self.validation_black_box, "validation", data.validation)
+                    check_predictions(cache["validation"].argmax(1), data.validation, self.config.y_target)
+                else:
+                    cache.query_adversarial(self.black_box, self.trainer.averaged.module, data.train, round_)
+            record["rounds_asked"] += 1
+        except SystemExit as end:
+            message = f"stopped after step {record['step']} of {len(self.plan)}, among the queries of the next round"
+            if end.code == Interrupted.code and self.program is None:
+                raise Interrupted(message, self.result()) from None
+            print(message)
+            raise
+        finally:
+            record["queries"] = self.black_box.queries
+            record["validation_queries"] = self.validation_black_box.queries
+            self.files.save_state(record["step"])
+
+    def _distil(self, x: Tensor, b: Tensor, round_: int) -> dict[str, float]:
+        """One step down H(b(x), f(x)), the cross-entropy between responses `b` (n, k) and the substitute's."""
+        self.substitute.train().requires_grad_(True)
+        if round_:
+            x, b = self.cache.mixed_batch(x, b, self.record["distil"])
+        logits = self.substitute(x)
+        loss = F.cross_entropy(logits, b)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        agreement = (logits.detach().argmax(1) == b.argmax(1)).float().mean()
+        values = {"loss distillation": loss.item(), "agreement": agreement.item()}
+        training.check_finite(values, self.record["step"] + 1)
+        self.schedules["distil"].step()
+        return values
+
+    def _attack(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        """One step of the generator against the substitute, on images `x` with the black box's predictions `y`."""
+        record, trainer = self.record, self.trainer
+        self.substitute.eval().requires_grad_(False)
+        if self.plan[record["step"] - 1][1] == "distil":
+            generators: tuple[Generator, Any] = (trainer.net, trainer.averaged.module)
+            for generator in generators:
+                generator.load_guide_weights(self.substitute, init=record["attack"] == 0)
+        trainer.step = record["step"]
+        return trainer.train_step(x, y)
+
+    def _end_round(self, round_: int, log: Any, bar: Any) -> None:
+        """Validate, and save both networks."""
+        record = self.record
+        generator: Any = self.trainer.averaged.module
+        result = self._validate(generator)
+        record["validation_queries"] = self.validation_black_box.queries
+        costs = {name: record[name] for name in ("step", "seconds", "queries", "validation_queries")}
+        metrics = {"round": round_ + 1, **costs, "asr": None, **result.metrics}
+        record["history"].append(metrics)
+        if self.progress:
+            bar.console.print(
+                f"round {round_ + 1}  {metrics['queries']} queries  agreement {metrics['agreement']:.1%}, adversarial "
+                f"{metrics['agreement_adversarial']:.1%}  val ASR substitute {percent(metrics['asr'])}, black box "
+                f"{metrics['asr_black_box']:.2%}",
+                highlight=False,
+            )
+        if log:
+            write_validation(log, result, record["step"], self.data.classes)
+            log.add_scalar("queries", record["queries"], record["step"])
+        self.files.save(self.substitute, generator, self.threshold, self.program)
+
+    @torch.no_grad()
+    def _validate(self, generator: Generator) -> ValidationResult:
+        """The averaged generator's metrics on the substitute and on the black box, by which nothing is chosen.
+
+        Adds to those of `Validation`, which are on the substitute: agreement of substitute and black box on clean and
+        on adversarial images, and asr_black_box, over the n_black_box images that it classifies correctly. There is no
+        asr where the substitute classifies no image correctly.
+        """
+        substitute, held_out, y_target = self.substitute.eval(), self.data.validation, self.config.y_target
+        validation = Validation(substitute, held_out, self.accelerator, questions(generator))
+        result = validation(generator, self.trainer.discriminator, c=self.threshold, gan=self.config.gan)
+        if not result.metrics["n_correct"]:
+            del result.metrics["asr"]
+        columns: list[Tensor] = []
+        for (x, y), clean in zip(
+            held_out.batches(250), self.cache["validation"].argmax(1).split(250), strict=True
+        ):  # fmt: skip
+            x = x.to(self.accelerator.device)
+            x_adv = generator(x)
+            predicted, predicted_adv = substitute(x).argmax(1).cpu(), substitute(x_adv).argmax(1).cpu()
+            adversarial = self.validation_black_box.query(x_adv).argmax(1).cpu()
+            eligible = (clean == y) if y_target is None else (clean == y) & (y != y_target)
+            success = adversarial != y if y_target is None else adversarial == y_target
+            columns.append(
+                torch.stack([predicted == clean, predicted_adv == adversarial, eligible, eligible & success])
+            )  # fmt: skip
+        agree, agree_adversarial, n, hits = torch.cat(columns, 1).float().sum(1).tolist()
+        result.metrics["agreement"] = agree / len(held_out)
+        result.metrics["agreement_adversarial"] = agree_adversarial / len(held_out)
+        result.metrics["n_black_box"] = n
+        result.metrics["asr_black_box"] = hits / max(n, 1)
+        return result
+
+
+def check_predictions(predictions: Tensor, held_out: Split, y_target: int | None) -> None:
+    """Raise InputError where no validation image can be attacked, by the black box's `predictions` (n,)."""
+    correct = predictions == held_out.labels
+    attackable = correct if y_target is None else correct & (held_out.labels != y_target)
+    check_attackable(len(correct), int(correct.sum()), int(attackable.sum()), y_target)
