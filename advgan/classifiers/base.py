@@ -1,4 +1,4 @@
-"""What every built-in target is: a classifier that knows its own name and shapes, with its normalisation inside."""
+"""Base class of built-in targets: a classifier with its name, shapes and normalisation."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from advgan.core.errors import InputError
 from advgan.core.json_files import check_int
 
 ImageShape = tuple[int, int, int]  # channels, height, width
-MAX_SIDE, MAX_CLASSES = 65_536, 1_000_000  # of what a config.json may describe
+MAX_SIDE, MAX_CLASSES = 65_536, 1_000_000  # limits of a config.json
 
 
-def check_shape(shape: Any, what: str) -> None:
-    """Raise InputError, which begins with `what`, unless `shape` is that of grey or colour images (c, h, w)."""
+def check_shape(shape: Any, message: str) -> None:
+    """Raise InputError, which begins with `message`, unless `shape` is that of grey or colour images (c, h, w)."""
     whole = (
         isinstance(shape, Sequence)
         and len(shape) == 3
         and all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in shape)
     )
     if not whole or shape[0] not in (1, 3) or max(shape) > MAX_SIDE:
-        raise InputError(f"{what}, got {tuple(shape) if whole else reprlib.repr(shape)}")
+        raise InputError(f"{message}, got {tuple(shape) if whole else reprlib.repr(shape)}")
 
 
 class Classifier(nn.Module):
     """Images (n, c, h, w) float32 in [0, 1] -> logits (n, num_classes). Subclasses build layers and write `logits`.
 
-    `name`, `image_shape` and `num_classes` are all it takes to build it again. `classes` are the names of its classes
-    in the order of its logits, None: unknown. Raises InputError for shapes it cannot take.
+    `name`, `image_shape` and `num_classes` define its architecture. `classes` are the names of its classes in the order
+    of its logits, None: unknown. Raises InputError for unsupported shapes.
     """
 
-    default_image_shape: ClassVar[ImageShape]  # of the data set the family was made for: the default where nobody says
+    default_image_shape: ClassVar[ImageShape]  # of the data set that the family was made for
     default_num_classes: ClassVar[int] = 10
 
     def __init__(self, name: str, image_shape: ImageShape, num_classes: int) -> None:
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What `build_target` needs to build it again: the config.json of a checkpoint."""
+        """Arguments of `build_target`, the config.json of a checkpoint."""
         config = {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes}
         return config if self.classes is None else {**config, "classes": list(self.classes)}
 
@@ -59,8 +59,8 @@ class Classifier(nn.Module):
         return [module for module in self.modules() if isinstance(module, nn.Linear)][-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        # Convolutions run channels last, with their weights (see build_target): 1 to 2 times as fast on a CPU. Callers
-        # do not notice: they pass an ordinary tensor, and its gradient comes back as one.
+        # Convolutions run channels last, with their weights (see build_target): 1 to 2 times as fast on a CPU. The
+        # interface is unchanged: input and gradient are contiguous.
         inner = x.contiguous(memory_format=torch.channels_last)
         if inner.requires_grad and inner is not x:
             inner.register_hook(Tensor.contiguous)

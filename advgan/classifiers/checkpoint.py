@@ -1,4 +1,4 @@
-"""A target on disk: `config.json` (name and shapes), `model.safetensors`, and a `README.md` card for its reader."""
+"""A target on disk: `config.json` (name and shapes), `model.safetensors`, and a card `README.md`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from advgan.core.weights import M, write_checkpoint
 
 
 def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[str, Any] | None = None) -> None:
-    """Write `model`, a target with or without defenses, its `card` (Markdown) and what is told of its training (`run`,
-    as training.json) to `directory`, aside and renamed; what stood there goes.
+    """Write `model`, a target with or without defenses, its `card` (Markdown) and the record `run` of its training
+    (training.json) to `directory`, atomically, replacing an earlier one.
     """
 
     config: Any = model.config
@@ -54,10 +54,10 @@ def load_target(
 
     `weights` is what `save_target` wrote, a run directory with it in `classifier/`, or a file of weights: .safetensors,
     or anything else that torch.load reads with weights_only=True. Shape and number of classes default to those of the
-    config.json beside the weights, else to those of the data set the target was made for. Keys and prefixes around the
-    weights are found, see `advgan.classifiers.state_dicts`. With `by_order`, or as "FILE:by-order", tensors of the same
-    shapes in the same order are taken whatever their names. Raises InputError when the weights are not there, damaged,
-    or another model's.
+    config.json beside the weights, else to those of the data set the target was made for. For keys and prefixes of the
+    weights see `advgan.classifiers.state_dicts`. With `by_order`, or as "FILE:by-order", tensors of the same
+    shapes in the same order are loaded, whatever their names. Raises InputError for missing or damaged weights, and for
+    those of another model.
     """
     if by_order and weights is not None and not str(weights).endswith(BY_ORDER):
         weights = f"{weights}{BY_ORDER}"
@@ -72,8 +72,8 @@ def load_target(
 def build_configured(
     config: Mapping[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
 ) -> Classifier:
-    """The target that `config` describes, with random weights; for other images or classes where those are given."""
-    shape, count = shapes(config, image_shape, num_classes)
+    """The target of a `config`, with random weights; `image_shape` and `num_classes` override those of the config."""
+    shape, count = resolve_shapes(config, image_shape, num_classes)
     model = build_target(config["name"], shape, count)
     classes = config.get("classes")
     model.classes = tuple(classes) if classes is not None and len(classes) == model.num_classes else None
@@ -81,7 +81,7 @@ def build_configured(
 
 
 def build_and_fill(build: Callable[[], M], file: WeightsFile, *, by_order: bool = False) -> M:
-    """The classifier that `build` builds with its weights from `file`, in eval mode, frozen. Names and shapes are
+    """The classifier from `build` with its weights from `file`, in eval mode, frozen. Names and shapes are
     compared before any memory is taken for it. Raises InputError as `match_weights` and `load_weights_into`.
     """
     with torch.device("meta"):
@@ -93,8 +93,8 @@ def build_and_fill(build: Callable[[], M], file: WeightsFile, *, by_order: bool 
 
 
 def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str, Any], WeightsFile, bool]:
-    """The config.json of target `name` (None: the one that it names) in `weights`, with its name at least; the file of
-    its weights; and whether they are to be taken by order.
+    """The config.json of target `name` (None: its own name) in `weights`, with its name at least; the file of its
+    weights; and whether they are loaded by order.
     """
     if name is not None:
         target_family(name)
@@ -105,22 +105,22 @@ def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str,
         )
     path, by_order = weights_file(weights)
     warn_unfinished(path.parent)
-    beside = path.with_name("config.json")
-    saved = read_object(beside) if beside.exists() else None
+    config_file = path.with_name("config.json")
+    saved = read_object(config_file) if config_file.exists() else None
     config = {} if saved is None or "name" not in saved else saved
     if name is None and not config:
-        raise InputError(f"{weights} does not say which classifier it holds: expected a config.json beside the weights")
+        raise InputError(f"{weights} holds no name of a classifier: expected a config.json beside the weights")
     if name is not None and config.get("name", name) != name:
         raise InputError(f"{weights} holds target {_short(config['name'])}, expected {name}")
     if config:
-        check_config(config, str(beside))
-    return {"name": name, **config}, read_file(path, beside=saved), by_order
+        check_config(config, str(config_file))
+    return {"name": name, **config}, read_file(path, config=saved), by_order
 
 
-def shapes(
+def resolve_shapes(
     config: Mapping[str, Any], image_shape: ImageShape | None, num_classes: int | None
 ) -> tuple[ImageShape | None, int | None]:
-    """Shape and number of classes: as given, else as config.json says, else None."""
+    """Shape and number of classes: the given ones, else those of the config, else None."""
     if image_shape is None and "image_shape" in config:
         image_shape = tuple(config["image_shape"])
     return image_shape, config.get("num_classes") if num_classes is None else num_classes
@@ -131,7 +131,7 @@ def finetune_target(
 ) -> Classifier:
     """Classifier `name` to finetune: the backbone from `weights` (as in `load_target`), the head new (torch's seed).
 
-    The weights may be those of a classifier of other classes. With `freeze_backbone` only the head asks for gradients.
+    The weights may be those of a classifier of other classes. With `freeze_backbone` only the head is trainable.
     Raises InputError as `load_target`.
     """
     trained = load_target(name, weights, image_shape=image_shape)
@@ -145,55 +145,55 @@ def finetune_target(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all that a model's output depends on: its weights, its defenses with their settings, and what neither
-    holds (a generator's ball and rounds; constants outside of the state dict; `identity`, of a file's text or an
-    address, say). It tells whether two runs attacked the same classifier.
+    """SHA-256 of all that a model's output depends on: its weights, its defenses with their settings, and constants
+    outside of both (a generator's ball and iterations; buffers outside of the state dict; the `identity` of a file or
+    an address). Equal for two runs that attacked the same classifier.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     layers: list[dict[str, Any]] = []
     layer: Any = model
-    while hasattr(layer, "spec_name") and hasattr(layer, "settings"):  # a defense; what is behind it may be anybody's
+    while hasattr(layer, "spec_name") and hasattr(layer, "settings"):  # a defense, around any module
         layers.insert(0, {"name": layer.spec_name, "settings": layer.settings})
         layer = layer.inner
     if layers:
-        found.update(json.dumps(layers, sort_keys=True).encode())
+        digest.update(json.dumps(layers, sort_keys=True).encode())
     for module in model.modules():
-        found.update((getattr(module, "identity", None) or "").encode())  # of what its weights do not tell
+        digest.update((getattr(module, "identity", None) or "").encode())  # beside the weights
     tensors = dict(model.state_dict())
     if not isinstance(layer, Classifier):  # whose constants follow from its name and images
         tensors |= _constants(model)
     for name, tensor in sorted(tensors.items()):
-        found.update(name.encode())
-        found.update(_bytes_of(tensor))
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
 
 
 def _constants(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Buffers that are no part of a state dict, but those of a module whose `identity` covers them."""
-    found = {}
+    """Buffers outside of the state dict, except those of a module with an `identity`, which covers them."""
+    constants = {}
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name in module._non_persistent_buffers_set and not hasattr(module, "identity"):
-                found[f"{path}.{name}"] = buffer
-    return found
+                constants[f"{path}.{name}"] = buffer
+    return constants
 
 
 def _bytes_of(value: Any) -> bytes:
-    """What an entry of a state_dict holds: a tensor's values, of an int8 model also its scales, dtypes and tuples."""
+    """An entry of a state_dict as bytes: a tensor's values, of an int8 model also its scales, dtypes and tuples."""
     if isinstance(value, (tuple, list)):
         return b";".join(_bytes_of(part) for part in value)
     if not isinstance(value, torch.Tensor):
         return repr(value).encode()
     if value.is_quantized:
         per_tensor = value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric)
-        zero = value.q_zero_point() if per_tensor else value.q_per_channel_zero_points()
+        zero_point = value.q_zero_point() if per_tensor else value.q_per_channel_zero_points()
         scale = value.q_scale() if per_tensor else value.q_per_channel_scales()
-        return b";".join(_bytes_of(part) for part in (value.int_repr(), scale, zero))
+        return b";".join(_bytes_of(part) for part in (value.int_repr(), scale, zero_point))
     return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def check_config(config: Any, where: str) -> None:
-    """Raise InputError, before anything is built, for what is no configuration of a classifier of ours.
+    """Raise InputError, before anything is built, unless `config` is that of a built-in classifier.
 
     where   the file it comes from, for the message
     """

@@ -51,9 +51,9 @@ class Block(nn.Module):
 
 
 class CifarResNet(Classifier):
-    """`cifar-resnet20` and its deeper sisters (arXiv:1512.03385, section 4.2); parameter names as in public weights.
+    """`cifar-resnet20` and deeper ones (arXiv:1512.03385, section 4.2); parameter names as in public weights.
 
-    Pixels are normalised inside, by constants that are no part of the weights: others' weights load as they are.
+    Pixels are normalised inside, by constants that are no part of the weights: third-party weights load unchanged.
     """
 
     default_image_shape = (3, 32, 32)

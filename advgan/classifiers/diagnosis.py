@@ -1,4 +1,4 @@
-"""What is wrong with a model in memory: `check_model` measures all usual faults and names a remedy for each."""
+"""Diagnosis of a model in memory: `check_model` measures the usual faults, each with a remedy."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from advgan.classifiers.checks import (
-    FEWEST_GAINED,
-    SAME,
+    DETERMINISM_TOL,
+    MIN_GAINED_IMAGES,
     BinaryLogit,
     OutputFault,
-    acting,
     check_batch_independence,
     check_no_probabilities,
-    evaluating,
+    eval_mode,
     gradient_fault,
+    mode_dependent,
     normalisations,
     two_logits,
 )
@@ -73,7 +73,7 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
     doubled normalisation, BGR channels, another class order; 64 images or more are enough for 10 classes.
 
     Args:
-        model: images (n, c, h, w) in [0, 1] -> logits (n, k); left as found, as the images are
+        model: images (n, c, h, w) in [0, 1] -> logits (n, k); not changed, nor are the images
         x: float images (n, c, h, w)
         y: int64 labels (n,); None: no labels
 
@@ -100,10 +100,10 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
     device = next((tensor.device for tensor in model.parameters()), x.device)
     x, y = x.detach()[finite].to(device), None if y is None else y[finite.to(y.device)].to(device)
     if any(module.training for module in model.modules()):
-        problems.append(Problem("training mode", f"model.training is True{acting(model)}", "call model.eval()"))
+        problems.append(Problem("training mode", f"model.training is True{mode_dependent(model)}", "call model.eval()"))
     if not len(x):
         return ModelReport(tuple(problems), None)
-    with evaluating(model):
+    with eval_mode(model):
         problems += _output_problems(model, x[:8])
         if y is None or any(problem.name in ("no output", "no logits", "not finite") for problem in problems):
             return ModelReport(tuple(problems), None)
@@ -121,14 +121,14 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
 
 def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
     """Faults of the outputs on a few images `x`; the model is in eval mode, without gradients."""
-    given = x.clone()
+    x_copy = x.clone()
     try:
-        first = model(given)
+        first = model(x_copy)
         second = model(x.clone())
     except Exception as error:  # whatever a user's model raises
         return [Problem("no output", f"model(x) raises {type(error).__name__}: {one_line(error)}", "see the error")]
     problems = []
-    if not torch.equal(given, x):
+    if not torch.equal(x_copy, x):
         problems.append(
             Problem("in-place change", "model(x) changes x", "replace in-place operations on the input (x = x - mean)")
         )
@@ -145,7 +145,7 @@ def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
         return [*problems, _not_finite(count, len(x))]
     wrapped = BinaryLogit(model) if first.ndim == 1 or first.shape[1] == 1 else model
     difference = (first - second).abs().max().item()
-    is_random = difference > SAME * max(1.0, first.abs().max().item())
+    is_random = difference > DETERMINISM_TOL * max(1.0, first.abs().max().item())
     if is_random:
         remedy = "leave out dropout and random preprocessing in eval mode"
         problems.append(Problem("random", f"two forward passes differ by {difference:.3g}", remedy))
@@ -188,8 +188,8 @@ def _label_problems(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> l
     candidates = [(_accuracy(model, change(x), y), problem, remedy) for problem, remedy, change in _changes(x)]
     candidates += _class_order(logits, y)
     best, name, remedy = max(candidates, key=lambda candidate: candidate[0])
-    gained = best - accuracy
-    if gained >= MIN_GAIN and round(gained * len(x)) >= FEWEST_GAINED and best > 0.5 + 0.75 * chance:
+    gain = best - accuracy
+    if gain >= MIN_GAIN and round(gain * len(x)) >= MIN_GAINED_IMAGES and best > 0.5 + 0.75 * chance:
         return [Problem(name, f"accuracy {accuracy:.0%} of {len(x)} images, {best:.0%} with the remedy", remedy)]
     if accuracy > 0.5 + 0.5 / logits.shape[1]:
         return []
@@ -203,7 +203,7 @@ def _changes(x: Tensor) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
     for source, m, s in normalisations(x):
         mean, std = (tuple(round(value, 5) for value in values.flatten().tolist()) for values in (m, s))
         numbers = f"Normalize(mean={mean}, std={std}), {source}"
-        if source == "that to [0, 255]":
+        if source == "[0, 255]":
             changes.append(
                 ("missing range change", "the model expects [0, 255]: multiply by 255 inside it", lambda x: 255 * x)
             )

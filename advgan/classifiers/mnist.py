@@ -69,14 +69,14 @@ NETS = {
 
 
 def flat_features(layers: Iterable[nn.Module], image_shape: ImageShape) -> int:
-    """How many numbers the convolutions and pools before the first Flatten make of an image; 0 for one too small."""
+    """Number of features per image at the first Flatten, after convolutions and pools; 0 for too small an image."""
     channels, *sides = image_shape
     for layer in layers:
         if isinstance(layer, nn.Flatten):
             break
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
             kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
-            sizes = [each if isinstance(each, tuple) else (each, each) for each in (kernel, stride, padding)]
+            sizes = [value if isinstance(value, tuple) else (value, value) for value in (kernel, stride, padding)]
             sides = [(side + 2 * p - k) // s + 1 for side, k, s, p in zip(sides, *sizes, strict=True)]
             if min(sides) < 1:
                 return 0
@@ -86,7 +86,7 @@ def flat_features(layers: Iterable[nn.Module], image_shape: ImageShape) -> int:
 
 
 class MnistNet(Classifier):
-    """One of `NETS`, for images of any size that its layers leave something of. Raises InputError for smaller ones."""
+    """One of `NETS`, for images of any size with an output of its layers. Raises InputError for smaller ones."""
 
     default_image_shape = (1, 28, 28)
 

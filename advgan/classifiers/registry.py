@@ -1,4 +1,4 @@
-"""From a name to an untrained target. A family of models joins by adding its names here."""
+"""Untrained targets by name; a new family of models is registered here."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TARGETS: dict[str, type[Classifier]] = {
 
 
 def target_family(name: str) -> type[Classifier]:
-    """The class that builds target `name`. Raises InputError for any other, with what is known and what is near."""
+    """The class that builds target `name`. Raises InputError for an unknown name, with the known and similar ones."""
     if not isinstance(name, str):
         raise InputError(f"the name of a target must be a text, got {name!r:.60}")
     if source_of(name):
         raise InputError(f"{name} cannot be built here, expected a built-in target: {', '.join(TARGETS)}")
     if name not in TARGETS:
-        known = f"{', '.join(TARGETS)}, or another source's: {SPEC_FORMATS}"
-        raise InputError(f"unknown target {name!r}, expected one of {known}{suggest(name, tuple(TARGETS))}")
+        names = f"{', '.join(TARGETS)}, or an external one: {SPEC_FORMATS}"
+        raise InputError(f"unknown target {name!r}, expected one of {names}{suggest(name, tuple(TARGETS))}")
     return TARGETS[name]
 
 
@@ -33,7 +33,7 @@ def build_target(name: str, image_shape: ImageShape | None = None, num_classes: 
     """Classifier `name` with random weights (torch's seed), in training mode, for images (c, h, w).
 
     Shape and number of classes default to those of the data set the target was made for. Raises InputError for an
-    unknown name or images that the target cannot take.
+    unknown name or images that the target does not support.
     """
     family = target_family(name)
     shape = family.default_image_shape if image_shape is None else image_shape

@@ -1,4 +1,4 @@
-"""A classifier made for speed: the guide of a generator that must not pay for a forward pass of its target."""
+"""A fast classifier, as the guide of a generator that is to be faster than a forward pass of its target."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SIZES = {"quick": 24}  # name -> channels at half the image's resolution
 
 
 class ConvBN(nn.Module):
-    """A convolution without bias, batch normalisation and, if wanted, ReLU.
+    """A convolution without bias, batch normalisation and, with `relu`, ReLU.
 
-    In eval mode the normalisation is a part of the convolution's weights, worked out at each call: a tenth of the time.
+    In eval mode the normalisation is folded into the convolution's weights at each call, in a tenth of its time.
     """
 
     def __init__(self, inner: int, width: int, size: int = 3, stride: int = 1, *, relu: bool = True) -> None:
@@ -25,7 +25,7 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean, variance = self.norm.running_mean, self.norm.running_var
-        hooked = bool(self.conv._forward_hooks)  # by a learned backward pass, say
+        hooked = bool(self.conv._forward_hooks)  # e.g. by a learned backward pass
         if self.training or hooked or mean is None or variance is None:
             x = self.norm(self.conv(x))
         else:

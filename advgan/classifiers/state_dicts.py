@@ -1,9 +1,9 @@
-"""Weights in anybody's files: which of the tensors in a checkpoint are a model's, under which key and prefix.
+"""Weights in third-party files: the tensors of a model in a checkpoint, under any key and prefix.
 
-A file is read without unpickling into one flat mapping from dotted names to tensors. The model's own names are looked
-for in it behind one common prefix, which may be keys of nested dictionaries (`state_dict`, `model`, `ema`, ...) and
-attributes of wrappers (`module.`, `_orig_mod.`, `net.`, ...) alike. All of the model's tensors must be there, in their
-shapes; what else the same dictionary holds must be outside of the prefix, or is none of the model's.
+A file is read without unpickling into one flat mapping from dotted names to tensors. It is searched for the model's
+names behind one common prefix, of keys of nested dictionaries (`state_dict`, `model`, `ema`, ...) and attributes of
+wrappers (`module.`, `_orig_mod.`, `net.`, ...). All of the model's tensors must be there, in their shapes, and no other
+tensor of the same dictionary may have this prefix.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from advgan.core.weights import COUNTERS, M, describe_mismatch, load_weights, re
 
 MAX_ENTRIES = 200_000  # of a file, nested ones counted
 
-# Parts of names that wrappers add anywhere: DataParallel, torch.compile, FSDP, activation checkpointing.
+# Name parts of wrappers, anywhere in a name: DataParallel, torch.compile, FSDP, activation checkpointing.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# Keys and attributes that a model's weights lie under, in the order in which they are taken where several fit.
+# Keys and attributes above a model's weights, by priority where several fit.
 KEYS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights"),
     *(*WRAPPERS, "student", "online", "backbone", "encoder", "classifier_model", "base_model", "best_model"),
 )
-# The same for averaged and teaching copies, which come after.
+# The same for averaged and teacher copies, of lower priority.
 COPY = re.compile(r"(^|_)(ema|swa|avg|averaged?|teacher|momentum|shadow)(_|\d|$)")
 LOSS = re.compile(r"(criterion|loss|\w+_loss|loss_\w+)\.")  # the loss's own weights in a Lightning checkpoint
-# Heads that serve training alone: torchvision's Inception and GoogLeNet.
+# Auxiliary heads for training: torchvision's Inception and GoogLeNet.
 AUXILIARY = re.compile(r"(AuxLogits|aux1|aux2)\.")
 
 
 @dataclass
 class WeightsFile:
-    """What a file of weights holds: tensors and other values by dotted name, and the dictionary that each lies in."""
+    """Content of a file of weights: tensors and other values by dotted name, and the dictionary (group) of each."""
 
     path: Path
     tensors: dict[str, Tensor] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
-    places: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
     contents: list[str] = field(default_factory=list)
 
     @property
     def listing(self) -> str:
-        """What lies at the top, for a message."""
+        """The entries of the top level, for a message."""
         return ", ".join(self.contents[:8]) + (", ..." if len(self.contents) > 8 else "")
 
 
 @dataclass(frozen=True)
 class Match:
-    """A model's tensors in a file, by the model's names; behind `prefix`; `note` names what else was left aside."""
+    """A model's tensors in a file, by the model's names; their `prefix`; `note` lists unused tensors."""
 
     prefix: str
     state: dict[str, Any]
@@ -65,54 +65,54 @@ class Match:
 
 
 def weights_file(weights: Path | str) -> tuple[Path, bool]:
-    """The file that `weights` means: itself, or model.safetensors in it; and whether ":by-order" follows. Raises
+    """The file of `weights`, a file or a directory with model.safetensors; and whether ":by-order" follows. Raises
     InputError for none.
     """
     path, by_order = Path(str(weights).removesuffix(BY_ORDER)), str(weights).endswith(BY_ORDER)
     candidates = [path, path / "model.safetensors", path / "classifier" / "model.safetensors"]
     file = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if file is None:
-        found = "a directory without them" if os.path.isdir(path) else "nothing"
-        raise InputError(f"no target weights at {path}: expected a file, or model.safetensors in it, found {found}")
+        actual = "a directory without them" if os.path.isdir(path) else "nothing"
+        raise InputError(f"no target weights at {path}: expected a file, or model.safetensors in it, found {actual}")
     return file, by_order
 
 
-def read_file(path: Path, *, beside: Mapping[str, Any] | None = None) -> WeightsFile:
+def read_file(path: Path, *, config: Mapping[str, Any] | None = None) -> WeightsFile:
     """The tensors in the file `path`, .safetensors or anything else that torch.load reads with weights_only=True.
 
-    beside   the config.json that lies beside it, whose digest the file may hold
+    config   the content of its config.json, whose digest the file may hold
 
-    Raises InputError for a file that cannot be read so, holds no tensors, or was saved with another config.json.
+    Raises InputError for a file that cannot be read, holds no tensors, or was saved with another config.json.
     """
     try:
         if path.suffix == ".safetensors":
-            content: Any = read_weights(path, beside=beside)
+            content: Any = read_weights(path, config=config)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can end in nearly any exception
-        raise _unreadable(path, error) from None
+        raise _read_error(path, error) from None
     file = WeightsFile(path)
     _collect(file, content, "", "", 0)
     if not file.tensors or not isinstance(content, Mapping):
-        held = f": it holds {file.listing}" if file.contents else ""
+        contents = f": it holds {file.listing}" if file.contents else ""
         raise InputError(
             f"{path} holds no weights, expected a mapping from parameter names to tensors, as "
-            f"torch.save(model.state_dict(), FILE) writes it{held}"
+            f"torch.save(model.state_dict(), FILE) writes it{contents}"
         )
     return file
 
 
-def match_weights(model: nn.Module, file: WeightsFile, about: str, *, by_order: bool = False) -> Match:
-    """The model's weights in `file`. Raises InputError where they do not fit `about`, with what is in the file.
+def match_weights(model: nn.Module, file: WeightsFile, description: str, *, by_order: bool = False) -> Match:
+    """The model's weights in `file`. Raises InputError, with the model's `description`, where they do not fit.
 
-    by_order   take tensors of the same shapes in the same order, whatever their names
+    by_order   match tensors of the same shapes in the same order, whatever their names
     """
     match = find_by_order(model, file) if by_order else find_by_name(model, file)
     if match is None:
-        raise InputError(_misfit(model, file, about, by_order))
+        raise InputError(_mismatch_message(model, file, description, by_order))
     others = [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]
     if missing := [name for name in others if name not in match.state]:
-        raise InputError(f"{file.path} does not fit {about}: it lacks {missing[0]}")
+        raise InputError(f"{file.path} does not fit {description}: it lacks {missing[0]}")
     if match.note:
         note(f"{file.path}: {match.note}")
     return match
@@ -128,16 +128,16 @@ def load_weights_into(model: M, match: Match, file: WeightsFile) -> M:
 def find_by_name(model: nn.Module, file: WeightsFile) -> Match | None:
     """The model's tensors in `file` by their names behind a common prefix; None where not all are there.
 
-    Where several copies differ, KEYS have an order, averaged copies come last, and a note says which was taken. Raises
+    Of several different copies the first by KEYS is used, averaged ones last, with a note on stderr. Raises
     InputError for copies without an order.
     """
     expected = shapes_of(model.state_dict())
     matches: list[Match] = []
-    for rename in (str, plain_name):  # as they are first: a model's own state dict always loads back
+    for rename in (str, plain_name):  # unchanged first: a model's own state dict always loads
         matches = _matches(model, expected, file, rename)
         if matches:
             break
-    distinct = [each for i, each in enumerate(matches) if not any(_same(each, other) for other in matches[:i])]
+    distinct = [match for i, match in enumerate(matches) if not any(_same(match, other) for other in matches[:i])]
     if len(distinct) < 2:
         return distinct[0] if distinct else None
     distinct.sort(key=lambda match: _rank(match.prefix))
@@ -155,16 +155,19 @@ def find_by_order(model: nn.Module, file: WeightsFile) -> Match | None:
     """The tensors of one dictionary in `file` that have the model's shapes in the model's order; None if there is none,
     or their last parts (weight, bias, running_mean, running_var) contradict each other."""
     expected = shapes_of(model.state_dict())
-    for place in sorted(dict.fromkeys(file.places.values()), key=_rank):
-        given = shapes_of({name: file.tensors[name] for name in file.tensors if file.places[name] == place})
-        given = {name: shape for name, shape in given.items() if not LOSS.match(name.removeprefix(place))}
-        if list(given.values()) == list(expected.values()) and all(map(_same_part, expected, given)):
-            return Match(place, {own: file.tensors[name] for own, name in zip(expected, given, strict=True)})
+    for group in sorted(dict.fromkeys(file.groups.values()), key=_rank):
+        shapes = shapes_of({name: file.tensors[name] for name in file.tensors if file.groups[name] == group})
+        shapes = {name: shape for name, shape in shapes.items() if not LOSS.match(name.removeprefix(group))}
+        if list(shapes.values()) == list(expected.values()) and all(map(_same_part, expected, shapes)):
+            return Match(
+                group,
+                {model_name: file.tensors[name] for model_name, name in zip(expected, shapes, strict=True)},
+            )
     return None
 
 
 def plain_name(name: str) -> str:
-    """A tensor's name without the parts that wrappers add, and with DenseNet's "norm.1" as it is called today."""
+    """A tensor's name without parts of wrappers, and with DenseNet's former "norm.1" as "norm1"."""
     plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", plain)
 
@@ -172,21 +175,23 @@ def plain_name(name: str) -> str:
 def _matches(
     model: nn.Module, expected: Mapping[str, Any], file: WeightsFile, rename: Callable[[str], str]
 ) -> list[Match]:
-    """All ways to find the names `expected` in the file behind a prefix, or without a prefix that all of them have."""
-    wanted = {rename(name): name for name in expected}
-    given: dict[str, str] = {}
+    """All matches of the names `expected` in the file behind a prefix, or without a prefix common to all of them."""
+    model_names = {rename(name): name for name in expected}
+    file_names: dict[str, str] = {}
     for name in file.tensors:
-        if rename(name) in given and file.places[given[rename(name)]] == file.places[name]:
-            return []  # two names would become one
-        given.setdefault(rename(name), name)
-    if len(wanted) != len(expected) or not wanted:
+        if rename(name) in file_names and file.groups[file_names[rename(name)]] == file.groups[name]:
+            return []  # ambiguous names
+        file_names.setdefault(rename(name), name)
+    if len(model_names) != len(expected) or not model_names:
         return []
-    for added in _common_prefixes(list(wanted)):
-        names = {name.removeprefix(added): own for name, own in wanted.items()}
+    for added in _common_prefixes(list(model_names)):
+        names = {name.removeprefix(added): model_name for name, model_name in model_names.items()}
         anchor = max(names, key=len)
-        prefixes = [name.removesuffix(anchor) for name in given if f".{name}".endswith(f".{anchor}")]
-        found = (_match(model, names, expected, file, given, prefix=prefix, rename=rename) for prefix in prefixes)
-        if matches := [match for match in found if match is not None]:
+        prefixes = [name.removesuffix(anchor) for name in file_names if f".{name}".endswith(f".{anchor}")]
+        candidates = (
+            _match(model, names, expected, file, file_names, prefix=prefix, rename=rename) for prefix in prefixes
+        )
+        if matches := [match for match in candidates if match is not None]:
             return matches
     return []
 
@@ -196,40 +201,40 @@ def _match(
     names: Mapping[str, str],
     expected: Mapping[str, Any],
     file: WeightsFile,
-    given: Mapping[str, str],
+    file_names: Mapping[str, str],
     *,
     prefix: str,
     rename: Callable[[str], str],
 ) -> Match | None:
-    """The tensors behind `prefix`, if all `names` are there in their shapes and nothing else is that matters."""
+    """The tensors behind `prefix`, if all `names` are there in their shapes and no other tensor is relevant."""
     state: dict[str, Any] = {}
-    for name, own in names.items():
-        tensor = file.tensors.get(given.get(prefix + name, ""))
-        if tensor is None or shapes_of({own: tensor}) != {own: expected[own]}:
+    for name, model_name in names.items():
+        tensor = file.tensors.get(file_names.get(prefix + name, ""))
+        if tensor is None or shapes_of({model_name: tensor}) != {model_name: expected[model_name]}:
             return None
-        state[own] = tensor
-    used = {given[prefix + name] for name in names}
-    places = {file.places[name] for name in used}
-    beside = [name for name in file.tensors if file.places[name] in places and name not in used]
-    beside = [name for name in beside if not name.endswith(COUNTERS)]
+        state[model_name] = tensor
+    used = {file_names[prefix + name] for name in names}
+    groups = {file.groups[name] for name in used}
+    remaining = [name for name in file.tensors if file.groups[name] in groups and name not in used]
+    remaining = [name for name in remaining if not name.endswith(COUNTERS)]
     unused = []
-    for name in beside:
+    for name in remaining:
         inside = rename(name).startswith(prefix)
-        rest = rename(name).removeprefix(prefix) if inside else name.removeprefix(file.places[name])
-        local = prefix.removeprefix(rename(file.places[name] + "x")[:-1])  # the part of the prefix that is in names
+        rest = rename(name).removeprefix(prefix) if inside else name.removeprefix(file.groups[name])
+        local = prefix.removeprefix(rename(file.groups[name] + "x")[:-1])  # the part of the prefix inside the names
         if inside and AUXILIARY.match(rest):
             continue
         if not (LOSS.match(rest) or (not inside and local.split(".")[0] in KEYS) or (not inside and _is_copy(local))):
             return None
         unused.append(name)
-    for own in model.state_dict():  # counters, and what is no tensor, where the file has them
-        if own not in state:
-            name = prefix + rename(own)
-            value = file.tensors.get(given.get(name, ""), file.others.get(name))
+    for model_name in model.state_dict():  # counters and other values, if in the file
+        if model_name not in state:
+            name = prefix + rename(model_name)
+            value = file.tensors.get(file_names.get(name, ""), file.others.get(name))
             if value is not None:
-                state[own] = value
-    some = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
-    return Match(prefix, state, f"{len(unused)} tensors beside the model's are not used ({some})" if unused else "")
+                state[model_name] = value
+    examples = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
+    return Match(prefix, state, f"{len(unused)} tensors beside the model's are not used ({examples})" if unused else "")
 
 
 def _common_prefixes(names: Sequence[str]) -> list[str]:
@@ -244,10 +249,10 @@ def _common_prefixes(names: Sequence[str]) -> list[str]:
 
 
 def _rank(prefix: str) -> tuple[bool, int]:
-    """Where weights behind `prefix` come among several that fit."""
+    """Priority of weights behind `prefix` among several that fit."""
     parts = prefix.rstrip(".").split(".") if prefix else []
-    known = [KEYS.index(part) if part in KEYS else len(KEYS) for part in parts]
-    return any(map(_is_copy, parts)), max(known, default=-1)
+    order = [KEYS.index(part) if part in KEYS else len(KEYS) for part in parts]
+    return any(map(_is_copy, parts)), max(order, default=-1)
 
 
 def _is_copy(part: str) -> bool:
@@ -264,19 +269,19 @@ def _same(one: Match, other: Match) -> bool:
 
 
 def _same_part(one: str, other: str) -> bool:
-    known = ("weight", "bias", "running_mean", "running_var")
+    parameter_names = ("weight", "bias", "running_mean", "running_var")
     parts = one.rpartition(".")[2], other.rpartition(".")[2]
-    return parts[0] == parts[1] or not set(parts) <= set(known)
+    return parts[0] == parts[1] or not set(parts) <= set(parameter_names)
 
 
-def _collect(file: WeightsFile, value: Any, name: str, place: str, depth: int) -> None:
-    """Add what `value`, called `name`, in the dictionary `place`, holds to `file`."""
+def _collect(file: WeightsFile, value: Any, name: str, group: str, depth: int) -> None:
+    """Add the tensors in `value`, called `name`, in the dictionary `group`, to `file`."""
     if len(file.tensors) + len(file.others) > MAX_ENTRIES or depth > 8:
         raise InputError(f"{file.path} holds too much: expected at most {MAX_ENTRIES:,} entries, nested 8 times")
     if isinstance(value, Tensor):
         if name in file.tensors:
             raise InputError(f"{file.path} holds two tensors called {name}")
-        file.tensors[name], file.places[name] = value, place
+        file.tensors[name], file.groups[name] = value, group
         _describe(file, name, "a tensor", depth)
         return
     file.others[name] = value
@@ -297,48 +302,49 @@ def _describe(file: WeightsFile, name: str, kind: str, depth: int) -> None:
         file.contents.append(f"{name} ({kind})")
 
 
-def _misfit(model: nn.Module, file: WeightsFile, about: str, by_order: bool) -> str:
-    """Why the file does not fit the model: in the dictionary and behind the prefix where it fits best."""
+def _mismatch_message(model: nn.Module, file: WeightsFile, description: str, by_order: bool) -> str:
+    """The mismatch of file and model, in the dictionary and behind the prefix with the most common names."""
     expected = shapes_of(model.state_dict())
-    best, given = "", dict[str, tuple[int, ...] | None]()
-    known = -1
-    for place in dict.fromkeys(file.places.values()):
-        here = shapes_of({name: file.tensors[name] for name in file.tensors if file.places[name] == place})
-        for prefix in dict.fromkeys(f"{place}{added}" for added in _prefixes_in(here, place)):
-            inside = {name.removeprefix(prefix): shape for name, shape in here.items() if name.startswith(prefix)}
+    best_prefix, best_shapes = "", dict[str, tuple[int, ...] | None]()
+    best_count = -1
+    for group in dict.fromkeys(file.groups.values()):
+        shapes = shapes_of({name: file.tensors[name] for name in file.tensors if file.groups[name] == group})
+        for prefix in dict.fromkeys(f"{group}{added}" for added in _prefixes_in(shapes, group)):
+            inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
             count = len(expected.keys() & inside.keys())
-            if (count, len(inside)) > (known, len(given)):
-                best, given, known = prefix, inside, count
-    nested = "" if set(file.places.values()) == {""} else f"; the file holds {file.listing}"
-    where = f" under {best.rstrip('.')}" if best else ""
+            if (count, len(inside)) > (best_count, len(best_shapes)):
+                best_prefix, best_shapes, best_count = prefix, inside, count
+    nested = "" if set(file.groups.values()) == {""} else f"; the file holds {file.listing}"
+    where = f" under {best_prefix.rstrip('.')}" if best_prefix else ""
     if by_order:
-        return f"{file.path} does not fit {about} by order: expected the same shapes in the same order{where}{nested}"
-    message = f"{file.path} does not fit {about}: {describe_mismatch(expected, given)}{where}{nested}"
+        return f"{file.path} does not fit {description} by order, expected the same shapes in order{where}{nested}"
+    message = f"{file.path} does not fit {description}: {describe_mismatch(expected, best_shapes)}{where}{nested}"
     if find_by_order(model, file) is not None:
         message += (
-            "; the shapes are the same in the same order: --weights-by-order (in Python by_order=True) takes them so"
+            "; the shapes are the same in the same order: --weights-by-order (in Python by_order=True) loads them"
         )
     return message
 
 
-def _prefixes_in(names: Mapping[str, Any], place: str) -> list[str]:
-    """ "", and what the names in a dictionary begin with that a wrapper may have added."""
-    firsts = dict.fromkeys(name.removeprefix(place).split(".")[0] for name in names)
-    return ["", *(f"{first}." for first in firsts if first in KEYS)]
+def _prefixes_in(names: Mapping[str, Any], group: str) -> list[str]:
+    """ "", and the first parts of names in a dictionary that are keys of wrappers."""
+    first_parts = dict.fromkeys(name.removeprefix(group).split(".")[0] for name in names)
+    return ["", *(f"{first}." for first in first_parts if first in KEYS)]
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
-    """One line for what reading `path` raised, and what to type where it holds more than weights."""
+def _read_error(path: Path, error: Exception) -> InputError:
+    """The error for an exception while reading `path`, with a remedy where it holds more than weights."""
     if isinstance(error, SafetensorError):
         return InputError(f"cannot read weights {path}: truncated or not safetensors ({one_line(error)[:120]})")
     text = str(error)
-    refused = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"unsupported (?:class|global) ([\w.]+)", text)
-    resave = "to load it where you trust it, save its weights alone: torch.save"
-    if refused:
-        load = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)"
+    refused_type = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"unsupported (?:class|global) ([\w.]+)", text)
+    resave = "if you trust it, save its weights alone: torch.save"
+    if refused_type:
+        load_call = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)"
         return InputError(
-            f"cannot read weights {path}: not only weights, it needs {refused[1]}, and nothing is unpickled; {resave}"
-            f"({load}['state_dict'], 'weights.pth'), or .state_dict() in place of ['state_dict'] for a whole model"
+            f"cannot read weights {path}: not only weights, it needs {refused_type[1]}, and nothing is unpickled; "
+            f"{resave}({load_call}['state_dict'], 'weights.pth'), or .state_dict() in place of ['state_dict'] for a "
+            "whole model"
         )
     if "TorchScript" in text:
         return InputError(

@@ -23,10 +23,10 @@ class Block(nn.Module):
         self.shortcut = None if inner == width else nn.Conv2d(inner, width, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
-        passed = x if self.shortcut is None else self.shortcut(active)
-        added: Tensor = passed + self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return added
+        activation = F.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activation)
+        output: Tensor = shortcut + self.conv2(F.relu(self.bn2(self.conv1(activation))))
+        return output
 
 
 class WideResNet(Classifier):

@@ -26,23 +26,23 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # what i
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
 
 
-def write_weights(tensors: Mapping[str, Tensor], path: Path, *, beside: Mapping[str, Any] | None = None) -> None:
+def write_weights(tensors: Mapping[str, Tensor], path: Path, *, config: Mapping[str, Any] | None = None) -> None:
     """Write `tensors` as .safetensors, with the SHA-256 of them all in its metadata, and that of the JSON object
-    `beside` it (a config.json), where there is one.
+    `config` it (a config.json), where there is one.
     """
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt", "sha256": digest(kept)}
-    if beside is not None:
-        metadata["config_sha256"] = object_digest(beside)
+    if config is not None:
+        metadata["config_sha256"] = object_digest(config)
     # Not save_file, which leaves a file that others may not read, whatever the umask says.
     path.write_bytes(save(kept, metadata=metadata))
 
 
 def read_weights(
-    path: Path | str, *, beside: Mapping[str, Any] | None = None, digests: bool = False
+    path: Path | str, *, config: Mapping[str, Any] | None = None, digests: bool = False
 ) -> dict[str, Tensor]:
     """The tensors in a .safetensors file, on the CPU. Raises SafetensorError for a damaged one: where it has the
-    SHA-256 of `write_weights`, for one of which a single bit is not as it was, or with another object `beside` it. With
+    SHA-256 of `write_weights`, for one of which a single bit is not as it was, or with another object `config` it. With
     `digests` it must have both.
     """
     check_regular(path)
@@ -50,8 +50,8 @@ def read_weights(
         metadata = file.metadata() or {}
         if digests and not {"sha256", "config_sha256"} <= metadata.keys():
             raise SafetensorError("it holds no SHA-256")
-        if beside is not None:
-            check_config_digest(metadata, beside)
+        if config is not None:
+            check_config_digest(metadata, config)
         # Copies: what safetensors returns is the file itself, mapped, and changes with it.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     told = metadata.get("sha256")
@@ -76,7 +76,7 @@ def read_checkpoint(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor
     if not file.is_file():
         raise InputError(f"no weights in {folder}: expected model.safetensors")
     try:
-        return read_weights(file, beside=config)
+        return read_weights(file, config=config)
     except Exception as error:  # a damaged file can end in nearly any exception
         raise InputError(f"the checkpoint in {folder} is damaged: {one_line(error)}") from None
 
@@ -84,7 +84,7 @@ def read_checkpoint(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor
 def write_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write config.json and model.safetensors, with the digests of both, to `folder`."""
     (folder / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
-    write_weights(tensors, folder / "model.safetensors", beside=config)
+    write_weights(tensors, folder / "model.safetensors", config=config)
 
 
 class _NoRandomInit(TorchFunctionMode):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advgan.attacks.common import check_classes, check_inputs, frozen_eval
 from advgan.attacks.registry import AttackerAccess, AttackFn, AttackKind
 from advgan.classifiers import BlackBox
-from advgan.classifiers.checks import acting, check_outputs
+from advgan.classifiers.checks import check_outputs, mode_dependent
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
 from advgan.core.threat_model import Threat, check_class
@@ -138,7 +138,7 @@ def _check_arguments(
     if isinstance(target, torch.jit.ScriptModule):
         raise InputError("a TorchScript module cannot be attacked as it is: model = check_target(model, x, classes)")
     if any(getattr(module, "training", False) for module in target.modules()):
-        raise InputError(f"the target is in training mode{acting(target)}, expected target.eval()")
+        raise InputError(f"the target is in training mode{mode_dependent(target)}, expected target.eval()")
     if not len(x) or batch_size < 1:
         raise InputError(f"expected images and a batch size of at least 1, got {len(x)} and {batch_size}")
 

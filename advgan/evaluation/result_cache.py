@@ -188,7 +188,7 @@ class ResultCache:
             return None
         try:
             cell = read_object(folder / "cell.json")
-            tensors = read_weights(folder / "records.safetensors", beside=cell, digests=True)
+            tensors = read_weights(folder / "records.safetensors", config=cell, digests=True)
             records, row = {name: tensors[name] for name in cell["columns"]}, cell["row"]
             if row.keys() != set(ROW_KEYS) or {len(column) for column in records.values()} != {len(self.x)}:
                 raise ValueError("its columns or its images are others")
@@ -204,7 +204,7 @@ class ResultCache:
         def write(folder: Path) -> None:
             cell = {"key": key, "row": result.row, "columns": list(result.records)}
             (folder / "cell.json").write_text(json.dumps(cell, indent=2, allow_nan=False) + "\n")
-            write_weights({**result.records, X_ADV: result.x_adv}, folder / "records.safetensors", beside=cell)
+            write_weights({**result.records, X_ADV: result.x_adv}, folder / "records.safetensors", config=cell)
 
         atomic_write_dir(directory, write)
 

@@ -206,7 +206,7 @@ def test_batch_dependence_of_black_box_costs_five_queries() -> None:
         asked.append(len(x))
         return (x.flatten(1)[:, :2] - x.flatten(1)[:, :2].mean(0)).mul(500).softmax(1)
 
-    with pytest.raises(InputError, match="otherwise about an image alone than inside a batch of 4"):
+    with pytest.raises(InputError, match="other probabilities for an image alone than inside a batch of 4"):
         check_target(BlackBox(answer, 2), X[:4], 2)
     assert asked == [4, 1]
 

@@ -284,7 +284,7 @@ class FunctionModel(nn.Module):
         (lambda z: z + torch.randn(6), "random in eval mode: two forwards of the same images differ by"),
         (lambda z: F.dropout(z), "random in eval mode"),
         (lambda z: z.softmax(1), r"returns probabilities \(rows sum to 1\), expected logits: leave out its softm"),
-        (lambda z: z[:, :5], r"8 images of 6 classes with logits of shape \(8, 6\), got \(8, 5\)"),
+        (lambda z: z[:, :5], r"8 images of 6 classes the target must return logits of shape \(8, 6\), got \(8, 5\)"),
         (lambda z: z[:, :1], r"shape \(8, 6\), got \(8, 1\)"),
         (lambda z: z[:, :, None, None], r"got \(8, 6, 1, 1\)"),
         (lambda z: z.argmax(1), r"shape \(8, 6\), got \(8,\)"),

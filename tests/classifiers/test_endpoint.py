@@ -32,7 +32,7 @@ from tests.conftest import ROOT, environment, program_module
 service = importlib.import_module("examples.serve")
 substitute = importlib.import_module("advgan.training.substitute_program")
 X = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-ABOUT = {"image_shape": [1, 28, 28], "num_classes": 3, "answers": "probabilities"}
+DESCRIPTION = {"image_shape": [1, 28, 28], "num_classes": 3, "answers": "probabilities"}
 Response = tuple[int, dict[str, str], Any]  # status, headers, what is sent as JSON, or bytes
 
 
@@ -54,25 +54,25 @@ def start_server() -> Iterator[Callable[[ThreadingHTTPServer], str]]:
 
 @pytest.fixture
 def scripted_service(start_server: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str]:
-    """A service with description `about` that gives the responses in turn and then repeats the last one."""
+    """A service with a `description` that gives the responses in turn and then repeats the last one."""
 
-    def start(*answers: Response | Callable[[BaseHTTPRequestHandler], None], about: Any = ABOUT) -> str:
-        todo = list(answers)
+    def start(*responses: Response | Callable[[BaseHTTPRequestHandler], None], description: Any = DESCRIPTION) -> str:
+        todo = list(responses)
 
         class Scripted(BaseHTTPRequestHandler):
-            asked = 0
+            requests = 0
 
             def do_GET(self) -> None:
-                self.send((200, {}, about))
+                self.send((200, {}, description))
 
             def do_POST(self) -> None:
-                type(self).asked += 1
+                type(self).requests += 1
                 self.rfile.read(int(self.headers["Content-Length"]))
-                answer = todo.pop(0) if len(todo) > 1 else todo[0]
-                answer(self) if callable(answer) else self.send(answer)
+                response = todo.pop(0) if len(todo) > 1 else todo[0]
+                response(self) if callable(response) else self.send(response)
 
-            def send(self, answer: Response) -> None:
-                status, headers, body = answer
+            def send(self, response: Response) -> None:
+                status, headers, body = response
                 body = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
@@ -93,16 +93,18 @@ def scripted_service(start_server: Callable[[ThreadingHTTPServer], str]) -> Call
 @pytest.fixture
 def waited_seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that the client would have waited; nothing is waited for."""
-    found: list[float] = []
-    own = SimpleNamespace(sleep=found.append, monotonic=time.monotonic)  # the client's alone: other threads sleep too
-    monkeypatch.setattr(client, "time", own)
-    return found
+    seconds: list[float] = []
+    clock = SimpleNamespace(
+        sleep=seconds.append, monotonic=time.monotonic
+    )  # the client's alone: other threads sleep too
+    monkeypatch.setattr(client, "time", clock)
+    return seconds
 
 
 @pytest.fixture
 def started_service(classifier: Path, start_server: Callable[[ThreadingHTTPServer], str]) -> Callable[..., str]:
     model = load_classifier(str(classifier / "classifier"))
-    return lambda *words: start_server(service.serve(model, *words))
+    return lambda *arguments: start_server(service.serve(model, *arguments))
 
 
 def valid_response(n: int = 5) -> Response:
@@ -112,16 +114,16 @@ def valid_response(n: int = 5) -> Response:
 # Responses
 
 
-@pytest.mark.parametrize("answers", ["probabilities", "logits", "labels"])
+@pytest.mark.parametrize("output", ["probabilities", "logits", "labels"])
 def test_reference_service_returns_outputs_of_its_classifier(
-    answers: str, started_service: Callable[..., str], classifier: Path
+    output: str, started_service: Callable[..., str], classifier: Path
 ) -> None:
-    model, url = load_classifier(str(classifier / "classifier")), started_service(answers, 2)
+    model, url = load_classifier(str(classifier / "classifier")), started_service(output, 2)
     box = load_classifier(url, image_shape=(1, 28, 28))
     assert isinstance(box, BlackBox)
     assert (box.name, box.image_shape, box.num_classes, box.batch_size) == (url, (1, 28, 28), 3, 2)
-    assert box.identity == f"{fingerprint(model)} {answers}"
-    if answers == "labels":
+    assert box.identity == f"{fingerprint(model)} {output}"
+    if output == "labels":
         assert torch.equal(box(X).argmax(1), model(X).argmax(1))
     else:
         assert torch.allclose(box(X), model(X).log_softmax(1).clamp_min(np.log(1e-12)), atol=1e-4)
@@ -131,10 +133,10 @@ def test_reference_service_returns_outputs_of_its_classifier(
 def test_json_and_binary_images_are_equal(started_service: Callable[..., str]) -> None:
     url = started_service("logits")
     box, plain = load(url), load(url)
-    about = client.Client(url, client.RetryPolicy())
+    http_client = client.Client(url, client.RetryPolicy())
     body = json.dumps({"images": X.tolist()}).encode()
-    said = json.loads(about.ask("POST", body, "application/json", most=1 << 16))
-    assert torch.allclose(torch.tensor(said["logits"]).log_softmax(1), box(X), atol=1e-5)
+    response = json.loads(http_client.request("POST", body, "application/json", limit=1 << 16))
+    assert torch.allclose(torch.tensor(response["logits"]).log_softmax(1), box(X), atol=1e-5)
     assert torch.equal(box(X), plain(X))
 
 
@@ -150,26 +152,26 @@ def test_reference_service_refuses_invalid_images(
     body: bytes, kind: str, message: str, started_service: Callable[..., str]
 ) -> None:
     url = started_service()
-    with pytest.raises(InputError, match=rf"{url} refuses the question with status 400 .*{message}"):
-        client.Client(url, client.RetryPolicy(retries=0)).ask("POST", body, kind, most=1 << 16)
+    with pytest.raises(InputError, match=rf"{url} rejects the request with status 400 .*{message}"):
+        client.Client(url, client.RetryPolicy(retries=0)).request("POST", body, kind, limit=1 << 16)
 
 
 def test_images_are_sent_as_json_on_request(scripted_service: Callable[..., str]) -> None:
-    seen: list[Any] = []
+    content_types: list[Any] = []
 
-    def answer(handler: Any) -> None:
-        seen.append(handler.headers["Content-Type"])
+    def respond(handler: Any) -> None:
+        content_types.append(handler.headers["Content-Type"])
         handler.send(valid_response())
 
-    load(scripted_service(answer, about=ABOUT | {"images": "json", "classes": ["a", "b", "c"]}))(X)
-    assert seen == ["application/json"]
+    load(scripted_service(respond, description=DESCRIPTION | {"images": "json", "classes": ["a", "b", "c"]}))(X)
+    assert content_types == ["application/json"]
 
 
-# What it does wrong
+# Invalid responses
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("response", "message"),
     [
         ((200, {}, {"probabilities": [[float("nan")] * 3] * 5}), "returns NaN or infinity"),
         ((200, {}, valid_response(4)[2]), r"probabilities of shape \(5, 3\), got \(4, 3\)"),
@@ -180,20 +182,20 @@ def test_images_are_sent_as_json_on_request(scripted_service: Callable[..., str]
         ((200, {}, b"<html>"), "must return JSON, got '<html>'"),
         ((200, {}, b"[" * 4000), "must return JSON"),
         ((200, {}, {"probabilities": [[5.0, -3.0, 1.0]] * 5}), r"sum to 1, got values from -3"),
-        ((200, {}, b" " * 10_000), "returns more than the 4576 bytes that its answer can need"),
-        ((404, {}, {"error": "gone"}), "refuses the question with status 404 Not Found: .*gone"),
-        ((302, {"Location": "http://169.254.0.1/"}, b""), "sends us to 'http://169.254.0.1/', which is not followed"),
+        ((200, {}, b" " * 10_000), "returns more than 4576 bytes, the largest valid response"),
+        ((404, {}, {"error": "gone"}), "rejects the request with status 404 Not Found: .*gone"),
+        ((302, {"Location": "http://169.254.0.1/"}, b""), "redirects to 'http://169.254.0.1/', and redirects are not"),
     ],
 )
 def test_invalid_response_raises_with_address(
-    answer: Response, message: str, scripted_service: Callable[..., str]
+    response: Response, message: str, scripted_service: Callable[..., str]
 ) -> None:
-    url = scripted_service(answer)
+    url = scripted_service(response)
     box = load(url)
     with pytest.raises(InputError, match=message) as caught:
         box(X)
     assert url in str(caught.value)
-    assert scripted_service.handler.asked == 1  # type: ignore[attr-defined]
+    assert scripted_service.handler.requests == 1  # type: ignore[attr-defined]
     assert box.queries == 5
 
 
@@ -211,7 +213,7 @@ def test_transient_errors_are_retried_with_backoff(
     box = load(scripted_service((500, {}, b""), busy, hang_up, cut, valid_response()))
     assert torch.allclose(box.query(X), torch.tensor([0.2, 0.3, 0.5]).expand(5, 3))
     assert waited_seconds == [0.5, 7.0, 2.0, 4.0]
-    assert box.queries == 5, "a question that is asked again is one"
+    assert box.queries == 5, "a repeated request counts once"
 
 
 def test_timeout_raises_and_counts_queries(
@@ -229,26 +231,26 @@ def test_timeout_raises_and_counts_queries(
 
     url = scripted_service(trickle)
     box, began = load(f"{url}#timeout=0.3:retries=0"), time.monotonic()
-    with pytest.raises(InputError, match=rf"{url} was asked once and did not answer: no answer within 0.3 s"):
+    with pytest.raises(InputError, match=rf"no valid response from {url} in 1 attempt: no response within 0.3 s"):
         box(X)
     assert time.monotonic() - began < 1.5
     assert box.queries == 5
 
 
 def test_rate_limit(scripted_service: Callable[..., str], waited_seconds: list[float]) -> None:
-    url = scripted_service(*map(valid_response, (2, 2, 1)), about=ABOUT | {"batch_size": 2})
+    url = scripted_service(*map(valid_response, (2, 2, 1)), description=DESCRIPTION | {"batch_size": 2})
     box = load(f"{url}#rate=4")
     box(X)
-    assert len(waited_seconds) == 4  # the description, and three questions
+    assert len(waited_seconds) == 4  # the description, and three queries
     assert waited_seconds[0] == 0
     assert all(0.2 < wait <= 0.25 for wait in waited_seconds[1:2])
 
 
 @pytest.mark.parametrize(
-    ("about", "message"),
+    ("description", "message"),
     [
-        ({"num_classes": 1}, "describes itself with num_classes 1"),
-        ({"num_classes": True}, "describes itself with num_classes True"),
+        ({"num_classes": 1}, "returns a description with num_classes 1"),
+        ({"num_classes": True}, "returns a description with num_classes True"),
         ({"image_shape": [28, 28]}, r"image_shape \[28, 28\]"),
         ({"answers": "poetry"}, "answers poetry"),
         ({"batch_size": 0}, "batch_size 0"),
@@ -266,9 +268,11 @@ def test_rate_limit(scripted_service: Callable[..., str], waited_seconds: list[f
         ({"classes": ["a", "b", "\udfff"]}, "classes"),
     ],
 )
-def test_invalid_description_raises(about: dict[str, Any], message: str, scripted_service: Callable[..., str]) -> None:
+def test_invalid_description_raises(
+    description: dict[str, Any], message: str, scripted_service: Callable[..., str]
+) -> None:
     with pytest.raises(InputError, match=message):
-        load(scripted_service(valid_response(), about=ABOUT | about))
+        load(scripted_service(valid_response(), description=DESCRIPTION | description))
 
 
 def test_invalid_address_or_settings_raise(scripted_service: Callable[..., str]) -> None:
@@ -288,7 +292,7 @@ def test_invalid_address_or_settings_raise(scripted_service: Callable[..., str])
         load("http://h/ä")
     with pytest.raises(InputError, match="must look like http://HOST:PORT/PATH, got 'http://h:no/'"):
         load("http://h:no/")
-    with pytest.raises(InputError, match="asked once and did not answer: ConnectionRefusedError"):
+    with pytest.raises(InputError, match=r"no valid response from .* in 1 attempt: ConnectionRefusedError"):
         load("http://127.0.0.1:1/#retries=0")
     for host in ("[::1", "a" * 300, "...."):
         with pytest.raises(InputError, match="must look like http://HOST:PORT/PATH, got"):
@@ -305,10 +309,10 @@ def raw_response(sent: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\naaaa", "did not answer"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\naaaa", "no valid response from"),
         (b"HTTP/1.1 404 \x1b]0;PWN\x07\r\nContent-Length: 0\r\n\r\n", r"status 404 \\x1b]0;PWN\\x07"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\x1b[2J", r"must return JSON"),
-        (b"\x1b]0;PWN\x07\r\n\r\n", "did not answer"),
+        (b"\x1b]0;PWN\x07\r\n\r\n", "no valid response from"),
     ],
 )
 def test_hostile_response_gives_one_printable_line(
@@ -321,7 +325,7 @@ def test_hostile_response_gives_one_printable_line(
 
 
 @pytest.mark.parametrize(
-    ("about", "answer", "message"),
+    ("description", "content", "message"),
     [
         ({"num_classes": 2}, {"probabilities": [[0.3]] * 5}, r"got \(5, 1\): torch.stack\(\[1 - p, p\], 1\)"),
         ({"num_classes": 2}, {"probabilities": [0.3] * 5}, r"got \(5,\): torch.stack\(\[1 - p, p\], 1\)"),
@@ -333,41 +337,52 @@ def test_hostile_response_gives_one_printable_line(
     ],
 )
 def test_response_of_wrong_kind_raises_with_hint(
-    about: dict[str, Any], answer: dict[str, Any], message: str, scripted_service: Callable[..., str]
+    description: dict[str, Any], content: dict[str, Any], message: str, scripted_service: Callable[..., str]
 ) -> None:
     with pytest.raises(InputError, match=message):
-        load(scripted_service((200, {}, answer), about=ABOUT | about))(X)
+        load(scripted_service((200, {}, content), description=DESCRIPTION | description))(X)
 
 
-# Where a target stands
+# Programs
 
 
 def test_comparison_of_service_skips_gradient_attacks(
     started_service: Callable[..., str], digits: Path, tmp_path: Path
 ) -> None:
-    words = ["--dataset", "folder", "--data-dir", digits, "--target", started_service(), "--threads", 1, "--eps", 0.3]
-    words += ["--max-samples", 8, "--output-dir", tmp_path, "--defense", "bit-depth:bits=3"]
-    run(compare.main, compare.Settings, [str(word) for word in words])
+    arguments = [
+        "--dataset",
+        "folder",
+        "--data-dir",
+        digits,
+        "--target",
+        started_service(),
+        "--threads",
+        1,
+        "--eps",
+        0.3,
+    ]
+    arguments += ["--max-samples", 8, "--output-dir", tmp_path, "--defense", "bit-depth:bits=3"]
+    run(compare.main, compare.Settings, [str(word) for word in arguments])
     results = json.loads((tmp_path / "results.json").read_text())
     rows = [(row["attack"], row["status"]) for row in results["rows"]]
     assert rows == [("noise-uniform", "ok"), ("noise-sign", "ok")]
     assert results["target"]["label"].startswith("http://127.0.0.1:")
 
 
-def substitute_words(url: str, digits: Path, out: Path) -> list[str]:
-    words: list[Any] = ["--dataset", "folder", "--data-dir", digits, "--target", url, "--substitute", "mnist-small"]
-    words += ["--threads", 1, "--width", 8, "--depth", 1, "--batch-size", 16, "--rounds", 2, "--distil-steps", 4]
-    words += ["--generator-steps", 4, "--adversarial-images", 8, "--images", 32, "--output-dir", out]
-    return [str(word) for word in words]
+def substitute_arguments(url: str, digits: Path, out: Path) -> list[str]:
+    arguments: list[Any] = ["--dataset", "folder", "--data-dir", digits, "--target", url, "--substitute", "mnist-small"]
+    arguments += ["--threads", 1, "--width", 8, "--depth", 1, "--batch-size", 16, "--rounds", 2, "--distil-steps", 4]
+    arguments += ["--generator-steps", 4, "--adversarial-images", 8, "--images", 32, "--output-dir", out]
+    return [str(word) for word in arguments]
 
 
 def test_substitute_of_service_within_query_budget(
     started_service: Callable[..., str], digits: Path, tmp_path: Path
 ) -> None:
-    words = substitute_words(started_service("labels"), digits, tmp_path)
+    arguments = substitute_arguments(started_service("labels"), digits, tmp_path)
     with pytest.raises(SystemExit):  # the service returns labels only
-        run(substitute.main, substitute.Settings, words)
-    run(substitute.main, substitute.Settings, [*words, "--answers", "labels", "--budget", "40"])
+        run(substitute.main, substitute.Settings, arguments)
+    run(substitute.main, substitute.Settings, [*arguments, "--answers", "labels", "--budget", "40"])
     assert json.loads((tmp_path / "training.json").read_text())["queries"] == 40
 
 
@@ -375,21 +390,21 @@ def test_responses_before_a_failure_are_kept(
     digits: Path, tmp_path: Path, start_server: Callable[[ThreadingHTTPServer], str], classifier: Path
 ) -> None:
     server = service.serve(load_classifier(str(classifier / "classifier")), "probabilities", 10)
-    url, asked = start_server(server), [0]
-    answer = server.RequestHandlerClass.do_POST
+    url, requests = start_server(server), [0]
+    do_post = server.RequestHandlerClass.do_POST
 
     def fail_once(handler: Any) -> None:
-        asked[0] += 1
-        if asked[0] == 3:
+        requests[0] += 1
+        if requests[0] == 3:
             handler.rfile.read(int(handler.headers["Content-Length"]))
             return handler.reply(400, {"error": "no more today"})
-        return answer(handler)
+        return do_post(handler)
 
     server.RequestHandlerClass.do_POST = fail_once  # type: ignore[attr-defined]
-    words = substitute_words(url, digits, tmp_path)
+    arguments = substitute_arguments(url, digits, tmp_path)
     with pytest.raises(SystemExit):
-        run(substitute.main, substitute.Settings, words)
-    run(substitute.main, substitute.Settings, [*words, "--resume"])
+        run(substitute.main, substitute.Settings, arguments)
+    run(substitute.main, substitute.Settings, [*arguments, "--resume"])
     # 32 images, 8 adversarial ones, and the 10 of the failed query.
     assert json.loads((tmp_path / "training.json").read_text())["queries"] == 32 + 8 + 10
 
@@ -398,39 +413,44 @@ def test_training_against_service_raises_with_hint(
     started_service: Callable[..., str], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = program_module("train/advgan.py")
-    words = ["--dataset", "folder", "--data-dir", digits, "--target", started_service(), "--output-dir", tmp_path]
+    arguments = ["--dataset", "folder", "--data-dir", digits, "--target", started_service(), "--output-dir", tmp_path]
     with pytest.raises(SystemExit) as done:
-        run(train.main, train.Settings, [str(word) for word in words])
+        run(train.main, train.Settings, [str(word) for word in arguments])
     assert done.value.code == 2
     assert "without a gradient: train/substitute.py attacks such targets" in capsys.readouterr().err
 
 
 @pytest.mark.program
 def test_example_service_end_to_end(classifier: Path) -> None:
-    words = [sys.executable, "examples/serve.py", "--target", classifier / "classifier", "--port", "0"]
-    with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as running:
+    arguments = [sys.executable, "examples/serve.py", "--target", classifier / "classifier", "--port", "0"]
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout is not None
-            said = re.match(r"mnist-small answers at (http://127.0.0.1:\d+/) ", running.stdout.readline())
-            assert said is not None
-            assert load(said[1])(X).shape == (5, 3)
+            match = re.match(r"mnist-small is served at (http://127.0.0.1:\d+/) ", running.stdout.readline())
+            assert match is not None
+            assert load(match[1])(X).shape == (5, 3)
         finally:
             running.terminate()
 
 
 def test_black_box_of_black_box_shares_the_service() -> None:
-    def answer(x: Tensor) -> Tensor:
+    def predict(x: Tensor) -> Tensor:
         return torch.tensor([[0.3, 0.7]]).expand(len(x), 2)
 
-    box = BlackBox(answer, 2, name="it", image_shape=(1, 28, 28), classes=("a", "b"), identity="i")
-    again, decisions = BlackBox.from_model(box, 2, max_queries=5), BlackBox.from_model(box, 2, "labels")
-    assert torch.equal(again.query(X), box.query(X))
+    box = BlackBox(predict, 2, name="it", image_shape=(1, 28, 28), classes=("a", "b"), identity="i")
+    second_box, decisions = BlackBox.from_model(box, 2, max_queries=5), BlackBox.from_model(box, 2, "labels")
+    assert torch.equal(second_box.query(X), box.query(X))
     assert torch.equal(decisions.query(X), torch.tensor([[0.0, 1.0]]).expand(5, 2))
-    assert (box.queries, again.queries, again.remaining, decisions.queries) == (5, 5, 0, 5)
-    assert (again.name, again.image_shape, again.classes, again.identity) == ("it", (1, 28, 28), ("a", "b"), "i")
+    assert (box.queries, second_box.queries, second_box.remaining, decisions.queries) == (5, 5, 0, 5)
+    assert (second_box.name, second_box.image_shape, second_box.classes, second_box.identity) == (
+        "it",
+        (1, 28, 28),
+        ("a", "b"),
+        "i",
+    )
     with pytest.raises(InputError, match="it has a budget of 5 queries"):
-        again.query(X)
-    with pytest.raises(InputError, match="it returns labels only, expected answers labels, got probabilities"):
+        second_box.query(X)
+    with pytest.raises(InputError, match="it returns labels only, expected output labels, got probabilities"):
         BlackBox.from_model(BlackBox(lambda x: [0] * len(x), 2, "labels", name="it"), 2)
 
 

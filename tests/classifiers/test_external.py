@@ -133,7 +133,7 @@ def test_fixed_image_size_is_used_and_checked(tmp_path):
     target = load_target(f"{file}:vit", tmp_path / "a.pt")
     x = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(target(x), model.eval()(x))
-    with pytest.raises(InputError, match=r"takes images of 64 x 64 pixels, got 32 x 32 .*: --image-size 64 brings"):
+    with pytest.raises(InputError, match=r"takes images of 64 x 64 pixels, got 32 x 32 .*: --image-size 64 resizes"):
         load_target(f"{file}:vit", tmp_path / "a.pt", image_shape=(3, 32, 32))
 
 
@@ -255,7 +255,7 @@ def test_transformers_with_weights_file(hf_dirs):
 def test_transformers_errors(hf_dirs, tmp_path):
     for arguments, keywords, message in [
         ((f"hf:{hf_dirs / 'backbone'}",), {}, "holds no weights of classifier.1.bias, expected a trained classifier"),
-        ((f"hf:{hf_dirs / 'flipping'}",), {}, r"MobileViT\w*\) does more than to rescale and normalise"),
+        ((f"hf:{hf_dirs / 'flipping'}",), {}, r"MobileViT\w*\) does more than rescaling and normalisation"),
         ((f"hf:{tmp_path}",), {}, "transformers cannot load hf:.*config.json"),
         ((f"hf:{hf_dirs / 'vit'}",), {"image_shape": (3, 48, 48)}, "takes images of 32 x 32 pixels, got 48 x 48"),
         ((f"hf:{hf_dirs / 'vit'}",), {"image_shape": (4, 32, 32)}, "takes images of 3 channels, got 4"),
@@ -380,7 +380,7 @@ def test_unreadable_file_raises(tmp_path):
         ("net.image_shape = 28", r"image_shape of .*net.py:net must be three positive ints .* got 28"),
         ("net.image_shape = (28, 28)", r"image_shape of .* three positive ints .* got \(28, 28\)"),
         ("net.image_shape = (1, 0, 28)", r"image_shape of .* three positive ints .* got \(1, 0, 28\)"),
-        ("net.linear = nn.LazyLinear(3)", r"linear.weight of .*net.py:net is not initialised yet"),
+        ("net.linear = nn.LazyLinear(3)", r"linear.weight of .*net.py:net is not initialised"),
     ],
 )
 def test_declared_attributes_are_checked(file, line, message):
@@ -442,7 +442,7 @@ def test_unknown_names_suggest_alternatives(squeezenet, timm_resnet, tmp_path, m
         (("cifar-resnet33",), "did you mean cifar-resnet32"),
         (("train/advgan.py",), "did you mean train/advgan.py:FACTORY"),
         (("model.pt2",), r"a \.pt2 file: FILE\.py:FACTORY, a function that returns torch\.export\.unflatten"),
-        ((str(file),), "a file of weights goes to --target-weights"),
+        ((str(file),), "a file of weights is passed as --target-weights"),
         (("runs/mine",), "there is no directory runs/mine"),
     ]:
         name, weights, classes = (*arguments, None, None)[:3]

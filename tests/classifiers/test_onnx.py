@@ -92,7 +92,7 @@ def test_identity_depends_on_external_weights(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes((2 * W).tobytes())
     assert load_classifier(path).identity != before.identity
     (tmp_path / "deep").mkdir()
-    with pytest.raises(InputError, match=r"wants weights from \.\./w\.bin, expected them beside it"):
+    with pytest.raises(InputError, match=r"has weights in \.\./w\.bin, expected them in its folder"):
         load_classifier(write_linear_model(tmp_path / "deep/it.onnx", external="../w.bin"))
     os.mkfifo(tmp_path / "pipe.bin")
     with pytest.raises(InputError, match=r"cannot read .*pipe\.bin: a regular file expected"):
@@ -105,7 +105,7 @@ def test_invalid_files_raise(tmp_path: Path) -> None:
         load_classifier(str(path), image_shape=(3, 4, 4))
     with pytest.raises(InputError, match="holds its own weights"):
         load_classifier(str(path), "w.pt")
-    with pytest.raises(InputError, match="takes images of 1 x any x any and nobody says of which size"):
+    with pytest.raises(InputError, match="takes images of 1 x any x any, no fixed size"):
         load_classifier(write_linear_model(tmp_path / "any.onnx", size="s"))
     with pytest.raises(InputError, match=r"any\.onnx cannot take images of shape \(1, 5, 5\)"):
         load_classifier(str(tmp_path / "any.onnx"), image_shape=(1, 5, 5))
@@ -189,7 +189,9 @@ def test_output_is_chosen_by_name(tmp_path: Path) -> None:
     torch.testing.assert_close(other(X), z.relu().log_softmax(1))
     assert box.identity != other.identity
     for words in ("output=logits", "scores", "out=scores"):
-        with pytest.raises(InputError, match=r"names no output: expected .*two.onnx#output=NAME with one of features"):
+        with pytest.raises(
+            InputError, match=r"has no such output: expected .*two.onnx#output=NAME with one of features"
+        ):
             load_classifier(f"{path}#{words}")
 
 
@@ -212,7 +214,7 @@ def test_batch_dependent_scores_raise(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
         [numpy_helper.from_array(W, "w"), numpy_helper.from_array(np.array([0]), "zero")],
     )
-    with pytest.raises(InputError, match="otherwise about an image alone than inside a batch of 4"):
+    with pytest.raises(InputError, match="other probabilities for an image alone than inside a batch of 4"):
         load_classifier(save(tmp_path / "wide.onnx", graph))
 
 

@@ -85,7 +85,7 @@ def test_weights_with_nan_are_refused(kind: str, saved: Path, tmp_path: Path) ->
     folder = shutil.copytree(saved / kind, tmp_path / kind)
     tensors = read_weights(folder / "model.safetensors")
     next(iter(tensors.values())).view(-1)[0] = torch.nan
-    write_weights(tensors, folder / "model.safetensors", beside=json.loads((folder / "config.json").read_text()))
+    write_weights(tensors, folder / "model.safetensors", config=json.loads((folder / "config.json").read_text()))
     with pytest.raises(InputError, match="holds NaN or infinity"):
         LOADERS[kind](folder)
 

@@ -229,9 +229,7 @@ def test_missing_normalization_is_detected_by_accuracy_gain(bars, name, mean, st
     model = Threshold((0, 1, 2), mean, std)
     right = (model(x).argmax(1) == y).float().mean()
     assert right < 0.6
-    with pytest.raises(
-        InputError, match=rf"is right on \d+% of 48 images, and on \d+% after .*{re.escape(name)} normal"
-    ):
+    with pytest.raises(InputError, match=rf"has accuracy \d+% on 48 images, and \d+% after .*{re.escape(name)} normal"):
         check_normalised(model, x, y)
 
 
@@ -252,14 +250,14 @@ def test_small_accuracy_gain_is_no_missing_normalization():
 
     check_normalised(Counts(), x, y)
     x, y = x.repeat(3, 1, 1, 1), y.repeat(3)
-    with pytest.raises(InputError, match="of 27 images"):
+    with pytest.raises(InputError, match="on 27 images"):
         check_normalised(Counts(), x, y)
 
 
 def test_missing_normalization_is_detected_on_training_images(bars):
     few = Data("few", bars.train, bars.validation.first(6), bars.test, bars.classes)
     model = ExternalClassifier(Threshold((0, 1, 2), 0.5, 0.5), "net", (1, 28, 28), 3)
-    with pytest.raises(InputError, match=r"is right on \d+% of 64 images, and on \d+% after .*\[-1, 1\] normal"):
+    with pytest.raises(InputError, match=r"has accuracy \d+% on 64 images, and \d+% after .*\[-1, 1\] normal"):
         prepare_model_and_data(model, few)
 
 

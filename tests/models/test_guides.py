@@ -167,7 +167,7 @@ def test_hostile_entries_of_a_guide_are_refused(values, tmp_path):
     Generator(width=4, guide=net(), image_shape=SHAPE).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["guide"] |= values
-    write_weights(read_weights(tmp_path / "model.safetensors"), tmp_path / "model.safetensors", beside=config)
+    write_weights(read_weights(tmp_path / "model.safetensors"), tmp_path / "model.safetensors", config=config)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError):
         Generator.from_pretrained(tmp_path, guide=net())

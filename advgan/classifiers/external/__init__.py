@@ -1,4 +1,4 @@
-"""Other people's classifiers, by where they come from. A source joins by a line in `SOURCES` and a file with `load`.
+"""External classifiers by their source. A new source is a line in `SOURCES` and a file with `load`.
 
 torchvision:NAME[:WEIGHTS]   timm:NAME   hf:REPO   FILE.py:FACTORY   MODEL.onnx[#output=NAME]   http://HOST/PATH
 """
@@ -16,7 +16,7 @@ from torch import nn
 from advgan.classifiers.base import ImageShape
 from advgan.core.errors import did_you_mean
 
-# What a name looks like -> the file beside this one whose `load(name, weights, image_shape=, num_classes=)` takes it.
+# Pattern of a name -> module in this folder, whose `load(name, weights, image_shape=, num_classes=)` loads it.
 SOURCES = {
     r"torchvision:.*": "torchvision",
     r"timm:.*": "timm",
@@ -31,7 +31,7 @@ SPEC_FORMATS = (
 
 
 def source_of(name: str) -> str | None:
-    """The file that loads classifier `name`; None for a built-in one, a directory, or nothing known."""
+    """The module that loads classifier `name`; None for a built-in one, a directory, or an unknown name."""
     return next((source for pattern, source in SOURCES.items() if re.fullmatch(pattern, name)), None)
 
 
@@ -42,34 +42,34 @@ def load_external(
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
 ) -> nn.Module:
-    """The classifier `name` of some source, with its own weights or with those in the file `weights`: images in
-    [0, 1] -> logits, in eval mode, frozen, with `name`, `image_shape`, `num_classes`, `classes` and `config`.
+    """The external classifier `name`, with its published weights or those in the file `weights`: images in [0, 1] ->
+    logits, in eval mode, frozen, with `name`, `image_shape`, `num_classes`, `classes` and `config`.
 
-    Shape and number of classes are what the data have; None takes the model's own. A model with trained weights keeps
-    its own number of classes whatever the data have: `advgan.data.relabel` brings the two together. Raises InputError
-    for what cannot be loaded or does not take such images, and for a package that is not installed.
+    `image_shape` and `num_classes` are those of the data; None: the model's. A model with trained weights keeps its
+    number of classes; `advgan.data.relabel` maps labels to them. Raises InputError for a classifier that cannot be
+    loaded or does not accept such images, and for a package that is not installed.
     """
     module: Any = import_module(f"advgan.classifiers.external.{source_of(name)}")
-    found: nn.Module = module.load(name, weights, image_shape=image_shape, num_classes=num_classes)
-    return found
+    model: nn.Module = module.load(name, weights, image_shape=image_shape, num_classes=num_classes)
+    return model
 
 
-def suggest(name: str, known: tuple[str, ...]) -> str:
-    """The end of a message about a classifier `name` that is none of the `known` ones and of no source."""
-    word, colon, rest = name.partition(":")
+def suggest(name: str, built_in: tuple[str, ...]) -> str:
+    """End of the error message for an unknown classifier `name`: similar names, or the missing part of it."""
+    prefix, colon, rest = name.partition(":")
     if colon:
-        return did_you_mean(f"{word}:", ("torchvision:", "timm:", "hf:", "https:")).replace(":?", f":{rest}?")
+        return did_you_mean(f"{prefix}:", ("torchvision:", "timm:", "hf:", "https:")).replace(":?", f":{rest}?")
     if name.endswith(".py"):
         return f"; did you mean {name}:FACTORY, a function in it?"
     if name.endswith(".pt2"):
         return "; a .pt2 file: FILE.py:FACTORY, a function that returns torch.export.unflatten(torch.export.load(...))"
-    if os.path.isfile(name):  # unlike Path.is_file, also of a name that is too long
-        return "; a file of weights goes to --target-weights, beside the name of what it is for"
+    if os.path.isfile(name):  # unlike Path.is_file, no error for a name that is too long
+        return "; a file of weights is passed as --target-weights, beside the name of its classifier"
     if "/" in name:
         return f"; there is no directory {name}"
     from torchvision import models
 
-    theirs = models.list_models(module=models)
-    if name.lower() in theirs:
+    torchvision_names = models.list_models(module=models)
+    if name.lower() in torchvision_names:
         return f"; did you mean torchvision:{name.lower()}:DEFAULT?"
-    return did_you_mean(name, [*known, *(f"torchvision:{each}:DEFAULT" for each in theirs)])
+    return did_you_mean(name, [*built_in, *(f"torchvision:{model}:DEFAULT" for model in torchvision_names)])

@@ -1,4 +1,4 @@
-"""A classifier that somebody else made, as a target: its normalisation inside, its answer reduced to logits."""
+"""An external classifier as a target: its normalisation inside, its output reduced to logits."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from advgan.core.errors import InputError, one_line
 class ExternalClassifier(nn.Module):
     """Images (n, c, h, w) float32 in [0, 1] -> logits (n, num_classes) of `model`, in eval mode and frozen.
 
-    name         the words that load it again: "torchvision:resnet50"
-    channels     of the images that `model` takes, None: as many as `image_shape` says; grey ones are repeated for it
-    mean, std    of the normalisation that `model` was trained with, one for each channel; None: none
-    classes      the names of its classes, in the order of its logits, where it knows them
-    identity     what tells it from another one where its weights cannot be seen: a file's SHA-256, an address
-    around       the block in which an import that the model makes only when it is called succeeds; None: any. Each call
-                 is in it, or without `imports_late` only those after an import has failed
+    name         its name for `load_external`: "torchvision:resnet50"
+    channels     of the images that `model` takes, None: those of `image_shape`; grey images are repeated
+    mean, std    of the normalisation that `model` was trained with, per channel; None: none
+    classes      the names of its classes, in the order of its logits; None: unknown
+    identity     what distinguishes it beside its weights: a file's SHA-256, an address
+    import_context   context manager for calls of a model that imports modules late; None: none needed. Each call is in
+                 it, or without `imports_late` only those after an import has failed
 
-    What `model` answers is read by `logits_of`; one logit f, (n,) or (n, 1), becomes the logits (0, f) of two classes.
+    The output of `model` is read by `logits_of`; one logit f, (n,) or (n, 1), becomes the logits (0, f) of two classes.
     """
 
     mean: Tensor
@@ -53,11 +53,11 @@ class ExternalClassifier(nn.Module):
         std: Sequence[float] | None = None,
         classes: Sequence[str] | None = None,
         identity: str | None = None,
-        around: Callable[[], AbstractContextManager[None]] | None = None,
+        import_context: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.name, self.image_shape, self.num_classes = model, name, image_shape, num_classes
-        self.around, self.imports_late = around, True
+        self.import_context, self.imports_late = import_context, True
         self.channels = channels or image_shape[0]
         self.classes = None if classes is None else tuple(classes)
         for key, values, neutral in (("mean", mean, 0.0), ("std", std, 1.0)):
@@ -77,82 +77,83 @@ class ExternalClassifier(nn.Module):
         if x.shape[1] == 1 != self.channels:
             x = x.expand(-1, self.channels, -1, -1)
         x = (x - self.mean) / self.std if self.normalises else x.clone()  # a copy: it may be changed in place
-        answer = self.model(x) if self.around is None else self._answer(x)
-        logits: Tensor = logits_of(answer)
+        output = self.model(x) if self.import_context is None else self._call_in_context(x)
+        logits: Tensor = logits_of(output)
         one_logit = self.num_classes == 2 and isinstance(logits, Tensor) and logits.shape in {(len(x),), (len(x), 1)}
         return two_logits(logits) if one_logit else logits
 
-    def _answer(self, x: Tensor) -> Any:
-        assert self.around is not None, "without one it is not called"
+    def _call_in_context(self, x: Tensor) -> Any:
+        assert self.import_context is not None, "called with a context only"
         if not self.imports_late:
             try:
                 return self.model(x)
             except ImportError:
                 self.imports_late = True
-        with self.around():
+        with self.import_context():
             return self.model(x)
 
 
-def logits_of(answer: Any) -> Any:
-    """The logits in what a model answers: its `.logits` (transformers), a dict's "logits", a tuple's one tensor."""
-    if isinstance(answer, Mapping):
-        return answer.get("logits", answer)
-    if isinstance(answer, (tuple, list)) and len(answer) == 1:
-        return answer[0]
-    return getattr(answer, "logits", answer)
+def logits_of(output: Any) -> Any:
+    """The logits in a model's output: its `.logits` (transformers), a dict's "logits", a tuple's one tensor."""
+    if isinstance(output, Mapping):
+        return output.get("logits", output)
+    if isinstance(output, (tuple, list)) and len(output) == 1:
+        return output[0]
+    return getattr(output, "logits", output)
 
 
 def wrap_external(
     model: nn.Module,
     name: str,
-    natural: ImageShape,
+    default_image_shape: ImageShape,
     image_shape: ImageShape | None = None,
     *,
     code: Path | None = None,
-    **about: Any,
+    **metadata: Any,
 ) -> ExternalClassifier:
-    """`model` as a target, in float32, after it has answered one blank image: what says how many classes it has.
+    """`model` as a target, in float32; the number of classes is that of its output for one blank image.
 
-    natural       images that it was made for; `image_shape` are those that it is to take, None: the same
-    code          a file of the user's, whose line an error names
-    about         mean, std, classes, identity, as of `ExternalClassifier`
+    default_image_shape   of the images that it was made for
+    image_shape   of the images that it will get; None: the default
+    code          the user's Python file: errors name the line in it
+    metadata      mean, std, classes, identity, as of `ExternalClassifier`
 
-    Raises InputError if it cannot take the images (and says at which size it can), or returns no logits.
+    Raises InputError if it does not accept the images (with the size that it accepts), or returns no logits.
     """
-    shape = natural if image_shape is None else image_shape
-    if shape[0] not in (1, natural[0]):
-        raise InputError(f"{name} takes images of {natural[0]} channels, got {shape[0]}")
-    other = ExternalClassifier(model.float(), name, shape, 0, channels=natural[0], **about)
+    shape = default_image_shape if image_shape is None else image_shape
+    channels, height, width = default_image_shape
+    if shape[0] not in (1, channels):
+        raise InputError(f"{name} takes images of {channels} channels, got {shape[0]}")
+    classifier = ExternalClassifier(model.float(), name, shape, 0, channels=channels, **metadata)
     try:
-        answer = _blank(other, shape)
-    except Exception as error:  # anybody's code ends in any exception
-        if shape[1:] != natural[1:] and _takes(other, (shape[0], *natural[1:])):
-            size = f"{natural[1]} x {natural[2]}"
+        output = _blank_output(classifier, shape)
+    except Exception as error:  # a user's code may raise anything
+        if shape[1:] != (height, width) and _accepts(classifier, (shape[0], height, width)):
             raise InputError(
-                f"{name} takes images of {size} pixels, got {shape[1]} x {shape[2]} ({one_line(error)}): "
-                f"--image-size {natural[1]} brings those of a folder to that size"
+                f"{name} takes images of {height} x {width} pixels, got {shape[1]} x {shape[2]} ({one_line(error)}): "
+                f"--image-size {height} resizes those of a folder"
             ) from error
         where = "" if code is None else line_in(code, error)
         raise InputError(
             f"{name} cannot take images of shape {shape}: {where}{type(error).__name__}: {one_line(error)}"
         ) from error
-    if not isinstance(answer, Tensor) or answer.shape not in {(1,), (1, answer.shape[-1])}:
-        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    if not isinstance(output, Tensor) or output.shape not in {(1,), (1, output.shape[-1])}:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(f"{name} must return logits of shape (1, classes), got {got}")
-    other.num_classes = max(2, answer.numel())  # one logit tells two classes apart
-    if other.classes is not None and len(other.classes) != other.num_classes:
+    classifier.num_classes = max(2, output.numel())  # one logit: two classes
+    if classifier.classes is not None and len(classifier.classes) != classifier.num_classes:
         raise InputError(
-            f"{name} has {other.num_classes} logits, expected as many class names, got {len(other.classes)}"
+            f"{name} has {classifier.num_classes} logits, expected as many class names, got {len(classifier.classes)}"
         )
-    return other
+    return classifier
 
 
 def with_weights(
     build: Callable[[int], nn.Module], counts: Sequence[int], weights: Path | str, name: str
 ) -> tuple[nn.Module, int]:
-    """`build(number of classes)` filled from the file `weights`, for the first of the `counts` that they fit; and that.
+    """`build(num_classes)` with weights from a file, for the first of the `counts` that fits; and this count.
 
-    Raises InputError for a file that holds no weights, or those of another model.
+    Raises InputError for a file without weights, or with those of another model.
     """
     path, by_order = weights_file(weights)
     file = read_file(path)
@@ -173,15 +174,15 @@ def line_in(file: Path, error: BaseException) -> str:
 
 
 @torch.no_grad()
-def _blank(other: ExternalClassifier, shape: ImageShape) -> Any:
-    """What it answers one black image."""
-    device = next((tensor.device for tensor in other.model.parameters()), torch.device("cpu"))
-    return other.to(device)(torch.zeros(1, *shape, device=device))
+def _blank_output(classifier: ExternalClassifier, shape: ImageShape) -> Any:
+    """Output for one black image."""
+    device = next((tensor.device for tensor in classifier.model.parameters()), torch.device("cpu"))
+    return classifier.to(device)(torch.zeros(1, *shape, device=device))
 
 
-def _takes(other: ExternalClassifier, shape: ImageShape) -> bool:
+def _accepts(classifier: ExternalClassifier, shape: ImageShape) -> bool:
     try:
-        _blank(other, shape)
-    except Exception:  # the question is whether there is any
+        _blank_output(classifier, shape)
+    except Exception:  # any exception: not accepted
         return False
     return True

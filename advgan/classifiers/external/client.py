@@ -1,4 +1,4 @@
-"""Questions over HTTP that end: one address, a deadline, a few attempts, a limit on the answer."""
+"""HTTP requests to one address, with a deadline, retries, a rate limit and a largest response."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from urllib.parse import urlsplit
 
 from advgan.core.errors import InputError
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between two attempts: doubled each time
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between two attempts, doubled each time
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How a service is asked.
+    """Timeout, retries and rate limit of requests.
 
-    timeout   seconds for one attempt, from the connection to the last byte of the answer
-    retries   further attempts after one that failed, 0.5, 1, 2, ... seconds later, or when it says (Retry-After)
-    rate      the most attempts a second; None: as many as there are
+    timeout   seconds for one attempt, from the connection to the last byte of the response
+    retries   further attempts after a failed one, after 0.5, 1, 2, ... seconds or the time in its Retry-After header
+    rate      maximum number of attempts per second; None: no limit
     """
 
     timeout: float = 30.0
@@ -36,8 +36,8 @@ class RetryPolicy:
             )
 
 
-class Failed(Exception):
-    """An attempt that may be made again, `wait` seconds later (None: as usual)."""
+class RetryableError(Exception):
+    """A failed attempt that may be repeated, after `wait` seconds (None: the default)."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -45,10 +45,10 @@ class Failed(Exception):
 
 
 class Client:
-    """Asks one address, each question over a connection of its own."""
+    """Requests to one address, each over a new connection."""
 
-    def __init__(self, url: str, patience: RetryPolicy) -> None:
-        self.url, self.patience, self.earliest = url, patience, 0.0
+    def __init__(self, url: str, retry: RetryPolicy) -> None:
+        self.url, self.retry, self.earliest = url, retry, 0.0
         parts = urlsplit(url)
         try:
             self.host, self.port = parts.hostname or "", parts.port
@@ -59,78 +59,80 @@ class Client:
         self.path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self.connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
 
-    def ask(self, method: str, body: bytes | None = None, kind: str = "", *, most: int) -> bytes:
-        """The answer to one question, of at most `most` bytes. No connection, no answer in time, 5xx and 429 are tried
-        again. Raises InputError when that does not help, and at once for any other answer than 200."""
-        tries = 1 + self.patience.retries
+    def request(self, method: str, body: bytes | None = None, content_type: str = "", *, limit: int) -> bytes:
+        """The body of the response, at most `limit` bytes. A failed connection, a timeout, 5xx and 429 are retried.
+
+        Raises InputError after the last retry, and at once for any other status than 200.
+        """
+        tries = 1 + self.retry.retries
         for attempt in range(tries):
             self._keep_rate()
             try:
-                return self._attempt(method, body, kind, most)
-            except Failed as failed:
+                return self._attempt(method, body, content_type, limit)
+            except RetryableError as error:
                 if attempt + 1 == tries:
-                    times = f"{tries} times" if tries > 1 else "once"
-                    raise InputError(f"{self.url} was asked {times} and did not answer: {failed}") from failed
-                wait = FIRST_WAIT * 2.0**attempt if failed.wait is None else failed.wait
+                    attempts = f"{tries} attempts" if tries > 1 else "1 attempt"
+                    raise InputError(f"no valid response from {self.url} in {attempts}: {error}") from error
+                wait = FIRST_WAIT * 2.0**attempt if error.wait is None else error.wait
             time.sleep(min(wait, LONGEST_WAIT))
         raise AssertionError("unreachable")
 
     def _keep_rate(self) -> None:
-        if self.patience.rate is not None:
+        if self.retry.rate is not None:
             time.sleep(max(0.0, self.earliest - time.monotonic()))
-            self.earliest = time.monotonic() + 1 / self.patience.rate
+            self.earliest = time.monotonic() + 1 / self.retry.rate
 
-    def _attempt(self, method: str, body: bytes | None, kind: str, most: int) -> bytes:
-        connection, late = self.connect(self.host, self.port, timeout=self.patience.timeout), threading.Event()
+    def _attempt(self, method: str, body: bytes | None, content_type: str, limit: int) -> bytes:
+        connection, late = self.connect(self.host, self.port, timeout=self.retry.timeout), threading.Event()
         sockets: list[socket.socket] = []
-        deadline = threading.Timer(self.patience.timeout, _hang_up, (connection, sockets, late))
+        deadline = threading.Timer(self.retry.timeout, _close_late, (connection, sockets, late))
         deadline.daemon = True
         deadline.start()
         try:
             connection.connect()
-            sockets.append(connection.sock)  # which the connection forgets as soon as the answer begins
-            connection.request(method, self.path, body, {"Content-Type": kind} if kind else {})
+            sockets.append(connection.sock)  # the connection drops it when the response begins
+            connection.request(method, self.path, body, {"Content-Type": content_type} if content_type else {})
             response = connection.getresponse()
-            data = response.read(most + 1)
+            data = response.read(limit + 1)
             if late.is_set():
                 raise TimeoutError
-            if response.length and len(data) <= most:
+            if response.length and len(data) <= limit:
                 raise http.client.IncompleteRead(data, response.length)
-        except UnicodeError as error:  # a host's name that no resolver takes
+        except UnicodeError as error:  # a host name that cannot be encoded
             raise InputError(
                 f"a target's address must look like http://HOST:PORT/PATH, got {self.url!r} ({error})"
             ) from None
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:  # also of a damaged answer
+        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:  # also for a damaged response
             if late.is_set() or isinstance(error, TimeoutError):
-                raise Failed(f"no answer within {self.patience.timeout:g} s") from None
-            raise Failed(f"{type(error).__name__}: {error}") from error
+                raise RetryableError(f"no response within {self.retry.timeout:g} s") from None
+            raise RetryableError(f"{type(error).__name__}: {error}") from error
         finally:
             deadline.cancel()
             connection.close()
-        return self._judged(response, data, most)
+        return self._body(response, data, limit)
 
-    def _judged(self, response: http.client.HTTPResponse, data: bytes, most: int) -> bytes:
-        """The body of an answer of status 200. Raises Failed for what may pass, InputError for the rest."""
+    def _body(self, response: http.client.HTTPResponse, data: bytes, limit: int) -> bytes:
+        """The body of a response of status 200. Raises RetryableError for temporary failures, else InputError."""
         status = f"{response.status} {response.reason}".strip()
         if response.status == 429 or response.status >= 500:
             after = response.headers.get("Retry-After", "")
-            raise Failed(f"status {status}", float(after) if after.isdecimal() else None)
+            raise RetryableError(f"status {status}", float(after) if after.isdecimal() else None)
         if 300 <= response.status < 400:
             place = response.headers.get("Location", "nowhere")
             raise InputError(
-                f"{self.url} sends us to {place[:200]!r}, which is not followed: give the address that answers"
+                f"{self.url} redirects to {place[:200]!r}, and redirects are not followed: pass the final URL"
             )
         if response.status != 200:
-            said = data[:200].decode(errors="replace")
-            raise InputError(f"{self.url} refuses the question with status {status}: {said!r}")
-        if len(data) > most:
-            raise InputError(f"{self.url} returns more than the {most} bytes that its answer can need")
+            text = data[:200].decode(errors="replace")
+            raise InputError(f"{self.url} rejects the request with status {status}: {text!r}")
+        if len(data) > limit:
+            raise InputError(f"{self.url} returns more than {limit} bytes, the largest valid response")
         return data
 
 
-def _hang_up(connection: http.client.HTTPConnection, sockets: list[socket.socket], late: threading.Event) -> None:
-    """The deadline of an attempt: a socket's own timeout begins anew with every byte that trickles in."""
+def _close_late(connection: http.client.HTTPConnection, sockets: list[socket.socket], late: threading.Event) -> None:
+    """Deadline of an attempt; a socket's timeout would start anew with every byte received."""
     late.set()
-    for each in sockets or [connection.sock]:
+    for open_socket in sockets or [connection.sock]:
         with contextlib.suppress(OSError, TypeError):  # closed already; none yet
-            socket.socket.shutdown(each, socket.SHUT_RDWR)
+            socket.socket.shutdown(open_socket, socket.SHUT_RDWR)

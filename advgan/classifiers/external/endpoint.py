@@ -1,4 +1,4 @@
-"""A classifier behind an address: `--target http://HOST:PORT/PATH`. It answers queries, and that is all it does.
+"""A classifier behind an HTTP address, queries alone: `--target http://HOST:PORT/PATH`.
 
     GET PATH    -> {"image_shape": [3, 32, 32], "num_classes": 10, "answers": "probabilities",
                     "batch_size": 250, "classes": ["cat", ...], "identity": "...", "images": "npy"}
@@ -6,11 +6,11 @@
                 "images" is "json" as {"images": [[[[0.5, ...]]]]}
                 -> {"probabilities": [[0.1, 0.9], ...]}, {"logits": [[-1.2, 3.4], ...]} or {"labels": [1, ...]}
 
-The last four of the description may be left out. "identity" tells a model from its successor at the same address:
-results are kept by it. Settings follow a "#": http://HOST/PATH#timeout=5:retries=3:rate=10, see `RetryPolicy`.
+The last four entries of the description are optional. "identity" distinguishes a model from its successor at the same
+address, for the result cache. Settings follow a "#": http://HOST/PATH#timeout=5:retries=3:rate=10, see `RetryPolicy`.
 `examples/serve.py` is such a service.
 
-Only the address that was given is asked, directly: no redirect is followed, no proxy of the environment used.
+Requests go to the given address alone: no redirect is followed, no proxy of the environment used.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from advgan.core.errors import InputError
 from advgan.core.inputs import is_softmax
 from advgan.core.spec_strings import parse_spec
 
-ABOUT = 1 << 20  # bytes: the longest description that is read
-VALUES, MAX_BATCH = 1 << 28, 1 << 20  # of an image, and images at once, that a service may describe
-KINDS = {"probabilities", "logits", "labels"}
+DESCRIPTION_BYTES = 1 << 20  # the longest description
+MAX_VALUES, MAX_BATCH = 1 << 28, 1 << 20  # of an image; images in a batch
+OUTPUTS = {"probabilities", "logits", "labels"}
 
 
 def load(
@@ -47,84 +47,90 @@ def load(
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
 ) -> BlackBox:
-    """The classifier at the address `name`, as it describes itself. Raises InputError, which names the address, for
-    one that does not answer, or with something else; also later, with any of its answers."""
-    url, _, words = name.partition("#")
+    """The classifier at the address `name`, by its description. Raises InputError with the address for a missing or
+    invalid response, also to later queries."""
+    url, _, settings_text = name.partition("#")
     try:
         parts = urlsplit(url)
     except ValueError as error:
         raise InputError(f"a target's address must look like http://HOST:PORT/PATH, got {url!r} ({error})") from None
-    if "@" in parts.netloc:  # it would stand in every report
+    if "@" in parts.netloc:  # reports contain the address
         raise InputError(f"a target's address must hold no user or password, got one for {parts.hostname}")
     if not parts.hostname or not re.fullmatch(r"[!-~]+", url):
         raise InputError(f"a target's address must look like http://HOST:PORT/PATH, got {name!r}")
     if weights is not None:
         raise InputError(f"{url} holds its own weights, expected no others, got {weights}")
-    _, settings = parse_spec(f"endpoint:{words}" if words else "endpoint", {"endpoint": RetryPolicy}, (), "target")
+    _, settings = parse_spec(
+        f"endpoint:{settings_text}" if settings_text else "endpoint", {"endpoint": RetryPolicy}, (), "target"
+    )
     client = Client(url, RetryPolicy(**settings))
-    about = _described(_json(client.ask("GET", most=ABOUT), url), url)
-    shape = Signature(url, 1, None, about["image_shape"]).fit(image_shape)
-    kind, k, as_json = about["answers"], about["num_classes"], about["images"] == "json"
+    description = _parse_description(_json(client.request("GET", limit=DESCRIPTION_BYTES), url), url)
+    shape = Signature(url, 1, None, description["image_shape"]).resolve_shape(image_shape)
+    output, k, as_json = description["answers"], description["num_classes"], description["images"] == "json"
 
-    def answer(x: Tensor) -> Tensor:
-        told = _json(client.ask("POST", *_packed(x.cpu(), as_json), most=len(x) * k * 32 + 4096), url)
-        if not isinstance(told, dict) or kind not in told:
-            raise InputError(f"{url} must return an object that has {kind}, got {str(told)[:100]}")
+    def predict(x: Tensor) -> Tensor:
+        response = _json(client.request("POST", *_encode(x.cpu(), as_json), limit=len(x) * k * 32 + 4096), url)
+        if not isinstance(response, dict) or output not in response:
+            raise InputError(f"{url} must return an object that has {output}, got {str(response)[:100]}")
         try:
-            found = torch.as_tensor(told[kind])
+            outputs = torch.as_tensor(response[output])
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise InputError(f"{url} must return {kind}, lists of numbers, got {str(told[kind])[:100]}") from error
-        if kind != "logits":
-            return found
-        if found.shape != (len(x), k):
-            hint = ": [0, f] for one logit f" if k == 2 and found.numel() == len(x) else ""
-            raise InputError(f"{url} must return logits of shape {(len(x), k)}, got {tuple(found.shape)}{hint}")
-        if is_softmax(found):
+            raise InputError(
+                f"{url} must return {output}, lists of numbers, got {str(response[output])[:100]}"
+            ) from error
+        if output != "logits":
+            return outputs
+        if outputs.shape != (len(x), k):
+            hint = ": [0, f] for one logit f" if k == 2 and outputs.numel() == len(x) else ""
+            raise InputError(f"{url} must return logits of shape {(len(x), k)}, got {tuple(outputs.shape)}{hint}")
+        if is_softmax(outputs):
             raise InputError(f'{url} returns probabilities (rows sum to 1), expected logits, or "probabilities"')
-        return found.float().softmax(1)
+        return outputs.float().softmax(1)
 
-    answers: OutputKind = "labels" if kind == "labels" else "probabilities"
-    identity = f"{about['identity'] or url} {kind}"
-    more = {"name": url, "image_shape": shape, "classes": about["classes"], "identity": identity}
-    return BlackBox(answer, k, answers, batch_size=about["batch_size"], **more)
+    black_box_output: OutputKind = "labels" if output == "labels" else "probabilities"
+    identity = f"{description['identity'] or url} {output}"
+    metadata = {"name": url, "image_shape": shape, "classes": description["classes"], "identity": identity}
+    return BlackBox(predict, k, black_box_output, batch_size=description["batch_size"], **metadata)
 
 
-def _described(about: Any, url: str) -> dict[str, Any]:
-    """What an address says of itself, with what it left out. Raises InputError for what cannot be."""
-    wanted = 'expected {"image_shape": [c, h, w], "num_classes": k, "answers": "probabilities", "logits" or "labels"}'
-    if not isinstance(about, dict):
-        raise InputError(f"{url} must describe itself, {wanted}, got {str(about)[:100]}")
-    about = {"batch_size": 250, "classes": None, "identity": "", "images": "npy"} | about
-    shape, k, classes = about.get("image_shape"), about.get("num_classes"), about["classes"]
-    right = {
+def _parse_description(description: Any, url: str) -> dict[str, Any]:
+    """The description from an address, with defaults for optional entries. Raises InputError for an invalid one."""
+    expected = 'expected {"image_shape": [c, h, w], "num_classes": k, "answers": "probabilities", "logits" or "labels"}'
+    if not isinstance(description, dict):
+        raise InputError(f"{url} must return a description, {expected}, got {str(description)[:100]}")
+    description = {"batch_size": 250, "classes": None, "identity": "", "images": "npy"} | description
+    shape, k, classes = description.get("image_shape"), description.get("num_classes"), description["classes"]
+    valid = {
         "image_shape": isinstance(shape, list)
         and len(shape) == 3
-        and all(_count(size, MAX_SIDE) for size in shape)
-        and math.prod(shape) <= VALUES,
-        "num_classes": _count(k, MAX_CLASSES) and k > 1,
-        "answers": isinstance(about.get("answers"), str) and about["answers"] in KINDS,
-        "batch_size": _count(about["batch_size"], MAX_BATCH),
+        and all(_is_count(size, MAX_SIDE) for size in shape)
+        and math.prod(shape) <= MAX_VALUES,
+        "num_classes": _is_count(k, MAX_CLASSES) and k > 1,
+        "answers": isinstance(description.get("answers"), str) and description["answers"] in OUTPUTS,
+        "batch_size": _is_count(description["batch_size"], MAX_BATCH),
         "classes": classes is None
-        or (isinstance(classes, list) and len(classes) == k and all(_is_text(each) for each in classes)),
-        "identity": _is_text(about["identity"]),
-        "images": about["images"] in ("npy", "json"),
+        or (isinstance(classes, list) and len(classes) == k and all(_is_text(name) for name in classes)),
+        "identity": _is_text(description["identity"]),
+        "images": description["images"] in ("npy", "json"),
     }
-    if wrong := [key for key, fine in right.items() if not fine]:
-        raise InputError(f"{url} describes itself with {wrong[0]} {str(about.get(wrong[0]))[:100]}, {wanted}")
-    return about | {"image_shape": tuple(shape)}
+    if invalid := [key for key, is_valid in valid.items() if not is_valid]:
+        raise InputError(
+            f"{url} returns a description with {invalid[0]} {str(description.get(invalid[0]))[:100]}, {expected}"
+        )
+    return description | {"image_shape": tuple(shape)}
 
 
-def _count(value: Any, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
+def _is_count(value: Any, limit: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= limit
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is a text that a file can hold: JSON may have half of a surrogate pair."""
+    """Whether a value is text that can be written as UTF-8: JSON may hold half of a surrogate pair."""
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
-def _packed(x: Tensor, as_json: bool) -> tuple[bytes, str]:
-    """Images as the body of a question, and its Content-Type."""
+def _encode(x: Tensor, as_json: bool) -> tuple[bytes, str]:
+    """Images as the body of a request, and its Content-Type."""
     if as_json:
         return json.dumps({"images": x.tolist()}).encode(), "application/json"
     stream = io.BytesIO()

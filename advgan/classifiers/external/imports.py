@@ -1,5 +1,5 @@
-"""A Python file of the user's, imported with what lies beside it, so that two files with helpers of one name each get
-their own; and torch's global switches, which such a file may change, put back afterwards."""
+"""Import of a user's Python file with the modules in its folder, separate from those of other such files; and
+torch's global switches, which such a file may change, restored afterwards."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ LIBRARIES = tuple({sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib"
 
 
 class _Source(SourceFileLoader):
-    """Compiles the text that is there: a cached one of the same second and size would be taken for it."""
+    """Compiles the file on disk: a cached one of the same second and size would be used instead."""
 
     def get_code(self, fullname: str) -> Any:
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
 
 
-class Beside:
-    """The modules that lie beside a Python file, below `root`: they are found first while `importing` lasts, and are
-    nobody else's afterwards.
+class ImportFolder:
+    """The modules below the folder `root` of a Python file: imported first within `importing`, and removed from
+    `sys.modules` afterwards.
 
     root       the folder of the file; of one in a package (`__init__.py`), the folder of the outermost package
     modules    name -> module, those loaded so far
-    opened     the paths that were opened to be read while `importing` lasted
+    opened     paths opened for reading within `importing`
     """
 
     def __init__(self, file: Path) -> None:
@@ -50,18 +50,18 @@ class Beside:
         self.modules: dict[str, ModuleType] = {}
         self.opened: set[str] = set()
 
-    def __deepcopy__(self, memo: Any) -> Beside:
+    def __deepcopy__(self, memo: Any) -> ImportFolder:
         return self  # modules are not copied
 
     @contextmanager
     def importing(self) -> Iterator[None]:
-        """The imports in the block look beside the file first; the modules found there leave with it."""
+        """Imports in the block search the file's folder first; its modules leave sys.modules at the end."""
         folders = list(dict.fromkeys([str(self.file.parent), str(self.root)]))
-        beside = {entry.name.removesuffix(".py") for folder in folders for entry in Path(folder).iterdir()}
-        beside -= {"advgan", "__main__", "tests"}
-        hidden = {name: sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in beside}
-        hidden = {name: module for name, module in hidden.items() if _is_own(module)}
-        for name in hidden:
+        neighbours = {entry.name.removesuffix(".py") for folder in folders for entry in Path(folder).iterdir()}
+        neighbours -= {"advgan", "__main__", "tests"}
+        shadowed = {name: sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in neighbours}
+        shadowed = {name: module for name, module in shadowed.items() if _is_user_module(module)}
+        for name in shadowed:
             del sys.modules[name]
         sys.modules.update(self.modules)
         sys.meta_path.insert(0, self)
@@ -76,10 +76,10 @@ class Beside:
                     sys.path.remove(folder)
             sys.meta_path.remove(self)
             self.modules |= {name: sys.modules.pop(name) for name in self.names if name in sys.modules}
-            sys.modules.update(hidden)
+            sys.modules.update(shadowed)
 
     def load(self) -> ModuleType:
-        """The file, run as a module of a package whose other modules lie beside it: `from . import net` works."""
+        """The file, run as a module of a package with the other modules in its folder: `from . import net` works."""
         names = [self.package, *self.file.parent.relative_to(self.root).parts]
         top = ModuleType(self.package)
         top.__path__ = [str(self.root)]
@@ -89,22 +89,22 @@ class Beside:
             importlib.import_module(".".join(names[:n]))
         name = ".".join([*names, self.file.stem.replace(".", "_")])
         spec = importlib.util.spec_from_loader(name, _Source(name, str(self.file)))
-        assert spec is not None, "any loader has one"
+        assert spec is not None, "every loader has a spec"
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # where dataclasses look for their module
         self.names.add(name)
-        assert spec.loader is not None, "it was made with one"
+        assert spec.loader is not None, "built with a loader"
         spec.loader.exec_module(module)
         return module
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        """What the import system asks: the module `name` where it lies beside the file, else None."""
+        """Hook of the import system: the spec of module `name` if it is in the folder of the file, else None."""
         top = name.partition(".")[0]
         if path is not None and top not in self.names:
-            return None  # a part of somebody else's package
-        spec = PathFinder.find_spec(name, path)  # as ever: a folder without __init__.py comes last
+            return None  # part of another package
+        spec = PathFinder.find_spec(name, path)  # as usual, a folder without __init__.py comes last
         origins = [] if spec is None else [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
-        if spec is None or not origins or not all(self._is_beside(Path(origin)) for origin in origins):
+        if spec is None or not origins or not all(self._contains(Path(origin)) for origin in origins):
             return None
         if isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Source(name, str(spec.origin))
@@ -113,27 +113,27 @@ class Beside:
 
     @property
     def named(self) -> dict[str, ModuleType]:
-        """The modules loaded so far, by names that do not depend on where the file lies."""
+        """The modules loaded so far, by names independent of the path of the file."""
         return {name.replace(self.package, ""): module for name, module in self.modules.items()}
 
     @property
     def files(self) -> list[Path]:
-        """The file, and those beside it or below that it has imported or read so far, in the order of their names."""
+        """The file, and those in its folder that were imported or read so far, sorted by name."""
         files = [getattr(module, "__file__", None) for module in self.modules.values()]
         paths = {Path(file) for file in files if file}
-        paths |= {path for path in map(Path, self.opened) if self._is_beside(path) and path.is_file()}
+        paths |= {path for path in map(Path, self.opened) if self._contains(path) and path.is_file()}
         return [self.file, *sorted({path.resolve() for path in paths} - {self.file})]
 
-    def _is_beside(self, path: Path) -> bool:
+    def _contains(self, path: Path) -> bool:
         path = path.resolve()
         return path.is_relative_to(self.root) and not _in_library(path)
 
 
-_recording: list[set[str]] = []  # where the paths go that are opened to be read, in the innermost last
+_recording: list[set[str]] = []  # sets of paths opened for reading, the innermost last
 
 
 def _record(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: the path of each file that Python code opens to read it."""
+    """Audit hook: record the path of each file that Python code opens for reading."""
     if event != "open" or not _recording:
         return
     path, mode = arguments[:2]
@@ -144,8 +144,8 @@ def _record(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_record)
 
 
-def _is_own(module: Any) -> bool:
-    """Whether a loaded module is neither built in nor a library's, so that one beside the file comes before it."""
+def _is_user_module(module: Any) -> bool:
+    """Whether a loaded module is neither built in nor of a library, so that one in the file's folder replaces it."""
     origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
     return origin is not None and not _in_library(Path(origin).resolve())
 
@@ -156,12 +156,12 @@ def _in_library(path: Path) -> bool:
     )
 
 
-_GUARDS: list[Any] = []  # kept alive: one destroyed later sets the gradient mode of its entry, whatever is on by then
+_GUARDS: list[Any] = []  # kept alive: their destructors would set the gradient mode later
 
 
 @contextmanager
-def switches_kept() -> Iterator[None]:
-    """Torch's global switches, the generators of random numbers and the working folder are afterwards as before."""
+def preserve_global_state() -> Iterator[None]:
+    """Restore torch's global switches, random number generators and the working folder after the block."""
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
@@ -176,7 +176,7 @@ def switches_kept() -> Iterator[None]:
             try:
                 yield
             finally:
-                if torch.is_inference_mode_enabled():  # entered and never left
+                if torch.is_inference_mode_enabled():  # entered and not left
                     _GUARDS.extend(guard for guard in gc.get_objects() if type(guard) is torch.inference_mode)
     finally:
         torch.set_grad_enabled(grad)
@@ -200,34 +200,34 @@ def switches_kept() -> Iterator[None]:
 
 
 def attributes_digest(model: torch.nn.Module, modules: dict[str, ModuleType]) -> str:
-    """SHA-256 of what a model computes with beside its weights: numbers, texts, arrays and tensors, and lists of them,
-    that are plain attributes of its layers (a temperature, a mean that is no buffer); the code of TorchScript; and of
-    the Python `modules` by name, and of the functions of the layers, those constants, defaults and closures that are
-    numbers, arrays and tensors (a text may be a path or a device).
+    """SHA-256 of the values that a model's output depends on beside its weights: plain attributes of its layers
+    (numbers, texts, arrays, tensors, lists of them: a temperature, a mean that is no buffer); the code of TorchScript;
+    and constants, defaults and closures of the Python `modules` by name and of the layers' functions, if they are
+    numbers, arrays or tensors (a text may be a path or a device).
     """
-    found, usual = hashlib.sha256(), vars(torch.nn.Module()).keys()
-    own = {python.__name__ for python in modules.values()}
+    digest, usual = hashlib.sha256(), vars(torch.nn.Module()).keys()
+    module_names = {python.__name__ for python in modules.values()}
     for name, module in model.named_modules():
         values = dict(vars(module))
         if isinstance(module, torch.jit.ScriptModule):
             values["code"] = getattr(module, "code", None)
         for key, value in sorted(values.items()):
             if key not in usual and _is_plain(value):
-                found.update(f"{name}.{key}=".encode())
-                _update(found, value)
+                digest.update(f"{name}.{key}=".encode())
+                _update_digest(digest, value)
         for _, function in sorted({**vars(type(module)), **vars(module)}.items()):
-            if isinstance(function, FunctionType) and function.__module__ in own:
-                _update(found, [value for value in _inside(function) if _is_plain(value, texts=False)])
+            if isinstance(function, FunctionType) and function.__module__ in module_names:
+                _update_digest(digest, [value for value in _captured_values(function) if _is_plain(value, texts=False)])
     for name, python in sorted(modules.items()):
         for key, value in sorted(vars(python).items()):
             if not key.startswith("__") and _is_plain(value, texts=False):
-                found.update(f"{name}:{key}=".encode())
-                _update(found, value)
-    return found.hexdigest()
+                digest.update(f"{name}:{key}=".encode())
+                _update_digest(digest, value)
+    return digest.hexdigest()
 
 
-def _inside(function: FunctionType) -> Iterator[Any]:
-    """The defaults of a function, and the values of the function around it that it uses."""
+def _captured_values(function: FunctionType) -> Iterator[Any]:
+    """The defaults of a function, and the values in its closure."""
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     for cell in function.__closure__ or ():
@@ -248,17 +248,17 @@ def _is_plain(value: Any, *, texts: bool = True) -> bool:
     return isinstance(value, (bool, int, float, complex, torch.Tensor, np.ndarray))
 
 
-def _update(found: Any, value: Any) -> None:
+def _update_digest(digest: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
-        found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
         value = value.detach().cpu()
         value = (value.int_repr() if value.is_quantized else value).contiguous().flatten()
-        found.update(value.view(torch.uint8).numpy().tobytes())
+        digest.update(value.view(torch.uint8).numpy().tobytes())
     elif isinstance(value, np.ndarray):
-        found.update(f"{value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+        digest.update(f"{value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
     elif isinstance(value, (list, tuple, dict)):
         for part in value.items() if isinstance(value, dict) else value:
-            _update(found, part)
-        found.update(b";")
+            _update_digest(digest, part)
+        digest.update(b";")
     else:
-        found.update(f"{value!r};".encode())
+        digest.update(f"{value!r};".encode())

@@ -1,9 +1,9 @@
-"""A classifier that a function of the user's own Python file returns: `FILE.py:FACTORY`. Loading it runs that file.
+"""A classifier returned by a function in the user's Python file: `FILE.py:FACTORY`. Loading it runs that file.
 
-def factory():                     # or factory(image_shape, num_classes): what it asks for, it is given
+def factory():                     # or factory(image_shape, num_classes): those of the data are passed
     return model                   # an nn.Module: images (n, c, h, w) in [0, 1] -> logits (n, classes); or a BlackBox
 
-The model may have `image_shape`, the images that it was made for, and `classes`, the names of its classes.
+The model may have `image_shape`, the shape of images that it was made for, and `classes`, the names of its classes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from advgan.classifiers.base import ImageShape
 from advgan.classifiers.black_box import BlackBox, Predict
 from advgan.classifiers.checks import Scripted
 from advgan.classifiers.external.base import ExternalClassifier, line_in, wrap_external
-from advgan.classifiers.external.imports import Beside, attributes_digest, switches_kept
+from advgan.classifiers.external.imports import ImportFolder, attributes_digest, preserve_global_state
 from advgan.classifiers.state_dicts import load_weights_into, match_weights, read_file, weights_file
 from advgan.core.errors import InputError, did_you_mean, one_line
 from advgan.core.files import sha256_of
@@ -37,53 +37,63 @@ def load(
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
 ) -> ExternalClassifier | BlackBox:
-    """As `load_external`, by running the file. Raises InputError, with file and line, for whatever
-    goes wrong in it.
+    """As `load_external`, by running the file. Raises InputError, with file and line, for errors in it.
 
-    Its fingerprint counts the text of the file, and of those beside it that it imports or reads until it has answered
-    one image; the plain attributes of the model, constants of the modules and closures: what the model does may depend
-    on them, and not on its weights alone. The global switches that the file changes (gradients off, another default
-    dtype, a seed) are put back.
+    The output may depend on more than the weights: the fingerprint covers the text of the file and of those beside it
+    that are imported or read up to the first forward pass, plain attributes of the model, and constants of modules and
+    closures. Global switches that the file changes (gradients off, another default dtype, a seed) are restored.
     """
-    path, _, word = name.rpartition(":")
+    path, _, factory_name = name.rpartition(":")
     if not os.path.isfile(path):
         raise InputError(f"no Python file {path}")
     file = Path(path).resolve()
-    beside = Beside(file)
-    with _running(file, name), switches_kept(), beside.importing():
-        module = beside.load()
-        factory = getattr(module, word, None)
+    import_folder = ImportFolder(file)
+    with _running(file, name), preserve_global_state(), import_folder.importing():
+        module = import_folder.load()
+        factory = getattr(module, factory_name, None)
         if not callable(factory):
-            near = did_you_mean(word, [each for each in vars(module) if not each.startswith("_")])
-            raise InputError(f"{path} has no function {word!r}{near}")
-        given = {"image_shape": image_shape, "num_classes": num_classes}
-        model = factory if isinstance(factory, nn.Module) else factory(**_asked_for(factory, given))
+            near = did_you_mean(
+                factory_name, [public_name for public_name in vars(module) if not public_name.startswith("_")]
+            )
+            raise InputError(f"{path} has no function {factory_name!r}{near}")
+        arguments = {"image_shape": image_shape, "num_classes": num_classes}
+        model = factory if isinstance(factory, nn.Module) else factory(**_accepted_arguments(factory, arguments))
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} must return an nn.Module, got {type(model).__name__}")
     _check(model, name)
-    _without_inference(model)
-    attributes = attributes_digest(model, beside.named)
+    _replace_inference_tensors(model)
+    attributes = attributes_digest(model, import_folder.named)
     if weights is not None:
-        own, by_order = weights_file(weights)
-        state = read_file(own)
+        weights_path, by_order = weights_file(weights)
+        state = read_file(weights_path)
         load_weights_into(model, match_weights(model, state, name, by_order=by_order), state)
-    natural = getattr(model, "image_shape", None) or image_shape or (3, 224, 224)
-    if isinstance(model, BlackBox):  # a service with a protocol of its own, say
+    default_image_shape = getattr(model, "image_shape", None) or image_shape or (3, 224, 224)
+    if isinstance(model, BlackBox):  # e.g. a service with another protocol
         model.name, model.image_shape = name, model.image_shape or image_shape
-        model.identity = f"{sha256_of(*beside.files)} {attributes}"
-        model.predict = _importing(model.predict, beside)
+        model.identity = f"{sha256_of(*import_folder.files)} {attributes}"
+        model.predict = _with_imports(model.predict, import_folder)
         return model
     if isinstance(model, torch.jit.ScriptModule):
         model = Scripted(model)
-    classes, imported = getattr(model, "classes", None), len(beside.modules)
-    other = wrap_external(model, name, tuple(natural), image_shape, code=file, around=beside.importing, classes=classes)
-    other.imports_late = len(beside.modules) > imported
-    other.identity = f"{sha256_of(*beside.files)} {attributes}"  # with what it has imported to answer
-    return other
+    classes, imported = getattr(model, "classes", None), len(import_folder.modules)
+    classifier = wrap_external(
+        model,
+        name,
+        tuple(default_image_shape),
+        image_shape,
+        code=file,
+        import_context=import_folder.importing,
+        classes=classes,
+    )
+    classifier.imports_late = len(import_folder.modules) > imported
+    classifier.identity = (
+        f"{sha256_of(*import_folder.files)} {attributes}"  # with modules imported by the first forward pass
+    )
+    return classifier
 
 
-def _without_inference(model: nn.Module) -> None:
-    """Replace weights that were made under inference_mode, which nothing outside of it may change or differentiate."""
+def _replace_inference_tensors(model: nn.Module) -> None:
+    """Replace weights created under inference_mode, which cannot be changed or differentiated outside of it."""
     copies: dict[int, torch.Tensor] = {}
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
@@ -94,18 +104,18 @@ def _without_inference(model: nn.Module) -> None:
                     tensors[key] = copies.setdefault(id(tensor), copy)  # type: ignore[assignment]
 
 
-def _importing(predict: Predict, beside: Beside) -> Predict:
-    """The callable of a black box, whose imports look beside its file."""
+def _with_imports(predict: Predict, import_folder: ImportFolder) -> Predict:
+    """`predict` of a black box, whose imports are searched beside its file first."""
 
-    def importing(x: torch.Tensor) -> Any:
-        with beside.importing():
+    def predict_with_imports(x: torch.Tensor) -> Any:
+        with import_folder.importing():
             return predict(x)
 
-    return importing
+    return predict_with_imports
 
 
 def _check(model: nn.Module, name: str) -> None:
-    """Raise InputError for `image_shape` or `classes` that are none, and for parameters that have no shape yet."""
+    """Raise InputError for an invalid `image_shape` or `classes`, and for parameters without a shape."""
     shape, classes = getattr(model, "image_shape", None), getattr(model, "classes", None)
     if shape is not None and not (
         isinstance(shape, Sequence) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
@@ -124,24 +134,24 @@ def _check(model: nn.Module, name: str) -> None:
     for key, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise InputError(
-                f"{key} of the model of {name} is not initialised yet: expected a factory that gives its model an "
-                "image once, so that its lazy layers know their size"
+                f"{key} of the model of {name} is not initialised: expected a factory that runs its model on one "
+                "image, which sets the sizes of lazy layers"
             )
 
 
-def _asked_for(factory: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Those of the `given` arguments that a function takes."""
+def _accepted_arguments(factory: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of the `arguments` that a function accepts."""
     if isinstance(factory, type) and inspect.getattr_static(factory, "__init__") is nn.Module.__init__:
-        return {}  # a class without an __init__ of its own: nn.Module's takes any name, to refuse it
+        return {}  # no __init__ of its own: nn.Module's accepts any name, and then raises
     parameters = inspect.signature(factory).parameters.values()
-    if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return given
-    return {key: value for key, value in given.items() if key in {each.name for each in parameters}}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return arguments
+    return {key: value for key, value in arguments.items() if key in {parameter.name for parameter in parameters}}
 
 
 @contextmanager
 def _running(file: Path, name: str) -> Iterator[None]:
-    """The user's code: its exceptions as InputError with file and line."""
+    """Exceptions of the user's code in the block as InputError with file and line."""
     try:
         yield
     except InputError:

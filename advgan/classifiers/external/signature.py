@@ -1,4 +1,4 @@
-"""What a file with a model in it says of its inputs: which images it takes, and how many of them at once."""
+"""The input of a model in a file: shape of the images, and batch size."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from advgan.core.files import sha256_of
 class Signature:
     """The input of the model in `file`.
 
-    least, most   images at once; most None: any number
+    min_batch, max_batch   limits of the batch size; max_batch None: none
     sizes         channels, height, width; None: any
     """
 
     file: str
-    least: int
-    most: int | None
+    min_batch: int
+    max_batch: int | None
     sizes: tuple[int | None, ...]
 
-    def fit(self, image_shape: ImageShape | None) -> ImageShape:
-        """The shape of the images that it will be given: those of the data, or (None) its own. Raises InputError
-        where it cannot take those, or does not say which it takes."""
+    def resolve_shape(self, image_shape: ImageShape | None) -> ImageShape:
+        """The shape of its images: that of the data, or (None) its own. Raises InputError for images that it does not
+        accept, and for its own shape where that is not fixed."""
         taken = " x ".join("any" if size is None else str(size) for size in self.sizes)
         if len(self.sizes) != 3:
             raise InputError(
@@ -38,10 +38,8 @@ class Signature:
             )
         shape = self.sizes if image_shape is None else image_shape
         if None in shape:
-            raise InputError(
-                f"{self.file} takes images of {taken} and nobody says of which size, expected data beside it"
-            )
-        if any(own not in (None, wanted) for own, wanted in zip(self.sizes, shape, strict=True)):
+            raise InputError(f"{self.file} takes images of {taken}, no fixed size, expected --image-size or a data set")
+        if any(size not in (None, given) for size, given in zip(self.sizes, shape, strict=True)):
             got = " x ".join(map(str, shape))
             hint = (
                 ""
@@ -53,17 +51,17 @@ class Signature:
         return int(channels or 0), int(height or 0), int(width or 0)
 
     def run(self, model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """`model(x)` of images `x` (n, c, h, w), in parts that it takes; where it wants more, black images follow."""
-        answers = []
-        for part in x.split(self.most or max(len(x), 1)):
-            missing = max(self.least - len(part), 0)
-            whole = torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) if missing else part
-            answers.append(model(whole)[: len(part)])
-        return torch.cat(answers)
+        """`model(x)` of images `x` (n, c, h, w) in batches of its size, the last one padded with black images."""
+        outputs = []
+        for part in x.split(self.max_batch or max(len(x), 1)):
+            n_padding = max(self.min_batch - len(part), 0)
+            padded = torch.cat([part, part.new_zeros(n_padding, *part.shape[1:])]) if n_padding else part
+            outputs.append(model(padded)[: len(part)])
+        return torch.cat(outputs)
 
 
 def sha256(files: Sequence[Path]) -> str:
-    """SHA-256 of what is in the `files`, one after the other. Raises InputError for one that cannot be read."""
+    """SHA-256 of the concatenated `files`. Raises InputError for one that cannot be read."""
     try:
         return sha256_of(*files)
     except OSError as error:
@@ -71,7 +69,7 @@ def sha256(files: Sequence[Path]) -> str:
 
 
 def check_alone(name: str, weights: Path | str | None) -> Path:
-    """The file called `name`. Raises InputError where it is none, or `weights` are given beside it."""
+    """The file `name`. Raises InputError for a missing file, and for separate `weights`."""
     if weights is not None:
         raise InputError(f"{name} holds its own weights, expected no others, got {weights}")
     if not os.path.isfile(name):

@@ -20,7 +20,7 @@ def load(
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
 ) -> ExternalClassifier:
-    """As `load_external`. Raises InputError for an unknown name, and for weights not to be had."""
+    """As `load_external`. Raises InputError for an unknown name, and for unavailable weights."""
     timm: Any = require_package("timm", "timm")
     kind = name.removeprefix("timm:")
     if ":" not in kind and not timm.is_model(kind.partition(".")[0]):
@@ -29,27 +29,31 @@ def load(
         model = _published(timm, kind, name)
         count = model.num_classes
     else:
-        # Built once without weights: the number of classes that was published is only known then.
+        # Built without weights first, for the published number of classes.
         try:
-            own = timm.create_model(kind, pretrained=False).num_classes
+            published_classes = timm.create_model(kind, pretrained=False).num_classes
         except Exception as error:
             raise InputError(f"timm cannot build {kind}: {one_line(error)}") from error
-        counts = [num_classes or own, own]
+        counts = [num_classes or published_classes, published_classes]
         model, count = with_weights(lambda n: timm.create_model(kind, num_classes=n), counts, weights, name)
     settings = timm.data.resolve_model_data_config(model)
-    about = {"mean": settings["mean"], "std": settings["std"], "classes": _classes(timm, model.pretrained_cfg, count)}
-    return wrap_external(model, name, tuple(settings["input_size"]), image_shape, **about)
+    metadata = {
+        "mean": settings["mean"],
+        "std": settings["std"],
+        "classes": _classes(timm, model.pretrained_cfg, count),
+    }
+    return wrap_external(model, name, tuple(settings["input_size"]), image_shape, **metadata)
 
 
 def _published(timm: Any, kind: str, name: str) -> Any:
-    """The model with the weights that are published under its name. Raises InputError where they cannot be had."""
+    """The model with its published weights. Raises InputError where they cannot be loaded."""
     try:
         return timm.create_model(kind, pretrained=True)
-    except Exception as error:  # a tag that is none, no connection, a damaged file
-        near = did_you_mean(kind, timm.list_models(f"{kind.partition('.')[0]}*", pretrained=True))
+    except Exception as error:  # an unknown tag, no connection, a damaged file
+        similar = did_you_mean(kind, timm.list_models(f"{kind.partition('.')[0]}*", pretrained=True))
         raise InputError(
             f"cannot load the weights of {name} ({one_line(error)}): expected a connection to the Hub, or a file with "
-            f"--target-weights{near}"
+            f"--target-weights{similar}"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""torchvision's classifiers: `torchvision:NAME:WEIGHTS` with its own weights, `torchvision:NAME` with anybody's.
+"""torchvision's classifiers: `torchvision:NAME:WEIGHTS` with published weights, `torchvision:NAME` with a file.
 
-WEIGHTS is a name of torchvision's (IMAGENET1K_V2, DEFAULT): it brings the normalisation, the size and the names of the
-classes. Beside a file of weights it brings the normalisation and, where the file has as many classes, their names.
+WEIGHTS is a name of torchvision's (IMAGENET1K_V2, DEFAULT), with its normalisation, image size and class names. With a
+file of weights these are its normalisation and, where the file has as many classes, the class names.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def load(
     image_shape: ImageShape | None = None,
     num_classes: int | None = None,
 ) -> ExternalClassifier:
-    """As `load_external`. Raises InputError for an unknown name, and where there are no weights."""
+    """As `load_external`. Raises InputError for an unknown name, and without weights."""
     from torchvision import models  # slow to import
 
-    kind, *words = name.split(":")[1:]
+    kind, *weights_names = name.split(":")[1:]
     known = models.list_models(module=models)
     if kind not in known:
         raise InputError(f"torchvision has no classifier {kind!r}{did_you_mean(kind, known)}")
-    published = _published(models.get_model_weights(kind), kind, words)
+    published = _published(models.get_model_weights(kind), kind, weights_names)
     if published is None:
         if weights is None:
             raise InputError(
@@ -51,17 +51,17 @@ def load(
     return wrap_external(model, name, (3, size, size), image_shape, mean=preset.mean, std=preset.std, classes=classes)
 
 
-def _published(enum: Any, kind: str, words: Sequence[str]) -> Any:
-    """The weights that `words` name, None for no words."""
-    if not words:
+def _published(enum: Any, kind: str, names: Sequence[str]) -> Any:
+    """The published weights of that name; None for no name."""
+    if not names:
         return None
-    if len(words) > 1 or words[0] not in enum.__members__:
-        raise InputError(f"torchvision's {kind} has weights {', '.join(enum.__members__)}, got {':'.join(words)!r}")
-    return enum[words[0]]
+    if len(names) > 1 or names[0] not in enum.__members__:
+        raise InputError(f"torchvision's {kind} has weights {', '.join(enum.__members__)}, got {':'.join(names)!r}")
+    return enum[names[0]]
 
 
 def _downloaded(kind: str, published: Any, name: str) -> nn.Module:
-    """torchvision's own model, its file downloaded where it is not there yet. Raises InputError where that fails."""
+    """torchvision's published model, downloaded where it is not cached. Raises InputError where that fails."""
     from torchvision import models
 
     try:
@@ -71,8 +71,8 @@ def _downloaded(kind: str, published: Any, name: str) -> nn.Module:
         model: nn.Module = models.get_model(kind, weights=published)
     except Exception as error:  # no connection, no room, a damaged file
         raise InputError(
-            f"cannot download the weights of {name} from {published.url} ({one_line(error)}): where that can be "
-            "reached, download the file, then pass it here with --target-weights"
+            f"cannot download the weights of {name} from {published.url} ({one_line(error)}): download the file "
+            "on another machine, then pass it with --target-weights"
         ) from error
     return model
 
@@ -83,7 +83,7 @@ def _build(kind: str, num_classes: int, published: Any = None) -> nn.Module:
 
     settings: dict[str, Any] = {}
     if kind in ("googlenet", "inception_v3"):
-        # Without the heads that serve training alone; a file of weights may have them or not.
+        # Without auxiliary heads for training; a file of weights may contain them.
         settings = {"init_weights": False, "aux_logits": False, "transform_input": published is not None}
     elif published is not None and kind.startswith("vit_"):
         settings = {"image_size": published.meta["min_size"][0]}

@@ -24,22 +24,22 @@ def load(
     num_classes: int | None = None,
 ) -> ExternalClassifier:
     """As `load_external`; the number of classes is that of its config.json. Raises InputError for
-    what is not there, is no image classifier, or prepares images in a way that is no rescaling and normalisation.
+    a missing model, for one that is no image classifier, and for preprocessing beyond rescaling and normalisation.
     """
     transformers: Any = require_package("transformers", "hf")
-    where = name.removeprefix("hf:")
-    config = _read(transformers.AutoConfig, where, name)
+    source = name.removeprefix("hf:")
+    config = _read(transformers.AutoConfig, source, name)
     if config.model_type == "timm_wrapper":
-        raise InputError(f"{name} holds a model of timm, expected here: timm:hf-hub:{where}")
-    processor = _read(transformers.AutoImageProcessor, where, name)
+        raise InputError(f"{name} holds a model of timm, expected timm:hf-hub:{source}")
+    processor = _read(transformers.AutoImageProcessor, source, name)
     kind: Any = transformers.AutoModelForImageClassification
     if weights is None:
-        model, about = _read(kind, where, name, use_safetensors=True, output_loading_info=True)
-        if missing := sorted(about["missing_keys"]):
+        model, loading_info = _read(kind, source, name, use_safetensors=True, output_loading_info=True)
+        if missing := sorted(loading_info["missing_keys"]):
             raise InputError(f"{name} holds no weights of {missing[0]}, expected a trained classifier, not a backbone")
     else:
         model, _ = with_weights(lambda _: kind.from_config(config), [config.num_labels], weights, name)
-    channels, height, width = _natural(config, processor)
+    channels, height, width = _default_image_shape(config, processor)
     mean, std = _normalisation(processor, channels, name)
     labels = [config.id2label[i] for i in range(config.num_labels)]
     unnamed = labels == [f"LABEL_{i}" for i in range(len(labels))]
@@ -47,16 +47,16 @@ def load(
     return wrap_external(model, name, (channels, height, width), image_shape, mean=mean, std=std, classes=classes)
 
 
-def _read(kind: Any, where: str, name: str, **settings: Any) -> Any:
-    """What a class of transformers reads from the repository or directory `where`."""
+def _read(kind: Any, source: str, name: str, **settings: Any) -> Any:
+    """An object of class `kind`, from the repository or directory `source`."""
     try:
-        return kind.from_pretrained(where, trust_remote_code=False, **settings)
+        return kind.from_pretrained(source, trust_remote_code=False, **settings)
     except Exception as error:  # no connection, no such files, another kind of model
         raise InputError(f"transformers cannot load {name}: {one_line(error)}") from error
 
 
-def _natural(config: Any, processor: Any) -> ImageShape:
-    """The images that its processor makes of any."""
+def _default_image_shape(config: Any, processor: Any) -> ImageShape:
+    """Shape of the images that the processor returns."""
     size = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
     size = dict(size or getattr(processor, "size", None) or {})
     side = size.get("shortest_edge", getattr(config, "image_size", 224))
@@ -64,24 +64,26 @@ def _natural(config: Any, processor: Any) -> ImageShape:
 
 
 def _normalisation(processor: Any, channels: int, name: str) -> tuple[list[float], list[float]]:
-    """Mean and std, one for each channel, of images in [0, 1]; tried against the processor itself on a small image."""
+    """Mean and std per channel for images in [0, 1]; verified against the processor on a small image."""
     scale = 255 * getattr(processor, "rescale_factor", 1 / 255) if getattr(processor, "do_rescale", True) else 255.0
     means, stds = (getattr(processor, key, None) for key in ("image_mean", "image_std"))
     if not getattr(processor, "do_normalize", False):
         means, stds = None, None
-    mean = [each / scale for each in means or [0.0] * channels]
-    std = [each / scale for each in stds or [1.0] * channels]
+    mean = [value / scale for value in means or [0.0] * channels]
+    std = [value / scale for value in stds or [1.0] * channels]
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (channels, 64, 64), dtype=torch.uint8, generator=rng)
     same = {"do_resize": False, "do_center_crop": False, "input_data_format": "channels_first"}
     try:
-        theirs = processor(images=pixels.numpy(), return_tensors="pt", **same)["pixel_values"][0]
+        expected = processor(images=pixels.numpy(), return_tensors="pt", **same)["pixel_values"][0]
     except Exception as error:  # a processor may be any class
-        raise InputError(f"the image processor of {name} cannot be asked what it does: {one_line(error)}") from error
+        raise InputError(f"the image processor of {name} fails on a test image: {one_line(error)}") from error
     column = torch.tensor([mean, std])[:, :, None, None]
-    if theirs.shape != pixels.shape or not torch.allclose(theirs, (pixels / 255 - column[0]) / column[1], atol=1e-4):
+    if expected.shape != pixels.shape or not torch.allclose(
+        expected, (pixels / 255 - column[0]) / column[1], atol=1e-4
+    ):
         raise InputError(
-            f"the image processor of {name} ({type(processor).__name__}) does more than to rescale and normalise: "
+            f"the image processor of {name} ({type(processor).__name__}) does more than rescaling and normalisation: "
             "expected a FILE.py:FACTORY that does the same"
         )
     return mean, std
