@@ -121,7 +121,7 @@ def main(settings: Settings) -> None:
         if settings.generator is None
         else Generator.from_pretrained(settings.generator, allowed_guides=[spec.name])
     )
-    device = training.start_alone(SEED, settings.threads)
+    device = training.init_single_process(SEED, settings.threads)
     data = load_chosen(settings)
     shape, classes = data.image_shape, data.num_classes
     target, data = prepare_model_and_data(load_classifier(spec, image_shape=shape, num_classes=classes), data)
@@ -136,7 +136,7 @@ def main(settings: Settings) -> None:
         check_images_left(bench, generator.y_target)
         generator.to(device).perturb(bench.x[:1])  # what it cannot take, it says now
     if settings.output_dir is not None:
-        training.claim(settings.output_dir, "benchmark", resume=False, overwrite=True)
+        training.prepare_output_dir(settings.output_dir, "benchmark", resume=False, overwrite=True)
         write_settings(settings, settings.output_dir)
 
     rows: list[Row] = []

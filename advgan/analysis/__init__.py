@@ -1,4 +1,4 @@
-"""What many results say together: worst case, pairs, verdicts on the measurement itself, optimality, cost."""
+"""Analysis of many results: worst case, pairwise tests, checks of the evaluation, local optimality, cost."""
 
 from advgan.analysis.summary import summary
 

@@ -1,4 +1,4 @@
-"""Which results may be compared: those of one target under one threat."""
+"""Comparable results: those of one target under one threat model."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def group_of(row: Mapping[str, Any]) -> Group:
 
 
 def groups(results: Iterable[Result]) -> dict[Group, list[Result]]:
-    """The results with metrics, by (target, norm, eps, y_target), in the order in which they came."""
-    found: dict[Group, list[Result]] = {}
+    """The results with metrics, by (target, norm, eps, y_target), in their order."""
+    by_group: dict[Group, list[Result]] = {}
     for result in results:
         if result.row["status"] == "ok":
-            found.setdefault(group_of(result.row), []).append(result)
-    return found
+            by_group.setdefault(group_of(result.row), []).append(result)
+    return by_group
 
 
 def by_attack(results: Iterable[Result]) -> dict[str, list[Result]]:
     """The results of each attack of a group, label -> one per seed."""
-    found: dict[str, list[Result]] = {}
+    results_by_attack: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(result.row["attack"], []).append(result)
-    return found
+        results_by_attack.setdefault(result.row["attack"], []).append(result)
+    return results_by_attack
 
 
 def first_seeds(results: Iterable[Result]) -> list[Result]:
-    """One result per attack of a group, that of its first seed: no attack is judged by the best of many runs."""
+    """One result per attack of a group, that of its first seed, so that no attack has the best of many runs."""
     return [runs[0] for runs in by_attack(results).values()]
 
 
 def spec_of(result: Result) -> AttackSpec | None:
-    """The attack of a row's label; None for a label that is no attack of the command line, such as a transfer."""
+    """The attack of a row's label; None for a label that `parse_attack` rejects, such as that of a transfer."""
     try:
         return parse_attack(result.row["attack"])
     except InputError:

@@ -1,67 +1,72 @@
-"""Does a target hide its gradients instead of being robust? What follows them must not lose to what does without."""
+"""Test for gradient masking: attacks that follow the gradients must not lose to attacks without gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from advgan.analysis.findings import Finding, Measured, access, at_least, fgsm, moves, white_box
+from advgan.analysis.findings import Finding, ModelResults, access, at_least, fgsm, nonzero_gradients, white_box
 from advgan.analysis.groups import first_seeds, groups, spec_of
 from advgan.evaluation.evaluate import Result
 
-MUCH = 0.05  # share of the images: attacks on an honest target differ by a point or two
+MIN_MASKING_GAP = 0.05  # fraction of the images; attacks on a target without masking differ by a point or two
 
 
 def masking(results: Sequence[Result], num_classes: int) -> list[dict[str, Any]]:
-    """The verdict on each target: "masks its gradients", "honest", "unclear" or "not tested", and the worst
-    metrics in words.
+    """The verdict on each target: "masks its gradients", "no masking found", "unclear" or "not tested", with metrics.
 
-    The target's own gradients are what its "@naive" attacks followed; where it has none, what its white-box attacks
-    did. They are masked, after Athalye et al. 2018 ("Obfuscated gradients", section 3.1), where at the same eps
+    The target's own gradients are those of its "@naive" attacks; without such attacks, those of its white-box attacks.
+    They are masked, after Athalye et al. 2018 ("Obfuscated gradients", section 3.1), where at the same eps
 
-    - they do not move the images at all, or
-    - the strongest iterative attack by them loses to transfer, scores or decisions, or
-    - a naive attack loses to its adaptive twin (pgd@naive to pgd)
+    - they are zero, or
+    - the strongest iterative attack that uses them loses to transfer, scores or decisions, or
+    - a naive attack loses to its adaptive form (pgd@naive to pgd)
 
-    clearly (as in `sanity`), and by more than five points: on robust classifiers Square finds a few images more than
-    PGD does. Honest is who was tried without gradients too and passes; where more than five points are not clear,
-    there were too few images to test it. `num_classes` as in `sanity`.
+    significantly (as in `sanity`), and by more than five points: on robust classifiers Square succeeds on a few images
+    more than PGD. A target passes if it was also attacked without gradients and no gap was found; a gap above five
+    points that is not significant is "unclear". `num_classes` as in `sanity`.
     """
     verdicts = []
     for target in dict.fromkeys(result.row["target"] for result in results):
-        own = [result for result in results if result.row["target"] == target]
-        measured = Measured(own, {group: first_seeds(members) for group, members in groups(own).items()}, num_classes)
-        still, without, twins = _findings(measured)
-        worst = [max(found, key=_weight) for found in (without + twins, still) if found]
-        masked = [finding.detail for finding in worst if _weight(finding)[0]]
-        unclear = [finding.detail for finding in worst if finding.excess > MUCH + 1e-9]
-        verdict, detail = "not tested", "no iterative attack by its own gradients beside one without them"
+        target_results = [result for result in results if result.row["target"] == target]
+        model_results = ModelResults(
+            target_results,
+            {group: first_seeds(members) for group, members in groups(target_results).items()},
+            num_classes,
+        )
+        unmoved, without, adaptive = _findings(model_results)
+        worst = [max(kind, key=_masking_gap) for kind in (without + adaptive, unmoved) if kind]
+        masked = [finding.detail for finding in worst if _masking_gap(finding)[0]]
+        unclear = [finding.detail for finding in worst if finding.excess > MIN_MASKING_GAP + 1e-9]
+        verdict, detail = "not tested", "needs an iterative attack by its own gradients and one without gradients"
         if masked:
             verdict, detail = "masks its gradients", "; ".join(masked)
         elif unclear:
             verdict, detail = "unclear", "too few images to tell: " + "; ".join(unclear)
         elif without:
-            verdict, detail = "honest", max(without, key=_weight).detail
+            verdict, detail = "no masking found", max(without, key=_masking_gap).detail
         verdicts.append({"target": target, "verdict": verdict, "detail": detail})
     return verdicts
 
 
-def _findings(measured: Measured) -> tuple[list[Finding], list[Finding], list[Finding]]:
-    """Where the target's own gradients lead: nowhere at all, or less far than no gradients, or an adaptive twin's."""
-    every = [result for members in measured.groups.values() for result in members]
-    naive = dict.fromkeys(result.row["attack"] for result in every if _naive(result))
+def _findings(model_results: ModelResults) -> tuple[list[Finding], list[Finding], list[Finding]]:
+    """Findings on the target's own gradients: zero, weaker than no gradients, weaker than adaptive attacks."""
+    all_results = [result for members in model_results.groups.values() for result in members]
+    naive = dict.fromkeys(result.row["attack"] for result in all_results if _naive(result))
 
-    def followed(result: Result) -> bool:
+    def follows_gradients(result: Result) -> bool:
         return white_box(result) and (not naive or result.row["attack"] in naive)
 
-    kept = {group: [r for r in members if followed(r)] for group, members in measured.groups.items()}
-    without = at_least(lambda r: followed(r) and not fgsm(r), access("transfer", "scores", "decisions"))
-    twins = [at_least(_called(label), _called(label.removesuffix("@naive"))) for label in naive]
-    still = moves(measured._replace(groups=kept))
-    return still, without(measured), [finding for search in twins for finding in search(measured)]
+    gradient_results = {
+        group: [r for r in members if follows_gradients(r)] for group, members in model_results.groups.items()
+    }
+    without = at_least(lambda r: follows_gradients(r) and not fgsm(r), access("transfer", "scores", "decisions"))
+    adaptive = [at_least(_has_label(label), _has_label(label.removesuffix("@naive"))) for label in naive]
+    unmoved = nonzero_gradients(model_results._replace(groups=gradient_results))
+    return unmoved, without(model_results), [finding for search in adaptive for finding in search(model_results)]
 
 
-def _called(label: str) -> Callable[[Result], bool]:
+def _has_label(label: str) -> Callable[[Result], bool]:
     return lambda result: result.row["attack"] == label
 
 
@@ -70,6 +75,6 @@ def _naive(result: Result) -> bool:
     return spec is not None and spec.access == "gradients" and spec.view == "naive"
 
 
-def _weight(finding: Finding) -> tuple[bool, float]:
-    """Whether it shows that gradients are masked, and by how much."""
-    return finding.violated and finding.excess > MUCH + 1e-9, finding.excess
+def _masking_gap(finding: Finding) -> tuple[bool, float]:
+    """Whether the finding shows masked gradients, and by how much."""
+    return finding.violated and finding.excess > MIN_MASKING_GAP + 1e-9, finding.excess

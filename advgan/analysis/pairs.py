@@ -1,4 +1,4 @@
-"""Attacks beside one another on the same images, and beside themselves with another seed."""
+"""Pairwise tests of attacks on the same images, and the spread of an attack over seeds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ALL_PAIRS = 12  # attacks of a group up to which every pair is tested
 
 
 def mcnemar_pairs(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """Pairs of attacks of a group, the first seed of each, on the images that count for both.
+    """Pairs of attacks of a group, the first seed of each, on the images that are eligible for both.
 
-    All pairs of up to 12 attacks (66 tests). Of more, in the order of their ASR, each and the next weaker one.
+    All pairs of up to 12 attacks (66 tests); of more, neighbours in the order of the ASR.
     """
-    found = []
+    tests = []
     for group, members in groups(results).items():
         attacks = first_seeds(members)
         if len(attacks) > ALL_PAIRS:
@@ -26,21 +26,21 @@ def mcnemar_pairs(results: Iterable[Result]) -> list[dict[str, Any]]:
         else:
             pairs = list(combinations(attacks, 2))
         for a, b in pairs:
-            both = a.records["counts"] & b.records["counts"]
-            only_a, only_b, p = mcnemar(a.records["success"][both], b.records["success"][both])
+            eligible = a.records["counts"] & b.records["counts"]
+            only_a, only_b, p = mcnemar(a.records["success"][eligible], b.records["success"][eligible])
             names = {"a": a.row["attack"], "b": b.row["attack"]}
-            found.append({**group._asdict(), **names, "only_a": only_a, "only_b": only_b, "p": p})
-    return found
+            tests.append({**group._asdict(), **names, "only_a": only_a, "only_b": only_b, "p": p})
+    return tests
 
 
 def seeds(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """Mean and standard deviation of the ASR of each attack that was run with several seeds; `seeds` is how many."""
-    found = []
+    """Mean and standard deviation of the ASR of each attack that was run with several seeds; `seeds`: their number."""
+    entries = []
     for group, members in groups(results).items():
         for attack, runs in by_attack(members).items():
             rates = {run.row["seed"]: run.row["asr"] for run in runs}
             if len(rates) > 1:
                 mean, sd = mean_sd(list(rates.values()))
-                spread = {"attack": attack, "seeds": len(rates), "asr_mean": mean, "asr_sd": sd}
-                found.append({**group._asdict(), **spread})
-    return found
+                statistics = {"attack": attack, "seeds": len(rates), "asr_mean": mean, "asr_sd": sd}
+                entries.append({**group._asdict(), **statistics})
+    return entries

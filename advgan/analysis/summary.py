@@ -1,4 +1,4 @@
-"""What a comparison says beyond its rows: worst case, pairs, verdicts, optimality, cost, spread over seeds."""
+"""The analysis of a comparison: worst case, pairwise tests, checks, local optimality, cost, spread over seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from advgan.evaluation.evaluate import Result
 def summary(
     results: Sequence[Result], generators: Sequence[Mapping[str, Any]], num_classes: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """The lists of results.json, from the cells' `results` and what is known of the `generators`."""
+    """The lists of results.json, from `results` and the entries of `generators`."""
     return {
         "rows": [result.row for result in results],
         "worst_case": worst_case(results),

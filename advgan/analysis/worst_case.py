@@ -1,4 +1,4 @@
-"""What a defender has to expect: an image is lost if any attack fools it."""
+"""The worst case over attacks, image by image: an attack succeeds if any attack does."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ def worst_case(results: Iterable[Result]) -> list[dict[str, Any]]:
     """Per group the worst case per image over all attacks, all seeds, failed ones left out (Carlini et al. 2019,
     "Report per-example attack success rate"): the mean over images of the worst attack, not the worst attack's mean.
 
-    asr and its Wilson interval are over the images that count, robust_accuracy over all of them, as in a row; `needed`
-    says of each attack how many images only it fools.
+    asr and its Wilson interval are over the eligible images, robust_accuracy over all images, as in a row; `needed` is,
+    per attack, the number of images on which only that attack succeeds.
     """
-    found = []
+    entries = []
     for group, members in groups(results).items():
         records = members[0].records
-        counts = records["counts"]
+        eligible = records["counts"]
         success = {attack: any_success(runs) for attack, runs in by_attack(members).items()}
-        fooled = torch.stack(list(success.values())).sum(0)
-        lost = torch.stack([misclassified(result.records) for result in members]).any(0)
-        hits, n_attacked = int((fooled > 0).sum()), int(counts.sum())
+        n_successful = torch.stack(list(success.values())).sum(0)
+        misclassified_by_any = torch.stack([misclassified(result.records) for result in members]).any(0)
+        hits, n_attacked = int((n_successful > 0).sum()), int(eligible.sum())
         low, high = wilson(hits, n_attacked)
-        found.append(
+        entries.append(
             {
                 **group._asdict(),
-                **{"attacks": list(success), "n": len(counts), "n_attacked": n_attacked},
+                **{"attacks": list(success), "n": len(eligible), "n_attacked": n_attacked},
                 **{"asr": hits / n_attacked, "asr_low": low, "asr_high": high},
-                "robust_accuracy": (correct(records) & ~lost).double().mean().item(),
-                "needed": {attack: int((own & (fooled == 1)).sum()) for attack, own in success.items()},
+                "robust_accuracy": (correct(records) & ~misclassified_by_any).double().mean().item(),
+                "needed": {
+                    attack: int((success_of & (n_successful == 1)).sum()) for attack, success_of in success.items()
+                },
             }
         )
-    return found
+    return entries
 
 
 def any_success(results: Iterable[Result]) -> Tensor:
-    """(n,) bool: which images at least one of the results fools within eps."""
+    """Whether at least one of the results succeeds within eps, per image: (n,) bool."""
     return torch.stack([result.records["success"] for result in results]).any(0)

@@ -97,11 +97,11 @@ def main(settings: Settings) -> None:
         raise InputError(f"OUT must be a folder, got {settings.output_dir}")
     candidates = find_images(str(settings.source), settings.output_dir)
     images = [image for image in candidates if not image.problem]
-    accelerator = training.start(settings.seed, settings.threads)
+    accelerator = training.init_accelerator(settings.seed, settings.threads)
     attacker = load(settings, accelerator)
     y_target = None if attacker.y_target is None else str(attacker.y_target)
     settings = replace(settings, eps=attacker.eps, y_target=y_target)  # the effective ones
-    training.claim(settings.output_dir, "manifest.csv", resume=False, overwrite=True)
+    training.prepare_output_dir(settings.output_dir, "manifest.csv", resume=False, overwrite=True)
     check_same_settings(settings)
     chunks = [images[i : i + settings.batch_size] for i in range(0, len(images), settings.batch_size)]
     mine = chunks[accelerator.process_index :: accelerator.num_processes]
@@ -134,7 +134,7 @@ def main(settings: Settings) -> None:
         lines = [[row.get(column) for column in COLUMNS] for row in all_rows]
         atomic_write(settings.output_dir / "manifest.csv", in_utf8(csv_text(COLUMNS, lines)))
         print_summary(settings, all_rows, known, attacker)
-    training.finish(accelerator, SKIPPED if any(row["status"] != "ok" for row in all_rows) else 0)
+    training.shutdown(accelerator, SKIPPED if any(row["status"] != "ok" for row in all_rows) else 0)
 
 
 def load(settings: Settings, accelerator: Accelerator) -> ImageAttacker:
@@ -180,7 +180,7 @@ def check_same_settings(settings: Settings) -> None:
             raise InputError(f"{manifest} exists, and this command did not write it: --force replaces it")
         return
     earlier = absolute_paths(load_recipe(Settings, path))
-    if changed := training.changes(earlier, absolute_paths(settings), IGNORED_ON_RESUME):
+    if changed := training.settings_diff(earlier, absolute_paths(settings), IGNORED_ON_RESUME):
         raise InputError(f"{settings.output_dir} holds results of other settings ({changed}): --force replaces them")
 
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: what it takes to run the same thing again."""
+"""The environment of a result, for its reproduction: versions, machine, commit, settings."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-BRIDGED = ("foolbox", "torchattacks", "adversarial-robustness-toolbox")  # whose attacks may be rows
-COMPUTING = ("attacks", "bridges", "classifiers", "defenses", "evaluation", "models")  # rooms that decide a result
+BRIDGED = ("foolbox", "torchattacks", "adversarial-robustness-toolbox")  # libraries with a bridge
+COMPUTING = ("attacks", "bridges", "classifiers", "defenses", "evaluation", "models")  # packages that affect a result
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "tensorboard")
 
 
@@ -39,8 +39,8 @@ def environment(settings: Any) -> dict[str, Any]:
     }
 
 
-def software() -> dict[str, Any]:
-    """What decides a result beside the settings: the code that computes it, versions of packages, the machine, threads.
+def cache_version() -> dict[str, Any]:
+    """The part of a result's cache key beside the settings: code, versions of packages, machine, threads.
 
     Comments, docstrings and formatting of the code do not count, nor do reports, studies, trainings and commands.
     """
@@ -49,7 +49,7 @@ def software() -> dict[str, Any]:
 
 @cache
 def _installed() -> dict[str, Any]:
-    """The part of `software` that stays as it is while a process runs."""
+    """The part of `cache_version` that is constant within a process."""
     library = Path(__file__).parents[1]
     files = [library / "core/threat_model.py", *(f for room in COMPUTING for f in (library / room).rglob("*.py"))]
     code = hashlib.sha256()
@@ -76,7 +76,7 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON has it: paths as text."""
+    """`value` for JSON: paths as text."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
@@ -90,7 +90,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> str:
-    """The processor's name as Linux knows it, else the platform's word for it."""
+    """The processor's name from /proc/cpuinfo, else from `platform`."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -68,7 +68,7 @@ def evaluate(
 ) -> Result:
     """Attack images `x` (n, c, h, w) with labels `y` (n,), batch by batch, and verify the adversarial examples.
 
-    attack         (x, y) -> x_adv, on the target's device; it gets copies, some of them twice, to warm up
+    attack         (x, y) -> x_adv, on the target's device; called with copies, and twice with some of them, to warm up
     target         in eval mode, no softmax; its forwards and backwards during the attack are counted
     name, target_name, access, seed   of the attack (`Attack.access`, seed of its rng) and the target, for the row
     threat         "bounded": the ball of x_adv; "minimal-norm": the eps up to which a success counts
@@ -84,18 +84,18 @@ def evaluate(
     """
     _check_arguments(target, x, y, threat, y_target=y_target, batch_size=batch_size)
     logits = predict(target, x, batch_size) if clean_logits is None else clean_logits
-    odd = _check_logits(target, x, y, logits, y_target=y_target, alone=clean_logits is None)
+    n_not_finite = _check_logits(target, x, y, logits, y_target=y_target, alone=clean_logits is None)
     accepted = accepted_by(target, x, batch_size) if clean_accepted is None else clean_accepted
     records = clean_records(logits.cpu(), y.cpu(), y_target, accepted)
     row = {"target": target_name, "attack": name, "access": access, "seed": seed, "protocol": protocol}
     row |= {"attack_norm": attack_norm or threat.norm, "norm": threat.norm, "eps": threat.eps}
     row |= {"targeted": threat.targeted, "y_target": y_target, "n": len(x), "batch_size": batch_size, "violations": []}
     row |= clean_metrics(records)
-    if reason := _obstacle(odd, row):
+    if reason := _obstacle(n_not_finite, row):
         return _failed(row, reason, [])
     try:
-        limits = threat if protocol == "bounded" else Threat("linf", 1.0)  # that ball holds the whole box
-        run = run_attack(attack, target, x, y, limits, batch_size=batch_size, keep=keep, progress=progress)
+        ball = threat if protocol == "bounded" else Threat("linf", 1.0)  # that ball holds the whole box
+        run = run_attack(attack, target, x, y, ball, batch_size=batch_size, keep=keep, progress=progress)
     except ThreatModelViolation as broken:
         return _failed(row, str(broken), broken.violations)
     except Exception as error:
@@ -114,17 +114,17 @@ def _check_logits(target: nn.Module, x: Tensor, y: Tensor, logits: Tensor, *, y_
     check_columns(logits)
     check_classes(y, logits)
     check_class(y_target, logits.shape[1])
-    odd = not_finite(logits)
-    if not odd and not isinstance(unwrap(target), BlackBox):
-        few = torch.linspace(0, len(x) - 1, min(8, len(x))).round().long()
-        check_outputs(target, x[few].to(device_of(target)), logits[few], alone=alone)
-    return odd
+    n_not_finite = not_finite(logits)
+    if not n_not_finite and not isinstance(unwrap(target), BlackBox):
+        sample = torch.linspace(0, len(x) - 1, min(8, len(x))).round().long()
+        check_outputs(target, x[sample].to(device_of(target)), logits[sample], alone=alone)
+    return n_not_finite
 
 
-def _obstacle(odd: int, row: dict[str, Any]) -> str | None:
-    """Why no attack is possible, with `odd` images of which a logit is not finite."""
-    if odd:
-        return f"the target returns NaN or infinity for {odd} of {row['n']} images, expected finite logits"
+def _obstacle(n_not_finite: int, row: dict[str, Any]) -> str | None:
+    """Why no attack is possible, with `n_not_finite` images of non-finite logits."""
+    if n_not_finite:
+        return f"the target returns NaN or infinity for {n_not_finite} of {row['n']} images, expected finite logits"
     return None if row["n_attacked"] else "no image to attack, the target classifies none correctly"
 
 

@@ -55,14 +55,16 @@ class ModelSnapshot:
 
     def changes(self) -> list[str]:
         """Names of the changed parts."""
-        now = _tensors(self.model)
+        after = _tensors(self.model)
         same = {
-            "weights": now.keys() == self.weights.keys()
-            and all(now[name] is tensor and _equal(tensor, was) for name, (tensor, was) in self.weights.items()),
+            "weights": after.keys() == self.weights.keys()
+            and all(
+                after[name] is tensor and _equal(tensor, before) for name, (tensor, before) in self.weights.items()
+            ),
             "mode": self.modes
             == {module: module.training for module in self.model.modules() if hasattr(module, "training")},
-            "requires_grad": all(p.requires_grad == was for p, was in self.trainable.items()),
-            "gradients": all(_equal(p.grad, was) for p, was in self.gradients.items()),
+            "requires_grad": all(p.requires_grad == before for p, before in self.trainable.items()),
+            "gradients": all(_equal(p.grad, before) for p, before in self.gradients.items()),
             "hooks": self.hooks == _hooks(self.model),
             "forward": _same_parts(self.parts, _parts(self.model)),
         }
@@ -79,8 +81,8 @@ class ModelSnapshot:
                 held = getattr(module, kind)
                 held.clear()
                 held.update(was_parts)
-        for tensor, was in self.weights.values():
-            tensor.copy_(was)
+        for tensor, before in self.weights.values():
+            tensor.copy_(before)
         for parameter, was_trainable in self.trainable.items():
             parameter.requires_grad_(was_trainable)
             parameter.grad = self.gradients[parameter]
@@ -111,22 +113,23 @@ def _hooks(model: nn.Module) -> dict[nn.Module, dict[str, dict[int, Any]]]:
 
 
 def _parts(model: nn.Module) -> dict[nn.Module, tuple[Any, dict[str, dict[str, Any]]]]:
-    """Per module a forward of its own, if it has been given one, and what it holds, by name: objects, not values."""
+    """Per module the forward of the instance, if any, and its parts by name: objects, not values."""
     return {
         module: (module.__dict__.get("forward"), {kind: dict(getattr(module, kind)) for kind in PARTS})
         for module in _python_modules(model)
     }
 
 
-def _same_parts(was: dict[nn.Module, Any], now: dict[nn.Module, Any]) -> bool:
-    """Whether both hold the same modules with the same forwards; what tensors they hold is told by the weights."""
-    return was.keys() == now.keys() and all(
-        was[m][0] is now[m][0] and list(was[m][1]["_modules"].values()) == list(now[m][1]["_modules"].values())
-        for m in was
+def _same_parts(before: dict[nn.Module, Any], after: dict[nn.Module, Any]) -> bool:
+    """Whether both hold the same modules with the same forwards (tensors are compared by `weights`)."""
+    return before.keys() == after.keys() and all(
+        before[m][0] is after[m][0]
+        and list(before[m][1]["_modules"].values()) == list(after[m][1]["_modules"].values())
+        for m in before
     )
 
 
-def _equal(now: Tensor | None, was: Tensor | None) -> bool:
-    if now is None or was is None:
-        return now is was
-    return now.shape == was.shape and now.device == was.device and bool(torch.equal(now, was))
+def _equal(after: Tensor | None, before: Tensor | None) -> bool:
+    if after is None or before is None:
+        return after is before
+    return after.shape == before.shape and after.device == before.device and bool(torch.equal(after, before))

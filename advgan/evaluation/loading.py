@@ -141,7 +141,7 @@ def read_training_json(path: Path) -> dict[str, Any]:
 def load_targets(
     specs: Sequence[ClassifierSpec], data: Data, device: torch.device, *, keep_class_order: bool = False
 ) -> tuple[list[TargetModel], Data]:
-    """The classifiers `specs` on `device`, each tried on a few validation images; and `data` with labels and class
+    """The classifiers `specs` on `device`, each checked on a few validation images; and `data` with labels and class
     names as they have them (see `advgan.data.relabel`), with `keep_class_order` as they are.
 
     Raises InputError unless each can be attacked, and all have the classes in one order.
@@ -198,25 +198,20 @@ def parse_eps_values(texts: Sequence[str], norm: Norm) -> list[float]:
     Raises InputError for an invalid one.
     """
     values = {0.0}
-    for word in " ".join(texts or DEFAULT_EPS[norm]).replace(",", " ").split():
-        if ":" not in word:
-            values.add(parse_fraction(word))
+    for text in " ".join(texts or DEFAULT_EPS[norm]).replace(",", " ").split():
+        if ":" not in text:
+            values.add(parse_fraction(text))
             continue
         try:
-            first, last, step = map(Fraction, word.split(":"))  # exact: 3 steps of 0.05 are 0.15
+            first, last, step = map(Fraction, text.split(":"))  # exact: 3 steps of 0.05 are 0.15
         except (ValueError, ZeroDivisionError):
-            raise InputError(f"a range of eps must look like 0:0.3:0.05 or 0:8/255:1/255, got {word!r}") from None
+            raise InputError(f"a range of eps must look like 0:0.3:0.05 or 0:8/255:1/255, got {text!r}") from None
         if not step > 0 or not 0 <= (last - first) / step <= 1000:
-            raise InputError(f"a range of eps must go up in at most 1000 steps, got {word!r}")
+            raise InputError(f"a range of eps must go up in at most 1000 steps, got {text!r}")
         values |= {float(first + i * step) for i in range(math.floor((last - first) / step) + 1)}
     return sorted(eps and check_eps(eps, norm) for eps in values)
 
 
-def aim(y_target: int | None, generator: Generator | None) -> int | None:
+def resolve_target_class(y_target: int | None, generator: Generator | None) -> int | None:
     """The target class: as given, else the generator's, else None."""
     return generator.y_target if y_target is None and generator is not None else y_target
-
-
-def unfit(generator: Generator, threat: Threat, y_target: int | None) -> str | None:
-    """Why a generator does not support a threat; None if it does."""
-    return generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)

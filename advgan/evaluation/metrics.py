@@ -15,10 +15,10 @@ from advgan.evaluation.statistics import median_interval, wilson
 
 
 def clean_records(logits: Tensor, y: Tensor, y_target: int | None, accepted: Tensor | None = None) -> dict[str, Tensor]:
-    """Before the attack, per image (n,): label, clean prediction and confidence, and whether the image counts.
+    """Before the attack, per image (n,): label, clean prediction and confidence, and whether the image is eligible.
 
-    It counts if it is classified correctly, not rejected (`accepted` (n,), of a target that can reject) and, for a
-    targeted attack, its label is not the target class.
+    It is (column `counts`) if it is classified correctly, not rejected (`accepted` (n,), of a target that can reject)
+    and, for a targeted attack, its label is not the target class.
     """
     confidence, prediction = logits.float().softmax(1).max(1)
     records = {"label": y, "clean_prediction": prediction, "clean_confidence": confidence}
@@ -50,9 +50,9 @@ def attack_outcome(
     for form in ("", "_8bit"):
         prediction = records[f"prediction{form}"]
         near = records[f"{threat.norm}{form}"] <= threat.eps + TOLERANCE[threat.norm]
-        fooled = prediction != records["label"] if y_target is None else prediction == y_target
-        fooled = fooled & records[f"accepted{form}"] if "accepted" in records else fooled
-        columns[f"fooled{form}"] = records["counts"] & fooled
+        success = prediction != records["label"] if y_target is None else prediction == y_target
+        success = success & records[f"accepted{form}"] if "accepted" in records else success
+        columns[f"fooled{form}"] = records["counts"] & success
         columns[f"within{form}"] = near | (protocol == "bounded")
         columns[f"success{form}"] = columns[f"fooled{form}"] & columns[f"within{form}"]
     return columns
@@ -70,20 +70,20 @@ def clean_metrics(records: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def attack_metrics(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
-    """Rates and sizes of a verified attack on at least one image that counts.
+    """Rates and norms of a verified attack on at least one eligible image.
 
-    asr*              over the images that count; asr_any_norm is without the bound
+    asr*              over the eligible images; asr_any_norm is without the bound
     robust_accuracy   over all images: correct before the attack, and not misclassified within eps (nor if rejected)
-    rejected          rejected fraction of the images that count; None if the target cannot reject
-    norms, ssim       over the images that count; of a minimum-norm attack over its successes, but l2_median takes a
+    rejected          rejected fraction of the eligible images; None if the target cannot reject
+    norms, ssim       over the eligible images; of a minimum-norm attack over its successes, but l2_median counts a
                       failure as infinitely far (None if that makes it infinite); _low and _high are its 95 % bootstrap
                       interval, of minimum-norm attacks on two images or more
     """
-    counts = records["counts"]
-    n, hits = int(counts.sum()), int(records["success"].sum())
+    eligible = records["counts"]
+    n, hits = int(eligible.sum()), int(records["success"].sum())
     low, high = wilson(hits, n)
-    measured = records["fooled"] if protocol == "minimal-norm" else counts
-    l2 = records["l2"].masked_fill(~measured, torch.inf)[counts]
+    measured = records["fooled"] if protocol == "minimal-norm" else eligible
+    l2 = records["l2"].masked_fill(~measured, torch.inf)[eligible]
 
     several = protocol == "minimal-norm" and n > 1
     interval = median_interval(l2.numpy()) if several else (math.nan, math.nan)
@@ -99,7 +99,7 @@ def attack_metrics(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
         "asr_8bit": records["success_8bit"].sum().item() / n,
         "asr_any_norm": records["fooled"].sum().item() / n,
         "robust_accuracy": (correct(records) & ~misclassified(records)).double().mean().item(),
-        "rejected": (~records["accepted"][counts]).double().mean().item() if "accepted" in records else None,
+        "rejected": (~records["accepted"][eligible]).double().mean().item() if "accepted" in records else None,
         "l0_mean": size("l0"),
         "l2_mean": size("l2"),
         "l2_median": _finite(np.median(l2.numpy())),

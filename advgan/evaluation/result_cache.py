@@ -23,12 +23,12 @@ from advgan.core.json_files import read_object
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import Defended, attack_view, reseed
-from advgan.evaluation.environment import software
+from advgan.evaluation.environment import cache_version
 from advgan.evaluation.evaluate import ROW_KEYS, Result, accepted_by, evaluate, predict, recompute_metrics
 from advgan.evaluation.loading import TargetModel
 from advgan.models.generator import Generator
 
-X_ADV = "x_adv"  # the one tensor in a cell's file that is not a column of its records
+X_ADV = "x_adv"  # the one tensor in a stored file that is not a column of its records
 
 
 def _widest(spec: AttackSpec, threat: Threat) -> Threat:
@@ -52,9 +52,9 @@ def attack_rng(seed: int, label: str) -> torch.Generator:
 
 
 class ResultCache:
-    """Runs cells on images `x` (n, c, h, w) with labels `y` (n,) and stores each in `directory`; None stores nothing.
+    """Runs attacks on images `x` (n, c, h, w) with labels `y` (n,); stores each result in `directory` (None: nowhere).
 
-    A stored cell is not run again, so that an interrupted comparison continues. The key is attack, settings, seed,
+    A stored result is not computed again, so that an interrupted comparison resumes. The key is attack, settings, seed,
     threat, target, generator, images, batch size, device, threads and software. `fresh` runs all of them again.
     """
 
@@ -70,7 +70,7 @@ class ResultCache:
     ) -> None:
         self.directory, self.x, self.y, self.batch_size, self.keep = directory, x, y, batch_size, keep
         self.fresh = fresh
-        self.found = 0  # cached cells
+        self.cache_hits = 0
         self._images = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
         self._logits: dict[str, Tensor] = {}
         self._accepted: dict[str, Tensor | None] = {}
@@ -98,28 +98,30 @@ class ResultCache:
         y_target: int | None = None,
         seed: int = 0,
         generator: Generator | None = None,
-        foreign: bool = False,
+        transfer: bool = False,
         source: TargetModel | None = None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> Result:
-        """The cell's result, stored or computed now. A minimum-norm attack is run once for all eps of a norm.
+        """The stored or computed result of one attack. A minimum-norm attack is run once for all eps of a norm.
 
-        foreign  whether the generator was trained on another classifier: its one pass is a transfer then
-        source   another classifier, which is attacked in place of the victim ("transfer")
+        transfer  whether the generator was trained on another classifier
+        source    another classifier, on which the adversarial examples are computed (access "transfer")
         """
         attacked = attack_view((source or victim).model, spec.view)
-        elsewhere = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
-        access: AttackerAccess = "transfer" if elsewhere or (spec.access == "generator" and foreign) else spec.access
+        on_another_model = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
+        access: AttackerAccess = (
+            "transfer" if on_another_model or (spec.access == "generator" and transfer) else spec.access
+        )
         widest = _widest(spec, threat)
-        key = None  # where nothing is kept, no model and no code is read for it
+        key = None  # without a directory no model and no code is hashed
         if self.directory is not None:
             key = self._key(spec, victim, widest, y_target=y_target, seed=seed, generator=generator, source=source)
-        kept = self._read(key)
-        if kept is None:
-            for drawing in (victim, source or victim):
-                reseed(drawing.model, seed)
+        result = self._read(key)
+        if result is None:
+            for model in (victim, source or victim):
+                reseed(model.model, seed)
             rng = attack_rng(seed, spec.label)
-            kept = evaluate(
+            result = evaluate(
                 make_attack(spec, attacked, widest, y_target, rng, generator),
                 victim.model,
                 *(self.x, self.y, widest),
@@ -136,18 +138,18 @@ class ResultCache:
                 keep=self.keep,
                 progress=progress,
             )
-            if kept.row["status"] == "ok":  # a failure may have been the machine's: it is tried again
-                self._write(key, kept)
+            if result.row["status"] == "ok":  # a failure may be the machine's: not stored
+                self._write(key, result)
         else:
-            self.found += 1
+            self.cache_hits += 1
             progress(len(self.x))
-        row = kept.row | {"seed": seed, "access": access}
-        return recompute_metrics(Result(row, kept.records, kept.x_adv), threat)
+        row = result.row | {"seed": seed, "access": access}
+        return recompute_metrics(Result(row, result.records, result.x_adv), threat)
 
-    def name(self, cell: Mapping[str, Any]) -> str:
-        """Identifier of the result of `run(**cell)`, which several cells may share."""
-        rest = {name: cell[name] for name in ("y_target", "seed", "generator", "source")}
-        return _digest(self._key(cell["spec"], cell["victim"], _widest(cell["spec"], cell["threat"]), **rest))
+    def name(self, call: Mapping[str, Any]) -> str:
+        """Identifier of the result of `run(**call)`; several calls may have the same."""
+        details = {name: call[name] for name in ("y_target", "seed", "generator", "source")}
+        return _digest(self._key(call["spec"], call["victim"], _widest(call["spec"], call["threat"]), **details))
 
     def _key(
         self,
@@ -160,7 +162,7 @@ class ResultCache:
         generator: Generator | None,
         source: TargetModel | None,
     ) -> dict[str, Any]:
-        """All that decides a cell's result."""
+        """Everything that affects a result."""
         maker = generator if spec.name == "advgan" else None
         draws = spec.attack.random or (maker is not None and maker.noise) or is_stochastic(victim, source)
         return {
@@ -171,30 +173,30 @@ class ResultCache:
             "threat": {"norm": threat.norm, "eps": threat.eps, "y_target": y_target},
             "seed": seed if draws else None,
             "images": {"sha256": self._images, "n": len(self.x), "batch_size": self.batch_size, "keep": self.keep},
-            "software": software() | {"device": next(victim.model.parameters(), self.x).device.type},
+            "software": cache_version() | {"device": next(victim.model.parameters(), self.x).device.type},
         }
 
     def _folder(self, key: dict[str, Any] | None) -> Path | None:
         if self.directory is None or key is None:
             return None
-        words = [key["target"]["label"], key["attack"], key["threat"]["norm"], f"{key['threat']['eps']:.4g}"]
-        name = re.sub(r"[^\w.=-]+", "-", "_".join(words))[:100]
+        parts = [key["target"]["label"], key["attack"], key["threat"]["norm"], f"{key['threat']['eps']:.4g}"]
+        name = re.sub(r"[^\w.=-]+", "-", "_".join(parts))[:100]
         return self.directory / f"{name}_{_digest(key)[:16]}"
 
     def _read(self, key: dict[str, Any] | None) -> Result | None:
-        """A stored cell; None without one, and with a warning for a damaged one."""
+        """A stored result; None without one, and with a warning for a damaged one."""
         folder = self._folder(key)
         if self.fresh or folder is None or not folder.is_dir():
             return None
         try:
-            cell = read_object(folder / "cell.json")
-            tensors = read_weights(folder / "records.safetensors", config=cell, digests=True)
-            records, row = {name: tensors[name] for name in cell["columns"]}, cell["row"]
+            stored = read_object(folder / "cell.json")
+            tensors = read_weights(folder / "records.safetensors", config=stored, digests=True)
+            records, row = {name: tensors[name] for name in stored["columns"]}, stored["row"]
             if row.keys() != set(ROW_KEYS) or {len(column) for column in records.values()} != {len(self.x)}:
-                raise ValueError("its columns or its images are others")
+                raise ValueError("other columns or another number of images")
             return Result({name: row[name] for name in ROW_KEYS}, records, tensors[X_ADV])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            warn(f"the kept result {folder} is damaged and is run again: {one_line(error)}")
+            warn(f"the cached result {folder} is damaged and is computed again: {one_line(error)}")
             return None
 
     def _write(self, key: dict[str, Any] | None, result: Result) -> None:
@@ -202,31 +204,31 @@ class ResultCache:
             return
 
         def write(folder: Path) -> None:
-            cell = {"key": key, "row": result.row, "columns": list(result.records)}
-            (folder / "cell.json").write_text(json.dumps(cell, indent=2, allow_nan=False) + "\n")
-            write_weights({**result.records, X_ADV: result.x_adv}, folder / "records.safetensors", config=cell)
+            stored = {"key": key, "row": result.row, "columns": list(result.records)}
+            (folder / "cell.json").write_text(json.dumps(stored, indent=2, allow_nan=False) + "\n")
+            write_weights({**result.records, X_ADV: result.x_adv}, folder / "records.safetensors", config=stored)
 
         atomic_write_dir(directory, write)
 
 
 def distribute(
-    cells: ResultCache,
-    todo: Sequence[Mapping[str, Any]],
+    cache: ResultCache,
+    calls: Sequence[Mapping[str, Any]],
     run: Callable[[Mapping[str, Any]], Result],
     accelerator: Accelerator,
 ) -> tuple[list[Result], int]:
-    """Results of all cells `todo`, in order, in the main process, and the number of cached ones.
+    """Results of all `calls`, in order, in the main process, and the number of cached ones.
 
-    A cell holds the arguments of `cells.run`, which `run` calls. Whole attacks are distributed over the processes, so
-    that a random one draws the same as in one process. The main process reads the others' results from a shared disk,
-    and repeats those that failed elsewhere; the others return no results.
+    A call holds the arguments of `cache.run`, which `run` applies. Whole attacks are distributed over the processes, so
+    that a random attack has the same random numbers as in one process. The main process reads the others' results from
+    a shared disk, and repeats those that failed elsewhere; the other processes return no results.
     """
-    names = list(dict.fromkeys(map(cells.name, todo)))
-    mine = set(names[accelerator.process_index :: accelerator.num_processes])
-    done = {i: run(cell) for i, cell in enumerate(todo) if cells.name(cell) in mine}
+    names = list(dict.fromkeys(map(cache.name, calls)))
+    own_names = set(names[accelerator.process_index :: accelerator.num_processes])
+    results = {i: run(call) for i, call in enumerate(calls) if cache.name(call) in own_names}
     accelerator.wait_for_everyone()
-    cached = int(accelerator.reduce(torch.tensor(cells.found, device=accelerator.device), reduction="sum").item())
+    cached = int(accelerator.reduce(torch.tensor(cache.cache_hits, device=accelerator.device), reduction="sum").item())
     if not accelerator.is_main_process:
         return [], cached
-    cells.fresh = False  # the others' results are fresh
-    return [done[i] if i in done else run(cell) for i, cell in enumerate(todo)], cached
+    cache.fresh = False  # the others' results are fresh
+    return [results[i] if i in results else run(call) for i, call in enumerate(calls)], cached

@@ -52,15 +52,15 @@ def run_attack(
     there are fewer, the first few images are attacked once before. Raises ThreatModelViolation at the first one,
     and whatever the attack raises; the target is as before either way.
     """
-    equal = max(len(x) // batch_size, 1)
+    n_equal = max(len(x) // batch_size, 1)
     counter, snapshot = CallCounter(unwrap(target)), ModelSnapshot(target)
     measured: list[dict[str, Tensor]] = []
-    kept: list[Tensor] = []
+    x_adv_parts: list[Tensor] = []
     seconds: list[float] = []
     try:
         for start in range(0, len(x), batch_size):
             x_clean, label = (part[start : start + batch_size].to(device_of(target)) for part in (x, y))
-            if start == 0 and equal <= 2:
+            if start == 0 and n_equal <= 2:
                 attack(x_clean[:WARM_UP].clone(), label[:WARM_UP].clone())
             before = counter.forwards
             with counter:
@@ -70,7 +70,7 @@ def run_attack(
             seconds.append(duration / len(x_clean))
             measured.append(columns | {"queries": torch.full((len(x_clean),), queries)})
             if start < keep:
-                kept.append(x_adv[: keep - start].cpu().clone())  # its buffer may be used again
+                x_adv_parts.append(x_adv[: keep - start].cpu().clone())  # the attack may reuse its buffer
             progress(len(x_clean))
     finally:
         changes = snapshot.changes()
@@ -78,8 +78,8 @@ def run_attack(
     if changes:
         raise ThreatModelViolation(changes)
 
-    first = 1 if equal > 2 else 0
-    median = float(np.median(seconds[first:equal]))
+    first = 1 if n_equal > 2 else 0
+    median = float(np.median(seconds[first:n_equal]))
     cost = {
         "seconds_per_image": median,
         "images_per_second": 1 / median,
@@ -87,7 +87,7 @@ def run_attack(
         "backwards_per_image": counter.backwards / len(x),
     }
     joined = {name: torch.cat([batch[name] for batch in measured]) for name in measured[0]}
-    return Run(joined, torch.cat(kept)[:keep] if kept else x[:0], cost)
+    return Run(joined, torch.cat(x_adv_parts)[:keep] if x_adv_parts else x[:0], cost)
 
 
 def _call_timed(attack: AttackFn, x: Tensor, y: Tensor) -> tuple[Any, float]:
@@ -123,9 +123,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 @torch.no_grad()
 def relative_time(model: nn.Module, base: nn.Module, x: Tensor, rounds: int = 20) -> float:
-    """Time of `model` for images `x` (n, c, h, w) over that of `base`: minima of `rounds` in which they alternate,
-    because other load of the machine only adds to a time."""
+    """Time of `model` for images `x` (n, c, h, w) over that of `base`: minima over `rounds`, in alternation, because
+    other load of the machine only adds to a time."""
     x = x.to(device_of(base))
-    times = [[timed(x.device, each, x)[1] for each in (model, base)] for _ in range(rounds + 1)]
-    ours, theirs = (min(each) for each in zip(*times[1:], strict=True))  # the first warms up
-    return ours / theirs
+    times = [[timed(x.device, network, x)[1] for network in (model, base)] for _ in range(rounds + 1)]
+    model_times, base_times = (min(network) for network in zip(*times[1:], strict=True))  # the first warms up
+    return model_times / base_times

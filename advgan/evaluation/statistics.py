@@ -10,15 +10,15 @@ import numpy as np
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of `successes` out of `n` >= 1 (Wilson 1927): honest near 0 and 1 too."""
-    from scipy.stats import binomtest  # a second to import, and only a report asks
+    """The 95 % Wilson score interval of `successes` out of `n` >= 1 (Wilson 1927), also valid near 0 and 1."""
+    from scipy.stats import binomtest  # takes a second to import, and only reports need it
 
     interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def median_interval(values: Any, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the median (Efron 1979) of `values` (n,), n >= 1; one value is its own.
+    """The 95 % percentile bootstrap interval of the median (Efron 1979) of `values` (n,), n >= 1.
 
     Infinite values (an attack's failures) may be among them, and make an end infinite where the resampled medians are.
     """
@@ -27,7 +27,7 @@ def median_interval(values: Any, resamples: int = 1000, seed: int = 0) -> tuple[
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return float(values[0]), float(values[0])
-    # Between two infinite values nothing can be interpolated: a stand-in, larger than all else, takes their place.
+    # Nothing can be interpolated between infinite values: a number larger than all others replaces them.
     finite = np.abs(values[np.isfinite(values)]).max(initial=1.0)
     interval = bootstrap(
         (np.where(np.isfinite(values), values, finite * 1e15),),
@@ -42,14 +42,14 @@ def median_interval(values: Any, resamples: int = 1000, seed: int = 0) -> tuple[
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation of at least one value; one value has no deviation."""
+    """Mean and sample standard deviation (None for a single value) of at least one value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def mcnemar(a: Any, b: Any) -> tuple[int, int, float]:
     """Exact McNemar test (1947) of two attacks' success (n,) on the same images: only_a, only_b and the two-sided p.
 
-    If they were equally strong, each image that only one of them fools would be a fair coin's toss; p is 1 without any.
+    Under the null hypothesis each image on which only one of them succeeds is a fair coin toss; p is 1 without such.
     """
     from scipy.stats import binomtest
 
@@ -64,8 +64,8 @@ def paired_ratio(
 ) -> tuple[float | None, float | None, float | None]:
     """Rate of `a` over rate of `b`, both success (n,) on the same images, with its 95 % paired percentile bootstrap.
 
-    Images are drawn, never their two outcomes apart: what is hard for both is hard for both in each resample. An end
-    is None where resamples without any success of b leave it undefined; all are without a success of b at all.
+    Images are resampled with both outcomes, which keeps their correlation. An end is None where resamples without any
+    success of b leave it undefined; all are None without a success of b.
     """
     from scipy.stats import bootstrap
 
@@ -97,12 +97,11 @@ def paired_ratio(
 def auc(clean: Any, adversarial: Any) -> tuple[float, float, float]:
     """The area under the ROC curve, exactly, with the ends of its 95 % interval (DeLong et al. 1988).
 
-    It is the chance that one of the scores `adversarial` (m,) is larger than one of those of `clean` images (n,), ties
-    counted half: the Mann-Whitney statistic U / (m n). Both must hold two scores at least for an interval, and one for
-    the area.
+    It is the probability that a score of `adversarial` (m,) is larger than one of `clean` images (n,), ties counted
+    half: the Mann-Whitney statistic U / (m n). An interval needs at least two scores of each, the area one.
     """
     clean, adversarial = np.sort(np.asarray(clean, np.float64)), np.sort(np.asarray(adversarial, np.float64))
-    above = _below(clean, adversarial)  # (m,) of each adversarial score: the share of the clean ones below it
+    above = _below(clean, adversarial)  # (m,): per adversarial score, the fraction of clean scores below it
     under = 1 - _below(adversarial, clean)
     area = float(above.mean())
     if min(len(above), len(under)) < 2:
@@ -112,15 +111,14 @@ def auc(clean: Any, adversarial: Any) -> tuple[float, float, float]:
 
 
 def roc(clean: Any, adversarial: Any, rates: Sequence[float]) -> list[float]:
-    """The share of the scores `adversarial` (m,) above the threshold that rejects at most a share of the `clean` (n,),
-    for each of these `rates`: the curve's height there."""
+    """The true positive rate of the scores `adversarial` (m,) at each of the false positive `rates` of `clean` (n,)."""
     clean, adversarial = np.sort(np.asarray(clean, np.float64))[::-1], np.asarray(adversarial, np.float64)
     allowed = [math.floor(rate * len(clean) + 1e-9) for rate in rates]
     return [float((adversarial > clean[k]).mean()) if k < len(clean) else 1.0 for k in allowed]
 
 
 def _below(values: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The share of the sorted `values` below each of the `points`; of equal ones half."""
-    sides = np.searchsorted(values, points, "left") + np.searchsorted(values, points, "right")
-    share: np.ndarray = sides / (2 * len(values))
-    return share
+    """The fraction of the sorted `values` below each of the `points`, ties counted half."""
+    ranks = np.searchsorted(values, points, "left") + np.searchsorted(values, points, "right")
+    fractions: np.ndarray = ranks / (2 * len(values))
+    return fractions

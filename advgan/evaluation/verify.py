@@ -18,7 +18,7 @@ SSIM_SMALLEST = 6  # pixels; the gaussian window of 11 cannot be reflected into 
 
 
 class ThreatModelViolation(Exception):
-    """A violated rule of the threat model: `violations` in words."""
+    """A violated rule of the threat model: `violations` as text."""
 
     def __init__(self, violations: list[str]) -> None:
         super().__init__("; ".join(violations))
@@ -40,9 +40,9 @@ def verify_examples(target: nn.Module, x: Tensor, x_adv: Any, threat: Threat) ->
         raise ThreatModelViolation([f"after rounding to 8 bits: {text}" for text in violations])
     with frozen_eval(target):
         logits, logits_8bit = _logits(target, x_adv).float(), _logits(target, rounded_adv).float()
-        if odd := max(not_finite(logits), not_finite(logits_8bit)):
+        if n_not_finite := max(not_finite(logits), not_finite(logits_8bit)):
             raise InputError(
-                f"the target returns NaN or infinity for {odd} of {len(x)} adversarial images of a batch, "
+                f"the target returns NaN or infinity for {n_not_finite} of {len(x)} adversarial images of a batch, "
                 "expected finite logits"
             )
         confidence, prediction = logits.softmax(1).max(1)
@@ -67,7 +67,7 @@ def not_finite(logits: Tensor) -> int:
 
 
 def _violations(x_adv: Any, x: Tensor, threat: Threat) -> list[str]:
-    """Violations of `x_adv` as adversarial examples of `x`, in words."""
+    """Violations of `x_adv` as adversarial examples of `x`, as text."""
     if not isinstance(x_adv, Tensor):
         return [f"returned {type(x_adv).__name__} instead of a tensor"]
     if x_adv.device != x.device:
@@ -77,7 +77,7 @@ def _violations(x_adv: Any, x: Tensor, threat: Threat) -> list[str]:
 
 
 def _split(x: Tensor) -> tuple[Tensor, ...]:
-    """`x` in parts: a CPU is fastest with as many images at a time as its cache holds."""
+    """`x` in parts: a CPU is fastest with batches that fit its cache."""
     return x.split(CHUNK if x.device.type == "cpu" else len(x))
 
 

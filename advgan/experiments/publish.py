@@ -88,13 +88,13 @@ SHA-256 of model.safetensors: `{sha256}`
 
 
 def main(settings: Settings) -> None:
-    training.start_alone(0, settings.threads)
+    training.init_single_process(0, settings.threads)
     folder = settings.run / ("classifier" if settings.classifier else "generator")
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(f"expected a finished run with {', '.join(FILES)} in {folder}, found no {', '.join(missing)}")
-    there = settings.output_dir.exists()
-    if there and not (settings.overwrite and (settings.output_dir / "config.json").is_file()):
+    exists = settings.output_dir.exists()
+    if exists and not (settings.overwrite and (settings.output_dir / "config.json").is_file()):
         raise InputError(
             f"{settings.output_dir} is there: --overwrite replaces a checkpoint, and nothing else is replaced"
         )
@@ -119,7 +119,7 @@ def main(settings: Settings) -> None:
         test = test if settings.max_samples is None else test.first(settings.max_samples)
         x, y = next(test.batches(len(test)))
         lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)
-    words = {
+    values = {
         "meaning": "" if generator is None else MEANING,
         "table": "\n".join([head, "|---" * (head.count("|") - 1) + "|", *lines]),
         "command": " ".join(sys.argv[1:]),
@@ -130,7 +130,7 @@ def main(settings: Settings) -> None:
         if settings.also
         else "",
     }
-    card = (folder / "README.md").read_text().rstrip() + "\n" + MEASURED.format(**words)
+    card = (folder / "README.md").read_text().rstrip() + "\n" + MEASURED.format(**values)
 
     def write(directory: Path) -> None:
         for file in FILES[:2]:
@@ -138,20 +138,20 @@ def main(settings: Settings) -> None:
         (directory / "README.md").write_text(card)
 
     atomic_write_dir(settings.output_dir, write)
-    print(MEASURED.format(**words))
+    print(MEASURED.format(**values))
 
 
 def trained_on(run: Path) -> str | None:
     """Fingerprint of the classifier that a run's generator was trained on; None where it is not recorded."""
-    kept = read_sealed(run / "training.json") if (run / "training.json").is_file() else {}
-    found: str | None = kept.get("settings", {}).get("target_sha256")
-    return found
+    training_json = read_sealed(run / "training.json") if (run / "training.json").is_file() else {}
+    sha256: str | None = training_json.get("settings", {}).get("target_sha256")
+    return sha256
 
 
 def accuracy(name: str, target: Classifier, x: torch.Tensor, y: torch.Tensor) -> list[str]:
     """The lines of a classifier's table."""
-    right = int((predict(target, x).argmax(1) == y).sum())
-    rate = percent(right / len(y), *wilson(right, len(y)))
+    n_correct = int((predict(target, x).argmax(1) == y).sum())
+    rate = percent(n_correct / len(y), *wilson(n_correct, len(y)))
     return [f"| {name} | {len(y)} | {rate} |"]
 
 
@@ -159,16 +159,16 @@ def success(
     name: str, generator: Generator, target: Classifier, x: torch.Tensor, y: torch.Tensor, settings: Settings
 ) -> list[str]:
     """The lines of a generator's table: one pass at each eps; and toward every class, where it takes any."""
-    own = generator.threat
-    radii = [parse_fraction(word) for word in settings.eps] or [own.eps]
+    threat_model = generator.threat
+    eps_values = [parse_fraction(text) for text in settings.eps] or [threat_model.eps]
     lines = []
-    for eps in radii:
-        aims: list[int | None] = [generator.y_target]
-        if generator.classes and eps == max(radii):
-            aims += range(generator.classes)
+    for eps in eps_values:
+        target_classes: list[int | None] = [generator.y_target]
+        if generator.classes and eps == max(eps_values):
+            target_classes += range(generator.classes)
         rows = []
-        for y_target in aims:
-            threat = Threat(own.norm, eps, targeted=y_target is not None)
+        for y_target in target_classes:
+            threat = Threat(threat_model.norm, eps, targeted=y_target is not None)
             attack = make_attack("advgan", target, threat, y_target, torch.Generator().manual_seed(0), generator)
             result = evaluate(attack, target, x, y, threat, y_target=y_target, keep=0)
             if result.row["status"] != "ok":
@@ -180,8 +180,8 @@ def success(
             hits = round(sum(row["asr"] * row["n_attacked"] for row in rows[1:]))
             mean = {key: sum(row[key] for row in rows[1:]) / len(rows[1:]) for key in ("l2_mean", "ssim_mean")}
             low, high = wilson(hits, n)
-            both = {**rows[1], **mean, "asr": hits / n, "asr_low": low, "asr_high": high, "n_attacked": n}
-            lines.append(line(name, both, "each wrong class"))
+            all_classes = {**rows[1], **mean, "asr": hits / n, "asr_low": low, "asr_high": high, "n_attacked": n}
+            lines.append(line(name, all_classes, "each wrong class"))
     return lines
 
 

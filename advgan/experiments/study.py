@@ -22,7 +22,7 @@ from advgan.data.flags import load_chosen
 from advgan.defenses import ClassifierSpec, parse_classifier
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.compatibility import is_black_box
-from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets, unfit
+from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets
 from advgan.evaluation.result_cache import distribute
 from advgan.experiments.settings import StudySettings
 from advgan.report.progress import Begin, cell_progress
@@ -55,9 +55,9 @@ class GridPoint:
     def text(self) -> str:
         """A line for the progress bar."""
         source = f" from {self.source.label}" if self.source else ""
-        aim = "" if self.y_target is None else f", toward class {self.y_target}"
-        ball = f"{self.threat.norm} eps {eps_text(self.threat.eps)}"
-        return f"{self.shown or self.label or self.spec.label}{source}: {self.target.label}, {ball}{aim}"
+        toward = "" if self.y_target is None else f", toward class {self.y_target}"
+        threat = f"{self.threat.norm} eps {eps_text(self.threat.eps)}"
+        return f"{self.shown or self.label or self.spec.label}{source}: {self.target.label}, {threat}{toward}"
 
     @property
     def call(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class GridPoint:
             "y_target": self.y_target,
             "seed": self.seed,
             "generator": trained.generator if trained else None,
-            "foreign": transferred,
+            "transfer": transferred,
             "source": self.source,
         }
 
@@ -103,17 +103,20 @@ class Study:
         self.generators = load_generators(paths, len(paths), targets)
         return self.generators
 
-    def check_fit(self, threats: Sequence[Threat], y_target: int | None = None) -> None:
+    def check_generator_threats(self, threats: Sequence[Threat], y_target: int | None = None) -> None:
         """Raise InputError for a generator that was made for none of the threats."""
         for trained in self.generators:
-            reasons = [unfit(trained.generator, threat, y_target) for threat in threats]
+            reasons = [
+                trained.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)
+                for threat in threats
+            ]
             if all(reasons):
                 raise InputError(f"{trained.name}: {reasons[0]}")
 
-    def start(self, seed: int, *, distributed: bool = False) -> None:
+    def init_run(self, seed: int, *, distributed: bool = False) -> None:
         """Seed, device and data; of several processes, where `distributed` allows them, the first one downloads."""
         self.seed = seed
-        self.accelerator = training.start(seed, self.settings.threads, patient=distributed)
+        self.accelerator = training.init_accelerator(seed, self.settings.threads, patient=distributed)
         self.is_main = self.accelerator.is_main_process
         if not distributed and self.accelerator.num_processes > 1:
             n = self.accelerator.num_processes
@@ -143,9 +146,13 @@ class Study:
         model = self.targets[0].model
         queries_only = is_black_box(model)  # then gradient attacks are failed rows, the others run
         for spec, threat in product(specs, threats):
-            fit = [trained.generator for trained in self.generators if not unfit(trained.generator, threat, y_target)]
-            if spec.name != "advgan" or fit or not self.generators:
-                attack = make_attack(spec, model, threat, y_target, generator=fit[0] if fit else None)
+            supported = [
+                trained.generator
+                for trained in self.generators
+                if not trained.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)
+            ]
+            if spec.name != "advgan" or supported or not self.generators:
+                attack = make_attack(spec, model, threat, y_target, generator=supported[0] if supported else None)
                 if not (queries_only and spec.access == "gradients"):
                     attack(self.x[:0], self.y[:0])
 
@@ -154,9 +161,9 @@ class Study:
         for trained in self.generators:
             trained.generator.to(self.accelerator.device).perturb(self.x[:1].to(self.accelerator.device))
 
-    def open(self, keep: int = 0) -> None:
+    def prepare_output_dir(self, keep: int = 0) -> None:
         """Claim the output directory and write the settings there; `keep` adversarial images of each result stay."""
-        training.claim(self.settings.output_dir, self.name, resume=False, overwrite=True)
+        training.prepare_output_dir(self.settings.output_dir, self.name, resume=False, overwrite=True)
         if self.is_main:
             write_settings(self.settings, self.settings.output_dir)
         self.keep = keep
@@ -196,7 +203,7 @@ class Study:
         """The result of one point on the first `n` images, within `progress`."""
         cache = self.cache(n)
         result = _labelled(cache.run(**point.call, progress=self.begin(point.text, len(cache.x))), point)
-        self.cache_hits = sum(cache.found for cache in self._caches.values())
+        self.cache_hits = sum(cache.cache_hits for cache in self._caches.values())
         self.results.append(result)
         return result
 
@@ -205,7 +212,7 @@ class Study:
         targets = [target.describe(self.settings.dataset) for target in self.targets]
         return {"environment": environment(self.settings), "targets": targets, **parts}
 
-    def finish(self, report: StudyReport, total: int | None = None) -> None:
+    def write_report(self, report: StudyReport, total: int | None = None) -> None:
         """Write the report and print it."""
         report.write(self.settings.output_dir)
         report.print(self.settings.output_dir, kept=self.cache_hits, total=total)
@@ -239,9 +246,9 @@ def parse_attacks(
     """The attacks `names`, with spaces or commas between, each once: of the `default` for no names, and of `everything`
     for "all", those that are possible. Raises InputError for one that is unknown, needs a generator, or a target class.
     """
-    words = list(dict.fromkeys(" ".join(names).replace(",", " ").split()))
-    specs = [parse_attack(word) for word in (everything if words == ["all"] else words or default)]
-    if words in ([], ["all"]):
+    attack_names = list(dict.fromkeys(" ".join(names).replace(",", " ").split()))
+    specs = [parse_attack(name) for name in (everything if attack_names == ["all"] else attack_names or default)]
+    if attack_names in ([], ["all"]):
         specs = [spec for spec in specs if spec.name != "advgan" or with_generator]
         specs = [spec for spec in specs if spec.attack.targeted or not targeted]
     for spec in specs:

@@ -25,61 +25,65 @@ from advgan.data import steps_per_epoch
 from advgan.data.flags import load_chosen
 
 ROOT = Path(__file__).resolve().parents[2]
-STAMP = "prepared.json"  # in the output directory of a command: which one it was, and whether it came to its end
-FREE = training.FREE - {"target_weights", "guide_dir", "init"}  # settings that decide nothing about what is made
-OF_THE_CALL = FREE - {"data_dir"}  # in which a finished training may differ from the requested one
+STAMP_FILE = "prepared.json"  # in the output directory of a command: which one it was, and whether it came to its end
+IGNORED_IN_STAMP = training.IGNORED_ON_RESUME - {
+    "target_weights",
+    "guide_dir",
+    "init",
+}  # settings that decide nothing about what is made
+IGNORED_ON_RESUME = IGNORED_IN_STAMP - {"data_dir"}  # in which a finished training may differ from the requested one
 
 
 @dataclass(frozen=True)
-class Command:
+class TrainingCommand:
     """The `path` of a training program, its `words`, where its run goes, and the `sha256` of all that decides what it
     makes: its settings, those of its recipe among them, and the earlier commands whose runs it takes."""
 
     path: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     output_dir: Path
     sha256: str
 
     @property
     def text(self) -> str:
-        return shlex.join((self.path, *self.words))
+        return shlex.join((self.path, *self.arguments))
 
 
-def parse_commands(texts: Sequence[str]) -> list[Command]:
+def parse_commands(texts: Sequence[str]) -> list[TrainingCommand]:
     """The commands that lines like "train/classifier.py --epochs 4 --output-dir RUN" ask for.
 
     Raises InputError for another program than train/*.py of this repository, for unknown flags, for
     --resume and --overwrite, which `prepare` chooses, and for two commands with one output directory.
     """
-    found: list[Command] = []
+    commands: list[TrainingCommand] = []
     for text in texts:
         try:
-            name, *words = shlex.split(text) or [""]
+            name, *arguments = shlex.split(text) or [""]
         except ValueError as error:
             raise InputError(f"cannot read the command {text!r}: {error}") from None
         if not re.fullmatch(r"train/[a-z_]+\.py", name) or not (ROOT / name).is_file():
             raise InputError(f"expected a command of a program train/*.py of this repository, got {text!r}")
         try:
-            settings = parse(program_module(ROOT / name).Settings, words)
+            settings = parse(program_module(ROOT / name).Settings, arguments)
         except InputError as error:
             raise InputError(f"{name} does not take the flags of {text!r}: {error}") from None
         if any(getattr(settings, flag, False) for flag in ("resume", "overwrite")):
             raise InputError(
                 f"expected a command without --resume and --overwrite, which are chosen here, got {text!r}"
             )
-        if any(settings.output_dir == other.output_dir for other in found):
+        if any(settings.output_dir == other.output_dir for other in commands):
             raise InputError(f"expected an --output-dir for each command, got {settings.output_dir} for two")
-        decides = {key: value for key, value in training.plain(settings).items() if key not in FREE}
-        described = json.dumps([name, decides], sort_keys=True, default=str)
-        paths = {Path(word) for word in re.split(r'[,=:+"]', described)}
-        needed = {parent for path in paths for parent in (path, *path.parents)}
-        before = [other.sha256 for other in found if other.output_dir in needed]
-        digest = hashlib.sha256(json.dumps([described, before]).encode()).hexdigest()
-        found.append(Command(name, tuple(words), settings.output_dir, digest))
-    return found
+        relevant = {key: value for key, value in training.to_jsonable(settings).items() if key not in IGNORED_IN_STAMP}
+        description = json.dumps([name, relevant], sort_keys=True, default=str)
+        paths = {Path(path) for path in re.split(r'[,=:+"]', description)}
+        referenced = {parent for path in paths for parent in (path, *path.parents)}
+        before = [other.sha256 for other in commands if other.output_dir in referenced]
+        digest = hashlib.sha256(json.dumps([description, before]).encode()).hexdigest()
+        commands.append(TrainingCommand(name, tuple(arguments), settings.output_dir, digest))
+    return commands
 
 
-def prepare(commands: Sequence[Command], *more: object) -> None:
+def run_all(commands: Sequence[TrainingCommand], *extra_arguments: object) -> None:
     """Run the commands, with `more` words before their own, in order; those that are done are left out.
 
     One that was interrupted goes on if it has saved a state; one that is no more what it was runs anew. Ends this
@@ -87,92 +91,98 @@ def prepare(commands: Sequence[Command], *more: object) -> None:
     something in it that no such command has made.
     """
     for command in commands:
-        if not (command.output_dir / STAMP).exists() and any(command.output_dir.glob("*")):
+        if not (command.output_dir / STAMP_FILE).exists() and any(command.output_dir.glob("*")):
             raise InputError(f"{command.output_dir} holds what {command.text!r} has not made: expected it empty")
     for number, command in enumerate(commands, 1):
-        stamp, made = command.output_dir / STAMP, _read(command.output_dir / STAMP)
+        stamp, stamped = command.output_dir / STAMP_FILE, _read(command.output_dir / STAMP_FILE)
         begun = {"command": command.text, "sha256": command.sha256, "done": False}
-        if made == begun | {"done": True}:
+        if stamped == begun | {"done": True}:
             print(f"made before  {number} of {len(commands)}: {command.output_dir}", flush=True)
             continue
-        ours = made.get("sha256") == command.sha256
-        again = [] if not made else ["--resume"] if ours and _saved(command.output_dir) else ["--overwrite"]
-        print(f"making       {number} of {len(commands)}: {command.text} {' '.join(again)}", flush=True)
+        same_settings = stamped.get("sha256") == command.sha256
+        flags = (
+            [] if not stamped else ["--resume"] if same_settings and _has_state(command.output_dir) else ["--overwrite"]
+        )
+        print(f"making       {number} of {len(commands)}: {command.text} {' '.join(flags)}", flush=True)
         command.output_dir.mkdir(parents=True, exist_ok=True)
         atomic_write(stamp, json.dumps(begun, indent=2) + "\n")
-        program(command.path, *more, *command.words, *again)
+        run_script(command.path, *extra_arguments, *command.arguments, *flags)
         if training.unfinished(command.output_dir):  # somebody stopped it alone
             sys.exit(f"error: {command.path} was stopped before its end; the same command goes on")
         atomic_write(stamp, json.dumps(begun | {"done": True}, indent=2) + "\n")
 
 
-def complete(path: str, words: Sequence[object], directory: Path, wanted: Any, artefact: str, phases: int = 1) -> bool:
+def ensure_trained(
+    path: str, arguments: Sequence[object], directory: Path, settings: Any, artefact: str, phases: int = 1
+) -> bool:
     """Train in `directory` with the program at `path`, as far as that is not done; whether there was anything to do.
 
     wanted    the settings of `words`; each of its `phases` takes that many steps
     artefact  what it makes there: a "generator" or a "classifier"
     Ends this program if the training was stopped. Raises InputError if what is there was trained otherwise.
     """
-    run_dir, total = directory if artefact == "generator" else directory / artefact, phases * planned(wanted)
-    if trained(run_dir, wanted) >= total:
+    run_dir, total = directory if artefact == "generator" else directory / artefact, phases * total_steps(settings)
+    if trained_steps(run_dir, settings) >= total:
         return False
-    begun = ["--resume"] if training.latest_state(directory, artefact) else []
-    program(path, *words, *begun, "--output-dir", directory)
-    if (done := trained(run_dir, wanted)) < total:
-        sys.exit(f"error: the training in {directory} stopped after step {done} of {total}; the same command goes on")
+    resume_flags = ["--resume"] if training.latest_state(directory, artefact) else []
+    run_script(path, *arguments, *resume_flags, "--output-dir", directory)
+    if (steps_done := trained_steps(run_dir, settings)) < total:
+        sys.exit(
+            f"error: the training in {directory} stopped after step {steps_done} of {total}; the same command goes on"
+        )
     return True
 
 
-def planned(wanted: Any) -> int:
+def total_steps(settings: Any) -> int:
     """How many steps a training takes in all."""
-    if wanted.max_steps:
-        return wanted.max_steps
-    data = load_chosen(wanted)
-    return wanted.epochs * steps_per_epoch(data.train, wanted.batch_size)
+    if settings.max_steps:
+        return settings.max_steps
+    data = load_chosen(settings)
+    return settings.epochs * steps_per_epoch(data.train, settings.batch_size)
 
 
-def trained(directory: Path, wanted: Any) -> int:
+def trained_steps(directory: Path, settings: Any) -> int:
     """How many steps were taken there, 0 if none; raises InputError if it was with other settings."""
     path = directory / "training.json"
     if not path.exists():
         return 0
-    done = read_sealed(path)
-    if changed := training.changes(done["settings"], training.plain(wanted), OF_THE_CALL):
+    run = read_sealed(path)
+    if changed := training.settings_diff(run["settings"], training.to_jsonable(settings), IGNORED_ON_RESUME):
         raise InputError(f"{directory} was trained otherwise ({changed}): choose another --output-dir")
-    return int(done["steps"])
+    return int(run["steps"])
 
 
-def program(path: str, *words: object) -> None:
+def run_script(path: str, *arguments: object) -> None:
     """Run one of the programs of this repository; where it fails, this one ends, and where a signal stopped it, with
     its exit code. Bad input is its own to explain."""
-    if code := ended([sys.executable, str(ROOT / path), *map(str, words)]):
+    if code := run_until_signal([sys.executable, str(ROOT / path), *map(str, arguments)]):
         if stopped := stopped_by_signal(code):
             print(f"{path} was stopped before its end; the same command goes on", file=sys.stderr)
             sys.exit(stopped)
         sys.exit(2 if code == 2 else f"error: {path} ended with exit code {code}")
 
 
-def ended(command: list[str]) -> int:
+def run_until_signal(command: list[str]) -> int:
     """The exit code of a command. A signal to this program stops the command too, which saves first; then this program
     exits with the signal's code."""
-    with training.Stop() as stop, subprocess.Popen(command) as child:
+    with training.GracefulShutdown() as stop, subprocess.Popen(command) as child:
         while child.poll() is None:
-            if stop.asked:
+            if stop.received_signal:
                 child.terminate()
                 child.wait()
             time.sleep(0.1)
     return child.returncode
 
 
-def _saved(output_dir: Path) -> bool:
+def _has_state(output_dir: Path) -> bool:
     """Whether there is a training state to go on from."""
     states = output_dir / "state"
-    return states.is_dir() and any(training.latest_state(output_dir, each.name) for each in states.iterdir())
+    return states.is_dir() and any(training.latest_state(output_dir, folder.name) for folder in states.iterdir())
 
 
 def _read(stamp: Path) -> dict[str, object]:
     try:
-        found = json.loads(stamp.read_text())
+        stamped = json.loads(stamp.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return stamped if isinstance(stamped, dict) else {}

@@ -1,5 +1,5 @@
 """Training: generators (`fit`), classifiers (also adversarially), distillation, detectors, substitutes of black boxes;
-and what stands around each loop: processes, a directory of its own, a state to resume.
+and the runtime of each loop: processes, output directory, training state.
 """
 
 from importlib import import_module
@@ -7,44 +7,44 @@ from typing import Any
 
 from advgan.training.query_cache import QueryCache
 from advgan.training.runtime.checkpoint import (
-    FREE,
-    Record,
-    State,
-    changes,
+    IGNORED_ON_RESUME,
+    Checkpointer,
+    TrainState,
     clear,
+    extension_note,
     latest_state,
-    lengthenings,
-    plain,
     saving,
+    settings_diff,
+    to_jsonable,
     unfinished,
 )
-from advgan.training.runtime.distributed import finish, start, start_alone
-from advgan.training.runtime.loop import Stop, check_finite, one_cycle, open_log, progress_bar
+from advgan.training.runtime.distributed import init_accelerator, init_single_process, shutdown
+from advgan.training.runtime.loop import GracefulShutdown, check_finite, one_cycle, open_log, progress_bar
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
-from advgan.training.runtime.output_dir import claim
+from advgan.training.runtime.output_dir import prepare_output_dir
 
 __all__ = [
-    "FREE",
+    "IGNORED_ON_RESUME",
+    "Checkpointer",
+    "GracefulShutdown",
     "QueryCache",
-    "Record",
-    "State",
-    "Stop",
-    "changes",
+    "TrainState",
     "check_finite",
-    "claim",
     "clear",
     "compile_models",
     "enable_activation_checkpointing",
-    "finish",
+    "extension_note",
+    "init_accelerator",
+    "init_single_process",
     "latest_state",
-    "lengthenings",
     "one_cycle",
     "open_log",
-    "plain",
+    "prepare_output_dir",
     "progress_bar",
     "saving",
-    "start",
-    "start_alone",
+    "settings_diff",
+    "shutdown",
+    "to_jsonable",
     "unfinished",
 ]  # fmt: skip
 

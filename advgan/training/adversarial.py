@@ -35,7 +35,7 @@ KAPPA = 5.0  # the margin that the generator asks for, as in train/advgan.py
 Method = Literal["fgsm", "fast", "pgd", "ensemble", "generator"]
 
 
-class Usual(NamedTuple):
+class MethodDefaults(NamedTuple):
     """A method's own settings: the weight of the clean images, gradient steps, and their size as a share of eps."""
 
     alpha: float
@@ -43,12 +43,12 @@ class Usual(NamedTuple):
     size: float
 
 
-USUAL: dict[Method, Usual] = {
-    "fgsm": Usual(0.5, 1, 1.0),
-    "fast": Usual(0.0, 1, 1.25),
-    "pgd": Usual(0.0, 40, 2.5 / 40),
-    "ensemble": Usual(0.5, 1, 1.0),
-    "generator": Usual(0.0, 3, 0.5),
+METHOD_DEFAULTS: dict[Method, MethodDefaults] = {
+    "fgsm": MethodDefaults(0.5, 1, 1.0),
+    "fast": MethodDefaults(0.0, 1, 1.25),
+    "pgd": MethodDefaults(0.0, 40, 2.5 / 40),
+    "ensemble": MethodDefaults(0.5, 1, 1.0),
+    "generator": MethodDefaults(0.0, 3, 0.5),
 }
 
 
@@ -77,7 +77,7 @@ class AdversarialConfig:
     generator_learning_rate: float = 1e-3
     robust_images: int = 500
 
-    def share(self, progress: float) -> float:
+    def eps_fraction(self, progress: float) -> float:
         """How much of eps is used after this share of the training."""
         return min(1.0, progress / self.warmup) if self.warmup else 1.0
 
@@ -93,21 +93,21 @@ def adversarial_config(
 ) -> AdversarialConfig:
     """The settings of a method; None: its own value (pgd: steps of 2.5 eps / steps). Raises InputError."""
     check_eps(eps, "linf")
-    usual = USUAL[method]
-    alpha = usual.alpha if alpha is None else alpha
+    defaults = METHOD_DEFAULTS[method]
+    alpha = defaults.alpha if alpha is None else alpha
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha, the weight of the clean images, must be in [0, 1], got {alpha}")
     if not 0 <= warmup < 1:
         raise InputError(f"eps_warmup must be in [0, 1), got {warmup}")
     if steps is not None and method not in ("pgd", "generator"):
         raise InputError(f"{method} takes one step, expected attack_steps with pgd or generator, got {steps}")
-    steps = usual.steps if steps is None else steps
+    steps = defaults.steps if steps is None else steps
     if steps < (method != "generator"):
         raise InputError(f"attack_steps must be at least {int(method != 'generator')} with {method}, got {steps}")
     if step_size is not None and (method in ("fgsm", "ensemble") or not steps):
         raise InputError(f"the step of {method} is not free: expected no attack_step_size, got {step_size}")
     if step_size is None:
-        step_size = eps * (2.5 / steps if method == "pgd" else usual.size)
+        step_size = eps * (2.5 / steps if method == "pgd" else defaults.size)
     if not 0 < step_size < float("inf"):
         raise InputError(f"attack_step_size must be positive, got {step_size}")
     return AdversarialConfig(method, eps, alpha, steps, step_size, warmup)
@@ -126,7 +126,7 @@ def mixed_loss(model: Any, x: Tensor, x_adv: Tensor, y: Tensor, alpha: float) ->
     return alpha * F.cross_entropy(clean, y) + (1 - alpha) * F.cross_entropy(adversarial, y), adversarial
 
 
-class Adversary:
+class InnerAttack:
     """The inner attacker: (x, y, step, progress) -> x_adv, against `net` as it is at that step.
 
     net        the classifier in training, not its data parallel wrapper. Attacks use it in eval mode: no dropout, the
@@ -149,20 +149,20 @@ class Adversary:
 
     def __call__(self, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:
         """Images (n, c, h, w) like `x`, this process's part of the batch of `step`; `progress` is the share done."""
-        share = max(self.config.share(progress), 1e-3)  # a ball has a radius
-        threat = Threat("linf", self.config.eps * share)
+        fraction = max(self.config.eps_fraction(progress), 1e-3)  # a ball has a radius
+        threat = Threat("linf", self.config.eps * fraction)
         rng = np.random.default_rng((self.seed, step, 1))
         model = self.sources[rng.integers(len(self.sources))]
         reseed(model, step)
-        start = self.start(x, y, threat, rng)
+        initial_images = self.initial_images(x, y, threat, rng)
         if not self.config.steps:
-            return start
-        step_size = self.config.step_size * share
+            return initial_images
+        step_size = self.config.step_size * fraction
         problem = AttackProblem(model, x, y, None, threat, get_loss("cross-entropy"))
         with self.accelerator.autocast():
-            return gradient_ascent(problem, start, steps=self.config.steps, step_size=step_size)
+            return gradient_ascent(problem, initial_images, steps=self.config.steps, step_size=step_size)
 
-    def start(self, x: Tensor, y: Tensor, threat: Threat, rng: np.random.Generator) -> Tensor:
+    def initial_images(self, x: Tensor, y: Tensor, threat: Threat, rng: np.random.Generator) -> Tensor:
         """Where the gradient steps begin: at `x`, at noise, or anywhere between noise and what the generator says."""
         if self.config.method in ("fgsm", "ensemble"):
             return x
@@ -173,7 +173,7 @@ class Adversary:
         # at 0 to 0 or to eps, nowhere between, and teaches corners alone (mnist-small, PGD-40: 78 % instead of 86).
         if self.config.method == "fast":
             return noisy
-        x_adv = self.turn(x, y, threat.eps)
+        x_adv = self.train_generator_step(x, y, threat.eps)
         # One image a pass is one pattern, which the classifier soon knows; between it and noise there are many.
         w = self.uniform((len(x), 1, 1, 1), x, rng) if self.config.steps else 1.0
         return w * x_adv + (1 - w) * noisy
@@ -181,10 +181,10 @@ class Adversary:
     def uniform(self, shape: Sequence[int], x: Tensor, rng: np.random.Generator) -> Tensor:
         """This process's part (n, ...) of numbers in [0, 1), drawn for all processes."""
         n, first = shape[0], self.accelerator.process_index * shape[0]
-        drawn = rng.random((n * self.accelerator.num_processes, *shape[1:]), np.float32)
-        return torch.from_numpy(drawn[first : first + n]).to(x.device)
+        values = rng.random((n * self.accelerator.num_processes, *shape[1:]), np.float32)
+        return torch.from_numpy(values[first : first + n]).to(x.device)
 
-    def turn(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    def train_generator_step(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
         """The generator's answers within `eps`, and one step of it toward better ones: the margin loss of AdvGAN."""
         with frozen_eval(self.net):
             x_adv: Tensor = self.generator(x, eps=x.new_full((len(x),), eps))
@@ -197,7 +197,7 @@ class Adversary:
         return x_adv.detach()
 
 
-def overfitted(history: Sequence[dict[str, Any]]) -> bool:
+def catastrophic_overfitting(history: Sequence[dict[str, Any]]) -> bool:
     """Whether the last validation shows catastrophic overfitting (Wong et al. 2020, section 5.2): most images resist
     FGSM, and PGD leaves less than half of the best accuracy before.
     """

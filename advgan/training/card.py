@@ -7,7 +7,7 @@ from typing import Any
 from advgan.core.threat_model import eps_text
 from advgan.data import Data, Stream
 from advgan.training.gan import DETECTOR_WEIGHT
-from advgan.training.runtime.checkpoint import FREE
+from advgan.training.runtime.checkpoint import IGNORED_ON_RESUME
 
 CARD = """---
 library_name: advgan
@@ -81,9 +81,9 @@ def substitute_card(settings: dict[str, Any], metrics: dict[str, Any], c: float,
     return _filled(SUBSTITUTE, program, settings, shown, c).replace("`advgan.fit(...)`", "`train_substitute(...)`")
 
 
-def percent(share: float | None) -> str:
+def percent(rate: float | None) -> str:
     """A share, or that there is none: no image counts."""
-    return "not defined" if share is None else f"{share:.2%}"
+    return "not defined" if rate is None else f"{rate:.2%}"
 
 
 DETECTOR = """---
@@ -115,29 +115,31 @@ An attacker who knows the detector does better: `eval/detection.py` shows by how
 def detector_card(summary: dict[str, Any]) -> str:
     """Markdown for a detector: `summary` is its training.json."""
     lines = "\n".join(f"- {row['attack']}: {row['words']}" for row in summary["attacks"])
-    chosen = {key: value for key, value in summary["settings"].items() if key not in (*FREE, "target_sha256")}
+    chosen = {
+        key: value for key, value in summary["settings"].items() if key not in (*IGNORED_ON_RESUME, "target_sha256")
+    }
     values = {**summary, **summary["settings"], "attacks": lines, "eps_text": eps_text(summary["settings"]["eps"])}
     return DETECTOR.format(**values, command=_command("train/detector.py", chosen))
 
 
 def _command(program: str, settings: dict[str, Any]) -> str:
     """The command line that `settings` (as JSON knows them) came from, or one like it."""
-    words = [program]
+    arguments = [program]
     for name, value in settings.items():
         if value is None or value is False or value in ((), []):
             continue
         values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
-        words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return " ".join(words)
+        arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return " ".join(arguments)
 
 
 def _filled(card: str, program: str | None, settings: dict[str, Any], metrics: dict[str, float], c: float) -> str:
     s = settings
-    goal = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
+    direction = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
     if s.get("any_class"):
-        goal = "toward any class that is asked for, or away from their own"
+        direction = "toward any class that is asked for, or away from their own"
     smallest = "" if s.get("eps_min") is None else f"{eps_text(s['eps_min'])} to "
-    radius = f"eps {smallest}{eps_text(s['eps'])}"
+    eps_range = f"eps {smallest}{eps_text(s['eps'])}"
     iterations = ""
     if s["architecture"] == "unrolled":
         iterations = f" of {s['depth']} iterations, each a forward and a backward pass of its guide"
@@ -154,16 +156,18 @@ def _filled(card: str, program: str | None, settings: dict[str, Any], metrics: d
         loss += f" + {DETECTOR_WEIGHT if s['evasion'] is None else s['evasion']:g} L_evasion"
         rejection = f"| of those images, rejected by the target when perturbed | {metrics['rejected']:.2%} |\n"
     # Of several questions `asr` is the mean; each one's stands below it.
-    each = "".join(f"| of this mean: {name} | {value:.2%} |\n" for name, value in metrics.items() if name[:4] == "asr ")
+    eval_settings_rows = "".join(
+        f"| of this mean: {name} | {value:.2%} |\n" for name, value in metrics.items() if name[:4] == "asr "
+    )
     values = {
-        "each": each,
+        "each": eval_settings_rows,
         "rejection": rejection,
         "hinge": hinge,
         "discriminator": discriminator,
         **s,
         **metrics,
-        "goal": goal,
-        "radius": radius,
+        "goal": direction,
+        "radius": eps_range,
         "iterations": iterations,
         "loss": loss,
         "command": "advgan.fit(...)" if program is None else _command(program, s),
@@ -205,9 +209,9 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
     n, chosen = len(data.validation), "chosen on them"
     rows = [(f"accuracy, validation ({n} images, {chosen})", best["accuracy"])]
     if robust:
-        some = f"the first {min(n, s['robust_images'])} validation images"
-        rows += [(f"under FGSM, {some}", best["accuracy_fgsm"])]
-        rows += [(f"under PGD-10, {some}, {chosen}", best["accuracy_pgd"])]
+        subset = f"the first {min(n, s['robust_images'])} validation images"
+        rows += [(f"under FGSM, {subset}", best["accuracy_fgsm"])]
+        rows += [(f"under PGD-10, {subset}, {chosen}", best["accuracy_pgd"])]
     rows = [(f"accuracy, test ({len(data.test)} images, seen once)", tested and tested["accuracy"]), *rows]
     if robust:
         n_pgd = min(len(data.test), s["robust_images"])

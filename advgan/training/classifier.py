@@ -36,13 +36,20 @@ from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.stream import in_memory
 from advgan.defenses import load_members
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.training.adversarial import AdversarialConfig, Adversary, Method, adversarial_config, mixed_loss, overfitted
+from advgan.training.adversarial import (
+    AdversarialConfig,
+    InnerAttack,
+    Method,
+    adversarial_config,
+    catastrophic_overfitting,
+    mixed_loss,
+)
 from advgan.training.card import classifier_card
 from advgan.training.flags import RunFlags, save_settings
 from advgan.training.frozen import process_settings
 from advgan.training.robust_accuracy import accuracy, validate
 from advgan.training.run_directory import Place, RunDirectory
-from advgan.training.runtime.distributed import make_accelerator, prepared_within
+from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
 from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, labelled_data, replaced
 
 Save = Callable[["ClassifierTraining", "dict[str, float] | None"], None]  # writes the net; metrics on test at the end
@@ -87,8 +94,8 @@ def train_classifier(
     with ExitStack() as stack:
         stack.enter_context(process_settings(None))
         accelerator = accelerator or make_accelerator()
-        stack.enter_context(prepared_within(accelerator))
-        stack.enter_context(place.claimed())
+        stack.enter_context(restored_accelerator(accelerator))
+        stack.enter_context(place.acquired())
         data = labelled_data(model, train, validation, config.seed)
         set_seed(config.seed)
         steps = ClassifierTraining(model, data, config, accelerator, place, adversarial=adversarial, save=save_weights)
@@ -140,21 +147,21 @@ class ClassifierTraining(SupervisedTraining):
     ) -> None:
         self.net: Any = net
         self.adversarial, self.save, self.freeze_backbone, self.title = adversarial, save, freeze_backbone, title
-        between = between_validations(data, config)
-        total = config.max_steps or config.epochs * between
+        steps_between = between_validations(data, config)
+        total = config.max_steps or config.epochs * steps_between
         trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, config.learning_rate, weight_decay=config.weight_decay)
         self.schedule = OneCycleLR(optimizer, config.learning_rate, total_steps=total)
-        record = training.Record(step=0, seconds=0.0, best=-1.0, best_step=0, history=[], lengthened=[])
-        record["settings"] = training.plain(config) if settings is None else settings
+        record = training.TrainState(step=0, seconds=0.0, best=-1.0, best_step=0, history=[], extensions=[])
+        record["settings"] = training.to_jsonable(config) if settings is None else settings
         self.model, self.optimizer = accelerator.prepare(net, optimizer)
         channels = data.image_shape[0]
         self.adversary = (
-            Adversary(adversarial, net, accelerator, seed=config.seed, channels=channels) if adversarial else None
+            InnerAttack(adversarial, net, accelerator, seed=config.seed, channels=channels) if adversarial else None
         )
         files = RunDirectory(place, accelerator, record, total, "classifier")
         files.open_state(self.schedule, schedules=(self.schedule,))
-        super().__init__(data, config, accelerator, files, total=total, between=between)
+        super().__init__(data, config, accelerator, files, total=total, between=steps_between)
         self.best = files.saved_weights()
 
     def part(self) -> Part:
@@ -201,7 +208,7 @@ class ClassifierTraining(SupervisedTraining):
             "finished": tested is not None,
             "steps": record["step"],
             "total_steps": self.total,
-            "lengthened": record["lengthened"],  # at which steps a run was resumed with another number of steps in all
+            "extensions": record["extensions"],  # at which steps a run was resumed with another number of steps in all
             "training_seconds": record["seconds"],  # steps alone: neither loading nor validation
             "best_step": record["best_step"],
             "history": record["history"],
@@ -209,7 +216,7 @@ class ClassifierTraining(SupervisedTraining):
         }
 
 
-def append_history(record: training.Record, metrics: dict[str, float]) -> bool:
+def append_history(record: training.TrainState, metrics: dict[str, float]) -> bool:
     """Add a validation to the record; whether it is the best so far (of equals the later).
 
     Of an adversarially trained one by the mean of its accuracy with and without PGD: by PGD alone a constant
@@ -223,7 +230,7 @@ def append_history(record: training.Record, metrics: dict[str, float]) -> bool:
     return better
 
 
-def print_validation(record: training.Record, bar: Any) -> None:
+def print_validation(record: training.TrainState, bar: Any) -> None:
     """One line a validation, and a warning of catastrophic overfitting."""
     last = record["history"][-1]
     line = f"step {record['step']:5d}  validation accuracy {last['accuracy']:.2%}"
@@ -231,7 +238,7 @@ def print_validation(record: training.Record, bar: Any) -> None:
         bar.console.print(line, highlight=False)
         return
     bar.console.print(f"{line}, FGSM {last['accuracy_fgsm']:.2%}, PGD-10 {last['accuracy_pgd']:.2%}", highlight=False)
-    if overfitted(record["history"]):
+    if catastrophic_overfitting(record["history"]):
         bar.console.print(
             "  note: catastrophic overfitting: the classifier resists FGSM and no longer PGD; kept is that of step "
             f"{record['best_step']}. A smaller attack_step_size, fewer epochs or --adversarial pgd prevent it",
@@ -296,7 +303,7 @@ class Settings(RunFlags, ClassifierConfig, DataSettings):
             )
 
 
-HELD = 5000  # validation images, and test images, of a stream
+STREAM_EVAL_IMAGES = 5000  # validation images, and test images, of a stream
 # Settings that do nothing without adversarial training, and those that are for one method of it.
 ADVERSARIAL_ONLY: dict[str, Method | None] = {
     **dict.fromkeys(("eps", "alpha", "attack_steps", "attack_step_size", "eps_warmup", "robust_images")),
@@ -307,14 +314,14 @@ ADVERSARIAL_ONLY: dict[str, Method | None] = {
 def main(settings: Settings) -> None:
     settings.check()
     adversarial = adversarial_settings(settings)
-    accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
+    accelerator = training.init_accelerator(settings.seed, settings.threads, bf16=settings.bf16)
     place = Place(settings.output_dir, settings.resume, settings.overwrite, "classifier")
-    place.claim()
+    place.acquire()
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
     check_shift(settings.shift, data.image_shape)
     members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device, data.classes)
-    data = in_memory(data, HELD)
+    data = in_memory(data, STREAM_EVAL_IMAGES)
     steps = ClassifierTraining(
         initial_network(settings, data),
         data,
@@ -322,7 +329,7 @@ def main(settings: Settings) -> None:
         accelerator,
         place,
         adversarial=None if adversarial is None else replace(adversarial, members=tuple(members)),
-        settings=training.plain(settings) | {"ensemble_sha256": [fingerprint(member) for member in members]},
+        settings=training.to_jsonable(settings) | {"ensemble_sha256": [fingerprint(member) for member in members]},
         save=partial(save_classifier, settings),
         freeze_backbone=settings.freeze_backbone,
         title=str(settings.target),
@@ -334,7 +341,7 @@ def main(settings: Settings) -> None:
             save_classifier(settings, steps, tested)
     if accelerator.is_main_process:
         print_summary(steps, tested)
-    training.finish(accelerator, code)
+    training.shutdown(accelerator, code)
 
 
 def initial_network(settings: Settings, data: Data) -> Classifier:
@@ -378,15 +385,19 @@ def adversarial_settings(settings: Settings) -> AdversarialConfig | None:
 def unused_settings(settings: Settings) -> list[str]:
     """The settings that do nothing because adversarial training, or its method that they are for, was not requested."""
     method = settings.adversarial
-    return [name for name, of in ADVERSARIAL_ONLY.items() if method is None or of not in (None, method)]
+    return [
+        name
+        for name, required_method in ADVERSARIAL_ONLY.items()
+        if method is None or required_method not in (None, method)
+    ]
 
 
 def save_classifier(settings: Settings, steps: ClassifierTraining, tested: dict[str, float] | None) -> None:
     """Make the net the run's classifier: weights, card and training.json, whole or not at all."""
-    left_out = training.FREE.union(unused_settings(settings))
-    given = {name: value for name, value in training.plain(settings).items() if name not in left_out}
+    excluded = training.IGNORED_ON_RESUME.union(unused_settings(settings))
+    given = {name: value for name, value in training.to_jsonable(settings).items() if name not in excluded}
     summary = steps.description(tested)
-    card = classifier_card(given, steps.data, summary) + training.lengthenings(steps.record)
+    card = classifier_card(given, steps.data, summary) + training.extension_note(steps.record)
     save_target(steps.net, settings.output_dir / "classifier", card, summary)
 
 
@@ -406,7 +417,7 @@ def print_summary(steps: ClassifierTraining, tested: dict[str, float] | None) ->
     if tested is None:
         print(f"stopped after step {record['step']} of {steps.total}; the same command with --resume continues")
     else:
-        chosen = next(each for each in record["history"] if each["step"] == record["best_step"])
+        chosen = next(validation for validation in record["history"] if validation["step"] == record["best_step"])
         print(f"test accuracy {tested['accuracy']:.2%} (n = {tested['n']}), validation {chosen['accuracy']:.2%}")
         if "n_pgd40" in tested:
             print(f"test accuracy under PGD-40 {tested['accuracy_pgd40']:.2%} (the first {tested['n_pgd40']})")

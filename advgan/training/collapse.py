@@ -43,9 +43,11 @@ def collapse_warnings(
     if eps is not None:
         unclipped = (x >= eps) & (x <= 1 - eps)  # elsewhere the box shortens one side
         signed = delta[unclipped] / eps if unclipped.any() else (delta / eps).flatten()
-        for sign, word in ((1, "+eps"), (-1, "-eps")):
+        for sign, bound in ((1, "+eps"), (-1, "-eps")):
             if (sign * signed > 0.95).float().mean() > 0.95:
-                warnings.append(f"tanh is saturated at {word} in nearly every pixel: no gradient reaches the generator")
+                warnings.append(
+                    f"tanh is saturated at {bound} in nearly every pixel: no gradient reaches the generator"
+                )
     spread, size = delta.var(dim=0).sum().sqrt(), delta.flatten(1).norm(dim=1).mean()
     if size < 1e-6:
         warnings.append("the perturbation is zero")

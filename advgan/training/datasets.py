@@ -50,9 +50,9 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, devi
     if held_out is None:
         if isinstance(source.split, Stream):
             raise InputError("a stream cannot be split: expected validation images, got none")
-        kept, held = stratified_holdout(source.split.labels, run.seed)
-        held_out = source._replace(split=source.split.take(held))
-        source = source._replace(split=source.split.take(kept))
+        train_indices, held_indices = stratified_holdout(source.split.labels, run.seed)
+        held_out = source._replace(split=source.split.take(held_indices))
+        source = source._replace(split=source.split.take(train_indices))
         own_order = False
     else:
         held_out = labelled(model, held_out, num_classes, "validation", device)

@@ -69,7 +69,7 @@ def main(settings: Settings) -> None:
     settings.check(attacks=bool(settings.attacks) or generator_given, discriminator=settings.discriminator)
     specs = [parse_attack(text) for text in settings.attacks]
     spec = settings.classifier
-    accelerator = training.start(settings.seed, settings.threads)
+    accelerator = training.init_accelerator(settings.seed, settings.threads)
     if accelerator.num_processes > 1:
         raise InputError(f"a detector is made by one process, got {accelerator.num_processes}")
     data = load_chosen(settings)
@@ -86,14 +86,14 @@ def main(settings: Settings) -> None:
     attacks = named_attacks([*settings.attacks, *generators], target, settings)
     discriminator = None if settings.discriminator is None else Discriminator.load(settings.discriminator)
     detector = untrained_detector(settings, data.image_shape, discriminator).to(accelerator.device)
-    training.claim(settings.output_dir, "detector", resume=None, overwrite=settings.overwrite)
+    training.prepare_output_dir(settings.output_dir, "detector", resume=None, overwrite=settings.overwrite)
     write_settings(settings, settings.output_dir)
 
     losses, seconds = list[float](), 0.0
     if settings.kind == "binary":
         began = time.perf_counter()
         images = first_images(data.train, target, settings)
-        with training.open_log(accelerator, settings.output_dir, "detector", 0, training.plain(settings)) as log:
+        with training.open_log(accelerator, settings.output_dir, "detector", 0, training.to_jsonable(settings)) as log:
 
             def write_loss(step: int, loss: float) -> None:
                 if log and step % 10 == 0:
@@ -105,7 +105,7 @@ def main(settings: Settings) -> None:
     clean = calibrate(detector, target, data.validation, settings.fpr)
     tested = evaluate_detector(detector, target, data.test, attacks, settings.max_samples)
     summary = {
-        "settings": training.plain(settings) | {"target_sha256": fingerprint(target)},
+        "settings": training.to_jsonable(settings) | {"target_sha256": fingerprint(target)},
         "training_seconds": seconds,  # of a binary one; making its adversarial images is part of it
         "losses": losses,
         "threshold": detector.threshold.item(),

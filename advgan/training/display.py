@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.errors import warn
 from advgan.training.options import TrainingConfig
-from advgan.training.runtime.checkpoint import Record
+from advgan.training.runtime.checkpoint import TrainState
 from advgan.training.runtime.loop import progress_bar
 from advgan.training.trainer import GANTrainer
 from advgan.training.validation import ValidationResult
@@ -21,7 +21,7 @@ SHORT = {"loss adversarial": "adv", "loss GAN": "gan", "loss hinge": "hinge", "l
 class Display:
     """The bar of a training; silent in all processes but the main one, and with progress=False but for warnings."""
 
-    def __init__(self, accelerator: Accelerator, record: Record, total: int, config: TrainingConfig) -> None:
+    def __init__(self, accelerator: Accelerator, record: TrainState, total: int, config: TrainingConfig) -> None:
         self.record, self.config, self.main = record, config, accelerator.is_main_process
         self.shown = self.main and config.run.progress
         self.bar = progress_bar(accelerator, disable=not config.run.progress)
@@ -37,14 +37,14 @@ class Display:
     def update(self, terms: dict[str, float]) -> None:
         """The bar after a step, with the terms of the losses."""
         record = self.record
-        shown = " ".join(f"{word} {terms[name]:.2f}" for name, word in SHORT.items() if name in terms)
+        shown = " ".join(f"{short_name} {terms[name]:.2f}" for name, short_name in SHORT.items() if name in terms)
         best = f" ASR {record['history'][-1]['asr']:.1%}" if record["history"] else ""
-        speed = f"{record['step'] / record['seconds']:.1f} step/s"
-        self.bar.update(self.task, completed=record["step"], metrics=f"{speed}  {shown}{best}")
+        steps_per_second = f"{record['step'] / record['seconds']:.1f} step/s"
+        self.bar.update(self.task, completed=record["step"], metrics=f"{steps_per_second}  {shown}{best}")
 
-    def validated(self, judgement: ValidationResult, labelled: bool = True) -> None:
+    def validated(self, result: ValidationResult, labelled: bool = True) -> None:
         """A line for a validation, and each warning of collapse when it first occurs."""
-        metrics, loss = judgement.metrics, self.config.loss
+        metrics, loss = result.metrics, self.config.loss
         columns = {"hinge active": metrics["hinge_active"], "D right": metrics["d_accuracy"]}
         if "rejected" in metrics:  # instead of the hinge: a line of a terminal has room for two
             columns = {"rejected": metrics["rejected"], "D right": metrics["d_accuracy"]}
@@ -54,10 +54,10 @@ class Display:
         if self.shown:
             line = f"step {self.record['step']:5d}  {score} {metrics['asr']:6.2%}  l2 {metrics['l2']:.3f}  {text}"
             self.bar.console.print(line, highlight=False)
-        for line in judgement.warnings:
+        for line in result.warnings:
             kind = re.sub(r"[\d.%]+", "", line)
-            if kind not in self.record["said"]:
-                self.record["said"].append(kind)
+            if kind not in self.record["shown_warnings"]:
+                self.record["shown_warnings"].append(kind)
                 self._warn(line)
 
     def _warn(self, line: str) -> None:

@@ -40,7 +40,7 @@ from advgan.training.flags import RunFlags, save_settings
 from advgan.training.frozen import process_settings
 from advgan.training.robust_accuracy import accuracy
 from advgan.training.run_directory import Place, RunDirectory
-from advgan.training.runtime.distributed import make_accelerator, prepared_within
+from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
 from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, labelled_data, replaced
 
 Phase = Literal["teacher", "student"]
@@ -83,7 +83,7 @@ def distill(
     with ExitStack() as stack:
         stack.enter_context(process_settings(None))
         accelerator = accelerator or make_accelerator()
-        stack.enter_context(prepared_within(accelerator))
+        stack.enter_context(restored_accelerator(accelerator))
         data = labelled_data(student, train, validation, config.seed)
         set_seed(config.seed)
         nets: dict[Phase, Any] = {"teacher": teacher, "student": student}
@@ -126,26 +126,26 @@ class DistillationTraining(SupervisedTraining):
     ) -> None:
         self.nets, self.temperature, self.save = nets, temperature, save
         epoch = steps_per_epoch(data.train, config.batch_size)
-        self.each = config.max_steps or config.epochs * epoch
+        self.steps_per_network = config.max_steps or config.epochs * epoch
         optimizers = {
             phase: AdamW(net.parameters(), config.learning_rate, weight_decay=config.weight_decay)
             for phase, net in nets.items()
         }
         self.schedules = {
-            phase: OneCycleLR(optimizer, config.learning_rate, total_steps=self.each)
+            phase: OneCycleLR(optimizer, config.learning_rate, total_steps=self.steps_per_network)
             for phase, optimizer in optimizers.items()
         }
-        settings = training.plain(config) | {"temperature": temperature} if settings is None else settings
-        record = training.Record(step=0, seconds=0.0, accuracies={}, settings=settings)
+        settings = training.to_jsonable(config) | {"temperature": temperature} if settings is None else settings
+        record = training.TrainState(step=0, seconds=0.0, accuracies={}, settings=settings)
         self.prepared = {phase: accelerator.prepare(nets[phase], optimizers[phase]) for phase in FOLDER}
-        files = RunDirectory(place, accelerator, record, 2 * self.each, "distill")
+        files = RunDirectory(place, accelerator, record, 2 * self.steps_per_network, "distill")
         files.open_state(*self.schedules.values())
-        super().__init__(data, config, accelerator, files, total=2 * self.each, between=epoch)
+        super().__init__(data, config, accelerator, files, total=2 * self.steps_per_network, between=epoch)
 
     @property
     def phase(self) -> Phase:
         """That of the next step."""
-        return "teacher" if self.record["step"] < self.each else "student"
+        return "teacher" if self.record["step"] < self.steps_per_network else "student"
 
     def part(self) -> Part:
         phase = self.phase
@@ -161,14 +161,14 @@ class DistillationTraining(SupervisedTraining):
         return soft_cross_entropy(logits, q, self.temperature).mean(), logits
 
     def validation_due(self, step: int) -> bool:
-        return ((step - 1) % self.each + 1) % self.between == 0 or step % self.each == 0
+        return ((step - 1) % self.steps_per_network + 1) % self.between == 0 or step % self.steps_per_network == 0
 
     def logged(self, step: int) -> bool:
-        return step % 10 == 0 or step % self.each == 0
+        return step % 10 == 0 or step % self.steps_per_network == 0
 
     def validate(self, log: Any, bar: Any) -> None:
         step = self.record["step"]
-        phase: Phase = "teacher" if step <= self.each else "student"
+        phase: Phase = "teacher" if step <= self.steps_per_network else "student"
         score = accuracy(self.nets[phase], self.data.validation, self.accelerator)
         self.record["accuracies"][phase] = {"validation": score}
         if log:
@@ -180,7 +180,7 @@ class DistillationTraining(SupervisedTraining):
                 self.save(self, phase, finished=False)
 
     def summary(self, loss: float) -> str:
-        phase: Phase = "teacher" if self.record["step"] <= self.each else "student"
+        phase: Phase = "teacher" if self.record["step"] <= self.steps_per_network else "student"
         score = self.record["accuracies"].get(phase, {}).get("validation")
         return f"{phase} loss {loss:.3f}" + ("" if score is None else f" val {score:.1%}")
 
@@ -206,9 +206,9 @@ class Settings(RunFlags, ClassifierConfig, DataSettings):
 
 def main(settings: Settings) -> None:
     settings.check()
-    accelerator = training.start(settings.seed, settings.threads)
+    accelerator = training.init_accelerator(settings.seed, settings.threads)
     place = Place(settings.output_dir, settings.resume, settings.overwrite, "classifier")
-    place.claim()
+    place.acquire()
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
     check_shift(settings.shift, data.image_shape)
@@ -224,12 +224,12 @@ def main(settings: Settings) -> None:
         accelerator,
         place,
         temperature=settings.temperature,
-        settings=training.plain(settings),
+        settings=training.to_jsonable(settings),
         save=partial(save_network, settings),
     )
     code = steps.run(partial(save_settings, settings, accelerator))
-    conclude(settings, steps)
-    training.finish(accelerator, code)
+    finalize(settings, steps)
+    training.shutdown(accelerator, code)
 
 
 def save_network(settings: Settings, steps: DistillationTraining, phase: Phase, *, finished: bool) -> None:
@@ -239,7 +239,7 @@ def save_network(settings: Settings, steps: DistillationTraining, phase: Phase, 
     save_target(steps.nets[phase], folder, card(settings, steps.data, steps.record, phase), run)
 
 
-def conclude(settings: Settings, steps: DistillationTraining) -> None:
+def finalize(settings: Settings, steps: DistillationTraining) -> None:
     """Measure both on the test images, once and only after the last step."""
     record, accelerator, test = steps.record, steps.accelerator, steps.data.test
     if record["step"] == steps.total:
@@ -258,16 +258,18 @@ def conclude(settings: Settings, steps: DistillationTraining) -> None:
     print(tensorboard_command(settings.output_dir / "logs"))
 
 
-def card(settings: Settings, data: Data, record: training.Record, phase: Phase) -> str:
+def card(settings: Settings, data: Data, record: training.TrainState, phase: Phase) -> str:
     """The README.md beside the weights: what they are worth, and where they come from."""
     given = {
-        k: v for k, v in training.plain(settings).items() if k not in training.FREE and v is not None and v is not False
+        k: v
+        for k, v in training.to_jsonable(settings).items()
+        if k not in training.IGNORED_ON_RESUME and v is not None and v is not False
     }
     command = " ".join(f"--{k.replace('_', '-')}{'' if v is True else f' {v}'}" for k, v in given.items())
     channels, height, width = data.image_shape
-    known, temperature = record["accuracies"][phase], f"temperature {settings.temperature:g}"
+    accuracies, temperature = record["accuracies"][phase], f"temperature {settings.temperature:g}"
     seconds = f"{record['seconds']:.0f} s"
-    tested = f"{known['test']:.2%}" if "test" in known else "not measured (the run did not end)"
+    tested = f"{accuracies['test']:.2%}" if "test" in accuracies else "not measured (the run did not end)"
     learned = {"teacher": "the labels", "student": "the probabilities of a teacher, another net of its kind"}[phase]
     return f"""---
 library_name: advgan
@@ -286,7 +288,7 @@ answers at temperature 1: its logits are {settings.temperature:g} times as large
 | | |
 |---|---|
 | accuracy, test ({len(data.test)} images, seen once) | {tested} |
-| accuracy, validation ({len(data.validation)} images; nothing was chosen on them) | {known["validation"]:.2%} |
+| accuracy, validation ({len(data.validation)} images; nothing was chosen on them) | {accuracies["validation"]:.2%} |
 | trained on | {len(data.train)} images of {settings.dataset}, classes {", ".join(data.classes)} |
 | training, of both nets | {record["step"]} steps of {settings.batch_size} images, {seconds}, seed {settings.seed} |
 | made by | `train/distill.py {command}` |
@@ -295,7 +297,7 @@ This hides gradients of the softmax from an attacker and moves no decision: `eva
 """
 
 
-def summary(settings: Settings, record: training.Record, total: int, *, finished: bool) -> dict[str, Any]:
+def summary(settings: Settings, record: training.TrainState, total: int, *, finished: bool) -> dict[str, Any]:
     """training.json of the student: what others need to know of its run."""
     return {
         "settings": record["settings"],

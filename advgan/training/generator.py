@@ -30,12 +30,12 @@ from advgan.training.gan import LossConfig, LossFunction
 from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
 from advgan.training.run_directory import Place
 from advgan.training.run_files import Description, GeneratorFiles, describe
-from advgan.training.runtime.checkpoint import Record
-from advgan.training.runtime.distributed import make_accelerator, prepared_within
-from advgan.training.runtime.loop import Stop, check_finite
+from advgan.training.runtime.checkpoint import TrainState
+from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
+from advgan.training.runtime.loop import GracefulShutdown, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.trainer import GANTrainer, OptimizerFactory
-from advgan.training.validation import Validation, questions, seconds_per_pass
+from advgan.training.validation import Validator, eval_settings, seconds_per_pass
 from advgan.training.validation_log import write_validation
 
 Callback = Callable[[int, Mapping[str, float]], bool | None]  # (steps done, metrics) -> True: stop
@@ -112,8 +112,8 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(process_settings(config.run.threads))
         accelerator = accelerator or make_accelerator(bf16=config.run.bf16)
-        stack.enter_context(prepared_within(accelerator))
-        stack.enter_context(place.claimed())
+        stack.enter_context(restored_accelerator(accelerator))
+        stack.enter_context(place.acquired())
         frozen_model = stack.enter_context(frozen(model, accelerator.device))
         images = prepare_images(frozen_model, train, validation, config.run, accelerator.device)
         training = GeneratorTraining(
@@ -187,10 +187,12 @@ class GeneratorTraining:
             loss=modules.loss,
             optimizer=modules.optimizer,
         )
-        asked = questions(generator)
-        self.validation = Validation(images.model, images.validation, accelerator, asked, config.run.seed)
+        settings_to_evaluate = eval_settings(generator)
+        self.validation = Validator(images.model, images.validation, accelerator, settings_to_evaluate, config.run.seed)
         self.validation.check_attackable()
-        record = Record(step=0, seconds=0.0, best=-1.0, history=[], passes=[], said=[], lengthened=[])
+        record = TrainState(
+            step=0, seconds=0.0, best=-1.0, history=[], target_pass_seconds=[], shown_warnings=[], extensions=[]
+        )
         record["settings"] = dict(description.settings) | digests
         self.record, self.files = record, GeneratorFiles(place, accelerator, record, self.total, description.program)
         schedule = self.trainer.schedule
@@ -258,12 +260,12 @@ class GeneratorTraining:
         self.files.clear()  # all checks have passed: files of an earlier run are deleted
         self._call(callbacks, {})
         with (
-            Stop() as stop,
+            GracefulShutdown() as stop,
             self.files.open_log() as log,
             Display(self.accelerator, self.record, self.total, self.config) as display,
         ):
             try:
-                with self.files.naming_what_is_kept():
+                with self.files.naming_checkpoint():
                     for x, y in batches:
                         if self._step(x, y, callbacks, stop, log, display):
                             break  # every process stops at this step
@@ -274,7 +276,7 @@ class GeneratorTraining:
         return self._ended(stop)
 
     def _step(
-        self, x: Tensor, y: Tensor, callbacks: Sequence[Callback], stop: Stop, log: Any, display: Display
+        self, x: Tensor, y: Tensor, callbacks: Sequence[Callback], stop: GracefulShutdown, log: Any, display: Display
     ) -> bool:
         """One step, and what follows it: log, validation, saved state; whether to stop."""
         began = time.perf_counter()
@@ -300,23 +302,23 @@ class GeneratorTraining:
         """Validate the averaged weights, and keep them if they are the best so far (of equals, the later)."""
         trainer, loss, record, device = self.trainer, self.config.loss, self.record, self.accelerator.device
         x, y = x.to(device), y.to(device)
-        record["passes"] += [seconds_per_pass(trainer.model, x, y) for _ in range(2)]
+        record["target_pass_seconds"] += [seconds_per_pass(trainer.model, x, y) for _ in range(2)]
         threshold = loss.hinge_threshold or 0.0
-        judgement = self.validation(
+        result = self.validation(
             trainer.averaged.module, trainer.discriminator, c=threshold, gan=loss.gan, with_gan=loss.alpha > 0
         )
-        check_finite(judgement.metrics, trainer.step)
-        record["history"].append({"step": record["step"], "seconds": record["seconds"], **judgement.metrics})
-        better = judgement.metrics["asr"] >= record["best"]
-        record["best"] = max(record["best"], judgement.metrics["asr"])
-        display.validated(judgement, self.images.labelled)
+        check_finite(result.metrics, trainer.step)
+        record["history"].append({"step": record["step"], "seconds": record["seconds"], **result.metrics})
+        better = result.metrics["asr"] >= record["best"]
+        record["best"] = max(record["best"], result.metrics["asr"])
+        display.validated(result, self.images.labelled)
         if log:
-            write_validation(log, judgement, record["step"], self.classes)
+            write_validation(log, result, record["step"], self.classes)
         if better:
             self.best = {name: value.detach().clone() for name, value in trainer.averaged.module.state_dict().items()}
         averaged: Any = trainer.averaged.module
         self.files.save(averaged, trainer.discriminator, threshold, better=better)
-        return {f"validation/{name}": value for name, value in judgement.metrics.items()}
+        return {f"validation/{name}": value for name, value in result.metrics.items()}
 
     def _call(self, callbacks: Sequence[Callback], metrics: dict[str, float]) -> bool:
         """Call all; whether one of them, in any process, ends the training."""
@@ -332,7 +334,7 @@ class GeneratorTraining:
         net.load_state_dict(self.trainer.averaged.module.state_dict() if self.best is None else self.best)
         return net.eval()
 
-    def _ended(self, stop: Stop) -> Generator:
+    def _ended(self, stop: GracefulShutdown) -> Generator:
         generator = self._generator()
         self.files.raise_if_stopped(stop.code, generator)
         return generator

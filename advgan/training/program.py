@@ -105,8 +105,8 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
 def main(settings: Settings) -> None:
     config = training_config(settings)
     check(settings, config)
-    accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
-    training.claim(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
+    accelerator = training.init_accelerator(settings.seed, settings.threads, bf16=settings.bf16)
+    training.prepare_output_dir(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
     model, data, guide = load(settings, accelerator)
     code = 0
     try:
@@ -128,17 +128,17 @@ def main(settings: Settings) -> None:
             resume=settings.resume,
             overwrite=settings.overwrite,
             init=settings.init,
-            description=Description(training.plain(settings), "train/advgan.py", data.classes),
+            description=Description(training.to_jsonable(settings), "train/advgan.py", data.classes),
         )
     except (Interrupted, Terminated) as end:
         code = int(end.code or 0)
     if accelerator.is_main_process:
         print_summary(settings.output_dir)
-    training.finish(accelerator, code)
+    training.shutdown(accelerator, code)
 
 
 def training_config(settings: Settings) -> TrainingConfig:
-    """The settings by the names of the library. `seed_weights` is False because `training.start` sets the seed."""
+    """The settings by the names of the library. `seed_weights` is False: `training.init_accelerator` sets the seed."""
     return TrainingConfig.from_flags(settings).replace({"seed_weights": False})
 
 

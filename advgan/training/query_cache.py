@@ -11,10 +11,10 @@ from torch import Tensor
 from advgan.classifiers import BlackBox
 from advgan.core.threat_model import to_8bit
 from advgan.data import Split
-from advgan.training.runtime.checkpoint import Record
+from advgan.training.runtime.checkpoint import TrainState
 
 
-class QueryCache(Record):
+class QueryCache(TrainState):
     """Responses (n, k) to the attacker's `clean` images, to the `adversarial` ones of all rounds, and to those that
     `validation` only measures with; the adversarial images themselves, uint8 (m, c, h, w), are `sent`.
 
@@ -29,8 +29,8 @@ class QueryCache(Record):
 
     def query(self, black_box: BlackBox, key: str, split: Split) -> None:
         """Append to self[key] the responses to the images of `split` that have none there yet."""
-        rest = split.take(torch.arange(len(self[key]), len(split)))
-        for x, _ in rest.batches(black_box.batch_size):
+        remaining = split.take(torch.arange(len(self[key]), len(split)))
+        for x, _ in remaining.batches(black_box.batch_size):
             self[key] = torch.cat([self[key], black_box.query(x)])
 
     def query_adversarial(self, black_box: BlackBox, generator: Any, train: Split, round_: int) -> None:

@@ -29,8 +29,8 @@ def accuracy(net: nn.Module, split: Split, accelerator: Accelerator, attack: Att
         for i, (x, y) in enumerate(split.batches(200)):
             if i % accelerator.num_processes == accelerator.process_index:
                 x, y = x.to(accelerator.device), y.to(accelerator.device)
-                seen = x if attack is None else attack(net, x, y, rng=torch.Generator().manual_seed(i))
-                correct += (net(seen).argmax(1) == y).sum()
+                attacked = x if attack is None else attack(net, x, y, rng=torch.Generator().manual_seed(i))
+                correct += (net(attacked).argmax(1) == y).sum()
     return int(accelerator.reduce(correct, reduction="sum").item()) / len(split)
 
 
@@ -40,10 +40,10 @@ def validate(
     """The accuracy of `net` on `split`; with `eps` also what FGSM and PGD-10, linf, leave of it on the first `most`."""
     metrics = {"accuracy": accuracy(net, split, accelerator)}
     if eps is not None:
-        some = split.first(most)
+        subset = split.first(most)
         attacks: dict[str, Attack] = {
             "fgsm": lambda net, x, y, rng: fgsm(net, x, y, eps=eps),
             "pgd": partial(pgd, eps=eps, steps=10),
         }
-        metrics |= {f"accuracy_{name}": accuracy(net, some, accelerator, attack) for name, attack in attacks.items()}
+        metrics |= {f"accuracy_{name}": accuracy(net, subset, accelerator, attack) for name, attack in attacks.items()}
     return metrics

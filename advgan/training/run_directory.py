@@ -14,9 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.lock import release
-from advgan.training.runtime.checkpoint import Record, State, saving
+from advgan.training.runtime.checkpoint import Checkpointer, TrainState, saving
 from advgan.training.runtime.loop import Interrupted, Terminated, open_log
-from advgan.training.runtime.output_dir import claim
+from advgan.training.runtime.output_dir import prepare_output_dir
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Place:
     overwrite: bool = False
     artefact: str = "generator"
 
-    def claim(self) -> None:
+    def acquire(self) -> None:
         """Keep other runs out of the directory. Raises InputError as `claim`."""
         if self.directory is not None:
-            claim(self.directory, self.artefact, resume=self.resume, overwrite=self.overwrite)
+            prepare_output_dir(self.directory, self.artefact, resume=self.resume, overwrite=self.overwrite)
         elif self.resume:
             raise InputError("resume needs the output_dir of the run to be continued, got none")
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def acquired(self) -> Iterator[None]:
         """A block in which no other run uses the directory. Raises InputError as `claim`."""
-        self.claim()
+        self.acquire()
         try:
             yield
         finally:
@@ -55,17 +55,17 @@ class RunDirectory:
     log   name of its folder below logs/
     """
 
-    def __init__(self, place: Place, accelerator: Accelerator, record: Record, total_steps: int, log: str) -> None:
+    def __init__(self, place: Place, accelerator: Accelerator, record: TrainState, total_steps: int, log: str) -> None:
         self.place, self.accelerator, self.record, self.total, self.log = place, accelerator, record, total_steps, log
         self.directory = place.directory
-        self.state: State | None = None
+        self.state: Checkpointer | None = None
 
     def open_state(self, *objects: Any, schedules: tuple[LRScheduler, ...] = ()) -> None:
         """Load the state of the run that is continued: what the accelerator has prepared, the record, `objects`;
         `schedules` are those of them that may be continued with another number of steps."""
         if self.directory is None:
             return
-        state = State(self.accelerator, self.directory, self.place.artefact, self.total, self.record, *objects)
+        state = Checkpointer(self.accelerator, self.directory, self.place.artefact, self.total, self.record, *objects)
         self.state = state
         if self.place.resume:
             state.load(*schedules)
@@ -80,10 +80,10 @@ class RunDirectory:
         with open_log(self.accelerator, self.directory, self.log, record["step"], record["settings"]) as log:
             yield log
 
-    def clear(self, *more: str) -> None:
+    def clear(self, *folders: str) -> None:
         """Remove an earlier run, with the folders `more` in the directory, unless it is continued."""
         if self.state is not None and not self.place.resume:
-            self.state.clear(*more)
+            self.state.clear(*folders)
 
     def save_state(self, step: int) -> None:
         if self.state is not None:
@@ -100,21 +100,21 @@ class RunDirectory:
             yield self.accelerator.is_main_process
 
     @contextmanager
-    def naming_what_is_kept(self, folder: str | None = None) -> Iterator[None]:
+    def naming_checkpoint(self, folder: str | None = None) -> Iterator[None]:
         """A block whose NotFiniteError ends with what is kept of the run: `folder`, or the artefact."""
         try:
             yield
         except NotFiniteError as error:
-            kept = None if self.directory is None else self.directory / (folder or self.place.artefact)
-            good = f"the last good {kept.name} is in {kept}" if kept and kept.exists() else "nothing was kept yet"
-            error.args = (f"{error}; {good}",)
+            path = None if self.directory is None else self.directory / (folder or self.place.artefact)
+            text = f"the last good {path.name} is in {path}" if path and path.exists() else "nothing was kept yet"
+            error.args = (f"{error}; {text}",)
             raise
 
     def raise_if_stopped(self, code: int, trained: Any) -> None:
         """Raise what ends a training that a signal stopped (exit code `code`), with the best model so far."""
         if code == Interrupted.code:
-            left = "; resume=True continues" if self.directory else ""
-            raise Interrupted(f"stopped after step {self.record['step']} of {self.total}{left}", trained)
+            advice = "; resume=True continues" if self.directory else ""
+            raise Interrupted(f"stopped after step {self.record['step']} of {self.total}{advice}", trained)
         if code:
             raise Terminated(code)
 

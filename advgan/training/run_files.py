@@ -21,7 +21,7 @@ from advgan.training.card import generator_card
 from advgan.training.datasets import Images
 from advgan.training.options import FLAGS, TrainingConfig
 from advgan.training.run_directory import Place, RunDirectory
-from advgan.training.runtime.checkpoint import FREE, Record, lengthenings
+from advgan.training.runtime.checkpoint import IGNORED_ON_RESUME, TrainState, extension_note
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class GeneratorFiles(RunDirectory):
     """The files of a generator's run; without a directory every method does nothing."""
 
     def __init__(
-        self, place: Place, accelerator: Accelerator, record: Record, total_steps: int, program: str | None
+        self, place: Place, accelerator: Accelerator, record: TrainState, total_steps: int, program: str | None
     ) -> None:
         super().__init__(place, accelerator, record, total_steps, "advgan")
         self.program = program
@@ -86,28 +86,28 @@ class GeneratorFiles(RunDirectory):
             atomic_write_dir(folder, lambda aside: save_file(weights, aside / "model.safetensors"))
 
     def _card(self, threshold: float) -> str:
-        settings = {name: value for name, value in self.record["settings"].items() if name not in FREE}
+        settings = {name: value for name, value in self.record["settings"].items() if name not in IGNORED_ON_RESUME}
         settings = {name: value for name, value in settings.items() if not name.endswith("_sha256")}
         settings["init"] = self.record["settings"].get("init")  # a call with --resume need not repeat it
         card = generator_card(settings, self.record["history"][-1], threshold, program=self.program)
-        return card + lengthenings(self.record)
+        return card + extension_note(self.record)
 
     def _write_training(self, *, finished: bool) -> None:
         record, history = self.record, self.record["history"]
-        passes = sorted(record["passes"])
-        unit = passes[len(passes) // 2] if passes else None
-        reached = next((metrics for metrics in history if metrics["asr"] >= 0.95), None)
+        pass_seconds = sorted(record["target_pass_seconds"])
+        unit = pass_seconds[len(pass_seconds) // 2] if pass_seconds else None
+        first_above_95 = next((metrics for metrics in history if metrics["asr"] >= 0.95), None)
         summary = {
             "settings": record["settings"],
             "finished": finished,
             "steps": record["step"],
             "total_steps": self.total,
-            "lengthened": record["lengthened"],  # the steps after which a run was resumed with another total
+            "extensions": record["extensions"],  # the steps after which a run was resumed with another total
             "training_seconds": record["seconds"],  # of the steps: neither loading nor validation
             "best_validation_asr": max(record["best"], 0.0),
             "seconds_per_target_pass": unit,
-            "steps_to_95": reached and reached["step"],
-            "passes_to_95": reached and unit and reached["seconds"] / unit,
+            "steps_to_95": first_above_95 and first_above_95["step"],
+            "passes_to_95": first_above_95 and unit and first_above_95["seconds"] / unit,
             "history": history,
         }
         atomic_write(self.directory / "training.json", sealed(summary))  # type: ignore[operator]

@@ -80,7 +80,7 @@ def train_substitute(
     with process_settings(threads):
         accelerator = make_accelerator(bf16=config.bf16)
         check_one_process(accelerator)
-        with place.claimed():
+        with place.acquired():
             claim_substitute(place)
             data = attacker_data(black_box, images, validation, config, num_classes)
             with unchanged(black_box, accelerator.device) as model:
@@ -121,7 +121,7 @@ def prepare(
         config,
         place,
         accelerator=accelerator,
-        settings=training.plain(config) | names,
+        settings=training.to_jsonable(config) | names,
         progress=progress,
     )
 
@@ -134,7 +134,7 @@ def check_one_process(accelerator: Accelerator) -> None:
 def claim_substitute(place: Place) -> None:
     """Raise InputError for a directory, claimed for the generator, that holds a classifier which is not to go."""
     if place.directory is not None and not place.resume:
-        training.claim(place.directory, "classifier", resume=False, overwrite=place.overwrite)
+        training.prepare_output_dir(place.directory, "classifier", resume=False, overwrite=place.overwrite)
 
 
 def attacker_data(

@@ -50,10 +50,10 @@ class Settings(RunFlags, SubstituteConfig, ClassifierSettings, DataSettings):
 def main(settings: Settings) -> None:
     settings.check()
     spec = checked_target(settings)
-    accelerator = training.start(settings.seed, settings.threads, bf16=settings.bf16)
+    accelerator = training.init_accelerator(settings.seed, settings.threads, bf16=settings.bf16)
     check_one_process(accelerator)
     place = Place(settings.output_dir, settings.resume, settings.overwrite)
-    place.claim()
+    place.acquire()
     claim_substitute(place)
     data = load_chosen(settings)
     loaded = load_classifier(spec, image_shape=data.image_shape, num_classes=data.num_classes)
@@ -66,7 +66,7 @@ def main(settings: Settings) -> None:
         settings,
         place,
         accelerator=accelerator,
-        settings=training.plain(settings),
+        settings=training.to_jsonable(settings),
         program="train/substitute.py",
     )
     if settings.substitute == spec.name:
@@ -80,7 +80,7 @@ def main(settings: Settings) -> None:
     except (Interrupted, Terminated) as end:
         code = int(end.code or 0)
     print_summary(run, settings.output_dir)
-    training.finish(accelerator, code)
+    training.shutdown(accelerator, code)
 
 
 def print_summary(run: SubstituteTraining, directory: Path) -> None:

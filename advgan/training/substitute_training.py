@@ -26,10 +26,10 @@ from advgan.models.generator import Generator
 from advgan.training.build import build_generator
 from advgan.training.card import percent, substitute_card
 from advgan.training.run_directory import Place, RunDirectory
-from advgan.training.runtime.loop import Interrupted, Stop, progress_bar
+from advgan.training.runtime.loop import GracefulShutdown, Interrupted, progress_bar
 from advgan.training.substitute_config import Phase, SubstituteConfig
 from advgan.training.trainer import GANTrainer
-from advgan.training.validation import Validation, ValidationResult, check_attackable, questions
+from advgan.training.validation import ValidationResult, Validator, check_attackable, eval_settings
 from advgan.training.validation_log import write_validation
 
 Model = nn.Module | Callable[[Tensor], Any]
@@ -90,8 +90,8 @@ class SubstituteFiles(RunDirectory):
         with self.writing() as writing:
             if writing and self.directory is not None:
                 self._write_training(finished=False)  # before what it stands beside
-                settings = {name: value for name, value in record["settings"].items() if name not in training.FREE}
-                settings.pop("black_box_sha256")
+                ignored = {*training.IGNORED_ON_RESUME, "black_box_sha256"}
+                settings = {name: value for name, value in record["settings"].items() if name not in ignored}
                 card = substitute_card(settings, record["history"][-1], threshold, program=command)
                 save_target(substitute, self.directory / "classifier", card)
                 generator.save(self.directory / "generator", card)
@@ -147,7 +147,7 @@ class SubstituteTraining:
         self.validation_black_box = query_interface(black_box, n, config.answers)
         config.check_budget(len(data.train))
         self._build(build_target(substitute, data.train.image_shape, n) if isinstance(substitute, str) else substitute)
-        record = training.Record(step=0, distil=0, attack=0, rounds_asked=0, seconds=0.0, history=[])
+        record = training.TrainState(step=0, distil=0, attack=0, rounds_asked=0, seconds=0.0, history=[])
         record["queries"], record["validation_queries"], record["kept"] = 0, 0, {}
         digest = fingerprint(black_box) if isinstance(black_box, nn.Module) else None
         record["settings"] = settings | {"black_box_sha256": digest}
@@ -198,7 +198,7 @@ class SubstituteTraining:
         self.files.clear("classifier")  # nothing is refused from here on: an earlier run may go
         record, plan, total = self.record, self.plan, len(self.plan)
         with (
-            Stop() as stop,
+            GracefulShutdown() as stop,
             self.files.open_log() as log,
             progress_bar(self.accelerator, disable=not self.progress) as bar,
         ):
@@ -232,7 +232,7 @@ class SubstituteTraining:
         queries, validation_queries = record["queries"], record["validation_queries"]
         return SubstituteResult(substitute, generator.eval(), queries, validation_queries, record["history"])
 
-    def _step(self, round_: int, phase: Phase, stop: Stop) -> dict[str, float]:
+    def _step(self, round_: int, phase: Phase, stop: GracefulShutdown) -> dict[str, float]:
         """The queries of a round that begins, and one step; its metrics."""
         record = self.record
         if isinstance(self.model, nn.Module):
@@ -243,14 +243,14 @@ class SubstituteTraining:
         x, index = next(self.batches[phase])
         device = self.accelerator.device
         b, x = self.cache["clean"][index].to(device), x.to(device)
-        with self.files.naming_what_is_kept():
+        with self.files.naming_checkpoint():
             values = self._distil(x, b, round_) if phase == "distil" else self._attack(x, b.argmax(1))
         record[phase] += 1
         record["step"] += 1
         record["seconds"] += time.perf_counter() - began
         return values
 
-    def _query(self, round_: int, stop: Stop) -> None:
+    def _query(self, round_: int, stop: GracefulShutdown) -> None:
         """The queries of a round, each made once and its response kept, also where a later one fails."""
         record, data, cache = self.record, self.data, self.cache
         try:
@@ -325,12 +325,12 @@ class SubstituteTraining:
     def _validate(self, generator: Generator) -> ValidationResult:
         """The averaged generator's metrics on the substitute and on the black box, by which nothing is chosen.
 
-        Adds to those of `Validation`, which are on the substitute: agreement of substitute and black box on clean and
+        Adds to those of `Validator`, which are on the substitute: agreement of substitute and black box on clean and
         on adversarial images, and asr_black_box, over the n_black_box images that it classifies correctly. There is no
         asr where the substitute classifies no image correctly.
         """
         substitute, held_out, y_target = self.substitute.eval(), self.data.validation, self.config.y_target
-        validation = Validation(substitute, held_out, self.accelerator, questions(generator))
+        validation = Validator(substitute, held_out, self.accelerator, eval_settings(generator))
         result = validation(generator, self.trainer.discriminator, c=self.threshold, gan=self.config.gan)
         if not result.metrics["n_correct"]:
             del result.metrics["asr"]

@@ -22,7 +22,7 @@ from advgan.data.augment import augment, check_shift
 from advgan.data.sources import as_split
 from advgan.data.split import stratified_holdout
 from advgan.training.run_directory import RunDirectory
-from advgan.training.runtime.loop import Stop, check_finite, progress_bar
+from advgan.training.runtime.loop import GracefulShutdown, check_finite, progress_bar
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ C = TypeVar("C", bound=ClassifierConfig)
 
 def replaced(config: C, settings: Mapping[str, Any]) -> C:
     """`config` with single settings replaced. Raises InputError for an unknown one."""
-    known = [field.name for field in fields(config)]
+    names = [field.name for field in fields(config)]
     for name in settings:
-        if name not in known:
-            raise InputError(f"unknown setting {name!r}{did_you_mean(name, known)}")
+        if name not in names:
+            raise InputError(f"unknown setting {name!r}{did_you_mean(name, names)}")
     return replace(config, **settings)
 
 
@@ -84,8 +84,8 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
     elif isinstance(split, Stream):
         raise InputError("a stream cannot be split: expected validation images, got none")
     else:
-        kept, indices = stratified_holdout(split.labels, seed)
-        split, held = split.take(kept), split.take(indices)
+        train_indices, held_indices = stratified_holdout(split.labels, seed)
+        split, held = split.take(train_indices), split.take(held_indices)
     assert not isinstance(held, Stream), "a stream has no labels of all its images"
     n = _number_of_logits(model, next(held.first(2).batches(2))[0])
     for name, labels in (("train", getattr(split, "labels", None)), ("validation", held.labels)):
@@ -162,7 +162,7 @@ class SupervisedTraining(ABC):
     def logged(self, step: int) -> bool:
         return step % 10 == 0 or step == self.total
 
-    def run(self, begin: Callable[[], None] | None = None) -> int:
+    def run(self, on_start: Callable[[], None] | None = None) -> int:
         """Take the steps that are left; the exit code of the signal that ended it, else 0.
 
         begin   called when nothing is refused any more, before the first step
@@ -179,9 +179,9 @@ class SupervisedTraining(ABC):
             workers=2,
         )
         self.files.clear(*self.folders)  # all checks have passed: files of an earlier run are deleted
-        if begin is not None:
-            begin()
-        with Stop() as stop, self.files.open_log() as log, progress_bar(accelerator) as bar:
+        if on_start is not None:
+            on_start()
+        with GracefulShutdown() as stop, self.files.open_log() as log, progress_bar(accelerator) as bar:
             task = bar.add_task(self.title, total=self.total, completed=record["step"], metrics="")
             for x, y in batches:
                 loss = self._step(x, y, log)
@@ -213,7 +213,7 @@ class SupervisedTraining(ABC):
         loss, logits = self.loss(moved.to(accelerator.device), y)
         # Before it reaches the weights; the mean over the processes, so that a NaN in one stops them all.
         value: float = accelerator.reduce(loss.detach(), reduction="mean").item()
-        with self.files.naming_what_is_kept(part.folder):
+        with self.files.naming_checkpoint(part.folder):
             check_finite({"the loss": value}, record["step"] + 1)
         part.optimizer.zero_grad()
         accelerator.backward(loss)

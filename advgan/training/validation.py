@@ -1,4 +1,4 @@
-"""A generator judged on validation images while it trains: what the best one is chosen by, and whether it collapses."""
+"""Validation of a generator during training: the score that selects the best one, and warnings of collapse."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from advgan.training.collapse import absorbing_classes, collapse_warnings
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Figures over all validation images; what is wrong, in words; and this process's first images to look at."""
+    """Metrics over all validation images, warnings of collapse, and this process's first images."""
 
     metrics: dict[str, float]
-    predictions: Tensor  # (k,) how often the target says each class of a perturbed image
+    predictions: Tensor  # (k,) number of perturbed images predicted as each class
     warnings: list[str]
     x: Tensor  # (m, c, h, w) clean
     x_adv: Tensor  # (m, c, h, w)
@@ -35,104 +35,105 @@ class ValidationResult:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a generator is asked on every validation image: a radius, and a class or (aimed) any wrong one, in turn."""
+class EvalSetting:
+    """Conditions of a generator on every validation image: eps, and a target class or all wrong classes in turn."""
 
     eps: float
     y_target: int | None = None
-    aimed: bool = False
+    all_wrong_classes: bool = False
 
     @property
     def label(self) -> str:
-        return f"eps {eps_text(self.eps)}{', aimed' if self.aimed else ''}"
+        return f"eps {eps_text(self.eps)}{', targeted' if self.all_wrong_classes else ''}"
 
 
-def questions(generator: Generator) -> list[Question]:
-    """Its largest radius first; where it has a choice, also its smallest and the middle ones, and all wrong classes."""
+def eval_settings(generator: Generator) -> list[EvalSetting]:
+    """The largest eps first; of conditional generators also the smallest and middle ones, and all wrong classes."""
     largest = generator.threat.eps
-    found = [Question(largest, generator.y_target)]
+    settings = [EvalSetting(largest, generator.y_target)]
     if generator.eps_min is not None:
-        radii = [generator.eps_min + share * (largest - generator.eps_min) for share in (0.0, 0.25, 0.5)]
-        found += [Question(eps, generator.y_target) for eps in radii]
+        eps_values = [generator.eps_min + fraction * (largest - generator.eps_min) for fraction in (0.0, 0.25, 0.5)]
+        settings += [EvalSetting(eps, generator.y_target) for eps in eps_values]
     if generator.classes:
-        found.append(Question(largest, aimed=True))
-    return found
+        settings.append(EvalSetting(largest, all_wrong_classes=True))
+    return settings
 
 
-def check_attackable(n: int, n_right: int, n_attackable: int, y_target: int | None) -> None:
+def check_attackable(n: int, n_correct: int, n_attackable: int, y_target: int | None) -> None:
     """Raise InputError unless an attack can succeed on one of `n` validation images: on those that are classified
-    correctly (`n_right`), and of another class than `y_target`."""
+    correctly (`n_correct`), and of another class than `y_target`."""
     if not n_attackable:
-        others = "" if not n_right or y_target is None else f", all of them of class {y_target}, the one to be reached"
+        others = "" if not n_correct or y_target is None else f", all of them of the target class {y_target}"
         raise InputError(
             f"no validation image can be attacked: expected a target that classifies at least one correctly, got "
-            f"{n_right} of {n}{others}"
+            f"{n_correct} of {n}{others}"
         )
 
 
-class Validation:
-    """The validation images of this process, every num_processes-th, with the frozen target's answers to clean ones.
+class Validator:
+    """The validation images of this process, every num_processes-th, with the frozen target's logits for clean ones.
 
     Counts and sums are added over the processes, never means: any number of processes gets the same metrics.
     """
 
     def __init__(
-        self, target: Any, split: Split, accelerator: Accelerator, asked: list[Question], seed: int = 0
+        self, target: Any, split: Split, accelerator: Accelerator, settings: list[EvalSetting], seed: int = 0
     ) -> None:
-        self.target, self.split, self.accelerator, self.asked, self.seed = target, split, accelerator, asked, seed
+        self.target, self.split, self.accelerator, self.settings, self.seed = target, split, accelerator, settings, seed
         if len(split) < 2 * accelerator.num_processes:
             raise InputError(f"at least 2 validation images per process expected, got {len(split)}")
-        share = range(accelerator.process_index, len(split), accelerator.num_processes)
-        self.batches = [share[i : i + 250] for i in range(0, len(share), 250)]
+        indices = range(accelerator.process_index, len(split), accelerator.num_processes)
+        self.batches = [indices[i : i + 250] for i in range(0, len(indices), 250)]
         self.rejects = can_reject(target)
         with torch.no_grad():
             self.logits = [target(self._images(batch)[0]).float() for batch in self.batches]
             self.accepted = [self._accepted(self._images(batch)[0]) for batch in self.batches]
 
     def check_attackable(self) -> None:
-        """Raise InputError where no image counts, as `check_attackable` does; all processes alike."""
-        y_target, counts = self.asked[0].y_target, torch.zeros(2, device=self.accelerator.device)
+        """Raise InputError where no image is eligible, as `check_attackable` does; all processes alike."""
+        y_target, totals = self.settings[0].y_target, torch.zeros(2, device=self.accelerator.device)
         for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
             _, y = self._images(batch)
-            right = (logits.argmax(1) == y) & accepted
-            counts += torch.stack([right.sum(), (right & (y != (-1 if y_target is None else y_target))).sum()])
-        right_n, attackable = (int(count) for count in self._add_up(counts))
-        check_attackable(len(self.split), right_n, attackable, y_target)
+            correct = (logits.argmax(1) == y) & accepted
+            totals += torch.stack([correct.sum(), (correct & (y != (-1 if y_target is None else y_target))).sum()])
+        n_correct, attackable = (int(count) for count in self._reduce(totals))
+        check_attackable(len(self.split), n_correct, attackable, y_target)
 
     def _images(self, batch: range) -> tuple[Tensor, Tensor]:
         x, y = self.split.__getitems__(batch)
         return x.to(self.accelerator.device), y.to(self.accelerator.device)
 
     def _accepted(self, x: Tensor) -> Tensor:
-        """Which images (n,) bool the target answers."""
-        every = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        return self.target.rejection_score(x) <= 0 if self.rejects else every
+        """Whether the target accepts each image: (n,) bool."""
+        all_accepted = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        return self.target.rejection_score(x) <= 0 if self.rejects else all_accepted
 
     def __call__(
         self, generator: Any, discriminator: nn.Module, *, c: float, gan: losses.GANLoss, with_gan: bool = True
     ) -> ValidationResult:
-        """Judge `generator`, with the hinge active above l2 length `c`, and `discriminator` of form `gan`.
+        """Evaluate `generator`, with the hinge active above l2 norm `c`, and `discriminator` of form `gan`.
 
-        Figures: n, n_correct (clean images that count), asr over these, mean l2 and linf and the share with an active
-        hinge over all, and how often the discriminator is right; all for the first question. Where there are several,
-        asr is the mean over them, and each one's stands beside it. Where the target can reject, an image counts, before
-        and after, if it is answered; `rejected` is the share of the perturbed images that count and are not.
+        Metrics: n, n_correct (eligible clean images), asr over these, mean l2 and linf, the fraction with an active
+        hinge, and the accuracy of the discriminator; all for the first setting. Of several settings asr is the mean,
+        and each has its own beside it. Where the target can reject, an image is eligible, or a success, only if it is
+        accepted; `rejected` is the rejected fraction of the perturbed eligible images.
         """
         first, *others = [
-            self._judge(generator, discriminator, question, c=c, gan=gan, with_gan=with_gan) for question in self.asked
+            self._evaluate(generator, discriminator, setting, c=c, gan=gan, with_gan=with_gan)
+            for setting in self.settings
         ]
         if not others:
             return first
-        rates = [each.metrics["asr"] for each in (first, *others)]
-        each = {f"asr {question.label}": rate for question, rate in zip(self.asked, rates, strict=True)}
-        return replace(first, metrics=first.metrics | {"asr": sum(rates) / len(rates)} | each)
+        rates = [result.metrics["asr"] for result in (first, *others)]
+        rates_by_setting = {f"asr {setting.label}": rate for setting, rate in zip(self.settings, rates, strict=True)}
+        return replace(first, metrics=first.metrics | {"asr": sum(rates) / len(rates)} | rates_by_setting)
 
     @torch.no_grad()
-    def _judge(
+    def _evaluate(
         self,
         generator: Any,
         discriminator: nn.Module,
-        question: Question,
+        setting: EvalSetting,
         *,
         c: float,
         gan: losses.GANLoss,
@@ -143,55 +144,57 @@ class Validation:
         histogram, attacked, hits = torch.zeros(3, self.logits[0].shape[1], device=device)
         for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
             x, y = self._images(batch)
-            y_target = self._aims(question, batch, y)
-            x_adv = generator(x, y_target, torch.full_like(x[:, 0, 0, 0], question.eps), self._noise(generator, batch))
+            y_target = self._targets(setting, batch, y)
+            x_adv = generator(x, y_target, torch.full_like(x[:, 0, 0, 0], setting.eps), self._noise(generator, batch))
             logits_adv = self.target(x_adv).float()
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
-            counts, answered = (logits.argmax(1) == y) & (y != y_target) & accepted, self._accepted(x_adv)
-            fooled = torch.where(y_target < 0, predicted != y, predicted == y_target) & answered
-            kept = losses.predicted_real(discriminator(x).float(), form=gan)
-            caught = ~losses.predicted_real(discriminator(x_adv).float(), form=gan)
-            length, largest = delta.norm(dim=1), delta.abs().amax(1)
-            columns = [torch.ones_like(y), counts, counts & fooled, length, largest, length > c, kept, caught]
-            columns.append(counts & ~answered)
+            eligible, accepted_adv = (logits.argmax(1) == y) & (y != y_target) & accepted, self._accepted(x_adv)
+            success = torch.where(y_target < 0, predicted != y, predicted == y_target) & accepted_adv
+            d_real = losses.predicted_real(discriminator(x).float(), form=gan)
+            d_fake = ~losses.predicted_real(discriminator(x_adv).float(), form=gan)
+            l2, linf = delta.norm(dim=1), delta.abs().amax(1)
+            columns = [torch.ones_like(y), eligible, eligible & success, l2, linf, l2 > c, d_real, d_fake]
+            columns.append(eligible & ~accepted_adv)
             sums += torch.stack([column.float().sum() for column in columns])
-            for column, of_class in ((histogram, predicted), (attacked, y[counts]), (hits, y[counts & fooled])):
+            for column, of_class in ((histogram, predicted), (attacked, y[eligible]), (hits, y[eligible & success])):
                 column += torch.bincount(of_class, minlength=len(column))
             if first is None:
-                found = collapse_warnings(
+                warnings = collapse_warnings(
                     x_adv - x,
                     x,
-                    question.eps if generator.threat.norm == "linf" else None,
+                    setting.eps if generator.threat.norm == "linf" else None,
                     predicted,
-                    d_real_acc=kept.float().mean().item(),
-                    d_fake_acc=caught.float().mean().item(),
-                    targeted=question.y_target is not None,
+                    d_real_acc=d_real.float().mean().item(),
+                    d_fake_acc=d_fake.float().mean().item(),
+                    targeted=setting.y_target is not None,
                     universal=generator.universal,
                     with_gan=with_gan,
                 )
-                first = ValidationResult({}, histogram, found, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
+                first = ValidationResult({}, histogram, warnings, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
         assert first is not None, "a validation split is never empty"
-        totals = self._add_up(sums).tolist()
-        n, n_correct, fooled_n, length_sum, largest_sum, active, kept_n, caught_n, rejected = totals
+        totals = self._reduce(sums).tolist()
+        n, n_correct, n_success, l2_sum, linf_sum, active, d_real_correct, d_fake_correct, rejected = totals
         metrics = {
             "n": n,
             "n_correct": n_correct,
-            "asr": fooled_n / max(n_correct, 1),
-            "l2": length_sum / n,
-            "linf": largest_sum / n,
+            "asr": n_success / max(n_correct, 1),
+            "l2": l2_sum / n,
+            "linf": linf_sum / n,
             "hinge_active": active / n,
-            "d_accuracy": (kept_n + caught_n) / (2 * n),
+            "d_accuracy": (d_real_correct + d_fake_correct) / (2 * n),
         }
         if self.rejects:
             metrics["rejected"] = rejected / max(n_correct, 1)
-        histogram, attacked, hits = self._add_up(torch.stack([histogram, attacked, hits]))
-        sunk = [] if question.aimed or question.y_target is not None else absorbing_classes(attacked, hits, histogram)
-        return replace(first, metrics=metrics, predictions=histogram, warnings=first.warnings + sunk)
+        histogram, attacked, hits = self._reduce(torch.stack([histogram, attacked, hits]))
+        warnings = first.warnings
+        if not setting.all_wrong_classes and setting.y_target is None:
+            warnings = warnings + absorbing_classes(attacked, hits, histogram)
+        return replace(first, metrics=metrics, predictions=histogram, warnings=warnings)
 
-    def _aims(self, question: Question, batch: range, y: Tensor) -> Tensor:
-        """The class that each image of a batch is pulled toward, -1 for none; all wrong ones in turn where aimed."""
-        if not question.aimed:
-            return torch.full_like(y, -1 if question.y_target is None else question.y_target)
+    def _targets(self, setting: EvalSetting, batch: range, y: Tensor) -> Tensor:
+        """The target class of each image of a batch, -1 for none; all wrong classes in turn if the setting has them."""
+        if not setting.all_wrong_classes:
+            return torch.full_like(y, -1 if setting.y_target is None else setting.y_target)
         k = self.logits[0].shape[1]
         return (y + 1 + torch.tensor(batch, device=y.device) % (k - 1)) % k
 
@@ -199,16 +202,16 @@ class Validation:
         """The same noise for an image at every validation, whichever process has it."""
         if not generator.noise:
             return None
-        drawn = [np.random.default_rng((self.seed, i)).standard_normal(generator.noise, np.float32) for i in batch]
-        return torch.from_numpy(np.stack(drawn)).to(self.accelerator.device)
+        values = [np.random.default_rng((self.seed, i)).standard_normal(generator.noise, np.float32) for i in batch]
+        return torch.from_numpy(np.stack(values)).to(self.accelerator.device)
 
-    def _add_up(self, values: Tensor) -> Tensor:
+    def _reduce(self, values: Tensor) -> Tensor:
         total: Tensor = self.accelerator.reduce(values, reduction="sum")
         return total.cpu()
 
 
 def seconds_per_pass(target: nn.Module, x: Tensor, y: Tensor) -> float:
-    """One forward and input-gradient pass of the target on a batch: the unit in which training time is told."""
+    """Seconds of a forward and input-gradient pass of the target on a batch: the unit of training times."""
     x = x.detach().clone().requires_grad_(True)
     _, seconds = timed(x.device, lambda: torch.autograd.grad(nn.functional.cross_entropy(target(x), y), x))
     return seconds

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from advgan.analysis.findings import _clear
+from advgan.analysis.findings import _significant
 from advgan.analysis.sanity import CHECKS, sanity
 from advgan.evaluation import Result
 from tests.analysis.test_statistics import result, strict_json
@@ -140,7 +140,7 @@ def test_insignificant_difference_is_unclear() -> None:
     row = verdict(NOISE, with_asr("pgd", 50), with_asr("noise-sign", 55, access="nothing"))
     assert (row["verdict"], row["meaning"]) == (
         "unclear",
-        "Too few images to tell: take more of them (--max-samples).",
+        "Too few images: raise --max-samples.",
     )
     assert verdict(NOISE, with_asr("pgd", 50), with_asr("noise-sign", 56, access="nothing"))["verdict"] == "violated"
 
@@ -160,9 +160,9 @@ def test_unpaired_samples_are_compared_by_intervals() -> None:
     def sample(hits: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.arange(n) < hits, torch.ones(n, dtype=torch.bool)
 
-    assert _clear(sample(90, 100), sample(60, 101))
-    assert not _clear(sample(65, 100), sample(60, 101))
-    assert not _clear(sample(60, 101), sample(90, 100))
+    assert _significant(sample(90, 100), sample(60, 101))
+    assert not _significant(sample(65, 100), sample(60, 101))
+    assert not _significant(sample(60, 101), sample(90, 100))
 
 
 def test_convergence_uses_largest_doubling_of_steps() -> None:

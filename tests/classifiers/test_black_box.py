@@ -159,5 +159,5 @@ def test_evaluate_on_black_box(target: nn.Module, bars: tuple[Tensor, Tensor]) -
 
 def test_require_gradients_raises() -> None:
     require_gradients(torch.nn.Linear(2, 2))
-    with pytest.raises(InputError, match="the black box only answers queries, without a gradient"):
+    with pytest.raises(InputError, match="the black box has outputs only, without a gradient"):
         require_gradients(BlackBox(lambda x: x, 2))

@@ -45,21 +45,21 @@ def ended(child: int) -> int:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> training.State:
+def state(tmp_path: Path) -> training.Checkpointer:
     """The state of a small network with an optimizer, saved after step 3 of 12."""
     accelerator = Accelerator(cpu=True)
     net = torch.nn.Linear(40, 40)
     net, optimizer = accelerator.prepare(net, torch.optim.Adam(net.parameters()))
     net(torch.rand(2, 40)).sum().backward()
     optimizer.step()
-    record = training.Record(step=3, settings={"eps": 0.3})
+    record = training.TrainState(step=3, settings={"eps": 0.3})
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda step: 1.0)
-    state = training.State(accelerator, tmp_path, "generator", 12, record, schedule)
+    state = training.Checkpointer(accelerator, tmp_path, "generator", 12, record, schedule)
     state.save(3)
     return state
 
 
-def folder(state: training.State) -> Path:
+def folder(state: training.Checkpointer) -> Path:
     found = training.latest_state(state.output_dir, "generator")
     assert found is not None
     return found
@@ -68,13 +68,13 @@ def folder(state: training.State) -> Path:
 FILES = ["SHA256SUMS", "model.safetensors", "objects.pt", "optimizer.bin", "progress.json", "random_states_0.pkl"]
 
 
-def test_files_of_a_state(state: training.State) -> None:
+def test_files_of_a_state(state: training.Checkpointer) -> None:
     assert sorted(path.name for path in folder(state).iterdir()) == FILES
 
 
 @pytest.mark.parametrize("moment", ["begin", "weights", "objects", "seal", "rename", "renamed", "last"])
 def test_kill_while_saving_keeps_a_complete_state(
-    state: training.State, moment: str, monkeypatch: pytest.MonkeyPatch
+    state: training.Checkpointer, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*given: object, **words: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -87,7 +87,7 @@ def test_kill_while_saving_keeps_a_complete_state(
             "begin": (Path, "mkdir", then_killed(Path.mkdir)),
             "weights": (state.accelerator, "save_state", then_killed(state.accelerator.save_state)),
             "objects": (torch, "save", then_killed(torch.save)),
-            "seal": (states, "_seal", then_killed(states._seal)),
+            "seal": (states, "_write_checksums", then_killed(states._write_checksums)),
             "rename": (Path, "rename", killed),
             "renamed": (Path, "rename", then_killed(Path.rename)),
             "last": (shutil, "rmtree", lambda path, **words: None if words else killed()),  # the older state
@@ -104,7 +104,7 @@ def test_kill_while_saving_keeps_a_complete_state(
     assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000005"], "nothing is left of it"
 
 
-def test_saving_the_same_step_again_keeps_a_state(state: training.State) -> None:
+def test_saving_the_same_step_again_keeps_a_state(state: training.Checkpointer) -> None:
     state.record["step"] = 33
     state.save(3)
     assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000003+"]
@@ -127,7 +127,7 @@ def small_disk() -> Iterator[Callable[[int], None]]:
 
 @pytest.mark.parametrize("size", [1000, 8000])  # the weights do not fit; they do, and the optimizer does not
 def test_full_disk_keeps_previous_state(
-    state: training.State, small_disk: Callable[[int], None], size: int, capsys: pytest.CaptureFixture[str]
+    state: training.Checkpointer, small_disk: Callable[[int], None], size: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_disk(size)
     with pytest.raises(SystemExit) as stop:
@@ -136,13 +136,15 @@ def test_full_disk_keeps_previous_state(
     assert stop.value.code == 1
     error = capsys.readouterr().err
     assert "error: cannot save in" in error
-    assert "MiB are free there; what was saved before is whole, and the same command with --resume goes on" in error
+    assert (
+        "MiB are free there; the state saved before is complete, and the same command with --resume continues" in error
+    )
     assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000003"]
     state.load()
 
 
 def test_full_disk_keeps_previous_generator(
-    state: training.State, small_disk: Callable[[int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    state: training.Checkpointer, small_disk: Callable[[int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generator = Generator(width=4, depth=0)
     generator.save(tmp_path / "generator", "card")
@@ -155,7 +157,7 @@ def test_full_disk_keeps_previous_generator(
     assert not list(tmp_path.glob(".generator*"))
 
 
-def test_other_errors_are_not_converted(state: training.State) -> None:
+def test_other_errors_are_not_converted(state: training.Checkpointer) -> None:
     with pytest.raises(RuntimeError, match="a bug"), training.saving(state.accelerator, Path()):
         raise RuntimeError("a bug")
 
@@ -181,13 +183,13 @@ def flip(file: Path, place: int = -3) -> None:
 
 
 @pytest.mark.parametrize("name", FILES[1:])
-def test_flipped_bit_in_state_is_reported(state: training.State, name: str) -> None:
+def test_flipped_bit_in_state_is_reported(state: training.Checkpointer, name: str) -> None:
     flip(folder(state) / name)
     with pytest.raises(InputError, match=rf"cannot resume from .*step-0000003: {name} is damaged"):
         state.load()
 
 
-def test_state_without_checksums_is_refused(state: training.State) -> None:
+def test_state_without_checksums_is_refused(state: training.Checkpointer) -> None:
     (folder(state) / "SHA256SUMS").unlink()
     with pytest.raises(InputError, match="it has no SHA256SUMS"):
         state.load()
@@ -233,13 +235,15 @@ def as_torch_saves(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("name", [*FILES[1:], "custom_checkpoint_0.pkl", "pytorch_model.bin", "sampler.bin"])
-def test_pickles_in_a_state_are_not_executed(state: training.State, name: str, wrapped: bool, tmp_path: Path) -> None:
+def test_pickles_in_a_state_are_not_executed(
+    state: training.Checkpointer, name: str, wrapped: bool, tmp_path: Path
+) -> None:
     trap = pickle.dumps(Trap(tmp_path / "sprung"), protocol=2)
     (folder(state) / name).write_bytes(as_torch_saves(trap) if wrapped else trap)
     if name == "pytorch_model.bin":  # used by Accelerate without model.safetensors
         (folder(state) / "model.safetensors").unlink()
     (folder(state) / "SHA256SUMS").unlink()
-    states._seal(folder(state))
+    states._write_checksums(folder(state))
     try:
         state.load()
     except InputError as error:
@@ -253,7 +257,7 @@ def start_lock_holder(directory: Path) -> int:
     """A child process that holds the lock of `directory` when this returns."""
 
     def work() -> None:
-        training.claim(directory, "generator", resume=None, overwrite=True)
+        training.prepare_output_dir(directory, "generator", resume=None, overwrite=True)
         time.sleep(60)
 
     child, deadline = forked(work), time.monotonic() + 20
@@ -267,13 +271,13 @@ def test_directory_in_use_is_refused(tmp_path: Path) -> None:
     child = start_lock_holder(tmp_path)
     try:
         with pytest.raises(InputError, match=rf"{tmp_path} is in use by process {child} on .*choose another"):
-            training.claim(tmp_path, "comparison", resume=False, overwrite=True)
+            training.prepare_output_dir(tmp_path, "comparison", resume=False, overwrite=True)
     finally:
         os.kill(child, signal.SIGKILL)
         ended(child)
     assert (tmp_path / LOCK).exists(), "a killed process leaves the file"
-    training.claim(tmp_path, "comparison", resume=False, overwrite=True)
-    training.claim(tmp_path, "generator", resume=False, overwrite=True)  # one run may claim twice
+    training.prepare_output_dir(tmp_path, "comparison", resume=False, overwrite=True)
+    training.prepare_output_dir(tmp_path, "generator", resume=False, overwrite=True)  # one run may claim twice
     release()
     assert not list(tmp_path.iterdir())
 

@@ -153,7 +153,7 @@ def test_signal_during_imports() -> None:
 
 def test_signal_in_training_waits_for_end_of_step() -> None:
     accelerator = Accelerator(cpu=True)
-    with training.Stop() as stop:
+    with training.GracefulShutdown() as stop:
         assert (stop.requested(accelerator), stop.code) == (False, 0)
         send(signal.SIGTERM)
         send(signal.SIGTERM)
@@ -162,7 +162,7 @@ def test_signal_in_training_waits_for_end_of_step() -> None:
 
 
 def test_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit) as ending, training.Stop():  # noqa: PT012
+    with pytest.raises(SystemExit) as ending, training.GracefulShutdown():  # noqa: PT012
         send(signal.SIGINT)
         monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 1.5)
         send(signal.SIGTERM)  # a launcher's: not a person's
@@ -172,7 +172,7 @@ def test_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_signal_after_last_step_sets_exit_code() -> None:
-    with pytest.raises(SystemExit) as ending, training.Stop() as stop:  # noqa: PT012
+    with pytest.raises(SystemExit) as ending, training.GracefulShutdown() as stop:  # noqa: PT012
         assert not stop.requested(Accelerator(cpu=True))
         send(signal.SIGTERM)
     assert ending.value.code == 143
@@ -180,7 +180,7 @@ def test_signal_after_last_step_sets_exit_code() -> None:
 
 def test_signal_while_waiting_for_other_processes_ends_at_once() -> None:
     reached = []
-    with pytest.raises(SystemExit) as ending, training.Stop() as stop:  # noqa: PT012
+    with pytest.raises(SystemExit) as ending, training.GracefulShutdown() as stop:  # noqa: PT012
         with stop.at_once():
             reached.append("the question")
         try:
@@ -191,7 +191,7 @@ def test_signal_while_waiting_for_other_processes_ends_at_once() -> None:
             send(signal.SIGINT)
             reached.append("the state")
     assert (ending.value.code, reached) == (130, ["the question", "the state"])
-    with pytest.raises(SystemExit), training.Stop() as stop:  # noqa: PT012
+    with pytest.raises(SystemExit), training.GracefulShutdown() as stop:  # noqa: PT012
         send(signal.SIGTERM)
         with stop.at_once():
             reached.append("another question")
@@ -210,9 +210,9 @@ def test_stopped_child_stops_parent_with_same_code(
     number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for returncode in (code, -number):
-        monkeypatch.setattr(programs, "ended", lambda command, returncode=returncode: returncode)
+        monkeypatch.setattr(programs, "run_until_signal", lambda command, returncode=returncode: returncode)
         with pytest.raises(SystemExit) as ending:
-            programs.program("train/classifier.py")
+            programs.run_script("train/classifier.py")
         assert ending.value.code == code
         assert "train/classifier.py was stopped before its end" in capsys.readouterr().err
 

@@ -190,8 +190,8 @@ def test_no_masking_verdict_for_unmasked_defenses(
     for each, eps in ((model, 0.16), (robust, 0.24)):  # where some images hold and some do not
         found = results_of(defend(each, word), other, images, NAIVE[1], SQUARES, "pgd:steps=20", eps=eps)
         assert 0.1 < found["pgd:steps=20"].row["asr"] < 0.99
-        assert verdict_of(found)["verdict"] == "honest", verdict_of(found)
-        assert verdict_of(found, "pgd:steps=20", SQUARES)["verdict"] == "honest"
+        assert verdict_of(found)["verdict"] == "no masking found", verdict_of(found)
+        assert verdict_of(found, "pgd:steps=20", SQUARES)["verdict"] == "no masking found"
 
 
 def test_adversarially_trained_network_is_more_robust(
@@ -221,11 +221,14 @@ CASES = {
     "other radii": ([with_asr("pgd", 10, eps=0.1), with_asr("square", 60, **SQUARE)], "not tested"),
     "a failed attack": ([with_asr("pgd", 10, status="failed: x"), with_asr("square", 60, **SQUARE)], "not tested"),
     "too few images": ([result("pgd", "000000"), result("square", "001111", **SQUARE)], "unclear"),
-    "near enough": ([with_asr("pgd", 50), with_asr("square", 55, **SQUARE)], "honest"),
-    "stronger": ([with_asr("pgd@naive", 50), with_asr("pgd", 52), with_asr("square", 30, **SQUARE)], "honest"),
+    "near enough": ([with_asr("pgd", 50), with_asr("square", 55, **SQUARE)], "no masking found"),
+    "stronger": (
+        [with_asr("pgd@naive", 50), with_asr("pgd", 52), with_asr("square", 30, **SQUARE)],
+        "no masking found",
+    ),
     "other attacks than its twin": (
         [with_asr("ifgsm@naive", 50), with_asr("pgd:steps=100", 60), with_asr("square", 40, **SQUARE)],
-        "honest",
+        "no masking found",
     ),
 }
 
@@ -254,7 +257,7 @@ def test_masking_detail_names_both_attacks() -> None:
         {
             "target": "b",
             "verdict": "not tested",
-            "detail": "no iterative attack by its own gradients beside one without them",
+            "detail": "needs an iterative attack by its own gradients and one without gradients",
         },
     ]
     assert masking([], 10) == []

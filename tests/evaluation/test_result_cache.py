@@ -14,7 +14,7 @@ from advgan.attacks import Attack, AttackSpec, ifgsm, make_attack, parse_attack,
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
 from advgan.evaluation import Result, ResultCache, TargetModel, evaluate
-from advgan.evaluation.environment import code_digest, software
+from advgan.evaluation.environment import cache_version, code_digest
 from advgan.evaluation.result_cache import distribute
 from tests.attacks.test_attacks import conv_net, images, predicted_labels
 
@@ -40,12 +40,12 @@ def same(a: Result, b: Result, but: tuple[str, ...] = ("seconds_per_image", "ima
 def test_cached_result_equals_original(victim: TargetModel, tmp_path: Path) -> None:
     first, images_done = ResultCache(tmp_path, X, Y, batch_size=10), []
     made = first.run(FGSM, victim, BALL)
-    assert first.found == 0
+    assert first.cache_hits == 0
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # who may read one may read all
     again = ResultCache(tmp_path, X, Y, batch_size=10)
     found = again.run(FGSM, victim, BALL, progress=images_done.append)
-    assert (again.found, images_done) == (1, [24])
+    assert (again.cache_hits, images_done) == (1, [24])
     assert same(made, found, but=())
     assert list(made.records) == list(found.records)
     assert torch.equal(made.x_adv, found.x_adv)
@@ -88,12 +88,12 @@ def test_changed_input_or_damaged_entry_is_rerun(
     threat = Threat("linf", 0.1 if change == "eps" else 0.2, targeted=change == "aim")
     spec = parse_attack("fgsm:loss=margin") if change == "settings" else spec
     cells.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
-    assert cells.found == 0
+    assert cells.cache_hits == 0
     named = change in ("damaged", "its digest") or change.startswith("a ")
-    assert ("is damaged and is run again" in capsys.readouterr().err) == named
+    assert ("is damaged and is computed again" in capsys.readouterr().err) == named
     again = ResultCache(tmp_path, cells.x, Y, batch_size=words["batch_size"])
     again.run(spec, victim, threat, seed=int(change == "seed"), y_target=0 if change == "aim" else None)
-    assert again.found == 1
+    assert again.cache_hits == 1
 
 
 def test_seed_is_part_of_key_for_random_attacks_only(victim: TargetModel, tmp_path: Path) -> None:
@@ -103,14 +103,14 @@ def test_seed_is_part_of_key_for_random_attacks_only(victim: TargetModel, tmp_pa
     assert same(first, ResultCache(None, X, Y).run(NOISE, victim, BALL))
     cells.run(FGSM, victim, BALL, seed=0)
     cells.run(FGSM, victim, BALL, seed=1)
-    assert cells.found == 1
+    assert cells.cache_hits == 1
 
 
 def test_minimum_norm_attack_is_run_once_for_all_eps(victim: TargetModel, tmp_path: Path) -> None:
     cells = ResultCache(tmp_path, X, Y)
     radii = (0.2, 0.5, 5.0)
     results = [cells.run(DEEPFOOL, victim, Threat("l2", eps)) for eps in radii]
-    assert cells.found == 2
+    assert cells.cache_hits == 2
     assert len(list(tmp_path.iterdir())) == 1
     for eps, result in zip(radii, results, strict=True):
         direct = ResultCache(None, X, Y).run(DEEPFOOL, victim, Threat("l2", eps))
@@ -136,7 +136,7 @@ def test_generator_is_part_of_key(victim: TargetModel, tmp_path: Path) -> None:
         generators.append(Generator(width=8, depth=1).eval())
     cells = ResultCache(tmp_path, X, Y)
     rows = [cells.run(spec, victim, BALL, generator=generator).row for generator in (*generators, generators[0])]
-    assert cells.found == 1
+    assert cells.cache_hits == 1
     assert rows[0] == rows[2]
     assert rows[0]["access"] == "gradients"
 
@@ -151,7 +151,7 @@ def test_seed_is_part_of_key_for_noise_generators(victim: TargetModel, tmp_path:
     one_pass = parse_attack("advgan")
     first, other, again = (cells.run(one_pass, victim, BALL, seed=seed, generator=generator) for seed in (0, 1, 0))
     assert not torch.equal(first.x_adv, other.x_adv)
-    assert cells.found == 1
+    assert cells.cache_hits == 1
     assert same(first, again)
     fresh = ResultCache(None, X, Y).run(one_pass, victim, BALL, generator=generator)
     assert same(first, fresh), "whatever torch's own random numbers are"
@@ -164,7 +164,7 @@ def test_processes_share_work_and_main_process_has_all_results(
     specs = [(FGSM, 0.1), (DEEPFOOL, 0.1), (NOISE, 0.1), (FGSM, 0.2), (DEEPFOOL, 0.2), (NOISE, 0.2)]
     todo = [
         {"spec": spec, "victim": victim, "threat": Threat("l2", eps), "y_target": None, "seed": 0, "generator": None}
-        | {"source": None, "foreign": False}
+        | {"source": None, "transfer": False}
         for spec, eps in specs
     ]
     alone = [ResultCache(None, X, Y).run(**cell) for cell in todo]
@@ -175,8 +175,8 @@ def test_processes_share_work_and_main_process_has_all_results(
         cells, run = ResultCache(tmp_path, X, Y, fresh=fresh), []
 
         def run_cell(cell: Any, cells: ResultCache = cells, run: list[int] = run) -> Result:
-            before, result = cells.found, cells.run(**cell)
-            run.extend([todo.index(cell)] if cells.found == before else [])
+            before, result = cells.cache_hits, cells.run(**cell)
+            run.extend([todo.index(cell)] if cells.cache_hits == before else [])
             return result
 
         results, found = distribute(cells, todo, run_cell, two)  # type: ignore[arg-type]
@@ -195,7 +195,7 @@ def test_failed_result_is_not_cached(victim: TargetModel, tmp_path: Path, monkey
     for _ in range(2):
         result = cells.run(AttackSpec("breaks", "breaks", {}), victim, BALL)
         assert result.row["status"] == "failed: RuntimeError: out of memory"
-    assert (cells.found, list(tmp_path.iterdir())) == (0, [])
+    assert (cells.cache_hits, list(tmp_path.iterdir())) == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -215,5 +215,5 @@ def test_thread_count_is_read_at_each_call() -> None:
     counts = []
     for threads in (2, 1):
         torch.set_num_threads(threads)
-        counts.append(software()["threads"])
+        counts.append(cache_version()["threads"])
     assert counts == [2, 1]

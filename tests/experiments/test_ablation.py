@@ -33,7 +33,7 @@ def words(digits: Path, classifier: Path, tmp_path_factory: pytest.TempPathFacto
 def finished(script: Run, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two cells, whose programs run in this process."""
     out = tmp_path_factory.mktemp("ablation")
-    with patch.object(programs, "ended", lambda command: script(*command[1:]).returncode):
+    with patch.object(programs, "run_until_signal", lambda command: script(*command[1:]).returncode):
         run(ablation.main, ablation.Settings, [*words, "--variants", "full", "no-gan", "--output-dir", str(out)])
     return out
 
@@ -49,7 +49,7 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
             started.append(command[1:])
             return code
 
-        monkeypatch.setattr(programs, "ended", start)
+        monkeypatch.setattr(programs, "run_until_signal", start)
         run(ablation.main, ablation.Settings, [*words, *map(str, more)])
         return started
 

@@ -23,11 +23,11 @@ from advgan.data import load_data
 from advgan.evaluation import evaluate
 from advgan.evaluation.statistics import paired_ratio
 from advgan.experiments.amortisation.analysis import (
+    any_attack_success,
     compare_success,
     evals_to_fraction,
-    evaluations_to_reach,
+    evals_to_level,
     finding,
-    union,
 )
 from advgan.experiments.amortisation.diversity import diversity
 from tests.analysis.test_statistics import result
@@ -182,11 +182,11 @@ def test_a_second_call_runs_nothing_and_says_the_same(
 def test_between_measured_points_a_line_and_no_fall_after_the_best() -> None:
     curve = {k: 1 - 0.5**k for k in (0, 1, 2, 3, 5)}
     for k in curve:
-        assert evaluations_to_reach(curve, curve[k]) == k
-    assert evaluations_to_reach(curve, (curve[3] + curve[5]) / 2) == 4
-    assert evaluations_to_reach(curve, 0.99) is None
-    assert evaluations_to_reach({0: 0.2, 1: 0.6, 2: 0.5, 4: 0.8}, 0.7) == pytest.approx(3)
-    assert evaluations_to_reach({}, 0.5) is None
+        assert evals_to_level(curve, curve[k]) == k
+    assert evals_to_level(curve, (curve[3] + curve[5]) / 2) == 4
+    assert evals_to_level(curve, 0.99) is None
+    assert evals_to_level({0: 0.2, 1: 0.6, 2: 0.5, 4: 0.8}, 0.7) == pytest.approx(3)
+    assert evals_to_level({}, 0.5) is None
 
 
 def test_what_pays() -> None:
@@ -211,12 +211,12 @@ def test_what_pays() -> None:
 def test_a_union_holds_each_member_and_counts_what_counts() -> None:
     counts = [1, 1, 1, 1, 0]
     a, b = result("a", "10010", counts), result("b", "01010", counts)
-    whole = union([a, b])
+    whole = any_attack_success([a, b])
     assert whole is not None
     assert whole.tolist() == [True, True, False, True]
-    assert union([a, b], first=2).tolist() == [True, True]  # type: ignore[union-attr]
-    assert union([a, result("c", "1", status="failed: no luck")]) is None
-    row = compare_success(union([a]), whole)
+    assert any_attack_success([a, b], first=2).tolist() == [True, True]  # type: ignore[union-attr]
+    assert any_attack_success([a, result("c", "1", status="failed: no luck")]) is None
+    row = compare_success(any_attack_success([a]), whole)
     assert (row["n"], row["fooled"], row["asr"], row["ratio"]) == (4, 2, 0.5, 2 / 3)
     assert (row["only_here"], row["only_reference"]) == (0, 1)
     assert set(compare_success(None, whole).values()) == {None}
@@ -248,7 +248,7 @@ def test_diversity_of_one_attack_many_times_and_of_noise() -> None:
         draws[:1].expand(16, -1, -1, -1, -1), said[:1].repeat(16, 1) != y, said[:1].repeat(16, 1), draws[16:]
     )
     assert (same["distance"], same["classes"]) == (0, 1)
-    assert {union[0] for union in same["union"].values()} == {1}
+    assert {any_attack_success[0] for any_attack_success in same["union"].values()} == {1}
     apart = diversity(draws[:16], said != y, said, draws[16:])
     assert apart["distance"] == pytest.approx(1, abs=0.05)
     assert apart["classes"] == pytest.approx((3 + 2 + 2) / 3)

@@ -28,7 +28,7 @@ from advgan.data import load_data
 from advgan.defenses.distillation import soft_cross_entropy, soft_labels
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.instrumentation import ModelSnapshot
-from advgan.experiments.distillation.analysis import all_targets, amplitude, spread
+from advgan.experiments.distillation.analysis import all_targets, amplitude, amplitude_statistics
 from advgan.experiments.distillation.plots import PUBLISHED
 from advgan.report.figures.cases import safe
 from tests.conftest import ROOT, Run
@@ -95,9 +95,9 @@ def test_the_amplitude_of_a_linear_models_softmax() -> None:
         jacobian = p[:, :, None] * (w - (p @ w)[:, None])  # dp_j/dx = p_j (w_j - sum_i p_i w_i)
         assert torch.allclose(found, jacobian.abs().amax((1, 2)), atol=1e-6)
         model[1].weight *= 1e5
-    told = spread(amplitude(model, x))
+    told = amplitude_statistics(amplitude(model, x))
     assert (told["n"], told["zero"], told["small"], told["median"]) == (70, *[pytest.approx(1, abs=0.1)] * 2, 0)
-    told = spread(torch.tensor([0.0, 5e-4, 2e-3, 1.0]))
+    told = amplitude_statistics(torch.tensor([0.0, 5e-4, 2e-3, 1.0]))
     assert (told["zero"], told["small"], told["mean"]) == (0.25, 0.5, pytest.approx(0.250625))
 
 
@@ -219,7 +219,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     whole = train(out="whole")
     # Asked after every step: in the teacher's midst, at its end, in the student's midst.
     stops = iter([*[False] * 3, True, *[False] * 4, True, *[False] * 2, True])
-    monkeypatch.setattr(training.Stop, "requested", lambda *_: next(stops, False))
+    monkeypatch.setattr(training.GracefulShutdown, "requested", lambda *_: next(stops, False))
     assert train(out="parts") == {}
     assert "stopped after step 4 of 18; the same command with --resume continues" in capsys.readouterr().out
     assert train("--resume", out="parts") == {}
@@ -322,7 +322,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         module = program_module(ROOT / path)
         run(module.main, module.Settings, [str(word) for word in words])
 
-    monkeypatch.setattr(importlib.import_module("advgan.experiments.trainings"), "program", start)
+    monkeypatch.setattr(importlib.import_module("advgan.experiments.trainings"), "run_script", start)
     return started
 
 
@@ -381,7 +381,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(
     words = ["--temperatures", 20, 1, "--train-recipe", tmp_path / "train.yaml"]
     words += ["--generator-recipe", tmp_path / "generator.yaml", "--few-samples", 2, "--attacks", "fgsm"]
     out, stops = tmp_path / "out", iter([False, False, False, False, True])
-    monkeypatch.setattr(training.Stop, "requested", lambda *_: next(stops, False))
+    monkeypatch.setattr(training.GracefulShutdown, "requested", lambda *_: next(stops, False))
     with pytest.raises(SystemExit, match="T-1 stopped after step 0 of 8; the same command goes on"):
         call(*words)  # it was the student's first step, of which there is no word yet
     first = call(*words)

@@ -94,9 +94,9 @@ def settings(digits: Path, tmp_path: Path) -> StudySettings:
 
 def open_study(settings: StudySettings, classifier: Path) -> Study:
     study = Study("study", settings)
-    study.start(0)
+    study.init_run(0)
     study.load_targets([ClassifierSpec("mnist-small", classifier)])
-    study.open()
+    study.prepare_output_dir()
     return study
 
 
@@ -126,9 +126,9 @@ def test_attacks_and_generators_that_do_not_fit_are_errors_before_the_grid(
     Generator(width=8, depth=1, eps=0.2).save_pretrained(tmp_path / "run" / "generator")
     study = open_study(settings, classifier)
     study.load_generators([tmp_path / "run"], ["mnist-small"])
-    study.check_fit([Threat("linf", 0.1), Threat("linf", 0.3)])
+    study.check_generator_threats([Threat("linf", 0.1), Threat("linf", 0.3)])
     with pytest.raises(InputError, match=r"run: this generator was trained for eps 0\.2, got the larger 0\.3"):
-        study.check_fit([Threat("linf", 0.3)])
+        study.check_generator_threats([Threat("linf", 0.3)])
     study.check_attacks([parse_attack("fgsm"), parse_attack("advgan")], [Threat("linf", 0.3)])
     with pytest.raises(InputError, match="steps must be at least 1"):
         study.check_attacks([parse_attack("pgd:steps=0")], [Threat("linf", 0.3)])

@@ -14,7 +14,7 @@ import pytest
 
 from advgan.core.errors import InputError
 from advgan.experiments import trainings as programs
-from advgan.experiments.trainings import parse_commands, prepare
+from advgan.experiments.trainings import parse_commands, run_all
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         found.append(command[2:])
         return 1 if "--epochs" in command and command[command.index("--epochs") + 1] == "666" else 0
 
-    monkeypatch.setattr(programs, "ended", ended)
+    monkeypatch.setattr(programs, "run_until_signal", ended)
     return found
 
 
@@ -37,7 +37,7 @@ def line(out: Path, *more: object) -> str:
 def test_a_finished_one_is_not_run_again(started: list[list[str]], tmp_path: Path) -> None:
     lines = [line(tmp_path / "a"), line(tmp_path / "b", "--epochs", 2)]
     for _ in range(2):
-        prepare(parse_commands(lines), "--threads", 1)
+        run_all(parse_commands(lines), "--threads", 1)
     assert started == [
         ["--threads", "1", "--output-dir", str(tmp_path / "a")],
         ["--threads", "1", "--epochs", "2", "--output-dir", str(tmp_path / "b")],
@@ -51,7 +51,7 @@ def test_a_changed_one_runs_anew_and_so_does_what_takes_its_run(started: list[li
     def ask() -> None:
         first = line(tmp_path / "a", "--recipe", recipe)
         second = f"train/advgan.py --target {tmp_path / 'a'} --output-dir {tmp_path / 'b'}"
-        prepare(parse_commands([first, second, line(tmp_path / "c")]))
+        run_all(parse_commands([first, second, line(tmp_path / "c")]))
 
     recipe.write_text("epochs: 2\n")
     ask()
@@ -74,13 +74,13 @@ def test_another_guide_is_another_run_and_so_is_one_trained_anew(tmp_path: Path)
 def test_an_interrupted_one_goes_on_and_what_was_made_stays(started: list[list[str]], tmp_path: Path) -> None:
     lines = [line(tmp_path / "a"), line(tmp_path / "b", "--epochs", 666)]
     with pytest.raises(SystemExit, match=r"train/classifier.py ended with exit code 1"):
-        prepare(parse_commands(lines))
+        run_all(parse_commands(lines))
     assert json.loads((tmp_path / "b" / "prepared.json").read_text())["done"] is False
     with pytest.raises(SystemExit):
-        prepare(parse_commands(lines))
+        run_all(parse_commands(lines))
     (tmp_path / "b" / "state" / "classifier" / "step-0000003").mkdir(parents=True)
     with pytest.raises(SystemExit):
-        prepare(parse_commands(lines))
+        run_all(parse_commands(lines))
     endings = [words[-1] for words in started if str(tmp_path / "b") in words]
     assert endings == [str(tmp_path / "b"), "--overwrite", "--resume"], "without a saved state it begins again"
     assert sum(str(tmp_path / "a") in words for words in started) == 1
@@ -97,11 +97,11 @@ def test_one_that_was_stopped_alone_goes_on(tmp_path: Path, monkeypatch: pytest.
         words.append(command)
         return 0
 
-    monkeypatch.setattr(programs, "ended", stopped)
+    monkeypatch.setattr(programs, "run_until_signal", stopped)
     with pytest.raises(SystemExit, match=r"train/classifier.py was stopped before its end; the same command goes on"):
-        prepare(parse_commands([line(tmp_path / "a")]))
+        run_all(parse_commands([line(tmp_path / "a")]))
     assert json.loads((tmp_path / "a" / "prepared.json").read_text())["done"] is False
-    prepare(parse_commands([line(tmp_path / "a")]))
+    run_all(parse_commands([line(tmp_path / "a")]))
     assert words[1][-1] == "--resume"
     assert json.loads((tmp_path / "a" / "prepared.json").read_text())["done"] is True
 
@@ -109,7 +109,7 @@ def test_one_that_was_stopped_alone_goes_on(tmp_path: Path, monkeypatch: pytest.
 def test_somebody_elses_run_is_left_alone(started: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "a" / "classifier").mkdir(parents=True)
     with pytest.raises(InputError, match=r"a holds what .* has not made: expected it empty"):
-        prepare(parse_commands([line(tmp_path / "first"), line(tmp_path / "a")]))
+        run_all(parse_commands([line(tmp_path / "first"), line(tmp_path / "a")]))
     assert started == []
 
 
@@ -153,5 +153,5 @@ def test_who_is_stopped_waits_until_the_program_has_saved(tmp_path: Path) -> Non
 
     threading.Thread(target=stop).start()
     with pytest.raises(SystemExit) as ending:
-        programs.ended([sys.executable, "-c", code])
+        programs.run_until_signal([sys.executable, "-c", code])
     assert (ending.value.code, saved.exists()) == (143, True)

@@ -28,7 +28,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.data import Split, load_data
 from advgan.defenses import defend, load_members
-from advgan.training.adversarial import Adversary, Method, adversarial_config, mixed_loss, overfitted
+from advgan.training.adversarial import InnerAttack, Method, adversarial_config, catastrophic_overfitting, mixed_loss
 from advgan.training.robust_accuracy import accuracy, validate
 from tests.conftest import ROOT
 
@@ -88,7 +88,7 @@ def test_the_mixed_objective_is_its_definition(net, x, alpha):
 
 @pytest.mark.parametrize("method", ["fgsm", "fast", "pgd", "ensemble"])
 def test_on_a_linear_model_the_worst_images_are_known(net, x, method):
-    adversary = Adversary(adversarial_config(method, 0.1), net.train(), PROCESS, seed=0, channels=1)
+    adversary = InnerAttack(adversarial_config(method, 0.1), net.train(), PROCESS, seed=0, channels=1)
     x_adv = adversary(x, Y, step=3, progress=0.5)
     assert (x_adv - x).abs().max() <= 0.1 + 1e-6
     assert not x_adv.requires_grad
@@ -109,19 +109,19 @@ def test_fgsm_is_the_attack_of_that_name(x):
     net = build_target("mnist-small", (1, 28, 28), 3)
     x = torch.rand(5, 1, 28, 28)
     y = torch.tensor([0, 1, 2, 0, 1])
-    x_adv = Adversary(adversarial_config("fgsm", 0.2), net, PROCESS, seed=0, channels=1)(x, y, 0, 0.0)
+    x_adv = InnerAttack(adversarial_config("fgsm", 0.2), net, PROCESS, seed=0, channels=1)(x, y, 0, 0.0)
     assert torch.equal(x_adv, fgsm(net, x, y, eps=0.2))
 
 
 def test_the_radius_rises(net, x):
-    adversary = Adversary(adversarial_config("fgsm", 0.1, warmup=0.5), net, PROCESS, seed=0, channels=1)
+    adversary = InnerAttack(adversarial_config("fgsm", 0.1, warmup=0.5), net, PROCESS, seed=0, channels=1)
     radii = [(adversary(x, Y, 0, progress) - x).abs().max().item() for progress in (0, 0.25, 0.5, 0.9)]
     assert radii == pytest.approx([1e-4, 0.05, 0.1, 0.1], abs=1e-6)
 
 
 def test_an_ensemble_attacks_its_members_and_itself_in_turn(net, x):
     members = [Linear(torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(i))) for i in (5, 6)]
-    adversary = Adversary(
+    adversary = InnerAttack(
         replace(adversarial_config("ensemble", 0.1), members=tuple(members)), net, PROCESS, seed=0, channels=1
     )
     worst = [best(source, x, 0.1) for source in (net, *members)]
@@ -139,7 +139,7 @@ def test_what_is_drawn_is_of_the_global_batch_and_of_the_step(net, x, method):
         parts = zip(x.chunk(processes), Y.chunk(processes), shares, strict=True)
         how = adversarial_config(method, 0.1, step_size=0.001, steps=2 if method == "pgd" else None)
         return torch.cat(
-            [Adversary(how, net, share, seed=0, channels=1)(part, y, step, 1.0) for part, y, share in parts]
+            [InnerAttack(how, net, share, seed=0, channels=1)(part, y, step, 1.0) for part, y, share in parts]
         )
 
     assert torch.equal(images(1, 4), images(3, 4))
@@ -151,7 +151,7 @@ def test_a_generator_learns_against_the_classifier_and_leaves_it_alone(digits, c
     model = load_target("mnist-small", classifier).requires_grad_(True).train()
     before = [p.detach().clone() for p in model.parameters()]
     config = replace(adversarial_config("generator", 0.3, steps=0), generator_width=8, generator_learning_rate=1e-2)
-    adversary = Adversary(config, model, Accelerator(cpu=True), seed=0, channels=1)
+    adversary = InnerAttack(config, model, Accelerator(cpu=True), seed=0, channels=1)
     x, y = next(load_data("folder", digits).train.batches(40))
     found = [adversary(x, y, step, 1.0) for step in range(12)]
     assert all((x_adv - x).abs().max() <= 0.3 + 1e-6 for x_adv in found)
@@ -165,9 +165,9 @@ def test_gradient_steps_begin_between_noise_and_the_generators_images(x, monkeyp
     model, y = build_target("mnist-small", (1, 28, 28), 2), torch.zeros(64, dtype=torch.long)
     x = torch.full((64, 1, 28, 28), 0.5)
     config = replace(adversarial_config("generator", 0.2, steps=2), generator_width=8)
-    adversary = Adversary(config, model, Accelerator(cpu=True), seed=0, channels=1)
-    monkeypatch.setattr(adversary, "turn", lambda x, y, eps: x + eps)
-    delta = adversary.start(x, y, Threat("linf", 0.2), np.random.default_rng(0)).sub(x).flatten(1) / 0.2
+    adversary = InnerAttack(config, model, Accelerator(cpu=True), seed=0, channels=1)
+    monkeypatch.setattr(adversary, "train_generator_step", lambda x, y, eps: x + eps)
+    delta = adversary.initial_images(x, y, Threat("linf", 0.2), np.random.default_rng(0)).sub(x).flatten(1) / 0.2
     w = delta.mean(1)  # the generator's share of each image: noise has no mean
     assert w.min() < 0.1
     assert w.max() > 0.9
@@ -178,10 +178,12 @@ def test_catastrophic_overfitting_is_noticed():
     def history(*pairs: tuple[float, float]) -> list[dict[str, Any]]:
         return [{"accuracy_fgsm": fgsm, "accuracy_pgd": pgd} for fgsm, pgd in pairs]
 
-    assert overfitted(history((0.8, 0.7), (0.95, 0.01)))
-    assert not overfitted(history((0.8, 0.7), (0.95, 0.4)))  # worse, not lost
-    assert not overfitted(history((0.8, 0.7), (0.1, 0.1)))  # lost altogether: another illness
-    assert not overfitted(history((0.06, 0.055), (0.06, 0.0)))  # at its beginning there was nothing to lose
+    assert catastrophic_overfitting(history((0.8, 0.7), (0.95, 0.01)))
+    assert not catastrophic_overfitting(history((0.8, 0.7), (0.95, 0.4)))  # worse, not lost
+    assert not catastrophic_overfitting(history((0.8, 0.7), (0.1, 0.1)))  # lost altogether: another illness
+    assert not catastrophic_overfitting(
+        history((0.06, 0.055), (0.06, 0.0))
+    )  # at its beginning there was nothing to lose
 
 
 def test_robust_accuracy_is_measured_under_the_attacks_that_are_said(net, x):
@@ -280,7 +282,7 @@ def test_interrupted_anywhere_and_resumed_equals_uninterrupted(
     run(trainer.main, trainer.Settings, [*words, "--output-dir", str(whole)])
     asked = iter([False] * 7 + [True])  # after step 8, in the middle of an epoch
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.training.Stop, "requested", lambda self, accelerator: next(asked))
+        patch.setattr(trainer.training.GracefulShutdown, "requested", lambda self, accelerator: next(asked))
         run(trainer.main, trainer.Settings, [*words, "--output-dir", str(parts)])
     assert [path.name for path in (parts / "state" / "classifier").iterdir()] == ["step-0000008"]
     run(trainer.main, trainer.Settings, [*words, "--output-dir", str(parts), "--resume"])
@@ -310,7 +312,7 @@ def test_in_mixed_precision_it_learns_too(script, words, tmp_path):
 
 
 def test_one_that_says_the_same_of_every_image_is_not_the_hardest(trainer):
-    record = trainer.training.Record(step=1, seconds=0.0, best=-1.0, best_step=0, history=[])
+    record = trainer.training.TrainState(step=1, seconds=0.0, best=-1.0, best_step=0, history=[])
     better = []
     for record["step"], clean, pgd in ((1, 0.1, 0.1), (2, 0.95, 0.02), (3, 0.97, 0.0), (4, 0.9, 0.6), (5, 0.99, 0.1)):
         better.append(trainer.append_history(record, {"accuracy": clean, "accuracy_pgd": pgd}))
@@ -342,7 +344,7 @@ def test_the_terminal_says_that_only_fgsm_is_resisted(trainer, capsys):
     entries += [{"accuracy": 0.99, "accuracy_fgsm": 0.95, "accuracy_pgd": 0.02}]
     bar = SimpleNamespace(console=Console(width=300))
     for history in (entries[:1], entries):
-        trainer.print_validation(trainer.training.Record(step=9, best_step=4, history=history), bar)
+        trainer.print_validation(trainer.training.TrainState(step=9, best_step=4, history=history), bar)
     before, now, note = capsys.readouterr().out.splitlines()  # nothing to note before
     assert (before.endswith("PGD-10 70.00%"), now.endswith("PGD-10 2.00%")) == (True, True)
     assert "catastrophic overfitting: the classifier resists FGSM and no longer PGD; kept is that of step 4" in note

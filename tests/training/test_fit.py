@@ -90,7 +90,7 @@ def test_program_and_library_make_the_same_generator(digits: Path, classifier: P
     words += ["--validate-every", "4", "--max-steps", "8", "--noise", "2", "--eps-min", "0.1", "--any-class"]
     run(program.main, program.Settings, [*words, "--output-dir", str(tmp_path)])
 
-    accelerator = training.start(3, 1)
+    accelerator = training.init_accelerator(3, 1)
     data = load_data("folder", digits)
     model = load_classifier("mnist-small", classifier, image_shape=data.image_shape, num_classes=3)
     settings = SMALL | {"noise": 2, "eps_min": 0.1, "any_class": True, "seed": 3, "seed_weights": False}

@@ -11,7 +11,7 @@ from torch.optim import SGD
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.gan import Batch, LossConfig, discriminator_step, generator_step, sample_conditions
-from advgan.training.validation import Question, questions
+from advgan.training.validation import EvalSetting, eval_settings
 
 
 def test_each_step_trains_its_own_network():
@@ -90,14 +90,14 @@ def test_questions_are_the_same_for_any_number_of_processes_and_never_the_true_c
 def test_pairs_of_draws_differ_in_noise_alone():
     generator = Generator(classes=4, eps_min=0.1, noise=3, width=4, depth=0)
     y, rng = torch.arange(8).repeat_interleave(2) % 4, np.random.default_rng(0)
-    asked = sample_conditions(generator, y, rng, first=0, total=16, targeted_fraction=0.5)
-    assert torch.equal(asked.y_target[::2], asked.y_target[1::2])
-    assert torch.equal(asked.eps[::2], asked.eps[1::2])
-    assert not torch.equal(asked.z[::2], asked.z[1::2])
+    settings = sample_conditions(generator, y, rng, first=0, total=16, targeted_fraction=0.5)
+    assert torch.equal(settings.y_target[::2], settings.y_target[1::2])
+    assert torch.equal(settings.eps[::2], settings.eps[1::2])
+    assert not torch.equal(settings.z[::2], settings.z[1::2])
 
 
 def test_a_generator_for_one_class_is_judged_by_that_class_at_every_eps():
-    asked = questions(Generator(y_target=3, eps_min=0.1, width=4, depth=0))
-    assert {question.y_target for question in asked} == {3}
-    assert [question.eps for question in asked] == pytest.approx([0.3, 0.1, 0.15, 0.2])
-    assert questions(Generator(width=4, depth=0)) == [Question(0.3)]
+    settings = eval_settings(Generator(y_target=3, eps_min=0.1, width=4, depth=0))
+    assert {question.y_target for question in settings} == {3}
+    assert [question.eps for question in settings] == pytest.approx([0.3, 0.1, 0.15, 0.2])
+    assert eval_settings(Generator(width=4, depth=0)) == [EvalSetting(0.3)]

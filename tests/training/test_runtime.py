@@ -40,8 +40,8 @@ def saved(tmp_path):
     """An accelerator with a network, a record, and their state saved after step 3."""
     accelerator = Accelerator(cpu=True)
     net = accelerator.prepare(torch.nn.Linear(2, 2))
-    record = training.Record(step=3, settings={"eps": 0.3, "threads": 1})
-    state = training.State(accelerator, tmp_path, "generator", 12, record)
+    record = training.TrainState(step=3, settings={"eps": 0.3, "threads": 1})
+    state = training.Checkpointer(accelerator, tmp_path, "generator", 12, record)
     state.save(3)
     yield state, net, record, tmp_path
     accelerator.free_memory()
@@ -57,6 +57,13 @@ def test_a_state_comes_back_and_insists_on_its_settings(saved):
     assert record["step"] == 3
     record["settings"] = {"eps": 0.2, "threads": 1}
     with pytest.raises(InputError, match=r"eps was 0\.3, now 0\.2"):
+        state.load()
+
+
+def test_state_of_another_version_is_refused(saved):
+    state, _, record, _ = saved
+    record["shown_warnings"] = []
+    with pytest.raises(InputError, match="it has no shown_warnings: another version of advgan saved it"):
         state.load()
 
 
@@ -79,7 +86,7 @@ def test_a_damaged_state_is_refused_in_one_line(saved, file):
 
 def test_signals_are_questions_within_the_loop_and_ordinary_after_it():
     before = signal.getsignal(signal.SIGTERM)
-    with training.Stop() as stop:
+    with training.GracefulShutdown() as stop:
         assert not stop.requested(Accelerator(cpu=True))
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested(Accelerator(cpu=True))
@@ -90,7 +97,7 @@ def test_signals_are_questions_within_the_loop_and_ordinary_after_it():
 def test_the_end_of_the_launcher_is_a_request_to_stop(variable, monkeypatch):
     monkeypatch.setenv(variable, "no")
     monkeypatch.setattr(os, "getppid", lambda: 2**22 - 1)  # nobody's
-    with training.Stop() as stop:
+    with training.GracefulShutdown() as stop:
         assert stop.requested(Accelerator(cpu=True))
 
 
@@ -102,7 +109,7 @@ def test_the_end_of_the_launcher_is_a_request_to_stop(variable, monkeypatch):
 def test_what_cannot_train_two_networks_is_refused(monkeypatch, precision, arguments, message):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
     with pytest.raises(InputError, match=message):
-        training.start(**{"seed": 0, **arguments})
+        training.init_accelerator(**{"seed": 0, **arguments})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +126,7 @@ def test_fewer_processes_than_requested_are_an_error(options, before, main, mess
     launcher(options, before)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", main)
     with pytest.raises(InputError, match=message) as error:
-        training.start(0)
+        training.init_accelerator(0)
     assert "\n" not in str(error.value)
 
 

@@ -147,7 +147,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     queries.clear()
     # Asked after every step: in the midst of an attack, of the second round's distillation, and between two rounds.
     stops = iter([*[False] * 3, True, *[False] * 2, True, *[False] * 2, True])
-    monkeypatch.setattr(training.Stop, "requested", lambda *_: next(stops, False))
+    monkeypatch.setattr(training.GracefulShutdown, "requested", lambda *_: next(stops, False))
     assert call(out="parts")["steps"] == 4
     assert call("--resume", out="parts")["steps"] == 7
     assert call("--resume", out="parts")["steps"] == 10
@@ -277,7 +277,7 @@ def test_train_substitute_continues_in_output_dir(
     whole = train_substitute(model, attacker, labelled, **FEW)
     assert model.training
     stops = iter([*[False] * 5, True])
-    monkeypatch.setattr(training.Stop, "requested", lambda *_: next(stops, False))
+    monkeypatch.setattr(training.GracefulShutdown, "requested", lambda *_: next(stops, False))
     train_substitute(model, attacker, labelled, output_dir=tmp_path, **FEW)
     with pytest.raises(InputError, match="already holds a generator run"):
         train_substitute(model, attacker, labelled, output_dir=tmp_path, **FEW)

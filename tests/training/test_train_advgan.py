@@ -219,7 +219,7 @@ def test_one_generator_for_every_question_is_judged_on_each(advgan, words, tmp_p
     few = ["--max-steps", "4", "--output-dir", str(tmp_path)]
     run(advgan.main, advgan.Settings, [*words, *ANYTHING, *few])
     last = json.loads((tmp_path / "training.json").read_text())["history"][-1]
-    asked = ["eps 0.3", "eps 0.1", "eps 0.15", "eps 0.2", "eps 0.3, aimed"]
+    asked = ["eps 0.3", "eps 0.1", "eps 0.15", "eps 0.2", "eps 0.3, targeted"]
     assert [name for name in last if name.startswith("asr ")] == [f"asr {question}" for question in asked]
     assert last["asr"] == pytest.approx(sum(last[f"asr {question}"] for question in asked) / 5)
     generator, x = Generator.from_pretrained(tmp_path), torch.rand(3, 1, 28, 28)
@@ -360,10 +360,10 @@ def test_resumed_with_more_steps_it_ends_there_and_the_first_ones_stay(advgan, w
         return json.loads((tmp_path / "training.json").read_text())
 
     old = train(8)
-    assert (old["finished"], old["steps"], old["total_steps"], old["lengthened"]) == (True, 8, 8, [])
+    assert (old["finished"], old["steps"], old["total_steps"], old["extensions"]) == (True, 8, 8, [])
     new = train(16, "--resume")
     assert (new["finished"], new["steps"], new["total_steps"]) == (True, 16, 16)
-    assert new["lengthened"] == [{"step": 8, "steps": 16, "before": 8}]
+    assert new["extensions"] == [{"step": 8, "steps": 16, "before": 8}]
     assert new["history"][:2] == old["history"]
     assert [h["step"] for h in new["history"]] == [4, 8, 12, 16]
     assert new["settings"]["max_steps"] == 16
@@ -388,7 +388,7 @@ def test_a_stopped_run_is_resumed_with_another_number_of_steps(advgan, words, tm
     stops = iter([False, False, True])
     given = [*words, "--max-steps", "100", "--output-dir", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(training.Stop, "requested", lambda *_: next(stops, False))
+        patch.setattr(training.GracefulShutdown, "requested", lambda *_: next(stops, False))
         run(advgan.main, advgan.Settings, given)
     stopped = json.loads((tmp_path / "training.json").read_text())
     assert (stopped["finished"], stopped["steps"], stopped["total_steps"]) == (False, 3, 100)
@@ -396,7 +396,7 @@ def test_a_stopped_run_is_resumed_with_another_number_of_steps(advgan, words, tm
     run(advgan.main, advgan.Settings, [*given, "--resume"])
     done = json.loads((tmp_path / "training.json").read_text())
     assert (done["finished"], done["steps"]) == (True, 6 * epochs)  # 120 images, 20 a step
-    assert done["lengthened"] == [{"step": 3, "steps": 6 * epochs, "before": 100}]
+    assert done["extensions"] == [{"step": 3, "steps": 6 * epochs, "before": 100}]
 
 
 def test_a_new_run_from_a_trained_generator(advgan, words, target, tmp_path, capsys):

@@ -26,7 +26,7 @@ from advgan.data import Split
 from advgan.defenses.detection import load_detector
 from advgan.models.discriminator import Discriminator
 from advgan.training.runtime import checkpoint as states
-from advgan.training.validation import Validation, questions
+from advgan.training.validation import Validator, eval_settings
 from tests.conftest import program_module
 from tests.core.test_file_faults import ended, forked
 
@@ -120,7 +120,7 @@ def check_saved(program: str, directory: Path) -> None:
     (artefact,) = (directory / "state").iterdir()
     state = training.latest_state(directory, artefact.name)
     assert state is not None
-    states._check_seal(state)
+    states._verify_checksums(state)
     readers = {"generator": Generator.from_pretrained, "discriminator": Discriminator.load, "detector": load_detector}
     for name in ("classifier", "teacher"):
         readers[name] = lambda folder: load_target("mnist-small", folder)
@@ -143,7 +143,7 @@ def test_message_of_a_failed_save(fault: str, saved: bool, tmp_path: Path, capsy
     assert ending.value.code == 1
     assert error.startswith(f"error: cannot save in {tmp_path}: {os.strerror(FAULTS[fault])}: weights; ")
     assert ("MiB are free there" in error) == (fault in ("ENOSPC", "EFBIG"))
-    assert error.endswith("with --resume goes on from it\n" if saved else "no state was saved before\n")
+    assert error.endswith("with --resume continues it\n" if saved else "no state was saved before\n")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_generator_replaced_when_a_run_was_killed_is_put_back_by_the_next(tmp_pa
     living = tmp_path / f".training.json.{HOST}-1-0123ab.aside.json"  # of the system's first process
     living.write_text("{}")
     with pytest.raises(InputError, match="already holds a generator run"):
-        training.claim(tmp_path, "generator", resume=False, overwrite=False)
+        training.prepare_output_dir(tmp_path, "generator", resume=False, overwrite=False)
     release()
     assert Generator.from_pretrained(tmp_path).network.body[0].conv.out_channels == 4
     assert sorted(path.name for path in tmp_path.rglob(".*")) == [living.name]
@@ -294,7 +294,7 @@ def test_target_class_of_all_images_that_count_is_refused(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == (
         "error: no validation image can be attacked: expected a target that classifies at least one correctly, got "
-        "16 of 48, all of them of class 0, the one to be reached"
+        "16 of 48, all of them of the target class 0"
     )
 
 
@@ -317,10 +317,10 @@ def test_images_of_the_target_class_and_misclassified_ones_never_count() -> None
             return x_adv
 
     generator = ToClassOne(width=4, depth=0, y_target=1)
-    validation = Validation(target, split, Accelerator(cpu=True), questions(generator))
+    validation = Validator(target, split, Accelerator(cpu=True), eval_settings(generator))
     validation.check_attackable()
     figures = validation(generator, Discriminator(), c=1.0, gan="least-squares").metrics
     assert (figures["n"], figures["n_correct"], figures["asr"]) == (6, 2, 1.0)
-    only = Validation(target, split.take(torch.tensor([1, 2, 3, 4])), Accelerator(cpu=True), questions(generator))
-    with pytest.raises(InputError, match="got 2 of 4, all of them of class 1"):
+    only = Validator(target, split.take(torch.tensor([1, 2, 3, 4])), Accelerator(cpu=True), eval_settings(generator))
+    with pytest.raises(InputError, match="got 2 of 4, all of them of the target class 1"):
         only.check_attackable()

@@ -26,7 +26,7 @@ from advgan.core.files import atomic_write
 from advgan.core.json_files import read_sealed
 from advgan.core.shipped import shipped
 from advgan.data.flags import DataDir
-from advgan.experiments.trainings import complete, program
+from advgan.experiments.trainings import ensure_trained, run_script
 from advgan.report.page import Table
 from advgan.training.program import Settings as Training
 
@@ -40,7 +40,7 @@ VARIANTS = {
 }
 # Settings of the training that the comparison takes over.
 DATA = ("dataset", "data_dir", "image_size", "image_column", "label_column")
-SHARED = (*DATA, "target", "target_weights", "defense", "eps", "norm", "threads")
+SHARED_SETTINGS = (*DATA, "target", "target_weights", "defense", "eps", "norm", "threads")
 # Column -> its value from a run.
 COLUMNS = {
     "ASR %": lambda run: 100 * run["row"]["asr"],
@@ -79,7 +79,7 @@ def main(settings: Settings) -> None:
     unknown = [v for v in settings.variants if v not in VARIANTS]
     if unknown or not settings.variants or not settings.seeds:
         raise InputError(f"variants must be some of {', '.join(VARIANTS)}, with at least one seed, got {unknown}")
-    training.claim(settings.output_dir, "ablation", resume=False, overwrite=True)
+    training.prepare_output_dir(settings.output_dir, "ablation", resume=False, overwrite=True)
     write_settings(settings, settings.output_dir)
     runs: dict[str, list[dict[str, Any]]] = {}
     for variant, seed in product(settings.variants, settings.seeds):
@@ -91,16 +91,18 @@ def main(settings: Settings) -> None:
 def run_variant(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     """Train one variant with one seed and compare it on the test images, as far as that is not done."""
     directory = settings.output_dir / f"{variant}-{seed}"
-    words = ["--recipe", settings.train_recipe, "--seed", seed, *VARIANTS[variant], "--data-dir", settings.data_dir]
-    words += [] if settings.target_weights is None else ["--target-weights", settings.target_weights]
-    wanted = parse(Training, [str(word) for word in words])
+    arguments = ["--recipe", settings.train_recipe, "--seed", seed, *VARIANTS[variant], "--data-dir", settings.data_dir]
+    arguments += [] if settings.target_weights is None else ["--target-weights", settings.target_weights]
+    train_settings = parse(Training, [str(argument) for argument in arguments])
     results = directory / "results.json"
-    if complete("train/advgan.py", words, directory, wanted, "generator"):
+    if ensure_trained("train/advgan.py", arguments, directory, train_settings, "generator"):
         results.unlink(missing_ok=True)  # of another generator
     if not results.exists():
-        same = {name: getattr(wanted, name) for name in SHARED}
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in same.items() if value is not None]
-        program("eval/compare.py", *flags, "--generator", directory, "--output-dir", directory, "--attacks", "advgan")
+        shared_settings = {name: getattr(train_settings, name) for name in SHARED_SETTINGS}
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in shared_settings.items() if value is not None]
+        run_script(
+            "eval/compare.py", *flags, "--generator", directory, "--output-dir", directory, "--attacks", "advgan"
+        )
     rows = json.loads(results.read_text())["rows"]
     row = next(row for row in rows if row["attack"] == "advgan")
     if row["asr"] is None:
@@ -133,11 +135,11 @@ def report(runs: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:
 
 def mean_and_deviation(values: list[float | None]) -> str:
     """Mean and standard deviation; "–" for NaN; the number of values where some are missing."""
-    known = [v for v in values if v is not None]
-    if any(math.isnan(v) for v in known):
+    measured = [v for v in values if v is not None]
+    if any(math.isnan(v) for v in measured):
         return "–"
-    if len(known) < len(values):
-        return "never" if not known else f"{len(known)} of {len(values)} runs"
-    mean = statistics.fmean(known)
+    if len(measured) < len(values):
+        return "never" if not measured else f"{len(measured)} of {len(values)} runs"
+    mean = statistics.fmean(measured)
     text = f"{mean:.0f}" if mean >= 100 else f"{mean:.2f}" if mean >= 10 else f"{mean:.3f}"
-    return text + (f" ± {statistics.stdev(known):.2g}" if len(known) > 1 else "")
+    return text + (f" ± {statistics.stdev(measured):.2g}" if len(measured) > 1 else "")

@@ -11,26 +11,30 @@ from torch import Tensor
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.statistics import paired_ratio, wilson
 
-Row = dict[str, Any]
-SHARES = (0.90, 0.95, 0.99)  # of the reference's success: how many gradient evaluations until an attack has that much?
-WORTH = 0.5  # a warm start or an unrolled network pays where it needs at most so much of PGD's evaluations
-OURS, CLASSICS = ("unrolled", "warm start"), ("PGD", "APGD")
+ComparisonRow = dict[str, Any]
+FRACTIONS = (
+    0.90,
+    0.95,
+    0.99,
+)  # of the reference's success: how many gradient evaluations until an attack has that much?
+MAX_RATIO = 0.5  # a warm start or an unrolled network pays where it needs at most so much of PGD's evaluations
+METHODS, BASELINES = ("unrolled", "warm start"), ("PGD", "APGD")
 
 
-def union(results: Sequence[Result], first: int | None = None) -> Tensor | None:
+def any_attack_success(results: Sequence[Result], first: int | None = None) -> Tensor | None:
     """Per image that counts (m,) bool: success of any of the attacks. None if one of them has no metrics.
 
     first   look only at the first so many images
     """
-    found = [each.records["success"][:first] if each.records else None for each in results]
-    fooled = [success for success in found if success is not None]
-    if len(fooled) < len(found) or not fooled:
+    columns = [result.records["success"][:first] if result.records else None for result in results]
+    successes = [success for success in columns if success is not None]
+    if len(successes) < len(columns) or not successes:
         return None
-    counts = results[0].records["counts"][:first]
-    whole = fooled[0]
-    for success in fooled[1:]:
-        whole = whole | success
-    return whole[counts]
+    eligible = results[0].records["counts"][:first]
+    any_success = successes[0]
+    for success in successes[1:]:
+        any_success = any_success | success
+    return any_success[eligible]
 
 
 def compare_success(success: Tensor | None, reference: Tensor | None = None) -> dict[str, Any]:
@@ -43,15 +47,15 @@ def compare_success(success: Tensor | None, reference: Tensor | None = None) -> 
     row = dict.fromkeys((*keys, "only_here", "only_reference"))
     if success is None or not len(success):
         return row
-    n, fooled = len(success), int(success.sum())
-    row |= zip(keys[:5], (n, fooled, fooled / n, *wilson(fooled, n)), strict=True)
+    n, n_success = len(success), int(success.sum())
+    row |= zip(keys[:5], (n, n_success, n_success / n, *wilson(n_success, n)), strict=True)
     if reference is not None:
         row |= zip(keys[5:], paired_ratio(success, reference), strict=True)
         row |= {"only_here": int((success & ~reference).sum()), "only_reference": int((reference & ~success).sum())}
     return row
 
 
-def evaluations_to_reach(curve: Mapping[int, float], level: float) -> float | None:
+def evals_to_level(curve: Mapping[int, float], level: float) -> float | None:
     """How many evaluations a curve (evaluations -> success) needs for success `level`; None if it never gets there.
 
     Between two measured points the line through them counts. The curve is made monotone (best so
@@ -70,49 +74,56 @@ def evaluations_to_reach(curve: Mapping[int, float], level: float) -> float | No
 
 
 def evals_to_fraction(
-    curves: Mapping[str, Mapping[int, float]], reference: float, shares: Sequence[float] = SHARES
-) -> list[Row]:
+    curves: Mapping[str, Mapping[int, float]], reference: float, shares: Sequence[float] = FRACTIONS
+) -> list[ComparisonRow]:
     """For each share of the `reference`'s success the evaluations that each curve needs, and ours over PGD's, APGD's.
 
     curves   "unrolled", "warm start", "PGD" and "APGD" -> its curve; one that was not measured is left out
     A ratio is None where one of its two never gets there, or where nothing is to be reached.
     """
-    found = []
-    for share in shares:
-        needed = {
-            name: evaluations_to_reach(curves[name], share * reference) if reference and name in curves else None
-            for name in OURS + CLASSICS
+    rows = []
+    for fraction in shares:
+        evaluations = {
+            name: evals_to_level(curves[name], fraction * reference) if reference and name in curves else None
+            for name in METHODS + BASELINES
         }
-        ratios = {f"{our} of {name}": quotient(needed[our], needed[name]) for our in OURS for name in CLASSICS}
-        found.append({"share": share, "level": share * reference, **needed, **ratios})
-    return found
+        ratios = {
+            f"{name_ours} of {name}": quotient(evaluations[name_ours], evaluations[name])
+            for name_ours in METHODS
+            for name in BASELINES
+        }
+        rows.append({"share": fraction, "level": fraction * reference, **evaluations, **ratios})
+    return rows
 
 
 def quotient(a: float | None, b: float | None) -> float | None:
     return a / b if a is not None and b else None
 
 
-def pays(row: Mapping[str, Any], ours: str = "warm start") -> bool:
+def is_cheaper(row: Mapping[str, Any], ours: str = "warm start") -> bool:
     """Whether one of `OURS` gets there with at most half of PGD's evaluations, or gets there and PGD does not."""
     if row[ours] is None:
         return False
-    return row["PGD"] is None or (row["PGD"] > 0 and row[ours] <= WORTH * row["PGD"])
+    return row["PGD"] is None or (row["PGD"] > 0 and row[ours] <= MAX_RATIO * row["PGD"])
 
 
 def finding(rows: Sequence[Mapping[str, Any]], ours: str = "warm start") -> str:
     """A sentence about one of `OURS`, from the rows of `evals_to_fraction` at one eps."""
     if not any(row["level"] for row in rows):
         return "is not compared: PGD-40 has no success here, or no metrics"
-    yes, no = ([row for row in rows if pays(row, ours) == wanted] for wanted in (True, False))
-    if not no:
-        return f"pays: at most half of PGD's evaluations for {_shares(yes)} of PGD-40's success"
-    if not yes:
+    cheap, expensive = ([row for row in rows if is_cheaper(row, ours) == expected] for expected in (True, False))
+    if not expensive:
+        return f"pays: at most half of PGD's evaluations for {_fractions(cheap)} of PGD-40's success"
+    if not cheap:
         return (
-            f"does not pay: more than half of PGD's evaluations, or never there, for {_shares(no)} of PGD-40's success"
+            f"does not pay: more than half of PGD's evaluations, or never, for {_fractions(expensive)} of its success"
         )
-    return f"pays for {_shares(yes)} of PGD-40's success (at most half of PGD's evaluations), not for {_shares(no)}"
+    both = (
+        f"{_fractions(cheap)} of PGD-40's success (at most half of PGD's evaluations), not for {_fractions(expensive)}"
+    )
+    return f"pays for {both}"
 
 
-def _shares(rows: Sequence[Mapping[str, Any]]) -> str:
-    words = [f"{100 * row['share']:.0f}" for row in rows]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) + " %"
+def _fractions(rows: Sequence[Mapping[str, Any]]) -> str:
+    percentages = [f"{100 * row['share']:.0f}" for row in rows]
+    return " and ".join(filter(None, [", ".join(percentages[:-1]), percentages[-1]])) + " %"

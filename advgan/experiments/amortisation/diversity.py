@@ -27,16 +27,18 @@ def diversity(x_adv: Tensor, success: Tensor, prediction: Tensor, noise: Tensor)
     """
     k, n = success.shape
     pairs = list(combinations(range(k), 2))
-    apart = torch.stack([_distance(x_adv[i], x_adv[j]) for i, j in pairs]).mean() if pairs else torch.tensor(0.0)
-    whole = _distance(noise[0], noise[1]).mean()
+    mean_distance = (
+        torch.stack([_distance(x_adv[i], x_adv[j]) for i, j in pairs]).mean() if pairs else torch.tensor(0.0)
+    )
+    noise_distance = _distance(noise[0], noise[1]).mean()
     classes = torch.stack([(prediction == label).any(0) for label in prediction.unique()]).sum(0).double().mean().item()
-    unions = {}
+    union_rates = {}
     for draws in (draws for draws in DRAWS if draws <= k):
-        fooled = int(success[:draws].any(0).sum())
-        unions[str(draws)] = [fooled / n, *wilson(fooled, n)]
+        n_success = int(success[:draws].any(0).sum())
+        union_rates[str(draws)] = [n_success / n, *wilson(n_success, n)]
     return {
-        **{"n": n, "draws": k, "union": unions},
-        "distance": (apart / whole.clamp_min(1e-12)).item(),
+        **{"n": n, "draws": k, "union": union_rates},
+        "distance": (mean_distance / noise_distance.clamp_min(1e-12)).item(),
         **{"classes": classes, "class_share": classes / k},
     }
 

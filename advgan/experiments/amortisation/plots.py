@@ -63,28 +63,30 @@ def warm_start(points: Sequence[ResultRow], reference: float) -> Plot:
     """Success against gradient evaluations at one eps; `reference` is the success of PGD-40."""
     sheet = style.sheet(8.6, 5.0)
     axes = sheet.subplots()
-    for share, dashes in ((1.0, "-"), (0.99, "--"), (0.95, "--"), (0.9, "--")):
-        label = "PGD-40, union of four" if share == 1 else None
-        width = 1.2 if share == 1 else 0.6
-        axes.axhline(share * reference, color="black", linewidth=width, linestyle=dashes, label=label)
+    for fraction, dashes in ((1.0, "-"), (0.99, "--"), (0.95, "--"), (0.9, "--")):
+        label = "PGD-40, union of four" if fraction == 1 else None
+        width = 1.2 if fraction == 1 else 0.6
+        axes.axhline(fraction * reference, color="black", linewidth=width, linestyle=dashes, label=label)
     for (family, colour), marker in zip(FAMILIES.items(), ("D", "s", "o", "^"), strict=True):
-        own = [row for row in points if row["family"] == family and row["asr"] is not None]
-        if not own:
+        family_points = [row for row in points if row["family"] == family and row["asr"] is not None]
+        if not family_points:
             continue
-        x, y = [row["evaluations"] for row in own], [row["asr"] for row in own]
-        name = f"{family}: {own[0]['choice']}" if family == "warm start" else family
+        x, y = [row["evaluations"] for row in family_points], [row["asr"] for row in family_points]
+        name = f"{family}: {family_points[0]['choice']}" if family == "warm start" else family
         axes.plot(x, y, color=colour, marker=marker, linewidth=1.8, label=name)
         axes.fill_between(
-            *(x, [row["asr_low"] for row in own], [row["asr_high"] for row in own]),
+            *(x, [row["asr_low"] for row in family_points], [row["asr_high"] for row in family_points]),
             color=colour,
             alpha=0.12,
             linewidth=0,
         )
-        choices = [(row["evaluations"], asr) for row in own for asr in row["choices"].values() if asr is not None]
+        choices = [
+            (row["evaluations"], asr) for row in family_points for asr in row["choices"].values() if asr is not None
+        ]
         axes.plot(*zip(*choices, strict=True), color=colour, marker=".", markersize=4, linestyle="none")
         if family == "warm start":
             axes.plot(x[:1], y[:1], color=colour, marker="*", markersize=15, linestyle="none", label="one pass")
-    ticks = apart(sorted({row["evaluations"] for row in points}))
+    ticks = spaced_ticks(sorted({row["evaluations"] for row in points}))
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
@@ -98,10 +100,10 @@ def warm_start(points: Sequence[ResultRow], reference: float) -> Plot:
     return style.finish(sheet, f"Warm start, {first['norm']} eps {eps_text(first['eps'])}, {first['n']} images", CURVES)
 
 
-def apart(ticks: Sequence[int]) -> list[int]:
+def spaced_ticks(ticks: Sequence[int]) -> list[int]:
     """Those of the rising numbers that stand far enough from the one before for labels on a logarithmic axis."""
-    found: list[int] = []
+    kept: list[int] = []
     for tick in ticks:
-        if not found or tick >= 1.16 * found[-1]:
-            found.append(tick)
-    return found
+        if not kept or tick >= 1.16 * kept[-1]:
+            kept.append(tick)
+    return kept

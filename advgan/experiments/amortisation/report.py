@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from advgan.core.threat_model import eps_text
-from advgan.experiments.amortisation.analysis import CLASSICS, OURS
+from advgan.experiments.amortisation.analysis import BASELINES, METHODS
 from advgan.experiments.amortisation.plots import gap, warm_start
 from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
@@ -56,9 +56,9 @@ def report(summary: Summary) -> StudyReport:
     """
     target, lines = summary["targets"][0], findings(summary)
     generators = [
-        f"- {in_markdown(each['name'])}: generator {code(each['path'])} of {each['parameters']} parameters, "
-        f"{each['norm']} eps {eps_text(each['eps'])} (sha256 {each['sha256'][:12]})" + _cost(each)
-        for each in summary["generators"]
+        f"- {in_markdown(entry['name'])}: generator {code(entry['path'])} of {entry['parameters']} parameters, "
+        f"{entry['norm']} eps {eps_text(entry['eps'])} (sha256 {entry['sha256'][:12]})" + _cost(entry)
+        for entry in summary["generators"]
     ]
     choices = ["The choices that the curves show:", "", *_choices(summary["curves"]), ""]
     return StudyReport(
@@ -80,20 +80,20 @@ def report(summary: Summary) -> StudyReport:
 
 def draw(summary: Summary) -> dict[str, Plot]:
     """File name -> figure: the gap against eps, and the curves at each eps."""
-    found = {"gap.png": gap(summary["table"], [each["name"] for each in summary["generators"]])}
+    plots = {"gap.png": gap(summary["table"], [entry["name"] for entry in summary["generators"]])}
     for eps in dict.fromkeys(row["eps"] for row in summary["curves"]):
         points = [row for row in summary["curves"] if row["eps"] == eps]
         level = next(row["level"] / row["share"] for row in summary["reach"] if row["eps"] == eps)
-        found[f"warm-start/eps-{safe(eps_text(eps))}.png"] = warm_start(points, level)
-    return found
+        plots[f"warm-start/eps-{safe(eps_text(eps))}.png"] = warm_start(points, level)
+    return plots
 
 
 def tables(summary: Summary) -> list[Table]:
     """One pass at each eps; curves; evaluations to reach; and, where there are any, aimed and drawn attacks."""
     norm, target = summary["table"][0]["norm"], summary["targets"][0]["label"]
-    names = {each["name"] for each in summary["generators"]}
-    heads = ["attack", "eps", "gradients", "ASR % (95 %)", "of PGD-40 % (95 %)", "n", "only here", "only PGD-40"]
-    lines = [
+    names = {entry["name"] for entry in summary["generators"]}
+    headers = ["attack", "eps", "gradients", "ASR % (95 %)", "of PGD-40 % (95 %)", "n", "only here", "only PGD-40"]
+    rows = [
         [
             f"one pass: {row['attack']}" if row["attack"] in names else row["attack"],
             *(f"{eps_text(row['eps'])}", str(row["gradients"])),
@@ -102,40 +102,40 @@ def tables(summary: Summary) -> list[Table]:
         ]
         for row in summary["table"]
     ]
-    found = [Table(f"One pass and PGD-40 on {target}, {norm}", heads, lines, ONE_PASS)]
+    result_tables = [Table(f"One pass and PGD-40 on {target}, {norm}", headers, rows, ONE_PASS)]
     if summary["curves"]:
-        found += [_curves(summary["curves"]), _reach(summary["reach"])]
-    return found + _targeted(summary) + _diversity(summary)
+        result_tables += [_curves(summary["curves"]), _evaluations(summary["reach"])]
+    return result_tables + _targeted(summary) + _diversity(summary)
 
 
 def _curves(points: Sequence[ResultRow]) -> Table:
-    cells = {(row["family"], row["eps"], row["evaluations"]): row["asr"] for row in points}
-    families = [name for name in OURS + CLASSICS if any(family == name for family, _, _ in cells)]
-    lines = [
+    asr_at = {(row["family"], row["eps"], row["evaluations"]): row["asr"] for row in points}
+    families = [name for name in METHODS + BASELINES if any(family == name for family, _, _ in asr_at)]
+    rows = [
         [
             *(f"{eps_text(eps)}", str(k)),
-            *(percent(cells[family, eps, k]) if (family, eps, k) in cells else "–" for family in families),
+            *(percent(asr_at[family, eps, k]) if (family, eps, k) in asr_at else "–" for family in families),
         ]
-        for eps in dict.fromkeys(eps for _, eps, _ in cells)
-        for k in sorted({k for _, own, k in cells if own == eps})
+        for eps in dict.fromkeys(eps for _, eps, _ in asr_at)
+        for k in sorted({k for _, row_eps, k in asr_at if row_eps == eps})
     ]
-    heads = ["eps", "gradients", *families]
-    return Table(f"ASR % after so many gradients, {points[0]['norm']}, {points[0]['n']} images", heads, lines, CURVES)
+    headers = ["eps", "gradients", *families]
+    return Table(f"ASR % after so many gradients, {points[0]['norm']}, {points[0]['n']} images", headers, rows, CURVES)
 
 
-def _reach(rows: Sequence[ResultRow]) -> Table:
-    ours = [name for name in OURS if any(row[name] is not None for row in rows)] or ["warm start"]
-    heads = ["of PGD-40's success", "eps", "ASR %", *ours, *CLASSICS]
-    heads += [f"{our} of {name}'s" for our in ours for name in CLASSICS]
-    lines = [
+def _evaluations(rows: Sequence[ResultRow]) -> Table:
+    methods = [name for name in METHODS if any(row[name] is not None for row in rows)] or ["warm start"]
+    headers = ["of PGD-40's success", "eps", "ASR %", *methods, *BASELINES]
+    headers += [f"{method} of {name}'s" for method in methods for name in BASELINES]
+    text_rows = [
         [
             *(f"{100 * row['share']:.0f} %", f"{eps_text(row['eps'])}", percent(row["level"])),
-            *("–" if row[key] is None else f"{row[key]:.1f}" for key in (*ours, *CLASSICS)),
-            *(_of(row[f"{our} of {name}"]) for our in ours for name in CLASSICS),
+            *("–" if row[key] is None else f"{row[key]:.1f}" for key in (*methods, *BASELINES)),
+            *(_of(row[f"{method} of {name}"]) for method in methods for name in BASELINES),
         ]
         for row in rows
     ]
-    return Table("Gradient evaluations to reach it", heads, lines, REACH)
+    return Table("Gradient evaluations to reach it", headers, text_rows, REACH)
 
 
 def _of(ratio: float | None) -> str:
@@ -144,15 +144,15 @@ def _of(ratio: float | None) -> str:
 
 def findings(summary: Summary) -> list[str]:
     """Findings from the curves, a line for each eps."""
-    return [f"eps {eps_text(each['eps'])}: the {each['family']} {each['finding']}" for each in summary["findings"]]
+    return [f"eps {eps_text(entry['eps'])}: the {entry['family']} {entry['finding']}" for entry in summary["findings"]]
 
 
 def _targeted(summary: Summary) -> list[Table]:
-    found = []
+    targeted_tables = []
     for name, eps in dict.fromkeys((row["attack"], row["eps"]) for row in summary["targeted"]):
         rows = [row for row in summary["targeted"] if (row["attack"], row["eps"]) == (name, eps)]
         keys = ("asr", "few_asr", "few_pgd", "ratio")
-        lines = [
+        text_rows = [
             [
                 str(row["y_target"]),
                 *(str(row[key] or 0) for key in ("n", "few_n")),
@@ -161,10 +161,12 @@ def _targeted(summary: Summary) -> list[Table]:
             for row in rows
         ]
         means = [[row[key] for row in rows if row[key] is not None] for key in keys]
-        lines.append(["mean", "", "", *(percent(fmean(values)) if values else "–" for values in means)])
-        heads = ["toward", "n", "n of the first few", "ASR %", "on the first few", "PGD-40 there", "of PGD-40 %"]
-        found.append(Table(f"Aimed: {name}, {rows[0]['norm']} eps {eps_text(eps)}", heads, lines, TARGETED))
-    return found
+        text_rows.append(["mean", "", "", *(percent(fmean(values)) if values else "–" for values in means)])
+        headers = ["toward", "n", "n of the first few", "ASR %", "on the first few", "PGD-40 there", "of PGD-40 %"]
+        targeted_tables.append(
+            Table(f"Aimed: {name}, {rows[0]['norm']} eps {eps_text(eps)}", headers, text_rows, TARGETED)
+        )
+    return targeted_tables
 
 
 def _diversity(summary: Summary) -> list[Table]:
@@ -172,8 +174,8 @@ def _diversity(summary: Summary) -> list[Table]:
     if not rows:
         return []
     draws = list(rows[0]["union"])
-    heads = ["generator, eps", "n", *(f"ASR % of {k}" for k in draws), "distance", "classes"]
-    lines = [
+    headers = ["generator, eps", "n", *(f"ASR % of {k}" for k in draws), "distance", "classes"]
+    text_rows = [
         [
             *(f"{row['attack']}, {eps_text(row['eps'])}", str(row["n"])),
             *(percent(row["union"][k][0]) for k in draws),
@@ -181,7 +183,7 @@ def _diversity(summary: Summary) -> list[Table]:
         ]
         for row in rows
     ]
-    return [Table(f"Diversity: {rows[0]['draws']} draws for each image", heads, lines, DIVERSITY)]
+    return [Table(f"Diversity: {rows[0]['draws']} draws for each image", headers, text_rows, DIVERSITY)]
 
 
 def _cost(generator: ResultRow) -> str:
@@ -193,15 +195,15 @@ def _cost(generator: ResultRow) -> str:
 
 def _choices(points: Sequence[ResultRow]) -> list[str]:
     """Choices of each curve by number of evaluations, a line of Markdown for each curve."""
-    taken: dict[tuple[float, str], dict[str, list[str]]] = {}
+    by_curve: dict[tuple[float, str], dict[str, list[str]]] = {}
     for row in points:
         if row["evaluations"] or row["family"] == "warm start":
-            words = re.sub(r":(steps=\d+|stop_on_success=true)(?=:|$)", "", row["choice"])
-            taken.setdefault((row["eps"], row["family"]), {}).setdefault(words, []).append(str(row["evaluations"]))
+            choice = re.sub(r":(steps=\d+|stop_on_success=true)(?=:|$)", "", row["choice"])
+            by_curve.setdefault((row["eps"], row["family"]), {}).setdefault(choice, []).append(str(row["evaluations"]))
     return [
         f"- eps {eps_text(eps)}, {family}: "
-        + "; ".join(f"`{words}` at {', '.join(at)}" for words, at in choices.items())
-        for (eps, family), choices in taken.items()
+        + "; ".join(f"`{choice}` at {', '.join(evaluations)}" for choice, evaluations in choices.items())
+        for (eps, family), choices in by_curve.items()
     ]
 
 

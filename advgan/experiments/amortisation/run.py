@@ -28,8 +28,14 @@ from advgan.core.threat_model import Norm, Threat, eps_text
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation import Result, evaluate
 from advgan.evaluation.compatibility import require_gradients
-from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_eps_values, unfit
-from advgan.experiments.amortisation.analysis import OURS, compare_success, evals_to_fraction, finding, union
+from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_eps_values
+from advgan.experiments.amortisation.analysis import (
+    METHODS,
+    any_attack_success,
+    compare_success,
+    evals_to_fraction,
+    finding,
+)
 from advgan.experiments.amortisation.diversity import DRAWS, diversity
 from advgan.experiments.amortisation.report import report
 from advgan.experiments.settings import SeededStudySettings
@@ -102,45 +108,49 @@ def main(settings: Settings) -> None:
     threats = [Threat(norm, eps) for eps in parse_eps_values(settings.eps, norm) if eps]
     if not threats:
         raise InputError("expected an eps above 0, got none")
-    study.check_fit(threats[:1])
-    study.start(settings.seed)
+    study.check_generator_threats(threats[:1])
+    study.init_run(settings.seed)
     (target,) = study.load_targets([classifier])
     require_gradients(target.model)
     study.check_generators()
-    study.open()
+    study.prepare_output_dir()
     parts: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
-    with study.progress(sum(planned(settings, trained, threat) for threat in threats)):
+    with study.progress(sum(count_results(settings, trained, threat) for threat in threats)):
         for threat in threats:
             for part, rows in measure(study, settings, threat).items():
                 parts[part] += rows
     described = target.describe(settings.dataset)
     generators = [
-        {"name": each.name, "guided": each.generator.guide is not None, "rounds": each.generator.iterations}
-        | each.describe(target)
-        for each in trained
+        {"name": loaded.name, "guided": loaded.generator.guide is not None, "rounds": loaded.generator.iterations}
+        | loaded.describe(target)
+        for loaded in trained
     ]
     rows = [result.row for result in study.results]
-    study.finish(report(study.summary(target=described, generators=generators, **parts, rows=rows)))
+    study.write_report(report(study.summary(target=described, generators=generators, **parts, rows=rows)))
 
 
 def measure(study: AmortisationStudy, settings: Settings, threat: Threat) -> dict[str, list[dict[str, Any]]]:
     """The parts of amortisation.json at one eps."""
-    fit = [each for each in study.generators if not unfit(each.generator, threat, None)]
+    supported = [
+        loaded
+        for loaded in study.generators
+        if not loaded.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=None)
+    ]
     references = [study.attack(name, threat) for name in pgd40_references(threat.eps)]
-    passes = {each: study.attack("advgan", threat, each) for each in fit}
-    parts: dict[str, list[dict[str, Any]]] = {"table": one_pass_table(study, threat, references, passes)}
+    one_pass_results = {loaded: study.attack("advgan", threat, loaded) for loaded in supported}
+    parts: dict[str, list[dict[str, Any]]] = {"table": one_pass_table(study, threat, references, one_pass_results)}
     if n := settings.curve_samples:
-        points = warm_start(study, threat, references, passes, n=min(n, len(study.x)), steps=settings.steps)
-        rows = evaluations_needed(points, union(references, n))
-        measured = [name for name in OURS if any(point["family"] == name for point in points)]
+        points = warm_start(study, threat, references, one_pass_results, n=min(n, len(study.x)), steps=settings.steps)
+        rows = evaluations_needed(points, any_attack_success(references, n))
+        measured = [name for name in METHODS if any(point["family"] == name for point in points)]
         findings = [{"eps": threat.eps, "family": name, "finding": finding(rows, name)} for name in measured]
         parts |= {"curves": points, "reach": rows, "findings": findings}
-    targeted = [each for each in fit if settings.targeted and each.generator.classes]
-    noisy = [each for each in fit if each.generator.noise]
+    targeted = [loaded for loaded in supported if settings.targeted and loaded.generator.classes]
+    stochastic = [loaded for loaded in supported if loaded.generator.noise]
     parts["targeted"] = [
-        row for each in targeted for row in targeted_table(study, threat, each, settings.targeted_samples)
+        row for loaded in targeted for row in targeted_table(study, threat, loaded, settings.targeted_samples)
     ]
-    parts["diversity"] = [diversity_row(study, threat, each, settings.diversity_samples) for each in noisy]
+    parts["diversity"] = [diversity_row(study, threat, loaded, settings.diversity_samples) for loaded in stochastic]
     return parts
 
 
@@ -156,23 +166,29 @@ def check(study: Study, settings: Settings) -> list[LoadedGenerator]:
     if not settings.generator:
         raise InputError("expected --generator, at least one trained generator's folder, got none")
     trained = study.load_generators(settings.generator, [settings.target])
-    names = [each.name for each in trained]
+    names = [loaded.name for loaded in trained]
     if len(set(names)) < len(names):
         raise InputError(f"expected generators in runs of different names, got {', '.join(names)}")
     return trained
 
 
-def planned(settings: Settings, trained: Sequence[LoadedGenerator], threat: Threat) -> int:
+def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat: Threat) -> int:
     """Number of results at one eps, for the progress bar."""
-    fit = [each for each in trained if not unfit(each.generator, threat, None)]
-    results = 2 + len(pgd40_references(threat.eps)) + len(fit)
+    supported = [
+        loaded
+        for loaded in trained
+        if not loaded.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=None)
+    ]
+    results = 2 + len(pgd40_references(threat.eps)) + len(supported)
     if settings.curve_samples:
         grids = [attack_grid(k, threat.eps) for k in set(settings.steps)]
-        results += sum(len(names) for grid in grids for family, names in grid.items() if fit or family != "warm start")
-        results += len(grids) if any(each.generator.iterations for each in fit) else 0
-    for each in fit:
-        results += each.generator.classes * (1 + len(pgd40_references(threat.eps))) if settings.targeted else 0
-        results += DRAWS[-1] if each.generator.noise else 0
+        results += sum(
+            len(names) for grid in grids for family, names in grid.items() if supported or family != "warm start"
+        )
+        results += len(grids) if any(loaded.generator.iterations for loaded in supported) else 0
+    for loaded in supported:
+        results += loaded.generator.classes * (1 + len(pgd40_references(threat.eps))) if settings.targeted else 0
+        results += DRAWS[-1] if loaded.generator.noise else 0
     return results
 
 
@@ -187,9 +203,9 @@ def attack_grid(k: int, eps: float) -> dict[str, list[str]]:
 
     Steps are of 2.5 eps / k, PGD's own size, or of the warm start's own, which PGD takes too where its own are shorter.
     """
-    own, warm = f":step_size={2.5 * eps / k:.6g}", f":step_size={eps / 4:.6g}"  # the same at k = 10
-    sizes = [size for size in ("", own) if size != warm]
-    starts = [f"{size}:start={start}" for size in (["", warm] if k > 10 else [""]) for start in ("x", "random")]
+    pgd_size, warm_size = f":step_size={2.5 * eps / k:.6g}", f":step_size={eps / 4:.6g}"  # the same at k = 10
+    sizes = [size for size in ("", pgd_size) if size != warm_size]
+    starts = [f"{size}:start={start}" for size in (["", warm_size] if k > 10 else [""]) for start in ("x", "random")]
     return {
         "warm start": [f"advgan:steps={k}{size}:loss={loss}:{STOP}" for size in sizes for loss in LOSSES],
         "PGD": [f"pgd:steps={k}{start}:loss={loss}:{STOP}" for start in starts for loss in LOSSES],
@@ -201,7 +217,7 @@ def one_pass_table(
     study: AmortisationStudy, threat: Threat, references: Sequence[Result], passes: Mapping[LoadedGenerator, Result]
 ) -> list[dict[str, Any]]:
     """Lines of the table: one pass of each generator and the baselines, compared with the union of the references."""
-    reference = union(references)
+    reference = any_attack_success(references)
     measured = [
         ("FGSM", 1, [study.attack("fgsm", threat)]),
         ("I-FGSM-10", 10, [study.attack("ifgsm", threat)]),
@@ -210,7 +226,7 @@ def one_pass_table(
     ]
     return [
         {"eps": threat.eps, "norm": threat.norm, "attack": name, "gradients": gradients}
-        | compare_success(union(results), reference)
+        | compare_success(any_attack_success(results), reference)
         for name, gradients, results in measured
     ]
 
@@ -234,14 +250,18 @@ def warm_start(
 ) -> list[dict[str, Any]]:
     """Points of the curves: success against gradients, from the best generator's pass, by PGD and by APGD; and of the
     best unrolled network's pass against its iterations."""
-    measured = {trained: success for trained, result in passes.items() if (success := union([result], n)) is not None}
+    measured = {
+        trained: success
+        for trained, result in passes.items()
+        if (success := any_attack_success([result], n)) is not None
+    }
     ranked = sorted(measured, key=lambda trained: int(measured[trained].sum()), reverse=True)
     start = ranked[0] if ranked else None
     unrolled = next((trained for trained in ranked if trained.generator.iterations), None)
     points = []
     if start is not None:
         points.append(curve_point(threat, "warm start", start.generator.iterations, {start.name: measured[start]}))
-    if (reference := union(references, n)) is not None:
+    if (reference := any_attack_success(references, n)) is not None:
         clean = {"no attack": torch.zeros_like(reference)}
         points += [curve_point(threat, family, 0, clean) for family in ("PGD", "APGD")]
     for k in sorted(set(steps)):
@@ -249,11 +269,11 @@ def warm_start(
             trained = start if family == "warm start" else None
             if trained is not None or family != "warm start":
                 cost = k + (trained.generator.iterations if trained else 0)
-                choices = {name: union([study.attack(name, threat, trained, n=n)]) for name in names}
+                choices = {name: any_attack_success([study.attack(name, threat, trained, n=n)]) for name in names}
                 points.append(curve_point(threat, family, cost, choices))
         if unrolled is not None:
             name = f"advgan:iterations={k}"
-            success = union([study.attack(name, threat, unrolled, n=n)])
+            success = any_attack_success([study.attack(name, threat, unrolled, n=n)])
             points.append(curve_point(threat, "unrolled", k, {name: success}))
     return points
 
@@ -274,13 +294,16 @@ def targeted_table(study: AmortisationStudy, threat: Threat, trained: LoadedGene
     for y_target in range(trained.generator.classes):
         one_pass = study.attack("advgan", threat, trained, y_target=y_target)
         names = pgd40_references(threat.eps)
-        reference = union([study.attack(name, threat, y_target=y_target, n=n) for name in names])
-        whole, first = compare_success(union([one_pass])), compare_success(union([one_pass], n), reference)
+        reference = any_attack_success([study.attack(name, threat, y_target=y_target, n=n) for name in names])
+        all_images, first_images = (
+            compare_success(any_attack_success([one_pass])),
+            compare_success(any_attack_success([one_pass], n), reference),
+        )
         rows.append(
             {"eps": threat.eps, "norm": threat.norm, "attack": trained.name, "y_target": y_target}
-            | {key: whole[key] for key in RATE}
-            | {"few_n": first["n"], "few_asr": first["asr"], "few_pgd": compare_success(reference)["asr"]}
-            | {key: first[key] for key in ("ratio", "ratio_low", "ratio_high")}
+            | {key: all_images[key] for key in RATE}
+            | {"few_n": first_images["n"], "few_asr": first_images["asr"], "few_pgd": compare_success(reference)["asr"]}
+            | {key: first_images[key] for key in ("ratio", "ratio_low", "ratio_high")}
         )
     return rows
 
@@ -313,10 +336,10 @@ def diversity_row(study: AmortisationStudy, threat: Threat, trained: LoadedGener
     row = {"eps": threat.eps, "norm": threat.norm, "attack": trained.name}
     if not all(result.records for result in results):
         return row
-    counts = results[0].records["counts"]
+    eligible = results[0].records["counts"]
     success, prediction = (
-        torch.stack([result.records[name][counts] for result in results]) for name in ("success", "prediction")
+        torch.stack([result.records[name][eligible] for result in results]) for name in ("success", "prediction")
     )
     noise = torch.stack([noise_sign(None, x, y, eps=threat.eps, norm=threat.norm, rng=rng) for _ in range(2)])
-    x_adv = torch.stack([result.x_adv[counts] for result in results])
-    return row | diversity(x_adv, success, prediction, noise[:, counts])
+    x_adv = torch.stack([result.x_adv[eligible] for result in results])
+    return row | diversity(x_adv, success, prediction, noise[:, eligible])

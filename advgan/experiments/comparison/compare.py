@@ -76,9 +76,9 @@ class CompareResults:
         console.print(terminal(self.comparison.summary, 120))
         return console
 
-    def print(self, directory: Path, *, kept: int) -> None:
+    def print(self, directory: Path, *, cache_hits: int) -> None:
         """Print how many results an earlier call had `kept`, the tables, and where the reports are."""
-        print_kept(kept, len(self.rows))
+        print_kept(cache_hits, len(self.rows))
         console = Console() if sys.stdout.isatty() else Console(width=120)
         console.print(terminal(self.comparison.summary, console.width))
         print(f"report       {directory / 'report.html'} (also report.md, report.tex, results.csv)")
@@ -149,17 +149,22 @@ def compare(
     threat = Threat(norm, eps, y_target is not None)
     check_class(y_target, k)
     names = _class_names(classes, k)
-    cells = ResultCache(None, x, y, batch_size=batch_size, keep=SHOWN)
-    run = _Runner(cells, target, threat, y_target, seed)
+    cache = ResultCache(None, x, y, batch_size=batch_size, keep=SHOWN)
+    run = _Runner(cache, target, threat, y_target, seed)
     named = _labelled(attacks)
     for label, attack in named.items():
         run.check(label, attack, k)
     results = [run(label, attack) for label, attack in named.items()]
     settings = CompareSettings(tuple(named), eps, norm, y_target, batch_size, seed)
-    described = _describe_model(model, target)
+    description = _describe_model(model, target)
     generators = [describe_generator(g, label, name, None) for label, g in named.items() if isinstance(g, Generator)]
     report = {
-        **{"environment": environment(settings), "target": described, "targets": [described], "generators": generators},
+        **{
+            "environment": environment(settings),
+            "target": description,
+            "targets": [description],
+            "generators": generators,
+        },
         **summary(results, generators, k),
     }
     return CompareResults(Comparison(report, results, x[:SHOWN], y[:SHOWN], names))
@@ -177,33 +182,33 @@ def _target(model: nn.Module, x: Tensor, name: str) -> tuple[TargetModel, int]:
     """The model as `check_target` returns it, and its number of classes."""
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    few = x[:8].to(device_of(model))
-    checked = check_target(model, few, max(2, predict(model, few).shape[-1]))
-    return TargetModel(name, checked), predict(checked, few[:1]).shape[1]
+    sample = x[:8].to(device_of(model))
+    checked = check_target(model, sample, max(2, predict(model, sample).shape[-1]))
+    return TargetModel(name, checked), predict(checked, sample[:1]).shape[1]
 
 
 @dataclass(frozen=True)
 class _Runner:
     """Evaluates one attack after the other on the same images."""
 
-    cells: ResultCache
+    cache: ResultCache
     target: TargetModel
     threat: Threat
     y_target: int | None
     seed: int
 
     def __call__(self, label: str, attack: Attack) -> Result:
-        cells, target = self.cells, self.target
+        cache, target = self.cache, self.target
         if isinstance(attack, (str, Generator)):
             spec = parse_attack(attack if isinstance(attack, str) else "advgan")
             generator = attack if isinstance(attack, Generator) else None
-            result = cells.run(spec, target, self.threat, y_target=self.y_target, seed=self.seed, generator=generator)
+            result = cache.run(spec, target, self.threat, y_target=self.y_target, seed=self.seed, generator=generator)
         else:
             result = evaluate(
-                self._bound(label, attack), target.model, cells.x, cells.y, self.threat,
+                self._bound(label, attack), target.model, cache.x, cache.y, self.threat,
                 name=label, target_name=target.label, seed=self.seed, y_target=self.y_target,
-                batch_size=cells.batch_size, keep=cells.keep,
-                clean_logits=cells.logits(target), clean_accepted=cells.accepted(target),
+                batch_size=cache.batch_size, keep=cache.keep,
+                clean_logits=cache.logits(target), clean_accepted=cache.accepted(target),
             )  # fmt: skip
             result.row["access"] = _access(result.row)
         result.row["attack"] = label
@@ -246,8 +251,8 @@ class _Runner:
         model, y_target = self.target.model, self.y_target
 
         def run(x: Tensor, y: Tensor) -> Tensor:
-            aim = {} if y_target is None else {"y_target": torch.full_like(y, y_target)}
-            return attack(model, x, y, **fixed, **aim)
+            target_class = {} if y_target is None else {"y_target": torch.full_like(y, y_target)}
+            return attack(model, x, y, **fixed, **target_class)
 
         return run
 

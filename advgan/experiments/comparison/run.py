@@ -25,7 +25,7 @@ from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat, check_class
 from advgan.defenses import ClassifierSpec, parse_classifier, parse_classifiers
 from advgan.evaluation.compatibility import is_black_box
-from advgan.evaluation.loading import LoadedGenerator, TargetModel, aim, parse_threat_models, unfit
+from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_threat_models, resolve_target_class
 from advgan.experiments.comparison.compare import CompareResults
 from advgan.experiments.settings import ClassifiersSettings, StudySettings
 from advgan.experiments.study import GridPoint, Study, parse_attacks
@@ -74,12 +74,12 @@ def main(settings: Settings) -> None:
     study, classifiers = Study("comparison", settings), parse_targets(settings)
     generators = load_by_target(study, settings, len(classifiers))
     first = study.generators[0].generator if study.generators else None
-    y_target = aim(settings.y_target, first)
-    everything, targeted = (*ATTACKS, "advgan:steps=2"), y_target is not None
-    specs = parse_attacks(settings.attacks, BASIC, everything, with_generator=first is not None, targeted=targeted)
+    y_target = resolve_target_class(settings.y_target, first)
+    all_names, targeted = (*ATTACKS, "advgan:steps=2"), y_target is not None
+    specs = parse_attacks(settings.attacks, BASIC, all_names, with_generator=first is not None, targeted=targeted)
     threats = parse_threat_models(settings.eps, settings.norm, first, targeted=targeted)
     checks = [parse_attack(name) for name in SANITY] if settings.sanity else []
-    study.start(settings.seeds[0], distributed=True)
+    study.init_run(settings.seeds[0], distributed=True)
     targets = study.load_targets(classifiers)
     check_class(y_target, study.data.num_classes)
     if not settings.attacks and any(is_black_box(target.model) for target in targets):
@@ -91,8 +91,8 @@ def main(settings: Settings) -> None:
         surrogate = surrogate.with_label(f"surrogate {weights.name if weights else settings.surrogate}")
     study.check_attacks([*specs, *checks], threats, y_target)
     if any(spec.name == "advgan" for spec in specs):
-        study.check_fit(threats, y_target)
-    study.open(keep=SHOWN)
+        study.check_generator_threats(threats, y_target)
+    study.prepare_output_dir(keep=SHOWN)
     attacks = plan(settings, specs, checks, threats, surrogate)
     points = [
         point
@@ -102,18 +102,22 @@ def main(settings: Settings) -> None:
     ]
     results = study.run(points)
     if study.is_main:
-        used = list(zip(targets, generators, strict=True))
-        described = [trained.describe(target) for target, several in used for trained in several]
-        if any(len(several) > 1 for several in generators):
-            names = [several_label("advgan", trained) for several in generators for trained in several]
-            described = [entry | {"attack": name} for entry, name in zip(described, names, strict=True)]
-        parts = summary(results, described, study.data.num_classes)
-        comparison = study.summary(target=targets[0].describe(settings.dataset), generators=described, **parts)
+        by_target = list(zip(targets, generators, strict=True))
+        descriptions = [
+            trained.describe(target) for target, target_generators in by_target for trained in target_generators
+        ]
+        if any(len(target_generators) > 1 for target_generators in generators):
+            names = [
+                several_label("advgan", trained) for target_generators in generators for trained in target_generators
+            ]
+            descriptions = [entry | {"attack": name} for entry, name in zip(descriptions, names, strict=True)]
+        parts = summary(results, descriptions, study.data.num_classes)
+        comparison = study.summary(target=targets[0].describe(settings.dataset), generators=descriptions, **parts)
         images = study.x[:SHOWN], study.y[:SHOWN]
-        outcome = CompareResults(Comparison(comparison, results, *images, study.data.classes))
-        outcome.save(settings.output_dir)
-        outcome.print(settings.output_dir, kept=study.cache_hits)
-    training.finish(study.accelerator)
+        compare_results = CompareResults(Comparison(comparison, results, *images, study.data.classes))
+        compare_results.save(settings.output_dir)
+        compare_results.print(settings.output_dir, cache_hits=study.cache_hits)
+    training.shutdown(study.accelerator)
 
 
 def parse_targets(settings: Settings) -> list[ClassifierSpec]:
@@ -152,11 +156,15 @@ def grid_points(
     base = GridPoint(spec=spec, target=target, threat=threat, y_target=y_target, seed=attack.seed, source=attack.source)
     if spec.name != "advgan":
         return [base]
-    fit = [trained for trained in generators if not unfit(trained.generator, threat, y_target)]
+    supported = [
+        trained
+        for trained in generators
+        if not trained.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)
+    ]
     several = len(generators) > 1
     return [
         replace(base, generator=trained, label=several_label(spec.label, trained) if several else None)
-        for trained in fit
+        for trained in supported
     ]
 
 
@@ -165,8 +173,8 @@ def check(settings: Settings) -> None:
     if not settings.seeds or not all(0 <= seed < 2**32 for seed in settings.seeds):
         raise InputError(f"seeds must be one or more from 0 to {2**32 - 1}, got {settings.seeds}")
     name = settings.surrogate
-    bare = name is not None and parse_classifier(name, settings.surrogate_weights).needs_weights
-    if bare or (settings.surrogate_weights and not name):
+    lacks_weights = name is not None and parse_classifier(name, settings.surrogate_weights).needs_weights
+    if lacks_weights or (settings.surrogate_weights and not name):
         raise InputError(
             f"a surrogate needs a name and weights, got {settings.surrogate} and {settings.surrogate_weights}"
         )
@@ -200,6 +208,6 @@ def plan(
             planned += [PlannedAttack(spec, threat, seed) for seed in seeds]
         if surrogate is not None:
             planned.append(PlannedAttack(parse_attack("mifgsm"), threat, settings.seeds[0], surrogate))
-    if checks and (large := Threat("linf", 0.5, threats[0].targeted)) not in threats:
-        planned.append(PlannedAttack(parse_attack("pgd:steps=40"), large, settings.seeds[0]))
+    if checks and (large_ball := Threat("linf", 0.5, threats[0].targeted)) not in threats:
+        planned.append(PlannedAttack(parse_attack("pgd:steps=40"), large_ball, settings.seeds[0]))
     return planned

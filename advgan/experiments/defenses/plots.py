@@ -46,13 +46,16 @@ def robust(summary: Mapping[str, Any]) -> Plot:
     return _map(summary, columns, {1, len(columns) - 1}, "robust_accuracy", "What accuracy is left", ROBUST)
 
 
-def matrix(summary: Mapping[str, Any]) -> dict[tuple[str, str], ResultRow]:
+def matrix_rows(summary: Mapping[str, Any]) -> dict[tuple[str, str], ResultRow]:
     """(defense, column) -> its row, those of the worst case and of clean images among them."""
-    found = {(row["target"], row["column"]): row for row in summary["rows"]}
-    for each in summary["defenses"]:
-        clean = {"asr": None, "robust_accuracy": each["clean_accuracy"], "rejected": each["clean_rejected"]}
-        found |= {(each["label"], CLEAN): clean, (each["label"], WORST): each["worst_case"] or dict.fromkeys(clean)}
-    return found
+    cells = {(row["target"], row["column"]): row for row in summary["rows"]}
+    for defense in summary["defenses"]:
+        clean = {"asr": None, "robust_accuracy": defense["clean_accuracy"], "rejected": defense["clean_rejected"]}
+        cells |= {
+            (defense["label"], CLEAN): clean,
+            (defense["label"], WORST): defense["worst_case"] or dict.fromkeys(clean),
+        }
+    return cells
 
 
 def cell_text(row: ResultRow | None, key: str, rate: Callable[[ResultRow], str] | None = None) -> str:
@@ -66,28 +69,28 @@ def cell_text(row: ResultRow | None, key: str, rate: Callable[[ResultRow], str] 
 
 def _map(summary: Mapping[str, Any], columns: list[str], apart: set[int], key: str, title: str, caption: str) -> Plot:
     """One cell for each line and column; before the columns numbered in `apart` is a gap."""
-    lines, cells = [each["label"] for each in summary["defenses"]], matrix(summary)
-    left = np.arange(len(columns)) + GAP * np.array([sum(j >= i for i in apart) for j in range(len(columns))])
+    lines, cells = [defense["label"] for defense in summary["defenses"]], matrix_rows(summary)
+    lefts = np.arange(len(columns)) + GAP * np.array([sum(j >= i for i in apart) for j in range(len(columns))])
     longest, widest = max(map(len, lines)), max(map(len, columns))
-    sheet = style.sheet(1.6 + 0.075 * longest + 0.62 * left[-1], 1.3 + 0.06 * widest + 0.34 * len(lines))
-    axes = sheet.subplots()
+    figure = style.sheet(1.6 + 0.075 * longest + 0.62 * lefts[-1], 1.3 + 0.06 * widest + 0.34 * len(lines))
+    axes = figure.subplots()
     for j, column in enumerate(columns):
         rows = [cells.get((line, column)) for line in lines]
         values = np.array([[None if row is None else row[key]] for row in rows], dtype=float)
-        extent = (left[j], left[j] + 1, len(lines), 0)
+        extent = (lefts[j], lefts[j] + 1, len(lines), 0)
         image = axes.imshow(np.ma.masked_invalid(values), "cividis", vmin=0, vmax=1, aspect="auto", extent=extent)
         for i, row in enumerate(rows):
             dark = row is not None and row[key] is not None and row[key] <= 0.55
             weight = "bold" if column == WORST else "normal"
-            where = (left[j] + 0.5, i + 0.5)
+            where = (lefts[j] + 0.5, i + 0.5)
             colour = "white" if dark else "black"
             axes.text(*where, cell_text(row, key), ha="center", va="center", color=colour, fontsize=9, weight=weight)
-    axes.set(xlim=(0, left[-1] + 1), ylim=(len(lines), 0))
+    axes.set(xlim=(0, lefts[-1] + 1), ylim=(len(lines), 0))
     axes.set_yticks(np.arange(len(lines)) + 0.5, lines, fontsize=9)
     axes.xaxis.tick_top()
-    axes.set_xticks(left + 0.5, columns, fontsize=9, rotation=45, ha="left", rotation_mode="anchor")
+    axes.set_xticks(lefts + 0.5, columns, fontsize=9, rotation=45, ha="left", rotation_mode="anchor")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     name = {"asr": "ASR", "robust_accuracy": "accuracy"}[key]
-    sheet.colorbar(image, ax=axes, format=style.percent, label=name, pad=0.02)
-    return style.finish(sheet, f"{title}: {name}, {summary['norm']} eps {eps_text(summary['eps'])}", caption)
+    figure.colorbar(image, ax=axes, format=style.percent, label=name, pad=0.02)
+    return style.finish(figure, f"{title}: {name}, {summary['norm']} eps {eps_text(summary['eps'])}", caption)

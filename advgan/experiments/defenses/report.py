@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from advgan.core.threat_model import eps_text
-from advgan.experiments.defenses.plots import CLEAN, NOT_RUN, WORST, asr, cell_text, matrix, robust
+from advgan.experiments.defenses.plots import CLEAN, NOT_RUN, WORST, asr, cell_text, matrix_rows, robust
 from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
 from advgan.report.files import file_names
@@ -16,15 +16,15 @@ from advgan.report.page import ResultRow, Summary, Table, failures, with_interva
 from advgan.report.study import Scalar, StudyReport
 
 Rate = Callable[[ResultRow], str]
-FIGURES = ("asr", "asr_low", "asr_high", "robust_accuracy")
-HEADS = (
+RATES = ("asr", "asr_low", "asr_high", "robust_accuracy")
+CSV_COLUMNS = (
     *("defense", "column", "attack", "access", "norm", "eps", "n", "n_attacked", "clean_accuracy"),
-    *(*FIGURES, "rejected", "seconds_per_image", "same_as", "status"),
+    *(*RATES, "rejected", "seconds_per_image", "same_as", "status"),
 )
-SUCCESS = "Of the images that the line's classifier gets right. In brackets 95 % Wilson intervals."
-LEFT = "Over all images: right before the attack, and not made wrong by it."
-REJECTED = "Images that the line's classifier rejects, clean and attacked: no success of the attack."
-WORTH = (
+SUCCESS_NOTE = "Of the images that the line's classifier gets right. In brackets 95 % Wilson intervals."
+ACCURACY_NOTE = "Over all images: right before the attack, and not made wrong by it."
+REJECTED_NOTE = "Images that the line's classifier rejects, clean and attacked: no success of the attack."
+SUMMARY_NOTE = (
     "Worst case: accuracy over all images, each under the attack that is worst for it. Strongest attack: that of most "
     "success, over the images that are right without it. Training s: of the line's classifier, if recorded in its run; "
     "defenses around it and members of an ensemble are not counted. Inference: time of a prediction over that of the "
@@ -42,7 +42,7 @@ def report(summary: Summary) -> StudyReport:
     """
     figures = {"asr.png": asr(summary), "robust.png": robust(summary)}
     failed = [row for row in summary["rows"] if not row["same_as"]]
-    verdict_lines = [f"- **{each['verdict']}**: {in_markdown(each['told'])}" for each in verdicts(summary)]
+    verdict_lines = [f"- **{entry['verdict']}**: {in_markdown(entry['told'])}" for entry in verdicts(summary)]
     title = f"What each defense is worth ({summary['targets'][0]['dataset']})"
     return StudyReport(
         name="defenses",
@@ -51,10 +51,10 @@ def report(summary: Summary) -> StudyReport:
         rows=failed,
         tables=tables(summary),
         figures=figures,
-        columns=HEADS,
+        columns=CSV_COLUMNS,
         csv_rows=_csv_rows(summary),
         scalars=list(_scalars(summary)),
-        intro=[f"- {in_markdown(each['label'])}: {code(each['row'])}" for each in summary["defenses"]],
+        intro=[f"- {in_markdown(entry['label'])}: {code(entry['row'])}" for entry in summary["defenses"]],
         notes=["### Verdicts", "", *verdict_lines, ""],
         notes_tag="verdicts",
         html=html(title, summary, figures, failures(failed)),
@@ -64,33 +64,36 @@ def report(summary: Summary) -> StudyReport:
 
 def tables(summary: Summary) -> list[Table]:
     """Worst case and cost of each defense; success and accuracy, defense x attack; and rejections, if there are any."""
-    cells, labels = matrix(summary), [each["label"] for each in summary["defenses"]]
-    ball, columns = f"{summary['norm']} eps {eps_text(summary['eps'])}", [*summary["columns"], WORST]
+    cell_rows, labels = matrix_rows(summary), [defense["label"] for defense in summary["defenses"]]
+    threat, columns = f"{summary['norm']} eps {eps_text(summary['eps'])}", [*summary["columns"], WORST]
 
-    def grid(title: str, key: str, named: list[str], heads: list[str], note: str, rate: Rate | None = None) -> Table:
-        lines = [[label, *(cell_text(cells.get((label, head)), key, rate) for head in heads)] for label in named]
-        return Table(f"{title}, {ball}", ["defense", *heads], lines, note)
+    def grid(title: str, key: str, names: list[str], headers: list[str], note: str, rate: Rate | None = None) -> Table:
+        rows = [[label, *(cell_text(cell_rows.get((label, head)), key, rate) for head in headers)] for label in names]
+        return Table(f"{title}, {threat}", ["defense", *headers], rows, note)
 
-    found = [worth(summary), grid("ASR %", "asr", labels, columns, SUCCESS, with_interval)]
-    found.append(grid("Accuracy %", "robust_accuracy", labels, [CLEAN, *columns], LEFT))
-    if rejecting := [each["label"] for each in summary["defenses"] if each["clean_rejected"] is not None]:
-        found.append(grid("Rejected %", "rejected", rejecting, [CLEAN, *summary["columns"]], REJECTED))
-    return found
+    result_tables = [summary_table(summary), grid("ASR %", "asr", labels, columns, SUCCESS_NOTE, with_interval)]
+    result_tables.append(grid("Accuracy %", "robust_accuracy", labels, [CLEAN, *columns], ACCURACY_NOTE))
+    if rejecting := [defense["label"] for defense in summary["defenses"] if defense["clean_rejected"] is not None]:
+        result_tables.append(grid("Rejected %", "rejected", rejecting, [CLEAN, *summary["columns"]], REJECTED_NOTE))
+    return result_tables
 
 
-def worth(summary: Summary) -> Table:
+def summary_table(summary: Summary) -> Table:
     """Worst-case accuracy of each line, its strongest attack, and the cost of the defense."""
-    heads = ["defense", "clean %", "worst case %", "strongest attack", "training s", "inference", "gradients"]
-    lines = [
+    headers = ["defense", "clean %", "worst case %", "strongest attack", "training s", "inference", "gradients"]
+    rows = [
         [
-            *(each["label"], f"{100 * each['clean_accuracy']:.1f}"),
-            *(f"{100 * _left(each):.1f}" if each["worst_case"] else "failed", _strongest(summary, each["label"])),
-            NOT_RUN if each["training_seconds"] is None else f"{each['training_seconds']:.0f}",
-            *(f"{each['relative_time']:.2f} x", each["masking"]["verdict"] if each["masking"] else NOT_RUN),
+            *(defense["label"], f"{100 * defense['clean_accuracy']:.1f}"),
+            *(
+                f"{100 * _worst_case_accuracy(defense):.1f}" if defense["worst_case"] else "failed",
+                _strongest(summary, defense["label"]),
+            ),
+            NOT_RUN if defense["training_seconds"] is None else f"{defense['training_seconds']:.0f}",
+            *(f"{defense['relative_time']:.2f} x", defense["masking"]["verdict"] if defense["masking"] else NOT_RUN),
         ]
-        for each in summary["defenses"]
+        for defense in summary["defenses"]
     ]
-    return Table("What each defense is worth", heads, lines, WORTH)
+    return Table("What each defense is worth", headers, rows, SUMMARY_NOTE)
 
 
 def _strongest(summary: Summary, label: str) -> str:
@@ -102,16 +105,16 @@ def _strongest(summary: Summary, label: str) -> str:
 def verdicts(summary: Summary) -> list[dict[str, Any]]:
     """The verdict on each line's gradients, and the failed checks of the measurement: verdict, text, whether it is a
     fault."""
-    found = []
-    for each in summary["defenses"]:
-        if masking := each["masking"]:
-            words = f"{each['label']}: gradients: {masking['detail']}"
-            bad = masking["verdict"] not in ("honest", "unclear", "not tested")
-            found.append({"verdict": masking["verdict"], "told": words, "violated": bad})
-        for rule in each["violated"]:
-            words = f"{each['label']}: {rule['check']}: {rule['detail']}. It usually means: {rule['meaning']}"
-            found.append({"verdict": "violated", "told": words, "violated": True})
-    return found
+    entries = []
+    for defense in summary["defenses"]:
+        if masking := defense["masking"]:
+            text = f"{defense['label']}: gradients: {masking['detail']}"
+            violated = masking["verdict"] not in ("no masking found", "unclear", "not tested")
+            entries.append({"verdict": masking["verdict"], "told": text, "violated": violated})
+        for rule in defense["violated"]:
+            text = f"{defense['label']}: {rule['check']}: {rule['detail']}. It usually means: {rule['meaning']}"
+            entries.append({"verdict": "violated", "told": text, "violated": True})
+    return entries
 
 
 def html(title: str, summary: Summary, figures: Mapping[str, Plot], failed: Sequence[str]) -> str:
@@ -135,18 +138,18 @@ def html(title: str, summary: Summary, figures: Mapping[str, Plot], failed: Sequ
 
 def headlines(summary: Summary) -> list[str]:
     """The best and the worst line by worst-case accuracy."""
-    ranked = sorted((each for each in summary["defenses"] if each["worst_case"]), key=_left)
-    both = {"Most is left by": ranked[-1:], "Least by": ranked[:-1][:1]}
+    ranked = sorted((defense for defense in summary["defenses"] if defense["worst_case"]), key=_worst_case_accuracy)
+    extremes = {"Highest": ranked[-1:], "Lowest": ranked[:-1][:1]}
     return [
-        f"{word} {each['label']}: {_left(each):.1%} of all images are right under every attack, "
-        f"{each['clean_accuracy']:.1%} without one."
-        for word, found in both.items()
-        for each in found
+        f"{opening} worst-case accuracy: {defense['label']}, {_worst_case_accuracy(defense):.1%} over all images under "
+        f"every attack; {defense['clean_accuracy']:.1%} without an attack."
+        for opening, ranked_lines in extremes.items()
+        for defense in ranked_lines
     ]
 
 
-def _left(each: ResultRow) -> float:
-    return float(each["worst_case"]["robust_accuracy"])
+def _worst_case_accuracy(defense: ResultRow) -> float:
+    return float(defense["worst_case"]["robust_accuracy"])
 
 
 def _csv_rows(summary: Summary) -> list[dict[str, Any]]:
@@ -161,11 +164,11 @@ def _csv_rows(summary: Summary) -> list[dict[str, Any]]:
 
 def _scalars(summary: Summary) -> Iterator[Scalar]:
     """A chart per column with a run for each defense."""
-    cells = matrix(summary)
+    cell_rows = matrix_rows(summary)
     labels, columns = [each["label"] for each in summary["defenses"]], [CLEAN, *summary["columns"], WORST]
     for label, run in zip(labels, file_names(labels), strict=True):
         for column, tag in zip(columns, file_names(columns), strict=True):
-            row = cells.get((label, column))
+            row = cell_rows.get((label, column))
             for key in ("asr", "robust_accuracy"):
                 if row is not None and row[key] is not None:
                     yield Scalar(run, f"{key}/{tag}", row[key])

@@ -38,27 +38,27 @@ def parse_row(text: str) -> MatrixRow:
     A label has no colon, slash, plus or equals sign. Raises InputError for a defense or a setting that is unknown.
     """
     named = LABEL.fullmatch(text)
-    label, rest = named.groups() if named else ("", text)
-    first, plus, others = rest.partition("+")
+    label, expression = named.groups() if named else ("", text)
+    first, plus, outer_defenses = expression.partition("+")
     on_base = first.partition(":")[0] in DEFENSES
-    defense = rest if on_base else others if plus else None
-    for word in [] if defense is None else defense.split("+"):
-        parse_spec(word, DEFENSES, {"inner"}, "defense")
+    defense = expression if on_base else outer_defenses if plus else None
+    for defense_name in [] if defense is None else defense.split("+"):
+        parse_spec(defense_name, DEFENSES, {"inner"}, "defense")
     if on_base or first == "none":
-        return MatrixRow(label or (rest if on_base else defense or first), None, defense)
+        return MatrixRow(label or (expression if on_base else defense or first), None, defense)
     path = Path(first)
     name = path.parent.name if path.name == "classifier" else path.name
     return MatrixRow(label or (f"{name} + {defense}" if defense else name), path, defense)
 
 
-def parse_rows(texts: Sequence[str], promised: Collection[Path] = ()) -> list[MatrixRow]:
+def parse_rows(texts: Sequence[str], run_dirs: Collection[Path] = ()) -> list[MatrixRow]:
     """The rows that `texts` ask for. Raises InputError for none, for two of one label, and for a word that is no
     defense and no directory that is there, or in one of those `promised` to be there later.
     """
     rows = [parse_row(text) for text in texts]
     for text, row in zip(texts, rows, strict=True):
         path = row.classifier
-        if path and not path.is_dir() and not {path, *path.parents} & set(promised):
+        if path and not path.is_dir() and not {path, *path.parents} & set(run_dirs):
             raise InputError(
                 f"row {text!r} must be none, a directory that is there, or a defense of {', '.join(DEFENSES)}, "
                 f"got {str(path)!r}"

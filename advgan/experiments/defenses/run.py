@@ -37,7 +37,7 @@ from advgan.experiments.defenses.report import report
 from advgan.experiments.defenses.rows import MatrixRow, load_rows, parse_rows
 from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
-from advgan.experiments.trainings import parse_commands, prepare
+from advgan.experiments.trainings import parse_commands, run_all
 
 ATTACKS = ("noise-sign", "fgsm", "fgsm@naive", "pgd:steps=40", "pgd:steps=40@naive", "square:queries=300")
 TRANSFER, OF_BASE, ITS_OWN = "transfer", "advgan, of the base", "advgan, trained on it"  # columns after the attacks'
@@ -89,12 +89,12 @@ def main(settings: Settings) -> None:
     run_dirs = [command.output_dir for command in commands]
     rows, specs = parse_rows(settings.rows, run_dirs), check(settings, base_spec, run_dirs)
     threat = Threat(settings.norm, settings.eps)
-    study.start(settings.seed)
+    study.init_run(settings.seed)
     for spec in specs:
         make_attack(spec, Flatten(), threat)(study.x[:0], study.y[:0])  # wrong settings: before any training
-    study.open()
+    study.prepare_output_dir()
     threads = [] if settings.threads is None else ["--threads", settings.threads]
-    prepare(commands, "--data-dir", settings.data_dir, *threads)
+    run_all(commands, "--data-dir", settings.data_dir, *threads)
 
     all_rows = [MatrixRow("base", None, None), *rows]
     (base, *targets), study.data = load_rows(all_rows, base_spec, study.data, study.accelerator.device)
@@ -103,7 +103,7 @@ def main(settings: Settings) -> None:
     if settings.surrogate:
         surrogate = study.load_surrogate(settings.surrogate, settings.surrogate_weights, "rows")
     generators = by_source(study.load_generators(settings.generator, [settings.target]), base, targets)
-    study.check_fit([threat])
+    study.check_generator_threats([threat])
     study.check_generators()
     grid = DefenseGrid(specs, base, generators, surrogate, threat, settings.seed)
     lines = [grid.line(target) for target in targets]
@@ -131,7 +131,7 @@ def main(settings: Settings) -> None:
         "generators": [trained.describe(by_sha256[sha256]) for sha256, trained in generators.items()],
         "rows": measured,
     }
-    study.finish(report(summary), total=len(points))
+    study.write_report(report(summary), total=len(points))
 
 
 def check(settings: Settings, base: ClassifierSpec, run_dirs: Sequence[Path]) -> list[AttackSpec]:
@@ -157,15 +157,15 @@ def by_source(
     """
     labels = {target.sha256: target.label for target in (base, *targets)}
     generators: dict[str, LoadedGenerator] = {}
-    for each in trained:
-        sha256 = each.source_sha256 or base.sha256
+    for loaded in trained:
+        sha256 = loaded.source_sha256 or base.sha256
         if sha256 not in labels:
-            raise InputError(f"the generator {each.path} was trained on neither the base nor any of the rows")
+            raise InputError(f"the generator {loaded.path} was trained on neither the base nor any of the rows")
         if sha256 in generators:
             raise InputError(
-                f"expected one generator for {labels[sha256]}, got {generators[sha256].path} and {each.path}"
+                f"expected one generator for {labels[sha256]}, got {generators[sha256].path} and {loaded.path}"
             )
-        generators[sha256] = each
+        generators[sha256] = loaded
     return generators
 
 
@@ -182,25 +182,29 @@ class DefenseGrid:
 
     def line(self, target: TargetModel) -> list[MatrixPoint]:
         """The points of one line. Where two views of an attack see the same model, the second is not run."""
-        of_all = partial(MatrixPoint, target=target, threat=self.threat, seed=self.seed)
+        point = partial(MatrixPoint, target=target, threat=self.threat, seed=self.seed)
         points: list[MatrixPoint] = []
-        ran: list[tuple[str, AttackSpec, Module | None]] = []
+        previous: list[tuple[str, AttackSpec, Module | None]] = []
         for spec in self.specs:
             view = attack_view(target.model, spec.view) if spec.access == "gradients" else None
-            call = (spec.name, spec.settings)
-            same = (c for c, other, saw in ran if view and saw is view and (other.name, other.settings) == call)
-            points.append(of_all(spec=spec, column=spec.label, same_as=next(same, None)))
-            ran.append((spec.label, spec, view))
+            attack = (spec.name, spec.settings)
+            repeated = (
+                c
+                for c, other, seen_view in previous
+                if view and seen_view is view and (other.name, other.settings) == attack
+            )
+            points.append(point(spec=spec, column=spec.label, same_as=next(repeated, None)))
+            previous.append((spec.label, spec, view))
         if self.surrogate is not None:
-            points.append(of_all(spec=parse_attack("mifgsm"), column=TRANSFER, source=self.surrogate))
-        one_pass = partial(of_all, spec=parse_attack("advgan"))
-        of_base, own = (self.generators.get(t.sha256) for t in (self.base, target))
+            points.append(point(spec=parse_attack("mifgsm"), column=TRANSFER, source=self.surrogate))
+        one_pass = partial(point, spec=parse_attack("advgan"))
+        of_base, own_generator = (self.generators.get(t.sha256) for t in (self.base, target))
         if of_base is not None:
-            transferred = of_base is not own
+            transferred = of_base is not own_generator
             points.append(one_pass(column=OF_BASE, label=OF_BASE, generator=of_base, transferred=transferred))
-        if own is not None:
-            same_as = OF_BASE if own is of_base else None
-            points.append(one_pass(column=ITS_OWN, label=ITS_OWN, generator=own, same_as=same_as))
+        if own_generator is not None:
+            same_as = OF_BASE if own_generator is of_base else None
+            points.append(one_pass(column=ITS_OWN, label=ITS_OWN, generator=own_generator, same_as=same_as))
         return points
 
 
@@ -220,14 +224,14 @@ def line_metrics(
     """
     results = [result for (label, _), result in matrix.items() if label == target.label]
     num_classes, first = study.data.num_classes, results[0].row
-    worst, masked = (next(iter(found), None) for found in (worst_case(results), masking(results, num_classes)))
+    worst, masked = (next(iter(entries), None) for entries in (worst_case(results), masking(results, num_classes)))
     strongest = [result for result in results if "@" not in result.row["attack"]]
-    x, same = study.x[: study.settings.batch_size], target.sha256 == base.sha256
+    x, is_base = study.x[: study.settings.batch_size], target.sha256 == base.sha256
     return {
         **{key: first.get(key) for key in ("n", "clean_accuracy", "clean_rejected")},
         "random": is_random(target.model),
         "training_seconds": target.training_seconds,
-        "relative_time": 1.0 if same else relative_time(target.model, base.model, x),
+        "relative_time": 1.0 if is_base else relative_time(target.model, base.model, x),
         "worst_case": worst,
         "masking": masked,
         "violated": [check for check in sanity(strongest, num_classes) if check["verdict"] == "violated"],

@@ -59,8 +59,8 @@ def report(summary: Summary) -> StudyReport:
 
 def tables(summary: Summary) -> list[Table]:
     """A table for each detector, a line for each attack; how to read them stands under the last."""
-    heads = ["attack", "knows", "fooled %", "AUC [95 %]", "TPR % [95 %]", "ASR % [95 %]", "robust %"]
-    found = []
+    headers = ["attack", "knows", "fooled %", "AUC [95 %]", "TPR % [95 %]", "ASR % [95 %]", "robust %"]
+    result_tables = []
     for detector in summary["detectors"]:
         rows = [row for row in summary["rows"] if row["target"] == detector["label"]]
         title = (
@@ -68,7 +68,7 @@ def tables(summary: Summary) -> list[Table]:
             f"{with_interval(detector, 'fpr')} % of {detector['n']} clean images rejected, "
             f"clean accuracy {rows[0]['clean_accuracy']:.2%}"
         )
-        lines = [
+        text_rows = [
             [
                 row["attack"],
                 "yes" if row["knows"] else "no",
@@ -80,29 +80,29 @@ def tables(summary: Summary) -> list[Table]:
             ]
             for row in rows
         ]
-        found.append(Table(title, heads, lines, NOTE if detector is summary["detectors"][-1] else ""))
-    return found
+        result_tables.append(Table(title, headers, text_rows, NOTE if detector is summary["detectors"][-1] else ""))
+    return result_tables
 
 
 def draw(summary: Summary) -> Plot:
     """The ROC curves, a panel for each detector."""
     detectors, rates = summary["detectors"], summary["rates"]
-    looks = style.by_access({row["attack"]: row["access"] for row in summary["rows"]})
+    styles = style.by_access({row["attack"]: row["access"] for row in summary["rows"]})
     sheet = style.sheet(2.6 + 4.2 * len(detectors), 4.6)
     handles = {}
     for axes, detector in zip(sheet.subplots(1, len(detectors), squeeze=False)[0], detectors, strict=True):
         for row in summary["rows"]:
             if row["target"] != detector["label"] or row["roc"] is None:
                 continue
-            color, marker, line = looks[row["attack"]]
+            color, marker, line = styles[row["attack"]]
             axes.step(rates, row["roc"], where="post", color=color, linestyle=line, linewidth=1.6)
-            look = {
+            style_settings = {
                 "color": color,
                 "marker": marker,
                 "linestyle": line,
                 "fillstyle": "full" if row["knows"] else "none",
             }
-            (handles[row["attack"]],) = axes.plot([detector["fpr"]], [row["tpr"]], markersize=8, **look)
+            (handles[row["attack"]],) = axes.plot([detector["fpr"]], [row["tpr"]], markersize=8, **style_settings)
         axes.plot(np.square(np.linspace(0, 1)), np.square(np.linspace(0, 1)), color="#888888", linestyle=":")
         axes.set_xscale("function", functions=(np.sqrt, np.square))
         axes.set_xticks([0, 0.01, 0.05, 0.2, 0.5, 1])

@@ -61,11 +61,11 @@ def main(settings: Settings) -> None:
     classifier, threat = settings.classifier, Threat(settings.norm, settings.eps)
     specs = [parse_attack(name) for name in dict.fromkeys(settings.attacks)]
     trained = study.load_generators(settings.generator, [settings.target])
-    study.check_fit([threat])
-    study.start(settings.seed)
+    study.check_generator_threats([threat])
+    study.init_run(settings.seed)
     targets = load_rejecting(study, classifier, settings.detector)
     study.check_attacks(specs, [threat])
-    study.open(keep=len(study.x))
+    study.prepare_output_dir(keep=len(study.x))
     attacks: list[tuple[AttackSpec, LoadedGenerator | None]] = [(spec, None) for spec in specs]
     attacks += [(parse_attack("advgan"), generator) for generator in trained]
     points = [
@@ -95,7 +95,7 @@ def main(settings: Settings) -> None:
         rates=RATES,
         rows=rows,
     )
-    study.finish(report(summary), total=len(rows))
+    study.write_report(report(summary), total=len(rows))
 
 
 def source_target(trained: LoadedGenerator, targets: list[TargetModel]) -> TargetModel:
@@ -128,16 +128,16 @@ def rejection_scores(target: TargetModel, x: Tensor) -> Tensor:
 
 def describe_detector(target: TargetModel, path: Path, clean: Tensor) -> dict[str, Any]:
     """A detector for detection.json, with the fraction of the clean test images, of these scores, that it rejects."""
-    detector, made = rejecting(target).detector, read_training_json(path / "detector")
+    detector, run = rejecting(target).detector, read_training_json(path / "detector")
     return {
         "label": target.label,
         "kind": detector.kind,
         "path": str(path),
         "n": len(clean),
         "threshold": detector.threshold.item(),
-        "fpr_wanted": made.get("settings", {}).get("fpr"),
-        "fpr_validation": made.get("fpr_validation"),
-        "training_seconds": made.get("training_seconds"),
+        "fpr_wanted": run.get("settings", {}).get("fpr"),
+        "fpr_validation": run.get("fpr_validation"),
+        "training_seconds": run.get("training_seconds"),
         **dict(zip(("fpr", "fpr_low", "fpr_high"), rejected_fraction(target, clean), strict=True)),
     }
 

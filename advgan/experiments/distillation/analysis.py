@@ -14,7 +14,7 @@ from advgan.evaluation.evaluate import Result
 from advgan.evaluation.runner import device_of
 from advgan.evaluation.statistics import wilson
 
-SMALL = 1e-3
+SMALL_GRADIENT = 1e-3
 
 
 def all_targets(results: Sequence[Result], pixels: int, limit: int) -> dict[str, Any]:
@@ -33,12 +33,12 @@ def all_targets(results: Sequence[Result], pixels: int, limit: int) -> dict[str,
     keys = ("n", "asr", "asr_low", "asr_high", "changed", "robustness")
     if not results or any(result.row["status"] != "ok" for result in results):
         return dict.fromkeys(keys)
-    counts, fooled, l0 = (
+    eligible, success, l0 = (
         torch.stack([result.records[name] for result in results]) for name in ("counts", "fooled", "l0")
     )
-    n, hits = int(counts.sum()), int(fooled.sum())
-    nearest = l0.double().masked_fill(~fooled, min(limit, pixels)).amin(0)[counts.any(0)] / pixels
-    changed = (l0[fooled].double().mean() / pixels).item() if hits else None
+    n, hits = int(eligible.sum()), int(success.sum())
+    nearest = l0.double().masked_fill(~success, min(limit, pixels)).amin(0)[eligible.any(0)] / pixels
+    changed = (l0[success].double().mean() / pixels).item() if hits else None
     return dict(zip(keys, (n, hits / n, *wilson(hits, n), changed, nearest.mean().item()), strict=True))
 
 
@@ -47,21 +47,27 @@ def amplitude(model: nn.Module, x: Tensor) -> Tensor:
 
     In float32, as autograd computes it: 0 where p rounds to 0 and 1. `model` is left as found.
     """
-    found, device = [], device_of(model)
+    amplitudes, device = [], device_of(model)
     with frozen_eval(model), torch.enable_grad():
         for part in x.split(CHUNK):
             leaf = part.to(device).requires_grad_()
             p = model(leaf).float().softmax(1)
-            rows = [torch.autograd.grad(each.sum(), leaf, retain_graph=True)[0] for each in p.unbind(1)]
-            found.append(torch.stack([row.flatten(1).abs().amax(1) for row in rows]).amax(0).cpu())
-    return torch.cat(found)
+            rows = [
+                torch.autograd.grad(class_probability.sum(), leaf, retain_graph=True)[0]
+                for class_probability in p.unbind(1)
+            ]
+            amplitudes.append(torch.stack([row.flatten(1).abs().amax(1) for row in rows]).amax(0).cpu())
+    return torch.cat(amplitudes)
 
 
-def spread(amplitudes: Tensor) -> dict[str, float]:
+def amplitude_statistics(amplitudes: Tensor) -> dict[str, float]:
     """Mean and quantiles of the `amplitudes` (n,), n >= 1, and the shares of images below `SMALL` and of exactly 0."""
     low, median, high = torch.quantile(amplitudes.double(), torch.tensor([0.1, 0.5, 0.9], dtype=torch.double)).tolist()
     return {
         **{"n": len(amplitudes), "mean": amplitudes.double().mean().item()},
         **{"low": low, "median": median, "high": high},
-        **{"small": (amplitudes < SMALL).double().mean().item(), "zero": (amplitudes == 0).double().mean().item()},
+        **{
+            "small": (amplitudes < SMALL_GRADIENT).double().mean().item(),
+            "zero": (amplitudes == 0).double().mean().item(),
+        },
     }

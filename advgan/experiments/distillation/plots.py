@@ -33,47 +33,55 @@ GRADIENTS = (
 
 def success(table: Sequence[ResultRow]) -> Plot:
     """Success of JSMA's three derivatives against temperature, and the published curve."""
-    sheet = style.sheet(10.2, 5.0)
-    axes = sheet.subplots()
-    x = _places(table)
+    figure = style.sheet(10.2, 5.0)
+    axes = figure.subplots()
+    x = _positions(table)
     for i, derivative in enumerate(table[0]["jsma"]):
-        known = [(at, row["jsma"][derivative]) for at, row in zip(x, table, strict=True)]
-        points = [(at, each["asr"], each["asr_low"], each["asr_high"]) for at, each in known if each["asr"] is not None]
+        results = [(temperature, row["jsma"][derivative]) for temperature, row in zip(x, table, strict=True)]
+        points = [
+            (temperature, result["asr"], result["asr_low"], result["asr_high"])
+            for temperature, result in results
+            if result["asr"] is not None
+        ]
         if points:
-            at, rate, low, high = zip(*points, strict=True)
-            axes.plot(at, rate, color=style.COLOURS[i], marker=style.MARKERS[i], label=f"derivative of {derivative}")
-            axes.fill_between(at, low, high, color=style.COLOURS[i], alpha=0.13, linewidth=0)
+            temperature, rate, low, high = zip(*points, strict=True)
+            axes.plot(
+                temperature, rate, color=style.COLOURS[i], marker=style.MARKERS[i], label=f"derivative of {derivative}"
+            )
+            axes.fill_between(temperature, low, high, color=style.COLOURS[i], alpha=0.13, linewidth=0)
     published = [(UNDISTILLED if label == "none" else float(label), value / 100) for label, value in PUBLISHED.items()]
     axes.plot(
         *zip(*published, strict=True), color="black", marker=".", linestyle="--", linewidth=1, label="published, 2016"
     )
     axes.set(ylim=(-0.02, 1.03), ylabel="success of JSMA")
     axes.yaxis.set_major_formatter(style.percent)
-    sheet.legend(loc="outside right center", fontsize=9, frameon=False)
-    _temperatures(axes, sorted({*x, *(at for at, _ in published)}))
-    return style.finish(sheet, "JSMA against the temperature of defensive distillation", SUCCESS)
+    figure.legend(loc="outside right center", fontsize=9, frameon=False)
+    _temperatures(axes, sorted({*x, *(temperature for temperature, _ in published)}))
+    return style.finish(figure, "JSMA against the temperature of defensive distillation", SUCCESS)
 
 
 def gradients(table: Sequence[ResultRow]) -> Plot:
     """Amplitude of the softmax's input gradient against temperature."""
-    sheet = style.sheet(8.6, 5.0)
-    axes = sheet.subplots()
-    x = _places(table)
+    figure = style.sheet(8.6, 5.0)
+    axes = figure.subplots()
+    x = _positions(table)
     lines = {key: [max(row["gradients"][key], FLOOR) for row in table] for key in ("mean", "median", "low", "high")}
     axes.plot(x, lines["mean"], color=style.COLOURS[1], marker="s", label="mean")
     axes.plot(x, lines["median"], color=style.COLOURS[0], marker="o", label="median")
     axes.fill_between(x, lines["low"], lines["high"], color=style.COLOURS[0], alpha=0.13, linewidth=0)
     axes.set_yscale("log")
     exponents = range(-40, 1, 10)
-    axes.set_yticks([FLOOR, *(10.0**each for each in exponents)], ["0", *(f"1e{each}" for each in exponents)])
+    axes.set_yticks(
+        [FLOOR, *(10.0**exponent for exponent in exponents)], ["0", *(f"1e{exponent}" for exponent in exponents)]
+    )
     axes.minorticks_off()
     axes.set(ylim=(FLOOR / 10, 100), ylabel="largest |dp/dx| of an image")
     axes.legend(loc="lower left", fontsize=9, frameon=False)
     _temperatures(axes, x)
-    return style.finish(sheet, "Input gradients of the softmax against temperature", GRADIENTS)
+    return style.finish(figure, "Input gradients of the softmax against temperature", GRADIENTS)
 
 
-def _places(table: Sequence[ResultRow]) -> list[float]:
+def _positions(table: Sequence[ResultRow]) -> list[float]:
     return [UNDISTILLED if row["temperature"] is None else row["temperature"] for row in table]
 
 
@@ -81,6 +89,6 @@ def _temperatures(axes: Axes, places: Sequence[float]) -> None:
     """The axis of temperatures, logarithmic, with "none" before the first."""
     style.plain(axes)
     axes.set_xscale("log")
-    axes.set_xticks(places, ["none" if at == UNDISTILLED else f"{at:g}" for at in places])
+    axes.set_xticks(places, ["none" if temperature == UNDISTILLED else f"{temperature:g}" for temperature in places])
     axes.minorticks_off()
     axes.set_xlabel("temperature T")

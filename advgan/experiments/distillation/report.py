@@ -61,15 +61,15 @@ def tables(summary: Summary) -> list[Table]:
     """JSMA and its published success, the other attacks, robustness, and gradients: a line for each temperature."""
     table: Sequence[ResultRow] = summary["table"]
     derivatives, target = list(table[0]["jsma"]), summary["targets"][0]["name"]
-    n = max(each["n"] or 0 for row in table for each in row["jsma"].values())
-    found = [
+    n = max(result["n"] or 0 for row in table for result in row["jsma"].values())
+    result_tables = [
         Table(
             f"JSMA on {target}, at most {100 * summary['gamma']:.1f} % of the pixels, up to {n} attacks each",
-            ["T", "published %", *(f"{each} %" for each in derivatives), "accuracy %", "change"],
+            ["T", "published %", *(f"{result} %" for result in derivatives), "accuracy %", "change"],
             [
                 [
                     *(row["label"], "–" if (published := PUBLISHED.get(row["label"])) is None else f"{published:.2f}"),
-                    *(with_interval(row["jsma"][each]) for each in derivatives),
+                    *(with_interval(row["jsma"][result]) for result in derivatives),
                     *(f"{100 * row['accuracy']:.2f}", f"{100 * row['change']:+.2f}"),
                 ]
                 for row in table
@@ -78,18 +78,18 @@ def tables(summary: Summary) -> list[Table]:
         )
     ]
     if table[0]["attacks"]:
-        found.append(_others(table, target, summary["eps"]))
-    heads = [f"{form} {each} %" for form in ("rho", "changed") for each in derivatives]
-    lines = [
+        result_tables.append(_others(table, target, summary["eps"]))
+    headers = [f"{form} {result} %" for form in ("rho", "changed") for result in derivatives]
+    text_rows = [
         [
             row["label"],
-            *(percent(row["jsma"][each][key], "–", 2) for key in ("robustness", "changed") for each in derivatives),
+            *(percent(row["jsma"][result][key], "–", 2) for key in ("robustness", "changed") for result in derivatives),
         ]
         for row in table
     ]
-    found.append(Table("Robustness against JSMA: share of pixels", ["T", *heads], lines, ROBUSTNESS))
+    result_tables.append(Table("Robustness against JSMA: share of pixels", ["T", *headers], text_rows, ROBUSTNESS))
     keys, shares = ("mean", "low", "median", "high"), ("small", "zero")
-    lines = [
+    text_rows = [
         [
             row["label"],
             *(f"{row['gradients'][key]:.2g}" for key in keys),
@@ -97,29 +97,32 @@ def tables(summary: Summary) -> list[Table]:
         ]
         for row in table
     ]
-    heads = ["T", "mean", "10 %", "median", "90 %", "below 0.001 %", "exactly 0 %"]
+    headers = ["T", "mean", "10 %", "median", "90 %", "below 0.001 %", "exactly 0 %"]
     note = GRADIENTS.format(n=table[0]["gradients"]["n"])
-    return [*found, Table("Input gradients of the softmax", heads, lines, note)]
+    return [*result_tables, Table("Input gradients of the softmax", headers, text_rows, note)]
 
 
 def _others(table: Sequence[ResultRow], target: str, eps: float) -> Table:
-    heads, keys = ["T"], list[tuple[str, str]]()
-    for name, each in table[0]["attacks"].items():
-        heads.append(f"{name} ASR %")
+    headers, keys = ["T"], list[tuple[str, str]]()
+    for name, result in table[0]["attacks"].items():
+        headers.append(f"{name} ASR %")
         keys.append((name, "asr"))
-        if each["protocol"] == "minimal-norm":
-            heads.append("median l2")
+        if result["protocol"] == "minimal-norm":
+            headers.append("median l2")
             keys.append((name, "l2_median"))
-    lines = []
+    text_rows = []
     for row in table:
-        cells = [(key, row["attacks"][name]) for name, key in keys]
-        lines.append(
-            [row["label"], *(with_interval(each) if key == "asr" else _length(each[key]) for key, each in cells)]
+        results = [(key, row["attacks"][name]) for name, key in keys]
+        text_rows.append(
+            [
+                row["label"],
+                *(with_interval(result) if key == "asr" else _norm_text(result[key]) for key, result in results),
+            ]
         )
-    return Table(f"Other attacks on {target}", heads, lines, OTHERS.format(eps=eps_text(eps)))
+    return Table(f"Other attacks on {target}", headers, text_rows, OTHERS.format(eps=eps_text(eps)))
 
 
-def _length(value: float | None) -> str:
+def _norm_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 

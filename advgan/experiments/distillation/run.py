@@ -31,17 +31,17 @@ from advgan.defenses import ClassifierSpec
 from advgan.defenses.distillation import check_temperature
 from advgan.evaluation import Result, predict
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, read_training_json
-from advgan.experiments.distillation.analysis import all_targets, amplitude, spread
+from advgan.experiments.distillation.analysis import all_targets, amplitude, amplitude_statistics
 from advgan.experiments.distillation.report import report
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.study import GridPoint, Study
-from advgan.experiments.trainings import complete
+from advgan.experiments.trainings import ensure_trained
 from advgan.training.distillation import Settings as Distilling
 from advgan.training.program import Settings as Training
 
 GAMMA = 0.143  # of the pixels JSMA may change at most: 112 of 784, the paper's 14.3 %
 DERIVATIVES: tuple[Derivative, ...] = ("softmax", "logits", "probabilities")
-SHARED = ("dataset", "data_dir", "image_size", "image_column", "label_column", "target", "seed", "threads")
+SHARED_SETTINGS = ("dataset", "data_dir", "image_size", "image_column", "label_column", "target", "seed", "threads")
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ class DistillationStudy(Study):
 def main(settings: Settings) -> None:
     study = DistillationStudy("distillation", settings)
     specs = check(settings)
-    study.open()
+    study.prepare_output_dir()
     lines = distilled_models(settings)
     generators = [train_generator(settings, line) for line in lines]
-    study.start(settings.seed)
+    study.init_run(settings.seed)
     loaded = study.load_targets([ClassifierSpec(settings.target, line.weights) for line in lines])
     labels = ["no distillation" if line.temperature is None else f"T = {line.label}" for line in lines]
     targets = [target.with_label(label) for target, label in zip(loaded, labels, strict=True)]
@@ -140,7 +140,7 @@ def main(settings: Settings) -> None:
         rows=[result.row for result in study.results],
         generators=[trained.describe(target) for trained, target in zip(generators, targets, strict=True) if trained],
     )
-    study.finish(report(summary))
+    study.write_report(report(summary))
 
 
 def table_row(
@@ -163,7 +163,7 @@ def table_row(
         "change": 0.0,
         "jsma": {derivative: study.jsma(target, derivative) for derivative in DERIVATIVES},
         "attacks": attacks,
-        "gradients": spread(amplitude(model, study.x[: study.settings.max_samples])),
+        "gradients": amplitude_statistics(amplitude(model, study.x[: study.settings.max_samples])),
     }
 
 
@@ -178,7 +178,7 @@ def check(settings: Settings) -> list[AttackSpec]:
     if not settings.runs and 1 not in settings.temperatures:
         given = " ".join(f"{temperature:g}" for temperature in settings.temperatures)
         raise InputError(f"expected temperature 1, whose teacher is the undefended classifier, got {given}")
-    specs = [parse_attack(word) for word in settings.attacks]
+    specs = [parse_attack(name) for name in settings.attacks]
     if any(spec.name == "advgan" for spec in specs):
         raise InputError("attack advgan comes by itself with --generator-recipe, expected others, got advgan")
     return specs
@@ -187,15 +187,17 @@ def check(settings: Settings) -> list[AttackSpec]:
 def distilled_models(settings: Settings) -> list[DistilledModel]:
     """The plain classifier, then the students by temperature, each trained as far as that is not done."""
     runs: dict[float, Path] = {}
-    for directory in settings.runs or [distilled(settings, each) for each in sorted(set(settings.temperatures))]:
+    for directory in settings.runs or [
+        distilled(settings, temperature) for temperature in sorted(set(settings.temperatures))
+    ]:
         run = read_training_json(directory / "classifier")
         temperature = run.get("temperature")
         if temperature is None or run["accuracies"]["student"].get("test") is None:  # which is measured at the very end
             expected = "a finished run of train/distill.py, with classifier/training.json"
             raise InputError(f"expected {expected}, got {directory}")
         if temperature in runs:
-            both = f"{runs[temperature]} and {directory} of {temperature:g}"
-            raise InputError(f"expected one run of each temperature, got {both}")
+            duplicates = f"{runs[temperature]} and {directory} of {temperature:g}"
+            raise InputError(f"expected one run of each temperature, got {duplicates}")
         runs[temperature] = directory
     if 1 not in runs:
         raise InputError("expected a run of temperature 1, whose teacher is the undefended classifier, got none")
@@ -206,10 +208,12 @@ def distilled_models(settings: Settings) -> list[DistilledModel]:
 def distilled(settings: Settings, temperature: float) -> Path:
     """The run of one temperature, in a directory of its own."""
     directory = settings.output_dir / f"T-{temperature:g}"
-    words = [] if settings.train_recipe is None else ["--recipe", str(settings.train_recipe)]
-    words += ["--temperature", f"{temperature:g}", *flags(settings, *SHARED)]
-    wanted = parse(Distilling, words)
-    complete("train/distill.py", words, directory, wanted, "classifier", phases=2)  # teacher and student
+    arguments = [] if settings.train_recipe is None else ["--recipe", str(settings.train_recipe)]
+    arguments += ["--temperature", f"{temperature:g}", *flags(settings, *SHARED_SETTINGS)]
+    train_settings = parse(Distilling, arguments)
+    ensure_trained(
+        "train/distill.py", arguments, directory, train_settings, "classifier", phases=2
+    )  # teacher and student
     return directory
 
 
@@ -218,10 +222,10 @@ def train_generator(settings: Settings, line: DistilledModel) -> LoadedGenerator
     if settings.generator_recipe is None:
         return None
     directory = settings.output_dir / f"generator-{line.label}"
-    words = ["--recipe", str(settings.generator_recipe), "--target-weights", str(line.weights)]
-    words += flags(settings, *SHARED, "eps")
-    wanted = parse(Training, words)
-    complete("train/advgan.py", words, directory, wanted, "generator")
+    arguments = ["--recipe", str(settings.generator_recipe), "--target-weights", str(line.weights)]
+    arguments += flags(settings, *SHARED_SETTINGS, "eps")
+    train_settings = parse(Training, arguments)
+    ensure_trained("train/advgan.py", arguments, directory, train_settings, "generator")
     return load_generators([directory], 1, [settings.target])[0]
 
 

@@ -36,23 +36,23 @@ def examples(label: str, results: list[Result], comparison: Comparison) -> Plot 
     x, clean = comparison.x[chosen], results[0].records["clean_prediction"][chosen]
     rows = [(f"eps 0\naccuracy {results[0].row['clean_accuracy']:.0%}", x, clean, torch.zeros_like(clean))]
     for result in results:
-        near, prediction = result.records["within"][chosen], result.records["prediction"][chosen]
-        images = torch.where(near.view(-1, 1, 1, 1), result.x_adv[chosen], x)
+        within, prediction = result.records["within"][chosen], result.records["prediction"][chosen]
+        images = torch.where(within.view(-1, 1, 1, 1), result.x_adv[chosen], x)
         text = f"eps {eps_text(result.row['eps'])}\naccuracy {result.row['robust_accuracy']:.0%}"
-        rows.append((text, images, torch.where(near, prediction, clean), result.records["success"][chosen]))
+        rows.append((text, images, torch.where(within, prediction, clean), result.records["success"][chosen]))
     first = results[0].row
-    aim = "" if first["y_target"] is None else f" toward class {comparison.classes[first['y_target']]}"
-    title = f"{label}{aim} on {first['target']}, {first['norm']}: images at growing eps"
+    toward = "" if first["y_target"] is None else f" toward class {comparison.classes[first['y_target']]}"
+    title = f"{label}{toward} on {first['target']}, {first['norm']}: images at growing eps"
     return Plot(title, CAPTION.format(count=count), _draw(rows, comparison.y[chosen], comparison.classes))
 
 
 def _spread(results: list[Result], n: int) -> tuple[Tensor, int]:
     """Up to SHOWN of the attacked ones among the first `n` images, from easy to hard; and how many those were."""
     attacked = torch.nonzero(results[0].records["counts"][:n])[:, 0]
-    turned = torch.stack([result.records["success"][attacked] for result in results]).sum(0)  # at so many eps
-    order = attacked[turned.argsort(descending=True, stable=True)]
-    even = torch.linspace(0, max(len(order) - 1, 0), min(SHOWN, len(order))).round().long()
-    return order[even], len(order)
+    n_success = torch.stack([result.records["success"][attacked] for result in results]).sum(0)  # at so many eps
+    order = attacked[n_success.argsort(descending=True, stable=True)]
+    positions = torch.linspace(0, max(len(order) - 1, 0), min(SHOWN, len(order))).round().long()
+    return order[positions], len(order)
 
 
 def _draw(rows: list[tuple[str, Tensor, Tensor, Tensor]], y: Tensor, classes: tuple[str, ...]) -> np.ndarray:
@@ -73,11 +73,11 @@ def _draw(rows: list[tuple[str, Tensor, Tensor, Tensor]], y: Tensor, classes: tu
         top = i * (head + aspect + GAP) + head
         axes.text(LEFT - GAP, top + aspect / 2, text, ha="right", va="center", size=font)
         for j, image in enumerate(images):
-            left = LEFT + j * (1 + GAP)
-            axes.imshow(rgb(image), extent=(left, left + 1, top + aspect, top), interpolation="nearest")
+            x_left = LEFT + j * (1 + GAP)
+            axes.imshow(rgb(image), extent=(x_left, x_left + 1, top + aspect, top), interpolation="nearest")
             color, weight = (FOOLED, "bold") if bold[j] else (HELD, "normal")
             caption = f"{names[int(y[j])]}{arrow}{names[int(predictions[j])]}"
-            where = (left + 0.5, top - 0.03)
-            axes.text(*where, caption, ha="center", va="bottom", size=font, color=color, weight=weight)
+            position = (x_left + 0.5, top - 0.03)
+            axes.text(*position, caption, ha="center", va="bottom", size=font, color=color, weight=weight)
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
     return pixels(figure)

@@ -16,7 +16,7 @@ from advgan.report.page import ResultRow, Summary, Table, percent
 from advgan.report.study import Scalar, StudyReport
 
 COLUMNS = ("attack", "norm", "eps", "n", "accuracy", "low", "high", "asr", "asr_low", "asr_high")
-KNOWN = (  # of a row at eps 0: what no attack decides
+CLEAN_COLUMNS = (  # of a row at eps 0: what no attack decides
     *("target", "attack", "access", "protocol", "attack_norm", "norm", "targeted", "y_target"),
     *("seed", "batch_size", "n", "n_correct", "n_attacked", "clean_accuracy", "clean_rejected"),
 )
@@ -27,9 +27,15 @@ def unattacked(row: ResultRow) -> dict[str, Any]:
     n = row["n_attacked"]
     rate = dict(zip(("asr", "asr_low", "asr_high"), (0.0, *wilson(0, n)) if n else (None,) * 3, strict=True))
     sizes = dict.fromkeys(("l0_mean", "l2_mean", "linf_mean", "linf_max"), 0.0)
-    known = {"eps": 0.0, "robust_accuracy": row["clean_accuracy"], "ssim_mean": 1.0, "violations": [], "status": "ok"}
-    known |= {} if row["clean_rejected"] is None else {"rejected": 0.0}  # those that are rejected do not count
-    return dict.fromkeys(ROW_KEYS) | {key: row[key] for key in KNOWN} | known | sizes | rate
+    clean_metrics = {
+        "eps": 0.0,
+        "robust_accuracy": row["clean_accuracy"],
+        "ssim_mean": 1.0,
+        "violations": [],
+        "status": "ok",
+    }
+    clean_metrics |= {} if row["clean_rejected"] is None else {"rejected": 0.0}  # those that are rejected do not count
+    return dict.fromkeys(ROW_KEYS) | {key: row[key] for key in CLEAN_COLUMNS} | clean_metrics | sizes | rate
 
 
 def report(comparison: Comparison) -> StudyReport:
@@ -60,30 +66,36 @@ def draw(comparison: Comparison) -> dict[str, Plot]:
     for result in sorted(comparison.results, key=lambda result: float(result.row["eps"])):
         if result.row["status"] == "ok":
             attacks.setdefault(result.row["attack"], []).append(result)
-    drawn = list(curves(comparison).values())  # one target, norm and goal: one figure, if any attack has metrics
-    found = dict(zip(["curves.png"], drawn, strict=False))
+    curve_plots = list(curves(comparison).values())  # one target, norm and goal: one figure, if any attack has metrics
+    plots = dict(zip(["curves.png"], curve_plots, strict=False))
     for label, results in attacks.items():
         if plot := examples(label, results, comparison):
-            found[f"gallery/{safe(label)}.png"] = plot
-    return found
+            plots[f"gallery/{safe(label)}.png"] = plot
+    return plots
 
 
 def tables(summary: Summary) -> list[Table]:
     """Accuracy and success, a line per attack, a column per eps; "–" where an attack was not run."""
     rows = summary["rows"]
-    first, radii = rows[0], sorted({row["eps"] for row in rows})
-    cells = {(row["attack"], row["eps"]): row for row in rows}
-    aim = "" if first["y_target"] is None else f", toward class {first['y_target']}"
-    where = f"on {first['target']}, {first['norm']}{aim}"
+    first, eps_values = rows[0], sorted({row["eps"] for row in rows})
+    by_attack_and_eps = {(row["attack"], row["eps"]): row for row in rows}
+    toward = "" if first["y_target"] is None else f", toward class {first['y_target']}"
+    context = f"on {first['target']}, {first['norm']}{toward}"
     accuracy = f"Of all {first['n']} images: right before the attack, and not made wrong by it."
     success = f"Of the {first['n_attacked']} attacked images, which are right before it."
-    heads = ["attack", *map(eps_text, radii)]
+    headers = ["attack", *map(eps_text, eps_values)]
     return [
         Table(
-            f"{title} {where}, against eps",
-            heads,
+            f"{title} {context}, against eps",
+            headers,
             [
-                [attack, *(percent(cells[attack, eps][key]) if (attack, eps) in cells else "–" for eps in radii)]
+                [
+                    attack,
+                    *(
+                        percent(by_attack_and_eps[attack, eps][key]) if (attack, eps) in by_attack_and_eps else "–"
+                        for eps in eps_values
+                    ),
+                ]
                 for attack in dict.fromkeys(row["attack"] for row in rows)
             ],
             note,

@@ -16,7 +16,7 @@ from advgan.attacks.registry import ATTACKS
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat, check_class
 from advgan.defenses.flags import ClassifierSettings
-from advgan.evaluation.loading import aim, parse_eps_values, unfit
+from advgan.evaluation.loading import parse_eps_values, resolve_target_class
 from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study, parse_attacks
 from advgan.experiments.sweep.report import report, unattacked
@@ -51,19 +51,19 @@ def main(settings: Settings) -> None:
     trained = study.load_generators([] if settings.generator is None else [settings.generator], [settings.target])
     generator = trained[0].generator if trained else None
     norm: Norm = settings.norm or (generator.threat.norm if generator else "linf")
-    y_target = aim(settings.y_target, generator)
+    y_target = resolve_target_class(settings.y_target, generator)
     threats = [Threat(norm, eps, targeted=y_target is not None) for eps in parse_eps_values(settings.eps, norm) if eps]
     with_generator, targeted = generator is not None, y_target is not None
     specs = parse_attacks(settings.attacks, BASIC, tuple(ATTACKS), with_generator=with_generator, targeted=targeted)
     if not threats:
         raise InputError("expected an eps above 0, got none")
-    study.start(settings.seed)
+    study.init_run(settings.seed)
     (target,) = study.load_targets([classifier])
     check_class(y_target, study.data.num_classes)
     study.check_attacks(specs, threats[:1], y_target)
     if any(spec.name == "advgan" for spec in specs):
-        study.check_fit(threats, y_target)
-    study.open(keep=SHOWN)
+        study.check_generator_threats(threats, y_target)
+    study.prepare_output_dir(keep=SHOWN)
     points = [
         GridPoint(
             spec=spec,
@@ -75,7 +75,9 @@ def main(settings: Settings) -> None:
         )
         for spec in specs
         for threat in threats
-        if spec.name != "advgan" or generator is None or not unfit(generator, threat, y_target)
+        if spec.name != "advgan"
+        or generator is None
+        or not generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)
     ]
     results = study.run(points)
     rows = []
@@ -83,7 +85,7 @@ def main(settings: Settings) -> None:
         if result.row["eps"] == threats[0].eps:
             rows.append(unattacked(result.row))
         rows.append(result.row)
-    generators = [each.describe(target) for each in trained]
+    generators = [loaded.describe(target) for loaded in trained]
     summary = study.summary(target=target.describe(settings.dataset), generators=generators, rows=rows)
     images = study.x[:SHOWN], study.y[:SHOWN]
-    study.finish(report(Comparison(summary, results, *images, study.data.classes)), total=len(results))
+    study.write_report(report(Comparison(summary, results, *images, study.data.classes)), total=len(results))

@@ -47,13 +47,13 @@ class Point:
 
 def points(rows: Iterable[ResultRow]) -> dict[str, list[Point]]:
     """Attack -> its curve from eps 0 on, over all of the `rows` that have metrics."""
-    found: dict[str, dict[float, list[ResultRow]]] = {}
+    by_attack: dict[str, dict[float, list[ResultRow]]] = {}
     for row in rows:
         if row["status"] == "ok":
-            found.setdefault(row["attack"], {}).setdefault(row["eps"], []).append(row)
+            by_attack.setdefault(row["attack"], {}).setdefault(row["eps"], []).append(row)
     return {
-        attack: [Point(0.0, 0.0, 0.0, 0.0), *(_point(eps, radii[eps]) for eps in sorted(radii))]
-        for attack, radii in found.items()
+        attack: [Point(0.0, 0.0, 0.0, 0.0), *(_point(eps, by_eps[eps]) for eps in sorted(by_eps))]
+        for attack, by_eps in by_attack.items()
     }
 
 
@@ -68,21 +68,24 @@ def panels(rows: list[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
 
     Attacks on another classifier, and on their own source; of a single victim: from each source.
     """
-    made = [row for row in rows if row["source"]]
-    if len({row["victim"] for row in made}) == 1:
+    sourced = [row for row in rows if row["source"]]
+    if len({row["victim"] for row in sourced}) == 1:
         noise = [row for row in rows if not row["source"]]
-        found = {_made_on(row): [*noise, *(each for each in made if each["source"] == row["source"])] for row in made}
-        return list(found.items())
-    both = []
-    for title, own in (("on another classifier", False), ("on its own source", True)):
-        attacked = [row for row in made if (row["source"] == row["victim"]) == own]
+        by_source = {
+            _source_text(row): [*noise, *(other for other in sourced if other["source"] == row["source"])]
+            for row in sourced
+        }
+        return list(by_source.items())
+    charts = []
+    for title, white_box in (("on another classifier", False), ("on its own source", True)):
+        attacked = [row for row in sourced if (row["source"] == row["victim"]) == white_box]
         victims = {row["victim"] for row in attacked}
         noise = [row for row in rows if not row["source"] and row["victim"] in victims]
-        both.append((title, [*noise, *attacked]))
-    return both
+        charts.append((title, [*noise, *attacked]))
+    return charts
 
 
-def _made_on(row: ResultRow) -> str:
+def _source_text(row: ResultRow) -> str:
     """The source of a row, and what it costs to have it."""
     if row["source"] == row["victim"]:
         return f"made on {row['source']}, white box"
@@ -91,14 +94,14 @@ def _made_on(row: ResultRow) -> str:
 
 def pairs(rows: list[ResultRow]) -> str:
     """Source and victim, or the number of pairs in the mean, as text."""
-    found = list(dict.fromkeys((row["source"], row["victim"]) for row in rows if row["source"]))
-    source, victim = found[0]
-    if len(found) > 1:
-        return f"mean of {len(found)} {'classifiers' if source == victim else 'pairs'}"
+    distinct_pairs = list(dict.fromkeys((row["source"], row["victim"]) for row in rows if row["source"]))
+    source, victim = distinct_pairs[0]
+    if len(distinct_pairs) > 1:
+        return f"mean of {len(distinct_pairs)} {'classifiers' if source == victim else 'pairs'}"
     return source if source == victim else f"{source} → {victim}"
 
 
-def square(rows: list[ResultRow]) -> tuple[list[str], dict[tuple[str, str], ResultRow]]:
+def matrix_cells(rows: list[ResultRow]) -> tuple[list[str], dict[tuple[str, str], ResultRow]]:
     """The matrix's columns, and (line, column) -> row. A line is a source, the generator, or the noise."""
 
     def line(row: ResultRow) -> str:
@@ -109,27 +112,27 @@ def square(rows: list[ResultRow]) -> tuple[list[str], dict[tuple[str, str], Resu
     return list(dict.fromkeys(row["victim"] for row in rows)), {(line(row), row["victim"]): row for row in rows}
 
 
-def aim(row: ResultRow) -> str:
+def target_text(row: ResultRow) -> str:
     return "" if row["y_target"] is None else f", toward class {row['y_target']}"
 
 
 def matrix(rows: list[ResultRow]) -> Plot:
     """The annotated heat map of transfer."""
-    victims, cells = square(rows)
-    lines = list(dict.fromkeys(line for line, _ in cells))
-    values = np.array([[cells[line, victim]["asr"] for victim in victims] for line in lines], dtype=float)
+    victims, by_line = matrix_cells(rows)
+    lines = list(dict.fromkeys(line for line, _ in by_line))
+    values = np.array([[by_line[line, victim]["asr"] for victim in victims] for line in lines], dtype=float)
     longest = max(map(len, lines))
-    sheet = style.sheet(2.4 + 0.075 * longest + 1.35 * len(victims), 1.9 + 0.75 * len(lines))
-    axes = sheet.subplots()
+    figure = style.sheet(2.4 + 0.075 * longest + 1.35 * len(victims), 1.9 + 0.75 * len(lines))
+    axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for i, line in enumerate(lines):
         for j, victim in enumerate(victims):
-            row = cells[line, victim]
-            words = "failed"
+            row = by_line[line, victim]
+            text = "failed"
             if row["asr"] is not None:
-                words = f"{100 * row['asr']:.1f}\n[{100 * row['asr_low']:.0f}, {100 * row['asr_high']:.0f}]"
+                text = f"{100 * row['asr']:.1f}\n[{100 * row['asr_low']:.0f}, {100 * row['asr_high']:.0f}]"
             color = "black" if row["asr"] is None or row["asr"] > 0.55 else "white"
-            axes.text(j, i, words, ha="center", va="center", color=color, fontsize=10)
+            axes.text(j, i, text, ha="center", va="center", color=color, fontsize=10)
             if row["source"] == victim:
                 edge = style.OWN["generator"][0][0]  # vermilion
                 axes.add_patch(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94, edgecolor=edge, linewidth=3, fill=False))
@@ -138,40 +141,43 @@ def matrix(rows: list[ResultRow]) -> Plot:
     axes.set(xlabel="tried on", ylabel="made on")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    sheet.colorbar(image, ax=axes, format=style.percent, label="ASR")
+    figure.colorbar(image, ax=axes, format=style.percent, label="ASR")
     attack, first = rows[0]["attack"], rows[0]
-    title = f"Transfer of {attack}, {first['norm']} eps {eps_text(first['eps'])}{aim(first)}"
-    return style.finish(sheet, title, MATRIX.format(attack=attack))
+    title = f"Transfer of {attack}, {first['norm']} eps {eps_text(first['eps'])}{target_text(first)}"
+    return style.finish(figure, title, MATRIX.format(attack=attack))
 
 
 def curve(rows: list[ResultRow]) -> Plot:
     """ASR against eps of each attack: on other classifiers and on its own, or on one victim from each source."""
     charts = panels(rows)
-    looks = style.by_access({row["attack"]: row["access"] for row in rows})
+    styles = style.by_access({row["attack"]: row["access"] for row in rows})
     one_victim = len({row["victim"] for row in rows if row["source"]}) == 1
-    sheet = style.sheet(1.5 + 5 * len(charts), 4.6)
+    figure = style.sheet(1.5 + 5 * len(charts), 4.6)
     handles: dict[str, Artist] = {}
-    for axes, (title, chosen) in zip(sheet.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
-        for attack, each in points(chosen).items():
-            handles[attack] = _draw(axes, attack, each, looks[attack])
+    for axes, (title, chosen) in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
+        for attack, curve_points in points(chosen).items():
+            handles[attack] = _draw(axes, attack, curve_points, styles[attack])
         style.plain(axes, title if one_victim else f"{title} ({pairs(chosen)})").set(ylim=(-0.02, 1.03), ylabel="ASR")
         axes.set_xlabel(f"eps ({style.AXIS[rows[0]['norm']]})")
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(style.percent)
-    sheet.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=9, frameon=False)
-    several = any("mean" in pairs(chosen) for _, chosen in charts)
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=9, frameon=False)
+    are_means = any("mean" in pairs(chosen) for _, chosen in charts)
     spread = (
-        "Lines are means, bands reach from the lowest to the highest." if several else "Bands: 95 % Wilson intervals."
+        "Lines are means, bands reach from the lowest to the highest." if are_means else "Bands: 95 % Wilson intervals."
     )
     caption = CURVES.format(victim=rows[0]["victim"]) if one_victim else CURVE.format(spread=spread)
-    title = f"One step, many steps and noise of the same size, {rows[0]['norm']}{aim(rows[0])}"
-    return style.finish(sheet, title, caption)
+    title = f"One step, many steps and noise of the same size, {rows[0]['norm']}{target_text(rows[0])}"
+    return style.finish(figure, title, caption)
 
 
-def _draw(axes: Axes, label: str, each: list[Point], look: style.Style) -> Artist:
-    eps, (color, marker, line_style) = [point.eps for point in each], look
-    asr, drawn = [point.asr for point in each], {"color": color, "marker": marker, "linestyle": line_style}
-    (line,) = axes.plot(eps, asr, linewidth=1.6, label=label, **drawn)
-    low, high = [point.low for point in each], [point.high for point in each]
+def _draw(axes: Axes, label: str, curve_points: list[Point], line_style_of: style.Style) -> Artist:
+    eps, (color, marker, line_style) = [point.eps for point in curve_points], line_style_of
+    asr, style_settings = (
+        [point.asr for point in curve_points],
+        {"color": color, "marker": marker, "linestyle": line_style},
+    )
+    (line,) = axes.plot(eps, asr, linewidth=1.6, label=label, **style_settings)
+    low, high = [point.low for point in curve_points], [point.high for point in curve_points]
     axes.fill_between(eps, low, high, color=color, alpha=0.13, linewidth=0)
     return line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from advgan.core.threat_model import eps_text
-from advgan.experiments.transfer.plots import aim, curve, matrix, pairs, panels, points, square
+from advgan.experiments.transfer.plots import curve, matrix, matrix_cells, pairs, panels, points, target_text
 from advgan.report.figures.cases import safe
 from advgan.report.page import ResultRow, Summary, Table, percent
 from advgan.report.study import Scalar, StudyReport
@@ -40,39 +40,41 @@ def report(summary: Summary) -> StudyReport:
 def tables(summary: Summary) -> list[Table]:
     """The matrix over the victim's correct images, over those that both have right, and the curves."""
     rows = summary["matrix"]
-    victims, cells = square(rows)
-    threat = f"{rows[0]['norm']} eps {eps_text(rows[0]['eps'])}" + aim(rows[0])
-    right = (
+    victims, by_line = matrix_cells(rows)
+    threat = f"{rows[0]['norm']} eps {eps_text(rows[0]['eps'])}" + target_text(rows[0])
+    subsets = (
         ("asr", "Of the images that the victim classifies correctly."),
         ("asr_both", "Of the images that source and victim both classify correctly."),
     )
-    found = []
-    for key, note in right:
-        lines = [
-            [line, *(_rate(cells[line, victim], key) for victim in victims)]
-            for line in dict.fromkeys(line for line, _ in cells)
-            if key == "asr" or any(cells[line, victim]["source"] for victim in victims)
+    result_tables = []
+    for key, note in subsets:
+        text_rows = [
+            [line, *(_rate(by_line[line, victim], key) for victim in victims)]
+            for line in dict.fromkeys(line for line, _ in by_line)
+            if key == "asr" or any(by_line[line, victim]["source"] for victim in victims)
         ]
-        heads = ["made on", *victims]
-        spent = {line: row["queries"] for (line, _), row in cells.items() if row["queries"] is not None}
-        if spent:
-            heads, note = [*heads, "queries"], f"{note} Queries of the black box by the substitute."
-            lines = [[*line, f"{spent[line[0]]:,}" if line[0] in spent else "-"] for line in lines]
+        headers = ["made on", *victims]
+        queries = {line: row["queries"] for (line, _), row in by_line.items() if row["queries"] is not None}
+        if queries:
+            headers, note = [*headers, "queries"], f"{note} Queries of the black box by the substitute."
+            text_rows = [[*line, f"{queries[line[0]]:,}" if line[0] in queries else "-"] for line in text_rows]
         title = f"ASR %, made on (down) and tried on (across), {threat}"
-        found.append(Table(title, heads, lines, note))
+        result_tables.append(Table(title, headers, text_rows, note))
     for title, chosen in panels(summary["curve"]):
-        curves, ran = points(chosen), {(row["attack"], row["eps"]) for row in chosen}
-        radii = sorted({point.eps for each in curves.values() for point in each})
-        lines = []
-        for attack, each in curves.items():
-            at = {point.eps: point.asr for point in each}
-            texts = (percent(at.get(eps)) if not eps or (attack, eps) in ran else "-" for eps in radii)
-            lines.append([attack, *texts])
-        note = f"{chosen[0]['norm']}{aim(chosen[0])}, {pairs(chosen)}"
-        found.append(
-            Table(f"ASR % against eps, {title}", ["attack", *(f"{eps_text(eps)}" for eps in radii)], lines, note)
+        curves, measured = points(chosen), {(row["attack"], row["eps"]) for row in chosen}
+        eps_values = sorted({point.eps for curve_points in curves.values() for point in curve_points})
+        text_rows = []
+        for attack, curve_points in curves.items():
+            at = {point.eps: point.asr for point in curve_points}
+            texts = (percent(at.get(eps)) if not eps or (attack, eps) in measured else "-" for eps in eps_values)
+            text_rows.append([attack, *texts])
+        note = f"{chosen[0]['norm']}{target_text(chosen[0])}, {pairs(chosen)}"
+        result_tables.append(
+            Table(
+                f"ASR % against eps, {title}", ["attack", *(f"{eps_text(eps)}" for eps in eps_values)], text_rows, note
+            )
         )
-    return found
+    return result_tables
 
 
 def _rate(row: ResultRow, key: str) -> str:

@@ -27,7 +27,7 @@ from advgan.core.threat_model import Norm, Threat, check_class
 from advgan.defenses import parse_classifiers
 from advgan.evaluation import Result, ResultCache, wilson
 from advgan.evaluation.compatibility import require_gradients
-from advgan.evaluation.loading import LoadedGenerator, TargetModel, aim, parse_eps_values
+from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_eps_values, resolve_target_class
 from advgan.experiments.settings import ClassifiersSettings, SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
 from advgan.experiments.transfer.report import report
@@ -74,27 +74,27 @@ def main(settings: Settings) -> None:
         raise InputError(f"expected at least two targets, sources and victims, got {len(settings.target)}")
     classifiers = parse_classifiers(settings.target, settings.target_weights, settings.defense)
     trained = study.load_generators(settings.generator, settings.target)
-    y_target = aim(settings.y_target, trained[0].generator if trained else None)
+    y_target = resolve_target_class(settings.y_target, trained[0].generator if trained else None)
     threat = Threat(settings.norm, settings.eps, targeted=y_target is not None)
-    study.check_fit([threat], y_target)
+    study.check_generator_threats([threat], y_target)
     eps_values = [eps for eps in parse_eps_values(settings.curve_eps, threat.norm) if eps]
     spec = parse_source_attack(settings.attack)
     curve_specs = [parse_source_attack(name) for name in dict.fromkeys(settings.curve_attacks)]
-    study.start(settings.seed)
+    study.init_run(settings.seed)
     targets = study.load_targets(classifiers)
     check_class(y_target, study.data.num_classes)
     study.check_attacks([spec, *curve_specs], [threat], y_target)
-    if any(each.access == "gradients" for each in (spec, *curve_specs)):
+    if any(loaded.access == "gradients" for loaded in (spec, *curve_specs)):
         for target in targets:
             if target.label != settings.victim:  # all the others are sources
                 require_gradients(target.model)
-    pairs = chosen_pairs(settings.pair, settings.victim, [target.label for target in targets])
+    pairs = select_pairs(settings.pair, settings.victim, [target.label for target in targets])
     if not eps_values or not curve_specs:
         raise InputError(
             f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and {len(eps_values)}"
         )
     generators = by_source(trained, settings.generator_source, targets)
-    study.open()
+    study.prepare_output_dir()
 
     grid = TransferGrid(targets, generators, settings.victim, y_target, settings.seed)
     matrix = grid.matrix(spec, threat)
@@ -103,13 +103,13 @@ def main(settings: Settings) -> None:
     results = dict(zip(points, study.run(list(points.values())), strict=True))
     rows = {key: transfer_row(study, points[key], result) for key, result in results.items()}
     described = [
-        each.describe(next(target for target in targets if target.label == source))
+        loaded.describe(next(target for target in targets if target.label == source))
         if source
-        else each.describe(targets[0]) | {"target": "unknown", "training_seconds": None}
-        for source, each in generators.items()
+        else loaded.describe(targets[0]) | {"target": "unknown", "training_seconds": None}
+        for source, loaded in generators.items()
     ]
     parts = {name: [rows[point.key] for point in part] for name, part in (("matrix", matrix), ("curve", curve))}
-    study.finish(report(study.summary(generators=described, **parts)), total=len(rows))
+    study.write_report(report(study.summary(generators=described, **parts)), total=len(rows))
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ class TransferPoint(GridPoint):
     """A point of the grid. `made_on` is the classifier whose gradients make the adversarial examples: the victim itself
     (white-box), another one, or that a generator was trained on; None for noise."""
 
-    made_on: TargetModel | None = None
+    source_model: TargetModel | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
-        source = self.made_on.label if self.made_on else None
+        source = self.source_model.label if self.source_model else None
         return self.spec.label, self.threat, source, self.target.label
 
 
@@ -137,26 +137,28 @@ class TransferGrid:
 
     def point(self, spec: AttackSpec, threat: Threat, source: str | None, victim: str) -> TransferPoint:
         by_label = {target.label: target for target in self.targets}
-        made_on, own = by_label.get(source or ""), spec.name == "advgan"
+        source_model, one_pass = by_label.get(source or ""), spec.name == "advgan"
         return TransferPoint(
             spec=spec,
             target=by_label[victim],
             threat=threat,
             y_target=self.y_target,
             seed=self.seed,
-            generator=self.generators[source] if own else None,
-            source=None if own or source == victim else made_on,
+            generator=self.generators[source] if one_pass else None,
+            source=None if one_pass or source == victim else source_model,
             label=spec.label,
-            made_on=made_on,
+            source_model=source_model,
         )
 
     def matrix(self, spec: AttackSpec, threat: Threat) -> list[TransferPoint]:
         """The attack from each source, the pass of each generator, and noise."""
         labels = [target.label for target in self.targets]
         victims = labels if self.victim is None else [self.victim]
-        made = [(spec, source) for source in labels] + [(ONE_PASS, source) for source in self.generators]
+        sourced = [(spec, source) for source in labels] + [(ONE_PASS, source) for source in self.generators]
         return [
-            self.point(each, threat, source, victim) for each, source in [*made, (NOISE, None)] for victim in victims
+            self.point(attack, threat, source, victim)
+            for attack, source in [*sourced, (NOISE, None)]
+            for victim in victims
         ]
 
     def curve(
@@ -177,19 +179,19 @@ class TransferGrid:
 
 def transfer_row(study: Study, point: TransferPoint, result: Result) -> dict[str, Any]:
     """The result's row, with source, victim, queries of a substitute, and success on jointly correct images."""
-    victim, source = point.target, point.made_on
+    victim, source = point.target, point.source_model
     names = {"source": source.label if source else None, "victim": victim.label}
     queries = source.queries_spent(victim.sha256) if source else None
-    both = jointly_correct(study.cache(), result.records, source) if source else dict.fromkeys(BOTH_COLUMNS)
-    return {**result.row, **names, "queries": queries, **both}
+    joint = jointly_correct(study.cache(), result.records, source) if source else dict.fromkeys(BOTH_COLUMNS)
+    return {**result.row, **names, "queries": queries, **joint}
 
 
-def jointly_correct(cells: ResultCache, records: dict[str, Any], source: TargetModel) -> dict[str, Any]:
+def jointly_correct(cache: ResultCache, records: dict[str, Any], source: TargetModel) -> dict[str, Any]:
     """Success over the eligible images that the source classifies correctly, too; None without records."""
     if not records:
         return dict.fromkeys(BOTH_COLUMNS)
-    both = records["counts"] & (cells.logits(source).argmax(1) == records["label"])
-    n, hits = int(both.sum()), int((records["success"] & both).sum())
+    joint = records["counts"] & (cache.logits(source).argmax(1) == records["label"])
+    n, hits = int(joint.sum()), int((records["success"] & joint).sum())
     return dict(zip(BOTH_COLUMNS, (n, hits / n, *wilson(hits, n)) if n else (0, None, None, None), strict=True))
 
 
@@ -211,23 +213,23 @@ def by_source(
     one source.
     """
     by_label = {target.label: target for target in targets}
-    if wrong := [label for label in named if label not in by_label or not trained]:
-        raise InputError(f"generator_source must be one of {', '.join(by_label)}, got {wrong[0]}")
+    if unknown := [label for label in named if label not in by_label or not trained]:
+        raise InputError(f"generator_source must be one of {', '.join(by_label)}, got {unknown[0]}")
     if named and len(named) != len(trained):
         raise InputError(f"expected one generator_source for each generator, got {len(named)} for {len(trained)}")
     by_weights = {target.sha256: label for label, target in by_label.items()}
     generators: dict[str | None, LoadedGenerator] = {}
-    for i, each in enumerate(trained):
-        source = named[i] if named else by_weights.get(each.source_sha256 or "")
-        if source is not None and not each.trained_on(by_label[source]):
+    for i, loaded in enumerate(trained):
+        source = named[i] if named else by_weights.get(loaded.source_sha256 or "")
+        if source is not None and not loaded.trained_on(by_label[source]):
             raise InputError(f"the generator was trained on another classifier than {source}")
         if source in generators:
-            raise InputError(f"expected one generator for each source, got {generators[source].path} and {each.path}")
-        generators[source] = each
+            raise InputError(f"expected one generator for each source, got {generators[source].path} and {loaded.path}")
+        generators[source] = loaded
     return generators
 
 
-def chosen_pairs(pair: Sequence[str], victim: str | None, labels: list[str]) -> list[tuple[str, str]]:
+def select_pairs(pair: Sequence[str], victim: str | None, labels: list[str]) -> list[tuple[str, str]]:
     """The (source, victim) of the curve. Raises InputError unless they are two of the labels.
 
     With a `victim` alone: from each of the labels, itself the first, to that one.
@@ -236,7 +238,7 @@ def chosen_pairs(pair: Sequence[str], victim: str | None, labels: list[str]) -> 
         raise InputError(f"victim must be one of {', '.join(labels)}, without a pair, got {victim}")
     if victim is not None:
         return [(source, victim) for source in sorted(labels, key=lambda label: label != victim)]
-    everything = list(permutations(labels, 2))
-    if pair and tuple(pair) not in everything:
+    all_pairs = list(permutations(labels, 2))
+    if pair and tuple(pair) not in all_pairs:
         raise InputError(f"pair must be a source and a victim of {', '.join(labels)}, got {' '.join(pair)}")
-    return [each for each in everything if not pair or each == tuple(pair)]
+    return [candidate for candidate in all_pairs if not pair or candidate == tuple(pair)]

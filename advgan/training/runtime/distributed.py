@@ -18,7 +18,9 @@ from advgan.core.errors import InputError, one_line
 from advgan.core.lock import release
 
 
-def start(seed: int, threads: int | None = None, *, bf16: bool = False, patient: bool = False) -> Accelerator:
+def init_accelerator(
+    seed: int, threads: int | None = None, *, bf16: bool = False, patient: bool = False
+) -> Accelerator:
     """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
 
     `threads` per process; None shares the cores this program may use among its local processes, because the launcher
@@ -67,9 +69,9 @@ def make_accelerator(*, bf16: bool = False, patient: bool = False) -> Accelerato
     return accelerator
 
 
-def start_alone(seed: int, threads: int | None = None) -> torch.device:
+def init_single_process(seed: int, threads: int | None = None) -> torch.device:
     """`start` for a program that is one process; its device. Raises InputError where the launcher started more."""
-    accelerator = start(seed, threads)
+    accelerator = init_accelerator(seed, threads)
     if accelerator.num_processes > 1:
         raise InputError(f"this program is one process, got {accelerator.num_processes}: start it without a launcher")
     return accelerator.device
@@ -128,7 +130,7 @@ def _program() -> str:
     return sys.argv[0] if spec is None else f"-m {spec.name.removesuffix('.__main__')}"
 
 
-def finish(accelerator: Accelerator, code: int = 0) -> None:
+def shutdown(accelerator: Accelerator, code: int = 0) -> None:
     """End all processes together, with exit code `code`. Of several, each leaves at once: what gloo's threads still
     hold when the interpreter shuts down aborted one run in twenty (torch 2.15, "terminate called without an active
     exception").
@@ -146,7 +148,7 @@ def finish(accelerator: Accelerator, code: int = 0) -> None:
 
 
 @contextmanager
-def prepared_within(accelerator: Accelerator) -> Iterator[None]:
+def restored_accelerator(accelerator: Accelerator) -> Iterator[None]:
     """A block after which `accelerator` holds what it held before, and no network or optimizer of the block."""
     lists = [accelerator._models, accelerator._optimizers]
     before = [len(prepared) for prepared in lists]

@@ -36,11 +36,11 @@ def one_cycle(progress: float, warmup: float) -> float:
     return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
 
-def check_finite(values: dict[str, float], step: int, left: str = "") -> None:
+def check_finite(values: dict[str, float], step: int, note: str = "") -> None:
     """Raise NotFiniteError for a value that is NaN or infinite; `left`: what is kept of the run."""
     if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-        kept = f"; {left}" if left else ""
-        raise NotFiniteError(f"step {step}: {', '.join(bad)} is not finite; try a smaller learning rate{kept}")
+        suffix = f"; {note}" if note else ""
+        raise NotFiniteError(f"step {step}: {', '.join(bad)} is not finite; try a smaller learning rate{suffix}")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,10 +57,10 @@ class Terminated(SystemExit):
     """A training ended early by SIGTERM; with `output_dir` its state is saved."""
 
 
-class Stop:
+class GracefulShutdown:
     """SIGINT and SIGTERM as a request that the loop looks at after each step; `code` is the exit code they stand for.
 
-    with Stop() as stop:
+    with GracefulShutdown() as stop:
         for batch in batches:
             ...
             if stop.requested(accelerator): save and leave
@@ -77,7 +77,7 @@ class Stop:
         launched = not LAUNCHED.isdisjoint(os.environ)
         self._launcher = os.getppid() if launched else None
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> GracefulShutdown:
         main_thread = threading.current_thread() is threading.main_thread()  # others have no signals
         numbers = SIGNALS if main_thread else ()
         self._before = {number: signal.signal(number, self._receive) for number in numbers}
@@ -90,7 +90,7 @@ class Stop:
             raise SystemExit(exit_code(self._first[0]))
 
     @property
-    def asked(self) -> bool:
+    def received_signal(self) -> bool:
         """Whether a signal came to this process."""
         return self._first is not None
 
@@ -121,7 +121,9 @@ class Stop:
         if not number and self._launcher is not None and not psutil.pid_exists(self._launcher):
             number = signal.SIGTERM
         if accelerator.num_processes > 1:
-            flags = torch.tensor([float(number == each) for each in SIGNALS], device=accelerator.device)
+            flags = torch.tensor(
+                [float(number == signal_number) for signal_number in SIGNALS], device=accelerator.device
+            )
             counts = dict(zip(SIGNALS, accelerator.reduce(flags, reduction="sum").tolist(), strict=True))
             number = signal.SIGTERM if counts[signal.SIGTERM] else signal.SIGINT if counts[signal.SIGINT] else 0
         if number:
@@ -160,7 +162,7 @@ def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress
 
     A notebook without ipywidgets, which the bar needs there, has the lines printed above it alone.
     """
-    plain = get_console().is_jupyter and find_spec("ipywidgets") is None
+    without_widgets = get_console().is_jupyter and find_spec("ipywidgets") is None
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -169,5 +171,5 @@ def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress
         TimeRemainingColumn(),
         TextColumn("{task.fields[metrics]}"),
         disable=disable or not accelerator.is_main_process,
-        console=Console(force_jupyter=False) if plain else None,
+        console=Console(force_jupyter=False) if without_widgets else None,
     )

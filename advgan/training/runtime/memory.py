@@ -10,22 +10,22 @@ from torch.utils.checkpoint import checkpoint
 from advgan.core.errors import InputError, one_line
 
 
-def compile_models(*chain: nn.Module, sample: Tensor) -> None:
+def compile_models(*networks: nn.Module, sample: Tensor) -> None:
     """Compile each network in place (`torch.compile`); the first takes `sample`, each other what the one before says.
 
     The names of the weights stay as they are. One pass forward and back shows whether it works: raises InputError with
     the compiler's reason where it does not.
     """
-    for net in chain:
+    for net in networks:
         net.compile()
-    answer = sample
+    output = sample
     try:
-        for net in chain:
-            answer = net(answer)
-        answer.sum().backward()
+        for net in networks:
+            output = net(output)
+        output.sum().backward()
     except Exception as error:  # the compiler's own, the C++ compiler's, Triton's, ...
         raise InputError(f"--compile does not work here, leave it out: {one_line(error)}") from None
-    for net in chain:
+    for net in networks:
         net.zero_grad(set_to_none=True)
 
 
@@ -37,7 +37,7 @@ def enable_activation_checkpointing(model: nn.Module) -> list[nn.Module]:
     sublinear memory cost".)
     """
     lists = (module for module in model.modules() if isinstance(module, (nn.Sequential, nn.ModuleList)))
-    entries = {child for each in lists for child in each.children() if list(child.children())}
+    entries = {child for container in lists for child in container.children() if list(child.children())}
     blocks = [entry for entry in entries if entries.isdisjoint(set(entry.modules()) - {entry})]
     if not blocks:
         raise InputError(f"checkpoint_target needs a target made of blocks, got none in {type(model).__name__}")

@@ -10,10 +10,10 @@ import torch.distributed as dist
 
 from advgan.core.errors import InputError
 from advgan.core.lock import LOCK, acquire
-from advgan.training.runtime.checkpoint import latest_state, sweep
+from advgan.training.runtime.checkpoint import latest_state, remove_partial_states
 
 
-def claim(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bool) -> None:
+def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bool) -> None:
     """Make `output_dir`, keep other runs out of it until this one ends, and see that `artefact` (a folder in it) may be
     written there. Raises InputError otherwise, in all processes alike.
 
@@ -24,20 +24,20 @@ def claim(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bo
     problem = None
     if main := not dist.is_initialized() or dist.get_rank() == 0:
         try:
-            _writable(output_dir)
-            if somebody := acquire(output_dir):
+            _check_writable(output_dir)
+            if holder := acquire(output_dir):
                 raise InputError(
-                    f"output directory {output_dir} is in use by {somebody}: wait for its end, or choose another "
+                    f"output directory {output_dir} is in use by {holder}: wait for its end, or choose another "
                     "--output-dir"
                 )
-            sweep(output_dir)
-            _free(output_dir, artefact, resume, overwrite)
+            remove_partial_states(output_dir)
+            _check_unused(output_dir, artefact, resume, overwrite)
         except InputError as error:
             problem = str(error)
     if dist.is_initialized():
-        told = [problem]
-        dist.broadcast_object_list(told, src=0)
-        problem = told[0]
+        message = [problem]
+        dist.broadcast_object_list(message, src=0)
+        problem = message[0]
     if problem is None and not main and not (output_dir / LOCK).exists():
         problem = (
             f"output directory {output_dir} is not that of the main process: expected one that all machines share, "
@@ -47,7 +47,7 @@ def claim(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bo
         raise InputError(problem)
 
 
-def _writable(output_dir: Path) -> None:
+def _check_writable(output_dir: Path) -> None:
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
@@ -56,11 +56,11 @@ def _writable(output_dir: Path) -> None:
         raise InputError(f"cannot write to output directory {output_dir}: {error.strerror}") from None
 
 
-def _free(output_dir: Path, artefact: str, resume: bool | None, overwrite: bool) -> None:
+def _check_unused(output_dir: Path, artefact: str, resume: bool | None, overwrite: bool) -> None:
     if resume and not latest_state(output_dir, artefact):
         raise InputError(f"nothing to resume: {output_dir} holds no saved training state of a {artefact}")
-    made = [p for p in (output_dir / artefact, output_dir / "state" / artefact) if p.exists()]
-    if made and not resume and not overwrite:
+    existing = [p for p in (output_dir / artefact, output_dir / "state" / artefact) if p.exists()]
+    if existing and not resume and not overwrite:
         raise InputError(
             f"output directory {output_dir} already holds a {artefact} run: "
             f"{'' if resume is None else 'continue it with --resume, '}"
