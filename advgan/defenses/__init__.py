@@ -1,5 +1,5 @@
-"""Defenses of a classifier. A wrapper is a file and a name in `DEFENSES`, and is again a classifier: every attack and
-every program takes it as a target, `--defense bit-depth:bits=3`.
+"""Defenses of a classifier. A wrapper is a file and a name in `DEFENSES`, and is a classifier too: all attacks and
+programs accept it as a target, `--defense bit-depth:bits=3`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The base class of defenses, each a classifier again, and the views of an attacker."""
+"""Base class of defenses, which are classifiers too, and the models that attackers differentiate."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from advgan.core.threat_model import DefenseKnowledge
 class Defended(nn.Module):
     """Images (n, c, h, w) float32 in [0, 1] -> logits (n, num_classes), by a classifier `inner` behind a defense.
 
-    A subclass writes `forward`, hands its settings to `__init__` (they build it again), and, where its own gradients
-    are zero, random or misleading, writes `adaptive`. Registered in `advgan/defenses/registry.py` it has a name.
+    A subclass implements `forward`, passes its settings to `__init__`, and, where its own gradients are zero, random or
+    misleading, implements `adaptive`. Its name is registered in `advgan/defenses/registry.py`.
 
-    Building it puts `inner` into eval mode.
+    `inner` is put into eval mode.
 
     spec_name  its name in `DEFENSES`
     settings   arguments of `__init__`
@@ -35,9 +35,7 @@ class Defended(nn.Module):
     def __init__(self, inner: nn.Module, **settings: Any) -> None:
         super().__init__()
         if can_reject(inner):
-            raise InputError(
-                f"{self.spec_name} cannot stand around a defense that rejects, expected the rejecting one last"
-            )
+            raise InputError(f"{self.spec_name} cannot wrap a defense that rejects, expected the rejecting one last")
         self.inner: Any = inner  # any classifier
         self.settings, self.rng = settings, torch.Generator().manual_seed(0)
         self.eval()
@@ -62,17 +60,17 @@ class Defended(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """For `load_classifier`: that of the classifier, with its defenses from the inside out."""
+        """The config.json for `load_classifier`: that of the classifier, with its defenses from the inside out."""
         inner: dict[str, Any] = self.inner.config
-        own = {"name": self.spec_name, "settings": self.settings}
-        return {**inner, "defenses": [*inner.get("defenses", []), own]}
+        defense = {"name": self.spec_name, "settings": self.settings}
+        return {**inner, "defenses": [*inner.get("defenses", []), defense]}
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
         """Raise InputError unless `settings`, from a config.json, are those of this defense, each of its type."""
         hints = get_type_hints(cls.__init__)
-        known = inspect.signature(cls.__init__).parameters.keys() - {"self", "inner", "settings"}
-        check_keys(f"the settings of {cls.spec_name}", settings, known)
+        names = inspect.signature(cls.__init__).parameters.keys() - {"self", "inner", "settings"}
+        check_keys(f"the settings of {cls.spec_name}", settings, names)
         for name, value in settings.items():
             if hints[name] is float:
                 check_real(f"{cls.spec_name}:{name}", value)
@@ -81,11 +79,11 @@ class Defended(nn.Module):
 
     @classmethod
     def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Defended:
-        """The defense that `config` describes, around `inner`; its weights, if it has any, come afterwards."""
+        """The defense of a `config` around `inner`, without its weights."""
         return cls(inner, **settings)
 
     def adaptive(self) -> nn.Module:
-        """The model that an adaptive attacker differentiates in its place; itself, if its gradients are useful."""
+        """The model that an adaptive attacker differentiates: itself, if its gradients are useful."""
         return self
 
     # A rejecting defense has `rejection_score(x) -> (n,)`, differentiable: images with a positive one are rejected.
@@ -107,12 +105,12 @@ class EOT(nn.Module):
 
 
 def can_reject(model: nn.Module) -> bool:
-    """Whether it can reject images."""
+    """Whether the model can reject images."""
     return hasattr(model, "rejection_score")
 
 
 def is_random(model: nn.Module) -> bool:
-    """Whether two forwards of the same images may differ, on purpose."""
+    """Whether a defense is random: two forwards of the same images may differ."""
     return any(isinstance(module, Defended) and module.random for module in model.modules())
 
 

@@ -1,4 +1,4 @@
-"""A classifier from disk, with the defenses that were saved with it and those that are asked for."""
+"""Loading a classifier with its saved defenses and further ones."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ M = TypeVar("M", bound=nn.Module)
 MAX_PARTS = 100  # classifiers and defenses that one config.json may hold
 
 
-def defend(model: M, words: str | None) -> M | Defended:
-    """`model` behind the defenses that `words` name, each with settings after colons, from the inside out: in "a+b" b
-    stands around a, and sees the image first. None is none.
+def defend(model: M, spec: str | None) -> M | Defended:
+    """`model` with the defenses of `spec`, each with settings after colons, from the inside out: in "a+b" b wraps a and
+    processes the image first. None: no defense.
 
-    Raises InputError for an unknown name, an unknown setting, or a value that a defense cannot take.
+    Raises InputError for an unknown name, an unknown setting, or an invalid value.
     """
-    found: M | Defended = model
-    for word in words.split("+") if words else ():
-        name, settings = parse_spec(word, DEFENSES, {"inner"}, "defense")
+    defended: M | Defended = model
+    for part in spec.split("+") if spec else ():
+        name, settings = parse_spec(part, DEFENSES, {"inner"}, "defense")
         if issubclass(DEFENSES[name], Ensemble):
             settings = {"members": _read_members(name, settings.get("members", ""))}
-        found = DEFENSES[name](found, **settings)
-    found.eval()
-    return found
+        defended = DEFENSES[name](defended, **settings)
+    defended.eval()
+    return defended
 
 
 def _read_members(defense: str, directories: str) -> list[nn.Module]:
-    """The saved classifiers of "DIR,DIR". Raises InputError for what is no directory."""
+    """The saved classifiers of "DIR,DIR". Raises InputError for a path that is no directory."""
     paths = [path.strip() for path in directories.split(",") if path.strip()]
     for path in paths:
         if not os.path.isdir(path):
@@ -70,7 +70,7 @@ def load_classifier(
     image_shape, num_classes   of the data; None: the classifier's own
     by_order      as in `load_target`
 
-    Raises InputError for what cannot be loaded.
+    Raises InputError for a classifier that cannot be loaded.
     """
     spec = parse_classifier(classifier, weights, defense) if isinstance(classifier, str) else classifier
     source = spec.weights
@@ -87,8 +87,8 @@ def load_classifier(
 def rebuild(
     config: Mapping[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
 ) -> Classifier | Defended:
-    """The classifier and its defenses that `config` describes, with other weights than it had. Raises InputError for
-    what describes none, before anything is built.
+    """The classifier and the defenses of a `config`, with random weights. Raises InputError for an invalid config,
+    before anything is built.
     """
     check_defenses(config)
     model: Classifier | Defended = build_configured(config, image_shape, num_classes)
@@ -102,8 +102,8 @@ def rebuild(
 
 
 def check_defenses(config: Any) -> None:
-    """Raise InputError unless `config`, of a classifier, and those of the members of its ensembles have defenses that
-    there are, with settings that they take; at most MAX_PARTS classifiers and defenses in all.
+    """Raise InputError unless the defenses in the `config` of a classifier, and of the members of its ensembles, exist
+    and have valid settings; at most MAX_PARTS classifiers and defenses in all.
     """
     todo, parts = [config], 0
     while todo:
@@ -135,20 +135,20 @@ def load_members(
 ) -> list[nn.Module]:
     """The trained classifiers in the directories `paths`, frozen: members of an ensemble.
 
-    Raises InputError for what is no such directory, and for classifiers of other images or classes: of another number,
-    or, where `classes` are given and saved, of other names or in another order.
+    Raises InputError for other paths, and for classifiers of other image shapes or classes: another number, or, where
+    `classes` are given and saved, other names or another order.
     """
-    found: list[nn.Module] = []
+    members: list[nn.Module] = []
     for path in paths:
         if not ClassifierSpec(path).is_directory:
             raise InputError(f"an ensemble needs directories of trained classifiers, got {path}")
         member = load_classifier(path)
-        own, wanted = (member.image_shape, member.num_classes), (image_shape, num_classes)
-        if own != wanted:
+        actual, expected = (member.image_shape, member.num_classes), (image_shape, num_classes)
+        if actual != expected:
             raise InputError(
-                f"{path} takes images {own[0]} of {own[1]} classes, expected {wanted[0]} of {wanted[1]} in the ensemble"
+                f"{path} takes images {actual[0]} of {actual[1]} classes, expected {expected[0]} of {expected[1]}"
             )
         if None not in (classes, member.classes) and tuple(classes or ()) != member.classes:
             raise InputError(f"{path} has classes {listing(member.classes, 4)}, expected {listing(classes or (), 4)}")
-        found.append(adaptive(member).to(device).eval())
-    return found
+        members.append(adaptive(member).to(device).eval())
+    return members

@@ -48,21 +48,21 @@ def parse_classifier(
     NAME       a built-in classifier, a directory, or an external name (`advgan.classifiers.external`)
     WEIGHTS    a directory or a file, also FILE:by-order
     DEFENSE    with settings after colons, from the inside out, see `defend`; `defense` "none" is None
-    default    weights where the name needs some and none are given
+    default    weights of a name that needs some, where none are given
 
-    An `@` or `+` in an existing path belongs to the path; so does one in a URL unless a defense follows. Raises
-    InputError for weights or a defense given twice, weights beside a directory, and an unknown defense or setting.
+    An `@` or `+` in an existing path is part of the path; so is one in a URL unless a defense follows. Raises
+    InputError for weights or a defense given twice, weights of a directory, and an unknown defense or setting.
     """
-    named, own_defense = _split_defense(text)
-    name, own_weights = _split_weights(named)
+    name_part, named_defense = _split_defense(text)
+    name, named_weights = _split_weights(name_part)
     defense = None if defense == "none" else defense
-    for kind, own, given in (("weights", own_weights, weights), ("defense", own_defense, defense)):
-        if own == "" or None not in (own, given):
-            expected = "a value after it" if own == "" else f"no {kind} beside it"
-            raise InputError(f"target {text!r} names its {kind}, expected {expected}, got {given}")
-    defense, weights = defense if own_defense is None else own_defense, own_weights or weights
-    for word in [] if defense is None else defense.split("+"):
-        parse_spec(word, DEFENSES, {"inner"}, "defense")
+    for kind, named_value, argument in (("weights", named_weights, weights), ("defense", named_defense, defense)):
+        if named_value == "" or None not in (named_value, argument):
+            expected = "a value after it" if named_value == "" else f"no {kind} beside it"
+            raise InputError(f"target {text!r} has its {kind}, expected {expected}, got {argument}")
+    defense, weights = defense if named_defense is None else named_defense, named_weights or weights
+    for part in [] if defense is None else defense.split("+"):
+        parse_spec(part, DEFENSES, {"inner"}, "defense")
     spec = ClassifierSpec(name, None if weights is None else Path(weights), defense)
     if spec.is_directory and weights is not None:
         raise InputError(f"the directory {name} holds its own weights, expected no others, got {weights}")
@@ -72,9 +72,9 @@ def parse_classifier(
 def parse_classifiers(
     texts: Sequence[str], weights: Sequence[Path], defenses: Sequence[str] = (), *, default: Path | None = None
 ) -> list[ClassifierSpec]:
-    """Several, each as `parse_classifier` reads it.
+    """Several classifiers, each parsed by `parse_classifier`.
 
-    weights    one for each name without weights that is no directory, or one for each that needs some; none: `default`
+    weights    one for each name without weights that is no directory, or for each that needs some; none: `default`
     defenses   one for each, one for all, or none
 
     Raises InputError as `parse_classifier`, and unless the numbers fit.
@@ -83,36 +83,40 @@ def parse_classifiers(
         raise InputError(f"expected one defense, or one for each of {len(texts)} targets, got {len(defenses)}")
     defenses = list(defenses or ["none"]) * (len(texts) if len(defenses) < 2 else 1)
     specs = [parse_classifier(text, None, defense) for text, defense in zip(texts, defenses, strict=True)]
-    bare = [spec.path is None for spec in specs]
-    needy = [spec.needs_weights for spec in specs]
+    without_path = [spec.path is None for spec in specs]
+    need_weights = [spec.needs_weights for spec in specs]
     if default is not None and not weights:
-        weights = [default] * sum(needy)
-    chosen = bare if len(weights) == sum(bare) else needy
-    if texts and len(weights) == len(texts) > sum(bare):
-        parse_classifier(texts[bare.index(False)], weights[bare.index(False)])  # raises: given twice
-    if not texts or len(weights) != sum(chosen):
-        raise InputError(f"expected one target-weights for each target, got {len(weights)} for {sum(chosen)} targets")
-    given = iter(weights)
-    return [replace(spec, weights=next(given)) if own else spec for spec, own in zip(specs, chosen, strict=True)]
+        weights = [default] * sum(need_weights)
+    with_weights = without_path if len(weights) == sum(without_path) else need_weights
+    if texts and len(weights) == len(texts) > sum(without_path):
+        parse_classifier(texts[without_path.index(False)], weights[without_path.index(False)])  # raises: given twice
+    if not texts or len(weights) != sum(with_weights):
+        n = sum(with_weights)
+        raise InputError(f"expected one target-weights for each target, got {len(weights)} for {n} targets")
+    weights_left = iter(weights)
+    return [
+        replace(spec, weights=next(weights_left)) if takes_weights else spec
+        for spec, takes_weights in zip(specs, with_weights, strict=True)
+    ]
 
 
 def _split_defense(text: str) -> tuple[str, str | None]:
     """The text before the first + of the defenses, and the text after it."""
     cuts = [(text[: at.start()], text[at.end() :]) for at in re.finditer(r"\+", text)]
-    if not cuts or _exists(text):
+    if not cuts or _classifier_exists(text):
         return text, None
-    known = [cut for cut in cuts if all(word.partition(":")[0] in DEFENSES for word in cut[1].split("+"))]
-    existing = [cut for cut in known if _exists(cut[0])]
+    with_defenses = [cut for cut in cuts if all(part.partition(":")[0] in DEFENSES for part in cut[1].split("+"))]
+    existing = [cut for cut in with_defenses if _classifier_exists(cut[0])]
     if existing:
         return existing[-1]
     if _is_name(_split_weights(cuts[0][0])[0]):
         return cuts[0]
-    return known[0] if known else (text, None)
+    return with_defenses[0] if with_defenses else (text, None)
 
 
 def _split_weights(text: str) -> tuple[str, str | None]:
     """The text before the @ of the weights, and the text after it."""
-    if "@" not in text or _is_there(text):
+    if "@" not in text or _path_exists(text):
         return text, None
     cuts = [(text[: at.start()], text[at.end() :]) for at in re.finditer("@", text)]
     cuts = [cut for cut in cuts if _is_name(cut[0])]
@@ -122,18 +126,18 @@ def _split_weights(text: str) -> tuple[str, str | None]:
 
 
 def _is_name(text: str) -> bool:
-    """Whether `text` names a classifier that may have weights or defenses after it; a URL has neither for certain."""
+    """Whether `text` is a name that weights or defenses may follow; not so for a URL, which may contain both signs."""
     source = source_of(text)
     return source != "endpoint" and (source is not None or bool(re.fullmatch(r"[\w-]+", text)) or os.path.isdir(text))
 
 
-def _exists(text: str) -> bool:
-    """Whether the directory or file of a classifier is there: that of its weights, where it has some."""
+def _classifier_exists(text: str) -> bool:
+    """Whether the directory or file of a classifier exists: that of its weights, if any."""
     name, weights = _split_weights(text)
-    return _is_there(name) if weights is None else os.path.exists(weights.removesuffix(BY_ORDER))
+    return _path_exists(name) if weights is None else os.path.exists(weights.removesuffix(BY_ORDER))
 
 
-def _is_there(name: str) -> bool:
-    """Whether the directory or file in a classifier's name is there."""
+def _path_exists(name: str) -> bool:
+    """Whether the directory or file in a classifier's name exists."""
     path = re.sub(r"^(hf|timm:local-dir):", "", name)
     return os.path.exists(re.sub(r"(?<=\.py):\w+$|(?<=\.onnx)#.*$", "", path))

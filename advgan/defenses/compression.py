@@ -1,6 +1,6 @@
-"""Compressed classifiers: whole numbers of 8 bits in place of floats, and no small weights. Smaller, hoped to be safer.
+"""Compressed classifiers: 8-bit integers instead of floats, and pruning of small weights.
 
-The classifier behind is left as it is, and is what runs: the harness counts its forwards.
+The inner classifier is unchanged and runs itself, so that the evaluation counts its forwards.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Int8(Defended):
     """Every linear layer and convolution with its weights and inputs rounded to 255 levels, `int8`: of a weight per
     output channel, of an input per image ("dynamic": by its own range). Symmetric, after Jacob et al. 2018, section 2.
 
-    What an 8-bit processor would answer, computed in float32: as slow as before. Rounding has no gradient, so an
-    attacker takes the unrounded classifier's.
+    The output of 8-bit arithmetic, simulated in float32, as slow as without. Rounding has no gradient, so an adaptive
+    attacker uses that of the unrounded classifier.
     """
 
     spec_name = "int8"
@@ -40,7 +40,7 @@ class Int8(Defended):
 
 
 class FakeQuantMode(TorchFunctionMode):
-    """While it lasts, linear layers and convolutions, whoever calls them, see input and weight through `int8`."""
+    """Within it, all linear layers and convolutions round input and weight by `int8`."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -51,16 +51,16 @@ class FakeQuantMode(TorchFunctionMode):
 
 
 def int8(values: Tensor) -> Tensor:
-    """`values` (n, ...) rounded to -127, ..., 127 times a step, which is for each of the n its largest entry / 127."""
+    """`values` (n, ...) rounded to -127, ..., 127 times a step, the largest entry of each of the n divided by 127."""
     step = values.detach().abs().flatten(1).amax(1).clamp_min(1e-30).view(-1, *[1] * (values.ndim - 1)) / 127
     return (values / step).round() * step
 
 
 class Prune(Defended):
     """Without the `amount` of all weights of linear layers and convolutions that is smallest, over all layers: zero
-    (Han et al. 2015, without its retraining; torch.nn.utils.prune.global_unstructured). Its gradients are honest.
+    (Han et al. 2015, without its retraining; torch.nn.utils.prune.global_unstructured). Its gradients are exact.
 
-    What was kept is written down when the defense is built, and saved with it.
+    The masks are computed when the defense is built, and saved with it.
     """
 
     spec_name = "prune"
@@ -83,7 +83,7 @@ class Prune(Defended):
         return self.pruned(self.inner, x)
 
     def pruned(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Logits (n, k) of `model`, which holds the classifier's weights, without the small ones."""
+        """Logits (n, k) of `model`, with the classifier's weights but the small ones."""
         zeroed = {weight: weight * getattr(self, f"kept_{i}") for i, weight in enumerate(self._weights())}
         changed = {name: zeroed[weight] for name, weight in model.named_parameters() if weight in zeroed}
         logits: Tensor = functional_call(model, changed, (x,))
@@ -99,14 +99,14 @@ def _kept(weights: Sequence[Tensor], amount: float) -> list[Tensor]:
     if any(weight.is_meta for weight in weights):  # without values; ranking these takes torch seconds to import
         return [torch.empty(weight.shape, dtype=torch.bool, device="meta") for weight in weights]
     sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
-    kept = torch.ones_like(sizes, dtype=torch.bool)
-    kept[sizes.topk(round(amount * len(sizes)), largest=False).indices] = False
-    masks = zip(weights, kept.split([weight.numel() for weight in weights]), strict=True)
+    mask = torch.ones_like(sizes, dtype=torch.bool)
+    mask[sizes.topk(round(amount * len(sizes)), largest=False).indices] = False
+    masks = zip(weights, mask.split([weight.numel() for weight in weights]), strict=True)
     return [mask.view(weight.shape) for weight, mask in masks]
 
 
 class PrunedView(nn.Module):
-    """A pruned classifier by the adaptive `view` of what is inside."""
+    """A pruned classifier with the adaptive `view` of its inner classifier."""
 
     def __init__(self, defense: Prune, view: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Was this image made to fool? A detector gives each image a score; above a threshold, the image is not answered."""
+"""Detectors of adversarial images: a score per image, and a threshold above which it is rejected."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from advgan.models.generator_settings import Architecture
 
 
 class Detector(nn.Module):
-    """Images (n, c, h, w) in [0, 1], and the classifier they are meant for -> scores (n,), larger: more suspicious.
+    """Images (n, c, h, w) in [0, 1], and their classifier -> scores (n,), larger for adversarial images.
 
     kind          the name it is saved by
     image_shape   of the images that it was made for
-    settings      what built it
+    settings      arguments of `__init__`
     threshold     the score above which an image is rejected; infinite until it is calibrated
     """
 
@@ -41,14 +41,14 @@ class Detector(nn.Module):
     def forward(self, x: Tensor, classifier: nn.Module) -> Tensor:
         raise NotImplementedError
 
-    def smooth(self, x: Tensor, classifier: nn.Module) -> Tensor:
-        """The same scores with a useful gradient, for an attacker who knows the detector."""
+    def differentiable_scores(self, x: Tensor, classifier: nn.Module) -> Tensor:
+        """The same scores with a useful gradient, for an adaptive attack."""
         scores: Tensor = self(x, classifier)
         return scores
 
     @property
     def config(self) -> dict[str, Any]:
-        """What `build_detector` needs to build it again."""
+        """The argument of `build_detector`."""
         return {"kind": self.kind, "image_shape": list(self.image_shape), "settings": self.settings}
 
 
@@ -72,18 +72,20 @@ class FeatureSqueezing(Detector):
         p = self._logits([x, *self._squeezed(x)], classifier).softmax(-1)
         return (p[1:] - p[0]).abs().sum(-1).amax(0)
 
-    def smooth(self, x: Tensor, classifier: nn.Module) -> Tensor:
-        """The gradient is that of the farthest squeezed image's cross-entropy against what is said of x itself: where
-        both answers are sure, that of the distance is zero. Rounding passes the identity's, the median that of a soft
-        one (BPDA)."""
+    def differentiable_scores(self, x: Tensor, classifier: nn.Module) -> Tensor:
+        """The gradient is that of the cross-entropy of the farthest squeezed image's prediction to that of x: the
+        gradient of the distance vanishes for confident predictions. Rounding has the gradient of the identity, the
+        median that of a soft median (BPDA)."""
         rounded, median, *mean = self._squeezed(x)
-        near = [x, soft_median(x, 3)]
-        passed = [smooth + (exact - smooth).detach() for smooth, exact in zip(near, (rounded, median), strict=True)]
-        logits = self._logits([x, *passed, *mean], classifier)
+        smooth_images = [x, soft_median(x, 3)]
+        straight_through = [
+            smooth + (exact - smooth).detach() for smooth, exact in zip(smooth_images, (rounded, median), strict=True)
+        ]
+        logits = self._logits([x, *straight_through, *mean], classifier)
         p = logits.softmax(-1).detach()
         distance, farthest = (p[1:] - p[0]).abs().sum(-1).max(0)
-        apart = -(p[0] * logits[1:].log_softmax(-1)).sum(-1).gather(0, farthest[None])[0]
-        return distance + (apart - apart.detach())
+        cross_entropy = -(p[0] * logits[1:].log_softmax(-1)).sum(-1).gather(0, farthest[None])[0]
+        return distance + (cross_entropy - cross_entropy.detach())
 
     def _squeezed(self, x: Tensor) -> list[Tensor]:
         """`x` squeezed in each way."""
@@ -100,7 +102,7 @@ class FeatureSqueezing(Detector):
 class BinaryDetector(Detector):
     """A small network trained to tell adversarial images from clean ones (Gong et al. 2017, arXiv:1704.04960).
 
-    It is the GAN's discriminator by build, and as that one scores clean images higher, the score is minus its answer.
+    Its architecture is that of the GAN's discriminator, whose output is larger for clean images: the score negates it.
     """
 
     kind = "binary"
@@ -114,7 +116,7 @@ class BinaryDetector(Detector):
 
 
 class DiscriminatorDetector(BinaryDetector):
-    """The discriminator that a generator was trained against, as it was left."""
+    """The discriminator that a generator was trained against, unchanged."""
 
     kind = "discriminator"
 
@@ -123,12 +125,12 @@ DETECTORS: dict[str, type[Detector]] = {d.kind: d for d in (FeatureSqueezing, Bi
 
 
 def threshold_at(clean: Tensor, fpr: float) -> float:
-    """The score above which at most a share `fpr` of the scores of `clean` images (n,) lies: as many as that allows.
+    """The score exceeded by a fraction `fpr` of the scores of `clean` images (n,), rounded down.
 
-    Halfway between two scores, so that rounding decides nothing. Raises InputError for a share outside (0, 1).
+    Halfway between two scores, so that rounding decides nothing. Raises InputError for a fraction outside (0, 1).
     """
     if not 0 < fpr < 1:
-        raise InputError(f"fpr must be in (0, 1), the share of clean images rejected, got {fpr}")
+        raise InputError(f"fpr must be in (0, 1), the fraction of clean images rejected, got {fpr}")
     ordered = clean.double().sort(descending=True).values
     rejected = math.floor(fpr * len(ordered) + 1e-9)  # 0.07 * 100 is 7, and a little
     return float(ordered[max(rejected - 1, 0) : rejected + 1].mean())
@@ -158,12 +160,12 @@ def check_detector(config: Mapping[str, Any], where: str) -> None:
 
 
 def build_detector(config: Mapping[str, Any]) -> Detector:
-    """The detector that `Detector.config` describes, without its weights."""
+    """The detector of a `Detector.config`, without its weights."""
     return DETECTORS[config["kind"]](config["image_shape"], **config["settings"]).eval()
 
 
 def save_detector(detector: Detector, directory: Path, card: str, training: Mapping[str, Any]) -> None:
-    """Write config.json, model.safetensors, README.md (`card`) and training.json: all or nothing."""
+    """Write config.json, model.safetensors, README.md (`card`) and training.json, atomically."""
 
     def write(folder: Path) -> None:
         write_checkpoint(folder, detector.config, detector.state_dict())
@@ -174,14 +176,14 @@ def save_detector(detector: Detector, directory: Path, card: str, training: Mapp
 
 
 def load_detector(directory: Path | str) -> Detector:
-    """What `save_detector` wrote to `directory`, or to detector/ in it; in eval mode, frozen.
+    """The detector saved in `directory` or its detector/; in eval mode, frozen.
 
     Raises InputError for a directory without one, and for a damaged one.
     """
     folders = [Path(directory), Path(directory) / "detector"]
     folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
     if folder is None:
-        raise InputError(f"no detector in {directory}: expected what train/detector.py writes, config.json and weights")
+        raise InputError(f"no detector in {directory}: expected config.json and weights of train/detector.py")
     config = read_object(folder / "config.json")
     check_detector(config, str(folder))
     file = folder / "model.safetensors"

@@ -1,4 +1,4 @@
-"""Defensive distillation: learn the probabilities of a classifier at temperature T (Papernot et al. 2016,
+"""Defensive distillation: training on the probabilities of a classifier at temperature T (Papernot et al. 2016,
 arXiv:1511.04508, section IV).
 
     p_i(x) = exp(z_i / T) / sum_j exp(z_j / T)                                                             (eq. 2)
@@ -30,7 +30,7 @@ def soft_cross_entropy(logits: Tensor, q: Tensor, temperature: float) -> Tensor:
 
 
 def check_temperature(temperature: float) -> float:
-    """`temperature`, if it is one. Raises InputError otherwise."""
+    """`temperature` itself. Raises InputError unless it is positive and finite."""
     if not 0 < temperature < math.inf:
         raise InputError(f"temperature must be positive, got {temperature}")
     return temperature

@@ -32,8 +32,8 @@ class Median(Preprocessing):
     """Each pixel the median of the `size` x `size` around it, the border repeated: scipy.ndimage.median_filter with
     mode "nearest" (Xu et al. 2018, section 3.2). Channels apart.
 
-    Its gradient goes to one value of nine alone, though those beside it take its place as soon as it moves; an attacker
-    takes that of `soft_median`.
+    Its gradient reaches one value of nine only, although neighbours replace it after a small step; adaptive attacks use
+    that of `soft_median`.
     """
 
     spec_name = "median"

@@ -1,4 +1,4 @@
-"""Defenses that crop, shrink or shift the image before the classifier sees it: an attack may need its exact place."""
+"""Defenses that crop, shrink or shift the image before the classifier; attacks may depend on its exact position."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class RandomPad(Preprocessing):
         return torch.cat([x[:0], *(_padded(image, share, down, right) for image, share, (_, down, right) in images)])
 
 
-def _checked(word: str, share: float) -> float:
+def _checked(defense: str, share: float) -> float:
     if not 0 < share < 1:
-        raise InputError(f"{word}:share must be between 0 and 1, of each side of the image, got {share}")
+        raise InputError(f"{defense}:share must be between 0 and 1, of each side of the image, got {share}")
     return share
 
 
@@ -79,7 +79,7 @@ def _padded(x: Tensor, share: float, down: float, right: float) -> Tensor:
 
 
 def _place(side: int, share: float, at: float) -> tuple[int, int]:
-    """Where a window of `share` of a `side` begins, `at` in [0, 1) of the places that there are; and its length."""
+    """Start of a window of `share` of a `side`, at fraction `at` in [0, 1) of the positions; and its length."""
     length = max(round(side * share), 1)
     return int(at * (side - length + 1)), length
 

@@ -1,4 +1,4 @@
-"""Intentionally broken baselines: gradient masking, which changes no decision.
+"""Intentionally broken baselines: gradient masking, without any change of decisions.
 
 They show the value of robust accuracy against FGSM and PGD alone (Papernot et al. 2017, "Practical black-box attacks",
 section 8; Athalye et al. 2018, "Obfuscated gradients"): transferred images, attacks by scores or decisions, and
@@ -19,7 +19,7 @@ LEAST = 1e-7  # 1 - LEAST is not 1 in float32
 
 
 class GradientMasking(Defended):
-    """The decisions are those of the inner classifier, whose gradients an adaptive attacker takes."""
+    """The decisions are those of the inner classifier, whose gradients adaptive attacks use."""
 
     def adaptive(self) -> nn.Module:
         return adaptive(self.inner)
@@ -41,9 +41,9 @@ class LabelsOnly(GradientMasking):
 
 
 class Saturated(GradientMasking):
-    """log softmax(`scale` z), of probabilities cut to [1e-7, 1 - 1e-7]: most images have no others, and no gradient.
+    """log softmax(`scale` z), of probabilities clamped to [1e-7, 1 - 1e-7]: for most images these, without gradient.
 
-    What a softmax does after distillation at a temperature of `scale` (Carlini & Wagner 2017, section VIII).
+    As a softmax after distillation at a temperature of `scale` (Carlini & Wagner 2017, section VIII).
     """
 
     spec_name = "saturated"
@@ -59,16 +59,16 @@ class Saturated(GradientMasking):
 
 
 class PerturbedGradient(GradientMasking):
-    """Logits of the classifier, with a gradient (n, c, h, w) at the image replaced by `modify_gradient`."""
+    """Logits of the classifier, with their gradient (n, c, h, w) at the image replaced by `modify_gradient`."""
 
     def modify_gradient(self, gradient: Tensor) -> Tensor:
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        entering = x.clone()
-        if entering.requires_grad:
-            entering.register_hook(self.modify_gradient)
-        logits: Tensor = self.inner(entering)
+        x_input = x.clone()
+        if x_input.requires_grad:
+            x_input.register_hook(self.modify_gradient)
+        logits: Tensor = self.inner(x_input)
         return logits
 
 

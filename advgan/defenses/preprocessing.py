@@ -16,11 +16,11 @@ from advgan.defenses.base import EOT, Defended, adaptive
 
 
 class Preprocessing(Defended):
-    """logits(process(x)). A subclass writes `process`: images (n, c, h, w) in [0, 1] -> images of the same shape.
+    """logits(process(x)). A subclass implements `process`: images (n, c, h, w) in [0, 1] -> images of the same shape.
 
-    differentiable   whether its own gradient is useful; otherwise an adaptive attacker takes that of
+    differentiable   whether its own gradient is useful; otherwise adaptive attacks use that of
                      `bpda_approximation` (BPDA, Athalye et al. 2018, "Obfuscated gradients", section 4.1)
-    draws            of the EOT mean against a random one
+    draws            number of draws of the EOT mean, for random ones
     """
 
     differentiable: ClassVar[bool] = True
@@ -38,8 +38,8 @@ class Preprocessing(Defended):
         return logits
 
     def adaptive(self) -> nn.Module:
-        through = BPDA(self)
-        return EOT(through, self.draws) if self.random else through
+        bpda = BPDA(self)
+        return EOT(bpda, self.draws) if self.random else bpda
 
 
 class BPDA(nn.Module):
@@ -82,7 +82,7 @@ class BitDepth(Preprocessing):
 class Jpeg(Preprocessing):
     """The image written as a JPEG file of `quality` 1 to 100, and read again (Dziugaite et al. 2016; Guo et al. 2018).
 
-    The file is real, 8 bits and coarser colours included; its gradient is zero.
+    A real file, with 8 bits and chroma subsampling; its gradient is zero.
     """
 
     spec_name = "jpeg"
@@ -96,13 +96,13 @@ class Jpeg(Preprocessing):
 
     def process(self, x: Tensor) -> Tensor:
         levels = (x.detach() * 255).round().byte().cpu().numpy()
-        files = [_written_and_read(image.transpose(1, 2, 0), self.quality) for image in levels]
+        files = [_jpeg_round_trip(image.transpose(1, 2, 0), self.quality) for image in levels]
         read = np.stack(files).transpose(0, 3, 1, 2) if files else levels
         return torch.from_numpy(read).to(x) / 255 + 0 * x  # x stays in the graph, with gradient 0
 
 
-def _written_and_read(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """An image (h, w, c) of grey or colour as its JPEG file shows it."""
+def _jpeg_round_trip(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """An image (h, w, c), grey or RGB, decoded from its JPEG file."""
     with BytesIO() as file:
         Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "JPEG", quality=quality)
         with Image.open(file) as read:

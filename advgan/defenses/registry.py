@@ -1,4 +1,4 @@
-"""The defenses by the names they have on the command line and in every report: bit-depth:bits=3+reject:detector=RUN."""
+"""Defenses by their names on the command line and in reports: bit-depth:bits=3+reject:detector=RUN."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from advgan.defenses.detection import Detector, build_detector, check_detector, 
 
 
 class RejectingClassifier(Defended):
-    """The inner classifier's logits; an image with a positive `rejection_score` counts as rejected, whatever they say.
+    """The inner classifier's logits; an image with a positive `rejection_score` is rejected, for any logits.
 
-    detector   a calibrated one, or the directory where train/detector.py wrote it. It is saved with the classifier.
+    detector   a calibrated detector, or its directory, written by train/detector.py. It is saved with the classifier.
     """
 
     spec_name = "reject"
@@ -23,13 +23,15 @@ class RejectingClassifier(Defended):
     def __init__(self, inner: nn.Module, detector: str | Detector = "") -> None:
         if detector == "":
             raise InputError("reject needs a detector, expected reject:detector=DIR, made by train/detector.py")
-        found = load_detector(detector) if isinstance(detector, str) else detector
-        shape = getattr(inner, "image_shape", found.image_shape)
-        if tuple(shape) != found.image_shape:
-            made, given = ("x".join(map(str, each)) for each in (found.image_shape, shape))
-            raise InputError(f"the detector was made for images of {made}, expected one for the classifier's {given}")
-        super().__init__(inner, **found.config)
-        self.detector = found.eval()
+        loaded = load_detector(detector) if isinstance(detector, str) else detector
+        shape = getattr(inner, "image_shape", loaded.image_shape)
+        if tuple(shape) != loaded.image_shape:
+            actual, expected = ("x".join(map(str, value)) for value in (loaded.image_shape, shape))
+            raise InputError(
+                f"the detector was made for images of {actual}, expected one for the classifier's {expected}"
+            )
+        super().__init__(inner, **loaded.config)
+        self.detector = loaded.eval()
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
@@ -52,7 +54,7 @@ class RejectingClassifier(Defended):
 
 
 class AdaptiveView(nn.Module):
-    """Adaptive view of a `RejectingClassifier`: that of the classifier, and the detector's smooth scores."""
+    """Adaptive view of a `RejectingClassifier`: that of the classifier, and the detector's differentiable scores."""
 
     def __init__(self, defense: RejectingClassifier) -> None:
         super().__init__()
@@ -64,4 +66,4 @@ class AdaptiveView(nn.Module):
 
     def rejection_score(self, x: Tensor) -> Tensor:
         """As `RejectingClassifier.rejection_score`, with a gradient that leads below the threshold."""
-        return self.detector.smooth(x, self.inner) - self.detector.threshold
+        return self.detector.differentiable_scores(x, self.inner) - self.detector.threshold

@@ -61,10 +61,10 @@ def test_existing_path_is_never_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "weights", "defense", "message"),
     [
-        ("mnist-c@a", "b", None, "target 'mnist-c@a' names its weights, expected no weights beside it, got b"),
-        ("mnist-c+median", None, "jpeg", "names its defense, expected no defense beside it, got jpeg"),
-        ("mnist-c@", None, None, "names its weights, expected a value after it"),
-        ("mnist-c@a+", None, None, "names its defense, expected a value after it"),
+        ("mnist-c@a", "b", None, "target 'mnist-c@a' has its weights, expected no weights beside it, got b"),
+        ("mnist-c+median", None, "jpeg", "has its defense, expected no defense beside it, got jpeg"),
+        ("mnist-c@", None, None, "has its weights, expected a value after it"),
+        ("mnist-c@a+", None, None, "has its defense, expected a value after it"),
         ("mnist-c@a+jpge", None, None, "unknown defense 'jpge'; did you mean jpeg"),
         ("mnist-c+jpeg:bits=3", None, None, "cannot take 'bits=3'"),
     ],
@@ -85,8 +85,8 @@ def test_weights_and_defenses_of_several_classifiers(tmp_path: Path) -> None:
     for given, message in [
         ((texts, []), "expected one target-weights for each target, got 0 for 1 targets"),
         ((texts, [b], ["median", "jpeg"]), "expected one defense, or one for each of 3 targets, got 2"),
-        ((["mnist-c@a"], [b]), "'mnist-c@a' names its weights, expected no weights beside it, got b"),
-        ((["mnist-c+median"], [b], ["jpeg"]), "names its defense, expected no defense beside it, got jpeg"),
+        ((["mnist-c@a"], [b]), "'mnist-c@a' has its weights, expected no weights beside it, got b"),
+        ((["mnist-c+median"], [b], ["jpeg"]), "has its defense, expected no defense beside it, got jpeg"),
         (([str(tmp_path)], [b]), "holds its own weights, expected no others, got b"),
     ]:
         with pytest.raises(InputError, match=message):

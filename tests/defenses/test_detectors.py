@@ -90,7 +90,7 @@ def test_smooth_squeezing_score_has_gradient_at_saturation() -> None:
         classifier[1].bias[0], classifier[1].bias[1] = 720.0, -720.0  # brighter than 0.8: class 1
     x = torch.full((1, 1, 3, 3), 0.6, requires_grad=True)
     detector = FeatureSqueezing((1, 3, 3))
-    plain, smooth = detector(x, classifier), detector.smooth(x, classifier)
+    plain, smooth = detector(x, classifier), detector.differentiable_scores(x, classifier)
     assert plain.item() == smooth.item() == 2
     assert not torch.autograd.grad(plain.sum(), x)[0].any()
     assert (torch.autograd.grad(smooth.sum(), x)[0] > 0).all()  # darker: white would be classified correctly
@@ -125,7 +125,7 @@ def test_rejecting_classifier_save_and_load(kind: type[Detector], target: nn.Mod
 
 def test_rejection_must_be_outermost(target: nn.Module, x: Tensor) -> None:
     rejecting = RejectingClassifier(target, calibrated(BinaryDetector, x, target))
-    with pytest.raises(InputError, match="cannot stand around a defense that rejects"):
+    with pytest.raises(InputError, match="cannot wrap a defense that rejects"):
         defend(rejecting, "bit-depth")
     around = RejectingClassifier(defend(target, "bit-depth"), calibrated(FeatureSqueezing, x, target))
     assert [d["name"] for d in around.config["defenses"]] == ["bit-depth", "reject"]

@@ -144,7 +144,7 @@ def test_invalid_members_raise(word: str, folders: list[Path], tmp_path: Path) -
         defend(target, f"{word}:members={folders[0]},nowhere")
     with pytest.raises(InputError, match=r"images of shape \(1, 28, 28\), got \(1, 20, 20\)"):
         defend(target, f"{word}:members={folders[2]}")
-    with pytest.raises(InputError, match="must answer as the classifier they join, classes 4, got 5"):
+    with pytest.raises(InputError, match="must fit the classifier, expected classes 4, got 5"):
         defend(target, f"{word}:members={folders[3]}")
 
 

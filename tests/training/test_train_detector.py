@@ -186,7 +186,7 @@ def test_program_of_discriminator(words: list[str], classifier: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--fpr", "0"], "fpr must be in (0, 1), the share of clean images rejected, got 0.0"),
+        (["--fpr", "0"], "fpr must be in (0, 1), the fraction of clean images rejected, got 0.0"),
         (["--fpr", "1"], "fpr must be in (0, 1)"),
         (["--steps", "0"], "steps must be positive, got 0"),
         (["--steps", "40"], "steps does nothing with kind feature-squeezing, got 40"),
