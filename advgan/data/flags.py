@@ -1,4 +1,4 @@
-"""The flags by which every program is told its data: one help text for all."""
+"""The data flags of all programs, with one help text."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ Dataset = Annotated[
     arg(
         help="mnist5k (embedded), mnist, fashion-mnist, cifar10; folder (class folders train/ [val/] test/ in the data "
         "dir); hf:SOURCE[:CONFIG] (a folder of parquet files, tar shards or images, or a repository, through Hugging "
-        "Face datasets); hf-stream:SOURCE[:CONFIG] (the same, read in passing): docs/data.md"
+        "Face datasets); hf-stream:SOURCE[:CONFIG] (the same, streamed): docs/data.md"
     ),
 ]
-DataDir = Annotated[Path, arg(help="Where the data set lies, or is downloaded to; with hf or hf-stream alone: SOURCE")]
-ImageSize = Annotated[int | None, arg(help="Resize and crop your own images to this many pixels a side")]
-ImageColumn = Annotated[str | None, arg(help="Column of the images, with hf and hf-stream; None finds it")]
-LabelColumn = Annotated[str | None, arg(help="Column of the labels, with hf and hf-stream; None finds it")]
+DataDir = Annotated[
+    Path, arg(help="Folder of the data set or its download; the SOURCE of hf and hf-stream without one")
+]
+ImageSize = Annotated[
+    int | None,
+    arg(help="Side in pixels to which images of a custom data set are resized and cropped; None: no change"),
+]
+ImageColumn = Annotated[str | None, arg(help="Column of the images, with hf and hf-stream; None: by name or type")]
+LabelColumn = Annotated[str | None, arg(help="Column of the labels, with hf and hf-stream; None: by name or type")]
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class DataSettings:
 
 
 def load_chosen(settings: DataSettings) -> Data:
-    """The data set that a program's settings name. Raises InputError as `load_data`."""
+    """The data set of a program's settings. Raises InputError as `load_data`."""
     return load_data(
         settings.dataset,
         settings.data_dir,

@@ -1,4 +1,4 @@
-"""The user's own images: `train/<class>/*.jpg`, `test/<class>/*.jpg` and, if there is one, `val/<class>/*.jpg`."""
+"""The user's images: `train/<class>/*.jpg`, `test/<class>/*.jpg` and optionally `val/<class>/*.jpg`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from advgan.core.errors import InputError, listing, note
 from advgan.data.classes import class_order
 from advgan.data.image_file import EXTENSIONS
-from advgan.data.image_io import MEMORY_LIMIT, StoredImages, cut, infer_shape
+from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_images
 from advgan.data.split import Data, Split, fair_order, stratified_holdout
 from advgan.data.walk import identity, image_files, is_data_name
 
@@ -35,15 +35,15 @@ def load_folder(
     """Load class folders; the classes are the sorted folder names of train/ (`class_order`), the same in every split.
 
     Every split is in an order of which the first m images are a fair sample (`fair_order`). Hidden files and folders
-    are left out; a file counts once, whatever links lead to it.
+    are skipped; a file counts once, however many links lead to it.
 
     Args:
-        root: the folder that has train/, test/ and, if there is one, val/ (or valid/, validation/, dev/).
+        root: the folder of train/, test/ and optionally val/ (or valid/, validation/, dev/).
         image_size: resize the shorter side to this and crop the centre square; None: all images have one size.
         channels: 1 or 3; None: 1 if all images are grey.
-        seed: draws the validation images if there is no val/ (`stratified_holdout`).
+        seed: of the draw of validation images without a val/ (`stratified_holdout`).
         memory_limit: a set that takes more bytes than this when decoded stays on disk and is decoded batch by batch;
-            broken files and images of another size are then found when they are met. A smaller one is decoded now.
+            broken files and images of another size raise an error then. A smaller one is decoded now.
 
     Raises:
         InputError: a folder is missing or empty, or there are two of a split; classes differ; a file is in two splits
@@ -67,21 +67,21 @@ def load_folder(
     parts = (train, validation, test)
     paths = [path for part in parts for path in part.paths]
     files = StoredImages(paths, infer_shape(paths, image_size, channels), image_size is not None, range(len(paths)))
-    images = cut(files, [len(part.paths) for part in parts], memory_limit)
+    images = split_images(files, [len(part.paths) for part in parts], memory_limit)
     splits = [Split(*pair) for pair in zip(images, (part.labels for part in parts), strict=True)]
     return Data("folder", splits[0], splits[1], splits[2], classes)
 
 
 def by_split(names: Sequence[str], where: object, kind: str, hint: str = "") -> dict[str, str]:
-    """Which of the `names` are "train", "validation" and "test", by any of their `SPLITS` names.
+    """The `names` of "train", "validation" and "test", by any of their `SPLITS` names.
 
-    Others are named in a note on stderr, which `hint` ends, where there is a split. `kind` is what has these names, in
-    the plural. Raises InputError for two of one split.
+    Others are listed in a note on stderr, with `hint` at its end, if there is a split. `kind`: plural noun of the named
+    objects. Raises InputError for two of one split.
     """
     splits: dict[str, str] = {}
     unused = []
     for name in names:
-        split = next((split for split, known in SPLITS.items() if name.casefold() in known), None)
+        split = next((split for split, aliases in SPLITS.items() if name.casefold() in aliases), None)
         if split is None:
             unused.append(name)
         elif split in splits:
@@ -94,7 +94,7 @@ def by_split(names: Sequence[str], where: object, kind: str, hint: str = "") -> 
 
 
 class Listing(NamedTuple):
-    """The images of a split before any is opened: n paths, labels `(n,)`."""
+    """The images of a split as n paths, and labels `(n,)`."""
 
     paths: list[str]
     labels: Tensor
@@ -106,14 +106,14 @@ class Listing(NamedTuple):
 def split_folders(root: Path) -> dict[str, Path]:
     """The folders below `root` that are "train", "validation" and "test", by any of their `SPLITS` names.
 
-    Folders of other names are named in a note on stderr. Raises InputError for two folders of one split.
+    Folders of other names are listed in a note on stderr. Raises InputError for two folders of one split.
     """
     names = _folders(root) if root.is_dir() else []
     return {split: root / name for split, name in by_split(names, root, "folders", f" ({LAYOUT})").items()}
 
 
 def _folders(folder: Path) -> list[str]:
-    """The names of the folders in `folder`, sorted, without hidden ones (.ipynb_checkpoints) and those of systems."""
+    """The names of the folders in `folder`, sorted, without hidden and system ones (.ipynb_checkpoints)."""
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and is_data_name(entry.name))
 
 
@@ -129,10 +129,10 @@ def _images(folder: Path, classes: tuple[str, ...]) -> Listing:
     if not names:
         raise InputError(f"no class folders in {folder}; {LAYOUT}")
     if names != classes:
-        more, missing = class_order([*{*names} - {*classes}]), class_order([*{*classes} - {*names}])
-        differences = (("lacks", missing), ("also has", more))
-        text = " and ".join(f"{what} {listing(some)}" for what, some in differences if some)
-        raise InputError(f"{folder} must have the same classes as train/, but {text}")
+        additional, missing = class_order([*{*names} - {*classes}]), class_order([*{*classes} - {*names}])
+        differences = (("lacks", missing), ("also has", additional))
+        description = " and ".join(f"{what} {listing(names)}" for what, names in differences if names)
+        raise InputError(f"{folder} must have the same classes as train/, but {description}")
     if len(classes) < 2:
         raise InputError(f"at least two classes expected, {folder} has only {classes[0]}")
     by_class = {str(folder / name): image_files(folder / name) for name in classes}
@@ -162,14 +162,14 @@ def flat_images(folder: Path) -> Listing:
 
 
 def _check_apart(listings: dict[str, Listing]) -> None:
-    """Raise InputError for a file that links make part of two of the folders."""
+    """Raise InputError for a file that is in two of the folders through links."""
     owner: dict[tuple[int, int], tuple[str, str]] = {}
     shared = []
     for folder, part in listings.items():
         for path in part.paths:
-            other, known = owner.setdefault(identity(path), (folder, path))
-            if other != folder:
-                shared.append((known, path))
+            other_folder, known_path = owner.setdefault(identity(path), (folder, path))
+            if other_folder != folder:
+                shared.append((known_path, path))
     if shared:
         first, second = shared[0]
         raise InputError(

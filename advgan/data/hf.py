@@ -1,4 +1,4 @@
-"""Data sets through Hugging Face `datasets`: a repository or a folder, kept on disk or streamed shard by shard."""
+"""Data sets through Hugging Face `datasets`: a repository or a folder, on disk or streamed by shards."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from advgan.core.optional import require_package
 from advgan.data.columns import Columns, find_columns
 from advgan.data.folder import by_split
 from advgan.data.image_file import ImageSource
-from advgan.data.image_io import MEMORY_LIMIT, StoredImages, cut, infer_shape
+from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_images
 from advgan.data.labels import Names, find_classes, is_missing, plain_label
 from advgan.data.local_files import check_folder, keep_data_files, names_by_file, row_count
-from advgan.data.shards import LibraryShards, blame, failure
+from advgan.data.shards import LibraryShards, first_damage, load_error
 from advgan.data.split import Data, Split, fair_order, stratified_holdout
 from advgan.data.stream import HOLDOUT_MODULUS, Stream
 
@@ -37,13 +37,13 @@ def load_hf(
     label_column: str | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Data:
-    """Load `hf:SOURCE` or `hf-stream:SOURCE`; SOURCE is a folder or a repository, perhaps with `:CONFIG`; none: `root`.
+    """Load `hf:SOURCE` or `hf-stream:SOURCE`; SOURCE: a folder, or a repository with optional `:CONFIG`; none: `root`.
 
-    A set without labelled test images is tested on its validation images; one without validation images gives a tenth
-    of its training images, drawn by `seed`. Either is said on stderr.
+    Without labelled test images the validation images are the test images; without validation images a tenth of the
+    training images is drawn by `seed`. Either gives a note on stderr.
 
     Raises:
-        InputError: it cannot be loaded, has no training images, no column of images or of labels, or damaged ones.
+        InputError: it cannot be loaded, has no training images, no column of images or of labels, or is damaged.
     """
     kind, _, source = name.partition(":")
     loaded = _open(name, source or str(root), (image_column, label_column), streaming=kind == "hf-stream")
@@ -54,8 +54,8 @@ def load_hf(
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the library found: the splits by name, their files where it lists them, the class names of the label
-    column in each file (in the whole split where there are none), the columns, the folder if it is one."""
+    """A data set as opened by the library: splits by name, their files if listed, class names of the label column in
+    each file (or of the whole split), the two columns, and the folder of a local one."""
 
     name: str
     splits: dict[str, Any]
@@ -68,7 +68,7 @@ class Loaded:
 
     def columns(self, labels: Any) -> Columns:
         declared = [names for split in ("train", *self.names) for names in self.names[split]]
-        if any(self.names["train"]):  # a class that train lacks is then refused where it is met
+        if any(self.names["train"]):  # classes missing in train raise an error later
             declared = self.names["train"]
         classes = find_classes(declared, self.folder, labels, self.name)
         return Columns(self.name, self.image, self.label, classes, self.paths)
@@ -87,31 +87,41 @@ def _open(name: str, source: str, chosen: tuple[str | None, str | None], *, stre
     try:
         if folder and any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
             if streaming:
-                raise InputError(f"{name} was saved to be read in place: expected hf: in place of hf-stream:")
-            found = datasets.load_from_disk(source)
+                raise InputError(
+                    f"{name} was saved by save_to_disk, which cannot be streamed: expected hf: in place of hf-stream:"
+                )
+            datasets_by_split = datasets.load_from_disk(source)
         else:
             builder = datasets.load_dataset_builder(source, config or None)
             files = keep_data_files(name, folder, builder.config.data_files or {})
             paths = builder.info.builder_name == "imagefolder"
             if streaming:
-                found = builder.as_streaming_dataset()
+                datasets_by_split = builder.as_streaming_dataset()
             else:
-                if damaged := blame(path for these in files.values() for path in these if path.endswith(".tar")):
+                if damaged := first_damage(
+                    path for split_files in files.values() for path in split_files if path.endswith(".tar")
+                ):
                     raise InputError(f"{name} has a damaged shard, {damaged}")
                 builder.download_and_prepare()
-                found = builder.as_dataset()
+                datasets_by_split = builder.as_dataset()
     except InputError:
         raise
-    except Exception as error:  # the library raises anything
-        raise failure(name, (path for these in files.values() for path in these), error) from None
-    splits = {str(split): part for split, part in found.items()} if isinstance(found, dict) else {"train": found}
+    except Exception as error:  # the library may raise any exception
+        raise load_error(name, (path for split_files in files.values() for path in split_files), error) from None
+    splits = (
+        {str(split): part for split, part in datasets_by_split.items()}
+        if isinstance(datasets_by_split, dict)
+        else {"train": datasets_by_split}
+    )
     parts = by_split(list(splits), name, "splits")
     splits = {split: splits[part] for split, part in parts.items()}
     files = {split: files[part] for split, part in parts.items() if part in files}
     if "train" not in splits:
-        raise InputError(f"{name} has no training images: expected a split called train, got {listing(found)}")
+        raise InputError(
+            f"{name} has no training images: expected a split called train, got {listing(datasets_by_split)}"
+        )
     if splits["train"].features is None:
-        raise InputError(f"{name} does not say which columns it has, expected parquet files, tar shards or images")
+        raise InputError(f"{name} has no known columns, expected parquet files, tar shards or images")
     image, label = find_columns(splits["train"].features, name, *chosen)
     names = {}
     for split, part in splits.items():
@@ -141,7 +151,7 @@ def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed:
     has_labels = {split for split, labels in values.items() if labels and not all(map(is_missing, labels))}
     if "train" not in has_labels:
         raise InputError(f"{loaded.name} has no labelled training images: column {loaded.label} has no labels in train")
-    train, validation, test = _parts(loaded, has_labels)
+    train, validation, test = _choose_splits(loaded, has_labels)
     used = [part for part in dict.fromkeys((train, validation, test)) if part]
     table = datasets.concatenate_datasets([columns.only(loaded.splits[part], labels=False) for part in used])
     labels = torch.tensor(
@@ -152,48 +162,48 @@ def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed:
         ]
     )
     ends = torch.tensor([len(values[part]) for part in used]).cumsum(0).tolist()
-    places = {part: torch.arange(end - len(values[part]), end) for part, end in zip(used, ends, strict=True)}
-    rows: dict[str, Tensor] = {"train": places[train]}
-    for want, there in (("test", test), ("validation", validation)):
-        if there:
-            rows[want] = places[there]
+    indices = {part: torch.arange(end - len(values[part]), end) for part, end in zip(used, ends, strict=True)}
+    rows: dict[str, Tensor] = {"train": indices[train]}
+    for role, source in (("test", test), ("validation", validation)):
+        if source:
+            rows[role] = indices[source]
         else:
             kept, held = stratified_holdout(labels[rows["train"]], seed)
-            rows["train"], rows[want] = rows["train"][kept], rows["train"][held]
-    order = [rows[want][fair_order(labels[rows[want]])] for want in ("train", "validation", "test")]
+            rows["train"], rows[role] = rows["train"][kept], rows["train"][held]
+    order = [rows[role][fair_order(labels[rows[role]])] for role in ("train", "validation", "test")]
     sources = TableImages(table, columns)
     everything = torch.cat(order).tolist()
     images = StoredImages(sources, infer_shape(sources, image_size, channels), image_size is not None, everything)
-    parts = cut(images, [len(part) for part in order], memory_limit)
+    parts = split_images(images, [len(part) for part in order], memory_limit)
     splits = [Split(part, labels[indices]) for part, indices in zip(parts, order, strict=True)]
     return Data(loaded.name, splits[0], splits[1], splits[2], columns.classes)
 
 
 def _labels(loaded: Loaded, split: str) -> list[str | int | None]:
-    """The labels of a split as `plain_label` has them, each by the class names of its own file."""
+    """The labels of a split by `plain_label`, each with the class names of its file."""
     table, names = loaded.splits[split], loaded.names[split]
-    values, each = list(table[loaded.label][:]), names * len(table) if len(names) == 1 else []
-    if not each and len({*names}) > 1:
+    values, names_per_row = list(table[loaded.label][:]), names * len(table) if len(names) == 1 else []
+    if not names_per_row and len({*names}) > 1:
         counts = [row_count(path) for path in loaded.files[split]]
-        each = [of_file for of_file, n in zip(names, counts, strict=True) for _ in range(n)]
-    each = each or names[:1] * len(table)
-    if len(each) != len(values):
-        raise InputError(f"{loaded.name}: files of {split} have {len(each)} rows, expected {len(values)}")
+        names_per_row = [file_names for file_names, n in zip(names, counts, strict=True) for _ in range(n)]
+    names_per_row = names_per_row or names[:1] * len(table)
+    if len(names_per_row) != len(values):
+        raise InputError(f"{loaded.name}: files of {split} have {len(names_per_row)} rows, expected {len(values)}")
     return [
-        plain_label(value, of_row, f"{loaded.name} {split} row {i}")
-        for i, (value, of_row) in enumerate(zip(values, each, strict=True))
+        plain_label(value, row_names, f"{loaded.name} {split} row {i}")
+        for i, (value, row_names) in enumerate(zip(values, names_per_row, strict=True))
     ]
 
 
-def _parts(loaded: Loaded, usable: set[str]) -> tuple[str, str | None, str | None]:
-    """Which splits are for training, validation and the test; None: to be held out. What is unusual is said."""
+def _choose_splits(loaded: Loaded, usable: set[str]) -> tuple[str, str | None, str | None]:
+    """The splits for training, validation and test; None: to be held out. Replacements give a note on stderr."""
     test = "test" if "test" in usable else None
     validation = "validation" if "validation" in usable else None
     if not test and validation:
-        note(f"{loaded.name} has no labelled test images: its {validation} images are for the test")
+        note(f"{loaded.name} has no labelled test images: its {validation} images are used as test images")
         test, validation = validation, None
     elif not test:
-        note(f"{loaded.name} has no labelled test images: a tenth of the training images is held out for the test")
+        note(f"{loaded.name} has no labelled test images: a tenth of the training images is held out as test images")
     if not validation:
         note(f"{loaded.name}: a tenth of the training images is held out for validation")
     return "train", validation, test
@@ -201,7 +211,7 @@ def _parts(loaded: Loaded, usable: set[str]) -> tuple[str, str | None, str | Non
 
 def _streamed(loaded: Loaded, image_size: int | None, channels: int | None, seed: int) -> Data:
     columns = loaded.columns(None)
-    train, validation, test = _parts(loaded, {*loaded.splits})
+    train, validation, test = _choose_splits(loaded, {*loaded.splits})
     shards = {
         part: LibraryShards(loaded.splits[part], columns, loaded.files.get(part, []), loaded.names[part])
         for part in (train, validation, test)
@@ -210,14 +220,14 @@ def _streamed(loaded: Loaded, image_size: int | None, channels: int | None, seed
     first_sources = [source for source, _ in islice(shards[train].read(0), 64)]
     shape = infer_shape(first_sources, image_size, channels)
     stream = partial(Stream, image_shape=shape, crop=image_size is not None, num_classes=len(columns.classes))
-    everything = frozenset(range(HOLDOUT_MODULUS))
-    missing = [want for want, there in (("validation", validation), ("test", test)) if not there]
-    held = {want: frozenset({(seed + i) % HOLDOUT_MODULUS}) for i, want in enumerate(missing)}
-    left = everything.difference(*held.values())
+    all_remainders = frozenset(range(HOLDOUT_MODULUS))
+    missing = [role for role, source in (("validation", validation), ("test", test)) if not source]
+    heldout = {role: frozenset({(seed + i) % HOLDOUT_MODULUS}) for i, role in enumerate(missing)}
+    kept = all_remainders.difference(*heldout.values())
     return Data(
         loaded.name,
-        train=stream(shards[train], kept=left),
-        validation=stream(shards[validation]) if validation else stream(shards[train], kept=held["validation"]),
-        test=stream(shards[test]) if test else stream(shards[train], kept=held["test"]),
+        train=stream(shards[train], kept=kept),
+        validation=stream(shards[validation]) if validation else stream(shards[train], kept=heldout["validation"]),
+        test=stream(shards[test]) if test else stream(shards[train], kept=heldout["test"]),
         classes=columns.classes,
     )

@@ -1,4 +1,4 @@
-"""One image from strangers: opened with care, 8 bits a channel, grey or RGB, upright."""
+"""Untrusted image files: size limits, 8 bits per channel, grey or RGB, upright."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from advgan.core.files import check_regular
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pbm", ".pgm", ".pnm", ".ppm")
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # not EPS: Pillow hands that to Ghostscript
-MAX_PIXELS = 89_478_485  # 256 MiB of RGB; Pillow's own line, where it only warns
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # not EPS, for which Pillow runs Ghostscript
+MAX_PIXELS = 89_478_485  # 256 MiB of RGB; the number for which Pillow warns
 GREY = ("1", "L", "LA", "La")
 
 
 def open_image(source: str | Path | BinaryIO) -> Image.Image:
-    """An image as 8 bits grey (mode L) or RGB, turned upright as its EXIF data say.
+    """An image as 8 bits grey (mode L) or RGB, rotated by its EXIF orientation.
 
-    Of an animated file the first frame; transparency is dropped. Nothing is decoded before the header has been judged.
+    Of an animated file the first frame; transparency is dropped. The header is checked before decoding.
 
     Raises:
-        OSError: it is no image of `FORMATS`, is damaged, has more than `MAX_PIXELS` pixels or more than 8 bits a
-            channel. The message is the reason; the name of the file is the caller's to add.
+        OSError: no image of `FORMATS`, a damaged one, more than `MAX_PIXELS` pixels or more than 8 bits per channel.
+            The message is the reason, without the name of the file.
     """
     with _opened(source) as file:
         if file.mode[0] in "IF":  # Pillow would clip 16 bits to 8 and make the image white
@@ -34,19 +34,19 @@ def open_image(source: str | Path | BinaryIO) -> Image.Image:
         image = file.convert("L" if file.mode in GREY else "RGB")
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data say nothing about the pixels
+    except Exception:  # damaged EXIF data, intact pixels
         return image
 
 
 def image_dimensions(source: str | Path | BinaryIO) -> tuple[int, int]:
-    """Width and height of an image by its header, before it is turned upright. Raises OSError as `open_image`."""
+    """Width and height in an image's header, before rotation. Raises OSError as `open_image`."""
     with _opened(source) as file:
         return file.width, file.height
 
 
 @contextmanager
 def _opened(source: str | Path | BinaryIO) -> Iterator[Image.Image]:
-    """Pillow's lazy image, small enough to be decoded. Whatever goes wrong in or with it is an OSError."""
+    """Pillow's lazy image, within the size limit. Any exception becomes an OSError."""
     try:
         if isinstance(source, (str, Path)):
             check_regular(source)
@@ -60,12 +60,12 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[Image.Image]:
         raise OSError(f"at most {MAX_PIXELS} pixels expected: {error}") from None
     except OSError:
         raise
-    except Exception as error:  # Pillow's decoders raise anything: SyntaxError, struct.error, ...
+    except Exception as error:  # Pillow's decoders may raise any exception: SyntaxError, struct.error, ...
         raise OSError(f"{type(error).__name__}: {error}") from None
 
 
 class InMemoryImage(NamedTuple):
-    """An image that lies in no file of its own: the name to call it by, and its bytes."""
+    """An encoded image in memory: a name for messages, and its bytes."""
 
     name: str
     data: bytes
@@ -75,12 +75,12 @@ ImageSource = str | InMemoryImage  # before it is decoded: a path, or a name and
 
 
 def read_image(source: ImageSource) -> Image.Image:
-    """`open_image` of either kind."""
+    """`open_image` of a path or of bytes."""
     return open_image(_path_or_stream(source))
 
 
 def is_grey(source: ImageSource) -> bool:
-    """Whether an image has no colours, by its header alone. Raises OSError as `open_image` does."""
+    """Whether an image is grey, by its header. Raises OSError as `open_image`."""
     with _opened(_path_or_stream(source)) as file:
         return file.mode in GREY
 

@@ -1,4 +1,4 @@
-"""Images -> uint8 tensors. What cannot be read is named, never skipped."""
+"""Images -> uint8 tensors. Unreadable images raise an error with their names."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from torch import Tensor
 from advgan.core.errors import InputError
 from advgan.data.image_file import ImageSource, as_array, cropped, is_grey, name_of, open_image, read_image
 
-__all__ = ["MEMORY_LIMIT", "StoredImages", "cut", "infer_shape", "open_image", "unreadable"]
+__all__ = ["MEMORY_LIMIT", "StoredImages", "infer_shape", "open_image", "split_images", "unreadable"]
 
-MEMORY_LIMIT = 2 << 30  # bytes; a set that is larger when decoded stays where it is
+MEMORY_LIMIT = 2 << 30  # bytes; a larger decoded set is decoded batch by batch
 
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images that look like a uint8 tensor `(n, c, h, w)`: indexing decodes.
+    """Images with the interface of a uint8 tensor `(n, c, h, w)`; indexing decodes them.
 
     With `crop` an image is resized (antialiased) until it just covers `(h, w)` and cropped around its centre; without,
     it has to be `(h, w)` already. Colours are converted to `c` channels.
 
     Args:
-        sources: a list of them, or anything that has a length and gives the i-th one when asked for it.
-        order: which of them, and in what order.
+        sources: a sequence of images.
+        order: the indices of the images in `sources`.
     """
 
     sources: Sequence[ImageSource]
@@ -54,29 +54,29 @@ class StoredImages:
         """Decode the images at `indices`, in parallel threads (Pillow decodes outside the GIL).
 
         Raises:
-            InputError: images that cannot be read, all counted and the first few named; an image of another size.
+            InputError: unreadable images, with their number and the first names; an image of another size.
         """
-        wanted = [self.order[i] for i in indices]
-        images = torch.empty(len(wanted), *self.image_shape, dtype=torch.uint8)
+        source_indices = [self.order[i] for i in indices]
+        images = torch.empty(len(source_indices), *self.image_shape, dtype=torch.uint8)
         pixels = images.numpy()
         broken: list[tuple[str, OSError]] = []
 
         def read(chunk: range) -> None:
             for i in chunk:
-                source = self.sources[wanted[i]]
+                source = self.sources[source_indices[i]]
                 try:
                     pixels[i] = self._decode(source)
                 except OSError as error:
                     broken.append((name_of(source), error))
 
-        everything = range(len(wanted))
-        chunks = [everything[i : i + 32] for i in range(0, len(wanted), 32)]
-        # A terminal sees the progress, from one process of several, unless it is a matter of a moment.
-        quiet = len(wanted) < 2000 or os.environ.get("LOCAL_RANK", "0") != "0"
+        everything = range(len(source_indices))
+        chunks = [everything[i : i + 32] for i in range(0, len(source_indices), 32)]
+        # A progress bar on a terminal, by one of several processes, for many images.
+        quiet = len(source_indices) < 2000 or os.environ.get("LOCAL_RANK", "0") != "0"
         with ThreadPoolExecutor() as pool:
             for _ in track(
                 pool.map(read, chunks),
-                f"reading {len(wanted)} images",
+                f"reading {len(source_indices)} images",
                 total=len(chunks),
                 console=Console(stderr=True),
                 transient=True,
@@ -84,7 +84,7 @@ class StoredImages:
             ):
                 pass
         if broken:
-            raise unreadable(broken, len(wanted))
+            raise unreadable(broken, len(source_indices))
         return images
 
     def _decode(self, source: ImageSource) -> np.ndarray:
@@ -101,10 +101,12 @@ class StoredImages:
         return as_array(image)
 
 
-def cut(images: StoredImages, lengths: Sequence[int], memory_limit: int = MEMORY_LIMIT) -> list[Tensor | StoredImages]:
-    """Splits of `images`, one after the other: decoded now, unless that takes more bytes than the limit.
+def split_images(
+    images: StoredImages, lengths: Sequence[int], memory_limit: int = MEMORY_LIMIT
+) -> list[Tensor | StoredImages]:
+    """Consecutive splits of `images`, decoded now unless that takes more bytes than the limit.
 
-    All in one go: one progress line, and one error that names every broken image.
+    All are decoded together: one progress bar, and one error for all broken images.
     """
     if prod(images.shape) <= memory_limit:
         return list(images[range(len(images))].split(list(lengths)))
@@ -113,9 +115,9 @@ def cut(images: StoredImages, lengths: Sequence[int], memory_limit: int = MEMORY
 
 
 def infer_shape(sources: Sequence[ImageSource], image_size: int | None, channels: int | None) -> tuple[int, int, int]:
-    """`(c, h, w)` for a set of images: grey if all are, and the size of the first one, unless asked for otherwise.
+    """`(c, h, w)` for a set of images: grey if all are, and the size of the first one, unless given.
 
-    Decodes the first one; of the others it reads the headers, of as few as it can.
+    Decodes the first image; reads as few headers of the others as possible.
 
     Raises:
         InputError: none of them can be read.
@@ -127,7 +129,7 @@ def infer_shape(sources: Sequence[ImageSource], image_size: int | None, channels
             if size is None:
                 size = read_image(source).size
             grey = grey and is_grey(source)
-        except OSError as error:  # named here only if there is nothing else, otherwise when it is decoded
+        except OSError as error:  # an error only if all are broken, else when decoded
             broken.append((name_of(source), error))
         if size and (channels or not grey):
             break
@@ -138,7 +140,7 @@ def infer_shape(sources: Sequence[ImageSource], image_size: int | None, channels
 
 
 def unreadable(broken: list[tuple[str, OSError]], total: int) -> InputError:
-    """The error that names broken images: how many, the first five, and why the first."""
+    """The error for broken images: their number, the first five names, and the first reason."""
     broken = sorted(broken, key=lambda entry: entry[0])
     names = ", ".join(name for name, _ in broken[:5]) + (", ..." if len(broken) > 5 else "")
     reason = " ".join(str(broken[0][1]).split())

@@ -1,4 +1,4 @@
-"""Labels of a table, whatever their type, as numbers of one list of classes."""
+"""Labels of a table, of any type, as class numbers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from advgan.core.errors import InputError, listing
 from advgan.data.classes import class_order
 
 CLASSES = "classes.txt"  # beside the shards: one name a line
-MOST = 100_000  # classes that labels without names may count up to
+MAX_CLASSES = 100_000  # for labels without names
 
 Names = tuple[str, ...] | None  # of a ClassLabel column, in the order of its numbers; None: of another type
 
 
 def plain_label(value: Any, names: Names, where: str) -> str | int | None:
-    """A label as a class name or number: of a column with `names` the name; a list of one is what it holds.
+    """A label as a class name or number: the name for a column with `names`; the element of a list of one.
 
-    None and negative numbers, which stand for a missing label, stay. Raises InputError for what is no label.
+    None and negative numbers, for a missing label, are returned unchanged. Raises InputError for other types.
     """
     label = value
     if isinstance(label, list | tuple) and len(label) == 1:
@@ -28,7 +28,9 @@ def plain_label(value: Any, names: Names, where: str) -> str | int | None:
     if isinstance(label, bytes):
         label = label.decode("utf-8", "replace").strip()
     if label is not None and not isinstance(label, str | int):
-        raise InputError(f"{where}: a label is a whole number or a name, alone or in a list of one, got {cut(value)}")
+        raise InputError(
+            f"{where}: a label is a whole number or a name, alone or in a list of one, got {shorten(value)}"
+        )
     if isinstance(label, int) and names is not None and 0 <= label < len(names):
         return names[label]
     return int(label) if isinstance(label, int) else label
@@ -58,7 +60,7 @@ def find_classes(
         classes = read_classes(folder / CLASSES)
     elif labels is None:
         raise InputError(
-            f"{name} does not say which classes there are, and a stream is not read in advance: expected a label "
+            f"{name} has no list of classes, and a stream is not read in advance: expected a label "
             f"column of type ClassLabel, or a file {CLASSES} beside the shards, one name a line"
         )
     else:
@@ -74,8 +76,8 @@ def _classes_of(labels: set[str | int], name: str) -> tuple[str, ...]:
     texts = [label for label in labels if isinstance(label, str)]
     if texts and numbers:
         raise InputError(f"{name}: labels that are whole numbers or names expected, got {listing(labels)}")
-    if numbers and max(numbers) >= MOST:
-        raise InputError(f"{name}: labels below {MOST} expected, got {max(numbers)}")
+    if numbers and max(numbers) >= MAX_CLASSES:
+        raise InputError(f"{name}: labels below {MAX_CLASSES} expected, got {max(numbers)}")
     return tuple(map(str, range(max(numbers) + 1))) if numbers else tuple(class_order(texts))
 
 
@@ -92,7 +94,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
             raise InputError(f"{path} line {number} is empty: expected one class name a line")
         if class_name in names[: number - 1]:
             first = names.index(class_name) + 1
-            raise InputError(f"{path} has {cut(class_name)} in lines {first} and {number}: expected each class once")
+            raise InputError(
+                f"{path} has {shorten(class_name)} in lines {first} and {number}: expected each class once"
+            )
     return tuple(filter(None, names))
 
 
@@ -103,6 +107,6 @@ def names_of(feature: Any) -> Names:
     return None if names is None else tuple(map(str, names))
 
 
-def cut(value: Any) -> str:
+def shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

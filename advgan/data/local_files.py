@@ -1,4 +1,4 @@
-"""The files of a local folder before another library lists and opens them."""
+"""Checks and selection of a local folder's files before another library opens them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from advgan.core.errors import InputError
 from advgan.core.optional import require_package
 from advgan.data.image_file import EXTENSIONS
 from advgan.data.labels import Names, names_of
-from advgan.data.shards import failure
+from advgan.data.shards import load_error
 from advgan.data.walk import identity, is_data_name
 
 DATA = (*EXTENSIONS, ".parquet", ".tar", ".arrow", ".json", ".jsonl", ".csv", ".txt", ".zip", ".gz")
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError for what a library that lists `folder` would follow or wait for without end: a link to a folder
-    that leads back into it, a FIFO, a socket or a device in place of a file."""
+    """Raise InputError for entries of `folder` on which a library would not terminate: a link to a folder that leads
+    back into it, a FIFO, a socket or a device in place of a file."""
     root = folder.resolve()
     for parent, folders, names in os.walk(folder):  # links to folders are not followed
         for name in folders:
@@ -37,8 +37,8 @@ def _overlap(one: Path, other: Path) -> bool:
 
 
 def keep_data_files(name: str, folder: Path | None, data_files: Mapping[Any, list[Any]]) -> dict[str, list[str]]:
-    """The files of each split. Of those in a local `folder`, hidden ones, those of systems (__MACOSX, @eaDir) and
-    second links to one file are taken out of `data_files`.
+    """The files of each split. In a local `folder` hidden files, system files (__MACOSX, @eaDir) and second links
+    to one file are removed from `data_files`.
 
     Raises InputError for a file in two splits.
     """
@@ -52,10 +52,12 @@ def keep_data_files(name: str, folder: Path | None, data_files: Mapping[Any, lis
             if local and not _is_data(text, folder):
                 continue
             key = identity(text) if local else text
-            other, known = owner.setdefault(key, (str(split), text))
-            if other != str(split):
-                raise InputError(f"{name} has one file in {other} and {split}, expected it in one: {known} and {text}")
-            if known == text:
+            other_split, first_path = owner.setdefault(key, (str(split), text))
+            if other_split != str(split):
+                raise InputError(
+                    f"{name} has one file in {other_split} and {split}, expected it in one: {first_path} and {text}"
+                )
+            if first_path == text:
                 kept.append(path)
         paths[:] = kept
         files[str(split)] = [*map(str, kept)]
@@ -63,7 +65,7 @@ def keep_data_files(name: str, folder: Path | None, data_files: Mapping[Any, lis
 
 
 def _is_data(path: str, folder: Path | None) -> bool:
-    """Whether neither a file nor a folder between `folder` and it has a name that is left out."""
+    """Whether neither the file nor a folder between `folder` and it has a name that is skipped."""
     for base in (os.path.abspath(folder or "."), os.path.realpath(folder or ".")):
         if path.startswith(base + os.sep):
             return all(map(is_data_name, Path(os.path.relpath(path, base)).parts))
@@ -71,30 +73,30 @@ def _is_data(path: str, folder: Path | None) -> bool:
 
 
 def names_by_file(files: Sequence[str], column: str, feature: Any, name: str) -> list[Names]:
-    """For each file of a split the class names that its label column's numbers stand for: those in the header of a
-    local parquet file, where it has some; else those of `feature`, to which the library casts the column.
+    """For each file of a split the class names of its label column: those in the header of a local parquet file, if
+    any; else those of `feature`, to which the library casts the column.
 
     Raises InputError for a damaged file, and for names in one file where another has numbers.
     """
     datasets, parquet = require_package("datasets", "hf"), require_package("pyarrow.parquet", "hf")
     text = "string" in str(getattr(feature, "dtype", ""))
-    found: list[Names] = []
+    names_of_files: list[Names] = []
     for path in files:
         names = None
         if path.endswith(".parquet") and os.path.isfile(path):
             try:
                 schema = parquet.read_schema(path)
             except Exception as error:  # pyarrow's own
-                raise failure(name, [path], error) from None
+                raise load_error(name, [path], error) from None
             names = names_of(datasets.Features.from_arrow_schema(schema).get(column))
             kind = str(schema.field(column).type) if column in schema.names else "missing"
             if (text and "string" not in kind) or kind == "missing":
                 raise InputError(f"{name}: column {column} is {kind} in {path} and {feature.dtype} in others")
-        found.append(names or names_of(feature))
-    return found
+        names_of_files.append(names or names_of(feature))
+    return names_of_files
 
 
 def row_count(path: str) -> int:
-    """How many rows a parquet file has."""
+    """Number of rows of a parquet file."""
     n: int = require_package("pyarrow.parquet", "hf").read_metadata(path).num_rows
     return n

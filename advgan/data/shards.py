@@ -1,6 +1,6 @@
-"""Shards through Hugging Face `datasets`, and what is wrong with one.
+"""Shards through Hugging Face `datasets`, and checks for damaged ones.
 
-An archive that ends early does so in silence, and a reader's error names no file: both are found out here.
+Readers accept truncated archives, and their errors contain no path; these checks detect both.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from advgan.data.stream import Example
 
 
 class LibraryShards:
-    """The shards of a streamed split, each by the library's own `split_dataset_by_node`; `names` are the class names
-    of the label column in each of the `files`, or, where it has others, one for all."""
+    """The shards of a streamed split, each by the library's `split_dataset_by_node`; `names`: the class names of the
+    label column in each of the `files`, or one for all."""
 
     def __init__(self, dataset: Any, columns: Columns, files: list[str], names: Sequence[Names]) -> None:
         self.name, self.columns = columns.name, columns
         self.dataset = columns.only(dataset)
-        known = len(files) == self.dataset.num_shards
-        self.files = files if known else [f"{self.name} shard {i}" for i in range(self.dataset.num_shards)]
+        complete = len(files) == self.dataset.num_shards
+        self.files = files if complete else [f"{self.name} shard {i}" for i in range(self.dataset.num_shards)]
 
-        self.names = names if known else [names[0] if names else None] * len(self.files)
+        self.names = names if complete else [names[0] if names else None] * len(self.files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -36,25 +36,25 @@ class LibraryShards:
     def read(self, shard: int) -> Iterator[Example]:
         split_by_node = require_package("datasets.distributed", "hf").split_dataset_by_node
         file, image, label = self.files[shard], self.columns.image, self.columns.label
-        if file.endswith(".tar") and (damaged := damage(file)):
+        if file.endswith(".tar") and (damaged := describe_damage(file)):
             raise InputError(f"{self.name} has a damaged shard, {damaged}")
         batches = split_by_node(self.dataset, rank=shard, world_size=len(self)).iter(batch_size=8)
-        read = 0
+        count = 0
         while True:
-            try:  # .iter() and not iter(): the latter shares out the shard once more among PyTorch's workers
+            try:  # not iter(), which splits the shard again over PyTorch's workers
                 rows = next(batches, None)
             except Exception as error:  # the library raises anything
-                raise failure(self.name, [file], error) from None
+                raise load_error(self.name, [file], error) from None
             if rows is None:
                 return
             for content, value in zip(rows[image], rows[label], strict=True):
-                read += 1
-                where = f"{file} example {read}"
+                count += 1
+                where = f"{file} example {count}"
                 yield self.columns.image_source(content, where), self.columns.number(value, where, self.names[shard])
 
 
-def damage(path: str) -> str | None:
-    """What is wrong with a local tar or parquet file, `path: reason`; None if nothing is known to be.
+def describe_damage(path: str) -> str | None:
+    """The damage of a local tar or parquet file, as `path: reason`; None for an undamaged one.
 
     Of a tar archive the headers are read, up to the mark at its end; a parquet file is read through.
     """
@@ -71,22 +71,24 @@ def damage(path: str) -> str | None:
     return None
 
 
-def blame(paths: Iterable[str]) -> str | None:
-    """`damage` of the first of `paths` that has any."""
-    return next(filter(None, map(damage, paths)), None)
+def first_damage(paths: Iterable[str]) -> str | None:
+    """`describe_damage` of the first damaged file of `paths`; None without any."""
+    return next(filter(None, map(describe_damage, paths)), None)
 
 
-def failure(name: str, paths: Iterable[str], error: Exception) -> InputError:
-    """The library's `error`, or better the file that is to blame for it."""
-    if damaged := blame(paths):
+def load_error(name: str, paths: Iterable[str], error: Exception) -> InputError:
+    """An InputError for the library's `error`, with the damaged file if there is one."""
+    if damaged := first_damage(paths):
         return InputError(f"{name} has a damaged shard, {damaged}")
     causes = [error, *filter(None, [error.__cause__])]
-    said = "; ".join(shorten(f"{type(cause).__name__}: {cause}", 300, placeholder=" ...") for cause in causes)
-    return InputError(f"cannot load {name}, expected a folder or a repository that Hugging Face datasets reads: {said}")
+    messages = "; ".join(shorten(f"{type(cause).__name__}: {cause}", 300, placeholder=" ...") for cause in causes)
+    return InputError(
+        f"cannot load {name}, expected a folder or a repository that Hugging Face datasets reads: {messages}"
+    )
 
 
 def _walk(path: str) -> None:
-    """Read all headers of a tar archive. tarfile takes a damaged header, or a cut, for the end of the archive."""
+    """Read all headers of a tar archive. tarfile treats a damaged header or a truncation as the end of the archive."""
     with tarfile.open(path, "r:") as archive:
         for _ in archive:
             pass

@@ -1,4 +1,4 @@
-"""Images as a caller holds them -> a Split: tensors, arrays, a Dataset, a DataLoader, a folder, labelled or not."""
+"""Images of a caller -> a Split: tensors, arrays, a Dataset, a DataLoader, a folder, with or without labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_images, check_labels
 from advgan.data.folder import class_images, flat_images, split_folders
-from advgan.data.image_io import MEMORY_LIMIT, StoredImages, cut, infer_shape
+from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_images
 from advgan.data.split import Split
 from advgan.data.stream import Stream
 
@@ -23,7 +23,7 @@ EXPECTED = "images, (images, labels), a Dataset, a DataLoader or a folder"
 
 
 class Source(NamedTuple):
-    """A split; whether it has labels (without, all are 0); and the names of its classes, of class folders alone."""
+    """A split; whether it has labels (else all are 0); and its class names (of class folders only)."""
 
     split: Split | Stream
     labelled: bool
@@ -31,7 +31,7 @@ class Source(NamedTuple):
 
 
 class FloatSplit(Split):
-    """A Split of float32 images in [0, 1], which leave it as they are."""
+    """A Split of float32 images in [0, 1], returned unchanged."""
 
     def __init__(self, images: Any, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -41,7 +41,7 @@ class FloatSplit(Split):
 
 
 class DatasetImages:
-    """The images of a map-style Dataset, read each time they are needed: its random augmentation stays random."""
+    """The images of a map-style Dataset, read at each access: its augmentation stays random."""
 
     def __init__(self, dataset: Any, shape: tuple[int, ...], order: Sequence[int]) -> None:
         self.dataset, self.order, self.shape = dataset, order, (len(order), *shape)
@@ -67,9 +67,9 @@ def as_split(source: Any, name: str = "train", image_shape: tuple[int, int, int]
     source   one of
         images     float (n, c, h, w) in [0, 1], or uint8 in 0..255: a tensor or an array; without labels
         a pair     (images, labels), labels whole numbers (n,)
-        Dataset    of images (c, h, w), or of (image, label); a map-style one is read anew each time it is used
+        Dataset    of images (c, h, w), or of (image, label); a map-style one is read again at each use
         DataLoader of a map-style Dataset: that Dataset; of another, or with a collate function: one pass, in memory
-        folder     FOLDER/<class>/*.jpg, classes sorted by name, or images alone, which have no labels
+        folder     FOLDER/<class>/*.jpg, classes sorted by name, or images alone, without labels
         Split, Stream   of advgan.data
     image_shape   of a folder: images are resized and cropped to it; None: all must have one size
 
@@ -121,14 +121,14 @@ def _labels(labels: Tensor, n: int, name: str) -> Tensor:
 
 
 class _Batches:
-    """The batches of a DataLoader, as its own sampler and collate function make them."""
+    """The batches of a DataLoader, by its sampler and collate function."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
 
 
 def _dataset_of(loader: DataLoader[Any]) -> Any:
-    """What a DataLoader reads from, where that is enough: its order and batch size are those of the training."""
+    """The Dataset of a DataLoader, if it can be read without its collate function; the training has its own order."""
     plain = loader.collate_fn is default_collate and not isinstance(loader.dataset, IterableDataset)
     return loader.dataset if plain and isinstance(loader.dataset, Dataset) else _Batches(loader)
 
@@ -190,7 +190,7 @@ def _dataset(dataset: Any, name: str) -> Source:
 
 
 def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
-    """The labels that a Dataset lists (`targets`, as torchvision's do), so that no image is read for them."""
+    """The labels in a Dataset's `targets` (torchvision), to avoid reading its images; None without them."""
     targets = getattr(dataset, "targets", None)
     if targets is None or getattr(dataset, "target_transform", None) or len(targets) != n:
         return None
@@ -212,5 +212,5 @@ def _folder(root: Path, image_shape: tuple[int, int, int] | None) -> Source:
         files = StoredImages(
             listing.paths, infer_shape(listing.paths, None, channels), False, range(len(listing.paths))
         )
-    (images,) = cut(files, [len(listing.paths)])
+    (images,) = split_images(files, [len(listing.paths)])
     return Source(Split(images, listing.labels), labelled=classes is not None, classes=classes)

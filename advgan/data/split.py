@@ -15,10 +15,10 @@ from advgan.data.image_io import StoredImages
 
 
 class Split(Dataset[tuple[Tensor, Tensor]]):
-    """Images `(n, c, h, w)` uint8, a tensor, a numpy array or images that are decoded when asked for, and labels
-    `(n,)` of whole numbers.
+    """Images `(n, c, h, w)` uint8, a tensor, a numpy array or images that are decoded at access, and labels `(n,)`
+    of whole numbers.
 
-    Whatever leaves a split is float32 in [0, 1], pixel / 255. Raises InputError for images of another type or shape,
+    A split returns float32 in [0, 1], pixel / 255. Raises InputError for images of another type or shape,
     and for another number of labels.
     """
 
@@ -43,7 +43,7 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         return x[0], y[0]
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images `(n, c, h, w)` and labels `(n,)` at once; what a DataLoader calls with a batch of indices."""
+        """Images `(n, c, h, w)` and labels `(n,)` at once; called by a DataLoader with a batch of indices."""
         return self.images[list(indices)].float().div_(255), self.labels[indices]
 
     @property
@@ -104,9 +104,9 @@ class Data:
 
 
 def fair_order(labels: Tensor) -> Tensor:
-    """Indices (n,) in an order of which the first m are a stratified random sample, for every m: of each class its
-    share, up to one image, and within a class drawn at random. A function of the labels alone, so that the first 100
-    are among the first 200, always.
+    """Indices (n,) in an order of which the first m are a stratified random sample, for every m: proportional to the
+    classes, up to one image, and random within a class. A function of the labels alone: the first 100 are among the
+    first 200.
 
     Image r of a class of n (in random order) stands at (r + u) / n, with another u in (0, 1) for each class.
     """
@@ -121,23 +121,23 @@ def fair_order(labels: Tensor) -> Tensor:
 
 
 def stratified_holdout(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Choose the validation images of a set that has none: a tenth, at most 5,000, of each class its share.
+    """Choose validation images of a set without: a tenth, at most 5,000, stratified by class.
 
-    Every class with two images or more gives at least one. The choice is a function of the labels and the seed alone.
+    At least one of every class with two images or more. The choice is a function of the labels and the seed alone.
 
     Returns:
-        The indices that stay in train and those held out, each int64 and rising.
+        The indices of train and of validation, each int64 and ascending.
     """
     counts = labels.bincount()
     total = min(len(labels) // 10, 5000)
     # Rounding the running sum, not each class, makes the shares add up to the total.
     ends = counts.cumsum(0) * total // len(labels)
-    shares = ends.diff(prepend=ends.new_zeros(1)).clamp(min=1).minimum(counts - 1)
+    counts_heldout = ends.diff(prepend=ends.new_zeros(1)).clamp(min=1).minimum(counts - 1)
     rng = np.random.default_rng(seed)
     held = torch.zeros(len(labels), dtype=torch.bool)
-    for label, share in enumerate(shares.tolist()):
+    for label, count in enumerate(counts_heldout.tolist()):
         members = (labels == label).nonzero().flatten()
-        held[members[rng.permutation(len(members))[: max(share, 0)]]] = True
+        held[members[rng.permutation(len(members))[: max(count, 0)]]] = True
     if not held.any():
         raise InputError(f"no validation images can be taken from {len(labels)} training images: no class has two")
     return (~held).nonzero().flatten(), held.nonzero().flatten()

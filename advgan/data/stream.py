@@ -1,10 +1,10 @@
-"""A set that is too large, or too far away, to be opened: labelled images read from shards in passing.
+"""Streams of labelled images from shards, for data sets that are too large or too remote for random access.
 
-The order is a function of the seed and the step alone. The shards are dealt out to *lanes*, of which each delivers the
-same number of images to every global batch, for ever: its shards in an order drawn anew for each epoch, through a
-shuffle buffer. How many lanes there are depends on the set and the global batch, never on who reads them, so that any
-number of processes and workers sees the same batches. Where there is a lane for each of them, each reads its own
-shards only; where not, some read what others read too, and decode their own part of it.
+The order is a function of the seed and the step alone. The shards are distributed over *lanes*. Each lane contributes
+the same number of images to every global batch: its shards in a new random order each epoch, through a shuffle buffer.
+The number of lanes depends on the data set and the global batch, not on the number of processes and workers, so that
+any number of them has the same batches. With at least as many lanes, each reads its own shards only; otherwise several
+read the same shards and decode different parts.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from advgan.data.image_file import ImageSource
 from advgan.data.image_io import StoredImages
 from advgan.data.split import Data, Split
 
-LANES = 64  # at most: so many shards are open at once, and so many processes read apart
-BUFFER = 2048  # encoded images that wait to be drawn, in all lanes together
-HOLDOUT_MODULUS = 10  # images are held out, for validation or the test, of a set that has none
+LANES = 64  # maximum, of open shards and of processes with separate shards
+BUFFER = 2048  # encoded images in the shuffle buffers of all lanes
+HOLDOUT_MODULUS = 10  # one of 10 images is held out for validation or test, if missing
 Example = tuple[ImageSource, int]  # and its label
 
 
@@ -44,12 +44,12 @@ class Shards(Protocol):
 
 
 class Stream(Split):
-    """A split without a length: `first(n)` holds its first images in memory, `training_batches` goes through it.
+    """A split without a length: `first(n)` loads its first images, `training_batches` iterates over it.
 
     Args:
-        num_classes: how many classes there are, where that is known: for the note of `first`.
+        num_classes: number of classes, for the note of `first`; None: unknown.
         kept: the indices of examples in a shard, modulo `HOLDOUT_MODULUS`, that are of this split.
-        buffer: images, before they are decoded, from which the next one is drawn; in all lanes together.
+        buffer: size of the shuffle buffers of encoded images, in all lanes together.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Stream(Split):
     ) -> None:
         self.shards, self.shape, self.crop, self.kept, self.buffer = shards, image_shape, crop, kept, buffer
         self.num_classes = num_classes
-        self.numbers: Tensor | None = None  # of the classes, where they are not those of the shards
+        self.numbers: Tensor | None = None  # class numbers for those of the shards; None: the same
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -82,20 +82,20 @@ class Stream(Split):
         return images[range(len(sources))], y if self.numbers is None else self.numbers[y]
 
     def remap_labels(self, numbers: Tensor) -> Stream:
-        found = copy(self)
-        found.numbers = numbers if self.numbers is None else numbers[self.numbers]
-        return found
+        stream = copy(self)
+        stream.numbers = numbers if self.numbers is None else numbers[self.numbers]
+        return stream
 
     def first(self, n: int) -> Split:
         """The first n images, or all if there are fewer, in memory: one of each shard in turn, of `LANES` at a time.
 
-        A note on stderr where they lack many classes, as of shards that are sorted by class.
+        A note on stderr if many classes are missing, as in shards sorted by class.
         """
         if n < 1:
             raise InputError(f"the number of images must be at least 1, got {n}")
         examples, parts = islice(self._in_turn(), n), []
-        while some := list(islice(examples, 1024)):  # encoded and decoded ones side by side for a moment only
-            parts.append(self.decode(some))
+        while chunk := list(islice(examples, 1024)):  # in chunks, to limit the memory of encoded images
+            parts.append(self.decode(chunk))
         if not parts:
             raise InputError(f"{self.shards.name} has no examples for this split")
         images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -120,60 +120,62 @@ class Stream(Split):
                         yield example
 
     def lane(self, lane: int, lanes: int, seed: int, skip: int) -> Iterator[Example]:
-        """The examples of a lane for ever, without the first `skip`, which are read at most twice and never decoded."""
-        own = np.arange(lane, len(self.shards), lanes)
+        """The endless examples of a lane, without the first `skip`, which are read at most twice and not decoded."""
+        lane_shards = np.arange(lane, len(self.shards), lanes)
         epoch = 0
         while True:
             rng = np.random.default_rng((seed, lane, epoch))
-            ordered = chain.from_iterable(map(self.read, rng.permutation(own).tolist()))
+            ordered = chain.from_iterable(map(self.read, rng.permutation(lane_shards).tolist()))
             n = 0
             for n, example in enumerate(shuffled(ordered, max(1, self.buffer // lanes), rng), 1):
                 if n > skip:
                     yield example
             if n == 0:
-                raise InputError(f"{self.shards.name} has no training images in shards {', '.join(map(str, own))}")
-            epochs = max(1, skip // n)  # now that its length is known, whole epochs need not be read
+                raise InputError(
+                    f"{self.shards.name} has no training images in shards {', '.join(map(str, lane_shards))}"
+                )
+            epochs = max(1, skip // n)  # its length is known now: skip whole epochs
             epoch, skip = epoch + epochs, max(0, skip - epochs * n)
 
-    # What a split with a length can do.
+    # Interface of a split with a length.
 
     def __len__(self) -> int:  # noqa: PLE0303
-        self._refuse()
+        self._raise_no_length()
 
     @property
     def images(self) -> NoReturn:  # type: ignore[override]
-        self._refuse()
+        self._raise_no_length()
 
     @property
     def labels(self) -> NoReturn:  # type: ignore[override]
-        self._refuse()
+        self._raise_no_length()
 
     @property
     def in_memory(self) -> bool:
         return False
 
     def batches(self, batch_size: int) -> NoReturn:
-        self._refuse()
+        self._raise_no_length()
 
-    def _refuse(self) -> NoReturn:
+    def _raise_no_length(self) -> NoReturn:
         raise InputError(
             f"{self.shards.name} is a stream, which has no length: expected --max-steps to train on it, --max-samples "
-            "to measure on it, or hf: in place of hf-stream:, which keeps it on disk"
+            "to evaluate on it, or hf: in place of hf-stream:, for a copy on disk"
         )
 
 
 def shuffled(examples: Iterator[Example], size: int, rng: np.random.Generator) -> Iterator[Example]:
-    """Each example in the place of one of `size` that wait; the rest, at the end, in a random order."""
+    """Examples through a shuffle buffer of `size`; its rest, at the end, in a random order."""
     buffer = list(islice(examples, size))
     for example in examples:
         i = int(rng.integers(size))
-        waited, buffer[i] = buffer[i], example
-        yield waited
+        drawn, buffer[i] = buffer[i], example
+        yield drawn
     yield from (buffer[i] for i in rng.permutation(len(buffer)))
 
 
 def lanes_of(split: Stream, batch_size: int) -> int:
-    """How many lanes: so many that shards and batch can be dealt out evenly, at most `LANES`."""
+    """Number of lanes: the largest common divisor of shards and batch size up to `LANES`."""
     common = gcd(len(split.shards), batch_size)
     return max(lanes for lanes in range(1, LANES + 1) if common % lanes == 0)
 
@@ -182,15 +184,15 @@ def stream_batches(
     split: Stream, batch_size: int, *, seed: int, first: int, last: int, rank: int, world: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`training_batches` of a stream: the same contract, with an epoch for each lane."""
-    share = batch_size // world
-    workers = min(workers, share)
-    reader = _Reader(split, batch_size, seed, first, last, range(rank * share, (rank + 1) * share))
+    part_size = batch_size // world
+    workers = min(workers, part_size)
+    reader = _Reader(split, batch_size, seed, first, last, range(rank * part_size, (rank + 1) * part_size))
     loader: DataLoader[Any] = DataLoader(reader, batch_size=None, num_workers=workers, generator=torch.Generator())
     return _joined(iter(loader), max(1, workers))
 
 
 def _joined(parts: Iterator[Any], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """A share of a batch from what the workers deliver in turn."""
+    """A part of a batch from the parts of the workers."""
     while batch := list(islice(parts, workers)):
         for part in batch:
             if isinstance(part, InputError):
@@ -202,7 +204,7 @@ def _joined(parts: Iterator[Any], workers: int) -> Iterator[tuple[Tensor, Tensor
 class _Reader(IterableDataset[Any]):
     """The images at `places` of each global batch, or at this worker's part of them; or the error.
 
-    Raised in a worker, the error would reach the user with the worker's traceback in its message.
+    An error raised in a worker would contain the worker's traceback in its message.
     """
 
     def __init__(self, split: Stream, batch_size: int, seed: int, first: int, last: int, places: range) -> None:
@@ -221,12 +223,12 @@ class _Reader(IterableDataset[Any]):
             ends = [len(places) * i // worker.num_workers for i in (worker.id, worker.id + 1)]
             places = places[slice(*ends)]
         lanes = lanes_of(self.split, self.batch_size)
-        each = self.batch_size // lanes
-        wanted = range(places[0] // each, places[-1] // each + 1)
-        sources = [self.split.lane(lane, lanes, self.seed, self.first * each) for lane in wanted]
-        start = wanted[0] * each  # place of the first example that is read
+        per_lane = self.batch_size // lanes
+        lanes_read = range(places[0] // per_lane, places[-1] // per_lane + 1)
+        sources = [self.split.lane(lane, lanes, self.seed, self.first * per_lane) for lane in lanes_read]
+        start = lanes_read[0] * per_lane  # place of the first example that is read
         for _ in range(self.first, self.last):
-            examples = [example for source in sources for example in islice(source, each)]
+            examples = [example for source in sources for example in islice(source, per_lane)]
             yield self.split.decode(examples[places[0] - start : places[-1] - start + 1])
 
 

@@ -1,4 +1,4 @@
-"""mnist, fashion-mnist and cifar10 as torchvision knows them: a local copy, else a download."""
+"""mnist, fashion-mnist and cifar10 of torchvision: a local copy, else a download."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from advgan.core.errors import InputError
 from advgan.data.split import Data, Split, stratified_holdout
 
-# name -> torchvision's class, what it reads under the data folder, the names of the labels
+# name -> torchvision's class, its files under the data folder, class names
 SETS = {
     "mnist": ("MNIST", "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte", tuple("0123456789")),
     "fashion-mnist": (
@@ -33,7 +33,7 @@ def load_torchvision(name: str, root: Path, seed: int) -> Data:
     """Load one of `SETS` from `root`, or download it to there; validation is drawn from train (`stratified_holdout`).
 
     Raises:
-        InputError: there is no usable copy and the download failed; says where it looked and what to do.
+        InputError: no usable copy, and a failed download, with the path and a remedy.
     """
     classes = SETS[name][2]
     train, test = (_to_split(_open(name, root, train=train)) for train in (True, False))
@@ -49,19 +49,19 @@ def load_torchvision(name: str, root: Path, seed: int) -> Data:
 
 
 def _open(name: str, root: Path, train: bool) -> Any:
-    import torchvision.datasets  # slow to import, and mnist5k and folder do without
+    import torchvision.datasets  # slow to import, not needed for mnist5k and folder
 
     class_name, layout, _ = SETS[name]
     failures = []
     for download in (False, True):
         try:
             return getattr(torchvision.datasets, class_name)(root, train=train, download=download)
-        except Exception as error:  # torchvision raises anything: RuntimeError, URLError, pickle's own, ...
+        except Exception as error:  # any exception: RuntimeError, URLError, pickle's errors, ...
             failures.append(shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ..."))
     raise InputError(
         f"cannot load {name}: no usable copy at {root}/{layout} ({failures[0]}), and the download to {root} failed "
-        f"({failures[1]}); put the files there, name the folder that has them with --data-dir, "
-        f"or take the data set mnist5k, which needs no network"
+        f"({failures[1]}); put the files there, pass their folder as --data-dir, "
+        f"or use the data set mnist5k, which needs no download"
     )
 
 

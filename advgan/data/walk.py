@@ -1,4 +1,4 @@
-"""The files below a folder that are data: regular files with an image's ending, each once, whatever links lead to."""
+"""Image files below a folder: regular files with an image's suffix, each once despite links."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ JUNK = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume informa
 
 
 def is_data_name(name: str) -> bool:
-    """Whether a file or folder of this name is read: not a hidden one (.git, ._photo.jpg), not what systems add."""
+    """Whether a file or folder of this name is read: no hidden one (.git, ._photo.jpg), no system file."""
     return not name.startswith(".") and name.casefold() not in JUNK
 
 
@@ -21,7 +21,7 @@ def is_image_name(name: str) -> bool:
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """What tells files and folders apart, whatever they are called: device and inode."""
+    """Device and inode, which identify a file or folder under any name."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
@@ -30,12 +30,12 @@ def walk(folder: Path, *, follow: bool = True) -> Iterator[tuple[str, list[str]]
     """Each folder from `folder` on down and the names of its entries that are no folders, both sorted.
 
     A link to a folder is followed with `follow`, once: not into a folder that was visited before, so that a link back
-    into the tree ends. Hidden entries and `JUNK` are left out, and so is a folder that cannot be listed.
+    into the tree ends. Hidden entries and `JUNK` are skipped, and so is a folder that cannot be listed.
     """
-    seen: set[tuple[int, int]] = set()
-    waiting = [os.fspath(folder)]
-    while waiting:
-        parent = waiting.pop()
+    visited: set[tuple[int, int]] = set()
+    pending = [os.fspath(folder)]
+    while pending:
+        parent = pending.pop()
         try:
             key = identity(parent)
             with os.scandir(parent) as listed:
@@ -43,13 +43,13 @@ def walk(folder: Path, *, follow: bool = True) -> Iterator[tuple[str, list[str]]
             inside = {entry.name for entry in entries if _is_folder(entry)}
         except OSError:
             continue
-        if key in seen:
+        if key in visited:
             continue
-        seen.add(key)
-        # links last: what they lead to is then called by its own path where it lies below `folder`
+        visited.add(key)
+        # links last, so that files below `folder` have their own path
         folders = [e for e in entries if e.name in inside and (follow or not e.is_symlink())]
-        waiting = [e.path for e in folders if e.is_symlink()] + waiting
-        waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
+        pending = [e.path for e in folders if e.is_symlink()] + pending
+        pending += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
         yield parent, [entry.name for entry in entries if entry.name not in inside]
 
 

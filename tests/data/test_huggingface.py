@@ -22,7 +22,7 @@ from advgan.data import Data, Split, Stream, load_data, training_batches
 from advgan.data.columns import Columns, find_columns
 from advgan.data.hf import load_hf
 from advgan.data.labels import find_classes, plain_label, read_classes
-from advgan.data.shards import damage
+from advgan.data.shards import describe_damage
 from tests.cli.test_image_files import bomb, encoded
 from tests.conftest import program_module
 from tests.data.test_data import all_images, check_triple, write_folder
@@ -133,7 +133,9 @@ def test_saved_sets_and_image_folders(tmp_path: Path) -> None:
         5,
         5,
     ]  # two are held out
-    with pytest.raises(InputError, match="was saved to be read in place: expected hf: in place of hf-stream:"):
+    with pytest.raises(
+        InputError, match="was saved by save_to_disk, which cannot be streamed: expected hf: in place of hf-stream:"
+    ):
         load_data("hf-stream", tmp_path / "saved")
 
 
@@ -145,7 +147,7 @@ def test_validation_becomes_test_and_a_tenth_is_held_out(
     one, again, other = (load_hf(kind, root, seed=seed) for seed in (0, 0, 1))
     notes = capsys.readouterr().err.splitlines()[:2]
     assert notes == [
-        f"note: {kind} has no labelled test images: its validation images are for the test",
+        f"note: {kind} has no labelled test images: its validation images are used as test images",
         f"note: {kind}: a tenth of the training images is held out for validation",
     ]
     parts = [
@@ -166,7 +168,7 @@ def test_train_split_alone_is_divided(kind: str, tmp_path: Path, capsys: pytest.
     parts = [positions_of(split.first(99)) for split in (data.train, data.validation, data.test)]
     assert sorted(chain(*parts)) == [*range(30)]
     assert min(map(len, parts)) >= 2
-    assert "a tenth of the training images is held out for the test" in capsys.readouterr().err
+    assert "a tenth of the training images is held out as test images" in capsys.readouterr().err
     if kind == "hf":
         unknown = table(range(30, 40)).map(lambda row: {"label": -1})
         datasets.DatasetDict({"train": table(range(30)), "test": unknown}).save_to_disk(tmp_path / "saved")
@@ -185,7 +187,7 @@ def test_label_types(tmp_path: Path) -> None:
         range(20, 30),
         range(30, 40),
     )
-    with pytest.raises(InputError, match=r"does not say which classes there are.*ClassLabel, or a file classes\.txt"):
+    with pytest.raises(InputError, match=r"has no list of classes.*ClassLabel, or a file classes\.txt"):
         load_data("hf-stream", tmp_path / "numbers")
     (tmp_path / "numbers" / "classes.txt").write_text("cat\ndog\n")
     assert load_data("hf-stream", tmp_path / "numbers").classes == ("cat", "dog")
@@ -511,7 +513,7 @@ def test_no_damage_in_valid_files(tmp_path: Path) -> None:
         *write_tars(tmp_path / "a", {"train": 1}).iterdir(),
         *write_parquet(tmp_path / "b", {"train": 1}).iterdir(),
     ]
-    assert [damage(str(path)) for path in [*paths, tmp_path / "absent.tar"]] == [None] * 4
+    assert [describe_damage(str(path)) for path in [*paths, tmp_path / "absent.tar"]] == [None] * 4
 
 
 # The programs
