@@ -1,1 +1,1 @@
-"""What every part needs: threat model, settings from flags and YAML, files, errors. Imports no other part."""
+"""Shared foundations: threat model, settings from flags and YAML, files, errors. Imports no other part."""

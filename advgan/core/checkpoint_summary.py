@@ -1,4 +1,4 @@
-"""What a checkpoint's folder says of itself, without PyTorch."""
+"""Summary of a checkpoint's folder, without PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from advgan.core.training_record import unfinished, warn_unfinished
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:
-    """Configuration of a checkpoint, and how many numbers it holds; raises InputError for a damaged one."""
+    """Configuration of a checkpoint, and its number of parameters; raises InputError for a damaged one."""
     try:
         config = read_object(folder / "config.json")
         check_regular(folder / "model.safetensors")
@@ -32,11 +32,11 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def check_config_digest(metadata: Mapping[str, str], config: Mapping[str, Any]) -> None:
-    """Raise SafetensorError unless `config` is what the weights with that `metadata` were saved with; metadata of
-    others hold no digest."""
+    """Raise SafetensorError unless `config` is the one saved with the weights with this `metadata`; third-party files
+    have no digest."""
     expected = metadata.get("config_sha256")
     if expected is not None and object_digest(config) != expected:
         raise SafetensorError(
             "the JSON file beside the weights is not the one that they were saved with (its SHA-256 differs): restore "
-            "it from a copy, or save the checkpoint anew"
+            "it from a copy, or save the checkpoint again"
         )

@@ -1,4 +1,4 @@
-"""From a command line and a YAML recipe to a frozen dataclass: what every program's first line of `main` receives."""
+"""Parsing of a command line and a YAML recipe to the frozen dataclass `Settings` of a program."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def parse_fraction(text: str) -> float:
         raise InputError(f"expected a number like 0.3 or a fraction like 8/255, got {text!r}") from None
 
 
-# A float flag that also understands fractions.
+# A float flag that also accepts fractions.
 Real = Annotated[
     float,
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="FLOAT|A/B",
-        instance_from_str=lambda words: parse_fraction(words[0]),
+        instance_from_str=lambda texts: parse_fraction(texts[0]),
         is_instance=lambda value: isinstance(value, (int, float)),
         str_from_instance=lambda value: [str(value)],
     ),
 ]
 
 
-BY_ORDER = ":by-order"  # after a file of weights: its tensors are the model's in their order, whatever their names
+BY_ORDER = ":by-order"  # suffix of a file of weights: tensors are matched by order, not by name
 ByOrder = Annotated[
     bool,
     tyro.conf.arg(
@@ -71,7 +71,7 @@ def run(
     exit code 1 alone; SIGINT and SIGTERM in 130 and 143. Names from files and servers are printed without control
     characters, on terminals and pipes of any encoding.
 
-    `prog` is what the help calls the program; None: its file.
+    `prog` is the program's name in the help; None: its file.
     """
     with exiting_on_signals(), safe_streams():
         try:
@@ -81,13 +81,13 @@ def run(
         except InputError as error:
             fail(error, 2)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush fails once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python's last flush fails again
             sys.exit(1)
         except OSError as error:
             path = error.filename2 or error.filename or "while reading or writing"
             fail(f"{error.strerror}: {path}" if error.strerror else one_line(error), 1)
         except SafetensorError as error:
-            if not re.search(r"os error \d+", str(error)):  # of the file system, as its library writes it
+            if not re.search(r"os error \d+", str(error)):  # of the file system, in the format of safetensors
                 raise
             fail(one_line(error), 1)
         except MemoryError as error:
@@ -101,7 +101,7 @@ def run(
 
 
 def check_signs(settings: Any, *, positive: Iterable[str] = (), not_negative: Iterable[str] = ()) -> None:
-    """Raise InputError unless those settings are finite, and positive or not negative; None is left out."""
+    """Raise InputError unless those settings are finite, and positive or not negative; None is skipped."""
     for names, smallest, expected in ((positive, math.ulp(0.0), "be positive"), (not_negative, 0.0, "not be negative")):
         for name in names:
             value = getattr(settings, name)
@@ -111,23 +111,23 @@ def check_signs(settings: Any, *, positive: Iterable[str] = (), not_negative: It
 
 @contextmanager
 def faults_of_threads() -> Iterator[None]:
-    """Raise at the end the OSError that ended a background thread (TensorBoard's writer on a full disk), not the
-    traceback that Python prints.
+    """Raise at the end the OSError that ended a background thread (TensorBoard's writer on a full disk), without the
+    traceback printed by Python.
     """
     faults: list[OSError] = []
-    before = threading.excepthook
+    previous_hook = threading.excepthook
 
     def collect(ended: threading.ExceptHookArgs) -> None:
         if isinstance(ended.exc_value, OSError):
             faults.append(ended.exc_value)
         else:
-            before(ended)
+            previous_hook(ended)
 
     threading.excepthook = collect
     try:
         yield
     finally:
-        threading.excepthook = before
+        threading.excepthook = previous_hook
     if faults:
         raise faults[0]
 
@@ -141,19 +141,19 @@ def fail(problem: object, code: int) -> NoReturn:
 def parse(
     settings_class: type[S], argv: Sequence[str] | None = None, description: str = "", prog: str | None = None
 ) -> S:
-    """The settings that a command line asks for: flags over `--recipe FILE` over the class's own defaults.
+    """The settings of a command line: flags override `--recipe FILE`, which overrides the class's defaults.
 
     Raises InputError for a flag that is unknown (with the nearest ones), missing, or of another type than its value.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    _check_flags(settings_class, words)
-    recipe = _recipe_path(words)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _check_flags(settings_class, arguments)
+    recipe = _recipe_path(arguments)
     defaults = {} if recipe is None else {"default": load_recipe(settings_class, recipe)}
-    return _mark_by_order(_parsed(settings_class, words, prog=prog, description=help_text(description), **defaults))
+    return _mark_by_order(_parsed(settings_class, arguments, prog=prog, description=help_text(description), **defaults))
 
 
 def help_text(docstring: str) -> str:
-    """`docstring` as tyro shows it: the lines of a paragraph joined, commands indented, each on a line of its own."""
+    """`docstring` for tyro: the lines of a paragraph joined, commands indented, one per line."""
     paragraphs = []
     for paragraph in re.split(r"\n\s*\n", docstring.strip()):
         lines = [line.strip() for line in paragraph.splitlines()]
@@ -183,12 +183,12 @@ def _marked(files: Path | tuple[Path, ...]) -> Path | tuple[Path, ...]:
     return Path(f"{str(files).removesuffix(BY_ORDER)}{BY_ORDER}")
 
 
-def _parsed(settings_class: type[S], words: list[str], **options: Any) -> S:
-    """Settings parsed from `words`. Raises InputError with the first paragraph of what it prints in a box."""
+def _parsed(settings_class: type[S], arguments: list[str], **options: Any) -> S:
+    """Settings parsed from `words`. Raises InputError with the first paragraph of tyro's message."""
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
-            return tyro.cli(settings_class, args=words, **options)
+            return tyro.cli(settings_class, args=arguments, **options)
     except SystemExit as stop:
         if stop.code != 2:
             raise
@@ -198,113 +198,117 @@ def _parsed(settings_class: type[S], words: list[str], **options: Any) -> S:
     raise InputError(one_line(" ".join(paragraph)))
 
 
-def _check_flags(settings_class: type, words: Sequence[str]) -> None:
-    """Raise InputError, with the nearest flags, for one that `settings_class` does not have."""
+def _check_flags(settings_class: type, arguments: Sequence[str]) -> None:
+    """Raise InputError, with similar flags, for one that `settings_class` does not have."""
     names = [field.name.replace("_", "-") for field in dataclasses.fields(settings_class)]
     flags = {*names, *(f"no-{name}" for name in names), "help", "help-verbose"}
-    for word in words:
-        if word == "--":
+    for argument in arguments:
+        if argument == "--":
             return
-        if found := re.fullmatch(r"--([A-Za-z][\w-]*)(=.*)?", word, re.DOTALL):
-            name = found[1].replace("_", "-")
+        if match := re.fullmatch(r"--([A-Za-z][\w-]*)(=.*)?", argument, re.DOTALL):
+            name = match[1].replace("_", "-")
             if name not in flags and not name.startswith("tyro-"):
-                near = did_you_mean(name, names, form="--{}")
-                raise InputError(f"unknown flag --{found[1]}{near or ', --help lists the flags'}")
+                suggestion = did_you_mean(name, names, form="--{}")
+                raise InputError(f"unknown flag --{match[1]}{suggestion or ', --help lists the flags'}")
 
 
 def load_recipe(settings_class: type[S], path: Path) -> S:
-    """The class's defaults with those replaced that the YAML file `path` names. Raises InputError for a bad file.
+    """The class's defaults overridden by the YAML file `path`. Raises InputError for an invalid file.
 
-    A recipe, also the name of a shipped one, is a mapping from flags (dashes or underscores) to values, read by the
-    parser of the flags: it takes the values that the command line takes. A setting without a default that the recipe
-    leaves out is tyro.MISSING: a flag has to set it. Relative paths are relative to the folder of the file.
+    A recipe, or the name of a shipped one, is a mapping from flags (dashes or underscores) to values, parsed like
+    flags. A setting without a default and not in the recipe is tyro.MISSING: a flag has to set it. Relative paths are
+    relative to the folder of the file.
     """
     path = find_recipe(path)
     recipe = read_recipe(path)
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(settings_class)  # type: ignore[arg-type]
-    known = {field.name for field in fields} - {"recipe"}
+    field_names = {field.name for field in fields} - {"recipe"}
     hints = get_type_hints(settings_class, include_extras=True)
     placed = [name for name in hints if tyro.conf.Positional in getattr(hints[name], "__metadata__", ())]
     values: dict[str, Any] = {}
     for key, value in recipe.items():
         name = key.replace("-", "_")
-        if name not in known:
-            near = did_you_mean(name, known) or f", expected some of {', '.join(sorted(known))}"
-            raise InputError(f"recipe {path} sets {key[:80]!r}{near}")
+        if name not in field_names:
+            suggestion = did_you_mean(name, field_names) or f", expected one of {', '.join(sorted(field_names))}"
+            raise InputError(f"recipe {path} sets {key[:80]!r}{suggestion}")
         if name in values:
             raise InputError(f"recipe {path} sets {key!r} twice")
         if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)):
             raise InputError(f"recipe {path} sets {key!r} to nested values, expected a value or a list of values")
         values[name] = value
     values = convert_paths(settings_class, values, from_recipe(path))
-    words = {name: _words(None if name in placed else name, value, hints[name]) for name, value in values.items()}
-    unsaid = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING} - words.keys()
-    for name in unsaid:
-        words[name] = _words(None if name in placed else name, "-", str)
-    ordered = sorted(words, key=lambda name: placed.index(name) if name in placed else len(placed))
+    arguments = {
+        name: _as_arguments(None if name in placed else name, value, hints[name]) for name, value in values.items()
+    }
+    required = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING} - arguments.keys()
+    for name in required:
+        arguments[name] = _as_arguments(None if name in placed else name, "-", str)
+    ordered = sorted(arguments, key=lambda name: placed.index(name) if name in placed else len(placed))
     try:
-        found = _parsed(settings_class, [word for name in ordered for word in words[name]], prog=f"recipe {path}")
+        settings = _parsed(
+            settings_class, [argument for name in ordered for argument in arguments[name]], prog=f"recipe {path}"
+        )
     except InputError as error:
         raise InputError(f"recipe {path}: {error}") from None
-    later: dict[str, Any] = dict.fromkeys(unsaid, tyro.MISSING)
-    return dataclasses.replace(found, **later)  # type: ignore[type-var]
+    later: dict[str, Any] = dict.fromkeys(required, tyro.MISSING)
+    return dataclasses.replace(settings, **later)  # type: ignore[type-var]
 
 
 def as_recipe(settings: Any) -> dict[str, Any]:
-    """`settings` as `load_recipe` reads them again, but for where they were read from."""
+    """`settings` in the form of a recipe, without the path of their own recipe."""
 
-    def plain(value: Any) -> Any:
+    def to_yaml(value: Any) -> Any:
         if isinstance(value, (tuple, list)):
-            return [plain(item) for item in value]
+            return [to_yaml(item) for item in value]
         return str(value) if isinstance(value, Path) else value
 
-    return {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings) if f.name != "recipe"}
+    return {f.name: to_yaml(getattr(settings, f.name)) for f in dataclasses.fields(settings) if f.name != "recipe"}
 
 
 def absolute_paths(settings: Any) -> dict[str, Any]:
-    """`as_recipe` with absolute paths: equal for settings that mean the same, wherever they were read."""
+    """`as_recipe` with absolute paths: equal for equal settings, in any working directory."""
     working = Path.cwd()
     return convert_paths(type(settings), as_recipe(settings), lambda path: os.path.normpath(working / path))
 
 
 def write_settings(settings: Any, directory: Path) -> None:
-    """Leave the effective settings beside a result, for `--recipe` to read again: `settings-<program>.yaml`.
+    """Write the effective settings to `settings-<program>.yaml` beside a result, as a recipe.
 
-    Several programs share a directory, so each file has its program's name. Relative paths are written relative to the
-    `directory`, as `load_recipe` reads them.
+    Several programs share a directory, so each file has its program's name. Relative paths are relative to the
+    `directory`, as `load_recipe` expects.
     """
-    head = "# The effective settings, for --recipe to read again. Relative paths are relative to this file.\n"
+    header = "# The effective settings, a file for --recipe. Relative paths are relative to this file.\n"
     values = convert_paths(type(settings), as_recipe(settings), to_recipe(directory))
-    atomic_write(settings_file(settings, directory), head + yaml.safe_dump(values, sort_keys=False))
+    atomic_write(settings_file(settings, directory), header + yaml.safe_dump(values, sort_keys=False))
 
 
 def settings_file(settings: Any, directory: Path) -> Path:
-    """Where `write_settings` leaves them: called by PROGRAM in the module of the settings, else by its file."""
+    """The file of `write_settings`, named by PROGRAM in the module of the settings, else by its file."""
     module = sys.modules[type(settings).__module__]
     program = getattr(module, "PROGRAM", Path(module.__file__ or "program").stem)
     return directory / f"settings-{program}.yaml"
 
 
-def _words(name: str | None, value: Any, hint: Any) -> list[str]:
-    """A setting of type `hint` as the words of a command line; without a `name` it stands for itself."""
+def _as_arguments(name: str | None, value: Any, hint: Any) -> list[str]:
+    """A setting of type `hint` as command line arguments; without a `name` the values only."""
     values = [str(item) for item in (value if isinstance(value, list) else [value])]
     if name is None:
         return values
     flag = name.replace("_", "-")
     if getattr(hint, "__origin__", hint) is bool:  # annotated or not
         switch = {"true": f"--{flag}", "false": f"--no-{flag}"}
-        word = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(values[0].lower(), values[0].lower())
-        if len(values) != 1 or word not in switch:
+        text = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(values[0].lower(), values[0].lower())
+        if len(values) != 1 or text not in switch:
             raise InputError(f"{flag} must be true or false, got {', '.join(values)[:80]!r}")
-        return [switch[word]]
+        return [switch[text]]
     return [f"--{flag}", *values]
 
 
-def _recipe_path(words: Sequence[str]) -> Path | None:
-    """Where `--recipe` points; looked up before the flags are parsed, because it decides their defaults."""
-    for i, word in enumerate(words):
-        if word == "--recipe" and i + 1 < len(words):
-            return Path(words[i + 1])
-        if word.startswith("--recipe="):
-            return Path(word.partition("=")[2])
+def _recipe_path(arguments: Sequence[str]) -> Path | None:
+    """The path after `--recipe`; needed before the flags are parsed, because it sets their defaults."""
+    for i, argument in enumerate(arguments):
+        if argument == "--recipe" and i + 1 < len(arguments):
+            return Path(arguments[i + 1])
+        if argument.startswith("--recipe="):
+            return Path(argument.partition("=")[2])
     return None

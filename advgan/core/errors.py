@@ -1,4 +1,4 @@
-"""The exception for input that cannot be used, and lines on stderr for input that can."""
+"""The exception for invalid input, and warnings and notes on stderr."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from advgan.core.terminal import printable
 class InputError(ValueError):
     """Bad input, found before any work. The message is one line: what was wrong, what was expected, the value given.
 
-    Programs print it and exit with code 2; nothing else is turned into a tidy line, so that a bug keeps its traceback.
-    Control characters, which a file's or a server's text may hold, are escaped; line breaks become spaces.
+    Programs print it and exit with code 2; other exceptions are bugs and keep their traceback. Control characters
+    (in texts of files and servers) are escaped; line breaks become spaces.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -30,37 +30,37 @@ class NotFiniteError(FloatingPointError):
     trained: Any = None
 
 
-def did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:
-    """The end of a message about an unknown `word`: "; did you mean resnet18?", or "" where nothing known is near.
+def did_you_mean(word: str, options: Iterable[str], form: str = "{}") -> str:
+    """End of the message for an unknown `word`: "; did you mean resnet18?", or "" without a similar option.
 
-    Near is what is spelled nearly alike or has `word` as a part, else what is spelled alike; else what has it as its
-    initials, contains it, or begins it (lr: learning-rate, epsilon: eps). `form` is how a name is shown, like "--{}".
+    Similar options are spelled almost alike or have `word` as a part; else are spelled alike; else have it as their
+    initials, contain it, or are its beginning (lr: learning-rate, epsilon: eps). `form` formats a name, like "--{}".
     """
-    spelled = {each.lower(): each for each in known if each != word}
+    by_lower = {option.lower(): option for option in options if option != word}
     lower = word.lower()
-    parts = [name for name in spelled if lower in re.split(r"[-_ ]", name)]
-    alike = get_close_matches(lower, spelled, cutoff=0.8) or ([] if parts else get_close_matches(lower, spelled))
-    near = list(dict.fromkeys([*alike, *parts]))[:3]
-    if not near and len(lower) > 1:
-        initials = {name: "".join(part[:1] for part in re.split(r"[-_ ]", name)) for name in spelled}
-        near = [name for name in spelled if initials[name] == lower]
-        near = near or [name for name in spelled if len(lower) > 2 and lower in name][:3]
-        near = near or [name for name in spelled if len(name) > 2 and lower.startswith(name)][:3]
-    names = [form.format(spelled[name]) for name in near]
+    parts = [name for name in by_lower if lower in re.split(r"[-_ ]", name)]
+    alike = get_close_matches(lower, by_lower, cutoff=0.8) or ([] if parts else get_close_matches(lower, by_lower))
+    similar = list(dict.fromkeys([*alike, *parts]))[:3]
+    if not similar and len(lower) > 1:
+        initials = {name: "".join(part[:1] for part in re.split(r"[-_ ]", name)) for name in by_lower}
+        similar = [name for name in by_lower if initials[name] == lower]
+        similar = similar or [name for name in by_lower if len(lower) > 2 and lower in name][:3]
+        similar = similar or [name for name in by_lower if len(name) > 2 and lower.startswith(name)][:3]
+    names = [form.format(by_lower[name]) for name in similar]
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
-def listing(names: Iterable[object], most: int = 5, separator: str = ", ") -> str:
-    """The first `most` of `names`, each cut to 60 characters, and how many there are where that is not all."""
+def listing(names: Iterable[object], limit: int = 5, separator: str = ", ") -> str:
+    """The first `limit` of `names`, each shortened to 60 characters, and their number where that is not all."""
     texts = [str(name) for name in names]
-    shown = separator.join(text if len(text) <= 60 else text[:57] + "..." for text in texts[:most])
-    return shown if len(texts) <= most else f"{shown}{separator}... ({len(texts)} in all)"
+    shown = separator.join(text if len(text) <= 60 else text[:57] + "..." for text in texts[:limit])
+    return shown if len(texts) <= limit else f"{shown}{separator}... ({len(texts)} in all)"
 
 
 def one_line(error: BaseException | str) -> str:
-    """What another library's exception says, in one line."""
-    said = " ".join(str(error).split())
-    return said[:200] or type(error).__name__
+    """The message of an exception in one line of at most 200 characters."""
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__
 
 
 def warn(text: object) -> None:

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written aside, then renamed; read within bounds."""
+"""Atomic writing of files and folders (written under another name, then renamed), and size-limited reading."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from typing import Any
 from advgan.core.errors import InputError
 
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
-# .NAME.HOST-PROCESS-RANDOM.aside: being written; the same with .old: replaced, and put back if nothing took its place.
+# .NAME.HOST-PROCESS-RANDOM.aside: being written; .old: being replaced, restored if the new one is missing.
 ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{6}\.(?P<kind>aside|old)(\.\w+)?")
-LONGEST = 150  # bytes of a name that are kept in the names beside it: a file system takes 255
-OLD_AGE = 24 * 3600  # seconds after which what another machine left is nobody's
+LONGEST = 150  # bytes of a name that are kept in temporary names; file systems allow 255
+OLD_AGE = 24 * 3600  # seconds after which another machine's leftovers are removed
 
 
 def atomic_write_dir(directory: Path, write: Callable[[Path], Any]) -> None:
-    """Fill `directory` by `write(temporary directory)`, then rename: it is whole, or as it was before.
+    """Fill `directory` by `write(temporary directory)`, then rename: complete, or unchanged.
 
-    What killed processes have left beside it is removed, or put back where one was killed between two renames.
+    Leftovers of killed processes are removed, or restored where one was killed between two renames.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     sweep(directory.parent)
@@ -42,7 +42,7 @@ def atomic_write_dir(directory: Path, write: Callable[[Path], Any]) -> None:
         aside.rename(directory)
     finally:
         if os.path.lexists(old) and not directory.exists():
-            with suppress(OSError):  # the next call's `sweep` puts it back
+            with suppress(OSError):  # the next call's `sweep` restores it
                 old.rename(directory)
         if directory.exists():
             _remove(old)
@@ -51,12 +51,12 @@ def atomic_write_dir(directory: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` at the end, and is removed where that is not reached."""
+    """A temporary file that replaces `path` at the end, and is removed after an exception."""
     aside = _aside(path, f"aside{path.suffix if re.fullmatch(r'[.][A-Za-z0-9_]+', path.suffix) else ''}")
     try:
         yield aside
         os.replace(aside, path)
-    except OSError as error:  # in the words of a write it has no name, in those of a rename the one aside
+    except OSError as error:  # with the name of `path`, not that of the temporary file
         raise type(error)(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         with suppress(OSError):
@@ -64,27 +64,27 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write `content` beside `path`, then rename: the file is whole, or as it was before."""
+    """Write `content` to a temporary file, then rename: the file is complete, or unchanged."""
     with replacing(path) as aside:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def sweep(directory: Path) -> None:
-    """Remove from `directory` what killed processes were writing there; put back what they were about to replace."""
+    """Remove leftovers of killed processes from `directory`; restore files that they were about to replace."""
     with suppress(OSError):
         for path in sorted(directory.iterdir()):
-            found = ASIDE.fullmatch(path.name)
-            if found is None or _alive(path, found["host"], int(found["process"])):
+            match = ASIDE.fullmatch(path.name)
+            if match is None or _is_in_use(path, match["host"], int(match["process"])):
                 continue
-            original = directory / found["name"]
-            if found["kind"] == "old" and not os.path.lexists(original):
+            original = directory / match["name"]
+            if match["kind"] == "old" and not os.path.lexists(original):
                 path.rename(original)
             else:
                 _remove(path)
 
 
 def check_writable(directory: Path) -> None:
-    """Raise InputError unless files can be written in `directory`, or in the nearest folder above it that is there."""
+    """Raise InputError unless files can be written in `directory`, or in its nearest existing parent."""
     place = directory
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
@@ -97,8 +97,7 @@ def check_writable(directory: Path) -> None:
 
 
 def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
-    """The status of a regular file. Raises OSError for a path without one: a FIFO or a device that is opened may never
-    end."""
+    """The status of a regular file. Raises OSError for anything else: reading a FIFO or a device may not terminate."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
@@ -117,7 +116,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """`read_bytes` as text. Raises UnicodeDecodeError for what is not UTF-8."""
+    """`read_bytes` as text. Raises UnicodeDecodeError for other encodings than UTF-8."""
     return read_bytes(path, limit).decode("utf-8-sig")
 
 
@@ -128,18 +127,18 @@ def _aside(path: Path, kind: str) -> Path:
     return path.with_name(f".{name}.{HOST}-{os.getpid()}-{secrets.token_hex(3)}.{kind}")
 
 
-def _alive(path: Path, host: str, process: int) -> bool:
-    """Whether the process that made `path` may still be at work."""
+def _is_in_use(path: Path, host: str, process: int) -> bool:
+    """Whether the process that created `path` may still be running."""
     try:
-        made = path.lstat().st_mtime
+        modified = path.lstat().st_mtime
     except OSError:  # gone already
         return True
     if host != HOST:
-        return time.time() - made < OLD_AGE
-    import psutil  # takes a moment, and few need it
+        return time.time() - modified < OLD_AGE
+    import psutil  # slow to import, seldom needed
 
     try:
-        return psutil.Process(process).create_time() <= made + 1  # a later one has the number of one that ended
+        return psutil.Process(process).create_time() <= modified + 1  # not a later process with the same number
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:
@@ -155,11 +154,10 @@ def _remove(path: Path) -> None:
 
 
 def sha256_of(*paths: Path) -> str:
-    """SHA-256 of what is in the files, one after the other, read in parts. Raises OSError for one that cannot be, and
-    for a pipe or a device."""
-    found = hashlib.sha256()
+    """SHA-256 of the concatenated files, read in parts. Raises OSError for an unreadable one, a pipe or a device."""
+    digest = hashlib.sha256()
     for path in paths:
         check_regular(path)
         with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: found)
-    return found.hexdigest()
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()

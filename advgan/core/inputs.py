@@ -1,4 +1,4 @@
-"""Images and labels as the caller gave them: what is wrong with them, and what to type instead."""
+"""Checks of a caller's images and labels; errors contain the code that corrects them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advgan.core.errors import InputError
 
-ROUNDING = 1e-3  # how far from 1 the probabilities of an image may sum: some services print three digits
+ROUNDING = 1e-3  # tolerance of the sum of probabilities: some services print three digits
 
 
 def check_images(x: Any) -> None:
@@ -31,7 +31,7 @@ def check_images(x: Any) -> None:
         raise InputError(
             f"images must be of shape (n, c, h, w), got {shape}, channels last: x.permute(0, 3, 1, 2).contiguous()"
         )
-    if x.numel() and not (x.min() >= 0 and x.max() <= 1):  # NaN is in no interval either
+    if x.numel() and not (x.min() >= 0 and x.max() <= 1):  # also for NaN
         low, high = x.min().item(), x.max().item()
         hint = ""
         if low >= 0 and 2 < high <= 255:
@@ -66,7 +66,7 @@ def check_columns(logits: Any) -> None:
     shape = tuple(logits.shape)
     if (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) and logits.is_floating_point():
         raise InputError(
-            f"the target must tell at least 2 classes apart, got one value per image, {shape}: "
+            f"the target must return at least 2 logits, got one value per image, {shape}: "
             "model = check_target(model, x, 2) makes two logits of one"
         )
     if len(shape) != 2 or shape[1] < 2:
@@ -76,12 +76,12 @@ def check_columns(logits: Any) -> None:
 
 
 def is_softmax(outputs: Tensor) -> bool:
-    """Whether all rows (n, k) of at least 4 sum to 1 and are not negative: logits do so by accident in one or two."""
+    """Whether all rows (n, k) of at least 4 sum to 1 and are not negative (logits of fewer may, by chance)."""
     return len(outputs) >= 4 and bool(outputs.min() >= 0) and bool((outputs.float().sum(1) - 1).abs().max() < ROUNDING)
 
 
 def check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
-    """Raise InputError for a `value` called `name` that is no tensor; `conversion` makes one of an array."""
+    """Raise InputError for a `value` called `name` that is no tensor; `conversion`: code that converts an array."""
     if isinstance(value, Tensor):
         return
     array = hasattr(value, "dtype") and hasattr(value, "shape")
@@ -100,8 +100,10 @@ def check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
 
 def check_number(name: str, value: Any) -> None:
     """Raise InputError unless `value` is one real number; a bool and a text are none."""
-    one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
-    if isinstance(value, bool) or not (one or isinstance(value, Real)):
+    is_scalar = (
+        isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
+    )
+    if isinstance(value, bool) or not (is_scalar or isinstance(value, Real)):
         raise InputError(f"{name} must be a number, got {reprlib.repr(value)}")
 
 

@@ -22,7 +22,7 @@ DIGEST = "sha256"  # the entry of a sealed object
 def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
     """The JSON object in the file `path`. Raises InputError, in one line, for anything else.
 
-    finite   whether NaN and Infinity, which are no JSON, are refused
+    finite   whether NaN and Infinity, which are no JSON, raise an error
     """
     try:
         return parse_object(read_bytes(path, MAX_BYTES), finite=finite)
@@ -31,7 +31,7 @@ def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
 
 
 def parse_object(content: str | bytes, *, finite: bool = True) -> dict[str, Any]:
-    """The JSON object that is `content`. Raises ValueError for anything else, and beyond the limits above."""
+    """The JSON object in `content`. Raises ValueError for anything else, and beyond the limits above."""
     if len(content) > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
     text = content if isinstance(content, str) else content.decode()
@@ -43,14 +43,14 @@ def parse_object(content: str | bytes, *, finite: bool = True) -> dict[str, Any]
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object expected, got {text.strip():.60}")
-    _check(value)
+    _check_structure(value)
     return value
 
 
 def object_digest(content: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON object, whatever the order of its keys and the spaces between them."""
-    plain = json.loads(json.dumps(content))  # tuples are lists, keys are text
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    normalised = json.loads(json.dumps(content))  # tuples are lists, keys are text
+    return hashlib.sha256(json.dumps(normalised, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def sealed(content: Mapping[str, Any]) -> str:
@@ -59,23 +59,25 @@ def sealed(content: Mapping[str, Any]) -> str:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `sealed` wrote to the file `path`, or an object without a digest. Raises InputError for a changed one."""
+    """The object in a file of `sealed`, or an object without a digest. Raises InputError for a changed one."""
     content = read_object(path, finite=False)
     expected = content.pop(DIGEST, None)
     if expected is not None and object_digest(content) != expected:
-        raise InputError(f"{path} is not as it was saved (its SHA-256 differs): restore it from a copy, or delete it")
+        raise InputError(f"{path} was changed after saving (its SHA-256 differs): restore it from a copy, or delete it")
     return content
 
 
-def check_int(name: str, value: Any, least: int, most: int) -> int:
+def check_int(name: str, value: Any, minimum: int, maximum: int) -> int:
     """`value`, if it is a whole number (no bool) in that range. Raises InputError for any other."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise InputError(f"{name} must be a whole number, got {value!r:.60}")
     number = int(value)
-    if number < least:
-        raise InputError(f"{name} must {'not be negative' if least == 0 else f'be at least {least}'}, got {value}")
-    if number > most:
-        raise InputError(f"{name} must be at most {most:,}, got {value}")
+    if number < minimum:
+        raise InputError(
+            f"{name} must {'not be negative' if minimum == 0 else f'be at minimum {minimum}'}, got {value}"
+        )
+    if number > maximum:
+        raise InputError(f"{name} must be at most {maximum:,}, got {value}")
     return number
 
 
@@ -117,13 +119,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in content if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r:.60} comes twice")
+        duplicate = next(key for key in content if keys.count(key) > 1)
+        raise ValueError(f"the key {duplicate!r:.60} comes twice")
     return content
 
 
-def _check(value: dict[str, Any]) -> None:
-    """Raise ValueError for what is nested too deep, and for half a character (a lone surrogate)."""
+def _check_structure(value: dict[str, Any]) -> None:
+    """Raise ValueError for too deep nesting, and for lone surrogates."""
     todo: list[tuple[Any, int]] = [(value, 1)]
     while todo:
         part, depth = todo.pop()
@@ -132,6 +134,6 @@ def _check(value: dict[str, Any]) -> None:
         if isinstance(part, str):
             part.encode()  # a UnicodeEncodeError is a ValueError
         elif isinstance(part, dict):
-            todo += [(each, depth + 1) for item in part.items() for each in item]
+            todo += [(element, depth + 1) for item in part.items() for element in item]
         elif isinstance(part, list):
-            todo += [(each, depth + 1) for each in part]
+            todo += [(element, depth + 1) for element in part]

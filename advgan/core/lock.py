@@ -1,4 +1,4 @@
-"""A directory belongs to one program at a time."""
+"""A lock for a directory that one program at a time writes to."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-LOCK = ".lock"  # in a directory while a program is at work there: which one that is
+LOCK = ".lock"  # lock file in a directory in use, with the name of the process
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # no flock there
 # lock file -> process that holds it (a forked child inherits this table), and its descriptor; None: without flock
 _held: dict[Path, tuple[int, int | None]] = {}
 
 
 def acquire(directory: Path) -> str | None:
-    """Keep other processes out of `directory` until `release`; who is at work there, if it is somebody else.
+    """Lock `directory` until `release`; returns the name of another process that holds the lock, else None.
 
-    The lock is the system's own (flock): one that a killed process has left is none. Where the file system has none,
-    the file itself is the lock, and is none when its process on this machine is gone. A process may hold one twice.
+    The lock is the system's (flock), which ends with its process. Where the file system does not support it, the file
+    itself is the lock, valid while its process on this machine exists. A process may acquire a lock twice.
     Raises InputError for a lock file that cannot be written, and for a directory or a link in its place.
     """
     path = directory.resolve() / LOCK
@@ -45,12 +45,12 @@ def acquire(directory: Path) -> str | None:
 
 @atexit.register
 def release(directory: Path | None = None) -> None:
-    """Let others into `directory`, or into all that this process holds."""
+    """Release the lock of `directory`, or all of this process."""
     for path in list(_held) if directory is None else [directory.resolve() / LOCK]:
         process, descriptor = _held.pop(path, (-1, None))
-        if process != os.getpid():  # the parent's, which goes on
+        if process != os.getpid():  # the parent's, which continues
             continue
-        with contextlib.suppress(OSError):  # where an open file cannot be removed it stays, and locks nothing
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file, which is no lock then
             path.unlink()
         if descriptor is not None:
             with contextlib.suppress(OSError):
@@ -59,7 +59,7 @@ def release(directory: Path | None = None) -> None:
 
 
 def _has_flock(directory: Path) -> bool:
-    """Whether the system locks files there; tried on one of its own, because a try leaves the file behind."""
+    """Whether the file system supports flock, tested on a temporary file."""
     if fcntl is None:
         return False
     with tempfile.TemporaryFile(dir=directory) as file:
@@ -83,7 +83,7 @@ def _flock(path: Path) -> str | None:
                 os.close(descriptor)
                 continue
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, _me().encode())
+            os.write(descriptor, _own_name().encode())
         except BaseException as error:
             os.close(descriptor)
             if isinstance(error, BlockingIOError) or getattr(error, "errno", None) == errno.EACCES:
@@ -94,10 +94,9 @@ def _flock(path: Path) -> str | None:
 
 
 def _by_existence(path: Path) -> str | None:
-    """The lock for file systems without flock: who creates the file holds it.
+    """The lock for file systems without flock: the process that creates the file holds it.
 
-    A file of a process that is gone is taken over by the one process that holds the lock on that, `<path>.next`, so
-    that of many that find it only one does.
+    The file of an ended process is taken over under a second lock, `<path>.next`, by one process only.
     """
     try:
         descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -109,22 +108,22 @@ def _by_existence(path: Path) -> str | None:
         if _by_existence(successor) is not None:
             return "another process"
         try:
-            if _holder(path) != holder:  # somebody was faster
+            if _holder(path) != holder:  # another process was faster
                 return _holder(path)
-            successor.write_text(_me())
+            successor.write_text(_own_name())
             os.replace(successor, path)
         finally:
             _held.pop(successor, None)
             successor.unlink(missing_ok=True)
     else:
-        os.write(descriptor, _me().encode())
+        os.write(descriptor, _own_name().encode())
         os.close(descriptor)
     _held[path] = (os.getpid(), None)
     return None
 
 
 def _open(path: Path, flags: int) -> int:
-    """A descriptor of a regular file; never of what a link leads to. Raises OSError."""
+    """A descriptor of a regular file, never through a link. Raises OSError."""
     descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o644)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -140,12 +139,12 @@ def _same(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _me() -> str:
+def _own_name() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}\n"
 
 
 def _holder(path: Path) -> str:
-    """What a lock file names. Raises OSError for what is no regular file."""
+    """The process named in a lock file. Raises OSError for no regular file."""
     try:
         with os.fdopen(_open(path, os.O_RDONLY), errors="replace") as file:
             return file.read(200).strip() or "another process"
@@ -154,7 +153,7 @@ def _holder(path: Path) -> str:
 
 
 def _gone(holder: str) -> bool:
-    """Whether a process of this machine that a lock file names has ended."""
+    """Whether the process in a lock file is of this machine and has ended."""
     match = re.fullmatch(r"process (\d{1,9}) on (.*)", holder)
     return bool(match) and match[2] == socket.gethostname() and not psutil.pid_exists(int(match[1]))  # type: ignore[index]
 

@@ -28,7 +28,7 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds the former names in `MOVED`."""
+    """Import hook for the former names in `MOVED`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -45,6 +45,6 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Have the import system find the former names, once."""
+    """Register the import hook, once."""
     if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
-        sys.meta_path.insert(0, MovedModules())  # before a folder of that name that an update left
+        sys.meta_path.insert(0, MovedModules())  # before a leftover folder of that name

@@ -1,4 +1,4 @@
-"""Start of a program: signals end it also while its modules are imported."""
+"""Start of a program, with signal handlers before its imports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run_program(module: str) -> None:
 
 
 def program_module(file: Path) -> Any:
-    """The module with `main` and `Settings` of a program train/X.py or eval/X.py, which its file names."""
+    """The module with `main` and `Settings` that a program file train/X.py or eval/X.py runs."""
     name = re.search(r'run_program\("([\w.]+)"\)', file.read_text())
     assert name is not None, f"{file} starts no program"
     return import_module(name[1])

@@ -24,8 +24,8 @@ Value = str | None | list[Any] | dict[str, Any]
 
 @dataclass(frozen=True)
 class MayBePath:
-    """The mark of a text setting that may hold paths: `always` (but for addresses like hf://USER/MODEL), or where a
-    part of it has a slash or the suffix of a model's file.
+    """Annotation of a text setting that may contain paths: `always` (except addresses like hf://USER/MODEL), or in
+    parts with a slash or the suffix of a model's file.
     """
 
     always: bool = False
@@ -45,18 +45,18 @@ def find_recipe(path: Path) -> Path:
     folder, name = shipped("recipes"), path.name.removesuffix(".yaml")
     names = sorted(file.stem for file in folder.glob("*.yaml"))
     if name not in names:
-        near = did_you_mean(name, names)
+        suggestion = did_you_mean(name, names)
         raise InputError(
-            f"cannot read recipe {path}: no such file or shipped recipe{near}, expected {', '.join(names)}"
+            f"cannot read recipe {path}: no such file or shipped recipe{suggestion}, expected {', '.join(names)}"
         )
     return folder / f"{name}.yaml"
 
 
 def read_recipe(path: Path) -> dict[str, Value]:
-    """The settings in the YAML file `path`: texts as they are written, None, lists of these.
+    """The settings in the YAML file `path`: unparsed texts, None, lists of these.
 
-    Raises InputError for a file that cannot be read, is larger than MAX_BYTES, is no mapping, names a setting twice,
-    nests deeper than MAX_DEPTH, or uses aliases or tags: no more is built than the file holds.
+    Raises InputError for a file that cannot be read, is larger than MAX_BYTES, is no mapping, sets a value twice,
+    nests deeper than MAX_DEPTH, or uses aliases or tags, so that memory is bounded by the file's size.
     """
     try:
         text = read_text(path, MAX_BYTES)
@@ -108,14 +108,14 @@ def _node(event: Any, events: Iterator[Any], path: Path, depth: int) -> Value:
         key = _node(event, events, path, depth + 1)
         name = str(key)
         if isinstance(key, (list, dict)) or name in values:
-            what = f"{name[:40]!r} twice" if name in values else "a key that is no name"
-            raise InputError(f"recipe {path} has {what}, the second in line {event.start_mark.line + 1}")
+            problem = f"{name[:40]!r} twice" if name in values else "a key that is no name"
+            raise InputError(f"recipe {path} has {problem}, the second in line {event.start_mark.line + 1}")
         values[name] = _node(next(events), events, path, depth + 1)
     return values
 
 
 def path_kind(hint: Any) -> MayBePath | None:
-    """Whether a setting of type `hint` (a tuple, a union of them too) is a path, or may be one."""
+    """Whether a setting of type `hint` (also in a tuple or union) is a path, or may be one."""
     if isinstance(hint, type) and issubclass(hint, Path):
         return MayBePath(always=True)
     marks = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, MayBePath)]
@@ -132,7 +132,7 @@ def convert_paths(settings_class: type, values: dict[str, Any], convert: Callabl
             return [converted(item, kind) for item in value]
         if not isinstance(value, str) or value in ("None", *NULL):
             return value
-        return _relative(value, convert) if kind.always else _parts(value, convert)
+        return _convert_relative(value, convert) if kind.always else _convert_parts(value, convert)
 
     kinds = {name: path_kind(hints[name]) for name in values if name in hints}
     return {
@@ -140,35 +140,37 @@ def convert_paths(settings_class: type, values: dict[str, Any], convert: Callabl
     }
 
 
-def _parts(text: str, convert: Callable[[str], str]) -> str:
+def _convert_parts(text: str, convert: Callable[[str], str]) -> str:
     """A name or path with settings ("FILE.py:FACTORY", "reject:detector=RUN+median"), or a command line of such."""
-    first, *others = re.split(r"(\s+)", text)
-    if others and first.endswith(".py"):
-        return first + "".join(_parts(word, convert) for word in others)
+    first, *rest = re.split(r"(\s+)", text)
+    if rest and first.endswith(".py"):
+        return first + "".join(_convert_parts(part, convert) for part in rest)
     if "://" in text:
         return text
     if (spec := re.fullmatch(r"([\w-]+|.+:[\w.-]+)@([^:+]+)(.*)", text)) and not os.path.exists(text):
-        name, weights, rest = spec.groups()  # NAME@WEIGHTS
-        return f"{_parts(name, convert)}@{_relative(weights, convert)}{_parts(rest, convert)}"
+        name, weights, defenses = spec.groups()  # NAME@WEIGHTS
+        return (
+            f"{_convert_parts(name, convert)}@{_convert_relative(weights, convert)}{_convert_parts(defenses, convert)}"
+        )
 
-    def replace(found: re.Match[str]) -> str:
-        part = found[0]
-        fraction = re.fullmatch(r"[\d.]+/[\d.]+", part)
-        is_path = "/" in part or part.endswith(SUFFIXES)
-        return _relative(part, convert) if is_path and not fraction else part
+    def replace(match: re.Match[str]) -> str:
+        text_part = match[0]
+        fraction = re.fullmatch(r"[\d.]+/[\d.]+", text_part)
+        is_path = "/" in text_part or text_part.endswith(SUFFIXES)
+        return _convert_relative(text_part, convert) if is_path and not fraction else text_part
 
-    # What begins the text, or comes after an equals sign, a plus or a comma; after a colon only what begins with a dot.
+    # At the start of the text, after an equals sign, a plus or a comma; after a colon only with a leading dot.
     return re.sub(r"(?:^|(?<=[=+,])|(?<=:)(?=\.\.?/))[^:=+,]+", replace, text)
 
 
-def _relative(text: str, convert: Callable[[str], str]) -> str:
+def _convert_relative(text: str, convert: Callable[[str], str]) -> str:
     return text if os.path.isabs(text) or re.match(r"~|\w+:/", text) else convert(text)
 
 
 def from_recipe(recipe: Path) -> Callable[[str], str]:
     """A function from paths relative to the folder of the file `recipe` to paths relative to the working directory, or
-    absolute ones where they lie outside of it. What a recipe in an installed package names and the package does not
-    hold, results above all, is in the working directory.
+    absolute ones where they lie outside of it. Paths in a shipped recipe that the package does not contain, such as
+    results, are in the working directory.
     """
     base, working = recipe.parent.resolve(), Path.cwd()
 
@@ -182,8 +184,8 @@ def from_recipe(recipe: Path) -> Callable[[str], str]:
 
 
 def to_recipe(directory: Path) -> Callable[[str], str]:
-    """A function from paths relative to the working directory to the same relative to `directory`: what `from_recipe`
-    reads again from a file there.
+    """A function from paths relative to the working directory to paths relative to `directory`, the inverse of
+    `from_recipe` for a file there.
     """
     base, working = directory.resolve(), Path.cwd()
 

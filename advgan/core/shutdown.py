@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SAME_REQUEST = 1.0  # seconds: a terminal and a launcher both pass one Ctrl-C on
+SAME_REQUEST = 1.0  # seconds: a terminal and a launcher both forward one Ctrl-C
 GRACE = 10.0  # seconds for the clean-up after a signal; launchers kill after 30
 _first: tuple[int, float] | None = None  # number and time of the signal that ends the program
 _watchdog: threading.Timer | None = None
@@ -30,9 +30,9 @@ def stopped_by_signal(returncode: int) -> int | None:
 
 
 def exit_on_signals() -> None:
-    """From here on a signal exits at once: for a program's first line, while there is nothing to clean up.
+    """Exit at once on a signal, from a program's first line, before there is anything to clean up.
 
-    An exception would not do: some imports swallow it, or fail because of it.
+    An exception instead would be caught by some imports, or break them.
     """
     for number in SIGNALS:
         signal.signal(number, _exit_at_once)

@@ -1,4 +1,4 @@
-"""A name and its settings on a command line, "pgd:steps=100:loss=dlr": what they call, and with which arguments."""
+"""Parsing of a name with settings, "pgd:steps=100:loss=dlr"."""
 
 from __future__ import annotations
 
@@ -12,39 +12,43 @@ from advgan.core.errors import InputError, did_you_mean
 
 
 def parse_spec(
-    text: str, table: Mapping[str, Callable[..., Any]], given: Collection[str], kind: str
+    text: str, table: Mapping[str, Callable[..., Any]], reserved: Collection[str], kind: str
 ) -> tuple[str, dict[str, Any]]:
-    """The name in `table` that `text` begins with, and its settings, each of the type that the function declares.
+    """The name in `table` at the start of `text`, and its settings, each of the type declared by the function.
 
-    given   arguments that are no settings: the caller passes them
-    kind    what the table holds, for the message: "attack"
+    reserved   arguments that are no settings: the caller passes them
+    kind       noun for the entries of the table in messages: "attack"
     Raises InputError for an unknown name, an unknown setting, or a value of another type than the setting has.
     """
-    name, *words = text.split(":")
+    name, *parts = text.split(":")
     if name not in table:
-        near = did_you_mean(name, table) or f", expected some of {', '.join(table)}"
-        raise InputError(f"unknown {kind} {name[:80]!r}{near}")
+        suggestion = did_you_mean(name, table) or f", expected some of {', '.join(table)}"
+        raise InputError(f"unknown {kind} {name[:80]!r}{suggestion}")
     run = table[name]
     function = run.func if isinstance(run, partial) else run
     fixed = run.keywords if isinstance(run, partial) else {}
     hints = get_type_hints(getattr(function, "__init__") if isinstance(function, type) else function)  # noqa: B009
     parameters = inspect.signature(function).parameters.values()
-    known = [each.name for each in parameters if each.name not in given and each.kind is not each.VAR_KEYWORD]
+    parameter_names = [
+        parameter.name
+        for parameter in parameters
+        if parameter.name not in reserved and parameter.kind is not parameter.VAR_KEYWORD
+    ]
     settings = {}
-    for word in words:
-        key, equals, value = word.partition("=")
+    for part in parts:
+        key, equals, value = part.partition("=")
         key = key.replace("-", "_")
-        if key not in known or key in fixed or not equals:
-            settable = [k for k in known if k not in fixed]
-            near = did_you_mean(key, settable) if equals and key not in given else ""
-            wanted = f", expected setting=value with settings {', '.join(settable) or 'none'}"
-            raise InputError(f"{kind} {name} cannot take {word[:80]!r}{near or wanted}")
+        if key not in parameter_names or key in fixed or not equals:
+            settable = [k for k in parameter_names if k not in fixed]
+            suggestion = did_you_mean(key, settable) if equals and key not in reserved else ""
+            expected = f", expected setting=value with settings {', '.join(settable) or 'none'}"
+            raise InputError(f"{kind} {name} cannot take {part[:80]!r}{suggestion or expected}")
         settings[key] = _value(value, hints[key], f"{name}:{key}")
     return name, settings
 
 
 def _value(text: str, hint: Any, where: str) -> Any:
-    """`text` as the type that a setting declares: a number, a switch, one of some words, or any text."""
+    """`text` as the declared type of a setting: a number, a bool, one of several options, or any text."""
     options = [option for option in get_args(hint) if option is not type(None)] or [hint]
     try:
         if bool in options:

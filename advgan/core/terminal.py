@@ -1,4 +1,4 @@
-"""Text on a terminal: names from files and servers without control characters, and no encoding that ends a program."""
+"""Text on a terminal: no control characters from files and servers, no encoding errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TextIO
 # Control characters (C0, DEL, C1), line separators, bidirectional overrides, lone surrogates (bytes not in UTF-8).
 CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
 _IN_NAMES = re.compile(f"[\t\n{CONTROL}]")
-# What rich and tqdm write: carriage returns; on a terminal also colours, and moves of the cursor within a progress bar.
+# Allowed for rich and tqdm: carriage returns; on a terminal also colours and cursor moves of progress bars.
 _ON_STREAMS = re.compile(f"(?!\r)[{CONTROL}]")
 _ON_TERMINALS = re.compile(rf"(\x1b\[[\d;]*m|\x1b\[[12]?[AK]|\x1b\[\?25[hl])|(?!\r)[{CONTROL}]")
 PLAIN = {"✓": "+", "✗": "x", "○": "o", "–": "-", "—": "-", "…": "~", "×": "x", "’": "'", "‘": "'", "“": '"', "”": '"'}
@@ -24,7 +24,7 @@ PLAIN |= {
     "•": "*",
     "≤": "<",
     "≥": ">",
-}  # of one column each: tables stay aligned
+}  # one column each, which keeps tables aligned
 
 
 def printable(text: object) -> str:
@@ -32,16 +32,16 @@ def printable(text: object) -> str:
     return _IN_NAMES.sub(_escape, str(text))
 
 
-def _escape(found: re.Match[str]) -> str:
-    if found.lastindex:  # a sequence that is allowed
-        return found[0]
-    if "\udc80" <= found[0] <= "\udcff":  # a byte of a file's name that is not UTF-8
-        return f"\\x{ord(found[0]) - 0xDC00:02x}"
-    return ascii(found[0])[1:-1]
+def _escape(match: re.Match[str]) -> str:
+    if match.lastindex:  # a sequence that is allowed
+        return match[0]
+    if "\udc80" <= match[0] <= "\udcff":  # a byte of a file's name that is not UTF-8
+        return f"\\x{ord(match[0]) - 0xDC00:02x}"
+    return ascii(match[0])[1:-1]
 
 
 class _Filtered:
-    """A text stream that escapes control characters on their way to `stream`; all else is the stream's own."""
+    """A wrapper of a text stream that escapes control characters."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -60,7 +60,7 @@ class _Filtered:
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
-    """The codec error handler "advgan": a plain character in place of what the encoding does not have."""
+    """The codec error handler "advgan": a plain character for one that the encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
@@ -71,7 +71,7 @@ codecs.register_error("advgan", _replace)
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Within it, standard output and error take any text: plain characters where the encoding has no others, control
+    """Within it, standard output and error take any text: plain characters where the encoding lacks others, control
     characters escaped.
     """
     streams = sys.stdout, sys.stderr

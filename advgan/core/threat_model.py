@@ -21,7 +21,7 @@ TOLERANCE = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of one subtraction; o
 
 
 def check_eps(eps: float, norm: str, name: str = "eps") -> float:
-    """`eps` itself, if it is a radius that the norm allows: (0, 1] for linf, any positive number for l2."""
+    """`eps` itself. Raises InputError unless it is a valid radius: in (0, 1] for linf, positive for l2."""
     if norm not in NORMS:
         raise InputError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     check_number(name, eps)
@@ -33,7 +33,7 @@ def check_eps(eps: float, norm: str, name: str = "eps") -> float:
 
 
 def eps_text(eps: float) -> str:
-    """A radius as people write it: 0.3, and the float of 8/255 as "8/255", not as 0.03137."""
+    """A radius in its usual notation: 0.3, and the float of 8/255 as "8/255", not as 0.03137."""
     short, levels = f"{eps:.6g}", round(255 * eps)
     if float(short) == eps:
         return short
@@ -68,7 +68,7 @@ def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
     """
     delta = x_adv.double() - x.double()
     slack = 1e-4 * delta.sign()
-    levels = delta.mul_(255).add_(slack).trunc_()  # in place: a large image passes through memory often enough
+    levels = delta.mul_(255).add_(slack).trunc_()  # in place, to save memory bandwidth for large images
     return levels.add_((x * 255).round()).clamp_(0, 255).to(torch.uint8)
 
 
@@ -78,12 +78,12 @@ def squash_to_ball(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> T
     `eps` is one radius, or one for each image (n,).
 
     linf  x_adv = low + (high - low) (1 + tanh raw) / 2 with low = max(x - eps, 0), high = min(x + eps, 1)
-    l2    delta = raw scaled down to length eps and cut at the box; what the cut takes off, the pixels that it does
-          not touch are given back, a few times over: to min(s |raw|, room) of each pixel, where s grows until the
-          length is eps. A step s -> s eps / length can never pass eps: no pixel grows by more than the factor.
+    l2    delta = raw scaled down to length eps and clamped to the box; the lost length is added to the other pixels by
+          a few iterations: min(s |raw|, room) per pixel, where s grows until the length is eps. A step s -> s eps /
+          length never exceeds eps: no pixel grows by more than this factor.
 
-    There is no dead pixel, whatever x is: clamping x + delta would pass no gradient to pixels at 0 or 1 (most of
-    MNIST), so the l2 form lets the gradient through its cut. In float32 outside autocast: bf16(8/255) exceeds 8/255.
+    Every pixel has a gradient: clamping x + delta would pass none to pixels at 0 or 1 (most of MNIST), so the l2 form
+    has a straight-through gradient at its clamp. In float32 outside autocast: bf16(8/255) exceeds 8/255.
     """
     with torch.autocast(x.device.type, enabled=False):
         x, raw = x.float(), raw.float()
@@ -92,27 +92,27 @@ def squash_to_ball(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> T
         if norm == "linf":
             # In place: for a batch the memory of a new tensor takes longer to get than its values to compute.
             low, high = (x - eps).clamp_min_(0), (x + eps).clamp_max_(1)
-            free = low.lerp(high, (2 * raw).sigmoid_())  # sigmoid(2r) = (1 + tanh r) / 2
+            x_adv = low.lerp(high, (2 * raw).sigmoid_())  # sigmoid(2r) = (1 + tanh r) / 2
         else:
             length = rearrange(raw.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
-            wanted = length.minimum(torch.as_tensor(eps, device=x.device))
-            raw = raw * (wanted / length)
-            grown, wanted, held = torch.ones_like(wanted), wanted.detach(), raw.detach()
+            target_norm = length.minimum(torch.as_tensor(eps, device=x.device))
+            raw = raw * (target_norm / length)
+            scale, target_norm, raw_detached = torch.ones_like(target_norm), target_norm.detach(), raw.detach()
             for _ in range(RESCALE_ITERS):
-                cut = (x + grown * held).clamp_(0, 1).sub_(x)
-                left = rearrange(cut.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
-                grown = grown * (wanted / left).clamp(1, 2)
-            free = x + grown * raw
+                delta = (x + scale * raw_detached).clamp_(0, 1).sub_(x)
+                norms = rearrange(delta.flatten(1).norm(dim=1).clamp_min(1e-12), "n -> n 1 1 1")
+                scale = scale * (target_norm / norms).clamp(1, 2)
+            x_adv = x + scale * raw
             low, high = torch.zeros_like(x), torch.ones_like(x)
-        # The value is cut (for linf by one rounding error at most), the gradient is that of the uncut form.
-        return free + (free.clamp(low, high) - free).detach() if free.requires_grad else free.clamp_(low, high)
+        # Clamped value (for linf by one rounding error at most), gradient without the clamp.
+        return x_adv + (x_adv.clamp(low, high) - x_adv).detach() if x_adv.requires_grad else x_adv.clamp_(low, high)
 
 
 @dataclass(frozen=True)
 class Threat:
-    """The ball of radius `eps` (pixel units of [0, 1]) around a clean image, cut with the box [0, 1].
+    """The ball of radius `eps` (pixel units of [0, 1]) around a clean image, intersected with the box [0, 1].
 
-    Raises InputError for an unknown norm or a radius that the norm does not allow.
+    Raises InputError for an unknown norm or an invalid radius.
     """
 
     norm: Norm = "linf"
@@ -136,18 +136,18 @@ class Threat:
         return (x + delta).clamp(0, 1)
 
     def violations(self, x_adv: Tensor, x: Tensor) -> list[str]:
-        """The violations of `x_adv` for clean `x` (n, c, h, w), in words; empty without any."""
+        """The violations of `x_adv` for clean `x` (n, c, h, w), as text; empty without any."""
         if x_adv.shape != x.shape:
             return [f"shape {tuple(x_adv.shape)} instead of {tuple(x.shape)}"]
         if x_adv.dtype != torch.float32:
             return [f"dtype {x_adv.dtype} instead of torch.float32"]
         if not torch.isfinite(x_adv).all():
             return [f"{int((~torch.isfinite(x_adv)).flatten(1).any(1).sum())} images with NaN or infinity"]
-        found = []
+        problems = []
         if x_adv.min() < 0 or x_adv.max() > 1:
-            found.append(f"pixels outside [0, 1]: {x_adv.min().item():.6g} to {x_adv.max().item():.6g}")
+            problems.append(f"pixels outside [0, 1]: {x_adv.min().item():.6g} to {x_adv.max().item():.6g}")
         delta = (x_adv - x).flatten(1)
         longest = (delta.abs() if self.norm == "linf" else delta.norm(dim=1)).max().item() if len(x) else 0.0
         if longest > self.eps + TOLERANCE[self.norm]:
-            found.append(f"{self.norm} {longest:.7g} exceeds eps {self.eps:.7g}")
-        return found
+            problems.append(f"{self.norm} {longest:.7g} exceeds eps {self.eps:.7g}")
+        return problems

@@ -1,4 +1,4 @@
-"""Whether the training that made a checkpoint was finished, read from the files of its run. Needs no PyTorch."""
+"""Whether the training of a checkpoint was finished, by the files of its run. Without PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _warned: set[Path] = set()
 
 
 def checkpoint_folder(path: Path, artefact: str) -> Path:
-    """The folder that `path` means: itself, that of the file which it is, or of a run its `artefact`."""
+    """The folder of a checkpoint at `path`: `path` itself, the folder of a file, or the `artefact` of a run."""
     if os.path.isfile(path):
         return path.parent
     inside = os.path.isdir(path / artefact) and not (path / "model.safetensors").exists()
@@ -23,8 +23,8 @@ def checkpoint_folder(path: Path, artefact: str) -> Path:
 
 
 def unfinished(checkpoint: Path) -> str | None:
-    """ "step 20 of 100" where the training that made the folder `checkpoint` was stopped or killed, or still runs; None
-    where it was finished, and where neither the folder nor its run records it.
+    """ "step 20 of 100" where the training of the folder `checkpoint` was stopped or killed, or still runs; None where
+    it was finished, and without a record in the folder and its run.
 
     The run's newest training state decides, because it is written last; without one its training.json.
     """
@@ -33,7 +33,7 @@ def unfinished(checkpoint: Path) -> str | None:
     artefact = STATE_OF.get(folder.name)
     if artefact is not None and not record:
         of_run = _read(run / "training.json")
-        # of a classifier there is another run's generator beside it, unless both are a substitute's
+        # A classifier may be beside another run's generator, unless both are a substitute's.
         record = of_run if artefact == "generator" or "substitute" in of_run else {}
     states = run / "state" / (artefact or "none")
     if "substitute" in record and artefact == "classifier":

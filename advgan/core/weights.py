@@ -1,4 +1,4 @@
-"""Weights on disk with their digest, and in a model: names, shapes and kinds are checked before they are used."""
+"""Weights on disk with their digest, and loading into a model with checks of names, shapes and types."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from advgan.core.json_files import object_digest
 
 M = TypeVar("M", bound=nn.Module)
 
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # what is cast to the model's own type
-# Entries that a model does not depend on in eval mode: BatchNorm's counters, and what profilers and averaging leave.
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # cast to the model's type
+# Entries without effect in eval mode: BatchNorm's counters, and those of profilers and averaging.
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
 
 
@@ -30,12 +30,12 @@ def write_weights(tensors: Mapping[str, Tensor], path: Path, *, config: Mapping[
     """Write `tensors` as .safetensors, with the SHA-256 of them all in its metadata, and that of the JSON object
     `config` it (a config.json), where there is one.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", "sha256": digest(kept)}
+    tensors_on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": "pt", "sha256": digest(tensors_on_cpu)}
     if config is not None:
         metadata["config_sha256"] = object_digest(config)
-    # Not save_file, which leaves a file that others may not read, whatever the umask says.
-    path.write_bytes(save(kept, metadata=metadata))
+    # Not save_file, whose file permissions ignore the umask.
+    path.write_bytes(save(tensors_on_cpu, metadata=metadata))
 
 
 def read_weights(
@@ -52,21 +52,21 @@ def read_weights(
             raise SafetensorError("it holds no SHA-256")
         if config is not None:
             check_config_digest(metadata, config)
-        # Copies: what safetensors returns is the file itself, mapped, and changes with it.
+        # Copies: tensors of safetensors are memory-mapped, and change with the file.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    told = metadata.get("sha256")
-    if told is not None and digest(tensors) != told:
-        raise SafetensorError(f"its weights are not those that were saved, whose SHA-256 is {told[:12]}...")
+    expected = metadata.get("sha256")
+    if expected is not None and digest(tensors) != expected:
+        raise SafetensorError(f"its weights were changed after saving, their SHA-256 was {expected[:12]}...")
     return tensors
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, shapes, types and values, whatever their order in the file."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha256.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def read_checkpoint(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ def write_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[s
 
 
 class _NoRandomInit(TorchFunctionMode):
-    """No random initial values for tensors without memory: torch imports its compiler for them."""
+    """Skips random initial values of meta tensors, for which torch would import its compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -124,19 +124,19 @@ def load_weights(model: M, tensors: Mapping[str, Any], file: Path) -> M:
 
 
 def mismatch(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
-    """In which names and shapes `tensors` are not the model's; "" if in none. Counters may be missing."""
+    """The differences in names and shapes between `tensors` and the model; "" if none. Counters may be missing."""
     return describe_mismatch(shapes_of(model.state_dict()), shapes_of(tensors))
 
 
 def describe_mismatch(
     expected: Mapping[str, tuple[int, ...] | None], given: Mapping[str, tuple[int, ...] | None]
 ) -> str:
-    """Which names are missing, unexpected, or of another shape; "" for none."""
+    """The names that are missing, unexpected, or of another shape; "" for none."""
     missing, unexpected = [k for k in expected if k not in given], [k for k in given if k not in expected]
     reshaped = [f"{k} {given[k]} for {expected[k]}" for k in expected if k in given and given[k] != expected[k]]
     return ", ".join(
-        f"{len(names)} {word} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
-        for word, names in [("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)]
+        f"{len(names)} {problem} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        for problem, names in [("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)]
         if names
     )
 
@@ -152,26 +152,28 @@ def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
 
 def _checked(given: Tensor, expected: Tensor, where: str) -> Tensor:
     """`given` in the type of `expected`. Raises InputError for another kind of tensor."""
-    wanted = str(expected.dtype).removeprefix("torch.")
+    expected_type = str(expected.dtype).removeprefix("torch.")
     kind = _kind(given)
-    same = given.dtype == expected.dtype or (given.dtype in FLOATS and expected.dtype in FLOATS)
-    whole = not any(map(_fractional, (given, expected))) and torch.bool not in (given.dtype, expected.dtype)
-    if (kind and kind == _kind(expected) and same) or not given.numel():  # a model that is quantised itself, say
+    same_type = given.dtype == expected.dtype or (given.dtype in FLOATS and expected.dtype in FLOATS)
+    whole_numbers = not any(map(_fractional, (given, expected))) and torch.bool not in (given.dtype, expected.dtype)
+    if (kind and kind == _kind(expected) and same_type) or not given.numel():  # e.g. a quantised model
         return given
-    if kind or not (same or whole):
-        raise InputError(f"{where} is {kind or str(given.dtype).removeprefix('torch.')}, expected {wanted} values")
+    if kind or not (same_type or whole_numbers):
+        raise InputError(
+            f"{where} is {kind or str(given.dtype).removeprefix('torch.')}, expected {expected_type} values"
+        )
     value = given.detach().to(expected.dtype)
-    if whole and not same and not torch.equal(value.to(given.dtype), given):
-        raise InputError(f"{where} holds values beyond {wanted}")
+    if whole_numbers and not same_type and not torch.equal(value.to(given.dtype), given):
+        raise InputError(f"{where} holds values beyond {expected_type}")
     if _fractional(value) and not bool(torch.isfinite(value).all()):
-        odd = ~torch.isfinite(value.cpu()) & torch.isfinite(expected.detach().cpu())
-        if bool(odd.any()) or bool(value.isnan().any()):
+        not_finite = ~torch.isfinite(value.cpu()) & torch.isfinite(expected.detach().cpu())
+        if bool(not_finite.any()) or bool(value.isnan().any()):
             raise InputError(f"{where} holds NaN or infinity, expected finite weights")
     return value
 
 
 def _kind(tensor: Tensor) -> str:
-    """What a tensor is that no layer can use as its weights; "" for an ordinary one."""
+    """The kind of a tensor that is no ordinary weight; "" for an ordinary one."""
     if tensor.is_quantized:
         return f"quantised ({str(tensor.dtype).removeprefix('torch.')})"
     if tensor.is_meta:

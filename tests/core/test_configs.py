@@ -227,7 +227,7 @@ def test_changed_training_record_is_refused(saved: Path, tmp_path: Path) -> None
     assert read_training_json(folder) == {"training_seconds": 2.0}
     file = folder / "training.json"
     file.write_text(file.read_text().replace("2.0", "3.0"))
-    with pytest.raises(InputError, match=r"training.json is not as it was saved"):
+    with pytest.raises(InputError, match=r"training.json was changed after saving"):
         read_training_json(folder)
     file.write_text('{"training_seconds": "long"}')
     with pytest.raises(InputError, match="training_seconds must be a finite number"):
