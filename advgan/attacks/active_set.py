@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Images at a time on a CPU. Where malloc gives freed memory back to the system, 100 cost a quarter more than 34 or 50
-# (a page fault for every page, layer by layer); where it keeps it, 50 cost 3 % less than 34, and 100 another 3 % less.
+# Batch size on a CPU. Where malloc returns freed memory to the system, 100 cost a quarter more than 34 or 50 (page
+# faults in every layer); where it does not, 50 cost 3 % less than 34, and 100 another 3 % less.
 CHUNK = 50
 
 
@@ -17,10 +17,10 @@ class ActiveSet:
     while len(active.indices):
         i = active.indices
         ...                     # one step of x_adv[i]
-        active.drop(done)       # (k,) bool: these leave, waiting images take their places
+        active.drop(done)       # (k,) bool: these are removed, waiting images added
 
-    The batch stays full until the very end, so that finished images cost nothing. `size` is the largest batch; None is
-    the fastest for one forward and backward on a CPU, and all images elsewhere.
+    The batch stays full until the end, so that finished images cost nothing. `size`: the largest batch; None: the
+    fastest for one forward and backward on a CPU, all images on other devices.
     """
 
     def __init__(self, n: int, device: torch.device, size: int | None = None) -> None:

@@ -34,7 +34,7 @@ def advgan(
     iterations  of an unrolled network, None for its own, see `Generator.perturb`
     steps       0 is the one pass, which needs neither model nor labels
     step_size   None is eps / 2 for one or two steps and eps / 4 for more: best on validation images
-    loss        what L is, see `get_loss`
+    loss        L, see `get_loss`
     rng         source of the noise of a stochastic generator; None: torch's global one
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`. Raises InputError, also for a ball or a class that the
     generator was not trained for.

@@ -19,7 +19,7 @@ from advgan.attacks.common import (
 from advgan.attacks.losses import get_loss
 from advgan.core.threat_model import Norm
 
-INSIDE = 5e-4  # tanh never is 1: black and white start this far inside; nearer, their gradient would be gone
+INSIDE = 5e-4  # tanh never reaches 1: black and white pixels start this far inside, for a nonzero gradient
 
 
 def carlini_wagner(
@@ -42,11 +42,11 @@ def carlini_wagner(
     kappa          confidence margin of x_adv; 0 against a model that can reject
     binary_steps   values of c tried: ten times the last until one succeeds, then halfway between failure and success
     steps          of Adam for each of them, every time from x
-    learning_rate  Adam's, the same for every w. None: what moves a pixel by half of what pixels need on average if the
-                   model is linear, falling to a tenth within `steps`: one scale for digits and for photographs. On
+    learning_rate  Adam's, the same for every w. None: it moves a pixel by half of the average change needed for a linear
+                   model, and decays to a tenth within `steps`, which suits digits and photographs. On
                    MNIST 900 gradients an image come as near as 7,000 do with 0.01 (of 9 c and 1,000 steps)
-    initial_c      None: 2 (kappa - a) / ||grad a||_2^2 at x, the least that works if the model is linear
-    abort_early    a value of c is given up when a tenth of `steps` has not lowered the minimum by 0.01 %
+    initial_c      None: 2 (kappa - a) / ||grad a||_2^2 at x, the least sufficient c for a linear model
+    abort_early    a value of c is abandoned when a tenth of `steps` has not lowered the minimum by 0.01 %
     Margins are divided by ||grad a||_2 at x, so that the scale of the logits does not matter. The nearest of all
     successes is moved back to margin kappa (`to_boundary`; not against a model that can reject).
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, unchanged without a success and where the image is
@@ -67,16 +67,16 @@ def carlini_wagner(
 
     with frozen_eval(model), torch.no_grad():
         while len(i := active.indices):
-            label, aim, fresh = y[i], None if y_target is None else y_target[i], search.c_trials[i] < 0
-            x_adv = torch.where(batch_view(fresh), x[i], (search.w[i].tanh() + 1) / 2)
-            gradient, (margin, _, fooled) = loss_and_gradient(model, x_adv, label, aim, loss_fn)
-            if fresh.any():  # x itself, not yet an attempt
-                search.init(i[fresh], gradient[fresh], margin[fresh], learning_rate, initial_c)
+            label, target_class, is_first = y[i], None if y_target is None else y_target[i], search.c_trials[i] < 0
+            x_adv = torch.where(batch_view(is_first), x[i], (search.w[i].tanh() + 1) / 2)
+            gradient, (margin, _, success) = loss_and_gradient(model, x_adv, label, target_class, loss_fn)
+            if is_first.any():  # x itself, not yet an attempt
+                search.init(i[is_first], gradient[is_first], margin[is_first], learning_rate, initial_c)
             gradient, margin = gradient * batch_view(search.unit[i]), margin * search.unit[i]
-            search.update_best(i, x_adv, margin, fooled & ~fresh)
+            search.update_best(i, x_adv, margin, success & ~is_first)
             search.adam_step(i, x_adv, gradient, margin)
             search.update_c(i[(search.step[i] >= steps) | (search.idle[i] >= patience)])
-            active.drop((search.c_trials[i] >= binary_steps) | (fooled & fresh))
+            active.drop((search.c_trials[i] >= binary_steps) | (success & is_first))
     return search.best if rejects else to_boundary(model, x, search.best, y, y_target, kappa=kappa)
 
 
@@ -123,18 +123,18 @@ class _Search:
         need = batch_view(missing / gradient[0].numel() ** 0.5).clamp(1e-5, 0.1)  # of a pixel, root mean square
         x, near = self.x[i], (need / 100).clamp_max(INSIDE)
         self.w[i] = self.start[i] = torch.atanh((1 - 2 * near) * (2 * x - 1))
-        x = x.maximum(need).minimum(1 - need)  # where black and white pixels are when they matter
+        x = x.maximum(need).minimum(1 - need)  # black and white pixels after such a change
         self.rate[i] = need / 2 / (2 * x * (1 - x)) if rate is None else torch.full_like(x, rate)
         self.c[i] = (2 * missing).clamp_max(1e10) if c is None else c / unit
         self.c_trials[i] = 0
 
-    def update_best(self, i: Tensor, x_adv: Tensor, margin: Tensor, fooled: Tensor) -> None:
+    def update_best(self, i: Tensor, x_adv: Tensor, margin: Tensor, success: Tensor) -> None:
         """Keep the nearest successes, and count the steps since what is minimised last fell."""
         kappa = self.kappa * self.unit[i]
-        won, distance = fooled & (margin >= kappa), (x_adv - self.x[i]).flatten(1).square().sum(1)
-        nearer = won & (distance < self.shortest[i])
+        successes, distance = success & (margin >= kappa), (x_adv - self.x[i]).flatten(1).square().sum(1)
+        nearer = successes & (distance < self.shortest[i])
         self.best[i[nearer]], self.shortest[i[nearer]] = x_adv[nearer], distance[nearer]
-        self.succeeded[i] |= won
+        self.succeeded[i] |= successes
         loss = distance + self.c[i] * (kappa - margin).relu()
         fell = loss < 0.9999 * self.lowest[i]
         self.lowest[i] = torch.where(fell, loss, self.lowest[i])

@@ -38,7 +38,7 @@ def check_classes(label: Tensor, logits: Tensor) -> None:
     """Raise InputError unless the target's `logits` (n, k) have a column for each `label` (n,), and for those of four
     images or more that are probabilities."""
     check_columns(logits)
-    if is_softmax(logits) and not bool(((logits == 0) | (logits == 1)).all()):  # decisions, one-hot, are let through
+    if is_softmax(logits) and not bool(((logits == 0) | (logits == 1)).all()):  # one-hot decisions are accepted
         raise InputError(
             "the target returns probabilities (rows sum to 1), expected logits: leave out its softmax, or undo it "
             "with p.clamp_min(1e-12).log()"
@@ -57,7 +57,7 @@ def check_at_least(least: float, **values: float) -> None:
 
 
 def check_positive(**values: float | None) -> None:
-    """Raise InputError for the first of an attack's settings that is not above 0; None is one that was not made."""
+    """Raise InputError for the first of an attack's settings that is not above 0; None is skipped."""
     for name, value in values.items():
         if value is not None:
             check_number(name, value)
@@ -67,12 +67,12 @@ def check_positive(**values: float | None) -> None:
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
-    """`model` in eval mode and frozen, so that only the input's gradient is computed; given back as it was found.
+    """`model` in eval mode and frozen, so that only the input's gradient is computed; restored afterwards.
 
-    It is given copies of its images: one that normalises them in place changes neither them nor its gradient.
+    The model gets copies of its images, so that in-place normalisation changes neither them nor the gradient.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("a TorchScript module cannot be attacked as it is: model = check_target(model, x, classes)")
+        raise InputError("a TorchScript module cannot be attacked directly: model = check_target(model, x, classes)")
     copies = model.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(), *inputs[1:]))
     modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -168,7 +168,7 @@ def loss_and_gradient(
 
 @contextmanager
 def gradients_on() -> Iterator[None]:
-    """Gradients are computed in the block, whatever the caller has switched off (no_grad, inference_mode).
+    """Enable gradients in the block, also under no_grad and inference_mode of the caller.
 
     Tensors made under inference_mode are saved for no backward: clone them inside.
     """
@@ -179,7 +179,7 @@ def gradients_on() -> Iterator[None]:
 def gradient_at(leaf: Tensor, output: Tensor, weight: Tensor | None = None, *, again: bool = False) -> Tensor:
     """d output / d leaf, shaped like `leaf`; with `again` the graph is kept for another call.
 
-    Raises InputError where the model lets no gradient through: under no_grad, detached, quantised, an argmax.
+    Raises InputError where the model passes no gradient: under no_grad, detached, quantised, an argmax.
     """
     if not output.requires_grad:
         raise InputError(NO_GRADIENT)
@@ -236,7 +236,7 @@ def random_start(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tens
 
 
 def uniform(shape: tuple[int, ...] | torch.Size, x: Tensor, rng: torch.Generator | None) -> Tensor:
-    """Uniform in [0, 1), drawn where `rng` lives (None: torch's global one), brought to where `x` lives."""
+    """Uniform in [0, 1), drawn on the device of `rng` (None: torch's global one), moved to the device of `x`."""
     return torch.rand(shape, generator=rng, device=rng.device if rng else x.device).to(x.device)
 
 

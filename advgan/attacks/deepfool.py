@@ -97,36 +97,36 @@ class _Search:
         Returns which of them (k,) bool have finished: misclassified, or out of steps.
         """
         leaf, logits, f = self._boundaries(i)
-        fooled = logits.argmax(1) != self.y[i]
-        finished = fooled | (self.step[i] >= self.max_steps)
-        failed = i[finished & ~fooled]
+        misclassified = logits.argmax(1) != self.y[i]
+        finished = misclassified | (self.step[i] >= self.max_steps)
+        failed = i[finished & ~misclassified]
         self.x_adv[failed] = self.x[failed]
 
         gap = f.detach().abs()
         n_candidates = (gap / self.prune <= gap[:, :1]).sum(1)
         n_checked, min_distance, delta_step = self.n_checked[i], self.min_distance[i], self.delta_step[i]
-        measuring, most = ~finished, f.shape[1]
+        unfinished_step, most = ~finished, f.shape[1]
         for k_th in range(most):
-            if measuring.sum() <= (len(i) / 2 if k_th else 0):
+            if unfinished_step.sum() <= (len(i) / 2 if k_th else 0):
                 break
             k = n_checked.clamp_max(most - 1)[:, None]  # each image measures its own next boundary
             distance, direction = self._slope(f, k, leaf)
-            better = measuring & (distance < min_distance)
+            better = unfinished_step & (distance < min_distance)
             min_distance = torch.where(better, distance, min_distance)
             delta_step = torch.where(batch_view(better), batch_view(distance) * direction, delta_step)
             n_checked = n_checked + 1
             # A class with gradient 0 has no direction: the next one is tried, pruned or not.
-            measuring &= (n_checked < n_candidates) | (min_distance.isinf() & (n_checked < most))
+            unfinished_step &= (n_checked < n_candidates) | (min_distance.isinf() & (n_checked < most))
 
-        complete = ~finished & ~measuring
-        moving = i[complete]
-        self.r[moving] += delta_step[complete]
-        self.x_adv[moving] = (self.x[moving] + (1 + self.overshoot) * self.r[moving]).clamp(0, 1)
-        self.step[moving] += torch.where(
+        complete = ~finished & ~unfinished_step
+        stepped = i[complete]
+        self.r[stepped] += delta_step[complete]
+        self.x_adv[stepped] = (self.x[stepped] + (1 + self.overshoot) * self.r[stepped]).clamp(0, 1)
+        self.step[stepped] += torch.where(
             min_distance[complete].isinf(), self.max_steps, 1
         )  # no class has a direction: no further steps
         self.n_checked[i], self.min_distance[i], self.delta_step[i] = n_checked, min_distance, delta_step
-        self.n_checked[moving], self.min_distance[moving], self.delta_step[moving] = 0, torch.inf, 0.0
+        self.n_checked[stepped], self.min_distance[stepped], self.delta_step[stepped] = 0, torch.inf, 0.0
         return finished
 
     def _boundaries(self, i: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -37,7 +37,7 @@ def hopskipjump(
     y_target: Tensor | None = None,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """The smallest delta in `norm` that changes the decision, found from the target's decisions only (algorithm 2).
+    """The smallest delta in `norm` that changes the decision, by the target's decisions only (algorithm 2).
 
     From an image beyond the boundary, bisected down to it, step t = 1, 2, ..., `steps`: the normal of the boundary is
     estimated from `initial_queries` sqrt(t) decisions close by (eq. 16); a step of distance / sqrt(t) is taken along
@@ -46,7 +46,7 @@ def hopskipjump(
     initial_queries   queries of the first estimate
     max_queries       per image, x itself included: no step begins that could exceed it
     The first image beyond is x blended with uniform noise, more and more of it; where that leads nowhere, or with
-    `y_target`, the nearest image of the batch that the target puts beyond. An image without a start comes back
+    `y_target`, the nearest image of the batch beyond the boundary. An image without a start comes back
     unchanged, and so does one that is misclassified already. x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`,
     at any distance. Raises InputError.
     """
@@ -119,36 +119,36 @@ class Oracle:
 def _start(oracle: Oracle, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """An image beyond the boundary for each that has one (n, c, h, w), and the numbers of those that start there."""
     points, numbers = oracle.x.clone(), torch.arange(len(oracle.x), device=oracle.x.device)
-    inside = lost = numbers[~oracle.beyond(oracle.label, numbers)]
+    inside = without_start = numbers[~oracle.beyond(oracle.label, numbers)]
     if oracle.y_target is not None:
-        lost = _from_batch(oracle, points, lost)
-    lost = _from_noise(oracle, points, lost, rng)
+        without_start = _from_batch(oracle, points, without_start)
+    without_start = _from_noise(oracle, points, without_start, rng)
     if oracle.y_target is None:
-        lost = _from_batch(oracle, points, lost)
-    return points, inside[~torch.isin(inside, lost)]
+        without_start = _from_batch(oracle, points, without_start)
+    return points, inside[~torch.isin(inside, without_start)]
 
 
-def _from_noise(oracle: Oracle, points: Tensor, lost: Tensor, rng: torch.Generator | None) -> Tensor:
+def _from_noise(oracle: Oracle, points: Tensor, without_start: Tensor, rng: torch.Generator | None) -> Tensor:
     """Put noisy images that are beyond into `points` for those numbered `lost`; the numbers that have none."""
     for t in range(1, MAX_INIT_QUERIES + 1):
-        if not len(lost):
+        if not len(without_start):
             break
-        x = oracle.x[lost]
+        x = oracle.x[without_start]
         trial = x.lerp(uniform(x.shape, x, rng), t / MAX_INIT_QUERIES)
-        beyond = oracle(trial, lost)
-        points[lost[beyond]], lost = trial[beyond], lost[~beyond]
-    return lost
+        beyond = oracle(trial, without_start)
+        points[without_start[beyond]], without_start = trial[beyond], without_start[~beyond]
+    return without_start
 
 
-def _from_batch(oracle: Oracle, points: Tensor, lost: Tensor) -> Tensor:
-    """The same with the nearest images of the batch that are beyond, which costs no question."""
-    if not len(lost):
-        return lost
-    beyond = oracle.beyond(oracle.label, lost[:, None])
-    distance = torch.cdist(oracle.x[lost].flatten(1), oracle.x.flatten(1)).masked_fill(~beyond, torch.inf)
-    found = beyond.any(1)
-    points[lost[found]] = oracle.x[distance.argmin(1)[found]]
-    return lost[~found]
+def _from_batch(oracle: Oracle, points: Tensor, without_start: Tensor) -> Tensor:
+    """The same with the nearest images of the batch that are beyond, without further queries."""
+    if not len(without_start):
+        return without_start
+    beyond = oracle.beyond(oracle.label, without_start[:, None])
+    distance = torch.cdist(oracle.x[without_start].flatten(1), oracle.x.flatten(1)).masked_fill(~beyond, torch.inf)
+    has_start = beyond.any(1)
+    points[without_start[has_start]] = oracle.x[distance.argmin(1)[has_start]]
+    return without_start[~has_start]
 
 
 def _to_boundary(oracle: Oracle, beyond: Tensor, i: Tensor, norm: Norm, halvings: int) -> Tensor:
@@ -189,7 +189,7 @@ def _boundary_normal(
         pick = (row[:, None] == owner).to(u)  # sums per image as a product: index_add_ differs from run to run on a GPU
         weighted, unweighted, balance = weighted + pick @ (phi * u), unweighted + pick @ u, balance + pick @ phi
     mean = balance / draws
-    mean = mean.where(mean.abs() < 1, 0)  # all alike: their plain average is the direction
+    mean = mean.where(mean.abs() < 1, 0)  # all equal: their plain average is the direction
     return steepest_ascent_direction((weighted - mean * unweighted).view_as(points), norm)
 
 

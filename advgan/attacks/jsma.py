@@ -13,7 +13,7 @@ from advgan.attacks.losses import is_adversarial, log_odds_against
 from advgan.core.errors import InputError
 
 Derivative = Literal["probabilities", "logits", "softmax"]
-PAIRS = 2**22  # pairs looked at in one go, 16 MiB a matrix
+PAIRS = 2**22  # pairs evaluated at a time, 16 MiB a matrix
 
 
 def jsma(
@@ -26,20 +26,20 @@ def jsma(
     derivative: Derivative = "probabilities",
     y_target: Tensor | None = None,
 ) -> Tensor:
-    """Add `theta` to the pair of pixels that promises most, until the class is t = `y_target` (algorithm 2, eq. 8).
+    """Add `theta` to the most salient pair of pixels, until the class is t = `y_target` (algorithm 2, eq. 8).
 
     With alpha = dF_t/dx_p + dF_t/dx_q and beta = sum_{j != t} (dF_j/dx_p + dF_j/dx_q), the pair (p, q) has the largest
-    -alpha beta of those with alpha > 0 > beta; theta < 0 darkens, and wants alpha < 0 < beta. Untargeted the signs turn
-    round and t is y: away from it, wherever to (Wiyatno & Xu 2018, arXiv:1808.07945); no runner-up needs to be chosen.
+    -alpha beta of those with alpha > 0 > beta; theta < 0 darkens, and requires alpha < 0 < beta. Untargeted the signs
+    are reversed and t is y (Wiyatno & Xu 2018, arXiv:1808.07945); no runner-up class is chosen.
 
     theta        what is added to a pixel, cut at the box: 1 makes black white. A pixel that has reached the end is out
     gamma        the largest share of pixels that may change (the paper's 14.5 %); changed ones may change again
     derivative   what F is: "probabilities", or "logits" as in the paper, which moves pixels for all other classes alike
                  (targeted, MNIST, model C: the first reaches 98 % with 36 pixels, the second 65 % with 58), or
                  "softmax", the probabilities again, but as autograd differentiates them in float32, which is how they
-                 were differentiated in 2016. Where the model is sure p_t underflows to 0 and so does its gradient: no
-                 pair is found, and the attack fails although the image is no further from the boundary. Defensive
-                 distillation lives on that (Papernot et al. 2016, arXiv:1511.04508; Carlini & Wagner 2016,
+                 were differentiated in 2016. For confident predictions p_t underflows to 0, and so does its gradient:
+                 no pair is found, and the attack fails although the image is no further from the boundary. This is
+                 the effect of defensive distillation (Papernot et al. 2016, arXiv:1511.04508; Carlini & Wagner 2016,
                  arXiv:1607.04311); "probabilities" has the same pixels in the same order, and cannot underflow
     A "pixel" is a single value of the c h w in an image: an RGB pixel is three.
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, unchanged where it is misclassified already, where no pair
@@ -54,28 +54,28 @@ def jsma(
         raise InputError(f"derivative must be of probabilities, logits or softmax, got {derivative!r}")
     values, sign = x.flatten(1).clone(), 1 if theta > 0 else -1  # (n, d)
     changed, limit = torch.zeros_like(values, dtype=torch.bool), int(gamma * values.shape[1])
-    fooled, active = torch.zeros_like(y, dtype=torch.bool), ActiveSet(len(x), x.device)
+    success, active = torch.zeros_like(y, dtype=torch.bool), ActiveSet(len(x), x.device)
     with frozen_eval(model), torch.no_grad():
         while len(i := active.indices):
-            aim = None if y_target is None else y_target[i]
-            toward, away, fooled[i] = _saliency(model, values[i].view_as(x[i]), y[i], aim, derivative)
-            if derivative != "softmax":  # whose underflow is what it is there to show
+            target_class = None if y_target is None else y_target[i]
+            toward, away, success[i] = _saliency(model, values[i].view_as(x[i]), y[i], target_class, derivative)
+            if derivative != "softmax":  # its underflow is intended
                 toward, away = _scaled(toward), _scaled(away)
             inside = values[i] < 1 if theta > 0 else values[i] > 0
             room = limit - changed[i].sum(1, keepdim=True) >= 2
-            pair, found = best_pair(sign * toward, -sign * away, inside & (changed[i] | room))
-            going = found & ~fooled[i]
+            pair, exists = best_pair(sign * toward, -sign * away, inside & (changed[i] | room))
+            going = exists & ~success[i]
             k, pair = i[going, None], pair[going]
             values[k, pair] = (values[k, pair] + theta).clamp(0, 1)
             changed[k, pair] = True
             active.drop(~going)
-    return torch.where(batch_view(fooled), values.view_as(x), x)
+    return torch.where(batch_view(success), values.view_as(x), x)
 
 
 def _saliency(
     model: nn.Module, x_adv: Tensor, y: Tensor, y_target: Tensor | None, derivative: Derivative
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dF_t/dx and sum_{j != t} dF_j/dx (n, d), untargeted -dF_y/dx and its like, and which images are fooled (n,)."""
+    """dF_t/dx and sum_{j != t} dF_j/dx (n, d), untargeted -dF_y/dx and likewise, and which images are adversarial."""
     with gradients_on():
         label, sign = (y.clone(), -1) if y_target is None else (y_target.clone(), 1)
         leaf = x_adv.detach().clone().requires_grad_()
@@ -83,14 +83,14 @@ def _saliency(
         check_classes(torch.maximum(y, label), logits)
         if derivative == "probabilities":
             # dp_t = p_t (1 - p_t) d(-excess): the same order of pixels, but no p that underflows. And the other
-            # probabilities lose what p_t wins.
+            # probabilities lose what p_t gains.
             toward = gradient_at(leaf, -sign * log_odds_against(logits, label).sum())
             away = -toward
         else:
             output = logits if derivative == "logits" else logits.float().softmax(1)
-            own = torch.zeros_like(output).scatter(1, label[:, None], sign)
-            toward = gradient_at(leaf, output, own, again=True)
-            away = gradient_at(leaf, output, sign - own)
+            label_weights = torch.zeros_like(output).scatter(1, label[:, None], sign)
+            toward = gradient_at(leaf, output, label_weights, again=True)
+            away = gradient_at(leaf, output, sign - label_weights)
     return toward.flatten(1), away.flatten(1), is_adversarial(logits.detach(), y, y_target)
 
 
@@ -102,9 +102,9 @@ def _scaled(gradient: Tensor) -> Tensor:
 def best_pair(u: Tensor, v: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     """The pair p != q (n, 2) of `free` (n, d) values with the largest (u_p + u_q)(v_p + v_q), both sums positive.
 
-    Also returns which images (n,) have such a pair. All d^2 pairs are decided, few looked at: where two other values
-    are at least as good in u and in v, one of them can take a value's place in its pair. What is left, sorted by u, has
-    a v not below the second largest v before it: some ten values of hundreds, as a rule.
+    Also returns which images (n,) have such a pair. Exact over all d^2 pairs, but few are evaluated: where two
+    other values are at least as large in u and in v, one of them can replace a value in its pair. The remaining values,
+    sorted by u, have a v not below the second largest v before them: about ten of hundreds.
     """
     n, d = u.shape
     if n == 0 or d < 2:
@@ -125,7 +125,7 @@ def best_pair(u: Tensor, v: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
         score = (sum_u * sum_v).where((sum_u > 0) & (sum_v > 0), 0)
         score[:, torch.arange(len(p)), p] = 0
         value, where = score.flatten(1).max(1)
-        here = torch.stack([p[where // width], where % width], 1)
-        pair = torch.where((value > best)[:, None], here, pair)
+        chunk_pair = torch.stack([p[where // width], where % width], 1)
+        pair = torch.where((value > best)[:, None], chunk_pair, pair)
         best = best.maximum(value)
     return order.gather(1, pair), best > 0

@@ -24,7 +24,7 @@ def get_loss(loss: str, targeted: bool = False) -> LossFn:
     cross-entropy  CE(y), targeted -CE(y_target): `log_odds_against`, whose gradient has the same direction
     margin         max_{i != y} z_i - z_y, targeted z_t - max_{i != t} z_i            (Carlini & Wagner 2017, f_6)
     dlr            the margin over z_(1) - z_(3), the logits sorted: free of scale     (Croce & Hein 2020, eq. 6 and 7)
-    difference     z_t - z_y = CE(y) - CE(y_target), the lectures' targeted loss; needs y_target
+    difference     z_t - z_y = CE(y) - CE(y_target), targeted only
     Raises InputError for an unknown name and for one that does not fit; dlr, when called, for too few classes.
     """
     if loss not in get_args(Loss):

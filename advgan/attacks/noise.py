@@ -1,4 +1,4 @@
-"""Random noise of the size an attack may use: the baseline of every attack."""
+"""Random noise inside the ball: the baseline of every attack."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def noise(
     if draws == 1:
         return x_adv
     if model is None:
-        raise InputError(f"{draws} draws need a model to try them on, got none")
+        raise InputError(f"{draws} draws need a model to evaluate them, got none")
     for _ in range(draws - 1):
-        aims = None if y_target is None else y_target[remaining]
-        remaining = remaining[~find_adversarial(model, x_adv[remaining], y[remaining], aims)]
+        target_classes = None if y_target is None else y_target[remaining]
+        remaining = remaining[~find_adversarial(model, x_adv[remaining], y[remaining], target_classes)]
         if not len(remaining):
             break
         x_adv[remaining] = threat.project(_sample(distribution, x[remaining], noise_ball, rng), x[remaining])
@@ -70,7 +70,7 @@ def noise(
 noise_uniform = partial(noise, distribution="uniform")
 noise_uniform.__doc__ = "`noise` drawn uniformly from the ball."
 noise_gaussian = partial(noise, distribution="gaussian")
-noise_gaussian.__doc__ = "Normal `noise`."
+noise_gaussian.__doc__ = "Gaussian `noise`."
 noise_sign = partial(noise, distribution="sign")
 noise_sign.__doc__ = "`noise` of random sign and one size: corners of the linf ball, FGSM with random signs."
 

@@ -54,7 +54,7 @@ class Attack:
     run        (model, x, y, **arguments) -> x_adv; `eps` if bounded, `y_target` if targeted, `rng` if random, `norm` if
                it has none of its own
     kind       "bounded": maximises a loss inside the ball; "minimal-norm": minimises the norm of delta
-    norm       the norm it was made for; None: any
+    norm       the only norm that it supports; None: any
     targeted   whether it supports target classes
     access     of the attacker to the target: "nothing" (noise), "gradients", "scores" (logits), "decisions", a
                "generator" trained on it, or "transfer" from another model
@@ -138,7 +138,7 @@ def parse_attack(text: str) -> AttackSpec:
         call = f"{call}:{settings_after}"
         text = f"{call}@{view}"
     if call.partition(":")[0] == "transfer":
-        raise InputError("attack 'transfer' is run by --surrogate CLASSIFIER, expected no such name among the attacks")
+        raise InputError("attack 'transfer' is run by --surrogate CLASSIFIER, expected another attack")
     if library := LIBRARIES.get(call.partition(":")[0]):
         parse, _ = library
         name, settings = parse(call)
@@ -165,7 +165,7 @@ def make_attack(
     rng: torch.Generator | None = None,
     generator: Generator | None = None,
 ) -> AttackFn:
-    """An attack on `model` under `threat`, as a function (x, y) -> x_adv. Raises InputError if it cannot be.
+    """An attack on `model` under `threat`, as a function (x, y) -> x_adv. Raises InputError for an invalid combination.
 
     attack      an `AttackSpec`, or text that `parse_attack` reads
     generator   of attack advgan, which needs one
@@ -173,12 +173,12 @@ def make_attack(
     spec = parse_attack(attack) if isinstance(attack, str) else attack
     definition = spec.attack
     if y_target is not None and not definition.targeted:
-        raise InputError(f"attack {spec.name} cannot aim at a class, expected no y_target, got {y_target}")
+        raise InputError(f"attack {spec.name} has no targeted form, expected no y_target, got {y_target}")
     if definition.kind == "bounded" and definition.norm not in (None, threat.norm):
-        raise InputError(
-            f"attack {spec.name} keeps to a ball of {definition.norm}, expected no other, got {threat.norm}"
-        )
-    fixed: dict[str, Any] = dict(spec.settings) if spec.name in ATTACKS else {}  # a library's has its own inside
+        raise InputError(f"attack {spec.name} is for norm {definition.norm}, expected no other, got {threat.norm}")
+    fixed: dict[str, Any] = (
+        dict(spec.settings) if spec.name in ATTACKS else {}
+    )  # those of other libraries are inside their attack
     if definition.kind == "bounded":
         fixed["eps"] = threat.eps
     if definition.norm is None:

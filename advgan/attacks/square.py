@@ -28,10 +28,10 @@ def square(
 ) -> Tensor:
     """Random squares of the image are set anew, and kept where the margin grows (algorithm 1).
 
-    linf paints a square in a corner of the ball (algorithm 2); l2 moves what one window has of eps to another (alg. 3).
+    linf sets a square to a corner of the ball (algorithm 2); l2 moves the length of one window to another (alg. 3).
     queries   query budget per image, x itself included
-    p_init    the share of the image that the first squares cover; halved as in the paper, stretched to `queries`.
-              .8 is what the paper has for MNIST and AutoAttack for all; the paper has .3 for CIFAR-10 and .05 (l2: .1)
+    p_init    fraction of the image that the first squares cover; halved as in the paper, stretched to `queries`.
+              .8: the paper's value for MNIST, AutoAttack's for all; the paper has .3 for CIFAR-10 and .05 (l2: .1)
               for ImageNet.
     An adversarial image is finished and costs nothing more. The score of a target that can reject is used too.
     x (n, c, h, w) float32 in [0, 1], `eps` in its units; returns x_adv like `x`. Raises InputError.
@@ -39,7 +39,7 @@ def square(
     threat = check_inputs(x, y, eps, norm, y_target)
     check_at_least(1, queries=queries)
     if not 0 < p_init <= 1:
-        raise InputError(f"p_init must be in (0, 1], a share of the image, got {p_init}")
+        raise InputError(f"p_init must be in (0, 1], a fraction of the image, got {p_init}")
     loss_fn = get_loss("margin", targeted=threat.targeted)
     level = torch.bucketize((torch.arange(queries) - 2) * 10_000 // queries, torch.tensor(HALVINGS)).to(x.device)
     sides = _sides(p_init, x, norm)
@@ -51,19 +51,19 @@ def square(
     active = ActiveSet(len(x), x.device)
     with frozen_eval(model), torch.no_grad():
         while len(i := active.indices):
-            label, aim = y[i], None if y_target is None else y_target[i]
-            stage, now = n_queries[i].view(-1, 1, 1, 1), level[n_queries[i]]
+            label, target_class = y[i], None if y_target is None else y_target[i]
+            stage, halvings = n_queries[i].view(-1, 1, 1, 1), level[n_queries[i]]
             if norm == "linf":
-                moved = _paint(best[i], x[i], sides[now], threat, rng)
+                moved = _paint(best[i], x[i], sides[halvings], threat, rng)
             else:
-                moved = _shift(best[i], x[i], sides[now], windows[now], threat, rng)
+                moved = _shift(best[i], x[i], sides[halvings], windows[halvings], threat, rng)
             trial = torch.where(stage == 0, x[i], torch.where(stage == 1, first[i], moved))
-            _, value, fooled = evaluate_state(model, trial, label, aim, loss_fn)
+            _, value, success = evaluate_state(model, trial, label, target_class, loss_fn)
             # The first squares start from the stripes even where these are no better than x, as in the paper.
-            better = (value > top[i]) | fooled | (n_queries[i] == 1)
+            better = (value > top[i]) | success | (n_queries[i] == 1)
             best[i[better]], top[i[better]] = trial[better], value[better]
             n_queries[i] += 1
-            active.drop(fooled | (n_queries[i] >= queries))
+            active.drop(success | (n_queries[i] >= queries))
     return best
 
 
@@ -108,8 +108,8 @@ def _shift(
 ) -> Tensor:
     """The part of delta in one window is taken away, and its length added to another, on top of what is there.
 
-    best, x (k, c, h, w); side (k,); windows (k, 2, h, w), eta of this side and its transpose. What the box has cut from
-    eps is added too, so that delta is as long as it may be.
+    best, x (k, c, h, w); side (k,); windows (k, 2, h, w), eta of this side and its transpose. The length lost at the
+    box is added too, so that delta has length eps.
     """
     delta, wide = best - x, side.view(-1, 1, 1, 1)
     rows, columns = _place(side, x, rng)
@@ -120,11 +120,11 @@ def _shift(
     turned = (uniform((len(x),), x, rng) < 0.5).long().view(-1, 1, 1, 1)
     image = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1)
     sign = 2 * (uniform((*x.shape[:2], 1, 1), x, rng) < 0.5).to(x) - 1
-    here = delta * inside
-    fresh = windows[image, turned, rows, columns] * sign + here / _length(here, (2, 3))
+    window_delta = delta * inside
+    fresh = windows[image, turned, rows, columns] * sign + window_delta / _length(window_delta, (2, 3))
     spare = (threat.eps**2 - _length(delta, (1, 2, 3)) ** 2).clamp_min(0) / x.shape[1]
-    budget = (spare + _length(delta * (inside | source), (2, 3)) ** 2).sqrt()
-    delta = torch.where(inside, budget * fresh / _length(fresh, (2, 3)), delta * ~source)
+    length_budget = (spare + _length(delta * (inside | source), (2, 3)) ** 2).sqrt()
+    delta = torch.where(inside, length_budget * fresh / _length(fresh, (2, 3)), delta * ~source)
     return threat.project(x + threat.eps * delta / _length(delta, (1, 2, 3)), x)
 
 

@@ -1,4 +1,4 @@
-"""Between this library and the others: our attack as one of theirs, theirs as rows of our comparisons.
+"""Bridges to other libraries: AdvGAN as one of their attacks, their attacks in comparisons.
 
     from advgan.bridges.torchattacks import AdvGAN      AdvGAN(model, generator)(images, labels)
     from advgan.bridges.foolbox import AdvGAN           AdvGAN(generator)(fmodel, images, labels, epsilons=[0.1, 0.3])
@@ -6,7 +6,7 @@
 
     advgan compare --attacks pgd foolbox:LinfPGD:steps=40 torchattacks:AutoAttack art:FastGradientMethod
 
-One file a library, imported where it is used, which needs that library: pip install 'advgan[bridges]'. Importing this
+One file per library, imported at its first use; the libraries: pip install 'advgan[bridges]'. Importing this
 package registers the names `foolbox:`, `torchattacks:` and `art:` of their attacks.
 """
 

@@ -1,4 +1,4 @@
-"""What the bridges share: the facts of a library's attack, and how its settings are read."""
+"""Shared by the bridges: properties and settings of a library's attacks."""
 
 from __future__ import annotations
 
@@ -18,54 +18,60 @@ Call = Callable[[Tensor, Tensor, Tensor | None], Any]  # x (n, c, h, w), y (n,),
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Of an attack in another library, what `advgan.attacks.Attack` says of ours."""
+class ForeignKind:
+    """Properties of an attack in another library, as in `advgan.attacks.Attack`."""
 
-    protocol: AttackKind
+    kind: AttackKind
     norm: str | None
     targeted: bool = True
     access: AttackerAccess = "gradients"
 
 
 def parameters(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """What an attack is made with, by name."""
+    """Parameters of an attack's constructor, by name."""
     return dict(inspect.signature(make).parameters)
 
 
 def read_settings(
-    name: str, make: Callable[..., Any], words: list[str], given: Collection[str]
+    name: str, make: Callable[..., Any], texts: list[str], reserved: Collection[str]
 ) -> dict[str, bool | int | float | str | None]:
-    """The settings "steps=10" by the library's own names, but for those that are `given`.
+    """The settings "steps=10" by the library's names, except the `reserved` ones.
 
-    Few libraries say types: a value is what it looks like. Raises InputError for a setting that is not there, for a
-    word in place of a number or a switch, and for one left out that has no default.
+    Few libraries declare types: `parse_value` infers them. Raises InputError for an unknown setting, for a text instead
+    of a number or a bool, and for a missing setting without default.
     """
-    known = {k: each for k, each in parameters(make).items() if k not in given and each.kind is not each.VAR_KEYWORD}
+    settable = {
+        k: parameter
+        for k, parameter in parameters(make).items()
+        if k not in reserved and parameter.kind is not parameter.VAR_KEYWORD
+    }
     settings = {}
-    for word in words:
-        key, equals, text = word.partition("=")
+    for setting in texts:
+        key, equals, text = setting.partition("=")
         key = key.replace("-", "_")
-        if key not in known or not equals:
-            near = did_you_mean(key, known) if equals and key not in given else ""
-            wanted = f", expected setting=value with settings {', '.join(known) or 'none'}"
-            raise InputError(f"attack {name} cannot take {word[:80]!r}{near or wanted}")
-        found, usual = value(text), known[key].default
-        if isinstance(usual, bool) and not isinstance(found, bool):
+        if key not in settable or not equals:
+            suggestion = did_you_mean(key, settable) if equals and key not in reserved else ""
+            expected = f", expected setting=value with settings {', '.join(settable) or 'none'}"
+            raise InputError(f"attack {name} cannot take {setting[:80]!r}{suggestion or expected}")
+        parsed, default = parse_value(text), settable[key].default
+        if isinstance(default, bool) and not isinstance(parsed, bool):
             raise InputError(f"{name}:{key} must be true or false, got {text!r}")
-        if isinstance(usual, (int, float)) and not isinstance(found, (int, float)):
+        if isinstance(default, (int, float)) and not isinstance(parsed, (int, float)):
             raise InputError(f"{name}:{key} must be a number, got {text!r}")
-        settings[key] = found
-    missing = [key for key, each in known.items() if each.default is each.empty and key not in settings]
+        settings[key] = parsed
+    missing = [
+        key for key, parameter in settable.items() if parameter.default is parameter.empty and key not in settings
+    ]
     if missing:
         raise InputError(f"attack {name} needs {missing[0]}=..., for which {name.partition(':')[0]} has no default")
     return settings
 
 
-def value(text: str) -> bool | int | float | str | None:
-    """`text` as what it looks like: true, none, 10, 0.5, 8/255, or a word."""
-    named: dict[str, bool | None] = {"true": True, "false": False, "none": None}
-    if text.lower() in named:
-        return named[text.lower()]
+def parse_value(text: str) -> bool | int | float | str | None:
+    """`text` with its inferred type: true, none, 10, 0.5, 8/255, or a text."""
+    constants: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+    if text.lower() in constants:
+        return constants[text.lower()]
     try:
         return int(text)
     except ValueError:
@@ -78,6 +84,6 @@ def value(text: str) -> bool | int | float | str | None:
 
 @torch.no_grad()
 def num_classes(model: nn.Module, x: Tensor) -> int:
-    """How many classes a model of images like `x` tells apart: as it says, else by a forward of a black one."""
-    known: int | None = getattr(model, "num_classes", None)
-    return int(model(x.new_zeros(1, *x.shape[1:])).shape[1]) if known is None else known
+    """Number of classes of a model for images like `x`: its attribute, else by a forward of a black image."""
+    declared: int | None = getattr(model, "num_classes", None)
+    return int(model(x.new_zeros(1, *x.shape[1:])).shape[1]) if declared is None else declared

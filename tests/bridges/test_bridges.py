@@ -248,11 +248,15 @@ def test_setting_values_are_parsed_by_type(text: str, expected: object) -> None:
         ("foolbox:PGD:steps=many", BALL, "foolbox:PGD:steps must be a number, got 'many'"),
         ("foolbox:PGD:random_start=3", BALL, "foolbox:PGD:random_start must be true or false, got '3'"),
         ("foolbox:VirtualAdversarialAttack", BALL, "needs steps=..., for which foolbox has no default"),
-        ("foolbox:L1PGD", BALL, "foolbox:L1PGD cannot be: it keeps to L1 distance, expected linf, l2 or l0"),
-        ("torchattacks:AutoAttack:version=fast", BALL, "cannot be: ValueError: Not valid version"),
-        ("art:ProjectedGradientDescent:max_iter=-1", BALL, "art:ProjectedGradientDescent cannot be: ValueError: "),
-        ("foolbox:LinfPGD", Threat("l2", 1.0), "foolbox:LinfPGD keeps to a ball of linf, expected no other, got l2"),
-        ("torchattacks:AutoAttack", Threat("linf", 0.2, True), "torchattacks:AutoAttack cannot aim at a class"),
+        ("foolbox:L1PGD", BALL, "foolbox:L1PGD cannot be built: its distance is L1 distance, expected linf, l2 or l0"),
+        ("torchattacks:AutoAttack:version=fast", BALL, "cannot be built: ValueError: Not valid version"),
+        (
+            "art:ProjectedGradientDescent:max_iter=-1",
+            BALL,
+            "art:ProjectedGradientDescent cannot be built: ValueError: ",
+        ),
+        ("foolbox:LinfPGD", Threat("l2", 1.0), "foolbox:LinfPGD is for norm linf, expected no other, got l2"),
+        ("torchattacks:AutoAttack", Threat("linf", 0.2, True), "torchattacks:AutoAttack has no targeted form"),
         ("foolbox:BoundaryAttack@naive", BALL, "has no such view"),
     ],
 )
@@ -319,7 +323,7 @@ def test_black_box_model(bars: tuple[Tensor, Tensor]) -> None:
     box, (x, _) = BlackBox(answers, 3), bars
     x_adv = make_attack("foolbox:LinfRepeatedAdditiveUniformNoiseAttack:repeats=3", box, BALL)(x, box(x).argmax(1))
     assert BALL.violations(x_adv, x) == []
-    with pytest.raises(InputError, match="reads a model's device off its parameters, and this model has none"):
+    with pytest.raises(InputError, match="takes the device of a model from its parameters, and this model has none"):
         make_attack("torchattacks:Square", box, BALL)(x, box(x).argmax(1))
 
 

@@ -83,8 +83,7 @@ def test_complete_numeric_folders_are_class_indices(capsys):
     assert data.test.labels[:12].tolist() == [int(name) for name in folders]
     assert data.classes == tuple(map(str, range(12)))
     assert (
-        "in their order as text (0, 1, 10, 11, ... (12 in all)), as torchvision's ImageFolder"
-        in capsys.readouterr().err
+        "in their text order (0, 1, 10, 11, ... (12 in all)), as torchvision's ImageFolder" in capsys.readouterr().err
     )
     padded = data_of_classes(*(f"{i:03d}" for i in range(12)))
     assert relabel(padded, None, 12, "net12") is padded

@@ -203,7 +203,7 @@ def test_columns_are_found_by_name_or_type(tmp_path: Path) -> None:
     )
     write_parquet(tmp_path, {"train": 1}, names=("photo", "words"), label=datasets.Value("string"))
     message = (
-        r"has no column of labels: expected one of label, labels, cls, or one of type ClassLabel, or --label-column, "
+        r"has no column of labels: expected label, labels, cls, or type ClassLabel, or --label-column, "
         r"got photo, words"
     )
     with pytest.raises(InputError, match=message):
@@ -545,7 +545,7 @@ def call(program: str, *arguments: object) -> None:
 
 
 NO_LENGTH = (
-    r"hf-stream:\S+ is a stream, which has no length: expected --max-steps to train on it, --max-samples to measure"
+    r"hf-stream:\S+ is a stream, which has no length: expected --max-steps to train on it, --max-samples to evaluate"
 )
 
 

@@ -256,7 +256,7 @@ def test_several_generators_and_defenses_share_the_baselines(
         (["--attacks", "fgsm", "pgd:steps=0"], "steps must be at least 1, got 0"),
         (["--attacks", "fgsm:loss=difference"], "loss difference compares the target class with the true one"),
         (["--attacks", "advgan"], "attack advgan needs a trained generator, expected --generator DIR"),
-        (["--attacks", "deepfool", "--y-target", "1"], "attack deepfool cannot aim at a class"),
+        (["--attacks", "deepfool", "--y-target", "1"], "attack deepfool has no targeted form"),
         (["--eps", "0"], "eps must be in (0, 1]"),
         (["--eps", "2"], "eps must be in (0, 1]"),
         (["--eps", "8/0"], "8/0"),

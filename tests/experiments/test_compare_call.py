@@ -149,7 +149,7 @@ def test_nothing_is_attacked_before_all_is_checked(
     def untargeted(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> Tensor:
         return x
 
-    with pytest.raises(InputError, match="attack deepfool cannot aim at a class"):
+    with pytest.raises(InputError, match="attack deepfool has no targeted form"):
         advgan.compare(model, x, y, [counted, "deepfool"], eps=0.1, y_target=1)
     with pytest.raises(InputError, match="attack untargeted has no argument y_target"):
         advgan.compare(model, x, y, [counted, untargeted], eps=0.1, y_target=1)

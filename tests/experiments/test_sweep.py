@@ -179,7 +179,7 @@ def test_radii_and_ranges_of_them(words: list[str], norm: Any, expected: list[fl
     ("words", "message"),
     [
         (["--attacks", "advgan"], "attack advgan needs a trained generator, expected --generator DIR"),
-        (["--attacks", "deepfool", "--y-target", "1"], "attack deepfool cannot aim at a class"),
+        (["--attacks", "deepfool", "--y-target", "1"], "attack deepfool has no targeted form"),
         (["--eps", "0"], "expected an eps above 0, got none"),
         (["--eps", "0.1", "2"], "eps must be in (0, 1]"),
         (["--eps", "-0.1"], "eps must be in (0, 1]"),
