@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from advgan import Generator
 from advgan.attacks import fgsm, ifgsm, make_attack
 from advgan.attacks.registry import parse_attack
-from advgan.bridges.base import value
+from advgan.bridges.base import parse_value
 from advgan.classifiers import BlackBox, load_target
 from advgan.core.config import run
 from advgan.core.errors import InputError
@@ -229,8 +229,8 @@ def test_declared_kind_norm_and_access(word: str, protocol: str, norm: str | Non
     [("true", True), ("None", None), ("10", 10), ("0.5", 0.5), ("8/255", 8 / 255), ("1e-3", 1e-3), ("dlr", "dlr")],
 )
 def test_setting_values_are_parsed_by_type(text: str, expected: object) -> None:
-    assert value(text) == expected
-    assert type(value(text)) is type(expected)
+    assert parse_value(text) == expected
+    assert type(parse_value(text)) is type(expected)
 
 
 @pytest.mark.parametrize(
