@@ -42,9 +42,9 @@ def carlini_wagner(
     kappa          confidence margin of x_adv; 0 against a model that can reject
     binary_steps   values of c tried: ten times the last until one succeeds, then halfway between failure and success
     steps          of Adam for each of them, every time from x
-    learning_rate  Adam's, the same for every w. None: it moves a pixel by half of the average change needed for a linear
-                   model, and decays to a tenth within `steps`, for digits and photographs alike. On
-                   MNIST 900 gradients an image come as near as 7,000 do with 0.01 (of 9 c and 1,000 steps)
+    learning_rate  Adam's, the same for every w. None: it moves a pixel by half of the average change needed for a
+                   linear model, and decays to a tenth within `steps`, for digits and photographs alike. On MNIST 900
+                   gradients per image reach the norms of 7,000 with 0.01 (9 values of c, 1,000 steps)
     initial_c      None: 2 (kappa - a) / ||grad a||_2^2 at x, the least sufficient c for a linear model
     abort_early    a value of c is abandoned when a tenth of `steps` has not lowered the minimum by 0.01 %
     Margins are divided by ||grad a||_2 at x, so that the scale of the logits does not matter. The nearest of all

@@ -4,16 +4,16 @@
     advgan attack photos attacked --generator RUN --eps 8/255 --target RUN/classifier --y-target 3
     torchrun --nproc-per-node 2 -m advgan attack "photos/**/*.jpg" attacked --generator hf://user/model --image-size 224
 
-Adversarial images keep their names and folders, as PNG: lossless, and rounded toward the original, so that the bound
-holds in 8 bits. manifest.csv has a line for each image: norms, SHA-256 and, with --target, that classifier's prediction
-before and after. Images are turned upright by their EXIF data; transparency is dropped; colour becomes grey, or grey
-RGB, as the generator needs it. A guided generator, and a target, take one size: --image-size resizes and crops to it.
+Adversarial images have the names and folders of the originals, as PNG: lossless, and rounded toward the original, so
+that the bound holds in 8 bits. manifest.csv has a line per image: norms, SHA-256 and, with --target, that classifier's
+prediction before and after. Images are rotated by their EXIF data; transparency is dropped; colour becomes grey, or
+grey RGB, as the generator requires. A guided generator, and a target, need one size: --image-size resizes and crops.
 
-The same command, with the same settings, resumes a killed one; a changed image is attacked again. Other files are never
-replaced without --force. Exit codes: 0 all done; 2 bad input, nothing done; 1 the disk is full or fails; 3 some images
-were left out, or failed because the generator's output is not finite or not in the ball: they are listed with the
-reason on the terminal and in the manifest. (A launcher of several processes exits with 1 for each code but 0.) Several
-processes share the images, with the same files as one.
+The same command, with the same settings, resumes a killed one; a changed image is attacked again. Other files are
+replaced with --force only. Exit codes: 0 all done; 2 bad input, nothing done; 1 the disk is full or fails; 3 some
+images were left out, or failed because the generator's output is not finite or not in the ball: they are listed with
+the reason on the terminal and in the manifest. (A launcher of several processes exits with 1 for each code but 0.)
+Several processes share the images, with the same files as one.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class Settings:
     """Input images, output folder and generator."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
-    """An image, a folder, or a quoted glob like "photos/**/*.jpg"; links that lead out of it are left out"""
+    """An image, a folder, or a quoted glob like "photos/**/*.jpg"; links that lead out of it are skipped"""
     output_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Output folder: adversarial images and manifest.csv"""
     generator: PathOrAddress
     """A trained generator's folder, a run that holds one, or hf://USER/MODEL"""
     guide: NameOrPath | None = None
-    """Guide of the generator from a Python file, FILE.py:FACTORY, which is run; None: no such guide"""
+    """Guide of the generator in a Python file, FILE.py:FACTORY, which is run; None: no such guide"""
     recipe: Path | None = None
     """YAML file of settings, such as an earlier settings-attack.yaml; flags override it"""
     eps: Real | None = None
-    """Radius of the ball; None takes the largest that the generator was trained for"""
+    """Radius of the ball; None: the largest that the generator was trained for"""
     y_target: str | None = None
     """Target class: a number, or a name of --target; None: that of the generator, if any"""
     target: NameOrPath | None = None
@@ -104,18 +104,19 @@ def main(settings: Settings) -> None:
     training.prepare_output_dir(settings.output_dir, "manifest.csv", resume=False, overwrite=True)
     check_same_settings(settings)
     chunks = [images[i : i + settings.batch_size] for i in range(0, len(images), settings.batch_size)]
-    mine = chunks[accelerator.process_index :: accelerator.num_processes]
-    rows = {} if settings.force else load_finished([p for chunk in mine for p in chunk], attacker, settings.output_dir)
-    known = len(rows)
+    own_chunks = chunks[accelerator.process_index :: accelerator.num_processes]
+    own_images = [image for chunk in own_chunks for image in chunk]
+    rows = {} if settings.force else load_finished(own_images, attacker, settings.output_dir)
+    n_earlier = len(rows)
     accelerator.wait_for_everyone()  # all read before one writes
     if accelerator.is_main_process:
         write_settings(settings, settings.output_dir)
-    todo = [chunk for chunk in mine if any(image.name not in rows for image in chunk)]
+    unfinished = [chunk for chunk in own_chunks if any(image.name not in rows for image in chunk)]
     with training.progress_bar(accelerator) as bar:
-        missing = sum(image.name not in rows for chunk in todo for image in chunk)
+        missing = sum(image.name not in rows for chunk in unfinished for image in chunk)
         task = bar.add_task("attacking", total=missing, metrics="")
         new_rows = process(
-            todo,
+            unfinished,
             attacker,
             settings.output_dir,
             done=frozenset(rows),
@@ -129,16 +130,16 @@ def main(settings: Settings) -> None:
     all_rows: list[ManifestRow] = gather_object(list(rows.values()))
     all_rows += [skipped(image, image.problem) for image in candidates if image.problem]
     all_rows.sort(key=lambda row: row["input"])
-    known = sum(gather_object([known]))
+    n_earlier = sum(gather_object([n_earlier]))
     if accelerator.is_main_process:
         lines = [[row.get(column) for column in COLUMNS] for row in all_rows]
         atomic_write(settings.output_dir / "manifest.csv", in_utf8(csv_text(COLUMNS, lines)))
-        print_summary(settings, all_rows, known, attacker)
+        print_summary(settings, all_rows, n_earlier, attacker)
     training.shutdown(accelerator, SKIPPED if any(row["status"] != "ok" for row in all_rows) else 0)
 
 
 def load(settings: Settings, accelerator: Accelerator) -> ImageAttacker:
-    """The generator and the target, on this process's device. Raises InputError for what does not fit together."""
+    """The generator and the target, on this process's device. Raises InputError for an invalid combination."""
     spec = None if settings.target is None else parse_classifier(settings.target, settings.target_weights)
     allowed = [] if spec is None else [spec.name]
     generator = Generator.from_pretrained(settings.generator, guide=settings.guide, allowed_guides=allowed)
@@ -159,7 +160,7 @@ def load(settings: Settings, accelerator: Accelerator) -> ImageAttacker:
 
 
 def load_target_model(spec: ClassifierSpec, shape: ImageShape | None) -> nn.Module:
-    """The target, for images of `shape` (None: of its own). Raises InputError for one that cannot be queried."""
+    """The target, for images of `shape` (None: its own). Raises InputError for one that cannot be queried."""
     model = load_classifier(spec, image_shape=shape)
     if model.image_shape is None:
         raise InputError(f"the target {spec.name} has no fixed image size: pass --image-size")
@@ -174,7 +175,7 @@ def check_same_settings(settings: Settings) -> None:
     path, manifest = settings_file(settings, settings.output_dir), settings.output_dir / "manifest.csv"
     for output in (path, manifest):
         if output.is_dir():
-            raise InputError(f"{output} is a folder, this command writes a file there: choose another OUT")
+            raise InputError(f"{output} is a folder, expected a file or nothing: choose another OUT")
     if settings.force or not path.is_file():
         if manifest.exists() and not settings.force:
             raise InputError(f"{manifest} exists, and this command did not write it: --force replaces it")
@@ -184,18 +185,18 @@ def check_same_settings(settings: Settings) -> None:
         raise InputError(f"{settings.output_dir} holds results of other settings ({changed}): --force replaces them")
 
 
-def print_summary(settings: Settings, rows: list[ManifestRow], known: int, attacker: ImageAttacker) -> None:
+def print_summary(settings: Settings, rows: list[ManifestRow], n_earlier: int, attacker: ImageAttacker) -> None:
     """Print the summary, and on stderr the images that were left out or failed."""
-    good, bad = ([row for row in rows if (row["status"] == "ok") is ok] for ok in (True, False))
-    earlier = f", {known} of them by an earlier call" if known else ""
-    print(f"attacked     {len(good)} of {len(rows)} images{earlier}: {settings.output_dir}")
-    if attacker.target is not None and good:
-        print(f"success      {success_text(good, attacker)}")
+    succeeded, rejected = ([row for row in rows if (row["status"] == "ok") is ok] for ok in (True, False))
+    earlier = f", {n_earlier} of them by an earlier call" if n_earlier else ""
+    print(f"attacked     {len(succeeded)} of {len(rows)} images{earlier}: {settings.output_dir}")
+    if attacker.target is not None and succeeded:
+        print(f"success      {success_text(succeeded, attacker)}")
     print(f"manifest     {settings.output_dir / 'manifest.csv'}")
-    for row in bad[:10]:
+    for row in rejected[:10]:
         print(f"{row['status']:<13}{printable(row['input'])}: {printable(row['reason'])}", file=sys.stderr)
-    if len(bad) > 10:
-        print(f"left out     {len(bad) - 10} more: see the manifest", file=sys.stderr)
+    if len(rejected) > 10:
+        print(f"left out     {len(rejected) - 10} more: see the manifest", file=sys.stderr)
 
 
 def success_text(rows: list[ManifestRow], attacker: ImageAttacker) -> str:

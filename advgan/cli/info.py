@@ -1,10 +1,10 @@
-"""Say what a checkpoint is and what it is worth: its configuration, its size, its card.
+"""Show the configuration, size and card of a checkpoint.
 
     advgan info checkpoints/mnist-c-conditional        a generator's folder
     advgan info checkpoints/runs/mnist-c               a run: its classifier and its generator
     advgan info exported.onnx                          an exported generator
 
-Nothing of it is run, and PyTorch is not loaded.
+No code of it is run, and PyTorch is not loaded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LONGEST_CARD, LONGEST_VALUE = 200_000, 2_000  # characters that are shown
 
 @dataclass(frozen=True)
 class Settings:
-    """What is looked at."""
+    """Checkpoint to show."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A generator's or classifier's folder (config.json, model.safetensors), a run's above them, or a .onnx file"""
@@ -43,23 +43,23 @@ def main(settings: Settings) -> None:
     if directory.suffix == ".onnx":
         console.print(_table(directory, _exported(directory)))
         return
-    found = [
+    folders = [
         d for d in (directory, directory / "classifier", directory / "generator") if os.path.isfile(d / "config.json")
     ]
-    if not found:
+    if not folders:
         raise InputError(f"no checkpoint in {directory}: expected config.json there, or in generator/ or classifier/")
-    for folder in found:
+    for folder in folders:
         console.print(_table(folder, describe_checkpoint(folder)))
         card = folder / "README.md"
         if card.is_file():
             with card.open(errors="replace") as file:
                 text = _without_front_matter(file.read(LONGEST_CARD))
             lines = "\n".join(map(printable, text.split("\n")))
-            console.print(Markdown(lines, hyperlinks=False))  # an address is shown, not hidden behind other text
+            console.print(Markdown(lines, hyperlinks=False))  # addresses are shown, not hidden behind other text
 
 
 def _exported(file: Path) -> dict[str, Any]:
-    """What an ONNX file says of itself; raises InputError for what is none."""
+    """Inputs, outputs and metadata of an ONNX file; raises InputError for another file."""
     onnx = require_package("onnx", "onnx")
     try:
         check_regular(file)
@@ -73,10 +73,10 @@ def _exported(file: Path) -> dict[str, Any]:
         return f"{value.name} ({', '.join(d.dim_param or str(d.dim_value) for d in value.type.tensor_type.shape.dim)})"
 
     return {
-        "takes": ", ".join(map(shape, model.graph.input)),
-        "answers": ", ".join(map(shape, model.graph.output)),
+        "inputs": ", ".join(map(shape, model.graph.input)),
+        "outputs": ", ".join(map(shape, model.graph.output)),
         "parameters": f"{sum(math.prod(weights.dims) for weights in model.graph.initializer):,}",
-        "opset": ", ".join(f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import),
+        "opset": ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import),
         **{entry.key: entry.value for entry in model.metadata_props},
     }
 

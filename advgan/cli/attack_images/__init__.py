@@ -1,4 +1,4 @@
-"""A generator applied to a user's images: finding, decoding, attacking and writing them as PNGs."""
+"""Adversarial PNGs of a user's images: finding, decoding, attacking and writing."""
 
 from advgan.cli.attack_images.attacker import ImageAttacker, class_of
 from advgan.cli.attack_images.find import InputImage, find_images

@@ -40,13 +40,15 @@ class ImageAttacker:
         if reason := self.generator.incompatibility(eps=self.eps, y_target=self.y_target):
             raise InputError(reason)
         if self.generator.threat.norm == "linf" and self.eps < LEVEL - 1e-6:
-            raise InputError(f"eps must be at least one grey level, 1/255, to be seen in a PNG, got {self.eps:.6g}")
+            raise InputError(f"eps must be at least one grey level, 1/255, for a change in a PNG, got {self.eps:.6g}")
         if self.generator.channels not in (1, 3):
             raise InputError(f"a PNG is grey or RGB, expected a generator of 1 or 3 channels, got {self.channels}")
         shapes = {tuple(model.image_shape) for model in (self.generator.guide, self.target) if model is not None}
         if len(shapes) > 1 or any(shape[0] != self.channels for shape in shapes):
             takes = " and ".join(str(shape) for shape in sorted(shapes))
-            raise InputError(f"the generator takes {self.channels} channels, expected a target that does, got {takes}")
+            raise InputError(
+                f"the generator takes {self.channels} channels, expected the same of guide and target, got {takes}"
+            )
         if self.target is not None:
             check_class(self.y_target, self.target.num_classes)
 
@@ -80,7 +82,9 @@ class ImageAttacker:
         finite = x_adv.isfinite().flatten(1).all(1).tolist()
         attacked = torch.empty_like(pixels)
         squares, largest = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(x), dtype=torch.int16)
-        for top in range(0, x.shape[2], STRIP):  # of a large image float64 takes more memory than the network
+        for top in range(
+            0, x.shape[2], STRIP
+        ):  # in strips: float64 of a large image needs more memory than the network
             rows = slice(top, top + STRIP)
             strip = to_8bit(x_adv[:, :, rows].nan_to_num(0.0), x[:, :, rows])
             attacked[:, :, rows] = strip
@@ -131,14 +135,14 @@ class ImageAttacker:
         ]
 
 
-def class_of(word: str | None, target: Any) -> int | None:
+def class_of(text: str | None, target: Any) -> int | None:
     """The number of a class given as "3" or, of a target with class names, as "cat". Raises InputError for others."""
-    if word is None or word.isdecimal():
-        return None if word is None else int(word)
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
     names = getattr(target, "classes", None)
     if not names:
-        raise InputError(f"y_target must be a class number, or a class name of --target, got {word!r}")
-    if word in names:
-        return list(names).index(word)
-    near = difflib.get_close_matches(word, names) or [names[0], "..."]
-    raise InputError(f"the target has no class {word!r}, expected one like {', '.join(near)}")
+        raise InputError(f"y_target must be a class number, or a class name of --target, got {text!r}")
+    if text in names:
+        return list(names).index(text)
+    similar = difflib.get_close_matches(text, names) or [names[0], "..."]
+    raise InputError(f"the target has no class {text!r}, expected one like {', '.join(similar)}")

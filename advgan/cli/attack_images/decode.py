@@ -1,4 +1,4 @@
-"""Many images of many sizes, decoded ahead of the network."""
+"""Images of many sizes, decoded in advance in threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from advgan.data.image_file import MAX_PIXELS, as_array, cropped, image_dimensions, open_image
 
 BATCH_PIXELS = 16_000_000  # of one channel: 8 images of 1600 x 1200, 192 MB as float32 RGB
-AHEAD_PIXELS = 32_000_000  # decoded, or being decoded, before the network takes them: 96 MB of 8-bit RGB
+AHEAD_PIXELS = 32_000_000  # decoded in advance, or being decoded: 96 MB of 8-bit RGB
 
 
 class Batch(NamedTuple):
@@ -37,16 +37,16 @@ def group_by_shape(
 ) -> Iterator[Batch | Unreadable]:
     """Batches of the images of `decode_images`: of one shape, `batch_size` of them or `batch_pixels` at most.
 
-    Four full batches wait at most: of many shapes, the one that has waited longest is delivered as it is. Batches and
+    At most four full batches wait: then the shape that has waited longest is returned as a smaller batch. Batches and
     their order depend on the images alone.
     """
     waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}  # the shape that has waited longest first
-    held = 0  # pixels in all of them
+    waiting_pixels = 0  # pixels in all of them
 
     def take(shape: tuple[int, ...]) -> Batch:
-        nonlocal held
+        nonlocal waiting_pixels
         indices, arrays = zip(*waiting.pop(shape), strict=True)
-        held -= len(arrays) * shape[1] * shape[2]
+        waiting_pixels -= len(arrays) * shape[1] * shape[2]
         return Batch(list(indices), torch.from_numpy(np.stack(arrays)))
 
     for index, image in decoded:
@@ -56,10 +56,10 @@ def group_by_shape(
         shape, pixels = image.shape, image.shape[1] * image.shape[2]
         group = waiting.setdefault(shape, [])
         group.append((index, image))
-        held += pixels
+        waiting_pixels += pixels
         if len(group) == batch_size or (len(group) + 1) * pixels > batch_pixels:
             yield take(shape)
-        while held > 4 * batch_pixels:
+        while waiting_pixels > 4 * batch_pixels:
             yield take(next(iter(waiting)))
     while waiting:
         yield take(next(iter(waiting)))
@@ -74,7 +74,7 @@ def decode_images(
 ) -> Iterator[tuple[int, np.ndarray | str]]:
     """The index of each path and its image uint8 (c, h, w), or the reason why it cannot be read, in order.
 
-    `workers` threads decode ahead of the caller (Pillow decodes outside the GIL): at most two images for each, of
+    `workers` threads decode in advance (Pillow decodes outside the GIL): at most two images for each, of
     `AHEAD_PIXELS` together, or one. `channels` 1 (grey) or 3 (RGB), None: those of the image. `size`: the shorter side
     is resized to it, the centre square cropped; None: no image of more than `max_pixels` is decoded.
     """
@@ -98,20 +98,20 @@ def decode_images(
         return as_array(image if size is None else cropped(image, size, size))
 
     with ThreadPoolExecutor(workers) as pool:
-        under_way: deque[tuple[int, Future[np.ndarray | str] | str]] = deque()  # pixels; image or reason
-        ahead = 0  # pixels of all under way
-        following = 0  # the next image to be read
-        while following < len(paths) or under_way:
-            while following < len(paths) and len(under_way) < 2 * workers:
-                pixels = pixels_of(paths[following])
+        in_progress: deque[tuple[int, Future[np.ndarray | str] | str]] = deque()  # pixels; image or reason
+        pixels_in_progress = 0  # pixels of all under way
+        next_index = 0  # the next image to be read
+        while next_index < len(paths) or in_progress:
+            while next_index < len(paths) and len(in_progress) < 2 * workers:
+                pixels = pixels_of(paths[next_index])
                 count = 0 if isinstance(pixels, str) else pixels
-                if under_way and ahead + count > AHEAD_PIXELS:
+                if in_progress and pixels_in_progress + count > AHEAD_PIXELS:
                     break
-                reading = pixels if isinstance(pixels, str) else pool.submit(read, paths[following])
-                under_way.append((count, reading))
-                ahead += count
-                following += 1
-            count, image = under_way.popleft()
-            ahead -= count
-            index = following - len(under_way) - 1
+                future = pixels if isinstance(pixels, str) else pool.submit(read, paths[next_index])
+                in_progress.append((count, future))
+                pixels_in_progress += count
+                next_index += 1
+            count, image = in_progress.popleft()
+            pixels_in_progress -= count
+            index = next_index - len(in_progress) - 1
             yield index, image if isinstance(image, str) else image.result()

@@ -34,10 +34,10 @@ class InputImage:
 def find_images(source: str, output_dir: Path) -> list[InputImage]:
     """The images of a file, of a folder with all below it, or of a glob like "photos/**/*.jpg", ordered by name.
 
-    Hidden files, those of systems (__MACOSX), links to folders, and what lies in `output_dir` are left out; a link to a
-    file elsewhere is a problem, and so is what is no regular file, like a FIFO.
-    Two images whose outputs would have one name (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Raises
-    InputError without images, for outputs among the images or still of one name, and for a glob that climbs.
+    Hidden files, system files (__MACOSX), links to folders, and files in `output_dir` are skipped; a link to a file
+    outside is a problem, and so is anything but a regular file, like a FIFO.
+    Two images with equal output names (a.jpg, a.png) keep their suffixes: a.jpg.png, a.png.png. Raises InputError
+    without images, for outputs among the images or still of one name, and for a glob with "..".
     """
     base, pattern = _split_pattern(source)
     root, out = base.resolve(), output_dir.resolve()
@@ -59,7 +59,7 @@ def find_images(source: str, output_dir: Path) -> list[InputImage]:
         output = str(PurePosixPath(name).with_suffix(".png"))
         problem = f"a link that leads out of {base}" if leads_out else "" if os.path.isfile(path) else "no regular file"
         if PurePosixPath(output).parts[0].lower() in RESERVED:
-            problem = f"{output} has the name of this command's own file"
+            problem = f"{output} is a reserved name of this command"
         images.append(InputImage(path, name, output, problem))
     if not images:
         raise InputError(f"no images in {source} (files that end with {' '.join(EXTENSIONS)})")
@@ -81,9 +81,9 @@ def _split_pattern(source: str) -> tuple[Path, str]:
     parts = path.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), None)
     if first is None:
-        raise InputError(f"no image, folder or glob {source}: nothing of that name is there")
+        raise InputError(f"no image, folder or glob {source}: no such file or folder")
     if ".." in parts[first:]:
-        raise InputError(f"a glob must not climb after its first pattern, got {source}")
+        raise InputError(f"a glob must not contain .. after its first pattern, got {source}")
     return Path(*parts[:first]), "/".join(parts[first:])
 
 
@@ -97,11 +97,11 @@ def _distinct_outputs(images: list[InputImage], output_dir: Path) -> list[InputI
     """The same with outputs of different names, none of them an input image."""
     count = Counter(image.output for image in images)
     renamed = [replace(p, output=p.name + ".png") if count[p.output] > 1 else p for p in images]
-    owner: dict[str, InputImage] = {}
+    by_output: dict[str, InputImage] = {}
     for image in renamed:
-        other = owner.setdefault(image.output, image)
-        if other is not image:
-            raise InputError(f"{other.path} and {image.path} would both become {image.output}: rename one")
+        first = by_output.setdefault(image.output, image)
+        if first is not image:
+            raise InputError(f"{first.path} and {image.path} would both become {image.output}: rename one")
     out = output_dir.resolve()
     for image in renamed:
         if _real(image.path) == out / image.output:

@@ -19,21 +19,21 @@ KEY = "advgan"  # key of the PNG text chunk with the record
 
 
 def write_png(path: Path, pixels: np.ndarray, record: dict[str, Any]) -> str:
-    """Write uint8 `pixels` (c, h, w), c 1 or 3, with the `record` as text, whole or not at all; the file's SHA-256.
+    """Write uint8 `pixels` (c, h, w), c 1 or 3, with the `record` as text, atomically; returns the file's SHA-256.
 
-    The same pixels and record are the same bytes. Raises OSError where the file cannot be written.
+    Equal pixels and record give equal bytes. Raises OSError where the file cannot be written.
     """
     text, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
     text.add_text(KEY, json.dumps(record))
     image = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
-    image.save(buffer, "PNG", pnginfo=text, compress_level=1)  # of noise, 6 saves 6 % more in three times the time
+    image.save(buffer, "PNG", pnginfo=text, compress_level=1)  # for noise, level 6 saves 6 % in three times the time
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """The record in a PNG that this library has written, with the file's SHA-256 as "sha256"; None for any other file.
+    """The record in a PNG of this command, with the file's SHA-256 as "sha256"; None for any other file.
 
     A damaged one keeps its record, without "sha256".
     """
@@ -41,13 +41,13 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
         content = path.read_bytes()
         image = Image.open(io.BytesIO(content), formats=("PNG",))
         record = parse_object(image.info[KEY])
-    except Exception:  # no PNG, no text, no JSON: somebody else's
+    except Exception:  # no PNG, no text, no JSON: another file
         return None
     if not isinstance(record, dict):
         return None
     try:
         image.verify()
-    except Exception:  # cut short, or a bit turned
+    except Exception:  # truncated or damaged
         return record
     return {**record, "sha256": hashlib.sha256(content).hexdigest()}
 

@@ -1,4 +1,4 @@
-"""A share of the images, from files to files: what is done load_finished, and the doing of the rest."""
+"""Processing of image files: finished ones are loaded, all others are attacked."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from advgan.cli.attack_images.png import check_output_path, read_metadata, sha25
 from advgan.core.errors import InputError
 
 ManifestRow = dict[str, Any]  # an image in the manifest
-OF_THE_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)  # errors
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)  # errors
 
 
 def load_finished(images: Sequence[InputImage], attacker: ImageAttacker, output_dir: Path) -> dict[str, ManifestRow]:
-    """The rows of the images whose outputs exist and are whole, but for images that have changed since.
+    """The rows of the images with complete outputs, except for images that changed since.
 
-    Raises InputError for any other file of an output's name.
+    Raises InputError for any other file with the name of an output.
     """
-    rows, foreign, mark = dict[str, ManifestRow](), list[Path](), attacker.sha256
+    rows, other_files, settings_sha256 = dict[str, ManifestRow](), list[Path](), attacker.sha256
     for image in images:
         path = check_output_path(output_dir, image.output)
         if not os.path.lexists(path):
             continue
         record = read_metadata(path)
-        if record is None or (record.get("input"), record.get("settings")) != (image.name, mark):
-            foreign.append(path)
+        if record is None or (record.get("input"), record.get("settings")) != (image.name, settings_sha256):
+            other_files.append(path)
         elif "sha256" in record and record.get("input_sha256") == sha256_or_none(image.path):
             rows[image.name] = _row(image, record)
-    if foreign:
+    if other_files:
         raise InputError(
-            f"{len(foreign)} files in the output folder are not of these images with these settings, the first is "
-            f"{foreign[0]}: --force replaces them"
+            f"{len(other_files)} files in the output folder are not of these images and settings, the first is "
+            f"{other_files[0]}: --force replaces them"
         )
     return rows
 
@@ -55,12 +55,12 @@ def process(
     workers: int,
     max_pixels: int,
 ) -> Iterator[ManifestRow]:
-    """Attack the images of `chunks` that are not `done`, write the outputs, and yield a row for each written one.
+    """Attack the images of `chunks` that are not `done`, write the outputs, and yield a row for each.
 
     The batches of a chunk depend on its images alone, since sums in another order differ in the last bit: the number of
     processes and interruptions do not change the bytes.
     """
-    mark, fixed_size = attacker.sha256, attacker.image_size
+    settings_sha256, fixed_size = attacker.sha256, attacker.image_size
     images = [image for chunk in chunks for image in chunk]
     stream = decode_images([image.path for image in images], attacker.channels, size, workers, max_pixels)
     writing: list[Future[ManifestRow]] = []
@@ -78,7 +78,9 @@ def process(
                 pixels, records = attacker(batch.images, [image.name for image in group])
                 yield from (row.result() for row in writing)  # one batch at most waits to be written
                 writing = [
-                    pool.submit(_write, output_dir, image, x_adv, {"input": image.name, "settings": mark, **record})
+                    pool.submit(
+                        _write, output_dir, image, x_adv, {"input": image.name, "settings": settings_sha256, **record}
+                    )
                     for image, x_adv, record in zip(group, pixels, records, strict=True)
                     if image.name not in done
                 ]
@@ -96,7 +98,7 @@ def _write(output_dir: Path, image: InputImage, pixels: np.ndarray, record: Mani
     try:
         digest = write_png(path, pixels, record)
     except OSError as error:
-        if error.errno not in OF_THE_NAME:
+        if error.errno not in NAME_ERRORS:
             raise
         return skipped(image, f"cannot write {image.output}: {error.strerror}")
     return _row(image, {**record, "sha256": digest})
