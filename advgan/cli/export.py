@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.table import Table
 from rich.console import Console
+from rich.table import Table
 
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath, PathOrAddress
