@@ -65,12 +65,12 @@ def main(settings: Settings) -> None:
 
 
 def serve(
-    model: Any, answers: OutputKind = "probabilities", batch_size: int = 250, host: str = "127.0.0.1", port: int = 0
+    model: Any, output: OutputKind = "probabilities", batch_size: int = 250, host: str = "127.0.0.1", port: int = 0
 ) -> ThreadingHTTPServer:
     """A server for `model`, a loaded classifier; `serve_forever` runs it."""
     names = getattr(model, "classes", None)
     metadata = {
-        **{"image_shape": list(model.image_shape), "num_classes": model.num_classes, "answers": answers},
+        **{"image_shape": list(model.image_shape), "num_classes": model.num_classes, "answers": output},
         **{"batch_size": batch_size, "identity": fingerprint(model), "classes": None if names is None else list(names)},
     }
 
@@ -105,9 +105,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(400, {"error": f"no images: {error}"})
         with self.lock, torch.no_grad():
             logits: Tensor = self.classifier(x)
-        kind = self.description["answers"]
-        outputs = {"logits": logits, "probabilities": logits.softmax(1), "labels": logits.argmax(1)}[kind]
-        self.reply(200, {kind: outputs.tolist()})
+        output = self.description["answers"]
+        outputs = {"logits": logits, "probabilities": logits.softmax(1), "labels": logits.argmax(1)}[output]
+        self.reply(200, {output: outputs.tolist()})
 
     def reply(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()

@@ -97,12 +97,12 @@ def predicted_labels(model: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_fgsm_step_is_cross_entropy_gradient(norm: str, target: int | None) -> None:
     model, x, y = linear(3, scale=0.3), images(7, size=4, low=0.4, high=0.6), torch.tensor([0, 1, 2, 0, 1, 2, 0])
-    aim = None if target is None else torch.full_like(y, target)
+    target_class = None if target is None else torch.full_like(y, target)
     probabilities = model(x).softmax(1)
-    wanted = y if aim is None else aim
-    gradient = (probabilities - nn.functional.one_hot(wanted, 3)) @ model[1].weight * (1 if aim is None else -1)
+    label = y if target_class is None else target_class
+    gradient = (probabilities - nn.functional.one_hot(label, 3)) @ model[1].weight * (1 if target_class is None else -1)
     step = gradient.sign() if norm == "linf" else gradient / gradient.norm(dim=1, keepdim=True)
-    x_adv = fgsm(model, x, y, eps=0.1, norm=norm, y_target=aim)  # type: ignore[arg-type]
+    x_adv = fgsm(model, x, y, eps=0.1, norm=norm, y_target=target_class)  # type: ignore[arg-type]
     assert torch.allclose(x_adv, x + 0.1 * step.view_as(x), atol=1e-6)
 
 
@@ -275,7 +275,7 @@ def test_noise_norm_and_mean() -> None:
 
 class UncalledModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        raise AssertionError("the model was asked before the input was checked")
+        raise AssertionError("the model was called before the input was checked")
 
 
 X, Y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)

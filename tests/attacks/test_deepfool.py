@@ -115,10 +115,10 @@ def test_equals_foolbox(norm: str, prune: float) -> None:
     y = predicted_labels(model, x)
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
     reference = FOOLBOX[norm](steps=50, candidates=10).run(wrapped, x, foolbox.criteria.Misclassification(y))
-    found = deepfool(model, x, y, norm=norm, prune=prune)  # type: ignore[arg-type]
+    x_adv = deepfool(model, x, y, norm=norm, prune=prune)  # type: ignore[arg-type]
     # Theirs keeps an overshoot of 2 %, ours is drawn back to the boundary; theirs adds 1e-4 to each step.
-    assert torch.allclose(1.02 * delta_norms(found - x)[norm], delta_norms(reference - x)[norm], rtol=0.02, atol=1e-3)
-    assert (predicted_labels(model, found) != y).all()
+    assert torch.allclose(1.02 * delta_norms(x_adv - x)[norm], delta_norms(reference - x)[norm], rtol=0.02, atol=1e-3)
+    assert (predicted_labels(model, x_adv) != y).all()
 
 
 @both_norms
@@ -147,18 +147,18 @@ def test_pruning_saves_backwards_at_equal_norms(norm: str, trained: tuple[nn.Seq
 
 
 @pytest.mark.parametrize(
-    ("gap", "slope", "prune", "seen"),
+    ("gap", "slope", "prune", "is_measured"),
     [(1.25, 1.35, 1.4, True), (1.45, 1.5, 1.4, False), (1.45, 1.5, 1.5, True), (4, 5, 1.4, False), (4, 5, INF, True)],
 )
-def test_nearest_class_within_prune_ratio_is_found(gap: float, slope: float, prune: float, seen: bool) -> None:
+def test_nearest_class_within_prune_ratio_is_found(gap: float, slope: float, prune: float, is_measured: bool) -> None:
     # Class 1 is 0.1 away along one pixel, with slope 1; class 2 is less far along the other, for it is steep.
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(2, 3)).eval(), torch.full((1, 1, 1, 2), 0.5)
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, slope]]))
         model[1].bias.copy_(torch.tensor([0.0, -0.1, -0.1 * gap]) - model[1].weight.sum(1) / 2)
     delta = deepfool(model, x, torch.tensor([0]), prune=prune) - x
-    wanted = [0.0, 0.1 * gap / slope] if seen else [0.1, 0.0]
-    assert torch.allclose(delta.flatten(), torch.tensor(wanted), atol=5e-5)
+    expected = [0.0, 0.1 * gap / slope] if is_measured else [0.1, 0.0]
+    assert torch.allclose(delta.flatten(), torch.tensor(expected), atol=5e-5)
 
 
 def test_class_with_zero_gradient_is_skipped() -> None:
@@ -233,7 +233,7 @@ X, Y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
 
 class UncalledModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        raise AssertionError("the model was asked before the input was checked")
+        raise AssertionError("the model was called before the input was checked")
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ Y, AIM = torch.tensor([0, 1]), torch.tensor([2, 3])
 
 
 def test_objectives_match_hand_computed_values() -> None:
-    def value(loss: str, aim: Tensor | None = None) -> Tensor:
-        return get_loss(loss, aim is not None)(LOGITS, Y, aim)
+    def value(loss: str, target_class: Tensor | None = None) -> Tensor:
+        return get_loss(loss, target_class is not None)(LOGITS, Y, target_class)
 
     cross_entropy = nn.functional.cross_entropy(LOGITS, Y, reduction="none")
     assert torch.allclose(nn.functional.softplus(value("cross-entropy")), cross_entropy)
@@ -228,7 +228,7 @@ def test_generator_warm_start_continues_from_one_pass(norm: Any) -> None:
 
 def test_invalid_warm_start_raises() -> None:
     generator, x, y = Generator(eps=0.2, width=8), images(2), torch.zeros(2, dtype=torch.long)
-    for words, message in (
+    for arguments, message in (
         ({"norm": "l2"}, "trained for norm linf, got l2"),
         ({"eps": 0.3}, "trained for eps 0.2, got the larger 0.3"),
         ({"steps": -1}, "steps must not be negative, got -1"),
@@ -236,7 +236,7 @@ def test_invalid_warm_start_raises() -> None:
         ({"y_target": y}, "was trained untargeted"),
     ):
         with pytest.raises(InputError, match=message):
-            advgan(None, x, y, **{"eps": 0.2, "generator": generator, **words})
+            advgan(None, x, y, **{"eps": 0.2, "generator": generator, **arguments})
     with pytest.raises(InputError, match="needs a trained generator"):
         make_attack("advgan", conv_net(), Threat("linf", 0.1))
 

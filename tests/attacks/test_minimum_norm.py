@@ -75,10 +75,10 @@ def least_l2_norm(model: nn.Sequential, x: Tensor, target: int) -> float:
     clean = x.double().numpy().ravel()
     leads = {"type": "ineq", "fun": lambda v: np.delete((w[target] - w) @ v + b[target] - b, target)}
     leads["jac"] = lambda v: np.delete(w[target] - w, target, 0)  # type: ignore[assignment]
-    answer = minimize(
+    solution = minimize(
         lambda v: (((v - clean) ** 2).sum(), 2 * (v - clean)), clean, jac=True, bounds=[(0, 1)] * 16, constraints=leads
     )
-    return float(np.sqrt(answer.fun)) if answer.success else float("inf")
+    return float(np.sqrt(solution.fun)) if solution.success else float("inf")
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -87,11 +87,16 @@ def least_l2_norm(model: nn.Sequential, x: Tensor, target: int) -> float:
 def test_l2_norm_nearly_minimal_on_linear_model(attack: Attack, slack: float, classes: int, targeted: bool) -> None:
     model, x = linear(classes), images(12, size=4)
     y = predicted_labels(model, x)
-    aim = (y + 1) % classes if targeted else None
-    goals = [[int(aim[i])] if aim is not None else [k for k in range(classes) if k != y[i]] for i in range(12)]
+    target_class = (y + 1) % classes if targeted else None
+    goals = [
+        [int(target_class[i])] if target_class is not None else [k for k in range(classes) if k != y[i]]
+        for i in range(12)
+    ]
     best = torch.tensor([min(least_l2_norm(model, x[i], k) for k in goals[i]) for i in range(12)])
-    x_adv = attack(model, x, y, y_target=aim)
-    reached = predicted_labels(model, x_adv) != y if aim is None else predicted_labels(model, x_adv) == aim
+    x_adv = attack(model, x, y, y_target=target_class)
+    reached = (
+        predicted_labels(model, x_adv) != y if target_class is None else predicted_labels(model, x_adv) == target_class
+    )
     assert torch.equal(reached, best < torch.inf)
     assert Threat("linf", 1.0).violations(x_adv, x) == []
     ratio = l2(x_adv, x)[reached] / best[reached]
@@ -104,14 +109,20 @@ def test_l2_norm_nearly_minimal_on_linear_model(attack: Attack, slack: float, cl
 def test_carlini_wagner_norm_matches_foolbox(targeted: bool) -> None:
     model, x = conv_net(), images(8)
     y = predicted_labels(model, x)
-    aim = (y + 1) % 5 if targeted else None
-    wanted = foolbox.criteria.TargetedMisclassification(y if aim is None else aim)
-    criterion = foolbox.criteria.Misclassification(y) if aim is None else wanted
-    theirs = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=6, steps=100, stepsize=0.02, initial_const=0.1)
-    reference = theirs.run(foolbox.PyTorchModel(model, bounds=(0, 1)), x, criterion)
-    x_adv = carlini_wagner(model, x, y, binary_steps=4, steps=100, y_target=aim)
-    for found in (x_adv, reference):
-        assert (predicted_labels(model, found) != y if aim is None else predicted_labels(model, found) == aim).all()
+    target_class = (y + 1) % 5 if targeted else None
+    targeted_criterion = foolbox.criteria.TargetedMisclassification(y if target_class is None else target_class)
+    criterion = foolbox.criteria.Misclassification(y) if target_class is None else targeted_criterion
+    foolbox_attack = foolbox.attacks.L2CarliniWagnerAttack(
+        binary_search_steps=6, steps=100, stepsize=0.02, initial_const=0.1
+    )
+    reference = foolbox_attack.run(foolbox.PyTorchModel(model, bounds=(0, 1)), x, criterion)
+    x_adv = carlini_wagner(model, x, y, binary_steps=4, steps=100, y_target=target_class)
+    for candidate in (x_adv, reference):
+        assert (
+            predicted_labels(model, candidate) != y
+            if target_class is None
+            else predicted_labels(model, candidate) == target_class
+        ).all()
     assert l2(x_adv, x).median() <= 1.05 * l2(reference, x).median()
 
 
@@ -119,11 +130,11 @@ def test_carlini_wagner_norm_matches_foolbox(targeted: bool) -> None:
 def test_carlini_wagner_reaches_confidence_kappa(targeted: bool) -> None:
     model, x = conv_net(), images(8)
     y = predicted_labels(model, x)
-    aim = (y + 1) % 5 if targeted else None
+    target_class = (y + 1) % 5 if targeted else None
     for kappa in (0.5, 2.0):
-        x_adv = quick_cw(model, x, y, kappa=kappa, y_target=aim)
+        x_adv = quick_cw(model, x, y, kappa=kappa, y_target=target_class)
         assert (x_adv != x).flatten(1).any(1).all()
-        assert (get_loss("margin")(model(x_adv), y, aim) >= kappa - 1e-4).all()
+        assert (get_loss("margin")(model(x_adv), y, target_class) >= kappa - 1e-4).all()
     # A linear model of two classes: the distance grows with the lead.
     model, x = linear(2), torch.full((1, 1, 4, 4), 0.5)
     y = predicted_labels(model, x)
@@ -151,7 +162,7 @@ def test_best_pair_equals_exhaustive_search(spread: float, monkeypatch: pytest.M
         u = torch.randn(6, 16, generator=seeded(seed))
         v = -u + spread * torch.randn(6, 16, generator=seeded(seed + 100))  # nearly opposed: many are undominated
         free = torch.rand(6, 16, generator=seeded(seed + 200)) < torch.tensor([1, 0.7, 0.4, 0.2, 0.1, 0])[:, None]
-        pair, found = best_pair(u, v, free)
+        pair, exists = best_pair(u, v, free)
         for i in range(6):
             scores = {
                 (p, q): float((u[i, p] + u[i, q]) * (v[i, p] + v[i, q]))
@@ -159,7 +170,7 @@ def test_best_pair_equals_exhaustive_search(spread: float, monkeypatch: pytest.M
                 for q in range(p)
                 if free[i, p] and free[i, q] and u[i, p] + u[i, q] > 0 and v[i, p] + v[i, q] > 0
             }
-            assert bool(found[i]) == bool(scores)
+            assert bool(exists[i]) == bool(scores)
             if scores:
                 assert tuple(sorted(pair[i].tolist(), reverse=True)) == max(scores, key=scores.__getitem__)
 
@@ -170,12 +181,12 @@ def test_best_pair_equals_exhaustive_search(spread: float, monkeypatch: pytest.M
 def test_jsma_matches_reference_implementation(theta: float, targeted: bool, derivative: str) -> None:
     model, x = linear(4), images(6, size=4)
     y = predicted_labels(model, x)
-    aim = (y + 1) % 4 if targeted else None
-    found = jsma(model, x, y, theta=theta, gamma=0.5, derivative=derivative, y_target=aim)  # type: ignore[arg-type]
+    target_class = (y + 1) % 4 if targeted else None
+    x_adv = jsma(model, x, y, theta=theta, gamma=0.5, derivative=derivative, y_target=target_class)  # type: ignore[arg-type]
     for i in range(6):
-        t = int(y[i] if aim is None else aim[i])
-        slow = _reference_jsma(model, x[i : i + 1], t, aim is not None, theta, 8, derivative)
-        assert torch.allclose(found[i : i + 1], slow, atol=1e-6)
+        t = int(y[i] if target_class is None else target_class[i])
+        slow = _reference_jsma(model, x[i : i + 1], t, target_class is not None, theta, 8, derivative)
+        assert torch.allclose(x_adv[i : i + 1], slow, atol=1e-6)
 
 
 def _reference_jsma(
@@ -220,15 +231,19 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("targeted", [False, True])
 def test_only_softmax_derivative_saturates(targeted: bool) -> None:
     model, x = linear(4), images(6, size=4)
-    sure, y = Scaled(model, 128), predicted_labels(model, x)
-    aim = (y + 1) % 4 if targeted else None
-    assert (sure(x).sort(1).values.diff(dim=1)[:, -1] > 110).all(), "exp(-104) is 0 in float32"
-    attack = partial(jsma, gamma=1.0, y_target=aim)
-    assert torch.equal(attack(sure, x, y, derivative="softmax"), x)
-    of_logits = attack(sure, x, y, derivative="logits")
-    assert torch.equal(of_logits, attack(model, x, y, derivative="logits")), "it does not even notice"
-    for found in (of_logits, attack(sure, x, y, derivative="probabilities"), attack(model, x, y, derivative="softmax")):
-        assert not torch.equal(found, x)
+    confident, y = Scaled(model, 128), predicted_labels(model, x)
+    target_class = (y + 1) % 4 if targeted else None
+    assert (confident(x).sort(1).values.diff(dim=1)[:, -1] > 110).all(), "exp(-104) is 0 in float32"
+    attack = partial(jsma, gamma=1.0, y_target=target_class)
+    assert torch.equal(attack(confident, x, y, derivative="softmax"), x)
+    of_logits = attack(confident, x, y, derivative="logits")
+    assert torch.equal(of_logits, attack(model, x, y, derivative="logits")), "the scale of the logits has no effect"
+    for x_adv in (
+        of_logits,
+        attack(confident, x, y, derivative="probabilities"),
+        attack(model, x, y, derivative="softmax"),
+    ):
+        assert not torch.equal(x_adv, x)
 
 
 @pytest.mark.parametrize("gamma", [0.02, 0.1, 1.0])
@@ -247,7 +262,7 @@ def test_jsma_changes_pairs_of_pixels_within_gamma(theta: float, gamma: float) -
     assert gamma < 1 or (changed > 0).sum() >= 6
 
 
-# What every attack promises
+# Contract of every attack
 
 
 @every_attack
@@ -257,19 +272,23 @@ def test_every_attack_fulfills_contract(attack: Attack, targeted: bool) -> None:
     model[0].eval()  # mixed modes are kept
     model[0].weight.requires_grad_(False)
     model[7].bias.grad = torch.ones(5)
-    before, found, kept = ModelSnapshot(model), predicted_labels(conv_net(), x), x.clone()
-    y, aim = (found + torch.tensor([0, 0, 0, 0, 1, 0])) % 5, None
+    before, predicted, kept = ModelSnapshot(model), predicted_labels(conv_net(), x), x.clone()
+    y, target_class = (predicted + torch.tensor([0, 0, 0, 0, 1, 0])) % 5, None
     if targeted:
-        y, aim = found, (found + torch.tensor([1, 1, 1, 1, 0, 1])) % 5
-        wanted = aim.clone()
-    x_adv = attack(model, x, y, y_target=aim)
+        y, target_class = predicted, (predicted + torch.tensor([1, 1, 1, 1, 0, 1])) % 5
+        target_copy = target_class.clone()
+    x_adv = attack(model, x, y, y_target=target_class)
     assert before.changes() == []
     assert torch.equal(x, kept)
-    assert aim is None or torch.equal(aim, wanted)
+    assert target_class is None or torch.equal(target_class, target_copy)
     assert Threat("linf", 1.0).violations(x_adv, x) == []
     assert not x_adv.requires_grad
-    assert torch.equal(x_adv[4], x[4]), "fooled already"
-    reached = predicted_labels(conv_net(), x_adv) != y if aim is None else predicted_labels(conv_net(), x_adv) == aim
+    assert torch.equal(x_adv[4], x[4]), "misclassified already"
+    reached = (
+        predicted_labels(conv_net(), x_adv) != y
+        if target_class is None
+        else predicted_labels(conv_net(), x_adv) == target_class
+    )
     assert torch.equal(reached, (x_adv != x).flatten(1).any(1) | (torch.arange(6) == 4))
     assert reached.sum() > 3
 
@@ -313,7 +332,7 @@ def test_empty_batch(attack: Attack) -> None:
 
 class UncalledModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        raise AssertionError("the model was asked before the input was checked")
+        raise AssertionError("the model was called before the input was checked")
 
 
 class Remote(nn.Module):

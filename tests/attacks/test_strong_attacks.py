@@ -75,12 +75,12 @@ def test_every_attack_fulfills_contract(
     x = images(10, channels)
     x[0], x[1] = x[0].round(), 0  # pixels on the edge of the box
     clean = predicted_labels(model, x)
-    y, aim = clean.clone(), torch.full_like(clean, int(clean[4])) if targeted else None
+    y, target_class = clean.clone(), torch.full_like(clean, int(clean[4])) if targeted else None
     y[::3] = (y[::3] + 1) % 5
-    done, before = clean != y if aim is None else clean == aim, x.clone()
+    done, before = clean != y if target_class is None else clean == target_class, x.clone()
     assert done.any()
     assert not done.all()
-    attack = partial(EVERY[name], model_unchanged(model), x, y, **radius(name, eps), norm=norm, y_target=aim)
+    attack = partial(EVERY[name], model_unchanged(model), x, y, **radius(name, eps), norm=norm, y_target=target_class)
     x_adv = attack(rng=seeded())
     limits = Threat(norm, eps) if name in BOUNDED else Threat("linf", 1.0)  # type: ignore[arg-type]
     assert limits.violations(x_adv, x) == []
@@ -104,7 +104,7 @@ def test_draws_depend_on_given_rng_only(name: str) -> None:
 
 class UncalledModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        raise AssertionError("the model was asked")
+        raise AssertionError("the model was called")
 
 
 X, Y = torch.full((3, 1, 6, 6), 0.5), torch.zeros(3, dtype=torch.long)
@@ -224,9 +224,9 @@ def test_square_succeeds_on_linear_model_within_eps(norm: str) -> None:
     model, x = linear(2), images(12, size=6, low=0.4, high=0.6)
     y, (distance, _) = predicted_labels(model, x), plane(model, x, norm)
     eps = distance.median().item()
-    fooled = predicted_labels(model, square(model, x, y, eps=eps, norm=norm, queries=1500, rng=seeded())) != y  # type: ignore[arg-type]
-    assert fooled[distance < 0.7 * eps].all()
-    assert not fooled[distance > 1.001 * eps].any()
+    success = predicted_labels(model, square(model, x, y, eps=eps, norm=norm, queries=1500, rng=seeded())) != y  # type: ignore[arg-type]
+    assert success[distance < 0.7 * eps].all()
+    assert not success[distance > 1.001 * eps].any()
 
 
 @pytest.mark.parametrize("name", ["square", "hopskipjump"])
@@ -277,12 +277,12 @@ class OneHot(nn.Module):
 def test_hopskipjump_uses_decisions_only(norm: str, target: int | None) -> None:
     model, x = conv_net(), images(8)
     y = predicted_labels(model, x)
-    aim = None if target is None else torch.full_like(y, target)
-    seen, blind = (
-        hopskipjump(net, x, y, norm=norm, steps=3, y_target=aim, rng=seeded())  # type: ignore[arg-type]
+    target_class = None if target is None else torch.full_like(y, target)
+    from_logits, from_decisions = (
+        hopskipjump(net, x, y, norm=norm, steps=3, y_target=target_class, rng=seeded())  # type: ignore[arg-type]
         for net in (model, OneHot(model))
     )
-    assert torch.equal(seen, blind)
+    assert torch.equal(from_logits, from_decisions)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -290,10 +290,10 @@ def test_hopskipjump_distance_to_plane(norm: str) -> None:
     model, x = linear(2), images(10, size=6, low=0.4, high=0.6)
     y, (distance, _) = predicted_labels(model, x), plane(model, x, norm)
     x_adv = hopskipjump(model, x, y, norm=norm, steps=20, max_queries=8000, rng=seeded())  # type: ignore[arg-type]
-    found = delta_norms(x_adv - x)[norm]
+    norms = delta_norms(x_adv - x)[norm]
     assert (predicted_labels(model, x_adv) != y).all()
-    assert (found > 0.999 * distance).all()
-    assert (found < 1.1 * distance).all()
+    assert (norms > 0.999 * distance).all()
+    assert (norms < 1.1 * distance).all()
 
 
 def test_hopskipjump_stays_within_query_budget() -> None:
@@ -317,7 +317,7 @@ def test_hopskipjump_without_start_returns_x() -> None:
     assert torch.equal(hopskipjump(MostlyClassZero(), X, Y, rng=seeded()), X)
     assert torch.equal(hopskipjump(MostlyClassZero(), X, Y, y_target=Y + 1, rng=seeded()), X)
     with_dark, y = torch.cat([X, 0 * X[:1]]), torch.tensor([0, 0, 0, 1])
-    for aim in (None, torch.ones_like(y)):
-        x_adv = hopskipjump(MostlyClassZero(), with_dark, y, y_target=aim, steps=1, rng=seeded())
+    for target_class in (None, torch.ones_like(y)):
+        x_adv = hopskipjump(MostlyClassZero(), with_dark, y, y_target=target_class, steps=1, rng=seeded())
         assert (predicted_labels(MostlyClassZero(), x_adv)[:3] == 1).all()
-        assert aim is None or torch.equal(x_adv[3], with_dark[3])
+        assert target_class is None or torch.equal(x_adv[3], with_dark[3])

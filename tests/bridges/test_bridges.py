@@ -65,12 +65,12 @@ def test_generator_in_other_libraries_is_one_pass(
     assert torch.equal(ForTorchattacks(model, generator)(x, y), expected)
 
     attack, eps = ForFoolbox(generator), generator.threat.eps
-    lent = fool.PyTorchModel(model, bounds=(0, 1), device="cpu")
-    raw, clipped, fooled = attack(lent, x, y, epsilons=[eps / 2, eps])
+    foolbox_model = fool.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    raw, clipped, success = attack(foolbox_model, x, y, epsilons=[eps / 2, eps])
     assert torch.equal(raw[1], expected)
     assert torch.allclose(clipped[1], expected, atol=1e-6)
     assert torch.equal(raw[0], generator.perturb(x, eps=eps / 2))
-    assert torch.equal(fooled[1], model(clipped[1]).argmax(1) != y)
+    assert torch.equal(success[1], model(clipped[1]).argmax(1) != y)
     assert str(attack.distance) == ("L2 distance" if "norm" in kind else "Linf distance")
 
     assert torch.equal(torch.from_numpy(ForArt(in_art(model), generator).generate(x.numpy(), y.numpy())), expected)
@@ -93,31 +93,38 @@ def test_generator_in_other_libraries_with_smaller_eps(model: nn.Module, bars: t
 def test_targeted_modes_of_torchattacks(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     generator, (x, y) = small_generator(classes=3), bars
     attack, least = ForTorchattacks(model, generator), model(x).argmin(1)
-    for mode, aims in {
+    for mode, target_classes in {
         "by_label": y,
         "by_function": (y + 1) % 3,
         "least_likely": torch.where(least == y, model(x).topk(2, largest=False).indices[:, 1], least),
     }.items():
         functions = [lambda images, labels: (labels + 1) % 3] if mode == "by_function" else []
         getattr(attack, f"set_mode_targeted_{mode}")(*functions)
-        assert torch.equal(attack(x, y), generator.perturb(x, aims)), mode
+        assert torch.equal(attack(x, y), generator.perturb(x, target_classes)), mode
     attack.set_mode_targeted_random()
     torch.manual_seed(1)
-    answer = attack(x, y)
+    x_adv = attack(x, y)
     torch.manual_seed(1)
-    assert torch.equal(answer, generator.perturb(x, attack.get_random_target_label(x, y)))
+    assert torch.equal(x_adv, generator.perturb(x, attack.get_random_target_label(x, y)))
     attack.set_mode_default()
     assert torch.equal(attack(x, y), generator.perturb(x))
 
 
 def test_targets_of_foolbox_and_art(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     generator, (x, y) = small_generator(classes=3), bars
-    aims = (y + 1) % 3
-    lent, goal = fool.PyTorchModel(model, bounds=(0, 1), device="cpu"), fool.criteria.TargetedMisclassification(aims)
-    assert torch.equal(ForFoolbox(generator).run(lent, x, goal, epsilon=0.2), generator.perturb(x, aims))
+    target_classes = (y + 1) % 3
+    foolbox_model, goal = (
+        fool.PyTorchModel(model, bounds=(0, 1), device="cpu"),
+        fool.criteria.TargetedMisclassification(target_classes),
+    )
+    assert torch.equal(
+        ForFoolbox(generator).run(foolbox_model, x, goal, epsilon=0.2), generator.perturb(x, target_classes)
+    )
     attack = ForArt(in_art(model), generator, targeted=True)
-    for labels in (aims.numpy(), nn.functional.one_hot(aims).numpy()):
-        assert torch.equal(torch.from_numpy(attack.generate(x=x.numpy(), y=labels)), generator.perturb(x, aims))
+    for labels in (target_classes.numpy(), nn.functional.one_hot(target_classes).numpy()):
+        assert torch.equal(
+            torch.from_numpy(attack.generate(x=x.numpy(), y=labels)), generator.perturb(x, target_classes)
+        )
 
 
 def test_unsupported_targets_raise(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
@@ -130,11 +137,11 @@ def test_unsupported_targets_raise(model: nn.Module, bars: tuple[Tensor, Tensor]
     with pytest.raises(InputError, match="trained for class 1, got y_target 0"):
         attack(x, torch.zeros_like(y))
 
-    lent, kinds = fool.PyTorchModel(model, bounds=(0, 1), device="cpu"), fool.criteria
+    foolbox_model, kinds = fool.PyTorchModel(model, bounds=(0, 1), device="cpu"), fool.criteria
     with pytest.raises(InputError, match="trained untargeted, got y_target 0"):
-        ForFoolbox(plain)(lent, x, kinds.TargetedMisclassification(torch.zeros_like(y)), epsilons=0.1)
+        ForFoolbox(plain)(foolbox_model, x, kinds.TargetedMisclassification(torch.zeros_like(y)), epsilons=0.1)
     with pytest.raises(InputError, match=r"trained for eps 0.2, got the larger 0.3"):
-        ForFoolbox(plain)(lent, x, y, epsilons=0.3)
+        ForFoolbox(plain)(foolbox_model, x, y, epsilons=0.3)
     wide = fool.PyTorchModel(model, bounds=(-1, 1), device="cpu")
     with pytest.raises(InputError, match=r"expected bounds \(0, 1\), got \(-1, 1\)"):
         ForFoolbox(plain)(wide, x, y, epsilons=0.1)
@@ -176,11 +183,14 @@ def test_ten_steps_match_ifgsm(word: str, targeted: bool) -> None:
     model, x, ball = conv_net(), images(24), Threat("linf", 0.1, targeted)
     y_target = int(model(x).topk(2).indices[:, 1].mode().values) if targeted else None  # not far for most
     y = predicted_labels(model, x)
-    aims = None if y_target is None else torch.full_like(y, y_target)
-    ours = ifgsm(model, x, y, eps=0.1, steps=10, y_target=aims)
+    target_classes = None if y_target is None else torch.full_like(y, y_target)
+    ours = ifgsm(model, x, y, eps=0.1, steps=10, y_target=target_classes)
     theirs = make_attack(word, model, ball, y_target)(x, y)
     assert ball.violations(theirs, x) == []
-    turned = [predicted_labels(model, each) == (y if aims is None else aims) for each in (x, ours, theirs)]
+    turned = [
+        predicted_labels(model, images) == (y if target_classes is None else target_classes)
+        for images in (x, ours, theirs)
+    ]
     assert torch.equal(turned[1], turned[2])
     assert not torch.equal(turned[0], turned[2])
     assert (ours - theirs).abs().mean() < 1e-4  # a sign may flip where the gradient is nearly zero
@@ -191,7 +201,7 @@ def test_autoattack_succeeds_where_fgsm_does() -> None:
     y = predicted_labels(model, x)
     x_adv = make_attack("torchattacks:AutoAttack", model, ball)(x, y)
     assert ball.violations(x_adv, x) == []
-    turned, by_one_step = (predicted_labels(model, each) != y for each in (x_adv, fgsm(model, x, y, eps=0.3)))
+    turned, by_one_step = (predicted_labels(model, images) != y for images in (x_adv, fgsm(model, x, y, eps=0.3)))
     assert by_one_step.any()
     assert turned[by_one_step].all()
 
@@ -317,10 +327,10 @@ def test_violation_gives_failed_row(
 
 
 def test_black_box_model(bars: tuple[Tensor, Tensor]) -> None:
-    def answers(x: Tensor) -> np.ndarray:
+    def predict(x: Tensor) -> np.ndarray:
         return np.eye(3)[(x.numpy().mean((1, 2, 3)) > 0.25).astype(int)]
 
-    box, (x, _) = BlackBox(answers, 3), bars
+    box, (x, _) = BlackBox(predict, 3), bars
     x_adv = make_attack("foolbox:LinfRepeatedAdditiveUniformNoiseAttack:repeats=3", box, BALL)(x, box(x).argmax(1))
     assert BALL.violations(x_adv, x) == []
     with pytest.raises(InputError, match="takes the device of a model from its parameters, and this model has none"):

@@ -116,9 +116,9 @@ def test_invalid_arguments_raise(given: dict[str, Any], message: str) -> None:
 def test_black_box_of_model_has_same_outputs_and_no_weights(target: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     x, _ = bars
     box, decisions = BlackBox.from_model(target.train(), 3), BlackBox.from_model(target, 3, "labels")
-    says = target.eval()(x)
-    assert torch.allclose(box(x), says.log_softmax(1).clamp_min(torch.tensor(FLOOR).log().item()), atol=1e-5)
-    assert torch.equal(decisions(x).argmax(1), says.argmax(1))
+    logits = target.eval()(x)
+    assert torch.allclose(box(x), logits.log_softmax(1).clamp_min(torch.tensor(FLOOR).log().item()), atol=1e-5)
+    assert torch.equal(decisions(x).argmax(1), logits.argmax(1))
     assert not [*box.parameters(), *box.buffers(), *box.children()]
     assert not box(x.clone().requires_grad_()).requires_grad
     assert check_target(box, x[:4], 3) is box

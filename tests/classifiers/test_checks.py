@@ -168,7 +168,7 @@ class BatchWide(Mean):
             return z.view(-1, 4, 2).flatten(0, 1)
         if self.kind == "saturated softmax":  # the same for all images but the darkest and the brightest
             return 10 * z.softmax(0)
-        if self.kind == "range":  # the darkest image is answered alike alone and beside others
+        if self.kind == "range":  # the darkest image has the same output alone and in a batch
             dark, bright = X[:1].mean(), x.mean((1, 2, 3)).amax()
             f = 40 * ((x.mean((1, 2, 3)) - dark) / (bright - dark + 1e-3) - 0.5)
             return torch.stack([-f, f], 1)
@@ -200,15 +200,15 @@ def test_small_batch_dependence_warns(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_batch_dependence_of_black_box_costs_five_queries() -> None:
-    asked: list[int] = []
+    batch_sizes: list[int] = []
 
-    def answer(x: Tensor) -> Tensor:
-        asked.append(len(x))
+    def predict(x: Tensor) -> Tensor:
+        batch_sizes.append(len(x))
         return (x.flatten(1)[:, :2] - x.flatten(1)[:, :2].mean(0)).mul(500).softmax(1)
 
     with pytest.raises(InputError, match="other probabilities for an image alone than inside a batch of 4"):
-        check_target(BlackBox(answer, 2), X[:4], 2)
-    assert asked == [4, 1]
+        check_target(BlackBox(predict, 2), X[:4], 2)
+    assert batch_sizes == [4, 1]
 
 
 # --- in place ---

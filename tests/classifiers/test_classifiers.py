@@ -269,17 +269,17 @@ def test_saved_files_are_json_and_safetensors(saved):
 class FunctionModel(nn.Module):
     """A model whose output is a function of the images."""
 
-    def __init__(self, answer):
+    def __init__(self, function):
         super().__init__()
-        self.answer = answer
+        self.function = function
         self.dropout = nn.Dropout()
 
     def forward(self, x):
-        return self.answer(x.flatten(1)[:, :6] * 8 - 4)
+        return self.function(x.flatten(1)[:, :6] * 8 - 4)
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("function", "message"),
     [
         (lambda z: z + torch.randn(6), "random in eval mode: two forwards of the same images differ by"),
         (lambda z: F.dropout(z), "random in eval mode"),
@@ -294,14 +294,14 @@ class FunctionModel(nn.Module):
         (lambda z: z @ torch.ones(5, 5), r"cannot take images of shape \(1, 28, 28\): .*mat1 and mat2"),
     ],
 )
-def test_check_target_errors(answer, message):
+def test_check_target_errors(function, message):
     with pytest.raises(InputError, match=message):
-        check_target(FunctionModel(answer), torch.rand(8, 1, 28, 28), 6)
+        check_target(FunctionModel(function), torch.rand(8, 1, 28, 28), 6)
 
 
-@pytest.mark.parametrize("answer", [lambda z: z, lambda z: z.log_softmax(1), lambda z: z.relu()])
-def test_check_target_returns_model_unchanged(answer):
-    model = nn.Sequential(FunctionModel(answer), nn.Identity(), nn.BatchNorm1d(6))
+@pytest.mark.parametrize("function", [lambda z: z, lambda z: z.log_softmax(1), lambda z: z.relu()])
+def test_check_target_returns_model_unchanged(function):
+    model = nn.Sequential(FunctionModel(function), nn.Identity(), nn.BatchNorm1d(6))
     model.train()
     model[2].eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -312,9 +312,9 @@ def test_check_target_returns_model_unchanged(answer):
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("answer", [lambda z: z[:, 0], lambda z: z[:, :1]])
-def test_check_target_wraps_single_logit(answer):
-    model, x = FunctionModel(answer), torch.rand(8, 1, 28, 28)
+@pytest.mark.parametrize("function", [lambda z: z[:, 0], lambda z: z[:, :1]])
+def test_check_target_wraps_single_logit(function):
+    model, x = FunctionModel(function), torch.rand(8, 1, 28, 28)
     wrapped = check_target(model, x, 2)
     logits = wrapped(x)
     assert logits.shape == (8, 2)

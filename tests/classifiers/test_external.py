@@ -29,8 +29,8 @@ def normalised(x: torch.Tensor, mean: Any, std: Any) -> torch.Tensor:
 
 
 def frozen(model: nn.Module) -> bool:
-    asks = any(p.requires_grad for p in model.parameters())
-    return not asks and not any(m.training for m in model.modules())
+    trainable = any(p.requires_grad for p in model.parameters())
+    return not trainable and not any(m.training for m in model.modules())
 
 
 # --- torchvision ---
@@ -72,8 +72,8 @@ def test_torchvision_without_named_weights_does_not_normalize(squeezenet):
 def test_normalization_is_part_of_fingerprint(squeezenet):
     _, folder = squeezenet
     bare, inside = (
-        load_target(f"torchvision:squeezenet1_1{words}", folder / "a.pt", image_shape=(3, 64, 64))
-        for words in ("", ":DEFAULT")
+        load_target(f"torchvision:squeezenet1_1{suffix}", folder / "a.pt", image_shape=(3, 64, 64))
+        for suffix in ("", ":DEFAULT")
     )
     assert fingerprint(bare) != fingerprint(inside)
     assert fingerprint(defend(bare, "bit-depth")) != fingerprint(defend(inside, "bit-depth"))
@@ -81,18 +81,18 @@ def test_normalization_is_part_of_fingerprint(squeezenet):
 
 def test_torchvision_published_weights_are_downloaded(squeezenet, monkeypatch):
     model, _ = squeezenet
-    asked = []
+    calls = []
 
     def download(self: Any, **how: Any) -> Any:
-        asked.append(how)
+        calls.append(how)
         return model.state_dict()
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", download)
     target = load_target("torchvision:squeezenet1_1:DEFAULT", image_shape=(3, 64, 64))
     x = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(target(x), model(normalised(x, *IMAGENET)))
-    assert asked[0]["weights_only"]  # read without unpickling before torchvision's builder reads it
-    assert asked[0]["check_hash"]
+    assert calls[0]["weights_only"]  # read without unpickling before torchvision's builder reads it
+    assert calls[0]["check_hash"]
 
 
 def test_torchvision_custom_head_with_published_normalization(tmp_path):
@@ -189,15 +189,15 @@ def test_timm_published_weights_are_requested(timm_resnet, monkeypatch):
     import timm
 
     model, _ = timm_resnet
-    asked, real = [], timm.create_model
+    calls, real = [], timm.create_model
 
     def create(name: str, **how: Any) -> nn.Module:
-        asked.append((name, how))
+        calls.append((name, how))
         return real(name)
 
     monkeypatch.setattr(timm, "create_model", create)
     target = load_target("timm:test_resnet.r160_in1k")
-    assert asked == [("test_resnet.r160_in1k", {"pretrained": True})]
+    assert calls == [("test_resnet.r160_in1k", {"pretrained": True})]
     assert target.num_classes == model.num_classes
 
 
@@ -248,8 +248,8 @@ def test_transformers_equal_processor_and_model(hf_dirs, kind):
 
 def test_transformers_with_weights_file(hf_dirs):
     x = torch.rand(2, 3, 32, 32)
-    own = load_target(f"hf:{hf_dirs / 'resnet'}", hf_dirs / "half" / "model.safetensors")
-    torch.testing.assert_close(own(x), load_target(f"hf:{hf_dirs / 'half'}")(x))
+    with_file = load_target(f"hf:{hf_dirs / 'resnet'}", hf_dirs / "half" / "model.safetensors")
+    torch.testing.assert_close(with_file(x), load_target(f"hf:{hf_dirs / 'half'}")(x))
 
 
 def test_transformers_errors(hf_dirs, tmp_path):
@@ -389,9 +389,9 @@ def test_declared_attributes_are_checked(file, line, message):
         load_target(f"{file}:net", image_shape=(1, 28, 28))
 
 
-@pytest.mark.parametrize("answer", ['{"logits": z, "features": x}', "(z,)", "types.SimpleNamespace(logits=z)"])
-def test_logits_are_extracted_from_output_objects(file, answer):
-    body = f"    def forward(self, x):\n        z = super().forward(x)\n        return {answer}\n"
+@pytest.mark.parametrize("expression", ['{"logits": z, "features": x}', "(z,)", "types.SimpleNamespace(logits=z)"])
+def test_logits_are_extracted_from_output_objects(file, expression):
+    body = f"    def forward(self, x):\n        z = super().forward(x)\n        return {expression}\n"
     file.write_text(f"{NET}import types\nclass Wrapped(Net):\n{body}")
     target, x = load_target(f"{file}:Wrapped"), torch.rand(2, 1, 28, 28)
     torch.testing.assert_close(target(x), 2 * target.model.linear(x.flatten(1)))
@@ -459,7 +459,8 @@ def test_defense_of_external_classifier(squeezenet):
     _, folder = squeezenet
     name, x = "torchvision:squeezenet1_1:DEFAULT", torch.rand(2, 3, 64, 64)
     plain, behind = (
-        load_classifier(name, folder / "a.pt", words, image_shape=(3, 64, 64)) for words in (None, "bit-depth:bits=3")
+        load_classifier(name, folder / "a.pt", defense, image_shape=(3, 64, 64))
+        for defense in (None, "bit-depth:bits=3")
     )
     torch.testing.assert_close(predict(behind, x), predict(plain, (x * 7).round() / 7))
     assert (behind.name, behind.image_shape, behind.num_classes) == (name, (3, 64, 64), 1000)

@@ -41,12 +41,12 @@ def write_linear_model(
     nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["z"])]
     last = "Softmax" if softmax else "Identity"
     nodes.append(helper.make_node("ArgMax", ["z"], ["y"], axis=1) if labels else helper.make_node(last, ["z"], ["y"]))
-    answer = (TensorProto.INT64, [batch, 1]) if labels else (dtype, [batch, 3])
+    output = (TensorProto.INT64, [batch, 1]) if labels else (dtype, [batch, 3])
     graph = helper.make_graph(
         nodes,
         "linear",
         [helper.make_tensor_value_info("x", dtype, [batch, 1, size, size])],
-        [helper.make_tensor_value_info("y", *answer)],
+        [helper.make_tensor_value_info("y", *output)],
         [w],
     )
     path.write_bytes(
@@ -73,7 +73,7 @@ def test_log_probabilities_for_any_batch_size(
     for n in (0, 1, 4, 7):
         assert torch.allclose(box(X[:n]), expected[:n], atol=tolerance)
     assert isinstance(box, BlackBox)
-    assert (box.image_shape, box.num_classes, box.queries) == ((1, 4, 4), 3, 12), "loading asks it nothing that counts"
+    assert (box.image_shape, box.num_classes, box.queries) == ((1, 4, 4), 3, 12), "no queries are counted while loading"
 
 
 def test_score_attack_runs_and_gradient_attack_raises(tmp_path: Path) -> None:
@@ -188,11 +188,11 @@ def test_output_is_chosen_by_name(tmp_path: Path) -> None:
     torch.testing.assert_close(box(X), z.log_softmax(1))
     torch.testing.assert_close(other(X), z.relu().log_softmax(1))
     assert box.identity != other.identity
-    for words in ("output=logits", "scores", "out=scores"):
+    for fragment in ("output=logits", "scores", "out=scores"):
         with pytest.raises(
             InputError, match=r"has no such output: expected .*two.onnx#output=NAME with one of features"
         ):
-            load_classifier(f"{path}#{words}")
+            load_classifier(f"{path}#{fragment}")
 
 
 def test_independent_probabilities_raise(tmp_path: Path) -> None:

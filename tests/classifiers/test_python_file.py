@@ -191,10 +191,10 @@ def test_black_box_imports_own_helper_on_query(tmp_path: Path) -> None:
 import numpy as np
 from advgan.classifiers.black_box import BlackBox
 def build():
-    def answer(x):
+    def predict(x):
         import late
         return np.tile(late.P, (len(x), 1))
-    return BlackBox(answer, 2, image_shape=(1, 2, 2))
+    return BlackBox(predict, 2, image_shape=(1, 2, 2))
 """
     for folder, p in (("a", "[1.0, 0.0]"), ("b", "[0.25, 0.75]")):
         write_files(tmp_path / folder, {"mine.py": text, "late.py": f"P = {p}"})

@@ -98,9 +98,9 @@ def test_single_file_and_glob(photos: Path, generator: Path, tmp_path: Path) -> 
 
 
 def test_predictions_before_and_after(classifier: Path, digits: Path, tmp_path: Path) -> None:
-    out, own = tmp_path / "out", classifier / "classifier"
-    attack(digits / "test", out, "--generator", save(tmp_path / "g"), "--target", own, "--batch-size", 7)
-    model = load_classifier(str(own))
+    out, target = tmp_path / "out", classifier / "classifier"
+    attack(digits / "test", out, "--generator", save(tmp_path / "g"), "--target", target, "--batch-size", 7)
+    model = load_classifier(str(target))
     with torch.no_grad():
         for name, row in rows(out).items():
             for when, path in (("before", digits / "test" / name), ("after", out / row["output"])):

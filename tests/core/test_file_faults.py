@@ -60,9 +60,9 @@ def state(tmp_path: Path) -> training.Checkpointer:
 
 
 def folder(state: training.Checkpointer) -> Path:
-    found = training.latest_state(state.output_dir, "generator")
-    assert found is not None
-    return found
+    newest = training.latest_state(state.output_dir, "generator")
+    assert newest is not None
+    return newest
 
 
 FILES = ["SHA256SUMS", "model.safetensors", "objects.pt", "optimizer.bin", "progress.json", "random_states_0.pkl"]
@@ -76,11 +76,11 @@ def test_files_of_a_state(state: training.Checkpointer) -> None:
 def test_kill_while_saving_keeps_a_complete_state(
     state: training.Checkpointer, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*given: object, **words: object) -> None:
+    def killed(*args: object, **kwargs: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def then_killed(call: Callable[..., object]) -> Callable[..., None]:
-        return lambda *given, **words: (call(*given, **words), killed())[1]
+        return lambda *args, **kwargs: (call(*args, **kwargs), killed())[1]
 
     def save() -> None:
         where = {
@@ -90,7 +90,7 @@ def test_kill_while_saving_keeps_a_complete_state(
             "seal": (states, "_write_checksums", then_killed(states._write_checksums)),
             "rename": (Path, "rename", killed),
             "renamed": (Path, "rename", then_killed(Path.rename)),
-            "last": (shutil, "rmtree", lambda path, **words: None if words else killed()),  # the older state
+            "last": (shutil, "rmtree", lambda path, **kwargs: None if kwargs else killed()),  # the older state
         }
         monkeypatch.setattr(*where[moment])
         state.record["step"] = 4

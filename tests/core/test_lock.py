@@ -140,7 +140,7 @@ def test_special_file_in_place_of_lock_raises(file_system: str, trap: str, tmp_p
 
 
 def test_unwritable_directory_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*given: object, **words: object) -> int:
+    def refuse(*args: object, **kwargs: object) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(lock.tempfile, "TemporaryFile", refuse)

@@ -45,7 +45,7 @@ def test_recipe_is_valid(path: Path) -> None:
     program = importlib.import_module(PROGRAMS.get(path.stem, "advgan.training.program"))
     settings, recipe = load_recipe(program.Settings, path), yaml.safe_load(path.read_text())
     assert settings.dataset == recipe["dataset"]
-    assert words(settings.target) == [word.replace("../", "") for word in words(recipe["target"])]
+    assert as_list(settings.target) == [name.replace("../", "") for name in as_list(recipe["target"])]
     for path_setting in ("target_weights", "output_dir", "train_recipe", "data_dir"):
         value = getattr(settings, path_setting, None)
         for item in value if isinstance(value, tuple) else [value]:
@@ -53,7 +53,7 @@ def test_recipe_is_valid(path: Path) -> None:
             assert parts[:1] in ((), ("checkpoints",), ("recipes",), ("data",)), "a place in the clone"
 
 
-def words(value: str | list[str] | tuple[str, ...]) -> list[str]:
+def as_list(value: str | list[str] | tuple[str, ...]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 

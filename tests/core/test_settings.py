@@ -305,11 +305,11 @@ def test_recipe_of_required_settings(tmp_path):
         recipe: Path | None = None
         """YAML file"""
 
-    some = recipe(tmp_path, {"output-dir": "/out", "generator": "g"})
-    assert parse(Placed, ["in", "--recipe", str(some)]) == Placed("in", Path("/out"), "g", some)
-    assert parse(Placed, ["in", "o", "--generator", "h", "--recipe", str(some)]) == Placed("in", Path("o"), "h", some)
+    file = recipe(tmp_path, {"output-dir": "/out", "generator": "g"})
+    assert parse(Placed, ["in", "--recipe", str(file)]) == Placed("in", Path("/out"), "g", file)
+    assert parse(Placed, ["in", "o", "--generator", "h", "--recipe", str(file)]) == Placed("in", Path("o"), "h", file)
     with pytest.raises(InputError, match="Missing"):
-        parse(Placed, ["--recipe", str(some)])
+        parse(Placed, ["--recipe", str(file)])
 
 
 def test_weights_by_order_marks_every_weights_file() -> None:

@@ -186,7 +186,7 @@ def test_signal_while_waiting_for_other_processes_ends_at_once() -> None:
         try:
             with stop.at_once():
                 send(signal.SIGINT)
-                reached.append("the answer")
+                reached.append("the response")
         finally:
             send(signal.SIGINT)
             reached.append("the state")

@@ -281,7 +281,7 @@ def test_models_of_different_class_orders_raise(bars, tmp_path):
         with pytest.raises(InputError, match=r"net.py:other has the classes in another order than the other targets"):
             load_targets(*given, CPU, **keywords)
     again, _ = load_targets([*specs[:1], *specs[:1]], bars, CPU)
-    assert len({each.label for each in again}) == 2
+    assert len({target.label for target in again}) == 2
 
 
 def test_wrong_number_of_classes_raises(bars, tmp_path):

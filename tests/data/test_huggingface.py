@@ -54,26 +54,30 @@ def table(places: Sequence[int], label: Any = None, names: tuple[str, str] = ("i
     return datasets.Dataset.from_dict({names[0]: cells, names[1]: labels}, features=features)
 
 
-def write_parquet(root: Path, shards: dict[str, int], each: int = 10, **options: Any) -> Path:
+def write_parquet(root: Path, shards: dict[str, int], per_shard: int = 10, **options: Any) -> Path:
     """`each` images per shard, numbered across all shards of all splits."""
     root.mkdir(exist_ok=True, parents=True)
     n = 0
     for split, many in shards.items():
         for i in range(many):
-            table(range(n, n + each), **options).to_parquet(root / f"{split}-{i:05d}-of-{many:05d}.parquet")
-            n += each
+            table(range(n, n + per_shard), **options).to_parquet(root / f"{split}-{i:05d}-of-{many:05d}.parquet")
+            n += per_shard
     return root
 
 
 def write_tars(
-    root: Path, shards: dict[str, int], each: int = 10, label: str = "cls", key: Callable[[int], str] = "{:06d}".format
+    root: Path,
+    shards: dict[str, int],
+    per_shard: int = 10,
+    label: str = "cls",
+    key: Callable[[int], str] = "{:06d}".format,
 ) -> Path:
     root.mkdir(exist_ok=True, parents=True)
     n = 0
     for split, many in shards.items():
         for shard in range(many):
             with tarfile.open(root / f"{split}-{shard:03d}.tar", "w") as archive:
-                for i in range(n, n + each):
+                for i in range(n, n + per_shard):
                     for ending, data in (
                         ("png", PNG[i]),
                         (label, (NAMES[i % 2] if label == "txt" else str(i % 2)).encode()),
@@ -81,7 +85,7 @@ def write_tars(
                         info = tarfile.TarInfo(f"{key(i)}.{ending}")
                         info.size = len(data)
                         archive.addfile(info, io.BytesIO(data))
-            n += each
+            n += per_shard
     (root / "classes.txt").write_text("cat\ndog\n")
     return root
 

@@ -169,7 +169,7 @@ def test_renumbered_stream() -> None:
 def test_operations_that_need_a_length_raise(digits) -> None:
     data = Data("numbered", stream(4), stream(4), stream(4), ("a", "b"))
     message = r"numbered is a stream, which has no length: expected --max-steps .*, --max-samples .*, or hf:"
-    for ask in (
+    for access in (
         lambda: len(data.train),
         lambda: data.train.images,
         lambda: data.train.labels,
@@ -179,7 +179,7 @@ def test_operations_that_need_a_length_raise(digits) -> None:
         lambda: steps_per_epoch(data.train, 2),
     ):
         with pytest.raises(InputError, match=message):
-            ask()
+            access()
     assert data.image_shape == (1, 1, 1)
     held = in_memory(data, 3)
     assert (len(held.validation), len(held.test), held.train) == (3, 3, data.train)

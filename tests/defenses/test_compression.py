@@ -50,8 +50,8 @@ def test_int8_quantizes_inputs_and_weights_of_every_layer(x: Tensor) -> None:
     for layer in rounded:
         layer.weight.data = int8(layer.weight.data)
     hidden = rounded[0](int8(x)).relu().flatten(1)
-    found = defend(nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), linear), "int8")(x)
-    torch.testing.assert_close(found, rounded[1](int8(hidden)))
+    logits = defend(nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), linear), "int8")(x)
+    torch.testing.assert_close(logits, rounded[1](int8(hidden)))
 
 
 def test_int8_error_is_small_and_independent_of_batch(target: nn.Module, x: Tensor) -> None:
@@ -86,9 +86,9 @@ def test_prune_equals_torch_global_unstructured(amount: float, target: nn.Module
 def test_pruned_classifier_is_its_own_adaptive_view(target: nn.Module, x: Tensor) -> None:
     defense, x = defend(target, "prune"), x.requires_grad_()
     assert adaptive(defense) is defense
-    own, others = (torch.autograd.grad(model(x)[:, 0].sum(), x)[0] for model in (defense, target))
-    assert own.abs().max() > 0
-    assert not torch.allclose(own, others)
+    gradient, inner_gradient = (torch.autograd.grad(model(x)[:, 0].sum(), x)[0] for model in (defense, target))
+    assert gradient.abs().max() > 0
+    assert not torch.allclose(gradient, inner_gradient)
 
 
 def test_prune_mask_is_saved_and_loaded(target: nn.Module, x: Tensor, tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_wrapped_classifier_unchanged_and_forwards_counted(word: str, target: nn
 def test_int8_and_prune_combine_in_any_order(target: nn.Module, x: Tensor) -> None:
     pruned, twice = defend(target, "prune:amount=0.5"), defend(target, "prune:amount=0.3+prune:amount=0.5")
     torch.testing.assert_close(twice(x), pruned(x))  # what the one prunes the other prunes too
-    both = [defend(target, words)(x) for words in ("int8+prune", "prune+int8")]
+    both = [defend(target, spec)(x) for spec in ("int8+prune", "prune+int8")]
     torch.testing.assert_close(*both)
     assert not torch.equal(both[0], pruned(x))
-    for words in ("int8+prune", "prune+int8"):  # the attacker's: pruned, not rounded
-        torch.testing.assert_close(adaptive(defend(target, words))(x), pruned(x))
+    for spec in ("int8+prune", "prune+int8"):  # the attacker's: pruned, not rounded
+        torch.testing.assert_close(adaptive(defend(target, spec))(x), pruned(x))
 
 
 @pytest.mark.parametrize("amount", ["0", "1", "-0.5"])

@@ -30,7 +30,7 @@ from advgan.defenses.detection import FeatureSqueezing, save_detector
 from advgan.evaluation import ResultCache, TargetModel
 from advgan.evaluation.loading import load_targets
 
-WORDS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defense is tried here, where it needs some
+SPECS = {"bit-depth": "bit-depth:bits=2"}  # settings under which a defense is tried here, where it needs some
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,7 +38,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A detector directory for `reject`."""
     directory = tmp_path_factory.mktemp("detector")
     save_detector(FeatureSqueezing((1, 28, 28)), directory, "# card", {})
-    WORDS["reject"] = f"reject:detector={directory}"
+    SPECS["reject"] = f"reject:detector={directory}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +47,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> None:
     torch.manual_seed(1)
     directory = tmp_path_factory.mktemp("member")
     save_target(defend(build_target("mnist-b", (1, 28, 28), 4).eval(), "gaussian"), directory, "# card")
-    WORDS.update({name: f"{name}:members={directory}" for name in ("vote", "mean-logits", "mean-probabilities")})
+    SPECS.update({name: f"{name}:members={directory}" for name in ("vote", "mean-logits", "mean-probabilities")})
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def x() -> torch.Tensor:
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_defended_classifier_passes_check_target(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
-    defended = defend(target, WORDS.get(name, name))
+    defended = defend(target, SPECS.get(name, name))
     logits = check_target(defended, x, 4)(x)
     assert logits.shape == (5, 4)
     assert logits.dtype == torch.float32
@@ -74,7 +74,7 @@ def test_defended_classifier_passes_check_target(name: str, target: torch.nn.Mod
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_output_is_deterministic_or_declared_random(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
-    defended = defend(target, WORDS.get(name, name))
+    defended = defend(target, SPECS.get(name, name))
     reseed(defended, 3)
     first, second = defended(x), defended(x)
     assert torch.equal(first, second) != is_random(defended)
@@ -84,7 +84,7 @@ def test_output_is_deterministic_or_declared_random(name: str, target: torch.nn.
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_adaptive_view_has_input_gradient(name: str, target: torch.nn.Module, x: torch.Tensor) -> None:
-    view = adaptive(defend(target, WORDS.get(name, name)))
+    view = adaptive(defend(target, SPECS.get(name, name)))
     x = x.requires_grad_()
     assert view(x).shape == (5, 4)
     (gradient,) = torch.autograd.grad(view(x).logsumexp(1).sum(), x)
@@ -95,7 +95,7 @@ def test_adaptive_view_has_input_gradient(name: str, target: torch.nn.Module, x:
 def test_save_and_load_keep_logits_and_fingerprint(
     name: str, target: torch.nn.Module, x: torch.Tensor, tmp_path: Path
 ) -> None:
-    defended = defend(target, WORDS.get(name, name))
+    defended = defend(target, SPECS.get(name, name))
     save_target(defended, tmp_path / "saved", "# card")
     for loaded in (load_classifier("mnist-small", tmp_path / "saved"), load_classifier(str(tmp_path / "saved"))):
         for model in (defended, loaded):
@@ -134,17 +134,17 @@ def test_gradient_attacks_are_adaptive_by_default(target: torch.nn.Module, x: to
 
 @pytest.mark.parametrize("word", ["square:queries=20", "noise-sign:draws=20"])
 def test_gradient_free_attacks_query_the_defense(word: str, target: torch.nn.Module, x: torch.Tensor) -> None:
-    defended, asked = defend(target, "labels-only"), {"defense": 0, "behind it": 0}
-    for name, model in zip(asked, (defended, target), strict=True):
+    defended, n_forwards = defend(target, "labels-only"), {"defense": 0, "behind it": 0}
+    for name, model in zip(n_forwards, (defended, target), strict=True):
 
         def count(module: object, inputs: object, logits: torch.Tensor, name: str = name) -> None:
-            asked[name] += len(logits)
+            n_forwards[name] += len(logits)
 
         model.register_forward_hook(count)
     ResultCache(None, x, defended(x).argmax(1)).run(
         parse_attack(word), TargetModel("it", defended), Threat("linf", 0.05)
     )
-    assert asked["defense"] == asked["behind it"] > 5 * 20
+    assert n_forwards["defense"] == n_forwards["behind it"] > 5 * 20
 
 
 def test_random_defense_repeats_with_same_seed_only(target: torch.nn.Module, x: torch.Tensor, tmp_path: Path) -> None:
@@ -158,10 +158,10 @@ def test_random_defense_repeats_with_same_seed_only(target: torch.nn.Module, x: 
         "victim": TargetModel("plain", target), "source": TargetModel("source", defend(other, "random-pad"))
     }  # fmt: skip
     for who in drawing:
-        answers = [cells[where].run(parse_attack("fgsm@naive"), threat=threat, seed=seed, **who).x_adv
+        x_advs = [cells[where].run(parse_attack("fgsm@naive"), threat=threat, seed=seed, **who).x_adv
                    for where, seed in (("kept", 0), ("new", 0), ("kept", 1))]  # fmt: skip
-        assert torch.equal(answers[0], answers[1])
-        assert not torch.equal(answers[0], answers[2])
+        assert torch.equal(x_advs[0], x_advs[1])
+        assert not torch.equal(x_advs[0], x_advs[2])
     assert not cells["kept"].found
 
 
@@ -171,19 +171,19 @@ def test_labels_of_saved_classifiers_use_folder_names(tmp_path: Path) -> None:
         save_target(build_target("mnist-b").eval(), tmp_path / name, "# card")
     names = [str(tmp_path / "first"), "mnist-b", f"mnist-b@{tmp_path / 'second'}"]
     specs = parse_classifiers(names, [tmp_path / "second"], ["none", "bit-depth", "none"])
-    found, _ = load_targets(specs, data, torch.device("cpu"))
-    labels = [target.label for target in found]
+    targets, _ = load_targets(specs, data, torch.device("cpu"))
+    labels = [target.label for target in targets]
     assert labels == ["mnist-b first", "mnist-b second + bit-depth", "mnist-b second"]
 
 
 def test_fingerprint_depends_on_defenses(x: torch.Tensor) -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 4))
-    prints = {fingerprint(defend(model, words)) for words in (None, "bit-depth:bits=1", "bit-depth:bits=2", "prune")}
+    prints = {fingerprint(defend(model, spec)) for spec in (None, "bit-depth:bits=1", "bit-depth:bits=2", "prune")}
     assert len(prints) == 4
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("spec", "message"),
     [
         ("labels-only:settings=1", "cannot take 'settings=1', expected setting=value with settings none"),
         ("bit-depth:bits=0", "bits must be from 1 to 8, got 0"),
@@ -192,9 +192,9 @@ def test_fingerprint_depends_on_defenses(x: torch.Tensor) -> None:
         ("armour", "unknown defense 'armour', expected some of bit-depth"),
     ],
 )
-def test_invalid_defense_spec_raises(target: torch.nn.Module, words: str, message: str) -> None:
+def test_invalid_defense_spec_raises(target: torch.nn.Module, spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        defend(target, words)
+        defend(target, spec)
 
 
 def test_view_of_gradient_free_attack_raises() -> None:

@@ -73,8 +73,10 @@ def test_adaptive_view_is_mean(kind: type[Ensemble]) -> None:
     ensemble = kind(members[0], members[1:])
     stand_in = (MeanLogits if kind is MeanLogits else MeanProbabilities)(members[0], members[1:])
     torch.testing.assert_close(adaptive(ensemble)(x), stand_in(x))
-    own, through = (torch.autograd.grad(model(x)[:, 0].sum(), x)[0] for model in (ensemble, adaptive(ensemble)))
-    assert torch.equal(own, torch.zeros_like(x) if kind is MajorityVote else through)
+    gradient, adaptive_gradient = (
+        torch.autograd.grad(model(x)[:, 0].sum(), x)[0] for model in (ensemble, adaptive(ensemble))
+    )
+    assert torch.equal(gradient, torch.zeros_like(x) if kind is MajorityVote else adaptive_gradient)
 
 
 def test_adaptive_view_of_defended_members() -> None:
@@ -106,14 +108,14 @@ def test_ensemble_white_box_and_transfer_from_member() -> None:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A classifier, one behind two defenses, one of another image shape, one of another number of classes."""
-    root, found = tmp_path_factory.mktemp("members"), []
+    root, folders = tmp_path_factory.mktemp("members"), []
     kinds = (("mnist-a", 28, 4, None), ("mnist-b", 28, 4, "gaussian+bit-depth:bits=4"))
     for name, side, classes, defense in (*kinds, ("mnist-small", 20, 4, None), ("mnist-small", 28, 5, None)):
-        torch.manual_seed(len(found))
+        torch.manual_seed(len(folders))
         model = defend(build_target(name, (1, side, side), classes).eval(), defense)
-        save_target(model, root / str(len(found)), "# card")
-        found.append(root / str(len(found)))
-    return found
+        save_target(model, root / str(len(folders)), "# card")
+        folders.append(root / str(len(folders)))
+    return folders
 
 
 def test_members_are_loaded_and_saved_in_one_folder(folders: list[Path], tmp_path: Path) -> None:
@@ -134,18 +136,18 @@ def test_members_are_loaded_and_saved_in_one_folder(folders: list[Path], tmp_pat
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-@pytest.mark.parametrize("word", ["vote", "mean-logits", "mean-probabilities"])
-def test_invalid_members_raise(word: str, folders: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["vote", "mean-logits", "mean-probabilities"])
+def test_invalid_members_raise(name: str, folders: list[Path], tmp_path: Path) -> None:
     target = build_target("mnist-small", (1, 28, 28), 4).eval()
-    for words in (word, f"{word}:members=", f"{word}:members=,"):
-        with pytest.raises(InputError, match=f"{word}:members must name at least one classifier to join, got none"):
-            defend(target, words)
+    for spec in (name, f"{name}:members=", f"{name}:members=,"):
+        with pytest.raises(InputError, match=f"{name}:members must name at least one classifier to join, got none"):
+            defend(target, spec)
     with pytest.raises(InputError, match="must be directories of saved classifiers, got 'nowhere'"):
-        defend(target, f"{word}:members={folders[0]},nowhere")
+        defend(target, f"{name}:members={folders[0]},nowhere")
     with pytest.raises(InputError, match=r"images of shape \(1, 28, 28\), got \(1, 20, 20\)"):
-        defend(target, f"{word}:members={folders[2]}")
+        defend(target, f"{name}:members={folders[2]}")
     with pytest.raises(InputError, match="must fit the classifier, expected classes 4, got 5"):
-        defend(target, f"{word}:members={folders[3]}")
+        defend(target, f"{name}:members={folders[3]}")
 
 
 def test_rejecting_member_raises() -> None:

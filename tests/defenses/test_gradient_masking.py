@@ -20,7 +20,7 @@ from advgan.models.losses import margin
 from tests.analysis.test_sanity_checks import with_asr
 from tests.analysis.test_statistics import result, strict_json
 
-WORDS = ("labels-only", "saturated", "noisy-gradients", "truncated-gradients")
+SPECS = ("labels-only", "saturated", "noisy-gradients", "truncated-gradients")
 EPS = 0.2
 
 
@@ -60,7 +60,7 @@ def images(digits: Path) -> tuple[Tensor, Tensor]:
 # Outputs
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", SPECS)
 def test_masks_keep_predictions(word: str, model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     x, _ = images
     assert torch.equal(defend(model, word)(x).argmax(1), model(x).argmax(1))
@@ -109,24 +109,24 @@ def test_noisy_gradients_norm_and_seed() -> None:
 
 def test_truncated_gradients_keep_largest_entries() -> None:
     x = torch.rand(2, 1, 2, 50, requires_grad=True)
-    for words, kept in (("share=0.05", 5), ("share=0.001", 1)):
-        defense = defend(linear(), f"truncated-gradients:{words}")
+    for spec, kept in (("share=0.05", 5), ("share=0.001", 1)):
+        defense = defend(linear(), f"truncated-gradients:{spec}")
         gradient = torch.autograd.grad(defense(x)[:, 1].sum(), x)[0].flatten(1)
         expected = torch.arange(1.0, 101) * (torch.arange(100) >= 100 - kept)
         assert torch.equal(gradient, expected.expand(2, -1))
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("spec", "message"),
     [
         ("saturated:scale=0", "saturated:scale must be positive, got 0.0"),
         ("noisy-gradients:sigma=-1", "noisy-gradients:sigma must be positive, got -1.0"),
         ("truncated-gradients:share=1", "share must be between 0 and 1, of the gradient's entries, got 1.0"),
     ],
 )
-def test_invalid_settings_raise(words: str, message: str) -> None:
+def test_invalid_settings_raise(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        defend(nn.Flatten(), words)
+        defend(nn.Flatten(), spec)
 
 
 # Attacks that fail and succeed, and the verdict
@@ -139,31 +139,31 @@ def results_of(
     model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor], *attacks: str, eps: float = EPS
 ) -> dict[str, Result]:
     victim, threat, cells = TargetModel("net", model), Threat("linf", eps), ResultCache(None, *images)
-    found = [cells.run(parse_attack(word), victim, threat) for word in attacks]
-    found.append(cells.run(parse_attack("mifgsm"), victim, threat, source=TargetModel("other", other)))
-    assert {each.row["status"] for each in found} == {"ok"}
-    return {each.row["attack"]: each for each in found}
+    results = [cells.run(parse_attack(attack), victim, threat) for attack in attacks]
+    results.append(cells.run(parse_attack("mifgsm"), victim, threat, source=TargetModel("other", other)))
+    assert {result.row["status"] for result in results} == {"ok"}
+    return {result.row["attack"]: result for result in results}
 
 
 def verdict_of(results: dict[str, Result], *attacks: str) -> dict[str, Any]:
-    (found,) = strict_json(masking([r for name, r in results.items() if name in attacks or not attacks], 3))
-    return found
+    (verdict,) = strict_json(masking([r for name, r in results.items() if name in attacks or not attacks], 3))
+    return verdict
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", SPECS)
 def test_masks_stop_naive_gradient_attacks_only(
     word: str, model: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
-    found = results_of(defend(model, word), other, images, *NAIVE, SQUARES, "fgsm", "pgd:steps=20")
-    asr = {name: each.row["asr"] for name, each in found.items()}
+    results = results_of(defend(model, word), other, images, *NAIVE, SQUARES, "fgsm", "pgd:steps=20")
+    asr = {name: result.row["asr"] for name, result in results.items()}
     assert max(asr[name] for name in NAIVE) < 0.1
     assert min(asr[name] for name in ("fgsm", "pgd:steps=20", "mifgsm from other")) > 0.5
     if word in ("noisy-gradients", "truncated-gradients"):  # the others hide the scores too
         assert asr[SQUARES] > 0.3
-        assert verdict_of(found, *NAIVE, SQUARES)["verdict"] == "masks its gradients"
-    assert verdict_of(found)["verdict"] == "masks its gradients"
-    assert verdict_of(found, *NAIVE, "fgsm", "pgd:steps=20")["verdict"] == "masks its gradients"
-    without_adaptive = verdict_of(found, *NAIVE, "mifgsm from other")
+        assert verdict_of(results, *NAIVE, SQUARES)["verdict"] == "masks its gradients"
+    assert verdict_of(results)["verdict"] == "masks its gradients"
+    assert verdict_of(results, *NAIVE, "fgsm", "pgd:steps=20")["verdict"] == "masks its gradients"
+    without_adaptive = verdict_of(results, *NAIVE, "mifgsm from other")
     assert without_adaptive["verdict"] == "masks its gradients"
     assert "mifgsm from other" in without_adaptive["detail"]
     still = "leaves 48 of 48 images unchanged" in without_adaptive["detail"]
@@ -187,18 +187,18 @@ def test_decision_attack_is_unaffected_by_labels_only(model: nn.Module, images: 
 def test_no_masking_verdict_for_unmasked_defenses(
     word: str | None, model: nn.Module, robust: nn.Module, other: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
-    for each, eps in ((model, 0.16), (robust, 0.24)):  # where some images hold and some do not
-        found = results_of(defend(each, word), other, images, NAIVE[1], SQUARES, "pgd:steps=20", eps=eps)
-        assert 0.1 < found["pgd:steps=20"].row["asr"] < 0.99
-        assert verdict_of(found)["verdict"] == "no masking found", verdict_of(found)
-        assert verdict_of(found, "pgd:steps=20", SQUARES)["verdict"] == "no masking found"
+    for net, eps in ((model, 0.16), (robust, 0.24)):  # where some images hold and some do not
+        results = results_of(defend(net, word), other, images, NAIVE[1], SQUARES, "pgd:steps=20", eps=eps)
+        assert 0.1 < results["pgd:steps=20"].row["asr"] < 0.99
+        assert verdict_of(results)["verdict"] == "no masking found", verdict_of(results)
+        assert verdict_of(results, "pgd:steps=20", SQUARES)["verdict"] == "no masking found"
 
 
 def test_adversarially_trained_network_is_more_robust(
     model: nn.Module, robust: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
     x, y = images
-    hits = [(each(fgsm(each, x, y, eps=EPS)).argmax(1) != y).float().mean() for each in (model, robust)]
+    hits = [(net(fgsm(net, x, y, eps=EPS)).argmax(1) != y).float().mean() for net in (model, robust)]
     assert hits[1] < hits[0] - 0.2
 
 
@@ -236,9 +236,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_masking_verdicts_of_constructed_results(case: str) -> None:
     results, verdict = CASES[case]
-    (found,) = strict_json(masking(results, 10))
-    assert set(found) == {"target", "verdict", "detail"}
-    assert (found["target"], found["verdict"]) == ("net", verdict)
+    (row,) = strict_json(masking(results, 10))
+    assert set(row) == {"target", "verdict", "detail"}
+    assert (row["target"], row["verdict"]) == ("net", verdict)
 
 
 def test_masking_detail_names_both_attacks() -> None:
@@ -264,6 +264,6 @@ def test_masking_detail_names_both_attacks() -> None:
 
 
 def test_minimum_norm_success_counts_up_to_same_eps() -> None:
-    near = result("hopskipjump-linf", "1" * 100, norms=[0.2] * 60 + [0.4] * 40, **HOPSKIPJUMP)
-    (found,) = masking([with_asr("pgd", 30), near], 10)
-    assert found["detail"] == "pgd 30.0%, hopskipjump-linf 60.0% (linf eps 0.3)"
+    within_eps = result("hopskipjump-linf", "1" * 100, norms=[0.2] * 60 + [0.4] * 40, **HOPSKIPJUMP)
+    (row,) = masking([with_asr("pgd", 30), within_eps], 10)
+    assert row["detail"] == "pgd 30.0%, hopskipjump-linf 60.0% (linf eps 0.3)"

@@ -16,20 +16,20 @@ from advgan.core.errors import InputError
 from advgan.defenses import adaptive, defend, reseed
 from advgan.defenses.preprocessing import Preprocessing, clamp_straight_through
 
-WORDS = ("bit-depth", "jpeg", "median", "gaussian", "total-variation", "crop-resize", "random-crop", "random-pad")
+SPECS = ("bit-depth", "jpeg", "median", "gaussian", "total-variation", "crop-resize", "random-crop", "random-pad")
 
 
 def images(n: int = 3, c: int = 1, h: int = 9, w: int = 12) -> torch.Tensor:
     return torch.rand(n, c, h, w, generator=torch.Generator().manual_seed(n))
 
 
-def preprocess(words: str, x: torch.Tensor) -> torch.Tensor:
-    defense = defend(nn.Flatten(), words)
+def preprocess(spec: str, x: torch.Tensor) -> torch.Tensor:
+    defense = defend(nn.Flatten(), spec)
     assert isinstance(defense, Preprocessing)
     return defense.process(x)
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", SPECS)
 @pytest.mark.parametrize("shape", [(2, 1, 9, 12), (3, 3, 8, 8), (0, 3, 8, 8), (1, 1, 1, 2)])
 def test_output_shape_dtype_and_box(word: str, shape: tuple[int, int, int, int]) -> None:
     for x in (images(*shape), images(*shape).round()):
@@ -171,10 +171,10 @@ def test_bpda_gradient_is_identity(word: str) -> None:
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
     defense, x = defend(linear, word), images(2).requires_grad_()
-    (around,) = torch.autograd.grad(adaptive(defense)(x)[:, 1].sum(), x)
-    (own,) = torch.autograd.grad(defense(x)[:, 1].sum(), x)
-    torch.testing.assert_close(around.flatten(1), linear[1].weight[1].expand(2, -1))
-    assert torch.equal(own, torch.zeros_like(x))
+    (adaptive_gradient,) = torch.autograd.grad(adaptive(defense)(x)[:, 1].sum(), x)
+    (gradient,) = torch.autograd.grad(defense(x)[:, 1].sum(), x)
+    torch.testing.assert_close(adaptive_gradient.flatten(1), linear[1].weight[1].expand(2, -1))
+    assert torch.equal(gradient, torch.zeros_like(x))
     torch.testing.assert_close(adaptive(defense)(x), defense(x))
 
 
@@ -202,7 +202,7 @@ def test_eot_attacks_mean_over_random_pads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("spec", "message"),
     [
         ("median:size=2", "median:size must be odd and at least 3, a window with a middle, got 2"),
         ("median:size=1", "median:size must be odd and at least 3, a window with a middle, got 1"),
@@ -216,6 +216,6 @@ def test_eot_attacks_mean_over_random_pads() -> None:
         ("random-pad:share=2", "random-pad:share must be between 0 and 1, of each side of the image, got 2.0"),
     ],
 )
-def test_invalid_settings_raise(words: str, message: str) -> None:
+def test_invalid_settings_raise(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        defend(nn.Flatten(), words)
+        defend(nn.Flatten(), spec)

@@ -79,10 +79,10 @@ def test_no_rejection_metrics_without_rejection() -> None:
 
 def test_cached_result_keeps_rejection(tmp_path: Path) -> None:
     victim, spec = TargetModel("picky", Rejecting().eval()), parse_attack("noise-sign")
-    made, found = (ResultCache(tmp_path, X, Y).run(spec, victim, BALL) for _ in range(2))
-    assert made.row == found.row
-    assert made.row["clean_rejected"] == pytest.approx(2 / 7)
-    assert torch.equal(made.records["clean_accepted"], found.records["clean_accepted"])
+    first, cached = (ResultCache(tmp_path, X, Y).run(spec, victim, BALL) for _ in range(2))
+    assert first.row == cached.row
+    assert first.row["clean_rejected"] == pytest.approx(2 / 7)
+    assert torch.equal(first.records["clean_accepted"], cached.records["clean_accepted"])
 
 
 class RejectingDark(nn.Module):
@@ -108,11 +108,11 @@ def test_attack_objective_includes_rejection_score() -> None:
     x = two_pixels(
         (0.4, 0.5), (0.6, 0.5), (0.6, 0.7)
     )  # correct; misclassified and rejected; misclassified and accepted
-    gradient, here = loss_and_gradient(RejectingDark(), x, torch.zeros(3, dtype=torch.long), None, get_loss("margin"))
+    gradient, state = loss_and_gradient(RejectingDark(), x, torch.zeros(3, dtype=torch.long), None, get_loss("margin"))
     assert torch.allclose(gradient, two_pixels((20.0, 0), (0, 3), (0, 3)))
-    assert here.success.tolist() == [False, False, True]
-    assert torch.allclose(here.loss, torch.tensor([-2.0, -0.3, 0.3]), atol=1e-5)
-    assert here.rank.tolist() == sorted(here.rank.tolist())
+    assert state.success.tolist() == [False, False, True]
+    assert torch.allclose(state.loss, torch.tensor([-2.0, -0.3, 0.3]), atol=1e-5)
+    assert state.rank.tolist() == sorted(state.rank.tolist())
     plain = loss_and_gradient(
         nn.Sequential(RejectingDark()), x, torch.zeros(3, dtype=torch.long), None, get_loss("margin")
     )
@@ -120,11 +120,19 @@ def test_attack_objective_includes_rejection_score() -> None:
     assert plain[1].success.tolist() == [False, True, True]
 
 
-WORDS = ["ifgsm", "mifgsm", "pgd:restarts=2", "apgd-ce", "apgd-ce:stop-on-success=false", "square", "hopskipjump-linf"]
-WORDS += ["carlini-wagner", "carlini-wagner:kappa=1", "lbfgs", "deepfool"]
+ATTACK_SPECS = [
+    "ifgsm",
+    "mifgsm",
+    "pgd:restarts=2",
+    "apgd-ce",
+    "apgd-ce:stop-on-success=false",
+    "square",
+    "hopskipjump-linf",
+]
+ATTACK_SPECS += ["carlini-wagner", "carlini-wagner:kappa=1", "lbfgs", "deepfool"]
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", ATTACK_SPECS)
 def test_evasive_attacks_end_accepted(word: str) -> None:
     # HopSkipJump needs a start that is answered: another image of the batch.
     x, y = two_pixels((0.46, 0.56), (0.45, 0.55), (0.7, 0.9)), torch.tensor([0, 0, 1])
