@@ -137,10 +137,10 @@ def evaluate_state(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, lo
     if not hasattr(model, "rejection_score") or not success.any():
         return AttackState(loss, loss.detach(), success)
     i = success.nonzero().squeeze(1)
-    suspicion = model.rejection_score(x[i])
-    rank = SUCCESS_OFFSET - suspicion.detach() / (1 + suspicion.detach().abs())
+    score = model.rejection_score(x[i])
+    rank = SUCCESS_OFFSET - score.detach() / (1 + score.detach().abs())
     rank = loss.detach().index_put((i,), rank)
-    return AttackState(loss.index_put((i,), -suspicion), rank, success.index_put((i,), suspicion <= 0))
+    return AttackState(loss.index_put((i,), -score), rank, success.index_put((i,), score <= 0))
 
 
 def rejects(model: Any, x: Tensor) -> Tensor:

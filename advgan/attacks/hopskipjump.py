@@ -157,11 +157,11 @@ def _to_boundary(oracle: Oracle, beyond: Tensor, i: Tensor, norm: Norm, halvings
     l2 goes along the line; linf cuts delta off at a fraction of its largest entry.
     """
     x, delta = oracle.x[i], beyond - oracle.x[i]
-    reach = batch_view(delta_norms(delta)["linf"])
-    low, high, nearest = torch.zeros_like(reach), torch.ones_like(reach), beyond
+    largest = batch_view(delta_norms(delta)["linf"])
+    low, high, nearest = torch.zeros_like(largest), torch.ones_like(largest), beyond
     for _ in range(halvings):
         middle = (low + high) / 2
-        part = middle * delta if norm == "l2" else delta.clamp(-middle * reach, middle * reach)
+        part = middle * delta if norm == "l2" else delta.clamp(-middle * largest, middle * largest)
         trial = (x + part).clamp(0, 1)
         hit = batch_view(oracle(trial, i))
         low, high, nearest = low.where(hit, middle), middle.where(hit, high), trial.where(hit, nearest)

@@ -144,8 +144,8 @@ def _window(side: int, x: Tensor) -> Tensor:
     """
     eta = torch.zeros(side, side)
     for rows, sign in ((slice(0, side // 2), 1.0), (slice(side // 2, side), -1.0)):
-        high, reach = rows.stop - rows.start, side // 2
-        pyramid = (1 / torch.arange(1, reach + 2) ** 2).flip(0).cumsum(0).flip(0)
+        high, half_side = rows.stop - rows.start, side // 2
+        pyramid = (1 / torch.arange(1, half_side + 2) ** 2).flip(0).cumsum(0).flip(0)
         from_top, from_left = (torch.arange(high) - high // 2).abs(), (torch.arange(side) - side // 2).abs()
         half = pyramid[torch.maximum(from_top[:, None], from_left)]
         eta[rows] = sign * half / half.norm()

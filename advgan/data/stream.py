@@ -169,8 +169,8 @@ def shuffled(examples: Iterator[Example], size: int, rng: np.random.Generator) -
     buffer = list(islice(examples, size))
     for example in examples:
         i = int(rng.integers(size))
-        drawn, buffer[i] = buffer[i], example
-        yield drawn
+        sampled, buffer[i] = buffer[i], example
+        yield sampled
     yield from (buffer[i] for i in rng.permutation(len(buffer)))
 
 

@@ -80,11 +80,11 @@ def load_classifier(
         external = load_external(spec.name, source, image_shape=image_shape, num_classes=num_classes)
         return defend(external, spec.defense).requires_grad_(False)
     config, file, ordered = read_target(*((None, spec.name) if spec.is_directory else (spec.name, source)))
-    model = build_and_fill(partial(rebuild, config, image_shape, num_classes), file, by_order=ordered)
+    model = build_and_fill(partial(from_config, config, image_shape, num_classes), file, by_order=ordered)
     return defend(model, spec.defense).requires_grad_(False)
 
 
-def rebuild(
+def from_config(
     config: Mapping[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
 ) -> Classifier | Defended:
     """The classifier and the defenses of a `config`, with random weights. Raises InputError for an invalid config,
@@ -95,7 +95,7 @@ def rebuild(
     for saved in config.get("defenses", []):
         kind, settings = DEFENSES[saved["name"]], saved["settings"]
         if issubclass(kind, Ensemble):
-            model = kind(model, [rebuild(member) for member in settings["members"]])
+            model = kind(model, [from_config(member) for member in settings["members"]])
         else:
             model = kind.restore(model, settings)
     return model

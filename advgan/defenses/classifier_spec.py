@@ -102,15 +102,15 @@ def parse_classifiers(
 
 def _split_defense(text: str) -> tuple[str, str | None]:
     """The text before the first + of the defenses, and the text after it."""
-    cuts = [(text[: at.start()], text[at.end() :]) for at in re.finditer(r"\+", text)]
-    if not cuts or _classifier_exists(text):
+    pairs = [(text[: at.start()], text[at.end() :]) for at in re.finditer(r"\+", text)]
+    if not pairs or _classifier_exists(text):
         return text, None
-    with_defenses = [cut for cut in cuts if all(part.partition(":")[0] in DEFENSES for part in cut[1].split("+"))]
-    existing = [cut for cut in with_defenses if _classifier_exists(cut[0])]
+    with_defenses = [pair for pair in pairs if all(part.partition(":")[0] in DEFENSES for part in pair[1].split("+"))]
+    existing = [pair for pair in with_defenses if _classifier_exists(pair[0])]
     if existing:
         return existing[-1]
-    if _is_name(_split_weights(cuts[0][0])[0]):
-        return cuts[0]
+    if _is_name(_split_weights(pairs[0][0])[0]):
+        return pairs[0]
     return with_defenses[0] if with_defenses else (text, None)
 
 
@@ -118,11 +118,11 @@ def _split_weights(text: str) -> tuple[str, str | None]:
     """The text before the @ of the weights, and the text after it."""
     if "@" not in text or _path_exists(text):
         return text, None
-    cuts = [(text[: at.start()], text[at.end() :]) for at in re.finditer("@", text)]
-    cuts = [cut for cut in cuts if _is_name(cut[0])]
-    existing = [cut for cut in cuts if os.path.exists(cut[1].removesuffix(BY_ORDER))]
-    cuts = [cut for cut in cuts if not cut[0].startswith("timm:hf-hub:")]  # timm:hf-hub:REPO@REVISION
-    return next(iter(existing or cuts), (text, None))
+    pairs = [(text[: at.start()], text[at.end() :]) for at in re.finditer("@", text)]
+    pairs = [pair for pair in pairs if _is_name(pair[0])]
+    existing = [pair for pair in pairs if os.path.exists(pair[1].removesuffix(BY_ORDER))]
+    pairs = [pair for pair in pairs if not pair[0].startswith("timm:hf-hub:")]  # timm:hf-hub:REPO@REVISION
+    return next(iter(existing or pairs), (text, None))
 
 
 def _is_name(text: str) -> bool:

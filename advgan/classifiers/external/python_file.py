@@ -60,7 +60,7 @@ def load(
         model = factory if isinstance(factory, nn.Module) else factory(**_accepted_arguments(factory, arguments))
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} must return an nn.Module, got {type(model).__name__}")
-    _check(model, name)
+    _check_model(model, name)
     _replace_inference_tensors(model)
     attributes = attributes_digest(model, import_folder.named)
     if weights is not None:
@@ -114,7 +114,7 @@ def _with_imports(predict: Predict, import_folder: ImportFolder) -> Predict:
     return predict_with_imports
 
 
-def _check(model: nn.Module, name: str) -> None:
+def _check_model(model: nn.Module, name: str) -> None:
     """Raise InputError for an invalid `image_shape` or `classes`, and for parameters without a shape."""
     shape, classes = getattr(model, "image_shape", None), getattr(model, "classes", None)
     if shape is not None and not (
