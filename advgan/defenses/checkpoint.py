@@ -146,7 +146,8 @@ def load_members(
         actual, expected = (member.image_shape, member.num_classes), (image_shape, num_classes)
         if actual != expected:
             raise InputError(
-                f"{path} takes images {actual[0]} of {actual[1]} classes, expected {expected[0]} of {expected[1]}"
+                f"{path} takes images {actual[0]} of {actual[1]} classes, expected {expected[0]} of {expected[1]} "
+                "in the ensemble"
             )
         if None not in (classes, member.classes) and tuple(classes or ()) != member.classes:
             raise InputError(f"{path} has classes {listing(member.classes, 4)}, expected {listing(classes or (), 4)}")

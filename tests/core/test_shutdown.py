@@ -182,7 +182,7 @@ def test_signal_while_waiting_for_other_processes_ends_at_once() -> None:
     reached = []
     with pytest.raises(SystemExit) as ending, training.GracefulShutdown() as stop:  # noqa: PT012
         with stop.at_once():
-            reached.append("the question")
+            reached.append("the request")
         try:
             with stop.at_once():
                 send(signal.SIGINT)
@@ -190,7 +190,7 @@ def test_signal_while_waiting_for_other_processes_ends_at_once() -> None:
         finally:
             send(signal.SIGINT)
             reached.append("the state")
-    assert (ending.value.code, reached) == (130, ["the question", "the state"])
+    assert (ending.value.code, reached) == (130, ["the request", "the state"])
     with pytest.raises(SystemExit), training.GracefulShutdown() as stop:  # noqa: PT012
         send(signal.SIGTERM)
         with stop.at_once():
