@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from advgan.bridges.base import Call, ForeignKind, num_classes, parameters
+from advgan.bridges.base import AttackProperties, Call, num_classes, parameters
 from advgan.core.errors import InputError
 from advgan.core.optional import require_package
 from advgan.core.threat_model import Threat
@@ -69,19 +69,19 @@ class AdvGAN(Base):
 RESERVED = {"estimator", "classifier", "eps", "norm", "targeted"}
 NORMS = {"linf": np.inf, "l2": 2}
 GRADIENTS = ("FastGradientMethod", "ProjectedGradientDescent", "MomentumIterativeMethod")
-KINDS: dict[str, ForeignKind] = {  # not declared by the library
-    **dict.fromkeys(GRADIENTS, ForeignKind("bounded", None)),
-    **dict.fromkeys(("AutoProjectedGradientDescent", "AutoConjugateGradient"), ForeignKind("bounded", None)),
-    "RescalingAutoConjugateGradient": ForeignKind("bounded", None),
-    "AutoAttack": ForeignKind("bounded", None, targeted=False),
-    "BasicIterativeMethod": ForeignKind("bounded", "linf"),
-    "SquareAttack": ForeignKind("bounded", None, targeted=False, access="scores"),
-    **dict.fromkeys(("DeepFool", "NewtonFool"), ForeignKind("minimal-norm", "l2", targeted=False)),
-    "CarliniL2Method": ForeignKind("minimal-norm", "l2"),
-    "CarliniLInfMethod": ForeignKind("minimal-norm", "linf"),
-    "CarliniL0Method": ForeignKind("minimal-norm", "l0"),
-    "ZooAttack": ForeignKind("minimal-norm", "l2", access="scores"),
-    **dict.fromkeys(("BoundaryAttack", "HopSkipJump"), ForeignKind("minimal-norm", "l2", access="decisions")),
+KINDS: dict[str, AttackProperties] = {  # not declared by the library
+    **dict.fromkeys(GRADIENTS, AttackProperties("bounded", None)),
+    **dict.fromkeys(("AutoProjectedGradientDescent", "AutoConjugateGradient"), AttackProperties("bounded", None)),
+    "RescalingAutoConjugateGradient": AttackProperties("bounded", None),
+    "AutoAttack": AttackProperties("bounded", None, targeted=False),
+    "BasicIterativeMethod": AttackProperties("bounded", "linf"),
+    "SquareAttack": AttackProperties("bounded", None, targeted=False, access="scores"),
+    **dict.fromkeys(("DeepFool", "NewtonFool"), AttackProperties("minimal-norm", "l2", targeted=False)),
+    "CarliniL2Method": AttackProperties("minimal-norm", "l2"),
+    "CarliniLInfMethod": AttackProperties("minimal-norm", "linf"),
+    "CarliniL0Method": AttackProperties("minimal-norm", "l0"),
+    "ZooAttack": AttackProperties("minimal-norm", "l2", access="scores"),
+    **dict.fromkeys(("BoundaryAttack", "HopSkipJump"), AttackProperties("minimal-norm", "l2", access="decisions")),
 }
 
 
@@ -101,7 +101,7 @@ def attacks() -> dict[str, Any]:
     return {name: getattr(LIBRARY, name) for name in KINDS if hasattr(LIBRARY, name)}
 
 
-def kind(make: Any, settings: dict[str, Any]) -> ForeignKind:
+def kind(make: Any, settings: dict[str, Any]) -> AttackProperties:
     return KINDS[make.__name__]
 
 

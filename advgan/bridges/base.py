@@ -18,7 +18,7 @@ Call = Callable[[Tensor, Tensor, Tensor | None], Any]  # x (n, c, h, w), y (n,),
 
 
 @dataclass(frozen=True)
-class ForeignKind:
+class AttackProperties:
     """Properties of an attack in another library, as in `advgan.attacks.Attack`."""
 
     kind: AttackKind

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from advgan.attacks.registry import AttackerAccess
-from advgan.bridges.base import Call, ForeignKind, parameters
+from advgan.bridges.base import AttackProperties, Call, parameters
 from advgan.core.errors import InputError
 from advgan.core.optional import require_package
 from advgan.core.threat_model import Threat
@@ -81,12 +81,12 @@ def attacks() -> dict[str, Any]:
     return {name: make for name, make in concrete.items() if make.__name__ not in EXCLUDED}
 
 
-def kind(make: Any, settings: dict[str, Any]) -> ForeignKind:
+def kind(make: Any, settings: dict[str, Any]) -> AttackProperties:
     module, known = make.__module__.rpartition(".")[2], parameters(make)
     access = "nothing" if module == "additive_noise" and "repeats" not in known else ACCESS.get(module, "gradients")
     norm = None if "distance" in known else _norm(make(**settings))
     protocol = "bounded" if issubclass(make, FixedEpsilon) else "minimal-norm"
-    return ForeignKind(protocol, norm, module not in UNTARGETED, access)  # type: ignore[arg-type]
+    return AttackProperties(protocol, norm, module not in UNTARGETED, access)  # type: ignore[arg-type]
 
 
 def build(make: Any, settings: dict[str, Any], model: nn.Module, x: Tensor, threat: Threat, seed: int) -> Call:

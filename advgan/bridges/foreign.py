@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from advgan.attacks.common import check_images, frozen_eval
 from advgan.attacks.registry import LIBRARIES, Attack
-from advgan.bridges.base import Call, ForeignKind, read_settings
+from advgan.bridges.base import AttackProperties, Call, read_settings
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 
@@ -51,7 +51,7 @@ def attack(name: str, settings: dict[str, Any]) -> Attack:
 class ForeignAttack:
     """An attack function for `Attack.run`; the library's object is built at the first images, and cached."""
 
-    def __init__(self, name: str, settings: dict[str, Any], kind: ForeignKind) -> None:
+    def __init__(self, name: str, settings: dict[str, Any], kind: AttackProperties) -> None:
         self.name, self.settings, self.kind = name, settings, kind
         self.built: dict[tuple[Any, ...], Call] = {}
 
@@ -126,11 +126,11 @@ def _as_input_error(name: str) -> Iterator[None]:
         raise InputError(f"attack {name} cannot be built: {reason}") from error
 
 
-def _kind(name: str, settings: dict[str, Any]) -> ForeignKind:
+def _kind(name: str, settings: dict[str, Any]) -> AttackProperties:
     library, _, attack_name = name.partition(":")
     module = _bridge(library)
     with _as_input_error(name):
-        kind: ForeignKind = module.kind(module.attacks()[attack_name], settings)
+        kind: AttackProperties = module.kind(module.attacks()[attack_name], settings)
     return kind
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from advgan.attacks.registry import AttackerAccess
-from advgan.bridges.base import Call, ForeignKind, num_classes, parameters
+from advgan.bridges.base import AttackProperties, Call, num_classes, parameters
 from advgan.core.errors import InputError
 from advgan.core.optional import require_package
 from advgan.core.threat_model import Threat
@@ -63,11 +63,11 @@ def attacks() -> dict[str, Any]:
     return {name: make for name, make in classes.items() if _distance(make)}
 
 
-def kind(make: Any, settings: dict[str, Any]) -> ForeignKind:
+def kind(make: Any, settings: dict[str, Any]) -> AttackProperties:
     modes = make(nn.PReLU(), **settings).supported_mode  # an attribute of instances
     known, access = parameters(make), ACCESS.get(make.__name__, "gradients")
     protocol, norm = "bounded" if "eps" in known else "minimal-norm", None if "norm" in known else _distance(make)
-    return ForeignKind(protocol, norm, "targeted" in modes, access)  # type: ignore[arg-type]
+    return AttackProperties(protocol, norm, "targeted" in modes, access)  # type: ignore[arg-type]
 
 
 def build(make: Any, settings: dict[str, Any], model: nn.Module, x: Tensor, threat: Threat, seed: int) -> Call:

@@ -25,7 +25,7 @@ def prepare_model_and_data(model: Any, data: Data) -> tuple[nn.Module, Data]:
     undefended = unwrap(model)
     data = relabel(data, *class_info(model))
     if isinstance(model, BlackBox):
-        if model.budget is None:  # each of its outputs is checked; these queries test for dependence on the batch
+        if model.max_queries is None:  # each of its outputs is checked; these queries test for dependence on the batch
             check_batch_of(model.query, next(data.validation.first(4).batches(4))[0], model.name)
         return model, data
     x, y = next(data.validation.first(NORMALISATION_IMAGES).batches(NORMALISATION_IMAGES))

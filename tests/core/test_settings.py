@@ -58,7 +58,7 @@ def test_flags_override_recipe_and_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("xyzzy: 1", "sets 'xyzzy', expected some of"),
+        ("xyzzy: 1", "sets 'xyzzy', expected one of"),
         ("epsilon: 1", "sets 'epsilon'; did you mean eps"),
         ("- 1", "must be a mapping"),
         ("", "must be a mapping"),
