@@ -1,1 +1,1 @@
-"""Speed beside other libraries, in paired rounds of one run."""
+"""Speed compared with other libraries, in paired rounds of one run."""

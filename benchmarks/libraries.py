@@ -1,6 +1,6 @@
-"""The same attacks in other libraries, set up for the same work: what `benchmarks/speed.py` races against.
+"""The same attacks in other libraries, with the same settings, for `benchmarks/speed.py`.
 
-Each is called in the cheapest way its public interface has (by advgan/bridges, where that knows the library). Within
+Each is called in the cheapest way of its public interface (by advgan/bridges, where there is a bridge). Within
 the ball of radius eps: fgsm; ifgsm, 10 steps of eps/10; pgd, 40 steps of eps/30 from a random start. And deepfool in
 l2, at most 50 steps, overshoot 0.02. Of one library also pgd10, 10 steps of eps/4.
 """
@@ -20,23 +20,23 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 
 Attacks = dict[str, AttackFn]  # section of the benchmark -> (x, y) -> x_adv
-Make = Callable[[nn.Module, Threat, int | None], Attacks]  # model, ball, class that is aimed at
+AttackFactory = Callable[[nn.Module, Threat, int | None], Attacks]  # model, ball, target class
 
 
-def bound(model: nn.Module, threat: Threat, y_target: int | None, **words: str) -> Attacks:
-    """Those of the attacks, by section, that can keep to the ball and aim."""
-    found: Attacks = {}
-    for section, spec in {section: parse_attack(text) for section, text in words.items()}.items():
+def make_bounded_attacks(model: nn.Module, threat: Threat, y_target: int | None, **specs: str) -> Attacks:
+    """The attacks, by section, that support the ball and the target class."""
+    attacks: Attacks = {}
+    for section, spec in {section: parse_attack(text) for section, text in specs.items()}.items():
         try:
-            found[section] = make_attack(spec, model, threat, y_target)
+            attacks[section] = make_attack(spec, model, threat, y_target)
         except InputError:
             continue
-    return found
+    return attacks
 
 
 def foolbox(model: nn.Module, threat: Threat, y_target: int | None) -> Attacks:
     norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
-    return bound(
+    return make_bounded_attacks(
         *(model, threat, y_target),
         fgsm=f"foolbox:{norm}FastGradientAttack",
         ifgsm=f"foolbox:{norm}BasicIterativeAttack:rel_stepsize=1/10:steps=10",
@@ -46,7 +46,7 @@ def foolbox(model: nn.Module, threat: Threat, y_target: int | None) -> Attacks:
 
 
 def torchattacks(model: nn.Module, threat: Threat, y_target: int | None) -> Attacks:
-    return bound(
+    return make_bounded_attacks(
         *(model, threat, y_target),
         fgsm="torchattacks:FGSM",
         ifgsm=f"torchattacks:BIM:alpha={threat.eps / 10!r}:steps=10",
@@ -57,7 +57,7 @@ def torchattacks(model: nn.Module, threat: Threat, y_target: int | None) -> Atta
 
 
 def art(model: nn.Module, threat: Threat, y_target: int | None) -> Attacks:
-    return bound(
+    return make_bounded_attacks(
         *(model, threat, y_target),
         fgsm="art:FastGradientMethod",
         ifgsm=f"art:BasicIterativeMethod:eps_step={threat.eps / 10!r}:max_iter=10",
@@ -67,48 +67,48 @@ def art(model: nn.Module, threat: Threat, y_target: int | None) -> Attacks:
 
 
 def adv_lib(model: nn.Module, threat: Threat, y_target: int | None) -> Attacks:
-    # To import it takes the plotting client visdom, for a logger that no attack here is given. visdom cannot be built
-    # with setuptools 82 or newer: where it is missing, an empty module stands in.
+    # Its import needs the plotting client visdom, for a logger that is not used here. visdom cannot be built with
+    # setuptools 82 or newer: an empty module replaces a missing one.
     try:
         import_module("visdom")
     except ImportError:
         sys.modules["visdom"] = ModuleType("visdom")
     pgd = import_module("adv_lib.attacks.projected_gradient_descent").pgd_linf
     deepfool = import_module("adv_lib.attacks.deepfool").df
-    found: Attacks = {"deepfool": lambda x, y: deepfool(model, x, y, steps=50, overshoot=0.02)}
+    attacks: Attacks = {"deepfool": lambda x, y: deepfool(model, x, y, steps=50, overshoot=0.02)}
     if threat.norm == "linf":
-        found["pgd"] = lambda x, y: pgd(model, x, y, ε=threat.eps, steps=40, relative_step_size=1 / 30)
-    return found if y_target is None else {}
+        attacks["pgd"] = lambda x, y: pgd(model, x, y, ε=threat.eps, steps=40, relative_step_size=1 / 30)
+    return attacks if y_target is None else {}
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A library: what makes its attacks, its name as a distribution, and how to get it."""
+class Library:
+    """A library: the factory of its attacks, the name of its distribution, and the command that installs it."""
 
-    make: Make
+    factory: AttackFactory
     distribution: str
     command: str = "pip install -e '.[bridges]'"
 
 
-PEERS: dict[str, Peer] = {
-    "foolbox": Peer(foolbox, "foolbox"),
-    "torchattacks": Peer(torchattacks, "torchattacks"),
-    "art": Peer(art, "adversarial-robustness-toolbox"),
-    "adv-lib": Peer(adv_lib, "adv-lib", "pip install --no-deps adv-lib"),
+LIBRARIES: dict[str, Library] = {
+    "foolbox": Library(foolbox, "foolbox"),
+    "torchattacks": Library(torchattacks, "torchattacks"),
+    "art": Library(art, "adversarial-robustness-toolbox"),
+    "adv-lib": Library(adv_lib, "adv-lib", "pip install --no-deps adv-lib"),
 }
 
 
-def invite(
+def load_attacks(
     names: list[str], section: str, model: nn.Module, threat: Threat, y_target: int | None = None
 ) -> tuple[Attacks, dict[str, str]]:
-    """The peers that can take part in a section, "name version" -> attack, and those that cannot, -> why."""
+    """The attacks of a section by library, "name version" -> attack, and the libraries without one, -> reason."""
     present: Attacks = {}
     absent: dict[str, str] = {}
     for name in names:
-        peer = PEERS[name]
+        peer = LIBRARIES[name]
         try:
             title = f"{name} {metadata.version(peer.distribution)}"
-            attacks = peer.make(model, threat, y_target)
+            attacks = peer.factory(model, threat, y_target)
         except metadata.PackageNotFoundError:
             absent[name] = f"not installed: {peer.command}"
         except Exception as error:  # another library may fail at anything

@@ -1,4 +1,4 @@
-"""How fast are the attacks? Ours against those of other libraries, the generator against ours and theirs, and more.
+"""Speed of the attacks, compared with those of other libraries; of a generator, compared with attacks; and more.
 
 python benchmarks/speed.py --dataset mnist --target mnist-c --target-weights RUN --generator RUN
 python benchmarks/speed.py --sections ifgsm pgd --peers foolbox --rounds 5
@@ -7,10 +7,10 @@ python benchmarks/speed.py --sections compile processes import          training
 python benchmarks/speed.py --sections generator --peers torchattacks --dataset folder --data-dir CIFAR10 \
     --target cifar-resnet32 --target-weights FILE --generator RUN --batch-sizes 100 500
 
-All sides of a section do the same work with the same threads, in turn, round after round: a ratio is taken within its
-round, so that a machine whose speed drifts changes both sides alike. Attacks are given the same images of the same
-target in batches of each size, and compared at the one that each does better with. Success and norms stand beside the
-time, so that a faster but weaker attack shows. A library that is not installed is left out, and said to be.
+All contenders of a section do the same work with the same threads, in turn, round after round; ratios are taken within
+a round, so that a drifting speed of the machine changes both times alike. Attacks get the same images and target in
+batches of each size, and are compared at their better batch size. Success and norms show a faster but weaker attack. A
+library that is not installed is listed as skipped.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ from advgan.evaluation import environment, predict
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.evaluation.metrics import clean_records
 from advgan.models.generator import Generator
-from advgan.report.progress import cell_progress
-from benchmarks.libraries import PEERS
-from benchmarks.race import Bench, Row
-from benchmarks.sections.attacks import against_peers, one_pass
+from advgan.report.progress import result_progress
+from benchmarks.libraries import LIBRARIES
+from benchmarks.sections.attacks import against_libraries, one_pass
 from benchmarks.sections.exported import exported
 from benchmarks.sections.imports import imports
 from benchmarks.sections.large import large
 from benchmarks.sections.overhead import overhead
 from benchmarks.sections.training_steps import compile_models, processes
 from benchmarks.tables import NOTE, markdown, table
+from benchmarks.timing import BenchmarkRow, BenchmarkSetup
 
-# Of the target, its images and the generator; all of them, if none is asked for.
+# Sections of the target, its images and the generator: the default.
 SECTIONS = {
     "fgsm": "FGSM",
     "ifgsm": "I-FGSM, 10 steps of eps/10",
     "pgd": "PGD, 40 steps of eps/30 from a random start",
     "deepfool": "DeepFool, l2",
-    "overhead": "What the harness adds to an attack, beyond one forward pass that verifies",
+    "overhead": "Overhead of the evaluation, beyond one verifying forward pass",
     "generator": "One pass of the generator",
 }
-# Of networks of their own, and the generator's export: title, and what times them.
-APART: dict[str, tuple[str, Callable[[Bench, Generator | None], list[Row]]]] = {
+# Sections with networks of their own, and of the export: title and function.
+SELF_CONTAINED: dict[str, tuple[str, Callable[[BenchmarkSetup, Generator | None], list[BenchmarkRow]]]] = {
     "onnx": ("The exported generator in onnxruntime and in PyTorch", exported),
     "large": ("One pass at 224 x 224 against ten steps on a ResNet-50, random weights", large),
     "compile": ("Training steps of train/advgan.py with and without --compile", compile_models),
@@ -83,39 +83,41 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Settings(TargetSettings, DataSettings):
-    """What is timed, on which images."""
+    """Sections, target, images and limits."""
 
     generator: Path | None = None
-    """A generator's folder, or the run that holds it, for the section of that name: there all have its ball and aim"""
+    """Folder of a generator, or its run, for section generator: all attacks there have its ball and target class"""
     sections: tuple[str, ...] = ()
-    """Some of fgsm ifgsm pgd deepfool overhead generator, which () is all of; or of onnx large compile processes
-    import, which are asked for by name"""
+    """Sections: fgsm ifgsm pgd deepfool overhead generator ((): all these), or onnx large compile processes import"""
     peers: tuple[str, ...] = ()
-    """Some of foolbox torchattacks art adv-lib, or none; () is all of them"""
+    """Libraries: some of foolbox torchattacks art adv-lib, or none; (): all of them"""
     eps: Real = 0.3
     """Radius of the linf ball, like 0.3 or 8/255"""
     images: int = 500
-    """Test images that each side attacks in each round"""
+    """Number of test images"""
     batch_sizes: tuple[int, ...] = (100, 500)
-    """Images an attack is given at once; each side is compared at its better one"""
+    """Batch sizes; each attack is compared at its better one"""
     rounds: int = 10
-    """Times each side is timed, in turn with the others"""
+    """Number of timed rounds"""
     budget: float = 600.0
-    """Seconds for a section, shared among its sides: one that has used up its part is timed no more, but once it is"""
+    """Seconds for a section, shared among its contenders, each of which is timed at least once"""
     threads: int | None = None
-    """CPU threads; None takes all cores"""
+    """CPU threads; None: all cores"""
     output_dir: Path | None = None
-    """Where speed.json and speed.md go; None writes none"""
+    """Directory of speed.json and speed.md; None: no files"""
 
 
 def main(settings: Settings) -> None:
     check(settings)
     spec = parse_classifier(settings.target, settings.target_weights, default=CLASSIFIER)
-    threat, sections = Threat("linf", settings.eps), chosen("section", settings.sections, SECTIONS, APART)
-    peers = [] if settings.peers == ("none",) else chosen("peer", settings.peers, PEERS)
-    needy = [name for name in sections if name in ("generator", "onnx")]
-    if settings.sections and needy and settings.generator is None:
-        raise InputError(f"section {needy[0]} times a trained generator, expected --generator DIR, got none")
+    threat, sections = (
+        Threat("linf", settings.eps),
+        select_names("section", settings.sections, SECTIONS, SELF_CONTAINED),
+    )
+    peers = [] if settings.peers == ("none",) else select_names("peer", settings.peers, LIBRARIES)
+    need_generator = [name for name in sections if name in ("generator", "onnx")]
+    if settings.sections and need_generator and settings.generator is None:
+        raise InputError(f"section {need_generator[0]} times a trained generator, expected --generator DIR, got none")
     generator = (
         None
         if settings.generator is None
@@ -129,41 +131,46 @@ def main(settings: Settings) -> None:
     model = target.to(device).eval().requires_grad_(False)
     sizes = sorted({min(size, len(x)) for size in settings.batch_sizes})
     x, y, logits = x.to(device), y.to(device), predict(model, x)
-    bench = Bench(model, x, y, logits, sizes, settings.rounds, settings.budget)
-    check_images_left(bench, None)
+    setup = BenchmarkSetup(model, x, y, logits, sizes, settings.rounds, settings.budget)
+    check_images_left(setup, None)
     if generator is not None:
         check_class(generator.y_target, data.num_classes)
-        check_images_left(bench, generator.y_target)
-        generator.to(device).perturb(bench.x[:1])  # what it cannot take, it says now
+        check_images_left(setup, generator.y_target)
+        generator.to(device).perturb(setup.x[:1])  # fail early on incompatible images
     if settings.output_dir is not None:
         training.prepare_output_dir(settings.output_dir, "benchmark", resume=False, overwrite=True)
         write_settings(settings, settings.output_dir)
 
-    rows: list[Row] = []
-    with cell_progress(len(sections)) as begin:
+    rows: list[BenchmarkRow] = []
+    with result_progress(len(sections)) as start_section:
         for section in sections:
-            watched = replace(bench, advance=partial(begin(section, None), 1))
-            if section in APART:
-                found = APART[section][1](watched, generator)
+            section_setup = replace(setup, advance=partial(start_section(section, None), 1))
+            if section in SELF_CONTAINED:
+                section_rows = SELF_CONTAINED[section][1](section_setup, generator)
             elif section == "overhead":
-                found = overhead(watched, threat)
+                section_rows = overhead(section_setup, threat)
             elif section == "generator":
-                found = one_pass(watched, generator, peers)
+                section_rows = one_pass(section_setup, generator, peers)
             else:
-                found = against_peers(section, watched, threat, peers)
-            rows += [{"section": section, "threat": ball(section, threat, generator), **row} for row in found]
-            if settings.output_dir is not None:  # a benchmark that is killed keeps what it has
+                section_rows = against_libraries(section, section_setup, threat, peers)
+            rows += [
+                {"section": section, "threat": threat_text(section, threat, generator), **row} for row in section_rows
+            ]
+            if settings.output_dir is not None:  # a killed benchmark keeps its results so far
                 atomic_write(settings.output_dir / "speed.json", json.dumps({"rows": rows}, indent=2) + "\n")
 
-    about = {
+    description = {
         **{"name": spec.name, "weights": str(spec.weights or "its own"), "defense": spec.defense},
         **{"sha256": fingerprint(model), "dataset": settings.dataset},
     }
-    show({"environment": environment(settings), "target": about, "images": len(x), "rows": rows}, settings.output_dir)
+    show(
+        {"environment": environment(settings), "target": description, "images": len(x), "rows": rows},
+        settings.output_dir,
+    )
 
 
 def check(settings: Settings) -> None:
-    """Raise InputError for settings that cannot be, before any work."""
+    """Raise InputError for invalid settings, before any work."""
     if min(settings.images, settings.rounds) < 1 or not settings.budget > 0:
         got = f"{settings.images}, {settings.rounds} and {settings.budget:g}"
         raise InputError(f"images and rounds must be at least 1 and budget positive, got {got}")
@@ -171,46 +178,48 @@ def check(settings: Settings) -> None:
         raise InputError(f"batch_sizes must be one number or more, each at least 1, got {settings.batch_sizes}")
 
 
-def chosen(kind: str, asked: tuple[str, ...], known: Collection[str], more: Collection[str] = ()) -> list[str]:
-    """The names asked for, with spaces or commas between, or all that are `known`. Raises InputError for others."""
-    names = list(dict.fromkeys(" ".join(asked).replace(",", " ").split()))
-    if unknown := [name for name in names if name not in (*known, *more)]:
-        raise InputError(f"unknown {kind} {unknown[0]!r}, expected some of {', '.join([*known, *more])}")
-    return names or list(known)
+def select_names(
+    kind: str, requested: tuple[str, ...], defaults: Collection[str], extra: Collection[str] = ()
+) -> list[str]:
+    """The requested names, with spaces or commas between, or the `defaults`. Raises InputError for unknown ones."""
+    names = list(dict.fromkeys(" ".join(requested).replace(",", " ").split()))
+    if unknown := [name for name in names if name not in (*defaults, *extra)]:
+        raise InputError(f"unknown {kind} {unknown[0]!r}, expected some of {', '.join([*defaults, *extra])}")
+    return names or list(defaults)
 
 
-def check_images_left(bench: Bench, y_target: int | None) -> None:
+def check_images_left(setup: BenchmarkSetup, y_target: int | None) -> None:
     """Raise InputError unless the target classifies an image correctly that is not of class `y_target` already."""
-    if not clean_records(bench.logits, bench.y.cpu(), y_target)["counts"].any():
+    if not clean_records(setup.logits, setup.y.cpu(), y_target)["counts"].any():
         other = "" if y_target is None else f" that are not of class {y_target}"
-        raise InputError(f"nothing to attack: the target classifies none of {len(bench.x)} images correctly{other}")
+        raise InputError(f"nothing to attack: the target classifies none of {len(setup.x)} images correctly{other}")
 
 
-def ball(section: str, threat: Threat, generator: Generator | None) -> str:
-    """What a section's attacks had to keep to, in words."""
-    if section in APART:
+def threat_text(section: str, threat: Threat, generator: Generator | None) -> str:
+    """The threat model of a section, as text."""
+    if section in SELF_CONTAINED:
         return ""
     if section == "deepfool":
         return "any distance"
     if section != "generator" or generator is None:
         return f"{threat.norm} eps {eps_text(threat.eps)}"
-    aim = "" if generator.y_target is None else f" toward class {generator.y_target}"
-    return f"{generator.threat.norm} eps {eps_text(generator.threat.eps)}{aim}"
+    toward = "" if generator.y_target is None else f" toward class {generator.y_target}"
+    return f"{generator.threat.norm} eps {eps_text(generator.threat.eps)}{toward}"
 
 
 def show(results: dict[str, Any], output_dir: Path | None) -> None:
     """Print a table per section, and write them with all times to `output_dir`."""
     target, env = results["target"]["name"], results["environment"]
-    on = f"{target}, {results['images']} images, {env['gpu'] or env['cpu']}, {env['threads']} threads"
+    context = f"{target}, {results['images']} images, {env['gpu'] or env['cpu']}, {env['threads']} threads"
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    text = [f"# Speed: {on}", ""]
+    text = [f"# Speed: {context}", ""]
     for section in dict.fromkeys(row["section"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["section"] == section]
-        if section in APART:
-            title, whose = APART[section][0], f"{env['gpu'] or env['cpu']}, {env['threads']} threads"
+        if section in SELF_CONTAINED:
+            title, subject = SELF_CONTAINED[section][0], f"{env['gpu'] or env['cpu']}, {env['threads']} threads"
         else:
-            title, whose = f"{SECTIONS[section]}: {rows[0]['threat']}", on
-        console.print(table(f"{title}, {whose}", rows))
+            title, subject = f"{SECTIONS[section]}: {rows[0]['threat']}", context
+        console.print(table(f"{title}, {subject}", rows))
         text.append(markdown(title, rows))
     console.print(NOTE, style="dim")
     if output_dir is not None:

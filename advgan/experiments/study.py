@@ -25,7 +25,7 @@ from advgan.evaluation.compatibility import is_black_box
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets
 from advgan.evaluation.result_cache import distribute
 from advgan.experiments.settings import StudySettings
-from advgan.report.progress import Begin, cell_progress
+from advgan.report.progress import StartResult, result_progress
 from advgan.report.study import StudyReport
 
 
@@ -180,9 +180,9 @@ class Study:
         return self._caches[n]
 
     @contextmanager
-    def progress(self, total: int) -> Iterator[Begin]:
+    def progress(self, total: int) -> Iterator[StartResult]:
         """A block with a progress bar for `total` results."""
-        with cell_progress(total, silent=not self.is_main) as self.begin:
+        with result_progress(total, silent=not self.is_main) as self.begin:
             yield self.begin
 
     def run(self, points: Sequence[GridPoint]) -> list[Result]:
@@ -215,7 +215,7 @@ class Study:
     def write_report(self, report: StudyReport, total: int | None = None) -> None:
         """Write the report and print it."""
         report.write(self.settings.output_dir)
-        report.print(self.settings.output_dir, kept=self.cache_hits, total=total)
+        report.print(self.settings.output_dir, cache_hits=self.cache_hits, total=total)
 
     @property
     def x(self) -> Tensor:

@@ -1,1 +1,1 @@
-"""What people look at: tables, galleries, TensorBoard runs, model cards."""
+"""Reports: tables, figures, galleries, HTML, LaTeX, TensorBoard."""

@@ -14,7 +14,7 @@ from advgan.evaluation.evaluate import Result
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, drawn: `image` (height, width, 3) uint8, with a title and a caption."""
+    """A rendered figure: `image` (height, width, 3) uint8, with a title and a caption."""
 
     title: str
     caption: str
@@ -23,7 +23,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a report shows.
+    """The content of a report.
 
     summary    results.json
     results    one per row of it: its records per image, and adversarial examples of the first images
@@ -39,8 +39,8 @@ class Comparison:
     def groups(self) -> list[tuple[Group, list[Result]]]:
         """The results with metrics, group by group: by target, norm, eps and class."""
 
-        def place(item: tuple[Group, list[Result]]) -> tuple[str, str, float, int]:
-            target, norm, eps, aim = item[0]
-            return target, norm, eps, -1 if aim is None else aim
+        def sort_key(item: tuple[Group, list[Result]]) -> tuple[str, str, float, int]:
+            target, norm, eps, y_target = item[0]
+            return target, norm, eps, -1 if y_target is None else y_target
 
-        return sorted(groups(self.results).items(), key=place)
+        return sorted(groups(self.results).items(), key=sort_key)

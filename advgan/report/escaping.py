@@ -15,10 +15,10 @@ from advgan.core.terminal import printable
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run what begins so (OWASP, "CSV Injection")
 
 
-def csv_text(heads: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+def csv_text(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """A CSV file's text; None is an empty cell. Formulas of spreadsheets are prefixed with a quote."""
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([[_cell(value) for value in line] for line in [heads, *lines]])
+    csv.writer(file, lineterminator="\n").writerows([[_cell(value) for value in row] for row in [headers, *rows]])
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""A comparison on disk: results.json and tables of numbers for programs, reports and TensorBoard for people."""
+"""The files of a comparison: results.json and CSV tables, reports and TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from advgan.report.tensorboard import write_comparison
 
 
 def write_report(directory: Path, comparison: Comparison) -> None:
-    """Write all forms of a comparison to `directory`, each aside and renamed, in place of what stood there.
+    """Write all forms of a comparison to `directory` atomically, replacing earlier ones.
 
     figures/          a PNG per figure
     records/          a CSV per result, a line per image
     logs/compare/     for TensorBoard
     report.md, report.tex, report.html, results.csv (a line per row)
-    results.json      last, so that it speaks for the rest
+    results.json      last: it marks a complete report
 
     Raises ValueError, before anything is written, if the summary holds what JSON cannot: NaN or infinity.
     """
@@ -42,11 +42,11 @@ def write_report(directory: Path, comparison: Comparison) -> None:
     page = html(comparison, plots)
 
     def write_records(folder: Path) -> None:
-        done = [result for result in comparison.results if result.records]
-        for name, result in zip(file_names(map(_cell_name, done)), done, strict=True):
+        evaluated = [result for result in comparison.results if result.records]
+        for name, result in zip(file_names(map(_result_name, evaluated)), evaluated, strict=True):
             (folder / f"{name}.csv").write_text(csv_text(["id", *result.records], _record_lines(result)))
 
-    (directory / "results.json").unlink(missing_ok=True)  # until the rest is there, it would speak for other files
+    (directory / "results.json").unlink(missing_ok=True)  # it must not describe other files
     by_file = {f"{files[name]}.png": plot for name, plot in plots.items()}
     atomic_write_dir(directory / "figures", partial(write_figures, by_file))
     atomic_write_dir(directory / "records", write_records)
@@ -63,31 +63,31 @@ def report(summary: Summary, plots: Mapping[str, Plot], files: Mapping[str, str]
     attacked = in_markdown(", ".join(target["label"] for target in summary["targets"]))
     head = heading(f"Attacks on {attacked} ({summary['target']['dataset']})", summary)
     head += [*(f"- {in_markdown(sentence)}" for sentence in unfinished_trainings(summary)), ""]
-    shown = [line for name, each in plots.items() for line in figure(each, f"figures/{files[name]}.png")]
+    shown = [line for name, plot in plots.items() for line in figure(plot, f"figures/{files[name]}.png")]
     return "\n".join([*head, markdown(summary), *(["## Figures", ""] if shown else []), *shown])
 
 
 def file_names(labels: Iterable[str]) -> list[str]:
-    """A name for each label that every file system takes, and no other label has."""
-    found: list[str] = []
+    """A unique name for each label, valid on every file system."""
+    names: list[str] = []
     for label in labels:
         name = stem = re.sub(r"[^A-Za-z0-9.=_]+", "-", label)[:150].strip("-.") or "unnamed"
-        count, taken = 1, {other.lower() for other in found}
+        count, taken = 1, {other.lower() for other in names}
         while name.lower() in taken:
             count += 1
             name = f"{stem}-{count}"
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
-def _cell_name(result: Result) -> str:
+def _result_name(result: Result) -> str:
     row = result.row
-    aim = "" if row["y_target"] is None else f"_toward-{row['y_target']}"
-    return f"{row['target']}_{row['attack']}_{row['norm']}_{eps_text(row['eps'])}{aim}_seed-{row['seed']}"
+    toward = "" if row["y_target"] is None else f"_toward-{row['y_target']}"
+    return f"{row['target']}_{row['attack']}_{row['norm']}_{eps_text(row['eps'])}{toward}_seed-{row['seed']}"
 
 
 def _record_lines(result: Result) -> Iterable[Iterable[Any]]:
-    """A line per image of the test set: its number, and what was recorded of it."""
+    """A line per image of the test set: its index, and its records."""
     columns = [column.numpy() for column in result.records.values()]
     return ([i, *line] for i, line in enumerate(zip(*columns, strict=True)))
 

@@ -109,8 +109,8 @@ def prediction_text(predictions: Predictions, i: int, classes: Sequence[str] | N
 def magnifications(largest: float) -> tuple[int, ...]:
     """Factors by which to enlarge perturbations whose largest value is `largest`.
 
-    ×10 and ×50 for changes up to 0.05: the first shows how large, the second where. Larger ones by the most of 1, 2
-    and 5 that keeps colours on their scale, which ends at half of the pixel range.
+    ×10 and ×50 for changes up to 0.05: the first shows their size, the second their place. Larger ones by the largest
+    of 1, 2 and 5 that keeps colours within their scale, which ends at half of the pixel range.
     """
     if largest <= 0.0501:
         return 10, 50

@@ -16,13 +16,15 @@ from advgan.report.comparison import Comparison
 from advgan.report.gallery import difference, magnifications, rgb
 from advgan.report.sections import threat_text
 
-BUDGET = 2_500_000  # characters for all galleries together: as many images of each as fit
-SMALL = 96  # images up to so many pixels a side are kept bit by bit and shown as pixels; larger ones become JPEG
+MAX_CHARACTERS = 2_500_000  # of all galleries together; limits the number of images
+MAX_PIXELATED_SIZE = (
+    96  # images up to so many pixels a side are kept bit by bit and shown as pixels; larger ones become JPEG
+)
 
 
 def galleries(comparison: Comparison) -> list[dict[str, Any]]:
     """A gallery per result with images; all show the same first images, as many as fit BUDGET."""
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     clean = [data_uri(_pixels(rgb(image))) for image in comparison.x]
     for place, (_, results) in enumerate(comparison.groups()):
         runs = Counter(result.row["attack"] for result in results)
@@ -32,35 +34,35 @@ def galleries(comparison: Comparison) -> list[dict[str, Any]]:
                     f", seed {result.row['seed']}" if runs[result.row["attack"]] > 1 else ""
                 )
                 gallery = _gallery(comparison, result, clean)
-                found.append({"id": f"gallery-{len(found)}", "place": place, "label": label, **gallery})
-    room = BUDGET
-    for shown, column in enumerate(zip(*(gallery["images"] for gallery in found), strict=False)):
-        room -= sum(len(source) for image in column for source, _ in image["sources"])
-        if room < 0 and shown:
-            for gallery in found:
+                entries.append({"id": f"gallery-{len(entries)}", "place": place, "label": label, **gallery})
+    remaining = MAX_CHARACTERS
+    for shown, column in enumerate(zip(*(gallery["images"] for gallery in entries), strict=False)):
+        remaining -= sum(len(source) for image in column for source, _ in image["sources"])
+        if remaining < 0 and shown:
+            for gallery in entries:
                 del gallery["images"][shown:]
             break
-    return found
+    return entries
 
 
-def opening(found: list[dict[str, Any]]) -> tuple[int, int]:
+def initial_pair(entries: list[dict[str, Any]]) -> tuple[int, int]:
     """Indices of the first two galleries: a generator, else the strongest attack, and noise in the same ball."""
-    if not found:
+    if not entries:
         return 0, 0
-    shown = max(found, key=lambda g: (g["access"] == "generator", g["asr"]))
-    same = [g for g in found if g["place"] == shown["place"] and g is not shown] or [shown]
-    other = max(same, key=lambda g: (g["access"] == "nothing", -g["asr"]))
-    return found.index(other), found.index(shown)
+    strongest = max(entries, key=lambda g: (g["access"] == "generator", g["asr"]))
+    comparable = [g for g in entries if g["place"] == strongest["place"] and g is not strongest] or [strongest]
+    reference = max(comparable, key=lambda g: (g["access"] == "nothing", -g["asr"]))
+    return entries.index(reference), entries.index(strongest)
 
 
 def _gallery(comparison: Comparison, result: Result, clean: list[str]) -> dict[str, Any]:
     """One result's; `clean` are the sources of the clean images."""
     row, delta = result.row, result.x_adv - comparison.x[: len(result.x_adv)]
     factor = magnifications(delta.abs().max().item())[0]
-    rate = f"{row['asr']:.1%} of {row['n_attacked']} images fooled"
+    rate = f"success on {row['asr']:.1%} of {row['n_attacked']} images"
     return {
         **{"group": threat_text(row), "access": row["access"], "asr": row["asr"]},
-        "told": f"{row['attack']}, {threat_text(row)}: {rate}; perturbation enlarged × {factor}",
+        "caption": f"{row['attack']}, {threat_text(row)}: {rate}; perturbation enlarged × {factor}",
         "images": [_image(comparison, result, i, clean[i], delta[i], factor) for i in range(len(delta))],
     }
 
@@ -71,11 +73,11 @@ def _image(comparison: Comparison, result: Result, i: int, clean: str, delta: Te
     names = comparison.classes
     before, after = names[int(records["clean_prediction"])], names[int(records["prediction"])]
     if records["success"]:
-        outcome, style = "fooled", "success"
+        outcome, style = "success", "success"
     elif records["fooled"]:
-        outcome, style = "fooled, but beyond eps", "held"
+        outcome, style = "success, but beyond eps", "failure"
     else:
-        outcome, style = ("not fooled" if records["counts"] else "not counted"), "held"
+        outcome, style = ("no success" if records["counts"] else "not eligible"), "failure"
     return {
         "label": names[int(records["label"])],
         "before": f"{before} {records['clean_confidence']:.2f}",
@@ -83,17 +85,17 @@ def _image(comparison: Comparison, result: Result, i: int, clean: str, delta: Te
         "outcome": outcome,
         "style": style,
         "sources": [
-            (clean, f"clean image, seen as {before}"),
+            (clean, f"clean image, prediction {before}"),
             (data_uri(_pixels(difference(delta, factor))), f"perturbation, {factor:g} times enlarged"),
-            (data_uri(_pixels(rgb(result.x_adv[i]))), f"attacked image, seen as {after}"),
+            (data_uri(_pixels(rgb(result.x_adv[i]))), f"adversarial image, prediction {after}"),
         ],
     }
 
 
 def data_uri(image: Image.Image) -> str:
-    """The image inside its own address: PNG, but JPEG for large ones in full colour."""
+    """The image as a data URI: PNG, but JPEG for large ones in colour."""
     file = io.BytesIO()
-    if image.mode == "RGB" and max(image.size) > SMALL:
+    if image.mode == "RGB" and max(image.size) > MAX_PIXELATED_SIZE:
         image.save(file, "JPEG", quality=88, subsampling=0)
         kind = "jpeg"
     else:

@@ -22,38 +22,38 @@ Summary = Mapping[str, Any]  # results.json, or the JSON file of a study
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text: `lines` in the order of the rows, `closing` lines below a rule, and a `note` under it.
+    """A table of text: `rows`, `summary_rows` below a rule, and a `note` under it.
 
-    failures   reasons why an attack has no metrics, by the number of its line
-    words      number of columns from the left that hold words: the others hold numbers
+    failures         reasons why an attack has no metrics, by the index of its row
+    n_text_columns   number of columns from the left that hold text: the others hold numbers
     """
 
     title: str
-    heads: list[str]
-    lines: list[list[str]]
+    headers: list[str]
+    rows: list[list[str]]
     note: str = ""
-    closing: list[list[str]] = field(default_factory=list)
+    summary_rows: list[list[str]] = field(default_factory=list)
     failures: dict[int, str] = field(default_factory=dict)
-    words: int = 1
+    n_text_columns: int = 1
 
     def grid(self, *, compact: bool = False) -> RichTable:
         """The cells for rich; `compact`: heads on two lines, numbers never wrapped."""
         table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1) if compact else (0, 1))
-        for j, head in enumerate(self.heads):
+        for j, head in enumerate(self.headers):
             text = in_rich(head).replace(" ", "\n", 1) if compact else in_rich(head)
-            number = j >= self.words
+            number = j >= self.n_text_columns
             table.add_column(text, justify="right" if number else "left", overflow="fold", no_wrap=compact and number)
-        for i, line in enumerate(self.lines):
-            last = i == len(self.lines) - 1 and bool(self.closing)
+        for i, line in enumerate(self.rows):
+            last = i == len(self.rows) - 1 and bool(self.summary_rows)
             table.add_row(*map(in_rich, line), style="red" if i in self.failures else None, end_section=last)
-        for line in self.closing:
+        for line in self.summary_rows:
             table.add_row(*map(in_rich, line), style="italic")
         return table
 
     def rich(self, *, compact: bool = False) -> Group:
         """Title, cells, failures and, unless `compact`, the note, for rich."""
         parts: list[RenderableType] = [Text(printable(self.title), style="bold"), self.grid(compact=compact)]
-        parts += [Text(printable(why), style="red") for why in self.failures.values()]
+        parts += [Text(printable(reason), style="red") for reason in self.failures.values()]
         return Group(*parts, *([] if compact else [Text(printable(self.note), style="dim")]), Text())
 
     def markdown(self) -> list[str]:
@@ -62,11 +62,11 @@ class Table:
         def line(cells: Iterable[str], form: str = "{}") -> str:
             return "| " + " | ".join(form.format(in_table(cell)) if cell else "" for cell in cells) + " |"
 
-        rule = "|" + "---|" * self.words + "---:|" * (len(self.heads) - self.words)
-        body = [*map(line, self.lines), *(line(cells, "*{}*") for cells in self.closing)]
-        failed = [f"- {in_markdown(why)}" for why in self.failures.values()]
+        rule = "|" + "---|" * self.n_text_columns + "---:|" * (len(self.headers) - self.n_text_columns)
+        body = [*map(line, self.rows), *(line(cells, "*{}*") for cells in self.summary_rows)]
+        failed = [f"- {in_markdown(reason)}" for reason in self.failures.values()]
         under = [*failed, *([""] if failed else []), *([in_markdown(self.note), ""] if self.note else [])]
-        return [f"### {in_markdown(self.title)}", "", line(self.heads), rule, *body, "", *under]
+        return [f"### {in_markdown(self.title)}", "", line(self.headers), rule, *body, "", *under]
 
 
 def heading(title: str, summary: Summary) -> list[str]:

@@ -1,4 +1,4 @@
-"""Progress of a long evaluation: one bar for all cells, one for the current cell."""
+"""Progress of a long evaluation: one bar for all results, one for the current result."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from rich.progress import (
 
 from advgan.report.escaping import in_rich
 
-Begin = Callable[[str, int | None], Callable[[int], None]]
+StartResult = Callable[[str, int | None], Callable[[int], None]]
 
 
 @contextmanager
-def cell_progress(cells: int, *, silent: bool = False) -> Iterator[Begin]:
-    """On stderr: `begin(name, images)` opens the next cell, and returns what is told of each batch of its images
-    (None: nobody knows how many). Of several processes all but one are `silent`.
+def result_progress(total: int, *, silent: bool = False) -> Iterator[StartResult]:
+    """On stderr: `start_result(name, images)` starts the next result (images None: unknown number), and returns a
+    function to be called with the number of images of each batch. Of several processes all but one are `silent`.
 
-    with cell_progress(len(plan)) as begin:
-        for cell in plan:
-            cells.run(..., progress=begin("fgsm on mnist-c", len(x)))
+    with result_progress(len(calls)) as start_result:
+        for call in calls:
+            cache.run(**call, progress=start_result("fgsm on mnist-c", len(x)))
     """
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn())
-    more = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *more, console=Console(stderr=True), disable=silent) as bar:
-        whole, begun = bar.add_task("in all", total=cells), 0
-        now: TaskID | None = None
+    time_columns = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *time_columns, console=Console(stderr=True), disable=silent) as bar:
+        overall_task, n_started = bar.add_task("total", total=total), 0
+        task: TaskID | None = None
 
-        def begin(name: str, images: int | None) -> Callable[[int], None]:
-            nonlocal now, begun
-            if now is not None:
-                bar.remove_task(now)
-            bar.update(whole, completed=begun)
-            now, begun = bar.add_task(in_rich(name), total=images), begun + 1
-            return partial(bar.advance, now)
+        def start_result(name: str, images: int | None) -> Callable[[int], None]:
+            nonlocal task, n_started
+            if task is not None:
+                bar.remove_task(task)
+            bar.update(overall_task, completed=n_started)
+            task, n_started = bar.add_task(in_rich(name), total=images), n_started + 1
+            return partial(bar.advance, task)
 
-        yield begin
-        bar.update(whole, completed=begun, total=begun)
+        yield start_result
+        bar.update(overall_task, completed=n_started, total=n_started)

@@ -37,9 +37,9 @@ class StudyReport:
     """Contents of NAME.json, NAME.md, NAME.csv, the figures, logs/NAME/ and, with `html`, NAME.html.
 
     summary   NAME.json; it has "environment" and "targets"
-    rows      results; those that failed are listed, the others are the tables' and figures' matter
-    tables    in the order of the page; the terminal shows the first `printed` of them (None: all)
-    figures   by file name, below a folder of their own or not; of `folders` those that may be empty
+    rows      results; failed ones are listed, the others are in tables and figures
+    tables    in their order on the page; the terminal shows the first `printed` of them (None: all)
+    figures   by file name, with or without a folder; `folders`: those that may be empty
     csv_rows  lines of NAME.csv, of which `columns` are written
     scalars   points in TensorBoard; points of one run follow each other
     intro     lines of Markdown below the heading; `notes` those below the tables, in TensorBoard under `notes_tag`
@@ -63,8 +63,8 @@ class StudyReport:
     printed_notes: Sequence[str] = ()
 
     def write(self, directory: Path) -> None:
-        """Write all files, each aside and renamed, the JSON file last. Raises ValueError, before anything is written,
-        for NaN or infinity in the summary."""
+        """Write all files atomically, the JSON file last. Raises ValueError, before anything is written, for NaN or
+        infinity in the summary."""
         text = json.dumps(self.summary, indent=2, allow_nan=False) + "\n"
         by_folder: dict[str, dict[str, Plot]] = {folder: {} for folder in self.folders}
         for file, plot in self.figures.items():
@@ -87,11 +87,11 @@ class StudyReport:
         parts = [*heading(self.title, self.summary), *self.intro, ""]
         parts += [line for table in self.tables for line in table.markdown()]
         parts += [*self.notes, *(f"- {line}" for line in failures(self.rows)), ""]
-        return "\n".join([*parts, *(line for file, each in self.figures.items() for line in figure(each, file))])
+        return "\n".join([*parts, *(line for file, plot in self.figures.items() for line in figure(plot, file))])
 
-    def print(self, directory: Path, *, kept: int, total: int | None = None) -> None:
-        """Print how many results an earlier call had `kept` (of `total`), tables, notes, failures, and where all is."""
-        print_kept(kept, total)
+    def print(self, directory: Path, *, cache_hits: int, total: int | None = None) -> None:
+        """Print the number of cached results (of `total`), tables, notes, failures, and the paths."""
+        print_cache_hits(cache_hits, total)
         console = Console() if sys.stdout.isatty() else Console(width=120)
         for table in self.tables[: self.printed]:
             console.print(table.rich())
@@ -101,8 +101,8 @@ class StudyReport:
             console.print(line, style="red", markup=False)
         forms = [".html"] * (self.html is not None) + [".md", ".csv", ".json"]
         print(f"report       {', '.join(str(directory / f'{self.name}{form}') for form in forms)}")
-        places = dict.fromkeys([file.partition("/")[0] for file in self.figures] + list(self.folders))
-        print(f"images       {', '.join(str(directory / place) for place in places)}")
+        paths = dict.fromkeys([file.partition("/")[0] for file in self.figures] + list(self.folders))
+        print(f"images       {', '.join(str(directory / place) for place in paths)}")
         print(f"look at it   {tensorboard_command(directory / 'logs')}")
 
     def _log(self, folder: Path) -> None:
@@ -115,11 +115,11 @@ class StudyReport:
         log_scalars(folder, self.scalars)
 
 
-def print_kept(kept: int, total: int | None = None) -> None:
-    """Print how many results an earlier call had kept, if any."""
-    if kept:
-        of = "" if total is None else f" of {total}"
-        print(f"{kept}{of} cells were kept from an earlier call (--fresh runs them again)")
+def print_cache_hits(cache_hits: int, total: int | None = None) -> None:
+    """Print the number of cached results, if any."""
+    if cache_hits:
+        total_text = "" if total is None else f" of {total}"
+        print(f"{cache_hits}{total_text} results are cached from an earlier run (--fresh computes them again)")
 
 
 def write_figures(figures: Mapping[str, Plot], folder: Path) -> None:

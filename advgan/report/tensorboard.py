@@ -20,76 +20,78 @@ from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.escaping import in_markdown
 from advgan.report.figures import with_caption
-from advgan.report.figures.cases import Case, cases, safe
-from advgan.report.table import SIGNS, markdown, plot, told
+from advgan.report.figures.plot_groups import PlotGroup, plot_groups, safe
+from advgan.report.table import SIGNS, describe_check, markdown, plot
 
-# What becomes a scalar, by the chapter of the custom layout in which it stands.
-CHAPTERS = {
+# Metrics that are scalars, by chapter of the custom layout.
+METRICS_BY_CHAPTER = {
     "Success and accuracy": ("asr", "robust_accuracy", "asr_8bit", "asr_any_norm"),
-    "Size of the changes": ("l2_median", "l2_mean", "linf_mean", "ssim_mean"),
+    "Norms and similarity": ("l2_median", "l2_mean", "linf_mean", "ssim_mean"),
     "Speed and cost": ("images_per_second", "forwards_per_image", "backwards_per_image"),
 }
-STEPS = 1000  # of eps 1: TensorBoard counts in whole steps
+STEPS_PER_EPS = 1000  # of eps 1: TensorBoard counts in whole steps
 ABOUT = f"""\
-**Images**: the cards stand in the order in which to look at them. `01_table` has the figures of every attack; each of
-the others says below the plot how to read it.
+**Images**: the cards are in reading order. `01_table` has the metrics of every attack; each of the others has an
+explanation below the plot.
 
-**Scalars**: one chart per figure, target, norm and eps, in which each attack is a run. TensorBoard knows only whole
-steps, so **the step is {STEPS} eps**: an attack at eps 0.3 stands at step {round(0.3 * STEPS)}. The *Custom scalars*
-tab has all eps of a figure in one chart, and the charts in chapters: success, size of the changes, speed. The points
+**Scalars**: one chart per metric, target, norm and eps, in which each attack is a run. TensorBoard has integer steps
+only, so **the step is {STEPS_PER_EPS} eps**: an attack at eps 0.3 is at step {round(0.3 * STEPS_PER_EPS)}. The
+*Custom scalars* tab has all eps of a metric in one chart, and the charts in chapters: success, norms, speed. The points
 are not joined, because TensorBoard would smooth the lines; the curves are among the images.
 
-**Text**: the tables, the verdicts on whether the figures can be trusted, and where they come from.
+**Text**: the tables, the checks of validity, and the environment.
 """
 
 
 def write_comparison(directory: Path, comparison: Comparison, plots: Mapping[str, Plot]) -> None:
-    """Write event files to `directory`, in place of what stood there: one run of its own, and one per attack.
+    """Write event files to `directory`, replacing earlier ones: one run of its own, and one per attack.
 
-    plots   name -> figure, in the order to look at them; TensorBoard sorts cards by name, so each story is numbered
+    plots   name -> figure, in reading order; TensorBoard sorts cards by name, so each kind of figure is numbered
 
-    Scalars are "figure/target norm eps" at step STEPS * eps. The attack is their run: only runs have colours and a
-    legend. A tag has one point: TensorBoard smooths whatever has several. Of several seeds the first one is written.
+    Scalars are "metric/target norm eps" at step STEPS_PER_EPS * eps. The attack is their run: only runs have colours
+    and a legend. A tag has one point: TensorBoard smooths several. Of several seeds the first one is written.
     """
-    found, summary = cases(comparison), comparison.summary
+    groups, summary = plot_groups(comparison), comparison.summary
 
     def write(folder: Path) -> None:
         with SummaryWriter(str(folder)) as log:
             log.add_image("01_table/comparison", plot(summary["rows"]), dataformats="HWC")
-            stories = list(dict.fromkeys(name.partition("/")[0] for name in plots))
-            for name, each in plots.items():
-                number = stories.index(name.partition("/")[0]) + 2
-                log.add_image(f"{number:02}_{name}", with_caption(each), dataformats="HWC")
+            kinds = list(dict.fromkeys(name.partition("/")[0] for name in plots))
+            for name, drawn_plot in plots.items():
+                number = kinds.index(name.partition("/")[0]) + 2
+                log.add_image(f"{number:02}_{name}", with_caption(drawn_plot), dataformats="HWC")
             for tag, text in _texts(comparison).items():
                 log.add_text(tag, text)
-            log.add_custom_scalars(_layout(found))
-        for attack in dict.fromkeys(attack for case in found for attack in case.attacks):
+            log.add_custom_scalars(_layout(groups))
+        for attack in dict.fromkeys(attack for group in groups for attack in group.attacks):
             with SummaryWriter(str(folder / safe(attack))) as log:
-                for case in found:
-                    _scalars(log, case, case.attacks.get(attack, ()))
+                for group in groups:
+                    _scalars(log, group, group.attacks.get(attack, ()))
 
     atomic_write_dir(directory, write)
 
 
-def _scalars(log: SummaryWriter, case: Case, results: Iterable[Result]) -> None:
-    for result, figures in product(results, CHAPTERS.values()):
+def _scalars(log: SummaryWriter, group: PlotGroup, results: Iterable[Result]) -> None:
+    for result, metrics in product(results, METRICS_BY_CHAPTER.values()):
         eps = result.row["eps"]
-        for figure in figures:
-            if result.row[figure] is not None:
-                log.add_scalar(f"{figure}/{case.name} {safe(eps_text(eps))}", result.row[figure], round(eps * STEPS))
+        for metric in metrics:
+            if result.row[metric] is not None:
+                log.add_scalar(
+                    f"{metric}/{group.name} {safe(eps_text(eps))}", result.row[metric], round(eps * STEPS_PER_EPS)
+                )
 
 
-def _layout(found: list[Case]) -> dict[str, dict[str, list[Any]]]:
-    """Charts by chapter: one per figure and case, with the points of all attacks at all eps."""
+def _layout(groups: list[PlotGroup]) -> dict[str, dict[str, list[Any]]]:
+    """Charts by chapter: one per metric and group, with the points of all attacks at all eps."""
     return {
         chapter: {
-            f"{figure}: {case.words} (step is {STEPS} eps)": [
+            f"{metric}: {group.title} (step is {STEPS_PER_EPS} eps)": [
                 "Multiline",
-                [f"^{re.escape(f'{figure}/{case.name}')} [^ ]*$"],
+                [f"^{re.escape(f'{metric}/{group.name}')} [^ ]*$"],
             ]
-            for case, figure in product(found, figures)
+            for group, metric in product(groups, metrics)
         }
-        for chapter, figures in CHAPTERS.items()
+        for chapter, metrics in METRICS_BY_CHAPTER.items()
     }
 
 
@@ -97,8 +99,8 @@ def _texts(comparison: Comparison) -> dict[str, str]:
     """Tag -> Markdown."""
     summary = comparison.summary
     verdicts = [
-        f"- {SIGNS[each['verdict']]} **{each['verdict']}** {in_markdown(told(each))}"
-        for each in summary.get("sanity", ())
+        f"- {SIGNS[check['verdict']]} **{check['verdict']}** {in_markdown(describe_check(check))}"
+        for check in summary.get("sanity", ())
     ]
     texts = {
         "1_how to read this": ABOUT,
@@ -111,7 +113,7 @@ def _texts(comparison: Comparison) -> dict[str, str]:
 
 
 def command(logs: Path) -> str:
-    """What to type to look at `logs`; with the path of this environment's TensorBoard if the shell would find none."""
+    """The shell command that shows `logs`; with the path of this environment's TensorBoard if it is not on the PATH."""
     program = "tensorboard" if shutil.which("tensorboard") else str(Path(sys.executable).with_name("tensorboard"))
     return f"{shlex.quote(program)} --logdir {shlex.quote(str(logs))} --samples_per_plugin images=100"
 

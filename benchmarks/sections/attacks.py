@@ -1,4 +1,4 @@
-"""Our attacks and the generator's pass against those of other libraries, on the same images of the same target."""
+"""Attacks of advgan and the pass of a generator against those of other libraries, on the same images and target."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from advgan.attacks import AttackFn, deepfool, fgsm, ifgsm, pgd
 from advgan.core.threat_model import Threat
 from advgan.models.generator import Generator
-from benchmarks.libraries import Attacks, invite
-from benchmarks.race import Bench, Row, compete
+from benchmarks.libraries import Attacks, load_attacks
+from benchmarks.timing import BenchmarkRow, BenchmarkSetup, compare_attacks
 
 OURS, STOP, PASS = "ours", "ours, stop on success", "advgan, one pass"
 
 
 def ours(section: str, model: nn.Module, eps: float) -> Attacks:
-    """Our attacks of a section, by the names they have in its table."""
+    """The attacks of advgan in a section, by their names in its table."""
     if section == "deepfool":
         return {OURS: partial(deepfool, model)}
     if section == "fgsm":
@@ -27,38 +27,40 @@ def ours(section: str, model: nn.Module, eps: float) -> Attacks:
     return {OURS: attack, STOP: partial(attack, stop_on_success=True)}
 
 
-def against_peers(section: str, bench: Bench, threat: Threat, peers: list[str]) -> list[Row]:
-    own = ours(section, bench.model, threat.eps)
-    theirs, missing = invite(peers, section, bench.model, threat)
-    return compete(bench, own | theirs, list(own), threat, minimal=section == "deepfool") + skipped(missing)
+def against_libraries(section: str, setup: BenchmarkSetup, threat: Threat, peers: list[str]) -> list[BenchmarkRow]:
+    our_attacks = ours(section, setup.model, threat.eps)
+    library_attacks, missing = load_attacks(peers, section, setup.model, threat)
+    return compare_attacks(
+        setup, our_attacks | library_attacks, list(our_attacks), threat, minimal=section == "deepfool"
+    ) + skipped(missing)
 
 
-def one_pass(bench: Bench, generator: Generator | None, peers: list[str]) -> list[Row]:
-    """The generator against gradient attacks in its own ball, toward its own class if it aims at one."""
+def one_pass(setup: BenchmarkSetup, generator: Generator | None, peers: list[str]) -> list[BenchmarkRow]:
+    """The generator against gradient attacks in its ball, toward its target class if it has one."""
     if generator is None:
         return [{"side": PASS, "status": "skipped: no --generator DIR given"}]
     threat, y_target = generator.threat, generator.y_target
-    theirs, missing = invite(peers, "fgsm", bench.model, threat, y_target)
+    library_attacks, missing = load_attacks(peers, "fgsm", setup.model, threat, y_target)
 
-    def aimed(attack: Callable[..., Tensor]) -> AttackFn:
+    def with_target(attack: Callable[..., Tensor]) -> AttackFn:
         def run(x: Tensor, y: Tensor) -> Tensor:
-            aim = None if y_target is None else torch.full_like(y, y_target)
-            return attack(bench.model, x, y, eps=threat.eps, norm=threat.norm, y_target=aim)
+            y_targets = None if y_target is None else torch.full_like(y, y_target)
+            return attack(setup.model, x, y, eps=threat.eps, norm=threat.norm, y_target=y_targets)
 
         return run
 
-    sides: dict[str, AttackFn] = {
+    contenders: dict[str, AttackFn] = {
         PASS: lambda x, y: generator.perturb(x),
-        "fgsm": aimed(fgsm),
-        "ifgsm, 10 steps": aimed(ifgsm),
-        **{f"{title}, fgsm": attack for title, attack in theirs.items()},
-        "target forward alone": lambda x, y: forward(bench.model, x),
+        "fgsm": with_target(fgsm),
+        "ifgsm, 10 steps": with_target(ifgsm),
+        **{f"{title}, fgsm": attack for title, attack in library_attacks.items()},
+        "target forward alone": lambda x, y: forward(setup.model, x),
     }
-    return compete(bench, sides, [PASS], threat, y_target=y_target) + skipped(missing)
+    return compare_attacks(setup, contenders, [PASS], threat, y_target=y_target) + skipped(missing)
 
 
-def skipped(missing: dict[str, str]) -> list[Row]:
-    return [{"side": side, "status": f"skipped: {why}"} for side, why in missing.items()]
+def skipped(missing: dict[str, str]) -> list[BenchmarkRow]:
+    return [{"side": contender, "status": f"skipped: {reason}"} for contender, reason in missing.items()]
 
 
 @torch.no_grad()

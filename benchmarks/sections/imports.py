@@ -1,4 +1,4 @@
-"""What `import advgan` takes in a fresh process, and what it brings along."""
+"""Time of `import advgan` in a fresh process, and the heavy packages that it imports."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from advgan.models.generator import Generator
-from benchmarks.race import Bench, Row
-from benchmarks.turns import Failed, in_turn
+from benchmarks.interleaved import MeasurementFailed, interleave_measurements
+from benchmarks.timing import BenchmarkRow, BenchmarkSetup
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH = "import torch"
 STATEMENTS = ("import advgan", "from advgan import Generator", "import advgan.attacks, advgan.classifiers")
-# Packages that nobody who imports the library has asked for.
+# Packages that the library must not import by itself.
 HEAVY = (
     *("timm", "transformers", "datasets", "onnx", "onnxruntime", "onnxscript", "foolbox", "torchattacks", "art"),
     *("matplotlib", "scipy", "tensorboard", "torchvision", "accelerate", "pandas"),
@@ -29,30 +29,30 @@ print(json.dumps({"seconds": took, "modules": sorted({name.partition(".")[0] for
 """
 
 
-def imports(bench: Bench, generator: Generator | None) -> list[Row]:
-    sides = {statement: partial(seconds_of, statement) for statement in (TORCH, *STATEMENTS)}
-    rows = in_turn(bench, sides, TORCH, "an import")
+def imports(setup: BenchmarkSetup, generator: Generator | None) -> list[BenchmarkRow]:
+    contenders = {statement: partial(seconds_of, statement) for statement in (TORCH, *STATEMENTS)}
+    rows = interleave_measurements(setup, contenders, TORCH, "an import")
     for row in rows:
         if row["status"] == "ok":
-            row["heavy"] = brought(row["side"])
+            row["heavy"] = heavy_imports(row["side"])
     return rows
 
 
 def seconds_of(statement: str) -> float:
-    """Of the statement alone, in a process of its own. Raises Failed."""
+    """Seconds of the statement alone, in a process of its own. Raises MeasurementFailed."""
     return float(_child(statement)["seconds"])  # type: ignore[arg-type]
 
 
-def brought(statement: str) -> list[str]:
-    """Which of the `HEAVY` packages are imported after it."""
+def heavy_imports(statement: str) -> list[str]:
+    """The `HEAVY` packages that it imports."""
     modules = _child(statement)["modules"]
     return [name for name in HEAVY if name in modules]  # type: ignore[operator]
 
 
 def _child(statement: str) -> dict[str, object]:
     command = [sys.executable, "-c", CHILD, statement]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise Failed(f"{statement}: {(done.stderr.strip().splitlines() or [''])[-1][:200]}")
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if process.returncode:
+        raise MeasurementFailed(f"{statement}: {(process.stderr.strip().splitlines() or [''])[-1][:200]}")
+    output: dict[str, object] = json.loads(process.stdout.splitlines()[-1])
+    return output

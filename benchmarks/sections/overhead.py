@@ -1,4 +1,4 @@
-"""What the harness takes beside the attack that it watches."""
+"""Time of the evaluation in addition to the attack."""
 
 from __future__ import annotations
 
@@ -12,49 +12,58 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.evaluation import evaluate, predict
 from advgan.evaluation.runner import timed
-from benchmarks.race import WARM_UP, Bench, Row, median_and_range
 from benchmarks.sections.attacks import OURS, ours
+from benchmarks.timing import WARM_UP, BenchmarkRow, BenchmarkSetup, median_and_range
 
-LONG = {"ifgsm": 10, "pgd": 40}  # attacks of 10 gradient steps and more, that the harness is held against
+LONG = {"ifgsm": 10, "pgd": 40}  # attacks of 10 gradient steps and more
 
 
-def overhead(bench: Bench, threat: Threat) -> list[Row]:
-    """`evaluate`'s time less the attack's own and less one forward of the answers, as a share of the attack's own."""
-    attacks = {f"{name}, {steps} steps": ours(name, bench.model, threat.eps)[OURS] for name, steps in LONG.items()}
-    share = bench.budget / len(attacks) / len(bench.batch_sizes)
-    rows: list[Row] = []
-    for side, attack in attacks.items():
-        for size in bench.batch_sizes:
-            evaluate(attack, bench.model, bench.x[:WARM_UP], bench.y[:WARM_UP], threat)  # imports, too
+def overhead(setup: BenchmarkSetup, threat: Threat) -> list[BenchmarkRow]:
+    """Time of `evaluate` minus the attack's and minus one forward pass, as a fraction of the attack's."""
+    attacks = {f"{name}, {steps} steps": ours(name, setup.model, threat.eps)[OURS] for name, steps in LONG.items()}
+    seconds_each = setup.budget / len(attacks) / len(setup.batch_sizes)
+    rows: list[BenchmarkRow] = []
+    for contender, attack in attacks.items():
+        for size in setup.batch_sizes:
+            evaluate(attack, setup.model, setup.x[:WARM_UP], setup.y[:WARM_UP], threat)  # imports, too
             passes: list[dict[str, float]] = []
-            while len(passes) < bench.rounds and sum(each["evaluate"] for each in passes) < share:
-                passes.append(harness_pass(bench, threat, attack, size))
-                bench.advance()
-            shares = [(each["evaluate"] - each["attack"] - each["forward"]) / each["attack"] for each in passes]
-            seconds = {part: [each[part] for each in passes] for part in passes[0]}
+            while len(passes) < setup.rounds and sum(timed_pass["evaluate"] for timed_pass in passes) < seconds_each:
+                passes.append(harness_pass(setup, threat, attack, size))
+                setup.advance()
+            shares = [
+                (timed_pass["evaluate"] - timed_pass["attack"] - timed_pass["forward"]) / timed_pass["attack"]
+                for timed_pass in passes
+            ]
+            seconds = {part: [timed_pass[part] for timed_pass in passes] for part in passes[0]}
             rows.append(
                 {
-                    **{"side": side, "status": "ok", "batch_size": size, "rounds": len(passes)},
+                    **{"side": contender, "status": "ok", "batch_size": size, "rounds": len(passes)},
                     **{"seconds": seconds, "overhead": median_and_range(shares)},
                 }
             )
     return rows
 
 
-def harness_pass(bench: Bench, threat: Threat, attack: AttackFn, size: int) -> dict[str, float]:
+def harness_pass(setup: BenchmarkSetup, threat: Threat, attack: AttackFn, size: int) -> dict[str, float]:
     """Seconds of `evaluate` over all images, of the attack inside it, and of a forward of as many images."""
-    model, x, device = bench.model, bench.x, bench.x.device
+    model, x, device = setup.model, setup.x, setup.x.device
     calls: list[tuple[int, float]] = []  # images, seconds
 
-    def watched(x: Tensor, y: Tensor) -> Tensor:
+    def timed_attack(x: Tensor, y: Tensor) -> Tensor:
         x_adv, seconds = timed(device, attack, x, y)
         calls.append((len(x), seconds))
         return x_adv
 
-    whole = partial(evaluate, clean_logits=bench.logits, batch_size=size)
-    result, seconds = timed(device, whole, watched, model, x, bench.y, threat)
+    evaluate_all = partial(evaluate, clean_logits=setup.logits, batch_size=size)
+    result, seconds = timed(device, evaluate_all, timed_attack, model, x, setup.y, threat)
     if result.row["status"] != "ok":
-        raise InputError(f"the harness turned down an attack of our own: {result.row['status']}")
-    _, once = timed(device, predict, model, x, CHUNK if device.type == "cpu" else size)  # the batch of the verification
-    warm_up = calls[0][1] if sum(n for n, _ in calls) > len(x) else 0.0  # is the harness's doing
-    return {"evaluate": seconds, "attack": sum(each for _, each in calls) - warm_up, "forward": once}
+        raise InputError(f"the evaluation rejected an attack of advgan: {result.row['status']}")
+    _, forward_seconds = timed(
+        device, predict, model, x, CHUNK if device.type == "cpu" else size
+    )  # the batch of the verification
+    warm_up = calls[0][1] if sum(n for n, _ in calls) > len(x) else 0.0  # called by the evaluation, not by the user
+    return {
+        "evaluate": seconds,
+        "attack": sum(call_seconds for _, call_seconds in calls) - warm_up,
+        "forward": forward_seconds,
+    }

@@ -20,8 +20,8 @@ from advgan.core.threat_model import Threat
 
 speed = importlib.import_module("benchmarks.speed")
 libraries = importlib.import_module("benchmarks.libraries")
-race = importlib.import_module("benchmarks.race")
-turns = importlib.import_module("benchmarks.turns")
+timing = importlib.import_module("benchmarks.timing")
+interleaved = importlib.import_module("benchmarks.interleaved")
 attacks = importlib.import_module("benchmarks.sections.attacks")
 imports = importlib.import_module("benchmarks.sections.imports")
 large = importlib.import_module("benchmarks.sections.large")
@@ -115,12 +115,12 @@ def test_each_takes_its_turn(model: nn.Module) -> None:
         return lambda x, y: asked.append((name, len(x))) or x
 
     x, y = torch.rand(9, 1, 28, 28), torch.zeros(9, dtype=torch.int64)
-    bench = race.Bench(model, x, y, model(x), [4, 9], rounds=2, budget=1e9)
-    found = race.race(bench, {"a": side("a"), "b": side("b")})
+    bench = timing.BenchmarkSetup(model, x, y, model(x), [4, 9], rounds=2, budget=1e9)
+    found = timing.interleave(bench, {"a": side("a"), "b": side("b")})
     warm_up = [*(("a", n) for n in (8, 4, 9)), *(("b", n) for n in (8, 4, 9))]
     once = [("a", 4), ("a", 4), ("a", 1), ("b", 4), ("b", 4), ("b", 1), ("a", 9), ("b", 9)]
     assert asked == warm_up + 2 * once
-    assert all(torch.equal(answer, x) for answer in found.answers.values())
+    assert all(torch.equal(answer, x) for answer in found.outputs.values())
 
 
 def test_who_has_used_up_the_budget_has_one_round(call: Call) -> None:
@@ -145,9 +145,9 @@ def test_peers_that_cannot_take_part_are_named_with_the_reason(
         "frail": lambda *_: {"fgsm": crash},
         "wild": lambda *_: {"fgsm": leave},
     }.items():
-        monkeypatch.setitem(libraries.PEERS, name, libraries.Peer(make, "torch"))
-    absent = libraries.Peer(needs_more, "no-such-distribution", "pip install it")
-    monkeypatch.setitem(libraries.PEERS, "absent", absent)
+        monkeypatch.setitem(libraries.LIBRARIES, name, libraries.Library(make, "torch"))
+    absent = libraries.Library(needs_more, "no-such-distribution", "pip install it")
+    monkeypatch.setitem(libraries.LIBRARIES, "absent", absent)
     rows = call("--sections", "fgsm", "ifgsm", "--peers", "absent", "needy", "frail", "wild")
     version = metadata.version("torch")
     said = {side: row["status"] for side, row in sides(rows, "fgsm").items()}
@@ -171,14 +171,14 @@ def test_no_generator_and_no_peers(call: Call, capsys: pytest.CaptureFixture[str
     assert "no --generator DIR given" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", libraries.PEERS)
+@pytest.mark.parametrize("name", libraries.LIBRARIES)
 @pytest.mark.parametrize("threat", [Threat("linf", 0.1), Threat("l2", 1.0), Threat("linf", 0.1, targeted=True)])
 def test_peers_do_the_work_that_they_are_asked_for(name: str, threat: Threat, model: nn.Module) -> None:
     torch.manual_seed(0)
     x, y = torch.rand(3, 1, 28, 28), model(torch.rand(3, 1, 28, 28)).argmax(1)
     y_target, able = 1 if threat.targeted else None, set()
     for section in ("fgsm", "ifgsm", "pgd", "pgd10", "deepfool"):
-        present, absent = libraries.invite([name], section, model, threat, y_target)
+        present, absent = libraries.load_attacks([name], section, model, threat, y_target)
         if name in absent:
             pytest.skip(f"{name} is {absent[name]}")
         assert len(present | absent) == 1
@@ -222,12 +222,14 @@ def test_success_toward_a_class_is_that_class() -> None:
 
     x, y = torch.eye(3)[[0, 0, 1, 1]].view(4, 1, 1, 3), torch.tensor([0, 0, 2, 1])  # the third is wrong from the start
     x_adv = torch.eye(3)[[1, 2, 1, 1]].view(4, 1, 1, 3)
-    bench = race.Bench(Answer(), x, y, Answer()(x), [4], 1, 1.0)
-    any_class = race.judged(bench, x_adv, Threat("linf", 1.0), None, False)
+    bench = timing.BenchmarkSetup(Answer(), x, y, Answer()(x), [4], 1, 1.0)
+    any_class = timing.success_and_norms(bench, x_adv, Threat("linf", 1.0), None, False)
     assert any_class["asr"] == pytest.approx(2 / 3)
     assert any_class["l2_mean"] == pytest.approx(2 * 2**0.5 / 3)
-    assert race.judged(bench, x_adv, Threat("linf", 1.0), None, True)["l2_mean"] == pytest.approx(2**0.5)
-    assert race.judged(bench, x_adv, Threat("linf", 1.0), 1, False)["asr"] == 0.5, "the last is of that class already"
+    assert timing.success_and_norms(bench, x_adv, Threat("linf", 1.0), None, True)["l2_mean"] == pytest.approx(2**0.5)
+    assert timing.success_and_norms(bench, x_adv, Threat("linf", 1.0), 1, False)["asr"] == 0.5, (
+        "the last is of that class already"
+    )
 
 
 # What has networks of its own
@@ -235,7 +237,7 @@ def test_success_toward_a_class_is_that_class() -> None:
 
 def test_in_turn_each_measures_itself_until_it_fails_or_the_time_is_up(model: nn.Module) -> None:
     x, y = torch.rand(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)
-    bench = race.Bench(model, x, y, model(x), [2], rounds=3, budget=1e9)
+    bench = timing.BenchmarkSetup(model, x, y, model(x), [2], rounds=3, budget=1e9)
     asked: list[str] = []
     took = {"slow": [4.0, 6.0, 10.0], "fast": [2.0, 2.0, 2.0], "frail": [1.0]}
 
@@ -243,20 +245,27 @@ def test_in_turn_each_measures_itself_until_it_fails_or_the_time_is_up(model: nn
         def measure() -> float:
             asked.append(name)
             if not took[name]:
-                raise turns.Failed("out of luck")
+                raise interleaved.MeasurementFailed("out of luck")
             return took[name].pop(0)
 
         return measure
 
-    slow, fast, frail = turns.in_turn(bench, {name: side(name) for name in took}, "fast", "a step")
+    slow, fast, frail = interleaved.interleave_measurements(
+        bench, {name: side(name) for name in took}, "fast", "a step"
+    )
     assert asked == ["slow", "fast", "frail"] * 2 + ["slow", "fast"]
     assert (slow["seconds"], slow["median"], slow["times"]) == ([4.0, 6.0, 10.0], 6.0, {"fast": [3.0, 2.0, 5.0]})
     assert fast["times"] == {"fast": [1.0, 1.0, 1.0]}
     assert frail == {"side": "frail", "status": "failed: out of luck", "unit": "a step"}
 
     took["slow"], took["fast"] = [1.0], [1.0]
-    spent = race.Bench(model, x, y, model(x), [2], rounds=3, budget=1e-9)
-    assert turns.in_turn(spent, {"slow": side("slow"), "fast": side("fast")}, "fast", "a step")[0]["rounds"] == 1
+    spent = timing.BenchmarkSetup(model, x, y, model(x), [2], rounds=3, budget=1e-9)
+    assert (
+        interleaved.interleave_measurements(spent, {"slow": side("slow"), "fast": side("fast")}, "fast", "a step")[0][
+            "rounds"
+        ]
+        == 1
+    )
 
 
 def test_one_pass_beside_a_large_target(
@@ -286,12 +295,12 @@ def test_what_runs_in_processes_of_its_own(
     def step(launch: tuple[str, ...], flags: tuple[str, ...]) -> float:
         asked.append((*launch[-2:], *flags))
         if len(asked) > 3:
-            raise turns.Failed("error: no compiler")
+            raise interleaved.MeasurementFailed("error: no compiler")
         return 0.5
 
     monkeypatch.setattr(training_steps, "seconds_a_step", step)
     monkeypatch.setattr(imports, "seconds_of", lambda statement: 1.0 if statement == "import torch" else 1.25)
-    monkeypatch.setattr(imports, "brought", lambda statement: ["scipy"] if "attacks" in statement else [])
+    monkeypatch.setattr(imports, "heavy_imports", lambda statement: ["scipy"] if "attacks" in statement else [])
     found = sides(call("--sections", section), section)
     shown, written = capsys.readouterr().out, (tmp_path / "out/speed.md").read_text()
     if section == "import":
@@ -299,7 +308,7 @@ def test_what_runs_in_processes_of_its_own(
         assert {row["median"] for row in found.values()} == {1.0, 1.25}
         assert found["import advgan"]["times"] == {"import torch": [1.25, 1.25, 1.25]}
         assert "| import advgan | 1.250 | 1.25 (1.25 to 1.25) | 2 |  |" in written
-        assert "brings scipy" in shown
+        assert "imports scipy" in shown
         return
     one, two = ("--threads", "1"), ("--threads", "2")
     wanted = {
@@ -319,17 +328,17 @@ def test_a_training_says_how_long_its_steps_took(monkeypatch: pytest.MonkeyPatch
     stub = "import sys; print('a warning\\nerror: no way', file=sys.stderr); sys.exit(2)"
     (tmp_path / "train/advgan.py").write_text(stub)
     monkeypatch.setattr(training_steps, "ROOT", tmp_path)
-    with pytest.raises(turns.Failed, match=r"^train/advgan.py --compile: error: no way$"):
+    with pytest.raises(interleaved.MeasurementFailed, match=r"^train/advgan.py --compile: error: no way$"):
         training_steps.seconds_a_step((), ("--compile",))
 
 
 def test_importing_the_library_brings_nothing_heavy() -> None:
     assert imports.seconds_of("import sys") >= 0
-    assert imports.brought("from advgan import Generator, InputError, Threat") == []
+    assert imports.heavy_imports("from advgan import Generator, InputError, Threat") == []
     library = "attacks, advgan.bridges, advgan.data, advgan.defenses, advgan.evaluation, advgan.classifiers"
     extras = {"timm", "transformers", "datasets", "onnx", "onnxruntime", "onnxscript", "foolbox", "torchattacks", "art"}
-    assert not extras & set(imports.brought(f"import advgan.{library}"))
-    with pytest.raises(turns.Failed, match="import nothing_like_it: ModuleNotFoundError"):
+    assert not extras & set(imports.heavy_imports(f"import advgan.{library}"))
+    with pytest.raises(interleaved.MeasurementFailed, match="import nothing_like_it: ModuleNotFoundError"):
         imports.seconds_of("import nothing_like_it")
 
 

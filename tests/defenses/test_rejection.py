@@ -65,9 +65,9 @@ def test_failed_row_keeps_clean_rejection_rate() -> None:
 def test_tables_show_rejection_only_for_rejecting_classifiers() -> None:
     plain = evaluate(brighter(0.1), Brightness().eval(), X, Y, BALL)
     (rejecting,), (without,) = (sections({"rows": [result.row]}) for result in (run(), plain))
-    assert rejecting.lines[0][rejecting.heads.index("rejected %")] == "40.0"
+    assert rejecting.rows[0][rejecting.headers.index("rejected %")] == "40.0"
     assert rejecting.title.endswith("clean accuracy 71.43%, 28.57% of the clean images rejected")
-    assert "rejected %" not in without.heads
+    assert "rejected %" not in without.headers
     assert "rejected" not in without.title
 
 

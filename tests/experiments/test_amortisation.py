@@ -174,7 +174,7 @@ def test_a_second_call_runs_nothing_and_says_the_same(
 
     monkeypatch.setattr("advgan.evaluation.result_cache.evaluate", never)
     second = call(*words)
-    assert f"{len(first['rows']) - 16} cells were kept" in capsys.readouterr().out  # all but the 16 draws
+    assert f"{len(first['rows']) - 16} results are cached" in capsys.readouterr().out  # all but the 16 draws
     for part in amortisation.PARTS:
         assert second[part] == first[part]
 

@@ -188,7 +188,7 @@ def test_a_killed_comparison_goes_on_with_what_is_missing(
     assert not (tmp_path / "killed" / "results.json").exists()
 
     done = program(*words, "--output-dir", tmp_path / "killed")
-    assert "1 of 2 cells were kept from an earlier call" in done.stdout, done.stdout[-700:]
+    assert "1 of 2 results are cached from an earlier run" in done.stdout, done.stdout[-700:]
     program(*words, "--output-dir", tmp_path / "whole")
     rows = []
     for directory in ("killed", "whole"):

@@ -165,7 +165,7 @@ def test_a_killed_one_goes_on_and_says_the_same(
     monkeypatch.setattr(ResultCache, "run", real)
     capsys.readouterr()
     again = call(*words)
-    assert "4 of 7 cells were kept from an earlier call" in capsys.readouterr().out
+    assert "4 of 7 results are cached from an earlier run" in capsys.readouterr().out
     assert timeless(again) == timeless(whole)
 
 

@@ -107,7 +107,7 @@ def test_as_a_user_runs_it(
     assert EventAccumulator(str(out / "logs" / "detection")).Reload().Tags()["images"] == ["roc"]
     assert "AUC [95 %]" in done.stdout
     again = script("eval/detection.py", *basics, *words)
-    assert "12 of 12 cells were kept" in again.stdout
+    assert "12 of 12 results are cached" in again.stdout
     second = json.loads((out / "detection.json").read_text())
     assert second["rows"] == results["rows"]
 

@@ -30,7 +30,7 @@ from advgan.evaluation.evaluate import Result
 from advgan.evaluation.instrumentation import ModelSnapshot
 from advgan.experiments.distillation.analysis import all_targets, amplitude, amplitude_statistics
 from advgan.experiments.distillation.plots import PUBLISHED
-from advgan.report.figures.cases import safe
+from advgan.report.figures.plot_groups import safe
 from tests.conftest import ROOT, Run
 
 distill, distillation = (
@@ -404,7 +404,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(
     assert call(*words)["table"] == first["table"]
     assert not programs
     done = sum(row["status"] == "ok" for row in first["rows"])  # where an untrained net is never right, there is none
-    assert f"{done} cells were kept" in capsys.readouterr().out
+    assert f"{done} results are cached" in capsys.readouterr().out
 
     generator = Generator.from_pretrained(out / "generator-20")
     for foreign in ({"target_sha256": "0"}, {"target_weights": "elsewhere"}):

@@ -59,8 +59,8 @@ def test_one_declaration_gives_every_file(tmp_path: Path, capsys: pytest.Capture
     assert log.Tags()["tensors"] == ["tables/text_summary", "remarks/text_summary"]
     (point,) = EventAccumulator(str(tmp_path / "logs" / "study" / "pgd")).Reload().Scalars("asr")
     assert (point.step, point.value) == (3, 0.5)
-    report().print(tmp_path, kept=2, total=5)
-    assert "2 of 5 cells were kept" in (printed := capsys.readouterr().out)
+    report().print(tmp_path, cache_hits=2, total=5)
+    assert "2 of 5 results are cached" in (printed := capsys.readouterr().out)
     assert str(tmp_path / "study.md") in printed.replace("\n", "")
 
 

@@ -121,7 +121,7 @@ def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest
     first = call(*words)["rows"]
     assert "kept from an earlier call" not in capsys.readouterr().out
     assert call(*words)["rows"] == first, "times included: nothing was measured again"
-    assert "4 of 4 cells were kept from an earlier call" in capsys.readouterr().out
+    assert "4 of 4 results are cached from an earlier run" in capsys.readouterr().out
     call(*words, "--fresh")
     assert "kept from an earlier call" not in capsys.readouterr().out
 

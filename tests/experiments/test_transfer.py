@@ -166,7 +166,9 @@ def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest
     assert "kept from an earlier call" not in capsys.readouterr().out
     again = call(*words)
     assert (again["matrix"], again["curve"]) == (first["matrix"], first["curve"])
-    assert "10 of 10 cells were kept from an earlier call" in capsys.readouterr().out, "those of both parts count once"
+    assert "10 of 10 results are cached from an earlier run" in capsys.readouterr().out, (
+        "those of both parts count once"
+    )
     tried = {(row["source"], row["victim"]) for row in first["curve"] if row["source"]}
     assert tried == {("mnist-c", "mnist-small"), ("mnist-c", "mnist-c")}
 

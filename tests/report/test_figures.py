@@ -18,19 +18,19 @@ from advgan.evaluation import Result, evaluate
 from advgan.evaluation.evaluate import recompute_metrics
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures import plots, with_caption
-from advgan.report.figures.cases import cases, reach, safe
 from advgan.report.figures.confusion import counts, occurring
 from advgan.report.figures.curves import curves
 from advgan.report.figures.galleries import galleries
 from advgan.report.figures.noise import NoiseExample, find_noise_example, noise
 from advgan.report.figures.norms import cumulative, histograms
+from advgan.report.figures.plot_groups import adversarial_distance, plot_groups, safe
+from advgan.report.figures.same_l2_different_linf import same_l2_different_linf, square
 from advgan.report.figures.speed import pareto, speed
-from advgan.report.figures.style import finish, sheet, styles
-from advgan.report.figures.two_changes import square, two_changes
+from advgan.report.figures.style import new_figure, styles, to_plot
 from advgan.report.gallery import gallery, magnifications, prediction_text
 
 CLASSES = ("cat", "dog", "a rather long name", "$x_1$")
-STORIES = ["curves", "speed", "noise", "two changes", "gallery", "confusion", "norms"]
+FIGURES = ["curves", "speed", "noise", "same l2", "gallery", "confusion", "norms"]
 
 
 @cache
@@ -81,7 +81,7 @@ def only(whole: Comparison, *attacks: str) -> Comparison:
 
 
 def test_plot_group_has_one_target_norm_and_seed() -> None:
-    (case,) = cases(comparison())
+    (case,) = plot_groups(comparison())
     assert case.name == "a-target linf"
     assert case.eps == [0.05, 0.15], "the check at 0.5 is no comparison"
     assert list(case.attacks) == ["noise-sign", "fgsm", "pgd:steps=4", "advgan", "deepfool", "deepfool-linf"]
@@ -90,18 +90,18 @@ def test_plot_group_has_one_target_norm_and_seed() -> None:
 
 
 def test_plot_group_of_single_attack() -> None:
-    (case,) = cases(only(comparison(), "fgsm"))
+    (case,) = plot_groups(only(comparison(), "fgsm"))
     assert [(result.row["attack"], result.row["eps"]) for result in case.at(0.15)] == [("fgsm", 0.15)]
 
 
 def test_smallest_perturbation_per_image() -> None:
-    (case,) = cases(comparison())
+    (case,) = plot_groups(comparison())
     smallest = case.smallest()
     every = [result for results in case.attacks.values() for result in results]
     for result in every:
         fooled = result.records["success"]
         assert (smallest[fooled] <= result.row["eps"]).all()
-        assert (smallest <= reach(result)).all()
+        assert (smallest <= adversarial_distance(result)).all()
     assert (smallest.isinf() == torch.stack([~result.records["fooled"] for result in every]).all(0)).all()
     assert 0 < smallest[smallest.isfinite()].min() < 0.05
 
@@ -132,7 +132,7 @@ def test_styles_are_consistent_and_distinct() -> None:
 @pytest.mark.parametrize(("channels", "norm"), [(1, "linf"), (3, "l2")])
 def test_every_kind_of_figure_is_drawn(channels: int, norm: str) -> None:
     figures = plots(comparison(channels, norm))
-    assert list(dict.fromkeys(name.split("/")[0] for name in figures)) == STORIES
+    assert list(dict.fromkeys(name.split("/")[0] for name in figures)) == FIGURES
     for name, picture in figures.items():
         assert name.count("/") == 1
         assert not set(name) & set(':\\*?"<>|')
@@ -147,8 +147,8 @@ def test_every_kind_of_figure_is_drawn(channels: int, norm: str) -> None:
 @pytest.mark.parametrize("attacks", [("fgsm",), ("deepfool",), ("noise-sign",), ("broken",), ()])
 def test_figures_of_few_attacks(attacks: tuple[str, ...]) -> None:
     stories = {name.split("/")[0] for name in plots(only(comparison(), *attacks))}
-    expected = {"curves", "speed", "two changes", "gallery", "confusion", "norms"}
-    missing = {"deepfool": {"confusion"}, "noise-sign": {"two changes", "confusion"}, "broken": expected}
+    expected = {"curves", "speed", "same l2", "gallery", "confusion", "norms"}
+    missing = {"deepfool": {"confusion"}, "noise-sign": {"same l2", "confusion"}, "broken": expected}
     assert stories == (expected - missing.get(attacks[0], set()) if attacks else set())
 
 
@@ -193,7 +193,7 @@ def test_pareto_front() -> None:
 
 
 def test_confusion_counts_successes() -> None:
-    (case,) = cases(comparison())
+    (case,) = plot_groups(comparison())
     result = case.at(0.15)[1]
     table, records = counts(result, np.arange(len(CLASSES))), result.records
     assert table.sum() == records["success"].sum() > 0
@@ -204,7 +204,7 @@ def test_confusion_counts_successes() -> None:
 
 
 def test_confusion_of_many_classes_keeps_occurring_ones() -> None:
-    (case,) = cases(comparison())
+    (case,) = plot_groups(comparison())
     result = case.at(0.15)[1]
     records = dict(result.records)
     for name in ("label", "prediction"):
@@ -220,7 +220,7 @@ def test_confusion_of_many_classes_keeps_occurring_ones() -> None:
 
 
 def test_noise_figure_pairs_attack_with_larger_noise() -> None:
-    (case,) = cases(comparison())
+    (case,) = plot_groups(comparison())
     example = find_noise_example(case, 6)
     assert example is not None
     assert example == NoiseExample(0.05, example.image, "advgan", "noise-sign")
@@ -251,13 +251,13 @@ def test_square_dark_or_impossible() -> None:
 
 
 def test_two_changes_figure_prefers_a_pair_of_attacks() -> None:
-    assert "No two attacks" in two_changes(only(comparison(), "fgsm"))["two changes/a-target"].caption
+    assert "No two attacks" in same_l2_different_linf(only(comparison(), "fgsm"))["same l2/a-target"].caption
     first, *_ = only(comparison(), "fgsm").results
     i = int(first.records["success"][:6].nonzero()[0])
     louder = first.records["linf"].clone()
     louder[i] *= 3
     other = Result(first.row | {"attack": "other"}, first.records | {"linf": louder}, first.x_adv)
-    (picture,) = two_changes(replace(comparison(), results=[first, other])).values()
+    (picture,) = same_l2_different_linf(replace(comparison(), results=[first, other])).values()
     assert "No two attacks" not in picture.caption
 
 
@@ -314,7 +314,9 @@ def test_long_title_is_not_cropped() -> None:
         x, x, torch.tensor([0]), prediction, prediction, title="a long title of an attack on one single image " * 3
     )
     assert (long[:, [0, 1, -2, -1]] == 255).all(), "nothing is written over the edge"
-    picture = finish(sheet(4, 3), "mnist-c, linf: noise-uniform and pgd:steps=40 of the same size, toward class 3", "")
+    picture = to_plot(
+        new_figure(4, 3), "mnist-c, linf: noise-uniform and pgd:steps=40 of the same size, toward class 3", ""
+    )
     assert (picture.image[:, [0, 1, -2, -1]] == 255).all()
 
 

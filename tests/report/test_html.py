@@ -20,7 +20,7 @@ from PIL import Image
 
 from advgan.report.comparison import Plot
 from advgan.report.html import headlines, html
-from advgan.report.html_gallery import BUDGET
+from advgan.report.html_gallery import MAX_CHARACTERS
 from tests.report.test_reports import comparison, result_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -161,7 +161,7 @@ def test_size_of_embedded_images_is_bounded(channels: int, size: int, kind: str,
     sources = re.findall(rf'src="data:image/{kind};base64,(.*?)"', page)
     assert len(sources) % 9 == 0
     assert 9 <= len(sources) <= 9 * most
-    assert sum(map(len, sources)) <= BUDGET
+    assert sum(map(len, sources)) <= MAX_CHARACTERS
     image = Image.open(io.BytesIO(base64.b64decode(sources[0])))
     assert image.size == (size, size)
     if kind == "png":

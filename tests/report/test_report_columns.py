@@ -14,8 +14,8 @@ from advgan.analysis.summary import summary
 from advgan.attacks import AttackFn, make_attack
 from advgan.core.threat_model import Threat
 from advgan.evaluation import Result, evaluate
-from advgan.report.beside import cost as cost_table
-from advgan.report.beside import mcnemar, optimality
+from advgan.report.analysis_tables import cost as cost_table
+from advgan.report.analysis_tables import mcnemar, optimality
 from advgan.report.html import headlines
 from advgan.report.latex import latex
 from advgan.report.sections import at_least_two_digits, length, sections
@@ -57,7 +57,7 @@ def results() -> list[Result]:
 
 def cells(result: Result) -> dict[str, str]:
     (table,) = sections({"rows": [result.row]})
-    return dict(zip(table.heads, table.lines[0], strict=True))
+    return dict(zip(table.headers, table.rows[0], strict=True))
 
 
 def ssim(a: float, b: float) -> float:
@@ -85,17 +85,17 @@ def test_columns_of_bounded_attacks(results: list[Result], attack: str, eps: flo
     assert cells(result) == {
         **{"attack": attack, "access": "gradients", "ASR % [95 %]": rate, "8-bit %": f"{25 * hits:.1f}"},
         **{"robust %": robust, "mean l2": l2, "max linf": linf, "SSIM": f"{sum(moved) / 4:.3f}"},
-        **{"images/s": "20" if attack == "fgsm" else "0.4", "x FGSM": "1" if attack == "fgsm" else "–"},
-        "fwd+bwd": "1+1" if attack == "fgsm" else "0+0",
+        **{"images/s": "20" if attack == "fgsm" else "0.4", "speed vs FGSM": "1" if attack == "fgsm" else "–"},
+        "forwards + backwards": "1+1" if attack == "fgsm" else "0+0",
     }
 
 
 def test_columns_of_minimum_norm_attack_at_several_eps(results: list[Result]) -> None:
     (table,) = sections({"rows": [r.row for r in results if r.row["attack"] == "deepfool"]})
-    shown = dict(zip(table.heads, table.lines[0], strict=True))
+    shown = dict(zip(table.headers, table.rows[0], strict=True))
     for eps, rate in ((0.05, "25.0 [4.6, 69.9]"), (0.15, "50.0 [15.0, 85.0]"), (0.25, "75.0 [30.1, 95.4]")):
         assert shown[f"ASR % at {eps} [95 %]"] == rate
-    assert (shown["found %"], shown["mean l0"], shown["images/s"]) == ("100.0", "144", "2")
+    assert (shown["success at any norm %"], shown["mean l0"], shown["images/s"]) == ("100.0", "144", "2")
     # Distances 12 times 0.04, 0.1, 0.2 and 0.3.
     assert float(shown["median l2 [95 %]"].split()[0]) == pytest.approx(1.8, rel=0.01)
     assert float(shown["mean l2"]) == pytest.approx(1.92, rel=0.01)
@@ -110,13 +110,13 @@ def test_summary_tables(results: list[Result]) -> None:
     assert (middle["asr"], middle["robust_accuracy"]) == (0.5, pytest.approx(0.4))
     assert middle["needed"] == {"fgsm": 1, "half": 0}  # the image at a distance of 0.1
     (pairs,) = (table for table in mcnemar(content) if "0.15" in table.title)
-    assert pairs.lines == [["fgsm", "half", "1", "0", "1"]]
+    assert pairs.rows == [["fgsm", "half", "1", "0", "1"]]
     # Distances to E = 0.25: FGSM's 0.05, 0.15, 0.25; half's 0.15, 0.25, never. Areas 0.2 + 0.1 against 0.1.
     (table,) = optimality(content)
-    assert [line[2:] for line in table.lines] == [["fgsm", "100.0", "0.25"], ["half", "33.3", "0.25"]]
+    assert [line[2:] for line in table.rows] == [["fgsm", "100.0", "0.25"], ["half", "33.3", "0.25"]]
     assert list(headlines(content))[1] == (
         "mean, linf eps 0.15: fgsm fools the classifier on 50.0% of 4 images, more than any other of 2 attacks; all "
-        "together 50.0%. What is left of the accuracy: 40.0% of 80.0%."
+        "together 50.0%. Worst-case accuracy: 40.0% (clean: 80.0%)."
     )
     verdicts = {row["check"]: row["verdict"] for row in content["sanity"]}
     assert verdicts["Every attack ran to its end and kept its bounds"] == "holds"
@@ -128,7 +128,7 @@ def test_markdown_and_latex_have_the_same_values(results: list[Result]) -> None:
     content = summary(results, [], 2)
     text, tex = markdown(content), latex(content)
     for table in sections(content):
-        for line in table.lines:
+        for line in table.rows:
             assert "| " + " | ".join(line) + " |" in text
     assert r"fgsm & gradients & 50.0 [15.0, 85.0] & 40.0 & 1.80 & 20 & 1 \\" in tex
 
@@ -162,4 +162,4 @@ def test_cost_table_omits_generator_without_success(results: list[Result], asr: 
     tables = cost_table(content)
     assert len(tables) == lines
     if tables:  # 0.4 s + n 0.01 s <= n 0.05 s from n = 10 on
-        assert [line[1:] for line in tables[0].lines] == [["g", "fgsm", "0.4", "10"]]
+        assert [line[1:] for line in tables[0].rows] == [["g", "fgsm", "0.4", "10"]]

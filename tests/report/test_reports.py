@@ -168,29 +168,29 @@ def test_bounded_and_minimum_norm_attacks_have_separate_tables() -> None:
     assert list(tables) == [
         "Bounded attacks on mnist-c, linf eps 0.1",
         "Bounded attacks on mnist-c, linf eps 0.3",
-        "Minimal-norm attacks on mnist-c, linf eps 0.3",
+        "Minimum-norm attacks on mnist-c, linf eps 0.3",
         "Bounded attacks on mnist-c, linf eps 0.3, toward class 3",
         "Bounded attacks on <b>& mnist_a</b>, linf eps 0.3",
     ]
     bounded, minimal = list(tables.values())[1:3]
-    assert [line[0] for line in bounded.lines] == [
+    assert [line[0] for line in bounded.rows] == [
         *("noise-sign", "fgsm", "advgan", "pgd:steps=40", "pgd:steps=40", "cheat_50%|x")
     ]
-    assert [line[0] for line in minimal.lines] == ["deepfool"]
-    assert "median l2 [95 %]" not in bounded.heads
-    assert "robust %" not in minimal.heads
+    assert [line[0] for line in minimal.rows] == ["deepfool"]
+    assert "median l2 [95 %]" not in bounded.headers
+    assert "robust %" not in minimal.headers
 
 
 def test_minimum_norm_attacks_at_several_eps_share_one_table() -> None:
     results = [result_of("deepfool", eps=eps, share=share) for eps, share in ((0.1, 0.5), (8 / 255, 0.25))]
     (table,) = sections({"rows": [result.row for result in results]})
-    assert table.title.startswith("Minimal-norm attacks on mnist-c, linf: 39 of 40")
-    assert [line[0] for line in table.lines] == ["deepfool"]
-    shown = dict(zip(table.heads, table.lines[0], strict=True))
+    assert table.title.startswith("Minimum-norm attacks on mnist-c, linf: 39 of 40")
+    assert [line[0] for line in table.rows] == ["deepfool"]
+    shown = dict(zip(table.headers, table.rows[0], strict=True))
     low, high = sorted((result.row for result in results), key=lambda row: row["eps"])
     for row, text in ((low, "8/255"), (high, "0.1")):
         assert shown[f"ASR % at {text} [95 %]"].startswith(f"{100 * row['asr']:.1f} ")
-    assert "ASR % [95 %]" not in table.heads
+    assert "ASR % [95 %]" not in table.headers
 
 
 def test_headline_without_success() -> None:
@@ -204,39 +204,39 @@ def test_headline_without_success() -> None:
 
 def test_table_values_match_rows() -> None:
     table = sections(SUMMARY)[1]
-    cells = dict(zip(table.heads, table.lines[2], strict=True))
+    cells = dict(zip(table.headers, table.rows[2], strict=True))
     row = SUMMARY["rows"][3]
     l2 = f"{row['l2_mean']:.2f}"
     assert cells == {
         **{"attack": "advgan", "access": "generator", "seed": "0", "ASR % [95 %]": "89.7 [76.4, 95.9]"},
         **{"8-bit %": "89.7", "robust %": "10.0", "mean l2": l2, "max linf": "0.3000", "SSIM": "0.800"},
-        **{"images/s": "8,000", "x FGSM": "8", "fwd+bwd": "0+0", "alone": "–"},
+        **{"images/s": "8,000", "speed vs FGSM": "8", "forwards + backwards": "0+0", "unique": "–"},
     }
-    assert dict(zip(table.heads, table.lines[3], strict=True))["alone"] == "2"
+    assert dict(zip(table.headers, table.rows[3], strict=True))["unique"] == "2"
     assert table.failures == {5: "cheat_50%|x failed: linf 0.4 exceeds eps 0.3"}
-    assert set(table.lines[5][3:]) == {"failed"}
+    assert set(table.rows[5][3:]) == {"failed"}
 
 
 def test_summary_rows_are_at_the_end() -> None:
     table = sections(SUMMARY)[1]
-    seeds, worst = (dict(zip(table.heads, line, strict=True)) for line in table.closing)
+    seeds, worst = (dict(zip(table.headers, line, strict=True)) for line in table.summary_rows)
     assert (seeds["attack"], seeds["seed"], seeds["ASR % [95 %]"]) == ("pgd:steps=40", "2 seeds", "91.0 ± 2.5")
     assert (worst["attack"], worst["ASR % [95 %]"]) == ("worst case of 5 attacks", "97.5 [87.0, 99.6]")
     assert worst["robust %"] == "2.5"
-    assert [bool(other.closing) for other in sections(SUMMARY)] == [False, True, False, False, False]
+    assert [bool(other.summary_rows) for other in sections(SUMMARY)] == [False, True, False, False, False]
 
 
 def test_speed_is_relative_to_fgsm() -> None:
     for rows, expected in ((SUMMARY["rows"], "0.05"), (SUMMARY["rows"][:2], "–")):
-        minimal = next(table for table in sections({"rows": rows}) if "Minimal" in table.title)
-        assert dict(zip(minimal.heads, minimal.lines[0], strict=True))["x FGSM"] == expected
+        minimal = next(table for table in sections({"rows": rows}) if "Minimum" in table.title)
+        assert dict(zip(minimal.headers, minimal.rows[0], strict=True))["speed vs FGSM"] == expected
 
 
 def test_infinite_median() -> None:
     rows = [result_of("deepfool", share=0.3).row]
     table = sections({"rows": rows})[0]
     assert rows[0]["l2_median"] is None
-    assert dict(zip(table.heads, table.lines[0], strict=True))["median l2 [95 %]"] == "∞"
+    assert dict(zip(table.headers, table.rows[0], strict=True))["median l2 [95 %]"] == "∞"
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
@@ -246,7 +246,7 @@ def test_terminal_tables_are_not_truncated(width: int) -> None:
     assert "…" not in text
     for expected in ("89.7 [76.4, 95.9]", "8,000", "cheat_50%|x", "deepfool", "12,345", "never", "91.0 ± 2.5"):
         assert expected in text
-    assert ("fwd+bwd" in text) == (width > 100)
+    assert ("+ backwards" in text) == (width > 120)
 
 
 def test_violated_check_is_red_with_explanation() -> None:

@@ -197,7 +197,7 @@ def test_tensorboard_serves_the_logs(address: str) -> None:
     chapters = fetch_json(f"{address}/plugin/custom_scalars/layout")["category"]
     assert [chapter["title"] for chapter in chapters] == [
         "Success and accuracy",
-        "Size of the changes",
+        "Norms and similarity",
         "Speed and cost",
     ]
     for chapter in chapters:

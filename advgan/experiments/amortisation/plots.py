@@ -26,7 +26,7 @@ CURVES = (
 )
 FAMILIES = {
     "unrolled": style.COLOURS[5],
-    "warm start": style.OWN["generator"][0][0],
+    "warm start": style.BY_ACCESS["generator"][0][0],
     "PGD": style.COLOURS[0],
     "APGD": style.COLOURS[2],
 }
@@ -34,20 +34,20 @@ FAMILIES = {
 
 def gap(rows: Sequence[ResultRow], generators: Sequence[str]) -> Plot:
     """ASR of each attack against eps, and its ratio to that of PGD-40."""
-    sheet = style.sheet(11.5, 4.6)
+    sheet = style.new_figure(11.5, 4.6)
     baselines = [name for name in dict.fromkeys(row["attack"] for row in rows) if name not in generators]
     looks = {name: style.Style(style.COLOURS[i], style.MARKERS[i], "-") for i, name in enumerate(baselines)}
     for i, name in enumerate(generators):
         marker, line = ("*", *style.MARKERS)[i % 11], ("-", "--", ":", "-.")[i % 4]
-        looks[name] = style.Style(style.OWN["generator"][0][0], marker, line)
+        looks[name] = style.Style(style.BY_ACCESS["generator"][0][0], marker, line)
     for axes, key, label in zip(sheet.subplots(1, 2), ("asr", "ratio"), ("ASR", "share of PGD-40's ASR"), strict=True):
         for name, look in looks.items():
             _line(axes, [row for row in rows if row["attack"] == name and row[key] is not None], name, key, look)
-        style.plain(axes, label).set(ylim=(-0.02, 1.03), xlabel=f"eps ({style.AXIS[rows[0]['norm']]})")
+        style.clean_axes(axes, label).set(ylim=(-0.02, 1.03), xlabel=f"eps ({style.AXIS[rows[0]['norm']]})")
         axes.yaxis.set_major_formatter(style.percent)
         axes.set_xlim(left=0)
     sheet.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9, frameon=False)
-    return style.finish(sheet, f"One pass and 40 steps of PGD, {rows[0]['norm']}", GAP)
+    return style.to_plot(sheet, f"One pass and 40 steps of PGD, {rows[0]['norm']}", GAP)
 
 
 def _line(axes: Axes, points: Sequence[ResultRow], name: str, key: str, look: style.Style) -> None:
@@ -61,7 +61,7 @@ def _line(axes: Axes, points: Sequence[ResultRow], name: str, key: str, look: st
 
 def warm_start(points: Sequence[ResultRow], reference: float) -> Plot:
     """Success against gradient evaluations at one eps; `reference` is the success of PGD-40."""
-    sheet = style.sheet(8.6, 5.0)
+    sheet = style.new_figure(8.6, 5.0)
     axes = sheet.subplots()
     for fraction, dashes in ((1.0, "-"), (0.99, "--"), (0.95, "--"), (0.9, "--")):
         label = "PGD-40, union of four" if fraction == 1 else None
@@ -90,14 +90,16 @@ def warm_start(points: Sequence[ResultRow], reference: float) -> Plot:
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    style.plain(axes).set(xlabel="gradient evaluations of the target, for each image", ylabel="ASR")
+    style.clean_axes(axes).set(xlabel="gradient evaluations of the target, for each image", ylabel="ASR")
     highest = max(reference, 0.01, *(row["asr_high"] or 0 for row in points))
     last = max(row["evaluations"] for row in points)
     axes.set(ylim=(-0.02 * highest, min(1.1 * highest, 1.03)), xlim=(-0.15, last * 1.15))
     axes.yaxis.set_major_formatter(style.percent)
     axes.legend(loc="lower right", fontsize=9, frameon=False)
     first = points[0]
-    return style.finish(sheet, f"Warm start, {first['norm']} eps {eps_text(first['eps'])}, {first['n']} images", CURVES)
+    return style.to_plot(
+        sheet, f"Warm start, {first['norm']} eps {eps_text(first['eps'])}, {first['n']} images", CURVES
+    )
 
 
 def spaced_ticks(ticks: Sequence[int]) -> list[int]:

@@ -11,7 +11,7 @@ from advgan.experiments.amortisation.analysis import BASELINES, METHODS
 from advgan.experiments.amortisation.plots import gap, warm_start
 from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
-from advgan.report.figures.cases import safe
+from advgan.report.figures.plot_groups import safe
 from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
 from advgan.report.study import Scalar, StudyReport
 

@@ -29,7 +29,7 @@ from advgan.evaluation.runner import device_of
 from advgan.models.generator import Generator
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
-from advgan.report.study import print_kept
+from advgan.report.study import print_cache_hits
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
 
@@ -78,7 +78,7 @@ class CompareResults:
 
     def print(self, directory: Path, *, cache_hits: int) -> None:
         """Print how many results an earlier call had `kept`, the tables, and where the reports are."""
-        print_kept(cache_hits, len(self.rows))
+        print_cache_hits(cache_hits, len(self.rows))
         console = Console() if sys.stdout.isatty() else Console(width=120)
         console.print(terminal(self.comparison.summary, console.width))
         print(f"report       {directory / 'report.html'} (also report.md, report.tex, results.csv)")

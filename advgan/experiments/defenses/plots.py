@@ -72,7 +72,7 @@ def _map(summary: Mapping[str, Any], columns: list[str], apart: set[int], key: s
     lines, cells = [defense["label"] for defense in summary["defenses"]], matrix_rows(summary)
     lefts = np.arange(len(columns)) + GAP * np.array([sum(j >= i for i in apart) for j in range(len(columns))])
     longest, widest = max(map(len, lines)), max(map(len, columns))
-    figure = style.sheet(1.6 + 0.075 * longest + 0.62 * lefts[-1], 1.3 + 0.06 * widest + 0.34 * len(lines))
+    figure = style.new_figure(1.6 + 0.075 * longest + 0.62 * lefts[-1], 1.3 + 0.06 * widest + 0.34 * len(lines))
     axes = figure.subplots()
     for j, column in enumerate(columns):
         rows = [cells.get((line, column)) for line in lines]
@@ -93,4 +93,4 @@ def _map(summary: Mapping[str, Any], columns: list[str], apart: set[int], key: s
     axes.spines[:].set_visible(False)
     name = {"asr": "ASR", "robust_accuracy": "accuracy"}[key]
     figure.colorbar(image, ax=axes, format=style.percent, label=name, pad=0.02)
-    return style.finish(figure, f"{title}: {name}, {summary['norm']} eps {eps_text(summary['eps'])}", caption)
+    return style.to_plot(figure, f"{title}: {name}, {summary['norm']} eps {eps_text(summary['eps'])}", caption)

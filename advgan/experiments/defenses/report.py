@@ -42,7 +42,7 @@ def report(summary: Summary) -> StudyReport:
     """
     figures = {"asr.png": asr(summary), "robust.png": robust(summary)}
     failed = [row for row in summary["rows"] if not row["same_as"]]
-    verdict_lines = [f"- **{entry['verdict']}**: {in_markdown(entry['told'])}" for entry in verdicts(summary)]
+    verdict_lines = [f"- **{entry['verdict']}**: {in_markdown(entry['text'])}" for entry in verdicts(summary)]
     title = f"What each defense is worth ({summary['targets'][0]['dataset']})"
     return StudyReport(
         name="defenses",
@@ -110,10 +110,10 @@ def verdicts(summary: Summary) -> list[dict[str, Any]]:
         if masking := defense["masking"]:
             text = f"{defense['label']}: gradients: {masking['detail']}"
             violated = masking["verdict"] not in ("no masking found", "unclear", "not tested")
-            entries.append({"verdict": masking["verdict"], "told": text, "violated": violated})
+            entries.append({"verdict": masking["verdict"], "text": text, "violated": violated})
         for rule in defense["violated"]:
             text = f"{defense['label']}: {rule['check']}: {rule['detail']}. It usually means: {rule['meaning']}"
-            entries.append({"verdict": "violated", "told": text, "violated": True})
+            entries.append({"verdict": "violated", "text": text, "violated": True})
     return entries
 
 

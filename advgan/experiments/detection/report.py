@@ -7,7 +7,7 @@ import numpy as np
 from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Plot
 from advgan.report.figures import style
-from advgan.report.figures.cases import safe
+from advgan.report.figures.plot_groups import safe
 from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
 from advgan.report.study import Scalar, StudyReport
 
@@ -88,7 +88,7 @@ def draw(summary: Summary) -> Plot:
     """The ROC curves, a panel for each detector."""
     detectors, rates = summary["detectors"], summary["rates"]
     styles = style.by_access({row["attack"]: row["access"] for row in summary["rows"]})
-    sheet = style.sheet(2.6 + 4.2 * len(detectors), 4.6)
+    sheet = style.new_figure(2.6 + 4.2 * len(detectors), 4.6)
     handles = {}
     for axes, detector in zip(sheet.subplots(1, len(detectors), squeeze=False)[0], detectors, strict=True):
         for row in summary["rows"]:
@@ -106,13 +106,13 @@ def draw(summary: Summary) -> Plot:
         axes.plot(np.square(np.linspace(0, 1)), np.square(np.linspace(0, 1)), color="#888888", linestyle=":")
         axes.set_xscale("function", functions=(np.sqrt, np.square))
         axes.set_xticks([0, 0.01, 0.05, 0.2, 0.5, 1])
-        style.plain(axes, detector["label"]).set(xlim=(0, 1), ylim=(-0.02, 1.03))
+        style.clean_axes(axes, detector["label"]).set(xlim=(0, 1), ylim=(-0.02, 1.03))
         axes.set(xlabel="clean images rejected (FPR)", ylabel="fooling images rejected (TPR)")
         axes.xaxis.set_major_formatter(style.percent)
         axes.yaxis.set_major_formatter(style.percent)
     sheet.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=9, frameon=False)
     first = summary["rows"][0]
-    return style.finish(sheet, f"Detectors against attacks, {first['norm']} eps {eps_text(first['eps'])}", CURVES)
+    return style.to_plot(sheet, f"Detectors against attacks, {first['norm']} eps {eps_text(first['eps'])}", CURVES)
 
 
 def _interval(row: ResultRow, key: str, *, scale: float = 100, digits: int = 1) -> str:

@@ -33,7 +33,7 @@ GRADIENTS = (
 
 def success(table: Sequence[ResultRow]) -> Plot:
     """Success of JSMA's three derivatives against temperature, and the published curve."""
-    figure = style.sheet(10.2, 5.0)
+    figure = style.new_figure(10.2, 5.0)
     axes = figure.subplots()
     x = _positions(table)
     for i, derivative in enumerate(table[0]["jsma"]):
@@ -57,12 +57,12 @@ def success(table: Sequence[ResultRow]) -> Plot:
     axes.yaxis.set_major_formatter(style.percent)
     figure.legend(loc="outside right center", fontsize=9, frameon=False)
     _temperatures(axes, sorted({*x, *(temperature for temperature, _ in published)}))
-    return style.finish(figure, "JSMA against the temperature of defensive distillation", SUCCESS)
+    return style.to_plot(figure, "JSMA against the temperature of defensive distillation", SUCCESS)
 
 
 def gradients(table: Sequence[ResultRow]) -> Plot:
     """Amplitude of the softmax's input gradient against temperature."""
-    figure = style.sheet(8.6, 5.0)
+    figure = style.new_figure(8.6, 5.0)
     axes = figure.subplots()
     x = _positions(table)
     lines = {key: [max(row["gradients"][key], FLOOR) for row in table] for key in ("mean", "median", "low", "high")}
@@ -78,7 +78,7 @@ def gradients(table: Sequence[ResultRow]) -> Plot:
     axes.set(ylim=(FLOOR / 10, 100), ylabel="largest |dp/dx| of an image")
     axes.legend(loc="lower left", fontsize=9, frameon=False)
     _temperatures(axes, x)
-    return style.finish(figure, "Input gradients of the softmax against temperature", GRADIENTS)
+    return style.to_plot(figure, "Input gradients of the softmax against temperature", GRADIENTS)
 
 
 def _positions(table: Sequence[ResultRow]) -> list[float]:
@@ -87,7 +87,7 @@ def _positions(table: Sequence[ResultRow]) -> list[float]:
 
 def _temperatures(axes: Axes, places: Sequence[float]) -> None:
     """The axis of temperatures, logarithmic, with "none" before the first."""
-    style.plain(axes)
+    style.clean_axes(axes)
     axes.set_xscale("log")
     axes.set_xticks(places, ["none" if temperature == UNDISTILLED else f"{temperature:g}" for temperature in places])
     axes.minorticks_off()

@@ -10,8 +10,8 @@ from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.evaluation.statistics import wilson
 from advgan.experiments.sweep.examples import examples
 from advgan.report.comparison import Comparison, Plot
-from advgan.report.figures.cases import safe
 from advgan.report.figures.curves import curves
+from advgan.report.figures.plot_groups import safe
 from advgan.report.page import ResultRow, Summary, Table, percent
 from advgan.report.study import Scalar, StudyReport
 

@@ -122,7 +122,7 @@ def matrix(rows: list[ResultRow]) -> Plot:
     lines = list(dict.fromkeys(line for line, _ in by_line))
     values = np.array([[by_line[line, victim]["asr"] for victim in victims] for line in lines], dtype=float)
     longest = max(map(len, lines))
-    figure = style.sheet(2.4 + 0.075 * longest + 1.35 * len(victims), 1.9 + 0.75 * len(lines))
+    figure = style.new_figure(2.4 + 0.075 * longest + 1.35 * len(victims), 1.9 + 0.75 * len(lines))
     axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for i, line in enumerate(lines):
@@ -134,7 +134,7 @@ def matrix(rows: list[ResultRow]) -> Plot:
             color = "black" if row["asr"] is None or row["asr"] > 0.55 else "white"
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=10)
             if row["source"] == victim:
-                edge = style.OWN["generator"][0][0]  # vermilion
+                edge = style.BY_ACCESS["generator"][0][0]  # vermilion
                 axes.add_patch(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94, edgecolor=edge, linewidth=3, fill=False))
     axes.set_xticks(range(len(victims)), victims)
     axes.set_yticks(range(len(lines)), lines)
@@ -144,7 +144,7 @@ def matrix(rows: list[ResultRow]) -> Plot:
     figure.colorbar(image, ax=axes, format=style.percent, label="ASR")
     attack, first = rows[0]["attack"], rows[0]
     title = f"Transfer of {attack}, {first['norm']} eps {eps_text(first['eps'])}{target_text(first)}"
-    return style.finish(figure, title, MATRIX.format(attack=attack))
+    return style.to_plot(figure, title, MATRIX.format(attack=attack))
 
 
 def curve(rows: list[ResultRow]) -> Plot:
@@ -152,12 +152,14 @@ def curve(rows: list[ResultRow]) -> Plot:
     charts = panels(rows)
     styles = style.by_access({row["attack"]: row["access"] for row in rows})
     one_victim = len({row["victim"] for row in rows if row["source"]}) == 1
-    figure = style.sheet(1.5 + 5 * len(charts), 4.6)
+    figure = style.new_figure(1.5 + 5 * len(charts), 4.6)
     handles: dict[str, Artist] = {}
     for axes, (title, chosen) in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
         for attack, curve_points in points(chosen).items():
             handles[attack] = _draw(axes, attack, curve_points, styles[attack])
-        style.plain(axes, title if one_victim else f"{title} ({pairs(chosen)})").set(ylim=(-0.02, 1.03), ylabel="ASR")
+        style.clean_axes(axes, title if one_victim else f"{title} ({pairs(chosen)})").set(
+            ylim=(-0.02, 1.03), ylabel="ASR"
+        )
         axes.set_xlabel(f"eps ({style.AXIS[rows[0]['norm']]})")
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(style.percent)
@@ -168,7 +170,7 @@ def curve(rows: list[ResultRow]) -> Plot:
     )
     caption = CURVES.format(victim=rows[0]["victim"]) if one_victim else CURVE.format(spread=spread)
     title = f"One step, many steps and noise of the same size, {rows[0]['norm']}{target_text(rows[0])}"
-    return style.finish(figure, title, caption)
+    return style.to_plot(figure, title, caption)
 
 
 def _draw(axes: Axes, label: str, curve_points: list[Point], line_style_of: style.Style) -> Artist:

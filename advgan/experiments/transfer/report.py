@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from advgan.core.threat_model import eps_text
 from advgan.experiments.transfer.plots import curve, matrix, matrix_cells, pairs, panels, points, target_text
-from advgan.report.figures.cases import safe
+from advgan.report.figures.plot_groups import safe
 from advgan.report.page import ResultRow, Summary, Table, percent
 from advgan.report.study import Scalar, StudyReport
 

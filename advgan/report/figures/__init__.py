@@ -8,18 +8,18 @@ from advgan.report.figures.curves import curves
 from advgan.report.figures.galleries import galleries
 from advgan.report.figures.noise import noise
 from advgan.report.figures.norms import cumulative, histograms
+from advgan.report.figures.same_l2_different_linf import same_l2_different_linf
 from advgan.report.figures.speed import speed
 from advgan.report.figures.style import with_caption
-from advgan.report.figures.two_changes import two_changes
 
 __all__ = ["plots", "with_caption"]
 
-STORIES = (curves, speed, noise, two_changes, galleries, confusion, cumulative, histograms)
+FIGURES = (curves, speed, noise, same_l2_different_linf, galleries, confusion, cumulative, histograms)
 
 
 def plots(comparison: Comparison) -> dict[str, Plot]:
     """All figures for which a comparison has data, in the order of the report.
 
-    Names are "curves/mnist-c linf": the story, then what it is about; fit for file names and TensorBoard's tags.
+    Names are "curves/mnist-c linf": the kind of figure, then its subject; valid as file names and TensorBoard's tags.
     """
-    return {name: plot for story in STORIES for name, plot in story(comparison).items()}
+    return {name: plot for draw in FIGURES for name, plot in draw(comparison).items()}

@@ -13,8 +13,8 @@ from advgan.evaluation.evaluate import Result
 from advgan.evaluation.metrics import correct
 from advgan.evaluation.statistics import wilson
 from advgan.report.comparison import Comparison, Plot
-from advgan.report.figures.cases import Case, cases, error, reach
-from advgan.report.figures.style import AXIS, Style, finish, percent, plain, sheet, styles
+from advgan.report.figures.plot_groups import PlotGroup, adversarial_distance, error_distance, plot_groups
+from advgan.report.figures.style import AXIS, Style, clean_axes, new_figure, percent, styles, to_plot
 
 CAPTION = (
     "Left: the share of attacked images on which the attack succeeded (ASR; higher is a stronger attack). "
@@ -28,39 +28,39 @@ CAPTION = (
 def curves(comparison: Comparison) -> dict[str, Plot]:
     """One figure per target, norm and aim: ASR(eps) on the left, accuracy under attack on the right."""
     style = styles(comparison)
-    return {f"curves/{case.name}": _plot(case, style, len(comparison.classes)) for case in cases(comparison)}
+    return {f"curves/{group.name}": _plot(group, style, len(comparison.classes)) for group in plot_groups(comparison)}
 
 
-def _plot(case: Case, style: dict[str, Style], classes: int) -> Plot:
-    figure = sheet(11.5, max(4.6, 1 + 0.19 * len(case.attacks)))  # room for the legend
+def _plot(group: PlotGroup, style: dict[str, Style], classes: int) -> Plot:
+    figure = new_figure(11.5, max(4.6, 1 + 0.19 * len(group.attacks)))  # room for the legend
     asr, accuracy = figure.subplots(1, 2)
-    largest = case.eps[-1] * (1.08 if len(case.eps) > 1 else 1.5)
-    for results in case.attacks.values():
+    largest = group.eps[-1] * (1.08 if len(group.eps) > 1 else 1.5)
+    for results in group.attacks.values():
         for axes, quantity in ((asr, "asr"), (accuracy, "robust_accuracy")):
             if results[0].row["protocol"] == "bounded":
                 _bounded(axes, results, quantity, style)
             else:
                 _stairs(axes, results[-1], quantity, style, largest)
-    if len(case.attacks) > 1:
-        _best(asr, accuracy, case, largest)
+    if len(group.attacks) > 1:
+        _best(asr, accuracy, group, largest)
     accuracy.axhline(1 / classes, color="#888888", linestyle=":", linewidth=1)
     for axes, text in (
-        (asr, f"ASR, of {case.n_attacked} attacked images"),
-        (accuracy, f"accuracy, of {case.n} images"),
+        (asr, f"ASR, of {group.n_attacked} attacked images"),
+        (accuracy, f"accuracy, of {group.n} images"),
     ):
-        plain(axes, text).set(xlim=(0, largest), ylim=(-0.02, 1.03), xlabel=f"eps ({AXIS[case.norm]})")
+        clean_axes(axes, text).set(xlim=(0, largest), ylim=(-0.02, 1.03), xlabel=f"eps ({AXIS[group.norm]})")
         axes.yaxis.set_major_formatter(percent)
     figure.legend(*asr.get_legend_handles_labels(), loc="outside right center", fontsize=8.5, frameon=False)
-    return finish(figure, f"{case.words}: attack success and robust accuracy against eps", CAPTION)
+    return to_plot(figure, f"{group.title}: attack success and robust accuracy against eps", CAPTION)
 
 
-def _best(asr: Axes, accuracy: Axes, case: Case, largest: float) -> None:
+def _best(asr: Axes, accuracy: Axes, group: PlotGroup, largest: float) -> None:
     """The best of all attacks, image by image, in both panels."""
-    records = next(iter(case.attacks.values()))[0].records
-    was_correct, smallest = correct(records), case.smallest()
+    records = next(iter(group.attacks.values()))[0].records
+    was_correct, smallest = correct(records), group.smallest()
     look: dict[str, Any] = {"where": "post", "color": "black", "linestyle": "--", "linewidth": 1.2}
-    asr.step(*_share(smallest[records["counts"]], largest), label="best of all, per image", **look)
-    x, y = _share(case.smallest_error().masked_fill(~was_correct, torch.inf), largest)
+    asr.step(*_cumulative_rate(smallest[records["counts"]], largest), label="best of all, per image", **look)
+    x, y = _cumulative_rate(group.smallest_error().masked_fill(~was_correct, torch.inf), largest)
     accuracy.step(x, was_correct.double().mean().item() - y, **look)
 
 
@@ -88,20 +88,20 @@ def _stairs(axes: Axes, result: Result, quantity: str, style: dict[str, Style], 
     """A minimum-norm attack: one step per image, at the norm of its perturbation."""
     row, records = result.row, result.records
     other = "" if row["attack_norm"] == row["norm"] else f" (minimises {row['attack_norm']})"
-    size, turn = reach(result), 1.0
+    size, turn = adversarial_distance(result), 1.0
     start = 0.0
     if quantity == "asr":
         size = size[records["counts"]]
     else:
         was_correct = correct(records)
         start, turn = was_correct.double().mean().item(), -1.0
-        size = error(result).masked_fill(~was_correct, torch.inf)
-    x, y = _share(size, largest)
+        size = error_distance(result).masked_fill(~was_correct, torch.inf)
+    x, y = _cumulative_rate(size, largest)
     look = {"color": style[row["attack"]].color, "linestyle": style[row["attack"]].line}
     axes.step(x, start + turn * y, where="post", linewidth=1.8, label=f"{row['attack']}{other}", **look)
 
 
-def _share(sizes: Tensor, largest: float) -> tuple[np.ndarray, np.ndarray]:
+def _cumulative_rate(sizes: Tensor, largest: float) -> tuple[np.ndarray, np.ndarray]:
     """The share of `sizes` (n,) that are at most x, as steps over 0 to `largest`; inf never counts."""
     x = np.sort(sizes[sizes <= largest].double().numpy())
     y = np.arange(1, len(x) + 1) / max(len(sizes), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
-from advgan.report.figures.cases import Case, cases, safe
+from advgan.report.figures.plot_groups import PlotGroup, plot_groups, safe
 from advgan.report.gallery import gallery
 
 CAPTION = (
@@ -17,28 +17,28 @@ CAPTION = (
 
 def galleries(comparison: Comparison) -> dict[str, Plot]:
     """For each target, norm and aim, each attack at its largest eps; minimum-norm attacks once."""
-    found: dict[str, Plot] = {}
-    for case in cases(comparison):
-        for attack, results in case.attacks.items():
+    plots: dict[str, Plot] = {}
+    for group in plot_groups(comparison):
+        for attack, results in group.attacks.items():
             result = results[-1]
             if result.row["protocol"] == "bounded":
-                found[f"gallery/{case.name} {safe(eps_text(result.row['eps']))} {safe(attack)}"] = _gallery(
-                    comparison, case, result
+                plots[f"gallery/{group.name} {safe(eps_text(result.row['eps']))} {safe(attack)}"] = _gallery(
+                    comparison, group, result
                 )
-            elif (name := f"gallery/{case.subject} {safe(attack)}") not in found:
-                found[name] = _gallery(comparison, case, result)
-    return found
+            elif (name := f"gallery/{group.subject} {safe(attack)}") not in plots:
+                plots[name] = _gallery(comparison, group, result)
+    return plots
 
 
-def _gallery(comparison: Comparison, case: Case, result: Result) -> Plot:
+def _gallery(comparison: Comparison, group: PlotGroup, result: Result) -> Plot:
     row, records, k = result.row, result.records, len(result.x_adv)
     if row["protocol"] == "bounded":
-        rate = f"{row['asr']:.1%} of {row['n_attacked']} fooled"
-        title = f"{row['attack']} on {case.words} eps {eps_text(row['eps'])}: {rate}"
+        rate = f"ASR {row['asr']:.1%} of {row['n_attacked']}"
+        title = f"{row['attack']} on {group.title} eps {eps_text(row['eps'])}: {rate}"
     else:
-        aim = "" if case.y_target is None else f", toward class {case.y_target}"
+        toward = "" if group.y_target is None else f", toward class {group.y_target}"
         median = "none" if row["l2_median"] is None else f"{row['l2_median']:.2f}"
-        title = f"{row['attack']} (minimum {row['attack_norm']}) on {case.target}{aim}: median l2 {median}"
+        title = f"{row['attack']} (minimum {row['attack_norm']}) on {group.target}{toward}: median l2 {median}"
     image = gallery(
         comparison.x[:k],
         result.x_adv,

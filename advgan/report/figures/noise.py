@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
-from advgan.report.figures.cases import Case, cases
-from advgan.report.figures.style import finish, sheet
+from advgan.report.figures.plot_groups import PlotGroup, plot_groups
+from advgan.report.figures.style import new_figure, to_plot
 from advgan.report.gallery import FOOLED, HELD, prediction_text, rgb
 
 CAPTION = (
@@ -33,24 +33,24 @@ class NoiseExample(NamedTuple):
 def noise(comparison: Comparison) -> dict[str, Plot]:
     """For each target, norm and aim with such an image: noise of growing size above, an attack of that size below."""
     return {
-        f"noise/{case.name}": _noise(comparison, case, example)
-        for case in cases(comparison)
-        if (example := find_noise_example(case, len(comparison.x)))
+        f"noise/{group.name}": _noise(comparison, group, example)
+        for group in plot_groups(comparison)
+        if (example := find_noise_example(group, len(comparison.x)))
     }
 
 
-def find_noise_example(case: Case, shown: int) -> NoiseExample | None:
+def find_noise_example(group: PlotGroup, shown: int) -> NoiseExample | None:
     """Smallest eps at which a generator or else a gradient attack succeeds on an image on which noise never does."""
-    noises = [a for a, results in case.attacks.items() if results[0].row["access"] == "nothing"]
-    noises.sort(key=lambda a: -case.attacks[a][-1].row["l2_mean"])  # the largest first
+    noises = [a for a, results in group.attacks.items() if results[0].row["access"] == "nothing"]
+    noises.sort(key=lambda a: -group.attacks[a][-1].row["l2_mean"])  # the largest first
     best: tuple[tuple[float, ...], NoiseExample] | None = None
     for noise_rank, noise_name in enumerate(noises):
-        records = [result.records for result in case.attacks[noise_name]]
-        held = torch.stack([each["prediction"] == each["label"] for each in records]).all(0)[:shown]
-        for rank, (attack, results) in enumerate(sorted(case.attacks.items(), key=lambda item: _rank(item[1][0]))):
+        records = [result.records for result in group.attacks[noise_name]]
+        held = torch.stack([column["prediction"] == column["label"] for column in records]).all(0)[:shown]
+        for rank, (attack, results) in enumerate(sorted(group.attacks.items(), key=lambda item: _rank(item[1][0]))):
             for result in results if _rank(results[0]) < 3 else []:
-                hit = held & result.records["success"][:shown]
-                for i in hit[: len(result.x_adv)].nonzero().flatten().tolist():
+                candidates = held & result.records["success"][:shown]
+                for i in candidates[: len(result.x_adv)].nonzero().flatten().tolist():
                     order = (result.row["eps"], rank, noise_rank, -result.records["confidence"][i].item())
                     if best is None or order < best[0]:
                         best = order, NoiseExample(result.row["eps"], i, attack, noise_name)
@@ -65,14 +65,14 @@ def _rank(result: Result) -> int:
     return 0 if row["access"] == "generator" else 1 if row["attack"] == "fgsm" else 2
 
 
-def _noise(comparison: Comparison, case: Case, example: NoiseExample) -> Plot:
+def _noise(comparison: Comparison, group: PlotGroup, example: NoiseExample) -> Plot:
     i, clean = example.image, comparison.x[example.image]
     rows = [
-        {result.row["eps"]: result for result in case.attacks[name] if i < len(result.x_adv)}
+        {result.row["eps"]: result for result in group.attacks[name] if i < len(result.x_adv)}
         for name in (example.noise, example.attack)
     ]
     eps = sorted(rows[0] | rows[1])
-    figure = sheet(2.0 * (len(eps) + 1) + 0.6, 5.2)
+    figure = new_figure(2.0 * (len(eps) + 1) + 0.6, 5.2)
     panels = figure.subplots(2, len(eps) + 1, squeeze=False)
     truth = int(comparison.y[i])
     first = next(iter(rows[0].values())).records
@@ -85,13 +85,15 @@ def _noise(comparison: Comparison, case: Case, example: NoiseExample) -> Plot:
                 axes.axis("off")
                 continue
             records = results[size].records
-            says = prediction_text((records["prediction"], records["confidence"]), i, comparison.classes)
-            wrong = int(records["prediction"][i]) != truth
-            _tile(axes, rgb(results[size].x_adv[i]), f"eps {eps_text(size)}: {says}", wrong)
-    return finish(figure, f"{case.words}: {example.noise} and {example.attack} of the same size", CAPTION)
+            text = prediction_text((records["prediction"], records["confidence"]), i, comparison.classes)
+            misclassified = int(records["prediction"][i]) != truth
+            _tile(axes, rgb(results[size].x_adv[i]), f"eps {eps_text(size)}: {text}", misclassified)
+    return to_plot(figure, f"{group.title}: {example.noise} and {example.attack} of the same size", CAPTION)
 
 
-def _tile(axes: Axes, image: np.ndarray, title: str, wrong: bool) -> None:
+def _tile(axes: Axes, image: np.ndarray, title: str, misclassified: bool) -> None:
     axes.imshow(image, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=9, color=FOOLED if wrong else HELD, weight="bold" if wrong else "normal")
+    axes.set_title(
+        title, fontsize=9, color=FOOLED if misclassified else HELD, weight="bold" if misclassified else "normal"
+    )

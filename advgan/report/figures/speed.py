@@ -12,8 +12,8 @@ from matplotlib.transforms import Bbox
 
 from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Comparison, Plot
-from advgan.report.figures.cases import Case, cases, safe
-from advgan.report.figures.style import Style, finish, percent, plain, sheet, styles
+from advgan.report.figures.plot_groups import PlotGroup, plot_groups, safe
+from advgan.report.figures.style import Style, clean_axes, new_figure, percent, styles, to_plot
 
 CAPTION = (
     "Right is faster, up is stronger, at one radius eps. The shaded steps are the Pareto front: no other bounded "
@@ -23,17 +23,26 @@ CAPTION = (
     "one backward pass. Speeds are those of this report's machine and batch size, without the training of "
     "a generator."
 )
-AROUND = ((1, 0), (-1, 0), (0.7, 1), (0.7, -1), (-0.7, 1), (-0.7, -1), (0, 1), (0, -1))  # where a label may stand
+LABEL_DIRECTIONS = (
+    (1, 0),
+    (-1, 0),
+    (0.7, 1),
+    (0.7, -1),
+    (-0.7, 1),
+    (-0.7, -1),
+    (0, 1),
+    (0, -1),
+)  # of a label from its point
 
 
 def speed(comparison: Comparison) -> dict[str, Plot]:
     """A scatter for each target, norm and aim at three radii at most: the smallest, the middle and the largest."""
-    style, found = styles(comparison), {}
-    for case in cases(comparison):
-        eps = case.eps
-        for radius in sorted({eps[0], eps[len(eps) // 2], eps[-1]}):
-            found[f"speed/{case.name} {safe(eps_text(radius))}"] = _plot(case, radius, style)
-    return found
+    style, plots = styles(comparison), {}
+    for group in plot_groups(comparison):
+        eps = group.eps
+        for eps_value in sorted({eps[0], eps[len(eps) // 2], eps[-1]}):
+            plots[f"speed/{group.name} {safe(eps_text(eps_value))}"] = _plot(group, eps_value, style)
+    return plots
 
 
 def pareto(points: list[tuple[float, float]]) -> list[int]:
@@ -46,13 +55,13 @@ def pareto(points: list[tuple[float, float]]) -> list[int]:
     return front[::-1]
 
 
-def _plot(case: Case, eps: float, style: dict[str, Style]) -> Plot:
-    rows = [result.row for result in case.at(eps)]
+def _plot(group: PlotGroup, eps: float, style: dict[str, Style]) -> Plot:
+    rows = [result.row for result in group.at(eps)]
     points = [(row["images_per_second"], row["asr"]) for row in rows]
-    figure = sheet(9, 5.4)
-    axes = plain(figure.subplots())
+    figure = new_figure(9, 5.4)
+    axes = clean_axes(figure.subplots())
     axes.set(xscale="log", ylim=(-0.06, 1.09), xlabel="images per second (logarithmic)")
-    axes.set_ylabel(f"ASR, of {case.n_attacked} attacked images")
+    axes.set_ylabel(f"ASR, of {group.n_attacked} attacked images")
     axes.yaxis.set_major_formatter(percent)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.xaxis.set_minor_formatter("")
@@ -66,8 +75,8 @@ def _plot(case: Case, eps: float, style: dict[str, Style]) -> Plot:
     low, high = np.log10([min(points)[0], max(points)[0]])
     margin = max(0.12 * (high - low), (1.2 - high + low) / 2)  # more than a power of ten, for one has a number
     axes.set_xlim(10 ** (low - margin), 10 ** (high + margin))
-    taking_part = [p for p, row in zip(points, rows, strict=True) if _competes(row)]
-    if front := [taking_part[i] for i in pareto(taking_part)]:
+    bounded_points = [p for p, row in zip(points, rows, strict=True) if _is_on_front(row)]
+    if front := [bounded_points[i] for i in pareto(bounded_points)]:
         x, y = np.array([(axes.get_xlim()[0], front[0][1]), *front]).T
         axes.step(x, y, where="pre", color="#555555", linewidth=1, zorder=1)
         axes.fill_between(x, y, -0.06, step="pre", color="#555555", alpha=0.07, linewidth=0)
@@ -75,26 +84,26 @@ def _plot(case: Case, eps: float, style: dict[str, Style]) -> Plot:
         for x in [row["images_per_second"] for row in rows if row["attack"] == "fgsm"]:
             axes.axvline(x, color=style["fgsm"].color, linestyle=":", linewidth=1.2, zorder=1)
     _label(axes, points, [row["attack"] for row in rows], [style[row["attack"]].color for row in rows])
-    return finish(figure, f"{case.words}, eps {eps_text(eps)}: speed against success", CAPTION)
+    return to_plot(figure, f"{group.title}, eps {eps_text(eps)}: speed against success", CAPTION)
 
 
-def _competes(row: dict[str, Any]) -> bool:
+def _is_on_front(row: dict[str, Any]) -> bool:
     return row["protocol"] == "bounded" and row["access"] != "nothing"
 
 
 def _label(axes: Axes, points: list[tuple[float, float]], texts: list[str], colours: list[str]) -> None:
-    """Write a text next to each point, where it covers no point and no other text; a line connects far ones.
+    """Write a text next to each point without overlap; a line connects distant ones.
 
-    Greedy: from the top down, each takes the first place around its point that is free, near ones first.
+    Greedy: from the top down, each label gets the first free place around its point, near ones first.
     """
-    FigureCanvasAgg(axes.get_figure(root=True)).draw()  # until then points have no place
+    FigureCanvasAgg(axes.get_figure(root=True)).draw()  # sets the positions of the points
     frame = axes.get_window_extent()
     centres = axes.transData.transform(points)
     boxes = [Bbox.from_extents(*(centre - 7), *(centre + 7)) for centre in centres]  # of points, then of texts too
     for i in sorted(range(len(texts)), key=lambda i: (-centres[i][1], -centres[i][0])):
         others = boxes[:i] + boxes[i + 1 :]
         width = 6.6 * len(texts[i])
-        places = [(dx * far, dy * far) for far, (dx, dy) in product((11, 20, 34, 50, 70, 95, 125), AROUND)]
+        places = [(dx * far, dy * far) for far, (dx, dy) in product((11, 20, 34, 50, 70, 95, 125), LABEL_DIRECTIONS)]
         spots = [_spot(centres[i] + place, place, width, 13) for place in places]
         best = min(range(len(spots)), key=lambda j: _crowding(spots[j], others, frame))
         boxes.append(spots[best])
@@ -116,8 +125,8 @@ def _label(axes: Axes, points: list[tuple[float, float]], texts: list[str], colo
 def _spot(corner: np.ndarray, towards: tuple[float, float], width: float, height: float) -> Bbox:
     """The box of a text that extends away from its point: right and up for positive directions, both ways for 0."""
     x, y = (
-        at - size * (0 if way > 0 else 1 if way < 0 else 0.5)
-        for at, size, way in zip(corner, (width, height), towards, strict=True)
+        position - size * (0 if direction > 0 else 1 if direction < 0 else 0.5)
+        for position, size, direction in zip(corner, (width, height), towards, strict=True)
     )
     return Bbox.from_bounds(x, y, width, height)
 

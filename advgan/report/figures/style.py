@@ -22,7 +22,7 @@ COLOURS = (
 LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1.2)))  # each for as many attacks as there are colours
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 # By access: a generator is a vermilion star, in every report; noise, the baseline, is grey.
-OWN = {
+BY_ACCESS = {
     "generator": (("#D55E00", "#8A3200", "#FF9466"), ("*", "p", "8", "H")),
     "nothing": (("#777777", "#AAAAAA", "#444444"), MARKERS),
 }
@@ -49,24 +49,24 @@ def styles(comparison: Comparison) -> dict[str, Style]:
 
 def by_access(access: Mapping[str, str]) -> dict[str, Style]:
     """Attack label -> its style, from label -> access: 48 pairs of colour and line before one returns."""
-    used, found = Counter[int](), {}
+    used, styles_by_label = Counter[int](), {}
     for label, kind in access.items():
-        colours, markers = palette = OWN.get(kind, (COLOURS, MARKERS))
+        colours, markers = palette = BY_ACCESS.get(kind, (COLOURS, MARKERS))
         i = used[id(palette[0])]
         used[id(palette[0])] += 1
         line = LINES[i // len(colours) % len(LINES)]
-        found[label] = Style(colours[i % len(colours)], markers[i % len(markers)], line)
-    return found
+        styles_by_label[label] = Style(colours[i % len(colours)], markers[i % len(markers)], line)
+    return styles_by_label
 
 
-def sheet(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, with a constrained layout."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def plain(axes: Axes, title: str = "") -> Axes:
+def clean_axes(axes: Axes, title: str = "") -> Axes:
     """Axes without a box, with a light grid."""
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(color="#e4e4e4", linewidth=0.8)
@@ -80,7 +80,7 @@ def percent(value: float, _: object = None) -> str:
     return f"{value:.0%}"
 
 
-def finish(figure: Figure, title: str, caption: str) -> Plot:
+def to_plot(figure: Figure, title: str, caption: str) -> Plot:
     """Put the title on the figure, and draw it."""
     characters = int(figure.get_figwidth() * 10)  # of 12 points, bold
     figure.suptitle("\n".join(textwrap.wrap(title, characters)), fontsize=12, weight="bold")
@@ -105,6 +105,6 @@ def with_caption(plot: Plot) -> np.ndarray:
     figure = Figure(figsize=(width / DPI, strip_height / DPI), dpi=DPI)
     figure.text(12 / width, 1 - 8 / strip_height, "\n".join(lines), va="top", fontsize=9.5, linespacing=1.25)
     strip = pixels(figure)
-    whole = np.full((height + len(strip), max(width, strip.shape[1]), 3), 255, np.uint8)
-    whole[:height, : plot.image.shape[1]], whole[height:, : strip.shape[1]] = plot.image, strip
-    return whole
+    image = np.full((height + len(strip), max(width, strip.shape[1]), 3), 255, np.uint8)
+    image[:height, : plot.image.shape[1]], image[height:, : strip.shape[1]] = plot.image, strip
+    return image

@@ -1,4 +1,4 @@
-"""The results of a chart: one target model, norm and target class, by attack and growing eps."""
+"""The results of a plot: one target model, norm and target class, by attack and growing eps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from advgan.report.comparison import Comparison
 
 
 @dataclass(frozen=True)
-class Case:
+class PlotGroup:
     """`attacks`: label -> results by growing eps, one seed of each, in the order of the report."""
 
     target: str
@@ -30,11 +30,11 @@ class Case:
 
     @property
     def subject(self) -> str:
-        """The same without the norm, for what is shown in several norms, or in none: "mnist-c", "mnist-c to 3"."""
+        """The same without the norm, for plots of several norms, or of none: "mnist-c", "mnist-c to 3"."""
         return self.name.replace(f" {self.norm}", "", 1)
 
     @property
-    def words(self) -> str:
+    def title(self) -> str:
         """For titles."""
         return f"{self.target}, {self.norm}" + ("" if self.y_target is None else f", toward class {self.y_target}")
 
@@ -60,44 +60,46 @@ class Case:
         return [result for result in results if result.row["protocol"] == protocol]
 
     def smallest(self) -> Tensor:
-        """(n,) in the case's norm, the norm of the smallest successful perturbation of any attack; inf without one.
+        """(n,) in the group's norm, the norm of the smallest successful perturbation of any attack; inf without one.
 
         The empirical best attack of AttackBench (Cina et al. 2025), image by image.
         """
-        return torch.stack([reach(result) for results in self.attacks.values() for result in results]).amin(0)
+        return torch.stack(
+            [adversarial_distance(result) for results in self.attacks.values() for result in results]
+        ).amin(0)
 
     def smallest_error(self) -> Tensor:
         """(n,) the same for any misclassification: in a targeted attack accuracy falls with other classes too."""
-        return torch.stack([error(result) for results in self.attacks.values() for result in results]).amin(0)
+        return torch.stack([error_distance(result) for results in self.attacks.values() for result in results]).amin(0)
 
 
-def cases(comparison: Comparison) -> list[Case]:
-    """The cases of a comparison with metrics; of several seeds the first one.
+def plot_groups(comparison: Comparison) -> list[PlotGroup]:
+    """The plot groups of a comparison, of results with metrics; of several seeds the first one.
 
-    Left out is a threat under which there are less than a quarter of the attacks that the fullest one has: a single
-    attack in another ball, like PGD at eps 0.5 in eval/compare.py, is a check and no comparison.
+    A threat with less than a quarter of the attacks of the largest one is left out: a single attack in another ball,
+    like PGD at eps 0.5 in eval/compare.py, is a check and no comparison.
     """
     order = {label: i for i, label in enumerate(dict.fromkeys(r.row["attack"] for r in comparison.results))}
     groups = {group: first_seeds(results) for group, results in comparison.groups()}
-    fullest = max(map(len, groups.values()), default=0)
-    found: dict[tuple[str, str, int | None], dict[str, list[Result]]] = {}
+    most_attacks = max(map(len, groups.values()), default=0)
+    by_threat: dict[tuple[str, str, int | None], dict[str, list[Result]]] = {}
     for group, results in groups.items():
-        if 4 * len(results) >= fullest:
-            attacks = found.setdefault((group.target, group.norm, group.y_target), {})
+        if 4 * len(results) >= most_attacks:
+            attacks = by_threat.setdefault((group.target, group.norm, group.y_target), {})
             for result in results:
                 attacks.setdefault(result.row["attack"], []).append(result)
     return [
-        Case(*key, {label: attacks[label] for label in sorted(attacks, key=order.__getitem__)})
-        for key, attacks in found.items()
+        PlotGroup(*key, {label: attacks[label] for label in sorted(attacks, key=order.__getitem__)})
+        for key, attacks in by_threat.items()
     ]
 
 
-def reach(result: Result) -> Tensor:
-    """(n,) the norm of the perturbation that fooled the classifier; inf where it was not fooled."""
+def adversarial_distance(result: Result) -> Tensor:
+    """(n,) the norm of the successful perturbation; inf without success."""
     return _size(result).masked_fill(~result.records["fooled"], torch.inf)
 
 
-def error(result: Result) -> Tensor:
+def error_distance(result: Result) -> Tensor:
     """(n,) the norm of the perturbation with any misclassification; inf without one."""
     anywhere = result.records | {"within": torch.ones_like(result.records["within"])}
     return _size(result).masked_fill(~misclassified(anywhere), torch.inf)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from advgan.core.threat_model import delta_norms, eps_text
 from advgan.report.comparison import Comparison, Plot
-from advgan.report.figures.cases import Case, cases
-from advgan.report.figures.style import finish, sheet
+from advgan.report.figures.plot_groups import PlotGroup, plot_groups
+from advgan.report.figures.style import new_figure, to_plot
 from advgan.report.gallery import FOOLED, HELD, difference, magnifications, prediction_text, rgb
 
 CAPTION = (
@@ -33,29 +33,29 @@ class Perturbation(NamedTuple):
     """A perturbed image number `image`: x_adv (c, h, w), the attack (`maker`), and the prediction, if there is one."""
 
     image: int
-    maker: str
+    attack_text: str
     x_adv: Tensor
     l2: float
     linf: float
     prediction: str = "not classified"
-    wrong: bool = False
+    misclassified: bool = False
 
 
-def two_changes(comparison: Comparison) -> dict[str, Plot]:
+def same_l2_different_linf(comparison: Comparison) -> dict[str, Plot]:
     """For each target and aim, two successful perturbations of one image with equal l2, and linf at least twice apart.
 
     Where no two attacks have such a pair, the second is a square of that norm.
     """
-    found: dict[str, list[Perturbation]] = {}
+    by_name: dict[str, list[Perturbation]] = {}
     titles: dict[str, str] = {}
-    for case in cases(comparison):
-        name = f"two changes/{case.subject}"
-        titles[name] = case.target
-        found.setdefault(name, []).extend(_changes(case, comparison))
+    for group in plot_groups(comparison):
+        name = f"same l2/{group.subject}"
+        titles[name] = group.target
+        by_name.setdefault(name, []).extend(_perturbations(group, comparison))
     return {
         name: _plot(comparison, titles[name], *pair)
-        for name, changes in found.items()
-        if (pair := _pair(changes) or _with_square(changes, comparison.x))
+        for name, perturbations in by_name.items()
+        if (pair := _pair(perturbations) or _with_square(perturbations, comparison.x))
     }
 
 
@@ -65,69 +65,77 @@ def square(x: Tensor, length: float) -> Tensor | None:
     The smallest square that stays in [0, 1], as close to the middle as possible.
     """
     channels, height, width = x.shape
-    for side in range(1, min(height, width) + 1):
-        step = length / (side * math.sqrt(channels))
+    for size in range(1, min(height, width) + 1):
+        step = length / (size * math.sqrt(channels))
         for sign in (1, -1):
-            full = F.max_pool2d((sign * x).amax(0)[None, None], side, 1)[0, 0]  # of the pixels, in that direction
+            full = F.max_pool2d((sign * x).amax(0)[None, None], size, 1)[0, 0]  # of the pixels, in that direction
             fits = (full + step <= (1 if sign > 0 else 0)).nonzero()
             if len(fits):
-                middle = torch.tensor([height - side, width - side]) / 2
+                middle = torch.tensor([height - size, width - size]) / 2
                 top, left = fits[(fits - middle).norm(dim=1).argmin()].tolist()
                 changed = x.clone()
-                changed[:, top : top + side, left : left + side] += sign * step
+                changed[:, top : top + size, left : left + size] += sign * step
                 return changed
     return None
 
 
-def _changes(case: Case, comparison: Comparison) -> Iterator[Perturbation]:
+def _perturbations(group: PlotGroup, comparison: Comparison) -> Iterator[Perturbation]:
     """All successful adversarial examples of the first images."""
-    for attack, results in case.attacks.items():
+    for attack, results in group.attacks.items():
         for result in results:
             records, eps = result.records, result.row["eps"]
-            maker = f"{attack}, {case.norm} eps {eps_text(eps)}" if result.row["protocol"] == "bounded" else attack
+            attack_text = (
+                f"{attack}, {group.norm} eps {eps_text(eps)}" if result.row["protocol"] == "bounded" else attack
+            )
             for i in records["success"][: len(result.x_adv)].nonzero().flatten().tolist():
                 size = records["l2"][i].item(), records["linf"][i].item()
                 prediction = prediction_text((records["prediction"], records["confidence"]), i, comparison.classes)
-                yield Perturbation(i, maker, result.x_adv[i], *size, prediction, True)
+                yield Perturbation(i, attack_text, result.x_adv[i], *size, prediction, True)
 
 
-def _pair(changes: list[Perturbation]) -> tuple[Perturbation, Perturbation] | None:
+def _pair(perturbations: list[Perturbation]) -> tuple[Perturbation, Perturbation] | None:
     """The two that differ most in linf, at least by 2, of those on one image with l2 within 2 %."""
-    fitting = [
+    pairs = [
         (a, b)
-        for a, b in permutations(changes, 2)
+        for a, b in permutations(perturbations, 2)
         if a.image == b.image and abs(a.l2 - b.l2) <= 0.02 * a.l2 and b.linf >= 2 * a.linf
     ]
-    return max(fitting, key=lambda pair: pair[1].linf / pair[0].linf, default=None)
+    return max(pairs, key=lambda pair: pair[1].linf / pair[0].linf, default=None)
 
 
-def _with_square(changes: list[Perturbation], x: Tensor) -> tuple[Perturbation, Perturbation] | None:
+def _with_square(perturbations: list[Perturbation], x: Tensor) -> tuple[Perturbation, Perturbation] | None:
     """The perturbation of the smallest linf norm, and a square of its l2 norm with at least twice its linf norm."""
-    for thin in sorted(changes, key=lambda change: change.linf):
-        drawn = square(x[thin.image], thin.l2)
-        size = delta_norms((x[thin.image] if drawn is None else drawn)[None] - x[thin.image])
-        if drawn is not None and size["linf"].item() >= 2 * thin.linf:
-            return thin, Perturbation(thin.image, "a square", drawn, size["l2"].item(), size["linf"].item())
+    for smallest in sorted(perturbations, key=lambda perturbation: perturbation.linf):
+        with_square = square(x[smallest.image], smallest.l2)
+        size = delta_norms((x[smallest.image] if with_square is None else with_square)[None] - x[smallest.image])
+        if with_square is not None and size["linf"].item() >= 2 * smallest.linf:
+            return smallest, Perturbation(
+                smallest.image, "a square", with_square, size["l2"].item(), size["linf"].item()
+            )
     return None
 
 
 def _plot(comparison: Comparison, target: str, spread: Perturbation, strong: Perturbation) -> Plot:
-    figure = sheet(8.2, 5.6)
+    figure = new_figure(8.2, 5.6)
     panels = figure.subplots(2, 3)
     clean, truth = comparison.x[spread.image], comparison.classes[int(comparison.y[spread.image])]
     factor = magnifications(strong.linf)[0]
-    for row, change in enumerate((spread, strong)):
-        delta = change.x_adv - clean
+    for row, perturbation in enumerate((spread, strong)):
+        delta = perturbation.x_adv - clean
         _tile(panels[row, 0], rgb(clean), f"clean: {truth}")
         scale = "" if factor == 1 else f" ×{factor}"
-        _tile(panels[row, 1], difference(delta, factor), f"l2 {change.l2:.2f}, linf {change.linf:.3g}{scale}")
-        _tile(panels[row, 2], rgb(change.x_adv), change.prediction, change.wrong)
-        panels[row, 0].set_ylabel(change.maker, fontsize=10)
-    caption = CAPTION if strong.wrong else CAPTION + SQUARE
-    return finish(figure, f"{target}: two perturbations of equal l2 norm {spread.l2:.2f}", caption)
+        _tile(
+            panels[row, 1], difference(delta, factor), f"l2 {perturbation.l2:.2f}, linf {perturbation.linf:.3g}{scale}"
+        )
+        _tile(panels[row, 2], rgb(perturbation.x_adv), perturbation.prediction, perturbation.misclassified)
+        panels[row, 0].set_ylabel(perturbation.attack_text, fontsize=10)
+    caption = CAPTION if strong.misclassified else CAPTION + SQUARE
+    return to_plot(figure, f"{target}: two perturbations of equal l2 norm {spread.l2:.2f}", caption)
 
 
-def _tile(axes: Axes, image: np.ndarray, title: str, wrong: bool = False) -> None:
+def _tile(axes: Axes, image: np.ndarray, title: str, misclassified: bool = False) -> None:
     axes.imshow(image, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=9.5, color=FOOLED if wrong else HELD, weight="bold" if wrong else "normal")
+    axes.set_title(
+        title, fontsize=9.5, color=FOOLED if misclassified else HELD, weight="bold" if misclassified else "normal"
+    )
