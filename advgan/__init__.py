@@ -14,16 +14,28 @@ if TYPE_CHECKING:
     from advgan.core.threat_model import Threat
     from advgan.defenses.checkpoint import load_classifier
     from advgan.experiments.comparison.compare import compare
+    from advgan.experiments.frontier.frontier import frontier
     from advgan.models.generator import Generator
     from advgan.training.generator import fit
 
-__all__ = ["Generator", "InputError", "Threat", "__version__", "check_model", "compare", "fit", "load_classifier"]
+__all__ = [
+    "Generator",
+    "InputError",
+    "Threat",
+    "__version__",
+    "check_model",
+    "compare",
+    "fit",
+    "frontier",
+    "load_classifier",
+]
 _HOMES = {
     "Generator": "advgan.models.generator",
     "Threat": "advgan.core.threat_model",
     "check_model": "advgan.classifiers.diagnosis",
     "compare": "advgan.experiments.comparison.compare",
     "fit": "advgan.training.generator",
+    "frontier": "advgan.experiments.frontier.frontier",
     "load_classifier": "advgan.defenses.checkpoint",
 }
 

@@ -67,7 +67,7 @@ def resumed_training(directory: Path) -> list[dict[str, Any]]:
     """History of a training that is stopped after 4 of 8 steps and resumed, without times."""
     module = program_module("train/advgan.py")
     flags = {"target-weights": CLASSIFIER, "output-dir": directory, "threads": 1, "batch-size": 16, "width": 8}
-    flags |= {"validate-every": 2, "validation-images": 50}
+    flags |= {"validate-every": 2, "validation-images": 50, "labels": False}
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
     run(module.main, module.Settings, [*words, "--max-steps", "4"])
     run(module.main, module.Settings, [*words, "--max-steps", "8", "--resume"])

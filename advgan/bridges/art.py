@@ -55,13 +55,15 @@ class AdvGAN(Base):
     def generate(self, x: NDArray[Any], y: NDArray[Any] | None = None, **kwargs: Any) -> NDArray[np.float32]:
         if kwargs:
             raise InputError(f"one pass of a generator takes x and y alone, got {', '.join(kwargs)}")
-        target_classes = None
-        if self.targeted:
-            if y is None:
-                raise InputError("a targeted attack needs target classes, expected y, got None")
-            target_classes = torch.as_tensor(y.argmax(1) if y.ndim == 2 else y)
+        if self.targeted and y is None:
+            raise InputError("a targeted attack needs target classes, expected y, got None")
+        if y is None and self.generator.labels:  # as ART's own attacks: the predictions are the labels
+            y = self.estimator.predict(x)
+        classes = None if y is None else torch.as_tensor(y.argmax(1) if y.ndim == 2 else y)
+        target_classes = classes if self.targeted else None
+        labels = classes if self.generator.labels and not self.targeted else None
         images = torch.from_numpy(np.asarray(x, dtype=np.float32))
-        return np.asarray(self.generator.perturb(images, target_classes, self.eps).numpy())
+        return np.asarray(self.generator.perturb(images, labels, y_target=target_classes, eps=self.eps).numpy())
 
 
 # Attacks of the library

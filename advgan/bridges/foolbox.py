@@ -51,12 +51,10 @@ class AdvGAN(FixedEpsilon):
         if not isinstance(foolbox_criterion, (kinds.Misclassification, kinds.TargetedMisclassification)):
             expected = "Misclassification or TargetedMisclassification"
             raise InputError(f"a generator was trained for {expected}, got {type(foolbox_criterion).__name__}")
-        target_classes = (
-            foolbox_criterion.target_classes.raw
-            if isinstance(foolbox_criterion, kinds.TargetedMisclassification)
-            else None
-        )
-        return restore(BASE.ep.astensor(self.generator.perturb(x.raw, target_classes, epsilon)))
+        targeted = isinstance(foolbox_criterion, kinds.TargetedMisclassification)
+        target_classes = foolbox_criterion.target_classes.raw if targeted else None
+        labels = foolbox_criterion.labels.raw if self.generator.labels and not targeted else None
+        return restore(BASE.ep.astensor(self.generator.perturb(x.raw, labels, y_target=target_classes, eps=epsilon)))
 
 
 # Attacks of the library

@@ -23,7 +23,8 @@ Base: Any = LIBRARY.attack.Attack
 
 
 class AdvGAN(Base):
-    """One pass of a trained `generator`: `AdvGAN(model, generator)(images, labels)` is `generator.perturb(images)`.
+    """One pass of a trained `generator`: `AdvGAN(model, generator)(images, labels)` is `generator.perturb(images)`,
+    with the labels where they are an input of the generator.
 
     model   the classifier, queried only in the modes least likely and random, for the target classes
     eps     a radius up to the generator's; None: the generator's
@@ -48,7 +49,8 @@ class AdvGAN(Base):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         target_classes = self.get_target_label(images, labels) if self.targeted else None
-        return self.generator.perturb(images.to(self.device), target_classes, self.eps)
+        known = labels if self.generator.labels and not self.targeted else None
+        return self.generator.perturb(images.to(self.device), known, y_target=target_classes, eps=self.eps)
 
 
 # Attacks of the library

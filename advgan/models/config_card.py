@@ -34,7 +34,12 @@ def config_card(config: Mapping[str, Any]) -> str:
     guide, custom = config["guide"], "network" in config
     external = guide is not None and "sha256" in guide
     arguments = ["DIR", *(["guide=MODEL"] if external else []), *(["network=MODULE"] if custom else [])]
-    call = ["x", *(["y_target=3"] if config["classes"] else []), *(["eps=EPS"] if config["eps_min"] else [])]
+    call = [
+        "x",
+        *(["y"] if config["labels"] else []),
+        *(["y_target=3"] if config["classes"] else []),
+        *(["eps=EPS"] if config["eps_min"] else []),
+    ]
     goal = "untargeted" if config["y_target"] is None else f"targeted at class {config['y_target']}"
     goal = "targeted at any class, or untargeted" if config["classes"] else goal
     smallest = "" if config["eps_min"] is None else f"{eps_text(config['eps_min'])} to "
@@ -42,6 +47,7 @@ def config_card(config: Mapping[str, Any]) -> str:
     rows = {"architecture": _code(config["network"]) + " (own)" if custom else config["architecture"]}
     sizes = () if custom else ("patch", "width", "depth", "levels")
     rows |= {name: config[name] for name in sizes} | {"noise": config["noise"] or "none"}
+    rows["labels as input"] = f"{config['labels']} classes" if config["labels"] else "no"
     rows["universal"] = "yes" if config["universal"] else "no"
     rows["guide"] = "none" if guide is None else f"{_code(guide['name'])}, {guide['num_classes']} classes"
     return CARD.format(

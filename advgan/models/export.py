@@ -79,11 +79,16 @@ class Exportable(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(
-        self, x: Tensor, y_target: Tensor | None = None, eps: Tensor | None = None, z: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        y_target: Tensor | None = None,
+        eps: Tensor | None = None,
+        z: Tensor | None = None,
     ) -> Tensor:
         norm, largest = self.generator.threat.norm, self.generator.threat.eps
         radius = x.new_full(x.shape[:1], largest) if eps is None else eps.clamp(0.0, largest)
-        return squash_to_ball(self.generator.raw_perturbation(x, y_target, radius, z), x, norm, radius)
+        return squash_to_ball(self.generator.raw_perturbation(x, y, y_target, radius, z), x, norm, radius)
 
 
 def flattened(module: nn.Module, given: Inputs) -> torch.fx.GraphModule:
@@ -156,6 +161,8 @@ def compare(generator: Generator, run: Callable[[Inputs], Tensor]) -> list[Check
 def inputs(generator: Generator, x: Tensor, rng: torch.Generator) -> Inputs:
     """What the exported form of `generator` is given beside images `x`: all that it takes, drawn."""
     given, n = {"x": x}, len(x)
+    if generator.labels:
+        given["y"] = torch.randint(-1, generator.labels, (n,), generator=rng)
     if generator.classes:
         given["y_target"] = torch.randint(-1, generator.classes, (n,), generator=rng)
     if generator.eps_min is not None:
@@ -169,7 +176,12 @@ def about(generator: Generator) -> dict[str, str]:
     """What an exported file says of itself."""
     threat = generator.threat
     told = {"norm": threat.norm, "eps": threat.eps, "eps_min": generator.eps_min, "classes": generator.classes}
-    told |= {"y_target": generator.y_target, "channels": generator.channels, "noise": generator.noise}
+    told |= {
+        "labels": generator.labels,
+        "y_target": generator.y_target,
+        "channels": generator.channels,
+        "noise": generator.noise,
+    }
     return {key: json.dumps(value) for key, value in told.items()} | {"sha256": fingerprint(generator)}
 
 

@@ -47,18 +47,21 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     architecture   "patch" (fast; `patch`, `width`, `depth` are its sizes), "unet" (for success; `levels` too),
                    "unrolled" (for small eps: `depth` iterations of a learned backward pass of its guide) or "paper"
                    (Xiao et al. 2018)
+    labels         above 0: conditional on the label `y`, one of so many: the class to leave, which gradient attacks are
+                   given, too. A network of the image alone tends to push all images into one class, and fails on those
+                   of that class. Where `y` is unknown, the prediction of the guide replaces it, if there is one
     classes        above 0: conditional on `y_target`, one of so many classes, or untargeted
     eps_min        conditional on eps, from `eps_min` to `eps`; None: for `eps` alone
     noise          length of a noise vector z, which makes many perturbations for one image; 0: none
     universal      one perturbation for all images: a learned image is the input of the network
     guide          the conditioning classifier: its logits of the clean image modulate every block (FiLM). Any nn.Module
                    from images in [0, 1] to logits, of which a frozen copy becomes part of the generator, or the
-                   config.json of a built-in one. Without a guide a generator tends to push all images into one class,
-                   and fails on those of that class.
+                   config.json of a built-in one.
     image_shape    (c, h, w) of a guide that has no such attribute
     network        an own nn.Module instead of an `architecture`: 2 x - 1 (n, c, h, w) -> an unbounded perturbation of
-                   the same shape. With conditions (classes, eps_min, noise, guide) it is called as network(x, cond),
-                   cond (n, 64). Sizes are padded to multiples of its attribute `size_multiple`, where it has one.
+                   the same shape. With conditions (labels, classes, eps_min, noise, guide) it is called as
+                   network(x, cond), cond (n, 64). Sizes are padded to multiples of its attribute `size_multiple`,
+                   where it has one.
 
     Raises InputError for an impossible ball or size.
     """
@@ -75,6 +78,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         width: int = 32,
         depth: int = 2,
         levels: int = 1,
+        labels: int = 0,
         classes: int = 0,
         eps_min: float | None = None,
         noise: int = 0,
@@ -87,19 +91,20 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         settings: dict[str, Any] = {
             **{"channels": channels, "eps": eps, "norm": norm, "y_target": y_target, "architecture": architecture},
             **{"patch": patch, "width": width, "depth": depth, "levels": levels, "classes": classes},
-            **{"eps_min": eps_min, "noise": noise, "universal": universal},
+            **{"labels": labels, "eps_min": eps_min, "noise": noise, "universal": universal},
         }
         check_settings(settings, guided=guide is not None)
         self.guide = None if guide is None else guide_from(guide, image_shape)
         check_classes(settings, self.guide)
-        self.channels, self.y_target, self.classes, self.noise = channels, y_target, classes, noise
+        self.channels, self.y_target, self.noise = channels, y_target, noise
+        self.labels, self.classes = labels, classes
         self.threat = Threat(norm=norm, eps=eps, targeted=y_target is not None)
         self.eps_min = eps_min
         num_guide_classes = 0 if self.guide is None else self.guide.num_classes
-        cond_dim = COND_DIM if classes or noise or num_guide_classes or eps_min is not None else 0
+        cond_dim = COND_DIM if labels or classes or noise or num_guide_classes or eps_min is not None else 0
         eps_range = None if eps_min is None else (eps_min, eps)
         self.cond_embedding = (
-            ConditionEmbedding(cond_dim, classes, eps_range, noise, num_guide_classes) if cond_dim else None
+            ConditionEmbedding(cond_dim, labels, classes, eps_range, noise, num_guide_classes) if cond_dim else None
         )
         self.universal_input = nn.Parameter(torch.randn(1, channels, 32, 32)) if universal else None
         if network is not None:
@@ -138,6 +143,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     def raw_perturbation(
         self,
         x: Tensor,
+        y: Tensor | None = None,
         y_target: Tensor | None = None,
         eps: Tensor | None = None,
         z: Tensor | None = None,
@@ -145,6 +151,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     ) -> Tensor:
         """The unbounded perturbation, the shape of `x`, which is padded to what the network needs and cropped again.
 
+        y            labels (n,) int64, -1 for unknown; None: -1
         y_target     (n,) int64, -1 for untargeted; None: -1
         eps          (n,); None: the largest
         z            noise (n, noise); None: zeros
@@ -153,12 +160,17 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         What the generator is not conditional on is ignored.
         """
         n, _, h, w = x.shape
+        labels = x.new_full((n,), -1, dtype=torch.long) if y is None else y
         targets = x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target
         eps_values = x.new_full((n,), self.threat.eps) if eps is None else eps
         noise = x.new_zeros(n, self.noise) if z is None else z
 
         def embed(logits: Tensor | None) -> Tensor | None:
-            return None if self.cond_embedding is None else self.cond_embedding(targets, eps_values, noise, logits)
+            if self.cond_embedding is None:
+                return None
+            known = labels if logits is None else labels.where(labels >= 0, logits.argmax(1))
+            cond: Tensor = self.cond_embedding(known, targets, eps_values, noise, logits)
+            return cond
 
         if isinstance(self.network, UnrolledGradientNetwork):
             unrolled: Tensor = self.network(x, self.guide, embed, targets, eps_values, iterations)
@@ -187,26 +199,34 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         return bool(self._settings["architecture"] == CUSTOM)
 
     def forward(
-        self, x: Tensor, y_target: Tensor | None = None, eps: Tensor | None = None, z: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        y_target: Tensor | None = None,
+        eps: Tensor | None = None,
+        z: Tensor | None = None,
     ) -> Tensor:
         """x_adv (n, c, h, w), differentiable, for training, arguments as `raw_perturbation`; users want `perturb`."""
-        raw = self.raw_perturbation(x, y_target, eps, z)
+        raw = self.raw_perturbation(x, y, y_target, eps, z)
         return squash_to_ball(raw, x, self.threat.norm, self.threat.eps if eps is None else eps)
 
     @torch.no_grad()
     def perturb(
         self,
         x: Tensor,
+        y: int | Tensor | None = None,
+        *,
         y_target: int | Tensor | None = None,
         eps: float | None = None,
         z: Tensor | None = None,
         rng: torch.Generator | None = None,
         iterations: int | None = None,
-        *,
         check_finite: bool = True,
     ) -> Tensor:
         """Adversarial images for clean `x` (n, c, h, w) in [0, 1]: float32, detached, on x's device, one pass.
 
+        y            labels (n,), or one label for all, of a generator that has `labels`: true ones or a classifier's
+                     predictions; -1 and None: unknown
         y_target     one class, or one for each image (n,); any of a generator that has `classes`, else its own
         eps          None: the largest; below the trained range: the same pattern, scaled down
         z            noise (n, noise) of a generator that takes it; None: drawn from `rng` (None: torch's own)
@@ -215,11 +235,14 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         Raises InputError for what the generator was not made for, for images of another kind, and (`check_finite`) for
         NaN or infinity in the result.
         """
-        self._validate_inputs(x, y_target, eps, z, iterations)
+        self._validate_inputs(x, y, y_target, eps, z, iterations)
         device = next(self.parameters()).device
         radius = self.threat.eps if eps is None else eps
         n = len(x)
-        targets = None if y_target is None else torch.as_tensor(y_target).to(device, torch.long).expand(n)
+        labels, targets = (
+            None if classes is None else torch.as_tensor(classes).to(device, torch.long).expand(n)
+            for classes in (y, y_target)
+        )
         if self.noise and z is None:
             z = torch.randn(n, self.noise, generator=rng, device="cpu" if rng is None else rng.device)
         x_adv = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
@@ -228,6 +251,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             chunk = x[part].to(device, torch.float32).contiguous(memory_format=torch.channels_last)  # for every step
             raw = self.raw_perturbation(
                 chunk,
+                None if labels is None else labels[part],
                 None if targets is None else targets[part],
                 chunk.new_full((len(chunk),), radius),
                 None if z is None else z[part].to(device, torch.float32),
@@ -240,7 +264,13 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         return x_adv
 
     def _validate_inputs(
-        self, x: Tensor, y_target: int | Tensor | None, eps: float | None, z: Tensor | None, iterations: int | None
+        self,
+        x: Tensor,
+        y: int | Tensor | None,
+        y_target: int | Tensor | None,
+        eps: float | None,
+        z: Tensor | None,
+        iterations: int | None,
     ) -> None:
         check_tensor(x, "images", "a float tensor (n, c, h, w) in [0, 1]", "torch.from_numpy(x)")
         if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:
@@ -251,17 +281,14 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         if self.guide is not None and x.shape[1:] != self.guide.image_shape:
             shape = tuple(self.guide.image_shape)
             raise InputError(f"the guide of this generator takes images {shape}, got {tuple(x.shape[1:])}")
-        if isinstance(y_target, (bool, str, bytes)):
-            check_whole("y_target", y_target)
-        targets = torch.as_tensor(-1 if y_target is None else y_target)
-        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-            raise InputError(f"y_target must be a class or int64 classes, got {targets.dtype}")
+        if y is not None and not self.labels:
+            raise InputError("this generator was trained without labels: expected no y; a target class is y_target")
+        for label in _distinct_classes("y", y, len(x)):
+            if not -1 <= label < self.labels:
+                raise InputError(f"this generator was trained for labels 0 to {self.labels - 1}, got y {label}")
         if isinstance(eps, Tensor):
             raise InputError(f"eps must be one radius for all images, got a tensor {tuple(eps.shape)}")
-        if targets.ndim and targets.shape != x.shape[:1]:
-            shape = tuple(targets.shape)
-            raise InputError(f"y_target must be one class, or one for each of {len(x)} images, got {shape}")
-        for target in targets.unique().tolist() if y_target is not None else ():
+        for target in _distinct_classes("y_target", y_target, len(x)):
             if reason := self.incompatibility(y_target=target):
                 raise InputError(reason)
         if eps is not None:
@@ -365,6 +392,22 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             raise InputError(f"the generator in {folder} cannot be loaded: {error}") from None
 
 
+def _distinct_classes(name: str, classes: int | Tensor | None, n: int) -> list[int]:
+    """The different classes of an argument for `n` images; [] for None. Raises InputError unless it is one class, or
+    one for each image."""
+    if classes is None:
+        return []
+    if isinstance(classes, (bool, str, bytes)):
+        check_whole(name, classes)
+    values = torch.as_tensor(classes)
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"{name} must be a class or int64 classes, got {values.dtype}")
+    if values.ndim and values.shape != (n,):
+        raise InputError(f"{name} must be one class, or one for each of {n} images, got {tuple(values.shape)}")
+    distinct: list[int] = values.unique().tolist()
+    return distinct
+
+
 def generator_folder(folder: Path) -> Path:
     """The folder of a generator's config.json: `folder` itself or its `generator/`. Raises InputError for neither."""
     for candidate in (folder, folder / "generator"):
@@ -377,6 +420,7 @@ def _arguments(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], guide: nn.Module | str | None, network: nn.Module | None
 ) -> dict[str, Any]:
     """The arguments of `Generator` for a checkpoint. Raises InputError as `Generator.from_pretrained`."""
+    config = {"labels": 0, **config}  # which checkpoints without labels may lack
     names = set(inspect.signature(Generator).parameters) - {"image_shape", "network"}
     check_keys("its config.json", config, names, ["network"])
     arguments = {name: config[name] for name in names}

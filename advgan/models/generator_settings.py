@@ -38,6 +38,7 @@ def check_settings(settings: Mapping[str, Any], *, guided: bool) -> None:
         ("width", 1, MAX_WIDTH),
         ("depth", 0, MAX_DEPTH),
         ("levels", 0, MAX_LEVELS),
+        ("labels", 0, MAX_CLASSES),
         ("classes", 0, MAX_CLASSES),
         ("noise", 0, MAX_NOISE),
     ):
@@ -54,6 +55,8 @@ def check_settings(settings: Mapping[str, Any], *, guided: bool) -> None:
     check_eps(eps, settings["norm"])
     if eps_min is not None and not check_eps(eps_min, settings["norm"], "eps_min") < eps:
         raise InputError(f"eps_min must be below eps {eps:.6g}, got {eps_min:.6g}")
+    if settings["universal"] and settings["labels"]:
+        raise InputError(f"a universal perturbation cannot depend on the label, got labels {settings['labels']}")
     if settings["universal"] and guided:
         raise InputError("a universal perturbation cannot depend on a guide's logits of the image, got both")
     if y_target is not None and settings["classes"]:
@@ -70,6 +73,8 @@ def check_classes(settings: Mapping[str, Any], guide: Any) -> None:
     if guide.image_shape[0] != channels:
         raise InputError(f"the guide takes images {tuple(guide.image_shape)}, got a generator of channels {channels}")
     count = guide.num_classes
+    if settings["labels"] not in (0, count):
+        raise InputError(f"the guide has {count} classes, expected as many labels, got {settings['labels']}")
     if settings["architecture"] == "unrolled" and (
         classes not in (0, count) or (y_target is not None and y_target >= count)
     ):
@@ -89,7 +94,7 @@ def check_network(network: Any, architecture: str, cond_dim: int) -> None:
     try:
         inspect.signature(network.forward).bind(*given)
     except TypeError:
-        conditions = " with classes, eps_min, noise or a guide" if cond_dim else ""
+        conditions = " with labels, classes, eps_min, noise or a guide" if cond_dim else ""
         raise InputError(
             f"network is called as network({', '.join(given)}){conditions}, got {type(network).__name__}.forward"
             f"{inspect.signature(network.forward)}"

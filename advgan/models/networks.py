@@ -176,14 +176,15 @@ class XiaoNetwork(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Target class, eps, noise and the guide's logits of the clean image as one vector: the sum of their embeddings,
-    through one layer. The last row of the classes is "untargeted".
+    """Label, target class, eps, noise and the guide's logits of the clean image as one vector: the sum of their
+    embeddings, through one layer. The last row of the labels is "unknown", of the target classes "untargeted".
     """
 
     def __init__(
-        self, length: int, classes: int, eps_range: tuple[float, float] | None, noise: int, guided: int
+        self, length: int, labels: int, classes: int, eps_range: tuple[float, float] | None, noise: int, guided: int
     ) -> None:
         super().__init__()
+        self.labels = nn.Embedding(labels + 1, length) if labels else None
         self.classes = nn.Embedding(classes + 1, length) if classes else None
         self.eps = nn.Linear(1, length) if eps_range else None
         self.noise = nn.Linear(noise, length) if noise else None
@@ -191,9 +192,11 @@ class ConditionEmbedding(nn.Module):
         self.proj = nn.Sequential(nn.SiLU(), nn.Linear(length, length), nn.SiLU())
         self.eps_range = eps_range
 
-    def forward(self, y_target: Tensor, eps: Tensor, z: Tensor, logits: Tensor | None) -> Tensor:
-        """(n,) int64, (n,), (n, noise) and the guide's logits (n, k) -> (n, length)."""
+    def forward(self, y: Tensor, y_target: Tensor, eps: Tensor, z: Tensor, logits: Tensor | None) -> Tensor:
+        """(n,) int64, twice, (n,), (n, noise) and the guide's logits (n, k) -> (n, length)."""
         parts = []
+        if self.labels is not None:
+            parts.append(self.labels(torch.where(y < 0, self.labels.num_embeddings - 1, y)))
         if self.classes is not None:
             parts.append(self.classes(torch.where(y_target < 0, self.classes.num_embeddings - 1, y_target)))
         if self.eps is not None and self.eps_range is not None:

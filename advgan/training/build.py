@@ -32,6 +32,10 @@ def build_generator(
 ) -> Generator:
     """A generator with random weights, but for its guide's, or around the caller's `network`. Raises InputError for
     settings that do not go together."""
+    labels = config.labels
+    if labels is None:
+        alone = guide is None and network is None and not config.universal
+        labels = alone and config.architecture in ("patch", "unet")
     return Generator(
         channels=image_shape[0],
         eps=threat.eps,
@@ -42,6 +46,7 @@ def build_generator(
         width=config.width,
         depth=config.depth,
         levels=config.levels,
+        labels=num_classes if labels else 0,
         classes=num_classes if config.any_class else 0,
         eps_min=config.eps_min,
         noise=config.noise,

@@ -18,7 +18,7 @@ tags: [adversarial-examples, advgan]
 Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forward pass{iterations}:
 
     from advgan import Generator
-    x_adv = Generator.from_pretrained(DIR).perturb(x)
+    x_adv = Generator.from_pretrained(DIR).perturb({call})
 
 | | |
 |---|---|
@@ -35,11 +35,17 @@ says nothing about other classifiers.
 
 
 def generator_card(
-    settings: dict[str, Any], metrics: dict[str, float], c: float, program: str | None = "train/advgan.py"
+    settings: dict[str, Any],
+    metrics: dict[str, float],
+    c: float,
+    program: str | None = "train/advgan.py",
+    *,
+    labels: bool = False,
 ) -> str:
     """Markdown for a generator: `settings` of `program` (None: of `advgan.fit`), `metrics` of its chosen validation,
-    hinge threshold `c`."""
-    return _filled(CARD, program, settings, metrics, c)
+    hinge threshold `c`; `labels`: whether the label is an input."""
+    call = "x, y)  # y: labels, or a classifier's predictions; without y the rate is lower" if labels else "x)"
+    return _filled(CARD.replace("{call})", call), program, settings, metrics, c)
 
 
 SUBSTITUTE = """---

@@ -48,19 +48,21 @@ class LossConfig:
 class Conditions:
     """What each image of a batch is perturbed for; None where the generator has no such input.
 
+    y           (n,) int64, the labels that the generator is given, -1 for unknown
     y_target    (n,) int64, -1 for "away from the true class"
     eps, z      (n,) radii; (n, noise) normal noise
     eps_scale   the radii as fractions of the generator's largest
     """
 
+    y: Tensor | None = None
     y_target: Tensor | None = None
     eps: Tensor | None = None
     z: Tensor | None = None
     eps_scale: Tensor | float = 1.0
 
     def __getitem__(self, part: slice) -> Conditions:
-        y_target, eps, z = (None if value is None else value[part] for value in (self.y_target, self.eps, self.z))
-        return Conditions(y_target, eps, z, self.eps_scale[part] if isinstance(self.eps_scale, Tensor) else 1.0)
+        inputs = (None if value is None else value[part] for value in (self.y, self.y_target, self.eps, self.z))
+        return Conditions(*inputs, self.eps_scale[part] if isinstance(self.eps_scale, Tensor) else 1.0)
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,20 @@ LossFunction = Callable[[LossInputs], Tensor]  # -> a scalar, or one value per i
 
 
 def sample_conditions(
-    generator: Generator, y: Tensor, rng: np.random.Generator, *, first: int, total: int, targeted_fraction: float
+    generator: Generator,
+    y: Tensor,
+    rng: np.random.Generator,
+    *,
+    first: int,
+    total: int,
+    targeted_fraction: float,
+    label_dropout: float = 0.0,
 ) -> Conditions:
     """Conditions of the images with labels `y`, at `first` and after it in a batch of `total` over all processes.
 
-    A fraction `targeted_fraction` gets one of the wrong classes, the rest -1; radii are uniform over the trained range,
-    noise is normal. Sampled for the whole batch, so that they do not depend on the number of processes.
+    A fraction `targeted_fraction` gets one of the wrong classes, the rest -1; a fraction `label_dropout` of the labels
+    is unknown to the generator; radii are uniform over the trained range, noise is normal. Sampled for the whole batch,
+    so that they do not depend on the number of processes.
     """
     mine, device = slice(first, first + len(y)), y.device
 
@@ -127,12 +137,16 @@ def sample_conditions(
         eps = per_image(rng.uniform(generator.eps_min, generator.threat.eps, total).astype(np.float32))
     if generator.noise:
         z = local(rng.standard_normal((total, generator.noise), np.float32))
-    return Conditions(y_target, eps, z, 1.0 if eps is None else eps / generator.threat.eps)
+    labels = None
+    if generator.labels:
+        labels = y.where(per_image(rng.random(total)) >= label_dropout, torch.full_like(y, -1))
+    return Conditions(labels, y_target, eps, z, 1.0 if eps is None else eps / generator.threat.eps)
 
 
 def perturbed(generator: nn.Module, batch: Batch) -> Tensor:
     """x_adv (n, c, h, w) of a batch, by a generator that may be wrapped for several processes."""
-    x_adv: Tensor = generator(batch.x, batch.conditions.y_target, batch.conditions.eps, batch.conditions.z)
+    given = batch.conditions
+    x_adv: Tensor = generator(batch.x, given.y, given.y_target, given.eps, given.z)
     return x_adv
 
 

@@ -28,7 +28,9 @@ class GeneratorConfig:
 
     architecture   "patch" (fast), "unet", "unrolled" (needs a guide) or "paper" (Xiao et al. 2018)
     patch, width, depth, levels   sizes: pixels a side per position, channels, residual blocks, halvings of a unet
-    any_class      one generator for all classes: `perturb(x, y_target)` takes any, or none
+    labels         the label is an input, `perturb(x, y)`; None: yes for the architectures patch and unet, unless a
+                   guide gives its prediction, or the perturbation is universal
+    any_class      one generator for all classes: `perturb(x, y_target=3)` takes any, or none
     eps_min        one generator for all radii from this one to eps; None: eps alone
     noise          length of a noise vector, for many different adversarial images of one image; 0: one
     universal      one perturbation for all images
@@ -39,6 +41,7 @@ class GeneratorConfig:
     width: int = 32
     depth: int = 2
     levels: int = 1
+    labels: bool | None = None
     any_class: bool = False
     eps_min: float | None = None
     noise: int = 0
@@ -57,6 +60,7 @@ class OptimizationConfig:
     ema                  decay of the averaged weights, which are validated and returned; 0: the latest weights
     clip_norm            largest gradient norm of the generator
     targeted_fraction    fraction of the images trained toward a class, with any_class
+    label_dropout        fraction of the images whose label the generator is not given, so that it works without
     """
 
     epochs: int = 20
@@ -69,6 +73,7 @@ class OptimizationConfig:
     ema: float = 0.9
     clip_norm: float = 10.0
     targeted_fraction: float = 0.5
+    label_dropout: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -144,15 +149,15 @@ class TrainingConfig:
         generator, defaults = self.generator, TrainingConfig().to_dict()
         for name, needed, met in (
             ("targeted_fraction", "any_class", generator.any_class),
+            ("label_dropout", "labels", generator.labels is not False),
             ("diversity_weight", "noise", generator.noise > 0),
             ("levels", "architecture unet", generator.architecture == "unet"),
         ):
             if not met and self.to_dict()[name] != defaults[name]:
                 raise InputError(f"{shown[name]} does nothing without {needed}, got {settings[shown[name]]}")
-        if not 0 <= self.optimization.targeted_fraction <= 1:
-            raise InputError(
-                f"{shown['targeted_fraction']} must be in [0, 1], got {self.optimization.targeted_fraction}"
-            )
+        for name in ("targeted_fraction", "label_dropout"):
+            if not 0 <= settings[shown[name]] <= 1:
+                raise InputError(f"{shown[name]} must be in [0, 1], got {settings[shown[name]]}")
         if self.optimization.max_steps is not None and self.optimization.max_steps < 1:
             raise InputError(f"max_steps must be at least 1, got {self.optimization.max_steps}")
 

@@ -45,6 +45,11 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Norm of the ball"""
     y_target: int | None = None
     """Target class of every image; None: untargeted"""
+    labels: bool | None = None
+    """The label, the class to leave, is an input of the generator; None: yes for the architectures patch and unet
+    without a guide, unless --universal"""
+    label_dropout: Real = 0.1
+    """Share of the training images whose label the generator is not given, so that it works without"""
     any_class: bool = False
     """One generator for all target classes, and untargeted: the class is an input"""
     aimed: Real = 0.5

@@ -69,7 +69,7 @@ class GeneratorFiles(RunDirectory):
                 self._write_training(finished=False)  # before what it stands beside
                 if better:
                     self._save_discriminator(discriminator)
-                    generator.save(self.directory / "generator", self._card(threshold))  # type: ignore[operator]
+                    generator.save(self.directory / "generator", self._card(threshold, generator))  # type: ignore[operator]
 
     def finish(self) -> None:
         """The last training.json."""
@@ -85,11 +85,12 @@ class GeneratorFiles(RunDirectory):
             weights = {name: value.contiguous() for name, value in discriminator.state_dict().items()}
             atomic_write_dir(folder, lambda aside: save_file(weights, aside / "model.safetensors"))
 
-    def _card(self, threshold: float) -> str:
+    def _card(self, threshold: float, generator: Generator) -> str:
         settings = {name: value for name, value in self.record["settings"].items() if name not in IGNORED_ON_RESUME}
         settings = {name: value for name, value in settings.items() if not name.endswith("_sha256")}
         settings["init"] = self.record["settings"].get("init")  # a call with --resume need not repeat it
-        card = generator_card(settings, self.record["history"][-1], threshold, program=self.program)
+        labels, metrics = bool(generator.labels), self.record["history"][-1]
+        card = generator_card(settings, metrics, threshold, program=self.program, labels=labels)
         return card + extension_note(self.record)
 
     def _write_training(self, *, finished: bool) -> None:

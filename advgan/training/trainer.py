@@ -128,6 +128,7 @@ class GANTrainer:
             first=self.accelerator.process_index * len(x),
             total=len(x) * self.accelerator.num_processes,
             targeted_fraction=self.config.optimization.targeted_fraction,
+            label_dropout=self.config.optimization.label_dropout,
         )
         return Batch(x, y, conditions)
 

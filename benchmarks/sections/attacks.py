@@ -50,7 +50,7 @@ def one_pass(setup: BenchmarkSetup, generator: Generator | None, peers: list[str
         return run
 
     contenders: dict[str, AttackFn] = {
-        PASS: lambda x, y: generator.perturb(x),
+        PASS: lambda x, y: generator.perturb(x, y if generator.labels else None),
         "fgsm": with_target(fgsm),
         "ifgsm, 10 steps": with_target(ifgsm),
         **{f"{title}, fgsm": attack for title, attack in library_attacks.items()},

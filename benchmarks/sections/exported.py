@@ -18,7 +18,7 @@ ONNX, EAGER = "onnxruntime", "PyTorch"
 
 def exported(setup: BenchmarkSetup, generator: Generator | None) -> list[BenchmarkRow]:
     """Seconds for all images in batches of each of `SIZES`, in turn, with the same threads; their ratios by size."""
-    if generator is None or generator.classes or generator.noise or generator.eps_min is not None:
+    if generator is None or generator.labels or generator.classes or generator.noise or generator.eps_min is not None:
         reason = "no --generator DIR given" if generator is None else "this generator takes more than images"
         return [{"side": ONNX, "status": f"skipped: {reason}"}]
     eager = generator.cpu()

@@ -209,6 +209,16 @@ def test_noise_magnitude_within_eps() -> None:
 # Warm start
 
 
+def test_one_pass_uses_labels_where_they_are_an_input() -> None:
+    torch.manual_seed(0)
+    generator, x, y = Generator(labels=3, width=8, depth=1).eval(), images(6), torch.arange(6) % 3
+    for parameter in (p for name, p in generator.named_parameters() if ".film." in name):
+        torch.nn.init.normal_(parameter, std=0.5)
+    x_adv = advgan(None, x, y, eps=0.3, generator=generator)
+    assert torch.equal(x_adv, generator.perturb(x, y))
+    assert not torch.equal(x_adv, generator.perturb(x))
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_generator_warm_start_continues_from_one_pass(norm: Any) -> None:
     torch.manual_seed(0)

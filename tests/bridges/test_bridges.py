@@ -100,31 +100,41 @@ def test_targeted_modes_of_torchattacks(model: nn.Module, bars: tuple[Tensor, Te
     }.items():
         functions = [lambda images, labels: (labels + 1) % 3] if mode == "by_function" else []
         getattr(attack, f"set_mode_targeted_{mode}")(*functions)
-        assert torch.equal(attack(x, y), generator.perturb(x, target_classes)), mode
+        assert torch.equal(attack(x, y), generator.perturb(x, y_target=target_classes)), mode
     attack.set_mode_targeted_random()
     torch.manual_seed(1)
     x_adv = attack(x, y)
     torch.manual_seed(1)
-    assert torch.equal(x_adv, generator.perturb(x, attack.get_random_target_label(x, y)))
+    assert torch.equal(x_adv, generator.perturb(x, y_target=attack.get_random_target_label(x, y)))
     attack.set_mode_default()
     assert torch.equal(attack(x, y), generator.perturb(x))
+
+
+def test_labels_reach_generators_in_other_libraries(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
+    generator, (x, y) = small_generator(labels=3), bars
+    for parameter in (p for name, p in generator.named_parameters() if ".film." in name):
+        nn.init.normal_(parameter, std=0.5)
+    expected = generator.perturb(x, y)
+    assert not torch.equal(expected, generator.perturb(x))
+    foolbox_model, goal = fool.PyTorchModel(model, bounds=(0, 1), device="cpu"), fool.criteria.Misclassification(y)
+    assert torch.equal(ForTorchattacks(model, generator)(x, y), expected)
+    assert torch.equal(ForFoolbox(generator).run(foolbox_model, x, goal, epsilon=0.2), expected)
+    attack = ForArt(in_art(model), generator)
+    assert torch.equal(torch.from_numpy(attack.generate(x=x.numpy(), y=y.numpy())), expected)
+    predicted = torch.from_numpy(attack.generate(x=x.numpy()))  # without labels: the classifier's predictions
+    assert torch.equal(predicted, generator.perturb(x, model(x).argmax(1)))
 
 
 def test_targets_of_foolbox_and_art(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     generator, (x, y) = small_generator(classes=3), bars
     target_classes = (y + 1) % 3
-    foolbox_model, goal = (
-        fool.PyTorchModel(model, bounds=(0, 1), device="cpu"),
-        fool.criteria.TargetedMisclassification(target_classes),
-    )
-    assert torch.equal(
-        ForFoolbox(generator).run(foolbox_model, x, goal, epsilon=0.2), generator.perturb(x, target_classes)
-    )
+    foolbox_model = fool.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    goal = fool.criteria.TargetedMisclassification(target_classes)
+    expected = generator.perturb(x, y_target=target_classes)
+    assert torch.equal(ForFoolbox(generator).run(foolbox_model, x, goal, epsilon=0.2), expected)
     attack = ForArt(in_art(model), generator, targeted=True)
     for labels in (target_classes.numpy(), nn.functional.one_hot(target_classes).numpy()):
-        assert torch.equal(
-            torch.from_numpy(attack.generate(x=x.numpy(), y=labels)), generator.perturb(x, target_classes)
-        )
+        assert torch.equal(torch.from_numpy(attack.generate(x=x.numpy(), y=labels)), expected)
 
 
 def test_unsupported_targets_raise(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:

@@ -20,6 +20,7 @@ from advgan.cli.attack_images import find_images
 from advgan.cli.attack_images.png import check_output_path, read_metadata, write_png
 from advgan.cli.main import main
 from advgan.core.errors import InputError
+from advgan.core.threat_model import to_8bit
 from advgan.defenses import load_classifier
 from tests.conftest import Run
 
@@ -107,6 +108,25 @@ def test_predictions_before_and_after(classifier: Path, digits: Path, tmp_path: 
                 p = model(torch.tensor(pixels(path, "L"))[None, None].float() / 255).softmax(1)[0]
                 assert int(row[f"{when}_class"]) == p.argmax()
                 assert float(row[f"{when}_confidence"]) == pytest.approx(p.max().item(), abs=1e-3)
+
+
+def test_predictions_of_target_are_labels_of_generator(classifier: Path, digits: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    generator = Generator(labels=3, width=8, depth=1).eval()
+    for parameter in (p for name, p in generator.named_parameters() if ".film." in name):
+        torch.nn.init.normal_(parameter, std=0.5)
+    generator.save_pretrained(tmp_path / "g")
+    inputs = [digits / "test", tmp_path / "out", "--generator", tmp_path / "g"]
+    attack(*inputs, "--target", classifier / "classifier")
+    model = load_classifier(str(classifier / "classifier"))
+    for name, row in rows(tmp_path / "out").items():
+        x = torch.tensor(pixels(digits / "test" / name, "L"))[None, None]
+        x, written = x.float() / 255, pixels(tmp_path / "out" / row["output"], "L").astype(int)
+        with torch.no_grad():
+            expected = to_8bit(generator.perturb(x, model(x).argmax(1)), x)[0, 0].numpy().astype(int)
+            unknown = to_8bit(generator.perturb(x), x)[0, 0].numpy().astype(int)
+        assert np.abs(written - expected).max() <= 1  # rounding depends on the batch
+        assert np.abs(written - unknown).max() > 1
 
 
 def test_black_box_target_is_queried_for_images_only(

@@ -36,8 +36,8 @@ GUIDE = {"name": "mnist-small", "image_shape": [1, 28, 28], "num_classes": 3}
 COLOURED, POOLED = GUIDE | {"image_shape": [3, 28, 28]}, GUIDE | {"name": "mnist-tutorial"}
 KINDS: list[tuple[dict[str, Any], Format]] = [
     ({"norm": "l2", "eps": 2.0, "universal": True, "noise": 3, "classes": 4, "eps_min": 0.5}, "onnx"),
-    ({"norm": "l2", "eps": 2.0, "noise": 3, "classes": 4, "eps_min": 0.5}, "pt2"),
-    ({"architecture": "unet", "patch": 2, "levels": 1, "guide": GUIDE}, "onnx"),
+    ({"norm": "l2", "eps": 2.0, "noise": 3, "labels": 4, "classes": 4, "eps_min": 0.5}, "pt2"),
+    ({"architecture": "unet", "patch": 2, "levels": 1, "labels": 3, "guide": GUIDE}, "onnx"),
     ({"architecture": "unrolled", "guide": POOLED, "eps_min": 0.1, "classes": 3}, "onnx"),
     ({"architecture": "unrolled", "norm": "l2", "eps": 2.0, "depth": 2, "channels": 3, "guide": COLOURED}, "pt2"),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from advgan import Generator, InputError
 from advgan.core.threat_model import Threat, squash_to_ball
 from advgan.core.weights import write_weights
 from advgan.models.discriminator import Discriminator
+from tests.conftest import ROOT
 
 
 @settings(max_examples=80, deadline=None)
@@ -201,20 +203,73 @@ def conditional(**changes):
 def test_a_conditional_generator_answers_what_each_image_is_asked_for(architecture):
     generator, x, z = conditional(architecture=architecture), torch.rand(4, 1, 12, 12), torch.randn(4, 2)
     asked = torch.tensor([0, 2, 1, 2])
-    answers = generator.perturb(x, asked, eps=0.2, z=z)
+    answers = generator.perturb(x, y_target=asked, eps=0.2, z=z)
     assert Threat("linf", 0.2).violations(answers, x) == []
     for i in range(4):  # each as if it were alone
-        alone = generator.perturb(x[i : i + 1], int(asked[i]), eps=0.2, z=z[i : i + 1])
+        alone = generator.perturb(x[i : i + 1], y_target=int(asked[i]), eps=0.2, z=z[i : i + 1])
         torch.testing.assert_close(alone, answers[i : i + 1], atol=1e-5, rtol=1e-4)
     others = [
-        generator.perturb(x, asked.flip(0), eps=0.2, z=z),
+        generator.perturb(x, y_target=asked.flip(0), eps=0.2, z=z),
         generator.perturb(x, eps=0.2, z=z),
-        generator.perturb(x, asked, eps=0.2, z=-z),
+        generator.perturb(x, y_target=asked, eps=0.2, z=-z),
     ]
     assert all((answers - other).abs().max() > 1e-3 for other in others)
-    raws = [generator.raw_perturbation(x, asked, torch.full((4,), eps), z) for eps in (0.05, 0.1, 0.2)]
+    raws = [generator.raw_perturbation(x, None, asked, torch.full((4,), eps), z) for eps in (0.05, 0.1, 0.2)]
     assert torch.equal(raws[0], raws[1])  # below the trained range the pattern stays
     assert not torch.allclose(raws[1], raws[2])
+
+
+def test_perturbation_depends_on_label_of_each_image() -> None:
+    generator, x = conditional(labels=3, classes=0, noise=0, eps_min=None), torch.rand(4, 1, 12, 12)
+    y = torch.tensor([0, 2, -1, 2])
+    x_adv = generator.perturb(x, y)
+    assert Threat("linf", 0.3).violations(x_adv, x) == []
+    for i in range(4):  # each as if it were alone
+        alone = generator.perturb(x[i : i + 1], int(y[i]))
+        torch.testing.assert_close(alone, x_adv[i : i + 1], atol=1e-5, rtol=1e-4)
+    unknown = generator.perturb(x)
+    changed = (x_adv - unknown).abs().flatten(1).amax(1) > 1e-3
+    assert changed.tolist() == [True, True, False, True]  # -1 is an unknown label
+    assert (x_adv - generator.perturb(x, y.flip(0))).abs().max() > 1e-3
+
+
+def test_unknown_label_is_prediction_of_guide() -> None:
+    guide = {"name": "cifar-resnet20", "image_shape": [1, 16, 16], "num_classes": 4}
+    torch.manual_seed(0)
+    generator = conditional(labels=4, classes=0, noise=0, eps_min=None, guide=guide)
+    x = torch.rand(3, 1, 16, 16)
+    predicted = generator.guide(x).argmax(1)
+    assert torch.equal(generator.perturb(x), generator.perturb(x, predicted))
+    assert not torch.equal(generator.perturb(x), generator.perturb(x, (predicted + 1) % 4))
+
+
+def test_labels_are_saved_and_default_to_none_in_older_checkpoints(tmp_path: Path) -> None:
+    generator, x, y = conditional(labels=3, noise=0), torch.rand(2, 1, 12, 12), torch.tensor([1, 2])
+    generator.save_pretrained(tmp_path)
+    assert torch.equal(Generator.from_pretrained(tmp_path).perturb(x, y), generator.perturb(x, y))
+    older = ROOT / "checkpoints/mnist5k-generator"
+    assert "labels" not in json.loads((older / "config.json").read_text())
+    assert Generator.from_pretrained(older).labels == 0
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (3, "labels 0 to 2, got y 3"),
+        (torch.tensor([0, -2]), "got y -2"),
+        (torch.tensor([0, 1, 2]), r"y must be one class, or one for each of 2 images, got \(3,\)"),
+        (torch.rand(2), "y must be a class or int64 classes, got torch.float32"),
+        (True, "y must be a whole number"),
+    ],
+)
+def test_impossible_labels_are_refused(y: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        conditional(labels=3).perturb(torch.rand(2, 1, 8, 8), y)
+
+
+def test_label_of_a_generator_without_label_input_is_refused() -> None:
+    with pytest.raises(InputError, match="trained without labels: expected no y; a target class is y_target"):
+        Generator(width=4, depth=0).perturb(torch.rand(2, 1, 8, 8), 1)
 
 
 def test_every_image_keeps_its_own_eps():
@@ -247,7 +302,7 @@ def test_a_conditional_checkpoint_round_trip(tmp_path):
     loaded = Generator.from_pretrained(tmp_path)
     assert (loaded.classes, loaded.eps_min, loaded.noise, loaded.universal) == (3, 0.1, 2, True)
     z = torch.randn(2, 2)
-    assert torch.equal(loaded.perturb(x, 1, 0.2, z), generator.perturb(x, 1, 0.2, z))
+    assert torch.equal(loaded.perturb(x, y_target=1, eps=0.2, z=z), generator.perturb(x, y_target=1, eps=0.2, z=z))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +326,11 @@ def test_what_a_conditional_generator_was_not_made_for_is_refused(arguments, mes
     ("arguments", "message"),
     [({"eps_min": 0.3}, "eps_min must be below eps 0.3"), ({"eps_min": 0.0}, "eps_min must be in"),
      ({"classes": 10, "y_target": 3}, "expected no y_target, got 3"),
-     ({"universal": True, "guide": {}}, "got both"), ({"noise": -1}, "noise must not be negative")],
+     ({"universal": True, "guide": {}}, "got both"), ({"universal": True, "labels": 3}, "cannot depend on the label"),
+     ({"labels": -1}, "labels must not be negative"),
+     ({"labels": 3, "guide": {"name": "mnist-c", "image_shape": [1, 28, 28], "num_classes": 10}},
+      "guide has 10 classes, expected as many labels"),
+     ({"noise": -1}, "noise must not be negative")],
 )  # fmt: skip
 def test_impossible_conditions_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):

@@ -204,7 +204,7 @@ def test_own_networks_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected network or architecture, got a network and architecture unet"):
         Generator(network=Body(), architecture="unet")
     with pytest.raises(
-        InputError, match=r"called as network\(x, cond\) with classes, eps_min, noise or a guide, got Body"
+        InputError, match=r"called as network\(x, cond\) with labels, classes, eps_min, noise or a guide, got Body"
     ):
         Generator(network=Body(), classes=3)
     with pytest.raises(

@@ -162,7 +162,7 @@ def test_without_labels_the_predictions_are_the_labels(images: tuple[Tensor, Ten
     assert_same(weights(alone), weights(advgan.fit(model, (x, predictions), x, **SMALL)))
     history = json.loads((tmp_path / "training.json").read_text())["history"]
     assert history[-1]["n_correct"] == history[-1]["n"] == len(x)
-    changed = model(alone.perturb(x)).argmax(1) != predictions
+    changed = model(alone.perturb(x, predictions)).argmax(1) != predictions
     assert max(metrics["asr"] for metrics in history) == pytest.approx(changed.float().mean().item())
 
 
@@ -231,7 +231,9 @@ def test_own_generator_is_trained_in_place_and_continued(images: tuple[Tensor, T
     assert advgan.fit(Linear(), images, generator=own, **SMALL) is own
     trained = weights(own)
     still = SMALL | {"learning_rate": 1e-12, "discriminator_learning_rate": 0.0}
-    continued = advgan.fit(Linear(), images, init=own, **still)
+    continued = advgan.fit(Linear(), images, init=own, labels=False, **still)
+    with pytest.raises(InputError, match="generator of another kind: labels is 0, expected 3"):
+        advgan.fit(Linear(), images, init=own, **still)
     for name, value in weights(continued).items():
         torch.testing.assert_close(value, trained[name], atol=1e-9, rtol=0)
     with pytest.raises(InputError, match=r"the generator was built with eps 0.3, expected 0.2"):

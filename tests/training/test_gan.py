@@ -44,6 +44,24 @@ def test_each_step_trains_its_own_network():
     assert all(p.requires_grad for p in discriminator.parameters())
 
 
+def test_labels_are_conditions_but_for_those_left_out() -> None:
+    y = torch.arange(400) % 10
+    generator = Generator(labels=10, width=4, depth=0)
+
+    def labels(**settings: float) -> torch.Tensor:
+        rng = np.random.default_rng(0)
+        given = sample_conditions(generator, y, rng, first=0, total=400, targeted_fraction=0.5, **settings).y
+        assert given is not None
+        return given
+
+    assert torch.equal(labels(), y)
+    some = labels(label_dropout=0.25)
+    assert 0.15 < (some == -1).float().mean() < 0.35
+    assert torch.equal(some[some >= 0], y[some >= 0])
+    without = Generator(width=4, depth=0)
+    assert sample_conditions(without, y, np.random.default_rng(0), first=0, total=400, targeted_fraction=0.5).y is None
+
+
 def test_against_a_detector_the_generator_learns_to_look_harmless():
     """Linear suspicion mean(x) - 0.1: its gradient alone, weighted, is what the evasion term adds."""
 

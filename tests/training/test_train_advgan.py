@@ -224,7 +224,7 @@ def test_one_generator_for_every_question_is_judged_on_each(advgan, words, tmp_p
     assert last["asr"] == pytest.approx(sum(last[f"asr {question}"] for question in asked) / 5)
     generator, x = Generator.from_pretrained(tmp_path), torch.rand(3, 1, 28, 28)
     assert (generator.classes, generator.eps_min, generator.noise) == (3, 0.1, 2)
-    assert generator.threat.violations(generator.perturb(x, torch.tensor([0, 2, 1])), x) == []
+    assert generator.threat.violations(generator.perturb(x, y_target=torch.tensor([0, 2, 1])), x) == []
     card = (tmp_path / "generator" / "README.md").read_text()
     assert "any class that is asked for" in card
     assert "eps 0.1 to 0.3" in card

@@ -25,7 +25,8 @@ STRIP = 256  # rows of an image that are rounded together
 
 @dataclass(frozen=True)
 class ImageAttacker:
-    """A generator with its settings, and a `target` for predictions alone. Both on one device, in eval mode.
+    """A generator with its settings, and a `target` for predictions: of records, and as labels of a generator that has
+    them as an input. Both on one device, in eval mode.
 
     Raises InputError for settings that the generator does not support, and for eps below one grey level.
     """
@@ -78,7 +79,10 @@ class ImageAttacker:
         """
         x = pixels.float() / 255
         z = torch.stack([self._noise(name) for name in names]) if self.generator.noise else None
-        x_adv = self.generator.perturb(x, self.y_target, self.eps, z, check_finite=False)
+        before = self._predict(x)
+        x_adv = self.generator.perturb(
+            x, self._labels(before), y_target=self.y_target, eps=self.eps, z=z, check_finite=False
+        )
         finite = x_adv.isfinite().flatten(1).all(1).tolist()
         attacked = torch.empty_like(pixels)
         squares, largest = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(x), dtype=torch.int16)
@@ -92,7 +96,7 @@ class ImageAttacker:
             squares += levels.double().square().sum(1)
             largest = largest.maximum(levels.abs().amax(1))
         norms = {"linf": (largest.double() / 255).tolist(), "l2": (squares.sqrt() / 255).tolist()}
-        labels = list(zip(self._predict(x), self._predict(attacked.float() / 255), strict=True))
+        labels = list(zip(before, self._predict(attacked.float() / 255), strict=True))
         records = [
             {
                 **{"height": pixels.shape[2], "width": pixels.shape[3]},
@@ -112,6 +116,12 @@ class ImageAttacker:
         norm = self.generator.threat.norm
         too_large = size > self.eps + TOLERANCE[norm]
         return f"{norm} {size:.6g} of the 8-bit image exceeds eps {self.eps:.6g}" if too_large else ""
+
+    def _labels(self, predictions: list[dict[str, Any]]) -> Tensor | None:
+        """The predicted classes (n,) where labels are an input of the generator, -1 for unknown."""
+        if not self.generator.labels:
+            return None
+        return torch.tensor([-1 if (label := record.get("_class")) is None else label for record in predictions])
 
     def _noise(self, name: str) -> Tensor:
         digest = hashlib.sha256(f"{self.seed} {name}".encode("utf-8", "surrogateescape")).digest()

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advgan.attacks.advgan import advgan as advgan_attack
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import parse_attack
 from advgan.core.errors import InputError
@@ -315,7 +316,7 @@ def diversity_row(study: AmortisationStudy, threat: Threat, trained: LoadedGener
     x, y = study.x[:n], study.y[:n]
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
-        return trained.generator.perturb(x, eps=threat.eps, rng=rng)
+        return advgan_attack(None, x, y, eps=threat.eps, norm=threat.norm, generator=trained.generator, rng=rng)
 
     results = []
     for i in range(DRAWS[-1]):

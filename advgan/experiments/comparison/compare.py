@@ -144,14 +144,14 @@ def compare(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    x, y = _images(x, y)
-    target, k = _target(model, x, name)
+    x, y = checked_images(x, y)
+    target, k = checked_target(model, x, name)
     threat = Threat(norm, eps, y_target is not None)
     check_class(y_target, k)
     names = _class_names(classes, k)
     cache = ResultCache(None, x, y, batch_size=batch_size, keep=SHOWN)
     run = _Runner(cache, target, threat, y_target, seed)
-    named = _labelled(attacks)
+    named = label_attacks(attacks)
     for label, attack in named.items():
         run.check(label, attack, k)
     results = [run(label, attack) for label, attack in named.items()]
@@ -170,7 +170,7 @@ def compare(
     return CompareResults(Comparison(report, results, x[:SHOWN], y[:SHOWN], names))
 
 
-def _images(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+def checked_images(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
     """Images and labels as tensors on the CPU. Raises InputError for others than `compare` takes."""
     x, y = (torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (x, y))
     check_images(x)
@@ -178,7 +178,7 @@ def _images(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Ten
     return x.detach().cpu(), y.cpu()
 
 
-def _target(model: nn.Module, x: Tensor, name: str) -> tuple[TargetModel, int]:
+def checked_target(model: nn.Module, x: Tensor, name: str) -> tuple[TargetModel, int]:
     """The model as `check_target` returns it, and its number of classes."""
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
@@ -205,7 +205,8 @@ class _Runner:
             result = cache.run(spec, target, self.threat, y_target=self.y_target, seed=self.seed, generator=generator)
         else:
             result = evaluate(
-                self._bound(label, attack), target.model, cache.x, cache.y, self.threat,
+                own_attack(label, attack, target.model, self.threat, self.y_target, self.seed),
+                target.model, cache.x, cache.y, self.threat,
                 name=label, target_name=target.label, seed=self.seed, y_target=self.y_target,
                 batch_size=cache.batch_size, keep=cache.keep,
                 clean_logits=cache.logits(target), clean_accepted=cache.accepted(target),
@@ -225,36 +226,50 @@ class _Runner:
                     f"the generator has {attack.classes} target classes, expected {num_classes} of the model"
                 )
         elif callable(attack):
-            self._bound(label, attack)
+            own_attack(label, attack, model, threat, self.y_target, self.seed)
         else:
             raise InputError(f"expected an attack name, a Generator or a function (x, y) -> x_adv, got {attack!r:.60}")
 
-    def _bound(self, label: str, attack: Callable[..., Tensor]) -> AttackFn:
-        """`attack` as (x, y) -> x_adv: itself, or with the model and the settings that (model, x, y, *, eps) takes.
 
-        Raises InputError for a `y_target` that the latter has no argument for.
-        """
-        try:
-            parameters = inspect.signature(attack).parameters.values()
-        except (TypeError, ValueError):  # some compiled functions have none
-            return attack
-        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        if sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters) < 3:
-            return attack
-        given = {"eps": self.threat.eps, "norm": self.threat.norm, "rng": attack_rng(self.seed, label)}
-        taken = {p.name for p in parameters}
-        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-            taken |= {*given, "y_target"}
-        if self.y_target is not None and "y_target" not in taken:
-            raise InputError(f"attack {label} has no argument y_target, expected no y_target, got {self.y_target}")
-        fixed = {key: value for key, value in given.items() if key in taken}
-        model, y_target = self.target.model, self.y_target
+def attack_function(
+    label: str, attack: Attack, model: nn.Module, threat: Threat, y_target: int | None, seed: int
+) -> AttackFn:
+    """`attack` on `model` as (x, y) -> x_adv. Raises InputError as `own_attack` and `make_attack`."""
+    rng = attack_rng(seed, label)
+    if isinstance(attack, str):
+        return make_attack(attack, model, threat, y_target, rng)
+    if isinstance(attack, Generator):
+        return make_attack("advgan", model, threat, y_target, rng, attack)
+    return own_attack(label, attack, model, threat, y_target, seed)
 
-        def run(x: Tensor, y: Tensor) -> Tensor:
-            target_class = {} if y_target is None else {"y_target": torch.full_like(y, y_target)}
-            return attack(model, x, y, **fixed, **target_class)
 
-        return run
+def own_attack(
+    label: str, attack: Callable[..., Tensor], model: nn.Module, threat: Threat, y_target: int | None, seed: int
+) -> AttackFn:
+    """A function as (x, y) -> x_adv: itself, or with the model and the settings that (model, x, y, *, eps) takes.
+
+    Raises InputError for a `y_target` that the latter has no argument for.
+    """
+    try:
+        parameters = inspect.signature(attack).parameters.values()
+    except (TypeError, ValueError):  # some compiled functions have none
+        return attack
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters) < 3:
+        return attack
+    given = {"eps": threat.eps, "norm": threat.norm, "rng": attack_rng(seed, label)}
+    taken = {p.name for p in parameters}
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        taken |= {*given, "y_target"}
+    if y_target is not None and "y_target" not in taken:
+        raise InputError(f"attack {label} has no argument y_target, expected no y_target, got {y_target}")
+    fixed = {key: value for key, value in given.items() if key in taken}
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        target_class = {} if y_target is None else {"y_target": torch.full_like(y, y_target)}
+        return attack(model, x, y, **fixed, **target_class)
+
+    return run
 
 
 def _class_names(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
@@ -272,7 +287,7 @@ def _access(row: Mapping[str, Any]) -> str:
     return "scores" if row["forwards_per_image"] else "nothing"
 
 
-def _labelled(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:
+def label_attacks(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:
     """Label -> attack. Raises InputError for none, and for labels given twice."""
     if isinstance(attacks, Mapping):
         labelled = dict(attacks)

@@ -1,0 +1,1 @@
+"""Success against time: our attacks and the baselines at every time budget."""

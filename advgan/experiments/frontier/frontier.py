@@ -1,0 +1,190 @@
+"""Success against time of one model in memory: `advgan.frontier`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from torch import Tensor, nn
+
+from advgan.analysis.frontier import BUDGETS, lead_share, segments
+from advgan.attacks.common import frozen_eval
+from advgan.attacks.registry import AttackFn, make_attack
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Norm, Threat
+from advgan.evaluation.runner import device_of
+from advgan.evaluation.timing import time_ratios
+from advgan.experiments.comparison.compare import (
+    Attack,
+    attack_function,
+    checked_images,
+    checked_target,
+    compare,
+    label_attacks,
+)
+from advgan.experiments.frontier.report import report, tables
+from advgan.models.generator import Generator
+
+REFERENCE = "fgsm"  # a budget is a time in units of this attack
+BASELINES = (
+    *("noise-sign", REFERENCE, "ifgsm:steps=2", "ifgsm:steps=3", "ifgsm:steps=5", "ifgsm", "ifgsm:steps=20"),
+    *("pgd:steps=2", "pgd:steps=3", "pgd:steps=5", "pgd:steps=10", "pgd:steps=20", "pgd:steps=40"),
+    *("pgd:steps=10:stop_on_success=true", "pgd:steps=40:stop_on_success=true", "mifgsm"),
+    *("apgd-ce:steps=5", "apgd-ce:steps=10", "apgd-ce:steps=20", "square:queries=50"),
+)
+
+
+@dataclass(frozen=True, repr=False)
+class FrontierResults:
+    """Success and time of each attack: a table when printed, HTML in a notebook.
+
+    rows     one dict an attack: "attack", "ours", "asr" with its Wilson interval "asr_low", "asr_high" over "n" images,
+             "time", the median of its time over FGSM's on the same batch, with the range "time_low", "time_high", and
+             "status"
+    parts    budgets and the best attacks there, see `advgan.analysis.frontier.segments`
+    lead     the fraction of the budgets (logarithmic) on which ours is at or above the best baseline
+    summary  frontier.json
+    """
+
+    rows: list[dict[str, Any]]
+    parts: list[dict[str, Any]]
+    lead: float | None
+    summary: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return self._render().export_text().rstrip()
+
+    def _repr_html_(self) -> str:
+        return self._render().export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+    def _render(self) -> Console:
+        console = Console(width=120, record=True, file=io.StringIO())
+        for table in tables([self.summary]):
+            console.print(table.rich())
+        return console
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`. Raises InputError where pandas is not installed."""
+        try:
+            pandas: Any = import_module("pandas")
+        except ModuleNotFoundError:
+            raise InputError("pandas is not installed, expected it here: pip install pandas") from None
+        return pandas.DataFrame(self.rows)
+
+    def save(self, directory: Path | str) -> None:
+        """Write frontier.json, .md, .csv, the plot and logs/ for TensorBoard to `directory`; earlier ones are replaced.
+        Raises InputError for the path of a file."""
+        folder = Path(directory)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"expected a directory for the reports, got the file {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        report([self.summary]).write(folder)
+
+
+def frontier(
+    model: nn.Module,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    eps: float,
+    entries: Generator | Sequence[Attack] | Mapping[str, Attack],
+    norm: Norm = "linf",
+    baselines: Sequence[str] = BASELINES,
+    batch_size: int = 100,
+    repeats: int = 5,
+    seed: int = 0,
+    name: str = "model",
+) -> FrontierResults:
+    """Success against time: at which time budgets one of the `entries` is at least as strong as every baseline.
+
+    Args:
+        model: images (n, c, h, w) in [0, 1] -> logits (n, k), in eval mode, normalisation inside; left as found
+        x, y: float32 images (n, c, h, w) in [0, 1] and int64 labels (n,)
+        eps, norm: the ball, in pixel units of [0, 1]
+        entries: what is compared with the baselines, as the attacks of `advgan.compare`; an unrolled generator takes
+            part with each number of iterations up to its own
+        baselines: names of attacks with settings; FGSM is always among them, since its time is the unit
+        batch_size: images an attack gets at once, in both measurements
+        repeats: rounds of timing; each runs FGSM right before each attack, on the same batch
+        seed: seed of random attacks
+        name: label of the model in the report
+
+    Every adversarial example is verified, as by `advgan.compare`. Time is measured on the device of the model. Raises
+    InputError as `advgan.compare`.
+
+    Example:
+        >>> results = advgan.frontier(model, x, y, eps=8 / 255, entries={"patch": generator})
+        >>> print(results)
+        >>> results.save("frontier")
+    """
+    if repeats < 1:
+        raise InputError(f"repeats must be at least 1, got {repeats}")
+    threat, ours = Threat(norm, eps), by_iterations(label_attacks(entries), eps)
+    names = list(dict.fromkeys([REFERENCE, *baselines]))
+    if both := [label for label in ours if label in names]:
+        raise InputError(f"expected entries that are not baselines, got {both[0]!r}")
+    attacks: dict[str, Attack] = {**dict.fromkeys(names), **ours}
+    attacks = {label: attack or label for label, attack in attacks.items()}
+    measured = compare(
+        model, x, y, attacks, eps=eps, norm=norm, batch_size=batch_size, seed=seed, name=name
+    ).comparison.summary
+    x, y = checked_images(x, y)
+    target, device = checked_target(model, x, name)[0].model, device_of(model)
+    ready = {row["attack"] for row in measured["rows"] if row["status"] == "ok"}
+    with frozen_eval(target):
+        functions: dict[str, AttackFn] = {
+            label: attack_function(label, attack, target, threat, None, seed)
+            for label, attack in attacks.items()
+            if label in ready
+        }
+        ratios = time_ratios(
+            functions,
+            make_attack(REFERENCE, target, threat),
+            x.to(device),
+            y.to(device),
+            batch_size=batch_size,
+            repeats=repeats,
+        )
+    rows = [frontier_row(row, ratios.get(row["attack"]), row["attack"] in ours) for row in measured["rows"]]
+    parts = segments([row for row in rows if row["time"] is not None])
+    summary = {
+        **{key: measured[key] for key in ("environment", "targets", "generators")},
+        **{"eps": eps, "norm": norm, "batch_size": batch_size, "repeats": repeats, "budgets": list(BUDGETS)},
+        **{"rows": rows, "parts": parts, "lead": lead_share(parts)},
+    }
+    return FrontierResults(rows, parts, summary["lead"], summary)
+
+
+def by_iterations(entries: Mapping[str, Attack], eps: float) -> dict[str, Attack]:
+    """The entries, of an unrolled generator one for each number of iterations up to its own."""
+    expanded: dict[str, Attack] = {}
+    for label, entry in entries.items():
+        if isinstance(entry, Generator) and entry.iterations > 1:
+            for k in range(1, entry.iterations + 1):
+                expanded[f"{label}, {k} iteration{'s' * (k > 1)}"] = _with_iterations(entry, eps, k)
+        else:
+            expanded[label] = entry
+    return expanded
+
+
+def _with_iterations(generator: Generator, eps: float, iterations: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        return generator.perturb(x, y if generator.labels else None, eps=eps, iterations=iterations)
+
+    return attack
+
+
+def frontier_row(result: Mapping[str, Any], ratios: Sequence[float] | None, ours: bool) -> dict[str, Any]:
+    """A row of `FrontierResults`, from one of `compare` and the times over FGSM's; None: not timed."""
+    row = {key: result[key] for key in ("attack", "asr", "asr_low", "asr_high", "n", "status")}
+    times = dict.fromkeys(("time", "time_low", "time_high"))
+    if ratios:
+        times = {"time": median(ratios), "time_low": min(ratios), "time_high": max(ratios)}
+    return row | {"ours": ours} | times
