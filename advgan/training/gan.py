@@ -61,8 +61,10 @@ class Conditions:
     eps_scale: Tensor | float = 1.0
 
     def __getitem__(self, part: slice) -> Conditions:
-        inputs = (None if value is None else value[part] for value in (self.y, self.y_target, self.eps, self.z))
-        return Conditions(*inputs, self.eps_scale[part] if isinstance(self.eps_scale, Tensor) else 1.0)
+        y, y_target, eps, z = (
+            None if value is None else value[part] for value in (self.y, self.y_target, self.eps, self.z)
+        )
+        return Conditions(y, y_target, eps, z, self.eps_scale[part] if isinstance(self.eps_scale, Tensor) else 1.0)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def frontier(
     y: Tensor | np.ndarray,
     *,
     eps: float,
-    entries: Generator | Sequence[Attack] | Mapping[str, Attack],
+    entries: Sequence[Attack] | Mapping[str, Attack],
     norm: Norm = "linf",
     baselines: Sequence[str] = BASELINES,
     batch_size: int = 100,
@@ -130,8 +130,7 @@ def frontier(
     names = list(dict.fromkeys([REFERENCE, *baselines]))
     if both := [label for label in ours if label in names]:
         raise InputError(f"expected entries that are not baselines, got {both[0]!r}")
-    attacks: dict[str, Attack] = {**dict.fromkeys(names), **ours}
-    attacks = {label: attack or label for label, attack in attacks.items()}
+    attacks: dict[str, Attack] = {**{attack: attack for attack in names}, **ours}
     measured = compare(
         model, x, y, attacks, eps=eps, norm=norm, batch_size=batch_size, seed=seed, name=name
     ).comparison.summary

@@ -43,6 +43,7 @@ def frontier_plot(summary: Mapping[str, Any]) -> Plot:
             row["attack"], (row["time"], row["asr"]), (6, 5), textcoords="offset points", fontsize=8, color=star
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlim(min([low, *(row["time"] for row in rows)]) * 0.8, max([high, *(row["time"] for row in rows)]) * 1.25)
     highest = max([0.01, *(row["asr_high"] for row in rows)])
     style.plain(axes).set(xlabel="time, in units of FGSM", ylabel="ASR", ylim=(-0.02 * highest, 1.06 * highest))

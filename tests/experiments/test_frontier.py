@@ -1,0 +1,107 @@
+"""advgan.frontier: success against time of attacks on a model in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advgan
+from advgan import Generator, InputError
+from advgan.attacks.fgsm import fgsm
+from advgan.evaluation.timing import time_ratios
+
+
+class Linear(nn.Module):
+    """Two classes by the sign of the sum of all pixels above one half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = (x - 0.5).flatten(1).sum(1)
+        return torch.stack([-total, total], 1)
+
+
+def data() -> tuple[Tensor, Tensor]:
+    x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return x, (x.mean((1, 2, 3)) > 0.5).long()
+
+
+def test_success_and_lead_of_entries_and_baselines(tmp_path: Path) -> None:
+    model, (x, y) = Linear().eval(), data()
+
+    def direction(x: Tensor, y: Tensor) -> Tensor:
+        """Away from the class: the exact worst case of a linear classifier, without a gradient."""
+        sign = (1 - 2 * y.float()).view(-1, 1, 1, 1)
+        return (x + 0.2 * sign).clamp(0, 1)
+
+    baselines = ["noise-sign", "pgd:steps=3"]
+    results = advgan.frontier(
+        model, x, y, eps=0.2, entries={"direction": direction}, baselines=baselines, repeats=2, batch_size=20
+    )
+    rows = {row["attack"]: row for row in results.rows}
+    assert list(rows) == ["fgsm", *baselines, "direction"]
+    assert rows["direction"]["asr"] == rows["fgsm"]["asr"] == 1.0
+    assert rows["noise-sign"]["asr"] < 1.0
+    assert [row["ours"] for row in results.rows] == [False, False, False, True]
+    assert all(row["time_low"] <= row["time"] <= row["time_high"] for row in results.rows)
+    assert all(part["leads"] == (part["ours"] is not None) for part in results.parts)
+    assert "direction" in repr(results)
+    results.save(tmp_path)
+    saved = json.loads((tmp_path / "frontier.json").read_text())
+    assert saved["frontiers"][0]["rows"] == results.rows
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("frontier.json", "frontier.md", "frontier.csv", "frontier-eps-0.2.png", "logs"),
+    }
+
+
+def test_unrolled_generator_takes_part_with_each_number_of_iterations() -> None:
+    guide = {"name": "mnist-small", "image_shape": [1, 28, 28], "num_classes": 3}
+    generator = Generator(eps=0.3, architecture="unrolled", depth=2, width=4, guide=guide).eval()
+    x = torch.rand(6, 1, 28, 28)
+    model = generator.guide
+    y = model(x).argmax(1)
+    results = advgan.frontier(model, x, y, eps=0.3, entries=[generator], baselines=[], repeats=1, batch_size=6)
+    assert [row["attack"] for row in results.rows] == ["fgsm", "advgan, 1 iteration", "advgan, 2 iterations"]
+    assert all(row["status"] == "ok" for row in results.rows)
+
+
+def test_failed_entry_has_no_time() -> None:
+    model, (x, y) = Linear().eval(), data()
+
+    def outside(x: Tensor, y: Tensor) -> Tensor:
+        return x + 1
+
+    results = advgan.frontier(model, x, y, eps=0.1, entries=[outside], baselines=[], repeats=1)
+    row = results.rows[-1]
+    assert (row["asr"], row["time"]) == (None, None)
+    assert row["status"] != "ok"
+    assert all(part["ours"] is None for part in results.parts)
+
+
+def test_input_errors() -> None:
+    model, (x, y) = Linear().eval(), data()
+    with pytest.raises(InputError, match="repeats must be at least 1, got 0"):
+        advgan.frontier(model, x, y, eps=0.1, entries=["mifgsm"], repeats=0)
+    with pytest.raises(InputError, match="expected entries that are not baselines, got 'fgsm'"):
+        advgan.frontier(model, x, y, eps=0.1, entries=["fgsm"])
+
+
+def test_time_ratios_pair_every_attack_with_the_reference() -> None:
+    model, (x, y) = Linear().eval(), data()
+    calls: list[str] = []
+
+    def reference(x: Tensor, y: Tensor) -> Tensor:
+        calls.append("reference")
+        return fgsm(model, x, y, eps=0.1)
+
+    def other(x: Tensor, y: Tensor) -> Tensor:
+        calls.append("other")
+        return fgsm(model, x, y, eps=0.1)
+
+    ratios = time_ratios({"other": other}, reference, x, y, batch_size=20, repeats=3)
+    assert len(ratios["other"]) == 3
+    assert all(ratio > 0 for ratio in ratios["other"])
+    assert calls[:2] == ["reference", "other"]
+    assert calls.count("reference") == 4
