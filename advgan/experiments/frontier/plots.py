@@ -22,7 +22,7 @@ LEAD, BEHIND = "#009E73", "#D55E00"
 
 def frontier_plot(summary: Mapping[str, Any]) -> Plot:
     """One classifier at one eps; `summary` as in frontier.json."""
-    figure = style.sheet(9.4, 5.4)
+    figure = style.new_figure(9.4, 5.4)
     axes = figure.subplots()
     rows = [row for row in summary["rows"] if row["time"] is not None and row["asr"] is not None]
     low, high = summary["budgets"]
@@ -46,11 +46,11 @@ def frontier_plot(summary: Mapping[str, Any]) -> Plot:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlim(min([low, *(row["time"] for row in rows)]) * 0.8, max([high, *(row["time"] for row in rows)]) * 1.25)
     highest = max([0.01, *(row["asr_high"] for row in rows)])
-    style.plain(axes).set(xlabel="time, in units of FGSM", ylabel="ASR", ylim=(-0.02 * highest, 1.06 * highest))
+    style.clean_axes(axes).set(xlabel="time, in units of FGSM", ylabel="ASR", ylim=(-0.02 * highest, 1.06 * highest))
     axes.yaxis.set_major_formatter(style.percent)
     figure.legend(loc="outside right center", fontsize=9, frameon=False)
     label, eps = summary["targets"][0]["label"], eps_text(summary["eps"])
-    return style.finish(figure, f"Success against time on {label}, {summary['norm']} eps {eps}", CAPTION)
+    return style.to_plot(figure, f"Success against time on {label}, {summary['norm']} eps {eps}", CAPTION)
 
 
 def family(attack: str) -> str:

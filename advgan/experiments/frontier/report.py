@@ -7,7 +7,7 @@ from typing import Any
 
 from advgan.core.threat_model import eps_text
 from advgan.experiments.frontier.plots import frontier_plot
-from advgan.report.figures.cases import safe
+from advgan.report.figures.plot_groups import safe
 from advgan.report.page import Table, percent, with_interval
 from advgan.report.study import Scalar, StudyReport
 
