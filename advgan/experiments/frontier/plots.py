@@ -36,7 +36,7 @@ def frontier_plot(summary: Mapping[str, Any]) -> Plot:
         points = sorted(points, key=lambda row: row["time"])
         look = style.Style(style.COLOURS[i % len(style.COLOURS)], style.MARKERS[i % len(style.MARKERS)])
         _curve(axes, points, name, look)
-    star = style.OWN["generator"][0][0]
+    star = style.BY_ACCESS["generator"][0][0]
     for row in (row for row in rows if row["ours"]):
         _curve(axes, [row], None, style.Style(star, "*"))
         axes.annotate(
