@@ -1,4 +1,4 @@
-"""Studies, one folder each: the attacks, classifiers and settings that it runs, and the report that it writes."""
+"""Studies, one folder each: its attacks, classifiers and settings, and its report."""
 
 import advgan.bridges as bridges  # registers the names of other libraries' attacks
 

@@ -73,15 +73,15 @@ class Settings:
 FILES = ("config.json", "model.safetensors", "README.md")
 ACCURACY = "| test images | n | accuracy % |"
 SUCCESS = "| test images | n | goal | eps | ASR % | mean l2 | SSIM |"
-MEANING = """ASR is the share of the images that the target has right (aimed: and that are not of that class) which one
-pass turns. """
+ASR_NOTE = """ASR is the success rate of one pass over the images that the target classifies correctly (targeted: and
+that are not of the target class). """
 MEASURED = """
 ## On test images
 
 {table}
 
 {meaning}In brackets 95 % intervals. Measured by `python eval/publish.py {command}`
-(torch {torch}, {machine}) on images that neither training nor choice has seen.{note}
+(torch {torch}, {machine}) on images that were used neither in training nor in selection.{note}
 
 SHA-256 of model.safetensors: `{sha256}`
 """
@@ -95,9 +95,7 @@ def main(settings: Settings) -> None:
         raise InputError(f"expected a finished run with {', '.join(FILES)} in {folder}, found no {', '.join(missing)}")
     exists = settings.output_dir.exists()
     if exists and not (settings.overwrite and (settings.output_dir / "config.json").is_file()):
-        raise InputError(
-            f"{settings.output_dir} is there: --overwrite replaces a checkpoint, and nothing else is replaced"
-        )
+        raise InputError(f"{settings.output_dir} exists: --overwrite replaces a checkpoint, and no other directory")
     spec = parse_classifier(settings.target, settings.target_weights)
     if settings.classifier and spec.weights is not None:
         raise InputError(f"a classifier's weights are the run's: expected no target_weights, got {spec.weights}")
@@ -120,7 +118,7 @@ def main(settings: Settings) -> None:
         x, y = next(test.batches(len(test)))
         lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)
     values = {
-        "meaning": "" if generator is None else MEANING,
+        "meaning": "" if generator is None else ASR_NOTE,
         "table": "\n".join([head, "|---" * (head.count("|") - 1) + "|", *lines]),
         "command": " ".join(sys.argv[1:]),
         "torch": torch.__version__.split("+")[0],
@@ -158,7 +156,7 @@ def accuracy(name: str, target: Classifier, x: torch.Tensor, y: torch.Tensor) ->
 def success(
     name: str, generator: Generator, target: Classifier, x: torch.Tensor, y: torch.Tensor, settings: Settings
 ) -> list[str]:
-    """The lines of a generator's table: one pass at each eps; and toward every class, where it takes any."""
+    """The lines of a generator's table: one pass at each eps; for class-conditional ones also toward every class."""
     threat_model = generator.threat
     eps_values = [parse_fraction(text) for text in settings.eps] or [threat_model.eps]
     lines = []

@@ -12,12 +12,12 @@ from advgan.data.flags import DataSettings
 
 @dataclass(frozen=True)
 class StudySettings(DataSettings):
-    """Images, kept results, batches, threads and reports of a study."""
+    """Images, result cache, batches, threads and reports of a study."""
 
     max_samples: int | None = None
     """Maximum number of test images: always the same stratified sample of the classes (docs/data.md)"""
     fresh: bool = False
-    """Run every attack again, without the results that an earlier call has kept"""
+    """Run every attack again, without cached results"""
     batch_size: int = 100
     """Images per batch of an attack"""
     threads: int | None = None

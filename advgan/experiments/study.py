@@ -1,5 +1,5 @@
-"""The life that all studies share: settings, models, images, output directory, the grid of attacks with its result
-cache and progress bar, and the report."""
+"""Common parts of all studies: settings, models, images, output directory, the grid of attacks with its result cache
+and progress bar, and the report."""
 
 from __future__ import annotations
 
@@ -80,8 +80,9 @@ class GridPoint:
 class Study:
     """A study `name`: its data, test images `x`, `y`, classifiers, generators and the verified `results` of its grid.
 
-    The methods are called in this order: `load_generators`, `start`, `load_targets`, the checks, `open`, `run` (or
-    `run_point` within `progress`), `summary`, `finish`. All raise InputError for bad input, before any attack is run.
+    The methods are called in this order: `load_generators`, `init_run`, `load_targets`, the checks,
+    `prepare_output_dir`, `run` (or `run_point` within `progress`), `summary`, `write_report`. All raise InputError for
+    bad input, before any attack is run.
     """
 
     subsampled = True  # `x` is the sample of max_samples test images
@@ -104,7 +105,7 @@ class Study:
         return self.generators
 
     def check_generator_threats(self, threats: Sequence[Threat], y_target: int | None = None) -> None:
-        """Raise InputError for a generator that was made for none of the threats."""
+        """Raise InputError for a generator that supports none of the threats."""
         for trained in self.generators:
             reasons = [
                 trained.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)
@@ -125,12 +126,12 @@ class Study:
             self.data = load_chosen(self.settings)
 
     def load_targets(self, specs: Sequence[ClassifierSpec]) -> list[TargetModel]:
-        """The classifiers; labels and class names of the data become theirs."""
+        """The classifiers; the data get their labels and class names."""
         self.targets, self.data = load_targets(specs, self.data, self.accelerator.device)
         return self.targets
 
     def load_surrogate(self, name: str, weights: Path | None, targets: str) -> TargetModel:
-        """A classifier that must not be one of the `targets`, as which the error names them."""
+        """A classifier that must not be one of the targets, which the error calls `targets`."""
         spec = parse_classifier(name, weights)
         (surrogate,), _ = load_targets([spec], self.data, self.accelerator.device, keep_class_order=True)
         if surrogate.sha256 in {target.sha256 for target in self.targets}:
@@ -141,7 +142,7 @@ class Study:
     def check_attacks(
         self, specs: Sequence[AttackSpec], threats: Sequence[Threat], y_target: int | None = None
     ) -> None:
-        """Try the generators; build the attacks and call them on no images: wrong settings are errors here."""
+        """Check the generators; build the attacks and call them on no images, so that wrong settings are errors."""
         self.check_generators()
         model = self.targets[0].model
         queries_only = is_black_box(model)  # then gradient attacks are failed rows, the others run
@@ -162,7 +163,7 @@ class Study:
             trained.generator.to(self.accelerator.device).perturb(self.x[:1].to(self.accelerator.device))
 
     def prepare_output_dir(self, keep: int = 0) -> None:
-        """Claim the output directory and write the settings there; `keep` adversarial images of each result stay."""
+        """Lock the output directory and write the settings there; `keep`: number of stored images of each result."""
         training.prepare_output_dir(self.settings.output_dir, self.name, resume=False, overwrite=True)
         if self.is_main:
             write_settings(self.settings, self.settings.output_dir)
@@ -186,7 +187,7 @@ class Study:
             yield self.begin
 
     def run(self, points: Sequence[GridPoint]) -> list[Result]:
-        """The results of the grid's points, in order, shared by all processes; none but in the main process."""
+        """The results of the grid's points, in order, computed by all processes; empty except in the main process."""
         cache, calls = self.cache(), [point.call for point in points]
         texts = {id(call): point.text for call, point in zip(calls, points, strict=True)}
         with self.progress(len(points)) as begin:
@@ -228,7 +229,7 @@ class Study:
         return self._test_images()[1]
 
     def _test_images(self) -> tuple[Tensor, Tensor]:
-        """Read once for `data` as it is: with the labels of the classifiers, once these are loaded."""
+        """Read once for the current `data`: with the labels of the classifiers, once these are loaded."""
         if self._images is None or self._images[0] is not self.data:
             n = self.settings.max_samples if self.subsampled else None
             test = self.data.test if n is None else self.data.test.first(n)

@@ -1,4 +1,4 @@
-"""Trainings that a program of this folder needs: each in a process of its own, finished ones only once."""
+"""Trainings that a study needs: each in a process of its own, finished ones only once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from advgan.data import steps_per_epoch
 from advgan.data.flags import load_chosen
 
 ROOT = Path(__file__).resolve().parents[2]
-STAMP_FILE = "prepared.json"  # in the output directory of a command: which one it was, and whether it came to its end
+STAMP_FILE = "prepared.json"  # in the output directory of a command: the command, and whether it is finished
 IGNORED_IN_STAMP = training.IGNORED_ON_RESUME - {
     "target_weights",
     "guide_dir",
@@ -36,8 +36,8 @@ IGNORED_ON_RESUME = IGNORED_IN_STAMP - {"data_dir"}  # in which a finished train
 
 @dataclass(frozen=True)
 class TrainingCommand:
-    """The `path` of a training program, its `words`, where its run goes, and the `sha256` of all that decides what it
-    makes: its settings, those of its recipe among them, and the earlier commands whose runs it takes."""
+    """The `path` of a training program, its `arguments` and output directory, and the `sha256` of everything that
+    affects its result: its settings, those of its recipe among them, and the earlier commands whose runs it uses."""
 
     path: str
     arguments: tuple[str, ...]
@@ -50,7 +50,7 @@ class TrainingCommand:
 
 
 def parse_commands(texts: Sequence[str]) -> list[TrainingCommand]:
-    """The commands that lines like "train/classifier.py --epochs 4 --output-dir RUN" ask for.
+    """The commands of lines like "train/classifier.py --epochs 4 --output-dir RUN".
 
     Raises InputError for another program than train/*.py of this repository, for unknown flags, for
     --resume and --overwrite, which `prepare` chooses, and for two commands with one output directory.
@@ -84,15 +84,16 @@ def parse_commands(texts: Sequence[str]) -> list[TrainingCommand]:
 
 
 def run_all(commands: Sequence[TrainingCommand], *extra_arguments: object) -> None:
-    """Run the commands, with `more` words before their own, in order; those that are done are left out.
+    """Run the commands in order, with `extra_arguments` before their own; finished ones are skipped.
 
-    One that was interrupted goes on if it has saved a state; one that is no more what it was runs anew. Ends this
-    program where one fails: what was made stays. Raises InputError, before any runs, for an output directory with
-    something in it that no such command has made.
+    An interrupted one resumes from its saved state; a changed one runs anew. Ends this program if one fails: finished
+    runs stay. Raises InputError, before any run, for an output directory with other contents.
     """
     for command in commands:
         if not (command.output_dir / STAMP_FILE).exists() and any(command.output_dir.glob("*")):
-            raise InputError(f"{command.output_dir} holds what {command.text!r} has not made: expected it empty")
+            raise InputError(
+                f"{command.output_dir} has contents that are not of {command.text!r}, expected an empty directory"
+            )
     for number, command in enumerate(commands, 1):
         stamp, stamped = command.output_dir / STAMP_FILE, _read(command.output_dir / STAMP_FILE)
         begun = {"command": command.text, "sha256": command.sha256, "done": False}
@@ -107,7 +108,7 @@ def run_all(commands: Sequence[TrainingCommand], *extra_arguments: object) -> No
         command.output_dir.mkdir(parents=True, exist_ok=True)
         atomic_write(stamp, json.dumps(begun, indent=2) + "\n")
         run_script(command.path, *extra_arguments, *command.arguments, *flags)
-        if training.unfinished(command.output_dir):  # somebody stopped it alone
+        if training.unfinished(command.output_dir):  # stopped by its own signal
             sys.exit(f"error: {command.path} was stopped before its end; the same command goes on")
         atomic_write(stamp, json.dumps(begun | {"done": True}, indent=2) + "\n")
 
@@ -115,11 +116,11 @@ def run_all(commands: Sequence[TrainingCommand], *extra_arguments: object) -> No
 def ensure_trained(
     path: str, arguments: Sequence[object], directory: Path, settings: Any, artefact: str, phases: int = 1
 ) -> bool:
-    """Train in `directory` with the program at `path`, as far as that is not done; whether there was anything to do.
+    """Train in `directory` with the program at `path`, unless finished; whether there were steps left.
 
-    wanted    the settings of `words`; each of its `phases` takes that many steps
-    artefact  what it makes there: a "generator" or a "classifier"
-    Ends this program if the training was stopped. Raises InputError if what is there was trained otherwise.
+    settings  those of `arguments`; each of the `phases` takes that many steps
+    artefact  its result: a "generator" or a "classifier"
+    Ends this program if the training was stopped. Raises InputError for a run with other settings.
     """
     run_dir, total = directory if artefact == "generator" else directory / artefact, phases * total_steps(settings)
     if trained_steps(run_dir, settings) >= total:
@@ -134,7 +135,7 @@ def ensure_trained(
 
 
 def total_steps(settings: Any) -> int:
-    """How many steps a training takes in all."""
+    """Total number of steps of a training."""
     if settings.max_steps:
         return settings.max_steps
     data = load_chosen(settings)
@@ -142,7 +143,7 @@ def total_steps(settings: Any) -> int:
 
 
 def trained_steps(directory: Path, settings: Any) -> int:
-    """How many steps were taken there, 0 if none; raises InputError if it was with other settings."""
+    """Number of steps taken there; raises InputError if it was with other settings."""
     path = directory / "training.json"
     if not path.exists():
         return 0
@@ -153,8 +154,8 @@ def trained_steps(directory: Path, settings: Any) -> int:
 
 
 def run_script(path: str, *arguments: object) -> None:
-    """Run one of the programs of this repository; where it fails, this one ends, and where a signal stopped it, with
-    its exit code. Bad input is its own to explain."""
+    """Run one of the programs of this repository; if it fails, this one ends, if a signal stopped it with its exit
+    code. Errors of input are printed by that program."""
     if code := run_until_signal([sys.executable, str(ROOT / path), *map(str, arguments)]):
         if stopped := stopped_by_signal(code):
             print(f"{path} was stopped before its end; the same command goes on", file=sys.stderr)
@@ -175,7 +176,7 @@ def run_until_signal(command: list[str]) -> int:
 
 
 def _has_state(output_dir: Path) -> bool:
-    """Whether there is a training state to go on from."""
+    """Whether there is a training state to resume."""
     states = output_dir / "state"
     return states.is_dir() and any(training.latest_state(output_dir, folder.name) for folder in states.iterdir())
 

@@ -1,9 +1,9 @@
-"""Adversarial training: at every step an inner attacker makes images of the batch, against the classifier as it is now.
+"""Adversarial training: at every step an inner attack perturbs the batch, against the current classifier.
 
 fgsm        one step of eps from x                                                    (Goodfellow et al. 2015)
 fast        one step of 1.25 eps from a random start                                  (Wong et al. 2020)
 pgd         many steps from a random start                                            (Madry et al. 2018)
-ensemble    as fgsm, on a classifier drawn anew at every step among frozen ones and the one in training
+ensemble    as fgsm, on a classifier drawn at every step from frozen ones and the one in training
                                                                                       (Tramer et al. 2018)
 generator   one pass of a generator that is trained in turn with the classifier, and a few gradient steps from somewhere
             between its images and noise (ours)
@@ -31,12 +31,12 @@ from advgan.defenses.base import reseed
 from advgan.models import losses
 from advgan.models.generator import Generator
 
-KAPPA = 5.0  # the margin that the generator asks for, as in train/advgan.py
+KAPPA = 5.0  # confidence margin of the generator's loss, as in train/advgan.py
 Method = Literal["fgsm", "fast", "pgd", "ensemble", "generator"]
 
 
 class MethodDefaults(NamedTuple):
-    """A method's own settings: the weight of the clean images, gradient steps, and their size as a share of eps."""
+    """Defaults of a method: the weight of the clean images, gradient steps, and their size as a fraction of eps."""
 
     alpha: float
     steps: int
@@ -91,7 +91,7 @@ def adversarial_config(
     step_size: float | None = None,
     warmup: float = 0.0,
 ) -> AdversarialConfig:
-    """The settings of a method; None: its own value (pgd: steps of 2.5 eps / steps). Raises InputError."""
+    """The settings of a method; None: its default (pgd: steps of 2.5 eps / steps). Raises InputError."""
     check_eps(eps, "linf")
     defaults = METHOD_DEFAULTS[method]
     alpha = defaults.alpha if alpha is None else alpha
@@ -117,7 +117,7 @@ def mixed_loss(model: Any, x: Tensor, x_adv: Tensor, y: Tensor, alpha: float) ->
     """alpha J(x, y) + (1 - alpha) J(x_adv, y), J the mean cross-entropy (Goodfellow et al. 2015, section 6), and the
     logits (n, k) of `x_adv`, with alpha 1 those of `x`.
 
-    One forward pass, of both together where both count: data parallel wrappers want one for each backward pass.
+    One forward pass, of both together if both have a weight: data parallel wrappers need one per backward pass.
     """
     if alpha in (0, 1):
         logits = model(x if alpha else x_adv)
@@ -127,13 +127,13 @@ def mixed_loss(model: Any, x: Tensor, x_adv: Tensor, y: Tensor, alpha: float) ->
 
 
 class InnerAttack:
-    """The inner attacker: (x, y, step, progress) -> x_adv, against `net` as it is at that step.
+    """The inner attack: (x, y, step, progress) -> x_adv, against the current `net`.
 
     net        the classifier in training, not its data parallel wrapper. Attacks use it in eval mode: no dropout, the
                running statistics of batch norm
     channels   of the images
-    The generator of method generator is prepared by `accelerator`: so it is part of what a run saves. What is drawn at
-    a step is drawn for the batch of all processes: alike for any number of them, and after a resume.
+    The generator of method generator is prepared by `accelerator`, and so part of the saved state. Random numbers of a
+    step are drawn for the batch of all processes: the same for any number of them, and after a resume.
     """
 
     def __init__(
@@ -163,18 +163,18 @@ class InnerAttack:
             return gradient_ascent(problem, initial_images, steps=self.config.steps, step_size=step_size)
 
     def initial_images(self, x: Tensor, y: Tensor, threat: Threat, rng: np.random.Generator) -> Tensor:
-        """Where the gradient steps begin: at `x`, at noise, or anywhere between noise and what the generator says."""
+        """Initial images of the gradient steps: `x`, noise, or a mixture of noise and the generator's images."""
         if self.config.method in ("fgsm", "ensemble"):
             return x
         noisy = x + threat.eps * (2 * self.uniform(x.shape, x, rng) - 1)
         if self.config.method == "pgd":
             return threat.project(noisy, x)
-        # Else not cut at the box, as in the program of fast's authors: from a start that was cut one step takes a pixel
-        # at 0 to 0 or to eps, nowhere between, and teaches corners alone (mnist-small, PGD-40: 78 % instead of 86).
+        # Not clipped to the box, as in the code of the authors of fast: from a clipped start one step moves a pixel at
+        # 0 to 0 or to eps, nowhere between, and trains on corners alone (mnist-small, PGD-40: 78 % instead of 86).
         if self.config.method == "fast":
             return noisy
         x_adv = self.train_generator_step(x, y, threat.eps)
-        # One image a pass is one pattern, which the classifier soon knows; between it and noise there are many.
+        # The generator has one perturbation per image, to which the classifier adapts; mixed with noise there are many.
         w = self.uniform((len(x), 1, 1, 1), x, rng) if self.config.steps else 1.0
         return w * x_adv + (1 - w) * noisy
 
@@ -185,7 +185,7 @@ class InnerAttack:
         return torch.from_numpy(values[first : first + n]).to(x.device)
 
     def train_generator_step(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        """The generator's answers within `eps`, and one step of it toward better ones: the margin loss of AdvGAN."""
+        """The generator's images within `eps`, and one of its training steps: the margin loss of AdvGAN."""
         with frozen_eval(self.net):
             x_adv: Tensor = self.generator(x, eps=x.new_full((len(x),), eps))
             with self.accelerator.autocast():

@@ -1,4 +1,4 @@
-"""The card beside a network's weights: what it is worth, and where it comes from."""
+"""Model cards: metrics of a network and the command that trained it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forwar
 
 Made by `{command}`.
 
-Test images were not seen: `eval/compare.py` reports on them. The success rate holds for this target and this data; it
-says nothing about other classifiers.
+Test images were not used: `eval/compare.py` reports on them. The success rate holds for this target and this data, not
+for other classifiers.
 """
 
 
@@ -88,7 +88,7 @@ def substitute_card(settings: dict[str, Any], metrics: dict[str, Any], c: float,
 
 
 def percent(rate: float | None) -> str:
-    """A share, or that there is none: no image counts."""
+    """A rate in percent; without eligible images "not defined"."""
     return "not defined" if rate is None else f"{rate:.2%}"
 
 
@@ -98,7 +98,7 @@ tags: [adversarial-examples, detection, advgan]
 ---
 # A detector of adversarial images ({kind}) for `{target}` on {dataset}
 
-    python eval/compare.py --defense reject:detector=DIR        # the classifier rejects what the detector finds
+    python eval/compare.py --defense reject:detector=DIR        # the classifier rejects detected images
 
 | | |
 |---|---|
@@ -114,7 +114,7 @@ against all clean ones, with 95 % intervals:
 
 Made by `{command}`.
 
-An attacker who knows the detector does better: `eval/detection.py` shows by how much.
+Adaptive attacks are stronger: see `eval/detection.py`.
 """
 
 
@@ -129,7 +129,7 @@ def detector_card(summary: dict[str, Any]) -> str:
 
 
 def _command(program: str, settings: dict[str, Any]) -> str:
-    """The command line that `settings` (as JSON knows them) came from, or one like it."""
+    """A command line with the `settings` (values of JSON)."""
     arguments = [program]
     for name, value in settings.items():
         if value is None or value is False or value in ((), []):
@@ -143,7 +143,7 @@ def _filled(card: str, program: str | None, settings: dict[str, Any], metrics: d
     s = settings
     direction = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
     if s.get("any_class"):
-        direction = "toward any class that is asked for, or away from their own"
+        direction = "toward any given class, or away from their own"
     smallest = "" if s.get("eps_min") is None else f"{eps_text(s['eps_min'])} to "
     eps_range = f"eps {smallest}{eps_text(s['eps'])}"
     iterations = ""
@@ -161,7 +161,7 @@ def _filled(card: str, program: str | None, settings: dict[str, Any], metrics: d
     if "rejected" in metrics:
         loss += f" + {DETECTOR_WEIGHT if s['evasion'] is None else s['evasion']:g} L_evasion"
         rejection = f"| of those images, rejected by the target when perturbed | {metrics['rejected']:.2%} |\n"
-    # Of several questions `asr` is the mean; each one's stands below it.
+    # Of several eval settings `asr` is the mean, with a row for each below.
     eval_settings_rows = "".join(
         f"| of this mean: {name} | {value:.2%} |\n" for name, value in metrics.items() if name[:4] == "asr "
     )
@@ -201,15 +201,15 @@ A classifier to be attacked: {shape} images in [0, 1] -> logits of {k} classes.
 
 {meaning}
 """
-PLAIN = "Made to be attacked, not to be relied on: it was not trained to be robust, on images of this data set alone."
+PLAIN = "For experiments with attacks only: it was trained on images of this data set alone, and not to be robust."
 ROBUST = """\
 Adversarially trained ({adversarial}, linf eps {eps_text}), and chosen by the mean of its accuracy with and without
-PGD-10 on validation images. It is robust in this ball, on images of this data set. Stronger attacks leave less than
-these metrics: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
+PGD-10 on validation images. It is robust in this ball, on images of this data set. Accuracy under stronger
+attacks is lower: `eval/compare.py --attacks pgd:steps=40:restarts=10`."""
 
 
 def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -> str:
-    """Markdown for a classifier: `settings` of train/classifier.py, and the `run` as its training.json tells it."""
+    """Markdown for a classifier: `settings` of train/classifier.py, and the `run` of its training.json."""
     s, tested, robust = settings, run["test"], settings["adversarial"] is not None
     best = next(h for h in run["history"] if h["step"] == run["best_step"])
     n, chosen = len(data.validation), "chosen on them"

@@ -59,7 +59,7 @@ def collapse_warnings(
 def absorbing_classes(attacked: Tensor, hits: Tensor, predicted: Tensor) -> list[str]:
     """A warning for each class that absorbs predictions while its own images resist: a usual plateau of a generator.
 
-    attacked, hits   (k,) images of each class that counted, and those of them that were fooled
+    attacked, hits   (k,) eligible images of each class, and the successes among them
     predicted        (k,) perturbed images predicted as each class
     """
     rate, mean = hits / attacked.clamp_min(1), hits.sum() / attacked.sum().clamp_min(1)

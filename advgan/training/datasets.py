@@ -1,4 +1,4 @@
-"""The images of a training: read from what the caller holds, labelled, checked with the classifier, split."""
+"""The images of a training: read from the caller's data, labelled, checked with the classifier, split."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, devi
     Raises InputError as `as_split` and `check_target`, for a model without gradients, and for labels beyond its logits.
     """
     if isinstance(unwrap(model), BlackBox):
-        raise InputError(f"{unwrap(model).name} only answers queries: train/substitute.py attacks such models")
+        raise InputError(f"{unwrap(model).name} has outputs only: train/substitute.py attacks such models")
     shape = getattr(unwrap(model), "image_shape", None)
     source = as_split(train, "train", shape)
     held_out = None if validation is None else as_split(validation, "validation", shape)

@@ -119,7 +119,7 @@ def train_detector(
     config.check(attacks=bool(attacks), discriminator=discriminator and type(discriminator).__name__)
     device = device_of(model) if isinstance(model, nn.Module) else torch.device("cpu")
     with process_settings(None), frozen(model, device) as classifier:
-        check_answers_all(classifier)
+        check_no_rejection(classifier)
         set_seed(config.seed)
         clean = as_split(validation, "validation").split
         if isinstance(clean, Stream):
@@ -132,11 +132,11 @@ def train_detector(
     return detector.requires_grad_(False)
 
 
-def check_answers_all(model: nn.Module, name: Any = None) -> None:
-    """Raise InputError for a classifier that has a detector already."""
+def check_no_rejection(model: nn.Module, name: Any = None) -> None:
+    """Raise InputError for a classifier that can reject already."""
     if can_reject(model):
         raise InputError(
-            f"the target rejects already, expected one that answers every image, got {name or type(model).__name__}"
+            f"the target rejects already, expected one without a detector, got {name or type(model).__name__}"
         )
 
 

@@ -33,7 +33,7 @@ from advgan.training.card import detector_card
 from advgan.training.detector import (
     DetectorConfig,
     calibrate,
-    check_answers_all,
+    check_no_rejection,
     evaluate_detector,
     first_images,
     named_attacks,
@@ -77,7 +77,7 @@ def main(settings: Settings) -> None:
     if any(spec.access == "gradients" for spec in specs):
         require_gradients(target)
     _, data = prepare_model_and_data(target, data)
-    check_answers_all(target, spec.defense)
+    check_no_rejection(target, spec.defense)
     target = target.to(accelerator.device)
     generators = list[Generator]()
     if source := settings.generator or settings.discriminator:

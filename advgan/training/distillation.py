@@ -4,9 +4,9 @@ python train/distill.py --temperature 20                       mnist-c on the em
 python train/distill.py --dataset mnist --data-dir data --temperature 100 --epochs 4 --output-dir RUN
 accelerate launch --cpu --num_processes 2 train/distill.py ...    several processes share each batch
 
-A teacher learns the labels at temperature T; then a student of the same architecture learns what the teacher says at T
-of the very images that it is shown. RUN/classifier is the student, which every other program takes as it is: at
-temperature 1, with logits T times as large as a plain classifier's. RUN/teacher is the teacher.
+A teacher is trained on the labels at temperature T; then a student of the same architecture on the teacher's
+probabilities at T for the same images. RUN/classifier is the student, used by the other programs at temperature 1, with
+logits T times as large as a plain classifier's. RUN/teacher is the teacher.
 
 Nothing is chosen: both nets are kept as the last step leaves them, when the learning rate has come down to nothing.
 """
@@ -259,7 +259,7 @@ def finalize(settings: Settings, steps: DistillationTraining) -> None:
 
 
 def card(settings: Settings, data: Data, record: training.TrainState, phase: Phase) -> str:
-    """The README.md beside the weights: what they are worth, and where they come from."""
+    """The model card: metrics and the command that trained it."""
     given = {
         k: v
         for k, v in training.to_jsonable(settings).items()
@@ -283,7 +283,7 @@ A classifier to be attacked: {channels}x{height}x{width} images in [0, 1] -> log
     model = load_target("{settings.target}", weights=DIRECTORY)  # the directory of this card
 
 It learned {learned}, at {temperature} (Papernot et al. 2016, arXiv:1511.04508), and
-answers at temperature 1: its logits are {settings.temperature:g} times as large as a plain classifier's.
+is used at temperature 1: its logits are {settings.temperature:g} times as large as a plain classifier's.
 
 | | |
 |---|---|
@@ -293,12 +293,12 @@ answers at temperature 1: its logits are {settings.temperature:g} times as large
 | training, of both nets | {record["step"]} steps of {settings.batch_size} images, {seconds}, seed {settings.seed} |
 | made by | `train/distill.py {command}` |
 
-This hides gradients of the softmax from an attacker and moves no decision: `eval/distillation.py` measures both.
+This masks the gradients of the softmax and leaves the decisions unchanged: `eval/distillation.py` measures both.
 """
 
 
 def summary(settings: Settings, record: training.TrainState, total: int, *, finished: bool) -> dict[str, Any]:
-    """training.json of the student: what others need to know of its run."""
+    """training.json of the student."""
     return {
         "settings": record["settings"],
         "finished": finished,

@@ -15,8 +15,8 @@ from advgan.training.runtime.checkpoint import TrainState
 
 
 class QueryCache(TrainState):
-    """Responses (n, k) to the attacker's `clean` images, to the `adversarial` ones of all rounds, and to those that
-    `validation` only measures with; the adversarial images themselves, uint8 (m, c, h, w), are `sent`.
+    """Responses (n, k) to the attacker's `clean` images, to the `adversarial` ones of all rounds, and to `validation`
+    images; the adversarial images themselves, uint8 (m, c, h, w), are `sent`.
 
     per_round   largest number of adversarial images that a round queries
     seed        of every random choice of images

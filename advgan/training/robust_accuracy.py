@@ -1,4 +1,4 @@
-"""How often a classifier in training is right, on clean images and under attack; the processes share the images."""
+"""Accuracy of a classifier in training, on clean images and under attack; the processes share the images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Attack = Callable[..., Tensor]  # (model, x, y, rng=) -> x_adv
 def accuracy(net: nn.Module, split: Split, accelerator: Accelerator, attack: Attack | None = None) -> float:
     """Share of `split` that `net` classifies correctly, in eval mode, after `attack` if there is one.
 
-    What an attack draws depends on the image's place in `split` alone.
+    Random numbers of an attack depend on the image's index in `split` alone.
     """
     net.eval()
     # Each process has its own batch norm statistics; data parallel training would take the first's at the next step.
@@ -37,7 +37,7 @@ def accuracy(net: nn.Module, split: Split, accelerator: Accelerator, attack: Att
 def validate(
     net: nn.Module, split: Split, accelerator: Accelerator, eps: float | None = None, most: int = 500
 ) -> dict[str, float]:
-    """The accuracy of `net` on `split`; with `eps` also what FGSM and PGD-10, linf, leave of it on the first `most`."""
+    """The accuracy of `net` on `split`; with `eps` also that under FGSM and PGD-10, linf, on the first `most`."""
     metrics = {"accuracy": accuracy(net, split, accelerator)}
     if eps is not None:
         subset = split.first(most)

@@ -1,4 +1,4 @@
-"""The directory of a training: its lock, the state to resume, TensorBoard's log; without one nothing is written."""
+"""The directory of a training: lock, training state, TensorBoard's log; without a directory nothing is written."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from advgan.training.runtime.output_dir import prepare_output_dir
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is kept (None: nowhere), and what becomes of an earlier one there.
+    """The directory of a run (None: nothing is written), and the treatment of an earlier run there.
 
-    artefact   the folder in it that the run makes: generator or classifier
+    artefact   its main folder: generator or classifier
     """
 
     directory: Path | None = None
@@ -32,7 +32,7 @@ class Place:
     artefact: str = "generator"
 
     def acquire(self) -> None:
-        """Keep other runs out of the directory. Raises InputError as `claim`."""
+        """Lock the directory. Raises InputError as `prepare_output_dir`."""
         if self.directory is not None:
             prepare_output_dir(self.directory, self.artefact, resume=self.resume, overwrite=self.overwrite)
         elif self.resume:
@@ -40,7 +40,7 @@ class Place:
 
     @contextmanager
     def acquired(self) -> Iterator[None]:
-        """A block in which no other run uses the directory. Raises InputError as `claim`."""
+        """A block in which the directory is locked. Raises InputError as `prepare_output_dir`."""
         self.acquire()
         try:
             yield
@@ -50,7 +50,7 @@ class Place:
 
 
 class RunDirectory:
-    """The files of a run in `place`; without a directory every method does nothing. `record` is what is known of it.
+    """The files of a run in `place`; without a directory every method does nothing. `record` is its training state.
 
     log   name of its folder below logs/
     """
@@ -61,8 +61,8 @@ class RunDirectory:
         self.state: Checkpointer | None = None
 
     def open_state(self, *objects: Any, schedules: tuple[LRScheduler, ...] = ()) -> None:
-        """Load the state of the run that is continued: what the accelerator has prepared, the record, `objects`;
-        `schedules` are those of them that may be continued with another number of steps."""
+        """Load the state of a resumed run: everything that the accelerator has prepared, the record, `objects`;
+        `schedules` are those that may be resumed with another number of steps."""
         if self.directory is None:
             return
         state = Checkpointer(self.accelerator, self.directory, self.place.artefact, self.total, self.record, *objects)
@@ -81,7 +81,7 @@ class RunDirectory:
             yield log
 
     def clear(self, *folders: str) -> None:
-        """Remove an earlier run, with the folders `more` in the directory, unless it is continued."""
+        """Remove an earlier run, with further `folders` in the directory, unless it is resumed."""
         if self.state is not None and not self.place.resume:
             self.state.clear(*folders)
 
@@ -91,8 +91,8 @@ class RunDirectory:
 
     @contextmanager
     def writing(self) -> Iterator[bool]:
-        """A block whose value says whether to write files: in the main process, where there is a directory. A full disk
-        there ends all processes."""
+        """A block whose value is whether to write files: in the main process, with a directory. A full disk there ends
+        all processes."""
         if self.directory is None:
             yield False
             return
@@ -101,7 +101,7 @@ class RunDirectory:
 
     @contextmanager
     def naming_checkpoint(self, folder: str | None = None) -> Iterator[None]:
-        """A block whose NotFiniteError ends with what is kept of the run: `folder`, or the artefact."""
+        """A block whose NotFiniteError ends with the path of the last checkpoint: `folder`, or the artefact."""
         try:
             yield
         except NotFiniteError as error:
@@ -111,7 +111,7 @@ class RunDirectory:
             raise
 
     def raise_if_stopped(self, code: int, trained: Any) -> None:
-        """Raise what ends a training that a signal stopped (exit code `code`), with the best model so far."""
+        """Raise Interrupted or Terminated for a training stopped by a signal (exit code `code`)."""
         if code == Interrupted.code:
             advice = "; resume=True continues" if self.directory else ""
             raise Interrupted(f"stopped after step {self.record['step']} of {self.total}{advice}", trained)
@@ -119,6 +119,6 @@ class RunDirectory:
             raise Terminated(code)
 
     def saved_weights(self) -> dict[str, Any] | None:
-        """Those of the best model before a resume."""
+        """Weights of the best model before a resume."""
         file = None if self.directory is None else self.directory / self.place.artefact / "model.safetensors"
         return load_file(file) if file is not None and self.place.resume and file.exists() else None

@@ -1,4 +1,4 @@
-"""What a training leaves in its directory: the best generator with its card, training.json, states to resume."""
+"""The files of a generator's training: the best generator with its card, training.json, training states."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from advgan.training.runtime.checkpoint import IGNORED_ON_RESUME, TrainState, ex
 
 @dataclass(frozen=True)
 class Description:
-    """What a run is called in its files: all settings, the program that was given them (None: `advgan.fit`), and the
-    names of the classes (None: those of the classifier, or their numbers)."""
+    """Description of a run in its files: all settings, the program (None: `advgan.fit`), and the names of the classes
+    (None: those of the classifier, or their numbers)."""
 
     settings: Mapping[str, Any]
     program: str | None = None
@@ -66,7 +66,7 @@ class GeneratorFiles(RunDirectory):
         """training.json, then (`better`) the generator with its card and the discriminator beside it."""
         with self.writing() as writing:
             if writing:
-                self._write_training(finished=False)  # before what it stands beside
+                self._write_training(finished=False)  # before the other files
                 if better:
                     self._save_discriminator(discriminator)
                     generator.save(self.directory / "generator", self._card(threshold, generator))  # type: ignore[operator]

@@ -108,7 +108,7 @@ def _number_of_logits(model: nn.Module, x: Tensor) -> int:
 
 
 class Part(NamedTuple):
-    """What a step trains, and how its metrics are called in TensorBoard."""
+    """Optimizer and schedule of a step, and the name of its metrics in TensorBoard."""
 
     name: str
     optimizer: AcceleratedOptimizer
@@ -124,7 +124,7 @@ class SupervisedTraining(ABC):
     """
 
     title: str  # of the progress bar
-    folders: tuple[str, ...] = ()  # what else an earlier run has left in the directory
+    folders: tuple[str, ...] = ()  # further folders of an earlier run in the directory
 
     def __init__(
         self,
@@ -142,15 +142,15 @@ class SupervisedTraining(ABC):
 
     @abstractmethod
     def part(self) -> Part:
-        """What the next step trains."""
+        """The part of the next step."""
 
     @abstractmethod
     def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch, and the logits (n, k) that it is of."""
+        """The loss of a batch, and its logits (n, k)."""
 
     @abstractmethod
     def validate(self, log: Any, bar: Any) -> None:
-        """Measure on the validation images, print, log, and keep what is to be kept."""
+        """Evaluate on the validation images, print, log, and save."""
 
     @abstractmethod
     def summary(self, loss: float) -> str:
@@ -165,7 +165,7 @@ class SupervisedTraining(ABC):
     def run(self, on_start: Callable[[], None] | None = None) -> int:
         """Take the steps that are left; the exit code of the signal that ended it, else 0.
 
-        begin   called when nothing is refused any more, before the first step
+        on_start   called after all checks, before the first step
         """
         accelerator, record = self.accelerator, self.record
         batches = training_batches(

@@ -10,7 +10,7 @@ from advgan.training.validation import ValidationResult
 
 
 def write_validation(log: SummaryWriter, result: ValidationResult, step: int, classes: tuple[str, ...]) -> None:
-    """A validation in TensorBoard: scalars, what the target now answers, and images to look at."""
+    """A validation in TensorBoard: scalars, histogram of the predictions, and images."""
     for name, value in result.metrics.items():
         if not name.startswith("n"):
             log.add_scalar(f"validation/{name}", value, step)

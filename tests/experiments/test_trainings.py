@@ -108,7 +108,7 @@ def test_one_that_was_stopped_alone_goes_on(tmp_path: Path, monkeypatch: pytest.
 
 def test_somebody_elses_run_is_left_alone(started: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "a" / "classifier").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"a holds what .* has not made: expected it empty"):
+    with pytest.raises(InputError, match=r"a has contents that are not of .*, expected an empty directory"):
         run_all(parse_commands([line(tmp_path / "first"), line(tmp_path / "a")]))
     assert started == []
 

@@ -100,7 +100,7 @@ def test_as_a_user_runs_it(script: Run, basics: list[object], generator: Path, t
     for name in ("matrix.png", "curve.png"):
         assert np.asarray(Image.open(out / name)).std() > 5
         assert f"(<{name}>)" in (out / "transfer.md").read_text()
-    assert "made on (down) and tried on (across), linf eps 0.2" in done.stdout
+    assert "source (rows) and victim (columns), linf eps 0.2" in done.stdout
     assert "advgan for mnist-c" in done.stdout
     assert "in all" in done.stderr, "progress bars"
     events = EventAccumulator(str(out / "logs" / "transfer"))
@@ -210,11 +210,11 @@ def test_all_on_one_victim_by_itself_and_by_a_substitute_with_its_generator_and_
         *((attack, source) for attack in ("fgsm", "ifgsm:steps=3", "advgan") for source in (victim, stand_in)),
     }
     text = (tmp_path / "out" / "transfer.md").read_text()
-    assert "| made on | mnist-small | queries |" in text
+    assert "| source | mnist-small | queries |" in text
     assert "| advgan for mnist-c | " in text
     assert text.count("| 1,234 |") == 4, "the substitute and its generator, in both tables"
     assert "failed" not in text, "beyond its eps a generator is not tried"
-    assert text.index("against eps, made on mnist-small, white box") < text.index("made on mnist-c, 1,234 queries")
+    assert text.index("against eps, source mnist-small, white box") < text.index("source mnist-c, 1,234 queries")
     assert "1,234" in capsys.readouterr().out
     for extra, message in (
         (["--generator-source", victim, stand_in], "trained on another classifier than mnist-small"),
@@ -239,8 +239,8 @@ def test_targeted_in_l2(call: Call) -> None:
     ("words", "message"),
     [
         (["--attack", "fgms"], "unknown attack 'fgms'"),
-        (["--attack", "deepfool"], "expected a bounded attack that is made on a classifier, like mifgsm, got deepfool"),
-        (["--curve-attacks", "noise-sign"], "expected a bounded attack that is made on a classifier"),
+        (["--attack", "deepfool"], "expected a bounded attack with a source classifier, like mifgsm, got deepfool"),
+        (["--curve-attacks", "noise-sign"], "expected a bounded attack with a source classifier"),
         (["--curve-eps", "0"], "expected curve_attacks and a curve_eps above 0"),
         (["--eps", "0"], "eps must be in (0, 1]"),
         (["--pair", "mnist-c", "mnist-b"], "pair must be a source and a victim of mnist-small, mnist-c"),

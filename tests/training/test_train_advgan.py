@@ -226,7 +226,7 @@ def test_one_generator_for_every_question_is_judged_on_each(advgan, words, tmp_p
     assert (generator.classes, generator.eps_min, generator.noise) == (3, 0.1, 2)
     assert generator.threat.violations(generator.perturb(x, y_target=torch.tensor([0, 2, 1])), x) == []
     card = (tmp_path / "generator" / "README.md").read_text()
-    assert "any class that is asked for" in card
+    assert "toward any given class" in card
     assert "eps 0.1 to 0.3" in card
 
 

@@ -1,4 +1,4 @@
-"""The amortisation gap: what one pass of a generator achieves of an attack that optimises each image for itself."""
+"""The amortisation gap: success of one pass of a generator relative to an attack that optimises each image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from advgan.evaluation.evaluate import Result
 from advgan.evaluation.statistics import paired_ratio, wilson
 
 ComparisonRow = dict[str, Any]
-FRACTIONS = (
-    0.90,
-    0.95,
-    0.99,
-)  # of the reference's success: how many gradient evaluations until an attack has that much?
-MAX_RATIO = 0.5  # a warm start or an unrolled network pays where it needs at most so much of PGD's evaluations
+FRACTIONS = (0.90, 0.95, 0.99)  # of the reference's success
+MAX_RATIO = 0.5  # a warm start or an unrolled network "pays" with at most this fraction of PGD's evaluations
 METHODS, BASELINES = ("unrolled", "warm start"), ("PGD", "APGD")
 
 
@@ -56,7 +52,7 @@ def compare_success(success: Tensor | None, reference: Tensor | None = None) -> 
 
 
 def evals_to_level(curve: Mapping[int, float], level: float) -> float | None:
-    """How many evaluations a curve (evaluations -> success) needs for success `level`; None if it never gets there.
+    """Number of evaluations at which a curve (evaluations -> success) reaches `level`; None if it does not.
 
     Between two measured points the line through them counts. The curve is made monotone (best so
     far).
@@ -79,7 +75,7 @@ def evals_to_fraction(
     """For each share of the `reference`'s success the evaluations that each curve needs, and ours over PGD's, APGD's.
 
     curves   "unrolled", "warm start", "PGD" and "APGD" -> its curve; one that was not measured is left out
-    A ratio is None where one of its two never gets there, or where nothing is to be reached.
+    A ratio is None where one of its two curves does not reach the level, or where the level is 0.
     """
     rows = []
     for fraction in shares:
@@ -101,7 +97,7 @@ def quotient(a: float | None, b: float | None) -> float | None:
 
 
 def is_cheaper(row: Mapping[str, Any], ours: str = "warm start") -> bool:
-    """Whether one of `OURS` gets there with at most half of PGD's evaluations, or gets there and PGD does not."""
+    """Whether one of `METHODS` needs at most half of PGD's evaluations, or reaches the level and PGD does not."""
     if row[ours] is None:
         return False
     return row["PGD"] is None or (row["PGD"] > 0 and row[ours] <= MAX_RATIO * row["PGD"])

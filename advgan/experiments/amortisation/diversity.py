@@ -1,4 +1,4 @@
-"""Many attacks on one image, from a generator that takes noise: how different are they, and what do they add up to?"""
+"""Diversity of the draws of a generator with noise on one image, and the success of their union."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from advgan.report.page import ResultRow, ends
 
 GAP = (
     "One pass of each generator (vermilion), FGSM, I-FGSM and PGD-40, the union of four runs. Left the success "
-    "itself, with 95 % Wilson intervals, right as a share of PGD-40's, with 95 % paired bootstrap intervals: what is "
-    "missing to 100 % is the amortisation gap."
+    "itself, with 95 % Wilson intervals, right relative to PGD-40's, with 95 % paired bootstrap intervals: the "
+    "difference to 100 % is the amortisation gap."
 )
 CURVES = (
     "How many gradients of the target an attack needs, for each image at most. The warm start begins with one pass of "

@@ -23,28 +23,29 @@ ONE_PASS = (
     "Of the images that the target classifies correctly. PGD-40: the union of four runs (both losses, from the image "
     "and from random in the ball, steps of eps / 10), each stopping at its first success. Gradients: of the target for "
     "each image, at most; of an unrolled network its iterations, each a forward and a backward pass. Of PGD-40: the "
-    "rate over PGD-40's, with its 95 % paired bootstrap interval. Only here: images that fool here, with PGD-40 not."
+    "rate over PGD-40's, with its 95 % paired bootstrap interval. Only here: successes of this attack and not of "
+    "PGD-40."
 )
 CURVES = (
     "Each line the best of its choices at each point, on these images: of the warm start loss and step, of PGD loss, "
-    "start and step, of APGD the loss; the warm start is the generator's that fools most in one pass. All keep the "
-    "first image that fools: the logits come with each gradient. One pass counts as 0: it takes no gradient of the "
+    "start and step, of APGD the loss; the warm start is that of the generator with the most successes in one pass. "
+    "All keep the first success: the logits come with each gradient. One pass counts as 0: it takes no gradient of the "
     "target, though a guided generator takes a forward of its own copy; that of an unrolled network counts as its "
     "iterations, each a forward and a backward pass, and its own curve is one pass of so many iterations. APGD's last "
     "gradient, which moves nothing, is not counted."
 )
 REACH = (
-    "Gradient evaluations for each image, at most, by straight lines between the measured points. –: it never gets "
-    "there. Of PGD's: the one's over PGD's; at most 50 % pays."
+    "Largest number of gradient evaluations for an image, interpolated between the measured points. –: not reached. Of "
+    "PGD's: relative to PGD's; at most 50 % pays."
 )
 TARGETED = (
-    "Each image that the target classifies correctly, aimed at one class that is not its own by one pass of the "
-    "conditional generator. On the first few: the same, the union of four targeted PGD-40, and the ratio."
+    "Targeted attacks on each correctly classified image of another class by one pass of the conditional generator. On "
+    "the first few: the same, the union of four targeted PGD-40, and the ratio."
 )
 DIVERSITY = (
-    "Draws: different z for one image, in one batch; an image counts where any of them fools. Distance: mean l2 "
+    "Draws: different z for one image, in one batch; a success is one of any draw. Distance: mean l2 "
     "distance of two draws, over that of two independent sign noises of this eps on the same images: 0 is one attack "
-    "many times. Classes: how many different ones the draws of an image are taken for."
+    "many times. Classes: number of different predictions for the draws of an image."
 )
 
 
@@ -120,7 +121,9 @@ def _curves(points: Sequence[ResultRow]) -> Table:
         for k in sorted({k for _, row_eps, k in asr_at if row_eps == eps})
     ]
     headers = ["eps", "gradients", *families]
-    return Table(f"ASR % after so many gradients, {points[0]['norm']}, {points[0]['n']} images", headers, rows, CURVES)
+    return Table(
+        f"ASR % against gradient evaluations, {points[0]['norm']}, {points[0]['n']} images", headers, rows, CURVES
+    )
 
 
 def _evaluations(rows: Sequence[ResultRow]) -> Table:
@@ -135,7 +138,7 @@ def _evaluations(rows: Sequence[ResultRow]) -> Table:
         ]
         for row in rows
     ]
-    return Table("Gradient evaluations to reach it", headers, text_rows, REACH)
+    return Table("Gradient evaluations to a fraction of PGD-40's success", headers, text_rows, REACH)
 
 
 def _of(ratio: float | None) -> str:
@@ -164,7 +167,7 @@ def _targeted(summary: Summary) -> list[Table]:
         text_rows.append(["mean", "", "", *(percent(fmean(values)) if values else "–" for values in means)])
         headers = ["toward", "n", "n of the first few", "ASR %", "on the first few", "PGD-40 there", "of PGD-40 %"]
         targeted_tables.append(
-            Table(f"Aimed: {name}, {rows[0]['norm']} eps {eps_text(eps)}", headers, text_rows, TARGETED)
+            Table(f"Targeted: {name}, {rows[0]['norm']} eps {eps_text(eps)}", headers, text_rows, TARGETED)
         )
     return targeted_tables
 

@@ -1,4 +1,4 @@
-"""Figures of the matrix of defenses: success of each attack on each defense, the worst case set apart."""
+"""Figures of the matrix of defenses: success of each attack on each defense, and the worst case."""
 
 from __future__ import annotations
 
@@ -14,36 +14,34 @@ from advgan.report.page import ResultRow
 
 WORST, CLEAN = "worst case", "clean"
 NOT_RUN = "–"
-GAP = 0.35  # between what is set apart and the rest, in cells
+GAP = 0.35  # before separated columns, in column widths
 COLUMNS = (
-    "Gradient attacks are adaptive: they differentiate a smooth approximation of what hides or randomises the "
-    "gradients. @naive takes the defense's own gradients: where that column looks harmless and the one without @ does "
-    "not, gradients were hidden, not images defended. @oblivious uses only the classifier behind the defense. "
-    "transfer: MI-FGSM's images made on another classifier. advgan: one pass of a generator, trained on the base or on "
-    "this very line. =: the same model as in another column, not attacked twice; –: nobody trained one."
+    "Gradient attacks are adaptive (BPDA, EOT). @naive uses the defense's own gradients: where it fails and the "
+    "adaptive attack succeeds, the defense masks its gradients. @oblivious uses the undefended classifier. transfer: "
+    "MI-FGSM on another classifier. advgan: one pass of a generator, trained on the base or on this row. =: the same "
+    "model as in another column, not attacked twice; –: no such generator."
 )
 ASR = (
-    "Attack success rate in %, of the images that the line's classifier gets right: one line a defense, one column an "
-    "attack; yellow has fallen, blue holds. Set apart at the right: an image counts if any attack of the line fools "
-    "it. That is what a defender has to expect, and what the defense is worth. " + COLUMNS
+    "Attack success rate in %, over the images that the row's classifier classifies correctly: a row per defense, a "
+    "column per attack; yellow: high, blue: low. At the right the worst case: success of any attack of the row. "
+    + COLUMNS
 )
 ROBUST = (
-    "Accuracy in %, over all images: without an attack (left), under each attack, and under whichever attack is worst "
-    "for each image (right). Yellow is good here: a defense whose right end is as blue as that of none has bought "
-    "nothing, whatever stands between. " + COLUMNS
+    "Accuracy in %, over all images: without an attack (left), under each attack, and under the worst attack for each "
+    "image (right). Yellow: high, blue: low. " + COLUMNS
 )
 
 
 def asr(summary: Mapping[str, Any]) -> Plot:
     """The heat map of success."""
     columns = [*summary["columns"], WORST]
-    return _map(summary, columns, {len(columns) - 1}, "asr", "Which attack breaks which defense", ASR)
+    return _map(summary, columns, {len(columns) - 1}, "asr", "Attack success by defense", ASR)
 
 
 def robust(summary: Mapping[str, Any]) -> Plot:
     """The heat map of accuracy."""
     columns = [CLEAN, *summary["columns"], WORST]
-    return _map(summary, columns, {1, len(columns) - 1}, "robust_accuracy", "What accuracy is left", ROBUST)
+    return _map(summary, columns, {1, len(columns) - 1}, "robust_accuracy", "Accuracy by defense", ROBUST)
 
 
 def matrix_rows(summary: Mapping[str, Any]) -> dict[tuple[str, str], ResultRow]:
@@ -68,7 +66,7 @@ def cell_text(row: ResultRow | None, key: str, rate: Callable[[ResultRow], str] 
 
 
 def _map(summary: Mapping[str, Any], columns: list[str], apart: set[int], key: str, title: str, caption: str) -> Plot:
-    """One cell for each line and column; before the columns numbered in `apart` is a gap."""
+    """One field per row and column; a gap before the columns numbered in `apart`."""
     lines, cells = [defense["label"] for defense in summary["defenses"]], matrix_rows(summary)
     lefts = np.arange(len(columns)) + GAP * np.array([sum(j >= i for i in apart) for j in range(len(columns))])
     longest, widest = max(map(len, lines)), max(map(len, columns))

@@ -1,4 +1,4 @@
-"""The matrix of defenses on disk: what each attack does to each defense, what it costs, and what is left at worst."""
+"""Report of the matrix of defenses: success of each attack on each defense, cost, and worst-case accuracy."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CSV_COLUMNS = (
     *("defense", "column", "attack", "access", "norm", "eps", "n", "n_attacked", "clean_accuracy"),
     *(*RATES, "rejected", "seconds_per_image", "same_as", "status"),
 )
-SUCCESS_NOTE = "Of the images that the line's classifier gets right. In brackets 95 % Wilson intervals."
-ACCURACY_NOTE = "Over all images: right before the attack, and not made wrong by it."
-REJECTED_NOTE = "Images that the line's classifier rejects, clean and attacked: no success of the attack."
+SUCCESS_NOTE = "Over the images that the row's classifier classifies correctly. In brackets 95 % Wilson intervals."
+ACCURACY_NOTE = "Over all images: correct before the attack, and not misclassified after it."
+REJECTED_NOTE = "Images that the row's classifier rejects, clean and attacked; they are no successes."
 SUMMARY_NOTE = (
-    "Worst case: accuracy over all images, each under the attack that is worst for it. Strongest attack: that of most "
-    "success, over the images that are right without it. Training s: of the line's classifier, if recorded in its run; "
-    "defenses around it and members of an ensemble are not counted. Inference: time of a prediction over that of the "
-    "base, timed in turn. Gradients: whether they are masked."
+    "Worst case: accuracy over all images, each under the worst attack for it. Strongest attack: the one with the "
+    "largest success rate over the correctly classified images. Training s: of the row's classifier, if recorded in "
+    "its run; defenses around it and members of an ensemble are not counted. Inference: time of a prediction over that "
+    "of the base, timed in turn. Gradients: whether they are masked."
 )
 
 
@@ -43,7 +43,7 @@ def report(summary: Summary) -> StudyReport:
     figures = {"asr.png": asr(summary), "robust.png": robust(summary)}
     failed = [row for row in summary["rows"] if not row["same_as"]]
     verdict_lines = [f"- **{entry['verdict']}**: {in_markdown(entry['text'])}" for entry in verdicts(summary)]
-    title = f"What each defense is worth ({summary['targets'][0]['dataset']})"
+    title = f"Defenses under attack ({summary['targets'][0]['dataset']})"
     return StudyReport(
         name="defenses",
         title=title,
@@ -93,7 +93,7 @@ def summary_table(summary: Summary) -> Table:
         ]
         for defense in summary["defenses"]
     ]
-    return Table("What each defense is worth", headers, rows, SUMMARY_NOTE)
+    return Table("Worst case and cost of each defense", headers, rows, SUMMARY_NOTE)
 
 
 def _strongest(summary: Summary, label: str) -> str:

@@ -17,17 +17,17 @@ COLUMNS = (
     *("clean_accuracy", "clean_rejected", "status"),
 )
 NOTE = (
-    "Fooled: images, classified correctly when clean, whose adversarial example fools the classifier, rejected or "
-    "not. AUC: these against all clean test images (DeLong's 95 % interval). TPR: share of these that the detector "
+    "Misclassified: images, classified correctly when clean, with a misclassified adversarial example, rejected or "
+    "not. AUC: these against all clean test images (DeLong's 95 % interval). TPR: fraction of these that the detector "
     "rejects, at the threshold chosen on clean validation images; its share of clean test images is in the title. "
-    "ASR: fooled and not rejected, of the images that are classified correctly and not rejected when clean. Robust: "
-    "accuracy over all images, where a rejected image is a safe one, and a clean image that is rejected is lost. "
-    "Knows: whether the attack uses the detector; of a generator, whether it was trained against this one."
+    "ASR: misclassified and not rejected, of the images that are classified correctly and not rejected when clean. "
+    "Robust: accuracy over all images; a rejected adversarial example is no error, a rejected clean image is one. "
+    "Adaptive: whether the attack uses the detector; of a generator, whether it was trained against this one."
 )
 CURVES = (
-    "The share of fooling images found against the share of clean images rejected; the lower axis is stretched on the "
-    "left, by a square root. Marks: the threshold from validation, filled for attacks that use the detector, hollow "
-    "for others. An attack that uses the threshold stops once it is below it. Dotted: guessing."
+    "True positive rate on misclassified adversarial examples against false positive rate on clean images; the lower "
+    "axis has a square-root scale. Marks: the threshold from validation, filled for adaptive attacks, hollow for "
+    "others. An adaptive attack stops below the threshold. Dotted: chance."
 )
 
 
@@ -58,8 +58,8 @@ def report(summary: Summary) -> StudyReport:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """A table for each detector, a line for each attack; how to read them stands under the last."""
-    headers = ["attack", "knows", "fooled %", "AUC [95 %]", "TPR % [95 %]", "ASR % [95 %]", "robust %"]
+    """A table for each detector, a row for each attack; a note under the last table."""
+    headers = ["attack", "adaptive", "misclassified %", "AUC [95 %]", "TPR % [95 %]", "ASR % [95 %]", "robust %"]
     result_tables = []
     for detector in summary["detectors"]:
         rows = [row for row in summary["rows"] if row["target"] == detector["label"]]
@@ -107,7 +107,7 @@ def draw(summary: Summary) -> Plot:
         axes.set_xscale("function", functions=(np.sqrt, np.square))
         axes.set_xticks([0, 0.01, 0.05, 0.2, 0.5, 1])
         style.clean_axes(axes, detector["label"]).set(xlim=(0, 1), ylim=(-0.02, 1.03))
-        axes.set(xlabel="clean images rejected (FPR)", ylabel="fooling images rejected (TPR)")
+        axes.set(xlabel="clean images rejected (FPR)", ylabel="misclassified examples rejected (TPR)")
         axes.xaxis.set_major_formatter(style.percent)
         axes.yaxis.set_major_formatter(style.percent)
     sheet.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=9, frameon=False)

@@ -1,12 +1,11 @@
 """ROC of detectors of adversarial images, against oblivious and adaptive attacks.
 
-python eval/detection.py --detector DIR                            one or more that train/detector.py has made
+python eval/detection.py --detector DIR                            one or more runs of train/detector.py
 python eval/detection.py --detector DIR --attacks pgd:steps=40@oblivious pgd:steps=40 square
 python eval/detection.py --detector DIR --generator BEFORE AFTER   AFTER: trained with --defense reject:detector=DIR
 
-An attack with @oblivious sees the classifier alone; without, the detector too. Metrics are
-recomputed from the images (advgan/evaluation); success means that an image is not rejected. Every result is kept in
-OUTPUT_DIR/cells as soon as it is done: the same command resumes.
+An attack with @oblivious uses the classifier alone; without, also the detector. Metrics are recomputed from the images
+(advgan/evaluation); a success is not rejected. Results are cached in OUTPUT_DIR/cells: the same command resumes.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ SUCCESS = (
 GRADIENTS = (
     "The largest |dp/dx| of an image, over pixels and classes, p the softmax in float32: mean, median, and from the "
     "10 % to the 90 % quantile, over test images; a few unsure ones make up the mean. What is exactly 0 stands at the "
-    "bottom. This is all that distillation hides: the logits and their gradient grow with T."
+    "bottom. Distillation masks this gradient only: the logits and their gradient grow with T."
 )
 
 

@@ -1,4 +1,4 @@
-"""Defensive distillation on disk: success, robustness and gradients against temperature, and the published success."""
+"""Report of defensive distillation: success, robustness and gradients against temperature, and published success."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ JSMA = (
     "teacher of T = 1."
 )
 OTHERS = (
-    "Bounded attacks at linf eps {eps}, minimal-norm ones at any distance; median l2 of the latter, a failure "
-    "counted as infinitely far. advgan: one pass of a generator that was trained on this very classifier."
+    "Bounded attacks at linf eps {eps}, minimum-norm ones at any distance; median l2 of the latter, a failure "
+    "counted as infinitely far. advgan: one pass of a generator that was trained on this classifier."
 )
 ROBUSTNESS = (
-    "rho_adv: the share of pixels that JSMA changes to reach the nearest wrong class, mean over images, in %; an image "
-    "that it never fools counts with the most that it may change. Changed: the mean of all successes."
+    "rho_adv: the fraction of pixels that JSMA changes to reach the nearest wrong class, mean over images, in %; "
+    "without success the largest allowed fraction. Changed: the mean of all successes."
 )
 GRADIENTS = (
     "The largest |dp/dx| of an image over pixels and classes, p the softmax at T = 1 in float32: mean and quantiles "

@@ -16,10 +16,9 @@ from advgan.report.gallery import FOOLED, HELD, TILE, rgb
 SHOWN = 5  # images in a row
 GAP, HEAD, LEFT = 0.12, 0.24, 1.3  # between images, above them, and left of them, in image widths
 CAPTION = (
-    "The same images at growing eps, with their class → the prediction; bold red: the attack has reached "
-    "its goal. Left the one that is turned most easily, right the one that holds out longest, between them even steps: "
-    "so each row has about as many turned images as the attack's success rate says. Chosen among the first {count} "
-    "attacked images."
+    "The same images at growing eps, with their class → the prediction; bold red: success. The images are quantiles by "
+    "the eps of the first success, from easy (left) to hard (right), so that each row has about the attack's success "
+    "rate. Chosen among the first {count} attacked images."
 )
 
 

@@ -1,4 +1,4 @@
-"""A sweep on disk: accuracy and success against eps as tables, curves and images."""
+"""Report of a sweep: accuracy and success against eps as tables, curves and images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def unattacked(row: ResultRow) -> dict[str, Any]:
         "violations": [],
         "status": "ok",
     }
-    clean_metrics |= {} if row["clean_rejected"] is None else {"rejected": 0.0}  # those that are rejected do not count
+    clean_metrics |= {} if row["clean_rejected"] is None else {"rejected": 0.0}  # rejected images are not eligible
     return dict.fromkeys(ROW_KEYS) | {key: row[key] for key in CLEAN_COLUMNS} | clean_metrics | sizes | rate
 
 
@@ -81,8 +81,8 @@ def tables(summary: Summary) -> list[Table]:
     by_attack_and_eps = {(row["attack"], row["eps"]): row for row in rows}
     toward = "" if first["y_target"] is None else f", toward class {first['y_target']}"
     context = f"on {first['target']}, {first['norm']}{toward}"
-    accuracy = f"Of all {first['n']} images: right before the attack, and not made wrong by it."
-    success = f"Of the {first['n_attacked']} attacked images, which are right before it."
+    accuracy = f"Over all {first['n']} images: correct before the attack, and not misclassified after it."
+    success = f"Over the {first['n_attacked']} eligible images."
     headers = ["attack", *map(eps_text, eps_values)]
     return [
         Table(

@@ -17,21 +17,20 @@ from advgan.report.figures import style
 from advgan.report.page import ResultRow
 
 MATRIX = (
-    "ASR % of {attack}, with 95 % Wilson intervals: made on the classifier of the line, tried on that of the column, "
-    "over the images that the victim classifies correctly. Framed: source and victim are the same (white box). The "
-    "last line is noise of the same size, the floor that an attack must beat."
+    "ASR % of {attack}, with 95 % Wilson intervals: source in the row, victim in the column, over the images that the "
+    "victim classifies correctly. Framed: source and victim are the same (white box). The last row is noise of the "
+    "same size, the baseline."
 )
 CURVE = (
-    "Left: made on one classifier, tried on another; right: tried on the one it was made on. Grey: noise of the same "
-    "size. {spread} Kurakin et al. (2017) found on ImageNet that one step (FGSM) carries over "
-    "better than many (I-FGSM), which fit their images to the source; whether that holds here is what the left half "
-    "shows. The gap between the halves is what gets lost on the way."
+    "Left: source and victim differ; right: source and victim are the same. Grey: noise of the same size. {spread} "
+    "Kurakin et al. (2017) found on ImageNet that one step (FGSM) transfers better than many (I-FGSM), which overfit "
+    "to the source. The gap between the panels is the loss by transfer."
 )
 CURVES = (
-    "All tried on {victim}; a chart for each classifier that the images were made on, the victim itself first (white "
-    "box). Grey: noise of the same size. Bands: 95 % Wilson intervals. A substitute gives its own gradients, not the "
-    "victim's: where one step stays closer to its white-box curve than many steps to theirs, the many have fitted what "
-    "is the substitute's own (Kurakin et al. 2017); where the many stay ahead, it has learned the victim well."
+    "Victim: {victim}; a panel for each source, the victim itself first (white box). Grey: noise of the same size. "
+    "Bands: 95 % Wilson intervals. Where one step loses less by transfer from a substitute than many steps, the many "
+    "steps overfit to the substitute (Kurakin et al. 2017); where many steps remain better, the substitute "
+    "approximates the victim well."
 )
 
 
@@ -64,7 +63,7 @@ def _point(eps: float, rows: list[ResultRow]) -> Point:
 
 
 def panels(rows: list[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
-    """The curves' rows, chart by chart, each with the noise there.
+    """The curves' rows, panel by panel, each with its noise.
 
     Attacks on another classifier, and on their own source; of a single victim: from each source.
     """
@@ -86,10 +85,10 @@ def panels(rows: list[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
 
 
 def _source_text(row: ResultRow) -> str:
-    """The source of a row, and what it costs to have it."""
+    """The source of a row, and its number of queries."""
     if row["source"] == row["victim"]:
-        return f"made on {row['source']}, white box"
-    return f"made on {row['source']}" + ("" if row["queries"] is None else f", {row['queries']:,} queries")
+        return f"source {row['source']}, white box"
+    return f"source {row['source']}" + ("" if row["queries"] is None else f", {row['queries']:,} queries")
 
 
 def pairs(rows: list[ResultRow]) -> str:
@@ -138,7 +137,7 @@ def matrix(rows: list[ResultRow]) -> Plot:
                 axes.add_patch(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94, edgecolor=edge, linewidth=3, fill=False))
     axes.set_xticks(range(len(victims)), victims)
     axes.set_yticks(range(len(lines)), lines)
-    axes.set(xlabel="tried on", ylabel="made on")
+    axes.set(xlabel="victim", ylabel="source")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, format=style.percent, label="ASR")

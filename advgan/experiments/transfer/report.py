@@ -38,7 +38,7 @@ def report(summary: Summary) -> StudyReport:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """The matrix over the victim's correct images, over those that both have right, and the curves."""
+    """The matrix over the victim's correct images, over the jointly correct ones, and the curves."""
     rows = summary["matrix"]
     victims, by_line = matrix_cells(rows)
     threat = f"{rows[0]['norm']} eps {eps_text(rows[0]['eps'])}" + target_text(rows[0])
@@ -53,12 +53,12 @@ def tables(summary: Summary) -> list[Table]:
             for line in dict.fromkeys(line for line, _ in by_line)
             if key == "asr" or any(by_line[line, victim]["source"] for victim in victims)
         ]
-        headers = ["made on", *victims]
+        headers = ["source", *victims]
         queries = {line: row["queries"] for (line, _), row in by_line.items() if row["queries"] is not None}
         if queries:
             headers, note = [*headers, "queries"], f"{note} Queries of the black box by the substitute."
             text_rows = [[*line, f"{queries[line[0]]:,}" if line[0] in queries else "-"] for line in text_rows]
-        title = f"ASR %, made on (down) and tried on (across), {threat}"
+        title = f"ASR %, source (rows) and victim (columns), {threat}"
         result_tables.append(Table(title, headers, text_rows, note))
     for title, chosen in panels(summary["curve"]):
         curves, measured = points(chosen), {(row["attack"], row["eps"]) for row in chosen}
@@ -78,7 +78,7 @@ def tables(summary: Summary) -> list[Table]:
 
 
 def _rate(row: ResultRow, key: str) -> str:
-    """A rate in %; "–" where no image counts for it."""
+    """A rate in %; "–" without eligible images."""
     return "–" if row[key] is None and row["status"] == "ok" else percent(row[key])
 
 

@@ -114,7 +114,7 @@ def main(settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class TransferPoint(GridPoint):
-    """A point of the grid. `made_on` is the classifier whose gradients make the adversarial examples: the victim itself
+    """A point of the grid. `source_model` is the classifier whose gradients are used: the victim itself
     (white-box), another one, or that a generator was trained on; None for noise."""
 
     source_model: TargetModel | None = None
@@ -196,10 +196,10 @@ def jointly_correct(cache: ResultCache, records: dict[str, Any], source: TargetM
 
 
 def parse_source_attack(text: str) -> AttackSpec:
-    """A bounded attack that uses a classifier. Raises InputError for another."""
+    """A bounded attack that needs a source classifier. Raises InputError for another."""
     spec = parse_attack(text)
     if spec.attack.kind != "bounded" or spec.attack.access in ("nothing", "generator"):
-        raise InputError(f"expected a bounded attack that is made on a classifier, like mifgsm, got {text}")
+        raise InputError(f"expected a bounded attack with a source classifier, like mifgsm, got {text}")
     return spec
 
 

@@ -1,4 +1,4 @@
-"""The processes of a program: all that were asked for, each with its share of the machine, ending together."""
+"""The processes of a program: all of them started, CPU threads shared, a common end."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def init_single_process(seed: int, threads: int | None = None) -> torch.device:
 
 
 def _cores() -> int:
-    """The cores that this program may use, where the system tells; else all there are."""
+    """The number of cores available to this program."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -149,7 +149,7 @@ def shutdown(accelerator: Accelerator, code: int = 0) -> None:
 
 @contextmanager
 def restored_accelerator(accelerator: Accelerator) -> Iterator[None]:
-    """A block after which `accelerator` holds what it held before, and no network or optimizer of the block."""
+    """A block after which the networks and optimizers that were prepared in it are removed from `accelerator`."""
     lists = [accelerator._models, accelerator._optimizers]
     before = [len(prepared) for prepared in lists]
     try:

@@ -1,4 +1,4 @@
-"""What stands around a training loop: its schedule, a clean stop, a log and a bar."""
+"""Parts of a training loop: schedule, graceful shutdown, log and progress bar."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def one_cycle(progress: float, warmup: float) -> float:
 
 
 def check_finite(values: dict[str, float], step: int, note: str = "") -> None:
-    """Raise NotFiniteError for a value that is NaN or infinite; `left`: what is kept of the run."""
+    """Raise NotFiniteError for a value that is NaN or infinite; `note`: the remaining checkpoint."""
     if bad := [name for name, value in values.items() if not math.isfinite(value)]:
         suffix = f"; {note}" if note else ""
         raise NotFiniteError(f"step {step}: {', '.join(bad)} is not finite; try a smaller learning rate{suffix}")
@@ -58,7 +58,7 @@ class Terminated(SystemExit):
 
 
 class GracefulShutdown:
-    """SIGINT and SIGTERM as a request that the loop looks at after each step; `code` is the exit code they stand for.
+    """SIGINT and SIGTERM as a request that the loop checks after each step; `code` is the exit code of the signal.
 
     with GracefulShutdown() as stop:
         for batch in batches:
@@ -103,7 +103,7 @@ class GracefulShutdown:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """A block that a signal leaves by SystemExit: one that waits for others, perhaps for minutes."""
+        """A block that a signal ends by SystemExit, for long waits."""
         if self._first is not None:
             raise SystemExit(exit_code(self._first[0]))
         self._waits = False
@@ -113,7 +113,7 @@ class GracefulShutdown:
             self._waits = True
 
     def requested(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop (all processes get the same result, so all must call it).
+        """Whether any process received a signal (all processes get the same result, so all must call it).
 
         A launcher that was killed passes no signal on: its end counts as a SIGTERM.
         """
@@ -137,8 +137,8 @@ def open_log(
 ) -> Iterator[SummaryWriter | None]:
     """TensorBoard's writer for `<output_dir>/logs/<name>`, in the main process only; a run from step 0 begins it anew.
 
-    Whatever ends the run, what was logged is written. Not Accelerate's tracker: that one drops numpy scalars and lists
-    and writes hyperparameters TensorBoard cannot read.
+    The log is written whatever ends the run. Not Accelerate's tracker, which drops numpy scalars and lists and writes
+    hyperparameters that TensorBoard cannot read.
     """
     if not accelerator.is_main_process:
         yield None

@@ -1,4 +1,4 @@
-"""The same training in less time, or in less memory: compiled networks, and activations computed twice."""
+"""Training in less time or memory: compiled networks, and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from advgan.core.errors import InputError, one_line
 
 
 def compile_models(*networks: nn.Module, sample: Tensor) -> None:
-    """Compile each network in place (`torch.compile`); the first takes `sample`, each other what the one before says.
+    """Compile each network in place (`torch.compile`); the first takes `sample`, each other the previous output.
 
     The names of the weights stay as they are. One pass forward and back shows whether it works: raises InputError with
     the compiler's reason where it does not.
@@ -30,11 +30,11 @@ def compile_models(*networks: nn.Module, sample: Tensor) -> None:
 
 
 def enable_activation_checkpointing(model: nn.Module) -> list[nn.Module]:
-    """Let each block of a frozen `model` forget its activations, and compute them again for the gradient; the blocks.
+    """Recompute the activations of each block of a frozen `model` in the backward pass; returns the blocks.
 
-    A block is an entry with layers of its own of an nn.Sequential or nn.ModuleList, the innermost such. What is kept
-    is the input of each. Raises InputError for a model that has none. (Chen et al. 2016, "Training deep nets with
-    sublinear memory cost".)
+    A block is an innermost entry with layers of its own of an nn.Sequential or nn.ModuleList. Only the input of each is
+    stored. Raises InputError for a model without blocks. (Chen et al. 2016, "Training deep nets with sublinear memory
+    cost".)
     """
     lists = (module for module in model.modules() if isinstance(module, (nn.Sequential, nn.ModuleList)))
     entries = {child for container in lists for child in container.children() if list(child.children())}

@@ -1,4 +1,4 @@
-"""An output directory belongs to one run at a time."""
+"""Output directories: one run at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from advgan.training.runtime.checkpoint import latest_state, remove_partial_stat
 
 
 def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bool) -> None:
-    """Make `output_dir`, keep other runs out of it until this one ends, and see that `artefact` (a folder in it) may be
-    written there. Raises InputError otherwise, in all processes alike.
+    """Make `output_dir`, lock it until this run ends, and check that `artefact` (a folder in it) may be written there.
+    Raises InputError otherwise, in all processes alike.
 
-    What an earlier run has made is kept unless `overwrite` says otherwise; `resume` continues it (None: the program
-    cannot). The lock is the system's: that of a process which was killed is none. What killed processes were writing
-    there is removed, and what they were about to replace is put back.
+    Files of an earlier run are kept unless `overwrite`; `resume` continues it (None: the program cannot). The lock is
+    the system's, and is released when its process ends. Partial files of killed processes are removed, and the files
+    that they were about to replace are restored.
     """
     problem = None
     if main := not dist.is_initialized() or dist.get_rank() == 0:
