@@ -183,10 +183,10 @@ def success(
     return lines
 
 
-def line(name: str, row: dict[str, Any], goal: str) -> str:
+def line(name: str, row: dict[str, Any], target_text: str) -> str:
     rate = percent(row["asr"], row["asr_low"], row["asr_high"])
     sizes = f"{row['l2_mean']:.3f} | {row['ssim_mean']:.3f}"
-    return f"| {name} | {row['n_attacked']} | {goal} | {row['norm']} {eps_text(row['eps'])} | {rate} | {sizes} |"
+    return f"| {name} | {row['n_attacked']} | {target_text} | {row['norm']} {eps_text(row['eps'])} | {rate} | {sizes} |"
 
 
 def percent(rate: float, low: float, high: float) -> str:

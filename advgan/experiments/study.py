@@ -183,17 +183,17 @@ class Study:
     @contextmanager
     def progress(self, total: int) -> Iterator[StartResult]:
         """A block with a progress bar for `total` results."""
-        with result_progress(total, silent=not self.is_main) as self.begin:
-            yield self.begin
+        with result_progress(total, silent=not self.is_main) as self.start_result:
+            yield self.start_result
 
     def run(self, points: Sequence[GridPoint]) -> list[Result]:
         """The results of the grid's points, in order, computed by all processes; empty except in the main process."""
         cache, calls = self.cache(), [point.call for point in points]
         texts = {id(call): point.text for call, point in zip(calls, points, strict=True)}
-        with self.progress(len(points)) as begin:
+        with self.progress(len(points)) as start_result:
 
             def run_call(call: Mapping[str, Any]) -> Result:
-                return cache.run(**call, progress=begin(texts[id(call)], len(self.x)))
+                return cache.run(**call, progress=start_result(texts[id(call)], len(self.x)))
 
             results, self.cache_hits = distribute(cache, calls, run_call, self.accelerator)
         labelled = [_labelled(result, point) for result, point in zip(results, points, strict=False)]
@@ -203,7 +203,7 @@ class Study:
     def run_point(self, point: GridPoint, n: int | None = None) -> Result:
         """The result of one point on the first `n` images, within `progress`."""
         cache = self.cache(n)
-        result = _labelled(cache.run(**point.call, progress=self.begin(point.text, len(cache.x))), point)
+        result = _labelled(cache.run(**point.call, progress=self.start_result(point.text, len(cache.x))), point)
         self.cache_hits = sum(cache.cache_hits for cache in self._caches.values())
         self.results.append(result)
         return result

@@ -78,9 +78,9 @@ def _table(section: Table, caption: str) -> str:
     )
 
 
-def _row(cells: list[str]) -> str:
+def _row(texts: list[str]) -> str:
     """A row of a table. TeX parses a star or a bracket after the previous row as an option of its end."""
-    text = " & ".join(map(escape, cells)) + r" \\"
+    text = " & ".join(map(escape, texts)) + r" \\"
     return "{}" + text if text.startswith(("[", "*")) else text
 
 

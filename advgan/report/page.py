@@ -59,11 +59,11 @@ class Table:
     def markdown(self) -> list[str]:
         """Title, cells, failures and note as lines of Markdown."""
 
-        def line(cells: Iterable[str], form: str = "{}") -> str:
-            return "| " + " | ".join(form.format(in_table(cell)) if cell else "" for cell in cells) + " |"
+        def line(texts: Iterable[str], form: str = "{}") -> str:
+            return "| " + " | ".join(form.format(in_table(cell)) if cell else "" for cell in texts) + " |"
 
         rule = "|" + "---|" * self.n_text_columns + "---:|" * (len(self.headers) - self.n_text_columns)
-        body = [*map(line, self.rows), *(line(cells, "*{}*") for cells in self.summary_rows)]
+        body = [*map(line, self.rows), *(line(texts, "*{}*") for texts in self.summary_rows)]
         failed = [f"- {in_markdown(reason)}" for reason in self.failures.values()]
         under = [*failed, *([""] if failed else []), *([in_markdown(self.note), ""] if self.note else [])]
         return [f"### {in_markdown(self.title)}", "", line(self.headers), rule, *body, "", *under]

@@ -96,7 +96,7 @@ def _verdict(check: ResultRow) -> str:
 def plot(rows: Iterable[ResultRow]) -> np.ndarray:
     """The attacks' tables as an image (height, width, 3) uint8: TensorBoard opens on images, not on text."""
     tables = sections({"rows": list(rows)})
-    widths = [np.array([max(map(len, cells)) + 3 for cells in zip(t.headers, *t.rows, strict=True)]) for t in tables]
+    widths = [np.array([max(map(len, texts)) + 3 for texts in zip(t.headers, *t.rows, strict=True)]) for t in tables]
     height, width = (
         sum(len(table.rows) + 3 for table in tables),
         max(*(table_widths.sum() for table_widths in widths), *(1.25 * len(table.title) + 2 for table in tables)),

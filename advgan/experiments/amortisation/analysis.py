@@ -114,10 +114,10 @@ def finding(rows: Sequence[Mapping[str, Any]], ours: str = "warm start") -> str:
         return (
             f"does not pay: more than half of PGD's evaluations, or never, for {_fractions(expensive)} of its success"
         )
-    both = (
+    text = (
         f"{_fractions(cheap)} of PGD-40's success (at most half of PGD's evaluations), not for {_fractions(expensive)}"
     )
-    return f"pays for {both}"
+    return f"pays for {text}"
 
 
 def _fractions(rows: Sequence[Mapping[str, Any]]) -> str:

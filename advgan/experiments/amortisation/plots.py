@@ -104,8 +104,8 @@ def warm_start(points: Sequence[ResultRow], reference: float) -> Plot:
 
 def spaced_ticks(ticks: Sequence[int]) -> list[int]:
     """Those of the rising numbers that stand far enough from the one before for labels on a logarithmic axis."""
-    kept: list[int] = []
+    spaced: list[int] = []
     for tick in ticks:
-        if not kept or tick >= 1.16 * kept[-1]:
-            kept.append(tick)
-    return kept
+        if not spaced or tick >= 1.16 * spaced[-1]:
+            spaced.append(tick)
+    return spaced

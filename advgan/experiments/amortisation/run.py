@@ -330,7 +330,7 @@ def diversity_row(study: AmortisationStudy, threat: Threat, trained: LoadedGener
                 seed=study.seed,
                 batch_size=study.settings.batch_size,
                 keep=len(x),
-                progress=study.begin(text, len(x)),
+                progress=study.start_result(text, len(x)),
             )
         )
     study.results += results

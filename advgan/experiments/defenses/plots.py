@@ -46,14 +46,14 @@ def robust(summary: Mapping[str, Any]) -> Plot:
 
 def matrix_rows(summary: Mapping[str, Any]) -> dict[tuple[str, str], ResultRow]:
     """(defense, column) -> its row, those of the worst case and of clean images among them."""
-    cells = {(row["target"], row["column"]): row for row in summary["rows"]}
+    by_defense_and_column = {(row["target"], row["column"]): row for row in summary["rows"]}
     for defense in summary["defenses"]:
         clean = {"asr": None, "robust_accuracy": defense["clean_accuracy"], "rejected": defense["clean_rejected"]}
-        cells |= {
+        by_defense_and_column |= {
             (defense["label"], CLEAN): clean,
             (defense["label"], WORST): defense["worst_case"] or dict.fromkeys(clean),
         }
-    return cells
+    return by_defense_and_column
 
 
 def cell_text(row: ResultRow | None, key: str, rate: Callable[[ResultRow], str] | None = None) -> str:
@@ -67,13 +67,13 @@ def cell_text(row: ResultRow | None, key: str, rate: Callable[[ResultRow], str] 
 
 def _map(summary: Mapping[str, Any], columns: list[str], apart: set[int], key: str, title: str, caption: str) -> Plot:
     """One field per row and column; a gap before the columns numbered in `apart`."""
-    lines, cells = [defense["label"] for defense in summary["defenses"]], matrix_rows(summary)
+    lines, matrix = [defense["label"] for defense in summary["defenses"]], matrix_rows(summary)
     lefts = np.arange(len(columns)) + GAP * np.array([sum(j >= i for i in apart) for j in range(len(columns))])
     longest, widest = max(map(len, lines)), max(map(len, columns))
     figure = style.new_figure(1.6 + 0.075 * longest + 0.62 * lefts[-1], 1.3 + 0.06 * widest + 0.34 * len(lines))
     axes = figure.subplots()
     for j, column in enumerate(columns):
-        rows = [cells.get((line, column)) for line in lines]
+        rows = [matrix.get((line, column)) for line in lines]
         values = np.array([[None if row is None else row[key]] for row in rows], dtype=float)
         extent = (lefts[j], lefts[j] + 1, len(lines), 0)
         image = axes.imshow(np.ma.masked_invalid(values), "cividis", vmin=0, vmax=1, aspect="auto", extent=extent)

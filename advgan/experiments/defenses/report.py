@@ -165,7 +165,7 @@ def _csv_rows(summary: Summary) -> list[dict[str, Any]]:
 def _scalars(summary: Summary) -> Iterator[Scalar]:
     """A chart per column with a run for each defense."""
     cell_rows = matrix_rows(summary)
-    labels, columns = [each["label"] for each in summary["defenses"]], [CLEAN, *summary["columns"], WORST]
+    labels, columns = [defense["label"] for defense in summary["defenses"]], [CLEAN, *summary["columns"], WORST]
     for label, run in zip(labels, file_names(labels), strict=True):
         for column, tag in zip(columns, file_names(columns), strict=True):
             row = cell_rows.get((label, column))

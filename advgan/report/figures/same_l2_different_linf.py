@@ -72,9 +72,9 @@ def square(x: Tensor, length: float) -> Tensor | None:
             fits = (full + step <= (1 if sign > 0 else 0)).nonzero()
             if len(fits):
                 middle = torch.tensor([height - size, width - size]) / 2
-                top, left = fits[(fits - middle).norm(dim=1).argmin()].tolist()
+                y_top, x_left = fits[(fits - middle).norm(dim=1).argmin()].tolist()
                 changed = x.clone()
-                changed[:, top : top + size, left : left + size] += sign * step
+                changed[:, y_top : y_top + size, x_left : x_left + size] += sign * step
                 return changed
     return None
 

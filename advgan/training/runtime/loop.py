@@ -124,8 +124,8 @@ class GracefulShutdown:
             flags = torch.tensor(
                 [float(number == signal_number) for signal_number in SIGNALS], device=accelerator.device
             )
-            counts = dict(zip(SIGNALS, accelerator.reduce(flags, reduction="sum").tolist(), strict=True))
-            number = signal.SIGTERM if counts[signal.SIGTERM] else signal.SIGINT if counts[signal.SIGINT] else 0
+            received = dict(zip(SIGNALS, accelerator.reduce(flags, reduction="sum").tolist(), strict=True))
+            number = signal.SIGTERM if received[signal.SIGTERM] else signal.SIGINT if received[signal.SIGINT] else 0
         if number:
             self.code = exit_code(number)
         return bool(number)
