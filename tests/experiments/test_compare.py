@@ -93,7 +93,7 @@ def test_as_a_user_runs_it(program: Run, digits: Path, classifier: Path, generat
     assert "Bounded attacks on mnist-small, linf eps 0.25" in done.stdout
     assert str(out / "results.json") in done.stdout
     assert f"tensorboard --logdir '{out / 'logs'}' --samples_per_plugin images=100" in done.stdout
-    assert "in all" in done.stderr
+    assert "total" in done.stderr
     assert "8/8" in done.stderr
     assert "advgan" in (out / "report.md").read_text()
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")

@@ -84,7 +84,7 @@ def test_as_a_user_runs_it(script: Run, digits: Path, classifier: Path, generato
     assert sorted(path.stem for path in (out / "gallery").iterdir()) == sorted(wanted)
     assert "![" in (out / "sweep.md").read_text()
     assert "Accuracy % on mnist-small, linf, against eps" in done.stdout
-    assert "in all" in done.stderr, "progress bars"
+    assert "total" in done.stderr, "progress bars"
 
     events = EventAccumulator(str(out / "logs" / "sweep" / "fgsm"))
     events.Reload()

@@ -102,7 +102,7 @@ def test_as_a_user_runs_it(script: Run, basics: list[object], generator: Path, t
         assert f"(<{name}>)" in (out / "transfer.md").read_text()
     assert "source (rows) and victim (columns), linf eps 0.2" in done.stdout
     assert "advgan for mnist-c" in done.stdout
-    assert "in all" in done.stderr, "progress bars"
+    assert "total" in done.stderr, "progress bars"
     events = EventAccumulator(str(out / "logs" / "transfer"))
     events.Reload()
     assert sorted(events.Tags()["images"]) == ["curve", "matrix"]
