@@ -117,7 +117,7 @@ def test_swallowed_exit_ends_after_grace_period(swallows: str) -> None:
 def test_command_handles_signals_before_large_imports() -> None:
     code = (
         "import os, signal, sys\nfrom advgan.cli import main as cli\n"
-        "cli.known = lambda word: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "cli.check_command = lambda command: os.kill(os.getpid(), signal.SIGTERM)\n"
         "sys.argv = ['advgan', 'attack']\ncli.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
