@@ -162,7 +162,7 @@ def test_random_defense_repeats_with_same_seed_only(target: torch.nn.Module, x: 
                    for where, seed in (("kept", 0), ("new", 0), ("kept", 1))]  # fmt: skip
         assert torch.equal(x_advs[0], x_advs[1])
         assert not torch.equal(x_advs[0], x_advs[2])
-    assert not cells["kept"].found
+    assert not cells["kept"].cache_hits
 
 
 def test_labels_of_saved_classifiers_use_folder_names(tmp_path: Path) -> None:
