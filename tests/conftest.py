@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
@@ -17,6 +20,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from torch import nn
@@ -46,7 +50,7 @@ def environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def program() -> Run:
     """Run `python <words>` from the repository root; with launch=[...] `accelerate launch <options> <words>`, with
-    processes=N `torchrun --nproc-per-node N <words>`."""
+    processes=N `torchrun --nproc-per-node N <words>`. Each process takes seconds to start: see `fork` and `ranks`."""
 
     def run(
         *words: object, launch: list[str] | None = None, processes: int | None = None, code: int = 0
@@ -79,17 +83,96 @@ def script() -> Run:
     return run
 
 
-def stop_after_first_state(path: str, *words: object, states: Path, number: int) -> tuple[int, str]:
+def fork(*words: object, output: Path, variables: Mapping[str, str] | None = None) -> BaseProcess:
+    """A child of this process that runs `python <words>`: a process without the seconds that a start takes.
+
+    What it prints goes to the file `output`. CUDA allows no fork: where this process uses it the child is a new one.
+    """
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else "fork")
+    process = context.Process(target=_run_child, args=(list(map(str, words)), output, dict(variables or {})))  # type: ignore[attr-defined]
+    process.start()
+    return process  # type: ignore[no-any-return]
+
+
+def _run_child(words: list[str], output: Path, variables: dict[str, str]) -> None:
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+    kept = environment() | variables
+    os.environ.clear()
+    os.environ.update(kept)
+    os.chdir(ROOT)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [str(ROOT / words[0]), *words[1:]]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def ranks(*words: object, outputs: Path, processes: int = 2, machines: int = 1) -> list[BaseProcess]:
+    """Children that run `python <words>` together, with the variables that torchrun would set for them.
+
+    What rank r prints goes to `outputs`/r.txt.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    outputs.mkdir(exist_ok=True, parents=True)
+    local = processes // machines
+    return [
+        fork(
+            *words,
+            output=outputs / f"{rank}.txt",
+            variables=meeting
+            | {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(local)}
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank % local)},
+        )
+        for rank in range(processes)
+    ]
+
+
+def wait(*processes: BaseProcess, code: int = 0, timeout: float = 240) -> None:
+    """The end of children, each with exit code `code`."""
+    try:
+        for process in processes:
+            process.join(timeout)
+        assert [process.exitcode for process in processes] == [code] * len(processes)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def run_ranks(*words: object, outputs: Path) -> str:
+    """The output of the first of two processes that run `python <words>` together."""
+    children = ranks(*words, outputs=outputs)
+    try:
+        wait(*children)
+    except AssertionError as error:
+        raise AssertionError("\n".join(file.read_text() for file in sorted(outputs.iterdir()))) from error
+    return (outputs / "0.txt").read_text()
+
+
+def stop_after_first_state(path: str, *words: object, states: Path, number: int) -> tuple[int | None, str]:
     """Exit code and output of a program that gets the signal `number` once it has saved a state to `states`."""
-    command = [sys.executable, path, *map(str, words)]
-    running = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    output = states.parents[2] / "stopped.txt"
+    running = fork(path, *words, output=output)
+    wait_for(states, "step-*", running)
+    os.kill(running.pid or 0, number)
+    running.join(60)
+    return running.exitcode, output.read_text()
+
+
+def wait_for(directory: Path, pattern: str, process: BaseProcess) -> None:
+    """The appearance of a file that the running `process` makes."""
     deadline = time.monotonic() + 120
-    while not list(states.glob("step-*")):
+    while not list(directory.glob(pattern)):
+        assert process.exitcode is None, f"exit code {process.exitcode}"
         assert time.monotonic() < deadline
-        time.sleep(0.01)
-    running.send_signal(number)
-    output, _ = running.communicate(timeout=60)
-    return running.returncode, output
+        time.sleep(0.005)
 
 
 @pytest.fixture(scope="session")

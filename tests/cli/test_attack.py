@@ -22,7 +22,7 @@ from advgan.cli.main import main
 from advgan.core.errors import InputError
 from advgan.core.threat_model import to_8bit
 from advgan.defenses import load_classifier
-from tests.conftest import Run
+from tests.conftest import run_ranks
 
 EPS = 20 / 255
 
@@ -238,9 +238,7 @@ def test_unreadable_files_are_skipped_with_reason(
         assert text in error
 
 
-def test_output_is_independent_of_number_of_processes(
-    program: Run, digits: Path, classifier: Path, tmp_path: Path
-) -> None:
+def test_output_is_independent_of_number_of_processes(digits: Path, classifier: Path, tmp_path: Path) -> None:
     """With noise, partial batches and images of different sizes."""
     source = tmp_path / "in"
     for path in sorted((digits / "test").rglob("*.png"))[:23]:
@@ -249,9 +247,10 @@ def test_output_is_independent_of_number_of_processes(
         image = Image.open(path)
         (image.crop((0, 0, 24, 28)) if path.stem.endswith("3") else image).save(place)
     arguments = ("--generator", save(tmp_path / "g", noise=4, eps=1.0), "--batch-size", 4, "--threads", 1)
-    done = program("-m", "advgan", "attack", source, tmp_path / "two", *arguments, processes=2)
-    assert "2 processes on cpu" in done.stdout
-    assert "attacked     23 of 23 images" in done.stdout
+    outputs = tmp_path / "outputs"
+    output = run_ranks("-m", "advgan", "attack", source, tmp_path / "two", *arguments, outputs=outputs)
+    assert "2 processes on cpu" in output
+    assert "attacked     23 of 23 images" in output
     attack(source, tmp_path / "one", *arguments[:-2])
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert len(contents(tmp_path / "one")) == 23

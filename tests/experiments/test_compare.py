@@ -6,9 +6,6 @@ import csv
 import importlib
 import json
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from advgan import Generator
 from advgan.classifiers import fingerprint, load_target, save_target
 from advgan.core.config import run
 from advgan.evaluation import ROW_KEYS
-from tests.conftest import ROOT, Run, environment
+from tests.conftest import ROOT, Run, fork, wait, wait_for
 
 compare = importlib.import_module("advgan.experiments.comparison.run")
 
@@ -158,10 +155,9 @@ def test_what_the_sanity_checks_need(call: Callable[..., list[dict]], classifier
     )
 
 
-@pytest.mark.program
 @pytest.mark.usefixtures("undrawn")
 def test_a_killed_comparison_goes_on_with_what_is_missing(
-    program: Run, digits: Path, classifier: Path, tmp_path: Path
+    script: Run, digits: Path, classifier: Path, tmp_path: Path
 ) -> None:
     words = ["eval/compare.py", "--dataset", "folder", "--data-dir", digits, "--target", "mnist-small"]
     words += [
@@ -175,21 +171,15 @@ def test_a_killed_comparison_goes_on_with_what_is_missing(
         "--threads",
         1,
     ]
-    killed = subprocess.Popen(
-        [sys.executable, *map(str, words), "--output-dir", str(tmp_path / "killed")],
-        **{"cwd": ROOT, "env": environment(), "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL},
-    )
-    while not list((tmp_path / "killed").glob("cells/[!.]*/cell.json")):  # not one that is being written
-        assert killed.poll() is None, killed.stderr and killed.stderr.read()
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    killed = fork(*words, "--output-dir", tmp_path / "killed", output=tmp_path / "output.txt")
+    wait_for(tmp_path / "killed", "cells/[!.]*/cell.json", killed)  # not one that is being written
+    killed.kill()
+    wait(killed, code=-signal.SIGKILL)
     assert not (tmp_path / "killed" / "results.json").exists()
 
-    done = program(*words, "--output-dir", tmp_path / "killed")
+    done = script(*words, "--output-dir", tmp_path / "killed")
     assert "1 of 2 results are cached from an earlier run" in done.stdout, done.stdout[-700:]
-    program(*words, "--output-dir", tmp_path / "whole")
+    script(*words, "--output-dir", tmp_path / "whole")
     rows = []
     for directory in ("killed", "whole"):
         results = json.loads((tmp_path / directory / "results.json").read_text())

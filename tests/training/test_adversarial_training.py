@@ -30,7 +30,7 @@ from advgan.data import Split, load_data
 from advgan.defenses import defend, load_members
 from advgan.training.adversarial import InnerAttack, Method, adversarial_config, catastrophic_overfitting, mixed_loss
 from advgan.training.robust_accuracy import accuracy, validate
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_ranks
 
 PROCESS = SimpleNamespace(process_index=0, num_processes=1, autocast=nullcontext)
 DEVICE = torch.device("cpu")
@@ -350,10 +350,9 @@ def test_the_terminal_says_that_only_fgsm_is_resisted(trainer, capsys):
     assert "catastrophic overfitting: the classifier resists FGSM and no longer PGD; kept is that of step 4" in note
 
 
-@pytest.mark.program
-def test_two_processes_train_the_generator_together(program, trainer, words, tmp_path):
+def test_two_processes_train_the_generator_together(trainer, words, tmp_path):
     words += ["--adversarial", "generator", "--alpha", "0.5", "--max-steps", "6"]
-    program("train/classifier.py", *words, "--output-dir", tmp_path / "two", processes=2)
+    run_ranks("train/classifier.py", *words, "--output-dir", tmp_path / "two", outputs=tmp_path / "outputs")
     run(trainer.main, trainer.Settings, [*words, "--output-dir", str(tmp_path / "one")])
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in one.items():

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from advgan.core.config import run
 from advgan.experiments.comparison import run as compare
-from tests.conftest import ROOT, TORCHRUN, Run, environment, program_module
+from tests.conftest import Run, program_module, ranks, run_ranks, wait, wait_for
 
 # A generator that takes every question there is, and 47 validation images: neither 2 nor 4 processes divide them.
 SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "24", "--max-steps", "12"]
@@ -85,73 +79,40 @@ def test_two_processes_in_micro_batches_equal_one(one: Path, two: Path) -> None:
     alike(one, two)
 
 
-def started(command: list[object]) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    given = [sys.executable, *map(str, command)]
-    return subprocess.Popen(given, cwd=ROOT, env=environment(), text=True, **pipes)  # type: ignore[call-overload,no-any-return]
-
-
-@pytest.mark.program
 def test_two_machines_of_one_process_equal_one_process(words: list[str], one: Path, tmp_path: Path) -> None:
-    """Two launchers that meet at an address, as on two machines that share a folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1]
-    torchrun += ["--master-addr", "127.0.0.1", "--master-port", port]
-    program = ["train/advgan.py", *words, "--output-dir", tmp_path]
-    nodes = [started([*torchrun, "--node-rank", rank, *program]) for rank in (0, 1)]
-    try:
-        for node in nodes:
-            output, _ = node.communicate(timeout=200)
-            assert node.returncode == 0, output
-    finally:
-        for node in nodes:
-            node.kill()
-    alike(one, tmp_path)
+    """Two processes that meet at an address, each the first of its machine, as on two that share a folder."""
+    outputs = tmp_path / "outputs"
+    wait(*ranks("train/advgan.py", *words, "--output-dir", tmp_path / "run", outputs=outputs, machines=2))
+    alike(one, tmp_path / "run")
 
 
-@pytest.mark.program
 def test_after_the_kill_of_one_of_two_the_resumed_run_has_the_uninterrupted_weights(
-    program: Run, words: list[str], two: Path, tmp_path: Path
+    words: list[str], two: Path, tmp_path: Path
 ) -> None:
-    words = [*words, "--accumulate", "2", "--output-dir", str(tmp_path)]
-    launcher = started([*TORCHRUN, 2, "train/advgan.py", *words])
-    deadline = time.monotonic() + 200
-    while not list((tmp_path / "state" / "generator").glob("step-*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    second = [child for child in psutil.Process(launcher.pid).children(recursive=True) if rank(child) == "1"]
-    assert len(second) == 1
-    second[0].send_signal(signal.SIGKILL)
-    output, _ = launcher.communicate(timeout=100)
-    assert launcher.returncode != 0, output
-    program("train/advgan.py", *words, "--resume", processes=2)
+    run_ = tmp_path / "run"
+    words = ["train/advgan.py", *words, "--accumulate", "2", "--output-dir", str(run_)]
+    first, second = ranks(*words, outputs=tmp_path / "killed")
+    wait_for(run_ / "state" / "generator", "step-*", second)
+    second.kill()
+    first.join(100)
+    assert first.exitcode not in (0, None)
+    run_ranks(*words, "--resume", outputs=tmp_path / "resumed")
     for net in ("generator", "discriminator"):
-        found = weights(tmp_path, net)
+        found = weights(run_, net)
         assert all(torch.equal(found[name], weight) for name, weight in weights(two, net).items())
-    for a, b in zip(history(two), history(tmp_path), strict=True):
+    for a, b in zip(history(two), history(run_), strict=True):
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
 
 
-def rank(process: psutil.Process) -> str | None:
-    try:
-        return process.environ().get("RANK") if "train/advgan.py" in process.cmdline() else None
-    except psutil.Error:
-        return None
-
-
-@pytest.mark.program
 @pytest.mark.usefixtures("undrawn")
-def test_a_comparison_by_two_processes_is_that_of_one(
-    program: Run, digits: Path, classifier: Path, tmp_path: Path
-) -> None:
+def test_a_comparison_by_two_processes_is_that_of_one(digits: Path, classifier: Path, tmp_path: Path) -> None:
     words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--target-weights", classifier]
     words += ["--attacks", "noise-sign", "fgsm", "pgd:steps=3", "--seeds", 0, 1]
     words += ["--threads", 1, "--max-samples", 31, "--batch-size", 10, "--fresh"]
-    done = program("eval/compare.py", *words, "--output-dir", tmp_path / "two", processes=2)
-    assert done.stdout.count("report.html") == 1
-    assert "kept from an earlier call" not in done.stdout
+    output = run_ranks("eval/compare.py", *words, "--output-dir", tmp_path / "two", outputs=tmp_path / "outputs")
+    assert "report.html" in output
+    assert "report.html" not in (tmp_path / "outputs" / "1.txt").read_text()
+    assert "kept from an earlier call" not in output
     run(compare.main, compare.Settings, [str(word) for word in (*words, "--output-dir", tmp_path / "one")])
     rows = []
     for directory in ("one", "two"):

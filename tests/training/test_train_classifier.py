@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from advgan.classifiers import build_target, finetune_target, load_target, save_target
 from advgan.core.config import run
-from tests.conftest import stop_after_first_state
+from tests.conftest import run_ranks, stop_after_first_state
 
 STEPS = 24  # of 20 images: six make an epoch of `digits`
 
@@ -87,13 +87,14 @@ def test_stopped_and_resumed_equals_uninterrupted(script, words, tmp_path):
     assert [(s.step, s.value) for s in logs[0]] == [(s.step, s.value) for s in logs[1]]
 
 
-@pytest.mark.program
-def test_two_processes_share_the_work(program, words, tmp_path):
+def test_two_processes_share_the_work(words, tmp_path):
     words += ["--target", "cifar-resnet20", "--image-size", "16", "--max-steps", "12", "--flip"]
-    done = program("train/classifier.py", *words, "--output-dir", tmp_path, processes=2)
-    assert done.stdout.count("test accuracy") == 1
-    assert len(list((tmp_path / "state" / "classifier").glob("step-*/random_states_*.pkl"))) == 2
-    assert load_target("cifar-resnet20", tmp_path).image_shape == (1, 16, 16)
+    folder, outputs = tmp_path / "run", tmp_path / "outputs"
+    output = run_ranks("train/classifier.py", *words, "--output-dir", folder, outputs=outputs)
+    assert output.count("test accuracy") == 1
+    assert "test accuracy" not in (outputs / "1.txt").read_text()
+    assert len(list((folder / "state" / "classifier").glob("step-*/random_states_*.pkl"))) == 2
+    assert load_target("cifar-resnet20", folder).image_shape == (1, 16, 16)
 
 
 def test_nan_stops_with_the_step_and_keeps_the_last_good_classifier(classifier, words, tmp_path, monkeypatch):
