@@ -167,7 +167,7 @@ def test_a_second_call_runs_nothing_and_says_the_same(
         6,
     )
     first = call(*words)
-    assert "kept from an earlier call" not in capsys.readouterr().out
+    assert "are cached from an earlier run" not in capsys.readouterr().out
 
     def never(*words: Any, **settings: Any) -> None:
         raise AssertionError("a cell was run again")

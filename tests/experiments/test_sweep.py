@@ -119,11 +119,11 @@ def test_a_point_is_what_evaluate_gives(call: Call, digits: Path, classifier: Pa
 def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--attacks", "noise-sign", "fgsm", "--eps", "0.1:0.2:0.1", "--max-samples", 9)
     first = call(*words)["rows"]
-    assert "kept from an earlier call" not in capsys.readouterr().out
+    assert "are cached from an earlier run" not in capsys.readouterr().out
     assert call(*words)["rows"] == first, "times included: nothing was measured again"
     assert "4 of 4 results are cached from an earlier run" in capsys.readouterr().out
     call(*words, "--fresh")
-    assert "kept from an earlier call" not in capsys.readouterr().out
+    assert "are cached from an earlier run" not in capsys.readouterr().out
 
 
 def test_the_pictures_have_a_row_per_eps(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ def test_images_that_the_source_has_wrong_are_left_out_of_the_shared_share(class
 def test_a_second_call_runs_nothing_and_says_the_same(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--max-samples", 9, "--pair", "mnist-c", "mnist-small", "--curve-attacks", "mifgsm")
     first = call(*words)
-    assert "kept from an earlier call" not in capsys.readouterr().out
+    assert "are cached from an earlier run" not in capsys.readouterr().out
     again = call(*words)
     assert (again["matrix"], again["curve"]) == (first["matrix"], first["curve"])
     assert "10 of 10 results are cached from an earlier run" in capsys.readouterr().out, (

@@ -112,7 +112,7 @@ def test_a_comparison_by_two_processes_is_that_of_one(digits: Path, classifier: 
     output = run_ranks("eval/compare.py", *words, "--output-dir", tmp_path / "two", outputs=tmp_path / "outputs")
     assert "report.html" in output
     assert "report.html" not in (tmp_path / "outputs" / "1.txt").read_text()
-    assert "kept from an earlier call" not in output
+    assert "are cached from an earlier run" not in output
     run(compare.main, compare.Settings, [str(word) for word in (*words, "--output-dir", tmp_path / "one")])
     rows = []
     for directory in ("one", "two"):
