@@ -211,7 +211,7 @@ def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are not drawn, and a comparison has none: most of the time of a report goes to them."""
     monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: canvas.get_renderer())
-    monkeypatch.setattr("advgan.report.figures.STORIES", ())
+    monkeypatch.setattr("advgan.report.figures.FIGURES", ())
     monkeypatch.setattr("advgan.report.figures.style.pixels", lambda figure: np.zeros((8, 8, 3), np.uint8))
 
 
