@@ -24,7 +24,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.evaluation import ROW_KEYS, Result, environment, evaluate, predict, verify, wilson
 from advgan.evaluation.instrumentation import ModelSnapshot
-from advgan.experiments.amortisation.analysis import any_attack_success, compare_success
+from advgan.experiments.frontier.analysis import any_attack_success, compare_success
 
 
 class Brightness(nn.Module):

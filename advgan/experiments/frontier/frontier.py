@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +29,7 @@ from advgan.experiments.comparison.compare import (
     compare,
     label_attacks,
 )
-from advgan.experiments.frontier.report import report, tables
+from advgan.experiments.frontier.budget_report import report, tables
 from advgan.models.generator import Generator
 
 REFERENCE = "fgsm"  # a budget is a time in units of this attack
@@ -151,14 +151,20 @@ def frontier(
             batch_size=batch_size,
             repeats=repeats,
         )
-    rows = [frontier_row(row, ratios.get(row["attack"]), row["attack"] in ours) for row in measured["rows"]]
+    summary = {key: measured[key] for key in ("environment", "targets", "generators")}
+    summary |= {"eps": eps, "norm": norm, "batch_size": batch_size, "repeats": repeats}
+    summary |= frontier_of(measured["rows"], ratios, ours)
+    return FrontierResults(summary["rows"], summary["parts"], summary["lead"], summary)
+
+
+def frontier_of(
+    results: Sequence[Mapping[str, Any]], ratios: Mapping[str, Sequence[float]], ours: Collection[str]
+) -> dict[str, Any]:
+    """ "budgets", "rows", "parts" and "lead", from rows of results.json and the times over FGSM's by attack; `ours` are
+    the names of the entries."""
+    rows = [frontier_row(row, ratios.get(row["attack"]), row["attack"] in ours) for row in results]
     parts = segments([row for row in rows if row["time"] is not None])
-    summary = {
-        **{key: measured[key] for key in ("environment", "targets", "generators")},
-        **{"eps": eps, "norm": norm, "batch_size": batch_size, "repeats": repeats, "budgets": list(BUDGETS)},
-        **{"rows": rows, "parts": parts, "lead": lead_share(parts)},
-    }
-    return FrontierResults(rows, parts, summary["lead"], summary)
+    return {"budgets": list(BUDGETS), "rows": rows, "parts": parts, "lead": lead_share(parts)}
 
 
 def by_iterations(entries: Mapping[str, Attack], eps: float) -> dict[str, Attack]:
@@ -166,11 +172,17 @@ def by_iterations(entries: Mapping[str, Attack], eps: float) -> dict[str, Attack
     expanded: dict[str, Attack] = {}
     for label, entry in entries.items():
         if isinstance(entry, Generator) and entry.iterations > 1:
-            for k in range(1, entry.iterations + 1):
-                expanded[f"{label}, {k} iteration{'s' * (k > 1)}"] = _with_iterations(entry, eps, k)
+            for k, name in iteration_names(label, entry).items():
+                expanded[name] = _with_iterations(entry, eps, k)
         else:
             expanded[label] = entry
     return expanded
+
+
+def iteration_names(label: str, generator: Generator) -> dict[int, str]:
+    """The numbers of iterations with which a generator takes part -> its names; none for one of a single pass."""
+    counts = range(1, generator.iterations + 1) if generator.iterations > 1 else ()
+    return {k: f"{label}, {k} iteration{'s' * (k > 1)}" for k in counts}
 
 
 def _with_iterations(generator: Generator, eps: float, iterations: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,70 +1,111 @@
-"""The plot of the frontier: success against time."""
+"""Figures of the amortisation gap: one pass against eps, and success against gradient evaluations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
 from advgan.core.threat_model import eps_text
 from advgan.report.comparison import Plot
 from advgan.report.figures import style
+from advgan.report.page import ResultRow, ends
 
-CAPTION = (
-    "Attack success rate against time, in units of FGSM on the same batch (paired, median of the rounds; logarithmic). "
-    "Vermilion stars: our entries. Curves: each family of baselines with a growing number of steps. Shaded green: "
-    "budgets at which the best of our entries that fits is at or above the best baseline that fits; red: a baseline is "
-    "stronger. Bars: 95 % Wilson intervals."
+GAP = (
+    "One pass of each generator (vermilion), FGSM, I-FGSM and PGD-40, the union of four runs. Left the success "
+    "itself, with 95 % Wilson intervals, right relative to PGD-40's, with 95 % paired bootstrap intervals: the "
+    "difference to 100 % is the amortisation gap."
 )
-LEAD, BEHIND = "#009E73", "#D55E00"
+CURVES = (
+    "How many gradients of the target an attack needs, for each image at most. The warm start begins with one pass of "
+    "the generator (star), which takes none; the iterations of an unrolled network count as one each, a forward and a "
+    "backward pass, and its own curve is one pass of so many. PGD and APGD have no start. Each curve: the best of its "
+    "choices of loss, start and step at each point; small dots are the others. Bands: 95 % Wilson intervals. Black: "
+    "success of PGD-40, the union of four runs, and dashed 90, 95 and 99 % of it. Where the warm start's curve reaches "
+    "a line with at most half of PGD's gradients, it pays."
+)
+FAMILIES = {
+    "unrolled": style.COLOURS[5],
+    "warm start": style.BY_ACCESS["generator"][0][0],
+    "PGD": style.COLOURS[0],
+    "APGD": style.COLOURS[2],
+}
 
 
-def frontier_plot(summary: Mapping[str, Any]) -> Plot:
-    """One classifier at one eps; `summary` as in frontier.json."""
-    figure = style.new_figure(9.4, 5.4)
-    axes = figure.subplots()
-    rows = [row for row in summary["rows"] if row["time"] is not None and row["asr"] is not None]
-    low, high = summary["budgets"]
-    for part in summary["parts"]:
-        axes.axvspan(part["low"], part["high"], color=LEAD if part["leads"] else BEHIND, alpha=0.08, linewidth=0)
-    families: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if not row["ours"]:
-            families.setdefault(family(row["attack"]), []).append(row)
-    for i, (name, points) in enumerate(families.items()):
-        points = sorted(points, key=lambda row: row["time"])
-        look = style.Style(style.COLOURS[i % len(style.COLOURS)], style.MARKERS[i % len(style.MARKERS)])
-        _curve(axes, points, name, look)
-    star = style.BY_ACCESS["generator"][0][0]
-    for row in (row for row in rows if row["ours"]):
-        _curve(axes, [row], None, style.Style(star, "*"))
-        axes.annotate(
-            row["attack"], (row["time"], row["asr"]), (6, 5), textcoords="offset points", fontsize=8, color=star
+def gap(rows: Sequence[ResultRow], generators: Sequence[str]) -> Plot:
+    """ASR of each attack against eps, and its ratio to that of PGD-40."""
+    sheet = style.new_figure(11.5, 4.6)
+    baselines = [name for name in dict.fromkeys(row["attack"] for row in rows) if name not in generators]
+    looks = {name: style.Style(style.COLOURS[i], style.MARKERS[i], "-") for i, name in enumerate(baselines)}
+    for i, name in enumerate(generators):
+        marker, line = ("*", *style.MARKERS)[i % 11], ("-", "--", ":", "-.")[i % 4]
+        looks[name] = style.Style(style.BY_ACCESS["generator"][0][0], marker, line)
+    for axes, key, label in zip(sheet.subplots(1, 2), ("asr", "ratio"), ("ASR", "share of PGD-40's ASR"), strict=True):
+        for name, look in looks.items():
+            _line(axes, [row for row in rows if row["attack"] == name and row[key] is not None], name, key, look)
+        style.clean_axes(axes, label).set(ylim=(-0.02, 1.03), xlabel=f"eps ({style.AXIS[rows[0]['norm']]})")
+        axes.yaxis.set_major_formatter(style.percent)
+        axes.set_xlim(left=0)
+    sheet.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9, frameon=False)
+    return style.to_plot(sheet, f"One pass and 40 steps of PGD, {rows[0]['norm']}", GAP)
+
+
+def _line(axes: Axes, points: Sequence[ResultRow], name: str, key: str, look: style.Style) -> None:
+    color, marker, line = look
+    eps, size = [row["eps"] for row in points], 10 if marker == "*" else 6
+    values = [row[key] for row in points]
+    axes.plot(eps, values, color=color, marker=marker, markersize=size, linestyle=line, label=name)
+    low, high = ([row[key] if row[end] is None else row[end] for row in points] for end in ends(key))
+    axes.fill_between(eps, low, high, color=color, alpha=0.13, linewidth=0)
+
+
+def warm_start(points: Sequence[ResultRow], reference: float) -> Plot:
+    """Success against gradient evaluations at one eps; `reference` is the success of PGD-40."""
+    sheet = style.new_figure(8.6, 5.0)
+    axes = sheet.subplots()
+    for fraction, dashes in ((1.0, "-"), (0.99, "--"), (0.95, "--"), (0.9, "--")):
+        label = "PGD-40, union of four" if fraction == 1 else None
+        width = 1.2 if fraction == 1 else 0.6
+        axes.axhline(fraction * reference, color="black", linewidth=width, linestyle=dashes, label=label)
+    for (family, colour), marker in zip(FAMILIES.items(), ("D", "s", "o", "^"), strict=True):
+        family_points = [row for row in points if row["family"] == family and row["asr"] is not None]
+        if not family_points:
+            continue
+        x, y = [row["evaluations"] for row in family_points], [row["asr"] for row in family_points]
+        name = f"{family}: {family_points[0]['choice']}" if family == "warm start" else family
+        axes.plot(x, y, color=colour, marker=marker, linewidth=1.8, label=name)
+        axes.fill_between(
+            *(x, [row["asr_low"] for row in family_points], [row["asr_high"] for row in family_points]),
+            color=colour,
+            alpha=0.12,
+            linewidth=0,
         )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlim(min([low, *(row["time"] for row in rows)]) * 0.8, max([high, *(row["time"] for row in rows)]) * 1.25)
-    highest = max([0.01, *(row["asr_high"] for row in rows)])
-    style.clean_axes(axes).set(xlabel="time, in units of FGSM", ylabel="ASR", ylim=(-0.02 * highest, 1.06 * highest))
+        choices = [
+            (row["evaluations"], asr) for row in family_points for asr in row["choices"].values() if asr is not None
+        ]
+        axes.plot(*zip(*choices, strict=True), color=colour, marker=".", markersize=4, linestyle="none")
+        if family == "warm start":
+            axes.plot(x[:1], y[:1], color=colour, marker="*", markersize=15, linestyle="none", label="one pass")
+    ticks = spaced_ticks(sorted({row["evaluations"] for row in points}))
+    axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    style.clean_axes(axes).set(xlabel="gradient evaluations of the target, for each image", ylabel="ASR")
+    highest = max(reference, 0.01, *(row["asr_high"] or 0 for row in points))
+    last = max(row["evaluations"] for row in points)
+    axes.set(ylim=(-0.02 * highest, min(1.1 * highest, 1.03)), xlim=(-0.15, last * 1.15))
     axes.yaxis.set_major_formatter(style.percent)
-    figure.legend(loc="outside right center", fontsize=9, frameon=False)
-    label, eps = summary["targets"][0]["label"], eps_text(summary["eps"])
-    return style.to_plot(figure, f"Success against time on {label}, {summary['norm']} eps {eps}", CAPTION)
-
-
-def family(attack: str) -> str:
-    """The curve of a baseline: its name without the number of steps."""
-    name, *settings = attack.split(":")
-    kept = [setting for setting in settings if not setting.startswith(("steps=", "queries="))]
-    return ":".join([name, *kept])
-
-
-def _curve(axes: Axes, points: Sequence[Mapping[str, Any]], label: str | None, look: style.Style) -> None:
-    x, y = [row["time"] for row in points], [row["asr"] for row in points]
-    below = [row["asr"] - row["asr_low"] for row in points]
-    above = [row["asr_high"] - row["asr"] for row in points]
-    size = 15 if look.marker == "*" else 6
-    axes.errorbar(
-        x, y, [below, above], label=label, color=look.color, marker=look.marker, markersize=size, elinewidth=0.8
+    axes.legend(loc="lower right", fontsize=9, frameon=False)
+    first = points[0]
+    return style.to_plot(
+        sheet, f"Warm start, {first['norm']} eps {eps_text(first['eps'])}, {first['n']} images", CURVES
     )
+
+
+def spaced_ticks(ticks: Sequence[int]) -> list[int]:
+    """Those of the rising numbers that stand far enough from the one before for labels on a logarithmic axis."""
+    spaced: list[int] = []
+    for tick in ticks:
+        if not spaced or tick >= 1.16 * spaced[-1]:
+            spaced.append(tick)
+    return spaced

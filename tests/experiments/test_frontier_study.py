@@ -1,4 +1,4 @@
-"""eval/amortisation.py as a user runs it, and the figures behind it on cases that can be counted."""
+"""eval/frontier.py as a user runs it, and the figures behind it on cases that can be counted."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import evaluate
 from advgan.evaluation.statistics import paired_ratio
-from advgan.experiments.amortisation.analysis import (
+from advgan.experiments.frontier.analysis import (
     any_attack_success,
     compare_success,
     evals_to_fraction,
     evals_to_level,
     finding,
 )
-from advgan.experiments.amortisation.diversity import diversity
+from advgan.experiments.frontier.diversity import diversity
 from tests.analysis.test_statistics import result
 from tests.conftest import Run
 
-amortisation = importlib.import_module("advgan.experiments.amortisation.run")
+program = importlib.import_module("advgan.experiments.frontier.run")
 Call = Callable[..., dict[str, Any]]
 CONDITIONAL = {"classes": 3, "noise": 2, "eps_min": 0.1, "eps": 0.4}
 
@@ -56,7 +56,7 @@ def generators(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def basics(digits: Path, classifier: Path) -> list[object]:
     words = ["--dataset", "folder", "--data-dir", digits, "--target", "mnist-small", "--target-weights", classifier]
-    return [*words, "--threads", 1, "--steps", 1, 2]
+    return [*words, "--threads", 1, "--steps", 1, 2, "--baselines", "noise-sign", "ifgsm", "--repeats", 1]
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def call(basics: list[object], tmp_path: Path, undrawn: None) -> Call:
 
     def run_it(*words: object) -> dict[str, Any]:
         argv = [str(word) for word in (*basics, "--output-dir", tmp_path / "out", *words)]
-        run(amortisation.main, amortisation.Settings, argv)
-        return json.loads((tmp_path / "out" / "amortisation.json").read_text())
+        run(program.main, program.Settings, argv)
+        return json.loads((tmp_path / "out" / "frontier.json").read_text())
 
     return run_it
 
@@ -75,8 +75,8 @@ def test_as_a_user_runs_it(script: Run, basics: list[object], generators: Path, 
     out = tmp_path / "with space"
     words = ("--generator", generators / "plain", generators / "any", "--eps", 0.2, 0.4, "--max-samples", 12)
     few = ("--targeted", "--curve-samples", 6, "--targeted-samples", 4, "--diversity-samples", 6)
-    done = script("eval/amortisation.py", *basics, *words, *few, "--output-dir", out)
-    results = json.loads((out / "amortisation.json").read_text())
+    done = script("eval/frontier.py", *basics, *words, *few, "--output-dir", out)
+    results = json.loads((out / "frontier.json").read_text())
     assert {row["status"] for row in results["rows"]} == {"ok"}
     classics = ["FGSM", "I-FGSM-10", "PGD-40"]
     assert [(row["eps"], row["attack"]) for row in results["table"]] == [
@@ -112,14 +112,24 @@ def test_as_a_user_runs_it(script: Run, basics: list[object], generators: Path, 
     assert all(row["n"] <= 12 and row["few_n"] <= 4 for row in results["targeted"])
     assert all(list(row["union"]) == ["1", "4", "16"] for row in results["diversity"])
 
-    with (out / "amortisation.csv").open(newline="") as file:
+    with (out / "frontier.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == sum(len(results[part]) for part in ("table", "curves", "targeted"))
+    flat = [row for frontier in results["frontiers"] for row in frontier["rows"]]
+    assert len(lines) == len(flat) + sum(len(results[part]) for part in ("table", "curves", "targeted"))
+    names = ["fgsm", "noise-sign", "ifgsm", "plain", "any"]
+    assert [row["attack"] for row in flat] == [*names, *(name for name in names if name != "plain")]
+    one_pass = {(row["eps"], row["attack"]): row["asr"] for row in results["table"]}
+    for frontier in results["frontiers"]:
+        assert frontier["parts"]
+        for row in frontier["rows"]:
+            if row["ours"]:
+                assert row["asr"] == one_pass[frontier["eps"], row["attack"]]
+    assert {path.name for path in out.glob("frontier-eps-*.png")} == {"frontier-eps-0.2.png", "frontier-eps-0.4.png"}
     assert sorted(path.name for path in (out / "warm-start").iterdir()) == ["eps-0.2.png", "eps-0.4.png"]
-    page = (out / "amortisation.md").read_text()
+    page = (out / "frontier.md").read_text()
     assert all(f"![{title}" in page for title in ("One pass and 40 steps of PGD", "Warm start, linf eps 0.4"))
     assert "One pass and PGD-40 on mnist-small, linf" in done.stdout
-    events = EventAccumulator(str(out / "logs" / "amortisation" / "PGD"))
+    events = EventAccumulator(str(out / "logs" / "frontier" / "PGD"))
     events.Reload()
     assert [each.step for each in events.Scalars("asr at eps 0.4 (step: gradient evaluations)")] == [0, 1, 2]
 
@@ -175,7 +185,7 @@ def test_a_second_call_runs_nothing_and_says_the_same(
     monkeypatch.setattr("advgan.evaluation.result_cache.evaluate", never)
     second = call(*words)
     assert f"{len(first['rows']) - 16} results are cached" in capsys.readouterr().out  # all but the 16 draws
-    for part in amortisation.PARTS:
+    for part in set(program.PARTS) - {"frontiers"}:  # which holds times
         assert second[part] == first[part]
 
 

@@ -1,9 +1,11 @@
-"""The amortisation gap: the share of the success of 40 PGD steps that one forward pass achieves, and warm starts.
+"""Success against time, and the amortisation gap: generators and baseline attacks at every time budget.
 
-python eval/amortisation.py --target-weights RUN --generator RUN --eps 0.1 0.2 0.3
-python eval/amortisation.py --recipe recipes/amortisation-mnist.yaml --data-dir data
+python eval/frontier.py --target-weights RUN --generator RUN --eps 0.1 0.2 0.3
+python eval/frontier.py --recipe recipes/frontier-mnist.yaml --data-dir data
 
-Three parts, on the same correctly classified test images. One pass, FGSM, I-FGSM and the union of four PGD-40, at each
+Four parts, on the same correctly classified test images. Success of each baseline and of one pass of each generator
+against its time in units of FGSM (paired, in one run), and the budgets at which a generator is at or above every
+baseline that fits. One pass, FGSM, I-FGSM and the union of four PGD-40, at each
 eps. A pass and a few gradient steps from there (warm start), PGD and APGD with as many steps. And of class-conditional
 generators, or those with noise: targeted success, and the diversity of the draws for one image.
 
@@ -23,26 +25,31 @@ from torch import Tensor
 
 from advgan.attacks.advgan import advgan as advgan_attack
 from advgan.attacks.noise import noise_sign
-from advgan.attacks.registry import parse_attack
+from advgan.attacks.registry import make_attack, parse_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat, eps_text
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation import Result, evaluate
 from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_eps_values
-from advgan.experiments.amortisation.analysis import (
+from advgan.evaluation.result_cache import attack_rng
+from advgan.evaluation.timing import time_ratios
+from advgan.experiments.frontier.analysis import (
     METHODS,
     any_attack_success,
     compare_success,
     evals_to_fraction,
     finding,
 )
-from advgan.experiments.amortisation.diversity import DRAWS, diversity
-from advgan.experiments.amortisation.report import report
+from advgan.experiments.frontier.diversity import DRAWS, diversity
+from advgan.experiments.frontier.frontier import BASELINES as BASELINE_ATTACKS
+from advgan.experiments.frontier.frontier import REFERENCE, frontier_of, iteration_names
+from advgan.experiments.frontier.report import report
 from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
+from advgan.experiments.trainings import parse_commands, run_all
 
-PARTS = ("table", "curves", "reach", "findings", "targeted", "diversity")  # of amortisation.json
+PARTS = ("frontiers", "table", "curves", "reach", "findings", "targeted", "diversity")  # of frontier.json
 RATE = ("n", "asr", "asr_low", "asr_high")
 LOSSES = ("cross-entropy", "margin")
 STOP = "stop_on_success=true"  # the logits come with each gradient, so the first success is kept
@@ -68,11 +75,17 @@ class Settings(ClassifierSettings, SeededStudySettings):
     """Number of images of targeted PGD-40, the first ones"""
     diversity_samples: int = 500
     """Number of images of generators with noise and several draws, the first ones"""
-    output_dir: Path = Path("checkpoints/runs/amortisation")
-    """Directory of amortisation.md, amortisation.json, the figures and the rest; earlier ones are replaced"""
+    baselines: tuple[str, ...] = BASELINE_ATTACKS
+    """Attacks whose time and success the generators are compared with, with settings after colons"""
+    repeats: int = 5
+    """Rounds of timing; each runs FGSM right before each attack"""
+    prepare: tuple[str, ...] = ()
+    """Trainings run first, unless they are finished: commands like "train/advgan.py --eps 0.1 --output-dir RUN" """
+    output_dir: Path = Path("checkpoints/runs/frontier")
+    """Directory of frontier.md, frontier.json, the figures and the rest; earlier ones are replaced"""
 
 
-class AmortisationStudy(Study):
+class FrontierStudy(Study):
     """One classifier and its attacks, whose points depend on results of earlier ones."""
 
     @property
@@ -103,8 +116,10 @@ class AmortisationStudy(Study):
 
 
 def main(settings: Settings) -> None:
-    study, classifier = AmortisationStudy("amortisation", settings), settings.classifier
-    trained = check(study, settings)
+    study, classifier = FrontierStudy("frontier", settings), settings.classifier
+    check(settings)
+    prepare(settings)
+    trained = load_generators(study, settings)
     norm: Norm = settings.norm or trained[0].generator.threat.norm
     threats = [Threat(norm, eps) for eps in parse_eps_values(settings.eps, norm) if eps]
     if not threats:
@@ -130,8 +145,8 @@ def main(settings: Settings) -> None:
     study.write_report(report(study.summary(target=described, generators=generators, **parts, rows=rows)))
 
 
-def measure(study: AmortisationStudy, settings: Settings, threat: Threat) -> dict[str, list[dict[str, Any]]]:
-    """The parts of amortisation.json at one eps."""
+def measure(study: FrontierStudy, settings: Settings, threat: Threat) -> dict[str, list[dict[str, Any]]]:
+    """The parts of frontier.json at one eps."""
     supported = [
         loaded
         for loaded in study.generators
@@ -140,6 +155,7 @@ def measure(study: AmortisationStudy, settings: Settings, threat: Threat) -> dic
     references = [study.attack(name, threat) for name in pgd40_references(threat.eps)]
     one_pass_results = {loaded: study.attack("advgan", threat, loaded) for loaded in supported}
     parts: dict[str, list[dict[str, Any]]] = {"table": one_pass_table(study, threat, references, one_pass_results)}
+    parts["frontiers"] = [frontier_at(study, settings, threat, supported)]
     if n := settings.curve_samples:
         points = warm_start(study, threat, references, one_pass_results, n=min(n, len(study.x)), steps=settings.steps)
         rows = evaluations_needed(points, any_attack_success(references, n))
@@ -155,9 +171,62 @@ def measure(study: AmortisationStudy, settings: Settings, threat: Threat) -> dic
     return parts
 
 
-def check(study: Study, settings: Settings) -> list[LoadedGenerator]:
-    """The generators. Raises InputError for settings that do not fit."""
-    for name in ("targeted_samples", "diversity_samples"):
+def frontier_at(
+    study: FrontierStudy, settings: Settings, threat: Threat, supported: Sequence[LoadedGenerator]
+) -> dict[str, Any]:
+    """Success and time of baselines and generators at one eps."""
+    points: dict[str, tuple[str, LoadedGenerator | None]] = {name: (name, None) for name in baselines_of(settings)}
+    ours = {name: point for loaded in supported for name, point in entries_of(loaded).items()}
+    points |= ours
+    results = {label: study.attack(name, threat, loaded) for label, (name, loaded) in points.items()}
+    rows = [result.row | {"attack": label} for label, result in results.items()]
+    model, device = study.target.model, study.accelerator.device
+    attacks = {
+        label: make_attack(
+            name,
+            model,
+            threat,
+            rng=attack_rng(study.seed, name),
+            generator=None if loaded is None else loaded.generator,
+        )
+        for label, (name, loaded) in points.items()
+        if results[label].row["status"] == "ok"
+    }
+    images, labels = study.x.to(device), study.y.to(device)
+    ratios = time_ratios(
+        attacks,
+        make_attack(REFERENCE, model, threat),
+        *(images, labels),
+        batch_size=settings.batch_size,
+        repeats=settings.repeats,
+    )
+    shared = {"norm": threat.norm, "eps": threat.eps, "batch_size": settings.batch_size, "repeats": settings.repeats}
+    return shared | frontier_of(rows, ratios, ours)
+
+
+def baselines_of(settings: Settings) -> list[str]:
+    return list(dict.fromkeys([REFERENCE, *settings.baselines]))
+
+
+def entries_of(loaded: LoadedGenerator) -> dict[str, tuple[str, LoadedGenerator | None]]:
+    """The names of a generator in the frontier -> attack and generator."""
+    names = iteration_names(loaded.name, loaded.generator)
+    single: dict[str, tuple[str, LoadedGenerator | None]] = {loaded.name: ("advgan", loaded)}
+    return {name: (f"advgan:iterations={k}", loaded) for k, name in names.items()} or single
+
+
+def prepare(settings: Settings) -> None:
+    """Run the trainings that are not finished. Raises InputError, before any runs, for what is no such command."""
+    threads = [] if settings.threads is None else ["--threads", settings.threads]
+    run_all(parse_commands(settings.prepare), "--data-dir", settings.data_dir, *threads)
+
+
+def check(settings: Settings) -> None:
+    """Raise InputError for settings that do not fit."""
+    for name in baselines_of(settings):
+        if parse_attack(name).attack.kind != "bounded":
+            raise InputError(f"expected baselines that stay in the ball of eps, got {name}")
+    for name in ("targeted_samples", "diversity_samples", "repeats"):
         if getattr(settings, name) < 1:
             raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
     if settings.curve_samples < 0:
@@ -166,6 +235,10 @@ def check(study: Study, settings: Settings) -> list[LoadedGenerator]:
         raise InputError(f"steps must be numbers from 1 on, got {' '.join(map(str, settings.steps)) or 'none'}")
     if not settings.generator:
         raise InputError("expected --generator, at least one trained generator's folder, got none")
+
+
+def load_generators(study: Study, settings: Settings) -> list[LoadedGenerator]:
+    """The generators. Raises InputError for two of one name."""
     trained = study.load_generators(settings.generator, [settings.target])
     names = [loaded.name for loaded in trained]
     if len(set(names)) < len(names):
@@ -181,6 +254,7 @@ def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat
         if not loaded.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=None)
     ]
     results = 2 + len(pgd40_references(threat.eps)) + len(supported)
+    results += len(baselines_of(settings)) + sum(len(entries_of(loaded)) for loaded in supported)
     if settings.curve_samples:
         grids = [attack_grid(k, threat.eps) for k in set(settings.steps)]
         results += sum(
@@ -215,7 +289,7 @@ def attack_grid(k: int, eps: float) -> dict[str, list[str]]:
 
 
 def one_pass_table(
-    study: AmortisationStudy, threat: Threat, references: Sequence[Result], passes: Mapping[LoadedGenerator, Result]
+    study: FrontierStudy, threat: Threat, references: Sequence[Result], passes: Mapping[LoadedGenerator, Result]
 ) -> list[dict[str, Any]]:
     """Lines of the table: one pass of each generator and the baselines, compared with the union of the references."""
     reference = any_attack_success(references)
@@ -241,7 +315,7 @@ def curve_point(threat: Threat, family: str, evaluations: int, choices: Mapping[
 
 
 def warm_start(
-    study: AmortisationStudy,
+    study: FrontierStudy,
     threat: Threat,
     references: Sequence[Result],
     passes: Mapping[LoadedGenerator, Result],
@@ -289,7 +363,7 @@ def evaluations_needed(points: Sequence[Mapping[str, Any]], reference: Tensor | 
     return [{"eps": points[0]["eps"], "norm": points[0]["norm"], **row} for row in rows]
 
 
-def targeted_table(study: AmortisationStudy, threat: Threat, trained: LoadedGenerator, n: int) -> list[dict[str, Any]]:
+def targeted_table(study: FrontierStudy, threat: Threat, trained: LoadedGenerator, n: int) -> list[dict[str, Any]]:
     """One line per target class: one pass on all images of other classes, and targeted PGD-40 on the first `n`."""
     threat, rows = Threat(threat.norm, threat.eps, targeted=True), []
     for y_target in range(trained.generator.classes):
@@ -309,7 +383,7 @@ def targeted_table(study: AmortisationStudy, threat: Threat, trained: LoadedGene
     return rows
 
 
-def diversity_row(study: AmortisationStudy, threat: Threat, trained: LoadedGenerator, n: int) -> dict[str, Any]:
+def diversity_row(study: FrontierStudy, threat: Threat, trained: LoadedGenerator, n: int) -> dict[str, Any]:
     """The success of several draws of z for each of the first `n` images, together. A draw costs one pass: it is not
     cached."""
     rng, target = torch.Generator().manual_seed(study.seed), study.target

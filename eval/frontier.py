@@ -1,4 +1,4 @@
-"""eval/amortisation.py: the program is advgan/experiments/amortisation/run.py, whose docstring is its help."""
+"""eval/frontier.py: the program is advgan/experiments/frontier/run.py, whose docstring is its help."""
 
 import sys
 from pathlib import Path
@@ -9,4 +9,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from advgan.core.program import run_program
 
 if __name__ == "__main__":
-    run_program("advgan.experiments.amortisation.run")
+    run_program("advgan.experiments.frontier.run")

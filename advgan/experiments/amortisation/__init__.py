@@ -1,1 +1,0 @@
-"""The amortisation gap: one pass of a generator compared with attacks that optimise each image."""

@@ -1,0 +1,118 @@
+"""Tables and files of success against time: which attack is the strongest at each time budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from advgan.core.threat_model import eps_text
+from advgan.experiments.frontier.budget_plot import frontier_plot
+from advgan.report.comparison import Plot
+from advgan.report.figures.plot_groups import safe
+from advgan.report.page import Table, percent, with_interval
+from advgan.report.study import Scalar, StudyReport
+
+Summary = Mapping[str, Any]  # of one classifier at one eps
+COLUMNS = (
+    *("target", "norm", "eps", "attack", "ours", "time", "time_low", "time_high", "asr", "asr_low", "asr_high", "n"),
+    "status",
+)
+ATTACKS = (
+    "ASR over the images that the classifier classifies correctly, with 95 % Wilson interval. Time: in units of FGSM "
+    "on the same batch, run right before; median of the rounds, with their range."
+)
+BUDGETS = (
+    "A budget is the time that an attack may take, in units of FGSM on the same batch. Of the attacks that fit the "
+    "budget the one of the highest ASR counts. Leads: ours is at or above the best baseline."
+)
+
+
+def tables(summaries: Sequence[Summary]) -> list[Table]:
+    """For each summary the best attacks by budget, then all attacks by time."""
+    return [table for summary in summaries for table in (budget_table(summary), attack_table(summary))]
+
+
+def budget_table(summary: Summary) -> Table:
+    lines = [
+        [
+            f"{part['low']:.3g} to {part['high']:.3g}",
+            *(part["ours"] or "–", _rate(part["ours_asr"]), part["baseline"] or "–", _rate(part["baseline_asr"])),
+            "yes" if part["leads"] else "no",
+        ]
+        for part in summary["parts"]
+    ]
+    heads = ["budget, x FGSM", "ours", "ASR %", "best baseline", "ASR % ", "leads"]
+    share = "–" if summary["lead"] is None else f"{percent(summary['lead'])} %"
+    return Table(f"{title(summary)}: ours leads on {share} of the budgets", heads, lines, BUDGETS)
+
+
+def attack_table(summary: Summary) -> Table:
+    rows = sorted(summary["rows"], key=lambda row: (row["time"] is None, row["time"] or 0.0))
+    lines = [
+        [
+            f"{row['attack']} *" if row["ours"] else row["attack"],
+            *(
+                _time(row["time"]),
+                "–" if row["time"] is None else f"{_time(row['time_low'])}-{_time(row['time_high'])}",
+            ),
+            *(with_interval(row, "asr", missing="–"), "–" if row["n"] is None else str(row["n"])),
+        ]
+        for row in rows
+    ]
+    heads = ["attack (* ours)", "time, x FGSM", "range", "ASR % (95 %)", "n"]
+    failed = {i: f"{row['attack']}: {row['status']}" for i, row in enumerate(rows) if row["status"] != "ok"}
+    return Table(f"All attacks by time, {title(summary)}", heads, lines, ATTACKS, failures=failed)
+
+
+def title(summary: Summary) -> str:
+    return f"{summary['targets'][0]['label']}, {summary['norm']} eps {eps_text(summary['eps'])}"
+
+
+def _rate(asr: float | None) -> str:
+    return percent(asr, missing="–")
+
+
+def _time(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.3g}"
+
+
+def report(summaries: Sequence[Summary]) -> StudyReport:
+    """frontier.json, .md, .csv and a plot for each eps; `summaries` of one classifier, one for each eps."""
+    first, rows = summaries[0], flat_rows(summaries)
+    shared = {key: first[key] for key in ("environment", "targets", "generators")}
+    return StudyReport(
+        name="frontier",
+        title=f"Success against time on {first['targets'][0]['label']}",
+        summary={
+            **shared,
+            "frontiers": [{k: v for k, v in summary.items() if k not in shared} for summary in summaries],
+        },
+        rows=rows,
+        tables=tables(summaries),
+        figures=budget_plots(summaries),
+        columns=COLUMNS,
+        csv_rows=rows,
+        scalars=list(budget_scalars(rows)),
+    )
+
+
+def flat_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """The attacks of all summaries, each with classifier and ball."""
+    return [
+        {"target": summary["targets"][0]["label"], "norm": summary["norm"], "eps": summary["eps"], **row}
+        for summary in summaries
+        for row in summary["rows"]
+    ]
+
+
+def budget_plots(summaries: Sequence[Summary]) -> dict[str, Plot]:
+    """File name -> plot, one for each eps."""
+    return {f"frontier-eps-{safe(eps_text(summary['eps']))}.png": frontier_plot(summary) for summary in summaries}
+
+
+def budget_scalars(rows: Sequence[Mapping[str, Any]]) -> Iterator[Scalar]:
+    """A run for each attack; a step is 1000 eps."""
+    for row in sorted(rows, key=lambda row: str(row["attack"])):
+        for tag, key in (("asr", "asr"), ("time over FGSM", "time")):
+            if row[key] is not None:
+                yield Scalar(safe(row["attack"]), f"{tag} (step: 1000 eps)", row[key], round(1000 * row["eps"]))
