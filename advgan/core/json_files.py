@@ -74,7 +74,7 @@ def check_int(name: str, value: Any, minimum: int, maximum: int) -> int:
     number = int(value)
     if number < minimum:
         raise InputError(
-            f"{name} must {'not be negative' if minimum == 0 else f'be at minimum {minimum}'}, got {value}"
+            f"{name} must {'not be negative' if minimum == 0 else f'be at least {minimum}'}, got {value}"
         )
     if number > maximum:
         raise InputError(f"{name} must be at most {maximum:,}, got {value}")
