@@ -73,9 +73,7 @@ def check_int(name: str, value: Any, minimum: int, maximum: int) -> int:
         raise InputError(f"{name} must be a whole number, got {value!r:.60}")
     number = int(value)
     if number < minimum:
-        raise InputError(
-            f"{name} must {'not be negative' if minimum == 0 else f'be at least {minimum}'}, got {value}"
-        )
+        raise InputError(f"{name} must {'not be negative' if minimum == 0 else f'be at least {minimum}'}, got {value}")
     if number > maximum:
         raise InputError(f"{name} must be at most {maximum:,}, got {value}")
     return number
