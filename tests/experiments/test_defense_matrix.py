@@ -214,13 +214,13 @@ def test_generators_of_the_base_and_of_a_row_and_a_surrogate(
 
 def test_the_heat_maps_say_what_the_rows_say(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    finish = defenses_figures.style.finish
+    finish = defenses_figures.style.to_plot
 
     def keep(figure: Figure, *words: str) -> Any:
         drawn.append(figure)
         return finish(figure, *words)
 
-    monkeypatch.setattr(defenses_figures.style, "finish", keep)
+    monkeypatch.setattr(defenses_figures.style, "to_plot", keep)
     found = call("--rows", "none", "bit-depth:bits=2", "--attacks", "noise-sign", "fgsm", "fgsm@naive")
     for figure, key, first in zip(drawn, ("asr", "robust_accuracy"), (0, 1), strict=True):
         texts = [text.get_text() for text in figure.axes[0].texts]

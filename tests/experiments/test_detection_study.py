@@ -142,7 +142,7 @@ def test_roc_curves_of_many_attacks_differ_in_colour_or_line(monkeypatch):
     rows = [row | {"attack": f"pgd:steps={i}", "knows": i % 2 == 0} for i in range(30)]
     summary = {"detectors": [{"label": "d", "fpr": 0.05}], "rates": [0, 1], "rows": rows}
     titles, sheets = [], []
-    monkeypatch.setattr(report.style, "finish", lambda sheet, title, _: (sheets.append(sheet), titles.append(title)))
+    monkeypatch.setattr(report.style, "to_plot", lambda sheet, title, _: (sheets.append(sheet), titles.append(title)))
     report.draw(summary)
     curves = [line for line in sheets[0].axes[0].lines if line.get_drawstyle() == "steps-post"]
     assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in curves}) == len(curves) == 30
