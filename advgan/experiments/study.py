@@ -256,5 +256,5 @@ def parse_attacks(
         if spec.name == "advgan" and not with_generator:
             raise InputError("attack advgan needs a trained generator, expected --generator DIR, got none")
         if targeted and not spec.attack.targeted:
-            raise InputError(f"attack {spec.name} cannot aim at a class, expected no y_target")
+            raise InputError(f"attack {spec.name} has no targeted form, expected no y_target")
     return specs
