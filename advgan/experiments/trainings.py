@@ -23,6 +23,7 @@ from advgan.core.program import program_module
 from advgan.core.shutdown import stopped_by_signal
 from advgan.data import steps_per_epoch
 from advgan.data.flags import load_chosen
+from advgan.training.options import total_steps as default_total_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 STAMP_FILE = "prepared.json"  # in the output directory of a command: the command, and whether it is finished
@@ -137,9 +138,9 @@ def ensure_trained(
 def total_steps(settings: Any) -> int:
     """Total number of steps of a training."""
     if settings.max_steps:
-        return settings.max_steps
-    data = load_chosen(settings)
-    return settings.epochs * steps_per_epoch(data.train, settings.batch_size)
+        return int(settings.max_steps)
+    epoch = steps_per_epoch(load_chosen(settings).train, settings.batch_size)
+    return default_total_steps(settings.epochs, None, epoch)
 
 
 def trained_steps(directory: Path, settings: Any) -> int:

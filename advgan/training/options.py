@@ -15,11 +15,19 @@ from advgan.training.gan import LossConfig
 # What settings are called in flags and files.
 FLAGS = {"targeted_fraction": "aimed", "diversity_weight": "gamma", "detector_weight": "evasion"}
 FLAGS |= {"hinge_threshold": "hinge_c"}
+EPOCHS, MAX_STEPS = 20, 800  # default length of a training: enough for small classifiers, minutes on two cores
 POSITIVE = ("batch_size", "accumulate", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm")
 NOT_NEGATIVE = (
     *("kappa", "alpha", "beta", "diversity_weight", "detector_weight", "hinge_threshold"),
     "discriminator_learning_rate",
 )
+
+
+def total_steps(epochs: int | None, max_steps: int | None, steps_per_epoch: int) -> int:
+    """Steps of a whole training, by its two settings; neither: `EPOCHS` passes, at most `MAX_STEPS` steps."""
+    if max_steps is not None:
+        return max_steps
+    return min(EPOCHS * steps_per_epoch, MAX_STEPS) if epochs is None else epochs * steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,8 @@ class GeneratorConfig:
 class OptimizationConfig:
     """How long is trained, and by which steps: Adam for both networks, a one-cycle schedule for the generator.
 
-    epochs, max_steps    passes over the training images; or steps, which override epochs
+    epochs, max_steps    passes over the training images; or steps, which override epochs; neither: 20 passes, at most
+                         800 steps
     batch_size           images a step, summed over processes; None: 128, or all images if there are fewer
     accumulate           micro-batches a step: the same step in less memory
     learning_rate, warmup           peak of the schedule, and the fraction of the steps in which it rises
@@ -63,7 +72,7 @@ class OptimizationConfig:
     label_dropout        fraction of the images whose label the generator is not given, so that it works without
     """
 
-    epochs: int = 20
+    epochs: int | None = None
     max_steps: int | None = None
     batch_size: int | None = None
     accumulate: int = 1
@@ -74,6 +83,10 @@ class OptimizationConfig:
     clip_norm: float = 10.0
     targeted_fraction: float = 0.5
     label_dropout: float = 0.1
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of a whole training."""
+        return total_steps(self.epochs, self.max_steps, steps_per_epoch)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,21 @@
+"""Settings of a training: its length."""
+
+from __future__ import annotations
+
+import pytest
+
+from advgan.training.options import MAX_STEPS, OptimizationConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps_per_epoch", "expected"),
+    [
+        ({}, 30, 600),  # 20 passes
+        ({}, 390, MAX_STEPS),
+        ({"epochs": 3}, 390, 1170),
+        ({"epochs": 3, "max_steps": 50}, 390, 50),
+        ({"max_steps": 5000}, 30, 5000),
+    ],
+)
+def test_length_of_a_training(settings: dict[str, int], steps_per_epoch: int, expected: int) -> None:
+    assert OptimizationConfig(**settings).total_steps(steps_per_epoch) == expected
