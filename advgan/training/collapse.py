@@ -66,6 +66,7 @@ def absorbing_classes(attacked: Tensor, hits: Tensor, predicted: Tensor) -> list
     fair = predicted.sum() / len(predicted)
     stuck = (attacked >= 5) & (rate < 0.7 * mean) & (predicted > 2 * fair)
     return [
-        f"class {c} absorbs predictions: ASR {rate[c]:.0%} on its own images, {mean:.0%} overall; try a guide (--guide)"
+        f"class {c} absorbs predictions: ASR {rate[c]:.0%} on its own images, {mean:.0%} overall; try the label as an "
+        "input (--labels), a guide (--guide), or more steps"
         for c in stuck.nonzero().flatten().tolist()
     ]

@@ -68,7 +68,7 @@ def fit(
     """Train a generator of adversarial images against a classifier (AdvGAN, Xiao et al. 2018, arXiv:1801.02610).
 
         generator = advgan.fit(model, (x, y), eps=8/255)
-        x_adv = generator.perturb(x_test)
+        x_adv = generator.perturb(x_test, y_test)  # labels, or the predictions of the model
 
     Args:
         model: images (n, c, h, w) float32 in [0, 1] -> logits (n, k), normalisation inside: a module, or a function

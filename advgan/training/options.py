@@ -16,6 +16,7 @@ from advgan.training.gan import LossConfig
 FLAGS = {"targeted_fraction": "aimed", "diversity_weight": "gamma", "detector_weight": "evasion"}
 FLAGS |= {"hinge_threshold": "hinge_c"}
 EPOCHS, MAX_STEPS = 20, 800  # default length of a training: enough for small classifiers, minutes on two cores
+LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2}
 POSITIVE = ("batch_size", "accumulate", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm")
 NOT_NEGATIVE = (
     *("kappa", "alpha", "beta", "diversity_weight", "detector_weight", "hinge_threshold"),
@@ -60,11 +61,12 @@ class GeneratorConfig:
 class OptimizationConfig:
     """How long is trained, and by which steps: Adam for both networks, a one-cycle schedule for the generator.
 
-    epochs, max_steps    passes over the training images; or steps, which override epochs; neither: 20 passes, at most
-                         800 steps
+    epochs, max_steps    passes over the training images; or steps, which override epochs; neither: 20 passes,
+                         at most 800 steps
     batch_size           images a step, summed over processes; None: 128, or all images if there are fewer
     accumulate           micro-batches a step: the same step in less memory
-    learning_rate, warmup           peak of the schedule, and the fraction of the steps in which it rises
+    learning_rate, warmup           peak of the schedule (None: `LEARNING_RATES` of the architecture), and the fraction
+                                    of the steps in which it rises
     discriminator_learning_rate     constant
     ema                  decay of the averaged weights, which are validated and returned; 0: the latest weights
     clip_norm            largest gradient norm of the generator
@@ -76,7 +78,7 @@ class OptimizationConfig:
     max_steps: int | None = None
     batch_size: int | None = None
     accumulate: int = 1
-    learning_rate: float = 1e-2
+    learning_rate: float | None = None
     warmup: float = 0.1
     discriminator_learning_rate: float = 1e-3
     ema: float = 0.9
@@ -131,6 +133,12 @@ class TrainingConfig:
         """The settings of a program, which are called as in `FLAGS`."""
         names = {name: FLAGS.get(name, name) for name in cls().to_dict()}
         return cls().replace({name: getattr(flags, flag) for name, flag in names.items() if hasattr(flags, flag)})
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak of the schedule: as set, or the default of the architecture."""
+        chosen = self.optimization.learning_rate
+        return LEARNING_RATES[self.generator.architecture] if chosen is None else chosen
 
     def replace(self, settings: Mapping[str, Any]) -> TrainingConfig:
         """The same with some settings changed, each in its group. Raises InputError for an unknown one."""

@@ -60,7 +60,7 @@ class GANTrainer:
         self.loss: LossConfig | LossFunction = loss or config.loss
         self.net = generator
         learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
-        optimizer_g = optimizer(learned) if optimizer else Adam(learned, settings.learning_rate, betas=(0.5, 0.999))
+        optimizer_g = optimizer(learned) if optimizer else Adam(learned, config.learning_rate, betas=(0.5, 0.999))
         optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
         self.schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total_steps, settings.warmup))
         self.averaged = AveragedModel(generator, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))

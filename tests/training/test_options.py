@@ -1,10 +1,10 @@
-"""Settings of a training: its length."""
+"""Settings of a training: its length, and the default learning rates."""
 
 from __future__ import annotations
 
 import pytest
 
-from advgan.training.options import MAX_STEPS, OptimizationConfig
+from advgan.training.options import MAX_STEPS, OptimizationConfig, TrainingConfig
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,11 @@ from advgan.training.options import MAX_STEPS, OptimizationConfig
 )
 def test_length_of_a_training(settings: dict[str, int], steps_per_epoch: int, expected: int) -> None:
     assert OptimizationConfig(**settings).total_steps(steps_per_epoch) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, 1e-2), ({"architecture": "unet"}, 4e-3), ({"architecture": "unet", "learning_rate": 5e-4}, 5e-4)],
+)
+def test_learning_rate_depends_on_architecture(settings: dict[str, float | str], expected: float) -> None:
+    assert TrainingConfig().replace(settings).learning_rate == expected
