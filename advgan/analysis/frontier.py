@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-Row = Mapping[str, Any]
+AttackRow = Mapping[str, Any]
 BUDGETS = (0.03, 20.0)  # times of FGSM: from the fastest generators to attacks of 20 steps
 
 
-def best_within(rows: Sequence[Row], budget: float, ours: bool) -> Row | None:
+def best_within(rows: Sequence[AttackRow], budget: float, ours: bool) -> AttackRow | None:
     """The attack of the highest success that takes at most `budget`, of equals the fastest; None if none fits.
 
     rows   "ours" (bool), "time" (in units of FGSM) and "asr" of each attack; asr is None for one without metrics
@@ -20,7 +20,7 @@ def best_within(rows: Sequence[Row], budget: float, ours: bool) -> Row | None:
     return max(fitting, key=lambda row: (row["asr"], -row["time"]), default=None)
 
 
-def segments(rows: Sequence[Row], budgets: tuple[float, float] = BUDGETS) -> list[dict[str, Any]]:
+def segments(rows: Sequence[AttackRow], budgets: tuple[float, float] = BUDGETS) -> list[dict[str, Any]]:
     """The axis of budgets, cut where the best attack changes: which is best on each part, of ours and of the baselines.
 
     Each has "low" and "high" (budgets), "ours" and "baseline" (names, None if none fits), "ours_asr" and
@@ -48,10 +48,10 @@ def segments(rows: Sequence[Row], budgets: tuple[float, float] = BUDGETS) -> lis
     return parts
 
 
-def lead_share(parts: Sequence[Row]) -> float | None:
+def lead_share(parts: Sequence[AttackRow]) -> float | None:
     """The fraction of the budgets of `segments`, on a logarithmic axis, on which ours leads; None for none."""
 
-    def width(some: Sequence[Row]) -> float:
-        return sum(math.log(part["high"] / part["low"]) for part in some)
+    def width(selected: Sequence[AttackRow]) -> float:
+        return sum(math.log(part["high"] / part["low"]) for part in selected)
 
     return width([part for part in parts if part["leads"]]) / width(parts) if parts else None

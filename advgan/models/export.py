@@ -148,13 +148,13 @@ def compare(generator: Generator, run: Callable[[Inputs], Tensor]) -> list[Check
         with torch.no_grad():
             expected = generator(**given)
         output = run(given)
-        radii = given.get("eps", torch.full((n,), generator.threat.eps)).tolist()
-        found = [
+        eps_values = given.get("eps", torch.full((n,), generator.threat.eps)).tolist()
+        violations = [
             text
-            for i, radius in enumerate(radii)
-            for text in Threat(generator.threat.norm, radius).violations(output[i : i + 1], x[i : i + 1])
+            for i, eps in enumerate(eps_values)
+            for text in Threat(generator.threat.norm, eps).violations(output[i : i + 1], x[i : i + 1])
         ]
-        checks.append(Check(tuple(x.shape), (output - expected).abs().max().item(), found))
+        checks.append(Check(tuple(x.shape), (output - expected).abs().max().item(), violations))
     return checks
 
 
@@ -175,14 +175,14 @@ def inputs(generator: Generator, x: Tensor, rng: torch.Generator) -> Inputs:
 def about(generator: Generator) -> dict[str, str]:
     """What an exported file says of itself."""
     threat = generator.threat
-    told = {"norm": threat.norm, "eps": threat.eps, "eps_min": generator.eps_min, "classes": generator.classes}
-    told |= {
+    metadata = {"norm": threat.norm, "eps": threat.eps, "eps_min": generator.eps_min, "classes": generator.classes}
+    metadata |= {
         "labels": generator.labels,
         "y_target": generator.y_target,
         "channels": generator.channels,
         "noise": generator.noise,
     }
-    return {key: json.dumps(value) for key, value in told.items()} | {"sha256": fingerprint(generator)}
+    return {key: json.dumps(value) for key, value in metadata.items()} | {"sha256": fingerprint(generator)}
 
 
 def read_onnx(path: Path) -> Callable[[Inputs], Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +69,22 @@ def check_attackable(n: int, n_correct: int, n_attackable: int, y_target: int | 
             f"no validation image can be attacked: expected a target that classifies at least one correctly, got "
             f"{n_correct} of {n}{others}"
         )
+
+
+def metrics_of_sums(sums: Sequence[float], *, rejects: bool) -> dict[str, float]:
+    """The metrics of `Validator` from sums over all images: n, eligible, successes, l2, linf, active hinges, correct
+    decisions of the discriminator on clean and on perturbed images, rejected."""
+    n, n_correct, n_success, l2_sum, linf_sum, active, d_real_correct, d_fake_correct, rejected = sums
+    metrics = {
+        "n": n,
+        "n_correct": n_correct,
+        "asr": n_success / max(n_correct, 1),
+        "l2": l2_sum / n,
+        "linf": linf_sum / n,
+        "hinge_active": active / n,
+        "d_accuracy": (d_real_correct + d_fake_correct) / (2 * n),
+    }
+    return metrics | ({"rejected": rejected / max(n_correct, 1)} if rejects else {})
 
 
 class Validator:
@@ -175,19 +192,7 @@ class Validator:
                 )
                 first = ValidationResult({}, histogram, warnings, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
         assert first is not None, "a validation split is never empty"
-        totals = self._reduce(sums).tolist()
-        n, n_correct, n_success, l2_sum, linf_sum, active, d_real_correct, d_fake_correct, rejected = totals
-        metrics = {
-            "n": n,
-            "n_correct": n_correct,
-            "asr": n_success / max(n_correct, 1),
-            "l2": l2_sum / n,
-            "linf": linf_sum / n,
-            "hinge_active": active / n,
-            "d_accuracy": (d_real_correct + d_fake_correct) / (2 * n),
-        }
-        if self.rejects:
-            metrics["rejected"] = rejected / max(n_correct, 1)
+        metrics = metrics_of_sums(self._reduce(sums).tolist(), rejects=self.rejects)
         histogram, attacked, hits = self._reduce(torch.stack([histogram, attacked, hits]))
         warnings = first.warnings
         if not setting.all_wrong_classes and setting.y_target is None:

@@ -121,13 +121,11 @@ def compare(
 
     Args:
         model: images (n, c, h, w) in [0, 1] -> logits (n, k), in eval mode, normalisation inside; left as found
-        x: float32 images (n, c, h, w) in [0, 1]
-        y: int64 labels (n,)
+        x, y: float32 images (n, c, h, w) in [0, 1] and int64 labels (n,)
         attacks: names with settings ("pgd:steps=40", "torchattacks:AutoAttack"), generators, or functions
             (x, y) -> x_adv or (model, x, y, *, eps, ...) -> x_adv, which get those of eps, norm, y_target (n,) and
             rng that they take; a mapping gives labels
-        eps: radius of the ball, in pixel units of [0, 1]
-        norm: norm of the ball
+        eps, norm: the ball, in pixel units of [0, 1]
         y_target: target class of all attacks; None: untargeted
         batch_size: images an attack gets at once
         seed: seed of random attacks
@@ -138,8 +136,7 @@ def compare(
     labels, a model or attack names that cannot be used.
 
     Example:
-        >>> results = advgan.compare(model, x, y, ["fgsm", "pgd:steps=40", generator], eps=8 / 255)
-        >>> print(results)
+        >>> print(results := advgan.compare(model, x, y, ["fgsm", "pgd:steps=40", generator], eps=8 / 255))
         >>> results.save("report")
     """
     if batch_size < 1:
@@ -158,15 +155,8 @@ def compare(
     settings = CompareSettings(tuple(named), eps, norm, y_target, batch_size, seed)
     description = _describe_model(model, target)
     generators = [describe_generator(g, label, name, None) for label, g in named.items() if isinstance(g, Generator)]
-    report = {
-        **{
-            "environment": environment(settings),
-            "target": description,
-            "targets": [description],
-            "generators": generators,
-        },
-        **summary(results, generators, k),
-    }
+    report = {"environment": environment(settings), "target": description, "targets": [description]}
+    report |= {"generators": generators, **summary(results, generators, k)}
     return CompareResults(Comparison(report, results, x[:SHOWN], y[:SHOWN], names))
 
 

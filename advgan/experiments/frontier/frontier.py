@@ -120,8 +120,7 @@ def frontier(
     InputError as `advgan.compare`.
 
     Example:
-        >>> results = advgan.frontier(model, x, y, eps=8 / 255, entries={"patch": generator})
-        >>> print(results)
+        >>> print(results := advgan.frontier(model, x, y, eps=8 / 255, entries={"patch": generator}))
         >>> results.save("frontier")
     """
     if repeats < 1:
@@ -131,26 +130,19 @@ def frontier(
     if both := [label for label in ours if label in names]:
         raise InputError(f"expected entries that are not baselines, got {both[0]!r}")
     attacks: dict[str, Attack] = {**{attack: attack for attack in names}, **ours}
-    measured = compare(
-        model, x, y, attacks, eps=eps, norm=norm, batch_size=batch_size, seed=seed, name=name
-    ).comparison.summary
+    compared = compare(model, x, y, attacks, eps=eps, norm=norm, batch_size=batch_size, seed=seed, name=name)
+    measured = compared.comparison.summary
     x, y = checked_images(x, y)
     target, device = checked_target(model, x, name)[0].model, device_of(model)
-    ready = {row["attack"] for row in measured["rows"] if row["status"] == "ok"}
+    verified = {row["attack"] for row in measured["rows"] if row["status"] == "ok"}
     with frozen_eval(target):
         functions: dict[str, AttackFn] = {
             label: attack_function(label, attack, target, threat, None, seed)
             for label, attack in attacks.items()
-            if label in ready
+            if label in verified
         }
-        ratios = time_ratios(
-            functions,
-            make_attack(REFERENCE, target, threat),
-            x.to(device),
-            y.to(device),
-            batch_size=batch_size,
-            repeats=repeats,
-        )
+        reference, images, labels = make_attack(REFERENCE, target, threat), x.to(device), y.to(device)
+        ratios = time_ratios(functions, reference, images, labels, batch_size=batch_size, repeats=repeats)
     summary = {key: measured[key] for key in ("environment", "targets", "generators")}
     summary |= {"eps": eps, "norm": norm, "batch_size": batch_size, "repeats": repeats}
     summary |= frontier_of(measured["rows"], ratios, ours)
