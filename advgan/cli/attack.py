@@ -34,7 +34,7 @@ from advgan.classifiers import BlackBox, ImageShape, check_target
 from advgan.cli.attack_images import ImageAttacker, class_of, find_images, load_finished
 from advgan.cli.attack_images.work import ManifestRow, process, skipped
 from advgan.core.config import ByOrder, Real, absolute_paths, load_recipe, settings_file, write_settings
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, note
 from advgan.core.files import atomic_write
 from advgan.core.recipe import NameOrPath, PathOrAddress
 from advgan.core.terminal import printable
@@ -99,6 +99,8 @@ def main(settings: Settings) -> None:
     images = [image for image in candidates if not image.problem]
     accelerator = training.init_accelerator(settings.seed, settings.threads)
     attacker = load(settings, accelerator)
+    if attacker.generator.labels and attacker.target is None and accelerator.is_main_process:
+        note("labels are an input of this generator, and unknown without --target: the success rate is lower")
     y_target = None if attacker.y_target is None else str(attacker.y_target)
     settings = replace(settings, eps=attacker.eps, y_target=y_target)  # the effective ones
     training.prepare_output_dir(settings.output_dir, "manifest.csv", resume=False, overwrite=True)

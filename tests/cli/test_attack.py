@@ -110,7 +110,9 @@ def test_predictions_before_and_after(classifier: Path, digits: Path, tmp_path: 
                 assert float(row[f"{when}_confidence"]) == pytest.approx(p.max().item(), abs=1e-3)
 
 
-def test_predictions_of_target_are_labels_of_generator(classifier: Path, digits: Path, tmp_path: Path) -> None:
+def test_predictions_of_target_are_labels_of_generator(
+    classifier: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.manual_seed(0)
     generator = Generator(labels=3, width=8, depth=1).eval()
     for parameter in (p for name, p in generator.named_parameters() if ".film." in name):
@@ -118,6 +120,9 @@ def test_predictions_of_target_are_labels_of_generator(classifier: Path, digits:
     generator.save_pretrained(tmp_path / "g")
     inputs = [digits / "test", tmp_path / "out", "--generator", tmp_path / "g"]
     attack(*inputs, "--target", classifier / "classifier")
+    assert "labels are an input" not in capsys.readouterr().err
+    attack(digits / "test", tmp_path / "unknown", "--generator", tmp_path / "g")
+    assert "note: labels are an input of this generator, and unknown without --target" in capsys.readouterr().err
     model = load_classifier(str(classifier / "classifier"))
     for name, row in rows(tmp_path / "out").items():
         x = torch.tensor(pixels(digits / "test" / name, "L"))[None, None]
