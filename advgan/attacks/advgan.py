@@ -21,6 +21,7 @@ def advgan(
     eps: float,
     generator: Generator,
     iterations: int | None = None,
+    use_labels: bool = True,
     steps: int = 0,
     step_size: float | None = None,
     norm: Norm = "linf",
@@ -32,6 +33,7 @@ def advgan(
     """x_0 = generator(x), x_{t+1} = project(x_t + step_size sign(grad_x L(x_t))), t < steps; for l2 grad / ||grad||_2.
 
     iterations  of an unrolled network, None for its own, see `Generator.perturb`
+    use_labels  of a generator that has labels as an input; False: they are unknown to it
     steps       0 is the one pass, which needs no model, and labels only of a generator that has them as an input
     step_size   None is eps / 2 for one or two steps and eps / 4 for more: best on validation images
     loss        L, see `get_loss`
@@ -44,7 +46,7 @@ def advgan(
         raise InputError(f"the generator was trained for norm {generator.threat.norm}, got {norm}")
     if steps < 0:
         raise InputError(f"steps must not be negative, got {steps}")
-    labels = y if generator.labels else None
+    labels = y if generator.labels and use_labels else None
     x_init = generator.perturb(x, labels, y_target=y_target, eps=eps, rng=rng, iterations=iterations)
     if not steps:
         return x_init

@@ -67,6 +67,19 @@ def test_unrolled_generator_takes_part_with_each_number_of_iterations() -> None:
     assert all(row["status"] == "ok" for row in results.rows)
 
 
+def test_generator_with_labels_takes_part_without_them_too() -> None:
+    torch.manual_seed(0)
+    generator = Generator(eps=0.2, labels=2, width=4, depth=1).eval()
+    for parameter in (p for name, p in generator.named_parameters() if ".film." in name):
+        nn.init.normal_(parameter, std=0.5)
+    model, (x, y) = Linear().eval(), data()
+    results = advgan.frontier(model, x, y, eps=0.2, entries={"patch": generator}, baselines=[], repeats=1)
+    rows = {row["attack"]: row for row in results.rows}
+    assert list(rows) == ["fgsm", "patch", "patch, labels unknown"]
+    for name, x_adv in (("patch", generator.perturb(x, y)), ("patch, labels unknown", generator.perturb(x))):
+        assert rows[name]["asr"] == pytest.approx((model(x_adv).argmax(1) != y).float().mean().item())
+
+
 def test_failed_entry_has_no_time() -> None:
     model, (x, y) = Linear().eval(), data()
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from advgan.analysis.frontier import BUDGETS, lead_share, segments
+from advgan.attacks.advgan import advgan
 from advgan.attacks.common import frozen_eval
 from advgan.attacks.registry import AttackFn, make_attack
 from advgan.core.errors import InputError
@@ -109,7 +110,7 @@ def frontier(
         x, y: float32 images (n, c, h, w) in [0, 1] and int64 labels (n,)
         eps, norm: the ball, in pixel units of [0, 1]
         entries: what is compared with the baselines, as the attacks of `advgan.compare`; an unrolled generator takes
-            part with each number of iterations up to its own
+            part with each number of iterations up to its own, one with labels as an input also without them
         baselines: names of attacks with settings; FGSM is always among them, since its time is the unit
         batch_size: images an attack gets at once, in both measurements
         repeats: rounds of timing; each runs FGSM right before each attack, on the same batch
@@ -125,7 +126,7 @@ def frontier(
     """
     if repeats < 1:
         raise InputError(f"repeats must be at least 1, got {repeats}")
-    threat, ours = Threat(norm, eps), by_iterations(label_attacks(entries), eps)
+    threat, ours = Threat(norm, eps), expand_entries(label_attacks(entries), eps)
     names = list(dict.fromkeys([REFERENCE, *baselines]))
     if both := [label for label in ours if label in names]:
         raise InputError(f"expected entries that are not baselines, got {both[0]!r}")
@@ -159,27 +160,30 @@ def frontier_of(
     return {"budgets": list(BUDGETS), "rows": rows, "parts": parts, "lead": lead_share(parts)}
 
 
-def by_iterations(entries: Mapping[str, Attack], eps: float) -> dict[str, Attack]:
-    """The entries, of an unrolled generator one for each number of iterations up to its own."""
+def expand_entries(entries: Mapping[str, Attack], eps: float) -> dict[str, Attack]:
+    """The entries, of a generator its `variants`."""
     expanded: dict[str, Attack] = {}
     for label, entry in entries.items():
-        if isinstance(entry, Generator) and entry.iterations > 1:
-            for k, name in iteration_names(label, entry).items():
-                expanded[name] = _with_iterations(entry, eps, k)
+        if isinstance(entry, Generator):
+            for name, settings in variants(label, entry).items():
+                expanded[name] = _one_pass(entry, eps, settings) if settings else entry
         else:
             expanded[label] = entry
     return expanded
 
 
-def iteration_names(label: str, generator: Generator) -> dict[int, str]:
-    """The numbers of iterations with which a generator takes part -> its names; none for one of a single pass."""
-    counts = range(1, generator.iterations + 1) if generator.iterations > 1 else ()
-    return {k: f"{label}, {k} iteration{'s' * (k > 1)}" for k in counts}
+def variants(label: str, generator: Generator) -> dict[str, dict[str, Any]]:
+    """The names with which a generator takes part -> settings of attack advgan: of an unrolled one each number of
+    iterations up to its own, of one with labels as an input also without them."""
+    if generator.iterations > 1:
+        counts = range(1, generator.iterations + 1)
+        return {f"{label}, {k} iteration{'s' * (k > 1)}": {"iterations": k} for k in counts}
+    return {label: {}} | ({f"{label}, labels unknown": {"use_labels": False}} if generator.labels else {})
 
 
-def _with_iterations(generator: Generator, eps: float, iterations: int) -> Callable[[Tensor, Tensor], Tensor]:
+def _one_pass(generator: Generator, eps: float, settings: Mapping[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
     def attack(x: Tensor, y: Tensor) -> Tensor:
-        return generator.perturb(x, y if generator.labels else None, eps=eps, iterations=iterations)
+        return advgan(None, x, y, eps=eps, norm=generator.threat.norm, generator=generator, **settings)
 
     return attack
 

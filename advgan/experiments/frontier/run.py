@@ -43,7 +43,7 @@ from advgan.experiments.frontier.analysis import (
 )
 from advgan.experiments.frontier.diversity import DRAWS, diversity
 from advgan.experiments.frontier.frontier import BASELINES as BASELINE_ATTACKS
-from advgan.experiments.frontier.frontier import REFERENCE, frontier_of, iteration_names
+from advgan.experiments.frontier.frontier import REFERENCE, frontier_of, variants
 from advgan.experiments.frontier.report import report
 from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
@@ -210,9 +210,10 @@ def baselines_of(settings: Settings) -> list[str]:
 
 def entries_of(loaded: LoadedGenerator) -> dict[str, tuple[str, LoadedGenerator | None]]:
     """The names of a generator in the frontier -> attack and generator."""
-    names = iteration_names(loaded.name, loaded.generator)
-    single: dict[str, tuple[str, LoadedGenerator | None]] = {loaded.name: ("advgan", loaded)}
-    return {name: (f"advgan:iterations={k}", loaded) for k, name in names.items()} or single
+    return {
+        name: (":".join(["advgan", *(f"{key}={str(value).lower()}" for key, value in settings.items())]), loaded)
+        for name, settings in variants(loaded.name, loaded.generator).items()
+    }
 
 
 def prepare(settings: Settings) -> None:
