@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import tyro
 import yaml
@@ -295,12 +296,14 @@ def _as_arguments(name: str | None, value: Any, hint: Any) -> list[str]:
     if name is None:
         return values
     flag = name.replace("_", "-")
-    if getattr(hint, "__origin__", hint) is bool:  # annotated or not
-        switch = {"true": f"--{flag}", "false": f"--no-{flag}"}
+    optional = set(get_args(hint)) == {bool, NoneType}
+    if optional or getattr(hint, "__origin__", hint) is bool:  # annotated or not
         text = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(values[0].lower(), values[0].lower())
-        if len(values) != 1 or text not in switch:
+        if len(values) != 1 or text not in ("true", "false", *["none"] * optional):
             raise InputError(f"{flag} must be true or false, got {', '.join(values)[:80]!r}")
-        return [switch[text]]
+        if optional:
+            return [f"--{flag}", text.capitalize()]
+        return [f"--{flag}" if text == "true" else f"--no-{flag}"]
     return [f"--{flag}", *values]
 
 

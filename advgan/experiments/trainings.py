@@ -23,7 +23,7 @@ from advgan.core.program import program_module
 from advgan.core.shutdown import stopped_by_signal
 from advgan.data import steps_per_epoch
 from advgan.data.flags import load_chosen
-from advgan.training.options import total_steps as default_total_steps
+from advgan.training.options import total_steps as steps_of_epochs
 
 ROOT = Path(__file__).resolve().parents[2]
 STAMP_FILE = "prepared.json"  # in the output directory of a command: the command, and whether it is finished
@@ -140,7 +140,7 @@ def total_steps(settings: Any) -> int:
     if settings.max_steps:
         return int(settings.max_steps)
     epoch = steps_per_epoch(load_chosen(settings).train, settings.batch_size)
-    return default_total_steps(settings.epochs, None, epoch)
+    return steps_of_epochs(settings.epochs, epoch)
 
 
 def trained_steps(directory: Path, settings: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -24,10 +24,8 @@ NOT_NEGATIVE = (
 )
 
 
-def total_steps(epochs: int | None, max_steps: int | None, steps_per_epoch: int) -> int:
-    """Steps of a whole training, by its two settings; neither: `EPOCHS` passes, at most `MAX_STEPS` steps."""
-    if max_steps is not None:
-        return max_steps
+def total_steps(epochs: int | None, steps_per_epoch: int) -> int:
+    """Steps of a training of so many epochs; None: `EPOCHS`, but at most `MAX_STEPS` steps."""
     return min(EPOCHS * steps_per_epoch, MAX_STEPS) if epochs is None else epochs * steps_per_epoch
 
 
@@ -86,9 +84,9 @@ class OptimizationConfig:
     targeted_fraction: float = 0.5
     label_dropout: float = 0.1
 
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Steps of a whole training."""
-        return total_steps(self.epochs, self.max_steps, steps_per_epoch)
+    def total_steps(self, steps_per_epoch: Callable[[], int]) -> int:
+        """Steps of a whole training; a stream, which has no `steps_per_epoch`, needs max_steps."""
+        return self.max_steps or total_steps(self.epochs, steps_per_epoch())
 
 
 @dataclass(frozen=True)

@@ -293,7 +293,6 @@ def test_wrong_number_of_classes_raises(bars, tmp_path):
         prepare_model_and_data(model, bars)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_comparison_with_classes_of_python_file_in_other_order(script, digits, tmp_path):
     """40 classes, three of them those of the folders, in another order and spelling."""
     (tmp_path / "my nets").mkdir()

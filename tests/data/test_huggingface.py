@@ -212,7 +212,7 @@ def test_columns_are_found_by_name_or_type(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=message):
         load_data("hf", tmp_path)
-    with pytest.raises(InputError, match=r"has no column of images: expected one of image, img, .*, got text, label"):
+    with pytest.raises(InputError, match=r"has no column of images: expected image, img, .*, got text, label"):
         find_columns({"text": datasets.Value("string"), "label": datasets.Value("int64")}, "reviews")
 
 

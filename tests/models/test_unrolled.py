@@ -117,7 +117,7 @@ def test_untrained_output_is_gradient_of_soft_margin(name, targeted):
     one = F.one_hot(t if targeted else logits.argmax(1), 10).float()
     gradient = torch.autograd.grad(soft_margin(logits, one) * (-1 if targeted else 1), leaf)[0]
     with torch.no_grad():
-        raw = generator.raw_perturbation(x, t)
+        raw = generator.raw_perturbation(x, y_target=t)
     torch.testing.assert_close(raw, 2 * gradient / gradient.abs().mean((1, 2, 3), keepdim=True), rtol=1e-3, atol=1e-4)
 
 

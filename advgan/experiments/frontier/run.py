@@ -88,6 +88,10 @@ class Settings(ClassifierSettings, SeededStudySettings):
 class FrontierStudy(Study):
     """One classifier and its attacks, whose points depend on results of earlier ones."""
 
+    def __init__(self, name: str, settings: Settings) -> None:
+        super().__init__(name, settings)
+        self.measured: dict[tuple[Any, ...], Result] = {}
+
     @property
     def target(self) -> TargetModel:
         return self.targets[0]
@@ -101,7 +105,15 @@ class FrontierStudy(Study):
         y_target: int | None = None,
         n: int | None = None,
     ) -> Result:
-        """The result of attack `name` on the first `n` images (None: all)."""
+        """The result of attack `name` on the first `n` images (None: all), computed once."""
+        key = (name, threat, trained, y_target, n)
+        if key not in self.measured:
+            self.measured[key] = self._attack(*key)
+        return self.measured[key]
+
+    def _attack(
+        self, name: str, threat: Threat, trained: LoadedGenerator | None, y_target: int | None, n: int | None
+    ) -> Result:
         spec, label = parse_attack(name), name.replace(f":{STOP}", "") + (f" of {trained.name}" if trained else "")
         point = GridPoint(
             spec=spec,
@@ -255,7 +267,8 @@ def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat
         if not loaded.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=None)
     ]
     results = 2 + len(pgd40_references(threat.eps)) + len(supported)
-    results += len(baselines_of(settings)) + sum(len(entries_of(loaded)) for loaded in supported)
+    results += len({*baselines_of(settings)} - {"fgsm", "ifgsm"})  # which are counted already, as is one pass
+    results += sum(name != "advgan" for loaded in supported for name, _ in entries_of(loaded).values())
     if settings.curve_samples:
         grids = [attack_grid(k, threat.eps) for k in set(settings.steps)]
         results += sum(
