@@ -37,10 +37,16 @@ def frontier_plot(summary: Mapping[str, Any]) -> Plot:
         look = style.Style(style.COLOURS[i % len(style.COLOURS)], style.MARKERS[i % len(style.MARKERS)])
         _curve(axes, points, name, look)
     star = style.BY_ACCESS["generator"][0][0]
-    for row in (row for row in rows if row["ours"]):
+    entries = sorted((row for row in rows if row["ours"]), key=lambda row: row["time"])
+    for i, row in enumerate(entries):
         _curve(axes, [row], None, style.Style(star, "*"))
         axes.annotate(
-            row["attack"], (row["time"], row["asr"]), (6, 5), textcoords="offset points", fontsize=8, color=star
+            row["attack"],
+            (row["time"], row["asr"]),
+            (6, -13 if i % 2 else 5),
+            textcoords="offset points",
+            fontsize=8,
+            color=star,
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
