@@ -93,6 +93,18 @@ def test_failed_entry_has_no_time() -> None:
     assert all(part["ours"] is None for part in results.parts)
 
 
+def test_results_as_html_and_data_frame_and_not_in_place_of_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    model, (x, y) = Linear().eval(), data()
+    results = advgan.frontier(model, x, y, eps=0.1, entries=["mifgsm"], baselines=[], repeats=1)
+    assert "mifgsm" in results._repr_html_()
+    assert list(results.to_pandas()["attack"]) == ["fgsm", "mifgsm"]
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match="expected a directory for the reports, got the file"):
+        results.save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_input_errors() -> None:
     model, (x, y) = Linear().eval(), data()
     with pytest.raises(InputError, match="repeats must be at least 1, got 0"):
