@@ -108,8 +108,9 @@ class SubstituteConfig(NetworkFlags, LossFlags):
         ]
 
     def training_config(self, sample: Tensor) -> TrainingConfig:
-        """Settings of the generator's steps; the hinge's default threshold is that of images like `sample`."""
+        """Settings of the generator's steps; the hinge's default threshold is that of images like `sample`. Labels are
+        no input: the attack itself takes no query."""
         default = losses.default_hinge_threshold(sample, self.norm, self.eps)
         return TrainingConfig.from_flags(self).replace(
-            {"hinge_threshold": default if self.hinge_c is None else self.hinge_c}
+            {"hinge_threshold": default if self.hinge_c is None else self.hinge_c, "labels": False}
         )

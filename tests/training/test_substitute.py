@@ -265,6 +265,7 @@ def test_train_substitute_of_function_of_labels(classifier: Path, attacker: Pair
     assert [metrics["round"] for metrics in result.history] == [1, 2]
     x = labelled[0]
     assert Threat("linf", 0.3).violations(result.generator.perturb(x), x) == []
+    assert result.generator.labels == 0  # the attack itself takes no query
     again = train_substitute(labels, attacker[0], labelled, answers="labels", budget=70, **FEW)
     for first, second in ((result.substitute, again.substitute), (result.generator, again.generator)):
         assert fingerprint(first) == fingerprint(second)
