@@ -207,6 +207,13 @@ def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def randomise_conditioning(generator: nn.Module) -> None:
+    """Random weights for the modulation by conditions, which is zero before any training."""
+    for name, parameter in generator.named_parameters():
+        if ".film." in name:
+            nn.init.normal_(parameter, std=0.5)
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are not drawn, and a comparison has none: most of the time of a report goes to them."""

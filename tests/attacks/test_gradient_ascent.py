@@ -27,6 +27,7 @@ from advgan.core.threat_model import Threat, delta_norms
 from advgan.evaluation.instrumentation import CallCounter
 from advgan.models.losses import margin
 from tests.attacks.test_attacks import conv_net, images, linear, predicted_labels, seeded
+from tests.conftest import randomise_conditioning
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5, 3.0], [0.0, 4.0, -2.0, 1.0]])
 Y, AIM = torch.tensor([0, 1]), torch.tensor([2, 3])
@@ -212,8 +213,7 @@ def test_noise_magnitude_within_eps() -> None:
 def test_one_pass_uses_labels_where_they_are_an_input() -> None:
     torch.manual_seed(0)
     generator, x, y = Generator(labels=3, width=8, depth=1).eval(), images(6), torch.arange(6) % 3
-    for parameter in (p for name, p in generator.named_parameters() if ".film." in name):
-        torch.nn.init.normal_(parameter, std=0.5)
+    randomise_conditioning(generator)
     x_adv = advgan(None, x, y, eps=0.3, generator=generator)
     assert torch.equal(x_adv, generator.perturb(x, y))
     assert not torch.equal(x_adv, generator.perturb(x))

@@ -24,6 +24,7 @@ from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import ResultCache, TargetModel, evaluate
 from tests.attacks.test_attacks import conv_net, images, predicted_labels
+from tests.conftest import randomise_conditioning
 
 fool = pytest.importorskip("foolbox")
 torchattacks = pytest.importorskip("torchattacks")
@@ -112,8 +113,7 @@ def test_targeted_modes_of_torchattacks(model: nn.Module, bars: tuple[Tensor, Te
 
 def test_labels_reach_generators_in_other_libraries(model: nn.Module, bars: tuple[Tensor, Tensor]) -> None:
     generator, (x, y) = small_generator(labels=3), bars
-    for parameter in (p for name, p in generator.named_parameters() if ".film." in name):
-        nn.init.normal_(parameter, std=0.5)
+    randomise_conditioning(generator)
     expected = generator.perturb(x, y)
     assert not torch.equal(expected, generator.perturb(x))
     foolbox_model, goal = fool.PyTorchModel(model, bounds=(0, 1), device="cpu"), fool.criteria.Misclassification(y)

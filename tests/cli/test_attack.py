@@ -22,7 +22,7 @@ from advgan.cli.main import main
 from advgan.core.errors import InputError
 from advgan.core.threat_model import to_8bit
 from advgan.defenses import load_classifier
-from tests.conftest import run_ranks
+from tests.conftest import randomise_conditioning, run_ranks
 
 EPS = 20 / 255
 
@@ -115,8 +115,7 @@ def test_predictions_of_target_are_labels_of_generator(
 ) -> None:
     torch.manual_seed(0)
     generator = Generator(labels=3, width=8, depth=1).eval()
-    for parameter in (p for name, p in generator.named_parameters() if ".film." in name):
-        torch.nn.init.normal_(parameter, std=0.5)
+    randomise_conditioning(generator)
     generator.save_pretrained(tmp_path / "g")
     inputs = [digits / "test", tmp_path / "out", "--generator", tmp_path / "g"]
     attack(*inputs, "--target", classifier / "classifier")

@@ -17,6 +17,7 @@ from advgan.evaluation import Result, ResultCache, TargetModel, evaluate
 from advgan.evaluation.environment import cache_version, code_digest
 from advgan.evaluation.result_cache import distribute
 from tests.attacks.test_attacks import conv_net, images, predicted_labels
+from tests.conftest import randomise_conditioning
 
 BALL = Threat("linf", 0.2)
 FGSM, NOISE, DEEPFOOL = parse_attack("fgsm"), parse_attack("noise-uniform"), parse_attack("deepfool:steps=20")
@@ -144,9 +145,7 @@ def test_generator_is_part_of_key(victim: TargetModel, tmp_path: Path) -> None:
 def test_seed_is_part_of_key_for_noise_generators(victim: TargetModel, tmp_path: Path) -> None:
     torch.manual_seed(0)
     generator = Generator(width=8, depth=1, noise=2).eval()
-    for name, parameter in generator.named_parameters():
-        if ".film." in name:  # as it comes, the modulation is zero
-            torch.nn.init.normal_(parameter, std=0.5)
+    randomise_conditioning(generator)
     cells = ResultCache(tmp_path, X, Y)
     one_pass = parse_attack("advgan")
     first, other, again = (cells.run(one_pass, victim, BALL, seed=seed, generator=generator) for seed in (0, 1, 0))

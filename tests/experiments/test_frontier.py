@@ -13,6 +13,7 @@ import advgan
 from advgan import Generator, InputError
 from advgan.attacks.fgsm import fgsm
 from advgan.evaluation.timing import time_ratios
+from tests.conftest import randomise_conditioning
 
 
 class Linear(nn.Module):
@@ -70,8 +71,7 @@ def test_unrolled_generator_takes_part_with_each_number_of_iterations() -> None:
 def test_generator_with_labels_takes_part_without_them_too() -> None:
     torch.manual_seed(0)
     generator = Generator(eps=0.2, labels=2, width=4, depth=1).eval()
-    for parameter in (p for name, p in generator.named_parameters() if ".film." in name):
-        nn.init.normal_(parameter, std=0.5)
+    randomise_conditioning(generator)
     model, (x, y) = Linear().eval(), data()
     results = advgan.frontier(model, x, y, eps=0.2, entries={"patch": generator}, baselines=[], repeats=1)
     rows = {row["attack"]: row for row in results.rows}

@@ -31,7 +31,7 @@ from advgan.experiments.frontier.analysis import (
 )
 from advgan.experiments.frontier.diversity import diversity
 from tests.analysis.test_statistics import result
-from tests.conftest import Run
+from tests.conftest import Run, randomise_conditioning
 
 program = importlib.import_module("advgan.experiments.frontier.run")
 Call = Callable[..., dict[str, Any]]
@@ -46,9 +46,7 @@ def generators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, settings in kinds.items():
         torch.manual_seed(0)
         generator = Generator(**{"width": 8, "depth": 1, **settings})
-        for key, parameter in generator.named_parameters():
-            if ".film." in key:
-                torch.nn.init.normal_(parameter, std=0.5)
+        randomise_conditioning(generator)
         generator.save_pretrained(directory / name / "generator")
     return directory
 

@@ -16,7 +16,7 @@ from advgan import Generator, InputError
 from advgan.core.threat_model import Threat, squash_to_ball
 from advgan.core.weights import write_weights
 from advgan.models.discriminator import Discriminator
-from tests.conftest import ROOT
+from tests.conftest import ROOT, randomise_conditioning
 
 
 @settings(max_examples=80, deadline=None)
@@ -193,9 +193,7 @@ def conditional(**changes):
     torch.manual_seed(0)
     arguments = {"classes": 3, "eps_min": 0.1, "noise": 2, "width": 8, "depth": 1} | changes
     generator = Generator(**arguments).eval()
-    for name, parameter in generator.named_parameters():
-        if ".film." in name:
-            torch.nn.init.normal_(parameter, std=0.5)
+    randomise_conditioning(generator)
     return generator
 
 
