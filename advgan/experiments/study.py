@@ -147,11 +147,8 @@ class Study:
         model = self.targets[0].model
         queries_only = is_black_box(model)  # then gradient attacks are failed rows, the others run
         for spec, threat in product(specs, threats):
-            supported = [
-                trained.generator
-                for trained in self.generators
-                if not trained.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)
-            ]
+            generators = [trained.generator for trained in self.generators]
+            supported = [generator for generator in generators if generator.supports(threat, y_target)]
             if spec.name != "advgan" or supported or not self.generators:
                 attack = make_attack(spec, model, threat, y_target, generator=supported[0] if supported else None)
                 if not (queries_only and spec.access == "gradients"):

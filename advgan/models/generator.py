@@ -319,6 +319,10 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             return f"this generator was trained {trained}, got y_target {y_target}"
         return None
 
+    def supports(self, threat: Threat, y_target: int | None = None) -> bool:
+        """Whether the generator can attack within the ball of `threat` toward class `y_target` (None: untargeted)."""
+        return self.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target) is None
+
     def differences(self, other: Generator) -> str:
         """The settings in which two generators differ so that the weights of one do not fit the other, in words; "" if
         there are none. eps, the value of eps_min, y_target and the guide's weights may differ."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from torch import Tensor, nn
 
 from advgan.analysis.summary import summary
@@ -29,6 +27,7 @@ from advgan.evaluation.runner import device_of
 from advgan.models.generator import Generator
 from advgan.report.comparison import Comparison
 from advgan.report.files import write_report
+from advgan.report.results import Results
 from advgan.report.study import print_cache_hits
 from advgan.report.table import terminal
 from advgan.report.tensorboard import command as tensorboard_command
@@ -51,7 +50,7 @@ class CompareSettings:
 
 
 @dataclass(frozen=True, repr=False)
-class CompareResults:
+class CompareResults(Results):
     """Results of `compare`: a table when printed, HTML in a notebook.
 
     rows        one dict an attack, with the keys of results.json (`asr`, `asr_low`, `robust_accuracy`, `l2_mean`, ...)
@@ -65,16 +64,8 @@ class CompareResults:
         rows: list[dict[str, Any]] = self.comparison.summary["rows"]
         return rows
 
-    def __repr__(self) -> str:
-        return self._render().export_text().rstrip()
-
-    def _repr_html_(self) -> str:
-        return self._render().export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-
-    def _render(self) -> Console:
-        console = Console(width=120, record=True, file=io.StringIO())
-        console.print(terminal(self.comparison.summary, 120))
-        return console
+    def _tables(self) -> list[RenderableType]:
+        return [terminal(self.comparison.summary, 120)]
 
     def print(self, directory: Path, *, cache_hits: int) -> None:
         """Print how many results an earlier call had `kept`, the tables, and where the reports are."""
@@ -85,21 +76,9 @@ class CompareResults:
         print(f"results      {directory / 'results.json'}, every image in {directory / 'records'}")
         print(f"look at it   {tensorboard_command(directory / 'logs')}")
 
-    def to_pandas(self) -> Any:
-        """The rows as a `pandas.DataFrame`. Raises InputError where pandas is not installed."""
-        try:
-            pandas: Any = import_module("pandas")
-        except ModuleNotFoundError:
-            raise InputError("pandas is not installed, expected it here: pip install pandas") from None
-        return pandas.DataFrame(self.rows)
-
-    def save(self, directory: Path | str) -> None:
-        """Write the reports of `eval/compare.py` to `directory`: report.html, .md, .tex, results.json, .csv, records/,
-        figures/ and logs/ for TensorBoard; earlier ones are replaced. Raises InputError for the path of a file."""
-        folder = Path(directory)
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"expected a directory for the reports, got the file {folder}")
-        folder.mkdir(parents=True, exist_ok=True)
+    def _write(self, folder: Path) -> None:
+        """The reports of `eval/compare.py`: report.html, .md, .tex, results.json, .csv, records/, figures/ and logs/
+        for TensorBoard."""
         write_report(folder, self.comparison)
 
 

@@ -156,11 +156,7 @@ def grid_points(
     base = GridPoint(spec=spec, target=target, threat=threat, y_target=y_target, seed=attack.seed, source=attack.source)
     if spec.name != "advgan":
         return [base]
-    supported = [
-        trained
-        for trained in generators
-        if not trained.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)
-    ]
+    supported = [trained for trained in generators if trained.generator.supports(threat, y_target)]
     several = len(generators) > 1
     return [
         replace(base, generator=trained, label=several_label(spec.label, trained) if several else None)

@@ -33,7 +33,7 @@ def tables(summaries: Sequence[Summary]) -> list[Table]:
 
 
 def budget_table(summary: Summary) -> Table:
-    lines = [
+    table_rows = [
         [
             f"{part['low']:.3g} to {part['high']:.3g}",
             *(part["ours"] or "–", _rate(part["ours_asr"]), part["baseline"] or "–", _rate(part["baseline_asr"])),
@@ -41,14 +41,14 @@ def budget_table(summary: Summary) -> Table:
         ]
         for part in summary["parts"]
     ]
-    heads = ["budget, x FGSM", "ours", "ASR %", "best baseline", "ASR % ", "leads"]
+    headers = ["budget, x FGSM", "ours", "ASR %", "best baseline", "ASR % ", "leads"]
     share = "–" if summary["lead"] is None else f"{percent(summary['lead'])} %"
-    return Table(f"{title(summary)}: ours leads on {share} of the budgets", heads, lines, BUDGETS)
+    return Table(f"{title(summary)}: ours leads on {share} of the budgets", headers, table_rows, BUDGETS)
 
 
 def attack_table(summary: Summary) -> Table:
     rows = sorted(summary["rows"], key=lambda row: (row["time"] is None, row["time"] or 0.0))
-    lines = [
+    table_rows = [
         [
             f"{row['attack']} *" if row["ours"] else row["attack"],
             *(
@@ -59,9 +59,9 @@ def attack_table(summary: Summary) -> Table:
         ]
         for row in rows
     ]
-    heads = ["attack (* ours)", "time, x FGSM", "range", "ASR % (95 %)", "n"]
+    headers = ["attack (* ours)", "time, x FGSM", "range", "ASR % (95 %)", "n"]
     failed = {i: f"{row['attack']}: {row['status']}" for i, row in enumerate(rows) if row["status"] != "ok"}
-    return Table(f"All attacks by time, {title(summary)}", heads, lines, ATTACKS, failures=failed)
+    return Table(f"All attacks by time, {title(summary)}", headers, table_rows, ATTACKS, failures=failed)
 
 
 def title(summary: Summary) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import RenderableType
 from torch import Tensor, nn
 
 from advgan.analysis.frontier import BUDGETS, lead_share, segments
@@ -32,9 +30,10 @@ from advgan.experiments.comparison.compare import (
 )
 from advgan.experiments.frontier.budget_report import report, tables
 from advgan.models.generator import Generator
+from advgan.report.results import Results
 
 REFERENCE = "fgsm"  # a budget is a time in units of this attack
-BASELINES = (
+BASELINE_ATTACKS = (
     *("noise-sign", REFERENCE, "ifgsm:steps=2", "ifgsm:steps=3", "ifgsm:steps=5", "ifgsm", "ifgsm:steps=20"),
     *("pgd:steps=2", "pgd:steps=3", "pgd:steps=5", "pgd:steps=10", "pgd:steps=20", "pgd:steps=40"),
     *("pgd:steps=10:stop_on_success=true", "pgd:steps=40:stop_on_success=true", "mifgsm"),
@@ -43,7 +42,7 @@ BASELINES = (
 
 
 @dataclass(frozen=True, repr=False)
-class FrontierResults:
+class FrontierResults(Results):
     """Success and time of each attack: a table when printed, HTML in a notebook.
 
     rows     one dict an attack: "attack", "ours", "asr" with its Wilson interval "asr_low", "asr_high" over "n" images,
@@ -54,38 +53,28 @@ class FrontierResults:
     summary  frontier.json
     """
 
-    rows: list[dict[str, Any]]
-    parts: list[dict[str, Any]]
-    lead: float | None
     summary: dict[str, Any]
 
-    def __repr__(self) -> str:
-        return self._render().export_text().rstrip()
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.summary["rows"]
+        return rows
 
-    def _repr_html_(self) -> str:
-        return self._render().export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = self.summary["parts"]
+        return parts
 
-    def _render(self) -> Console:
-        console = Console(width=120, record=True, file=io.StringIO())
-        for table in tables([self.summary]):
-            console.print(table.rich())
-        return console
+    @property
+    def lead(self) -> float | None:
+        lead: float | None = self.summary["lead"]
+        return lead
 
-    def to_pandas(self) -> Any:
-        """The rows as a `pandas.DataFrame`. Raises InputError where pandas is not installed."""
-        try:
-            pandas: Any = import_module("pandas")
-        except ModuleNotFoundError:
-            raise InputError("pandas is not installed, expected it here: pip install pandas") from None
-        return pandas.DataFrame(self.rows)
+    def _tables(self) -> list[RenderableType]:
+        return [table.rich() for table in tables([self.summary])]
 
-    def save(self, directory: Path | str) -> None:
-        """Write frontier.json, .md, .csv, the plot and logs/ for TensorBoard to `directory`; earlier ones are replaced.
-        Raises InputError for the path of a file."""
-        folder = Path(directory)
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"expected a directory for the reports, got the file {folder}")
-        folder.mkdir(parents=True, exist_ok=True)
+    def _write(self, folder: Path) -> None:
+        """frontier.json, .md, .csv, the plot and logs/ for TensorBoard."""
         report([self.summary]).write(folder)
 
 
@@ -97,7 +86,7 @@ def frontier(
     eps: float,
     entries: Sequence[Attack] | Mapping[str, Attack],
     norm: Norm = "linf",
-    baselines: Sequence[str] = BASELINES,
+    baselines: Sequence[str] = BASELINE_ATTACKS,
     batch_size: int = 100,
     repeats: int = 5,
     seed: int = 0,
@@ -142,22 +131,41 @@ def frontier(
             for label, attack in attacks.items()
             if label in verified
         }
-        reference, images, labels = make_attack(REFERENCE, target, threat), x.to(device), y.to(device)
-        ratios = time_ratios(functions, reference, images, labels, batch_size=batch_size, repeats=repeats)
-    summary = {key: measured[key] for key in ("environment", "targets", "generators")}
-    summary |= {"eps": eps, "norm": norm, "batch_size": batch_size, "repeats": repeats}
-    summary |= frontier_of(measured["rows"], ratios, ours)
-    return FrontierResults(summary["rows"], summary["parts"], summary["lead"], summary)
+        timed = measure_frontier(
+            *(measured["rows"], functions, target, x.to(device), y.to(device)),
+            threat=threat,
+            ours=ours,
+            batch_size=batch_size,
+            repeats=repeats,
+        )
+    return FrontierResults({key: measured[key] for key in ("environment", "targets", "generators")} | timed)
 
 
-def frontier_of(
-    results: Sequence[Mapping[str, Any]], ratios: Mapping[str, Sequence[float]], ours: Collection[str]
+def measure_frontier(
+    results: Sequence[Mapping[str, Any]],
+    attacks: Mapping[str, AttackFn],
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: Threat,
+    ours: Collection[str],
+    batch_size: int,
+    repeats: int,
 ) -> dict[str, Any]:
-    """ "budgets", "rows", "parts" and "lead", from rows of results.json and the times over FGSM's by attack; `ours` are
-    the names of the entries."""
+    """Time the `attacks`, and rank them with their `results` (rows of results.json): a part of frontier.json.
+
+    x, y   images (n, c, h, w) and labels (n,), on the device of the model
+    ours   the names of the entries; the others are baselines
+    """
+    reference = make_attack(REFERENCE, model, threat)
+    ratios = time_ratios(attacks, reference, x, y, batch_size=batch_size, repeats=repeats)
     rows = [frontier_row(row, ratios.get(row["attack"]), row["attack"] in ours) for row in results]
     parts = segments([row for row in rows if row["time"] is not None])
-    return {"budgets": list(BUDGETS), "rows": rows, "parts": parts, "lead": lead_share(parts)}
+    return {
+        **{"norm": threat.norm, "eps": threat.eps, "batch_size": batch_size, "repeats": repeats},
+        **{"budgets": list(BUDGETS), "rows": rows, "parts": parts, "lead": lead_share(parts)},
+    }
 
 
 def expand_entries(entries: Mapping[str, Attack], eps: float) -> dict[str, Attack]:

@@ -33,7 +33,6 @@ from advgan.evaluation import Result, evaluate
 from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_eps_values
 from advgan.evaluation.result_cache import attack_rng
-from advgan.evaluation.timing import time_ratios
 from advgan.experiments.frontier.analysis import (
     METHODS,
     any_attack_success,
@@ -42,8 +41,7 @@ from advgan.experiments.frontier.analysis import (
     finding,
 )
 from advgan.experiments.frontier.diversity import DRAWS, diversity
-from advgan.experiments.frontier.frontier import BASELINES as BASELINE_ATTACKS
-from advgan.experiments.frontier.frontier import REFERENCE, frontier_of, variants
+from advgan.experiments.frontier.frontier import BASELINE_ATTACKS, REFERENCE, measure_frontier, variants
 from advgan.experiments.frontier.report import report
 from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
@@ -159,11 +157,7 @@ def main(settings: Settings) -> None:
 
 def measure(study: FrontierStudy, settings: Settings, threat: Threat) -> dict[str, list[dict[str, Any]]]:
     """The parts of frontier.json at one eps."""
-    supported = [
-        loaded
-        for loaded in study.generators
-        if not loaded.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=None)
-    ]
+    supported = [loaded for loaded in study.generators if loaded.generator.supports(threat)]
     references = [study.attack(name, threat) for name in pgd40_references(threat.eps)]
     one_pass_results = {loaded: study.attack("advgan", threat, loaded) for loaded in supported}
     parts: dict[str, list[dict[str, Any]]] = {"table": one_pass_table(study, threat, references, one_pass_results)}
@@ -204,16 +198,13 @@ def frontier_at(
         for label, (name, loaded) in points.items()
         if results[label].row["status"] == "ok"
     }
-    images, labels = study.x.to(device), study.y.to(device)
-    ratios = time_ratios(
-        attacks,
-        make_attack(REFERENCE, model, threat),
-        *(images, labels),
+    return measure_frontier(
+        *(rows, attacks, model, study.x.to(device), study.y.to(device)),
+        threat=threat,
+        ours=ours,
         batch_size=settings.batch_size,
         repeats=settings.repeats,
     )
-    shared = {"norm": threat.norm, "eps": threat.eps, "batch_size": settings.batch_size, "repeats": settings.repeats}
-    return shared | frontier_of(rows, ratios, ours)
 
 
 def baselines_of(settings: Settings) -> list[str]:
@@ -261,11 +252,7 @@ def load_generators(study: Study, settings: Settings) -> list[LoadedGenerator]:
 
 def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat: Threat) -> int:
     """Number of results at one eps, for the progress bar."""
-    supported = [
-        loaded
-        for loaded in trained
-        if not loaded.generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=None)
-    ]
+    supported = [loaded for loaded in trained if loaded.generator.supports(threat)]
     results = 2 + len(pgd40_references(threat.eps)) + len(supported)
     results += len({*baselines_of(settings)} - {"fgsm", "ifgsm"})  # which are counted already, as is one pass
     results += sum(name != "advgan" for loaded in supported for name, _ in entries_of(loaded).values())

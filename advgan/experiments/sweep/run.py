@@ -75,9 +75,7 @@ def main(settings: Settings) -> None:
         )
         for spec in specs
         for threat in threats
-        if spec.name != "advgan"
-        or generator is None
-        or not generator.incompatibility(eps=threat.eps, norm=threat.norm, y_target=y_target)
+        if spec.name != "advgan" or generator is None or generator.supports(threat, y_target)
     ]
     results = study.run(points)
     rows = []
