@@ -18,7 +18,7 @@ tags: [adversarial-examples, advgan]
 Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forward pass{iterations}:
 
     from advgan import Generator
-    x_adv = Generator.from_pretrained(DIR).perturb({call})
+    x_adv = Generator.from_pretrained(DIR).{call}
 
 | | |
 |---|---|
@@ -44,8 +44,8 @@ def generator_card(
 ) -> str:
     """Markdown for a generator: `settings` of `program` (None: of `advgan.fit`), `metrics` of its chosen validation,
     hinge threshold `c`; `labels`: whether the label is an input."""
-    call = "x, y)  # y: labels, or a classifier's predictions; without y the rate is lower" if labels else "x)"
-    return _filled(CARD.replace("{call})", call), program, settings, metrics, c)
+    with_labels = "perturb(x, y)  # y: labels, or a classifier's predictions; without y the rate is lower"
+    return _filled(CARD, program, settings, metrics, c, call=with_labels if labels else "perturb(x)")
 
 
 SUBSTITUTE = """---
@@ -139,7 +139,9 @@ def _command(program: str, settings: dict[str, Any]) -> str:
     return " ".join(arguments)
 
 
-def _filled(card: str, program: str | None, settings: dict[str, Any], metrics: dict[str, float], c: float) -> str:
+def _filled(
+    card: str, program: str | None, settings: dict[str, Any], metrics: dict[str, float], c: float, **texts: str
+) -> str:
     s = settings
     direction = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
     if s.get("any_class"):
@@ -178,7 +180,7 @@ def _filled(card: str, program: str | None, settings: dict[str, Any], metrics: d
         "loss": loss,
         "command": "advgan.fit(...)" if program is None else _command(program, s),
     }
-    return card.format(**values)
+    return card.format(**values, **texts)
 
 
 CLASSIFIER = """---

@@ -162,10 +162,8 @@ class Validator:
         for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
             x, y = self._images(batch)
             y_target = self._targets(setting, batch, y)
-            labels = y if generator.labels else None
-            x_adv = generator(
-                x, labels, y_target, torch.full_like(x[:, 0, 0, 0], setting.eps), self._noise(generator, batch)
-            )
+            eps = torch.full_like(x[:, 0, 0, 0], setting.eps)
+            x_adv = generator(x, y, y_target, eps, self._noise(generator, batch))
             logits_adv = self.target(x_adv).float()
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
             eligible, accepted_adv = (logits.argmax(1) == y) & (y != y_target) & accepted, self._accepted(x_adv)
