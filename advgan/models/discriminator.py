@@ -78,7 +78,7 @@ class Discriminator(nn.Module):
         """
         folder = run if run.name == "discriminator" else run / "discriminator"
         if not (folder / "config.json").is_file():
-            raise InputError(f"no discriminator in {run}: expected a run of train/advgan.py with one in discriminator/")
+            raise InputError(f"no discriminator in {run}: expected a run of train/advgan.py with alpha above 0")
         config = read_object(folder / "config.json")
         check_keys(f"config.json in {folder}", config, ["channels", "architecture", "width"])
         tensors, file = read_checkpoint(folder, config), folder / "model.safetensors"

@@ -71,7 +71,10 @@ def checked_generator(net: Generator, threat: Threat, y_target: int | None, chan
 
 
 def initialise(
-    net: Generator, discriminator: nn.Module, source: Generator | str | Path, allowed_guides: Collection[str] = ()
+    net: Generator,
+    discriminator: nn.Module | None,
+    source: Generator | str | Path,
+    allowed_guides: Collection[str] = (),
 ) -> str:
     """Give `net` the weights of a trained generator, but for its guide's, and `discriminator` those of the one saved
     beside it, if there is one; the SHA-256 of the trained generator.

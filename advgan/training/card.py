@@ -152,9 +152,11 @@ def _filled(
     if s["architecture"] == "unrolled":
         iterations = f" of {s['depth']} iterations, each a forward and a backward pass of its guide"
     kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
-    loss, hinge, discriminator = f"L_adv ({s['adversarial']}{kappa})", "", ""
+    loss, hinge = f"L_adv ({s['adversarial']}{kappa})", ""
+    discriminator = "| discriminator | none |\n"
     if s["alpha"] > 0:
         loss += f" + {s['alpha']:g} L_GAN ({s['gan']})"
+    if "d_accuracy" in metrics:
         discriminator = f"| discriminator's accuracy | {metrics['d_accuracy']:.1%} |\n"
     if s["beta"] > 0:
         loss += f" + {s['beta']:g} L_hinge (c = {c:.4g})"

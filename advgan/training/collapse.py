@@ -25,7 +25,7 @@ def collapse_warnings(
     predictions   (n,) predictions of the target for x + delta
     d_real_acc    accuracy of the discriminator on clean images
     d_fake_acc    its accuracy on perturbed images
-    with_gan      whether the GAN loss has a weight; without one the discriminator does not matter
+    with_gan      whether there is a discriminator
     """
     warnings = []
     if with_gan and d_real_acc > 0.99 and d_fake_acc > 0.99:

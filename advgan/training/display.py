@@ -45,11 +45,11 @@ class Display:
     def validated(self, result: ValidationResult, labelled: bool = True) -> None:
         """A line for a validation, and each warning of collapse when it first occurs."""
         metrics, loss = result.metrics, self.config.loss
-        columns = {"hinge active": metrics["hinge_active"], "D right": metrics["d_accuracy"]}
+        columns = {"hinge active": metrics["hinge_active"]} if loss.beta else {}
         if "rejected" in metrics:  # instead of the hinge: a line of a terminal has room for two
-            columns = {"rejected": metrics["rejected"], "D right": metrics["d_accuracy"]}
-        unused = {"hinge active": loss.beta == 0, "D right": loss.alpha == 0}
-        text = "  ".join(f"{name} {value:4.0%}" for name, value in columns.items() if not unused.get(name))
+            columns = {"rejected": metrics["rejected"]}
+        columns |= {"D right": metrics["d_accuracy"]} if "d_accuracy" in metrics else {}
+        text = "  ".join(f"{name} {value:4.0%}" for name, value in columns.items())
         score = "val ASR" if labelled else "val fooling rate"
         if self.shown:
             line = f"step {self.record['step']:5d}  {score} {metrics['asr']:6.2%}  l2 {metrics['l2']:.3f}  {text}"
@@ -72,5 +72,7 @@ def write_step(log: SummaryWriter, terms: dict[str, float], trainer: GANTrainer,
     for name, value in terms.items():
         log.add_scalar(f"train/{name}", value, trainer.step)
     log.add_scalar("train/learning rate", trainer.schedule.get_last_lr()[0], trainer.step)
+    if trainer.discriminator is None:
+        return
     rate = config.optimization.discriminator_learning_rate
     log.add_scalar("train/learning rate discriminator", rate, trainer.step)

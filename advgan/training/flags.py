@@ -36,7 +36,7 @@ class LossFlags:
     gan: losses.GANLoss = "least-squares"
     """Form of the GAN loss"""
     alpha: Real = 0.1
-    """Weight of the GAN loss; 0 leaves it out"""
+    """Weight of the GAN loss; 0 leaves it out, and trains no discriminator"""
     beta: Real = 0.05
     """Weight of the hinge loss; 0 leaves it out"""
     hinge_c: Real | None = None

@@ -31,6 +31,7 @@ class LossConfig:
 
     adversarial, kappa   form of L_adv, and the margin of the form "margin"
     gan                  form of L_GAN
+    alpha                weight of L_GAN; 0: there is no discriminator
     hinge_threshold      l2 norm from which the hinge is active; None: 0.85 of that of random-sign noise of the same eps
     """
 
@@ -86,7 +87,7 @@ class LossInputs:
     x, x_adv          (n, c, h, w)
     y, y_target       (n,) int64; y_target is None, or -1 for "away from the true class"
     logits            (n, k) float32, the classifier's for x_adv
-    scores            (n,) float32, the discriminator's for x_adv: higher for clean images
+    scores            (n,) float32, the discriminator's for x_adv: higher for clean images; 0 without a discriminator
     rejection         (n,) how far x_adv is above a detector's threshold; None without detector
     conditions        see `Conditions`
     """
@@ -196,7 +197,7 @@ def generator_step(
     batch: Batch,
     x_adv: Tensor | None = None,
     *,
-    discriminator: nn.Module,
+    discriminator: nn.Module | None,
     model: Any,
     accelerator: Accelerator,
     clip_norm: float = 10.0,
@@ -207,7 +208,7 @@ def generator_step(
     x_adv           the generator's output for the whole batch, with its graph; None, or more than one micro-batch:
                     computed here
     discriminator   unwrapped: frozen for this step, so that its own gradients stay as they are and its data-parallel
-                    wrapper has no forward pass without a backward one
+                    wrapper has no forward pass without a backward one; None: there is no L_GAN
     model           the frozen classifier
     accumulate      number of micro-batches: of one alone are activations kept
     """
@@ -227,17 +228,24 @@ def generator_step(
 
 
 def loss_inputs(
-    batch: Batch, x_adv: Tensor, discriminator: nn.Module, model: Any, accelerator: Accelerator
+    batch: Batch, x_adv: Tensor, discriminator: nn.Module | None, model: Any, accelerator: Accelerator
 ) -> LossInputs:
     """One forward pass of classifier and discriminator on the adversarial images of a batch."""
-    discriminator.requires_grad_(False)
     with accelerator.autocast():
-        logits, scores = model(x_adv).float(), discriminator(x_adv).float()
+        logits = model(x_adv).float()
+        scores = torch.zeros_like(logits[:, 0]) if discriminator is None else frozen_scores(discriminator, x_adv)
         rejection = model.rejection_score(x_adv).float() if can_reject(model) else None
-    discriminator.requires_grad_(True)
     return LossInputs(
         batch.x, x_adv, batch.y, batch.conditions.y_target, logits, scores, rejection, batch.conditions
     )  # fmt: skip
+
+
+def frozen_scores(discriminator: nn.Module, x_adv: Tensor) -> Tensor:
+    """Scores (n,) with gradients in `x_adv`, but not in the discriminator's weights."""
+    discriminator.requires_grad_(False)
+    scores: Tensor = discriminator(x_adv).float()
+    discriminator.requires_grad_(True)
+    return scores
 
 
 def weighted_loss(loss: LossConfig, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
@@ -247,12 +255,13 @@ def weighted_loss(loss: LossConfig, inputs: LossInputs) -> tuple[Tensor, dict[st
         inputs.logits, inputs.y, inputs.y_target, form=loss.adversarial, kappa=loss.kappa
     )  # fmt: skip
     threshold = (loss.hinge_threshold or 0.0) * inputs.conditions.eps_scale
-    terms = {
-        "loss adversarial": adversarial.mean(),
-        "loss GAN": losses.generator_loss(inputs.scores, form=loss.gan).mean(),
-        "loss hinge": losses.perturbation_hinge(delta, threshold).mean(),
-    }
-    total = terms["loss adversarial"] + loss.alpha * terms["loss GAN"] + loss.beta * terms["loss hinge"]
+    total = adversarial.mean()
+    terms = {"loss adversarial": total}
+    if loss.alpha:
+        terms["loss GAN"] = losses.generator_loss(inputs.scores, form=loss.gan).mean()
+        total = total + loss.alpha * terms["loss GAN"]
+    terms["loss hinge"] = losses.perturbation_hinge(delta, threshold).mean()
+    total = total + loss.beta * terms["loss hinge"]
     if loss.diversity_weight and inputs.conditions.z is not None:
         terms["loss sameness"] = losses.diversity_loss(delta).mean()
         total = total + loss.diversity_weight * terms["loss sameness"]

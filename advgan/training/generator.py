@@ -82,7 +82,7 @@ def fit(
         generator: settings of the network (`GeneratorConfig`); your network, 2 x - 1 -> an unbounded perturbation
             (see `advgan.Generator`); or your Generator, which is trained in place.
         guide: a classifier whose logits condition the generator, which keeps a frozen copy; True: the model itself.
-        discriminator: your discriminator, images -> scores (n,), higher for clean images.
+        discriminator: your discriminator, images -> scores (n,), higher for clean images. With alpha 0 there is none.
         loss: settings of the weighted sum (`LossConfig`), or a function of `LossInputs` in its place.
         optimization, run: settings of the steps (`OptimizationConfig`) and of the run (`RunConfig`).
         optimizer: parameters -> the generator's optimizer; its learning rates are scaled by the schedule.
@@ -171,7 +171,7 @@ class GeneratorTraining:
         description = description or describe(config, threat, y_target, images, custom_loss=modules.loss)
         self.classes = description.classes or images.classes
         sample, _ = next(images.train.first(512).batches(512))
-        self.config = config = self._checked(config, threat, y_target, sample)
+        self.config = config = self._checked(config, modules, threat, y_target, sample)
         if config.run.checkpoint_target:
             enable_activation_checkpointing(unwrap(images.model))
         if config.run.seed_weights:
@@ -203,9 +203,13 @@ class GeneratorTraining:
             share = self.batch_size // (accelerator.num_processes * config.optimization.accumulate)
             compile_models(generator, unwrap(images.model), sample=sample[:share].to(accelerator.device))
 
-    def _checked(self, config: TrainingConfig, threat: Threat, y_target: int | None, sample: Tensor) -> TrainingConfig:
+    def _checked(
+        self, config: TrainingConfig, modules: Modules, threat: Threat, y_target: int | None, sample: Tensor
+    ) -> TrainingConfig:
         """Settings that depend on the images, with the hinge's threshold. Raises InputError for impossible ones."""
         check_class(y_target, len(self.images.classes))
+        if modules.discriminator is not None and modules.loss is None and not config.loss.alpha:
+            raise InputError(f"discriminator does nothing with alpha 0, got {type(modules.discriminator).__name__}")
         if config.loss.detector_weight is not None and not can_reject(self.images.model):
             value = config.loss.detector_weight
             raise InputError(f"{FLAGS['detector_weight']} does nothing without a target that can reject, got {value}")
@@ -219,8 +223,9 @@ class GeneratorTraining:
 
     def _networks(
         self, modules: Modules, threat: Threat, y_target: int | None, resume: bool
-    ) -> tuple[Generator, nn.Module, dict[str, str | None]]:
-        """Generator and discriminator with their initial weights, and the SHA-256 of the networks they depend on."""
+    ) -> tuple[Generator, nn.Module | None, dict[str, str | None]]:
+        """Generator and discriminator with their initial weights, and the SHA-256 of the networks they depend on. There
+        is no discriminator where the loss has no use for it."""
         other = modules.guide if isinstance(modules.guide, nn.Module) else None
         guide = unwrap(self.images.model) if modules.guide is True else other
         shape, classes = self.images.train.image_shape, len(self.images.classes)
@@ -237,7 +242,9 @@ class GeneratorTraining:
                 guide=guide,
                 network=modules.generator if isinstance(modules.generator, nn.Module) else None,
             )
-        discriminator = modules.discriminator or Discriminator(shape[0], self.config.generator.architecture)
+        discriminator = modules.discriminator
+        if discriminator is None and (modules.loss or self.config.loss.alpha):
+            discriminator = Discriminator(shape[0], self.config.generator.architecture)
         digests: dict[str, str | None] = {"target_sha256": fingerprint(self.images.model)}
         digests["guide_sha256"] = None if other is None else fingerprint(other)
         if modules.init is not None and not resume:
@@ -303,9 +310,7 @@ class GeneratorTraining:
         x, y = x.to(device), y.to(device)
         record["target_pass_seconds"] += [seconds_per_pass(trainer.model, x, y) for _ in range(2)]
         threshold = loss.hinge_threshold or 0.0
-        result = self.validation(
-            trainer.averaged.module, trainer.discriminator, c=threshold, gan=loss.gan, with_gan=loss.alpha > 0
-        )
+        result = self.validation(trainer.averaged.module, trainer.discriminator, c=threshold, gan=loss.gan)
         check_finite(result.metrics, trainer.step)
         record["history"].append({"step": record["step"], "seconds": record["seconds"], **result.metrics})
         better = result.metrics["asr"] >= record["best"]

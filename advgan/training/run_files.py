@@ -62,13 +62,14 @@ class GeneratorFiles(RunDirectory):
         super().__init__(place, accelerator, record, total_steps, "advgan")
         self.program = program
 
-    def save(self, generator: Generator, discriminator: nn.Module, threshold: float, *, better: bool) -> None:
-        """training.json, then (`better`) the generator with its card and the discriminator beside it."""
+    def save(self, generator: Generator, discriminator: nn.Module | None, threshold: float, *, better: bool) -> None:
+        """training.json, then (`better`) the generator with its card and the discriminator, if any, beside it."""
         with self.writing() as writing:
             if writing:
                 self._write_training(finished=False)  # before the other files
                 if better:
-                    self._save_discriminator(discriminator)
+                    if discriminator is not None:
+                        self._save_discriminator(discriminator)
                     generator.save(self.directory / "generator", self._card(threshold, generator))  # type: ignore[operator]
 
     def finish(self) -> None:

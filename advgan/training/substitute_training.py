@@ -178,7 +178,7 @@ class SubstituteTraining:
             num_classes=len(self.data.classes),
             guide=substitute if config.guide else None,
         )
-        discriminator = Discriminator(shape[0], config.architecture)
+        discriminator = Discriminator(shape[0], config.architecture) if config.alpha else None
         optimizer = Adam(substitute.parameters(), config.substitute_learning_rate)
         schedule = LambdaLR(optimizer, lambda step: training.one_cycle(step / config.distil_steps, 0.1))
         self.substitute, self.optimizer = self.accelerator.prepare(substitute, optimizer)

@@ -35,7 +35,7 @@ class GANTrainer:
     """The networks of a training against the frozen classifier `model`, and its steps.
 
     generator       trained in place; `averaged` holds its averaged weights, which are the ones to use
-    discriminator   images (n, c, h, w) -> scores (n,), higher for clean images
+    discriminator   images (n, c, h, w) -> scores (n,), higher for clean images; None: L_GAN has no weight
     loss            the weighted sum, or a function (`LossFunction`) in its place
     optimizer       parameters -> the generator's optimizer; None: Adam. The schedule scales its learning rates.
     total_steps     length of the schedule
@@ -47,7 +47,7 @@ class GANTrainer:
         self,
         model: nn.Module,
         generator: Generator,
-        discriminator: nn.Module,
+        discriminator: nn.Module | None,
         *,
         config: TrainingConfig,
         total_steps: int,
@@ -61,18 +61,15 @@ class GANTrainer:
         self.net = generator
         learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
         optimizer_g = optimizer(learned) if optimizer else Adam(learned, config.learning_rate, betas=(0.5, 0.999))
-        optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
         self.schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total_steps, settings.warmup))
         self.averaged = AveragedModel(generator, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-        self.generator, self.prepared_discriminator, self.optimizer_g, self.optimizer_d = accelerator.prepare(
-            generator, discriminator, optimizer_g, optimizer_d
-        )
-
-    @property
-    def discriminator(self) -> nn.Module:
-        """Unwrapped."""
-        discriminator: nn.Module = self.accelerator.unwrap_model(self.prepared_discriminator)
-        return discriminator
+        self.generator, self.optimizer_g = accelerator.prepare(generator, optimizer_g)
+        self.discriminator = discriminator  # not wrapped for several processes
+        self.prepared_discriminator: Any = None
+        self.optimizer_d: Any = None
+        if discriminator is not None:
+            optimizer_d = Adam(discriminator.parameters(), settings.discriminator_learning_rate, betas=(0.5, 0.999))
+            self.prepared_discriminator, self.optimizer_d = accelerator.prepare(discriminator, optimizer_d)
 
     def train_step(self, x: Tensor, y: Tensor) -> dict[str, float]:
         """One step on this process's part of a batch, images `x` (n, c, h, w) and labels `y` (n,); the terms of the
@@ -80,22 +77,9 @@ class GANTrainer:
         """
         settings, accumulate = self.config, self.config.optimization.accumulate
         batch = self._batch(x.to(self.accelerator.device), y.to(self.accelerator.device))
-        if accumulate == 1:
-            x_adv = perturbed(self.generator, batch)
-        else:  # for the discriminator; each micro-batch of the generator's step computes its own again
-            with torch.no_grad():
-                parts = micro_batches(len(batch.x), accumulate)
-                x_adv = torch.cat([perturbed(self.generator, batch[part]) for part in parts])
+        x_adv = perturbed(self.generator, batch) if accumulate == 1 else None  # else each micro-batch computes its own
         reseed(self.model, self.step)
-        terms = discriminator_step(
-            settings.loss,
-            self.prepared_discriminator,
-            self.optimizer_d,
-            batch.x,
-            x_adv.detach(),
-            self.accelerator,
-            accumulate=accumulate,
-        )
+        terms = {} if self.discriminator is None else self._discriminator_step(batch, x_adv)
         terms |= generator_step(
             self.loss,
             self.generator,
@@ -117,6 +101,22 @@ class GANTrainer:
         self.step += 1
         return values
 
+    def _discriminator_step(self, batch: Batch, x_adv: Tensor | None) -> dict[str, Tensor]:
+        accumulate = self.config.optimization.accumulate
+        if x_adv is None:
+            with torch.no_grad():
+                parts = micro_batches(len(batch.x), accumulate)
+                x_adv = torch.cat([perturbed(self.generator, batch[part]) for part in parts])
+        return discriminator_step(
+            self.config.loss,
+            self.prepared_discriminator,
+            self.optimizer_d,
+            batch.x,
+            x_adv.detach(),
+            self.accelerator,
+            accumulate=accumulate,
+        )
+
     def _batch(self, x: Tensor, y: Tensor) -> Batch:
         if self.net.noise:  # every image twice, with different noise: what L_diversity compares
             x, y = (values[::2].repeat_interleave(2, dim=0)[: len(values)] for values in (x, y))
@@ -132,17 +132,16 @@ class GANTrainer:
         )
         return Batch(x, y, conditions)
 
+    def _parts(self) -> dict[str, Any]:
+        parts = {"generator": self.net, "optimizer_g": self.optimizer_g}
+        if self.discriminator is not None:
+            parts |= {"discriminator": self.discriminator, "optimizer_d": self.optimizer_d}
+        return parts | {"schedule": self.schedule, "averaged": self.averaged}
+
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "generator": self.net.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            **{name: getattr(self, name).state_dict() for name in ("optimizer_g", "optimizer_d")},
-            **{name: getattr(self, name).state_dict() for name in ("schedule", "averaged")},
-        }
+        return {"step": self.step} | {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        self.net.load_state_dict(state["generator"])
-        for name in ("discriminator", "optimizer_g", "optimizer_d", "schedule", "averaged"):
-            getattr(self, name).load_state_dict(state[name])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])

@@ -71,7 +71,7 @@ def check_attackable(n: int, n_correct: int, n_attackable: int, y_target: int | 
         )
 
 
-def metrics_of_sums(sums: Sequence[float], *, rejects: bool) -> dict[str, float]:
+def metrics_of_sums(sums: Sequence[float], *, rejects: bool, with_gan: bool) -> dict[str, float]:
     """The metrics of `Validator` from sums over all images: n, eligible, successes, l2, linf, active hinges, correct
     decisions of the discriminator on clean and on perturbed images, rejected."""
     n, n_correct, n_success, l2_sum, linf_sum, active, d_real_correct, d_fake_correct, rejected = sums
@@ -82,8 +82,8 @@ def metrics_of_sums(sums: Sequence[float], *, rejects: bool) -> dict[str, float]
         "l2": l2_sum / n,
         "linf": linf_sum / n,
         "hinge_active": active / n,
-        "d_accuracy": (d_real_correct + d_fake_correct) / (2 * n),
     }
+    metrics |= {"d_accuracy": (d_real_correct + d_fake_correct) / (2 * n)} if with_gan else {}
     return metrics | ({"rejected": rejected / max(n_correct, 1)} if rejects else {})
 
 
@@ -126,19 +126,16 @@ class Validator:
         return self.target.rejection_score(x) <= 0 if self.rejects else all_accepted
 
     def __call__(
-        self, generator: Any, discriminator: nn.Module, *, c: float, gan: losses.GANLoss, with_gan: bool = True
+        self, generator: Any, discriminator: nn.Module | None, *, c: float, gan: losses.GANLoss
     ) -> ValidationResult:
-        """Evaluate `generator`, with the hinge active above l2 norm `c`, and `discriminator` of form `gan`.
+        """Evaluate `generator`, with the hinge active above l2 norm `c`, and `discriminator` of form `gan`, if any.
 
         Metrics: n, n_correct (eligible clean images), asr over these, mean l2 and linf, the fraction with an active
         hinge, and the accuracy of the discriminator; all for the first setting. Of several settings asr is the mean,
         and each has its own beside it. Where the target can reject, an image is eligible, or a success, only if it is
         accepted; `rejected` is the rejected fraction of the perturbed eligible images.
         """
-        first, *others = [
-            self._evaluate(generator, discriminator, setting, c=c, gan=gan, with_gan=with_gan)
-            for setting in self.settings
-        ]
+        first, *others = [self._evaluate(generator, discriminator, setting, c=c, gan=gan) for setting in self.settings]
         if not others:
             return first
         rates = [result.metrics["asr"] for result in (first, *others)]
@@ -149,12 +146,11 @@ class Validator:
     def _evaluate(
         self,
         generator: Any,
-        discriminator: nn.Module,
+        discriminator: nn.Module | None,
         setting: EvalSetting,
         *,
         c: float,
         gan: losses.GANLoss,
-        with_gan: bool,
     ) -> ValidationResult:
         device, sums = self.accelerator.device, torch.zeros(9, device=self.accelerator.device)
         first: ValidationResult | None = None
@@ -168,8 +164,10 @@ class Validator:
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
             eligible, accepted_adv = (logits.argmax(1) == y) & (y != y_target) & accepted, self._accepted(x_adv)
             success = torch.where(y_target < 0, predicted != y, predicted == y_target) & accepted_adv
-            d_real = losses.predicted_real(discriminator(x).float(), form=gan)
-            d_fake = ~losses.predicted_real(discriminator(x_adv).float(), form=gan)
+            d_real = d_fake = torch.zeros_like(eligible)
+            if discriminator is not None:
+                d_real = losses.predicted_real(discriminator(x).float(), form=gan)
+                d_fake = ~losses.predicted_real(discriminator(x_adv).float(), form=gan)
             l2, linf = delta.norm(dim=1), delta.abs().amax(1)
             columns = [torch.ones_like(y), eligible, eligible & success, l2, linf, l2 > c, d_real, d_fake]
             columns.append(eligible & ~accepted_adv)
@@ -186,11 +184,12 @@ class Validator:
                     d_fake_acc=d_fake.float().mean().item(),
                     targeted=setting.y_target is not None,
                     universal=generator.universal,
-                    with_gan=with_gan,
+                    with_gan=discriminator is not None,
                 )
                 first = ValidationResult({}, histogram, warnings, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
         assert first is not None, "a validation split is never empty"
-        metrics = metrics_of_sums(self._reduce(sums).tolist(), rejects=self.rejects)
+        with_gan = discriminator is not None
+        metrics = metrics_of_sums(self._reduce(sums).tolist(), rejects=self.rejects, with_gan=with_gan)
         histogram, attacked, hits = self._reduce(torch.stack([histogram, attacked, hits]))
         warnings = first.warnings
         if not setting.all_wrong_classes and setting.y_target is None:

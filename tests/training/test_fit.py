@@ -302,6 +302,39 @@ def test_state_of_the_trainer_continues_in_another_one(images: tuple[Tensor, Ten
     assert_same(weights(second.averaged), weights(first.averaged))
 
 
+def test_with_alpha_0_there_is_no_discriminator(
+    images: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Discriminator, "forward", lambda *_: pytest.fail("a discriminator is evaluated"))
+    metrics: dict[str, float] = {}
+    settings = SMALL | {"alpha": 0.0, "accumulate": 2, "callbacks": [lambda step, given: metrics.update(given)]}
+    whole = advgan.fit(Linear(), images, **settings)
+    stop = [lambda step, given: os.kill(os.getpid(), signal.SIGINT) if step == 5 else None]
+    with pytest.raises(Interrupted):
+        advgan.fit(Linear(), images, output_dir=tmp_path, **settings | {"callbacks": stop})
+    resumed = advgan.fit(Linear(), images, output_dir=tmp_path, resume=True, **settings)
+    assert_same(weights(resumed), weights(whole))
+    assert {"train/loss adversarial", "train/loss hinge", "validation/asr"} <= metrics.keys()
+    assert not [name for name in metrics if "GAN" in name or "D(" in name or "d_acc" in name or "discr" in name]
+    assert "| discriminator | none |" in (tmp_path / "generator" / "README.md").read_text()
+    with pytest.raises(
+        InputError, match=r"no discriminator in .*: expected a run of train/advgan.py with alpha above 0"
+    ):
+        Discriminator.load(tmp_path)
+    with pytest.raises(InputError, match="discriminator does nothing with alpha 0, got Discriminator"):
+        advgan.fit(Linear(), images, discriminator=Discriminator(), **settings)
+
+
+def test_custom_loss_is_given_scores_with_alpha_0_too(images: tuple[Tensor, Tensor]) -> None:
+    def loss(inputs: LossInputs) -> Tensor:
+        return losses.generator_loss(inputs.scores)
+
+    discriminator = Discriminator()
+    before = weights(discriminator)
+    advgan.fit(Linear(), images, loss=loss, discriminator=discriminator, alpha=0.0, **SMALL)
+    assert not all(torch.equal(value, before[name]) for name, value in weights(discriminator).items())
+
+
 def test_loss_that_is_not_finite(images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     calls = iter(range(100))
 
