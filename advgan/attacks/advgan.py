@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.common import AttackProblem, check_inputs, check_positive
+from advgan.attacks.common import AttackProblem, check_inputs, check_positive, find_adversarial
 from advgan.attacks.gradient_ascent import gradient_ascent
 from advgan.attacks.losses import Loss
 from advgan.core.errors import InputError
@@ -37,6 +37,8 @@ def advgan(
     steps       0 is the one pass, which needs no model, and labels only of a generator that has them as an input
     step_size   None is eps / 2 for one or two steps and eps / 4 for more: best on validation images
     loss        L, see `get_loss`
+    stop_on_success   only images that the pass leaves without success, by a forward pass of the model, take steps, each
+                      up to its first success
     rng         source of the noise of a stochastic generator; None: torch's global one
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`. Raises InputError, also for a ball or a class that the
     generator was not trained for.
@@ -47,12 +49,18 @@ def advgan(
     if steps < 0:
         raise InputError(f"steps must not be negative, got {steps}")
     labels = y if generator.labels and use_labels else None
-    x_init = generator.perturb(x, labels, y_target=y_target, eps=eps, rng=rng, iterations=iterations)
+    x_adv = generator.perturb(x, labels, y_target=y_target, eps=eps, rng=rng, iterations=iterations)
     if not steps:
-        return x_init
+        return x_adv
     if model is None:
         raise InputError(f"{steps} gradient steps need a model, got none")
     step_size = eps / (2 if steps <= 2 else 4) if step_size is None else step_size
     check_positive(step_size=step_size)
     problem = AttackProblem.checked(model, x, y, eps=eps, norm=norm, y_target=y_target, loss=loss)
-    return gradient_ascent(problem, x_init, steps=steps, step_size=step_size, stop_on_success=stop_on_success)
+    remaining = torch.arange(len(x), device=x.device)
+    if stop_on_success:  # a forward pass for all costs less than a gradient for all
+        remaining = remaining[~find_adversarial(model, x_adv, y, y_target)]
+    x_adv[remaining] = gradient_ascent(
+        problem[remaining], x_adv[remaining], steps=steps, step_size=step_size, stop_on_success=stop_on_success
+    )
+    return x_adv

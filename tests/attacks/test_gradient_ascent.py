@@ -236,6 +236,23 @@ def test_generator_warm_start_continues_from_one_pass(norm: Any) -> None:
     assert Threat(norm, eps).violations(five, x) == []
 
 
+@pytest.mark.parametrize("eps", [0.01, 0.05])
+def test_stopping_warm_start_takes_gradients_only_where_the_pass_fails(eps: float) -> None:
+    torch.manual_seed(0)
+    generator, model, x = Generator(1, 0.1, width=8, depth=1).eval(), conv_net(), images(40)
+    y = predicted_labels(model, x)
+    y[:5] = (y[:5] + 1) % 5  # wrong before it began
+    start = generator.perturb(x, eps=eps)
+    fooled = predicted_labels(model, start) != y
+    with CallCounter(model) as counter:
+        x_adv = advgan(model, x, y, eps=eps, generator=generator, steps=1, stop_on_success=True)
+    assert torch.equal(x_adv[fooled], start[fooled])
+    assert 0 < counter.backwards == int((~fooled).sum()) < 40
+    assert counter.forwards == 40 + counter.backwards
+    stepped = advgan(model, x, y, eps=eps, generator=generator, steps=1)
+    assert torch.allclose(x_adv[~fooled], stepped[~fooled])
+
+
 def test_invalid_warm_start_raises() -> None:
     generator, x, y = Generator(eps=0.2, width=8), images(2), torch.zeros(2, dtype=torch.long)
     for arguments, message in (

@@ -13,6 +13,7 @@ import advgan
 from advgan import Generator, InputError
 from advgan.attacks.fgsm import fgsm
 from advgan.evaluation.timing import time_ratios
+from advgan.experiments.frontier.budget_plot import entry
 from tests.conftest import randomise_conditioning
 
 
@@ -75,9 +76,17 @@ def test_generator_with_labels_takes_part_without_them_too() -> None:
     model, (x, y) = Linear().eval(), data()
     results = advgan.frontier(model, x, y, eps=0.2, entries={"patch": generator}, baselines=[], repeats=1)
     rows = {row["attack"]: row for row in results.rows}
-    assert list(rows) == ["fgsm", "patch", "patch, labels unknown"]
+    followed = [f"patch, then {k} step{'s' * (k > 1)}" for k in (1, 2, 3, 5, 10, 20)]
+    assert list(rows) == ["fgsm", "patch", "patch, labels unknown", *followed]
+    assert rows["patch, then 1 step"]["asr"] == rows["fgsm"]["asr"] == 1.0
     for name, x_adv in (("patch", generator.perturb(x, y)), ("patch, labels unknown", generator.perturb(x))):
         assert rows[name]["asr"] == pytest.approx((model(x_adv).argmax(1) != y).float().mean().item())
+
+
+def test_curves_of_entries_join_numbers_of_steps() -> None:
+    names = ["unet", "unet, labels unknown", "unet, then 1 step", "unet, then 20 steps", "net, 1 iteration"]
+    expected = ["unet", "unet, labels unknown", "unet, then steps", "unet, then steps", "net"]
+    assert [entry(name) for name in names] == expected
 
 
 def test_failed_entry_has_no_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,9 @@ from advgan.report.figures import style
 
 CAPTION = (
     "Attack success rate against time, in units of FGSM on the same batch (paired, median of the rounds; logarithmic). "
-    "Vermilion stars: our entries. Curves: each family of baselines with a growing number of steps. Shaded green: "
-    "budgets at which the best of our entries that fits is at or above the best baseline that fits; red: a baseline is "
-    "stronger. Bars: 95 % Wilson intervals."
+    "Vermilion stars: our entries, joined where only their number of steps or iterations differs. Curves: each family "
+    "of baselines with a growing number of steps. Shaded green: budgets at which the best of our entries that fits is "
+    "at or above the best baseline that fits; red: a baseline is stronger. Bars: 95 % Wilson intervals."
 )
 LEAD, BEHIND = "#009E73", "#D55E00"
 
@@ -37,12 +38,14 @@ def frontier_plot(summary: Mapping[str, Any]) -> Plot:
         look = style.Style(style.COLOURS[i % len(style.COLOURS)], style.MARKERS[i % len(style.MARKERS)])
         _curve(axes, points, name, look)
     star = style.BY_ACCESS["generator"][0][0]
-    entries = sorted((row for row in rows if row["ours"]), key=lambda row: row["time"])
-    for i, row in enumerate(entries):
-        _curve(axes, [row], None, style.Style(star, "*"))
+    entries: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted((row for row in rows if row["ours"]), key=lambda row: row["time"]):
+        entries.setdefault(entry(row["attack"]), []).append(row)
+    for i, (name, points) in enumerate(entries.items()):
+        _curve(axes, points, None, style.Style(star, "*"))
         axes.annotate(
-            row["attack"],
-            (row["time"], row["asr"]),
+            name,
+            (points[0]["time"], points[0]["asr"]),
             (6, -13 if i % 2 else 5),
             textcoords="offset points",
             fontsize=8,
@@ -64,6 +67,11 @@ def family(attack: str) -> str:
     name, *settings = attack.split(":")
     kept = [setting for setting in settings if not setting.startswith(("steps=", "queries="))]
     return ":".join([name, *kept])
+
+
+def entry(attack: str) -> str:
+    """The curve of an entry of ours: its name without the number of steps or iterations."""
+    return re.sub(r", (then )?\d+ (step|iteration)s?$", lambda match: ", then steps" if match[1] else "", attack)
 
 
 def _curve(axes: Axes, points: Sequence[Mapping[str, Any]], label: str | None, look: style.Style) -> None:

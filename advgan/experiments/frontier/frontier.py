@@ -39,6 +39,7 @@ BASELINE_ATTACKS = (
     *("pgd:steps=10:stop_on_success=true", "pgd:steps=40:stop_on_success=true", "mifgsm"),
     *("apgd-ce:steps=5", "apgd-ce:steps=10", "apgd-ce:steps=20", "square:queries=50"),
 )
+WARM_STEPS = (1, 2, 3, 5, 10, 20)  # gradient steps after a pass, for the images that it leaves without success
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,7 +100,8 @@ def frontier(
         x, y: float32 images (n, c, h, w) in [0, 1] and int64 labels (n,)
         eps, norm: the ball, in pixel units of [0, 1]
         entries: what is compared with the baselines, as the attacks of `advgan.compare`; an unrolled generator takes
-            part with each number of iterations up to its own, one with labels as an input also without them
+            part with each number of iterations up to its own; another also followed by gradient steps for the images
+            that the pass leaves without success, and one with labels as an input also without them
         baselines: names of attacks with settings; FGSM is always among them, since its time is the unit
         batch_size: images an attack gets at once, in both measurements
         repeats: rounds of timing; each runs FGSM right before each attack, on the same batch
@@ -174,7 +176,7 @@ def expand_entries(entries: Mapping[str, Attack], eps: float) -> dict[str, Attac
     for label, entry in entries.items():
         if isinstance(entry, Generator):
             for name, settings in variants(label, entry).items():
-                expanded[name] = _one_pass(entry, eps, settings) if settings else entry
+                expanded[name] = _variant(entry, eps, settings) if settings else entry
         else:
             expanded[label] = entry
     return expanded
@@ -182,16 +184,21 @@ def expand_entries(entries: Mapping[str, Attack], eps: float) -> dict[str, Attac
 
 def variants(label: str, generator: Generator) -> dict[str, dict[str, Any]]:
     """The names with which a generator takes part -> settings of attack advgan: of an unrolled one each number of
-    iterations up to its own, of one with labels as an input also without them."""
+    iterations up to its own; of another also with gradient steps where the pass has no success, and of one with labels
+    as an input also without them."""
     if generator.iterations > 1:
         counts = range(1, generator.iterations + 1)
         return {f"{label}, {k} iteration{'s' * (k > 1)}": {"iterations": k} for k in counts}
-    return {label: {}} | ({f"{label}, labels unknown": {"use_labels": False}} if generator.labels else {})
+    names: dict[str, dict[str, Any]] = {label: {}} | (
+        {f"{label}, labels unknown": {"use_labels": False}} if generator.labels else {}
+    )
+    followed = {f"{label}, then {k} step{'s' * (k > 1)}": {"steps": k, "stop_on_success": True} for k in WARM_STEPS}
+    return names | ({} if generator.iterations else followed)
 
 
-def _one_pass(generator: Generator, eps: float, settings: Mapping[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
-    def attack(x: Tensor, y: Tensor) -> Tensor:
-        return advgan(None, x, y, eps=eps, norm=generator.threat.norm, generator=generator, **settings)
+def _variant(generator: Generator, eps: float, settings: Mapping[str, Any]) -> Callable[..., Tensor]:
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return advgan(model, x, y, eps=eps, norm=generator.threat.norm, generator=generator, **settings)
 
     return attack
 
