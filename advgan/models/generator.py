@@ -246,8 +246,9 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         if self.noise and z is None:
             z = torch.randn(n, self.noise, generator=rng, device="cpu" if rng is None else rng.device)
         x_adv = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
-        for first in range(0, n, 128):  # what fits the cache
-            part = slice(first, first + 128)
+        size = 50 if self.iterations else 128  # what fits the cache, with a guide's activations and without
+        for first in range(0, n, size):
+            part = slice(first, first + size)
             chunk = x[part].to(device, torch.float32).contiguous(memory_format=torch.channels_last)  # for every step
             raw = self.raw_perturbation(
                 chunk,

@@ -34,7 +34,8 @@ class GeneratorConfig:
     """The generator's network, and what it can be asked for (see `advgan.Generator`).
 
     architecture   "patch" (fast), "unet", "unrolled" (needs a guide) or "paper" (Xiao et al. 2018)
-    patch, width, depth, levels   sizes: pixels a side per position, channels, residual blocks, halvings of a unet
+    patch, width   pixels a side per position, channels
+    depth, levels  residual blocks, of an unrolled network iterations; halvings of a unet
     labels         the label is an input, `perturb(x, y)`; None: yes for the architectures patch and unet, unless a
                    guide gives its prediction, or the perturbation is universal
     any_class      one generator for all classes: `perturb(x, y_target=3)` takes any, or none
