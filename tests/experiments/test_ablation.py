@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
-from advgan.core.config import run
-from advgan.core.json_files import read_sealed
+from advgan.core.config import parse, run
+from advgan.core.json_files import read_sealed, sealed
 from advgan.experiments import trainings as programs
+from advgan.training.detector_program import Settings as DetectorSettings
 from tests.conftest import Run
 
 ablation = importlib.import_module("advgan.experiments.ablation.run")
@@ -129,6 +131,8 @@ def test_a_program_that_fails_ends_it(
     ("more", "message"),
     [
         (["--variants", "fuller"], "variants must be some of full, no-gan"),
+        (["--variants", "full", "alpha=1,beta"], "or settings like alpha=1,beta=0, got 'alpha=1,beta'"),
+        (["--variants", "alfa=1"], "alfa"),
         (["--train-recipe", "nowhere.yaml"], "cannot read recipe nowhere.yaml"),
         (["--output-dir", "{tmp}/file"], "cannot write to output directory"),
     ],
@@ -145,6 +149,38 @@ def test_what_it_says_when_it_cannot_run(
         call("--output-dir", tmp_path / "out", *(word.format(tmp=tmp_path) for word in more))
     assert stop.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_detector_of_each_cell(
+    finished: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The programs are replaced: the training is a finished one's, the detector writes its result alone."""
+    started: list[DetectorSettings] = []
+
+    def start(command: list[str]) -> int:
+        assert Path(command[1]).name == "detector.py"
+        started.append(parse(DetectorSettings, command[2:]))
+        folder = started[-1].output_dir / "detector"
+        folder.mkdir()
+        (folder / "training.json").write_text(sealed({"attacks": [{"auc": 0.9907, "tpr": 0.5}]}))
+        return 0
+
+    shutil.copytree(finished / "no-gan-0", tmp_path / "alpha=0-0")
+    monkeypatch.setattr(programs, "run_until_signal", start)
+    flags = [*words, "--detector", "--variants", "alpha=0", "--output-dir", str(tmp_path)]
+    for _ in range(2):  # the second finds it
+        run(ablation.main, ablation.Settings, flags)
+    (settings,) = started
+    assert (settings.kind, settings.attacks, settings.generator) == ("binary", (), tmp_path / "alpha=0-0")
+    assert (settings.target, settings.eps, settings.fpr) == ("mnist-small", 0.3, 0.01)
+    header, _, row = (tmp_path / "report.md").read_text().splitlines()[:3]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row)), strict=True))
+    assert (cells["variant"], cells["D right %"], cells["AUC %"], cells["detected %"]) == (
+        "alpha=0",
+        "–",
+        "99.07",
+        "50.00",
+    )
 
 
 def test_the_figures_are_those_of_the_generator_that_was_kept() -> None:

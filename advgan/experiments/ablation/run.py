@@ -2,9 +2,10 @@
 
 python eval/ablation.py --seeds 0                         every variant of recipes/mnist-c.yaml
 python eval/ablation.py --seeds 0 1 2 --variants full     the recipe itself, mean of three seeds
+python eval/ablation.py --detector --variants alpha=0,beta=0.5,hinge-c=0 alpha=2
 
-Each variant is `train/advgan.py` and then `eval/compare.py`, in a directory of its own. Finished variants of the same
-settings are kept; an interrupted one resumes.
+Each variant is `train/advgan.py`, then `eval/compare.py` and, with --detector, `train/detector.py`, in a directory of
+its own. Finished variants of the same settings are kept; an interrupted one resumes.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ COLUMNS = {
     "steps to 95 %": lambda run: run["training"]["steps_to_95"],
     "passes to 95 %": lambda run: run["training"]["passes_to_95"],
 }
+DETECTOR_COLUMNS = {  # of a detector that was trained on the generator's adversarial training images
+    "AUC %": lambda run: 100 * run["detector"]["auc"],
+    "detected %": lambda run: 100 * run["detector"]["tpr"],
+}
 
 RECIPE = shipped("recipes/mnist-c.yaml")
 
@@ -62,9 +67,11 @@ class Settings:
     train_recipe: Path = RECIPE
     """Recipe of train/advgan.py that is varied"""
     variants: tuple[str, ...] = tuple(VARIANTS)
-    """Some of full, no-gan, no-hinge, neither, larger-alpha, paper-networks"""
+    """Some of full, no-gan, no-hinge, neither, larger-alpha, paper-networks, or settings like alpha=1,beta=0"""
     seeds: tuple[int, ...] = (0,)
     """Seeds of each variant"""
+    detector: bool = False
+    """Train a binary detector (1 % false positives) on each generator's adversarial training images, and test it"""
     data_dir: DataDir = Path("data")
     target_weights: Path | None = None
     """The classifier under attack; None: the recipe's"""
@@ -76,9 +83,10 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    unknown = [v for v in settings.variants if v not in VARIANTS]
-    if unknown or not settings.variants or not settings.seeds:
-        raise InputError(f"variants must be some of {', '.join(VARIANTS)}, with at least one seed, got {unknown}")
+    if not settings.variants or not settings.seeds:
+        raise InputError("expected at least one variant and one seed, got none")
+    for variant in settings.variants:
+        training_flags(settings, variant, 0)
     training.prepare_output_dir(settings.output_dir, "ablation", resume=False, overwrite=True)
     write_settings(settings, settings.output_dir)
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -91,23 +99,37 @@ def main(settings: Settings) -> None:
 def run_variant(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     """Train one variant with one seed and compare it on the test images, as far as that is not done."""
     directory = settings.output_dir / f"{variant}-{seed}"
-    arguments = ["--recipe", settings.train_recipe, "--seed", seed, *VARIANTS[variant], "--data-dir", settings.data_dir]
-    arguments += [] if settings.target_weights is None else ["--target-weights", settings.target_weights]
-    train_settings = parse(Training, [str(argument) for argument in arguments])
-    results = directory / "results.json"
+    arguments, train_settings = training_flags(settings, variant, seed)
+    results, detector = directory / "results.json", directory / "detector" / "training.json"
     if ensure_trained("train/advgan.py", arguments, directory, train_settings, "generator"):
         results.unlink(missing_ok=True)  # of another generator
+        detector.unlink(missing_ok=True)
+    shared_settings = {name: getattr(train_settings, name) for name in SHARED_SETTINGS}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in shared_settings.items() if value is not None]
+    flags += ["--generator", str(directory), "--output-dir", str(directory), "--attacks"]
     if not results.exists():
-        shared_settings = {name: getattr(train_settings, name) for name in SHARED_SETTINGS}
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in shared_settings.items() if value is not None]
-        run_script(
-            "eval/compare.py", *flags, "--generator", directory, "--output-dir", directory, "--attacks", "advgan"
-        )
+        run_script("eval/compare.py", *flags, "advgan")
+    if settings.detector and not detector.exists():
+        run_script("train/detector.py", *flags, "--kind", "binary", "--fpr", "0.01", "--overwrite")
     rows = json.loads(results.read_text())["rows"]
     row = next(row for row in rows if row["attack"] == "advgan")
     if row["asr"] is None:
         raise InputError(f"the comparison in {directory} failed: {row['status']}")
-    return {"row": row, "training": read_sealed(directory / "training.json")}
+    run = {"row": row, "training": read_sealed(directory / "training.json")}
+    return run | ({"detector": read_sealed(detector)["attacks"][0]} if settings.detector else {})
+
+
+def training_flags(settings: Settings, variant: str, seed: int) -> tuple[list[str], Training]:
+    """Flags of train/advgan.py for a variant, and its settings. Raises InputError for a variant that is none."""
+    changes = [] if variant in VARIANTS else [change.partition("=") for change in variant.split(",")]
+    if not all(name and value for name, _, value in changes):
+        expected = f"some of {', '.join(VARIANTS)}, or settings like alpha=1,beta=0"
+        raise InputError(f"variants must be {expected}, got {variant!r}")
+    flags = VARIANTS.get(variant, []) + [text for name, _, value in changes for text in (f"--{name}", value)]
+    arguments = ["--recipe", settings.train_recipe, "--seed", seed, *flags, "--data-dir", settings.data_dir]
+    arguments += [] if settings.target_weights is None else ["--target-weights", settings.target_weights]
+    texts = [str(argument) for argument in arguments]
+    return texts, parse(Training, texts)
 
 
 def best_validation(run: dict[str, Any]) -> dict[str, Any]:
@@ -123,11 +145,13 @@ def _of_term(run: dict[str, Any], weight: str, metric: str) -> float:
 
 def report(runs: dict[str, list[dict[str, Any]]], output_dir: Path) -> None:
     """The table so far, on the terminal and as Markdown: mean over the seeds, +- standard deviation of several."""
+    detected = all("detector" in run for seeds in runs.values() for run in seeds)
+    columns = COLUMNS | (DETECTOR_COLUMNS if detected else {})
     lines = [
-        [variant, str(len(seeds)), *(mean_and_deviation([read(run) for run in seeds]) for read in COLUMNS.values())]
+        [variant, str(len(seeds)), *(mean_and_deviation([read(run) for run in seeds]) for read in columns.values())]
         for variant, seeds in runs.items()
     ]
-    table = Table("Ablation", ["variant", "seeds", *COLUMNS], lines)
+    table = Table("Ablation", ["variant", "seeds", *columns], lines)
     Console().print(table.rich())
     atomic_write(output_dir / "report.md", "\n".join(table.markdown()[2:]))  # without a title
     atomic_write(output_dir / "results.json", json.dumps(runs, indent=2))
