@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.errors import warn
+from advgan.training.fgsm_comparison import FGSMComparison
 from advgan.training.options import TrainingConfig
 from advgan.training.runtime.checkpoint import TrainState
 from advgan.training.runtime.loop import progress_bar
@@ -59,6 +60,15 @@ class Display:
             if kind not in self.record["shown_warnings"]:
                 self.record["shown_warnings"].append(kind)
                 self._warn(line)
+
+    def compared(self, comparison: FGSMComparison | None, architecture: str) -> None:
+        """The trained generator beside FGSM, with what to try where FGSM has more success."""
+        if comparison is None or not self.shown:
+            return
+        self.bar.console.print(str(comparison), highlight=False)
+        if comparison.one_pass < comparison.fgsm:
+            more = "more depth" if architecture == "unrolled" else "architecture unrolled with the classifier as guide"
+            self._warn(f"FGSM has more success; to try: more steps, {more}")
 
     def _warn(self, line: str) -> None:
         if self.shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from advgan.models.generator import Generator
 from advgan.training.build import batch_size_of, build_generator, checked_generator, initialise
 from advgan.training.datasets import Images, prepare_images
 from advgan.training.display import Display, write_step
+from advgan.training.fgsm_comparison import compare_with_fgsm
 from advgan.training.frozen import frozen, process_settings
 from advgan.training.gan import LossConfig, LossFunction
 from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
@@ -275,11 +277,23 @@ class GeneratorTraining:
                     for x, y in batches:
                         if self._step(x, y, callbacks, stop, log, display):
                             break  # every process stops at this step
+                    else:
+                        self._compare_with_fgsm(display)
             except NotFiniteError as error:
                 error.trained = None if self.best is None else self._generator()
                 raise
         self.files.finish()
         return self._ended(stop)
+
+    def _compare_with_fgsm(self, display: Display) -> None:
+        if display.shown:
+            generator: Any = copy.deepcopy(self.trainer.averaged.module).eval()
+            if self.best is not None:
+                generator.load_state_dict(self.best)
+            comparison = compare_with_fgsm(
+                generator, self.images.model, self.images.validation, self.accelerator.device
+            )
+            display.compared(comparison, self.config.generator.architecture)
 
     def _step(
         self, x: Tensor, y: Tensor, callbacks: Sequence[Callback], stop: GracefulShutdown, log: Any, display: Display
