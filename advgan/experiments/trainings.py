@@ -140,7 +140,7 @@ def total_steps(settings: Any) -> int:
     if settings.max_steps:
         return int(settings.max_steps)
     epoch = steps_per_epoch(load_chosen(settings).train, settings.batch_size)
-    return steps_of_epochs(settings.epochs, epoch)
+    return steps_of_epochs(settings.epochs, epoch, getattr(settings, "architecture", "patch"))
 
 
 def trained_steps(directory: Path, settings: Any) -> int:

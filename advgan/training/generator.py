@@ -218,7 +218,9 @@ class GeneratorTraining:
         processes = self.accelerator.num_processes
         self.batch_size = batch_size_of(config, self.images.train, processes)
         config.check_batch_size(self.batch_size, processes)
-        self.total = config.optimization.total_steps(lambda: steps_per_epoch(self.images.train, self.batch_size))
+        self.total = config.optimization.total_steps(
+            lambda: steps_per_epoch(self.images.train, self.batch_size), config.generator.architecture
+        )
         if config.loss.hinge_threshold is not None:
             return config
         return config.replace({"hinge_threshold": losses.default_hinge_threshold(sample, threat.norm, threat.eps)})

@@ -16,6 +16,7 @@ from advgan.training.gan import LossConfig
 FLAGS = {"targeted_fraction": "aimed", "diversity_weight": "gamma", "detector_weight": "evasion"}
 FLAGS |= {"hinge_threshold": "hinge_c"}
 EPOCHS, MAX_STEPS = 20, 800  # default length of a training: enough for small classifiers, minutes on two cores
+UNROLLED_STEPS = 200  # in the place of MAX_STEPS: an unrolled network starts at the gradient, and a step costs more
 LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2}
 POSITIVE = ("batch_size", "accumulate", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm")
 NOT_NEGATIVE = (
@@ -24,9 +25,11 @@ NOT_NEGATIVE = (
 )
 
 
-def total_steps(epochs: int | None, steps_per_epoch: int) -> int:
-    """Steps of a training of so many epochs; None: `EPOCHS`, but at most `MAX_STEPS` steps."""
-    return min(EPOCHS * steps_per_epoch, MAX_STEPS) if epochs is None else epochs * steps_per_epoch
+def total_steps(epochs: int | None, steps_per_epoch: int, architecture: str) -> int:
+    """Steps of a training of so many epochs; None: `EPOCHS`, but at most `MAX_STEPS` or `UNROLLED_STEPS` steps."""
+    if epochs is not None:
+        return epochs * steps_per_epoch
+    return min(EPOCHS * steps_per_epoch, UNROLLED_STEPS if architecture == "unrolled" else MAX_STEPS)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class OptimizationConfig:
     """How long is trained, and by which steps: Adam for both networks, a one-cycle schedule for the generator.
 
     epochs, max_steps    passes over the training images; or steps, which override epochs; neither: 20 passes,
-                         at most 800 steps
+                         at most 800 steps, 200 of an unrolled network
     batch_size           images a step, summed over processes; None: 128, or all images if there are fewer
     accumulate           micro-batches a step: the same step in less memory
     learning_rate, warmup           peak of the schedule (None: `LEARNING_RATES` of the architecture), and the fraction
@@ -85,9 +88,9 @@ class OptimizationConfig:
     targeted_fraction: float = 0.5
     label_dropout: float = 0.1
 
-    def total_steps(self, steps_per_epoch: Callable[[], int]) -> int:
+    def total_steps(self, steps_per_epoch: Callable[[], int], architecture: str) -> int:
         """Steps of a whole training; a stream, which has no `steps_per_epoch`, needs max_steps."""
-        return self.max_steps or total_steps(self.epochs, steps_per_epoch())
+        return self.max_steps or total_steps(self.epochs, steps_per_epoch(), architecture)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from advgan.training.options import MAX_STEPS, OptimizationConfig, TrainingConfi
     ],
 )
 def test_length_of_a_training(settings: dict[str, int], steps_per_epoch: int, expected: int) -> None:
-    assert OptimizationConfig(**settings).total_steps(lambda: steps_per_epoch) == expected
+    assert OptimizationConfig(**settings).total_steps(lambda: steps_per_epoch, "patch") == expected
+    unrolled = OptimizationConfig(**settings).total_steps(lambda: steps_per_epoch, "unrolled")
+    assert unrolled == (expected if settings else min(expected, 200))
 
 
 @pytest.mark.parametrize(
