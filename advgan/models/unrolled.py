@@ -46,33 +46,21 @@ class UnrolledGradientNetwork(nn.Module):
     classifier   frozen, in eval mode, with `image_shape` and `num_classes`; it is no part of the network. Layers other
                  than plain nn.Conv2d and nn.Linear, and functional ones, keep their own gradient.
     iterations   at least 1
-    width        channels of the convolutions that refine the perturbation at the end of an iteration, by patches of
-    patch        pixels a side: at full size they cost more than a small classifier
     cond_dim     length of the condition vector
 
     Raises InputError for a classifier without a gradient in its input.
     """
 
-    def __init__(self, classifier: Any, iterations: int, width: int, cond_dim: int, norm: Norm, patch: int = 4) -> None:
+    def __init__(self, classifier: Any, iterations: int, cond_dim: int, norm: Norm) -> None:
         super().__init__()
         if iterations < 1:
             raise InputError(f"architecture unrolled takes at least 1 iteration, got depth {iterations}")
         self.iterations, self.norm = iterations, norm
         self.layers = feedback_layers(classifier)
-        channels, num_classes = classifier.image_shape[0], classifier.num_classes
         self.feedback = nn.ParameterList(classifier.get_submodule(name).weight.detach().clone() for name in self.layers)
-        self.cond_proj = nn.Sequential(nn.Linear(cond_dim + 2 * num_classes, cond_dim), nn.SiLU())
-        self.logit_direction = zero_init(nn.Linear(cond_dim, num_classes))
+        self.cond_proj = nn.Sequential(nn.Linear(cond_dim + 2 * classifier.num_classes, cond_dim), nn.SiLU())
+        self.logit_direction = zero_init(nn.Linear(cond_dim, classifier.num_classes))
         self.step_gains = zero_init(nn.Linear(cond_dim, 2))  # of the decay and of the step size
-        self.patch = patch
-        self.refine = nn.Sequential(
-            nn.Conv2d(4 * channels, width, patch, stride=patch),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.ReLU(),
-            zero_init(nn.Conv2d(width, channels * patch**2, 1)),
-            nn.PixelShuffle(patch),
-        )
 
     def init_from(self, classifier: nn.Module) -> None:
         """Set V to the weights of `classifier`: where a training starts."""
@@ -105,7 +93,7 @@ class UnrolledGradientNetwork(nn.Module):
                 features = self.cond_proj(torch.cat([cond, logit_features(gradient.logits)], dim=1))
                 direction = margin_gradient(gradient.logits, predicted, y_target) + self.logit_direction(features)
                 step = gradient(direction)
-            raw = self._step(x, (x_t - x) / rearrange(eps, "n -> n 1 1 1"), raw, step, features)
+            raw = self._step(raw, step, features)
             x_t = squash_to_ball(raw, x, self.norm, eps)
         return raw
 
@@ -118,15 +106,11 @@ class UnrolledGradientNetwork(nn.Module):
         norms = {name: layer for name, layer in layers.items() if is_frozen_norm(layer)}
         return learned | {name: Feedback(norm, norm_gain(norm)) for name, norm in norms.items()}
 
-    def _step(self, x: Tensor, relative_delta: Tensor, raw: Tensor, gradient: Tensor, features: Tensor) -> Tensor:
-        """`raw` (n, c, h, w) of the iteration before -> of this one; `relative_delta` is its (x_adv - x) / eps."""
+    def _step(self, raw: Tensor, gradient: Tensor, features: Tensor) -> Tensor:
+        """`raw` (n, c, h, w) of the iteration before -> of this one."""
         gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
         decay, gain = rearrange(self.step_gains(features).float(), "n two -> two n 1 1 1")
-        raw = (1 + decay) * raw + 2 * (1 + gain) * gradient
-        (h, w), patch = x.shape[-2:], self.patch
-        features_map = torch.cat([gradient, raw, 2 * x - 1, relative_delta], dim=1)
-        refined: Tensor = self.refine(F.pad(features_map, (0, -w % patch, 0, -h % patch)))
-        return raw + refined[..., :h, :w].float()
+        return (1 + decay) * raw + 2 * (1 + gain) * gradient
 
 
 @dataclass

@@ -37,7 +37,7 @@ class GeneratorConfig:
     """The generator's network, and what it can be asked for (see `advgan.Generator`).
 
     architecture   "patch" (fast), "unet", "unrolled" (needs a guide) or "paper" (Xiao et al. 2018)
-    patch, width   pixels a side per position, channels
+    patch, width   pixels a side per position, channels; not of an unrolled network, whose layers are its guide's
     depth, levels  residual blocks, of an unrolled network iterations; halvings of a unet
     labels         the label is an input, `perturb(x, y)`; None: yes for the architectures patch and unet, unless a
                    guide gives its prediction, or the perturbation is universal
