@@ -66,7 +66,7 @@ class Display:
         if comparison is None or not self.shown:
             return
         self.bar.console.print(str(comparison), highlight=False)
-        if comparison.one_pass < comparison.fgsm:
+        if comparison.generator < comparison.fgsm:
             more = "more depth" if architecture == "unrolled" else "architecture unrolled with the classifier as guide"
             self._warn(f"FGSM has more success; to try: more steps, {more}")
 

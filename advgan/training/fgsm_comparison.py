@@ -1,4 +1,4 @@
-"""One pass of a trained generator beside FGSM, on the same validation images: whether the training was worth it."""
+"""A trained generator beside FGSM, on the same validation images: whether the training was worth it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class FGSMComparison:
     """Successes of both attacks on the same `n` images, which the classifier classifies correctly."""
 
     n: int
-    one_pass: int
+    generator: int
     fgsm: int
 
     def __str__(self) -> str:
-        rates = f"one pass {self.one_pass / self.n:.1%}, FGSM {self.fgsm / self.n:.1%}"
+        rates = f"generator {self.generator / self.n:.1%}, FGSM {self.fgsm / self.n:.1%}"
         return f"{rates} of {self.n} validation images"
 
 
@@ -43,7 +43,7 @@ def compare_with_fgsm(generator: Generator, model: Any, split: Split, device: to
     targets = None if y_target is None else torch.full_like(y, y_target)
     threat, labels = generator.threat, y if generator.labels else None
     rng = torch.Generator().manual_seed(0)
-    one_pass = generator.perturb(x, labels, y_target=y_target, rng=rng)
+    x_adv = generator.perturb(x, labels, y_target=y_target, rng=rng)
     gradient = fgsm(model, x, y, eps=threat.eps, norm=threat.norm, y_target=targets)
-    successes = (int(find_adversarial(model, x_adv, y, targets).sum()) for x_adv in (one_pass, gradient))
+    successes = (int(find_adversarial(model, images, y, targets).sum()) for images in (x_adv, gradient))
     return FGSMComparison(len(x), *successes)

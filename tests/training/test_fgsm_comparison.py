@@ -34,7 +34,7 @@ def test_fgsm_success_is_that_of_the_linear_classifier() -> None:
     assert result is not None
     assert (result.n, result.fgsm) == (50, int((margin < eps * 64).sum()))
     assert 0 < result.fgsm < 50
-    assert result.one_pass <= result.fgsm, "FGSM is the strongest attack of a linear classifier"
+    assert result.generator <= result.fgsm, "FGSM is the strongest attack of a linear classifier"
 
 
 @pytest.mark.parametrize("y_target", [0, 2])
@@ -52,7 +52,7 @@ def test_no_eligible_image() -> None:
 
 
 def test_text() -> None:
-    assert str(FGSMComparison(200, 190, 181)) == "one pass 95.0%, FGSM 90.5% of 200 validation images"
+    assert str(FGSMComparison(200, 190, 181)) == "generator 95.0%, FGSM 90.5% of 200 validation images"
 
 
 @pytest.mark.parametrize(("steps", "noted"), [(1, True), (60, False)])
