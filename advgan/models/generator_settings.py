@@ -35,7 +35,7 @@ def check_settings(settings: Mapping[str, Any], *, guided: bool) -> None:
     for name, least, most in (
         ("channels", 1, MAX_CHANNELS),
         ("patch", 1, MAX_PATCH),
-        ("width", 1, MAX_WIDTH),
+        ("width", int(settings["architecture"] != "unrolled"), MAX_WIDTH),
         ("depth", 0, MAX_DEPTH),
         ("levels", 0, MAX_LEVELS),
         ("labels", 0, MAX_CLASSES),
@@ -108,7 +108,7 @@ def build_network(settings: Mapping[str, Any], guide: Any, cond_dim: int) -> tup
     if settings["architecture"] == "paper":
         return 4, XiaoNetwork(channels, cond_dim)
     if settings["architecture"] == "unrolled":
-        return 1, UnrolledGradientNetwork(guide, depth, cond_dim, settings["norm"])
+        return 1, UnrolledGradientNetwork(guide, depth, width, cond_dim, settings["norm"])
     if settings["architecture"] == "unet":
         return patch * 2**levels, UNet(channels, patch, width, depth, levels, cond_dim)
     return patch, PatchNetwork(channels, patch, width, depth, cond_dim)

@@ -9,7 +9,7 @@ on the way through the ball. An iteration costs a forward and a backward pass of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
@@ -46,26 +46,33 @@ class UnrolledGradientNetwork(nn.Module):
     classifier   frozen, in eval mode, with `image_shape` and `num_classes`; it is no part of the network. Layers other
                  than plain nn.Conv2d and nn.Linear, and functional ones, keep their own gradient.
     iterations   at least 1
+    width        channels of the convolutions that refine the perturbation at the end of an iteration; 0: none, and no
+                 scales of the layers by the condition: a learned backward pass alone, at the cost of FGSM
     cond_dim     length of the condition vector
 
     Raises InputError for a classifier without a gradient in its input.
     """
 
-    def __init__(self, classifier: Any, iterations: int, cond_dim: int, norm: Norm) -> None:
+    def __init__(self, classifier: Any, iterations: int, width: int, cond_dim: int, norm: Norm) -> None:
         super().__init__()
         if iterations < 1:
             raise InputError(f"architecture unrolled takes at least 1 iteration, got depth {iterations}")
         self.iterations, self.norm = iterations, norm
-        self.layers = feedback_layers(classifier)
-        self.feedback = nn.ParameterList(classifier.get_submodule(name).weight.detach().clone() for name in self.layers)
-        self.cond_proj = nn.Sequential(nn.Linear(cond_dim + 2 * classifier.num_classes, cond_dim), nn.SiLU())
-        self.logit_direction = zero_init(nn.Linear(cond_dim, classifier.num_classes))
+        self.paths = feedback_paths(classifier)
+        layers = [classifier.get_submodule(path.name) for path in self.paths]
+        channels, num_classes = classifier.image_shape[0], classifier.num_classes
+        self.feedback = nn.ParameterList(layer.weight.detach().clone() for layer in layers)
+        self.cond_proj = nn.Sequential(nn.Linear(cond_dim + 2 * num_classes, cond_dim), nn.SiLU())
+        self.logit_direction = zero_init(nn.Linear(cond_dim, num_classes))
+        scaled = (layer for layer, path in zip(layers, self.paths, strict=True) if width and path.per_image)
+        self.films = nn.ModuleList(zero_init(nn.Linear(cond_dim, in_channels(layer))) for layer in scaled)
         self.step_gains = zero_init(nn.Linear(cond_dim, 2))  # of the decay and of the step size
+        self.refine = refinement(channels, width) if width else None
 
     def init_from(self, classifier: nn.Module) -> None:
         """Set V to the weights of `classifier`: where a training starts."""
-        for weight, name in zip(self.feedback, self.layers, strict=True):
-            weight.data.copy_(classifier.get_submodule(name).weight.data)
+        for weight, path in zip(self.feedback, self.paths, strict=True):
+            weight.data.copy_(classifier.get_submodule(path.name).weight.data)
 
     @_uncompiled  # torch.compile differentiates once
     def forward(
@@ -92,8 +99,10 @@ class UnrolledGradientNetwork(nn.Module):
                     cond, predicted = embed(gradient.logits), gradient.logits.argmax(1)
                 features = self.cond_proj(torch.cat([cond, logit_features(gradient.logits)], dim=1))
                 direction = margin_gradient(gradient.logits, predicted, y_target) + self.logit_direction(features)
-                step = gradient(direction)
-            raw = self._step(raw, step, features)
+                names = (path.name for path in self.paths if path.per_image)
+                scales = {name: 1 + film(features) for name, film in zip(names, self.films, strict=False)}
+                step = gradient(direction, scales)
+            raw = self._step(x, (x_t - x) / rearrange(eps, "n -> n 1 1 1"), raw, step, features)
             x_t = squash_to_ball(raw, x, self.norm, eps)
         return raw
 
@@ -101,39 +110,74 @@ class UnrolledGradientNetwork(nn.Module):
         """By the names of the classifier's layers: those with a learned weight, and its frozen normalisations."""
         layers = dict(classifier.named_modules())
         learned = {
-            name: Feedback(layers[name], weight) for name, weight in zip(self.layers, self.feedback, strict=True)
+            path.name: Feedback(layers[path.name], weight)
+            for path, weight in zip(self.paths, self.feedback, strict=True)
         }
         norms = {name: layer for name, layer in layers.items() if is_frozen_norm(layer)}
         return learned | {name: Feedback(norm, norm_gain(norm)) for name, norm in norms.items()}
 
-    def _step(self, raw: Tensor, gradient: Tensor, features: Tensor) -> Tensor:
-        """`raw` (n, c, h, w) of the iteration before -> of this one."""
+    def _step(self, x: Tensor, relative_delta: Tensor, raw: Tensor, gradient: Tensor, features: Tensor) -> Tensor:
+        """`raw` (n, c, h, w) of the iteration before -> of this one; `relative_delta` is its (x_adv - x) / eps."""
         gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
         decay, gain = rearrange(self.step_gains(features).float(), "n two -> two n 1 1 1")
-        return (1 + decay) * raw + 2 * (1 + gain) * gradient
+        raw = (1 + decay) * raw + 2 * (1 + gain) * gradient
+        if self.refine is None:
+            return raw
+        refined: Tensor = self.refine(torch.cat([gradient, raw, 2 * x - 1, relative_delta], dim=1))
+        return raw + refined.float()
+
+
+def refinement(channels: int, width: int) -> nn.Sequential:
+    """Gradient, perturbation so far, image and its change (n, 4 channels, h, w) -> a correction (n, channels, h, w)."""
+    return nn.Sequential(
+        nn.Conv2d(4 * channels, width, 5, padding=2),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
+        zero_init(nn.Conv2d(width, channels, 3, padding=1)),
+    )
+
+
+@dataclass(frozen=True)
+class FeedbackPath:
+    """A layer of the classifier that can have a feedback weight, by its name.
+
+    per_image   whether the first axis of its input is the batch, so that a condition of each image can scale it
+    """
+
+    name: str
+    per_image: bool
 
 
 @dataclass
 class Feedback:
-    """The backward pass of one layer: V^T g.
+    """The backward pass of one layer: V^T g, each channel times `scale`.
 
     layer    nn.Conv2d, nn.Linear, or a frozen nn.BatchNorm2d, whose V is a diagonal matrix (channels,)
     weight   V, the shape of the layer's weight
-    ran      whether the layer took part in a gradient
+    scale    (n, channels), None: 1
+    shapes   of the inputs, one entry for each time it ran
     constant whether what the classifier computes is a constant: when the gradient itself is differentiated
     """
 
     layer: Any
     weight: Tensor
-    ran: bool = False
+    scale: Tensor | None = None
+    shapes: list[torch.Size] | None = None
     constant: bool = False
 
     def __call__(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """The gradient in the input of `shape`, from that in the output."""
         if self.constant:
             return grad.new_zeros(1).expand(shape)
-        self.ran = True
-        return transposed(self.layer, grad, self.weight, shape)
+        if self.shapes is not None:
+            self.shapes.append(shape)
+        grad = transposed(self.layer, grad, self.weight, shape)
+        if self.scale is None:
+            return grad
+        if isinstance(self.layer, nn.Conv2d):
+            return grad * rearrange(self.scale, "n c -> n c 1 1")
+        return grad * self.scale.view(grad.shape[0], *[1] * (grad.ndim - 2), -1)
 
 
 class LearnedBackward(torch.autograd.Function):
@@ -157,8 +201,10 @@ class InputGradient:
         self.leaf, self.output, self.logits = leaf, logits, logits.detach()
         self.feedbacks, self.create_graph = feedbacks, create_graph
 
-    def __call__(self, direction: Tensor) -> Tensor:
-        """(n, k) -> (n, c, h, w) float32."""
+    def __call__(self, direction: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+        """(n, k), and (n, channels) by the names of layers -> (n, c, h, w) float32."""
+        for name, scale in scales.items():
+            self.feedbacks[name].scale = scale
         direction = direction.to(self.output.dtype)
         (gradient,) = torch.autograd.grad(self.output, self.leaf, direction, create_graph=self.create_graph)
         for feedback in self.feedbacks.values():
@@ -172,7 +218,7 @@ def differentiable(
 ) -> Iterator[InputGradient]:
     """The classifier at `x`, whose gradient can be taken in the block: backward by `feedbacks`, by layer name.
 
-    With `create_graph` that gradient can be differentiated in V and direction, but not in `x`. Works under
+    With `create_graph` that gradient can be differentiated in V, scales and direction, but not in `x`. Works under
     no_grad and inference_mode.
     """
     with ExitStack() as stack:
@@ -218,28 +264,39 @@ def _replaced(feedback: Feedback) -> Callable[[nn.Module, tuple[Tensor, ...], Te
     return hook
 
 
-def feedback_layers(classifier: Any) -> list[str]:
-    """The names of the layers of `classifier` whose backward pass can be learned, in the order of its modules.
+def feedback_paths(classifier: Any) -> list[FeedbackPath]:
+    """The layers of `classifier` whose backward pass can be learned, in the order of its modules.
 
-    Found by the gradient of grey images. Raises InputError where the classifier has no gradient in its input, or one
+    Found by two gradients of grey images. Raises InputError where the classifier has no gradient in its input, or one
     that cannot be differentiated in V.
     """
     plain = {name: layer for name, layer in classifier.named_modules() if is_plain(layer)}
+    ran: list[dict[str, Feedback]] = []
     device = next((tensor.device for tensor in classifier.parameters()), None)
-    weights = {name: layer.weight.detach().requires_grad_() for name, layer in plain.items()}
-    feedbacks = {name: Feedback(layer, weights[name]) for name, layer in plain.items()}
-    x = torch.full((2, *classifier.image_shape), 0.5, device=device)
-    try:
-        with differentiable(classifier, x, feedbacks, create_graph=True) as gradient:
-            total = gradient(torch.ones_like(gradient.logits)).sum()
-            if total.requires_grad:
-                torch.autograd.grad(total, list(weights.values()), allow_unused=True)
-    except Exception as error:  # of anybody's code
-        raise InputError(
-            "architecture unrolled needs a guide with a gradient in its input, and "
-            f"{getattr(classifier, 'name', type(classifier).__name__)} has none ({one_line(error)})"
-        ) from error
-    return [name for name, feedback in feedbacks.items() if feedback.ran]
+    for n in (2, 3):  # an axis of as many entries both times is the batch
+        weights = {name: layer.weight.detach().requires_grad_() for name, layer in plain.items()}
+        feedbacks = {name: Feedback(layer, weights[name], shapes=[]) for name, layer in plain.items()}
+        x = torch.full((n, *classifier.image_shape), 0.5, device=device)
+        try:
+            with differentiable(classifier, x, feedbacks, create_graph=n == 2) as gradient:
+                total = gradient(torch.ones_like(gradient.logits), {}).sum()
+                if total.requires_grad:
+                    torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+        except Exception as error:  # of anybody's code
+            raise InputError(
+                "architecture unrolled needs a guide with a gradient in its input, and "
+                f"{getattr(classifier, 'name', type(classifier).__name__)} has none ({one_line(error)})"
+            ) from error
+        ran.append({name: feedback for name, feedback in feedbacks.items() if feedback.shapes})
+    two, three = ran
+    both = [name for name in two if name in three]
+    return [FeedbackPath(name, _batched(two[name], 2) and _batched(three[name], 3)) for name in both]
+
+
+def _batched(feedback: Feedback, n: int) -> bool:
+    """Whether every input that a layer had was of `n` images: (n, ..., c) for a linear layer, else (n, c, h, w)."""
+    axes = 4 if isinstance(feedback.layer, nn.Conv2d) else 2
+    return all(len(shape) >= axes and shape[0] == n for shape in feedback.shapes or ())
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -264,6 +321,11 @@ def norm_gain(norm: Any) -> Tensor:
     return gain if norm.weight is None else gain * norm.weight
 
 
+def in_channels(layer: Any) -> int:
+    width: int = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    return width
+
+
 def transposed(layer: Layer, grad: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
     """The gradient in the input of `shape` of a `layer` that has `weight`, from the gradient in its output."""
     weight = weight.to(grad.dtype)
@@ -279,7 +341,6 @@ def transposed(layer: Layer, grad: Tensor, weight: Tensor, shape: torch.Size) ->
         padding = list(layer.padding)
     least = [(grad.shape[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1 for i in (-2, -1)]
     missing = [max(0, size - short) for size, short in zip(shape[-2:], least, strict=True)]
-    grad = grad.contiguous(memory_format=torch.channels_last) if grad.ndim == 4 else grad  # up to 4 times the speed
     grad = F.conv_transpose2d(grad, weight, None, stride, padding, missing, layer.groups, dilation)
     return grad[..., : shape[-2], : shape[-1]]
 

@@ -17,7 +17,7 @@ from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.options import GeneratorConfig, TrainingConfig
 
-BATCH_SIZE = 128
+BATCH_SIZE, WIDTH = 64, 32
 
 
 def build_generator(
@@ -43,7 +43,7 @@ def build_generator(
         y_target=y_target,
         architecture=config.architecture,
         patch=config.patch,
-        width=config.width,
+        width=(0 if config.architecture == "unrolled" else WIDTH) if config.width is None else config.width,
         depth=config.depth,
         levels=config.levels,
         labels=num_classes if labels else 0,
@@ -102,7 +102,7 @@ def initialise(
 
 
 def batch_size_of(config: TrainingConfig, images: Split | Stream, processes: int) -> int:
-    """Images a step over all processes: as set, else 128, or fewer where there are fewer images."""
+    """Images a step over all processes: as set, else 64, or fewer where there are fewer images."""
     if config.optimization.batch_size is not None:
         return config.optimization.batch_size
     parts = processes * config.optimization.accumulate * (2 if config.generator.noise else 1)

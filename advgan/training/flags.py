@@ -52,9 +52,9 @@ class NetworkFlags:
     """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
     guide) or paper (Xiao et al. 2018)"""
     patch: int = 4
-    """Side of a patch, in pixels, that becomes one position of the generator (not: unrolled)"""
-    width: int = 32
-    """Channels of the generator (not: unrolled)"""
+    """Side of a patch, in pixels, that becomes one position of the generator"""
+    width: int | None = None
+    """Channels of the generator; None: 32, of architecture unrolled 0, the learned backward pass alone"""
     depth: int = 2
     """Residual blocks of the generator (unet: at its bottom; unrolled: iterations)"""
     levels: int = 1

@@ -15,7 +15,7 @@ from advgan.training.gan import LossConfig
 # What settings are called in flags and files.
 FLAGS = {"targeted_fraction": "aimed", "diversity_weight": "gamma", "detector_weight": "evasion"}
 FLAGS |= {"hinge_threshold": "hinge_c"}
-EPOCHS, MAX_STEPS = 20, 800  # default length of a training: enough for small classifiers, minutes on two cores
+EPOCHS, MAX_STEPS = 20, 600  # default length of a training: minutes on two cores, for a CIFAR ResNet too
 UNROLLED_STEPS = 200  # in the place of MAX_STEPS: an unrolled network starts at the gradient, and a step costs more
 LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2}
 POSITIVE = ("batch_size", "accumulate", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm")
@@ -37,7 +37,8 @@ class GeneratorConfig:
     """The generator's network, and what it can be asked for (see `advgan.Generator`).
 
     architecture   "patch" (fast), "unet", "unrolled" (needs a guide) or "paper" (Xiao et al. 2018)
-    patch, width   pixels a side per position, channels; not of an unrolled network, whose layers are its guide's
+    patch          pixels a side per position
+    width          channels; None: 32, of an unrolled network 0, which is its learned backward pass alone
     depth, levels  residual blocks, of an unrolled network iterations; halvings of a unet
     labels         the label is an input, `perturb(x, y)`; None: yes for the architectures patch and unet, unless a
                    guide gives its prediction, or the perturbation is universal
@@ -49,7 +50,7 @@ class GeneratorConfig:
 
     architecture: Architecture = "patch"
     patch: int = 4
-    width: int = 32
+    width: int | None = None
     depth: int = 2
     levels: int = 1
     labels: bool | None = None
@@ -64,8 +65,8 @@ class OptimizationConfig:
     """How long is trained, and by which steps: Adam for both networks, a one-cycle schedule for the generator.
 
     epochs, max_steps    passes over the training images; or steps, which override epochs; neither: 20 passes,
-                         at most 800 steps, 200 of an unrolled network
-    batch_size           images a step, summed over processes; None: 128, or all images if there are fewer
+                         at most 600 steps, 200 of an unrolled network
+    batch_size           images a step, summed over processes; None: 64, or all images if there are fewer
     accumulate           micro-batches a step: the same step in less memory
     learning_rate, warmup           peak of the schedule (None: `LEARNING_RATES` of the architecture), and the fraction
                                     of the steps in which it rises
@@ -111,8 +112,8 @@ class RunConfig:
 
     seed: int = 0
     seed_weights: bool = True
-    validate_every: int = 50
-    validation_images: int = 2000
+    validate_every: int = 100
+    validation_images: int = 1000
     workers: int = 2
     threads: int | None = None
     bf16: bool = False

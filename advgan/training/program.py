@@ -69,11 +69,11 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     init: Path | None = None
     """Initial weights: a trained generator's folder or run, and the discriminator beside it; None: random ones"""
     epochs: int | None = None
-    """Passes over the training images (with --noise every other one is seen, twice); None: 20, at most 800 steps
+    """Passes over the training images (with --noise every other one is seen, twice); None: 20, at most 600 steps
     (architecture unrolled: 200); with --resume more: trained longer"""
     max_steps: int | None = None
     """Steps in all; overrides epochs, and the schedule follows it; more with --resume: trained longer"""
-    batch_size: int = 128
+    batch_size: int = 64
     """Images per step, over all processes"""
     seed: int = 0
     """Seed of weights and batches"""
@@ -101,9 +101,9 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Decay of the averaged weights that are validated and kept; 0 keeps the latest"""
     clip_norm: Real = 10.0
     """Largest gradient norm of the generator"""
-    validate_every: int = 50
+    validate_every: int = 100
     """Steps between validations (and saves)"""
-    validation_images: int = 2000
+    validation_images: int = 1000
     """Validation images used, at most"""
 
 

@@ -14,7 +14,7 @@ from advgan import Generator, InputError
 from advgan.attacks.registry import make_attack
 from advgan.classifiers import build_target
 from advgan.core.threat_model import Threat, squash_to_ball
-from advgan.models.unrolled import Feedback, differentiable, feedback_layers, margin_gradient, twice_differentiable
+from advgan.models.unrolled import Feedback, differentiable, feedback_paths, margin_gradient, twice_differentiable
 
 SHAPES = {"mnist-a": (1, 28, 28), "mnist-b": (1, 28, 28), "mnist-c": (1, 29, 31), "mnist-small": (3, 17, 22)}
 SHAPES |= {"cifar-resnet20": (3, 32, 32), "cifar-resnet32": (1, 17, 22), "quick": (3, 16, 16)}
@@ -70,6 +70,20 @@ class Peculiar(nn.Module):
         return self.head(x.mean(2))
 
 
+@pytest.mark.parametrize("width", [0, 4])
+def test_width_0_is_the_learned_backward_pass_alone(width: int) -> None:
+    generator = made(width=width, depth=2, eps_min=0.1)
+    names = {name.split(".")[1] for name, _ in generator.named_parameters() if name.startswith("network.")}
+    more = {"films", "refine"} if width else set()
+    assert names == {"feedback", "cond_proj", "logit_direction", "step_gains"} | more
+    x = torch.rand(3, 1, 28, 28)
+    full = made(width=4, depth=2, eps_min=0.1)
+    assert torch.equal(generator.perturb(x), full.perturb(x)), "scales and corrections are zero before the training"
+    generator(x).square().sum().backward()
+    trained = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for parameter in trained)
+
+
 def made(name: str = "mnist-c", shape: tuple[int, int, int] = (1, 28, 28), **settings: object) -> Generator:
     """A generator whose guide is an untrained classifier, as it is before its training."""
     torch.manual_seed(0)
@@ -93,11 +107,11 @@ def untrained_gradient(
 ) -> torch.Tensor:
     """direction . logits, differentiated in x with V = W."""
     model.image_shape = shape  # type: ignore[assignment]
-    layers = {name: model.get_submodule(name) for name in feedback_layers(model)}
+    layers = {path.name: model.get_submodule(path.name) for path in feedback_paths(model)}
     feedbacks = {name: Feedback(layer, layer.weight.detach()) for name, layer in layers.items()}
     assert feedbacks
     with differentiable(model, x, feedbacks, create_graph=False) as gradient:
-        return gradient(direction)
+        return gradient(direction, {})
 
 
 def soft_margin(logits: torch.Tensor, one: torch.Tensor) -> torch.Tensor:
@@ -143,7 +157,8 @@ def test_untrained_gradient_of_grouped_dilated_reused_functional_and_recomputed_
     leaf = x.clone().requires_grad_()
     expected = torch.autograd.grad((model(leaf) * direction).sum(), leaf)[0]
     torch.testing.assert_close(untrained_gradient(model, (3, 16, 16), direction, x), expected)
-    assert feedback_layers(model) == ["first", "again", "grouped", "tokens", "head"]
+    paths = {path.name: path.per_image for path in feedback_paths(model)}
+    assert paths == {"first": True, "again": True, "grouped": True, "tokens": False, "head": True}
 
 
 @pytest.mark.parametrize("padding", [0, 1, (2, 0), "same", "valid"])
@@ -160,16 +175,17 @@ def test_feedback_through_a_convolution_is_its_transpose(kernel, stride, dilatio
 
 
 def test_parameter_gradients_equal_those_of_the_explicit_backward_pass():
-    """One hidden layer, written out: V in the backward pass, W in the gate."""
+    """One hidden layer, written out: V and its scales in the backward pass, W in the gate."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4)).requires_grad_(False)
     x, direction = torch.rand(3, 1, 3, 3), torch.randn(3, 4, requires_grad=True)
     v1, v2 = (torch.randn(*shape, requires_grad=True) for shape in ((7, 9), (4, 7)))
+    s1, s2 = (torch.randn(3, width, requires_grad=True) for width in (9, 7))
     with differentiable(model, x, {"1": Feedback(model[1], v1), "3": Feedback(model[3], v2)}, True) as gradient:
-        automatic = gradient(direction)
-    explicit = ((direction @ v2 * (model[1](x.flatten(1)) > 0)) @ v1).view_as(x)
+        automatic = gradient(direction, {"1": s1, "3": s2})
+    explicit = ((direction @ v2 * s2 * (model[1](x.flatten(1)) > 0)) @ v1 * s1).view_as(x)
     torch.testing.assert_close(automatic, explicit)
-    weights, inputs = torch.randn_like(x), (v1, v2, direction)
+    weights, inputs = torch.randn_like(x), (v1, v2, s1, s2, direction)
     for one, other in zip(
         *(torch.autograd.grad((each * weights).sum(), inputs) for each in (automatic, explicit)), strict=True
     ):
@@ -238,6 +254,8 @@ def test_every_parameter_has_a_gradient_with_attention_and_smooth_activations(ki
     generator = Generator(
         3, eps=0.1, depth=2, width=4, architecture="unrolled", guide=guide, image_shape=(3, size, size)
     )
+    for film in generator.network.films:
+        nn.init.normal_(film.weight, std=0.1)
     generator(torch.rand(2, 3, size, size)).square().sum().backward()
     learned = {name: parameter for name, parameter in generator.named_parameters() if parameter.requires_grad}
     assert len(generator.network.feedback) > 3
