@@ -39,6 +39,7 @@ def test_success_and_lead_of_entries_and_baselines(tmp_path: Path) -> None:
         return (x + 0.2 * sign).clamp(0, 1)
 
     baselines = ["noise-sign", "pgd:steps=3"]
+    y[:3] = 1 - y[:3]
     results = advgan.frontier(
         model, x, y, eps=0.2, entries={"direction": direction}, baselines=baselines, repeats=2, batch_size=20
     )
@@ -46,6 +47,7 @@ def test_success_and_lead_of_entries_and_baselines(tmp_path: Path) -> None:
     assert list(rows) == ["fgsm", *baselines, "direction"]
     assert rows["direction"]["asr"] == rows["fgsm"]["asr"] == 1.0
     assert rows["noise-sign"]["asr"] < 1.0
+    assert {row["n"] for row in results.rows} == {37}, "the three misclassified images are not attacked"
     assert [row["ours"] for row in results.rows] == [False, False, False, True]
     assert all(row["time_low"] <= row["time"] <= row["time_high"] for row in results.rows)
     assert all(part["leads"] == (part["ours"] is not None) for part in results.parts)

@@ -46,9 +46,9 @@ WARM_STEPS = (1, 2, 3, 5, 10, 20)  # gradient steps after a pass, for the images
 class FrontierResults(Results):
     """Success and time of each attack: a table when printed, HTML in a notebook.
 
-    rows     one dict an attack: "attack", "ours", "asr" with its Wilson interval "asr_low", "asr_high" over "n" images,
-             "time", the median of its time over FGSM's on the same batch, with the range "time_low", "time_high", and
-             "status"
+    rows     one dict an attack: "attack", "ours", "asr" over the "n" attacked images, with its Wilson interval
+             "asr_low", "asr_high", "time", the median of its time over FGSM's on the same batch, with the range
+             "time_low", "time_high", and "status"
     parts    budgets and the best attacks there, see `advgan.analysis.frontier.segments`
     lead     the fraction of the budgets (logarithmic) on which ours is at or above the best baseline
     summary  frontier.json
@@ -205,7 +205,8 @@ def _variant(generator: Generator, eps: float, settings: Mapping[str, Any]) -> C
 
 def frontier_row(result: Mapping[str, Any], ratios: Sequence[float] | None, ours: bool) -> dict[str, Any]:
     """A row of `FrontierResults`, from one of `compare` and the times over FGSM's; None: not timed."""
-    row = {key: result[key] for key in ("attack", "asr", "asr_low", "asr_high", "n", "status")}
+    row = {key: result[key] for key in ("attack", "asr", "asr_low", "asr_high", "status")}
+    row["n"] = result["n_attacked"]
     times = dict.fromkeys(("time", "time_low", "time_high"))
     if ratios:
         times = {"time": median(ratios), "time_low": min(ratios), "time_high": max(ratios)}
