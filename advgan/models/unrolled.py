@@ -64,7 +64,8 @@ class UnrolledGradientNetwork(nn.Module):
         self.feedback = nn.ParameterList(layer.weight.detach().clone() for layer in layers)
         self.cond_proj = nn.Sequential(nn.Linear(cond_dim + 2 * num_classes, cond_dim), nn.SiLU())
         self.logit_direction = zero_init(nn.Linear(cond_dim, num_classes))
-        scaled = (layer for layer, path in zip(layers, self.paths, strict=True) if width and path.per_image)
+        self.scaled = [path.name for path in self.paths if width and path.per_image]
+        scaled = (classifier.get_submodule(name) for name in self.scaled)
         self.films = nn.ModuleList(zero_init(nn.Linear(cond_dim, in_channels(layer))) for layer in scaled)
         self.step_gains = zero_init(nn.Linear(cond_dim, 2))  # of the decay and of the step size
         self.refine = refinement(channels, width) if width else None
@@ -99,8 +100,7 @@ class UnrolledGradientNetwork(nn.Module):
                     cond, predicted = embed(gradient.logits), gradient.logits.argmax(1)
                 features = self.cond_proj(torch.cat([cond, logit_features(gradient.logits)], dim=1))
                 direction = margin_gradient(gradient.logits, predicted, y_target) + self.logit_direction(features)
-                names = (path.name for path in self.paths if path.per_image)
-                scales = {name: 1 + film(features) for name, film in zip(names, self.films, strict=False)}
+                scales = {name: 1 + film(features) for name, film in zip(self.scaled, self.films, strict=True)}
                 step = gradient(direction, scales)
             raw = self._step(x, (x_t - x) / rearrange(eps, "n -> n 1 1 1"), raw, step, features)
             x_t = squash_to_ball(raw, x, self.norm, eps)

@@ -36,6 +36,9 @@ def build_generator(
     if labels is None:
         alone = guide is None and network is None and not config.universal
         labels = alone and config.architecture in ("patch", "unet")
+    width = config.width
+    if width is None:
+        width = 0 if config.architecture == "unrolled" else WIDTH
     return Generator(
         channels=image_shape[0],
         eps=threat.eps,
@@ -43,7 +46,7 @@ def build_generator(
         y_target=y_target,
         architecture=config.architecture,
         patch=config.patch,
-        width=(0 if config.architecture == "unrolled" else WIDTH) if config.width is None else config.width,
+        width=width,
         depth=config.depth,
         levels=config.levels,
         labels=num_classes if labels else 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -289,12 +288,8 @@ class GeneratorTraining:
 
     def _compare_with_fgsm(self, display: Display) -> None:
         if display.shown:
-            generator: Any = copy.deepcopy(self.trainer.averaged.module).eval()
-            if self.best is not None:
-                generator.load_state_dict(self.best)
-            comparison = compare_with_fgsm(
-                generator, self.images.model, self.images.validation, self.accelerator.device
-            )
+            model, validation = self.images.model, self.images.validation
+            comparison = compare_with_fgsm(self._generator(), model, validation, self.accelerator.device)
             display.compared(comparison, self.config.generator.architecture)
 
     def _step(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -29,18 +29,13 @@ def frontier_plot(summary: Mapping[str, Any]) -> Plot:
     low, high = summary["budgets"]
     for part in summary["parts"]:
         axes.axvspan(part["low"], part["high"], color=LEAD if part["leads"] else BEHIND, alpha=0.08, linewidth=0)
-    families: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if not row["ours"]:
-            families.setdefault(family(row["attack"]), []).append(row)
+    families = grouped([row for row in rows if not row["ours"]], family)
     for i, (name, points) in enumerate(families.items()):
         points = sorted(points, key=lambda row: row["time"])
         look = style.Style(style.COLOURS[i % len(style.COLOURS)], style.MARKERS[i % len(style.MARKERS)])
         _curve(axes, points, name, look)
     star = style.BY_ACCESS["generator"][0][0]
-    entries: dict[str, list[Mapping[str, Any]]] = {}
-    for row in sorted((row for row in rows if row["ours"]), key=lambda row: row["time"]):
-        entries.setdefault(entry(row["attack"]), []).append(row)
+    entries = grouped(sorted((row for row in rows if row["ours"]), key=lambda row: row["time"]), entry)
     for i, (name, points) in enumerate(entries.items()):
         _curve(axes, points, None, style.Style(star, "*"))
         axes.annotate(
@@ -60,6 +55,14 @@ def frontier_plot(summary: Mapping[str, Any]) -> Plot:
     figure.legend(loc="outside right center", fontsize=9, frameon=False)
     label, eps = summary["targets"][0]["label"], eps_text(summary["eps"])
     return style.to_plot(figure, f"Success against time on {label}, {summary['norm']} eps {eps}", CAPTION)
+
+
+def grouped(rows: Sequence[Mapping[str, Any]], curve_of: Callable[[str], str]) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of each curve by its name, in their order."""
+    curves: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        curves.setdefault(curve_of(row["attack"]), []).append(row)
+    return curves
 
 
 def family(attack: str) -> str:

@@ -189,11 +189,13 @@ def variants(label: str, generator: Generator) -> dict[str, dict[str, Any]]:
     if generator.iterations > 1:
         counts = range(1, generator.iterations + 1)
         return {f"{label}, {k} iteration{'s' * (k > 1)}": {"iterations": k} for k in counts}
-    names: dict[str, dict[str, Any]] = {label: {}} | (
-        {f"{label}, labels unknown": {"use_labels": False}} if generator.labels else {}
-    )
-    followed = {f"{label}, then {k} step{'s' * (k > 1)}": {"steps": k, "stop_on_success": True} for k in WARM_STEPS}
-    return names | ({} if generator.iterations else followed)
+    names: dict[str, dict[str, Any]] = {label: {}}
+    if generator.labels:
+        names[f"{label}, labels unknown"] = {"use_labels": False}
+    if not generator.iterations:
+        for k in WARM_STEPS:
+            names[f"{label}, then {k} step{'s' * (k > 1)}"] = {"steps": k, "stop_on_success": True}
+    return names
 
 
 def _variant(generator: Generator, eps: float, settings: Mapping[str, Any]) -> Callable[..., Tensor]:
