@@ -10,6 +10,7 @@ from advgan.defenses.classifier_spec import ClassifierSpec, parse_classifier, pa
 from advgan.defenses.detection import Detector, load_detector
 from advgan.defenses.registry import DEFENSES
 from advgan.defenses.rejection import RejectingClassifier
+from advgan.defenses.transforms import Transforms
 
 __all__ = [
     "DEFENSES",
@@ -18,6 +19,7 @@ __all__ = [
     "Defended",
     "Detector",
     "RejectingClassifier",
+    "Transforms",
     "adaptive",
     "attack_view",
     "can_reject",

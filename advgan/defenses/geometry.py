@@ -23,7 +23,7 @@ class CropResize(Preprocessing):
         self.share = share
 
     def process(self, x: Tensor) -> Tensor:
-        return _cropped(x, self.share, 0.5, 0.5)
+        return cropped(x, self.share, 0.5, 0.5)
 
 
 class RandomCrop(CropResize):
@@ -35,7 +35,7 @@ class RandomCrop(CropResize):
     def process(self, x: Tensor) -> Tensor:
         draws = torch.rand(len(x), 2, generator=self.rng).tolist()
         return torch.cat(
-            [x[:0], *(_cropped(image, self.share, *at) for image, at in zip(x.split(1), draws, strict=False))]
+            [x[:0], *(cropped(image, self.share, *at) for image, at in zip(x.split(1), draws, strict=False))]
         )
 
 
@@ -64,18 +64,18 @@ def _checked(defense: str, share: float) -> float:
     return share
 
 
-def _cropped(x: Tensor, share: float, down: float, right: float) -> Tensor:
+def cropped(x: Tensor, share: float, down: float, right: float) -> Tensor:
     """A window of the images `x` (n, c, h, w), enlarged to the whole."""
     h, w = x.shape[-2:]
     (top, height), (left, width) = _place(h, share, down), _place(w, share, right)
-    return _resized(x[..., top : top + height, left : left + width], (h, w))
+    return resized(x[..., top : top + height, left : left + width], (h, w))
 
 
 def _padded(x: Tensor, share: float, down: float, right: float) -> Tensor:
     """The images `x` (n, c, h, w), shrunk into a window, zeros around it."""
     h, w = x.shape[-2:]
     (top, height), (left, width) = _place(h, share, down), _place(w, share, right)
-    return F.pad(_resized(x, (height, width)), (left, w - left - width, top, h - top - height))
+    return F.pad(resized(x, (height, width)), (left, w - left - width, top, h - top - height))
 
 
 def _place(side: int, share: float, at: float) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def _place(side: int, share: float, at: float) -> tuple[int, int]:
     return int(at * (side - length + 1)), length
 
 
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     if not len(x):  # which interpolate does not take
         return x.new_empty(*x.shape[:2], *size)
     return clamp_straight_through(F.interpolate(x, size, mode="bilinear", align_corners=False))

@@ -8,6 +8,7 @@ from advgan.core.threat_model import eps_text
 from advgan.data import Data, Stream
 from advgan.training.gan import DETECTOR_WEIGHT
 from advgan.training.runtime.checkpoint import IGNORED_ON_RESUME
+from advgan.training.validation import AFTER
 
 CARD = """---
 library_name: advgan
@@ -167,7 +168,9 @@ def _filled(
         rejection = f"| of those images, rejected by the target when perturbed | {metrics['rejected']:.2%} |\n"
     # Of several eval settings `asr` is the mean, with a row for each below.
     eval_settings_rows = "".join(
-        f"| of this mean: {name} | {value:.2%} |\n" for name, value in metrics.items() if name[:4] == "asr "
+        f"| {f'the same {name[4:]}' if name.startswith(AFTER) else f'of this mean: {name}'} | {value:.2%} |\n"
+        for name, value in metrics.items()
+        if name[:4] == "asr "
     )
     values = {
         "each": eval_settings_rows,

@@ -14,7 +14,7 @@ from advgan.training.options import TrainingConfig
 from advgan.training.runtime.checkpoint import TrainState
 from advgan.training.runtime.loop import progress_bar
 from advgan.training.trainer import GANTrainer
-from advgan.training.validation import ValidationResult
+from advgan.training.validation import AFTER, ValidationResult
 
 SHORT = {"loss adversarial": "adv", "loss GAN": "gan", "loss hinge": "hinge", "loss discriminator": "D", "loss": "loss"}
 
@@ -50,6 +50,8 @@ class Display:
         if "rejected" in metrics:  # instead of the hinge: a line of a terminal has room for two
             columns = {"rejected": metrics["rejected"]}
         columns |= {"D right": metrics["d_accuracy"]} if "d_accuracy" in metrics else {}
+        after = {name.removeprefix(AFTER): value for name, value in metrics.items() if name.startswith(AFTER)}
+        columns = after or columns
         text = "  ".join(f"{name} {value:4.0%}" for name, value in columns.items())
         score = "val ASR" if labelled else "val fooling rate"
         if self.shown:

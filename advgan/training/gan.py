@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from advgan.core.errors import InputError
-from advgan.defenses import can_reject
+from advgan.defenses import Transforms, can_reject
 from advgan.models import losses
 from advgan.models.generator import Generator
 
@@ -70,14 +70,17 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images x (n, c, h, w), labels y (n,) int64 and conditions."""
+    """Images x (n, c, h, w), labels y (n,) int64 and conditions; `transform` (n,) int64 numbers the transform
+    after which the classifier gets x_adv, where there are any."""
 
     x: Tensor
     y: Tensor
     conditions: Conditions = field(default_factory=Conditions)
+    transform: Tensor | None = None
 
     def __getitem__(self, part: slice) -> Batch:
-        return Batch(self.x[part], self.y[part], self.conditions[part])
+        transform = None if self.transform is None else self.transform[part]
+        return Batch(self.x[part], self.y[part], self.conditions[part], transform)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class LossInputs:
 
     x, x_adv          (n, c, h, w)
     y, y_target       (n,) int64; y_target is None, or -1 for "away from the true class"
-    logits            (n, k) float32, the classifier's for x_adv
+    logits            (n, k) float32, the classifier's for x_adv, or for x_adv after a transform (`Batch.transform`)
     scores            (n,) float32, the discriminator's for x_adv: higher for clean images; 0 without a discriminator
     rejection         (n,) how far x_adv is above a detector's threshold; None without detector
     conditions        see `Conditions`
@@ -202,6 +205,7 @@ def generator_step(
     accelerator: Accelerator,
     clip_norm: float = 10.0,
     accumulate: int = 1,
+    transforms: Transforms | None = None,
 ) -> dict[str, Tensor]:
     """All terms of the generator's loss, in one backward pass.
 
@@ -211,6 +215,7 @@ def generator_step(
                     wrapper has no forward pass without a backward one; None: there is no L_GAN
     model           the frozen classifier
     accumulate      number of micro-batches: of one alone are activations kept
+    transforms      those that `batch.transform` numbers
     """
     optimizer.zero_grad()
     metrics = []
@@ -218,7 +223,7 @@ def generator_step(
         images = batch[part]
         with no_sync_unless_last(generator, part.stop == len(batch.x), accelerator):
             images_adv = x_adv if x_adv is not None and accumulate == 1 else perturbed(generator, images)
-            inputs = loss_inputs(images, images_adv, discriminator, model, accelerator)
+            inputs = loss_inputs(images, images_adv, discriminator, model, accelerator, transforms)
             value, terms = weighted_loss(loss, inputs) if isinstance(loss, LossConfig) else own_loss(loss, inputs)
             accelerator.backward(value / accumulate)
         metrics.append(terms)
@@ -228,13 +233,22 @@ def generator_step(
 
 
 def loss_inputs(
-    batch: Batch, x_adv: Tensor, discriminator: nn.Module | None, model: Any, accelerator: Accelerator
+    batch: Batch,
+    x_adv: Tensor,
+    discriminator: nn.Module | None,
+    model: Any,
+    accelerator: Accelerator,
+    transforms: Transforms | None = None,
 ) -> LossInputs:
-    """One forward pass of classifier and discriminator on the adversarial images of a batch."""
+    """One forward pass of classifier and discriminator on the adversarial images of a batch; the classifier gets them
+    after their transforms."""
+    seen = x_adv
+    if transforms and batch.transform is not None:
+        seen = transforms.mixed(x_adv, batch.x, batch.transform)
     with accelerator.autocast():
-        logits = model(x_adv).float()
+        logits = model(seen).float()
         scores = torch.zeros_like(logits[:, 0]) if discriminator is None else frozen_scores(discriminator, x_adv)
-        rejection = model.rejection_score(x_adv).float() if can_reject(model) else None
+        rejection = model.rejection_score(seen).float() if can_reject(model) else None
     return LossInputs(
         batch.x, x_adv, batch.y, batch.conditions.y_target, logits, scores, rejection, batch.conditions
     )  # fmt: skip

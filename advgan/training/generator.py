@@ -189,7 +189,14 @@ class GeneratorTraining:
             optimizer=modules.optimizer,
         )
         settings_to_evaluate = eval_settings(generator)
-        self.validation = Validator(images.model, images.validation, accelerator, settings_to_evaluate, config.run.seed)
+        self.validation = Validator(
+            images.model,
+            images.validation,
+            accelerator,
+            settings_to_evaluate,
+            config.run.seed,
+            self.trainer.transforms,
+        )
         self.validation.check_attackable()
         record = TrainState(
             step=0, seconds=0.0, best=-1.0, history=[], target_pass_seconds=[], shown_warnings=[], extensions=[]
@@ -324,8 +331,8 @@ class GeneratorTraining:
         result = self.validation(trainer.averaged.module, trainer.discriminator, c=threshold, gan=loss.gan)
         check_finite(result.metrics, trainer.step)
         record["history"].append({"step": record["step"], "seconds": record["seconds"], **result.metrics})
-        better = result.metrics["asr"] >= record["best"]
-        record["best"] = max(record["best"], result.metrics["asr"])
+        better = result.score >= record["best"]
+        record["best"] = max(record["best"], result.score)
         display.validated(result, self.images.labelled)
         if log:
             write_validation(log, result, record["step"], self.classes)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from advgan.core.config import check_signs
 from advgan.core.errors import InputError, did_you_mean
+from advgan.defenses.transforms import Transform, Transforms
 from advgan.models.generator_settings import Architecture
 from advgan.training.gan import LossConfig
 
@@ -75,6 +76,8 @@ class OptimizationConfig:
     clip_norm            largest gradient norm of the generator
     targeted_fraction    fraction of the images trained toward a class, with any_class
     label_dropout        fraction of the images whose label the generator is not given, so that it works without
+    survive              transforms of the written image, ("png", "jpeg:75", "resize", "crop") or functions: the
+                         classifier gets each adversarial image after one of them, drawn at random (`Transforms`)
     """
 
     epochs: int | None = None
@@ -88,6 +91,7 @@ class OptimizationConfig:
     clip_norm: float = 10.0
     targeted_fraction: float = 0.5
     label_dropout: float = 0.1
+    survive: Sequence[str | Transform] = ()
 
     def total_steps(self, steps_per_epoch: Callable[[], int], architecture: str) -> int:
         """Steps of a whole training; a stream, which has no `steps_per_epoch`, needs max_steps."""
@@ -157,7 +161,8 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All settings by name, without groups: no name is in two of them."""
-        return {name: value for group in asdict(self).values() for name, value in group.items()}
+        groups = [getattr(self, group.name) for group in fields(self)]
+        return {setting.name: getattr(group, setting.name) for group in groups for setting in fields(group)}
 
     def check(self, names: Mapping[str, str] = MappingProxyType({})) -> None:
         """Raise InputError for a setting that cannot work, or that has no effect; `names` are what some are called."""
@@ -182,6 +187,7 @@ class TrainingConfig:
         for name in ("targeted_fraction", "label_dropout"):
             if not 0 <= settings[shown[name]] <= 1:
                 raise InputError(f"{shown[name]} must be in [0, 1], got {settings[shown[name]]}")
+        Transforms(self.optimization.survive)  # raises InputError for an unknown one
         if self.optimization.max_steps is not None and self.optimization.max_steps < 1:
             raise InputError(f"max_steps must be at least 1, got {self.optimization.max_steps}")
 

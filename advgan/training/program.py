@@ -75,6 +75,9 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Steps in all; overrides epochs, and the schedule follows it; more with --resume: trained longer"""
     batch_size: int = 64
     """Images per step, over all processes"""
+    survive: tuple[str, ...] = ()
+    """Transforms of the written image (8 bits), one of which is drawn for each training image: png, jpeg:75, resize,
+    crop, resize-crop, or a preprocessing defense; the best generator is that of the highest mean success after them"""
     seed: int = 0
     """Seed of weights and batches"""
     bf16: bool = False
@@ -186,5 +189,6 @@ def print_summary(directory: Path) -> None:
         print(f"stopped after step {done} of {total}; the same command with --resume continues")
     if summary["history"]:
         best = summary["best_validation_asr"]
-        print(f"best validation ASR {best:.2%}; generator in {directory / 'generator'}")
+        of = ", the mean after the transforms" if summary["settings"].get("survive") else ""
+        print(f"best validation ASR {best:.2%}{of}; generator in {directory / 'generator'}")
     print(tensorboard_command(directory / "logs"))

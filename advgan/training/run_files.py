@@ -14,7 +14,7 @@ from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.core.json_files import sealed
 from advgan.core.threat_model import Threat
 from advgan.data import Stream
-from advgan.defenses import unwrap
+from advgan.defenses import Transforms, unwrap
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.card import generator_card
@@ -50,6 +50,7 @@ def describe(
     if custom_loss is not None:
         settings["loss"] = getattr(custom_loss, "__name__", type(custom_loss).__name__)
     settings |= {FLAGS.get(name, name): value for name, value in config.to_dict().items()}
+    settings["survive"] = Transforms(config.optimization.survive).names
     return Description(settings)
 
 

@@ -13,7 +13,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from advgan.defenses import adaptive, reseed
+from advgan.defenses import Transforms, adaptive, reseed
 from advgan.models.generator import Generator
 from advgan.training.gan import (
     Batch,
@@ -58,7 +58,7 @@ class GANTrainer:
         settings = config.optimization
         self.model, self.config, self.accelerator, self.step = model, config, accelerator, 0
         self.loss: LossConfig | LossFunction = loss or config.loss
-        self.net = generator
+        self.net, self.transforms = generator, Transforms(settings.survive)
         learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
         optimizer_g = optimizer(learned) if optimizer else Adam(learned, config.learning_rate, betas=(0.5, 0.999))
         self.schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total_steps, settings.warmup))
@@ -79,6 +79,7 @@ class GANTrainer:
         batch = self._batch(x.to(self.accelerator.device), y.to(self.accelerator.device))
         x_adv = perturbed(self.generator, batch) if accumulate == 1 else None  # else each micro-batch computes its own
         reseed(self.model, self.step)
+        self.transforms.reseed(int(np.random.default_rng((self.config.run.seed, self.step, 3)).integers(2**40)))
         terms = {} if self.discriminator is None else self._discriminator_step(batch, x_adv)
         terms |= generator_step(
             self.loss,
@@ -91,6 +92,7 @@ class GANTrainer:
             accelerator=self.accelerator,
             clip_norm=settings.optimization.clip_norm,
             accumulate=accumulate,
+            transforms=self.transforms,
         )
         # One synchronisation, of means: a NaN in any process stops all of them at the same step.
         means = self.accelerator.reduce(torch.stack(list(terms.values())), reduction="mean").tolist()
@@ -121,16 +123,23 @@ class GANTrainer:
         if self.net.noise:  # every image twice, with different noise: what L_diversity compares
             x, y = (values[::2].repeat_interleave(2, dim=0)[: len(values)] for values in (x, y))
         rng = np.random.default_rng((self.config.run.seed, self.step, 1))  # the same for a step after a resume
+        first, total = self.accelerator.process_index * len(x), len(x) * self.accelerator.num_processes
         conditions = sample_conditions(
             self.net,
             y,
             rng,
-            first=self.accelerator.process_index * len(x),
-            total=len(x) * self.accelerator.num_processes,
+            first=first,
+            total=total,
             targeted_fraction=self.config.optimization.targeted_fraction,
             label_dropout=self.config.optimization.label_dropout,
         )
-        return Batch(x, y, conditions)
+        return Batch(x, y, conditions, self._drawn_transforms(total)[first : first + len(x)].to(x.device))
+
+    def _drawn_transforms(self, total: int) -> Tensor:
+        """The transform of each image of a whole batch (total,), by seed and step; of pairs in noise the same."""
+        rng = np.random.default_rng((self.config.run.seed, self.step, 2))
+        drawn = rng.integers(max(len(self.transforms), 1), size=total)
+        return torch.from_numpy(np.repeat(drawn[::2], 2)[:total] if self.net.noise else drawn)
 
     def _parts(self) -> dict[str, Any]:
         parts = {"generator": self.net, "optimizer_g": self.optimizer_g}

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from advgan.core.errors import InputError
 from advgan.core.threat_model import eps_text
 from advgan.data import Split
-from advgan.defenses import can_reject
+from advgan.defenses import Transforms, can_reject
 from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
 from advgan.training.collapse import absorbing_classes, collapse_warnings
+
+AFTER = "asr after "  # a transform
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class ValidationResult:
     y: Tensor  # (m,)
     logits: Tensor  # (m, k) of x
     logits_adv: Tensor  # (m, k) of x_adv
+
+    @property
+    def score(self) -> float:
+        """What selects the best generator: `asr`, or the mean of those after the transforms."""
+        after = [value for name, value in self.metrics.items() if name.startswith(AFTER)]
+        return sum(after) / len(after) if after else self.metrics["asr"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,12 @@ def metrics_of_sums(sums: Sequence[float], *, rejects: bool, with_gan: bool) -> 
     return metrics | ({"rejected": rejected / max(n_correct, 1)} if rejects else {})
 
 
+def success(logits: Tensor, y: Tensor, y_target: Tensor) -> Tensor:
+    """Whether each image (n,) is predicted as its `y_target`, or where that is -1 as any other class than `y`."""
+    predicted = logits.argmax(1)
+    return torch.where(y_target < 0, predicted != y, predicted == y_target)
+
+
 class Validator:
     """The validation images of this process, every num_processes-th, with the frozen target's logits for clean ones.
 
@@ -94,8 +108,15 @@ class Validator:
     """
 
     def __init__(
-        self, target: Any, split: Split, accelerator: Accelerator, settings: list[EvalSetting], seed: int = 0
+        self,
+        target: Any,
+        split: Split,
+        accelerator: Accelerator,
+        settings: list[EvalSetting],
+        seed: int = 0,
+        transforms: Transforms | None = None,
     ) -> None:
+        self.transforms = transforms or Transforms(())
         self.target, self.split, self.accelerator, self.settings, self.seed = target, split, accelerator, settings, seed
         if len(split) < 2 * accelerator.num_processes:
             raise InputError(f"at least 2 validation images per process expected, got {len(split)}")
@@ -132,15 +153,36 @@ class Validator:
 
         Metrics: n, n_correct (eligible clean images), asr over these, mean l2 and linf, the fraction with an active
         hinge, and the accuracy of the discriminator; all for the first setting. Of several settings asr is the mean,
-        and each has its own beside it. Where the target can reject, an image is eligible, or a success, only if it is
+        and each has its own beside it. "asr after NAME" is the first setting's after each of the transforms. Where the
+        target can reject, an image is eligible, or a success, only if it is
         accepted; `rejected` is the rejected fraction of the perturbed eligible images.
         """
         first, *others = [self._evaluate(generator, discriminator, setting, c=c, gan=gan) for setting in self.settings]
-        if not others:
-            return first
-        rates = [result.metrics["asr"] for result in (first, *others)]
-        rates_by_setting = {f"asr {setting.label}": rate for setting, rate in zip(self.settings, rates, strict=True)}
-        return replace(first, metrics=first.metrics | {"asr": sum(rates) / len(rates)} | rates_by_setting)
+        metrics = first.metrics | self._after_transforms(generator)
+        if others:
+            rates = [result.metrics["asr"] for result in (first, *others)]
+            metrics |= {f"asr {setting.label}": rate for setting, rate in zip(self.settings, rates, strict=True)}
+            metrics["asr"] = sum(rates) / len(rates)
+        return replace(first, metrics=metrics)
+
+    @torch.no_grad()
+    def _after_transforms(self, generator: Any) -> dict[str, float]:
+        """Success for the first setting after each of the transforms, over the eligible images."""
+        if not self.transforms:
+            return {}
+        setting, counts = self.settings[0], torch.zeros(len(self.transforms) + 1, device=self.accelerator.device)
+        self.transforms.reseed(self.seed)
+        for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
+            x, y = self._images(batch)
+            y_target = self._targets(setting, batch, y)
+            eps = torch.full_like(x[:, 0, 0, 0], setting.eps)
+            x_adv = generator(x, y, y_target, eps, self._noise(generator, batch))
+            eligible = (logits.argmax(1) == y) & (y != y_target) & accepted
+            seen = self.transforms.each(x_adv, x).values()
+            hits = [eligible & success(self.target(x_seen), y, y_target) & self._accepted(x_seen) for x_seen in seen]
+            counts += torch.stack([eligible, *hits]).sum(1)
+        n_correct, *n_success = self._reduce(counts).tolist()
+        return {AFTER + name: n / max(n_correct, 1) for name, n in zip(self.transforms.names, n_success, strict=True)}
 
     @torch.no_grad()
     def _evaluate(
@@ -163,16 +205,16 @@ class Validator:
             logits_adv = self.target(x_adv).float()
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
             eligible, accepted_adv = (logits.argmax(1) == y) & (y != y_target) & accepted, self._accepted(x_adv)
-            success = torch.where(y_target < 0, predicted != y, predicted == y_target) & accepted_adv
+            successful = success(logits_adv, y, y_target) & accepted_adv
             d_real = d_fake = torch.zeros_like(eligible)
             if discriminator is not None:
                 d_real = losses.predicted_real(discriminator(x).float(), form=gan)
                 d_fake = ~losses.predicted_real(discriminator(x_adv).float(), form=gan)
             l2, linf = delta.norm(dim=1), delta.abs().amax(1)
-            columns = [torch.ones_like(y), eligible, eligible & success, l2, linf, l2 > c, d_real, d_fake]
+            columns = [torch.ones_like(y), eligible, eligible & successful, l2, linf, l2 > c, d_real, d_fake]
             columns.append(eligible & ~accepted_adv)
             sums += torch.stack([column.float().sum() for column in columns])
-            for column, of_class in ((histogram, predicted), (attacked, y[eligible]), (hits, y[eligible & success])):
+            for column, of_class in ((histogram, predicted), (attacked, y[eligible]), (hits, y[eligible & successful])):
                 column += torch.bincount(of_class, minlength=len(column))
             if first is None:
                 warnings = collapse_warnings(

@@ -254,9 +254,12 @@ def to_jsonable(settings: Any) -> dict[str, Any]:
 
 
 def settings_diff(before: dict[str, Any], current: dict[str, Any], ignored: set[str]) -> str:
-    """The settings, except `ignored` ones, in which `current` differs from `before`, as text; empty if none."""
+    """The settings, except `ignored` ones, in which `current` differs from `before`, as text; empty if none. One
+    that `before`, of an older version, does not have must be unused: None, False or empty."""
     return "; ".join(
-        f"{k} was {before.get(k)}, now {v}" for k, v in current.items() if k not in ignored and before.get(k) != v
+        f"{k} was {before.get(k)}, now {v}"
+        for k, v in current.items()
+        if k not in ignored and before.get(k) != v and (v or k in before)
     )
 
 
