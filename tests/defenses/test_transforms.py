@@ -101,10 +101,9 @@ def test_wrong_transforms(given: object, message: str) -> None:
 
 
 def test_transform_of_another_shape() -> None:
+    def smaller(x: torch.Tensor) -> torch.Tensor:
+        return x[..., 1:]
+
+    x = images()
     with pytest.raises(InputError, match="transform smaller must keep the shape"):
-        x = images()
-
-        def smaller(x: torch.Tensor) -> torch.Tensor:
-            return x[..., 1:]
-
         Transforms([smaller]).each(x, x)
