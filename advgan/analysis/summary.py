@@ -9,6 +9,7 @@ from advgan.analysis.cost import cost
 from advgan.analysis.optimality import optimality
 from advgan.analysis.pairs import mcnemar_pairs, seeds
 from advgan.analysis.sanity import sanity
+from advgan.analysis.survival import survival
 from advgan.analysis.worst_case import worst_case
 from advgan.evaluation.evaluate import Result
 
@@ -16,7 +17,8 @@ from advgan.evaluation.evaluate import Result
 def summary(
     results: Sequence[Result], generators: Sequence[Mapping[str, Any]], num_classes: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """The lists of results.json, from `results` and the entries of `generators`."""
+    """The lists of results.json, from `results` and the entries of `generators`; `survival` where it was measured."""
+    survived = survival(results)
     return {
         "rows": [result.row for result in results],
         "worst_case": worst_case(results),
@@ -25,4 +27,5 @@ def summary(
         "optimality": optimality(results),
         "cost": cost(results, generators),
         "seeds": seeds(results),
+        **({"survival": survived} if survived else {}),
     }

@@ -84,6 +84,12 @@ class ResizeCrop(Preprocessing):
 KINDS: tuple[type[Preprocessing], ...] = (Png, Jpeg, Resize, Crop, ResizeCrop)
 TRANSFORMS: dict[str, type[Preprocessing]] = {kind.spec_name: kind for kind in KINDS}
 TRANSFORMS |= {name: kind for name, kind in DEFENSES.items() if issubclass(kind, Preprocessing)}
+SMALL_SIDE = 64  # pixels; smaller images are not resized and cropped
+
+
+def standard_transforms(side: int) -> tuple[str, ...]:
+    """Names for an evaluation: a file of 8 bits, JPEG, and from 64 pixels on a classifier's preprocessing of photos."""
+    return ("png", "jpeg:90", "jpeg:75", *(("resize-crop",) if side >= SMALL_SIDE else ()))
 
 
 class Transforms:

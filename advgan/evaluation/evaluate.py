@@ -17,10 +17,10 @@ from advgan.classifiers.checks import check_outputs, mode_dependent
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
 from advgan.core.threat_model import Threat, check_class
-from advgan.defenses import can_reject, unwrap
+from advgan.defenses import Transforms, can_reject, unwrap
 from advgan.evaluation.metrics import attack_metrics, attack_outcome, clean_metrics, clean_records
 from advgan.evaluation.runner import ThreatModelViolation, device_of, run_attack
-from advgan.evaluation.verify import accepts, not_finite
+from advgan.evaluation.verify import accepts, not_finite, predictions_after
 
 ROW_KEYS = (
     *("target", "attack", "access", "protocol", "attack_norm", "norm", "eps", "targeted", "y_target"),
@@ -65,6 +65,8 @@ def evaluate(
     clean_accepted: Tensor | None = None,
     keep: int = 16,
     progress: Callable[[int], None] = lambda images: None,
+    transforms: Transforms | None = None,
+    clean_after: dict[str, Tensor] | None = None,
 ) -> Result:
     """Attack images `x` (n, c, h, w) with labels `y` (n,), batch by batch, and verify the adversarial examples.
 
@@ -77,6 +79,9 @@ def evaluate(
     clean_logits, clean_accepted   (n, k) of `x` and, if the target can reject, (n,) bool, where known
     keep           number of adversarial examples in the result, for a gallery
     progress       called with the number of images after each batch
+    transforms     of the written images: records "after NAME" and "clean after NAME" are the predictions (n,) of the
+                   adversarial and of the clean images after each; -1: rejected
+    clean_after    the latter, as of `predict_after`, where known
 
     An attack that raises, leaves ball or box, or changes its input or the model is a failed row without metrics; so is
     a target with NaN or infinity among its logits. Raises InputError for invalid images or labels, a target in training
@@ -95,13 +100,21 @@ def evaluate(
         return _failed(row, reason, [])
     try:
         ball = threat if protocol == "bounded" else Threat("linf", 1.0)  # that ball holds the whole box
-        run = run_attack(attack, target, x, y, ball, batch_size=batch_size, keep=keep, progress=progress)
+        run = run_attack(
+            *(attack, target, x, y, ball),
+            batch_size=batch_size,
+            keep=keep,
+            progress=progress,
+            transforms=transforms,
+        )
     except ThreatModelViolation as broken:
         return _failed(row, str(broken), broken.violations)
     except Exception as error:
         logging.getLogger(__name__).warning("attack %s failed", name, exc_info=not isinstance(error, InputError))
         return _failed(row, f"{type(error).__name__}: {error}", [])
     records |= run.columns | attack_outcome(records | run.columns, threat, protocol, y_target)
+    if transforms:
+        records |= predict_after(target, x, transforms, batch_size) if clean_after is None else clean_after
     row |= attack_metrics(records, protocol) | run.cost | {"status": "ok"}
     return Result({key: row[key] for key in ROW_KEYS}, records, run.x_adv)
 
@@ -164,6 +177,14 @@ def predict(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
     device = device_of(target)
     with frozen_eval(target):
         return torch.cat([_logits(target(part.to(device))) for part in x.split(batch_size)])
+
+
+def predict_after(target: nn.Module, x: Tensor, transforms: Transforms, batch_size: int = 100) -> dict[str, Tensor]:
+    """Predictions (n,) of the clean images `x` (n, c, h, w) after each of the transforms, "clean after NAME"."""
+    device = device_of(target)
+    transforms.reseed(0)
+    batches = [predictions_after(target, part, part, transforms) for part in x.to(device).split(batch_size)]
+    return {f"clean {name}": torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
 
 
 def _logits(outputs: Any) -> Tensor:

@@ -22,9 +22,17 @@ from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import read_object
 from advgan.core.threat_model import Threat
 from advgan.core.weights import read_weights, write_weights
-from advgan.defenses import Defended, attack_view, reseed
+from advgan.defenses import Defended, Transforms, attack_view, reseed
 from advgan.evaluation.environment import cache_version
-from advgan.evaluation.evaluate import ROW_KEYS, Result, accepted_by, evaluate, predict, recompute_metrics
+from advgan.evaluation.evaluate import (
+    ROW_KEYS,
+    Result,
+    accepted_by,
+    evaluate,
+    predict,
+    predict_after,
+    recompute_metrics,
+)
 from advgan.evaluation.loading import TargetModel
 from advgan.models.generator import Generator
 
@@ -56,6 +64,7 @@ class ResultCache:
 
     A stored result is not computed again, so that an interrupted comparison resumes. The key is attack, settings, seed,
     threat, target, generator, images, batch size, device, threads and software. `fresh` runs all of them again.
+    `transforms` are those of `evaluate`; functions among them cannot be stored.
     """
 
     def __init__(
@@ -67,13 +76,15 @@ class ResultCache:
         batch_size: int = 100,
         keep: int = 16,
         fresh: bool = False,
+        transforms: Transforms | None = None,
     ) -> None:
         self.directory, self.x, self.y, self.batch_size, self.keep = directory, x, y, batch_size, keep
-        self.fresh = fresh
+        self.fresh, self.transforms = fresh, transforms
         self.cache_hits = 0
         self._images = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
         self._logits: dict[str, Tensor] = {}
         self._accepted: dict[str, Tensor | None] = {}
+        self._clean_after: dict[str, dict[str, Tensor]] = {}
 
     def logits(self, victim: TargetModel) -> Tensor:
         """The victim's logits (n, k) of the clean images, on the CPU; computed once."""
@@ -88,6 +99,13 @@ class ResultCache:
             reseed(victim.model, 0)
             self._accepted[victim.label] = accepted_by(victim.model, self.x, self.batch_size)
         return self._accepted[victim.label]
+
+    def clean_after(self, victim: TargetModel) -> dict[str, Tensor] | None:
+        """The victim's predictions of the clean images after each of the transforms; computed once; None without."""
+        if self.transforms and victim.label not in self._clean_after:
+            reseed(victim.model, 0)
+            self._clean_after[victim.label] = predict_after(victim.model, self.x, self.transforms, self.batch_size)
+        return self._clean_after.get(victim.label)
 
     def run(
         self,
@@ -137,6 +155,8 @@ class ResultCache:
                 clean_accepted=self.accepted(victim),
                 keep=self.keep,
                 progress=progress,
+                transforms=self.transforms,
+                clean_after=self.clean_after(victim),
             )
             if result.row["status"] == "ok":  # a failure may be the machine's: not stored
                 self._write(key, result)
@@ -174,6 +194,7 @@ class ResultCache:
             "seed": seed if draws else None,
             "images": {"sha256": self._images, "n": len(self.x), "batch_size": self.batch_size, "keep": self.keep},
             "software": cache_version() | {"device": next(victim.model.parameters(), self.x).device.type},
+            **({"survive": self.transforms.names} if self.transforms else {}),
         }
 
     def _folder(self, key: dict[str, Any] | None) -> Path | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advgan.attacks.registry import AttackFn
 from advgan.core.threat_model import Threat
-from advgan.defenses import unwrap
+from advgan.defenses import Transforms, unwrap
 from advgan.evaluation.instrumentation import CallCounter, ModelSnapshot
 from advgan.evaluation.verify import ThreatModelViolation, verify_examples
 
@@ -45,6 +45,7 @@ def run_attack(
     batch_size: int,
     keep: int,
     progress: Callable[[int], None],
+    transforms: Transforms | None = None,
 ) -> Run:
     """Attack all images `x` (n, c, h, w), n >= 1, in batches, and verify each adversarial example against `threat`.
 
@@ -53,6 +54,8 @@ def run_attack(
     and whatever the attack raises; the target is as before either way.
     """
     n_equal = max(len(x) // batch_size, 1)
+    if transforms:
+        transforms.reseed(0)
     counter, snapshot = CallCounter(unwrap(target)), ModelSnapshot(target)
     measured: list[dict[str, Tensor]] = []
     x_adv_parts: list[Tensor] = []
@@ -65,7 +68,7 @@ def run_attack(
             before = counter.forwards
             with counter:
                 x_adv, duration = _call_timed(attack, x_clean, label)
-            columns = verify_examples(target, x_clean, x_adv, threat)
+            columns = verify_examples(target, x_clean, x_adv, threat, transforms)
             queries = (counter.forwards - before) / len(x_clean)
             seconds.append(duration / len(x_clean))
             measured.append(columns | {"queries": torch.full((len(x_clean),), queries)})

@@ -12,7 +12,7 @@ from advgan.attacks.active_set import CHUNK
 from advgan.attacks.common import frozen_eval
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms, to_8bit
-from advgan.defenses import can_reject
+from advgan.defenses import Transforms, can_reject
 
 SSIM_SMALLEST = 6  # pixels; the gaussian window of 11 cannot be reflected into less
 
@@ -26,12 +26,14 @@ class ThreatModelViolation(Exception):
 
 
 @torch.no_grad()
-def verify_examples(target: nn.Module, x: Tensor, x_adv: Any, threat: Threat) -> dict[str, Tensor]:
+def verify_examples(
+    target: nn.Module, x: Tensor, x_adv: Any, threat: Threat, transforms: Transforms | None = None
+) -> dict[str, Tensor]:
     """Prediction and distance of each of the adversarial examples `x_adv` of `x` (n, c, h, w); columns (n,) on the CPU.
 
     The columns that end in _8bit are those of the image after rounding to 8 bits; of a target that can reject,
-    `accepted` is False where it does. Raises ThreatModelViolation for `x_adv` of another shape or outside `threat`, in
-    either form, and InputError for logits that are not finite.
+    `accepted` is False where it does. With `transforms` also those of `predictions_after`. Raises ThreatModelViolation
+    for `x_adv` of another shape or outside `threat`, in either form, and InputError for logits that are not finite.
     """
     if violations := _violations(x_adv, x, threat):
         raise ThreatModelViolation(violations)
@@ -58,7 +60,20 @@ def verify_examples(target: nn.Module, x: Tensor, x_adv: Any, threat: Threat) ->
     }
     if accepted is not None and accepted_8bit is not None:
         columns |= {"accepted": accepted, "accepted_8bit": accepted_8bit}
+    if transforms:
+        columns |= predictions_after(target, x_adv, x, transforms)
     return {name: column.cpu() for name, column in columns.items()}
+
+
+@torch.no_grad()
+def predictions_after(target: nn.Module, x_adv: Tensor, x: Tensor, transforms: Transforms) -> dict[str, Tensor]:
+    """The class (n,) of the images `x_adv` (n, c, h, w) after each of the transforms, "after NAME"; -1: rejected."""
+    columns = {}
+    with frozen_eval(target):
+        for name, seen in transforms.each(x_adv, x).items():
+            prediction, accepted = _logits(target, seen).argmax(1), accepts(target, seen)
+            columns[f"after {name}"] = prediction if accepted is None else prediction.where(accepted, -1)
+    return columns
 
 
 def not_finite(logits: Tensor) -> int:

@@ -19,7 +19,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, eps_text
 from advgan.data import Data
 from advgan.data.flags import load_chosen
-from advgan.defenses import ClassifierSpec, parse_classifier
+from advgan.defenses import ClassifierSpec, Transforms, parse_classifier
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.compatibility import is_black_box
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets
@@ -96,6 +96,7 @@ class Study:
         self.results: list[Result] = []
         self.seed = self.cache_hits = self.keep = 0
         self.is_main = True
+        self.transforms = Transforms(())  # of the written images, in `Result.records`
         self._caches: dict[int, ResultCache] = {}
         self._images: tuple[Data, Tensor, Tensor] | None = None
 
@@ -173,7 +174,12 @@ class Study:
             folder, settings = self.settings.output_dir / "cells", self.settings
             images = (self.x[:n], self.y[:n])
             self._caches[n] = ResultCache(
-                folder, *images, batch_size=settings.batch_size, keep=self.keep, fresh=settings.fresh
+                folder,
+                *images,
+                batch_size=settings.batch_size,
+                keep=self.keep,
+                fresh=settings.fresh,
+                transforms=self.transforms,
             )
         return self._caches[n]
 

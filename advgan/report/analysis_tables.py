@@ -1,10 +1,10 @@
-"""Further tables of a comparison: local optimality, cost of a generator, pairs of attacks."""
+"""Further tables of a comparison: success after transforms, local optimality, cost of a generator, pairs of attacks."""
 
 from __future__ import annotations
 
 from advgan.analysis.groups import Group, group_of
 from advgan.core.threat_model import eps_text
-from advgan.report.page import ResultRow, Summary, Table
+from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
 from advgan.report.sections import at_least_two_digits, threat_text
 
 
@@ -49,6 +49,35 @@ def optimality(summary: Summary) -> list[Table]:
     )
     headers = ["target", "norm", "attack", "optimality %", "up to eps"]
     return [Table("Local optimality", headers, rows, note=note, n_text_columns=3)] if rows else []
+
+
+def survival(summary: Summary) -> list[Table]:
+    """Success of the written images after each transform: one table per target and threat."""
+    by_group: dict[Group, dict[tuple[str, int], list[ResultRow]]] = {}
+    for entry in summary.get("survival", ()):
+        of_attack = by_group.setdefault(group_of(entry), {})
+        of_attack.setdefault((entry["attack"], entry["seed"]), []).append(entry)
+    asr = {(group_of(row), row["attack"], row["seed"]): row["asr"] for row in summary["rows"]}
+    return [_survival_table(group, attacks, asr) for group, attacks in by_group.items()]
+
+
+def _survival_table(
+    group: Group, attacks: dict[tuple[str, int], list[ResultRow]], asr: dict[tuple[Group, str, int], float]
+) -> Table:
+    entries = next(iter(attacks.values()))
+    heads = [text for entry in entries for text in (f"{entry['transform']} % [95 %]", "kept %")]
+    rows = [
+        [attack, percent(asr[group, attack, seed])]
+        + [text for entry in of_attack for text in (with_interval(entry), percent(entry["kept"], "–"))]
+        for (attack, seed), of_attack in attacks.items()
+    ]
+    alone = ["no attack", percent(0.0)] + [text for entry in entries for text in (percent(entry["clean"]), "")]
+    note = (
+        "Success of the images as files of 8 bits, after the transform, over the same images as the ASR. Kept: the "
+        "share of the successes that are still successes. No attack: the clean images after the transform alone."
+    )
+    title = f"Success after transforms of the file, {threat_text(entries[0])}"
+    return Table(title, ["attack", "ASR %", *heads], rows, note=note, summary_rows=[alone])
 
 
 def mcnemar(summary: Summary) -> list[Table]:

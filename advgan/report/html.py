@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from advgan.analysis.groups import group_of
-from advgan.report.analysis_tables import cost, mcnemar, optimality
+from advgan.report.analysis_tables import cost, mcnemar, optimality, survival
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.html_gallery import MAX_PIXELATED_SIZE, data_uri, galleries, initial_pair
 from advgan.report.page import Summary
@@ -35,7 +35,7 @@ def html(comparison: Comparison, plots: Mapping[str, Plot]) -> str:
         signs=SIGNS,
         describe_check=describe_check,
         attacks=attacks,
-        others=[*optimality(summary), *cost(summary)],
+        others=[*survival(summary), *optimality(summary), *cost(summary)],
         pairs=mcnemar(summary),
         columns=[head for head in COLUMN_HELP if any(head in section.headers for section in attacks)],
         meaning=COLUMN_HELP,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from advgan.report.analysis_tables import cost, optimality
+from advgan.report.analysis_tables import cost, optimality, survival
 from advgan.report.page import Summary, Table
 from advgan.report.sections import sections
 
@@ -34,7 +34,7 @@ def latex(summary: Summary) -> str:
     parts += [
         _table(section, section.title + ". " + _explanation(section)) for section in sections(summary, OMITTED_COLUMNS)
     ]
-    others = [*optimality(summary), *cost(summary)]
+    others = [*survival(summary), *optimality(summary), *cost(summary)]
     parts += [_table(section, f"{section.title}. {section.note}") for section in others]
     return "\n".join(parts)
 

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from advgan.core.terminal import printable
-from advgan.report.analysis_tables import cost, mcnemar, optimality
+from advgan.report.analysis_tables import cost, mcnemar, optimality, survival
 from advgan.report.escaping import in_markdown
 from advgan.report.page import ResultRow, Summary, Table
 from advgan.report.sections import COLUMN_HELP, NOTES, sections
@@ -44,7 +44,7 @@ def terminal(summary: Summary, width: int = 120) -> Group:
         widths = [Console(width=999).measure(section.grid(compact=True)).maximum for section in tables]
         if max(widths, default=0) <= width:
             break
-    tables += [*optimality(summary), *cost(summary)]
+    tables += [*survival(summary), *optimality(summary), *cost(summary)]
     pairs = mcnemar(summary)
     tables += [section for section in pairs if len(section.rows) <= MAX_PAIRS]
     parts: list[RenderableType] = [section.rich(compact=True) for section in tables]
@@ -76,7 +76,7 @@ def markdown(summary: Summary) -> str:
         text += ["## Checks of validity", "", *map(_verdict, summary["sanity"]), ""]
     attacks = sections(summary)
     text += ["## Attacks", "", *(line for section in attacks for line in section.markdown())]
-    for section in (*optimality(summary), *cost(summary), *mcnemar(summary)):
+    for section in (*survival(summary), *optimality(summary), *cost(summary), *mcnemar(summary)):
         text += section.markdown()
     used = [head for head in COLUMN_HELP if any(head in section.headers for section in attacks)]
     text += ["## Columns", "", *(f"- **{head}**: {COLUMN_HELP[head]}" for head in used), "", NOTES, ""]

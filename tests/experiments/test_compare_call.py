@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ from torch import Tensor, nn
 import advgan
 from advgan import Generator, InputError, Threat
 from advgan.attacks import fgsm, make_attack
+from advgan.core.config import run
 from advgan.evaluation import evaluate
+from advgan.experiments.comparison import run as compare
+from tests.conftest import ROOT
 
+SCHEMA = ROOT / "advgan" / "evaluation" / "results.schema.json"
 TIMES = {"seconds", "images_per_second", "seed"}
 
 
@@ -163,3 +168,60 @@ def test_nothing_is_attacked_before_all_is_checked(
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="expected a directory for the reports"):
         advgan.compare(model, x, y, [counted], eps=0.1).save(tmp_path / "file")
+
+
+# Success after transforms of the written images
+
+
+def test_success_after_transforms(
+    model: nn.Module, images: tuple[Tensor, Tensor], tmp_path: Path, undrawn: None
+) -> None:
+    """A blank image is of the class of the largest bias, attacked or not; a file is what the 8-bit metrics are of."""
+    x, y = images
+
+    def blank(x: Tensor) -> Tensor:
+        return 0 * x
+
+    def nothing(x: Tensor, y: Tensor) -> Tensor:
+        return x
+
+    results = advgan.compare(model, x, y, ["fgsm", nothing], eps=0.15, survive=("png", "jpeg:90", blank))
+    entries = {(entry["attack"], entry["transform"]): entry for entry in results.comparison.summary["survival"]}
+    assert [name for _, name in entries] == ["png", "jpeg:90", "blank"] * 2
+    row, png = results.rows[0], entries["fgsm", "png"]
+    assert (png["asr"], png["n"], png["clean"], png["kept"]) == (row["asr_8bit"], row["n_attacked"], 0, 1)
+    predicted, of_blank = model(x).argmax(1), int(model(torch.zeros_like(x[:1])).argmax())
+    changed = (y[predicted == y] != of_blank).float().mean().item()
+    for attack in ("fgsm", "nothing"):
+        assert entries[attack, "blank"]["asr"] == entries[attack, "blank"]["clean"] == pytest.approx(changed)
+    assert entries["nothing", "png"]["kept"] is None
+    results.save(tmp_path)
+    for file in ("report.md", "report.html", "report.tex"):
+        assert "no attack" in (tmp_path / file).read_text()
+    assert "survival" not in advgan.compare(model, x, y, ["fgsm"], eps=0.15).comparison.summary
+
+
+def test_program_reports_success_after_the_usual_transforms(
+    digits: Path, classifier: Path, tmp_path: Path, undrawn: None
+) -> None:
+    def entries(*words: str) -> list[dict[str, Any]]:
+        basics = ["--dataset", "folder", "--data-dir", str(digits), "--target", "mnist-small", "--threads", "1"]
+        basics += ["--target-weights", str(classifier), "--output-dir", str(tmp_path), "--attacks", "fgsm", "deepfool"]
+        run(compare.main, compare.Settings, [*basics, "--eps", "0.1", "0.2", *words])
+        summary = json.loads((tmp_path / "results.json").read_text())
+        jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the extra dev")
+        assert not list(jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(summary))
+        found: list[dict[str, Any]] = summary.get("survival", [])
+        return found
+
+    assert entries() == []
+    first = entries("--survive", "all")
+    assert {entry["transform"] for entry in first} == {"png", "jpeg:90", "jpeg:75"}  # 28 pixels: no resize-crop
+    assert len(first) == 2 * 2 * 3
+    assert all(0 <= entry["asr_low"] <= entry["asr"] <= entry["asr_high"] <= 1 for entry in first)
+    by_eps = {(e["eps"], e["transform"]): e["asr"] for e in first if e["attack"] == "deepfool"}
+    assert by_eps[0.1, "png"] <= by_eps[0.2, "png"]
+    assert entries("--survive", "all") == first  # from stored results
+    assert {entry["transform"] for entry in entries("--survive", "crop", "gaussian:0.7")} == {"crop", "gaussian:0.7"}
+    with pytest.raises(SystemExit):
+        entries("--survive", "jpg")

@@ -20,6 +20,7 @@ from advgan.classifiers import check_target
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_images, check_labels
 from advgan.core.threat_model import Norm, Threat, check_class
+from advgan.defenses.transforms import Transform, Transforms, standard_transforms
 from advgan.evaluation import Result, ResultCache, TargetModel, environment, evaluate, predict
 from advgan.evaluation.loading import describe_generator
 from advgan.evaluation.result_cache import attack_rng
@@ -47,6 +48,7 @@ class CompareSettings:
     y_target: int | None
     batch_size: int
     seed: int
+    survive: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,6 +97,7 @@ def compare(
     seed: int = 0,
     classes: Sequence[str] | None = None,
     name: str = "model",
+    survive: Sequence[str | Transform] = (),
 ) -> CompareResults:
     """Attack images `x` of a classifier with each of the `attacks`, and recompute every metric from the results.
 
@@ -110,6 +113,8 @@ def compare(
         seed: seed of random attacks
         classes: names of the classes for the reports; None: their numbers
         name: label of the model in the reports
+        survive: transforms of the written images, names ("png", "jpeg:75", "resize-crop", "crop") or functions, after
+            which success is reported too (`advgan.defenses.Transforms`); "all": the usual ones
 
     An attack that raises, or violates the threat model, is a failed row: `row["status"]`. Raises InputError for images,
     labels, a model or attack names that cannot be used.
@@ -125,13 +130,14 @@ def compare(
     threat = Threat(norm, eps, y_target is not None)
     check_class(y_target, k)
     names = _class_names(classes, k)
-    cache = ResultCache(None, x, y, batch_size=batch_size, keep=SHOWN)
+    transforms = Transforms(standard_transforms(min(x.shape[2:])) if survive in ("all", ("all",)) else survive)
+    cache = ResultCache(None, x, y, batch_size=batch_size, keep=SHOWN, transforms=transforms)
     run = _Runner(cache, target, threat, y_target, seed)
     named = label_attacks(attacks)
     for label, attack in named.items():
         run.check(label, attack, k)
     results = [run(label, attack) for label, attack in named.items()]
-    settings = CompareSettings(tuple(named), eps, norm, y_target, batch_size, seed)
+    settings = CompareSettings(tuple(named), eps, norm, y_target, batch_size, seed, tuple(transforms.names))
     description = _describe_model(model, target)
     generators = [describe_generator(g, label, name, None) for label, g in named.items() if isinstance(g, Generator)]
     report = {"environment": environment(settings), "target": description, "targets": [description]}
@@ -179,6 +185,7 @@ class _Runner:
                 name=label, target_name=target.label, seed=self.seed, y_target=self.y_target,
                 batch_size=cache.batch_size, keep=cache.keep,
                 clean_logits=cache.logits(target), clean_accepted=cache.accepted(target),
+                transforms=cache.transforms, clean_after=cache.clean_after(target),
             )  # fmt: skip
             result.row["access"] = _access(result.row)
         result.row["attack"] = label

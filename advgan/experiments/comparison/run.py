@@ -23,7 +23,8 @@ from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat, check_class
-from advgan.defenses import ClassifierSpec, parse_classifier, parse_classifiers
+from advgan.defenses import ClassifierSpec, Transforms, parse_classifier, parse_classifiers
+from advgan.defenses.transforms import standard_transforms
 from advgan.evaluation.compatibility import is_black_box
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_threat_models, resolve_target_class
 from advgan.experiments.comparison.compare import CompareResults
@@ -63,6 +64,9 @@ class Settings(ClassifiersSettings, StudySettings):
     """Norms of the balls; (): the generator's, linf without one"""
     y_target: int | None = None
     """Target class; images of that class are left out. None: the generator's target class, if it has one"""
+    survive: tuple[str, ...] = ()
+    """Transforms of the written images, after which success is reported too: png, jpeg:75, resize-crop (256 and 224
+    pixels), resize, crop, or a preprocessing defense; all: png, jpeg:90, jpeg:75 and, from 64 pixels on, resize-crop"""
     output_dir: Path = Path("checkpoints/runs/compare")
     """Directory of report.html, report.md, results.json and the rest; earlier ones are replaced"""
     seeds: tuple[int, ...] = (0,)
@@ -79,7 +83,11 @@ def main(settings: Settings) -> None:
     specs = parse_attacks(settings.attacks, BASIC, all_names, with_generator=first is not None, targeted=targeted)
     threats = parse_threat_models(settings.eps, settings.norm, first, targeted=targeted)
     checks = [parse_attack(name) for name in SANITY] if settings.sanity else []
+    if settings.survive != ("all",):
+        study.transforms = Transforms(settings.survive)
     study.init_run(settings.seeds[0], distributed=True)
+    if settings.survive == ("all",):
+        study.transforms = Transforms(standard_transforms(min(study.data.image_shape[1:])))
     targets = study.load_targets(classifiers)
     check_class(y_target, study.data.num_classes)
     if not settings.attacks and any(is_black_box(target.model) for target in targets):

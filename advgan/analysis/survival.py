@@ -1,0 +1,49 @@
+"""Success of written images after transforms: 8 bits, JPEG, resizing, cropping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from advgan.evaluation.evaluate import Result
+from advgan.evaluation.statistics import wilson
+
+AFTER = "after "  # a transform: the records of predictions (`advgan.evaluation.verify.predictions_after`)
+
+
+def survival(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """An entry for each result and transform; [] where none was measured.
+
+    asr     over the eligible images, after the transform, with its Wilson interval; within eps as a file of 8 bits
+    kept    the share of the successes without transform that are successes after it; None: there are none
+    clean   what the transform does alone: the same rate of the eligible images without an attack
+    """
+    return [_entry(result, name) for result in results for name in _transforms(result)]
+
+
+def _transforms(result: Result) -> list[str]:
+    return [column.removeprefix(AFTER) for column in result.records if column.startswith(AFTER)]
+
+
+def _entry(result: Result, name: str) -> dict[str, Any]:
+    row, records = result.row, result.records
+    eligible, before = records["counts"], records["success"]
+    after = eligible & records["within_8bit"] & _success(records, AFTER + name, row["y_target"])
+    clean = eligible & _success(records, f"clean {AFTER}{name}", row["y_target"])
+    n, hits, successes = int(eligible.sum()), int(after.sum()), int(before.sum())
+    low, high = wilson(hits, n)
+    return {
+        **{key: row[key] for key in ("target", "attack", "norm", "eps", "y_target", "seed")},
+        **{"transform": name, "n": n, "asr": hits / n, "asr_low": low, "asr_high": high},
+        "kept": int((before & after).sum()) / successes if successes else None,
+        "clean": int(clean.sum()) / n,
+    }
+
+
+def _success(records: dict[str, Tensor], column: str, y_target: int | None) -> Tensor:
+    """Whether each image (n,) is predicted as another class, or as `y_target`, and not rejected (-1)."""
+    prediction = records[column]
+    goal = prediction != records["label"] if y_target is None else prediction == y_target
+    return goal & (prediction >= 0)
