@@ -49,6 +49,8 @@ def config_card(config: Mapping[str, Any]) -> str:
     rows |= {name: config[name] for name in sizes} | {"noise": config["noise"] or "none"}
     rows["labels as input"] = f"{config['labels']} classes" if config["labels"] else "no"
     rows["universal"] = "yes" if config["universal"] else "no"
+    if config.get("smoothing"):
+        rows["smoothing of the perturbation"] = "{0} x {0} pixels".format(config["smoothing"])
     rows["guide"] = "none" if guide is None else f"{_code(guide['name'])}, {guide['num_classes']} classes"
     return CARD.format(
         channels=config["channels"],

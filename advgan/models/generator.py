@@ -35,7 +35,7 @@ from advgan.models.generator_settings import (
     check_settings,
 )
 from advgan.models.guides import allowed_guide, check_guide, guide_config, guide_from, rebuild
-from advgan.models.networks import ConditionEmbedding
+from advgan.models.networks import ConditionEmbedding, GaussianSmoothing
 from advgan.models.unrolled import UnrolledGradientNetwork
 
 
@@ -45,8 +45,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     norm, eps      the ball around the image that holds every adversarial image, by construction
     y_target       the class that this generator was trained for; None: untargeted, or any class
     architecture   "patch" (fast; `patch`, `width`, `depth` are its sizes), "unet" (for success; `levels` too),
-                   "unrolled" (for small eps: `depth` iterations of a learned backward pass of its guide) or "paper"
-                   (Xiao et al. 2018)
+                   "unrolled" (for small eps: `depth` iterations of a learned backward pass of its guide), "paper"
+                   (Xiao et al. 2018) or "resnet" (that of the transferable attacks; `width` 64 and `depth` 6 there)
     labels         above 0: conditional on the label `y`, one of so many: the class to leave, which gradient attacks are
                    given, too. A network of the image alone tends to push all images into one class, and fails on those
                    of that class. Where `y` is unknown, the prediction of the guide replaces it, if there is one
@@ -54,6 +54,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
     eps_min        conditional on eps, from `eps_min` to `eps`; None: for `eps` alone
     noise          length of a noise vector z, which makes many perturbations for one image; 0: none
     universal      one perturbation for all images: a learned image is the input of the network
+    smoothing      side in pixels, odd, of a Gaussian filter (deviation 1) of the unbounded perturbation, as in CDA
+                   (Naseer et al. 2019: 3); 0: none
     guide          the conditioning classifier: its logits of the clean image modulate every block (FiLM). Any nn.Module
                    from images in [0, 1] to logits, of which a frozen copy becomes part of the generator, or the
                    config.json of a built-in one.
@@ -83,6 +85,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         eps_min: float | None = None,
         noise: int = 0,
         universal: bool = False,
+        smoothing: int = 0,
         guide: nn.Module | Mapping[str, Any] | None = None,
         image_shape: Sequence[int] | None = None,
         network: nn.Module | None = None,
@@ -92,6 +95,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             **{"channels": channels, "eps": eps, "norm": norm, "y_target": y_target, "architecture": architecture},
             **{"patch": patch, "width": width, "depth": depth, "levels": levels, "classes": classes},
             **{"labels": labels, "eps_min": eps_min, "noise": noise, "universal": universal},
+            "smoothing": smoothing,
         }
         check_settings(settings, guided=guide is not None)
         self.guide = None if guide is None else guide_from(guide, image_shape)
@@ -114,6 +118,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             self.network = network
         else:
             self.size_multiple, self.network = build_network(settings, self.guide, cond_dim)
+        self.smooth = GaussianSmoothing(smoothing) if smoothing else None
         self._settings = settings
         self.to(memory_format=torch.channels_last)  # half as much again in speed on a CPU
 
@@ -159,6 +164,18 @@ class Generator(nn.Module, PyTorchModelHubMixin):
 
         What the generator is not conditional on is ignored.
         """
+        raw = self._network_output(x, y, y_target, eps, z, iterations)
+        return raw if self.smooth is None else self.smooth(raw)
+
+    def _network_output(
+        self,
+        x: Tensor,
+        y: Tensor | None,
+        y_target: Tensor | None,
+        eps: Tensor | None,
+        z: Tensor | None,
+        iterations: int | None,
+    ) -> Tensor:
         n, _, h, w = x.shape
         labels = x.new_full((n,), -1, dtype=torch.long) if y is None else y
         targets = x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target
@@ -425,7 +442,7 @@ def _arguments(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], guide: nn.Module | str | None, network: nn.Module | None
 ) -> dict[str, Any]:
     """The arguments of `Generator` for a checkpoint. Raises InputError as `Generator.from_pretrained`."""
-    config = {"labels": 0, **config}  # which checkpoints without labels may lack
+    config = {"labels": 0, "smoothing": 0, **config}  # which older checkpoints may lack
     names = set(inspect.signature(Generator).parameters) - {"image_shape", "network"}
     check_keys("its config.json", config, names, ["network"])
     arguments = {name: config[name] for name in names}

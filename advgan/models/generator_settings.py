@@ -13,21 +13,22 @@ from advgan.classifiers.base import MAX_CLASSES
 from advgan.core.errors import InputError
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import check_eps
-from advgan.models.networks import PatchNetwork, UNet, XiaoNetwork
+from advgan.models.networks import PatchNetwork, ResNetNetwork, UNet, XiaoNetwork
 from advgan.models.unrolled import UnrolledGradientNetwork
 
-Architecture = Literal["patch", "unet", "unrolled", "paper"]
+Architecture = Literal["patch", "unet", "unrolled", "paper", "resnet"]
 CUSTOM = "custom"  # the architecture of a config.json whose network was the caller's own
 COND_DIM = 64  # length of the condition vector
 
 # The largest sizes that a config.json may have: far above what anybody trains.
 MAX_CHANNELS, MAX_PATCH, MAX_WIDTH, MAX_DEPTH, MAX_LEVELS, MAX_NOISE = 4096, 256, 16_384, 1000, 8, 65_536
+MAX_SMOOTHING = 255
 
 
 def check_architecture(architecture: Any) -> None:
     """Raise InputError unless it is one of `Architecture`."""
     if not isinstance(architecture, str) or architecture not in get_args(Architecture):
-        raise InputError(f"architecture must be patch, unet, unrolled or paper, got {architecture!r:.60}")
+        raise InputError(f"architecture must be patch, unet, unrolled, paper or resnet, got {architecture!r:.60}")
 
 
 def check_settings(settings: Mapping[str, Any], *, guided: bool) -> None:
@@ -41,8 +42,11 @@ def check_settings(settings: Mapping[str, Any], *, guided: bool) -> None:
         ("labels", 0, MAX_CLASSES),
         ("classes", 0, MAX_CLASSES),
         ("noise", 0, MAX_NOISE),
+        ("smoothing", 0, MAX_SMOOTHING),
     ):
         check_int(name, settings[name], least, most)
+    if settings["smoothing"] and settings["smoothing"] % 2 == 0:
+        raise InputError(f"smoothing must be 0 or an odd number of pixels, got {settings['smoothing']}")
     y_target, eps, eps_min = settings["y_target"], settings["eps"], settings["eps_min"]
     if y_target is not None:
         check_int("y_target", y_target, 0, MAX_CLASSES)
@@ -107,6 +111,8 @@ def build_network(settings: Mapping[str, Any], guide: Any, cond_dim: int) -> tup
     depth, levels = settings["depth"], settings["levels"]
     if settings["architecture"] == "paper":
         return 4, XiaoNetwork(channels, cond_dim)
+    if settings["architecture"] == "resnet":
+        return 4, ResNetNetwork(channels, width, depth, cond_dim)
     if settings["architecture"] == "unrolled":
         return 1, UnrolledGradientNetwork(guide, depth, width, cond_dim, settings["norm"])
     if settings["architecture"] == "unet":

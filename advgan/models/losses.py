@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AdversarialLoss = Literal["margin", "cross-entropy"]
+AdversarialLoss = Literal["margin", "cross-entropy", "relativistic", "features", "cosine-features", "match"]
+LogitLoss = Literal["margin", "cross-entropy"]  # those of `adversarial_loss`; the others: advgan.models.objectives
 GANLoss = Literal["least-squares", "bce", "hinge"]
 
 
@@ -25,7 +26,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def adversarial_loss(
-    logits: Tensor, y: Tensor, y_target: Tensor | None = None, *, form: AdversarialLoss = "margin", kappa: float = 0.0
+    logits: Tensor, y: Tensor, y_target: Tensor | None = None, *, form: LogitLoss = "margin", kappa: float = 0.0
 ) -> Tensor:
     """L_adv of eq. (2).
 

@@ -175,6 +175,51 @@ class XiaoNetwork(nn.Module):
         return out
 
 
+class ResNetNetwork(nn.Module):
+    """That of the transferable attacks (GAP, CDA, LTP, BIA, TTP; after Johnson et al. 2016): c7s1-w, d2w, d4w, six
+    residual blocks of 4w, u2w, uw, c7s1; in the publications w is 64, and there is batch normalisation and dropout."""
+
+    def __init__(self, channels: int, width: int, depth: int = 6, cond_dim: int = 0) -> None:
+        super().__init__()
+
+        def layer(conv: nn.Module, out: int) -> ConvNormAct:
+            return ConvNormAct(conv, out, cond_dim)
+
+        def down(out: int) -> ConvNormAct:
+            return layer(nn.Conv2d(out // 2, out, 3, stride=2, padding=1, bias=False), out)
+
+        def up(out: int) -> ConvNormAct:
+            return layer(nn.ConvTranspose2d(2 * out, out, 3, 2, padding=1, output_padding=1, bias=False), out)
+
+        stem = nn.Conv2d(channels, width, 7, padding=3, padding_mode="reflect", bias=False)
+        blocks = (ResidualBlock(4 * width, cond_dim) for _ in range(depth))
+        self.body = ConditionalSequential(
+            [layer(stem, width), down(2 * width), down(4 * width), *blocks, up(2 * width), up(width)]
+        )
+        self.to_pixels = nn.Conv2d(width, channels, 7, padding=3, padding_mode="reflect")
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        out: Tensor = self.to_pixels(self.body(x, cond))
+        return out
+
+
+class GaussianSmoothing(nn.Module):
+    """Images (n, c, h, w) filtered by a Gaussian of `size` x `size` pixels and deviation `sigma`, without weights."""
+
+    kernel: Tensor
+
+    def __init__(self, size: int, sigma: float = 1.0) -> None:
+        super().__init__()
+        line = torch.exp(-((torch.arange(size) - (size - 1) / 2) ** 2) / (2 * sigma**2))
+        kernel = torch.outer(line, line) / line.sum() ** 2
+        self.register_buffer("kernel", kernel[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin, channels = self.kernel.shape[-1] // 2, x.shape[1]
+        padded = F.pad(x, (margin,) * 4, mode="replicate")
+        return F.conv2d(padded, self.kernel.to(x.dtype).expand(channels, -1, -1, -1), groups=channels)
+
+
 class ConditionEmbedding(nn.Module):
     """Label, target class, eps, noise and the guide's logits of the clean image as one vector: the sum of their
     embeddings, through one layer. The last row of the labels is "unknown", of the target classes "untargeted".

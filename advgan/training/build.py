@@ -15,9 +15,9 @@ from advgan.core.training_record import checkpoint_folder
 from advgan.data import Split, Stream
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.options import GeneratorConfig, TrainingConfig
+from advgan.training.options import GeneratorConfig, TrainingConfig, default_depth, default_width
 
-BATCH_SIZE, WIDTH = 64, 32
+BATCH_SIZE = 64
 
 
 def build_generator(
@@ -36,9 +36,8 @@ def build_generator(
     if labels is None:
         alone = guide is None and network is None and not config.universal
         labels = alone and config.architecture in ("patch", "unet")
-    width = config.width
-    if width is None:
-        width = 0 if config.architecture == "unrolled" else WIDTH
+    width = default_width(config.architecture) if config.width is None else config.width
+    depth = default_depth(config.architecture) if config.depth is None else config.depth
     return Generator(
         channels=image_shape[0],
         eps=threat.eps,
@@ -47,13 +46,14 @@ def build_generator(
         architecture=config.architecture,
         patch=config.patch,
         width=width,
-        depth=config.depth,
+        depth=depth,
         levels=config.levels,
         labels=num_classes if labels else 0,
         classes=num_classes if config.any_class else 0,
         eps_min=config.eps_min,
         noise=config.noise,
         universal=config.universal,
+        smoothing=config.smoothing,
         guide=guide,
         image_shape=image_shape,
         network=network,

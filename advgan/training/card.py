@@ -7,6 +7,7 @@ from typing import Any
 from advgan.core.threat_model import eps_text
 from advgan.data import Data, Stream
 from advgan.training.gan import DETECTOR_WEIGHT
+from advgan.training.options import default_depth
 from advgan.training.runtime.checkpoint import IGNORED_ON_RESUME
 from advgan.training.validation import AFTER
 
@@ -151,7 +152,8 @@ def _filled(
     eps_range = f"eps {smallest}{eps_text(s['eps'])}"
     iterations = ""
     if s["architecture"] == "unrolled":
-        iterations = f" of {s['depth']} iterations, each a forward and a backward pass of its guide"
+        depth = default_depth("unrolled") if s["depth"] is None else s["depth"]
+        iterations = f" of {depth} iterations, each a forward and a backward pass of its guide"
     kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
     loss, hinge = f"L_adv ({s['adversarial']}{kappa})", ""
     discriminator = "| discriminator | none |\n"

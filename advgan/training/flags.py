@@ -30,7 +30,10 @@ class LossFlags:
     """The weighted sum that the generator minimises."""
 
     adversarial: losses.AdversarialLoss = "margin"
-    """Adversarial loss on the logits"""
+    """Adversarial loss: of the logits (margin, cross-entropy), or of published attacks that transfer: relativistic
+    (CDA, Naseer et al. 2019); of a layer's output, untargeted, features (LTP, Nakka & Salzmann 2021) and
+    cosine-features (BIA, Zhang et al. 2022); toward the distribution of a target class, match (TTP, Naseer et al.
+    2021)"""
     kappa: Real = 5.0
     """Confidence margin of the adversarial loss (form margin)"""
     gan: losses.GANLoss = "least-squares"
@@ -50,13 +53,14 @@ class NetworkFlags:
 
     architecture: Architecture = "patch"
     """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
-    guide) or paper (Xiao et al. 2018)"""
+    guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer)"""
     patch: int = 4
     """Side of a patch, in pixels, that becomes one position of the generator"""
     width: int | None = None
-    """Channels of the generator; None: 32, of architecture unrolled 0, the learned backward pass alone"""
-    depth: int = 2
-    """Residual blocks of the generator (unet: at its bottom; unrolled: iterations)"""
+    """Channels of the generator; None: 32, of architecture resnet 64, of unrolled 0, the learned backward pass
+    alone"""
+    depth: int | None = None
+    """Residual blocks of the generator (unet: at its bottom; unrolled: iterations); None: 2, of a resnet 6"""
     levels: int = 1
     """Downsampling levels of a unet"""
 

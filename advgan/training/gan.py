@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +13,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from advgan.classifiers.layers import layer_output
 from advgan.core.errors import InputError
-from advgan.defenses import Transforms, can_reject
-from advgan.models import losses
+from advgan.defenses import Transforms, adaptive, can_reject
+from advgan.models import losses, objectives
 from advgan.models.generator import Generator
 
+FEATURE_LOSSES = ("features", "cosine-features")
 DETECTOR_WEIGHT = 1.0  # default weight of L_detector, where the classifier can reject images
 
 
@@ -29,7 +31,12 @@ class LossConfig:
     + detector_weight L_detector     of a classifier that can reject: keeps the adversarial images below its threshold;
                                      None: 1
 
-    adversarial, kappa   form of L_adv, and the margin of the form "margin"
+    adversarial, kappa   form of L_adv, and the margin of the form "margin". Of attacks that transfer, published with
+                         alpha = beta = 0 (`advgan.models.objectives`): "relativistic" (CDA), "features" (LTP) and
+                         "cosine-features" (BIA), which are untargeted, and "match" (TTP), which is targeted
+    layer                of the features, by name, like "features.5"; None: one in the middle
+    random_normalization     another normalisation of the images that the classifier sees in each step, for transfer to
+                             other domains (BIA, Zhang et al. 2022)
     gan                  form of L_GAN
     alpha                weight of L_GAN; 0: there is no discriminator
     hinge_threshold      l2 norm from which the hinge is active; None: 0.85 of that of random-sign noise of the same eps
@@ -37,6 +44,8 @@ class LossConfig:
 
     adversarial: losses.AdversarialLoss = "margin"
     kappa: float = 5.0
+    layer: str | None = None
+    random_normalization: bool = False
     gan: losses.GANLoss = "least-squares"
     alpha: float = 0.1
     beta: float = 0.05
@@ -71,16 +80,32 @@ class Conditions:
 @dataclass(frozen=True)
 class Batch:
     """Images x (n, c, h, w), labels y (n,) int64 and conditions; `transform` (n,) int64 numbers the transform
-    after which the classifier gets x_adv, where there are any."""
+    after which the classifier gets x_adv, where there are any; mean and deviation of a random normalisation."""
 
     x: Tensor
     y: Tensor
     conditions: Conditions = field(default_factory=Conditions)
     transform: Tensor | None = None
+    normalization: tuple[float, float] | None = None
 
     def __getitem__(self, part: slice) -> Batch:
         transform = None if self.transform is None else self.transform[part]
-        return Batch(self.x[part], self.y[part], self.conditions[part], transform)
+        return Batch(self.x[part], self.y[part], self.conditions[part], transform, self.normalization)
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A frozen classifier that a generator is trained against, and what the loss needs beside its logits for x_adv.
+
+    layer           of its features, which then replace the logits: the pass ends there
+    clean_logits    whether its logits for the clean images are needed
+    distributions   its distributions over images of each class
+    """
+
+    model: Any
+    layer: nn.Module | None = None
+    clean_logits: bool = False
+    distributions: objectives.ClassDistributions | None = None
 
 
 @dataclass(frozen=True)
@@ -89,10 +114,14 @@ class LossInputs:
 
     x, x_adv          (n, c, h, w)
     y, y_target       (n,) int64; y_target is None, or -1 for "away from the true class"
-    logits            (n, k) float32, the classifier's for x_adv, or for x_adv after a transform (`Batch.transform`)
+    logits            (n, k) float32, the classifier's for x_adv, or for x_adv after a transform (`Batch.transform`);
+                      (n, 0) with an adversarial loss on features
     scores            (n,) float32, the discriminator's for x_adv: higher for clean images; 0 without a discriminator
     rejection         (n,) how far x_adv is above a detector's threshold; None without detector
     conditions        see `Conditions`
+    clean_logits      (n, k) float32, the classifier's for x; None where the loss has no use for it
+    features, clean_features   (n, ...) float32, a layer's outputs for x_adv and for x; None as above
+    distributions     the classifier's over images of each class; None as above
     """
 
     x: Tensor
@@ -103,6 +132,10 @@ class LossInputs:
     scores: Tensor
     rejection: Tensor | None
     conditions: Conditions
+    clean_logits: Tensor | None = None
+    features: Tensor | None = None
+    clean_features: Tensor | None = None
+    distributions: objectives.ClassDistributions | None = None
 
 
 LossFunction = Callable[[LossInputs], Tensor]  # -> a scalar, or one value per image (n,)
@@ -201,7 +234,7 @@ def generator_step(
     x_adv: Tensor | None = None,
     *,
     discriminator: nn.Module | None,
-    model: Any,
+    sources: Sequence[SourceModel],
     accelerator: Accelerator,
     clip_norm: float = 10.0,
     accumulate: int = 1,
@@ -213,7 +246,7 @@ def generator_step(
                     computed here
     discriminator   unwrapped: frozen for this step, so that its own gradients stay as they are and its data-parallel
                     wrapper has no forward pass without a backward one; None: there is no L_GAN
-    model           the frozen classifier
+    sources         the frozen classifiers; of several: the mean of their losses
     accumulate      number of micro-batches: of one alone are activations kept
     transforms      those that `batch.transform` numbers
     """
@@ -223,10 +256,15 @@ def generator_step(
         images = batch[part]
         with no_sync_unless_last(generator, part.stop == len(batch.x), accelerator):
             images_adv = x_adv if x_adv is not None and accumulate == 1 else perturbed(generator, images)
-            inputs = loss_inputs(images, images_adv, discriminator, model, accelerator, transforms)
-            value, terms = weighted_loss(loss, inputs) if isinstance(loss, LossConfig) else own_loss(loss, inputs)
+            of_sources = []
+            for source in sources:
+                inputs = loss_inputs(images, images_adv, discriminator, source, accelerator, transforms)
+                of_sources.append(
+                    weighted_loss(loss, inputs) if isinstance(loss, LossConfig) else own_loss(loss, inputs)
+                )
+            value = torch.stack([value for value, _ in of_sources]).mean()
             accelerator.backward(value / accumulate)
-        metrics.append(terms)
+        metrics.append(average([terms for _, terms in of_sources]))
     gradient_norm = accelerator.clip_grad_norm_(generator.parameters(), clip_norm)
     optimizer.step()
     return average(metrics) | {"gradient norm": torch.as_tensor(gradient_norm).detach()}
@@ -236,22 +274,46 @@ def loss_inputs(
     batch: Batch,
     x_adv: Tensor,
     discriminator: nn.Module | None,
-    model: Any,
+    source: SourceModel,
     accelerator: Accelerator,
     transforms: Transforms | None = None,
 ) -> LossInputs:
-    """One forward pass of classifier and discriminator on the adversarial images of a batch; the classifier gets them
-    after their transforms."""
-    seen = x_adv
+    """One forward pass of classifier and discriminator on the adversarial images of a batch, and one of the classifier
+    on the clean images where the loss needs it; the classifier gets x_adv after its transforms."""
+    model: Any = adaptive(source.model)
+    logits = x_adv.new_zeros(len(x_adv), 0)
+    clean_logits = features = clean_features = None
+    seen, clean_seen = x_adv, batch.x
     if transforms and batch.transform is not None:
         seen = transforms.mixed(x_adv, batch.x, batch.transform)
+    if batch.normalization is not None:
+        seen, clean_seen = (objectives.random_normalize(x, *batch.normalization) for x in (seen, clean_seen))
     with accelerator.autocast():
-        logits = model(seen).float()
-        scores = torch.zeros_like(logits[:, 0]) if discriminator is None else frozen_scores(discriminator, x_adv)
+        if source.layer is None:
+            logits = model(seen).float()
+        else:
+            features = layer_output(model, source.layer, seen)
+        with torch.no_grad():
+            if source.clean_logits:
+                clean_logits = model(clean_seen).float()
+            if source.layer is not None:
+                clean_features = layer_output(model, source.layer, clean_seen)
+        scores = x_adv.new_zeros(len(x_adv)) if discriminator is None else frozen_scores(discriminator, x_adv)
         rejection = model.rejection_score(seen).float() if can_reject(model) else None
     return LossInputs(
-        batch.x, x_adv, batch.y, batch.conditions.y_target, logits, scores, rejection, batch.conditions
-    )  # fmt: skip
+        batch.x,
+        x_adv,
+        batch.y,
+        batch.conditions.y_target,
+        logits,
+        scores,
+        rejection,
+        batch.conditions,
+        clean_logits,
+        features,
+        clean_features,
+        source.distributions,
+    )
 
 
 def frozen_scores(discriminator: nn.Module, x_adv: Tensor) -> Tensor:
@@ -265,9 +327,7 @@ def frozen_scores(discriminator: nn.Module, x_adv: Tensor) -> Tensor:
 def weighted_loss(loss: LossConfig, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of `loss`, a mean over the images, and its terms."""
     delta = inputs.x_adv - inputs.x
-    adversarial = losses.adversarial_loss(
-        inputs.logits, inputs.y, inputs.y_target, form=loss.adversarial, kappa=loss.kappa
-    )  # fmt: skip
+    adversarial = adversarial_term(loss, inputs)
     threshold = (loss.hinge_threshold or 0.0) * inputs.conditions.eps_scale
     total = adversarial.mean()
     terms = {"loss adversarial": total}
@@ -284,6 +344,24 @@ def weighted_loss(loss: LossConfig, inputs: LossInputs) -> tuple[Tensor, dict[st
         terms["loss evasion"] = losses.detector_loss(inputs.rejection).mean()
         total = total + detector_weight * terms["loss evasion"]
     return total, terms
+
+
+def adversarial_term(loss: LossConfig, inputs: LossInputs) -> Tensor:
+    """L_adv (n,) in the form `loss.adversarial`."""
+    form = loss.adversarial
+    if form == "relativistic":
+        assert inputs.clean_logits is not None
+        return objectives.relativistic_loss(inputs.logits, inputs.clean_logits, inputs.y, inputs.y_target)
+    if form == "features" or form == "cosine-features":
+        assert inputs.features is not None
+        assert inputs.clean_features is not None
+        distance = objectives.feature_loss if form == "features" else objectives.cosine_feature_loss
+        return distance(inputs.features, inputs.clean_features)
+    if form == "match":
+        assert inputs.y_target is not None
+        assert inputs.distributions is not None
+        return objectives.match_loss(inputs.logits, inputs.y_target, inputs.distributions)
+    return losses.adversarial_loss(inputs.logits, inputs.y, inputs.y_target, form=form, kappa=loss.kappa)
 
 
 def own_loss(loss: LossFunction, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:

@@ -27,7 +27,7 @@ from advgan.training.datasets import Images, prepare_images
 from advgan.training.display import Display, write_step
 from advgan.training.fgsm_comparison import compare_with_fgsm
 from advgan.training.frozen import frozen, process_settings
-from advgan.training.gan import LossConfig, LossFunction
+from advgan.training.gan import LossConfig, LossFunction, SourceModel
 from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
 from advgan.training.run_directory import Place
 from advgan.training.run_files import Description, GeneratorFiles, describe
@@ -35,6 +35,7 @@ from advgan.training.runtime.checkpoint import TrainState
 from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
 from advgan.training.runtime.loop import GracefulShutdown, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
+from advgan.training.sources import build_sources, checked_ensemble
 from advgan.training.trainer import GANTrainer, OptimizerFactory
 from advgan.training.validation import Validator, eval_settings, seconds_per_pass
 from advgan.training.validation_log import write_validation
@@ -43,7 +44,7 @@ Callback = Callable[[int, Mapping[str, float]], bool | None]  # (steps done, met
 
 
 def fit(
-    model: nn.Module | Callable[[Tensor], Tensor],
+    model: nn.Module | Callable[[Tensor], Tensor] | Sequence[nn.Module],
     train: Any,
     validation: Any = None,
     *,
@@ -73,7 +74,8 @@ def fit(
 
     Args:
         model: images (n, c, h, w) float32 in [0, 1] -> logits (n, k), normalisation inside: a module, or a function
-            that passes gradients. It is used in eval mode, and left as it was.
+            that passes gradients. It is used in eval mode, and left as it was. Of a list of classifiers the loss is the
+            mean over them; labels, validation and warnings are of the first.
         train: images, or images and labels: a pair (x, y) or x alone, tensors or arrays, uint8 in 0..255 or float in
             [0, 1]; a Dataset, a DataLoader; a folder of class folders or of images. Without labels the predictions on
             the clean images are the labels, and `asr` is the fooling rate.
@@ -106,6 +108,7 @@ def fit(
     """
     config, custom_loss = merged_config(generator, loss, optimization, run, settings)
     config.check()
+    config.check_objective(y_target)
     threat = Threat(norm=norm, eps=check_eps(eps, norm), targeted=y_target is not None)
     allowed = () if description is None else (str(description.settings["target"]),)
     modules = Modules(generator, discriminator, guide, custom_loss, optimizer, init, allowed)
@@ -115,10 +118,21 @@ def fit(
         accelerator = accelerator or make_accelerator(bf16=config.run.bf16)
         stack.enter_context(restored_accelerator(accelerator))
         stack.enter_context(place.acquired())
-        frozen_model = stack.enter_context(frozen(model, accelerator.device))
-        images = prepare_images(frozen_model, train, validation, config.run, accelerator.device)
+        models = list(model) if isinstance(model, (list, tuple)) else [model]
+        if not models:
+            raise InputError("expected a model, or several, got an empty list")
+        first, *others = [stack.enter_context(frozen(each, accelerator.device)) for each in models]
+        images = prepare_images(first, train, validation, config.run, accelerator.device)
         training = GeneratorTraining(
-            images, threat, y_target, config, modules, place, accelerator=accelerator, description=description
+            images,
+            threat,
+            y_target,
+            config,
+            modules,
+            place,
+            accelerator=accelerator,
+            description=description,
+            others=others,
         )
         return training.run(callbacks)
 
@@ -167,6 +181,7 @@ class GeneratorTraining:
         *,
         accelerator: Accelerator,
         description: Description | None = None,
+        others: Sequence[nn.Module] = (),
     ) -> None:
         self.images, self.accelerator = images, accelerator
         description = description or describe(config, threat, y_target, images, custom_loss=modules.loss)
@@ -178,6 +193,9 @@ class GeneratorTraining:
         if config.run.seed_weights:
             set_seed(config.run.seed)
         generator, discriminator, digests = self._networks(modules, threat, y_target, place.resume)
+        sources, layers = self._sources(others, modules, y_target)
+        digests |= {"ensemble_sha256": [fingerprint(source.model) for source in sources[1:]]} if others else {}
+        digests |= {"feature_layers": layers} if layers else {}
         self.trainer = GANTrainer(
             images.model,
             generator,
@@ -187,6 +205,7 @@ class GeneratorTraining:
             accelerator=accelerator,
             loss=modules.loss,
             optimizer=modules.optimizer,
+            sources=sources,
         )
         settings_to_evaluate = eval_settings(generator)
         self.validation = Validator(
@@ -233,7 +252,7 @@ class GeneratorTraining:
 
     def _networks(
         self, modules: Modules, threat: Threat, y_target: int | None, resume: bool
-    ) -> tuple[Generator, nn.Module | None, dict[str, str | None]]:
+    ) -> tuple[Generator, nn.Module | None, dict[str, Any]]:
         """Generator and discriminator with their initial weights, and the SHA-256 of the networks they depend on. There
         is no discriminator where the loss has no use for it."""
         other = modules.guide if isinstance(modules.guide, nn.Module) else None
@@ -255,11 +274,29 @@ class GeneratorTraining:
         discriminator = modules.discriminator
         if discriminator is None and (modules.loss or self.config.loss.alpha):
             discriminator = Discriminator(shape[0], self.config.generator.architecture)
-        digests: dict[str, str | None] = {"target_sha256": fingerprint(self.images.model)}
+        digests: dict[str, Any] = {"target_sha256": fingerprint(self.images.model)}
         digests["guide_sha256"] = None if other is None else fingerprint(other)
         if modules.init is not None and not resume:
             digests["init_sha256"] = initialise(net, discriminator, modules.init, modules.allowed_guides)
         return net, discriminator, digests
+
+    def _sources(
+        self, others: Sequence[nn.Module], modules: Modules, y_target: int | None
+    ) -> tuple[list[SourceModel], list[str]]:
+        """The classifiers of the loss, and the layers of their features. The caller's own loss gets logits alone."""
+        images, device, config = self.images, self.accelerator.device, self.config
+        x, y = next(images.train.first(8).batches(8))
+        models = [images.model, *checked_ensemble(images.model, others, x.to(device), y.to(device))]
+        if modules.loss is not None:
+            return [SourceModel(model) for model in models], []
+        return build_sources(
+            models,
+            config.loss,
+            images.train,
+            y_target=y_target,
+            any_class=config.generator.any_class,
+            device=device,
+        )
 
     def run(self, callbacks: Sequence[Callback] = ()) -> Generator:
         """Take the steps that are left; the generator with its best weights. Raises as `fit`."""

@@ -11,19 +11,29 @@ from advgan.core.config import check_signs
 from advgan.core.errors import InputError, did_you_mean
 from advgan.defenses.transforms import Transform, Transforms
 from advgan.models.generator_settings import Architecture
-from advgan.training.gan import LossConfig
+from advgan.training.gan import FEATURE_LOSSES, LossConfig
 
 # What settings are called in flags and files.
 FLAGS = {"targeted_fraction": "aimed", "diversity_weight": "gamma", "detector_weight": "evasion"}
 FLAGS |= {"hinge_threshold": "hinge_c"}
 EPOCHS, MAX_STEPS = 20, 600  # default length of a training: minutes on two cores, for a CIFAR ResNet too
 UNROLLED_STEPS = 200  # in the place of MAX_STEPS: an unrolled network starts at the gradient, and a step costs more
-LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2}
+LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2, "resnet": 2e-3}
 POSITIVE = ("batch_size", "accumulate", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm")
 NOT_NEGATIVE = (
     *("kappa", "alpha", "beta", "diversity_weight", "detector_weight", "hinge_threshold"),
     "discriminator_learning_rate",
 )
+
+
+def default_width(architecture: str) -> int:
+    """Channels; of a resnet the published number, of an unrolled network none beside its learned backward pass."""
+    return {"unrolled": 0, "resnet": 64}.get(architecture, 32)
+
+
+def default_depth(architecture: str) -> int:
+    """Residual blocks; of a resnet the published number."""
+    return 6 if architecture == "resnet" else 2
 
 
 def total_steps(epochs: int | None, steps_per_epoch: int, architecture: str) -> int:
@@ -37,28 +47,32 @@ def total_steps(epochs: int | None, steps_per_epoch: int, architecture: str) -> 
 class GeneratorConfig:
     """The generator's network, and what it can be asked for (see `advgan.Generator`).
 
-    architecture   "patch" (fast), "unet", "unrolled" (needs a guide) or "paper" (Xiao et al. 2018)
+    architecture   "patch" (fast), "unet", "unrolled" (needs a guide), "paper" (Xiao et al. 2018) or "resnet" (that of
+                   the published attacks that transfer, without labels as an input by default)
     patch          pixels a side per position
-    width          channels; None: 32, of an unrolled network 0, which is its learned backward pass alone
-    depth, levels  residual blocks, of an unrolled network iterations; halvings of a unet
+    width          channels; None: 32, of a resnet the published 64, of an unrolled network 0, which is its learned
+                   backward pass alone
+    depth, levels  residual blocks, of an unrolled network iterations (None: 2, of a resnet 6); halvings of a unet
     labels         the label is an input, `perturb(x, y)`; None: yes for the architectures patch and unet, unless a
                    guide gives its prediction, or the perturbation is universal
     any_class      one generator for all classes: `perturb(x, y_target=3)` takes any, or none
     eps_min        one generator for all radii from this one to eps; None: eps alone
     noise          length of a noise vector, for many different adversarial images of one image; 0: one
     universal      one perturbation for all images
+    smoothing      pixels a side of a Gaussian filter of the perturbation, odd (CDA: 3); 0: none
     """
 
     architecture: Architecture = "patch"
     patch: int = 4
     width: int | None = None
-    depth: int = 2
+    depth: int | None = None
     levels: int = 1
     labels: bool | None = None
     any_class: bool = False
     eps_min: float | None = None
     noise: int = 0
     universal: bool = False
+    smoothing: int = 0
 
 
 @dataclass(frozen=True)
@@ -181,6 +195,7 @@ class TrainingConfig:
             ("label_dropout", "labels", generator.labels is not False),
             ("diversity_weight", "noise", generator.noise > 0),
             ("levels", "architecture unet", generator.architecture == "unet"),
+            ("layer", f"adversarial {' or '.join(FEATURE_LOSSES)}", self.loss.adversarial in FEATURE_LOSSES),
         ):
             if not met and self.to_dict()[name] != defaults[name]:
                 raise InputError(f"{shown[name]} does nothing without {needed}, got {settings[shown[name]]}")
@@ -190,6 +205,24 @@ class TrainingConfig:
         Transforms(self.optimization.survive)  # raises InputError for an unknown one
         if self.optimization.max_steps is not None and self.optimization.max_steps < 1:
             raise InputError(f"max_steps must be at least 1, got {self.optimization.max_steps}")
+
+    def check_objective(self, y_target: int | None) -> None:
+        """Raise InputError for an adversarial loss that has no untargeted or no targeted form, and for what the passes
+        that end at a layer cannot be combined with."""
+        form, any_class = self.loss.adversarial, self.generator.any_class
+        targeted = f"y_target {y_target}" if y_target is not None else "any_class" if any_class else None
+        if form in FEATURE_LOSSES and targeted:
+            raise InputError(f"adversarial {form} is untargeted, expected no target class, got {targeted}")
+        fraction = self.optimization.targeted_fraction
+        if form == "match" and not (y_target is not None or (any_class and fraction == 1)):
+            got = f"any_class with targeted_fraction {fraction:g}" if any_class else "neither"
+            raise InputError(
+                f"adversarial match is targeted, expected y_target, or any_class with targeted_fraction "
+                f"({FLAGS['targeted_fraction']}) 1, got {got}"
+            )
+        for name in ("compile", "checkpoint_target"):
+            if form in FEATURE_LOSSES and getattr(self.run, name):
+                raise InputError(f"adversarial {form} ends the classifier's pass at a layer, expected no {name}")
 
     def check_batch_size(self, batch_size: int, processes: int) -> None:
         """Raise InputError for a batch that cannot be divided into equal micro-batches of the processes."""

@@ -19,10 +19,11 @@ import advgan.training as training
 from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.core.json_files import read_sealed
+from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, check_eps
 from advgan.data import Data
 from advgan.data.flags import DataSettings, load_chosen
-from advgan.defenses import load_classifier, unwrap
+from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
 from advgan.report.tensorboard import command as tensorboard_command
@@ -60,6 +61,11 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Length of a noise vector that makes several perturbations of one image; 0: one perturbation"""
     universal: bool = False
     """One perturbation for all images"""
+    smoothing: int = 0
+    """Side in pixels, odd, of a Gaussian filter (deviation 1) of the perturbation (CDA: 3); 0: none"""
+    ensemble: tuple[NameOrPath, ...] = ()
+    """Further classifiers, named like --target, on which the generator is trained too: the loss is the mean over all;
+    labels and validation are of --target"""
     guide: bool = False
     """Condition the generator on the logits of a frozen copy of the target for the clean image"""
     guide_dir: Path | None = None
@@ -89,13 +95,17 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     compile: bool = False
     """Compile generator and target (torch.compile): the first pass takes a minute"""
 
+    layer: str | None = None
+    """Layer of the features (--adversarial features, cosine-features), by name, like features.5; None: in the middle"""
+    random_normalization: bool = False
+    """Random normalisation of the images that the target sees, another one in each step (BIA, Zhang et al. 2022)"""
     gamma: Real = 0.5
     """Weight of the diversity loss (with --noise)"""
     evasion: Real | None = None
     """Weight of the detector loss, where the target can reject (--defense reject:detector=DIR); None: 1"""
 
     learning_rate: Real | None = None
-    """Peak of the generator's one-cycle schedule (Adam); None: 1e-2, of a unet 4e-3, unrolled 2e-3"""
+    """Peak of the generator's one-cycle schedule (Adam); None: 1e-2, of a unet 4e-3, unrolled or resnet 2e-3"""
     discriminator_learning_rate: Real = 1e-3
     """Learning rate of the discriminator, constant (Adam)"""
     warmup: Real = 0.1
@@ -115,11 +125,11 @@ def main(settings: Settings) -> None:
     check(settings, config)
     accelerator = training.init_accelerator(settings.seed, settings.threads, bf16=settings.bf16)
     training.prepare_output_dir(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
-    model, data, guide = load(settings, accelerator)
+    models, data, guide = load(settings, accelerator)
     code = 0
     try:
         fit(
-            model,
+            models,
             data.train,
             data.validation,
             eps=settings.eps,
@@ -154,6 +164,7 @@ def check(settings: Settings, config: TrainingConfig) -> None:
     """Raise InputError for settings that cannot work, before anything is loaded."""
     check_eps(settings.eps, settings.norm)
     config.check(FLAGS)
+    config.check_objective(settings.y_target)
     guided = settings.guide or settings.guide_dir is not None
     if settings.architecture == "unrolled" and not guided:
         raise InputError(
@@ -167,18 +178,23 @@ def check(settings: Settings, config: TrainingConfig) -> None:
         raise InputError("--universal cannot be combined with a guide: expected --guide or --universal, got both")
 
 
-def load(settings: Settings, accelerator: Accelerator) -> tuple[nn.Module, Data, nn.Module | bool | None]:
-    """The classifier under attack, the images, and the guide."""
-    spec = settings.classifier
+def load(settings: Settings, accelerator: Accelerator) -> tuple[list[nn.Module], Data, nn.Module | bool | None]:
+    """The classifiers under attack, the images, and the guide."""
+    specs = [settings.classifier, *(parse_classifier(name) for name in settings.ensemble)]
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
     shape = data.image_shape
-    loaded: Any = load_classifier(spec, image_shape=shape, num_classes=data.num_classes)
-    require_gradients(loaded)
-    model, data = prepare_model_and_data(loaded, data)
+    loaded: list[Any] = [load_classifier(spec, image_shape=shape, num_classes=data.num_classes) for spec in specs]
+    for model in loaded:
+        require_gradients(model)
+    (first, named), *others = [prepare_model_and_data(model, data) for model in loaded]
+    for spec, (_, other) in zip(specs[1:], others, strict=True):
+        if other.classes != named.classes:
+            raise InputError(f"{spec.name} has other classes than {settings.target}, or in another order")
+    models, data = [first, *(model for model, _ in others)], named
     if settings.guide_dir is None:
-        return model, data, settings.guide
-    return model, data, unwrap(load_classifier(str(settings.guide_dir), image_shape=shape))
+        return models, data, settings.guide
+    return models, data, unwrap(load_classifier(str(settings.guide_dir), image_shape=shape))
 
 
 def print_summary(directory: Path) -> None:

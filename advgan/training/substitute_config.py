@@ -16,6 +16,7 @@ from advgan.training.flags import LossFlags, NetworkFlags
 from advgan.training.options import TrainingConfig
 
 Phase = Literal["distil", "attack"]
+ON_LOGITS = ("margin", "cross-entropy", "relativistic")  # losses that need nothing but a classifier's logits
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class SubstituteConfig(NetworkFlags, LossFlags):
             positive=(*sizes, "images", "learning_rate", "substitute_learning_rate", "clip_norm"),
             not_negative=("kappa", "alpha", "beta", "hinge_c", "discriminator_learning_rate", "budget"),
         )
+        if self.adversarial not in ON_LOGITS:
+            raise InputError(f"adversarial must be {', '.join(ON_LOGITS)} against a substitute, got {self.adversarial}")
         if not 0 <= self.ema < 1:
             raise InputError(f"ema must be in [0, 1), got {self.ema}")
         if self.num_rounds > min(self.distil_steps, self.generator_steps):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,14 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from advgan.defenses import Transforms, adaptive, reseed
+from advgan.defenses import Transforms, reseed
 from advgan.models.generator import Generator
+from advgan.models.objectives import RN_MEAN, RN_SPREAD, RN_STD
 from advgan.training.gan import (
     Batch,
     LossConfig,
     LossFunction,
+    SourceModel,
     discriminator_step,
     generator_step,
     micro_batches,
@@ -34,6 +36,7 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 class GANTrainer:
     """The networks of a training against the frozen classifier `model`, and its steps.
 
+    sources         the classifiers of the loss, with what it needs of them; None: the model
     generator       trained in place; `averaged` holds its averaged weights, which are the ones to use
     discriminator   images (n, c, h, w) -> scores (n,), higher for clean images; None: L_GAN has no weight
     loss            the weighted sum, or a function (`LossFunction`) in its place
@@ -54,8 +57,10 @@ class GANTrainer:
         accelerator: Accelerator,
         loss: LossFunction | None = None,
         optimizer: OptimizerFactory | None = None,
+        sources: Sequence[SourceModel] | None = None,
     ) -> None:
         settings = config.optimization
+        self.sources = sources or [SourceModel(model, clean_logits=config.loss.adversarial == "relativistic")]
         self.model, self.config, self.accelerator, self.step = model, config, accelerator, 0
         self.loss: LossConfig | LossFunction = loss or config.loss
         self.net, self.transforms = generator, Transforms(settings.survive)
@@ -78,7 +83,8 @@ class GANTrainer:
         settings, accumulate = self.config, self.config.optimization.accumulate
         batch = self._batch(x.to(self.accelerator.device), y.to(self.accelerator.device))
         x_adv = perturbed(self.generator, batch) if accumulate == 1 else None  # else each micro-batch computes its own
-        reseed(self.model, self.step)
+        for source in self.sources:
+            reseed(source.model, self.step)
         self.transforms.reseed(int(np.random.default_rng((self.config.run.seed, self.step, 3)).integers(2**40)))
         terms = {} if self.discriminator is None else self._discriminator_step(batch, x_adv)
         terms |= generator_step(
@@ -88,7 +94,7 @@ class GANTrainer:
             batch,
             x_adv,
             discriminator=self.discriminator,
-            model=adaptive(self.model),
+            sources=self.sources,
             accelerator=self.accelerator,
             clip_norm=settings.optimization.clip_norm,
             accumulate=accumulate,
@@ -133,13 +139,21 @@ class GANTrainer:
             targeted_fraction=self.config.optimization.targeted_fraction,
             label_dropout=self.config.optimization.label_dropout,
         )
-        return Batch(x, y, conditions, self._drawn_transforms(total)[first : first + len(x)].to(x.device))
+        transform = self._drawn_transforms(total)[first : first + len(x)].to(x.device)
+        return Batch(x, y, conditions, transform, self._normalization())
 
     def _drawn_transforms(self, total: int) -> Tensor:
         """The transform of each image of a whole batch (total,), by seed and step; of pairs in noise the same."""
         rng = np.random.default_rng((self.config.run.seed, self.step, 2))
         drawn = rng.integers(max(len(self.transforms), 1), size=total)
         return torch.from_numpy(np.repeat(drawn[::2], 2)[:total] if self.net.noise else drawn)
+
+    def _normalization(self) -> tuple[float, float] | None:
+        """Mean and deviation of this step's random normalisation, the same in all processes."""
+        if not self.config.loss.random_normalization:
+            return None
+        rng = np.random.default_rng((self.config.run.seed, self.step, 4))
+        return rng.normal(RN_MEAN, RN_SPREAD), rng.normal(RN_STD, RN_SPREAD)
 
     def _parts(self) -> dict[str, Any]:
         parts = {"generator": self.net, "optimizer_g": self.optimizer_g}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ from tests.conftest import ROOT, randomise_conditioning
 @settings(max_examples=80, deadline=None)
 @given(
     st.sampled_from([1, 3]), st.integers(1, 41), st.integers(1, 41), st.sampled_from(["linf", "l2"]),
-    st.floats(0.001, 1.0), st.sampled_from(["patch", "unet", "paper"]), st.integers(0, 9), st.integers(1, 5),
+    st.floats(0.001, 1.0), st.sampled_from(["patch", "unet", "paper", "resnet"]), st.integers(0, 9), st.integers(1, 5),
 )  # fmt: skip
 def test_every_answer_is_in_ball_and_box(channels, h, w, norm, eps, architecture, seed, patch):
     torch.manual_seed(seed)
@@ -174,7 +176,8 @@ def test_perturb_refuses_weights_that_overflow():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"eps": 0}, "eps must be"), ({"norm": "l3"}, "norm must be"), ({"width": 0}, "width must be at least 1, got 0"),
-     ({"depth": -1}, "depth must not"), ({"architecture": "resnet"}, "patch, unet, unrolled or paper, got 'resnet'")],
+     ({"depth": -1}, "depth must not"), ({"architecture": "vgg"}, "unrolled, paper or resnet, got 'vgg'"),
+     ({"smoothing": 4}, "smoothing must be 0 or an odd number of pixels, got 4")],
 )  # fmt: skip
 def test_impossible_generators_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -197,7 +200,7 @@ def conditional(**changes):
     return generator
 
 
-@pytest.mark.parametrize("architecture", ["patch", "unet", "paper"])
+@pytest.mark.parametrize("architecture", ["patch", "unet", "paper", "resnet"])
 def test_a_conditional_generator_answers_what_each_image_is_asked_for(architecture):
     generator, x, z = conditional(architecture=architecture), torch.rand(4, 1, 12, 12), torch.randn(4, 2)
     asked = torch.tensor([0, 2, 1, 2])
@@ -239,6 +242,32 @@ def test_unknown_label_is_prediction_of_guide() -> None:
     predicted = generator.guide(x).argmax(1)
     assert torch.equal(generator.perturb(x), generator.perturb(x, predicted))
     assert not torch.equal(generator.perturb(x), generator.perturb(x, (predicted + 1) % 4))
+
+
+@pytest.mark.parametrize("architecture", ["patch", "resnet"])
+def test_smoothing_is_a_gaussian_of_the_unbounded_perturbation_and_is_saved(tmp_path: Path, architecture: str) -> None:
+    torch.manual_seed(0)
+    smooth = Generator(architecture=architecture, width=4, depth=1, smoothing=3)
+    plain = Generator(architecture=architecture, width=4, depth=1)
+    plain.load_state_dict(smooth.state_dict())
+    x = torch.rand(2, 1, 13, 10)
+    line = torch.tensor([math.exp(-0.5), 1.0, math.exp(-0.5)]) / (1 + 2 * math.exp(-0.5))
+    padded = F.pad(plain.raw_perturbation(x), (1, 1, 1, 1), mode="replicate")
+    expected = sum(line[i] * line[j] * padded[..., i : i + 13, j : j + 10] for i in range(3) for j in range(3))
+    torch.testing.assert_close(smooth.raw_perturbation(x), expected)
+    smooth.save_pretrained(tmp_path)
+    assert torch.equal(Generator.from_pretrained(tmp_path).perturb(x), smooth.perturb(x))
+    assert "smoothing" in plain.differences(smooth)
+
+
+def test_resnet_is_the_network_of_the_publications() -> None:
+    """c7s1-64, d128, d256, six residual blocks, u128, u64, c7s1-3: 7.8 million weights in convolutions."""
+    generator = Generator(channels=3, architecture="resnet", width=64, depth=6)
+    w = 64
+    blocks = 6 * 2 * 9 * (4 * w) ** 2
+    expected = 2 * 3 * 49 * w + 3 + 2 * 9 * (2 * w * w + 8 * w * w) + blocks
+    weights = sum(p.numel() for name, p in generator.named_parameters() if "norm" not in name)
+    assert weights == expected
 
 
 def test_labels_are_saved_and_default_to_none_in_older_checkpoints(tmp_path: Path) -> None:

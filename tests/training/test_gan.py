@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.gan import Batch, LossConfig, discriminator_step, generator_step, sample_conditions
+from advgan.training.gan import Batch, LossConfig, SourceModel, discriminator_step, generator_step, sample_conditions
 from advgan.training.validation import EvalSetting, eval_settings
 
 
@@ -35,7 +35,7 @@ def test_each_step_trains_its_own_network():
     assert not any(same(discriminator, d))
     d, gradients = weights(discriminator), [p.grad.clone() for p in discriminator.parameters()]
     optimizer = SGD(generator.parameters(), 0.1)
-    parts = {"discriminator": discriminator, "model": target, "accelerator": accelerator}
+    parts = {"discriminator": discriminator, "sources": [SourceModel(target)], "accelerator": accelerator}
     generator_step(loss, generator, optimizer, Batch(x, y), x_adv, **parts)
     assert all(same(discriminator, d))
     assert all(torch.equal(p.grad, q) for p, q in zip(discriminator.parameters(), gradients, strict=True))
@@ -78,7 +78,11 @@ def test_against_a_detector_the_generator_learns_to_look_harmless():
         x_adv = generator(x)
         x_adv.retain_grad()
         optimizer = SGD(generator.parameters(), 0.1)
-        modules = {"discriminator": discriminator, "model": target, "accelerator": Accelerator(cpu=True)}
+        modules = {
+            "discriminator": discriminator,
+            "sources": [SourceModel(target)],
+            "accelerator": Accelerator(cpu=True),
+        }
         loss = LossConfig(detector_weight=evasion)
         parts = generator_step(loss, generator, optimizer, Batch(x, y), x_adv, **modules)
         found.append((x_adv.grad, parts))

@@ -15,7 +15,7 @@ from advgan import InputError, training
 from advgan.classifiers import build_target
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.gan import Batch, Conditions, LossConfig, discriminator_step, generator_step
+from advgan.training.gan import Batch, Conditions, LossConfig, SourceModel, discriminator_step, generator_step
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
@@ -38,7 +38,7 @@ def test_micro_batches_make_the_step_of_the_whole_batch(accumulate: int) -> None
                 accumulate=parts,
             ) | generator_step(
                 *(loss, generator, SGD(generator.parameters(), 0.1), batch, x_adv),
-                **{"discriminator": discriminator, "model": target, "accelerator": accelerator},
+                **{"discriminator": discriminator, "sources": [SourceModel(target)], "accelerator": accelerator},
                 **{"accumulate": parts, "clip_norm": 0.5},
             )
         found.append((terms, [p.detach() for net in (generator, discriminator) for p in net.parameters()]))
