@@ -16,7 +16,7 @@ from torch import nn
 from advgan.classifiers import fingerprint
 from advgan.classifiers.external import source_of
 from advgan.core.config import parse_fraction
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, warn
 from advgan.core.json_files import check_real, read_sealed
 from advgan.core.threat_model import NORMS, Norm, Threat, check_eps
 from advgan.core.training_record import checkpoint_folder, unfinished
@@ -92,8 +92,9 @@ class LoadedGenerator:
         return self.path.resolve().parent.name if self.path.name == "generator" else self.path.resolve().name
 
     def trained_on(self, target: TargetModel) -> bool:
-        """Whether its training.json names `target`, or none; else its images are transferred."""
-        return self.source_sha256 in (None, target.sha256)
+        """Whether its training.json names `target`, or names none; else its images are transferred."""
+        ensemble = read_training_json(self.path).get("settings", {}).get("ensemble_sha256", [])
+        return self.source_sha256 in (None, target.sha256) or target.sha256 in ensemble
 
     @property
     def source_sha256(self) -> str | None:
@@ -171,6 +172,9 @@ def load_generators(paths: Sequence[Path], targets: int, names: Sequence[str] = 
     if len(paths) not in (0, 1, targets):
         raise InputError(f"expected one generator, or one for each of {targets} targets, got {len(paths)}")
     loaded = [LoadedGenerator(Path(path), Generator.from_pretrained(path, allowed_guides=names)) for path in paths]
+    for generator in loaded:
+        if read_training_json(generator.path).get("settings", {}).get("train_on") == "test":
+            warn(f"{generator.name} was trained on the test images: its results on them are not of unseen images")
     return loaded * targets if len(paths) == 1 else loaded
 
 

@@ -31,9 +31,11 @@ Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forwar
 
 Made by `{command}`.
 
-Test images were not used: `eval/compare.py` reports on them. The success rate holds for this target and this data, not
+{test_images} The success rate holds for this target and this data, not
 for other classifiers.
 """
+UNSEEN = "Test images were not used: `eval/compare.py` reports on them."
+SEEN = "**It was trained on the test images** (`--train-on test`): no result on them is one on unseen images."
 
 
 def generator_card(
@@ -185,6 +187,7 @@ def _filled(
         "radius": eps_range,
         "iterations": iterations,
         "loss": loss,
+        "test_images": SEEN if s.get("train_on") == "test" else UNSEEN,
         "command": "advgan.fit(...)" if program is None else _command(program, s),
     }
     return card.format(**values, **texts)

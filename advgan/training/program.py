@@ -8,16 +8,16 @@ python train/advgan.py --dataset mnist --data-dir data --target mnist-c --target
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import Accelerator
 from torch import nn
 
 import advgan.training as training
 from advgan.core.config import Real
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, warn
 from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, check_eps
@@ -70,6 +70,9 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Condition the generator on the logits of a frozen copy of the target for the clean image"""
     guide_dir: Path | None = None
     """Directory of a saved classifier that is the guide in the place of the target: a smaller one (quick) costs less"""
+    train_on: Literal["train", "test"] = "train"
+    """Images of the training; test: to audit the protocol of works that train on the images they report on, which card
+    and reports state"""
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Directory of generator/, discriminator/, state/ and logs/"""
     init: Path | None = None
@@ -192,6 +195,9 @@ def load(settings: Settings, accelerator: Accelerator) -> tuple[list[nn.Module],
         if other.classes != named.classes:
             raise InputError(f"{spec.name} has other classes than {settings.target}, or in another order")
     models, data = [first, *(model for model, _ in others)], named
+    if settings.train_on == "test":
+        warn("the generator is trained on the test images: results on them show memory, too")
+        data = replace(data, train=data.test)
     if settings.guide_dir is None:
         return models, data, settings.guide
     return models, data, unwrap(load_classifier(str(settings.guide_dir), image_shape=shape))

@@ -219,13 +219,78 @@ def test_all_on_one_victim_by_itself_and_by_a_substitute_with_its_generator_and_
     for extra, message in (
         (["--generator-source", victim, stand_in], "trained on another classifier than mnist-small"),
         (["--generator-source", victim], "expected one generator_source for each generator, got 1 for 2"),
-        (["--generator", own, own], "expected one generator for each source"),
+        (
+            ["--generator", own, own],
+            "expected one generator for each source, or runs of different names, got own twice",
+        ),
         (["--victim", "mnist-b"], "victim must be one of mnist-small, mnist-c, without a pair, got mnist-b"),
         (["--victim", victim, "--pair", victim, stand_in], "victim must be one of"),
     ):
         with pytest.raises(SystemExit):
             call(*words, *extra)
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_several_generators_and_attacks_of_one_source(
+    call: Call, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines of two generators of one source, by the names of their runs, with steps and times; the one that was trained
+    on the test images is marked, in the warning too."""
+    runs = []
+    for name, steps, train_on in (("relativistic", 20, "train"), ("audit", 30, "test")):
+        Generator(width=8, depth=1, eps=0.25).save_pretrained(tmp_path / name / "generator")
+        told = {
+            "settings": {"target_sha256": fingerprint(load_target("mnist-small", classifier)), "train_on": train_on}
+        }
+        (tmp_path / name / "training.json").write_text(json.dumps(told | {"steps": steps}))
+        runs.append(tmp_path / name)
+    words = ["--source", "mnist-small", "--baselines", "fgsm", "--curve-attacks", "--repeats", 1, "--max-samples", 12]
+    results = call("--generator", *runs, *words)
+    small, lines = "mnist-small", []
+    for row in results["matrix"]:
+        lines.append((row["attack"], row["source"], row["steps"], row["trained_on_test"]))
+        assert row["access"] == (
+            "nothing" if row["source"] is None else
+            "transfer" if row["victim"] != small else
+            "generator" if row["generator"] else "gradients"
+        )  # fmt: skip
+        assert 0 < row["time_low"] <= row["time"] <= row["time_high"]
+    assert (
+        lines[::2]
+        == lines[1::2]
+        == [
+            ("mifgsm", small, None, False),
+            ("fgsm", small, None, False),
+            ("advgan relativistic", small, 20, False),
+            ("advgan audit", small, 30, True),
+            ("noise-sign", None, None, False),
+        ]
+    )
+    assert results["curve"] == []
+    text = (tmp_path / "out" / "transfer.md").read_text()
+    assert "| source | mnist-small | mnist-c | steps | time |" in text
+    assert text.count("| advgan audit for mnist-small, trained on the test images |") == 2
+    assert text.count(" * |") == 8, "four white boxes in two tables"
+    assert not (tmp_path / "out" / "curve.png").exists()
+    assert "warning: audit was trained on the test images" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        call(*words[:2], "--curve-attacks", "fgsm")
+    assert "source is of the matrix alone" in capsys.readouterr().err
+
+
+def test_the_generator_of_an_ensemble_is_white_box_on_each_of_its_sources(
+    call: Call, classifier: Path, other: Path, tmp_path: Path
+) -> None:
+    Generator(width=8, depth=1, eps=0.25).save_pretrained(tmp_path / "both" / "generator")
+    first, second = (
+        fingerprint(load_target(name, path)) for name, path in (("mnist-small", classifier), ("mnist-c", other))
+    )
+    (tmp_path / "both" / "training.json").write_text(
+        json.dumps({"settings": {"target_sha256": first, "ensemble_sha256": [second]}})
+    )
+    results = call("--generator", tmp_path / "both", "--curve-attacks", "--max-samples", 12)
+    rows = [row for row in results["matrix"] if row["attack"] == "advgan"]
+    assert [(row["source"], row["access"]) for row in rows] == [("mnist-small", "generator")] * 2
 
 
 def test_targeted_in_l2(call: Call) -> None:
@@ -248,7 +313,10 @@ def test_targeted_in_l2(call: Call) -> None:
         (["--target-weights", "nowhere"], "expected one target-weights for each target, got 1 for 2 targets"),
         (["--generator", "trained", "--eps", "0.3"], "this generator was trained for eps 0.25"),
         (["--generator", "trained", "--generator-source", "mnist-b"], "generator_source must be one of mnist-small"),
-        (["--generator-source", "mnist-c"], "generator_source must be one of mnist-small, mnist-c"),
+        (["--generator-source", "mnist-c"], "expected one generator_source for each generator, got 1 for 0"),
+        (["--source", "mnist-a", "--curve-attacks"], "source must be one of mnist-small, mnist-c, got mnist-a"),
+        (["--repeats", "-1"], "repeats must be at least 0, got -1"),
+        (["--prepare", "train/nothing.py"], "expected a command of a program train/*.py"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--y-target", "3"], "y_target must be a class from 0 to 2, got 3"),
     ],

@@ -18,7 +18,7 @@ from advgan.report.page import ResultRow
 
 MATRIX = (
     "ASR % of {attack}, with 95 % Wilson intervals: source in the row, victim in the column, over the images that the "
-    "victim classifies correctly. Framed: source and victim are the same (white box). The last row is noise of the "
+    "victim classifies correctly. Framed: made on the victim (white box). The last row is noise of the "
     "same size, the baseline."
 )
 CURVE = (
@@ -100,13 +100,26 @@ def pairs(rows: list[ResultRow]) -> str:
     return source if source == victim else f"{source} → {victim}"
 
 
+def is_white_box(row: ResultRow) -> bool:
+    """Whether the images were made on the victim, or by a generator that was trained on it, perhaps among others."""
+    return row["source"] is not None and row["access"] != "transfer"
+
+
+def matrix_attacks(rows: list[ResultRow]) -> list[str]:
+    """The attacks of a matrix that are made on its sources, without generators and noise."""
+    return list(dict.fromkeys(row["attack"] for row in rows if row["source"] and row["generator"] is None))
+
+
 def matrix_cells(rows: list[ResultRow]) -> tuple[list[str], dict[tuple[str, str], ResultRow]]:
-    """The matrix's columns, and (line, column) -> row. A line is a source, the generator, or the noise."""
+    """The matrix's columns, and (line, column) -> row. A line is a source (of one attack), an attack and its source, a
+    generator, or the noise."""
+    first, several = rows[0]["attack"], len(matrix_attacks(rows)) > 1
 
     def line(row: ResultRow) -> str:
-        if row["attack"] == rows[0]["attack"]:
+        if row["attack"] == first and not several:
             return str(row["source"])
-        return f"{row['attack']} for {row['source']}" if row["source"] else str(row["attack"])
+        text = f"{row['attack']} for {row['source']}" if row["source"] else str(row["attack"])
+        return f"{text}, trained on the test images" if row["trained_on_test"] else text
 
     return list(dict.fromkeys(row["victim"] for row in rows)), {(line(row), row["victim"]): row for row in rows}
 
@@ -132,7 +145,7 @@ def matrix(rows: list[ResultRow]) -> Plot:
                 text = f"{100 * row['asr']:.1f}\n[{100 * row['asr_low']:.0f}, {100 * row['asr_high']:.0f}]"
             color = "black" if row["asr"] is None or row["asr"] > 0.55 else "white"
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=10)
-            if row["source"] == victim:
+            if is_white_box(row):
                 edge = style.BY_ACCESS["generator"][0][0]  # vermilion
                 axes.add_patch(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94, edgecolor=edge, linewidth=3, fill=False))
     axes.set_xticks(range(len(victims)), victims)
@@ -141,7 +154,8 @@ def matrix(rows: list[ResultRow]) -> Plot:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, format=style.percent, label="ASR")
-    attack, first = rows[0]["attack"], rows[0]
+    several, first = len(matrix_attacks(rows)) > 1, rows[0]
+    attack = "each attack" if several else first["attack"]
     title = f"Transfer of {attack}, {first['norm']} eps {eps_text(first['eps'])}{target_text(first)}"
     return style.to_plot(figure, title, MATRIX.format(attack=attack))
 

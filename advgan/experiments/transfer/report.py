@@ -5,24 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from advgan.core.threat_model import eps_text
-from advgan.experiments.transfer.plots import curve, matrix, matrix_cells, pairs, panels, points, target_text
+from advgan.experiments.transfer.plots import (
+    curve,
+    is_white_box,
+    matrix,
+    matrix_cells,
+    pairs,
+    panels,
+    points,
+    target_text,
+)
 from advgan.report.figures.plot_groups import safe
-from advgan.report.page import ResultRow, Summary, Table, percent
+from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
 from advgan.report.study import Scalar, StudyReport
 
 COLUMNS = (
     *("part", "attack", "source", "victim", "norm", "eps", "n_attacked", "asr", "asr_low", "asr_high"),
     *("n_both", "asr_both", "asr_both_low", "asr_both_high", "queries", "status"),
+    *("generator", "steps", "trained_on_test", "time", "time_low", "time_high"),
 )
+# Columns after the victims', where any of the lines has a value: form and explanation.
+LINE_COLUMNS = {
+    "queries": ("{:,}", "Queries of the black box by the substitute."),
+    "steps": ("{:,}", "Steps of a generator's training."),
+    "time": ("{:.3g}", "Time over that of FGSM on the source (of noise: on the first target), on the same images."),
+}
 
 
 def report(summary: Summary) -> StudyReport:
-    """matrix.png, curve.png, transfer.json, .md and .csv.
+    """matrix.png, curve.png (if there is a curve), transfer.json, .md and .csv.
 
     `summary` has "environment", "targets", "generators", "matrix" and "curve": rows as in results.json, with "source"
     (None for attacks without one), "victim", the "queries" that a substitute has spent on it (None: no substitute), and
-    asr_both over the n_both images that source and victim classify correctly.
+    asr_both over the n_both images that source and victim classify correctly. Rows of generators have the "steps" of
+    their training and whether it was on the test images, those of the matrix "time", in units of FGSM's on the source.
     """
+    curves = {"curve.png": curve(summary["curve"])} if summary["curve"] else {}
     names = ", ".join(target["label"] for target in summary["targets"])
     return StudyReport(
         name="transfer",
@@ -30,7 +48,7 @@ def report(summary: Summary) -> StudyReport:
         summary=summary,
         rows=[*summary["matrix"], *summary["curve"]],
         tables=tables(summary),
-        figures={"matrix.png": matrix(summary["matrix"]), "curve.png": curve(summary["curve"])},
+        figures={"matrix.png": matrix(summary["matrix"]), **curves},
         columns=COLUMNS,
         csv_rows=[{**row, "part": part} for part in ("matrix", "curve") for row in summary[part]],
         scalars=list(_scalars(summary)),
@@ -48,19 +66,25 @@ def tables(summary: Summary) -> list[Table]:
     )
     result_tables = []
     for key, note in subsets:
-        text_rows = [
-            [line, *(_rate(by_line[line, victim], key) for victim in victims)]
-            for line in dict.fromkeys(line for line, _ in by_line)
-            if key == "asr" or any(by_line[line, victim]["source"] for victim in victims)
-        ]
-        headers = ["source", *victims]
-        queries = {line: row["queries"] for (line, _), row in by_line.items() if row["queries"] is not None}
-        if queries:
-            headers, note = [*headers, "queries"], f"{note} Queries of the black box by the substitute."
-            text_rows = [[*line, f"{queries[line[0]]:,}" if line[0] in queries else "-"] for line in text_rows]
-        title = f"ASR %, source (rows) and victim (columns), {threat}"
+        lines = list(dict.fromkeys(line for line, _ in by_line))
+        chosen_lines = [line for line in lines if key == "asr" or any(by_line[line, v]["source"] for v in victims)]
+        text_rows = [[line, *(_rate(by_line[line, victim], key) for victim in victims)] for line in chosen_lines]
+        headers, note = ["source", *victims], f"{note} * white box: made on the victim."
+        for header, (form, explanation) in LINE_COLUMNS.items():
+            values = {line: by_line[line, victim][header] for line in lines for victim in victims
+                      if by_line[line, victim].get(header) is not None}  # fmt: skip
+            if values:
+                headers, note = [*headers, header], f"{note} {explanation}"
+                texts = [form.format(values[line]) if line in values else "-" for line in chosen_lines]
+                text_rows = [[*cells, text] for cells, text in zip(text_rows, texts, strict=True)]
+        title = f"ASR % [95 % interval], source (rows) and victim (columns), {threat}"
         result_tables.append(Table(title, headers, text_rows, note))
-    for title, chosen in panels(summary["curve"]):
+    return [*result_tables, *(_curve_tables(summary["curve"]) if summary["curve"] else [])]
+
+
+def _curve_tables(rows: list[ResultRow]) -> list[Table]:
+    result_tables = []
+    for title, chosen in panels(rows):
         curves, measured = points(chosen), {(row["attack"], row["eps"]) for row in chosen}
         eps_values = sorted({point.eps for curve_points in curves.values() for point in curve_points})
         text_rows = []
@@ -78,8 +102,10 @@ def tables(summary: Summary) -> list[Table]:
 
 
 def _rate(row: ResultRow, key: str) -> str:
-    """A rate in %; "–" without eligible images."""
-    return "–" if row[key] is None and row["status"] == "ok" else percent(row[key])
+    """A rate in % with its interval; "–" without eligible images; marked where the victim is the source."""
+    if row[key] is None:
+        return "–" if row["status"] == "ok" else "failed"
+    return with_interval(row, key) + (" *" if is_white_box(row) else "")
 
 
 def _scalars(summary: Summary) -> Iterator[Scalar]:
@@ -88,7 +114,7 @@ def _scalars(summary: Summary) -> Iterator[Scalar]:
         if row["asr"] is not None:
             name = safe(f"{row['attack']} {row['source'] or ''}")
             yield Scalar("", f"matrix, {name}/{safe(row['victim'])}", row["asr"])
-    for title, rows in panels(summary["curve"]):
+    for title, rows in panels(summary["curve"]) if summary["curve"] else ():
         for attack, curve_points in points(rows).items():
             for point in curve_points:
                 run, step = safe(f"{attack} {title}"), round(1000 * point.eps)

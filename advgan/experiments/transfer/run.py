@@ -3,23 +3,25 @@
 python eval/transfer.py --dataset mnist --target mnist-a mnist-b mnist-c --target-weights RUN RUN RUN
 python eval/transfer.py --target mnist-c mnist-a --target-weights RUN RUN --pair mnist-a mnist-c --attack pgd:steps=40
 python eval/transfer.py --target mnist-c mnist-b --target-weights RUN SUBSTITUTE --generator SUBSTITUTE --victim mnist-c
+python eval/transfer.py --recipe recipes/imagenet-transfer.yaml      objective x source x victim, with the trainings
 
-Two results: a matrix of success rates, source x victim, for one attack at one eps; and curves of the success rate of
-FGSM, I-FGSM and noise against eps. With --victim only that classifier is attacked: white-box, and by transfer from each
-other target; of substitutes (train/substitute.py) the number of queries is reported.
-Every adversarial example is verified (advgan/evaluation). Results are kept in OUTPUT_DIR/cells: the same command
-resumes.
+Two results: a matrix of success rates, source x victim, for attacks and generators at one eps; and curves of the
+success rate of FGSM, I-FGSM and noise against eps. With --victim only that classifier is attacked: white-box, and by
+transfer from each other target; of substitutes (train/substitute.py) the number of queries is reported.
+Every adversarial example is verified (advgan/evaluation). Trainings of --prepare and results (in OUTPUT_DIR/cells) are
+kept as soon as they are done: the same command resumes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from advgan.attacks.registry import AttackSpec, parse_attack
+from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
@@ -27,13 +29,23 @@ from advgan.core.threat_model import Norm, Threat, check_class
 from advgan.defenses import parse_classifiers
 from advgan.evaluation import Result, ResultCache, wilson
 from advgan.evaluation.compatibility import require_gradients
-from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_eps_values, resolve_target_class
+from advgan.evaluation.loading import (
+    LoadedGenerator,
+    TargetModel,
+    parse_eps_values,
+    read_training_json,
+    resolve_target_class,
+)
+from advgan.evaluation.result_cache import attack_rng
+from advgan.evaluation.timing import time_ratios
 from advgan.experiments.settings import ClassifiersSettings, SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
+from advgan.experiments.trainings import parse_commands, run_all
 from advgan.experiments.transfer.report import report
 
 NOISE = parse_attack("noise-sign")  # of the same size: the floor
-ONE_PASS = parse_attack("advgan")
+ONE_PASS, FGSM = parse_attack("advgan"), parse_attack("fgsm")
+NO_TIME = dict.fromkeys(("time", "time_low", "time_high"))
 BOTH_COLUMNS = ("n_both", "asr_both", "asr_both_low", "asr_both_high")  # columns in addition to those of results.json
 
 
@@ -44,24 +56,34 @@ class Settings(ClassifiersSettings, SeededStudySettings):
     target: tuple[NameOrPath, ...] = ()
     """At least two classifiers, each of them source and victim: names, directories of saved ones, or
     torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO, FILE.py:FACTORY, which need no weights"""
+    prepare: tuple[NameOrPath, ...] = ()
+    """Commands like "train/advgan.py --adversarial features --output-dir RUN", each run once before the attacks, with
+    this program's data_dir and threads"""
+    source: tuple[NameOrPath, ...] = ()
+    """The targets that adversarial examples are made on; (): each of them"""
     generator: tuple[Path, ...] = ()
-    """Folders of trained generators, or their runs: a line of the matrix and a curve for each"""
+    """Folders of trained generators, or their runs, of one source in runs of different names: a line of the matrix and
+    a curve for each"""
     generator_source: tuple[NameOrPath, ...] = ()
     """The targets that they were trained on, one for one; (): those recorded in their runs"""
     attack: str = "mifgsm"
     """Attack of the matrix, a bounded one, with settings after colons (pgd:steps=100:loss=dlr)"""
+    baselines: tuple[str, ...] = ()
+    """Further attacks of the matrix, from each source"""
     eps: Real = 0.3
     """Radius of the matrix, like 0.3 or 8/255"""
     norm: Norm = "linf"
     """Norm of the balls"""
     curve_attacks: tuple[str, ...] = ("fgsm", "ifgsm")
-    """Attacks of the curve, compared with noise of the same size"""
+    """Attacks of the curve, compared with noise of the same size; (): no curve"""
     curve_eps: tuple[str, ...] = ()
     """Radii of the curve, like 0.1, 8/255, or 0:0.3:0.05 for 0 to 0.3 by 0.05; (): that for linf and 0:3:0.5 for l2"""
     victim: NameOrPath | None = None
     """The only target under attack; None: each of them"""
     pair: tuple[NameOrPath, ...] = ()
     """Source and victim of the curve; (): the mean of all pairs"""
+    repeats: int = 0
+    """Rounds of timing: each line's time over that of FGSM on its source, which runs right before; 0: no times"""
     y_target: int | None = None
     """Target class; images of that class are left out. None: the generator's target class, if it has one"""
     output_dir: Path = Path("checkpoints/runs/transfer")
@@ -70,46 +92,75 @@ class Settings(ClassifiersSettings, SeededStudySettings):
 
 def main(settings: Settings) -> None:
     study = Study("transfer", settings)
-    if len(settings.target) < 2:
-        raise InputError(f"expected at least two targets, sources and victims, got {len(settings.target)}")
+    check(settings)
+    commands = parse_commands(settings.prepare)
     classifiers = parse_classifiers(settings.target, settings.target_weights, settings.defense)
+    specs = [parse_source_attack(name) for name in dict.fromkeys([settings.attack, *settings.baselines])]
+    curve_specs = [parse_source_attack(name) for name in dict.fromkeys(settings.curve_attacks)]
+    if commands:
+        study.prepare_output_dir()
+        threads = [] if settings.threads is None else ["--threads", settings.threads]
+        run_all(commands, "--data-dir", settings.data_dir, *threads)
     trained = study.load_generators(settings.generator, settings.target)
     y_target = resolve_target_class(settings.y_target, trained[0].generator if trained else None)
     threat = Threat(settings.norm, settings.eps, targeted=y_target is not None)
     study.check_generator_threats([threat], y_target)
-    eps_values = [eps for eps in parse_eps_values(settings.curve_eps, threat.norm) if eps]
-    spec = parse_source_attack(settings.attack)
-    curve_specs = [parse_source_attack(name) for name in dict.fromkeys(settings.curve_attacks)]
+    eps_values = [eps for eps in parse_eps_values(settings.curve_eps, threat.norm) if eps] if curve_specs else []
+    if curve_specs and not eps_values:
+        raise InputError(f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and 0")
     study.init_run(settings.seed)
     targets = study.load_targets(classifiers)
     check_class(y_target, study.data.num_classes)
-    study.check_attacks([spec, *curve_specs], [threat], y_target)
-    if any(loaded.access == "gradients" for loaded in (spec, *curve_specs)):
+    study.check_attacks([*specs, *curve_specs], [threat], y_target)
+    sources = [label_of(name, targets, "source") for name in settings.source] or [target.label for target in targets]
+    if any(loaded.access == "gradients" for loaded in (*specs, *curve_specs)):
         for target in targets:
-            if target.label != settings.victim:  # all the others are sources
+            if target.label in sources and target.label != settings.victim:
                 require_gradients(target.model)
     pairs = select_pairs(settings.pair, settings.victim, [target.label for target in targets])
-    if not eps_values or not curve_specs:
-        raise InputError(
-            f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and {len(eps_values)}"
-        )
     generators = by_source(trained, settings.generator_source, targets)
     study.prepare_output_dir()
 
-    grid = TransferGrid(targets, generators, settings.victim, y_target, settings.seed)
-    matrix = grid.matrix(spec, threat)
+    grid = TransferGrid(targets, generators, settings.victim, y_target, settings.seed, sources)
+    matrix = grid.matrix(specs, threat)
     curve = grid.curve(curve_specs, [replace(threat, eps=eps) for eps in eps_values], pairs)
     points = {point.key: point for point in (*matrix, *curve)}  # each is run once
     results = dict(zip(points, study.run(list(points.values())), strict=True))
     rows = {key: transfer_row(study, points[key], result) for key, result in results.items()}
-    described = [
-        loaded.describe(next(target for target in targets if target.label == source))
-        if source
-        else loaded.describe(targets[0]) | {"target": "unknown", "training_seconds": None}
-        for source, loaded in generators.items()
-    ]
+    times = line_times(study, matrix, settings.repeats) if settings.repeats else {}
     parts = {name: [rows[point.key] for point in part] for name, part in (("matrix", matrix), ("curve", curve))}
+    parts["matrix"] = [row | times.get(point.line, NO_TIME) for row, point in zip(parts["matrix"], matrix, strict=True)]
+    described = [describe(generator, targets) for generator in generators]
     study.write_report(report(study.summary(generators=described, **parts)), total=len(rows))
+
+
+def check(settings: Settings) -> None:
+    """Raise InputError for settings that cannot work."""
+    if len(settings.target) < 2:
+        raise InputError(f"expected at least two targets, sources and victims, got {len(settings.target)}")
+    if settings.repeats < 0:
+        raise InputError(f"repeats must be at least 0, got {settings.repeats}")
+    if settings.source and (settings.curve_attacks or settings.victim or settings.pair):
+        raise InputError(
+            f"source is of the matrix alone, expected it without curve_attacks (--curve-attacks), victim and pair, got "
+            f"source {', '.join(settings.source)}"
+        )
+
+
+@dataclass(frozen=True)
+class SourcedGenerator:
+    """A generator, the label of the target that it was trained on (None: unknown), and its name in the results."""
+
+    loaded: LoadedGenerator
+    source: str | None
+    label: str
+
+
+def describe(generator: SourcedGenerator, targets: Sequence[TargetModel]) -> dict[str, Any]:
+    """A generator for transfer.json."""
+    if generator.source is None:
+        return generator.loaded.describe(targets[0]) | {"target": "unknown", "training_seconds": None}
+    return generator.loaded.describe(next(target for target in targets if target.label == generator.source))
 
 
 @dataclass(frozen=True)
@@ -120,9 +171,13 @@ class TransferPoint(GridPoint):
     source_model: TargetModel | None = None
 
     @property
+    def line(self) -> tuple[str | None, str | None]:
+        """Attack and source, in the results."""
+        return self.label, self.source_model.label if self.source_model else None
+
+    @property
     def key(self) -> tuple[object, ...]:
-        source = self.source_model.label if self.source_model else None
-        return self.spec.label, self.threat, source, self.target.label
+        return *self.line, self.threat, self.target.label
 
 
 @dataclass(frozen=True)
@@ -130,34 +185,44 @@ class TransferGrid:
     """The attacks of a matrix and of curves: from each source to each victim, or to one `victim` alone."""
 
     targets: Sequence[TargetModel]
-    generators: Mapping[str | None, LoadedGenerator]
+    generators: Sequence[SourcedGenerator]
     victim: str | None
     y_target: int | None
     seed: int
+    sources: Sequence[str] = ()
 
-    def point(self, spec: AttackSpec, threat: Threat, source: str | None, victim: str) -> TransferPoint:
+    def point(
+        self,
+        spec: AttackSpec,
+        threat: Threat,
+        source: str | None,
+        victim: str,
+        generator: SourcedGenerator | None = None,
+    ) -> TransferPoint:
         by_label = {target.label: target for target in self.targets}
-        source_model, one_pass = by_label.get(source or ""), spec.name == "advgan"
+        source_model = by_label.get(source or "")
         return TransferPoint(
             spec=spec,
             target=by_label[victim],
             threat=threat,
             y_target=self.y_target,
             seed=self.seed,
-            generator=self.generators[source] if one_pass else None,
-            source=None if one_pass or source == victim else source_model,
-            label=spec.label,
+            generator=None if generator is None else generator.loaded,
+            source=None if generator is not None or source == victim else source_model,
+            label=spec.label if generator is None else generator.label,
             source_model=source_model,
         )
 
-    def matrix(self, spec: AttackSpec, threat: Threat) -> list[TransferPoint]:
-        """The attack from each source, the pass of each generator, and noise."""
+    def matrix(self, specs: Sequence[AttackSpec], threat: Threat) -> list[TransferPoint]:
+        """The attacks from each source, the pass of each generator, and noise."""
         labels = [target.label for target in self.targets]
         victims = labels if self.victim is None else [self.victim]
-        sourced = [(spec, source) for source in labels] + [(ONE_PASS, source) for source in self.generators]
+        lines: list[tuple[AttackSpec, str | None, SourcedGenerator | None]]
+        lines = [(spec, source, None) for spec in specs for source in self.sources]
+        lines += [(ONE_PASS, generator.source, generator) for generator in self.generators]
         return [
-            self.point(attack, threat, source, victim)
-            for attack, source in [*sourced, (NOISE, None)]
+            self.point(spec, threat, source, victim, generator)
+            for spec, source, generator in [*lines, (NOISE, None, None)]
             for victim in victims
         ]
 
@@ -171,10 +236,33 @@ class TransferGrid:
         points = [self.point(NOISE, threat, None, label) for label in noisy for threat in threats]
         points += [self.point(spec, threat, *pair) for spec in specs for pair in attacked for threat in threats]
         for pair in attacked:
-            if pair[0] in self.generators:
-                largest = self.generators[pair[0]].generator.threat.eps
-                points += [self.point(ONE_PASS, threat, *pair) for threat in threats if threat.eps <= largest]
+            for generator in self.generators:
+                largest = generator.loaded.generator.threat.eps
+                if pair[0] == generator.source:
+                    reached = [threat for threat in threats if threat.eps <= largest]
+                    points += [self.point(ONE_PASS, threat, *pair, generator) for threat in reached]
         return points
+
+
+def line_times(study: Study, points: Sequence[TransferPoint], repeats: int) -> dict[tuple[str | None, str | None], Any]:
+    """The time of each line of the matrix over that of FGSM on its source (without one: on the first target)."""
+    times, x, y = {}, study.x.to(study.accelerator.device), study.y.to(study.accelerator.device)
+    for point in {point.line: point for point in points}.values():
+        model = (point.source_model or study.targets[0]).model
+        attack, reference = (
+            make_attack(
+                spec,
+                model,
+                point.threat,
+                rng=attack_rng(point.seed, spec.label),
+                y_target=point.y_target,
+                generator=generator.generator if generator else None,
+            )
+            for spec, generator in ((point.spec, point.generator), (FGSM, None))
+        )
+        ratios = time_ratios({"": attack}, reference, x, y, batch_size=study.settings.batch_size, repeats=repeats)[""]
+        times[point.line] = {"time": median(ratios), "time_low": min(ratios), "time_high": max(ratios)}
+    return times
 
 
 def transfer_row(study: Study, point: TransferPoint, result: Result) -> dict[str, Any]:
@@ -183,7 +271,10 @@ def transfer_row(study: Study, point: TransferPoint, result: Result) -> dict[str
     names = {"source": source.label if source else None, "victim": victim.label}
     queries = source.queries_spent(victim.sha256) if source else None
     joint = jointly_correct(study.cache(), result.records, source) if source else dict.fromkeys(BOTH_COLUMNS)
-    return {**result.row, **names, "queries": queries, **joint}
+    run = read_training_json(point.generator.path) if point.generator else {}
+    training = {"generator": point.generator.name if point.generator else None, "steps": run.get("steps")}
+    training["trained_on_test"] = run.get("settings", {}).get("train_on") == "test"
+    return {**result.row, **names, "queries": queries, **joint, **training}
 
 
 def jointly_correct(cache: ResultCache, records: dict[str, Any], source: TargetModel) -> dict[str, Any]:
@@ -203,29 +294,43 @@ def parse_source_attack(text: str) -> AttackSpec:
     return spec
 
 
+def label_of(name: str, targets: Sequence[TargetModel], setting: str) -> str:
+    """The label of the target with that label or name. Raises InputError for none or several."""
+    matches = [target.label for target in targets if name in (target.label, target.name)]
+    exact = [label for label in matches if label == name] or matches
+    if len(exact) != 1:
+        labels = ", ".join(target.label for target in targets)
+        raise InputError(f"{setting} must be one of {labels}, got {name}")
+    return exact[0]
+
+
 def by_source(
     trained: Sequence[LoadedGenerator], named: Sequence[str], targets: Sequence[TargetModel]
-) -> dict[str | None, LoadedGenerator]:
-    """Generators by the label of the classifier they were trained on: from `named`, else from its hash in
-    training.json; None where unknown.
+) -> list[SourcedGenerator]:
+    """Generators with the classifier they were trained on: from `named`, else from its hash in training.json. One of
+    several of a source has the name of its run in the results.
 
     Raises InputError for a source that is not among the targets or contradicts training.json, and for two generators of
-    one source.
+    one source and name.
     """
-    by_label = {target.label: target for target in targets}
-    if unknown := [label for label in named if label not in by_label or not trained]:
-        raise InputError(f"generator_source must be one of {', '.join(by_label)}, got {unknown[0]}")
     if named and len(named) != len(trained):
+        for name in named:
+            label_of(name, targets, "generator_source")
         raise InputError(f"expected one generator_source for each generator, got {len(named)} for {len(trained)}")
-    by_weights = {target.sha256: label for label, target in by_label.items()}
-    generators: dict[str | None, LoadedGenerator] = {}
-    for i, loaded in enumerate(trained):
-        source = named[i] if named else by_weights.get(loaded.source_sha256 or "")
+    by_label = {target.label: target for target in targets}
+    by_weights = {target.sha256: target.label for target in targets}
+    sources = [label_of(name, targets, "generator_source") for name in named]
+    sources = sources or [by_weights.get(loaded.source_sha256 or "") for loaded in trained]  # type: ignore[misc]
+    generators: list[SourcedGenerator] = []
+    for loaded, source in zip(trained, sources, strict=True):
         if source is not None and not loaded.trained_on(by_label[source]):
             raise InputError(f"the generator was trained on another classifier than {source}")
-        if source in generators:
-            raise InputError(f"expected one generator for each source, got {generators[source].path} and {loaded.path}")
-        generators[source] = loaded
+        label = "advgan" if sources.count(source) == 1 else f"advgan {loaded.name}"
+        if any((other.source, other.label) == (source, label) for other in generators):
+            raise InputError(
+                f"expected one generator for each source, or runs of different names, got {loaded.name} twice"
+            )
+        generators.append(SourcedGenerator(loaded, source, label))
     return generators
 
 
