@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from advgan.core.errors import InputError, did_you_mean, listing, note
+from advgan.core.threat_model import check_class
 from advgan.data.split import Data
 
 SYNSET = re.compile(r"n\d{8}")  # of WordNet: ImageNet's 1,000, sorted, are in the order of its classes
@@ -225,3 +226,26 @@ def _short(classes: Sequence[str]) -> tuple[str, ...]:
     """The first synonym of each class, where it is unique."""
     first = [name.split(",")[0].strip() for name in classes]
     return tuple(short if first.count(short) == 1 else name for short, name in zip(first, classes, strict=True))
+
+
+def find_class(text: str, classes: Sequence[str] | None, num_classes: int, name: str = "the target") -> int:
+    """The number of a class of classifier `name` that is given as a number ("3"), or by its name among `classes` (None:
+    unknown), which are compared as in `relabel`.
+
+    Raises InputError for a name of no class (with similar ones) or of several, and a number beyond `num_classes`.
+    """
+    if not classes or _candidates([text], classes) == [[]]:
+        if _is_number(text.strip()):
+            check_class(int(text), num_classes)
+            return int(text)
+        if not classes:
+            imagenet = '; for names of ImageNet, classes = "imagenet"' if num_classes == 1000 else ""
+            raise InputError(f"{name} has no class names, expected a class number, got {text!r:.80}{imagenet}")
+        raise InputError(f"{name} has no class {text!r:.80}{_similar(text, classes)}")
+    return _unique_matches([text], _candidates([text], classes), classes, name)[0]
+
+
+def _similar(text: str, classes: Sequence[str]) -> str:
+    """End of the message for an unknown class name: similar ones, among the synonyms too, or the first ones."""
+    synonyms = [part.strip() for class_name in classes for part in class_name.split(",")]
+    return did_you_mean(text, synonyms) or f", expected one like {listing(classes, 3)}"

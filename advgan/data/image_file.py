@@ -89,9 +89,15 @@ def _path_or_stream(source: ImageSource) -> str | BinaryIO:
     return source if isinstance(source, str) else io.BytesIO(source.data)
 
 
-def cropped(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Resized (antialiased) until it just covers the size, and cropped around its centre."""
-    return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+def cropped(image: Image.Image, width: int, height: int, resize: int | None = None) -> Image.Image:
+    """Resized (bilinear, antialiased) until it just covers the size, or its shorter side to `resize` pixels, and
+    cropped around its centre, as torchvision's Resize and CenterCrop do."""
+    if resize is None:
+        return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    short = min(image.size)
+    resized = image.resize([int(resize * side / short) for side in image.size], Image.Resampling.BILINEAR)
+    left, top = (round((have - want) / 2) for have, want in zip(resized.size, (width, height), strict=True))
+    return resized.crop((left, top, left + width, top + height))
 
 
 def as_array(image: Image.Image) -> np.ndarray:

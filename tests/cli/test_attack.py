@@ -275,7 +275,7 @@ def test_channels_size_and_transparency_are_converted(photos: Path, generator: P
     rgba = pixels(photos / "a.png").astype(np.uint8)
     Image.fromarray(np.dstack([rgba, np.full(rgba.shape[:2], 7, np.uint8)])).save(photos / "a.png")
     Image.fromarray(rgba[..., 0]).save(photos / "b" / "c.png")
-    attack(photos, tmp_path / "rgb", "--generator", generator, "--image-size", 12)
+    attack(photos, tmp_path / "rgb", "--generator", generator, "--image-size", 12, "--output-size", "input")
     assert {Image.open(path).mode for path in (tmp_path / "rgb").rglob("*.png")} == {"RGB"}
     assert {(row["height"], row["width"]) for row in rows(tmp_path / "rgb").values()} == {("12", "12")}
     attack(photos / "a.png", tmp_path / "a", "--generator", generator)
@@ -291,12 +291,10 @@ def test_guided_generator_needs_one_image_size(classifier: Path, digits: Path, t
     folder.mkdir()
     Image.open(digits / "test" / "top" / "0.png").save(folder / "fits.png")
     Image.open(digits / "test" / "top" / "1.png").resize((30, 28)).save(folder / "wide.png")
-    attack(folder, tmp_path / "out", "--generator", guided, code=3)
-    manifest = rows(tmp_path / "out")
-    assert manifest["fits.png"]["status"] == "ok"
-    assert manifest["wide.png"]["reason"] == "30 x 28 pixels, expected 28 x 28 (--image-size)"
-    attack(folder, tmp_path / "resized", "--generator", guided, "--image-size", 28)
-    assert len(contents(tmp_path / "resized")) == 2
+    attack(folder, tmp_path / "out", "--generator", guided)
+    assert {row["width"] for row in rows(tmp_path / "out").values()} == {"28", "30"}
+    attack(folder, tmp_path / "resized", "--generator", guided, "--image-size", 28, "--output-size", "input")
+    assert {row["width"] for row in rows(tmp_path / "resized").values()} == {"28"}
     attack(folder, tmp_path / "other", "--generator", guided, "--image-size", 32, code=2)
 
 
@@ -433,7 +431,7 @@ def test_full_disk_is_exit_code_1_and_keeps_images(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     attack(*arguments, "--batch-size", 1, code=code)
-    assert capsys.readouterr().err == f"error: {os.strerror(number)}: {tmp_path / 'out' / 'g.png'}\n"
+    assert capsys.readouterr().err.endswith(f"error: {os.strerror(number)}: {tmp_path / 'out' / 'g.png'}\n")
     kept = contents(tmp_path / "out")
     assert sorted(kept) == ["a.png", "b/c.png", "b/d.png", "b/e/f.png"]
     monkeypatch.undo()
@@ -466,6 +464,12 @@ def test_control_characters_in_names_are_escaped(
         (["{in}", "{out}", "--generator", "{g}", "--target-weights", "x.pt"], "need a target"),
         (["{in}", "{out}", "--generator", "{g}", "--batch-size", "0"], "batch_size must be at least 1"),
         (["{in}", "{out}", "--generator", "{g}", "--image-size", "0"], "image_size must be at least 1"),
+        (["{in}", "{out}", "--generator", "{g}", "--resize", "9"], "resize needs the size of the centre crop"),
+        (["{in}", "{out}", "--generator", "{g}", "--image-size", "8", "--resize", "7"], "resize must be at least"),
+        (["{in}", "{out}", "--generator", "{g}", "--attack", "pgd"], "attack pgd: expected no --generator"),
+        (["{in}", "{out}"], "attack advgan: expected --generator, or another --attack, got None"),
+        (["{in}", "{out}", "--attack", "pgd", "--eps", "0.1"], "needs the classifier under attack, expected --target"),
+        (["{in}", "{out}", "--attack", "fgms", "--eps", "0.1"], "did you mean fgsm"),
         (["{in}", "{out}/a.png", "--generator", "{g}"], "OUT must be a folder"),
         (["{in}", "{in}", "--generator", "{g}"], "must not lie among the images"),
         (["{in}/a.png", "{in}", "--generator", "{g}"], "would be replaced by its own output"),

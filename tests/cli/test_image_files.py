@@ -141,7 +141,7 @@ def test_batches_by_shape_cover_all_images(mixed: list[Path]) -> None:
     assert [batch.indices for batch in batches] == [
         [0, 2, 4, 6], [1, 5, 7, 9], [10, 12, 14, 16], [11, 13, 15, 17], [18], [19],
     ]  # fmt: skip
-    for indices, images in batches:
+    for indices, images, _ in batches:
         expected = [np.asarray(Image.open(mixed[i])).transpose(2, 0, 1) for i in indices]
         assert torch.equal(images, torch.from_numpy(np.stack(expected)))
     broken = [item for item in items if isinstance(item, Unreadable)]

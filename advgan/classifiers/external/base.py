@@ -31,6 +31,8 @@ class ExternalClassifier(nn.Module):
     channels     of the images that `model` takes, None: those of `image_shape`; grey images are repeated
     mean, std    of the normalisation that `model` was trained with, per channel; None: none
     classes      the names of its classes, in the order of its logits; None: unknown
+    resize       shorter side in pixels to which photos are resized before the centre crop of `image_shape`; None: the
+                 crop's, or unknown
     identity     what distinguishes it beside its weights: a file's SHA-256, an address
     import_context   context manager for calls of a model that imports modules late; None: none needed. Each call is in
                  it, or without `imports_late` only those after an import has failed
@@ -52,6 +54,7 @@ class ExternalClassifier(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         classes: Sequence[str] | None = None,
+        resize: int | None = None,
         identity: str | None = None,
         import_context: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
@@ -60,6 +63,7 @@ class ExternalClassifier(nn.Module):
         self.import_context, self.imports_late = import_context, True
         self.channels = channels or image_shape[0]
         self.classes = None if classes is None else tuple(classes)
+        self.resize = resize
         for key, values, neutral in (("mean", mean, 0.0), ("std", std, 1.0)):
             column = torch.tensor([neutral] * self.channels if values is None else list(values), dtype=torch.float32)
             self.register_buffer(key, column.view(-1, 1, 1), persistent=False)
@@ -116,7 +120,7 @@ def wrap_external(
     default_image_shape   of the images that it was made for
     image_shape   of the images that it will get; None: the default
     code          the user's Python file: errors name the line in it
-    metadata      mean, std, classes, identity, as of `ExternalClassifier`
+    metadata      mean, std, classes, resize, identity, as of `ExternalClassifier`; no resize for images of another size
 
     Raises InputError if it does not accept the images (with the size that it accepts), or returns no logits.
     """
@@ -124,6 +128,8 @@ def wrap_external(
     channels, height, width = default_image_shape
     if shape[0] not in (1, channels):
         raise InputError(f"{name} takes images of {channels} channels, got {shape[0]}")
+    if shape[1:] != (height, width):
+        metadata["resize"] = None
     classifier = ExternalClassifier(model.float(), name, shape, 0, channels=channels, **metadata)
     try:
         output = _blank_output(classifier, shape)

@@ -3,7 +3,8 @@
 def factory():                     # or factory(image_shape, num_classes): those of the data are passed
     return model                   # an nn.Module: images (n, c, h, w) in [0, 1] -> logits (n, classes); or a BlackBox
 
-The model may have `image_shape`, the shape of images that it was made for, and `classes`, the names of its classes.
+The model may have `image_shape`, the shape of images that it was made for, `resize`, the shorter side to which photos
+are resized before the centre crop of that shape, and `classes`, the names of its classes, or "imagenet" for ImageNet's.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from advgan.classifiers.external.imports import ImportFolder, attributes_digest,
 from advgan.classifiers.state_dicts import load_weights_into, match_weights, read_file, weights_file
 from advgan.core.errors import InputError, did_you_mean, one_line
 from advgan.core.files import sha256_of
+from advgan.data.imagenet import class_names
+
+IMAGENET = "imagenet"  # the attribute `classes` of a model with ImageNet's 1,000 classes, in their order
 
 
 def load(
@@ -75,7 +79,8 @@ def load(
         return model
     if isinstance(model, torch.jit.ScriptModule):
         model = Scripted(model)
-    classes, imported = getattr(model, "classes", None), len(import_folder.modules)
+    resize = getattr(model, "resize", None)
+    classes, imported = _class_names(model, name), len(import_folder.modules)
     classifier = wrap_external(
         model,
         name,
@@ -84,6 +89,7 @@ def load(
         code=file,
         import_context=import_folder.importing,
         classes=classes,
+        resize=resize if type(resize) is int else None,  # else a method, or a layer
     )
     classifier.imports_late = len(import_folder.modules) > imported
     classifier.identity = (
@@ -114,6 +120,12 @@ def _with_imports(predict: Predict, import_folder: ImportFolder) -> Predict:
     return predict_with_imports
 
 
+def _class_names(model: nn.Module, name: str) -> Sequence[str] | None:
+    """The attribute `classes` of a model, with ImageNet's names for "imagenet"; None without one."""
+    classes: Sequence[str] | None = getattr(model, "classes", None)
+    return class_names() if isinstance(classes, str) else classes
+
+
 def _check_model(model: nn.Module, name: str) -> None:
     """Raise InputError for an invalid `image_shape` or `classes`, and for parameters without a shape."""
     shape, classes = getattr(model, "image_shape", None), getattr(model, "classes", None)
@@ -124,12 +136,11 @@ def _check_model(model: nn.Module, name: str) -> None:
             f"image_shape of the model of {name} must be three positive ints (channels, height, width), got "
             f"{reprlib.repr(shape)}"
         )
-    if classes is not None and (
-        not isinstance(classes, Sequence) or isinstance(classes, str) or not all(isinstance(c, str) for c in classes)
-    ):
+    named = isinstance(classes, Sequence) and not isinstance(classes, str) and all(isinstance(c, str) for c in classes)
+    if classes is not None and not (named or classes == IMAGENET):
         raise InputError(
-            f"classes of the model of {name} must be a sequence of str, as many as it has logits, got "
-            f"{reprlib.repr(classes)}"
+            f"classes of the model of {name} must be a sequence of str, as many as it has logits, or {IMAGENET!r}, "
+            f"got {reprlib.repr(classes)}"
         )
     for key, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def load(
         "mean": settings["mean"],
         "std": settings["std"],
         "classes": _classes(timm, model.pretrained_cfg, count),
+        "resize": math.floor(min(settings["input_size"][1:]) / settings["crop_pct"]),  # as timm.data.create_transform
     }
     return wrap_external(model, name, tuple(settings["input_size"]), image_shape, **metadata)
 

@@ -47,8 +47,9 @@ def load(
     else:
         counts = [len(names), num_classes or len(names)]
         model, count = with_weights(lambda n: _build(kind, n, published), counts, weights, name)
-    size, classes = preset.crop_size[0], names if count == len(names) else None
-    return wrap_external(model, name, (3, size, size), image_shape, mean=preset.mean, std=preset.std, classes=classes)
+    size, metadata = preset.crop_size[0], {"mean": preset.mean, "std": preset.std, "resize": preset.resize_size[0]}
+    classes = names if count == len(names) else None
+    return wrap_external(model, name, (3, size, size), image_shape, classes=classes, **metadata)
 
 
 def _published(enum: Any, kind: str, names: Sequence[str]) -> Any:

@@ -12,17 +12,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advgan.data.image_file import MAX_PIXELS, as_array, cropped, image_dimensions, open_image
+from advgan.data.image_file import MAX_PIXELS, as_array, image_dimensions, open_image
+from advgan.data.model_input import ModelInput
 
 BATCH_PIXELS = 16_000_000  # of one channel: 8 images of 1600 x 1200, 192 MB as float32 RGB
 AHEAD_PIXELS = 32_000_000  # decoded in advance, or being decoded: 96 MB of 8-bit RGB
 
 
+class Photo(NamedTuple):
+    """A decoded image, uint8 `(c, h, w)`; the classifier's input that is made of it, the image itself where it is that;
+    and its ICC colour profile, b"" for none."""
+
+    pixels: np.ndarray
+    input: np.ndarray
+    icc_profile: bytes = b""
+
+
 class Batch(NamedTuple):
-    """Images of one shape: their indices in the list of paths, and uint8 `(n, c, h, w)`."""
+    """Inputs of one shape: their indices in the list of paths, uint8 `(n, c, h, w)`, and the photos."""
 
     indices: list[int]
     images: Tensor
+    photos: list[Photo]
 
 
 class Unreadable(NamedTuple):
@@ -33,31 +44,31 @@ class Unreadable(NamedTuple):
 
 
 def group_by_shape(
-    decoded: Iterable[tuple[int, np.ndarray | str]], batch_size: int, batch_pixels: int = BATCH_PIXELS
+    decoded: Iterable[tuple[int, Photo | str]], batch_size: int, batch_pixels: int = BATCH_PIXELS
 ) -> Iterator[Batch | Unreadable]:
-    """Batches of the images of `decode_images`: of one shape, `batch_size` of them or `batch_pixels` at most.
+    """Batches of the images of `decode_images`: inputs of one shape, `batch_size` or `batch_pixels` of photos at most.
 
     At most four full batches wait: then the shape that has waited longest is returned as a smaller batch. Batches and
     their order depend on the images alone.
     """
-    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}  # the shape that has waited longest first
+    waiting: dict[tuple[int, ...], list[tuple[int, Photo]]] = {}  # the shape that has waited longest first
     waiting_pixels = 0  # pixels in all of them
 
     def take(shape: tuple[int, ...]) -> Batch:
         nonlocal waiting_pixels
-        indices, arrays = zip(*waiting.pop(shape), strict=True)
-        waiting_pixels -= len(arrays) * shape[1] * shape[2]
-        return Batch(list(indices), torch.from_numpy(np.stack(arrays)))
+        indices, photos = zip(*waiting.pop(shape), strict=True)
+        waiting_pixels -= sum(map(_pixels, photos))
+        return Batch(list(indices), torch.from_numpy(np.stack([photo.input for photo in photos])), list(photos))
 
     for index, image in decoded:
         if isinstance(image, str):
             yield Unreadable(index, image)
             continue
-        shape, pixels = image.shape, image.shape[1] * image.shape[2]
+        shape, pixels = image.input.shape, _pixels(image)
         group = waiting.setdefault(shape, [])
         group.append((index, image))
         waiting_pixels += pixels
-        if len(group) == batch_size or (len(group) + 1) * pixels > batch_pixels:
+        if len(group) == batch_size or sum(_pixels(photo) for _, photo in group) + pixels > batch_pixels:
             yield take(shape)
         while waiting_pixels > 4 * batch_pixels:
             yield take(next(iter(waiting)))
@@ -65,18 +76,26 @@ def group_by_shape(
         yield take(next(iter(waiting)))
 
 
+def _pixels(photo: Photo) -> int:
+    """The pixels of a photo or of its input, whichever are more."""
+    return max(image.shape[1] * image.shape[2] for image in (photo.pixels, photo.input))
+
+
 def decode_images(
     paths: Sequence[str | os.PathLike[str]],
     channels: int | None,
-    size: int | None,
+    model_input: ModelInput | None,
     workers: int,
     max_pixels: int = MAX_PIXELS,
-) -> Iterator[tuple[int, np.ndarray | str]]:
-    """The index of each path and its image uint8 (c, h, w), or the reason why it cannot be read, in order.
+    *,
+    inputs_only: bool = False,
+) -> Iterator[tuple[int, Photo | str]]:
+    """The index of each path and its photo, or the reason why it cannot be read, in order.
 
     `workers` threads decode in advance (Pillow decodes outside the GIL): at most two images for each, of
-    `AHEAD_PIXELS` together, or one. `channels` 1 (grey) or 3 (RGB), None: those of the image. `size`: the shorter side
-    is resized to it, the centre square cropped; None: no image of more than `max_pixels` is decoded.
+    `AHEAD_PIXELS` together, or one. `channels` 1 (grey) or 3 (RGB), None: those of the image. `model_input` makes the
+    classifier's inputs; None: the images themselves. `inputs_only`: the inputs take the place of the photos; else no
+    image of more than `max_pixels` is decoded.
     """
 
     def pixels_of(path: str | os.PathLike[str]) -> int | str:
@@ -85,20 +104,23 @@ def decode_images(
             width, height = image_dimensions(os.fspath(path))
         except OSError as error:
             return error.strerror or str(error)
-        if size is None and width * height > max_pixels:
+        if not (inputs_only and model_input) and width * height > max_pixels:
             return f"{width} x {height} pixels, expected at most {max_pixels:,} in all (--max-pixels)"
         return width * height
 
-    def read(path: str | os.PathLike[str]) -> np.ndarray | str:
+    def read(path: str | os.PathLike[str]) -> Photo | str:
         try:
             image = open_image(os.fspath(path))
         except OSError as error:
             return error.strerror or str(error)
+        profile = image.info.get("icc_profile") or b""
         image = image if channels is None else image.convert("L" if channels == 1 else "RGB")
-        return as_array(image if size is None else cropped(image, size, size))
+        pixels, resized = as_array(image), image if model_input is None else model_input(image)
+        inputs = pixels if resized is image else as_array(resized)
+        return Photo(inputs if inputs_only else pixels, inputs, profile)
 
     with ThreadPoolExecutor(workers) as pool:
-        in_progress: deque[tuple[int, Future[np.ndarray | str] | str]] = deque()  # pixels; image or reason
+        in_progress: deque[tuple[int, Future[Photo | str] | str]] = deque()  # pixels; image or reason
         pixels_in_progress = 0  # pixels of all under way
         next_index = 0  # the next image to be read
         while next_index < len(paths) or in_progress:

@@ -51,18 +51,24 @@ def process(
     output_dir: Path,
     *,
     done: Collection[str],
-    size: int | None,
+    inputs_only: bool,
     workers: int,
     max_pixels: int,
 ) -> Iterator[ManifestRow]:
     """Attack the images of `chunks` that are not `done`, write the outputs, and yield a row for each.
 
     The batches of a chunk depend on its images alone, since sums in another order differ in the last bit: the number of
-    processes and interruptions do not change the bytes.
+    processes and interruptions do not change the bytes. `inputs_only`: the outputs are the classifier's inputs.
     """
-    settings_sha256, fixed_size = attacker.sha256, attacker.image_size
-    images = [image for chunk in chunks for image in chunk]
-    stream = decode_images([image.path for image in images], attacker.channels, size, workers, max_pixels)
+    settings_sha256, images = attacker.sha256, [image for chunk in chunks for image in chunk]
+    stream = decode_images(
+        [image.path for image in images],
+        attacker.channels,
+        attacker.model_input,
+        workers,
+        max_pixels,
+        inputs_only=inputs_only,
+    )
     writing: list[Future[ManifestRow]] = []
     with ThreadPoolExecutor(workers) as pool:
         for chunk in chunks:
@@ -70,24 +76,27 @@ def process(
                 if isinstance(batch, Unreadable):
                     yield skipped(images[batch.number], batch.reason)
                     continue
-                group, (height, width) = [images[i] for i in batch.indices], batch.images.shape[2:]
-                if fixed_size is not None and (height, width) != fixed_size:
-                    reason = f"{width} x {height} pixels, expected {fixed_size[1]} x {fixed_size[0]} (--image-size)"
-                    yield from (skipped(image, reason) for image in group)
-                    continue
-                pixels, records = attacker(batch.images, [image.name for image in group])
+                group = [images[i] for i in batch.indices]
+                photos, records = attacker(batch, [image.name for image in group])
                 yield from (row.result() for row in writing)  # one batch at most waits to be written
                 writing = [
                     pool.submit(
-                        _write, output_dir, image, x_adv, {"input": image.name, "settings": settings_sha256, **record}
+                        _write,
+                        output_dir,
+                        image,
+                        pixels,
+                        {"input": image.name, "settings": settings_sha256, **record},
+                        original.icc_profile,
                     )
-                    for image, x_adv, record in zip(group, pixels, records, strict=True)
+                    for image, original, pixels, record in zip(group, batch.photos, photos, records, strict=True)
                     if image.name not in done
                 ]
         yield from (row.result() for row in writing)
 
 
-def _write(output_dir: Path, image: InputImage, pixels: np.ndarray, record: ManifestRow) -> ManifestRow:
+def _write(
+    output_dir: Path, image: InputImage, pixels: np.ndarray, record: ManifestRow, icc_profile: bytes
+) -> ManifestRow:
     """Write an adversarial image without a problem; otherwise delete the file of an earlier call."""
     path, problem = check_output_path(output_dir, image.output), record["problem"]
     record = {key: value for key, value in record.items() if key != "problem"}
@@ -96,7 +105,7 @@ def _write(output_dir: Path, image: InputImage, pixels: np.ndarray, record: Mani
         return {**record, "status": "failed", "reason": problem}
     record["input_sha256"] = sha256_or_none(image.path)
     try:
-        digest = write_png(path, pixels, record)
+        digest = write_png(path, pixels, record, icc_profile)
     except OSError as error:
         if error.errno not in NAME_ERRORS:
             raise

@@ -1,0 +1,82 @@
+"""The input of a classifier of one size, made of photos of any size; and the linear map that makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from advgan.core.errors import InputError
+from advgan.data.image_file import cropped
+
+
+class Sampling(NamedTuple):
+    """The places of the output pixels along one side of a photo: pixel i has its centre at start + (i + 1/2) step, in
+    pixels of the photo."""
+
+    start: float
+    step: float
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """Photos resized (bilinear, antialiased) until the shorter side has `resize` pixels (None: until `height` x `width`
+    is just covered), and the centre crop of `height` x `width`, as `advgan.data` reads the files of a folder.
+
+    Raises InputError for sizes below 1, and for a `resize` below the crop.
+    """
+
+    height: int
+    width: int
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1:
+            raise InputError(f"image_size must be at least 1, got {min(self.height, self.width)}")
+        if self.resize is not None and self.resize < max(self.height, self.width):
+            raise InputError(
+                f"resize must be at least the image size, {max(self.height, self.width)}, got {self.resize}"
+            )
+
+    def __str__(self) -> str:
+        short = "" if self.resize is None else f"shorter side to {self.resize}, "
+        return f"{short}centre crop to {self.width} x {self.height}"
+
+    def __call__(self, photo: Image.Image) -> Image.Image:
+        """The input that is made of a photo."""
+        if self.resize is None and photo.size == (self.width, self.height):
+            return photo
+        return cropped(photo, self.width, self.height, self.resize)
+
+    def weights(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """(rows, columns) for a photo of `height` x `width` pixels: its input is rows @ photo @ columns.T, up to the
+        rounding to 8 bits. rows is (self.height, height), columns (self.width, width), float64; each row sums to 1."""
+        sides = zip(self._sampling(height, width), (self.height, self.width), (height, width), strict=True)
+        rows, columns = (_triangle(sampling, n_out, n_in) for sampling, n_out, n_in in sides)
+        return rows, columns
+
+    def _sampling(self, height: int, width: int) -> tuple[Sampling, Sampling]:
+        """Of the rows and of the columns."""
+        short = min(height, width)
+        if self.resize is None:  # the largest rectangle of this shape in the middle
+            step = min(height / self.height, width / self.width)
+            starts = ((side - step * n) / 2 for side, n in ((height, self.height), (width, self.width)))
+            rows, columns = (Sampling(start, step) for start in starts)
+            return rows, columns
+        samplings = []
+        for side, n in ((height, self.height), (width, self.width)):
+            resized = int(self.resize * side / short)
+            step = side / resized
+            samplings.append(Sampling(round((resized - n) / 2) * step, step))
+        return samplings[0], samplings[1]
+
+
+def _triangle(sampling: Sampling, n_out: int, n_in: int) -> Tensor:
+    """Weights (n_out, n_in) of linear interpolation, wide enough to average over all pixels where they become fewer."""
+    centres = sampling.start + (torch.arange(n_out, dtype=torch.float64) + 0.5) * sampling.step
+    pixels = torch.arange(n_in, dtype=torch.float64) + 0.5
+    weights = (1 - (pixels - centres[:, None]).abs() / max(sampling.step, 1.0)).clamp_min(0)
+    return weights / weights.sum(1, keepdim=True)
