@@ -154,7 +154,7 @@ def test_class_names(classifier: Path, digits: Path, tmp_path: Path, monkeypatch
         model.classes = ("bottom", "=middle", "top")
         return model
 
-    monkeypatch.setattr("advgan.cli.attack.load_classifier", named)
+    monkeypatch.setattr("advgan.cli.attack_images.loading.load_classifier", named)
     one, out = digits / "test" / "top" / "0.png", tmp_path / "out"
     arguments = (one, out, "--generator", save(tmp_path / "g", classes=3), "--target", classifier / "classifier")
     attack(*arguments, "--y-target", "botom", code=2)

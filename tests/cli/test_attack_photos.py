@@ -166,9 +166,7 @@ def test_imagenet_names_are_taken_where_they_are_given(
     arguments = (photos / "0.png", tmp_path / "out", "--attack", "fgsm", "--eps", "4/255", "--image-size", 8)
     arguments = (*arguments, "--y-target", "starfish", "--target")
     attack(*arguments, f"{file}:unnamed", code=2)
-    assert (
-        "has no class names, expected a class number, got 'starfish'; for names" in capsys.readouterr().err
-    )
+    assert "has no class names, expected a class number, got 'starfish'; for names" in capsys.readouterr().err
     attack(*arguments, f"{file}:model", "--class-names", "imagenet", code=2)
     assert "are for a target of 1000 logits without names, got one with names of its own" in capsys.readouterr().err
     attack(*arguments, f"{file}:unnamed", "--class-names", "imagenet")
@@ -195,3 +193,26 @@ def test_random_attack_is_reproduced_by_its_settings_file(photos: Path, target: 
     attack(photos, first, "--attack", "pgd:steps=2", "--eps", "4/255", "--target", target, "--y-target", "starfish")
     main(["attack", str(photos), str(second), "--recipe", str(first / "settings-attack.yaml"), "--threads", "1"])
     assert contents(first) == contents(second)
+
+
+def test_one_photo_into_several_classes_with_a_figure(photos: Path, target: str, tmp_path: Path) -> None:
+    out, figure = tmp_path / "out", tmp_path / "figures" / "classes.png"
+    arguments = ("--attack", "pgd:steps=3", "--eps", "60/255", "--target", target, "--figure", figure)
+    attack(photos / "0.png", out, *arguments, "--y-target", "starfish, computer keyboard,0")
+    folders = sorted(path.name for path in out.iterdir() if path.is_dir())
+    assert folders == ["0-tabby", "1-starfish", "2-computer-keyboard"]
+    for folder in folders:
+        row = rows(out / folder)["0.png"]
+        y_target = int(folder[0])
+        reached = {True: "", False: str(row["after_class"] == str(y_target))}
+        assert row["success"] == reached[row["before_class"] == str(y_target)]
+    height, width, _ = np.asarray(Image.open(figure)).shape
+    assert width > 900, "four columns"
+    assert height > 400, "two rows"
+    attack(photos, tmp_path / "untargeted", *arguments)
+    assert np.asarray(Image.open(figure)).shape[0] > 2 * height, "four photos"
+
+
+def test_figure_needs_predictions(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attack(photos, tmp_path / "out", "--generator", "g", "--figure", tmp_path / "a.png", code=2)
+    assert "a figure is a PNG with predictions, expected --target and FILE.png" in capsys.readouterr().err

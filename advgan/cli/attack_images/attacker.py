@@ -114,6 +114,7 @@ class ImageAttacker:
                     **{f"before{key}": value for key, value in before[i].items()},
                     **{f"after{key}": value for key, value in after[i].items()},
                     **({"input_class": attacked[i]["_class"]} if attacked[i] else {}),
+                    **({"success": self._success(before[i]["_class"], after[i]["_class"])} if after[i] else {}),
                     "problem": self._problem(ball, finite[i]),
                 }
             )
@@ -122,6 +123,13 @@ class ImageAttacker:
     @property
     def _linf(self) -> bool:
         return self.perturb.threat is not None and self.perturb.threat.norm == "linf"
+
+    def _success(self, before: int | None, after: int | None) -> bool | None:
+        """Whether the attack changed class `before` to another, or to its target class; None where that is unknown or
+        nothing to reach."""
+        if None in (before, after) or before == self.y_target:
+            return None
+        return after != before if self.y_target is None else after == self.y_target
 
     def _carried(self, photo: Photo, delta: Tensor) -> np.ndarray:
         """The photo with the perturbation of its input."""

@@ -1,0 +1,61 @@
+"""The figure of photos turned into each of several classes, from the written files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from advgan.cli.attack_images.find import InputImage
+from advgan.cli.attack_images.work import ManifestRow
+from advgan.core.errors import InputError
+from advgan.core.files import atomic_write
+from advgan.data.image_file import open_image
+from advgan.report.figures.photo_classes import ShownPhoto, photo_classes
+
+PHOTOS = 4  # in a figure, at most
+SIDE = 360  # of an image in it, in pixels
+
+
+def write_figure(
+    path: Path,
+    images: Sequence[InputImage],
+    runs: Mapping[Path, Sequence[ManifestRow]],
+    aims: Sequence[str],
+    title: str,
+) -> None:
+    """Draw the first photos that were attacked in each of the `runs`, output folder -> rows, one for each of `aims`.
+
+    Raises InputError where there are none.
+    """
+    by_name = [{row["input"]: row for row in rows if row["status"] == "ok"} for rows in runs.values()]
+    attacked = [image for image in images if all(image.name in rows for rows in by_name)][:PHOTOS]
+    if not attacked:
+        raise InputError(f"no photo was attacked, expected one for the figure {path}")
+    figure = []
+    for image in attacked:
+        clean = by_name[0][image.name]
+        row = [ShownPhoto(_small(image.path), "clean", clean["before"], clean["before_confidence"] or 0)]
+        for folder, rows, aim in zip(runs, by_name, aims, strict=True):
+            row.append(_shown(folder, rows[image.name], aim))
+        figure.append(row)
+    buffer = io.BytesIO()
+    Image.fromarray(photo_classes(figure, title)).save(buffer, "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, buffer.getvalue())
+
+
+def _shown(folder: Path, row: ManifestRow, aim: str) -> ShownPhoto:
+    image = _small(folder / row["output"])
+    return ShownPhoto(image, aim, row["after"], row["after_confidence"] or 0, bool(row["success"]))
+
+
+def _small(path: Path) -> np.ndarray:
+    """An image (h, w, 3) in [0, 1], of `SIDE` pixels at most."""
+    image = open_image(path).convert("RGB")
+    scale = min(1.0, SIDE / max(image.size))
+    size = [max(1, round(side * scale)) for side in image.size]
+    return np.asarray(image.resize(size, Image.Resampling.BOX), np.float32) / 255

@@ -1,0 +1,135 @@
+"""The attack of the settings: generator, target, ball, target classes and the classifier's preprocessing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from advgan.attacks import AttackSpec, parse_attack
+from advgan.classifiers import BlackBox, ImageShape, check_target
+from advgan.cli.attack_images.attacker import ImageAttacker
+from advgan.cli.attack_images.perturb import Perturber
+from advgan.cli.attack_images.settings import Settings
+from advgan.core.errors import InputError
+from advgan.core.threat_model import Threat
+from advgan.data.classes import find_class
+from advgan.data.imagenet import class_names
+from advgan.data.model_input import ModelInput
+from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier, unwrap
+from advgan.models.generator import Generator
+
+
+def load(settings: Settings, accelerator: Accelerator) -> list[ImageAttacker]:
+    """The attack for each target class, with its generator and target on this process's device. Raises InputError where
+    they do not fit."""
+    attack = parse_attack(settings.attack)
+    spec = None if settings.target is None else parse_classifier(settings.target, settings.target_weights)
+    if spec is None and settings.target_weights is not None:
+        raise InputError(f"target_weights need a target, got {settings.target_weights} alone")
+    generator, target = None, None
+    if settings.generator is not None:
+        allowed = [] if spec is None else [spec.name]
+        generator = Generator.from_pretrained(settings.generator, guide=settings.guide, allowed_guides=allowed)
+        generator.to(accelerator.device)
+    guide, size = None if generator is None else generator.guide, settings.image_size
+    if spec is not None:
+        shape = None if guide is None else tuple(guide.image_shape)
+        if size is not None:
+            channels = 3 if generator is None else generator.channels
+            shape = (channels, size, size)
+        target = load_target_model(spec, shape).to(accelerator.device).eval()
+        if settings.class_names is not None:
+            target.classes = imagenet_names(target)
+    threat = threat_of(settings, attack, generator)
+    y_targets = [None if generator is None else generator.y_target]
+    if settings.y_target is not None:
+        y_targets = target_classes(settings.y_target, target)
+    model_input = model_input_of(settings, target, guide)
+    return [
+        ImageAttacker(Perturber(attack, threat, y_target, settings.seed, generator, target), model_input)
+        for y_target in y_targets
+    ]
+
+
+def load_target_model(spec: ClassifierSpec, shape: ImageShape | None) -> nn.Module:
+    """The target, for images of `shape` (None: its own). Raises InputError for one that cannot be queried."""
+    model = load_classifier(spec, image_shape=shape)
+    if model.image_shape is None:
+        raise InputError(f"the target {spec.name} has no fixed image size: pass --image-size")
+    if isinstance(model, BlackBox):
+        return model  # its outputs are checked, and queries may cost
+    sample = torch.rand(2, *model.image_shape, generator=torch.Generator().manual_seed(0))
+    return check_target(model, sample, model.num_classes)
+
+
+def threat_of(settings: Settings, attack: AttackSpec, generator: Generator | None) -> Threat | None:
+    """The ball of the attack; None for a minimum-norm attack. Raises InputError for one without a radius."""
+    if attack.attack.kind != "bounded":
+        if settings.eps is not None:
+            raise InputError(f"attack {attack.name} minimises the norm, expected no eps, got {settings.eps:.6g}")
+        return None
+    eps, norm = settings.eps, settings.norm
+    if generator is not None:
+        eps, norm = generator.threat.eps if eps is None else eps, norm or generator.threat.norm
+    if eps is None:
+        raise InputError(f"attack {attack.name} needs the radius of its ball, expected --eps, like 8/255, got none")
+    return Threat(norm or "linf", eps)
+
+
+def target_classes(text: str, target: Any) -> list[int | None]:
+    """The numbers of classes with commas between, or of one whose name has some. Raises InputError for no class."""
+    try:
+        return [target_class(text, target)]
+    except InputError:
+        if "," not in text:
+            raise
+    return list(dict.fromkeys(target_class(part.strip(), target) for part in text.split(",")))
+
+
+def target_class(text: str, target: Any) -> int:
+    """The number of a class of the target, or without a target a number. Raises InputError for a name of no class."""
+    if target is None:
+        if not text.isdecimal():
+            raise InputError(f"y_target must be a class number, or a class name of --target, got {text!r}")
+        return int(text)
+    return find_class(text, getattr(target, "classes", None), target.num_classes)
+
+
+def imagenet_names(target: Any) -> tuple[str, ...]:
+    """ImageNet's class names for a target without. Raises InputError for one with, or of another number of classes."""
+    if getattr(target, "classes", None) or target.num_classes != 1000:
+        has = "names of its own" if getattr(target, "classes", None) else f"{target.num_classes} classes"
+        raise InputError(f"class_names imagenet are for a target of 1000 logits without names, got one with {has}")
+    return tuple(class_names())
+
+
+def model_input_of(settings: Settings, target: Any, guide: Any) -> ModelInput | None:
+    """The classifier's preprocessing: of the settings, the target or the guide; None where its size is unknown."""
+    shapes = {tuple(model.image_shape) for model in (target, guide) if model is not None}
+    if settings.image_size is not None:
+        shapes.add((next(iter(shapes), (3,))[0], settings.image_size, settings.image_size))
+    if len(shapes) > 1:
+        raise InputError(
+            f"guide, target and image_size must be of one size, got {' and '.join(map(str, sorted(shapes)))}"
+        )
+    if not shapes:
+        if settings.resize is not None:
+            raise InputError(f"resize needs the size of the centre crop, expected --image-size, got {settings.resize}")
+        return None
+    _, height, width = shapes.pop()
+    resize = settings.resize if settings.resize is not None else getattr(unwrap(target), "resize", None)
+    return ModelInput(height, width, resize)
+
+
+def effective(settings: Settings, attacker: ImageAttacker) -> Settings:
+    """`settings` with the values that None stands for."""
+    y_target = None if attacker.y_target is None else str(attacker.y_target)
+    threat = attacker.perturb.threat
+    ball = {} if threat is None else {"eps": threat.eps, "norm": threat.norm}
+    size = attacker.model_input
+    sampling = {} if size is None or size.height != size.width else {"image_size": size.height, "resize": size.resize}
+    return replace(settings, y_target=y_target, **ball, **sampling)
