@@ -21,9 +21,6 @@ from advgan.core.files import atomic_write
 from advgan.core.json_files import read_sealed
 from advgan.core.program import program_module
 from advgan.core.shutdown import stopped_by_signal
-from advgan.data import steps_per_epoch
-from advgan.data.flags import load_chosen
-from advgan.training.options import total_steps as steps_of_epochs
 
 ROOT = Path(__file__).resolve().parents[2]
 STAMP_FILE = "prepared.json"  # in the output directory of a command: the command, and whether it is finished
@@ -114,44 +111,32 @@ def run_all(commands: Sequence[TrainingCommand], *extra_arguments: object) -> No
         atomic_write(stamp, json.dumps(begun | {"done": True}, indent=2) + "\n")
 
 
-def ensure_trained(
-    path: str, arguments: Sequence[object], directory: Path, settings: Any, artefact: str, phases: int = 1
-) -> bool:
+def ensure_trained(path: str, arguments: Sequence[object], directory: Path, settings: Any, artefact: str) -> bool:
     """Train in `directory` with the program at `path`, unless finished; whether there were steps left.
 
-    settings  those of `arguments`; each of the `phases` takes that many steps
+    settings  those of `arguments`
     artefact  its result: a "generator" or a "classifier"
     Ends this program if the training was stopped. Raises InputError for a run with other settings.
     """
-    run_dir, total = directory if artefact == "generator" else directory / artefact, phases * total_steps(settings)
-    if trained_steps(run_dir, settings) >= total:
+    run_dir = directory if artefact == "generator" else directory / artefact
+    if _finished(run_dir, settings):
         return False
     resume_flags = ["--resume"] if training.latest_state(directory, artefact) else []
     run_script(path, *arguments, *resume_flags, "--output-dir", directory)
-    if (steps_done := trained_steps(run_dir, settings)) < total:
-        sys.exit(
-            f"error: the training in {directory} stopped after step {steps_done} of {total}; the same command goes on"
-        )
+    if not _finished(run_dir, settings):
+        sys.exit(f"error: the training in {directory} stopped before its end; the same command goes on")
     return True
 
 
-def total_steps(settings: Any) -> int:
-    """Total number of steps of a training."""
-    if settings.max_steps:
-        return int(settings.max_steps)
-    epoch = steps_per_epoch(load_chosen(settings).train, settings.batch_size)
-    return steps_of_epochs(settings.epochs, epoch, getattr(settings, "architecture", "patch"))
-
-
-def trained_steps(directory: Path, settings: Any) -> int:
-    """Number of steps taken there; raises InputError if it was with other settings."""
+def _finished(directory: Path, settings: Any) -> bool:
+    """Whether the training there is at its end; raises InputError if it was with other settings."""
     path = directory / "training.json"
     if not path.exists():
-        return 0
+        return False
     run = read_sealed(path)
     if changed := training.settings_diff(run["settings"], training.to_jsonable(settings), IGNORED_ON_RESUME):
         raise InputError(f"{directory} was trained otherwise ({changed}): choose another --output-dir")
-    return int(run["steps"])
+    return bool(run["finished"])
 
 
 def run_script(path: str, *arguments: object) -> None:

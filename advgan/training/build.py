@@ -15,9 +15,9 @@ from advgan.core.training_record import checkpoint_folder
 from advgan.data import Split, Stream
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.options import GeneratorConfig, TrainingConfig, default_depth, default_width
-
-BATCH_SIZE = 64
+from advgan.models.generator_settings import Architecture
+from advgan.training.defaults import size_defaults
+from advgan.training.options import GeneratorConfig, TrainingConfig
 
 
 def build_generator(
@@ -32,21 +32,21 @@ def build_generator(
 ) -> Generator:
     """A generator with random weights, but for its guide's, or around the caller's `network`. Raises InputError for
     settings that do not go together."""
-    labels = config.labels
+    labels, architecture = config.labels, config.architecture
+    if architecture is None or config.width is None or config.depth is None or config.levels is None:
+        raise ValueError("settings that are None for the size of the images: expected those of `resolved`")
     if labels is None:
         alone = guide is None and network is None and not config.universal
-        labels = alone and config.architecture in ("patch", "unet")
-    width = default_width(config.architecture) if config.width is None else config.width
-    depth = default_depth(config.architecture) if config.depth is None else config.depth
+        labels = alone and architecture in ("patch", "unet")
     return Generator(
         channels=image_shape[0],
         eps=threat.eps,
         norm=threat.norm,
         y_target=y_target,
-        architecture=config.architecture,
+        architecture=architecture,
         patch=config.patch,
-        width=width,
-        depth=depth,
+        width=config.width,
+        depth=config.depth,
         levels=config.levels,
         labels=num_classes if labels else 0,
         classes=num_classes if config.any_class else 0,
@@ -58,6 +58,14 @@ def build_generator(
         image_shape=image_shape,
         network=network,
     )
+
+
+def own_architecture(generator: Any) -> Architecture | None:
+    """The architecture of the caller's own generator, or patch for one's network; None where there is neither."""
+    if isinstance(generator, Generator) and not generator.custom:
+        architecture: Architecture = generator.config["architecture"]
+        return architecture
+    return "patch" if isinstance(generator, nn.Module) else None
 
 
 def checked_generator(net: Generator, threat: Threat, y_target: int | None, channels: int) -> Generator:
@@ -105,9 +113,10 @@ def initialise(
 
 
 def batch_size_of(config: TrainingConfig, images: Split | Stream, processes: int) -> int:
-    """Images a step over all processes: as set, else 64, or fewer where there are fewer images."""
+    """Images a step over all processes: as set, else by the size of the images, or fewer where there are fewer."""
     if config.optimization.batch_size is not None:
         return config.optimization.batch_size
     parts = processes * config.optimization.accumulate * (2 if config.generator.noise else 1)
-    most = BATCH_SIZE if isinstance(images, Stream) else min(BATCH_SIZE, len(images))
+    most = size_defaults(images.image_shape, config.generator.architecture).batch_size
+    most = most if isinstance(images, Stream) else min(most, len(images))
     return max(most // parts, 1) * parts

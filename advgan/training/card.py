@@ -6,8 +6,8 @@ from typing import Any
 
 from advgan.core.threat_model import eps_text
 from advgan.data import Data, Stream
+from advgan.training.defaults import SMALL
 from advgan.training.gan import DETECTOR_WEIGHT
-from advgan.training.options import default_depth
 from advgan.training.runtime.checkpoint import IGNORED_ON_RESUME
 from advgan.training.validation import AFTER
 
@@ -45,11 +45,13 @@ def generator_card(
     program: str | None = "train/advgan.py",
     *,
     labels: bool = False,
+    batch_size: int | None = None,
 ) -> str:
     """Markdown for a generator: `settings` of `program` (None: of `advgan.fit`), `metrics` of its chosen validation,
-    hinge threshold `c`; `labels`: whether the label is an input."""
+    hinge threshold `c`; `labels`: whether the label is an input; `batch_size`, where it is not in the settings."""
     with_labels = "perturb(x, y)  # y: labels, or a classifier's predictions; without y the rate is lower"
-    return _filled(CARD, program, settings, metrics, c, call=with_labels if labels else "perturb(x)")
+    call, size = with_labels if labels else "perturb(x)", str(batch_size or settings["batch_size"])
+    return _filled(CARD, program, settings, metrics, c, call=call, batch_size=size)
 
 
 SUBSTITUTE = """---
@@ -154,7 +156,7 @@ def _filled(
     eps_range = f"eps {smallest}{eps_text(s['eps'])}"
     iterations = ""
     if s["architecture"] == "unrolled":
-        depth = default_depth("unrolled") if s["depth"] is None else s["depth"]
+        depth = SMALL.depth if s["depth"] is None else s["depth"]
         iterations = f" of {depth} iterations, each a forward and a backward pass of its guide"
     kappa = f", kappa {s['kappa']:g}" if s["adversarial"] == "margin" else ""
     loss, hinge = f"L_adv ({s['adversarial']}{kappa})", ""
@@ -190,7 +192,7 @@ def _filled(
         "test_images": SEEN if s.get("train_on") == "test" else UNSEEN,
         "command": "advgan.fit(...)" if program is None else _command(program, s),
     }
-    return card.format(**values, **texts)
+    return card.format(**values | texts)
 
 
 CLASSIFIER = """---

@@ -16,6 +16,7 @@ from advgan.data import Data, Split, Stream, relabel
 from advgan.data.sources import FloatSplit, Source, as_split
 from advgan.data.split import fair_order, stratified_holdout
 from advgan.defenses import unwrap
+from advgan.training.defaults import size_defaults
 from advgan.training.options import RunConfig
 
 
@@ -59,9 +60,10 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, devi
         own_order = isinstance(validation, Split)
     assert isinstance(held_out.split, Split), "a stream has no labels of all its images"
     split = held_out.split if own_order else held_out.split.take(fair_order(held_out.split.labels))
+    most = run.validation_images or size_defaults(split.image_shape).validation_images
     names = getattr(unwrap(model), "classes", None) or source.classes or map(str, range(num_classes))
     return Images(
-        model, source.split, in_memory(split.first(run.validation_images)), tuple(names), source.labelled
+        model, source.split, in_memory(split.first(most)), tuple(names), source.labelled
     )  # fmt: skip
 
 

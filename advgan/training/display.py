@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from datetime import timedelta
 from typing import Any
 
 from accelerate import Accelerator
@@ -19,12 +21,21 @@ from advgan.training.validation import AFTER, ValidationResult
 SHORT = {"loss adversarial": "adv", "loss GAN": "gan", "loss hinge": "hinge", "loss discriminator": "D", "loss": "loss"}
 
 
+LINE_SECONDS, FIRST_LINE_SECONDS = 30, 5  # between lines, and before the first one, where there is no terminal
+
+
+def speed(steps_per_second: float) -> str:
+    """Of a training, in the unit that has a number above 1."""
+    return f"{steps_per_second:.1f} step/s" if steps_per_second >= 1 else f"{1 / steps_per_second:.1f} s/step"
+
+
 class Display:
     """The bar of a training; silent in all processes but the main one, and with progress=False but for warnings."""
 
     def __init__(self, accelerator: Accelerator, record: TrainState, total: int, config: TrainingConfig) -> None:
         self.record, self.config, self.main = record, config, accelerator.is_main_process
         self.shown = self.main and config.run.progress
+        self.total, self.last_line = total, time.monotonic() - LINE_SECONDS + FIRST_LINE_SECONDS
         self.bar = progress_bar(accelerator, disable=not config.run.progress)
         self.task = self.bar.add_task("advgan", total=total, completed=record["step"], metrics="")
 
@@ -40,8 +51,13 @@ class Display:
         record = self.record
         shown = " ".join(f"{short_name} {terms[name]:.2f}" for name, short_name in SHORT.items() if name in terms)
         best = f" ASR {record['history'][-1]['asr']:.1%}" if record["history"] else ""
-        steps_per_second = f"{record['step'] / record['seconds']:.1f} step/s"
-        self.bar.update(self.task, completed=record["step"], metrics=f"{steps_per_second}  {shown}{best}")
+        metrics = f"{speed(record['step'] / record['seconds'])}  {shown}{best}"
+        self.bar.update(self.task, completed=record["step"], metrics=metrics)
+        if self.shown and not self.bar.console.is_terminal and time.monotonic() - self.last_line >= LINE_SECONDS:
+            self.last_line = time.monotonic()
+            left = timedelta(seconds=round((self.total - record["step"]) * record["seconds"] / record["step"]))
+            line = f"step {record['step']:5d} of {self.total}  about {left} left  {metrics}"
+            self.bar.console.print(line, highlight=False)
 
     def validated(self, result: ValidationResult, labelled: bool = True) -> None:
         """A line for a validation, and each warning of collapse when it first occurs."""
@@ -63,7 +79,7 @@ class Display:
                 self.record["shown_warnings"].append(kind)
                 self._warn(line)
 
-    def compared(self, comparison: FGSMComparison | None, architecture: str) -> None:
+    def compared(self, comparison: FGSMComparison | None, architecture: str | None) -> None:
         """The trained generator beside FGSM, with what to try where FGSM has more success."""
         if comparison is None or not self.shown:
             return

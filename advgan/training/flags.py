@@ -51,18 +51,19 @@ class LossFlags:
 class NetworkFlags:
     """The network of the generator."""
 
-    architecture: Architecture = "patch"
+    architecture: Architecture | None = None
     """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
-    guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer)"""
+    guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer); None: patch, for images of 96
+    pixels a side and more unet"""
     patch: int = 4
     """Side of a patch, in pixels, that becomes one position of the generator"""
     width: int | None = None
-    """Channels of the generator; None: 32, of architecture resnet 64, of unrolled 0, the learned backward pass
-    alone"""
+    """Channels of the generator; None: 32, of a unet for images of 96 pixels and more 28, of architecture resnet 64, of
+    unrolled 0, the learned backward pass alone"""
     depth: int | None = None
     """Residual blocks of the generator (unet: at its bottom; unrolled: iterations); None: 2, of a resnet 6"""
-    levels: int = 1
-    """Downsampling levels of a unet"""
+    levels: int | None = None
+    """Downsampling levels of a unet; None: 1, for images of 96 pixels and more 2"""
 
 
 def save_settings(settings: Any, accelerator: Accelerator) -> None:

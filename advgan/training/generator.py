@@ -22,8 +22,9 @@ from advgan.defenses import can_reject, unwrap
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.build import batch_size_of, build_generator, checked_generator, initialise
+from advgan.training.build import batch_size_of, build_generator, checked_generator, initialise, own_architecture
 from advgan.training.datasets import Images, prepare_images
+from advgan.training.defaults import images_at_once, size_defaults
 from advgan.training.display import Display, write_step
 from advgan.training.fgsm_comparison import compare_with_fgsm
 from advgan.training.frozen import frozen, process_settings
@@ -186,7 +187,9 @@ class GeneratorTraining:
         self.images, self.accelerator = images, accelerator
         description = description or describe(config, threat, y_target, images, custom_loss=modules.loss)
         self.classes = description.classes or images.classes
-        sample, _ = next(images.train.first(512).batches(512))
+        shape = images.train.image_shape
+        sample, _ = next(images.train.first(512).batches(images_at_once(shape, 512)))
+        config = config.resolved(shape, own_architecture(modules.generator))
         self.config = config = self._checked(config, modules, threat, y_target, sample)
         if config.run.checkpoint_target:
             enable_activation_checkpointing(unwrap(images.model))
@@ -221,7 +224,8 @@ class GeneratorTraining:
             step=0, seconds=0.0, best=-1.0, history=[], target_pass_seconds=[], shown_warnings=[], extensions=[]
         )
         record["settings"] = dict(description.settings) | digests
-        self.record, self.files = record, GeneratorFiles(place, accelerator, record, self.total, description.program)
+        self.record = record
+        self.files = GeneratorFiles(place, accelerator, record, self.total, description.program, self.batch_size)
         schedule = self.trainer.schedule
         self.files.open_state(schedule, self.trainer.averaged, schedules=(schedule,))
         self.trainer.step = record["step"]
@@ -244,7 +248,8 @@ class GeneratorTraining:
         self.batch_size = batch_size_of(config, self.images.train, processes)
         config.check_batch_size(self.batch_size, processes)
         self.total = config.optimization.total_steps(
-            lambda: steps_per_epoch(self.images.train, self.batch_size), config.generator.architecture
+            lambda: steps_per_epoch(self.images.train, self.batch_size),
+            size_defaults(self.images.train.image_shape, config.generator.architecture),
         )
         if config.loss.hinge_threshold is not None:
             return config
@@ -273,7 +278,7 @@ class GeneratorTraining:
             )
         discriminator = modules.discriminator
         if discriminator is None and (modules.loss or self.config.loss.alpha):
-            discriminator = Discriminator(shape[0], self.config.generator.architecture)
+            discriminator = Discriminator(shape[0], self.config.generator.architecture or "patch")
         digests: dict[str, Any] = {"target_sha256": fingerprint(self.images.model)}
         digests["guide_sha256"] = None if other is None else fingerprint(other)
         if modules.init is not None and not resume:

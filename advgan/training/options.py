@@ -11,14 +11,12 @@ from advgan.core.config import check_signs
 from advgan.core.errors import InputError, did_you_mean
 from advgan.defenses.transforms import Transform, Transforms
 from advgan.models.generator_settings import Architecture
+from advgan.training.defaults import LEARNING_RATES, SMALL, SizeDefaults, size_defaults
 from advgan.training.gan import FEATURE_LOSSES, LossConfig
 
 # What settings are called in flags and files.
 FLAGS = {"targeted_fraction": "aimed", "diversity_weight": "gamma", "detector_weight": "evasion"}
 FLAGS |= {"hinge_threshold": "hinge_c"}
-EPOCHS, MAX_STEPS = 20, 600  # default length of a training: minutes on two cores, for a CIFAR ResNet too
-UNROLLED_STEPS = 200  # in the place of MAX_STEPS: an unrolled network starts at the gradient, and a step costs more
-LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2, "resnet": 2e-3}
 POSITIVE = ("batch_size", "accumulate", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm")
 NOT_NEGATIVE = (
     *("kappa", "alpha", "beta", "diversity_weight", "detector_weight", "hinge_threshold"),
@@ -26,33 +24,18 @@ NOT_NEGATIVE = (
 )
 
 
-def default_width(architecture: str) -> int:
-    """Channels; of a resnet the published number, of an unrolled network none beside its learned backward pass."""
-    return {"unrolled": 0, "resnet": 64}.get(architecture, 32)
-
-
-def default_depth(architecture: str) -> int:
-    """Residual blocks; of a resnet the published number."""
-    return 6 if architecture == "resnet" else 2
-
-
-def total_steps(epochs: int | None, steps_per_epoch: int, architecture: str) -> int:
-    """Steps of a training of so many epochs; None: `EPOCHS`, but at most `MAX_STEPS` or `UNROLLED_STEPS` steps."""
-    if epochs is not None:
-        return epochs * steps_per_epoch
-    return min(EPOCHS * steps_per_epoch, UNROLLED_STEPS if architecture == "unrolled" else MAX_STEPS)
-
-
 @dataclass(frozen=True)
 class GeneratorConfig:
     """The generator's network, and what it can be asked for (see `advgan.Generator`).
 
     architecture   "patch" (fast), "unet", "unrolled" (needs a guide), "paper" (Xiao et al. 2018) or "resnet" (that of
-                   the published attacks that transfer, without labels as an input by default)
+                   the published attacks that transfer, without labels as an input by default); None: patch, for
+                   images of 96 pixels a side and more unet
     patch          pixels a side per position
-    width          channels; None: 32, of a resnet the published 64, of an unrolled network 0, which is its learned
-                   backward pass alone
-    depth, levels  residual blocks, of an unrolled network iterations (None: 2, of a resnet 6); halvings of a unet
+    width          channels; None: 32, of a unet for images of 96 pixels and more 28, of a resnet the published 64, of
+                   an unrolled network 0, which is its learned backward pass alone
+    depth          residual blocks, of an unrolled network iterations; None: 2, of a resnet 6
+    levels         halvings of a unet; None: 1, for images of 96 pixels and more 2
     labels         the label is an input, `perturb(x, y)`; None: yes for the architectures patch and unet, unless a
                    guide gives its prediction, or the perturbation is universal
     any_class      one generator for all classes: `perturb(x, y_target=3)` takes any, or none
@@ -62,11 +45,11 @@ class GeneratorConfig:
     smoothing      pixels a side of a Gaussian filter of the perturbation, odd (CDA: 3); 0: none
     """
 
-    architecture: Architecture = "patch"
+    architecture: Architecture | None = None
     patch: int = 4
     width: int | None = None
     depth: int | None = None
-    levels: int = 1
+    levels: int | None = None
     labels: bool | None = None
     any_class: bool = False
     eps_min: float | None = None
@@ -79,11 +62,12 @@ class GeneratorConfig:
 class OptimizationConfig:
     """How long is trained, and by which steps: Adam for both networks, a one-cycle schedule for the generator.
 
-    epochs, max_steps    passes over the training images; or steps, which override epochs; neither: 20 passes,
-                         at most 600 steps, 200 of an unrolled network
-    batch_size           images a step, summed over processes; None: 64, or all images if there are fewer
+    epochs, max_steps    passes over the training images; or steps, which override epochs; neither: 20 passes, but at
+                         most 600 steps, 800 for images of 96 pixels and more; of an unrolled network 200 and 60
+    batch_size           images a step, summed over processes; None: 64, for images of 96 pixels and more 16 (of an
+                         unrolled network 8), or all images if there are fewer
     accumulate           micro-batches a step: the same step in less memory
-    learning_rate, warmup           peak of the schedule (None: `LEARNING_RATES` of the architecture), and the fraction
+    learning_rate, warmup           peak of the schedule (None: 1e-2, of a unet 4e-3, unrolled 2e-3), and the fraction
                                     of the steps in which it rises
     discriminator_learning_rate     constant
     ema                  decay of the averaged weights, which are validated and returned; 0: the latest weights
@@ -107,9 +91,13 @@ class OptimizationConfig:
     label_dropout: float = 0.1
     survive: Sequence[str | Transform] = ()
 
-    def total_steps(self, steps_per_epoch: Callable[[], int], architecture: str) -> int:
+    def total_steps(self, steps_per_epoch: Callable[[], int], defaults: SizeDefaults) -> int:
         """Steps of a whole training; a stream, which has no `steps_per_epoch`, needs max_steps."""
-        return self.max_steps or total_steps(self.epochs, steps_per_epoch(), architecture)
+        if self.max_steps:
+            return self.max_steps
+        if self.epochs is not None:
+            return self.epochs * steps_per_epoch()
+        return min(defaults.epochs * steps_per_epoch(), defaults.max_steps)
 
 
 @dataclass(frozen=True)
@@ -119,7 +107,7 @@ class RunConfig:
     seed                seed of batches, conditions and initial weights
     seed_weights        False: initial weights from torch's random state as it is, not from `seed`
     validate_every      steps between validations and saved states
-    validation_images   largest number of validation images
+    validation_images   largest number of validation images; None: 1000, of 96 pixels and more 200
     workers             processes that read images which do not lie in memory
     threads             CPU threads of each process; None: as they are
     bf16                mixed precision
@@ -131,7 +119,7 @@ class RunConfig:
     seed: int = 0
     seed_weights: bool = True
     validate_every: int = 100
-    validation_images: int = 1000
+    validation_images: int | None = None
     workers: int = 2
     threads: int | None = None
     bf16: bool = False
@@ -159,7 +147,17 @@ class TrainingConfig:
     def learning_rate(self) -> float:
         """Peak of the schedule: as set, or the default of the architecture."""
         chosen = self.optimization.learning_rate
-        return LEARNING_RATES[self.generator.architecture] if chosen is None else chosen
+        return LEARNING_RATES[self.generator.architecture or SMALL.architecture] if chosen is None else chosen
+
+    def resolved(self, image_shape: Sequence[int], architecture: Architecture | None = None) -> TrainingConfig:
+        """With values for the settings of the network that are None, for images (c, h, w); `architecture`: of the
+        caller's own generator. Raises InputError as `check`."""
+        defaults, chosen = size_defaults(image_shape, architecture or self.generator.architecture), self.to_dict()
+        names = ("width", "depth", "levels")
+        values = {name: getattr(defaults, name) if chosen[name] is None else chosen[name] for name in names}
+        resolved = self.replace({**values, "architecture": defaults.architecture})
+        resolved.check()
+        return resolved
 
     def replace(self, settings: Mapping[str, Any]) -> TrainingConfig:
         """The same with some settings changed, each in its group. Raises InputError for an unknown one."""
@@ -194,7 +192,11 @@ class TrainingConfig:
             ("targeted_fraction", "any_class", generator.any_class),
             ("label_dropout", "labels", generator.labels is not False),
             ("diversity_weight", "noise", generator.noise > 0),
-            ("levels", "architecture unet", generator.architecture == "unet"),
+            (
+                "levels",
+                "architecture unet",
+                generator.architecture in (None, "unet") or generator.levels == SMALL.levels,
+            ),
             ("layer", f"adversarial {' or '.join(FEATURE_LOSSES)}", self.loss.adversarial in FEATURE_LOSSES),
         ):
             if not met and self.to_dict()[name] != defaults[name]:

@@ -78,12 +78,13 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     init: Path | None = None
     """Initial weights: a trained generator's folder or run, and the discriminator beside it; None: random ones"""
     epochs: int | None = None
-    """Passes over the training images (with --noise every other one is seen, twice); None: 20, at most 600 steps
-    (architecture unrolled: 200); with --resume more: trained longer"""
+    """Passes over the training images (with --noise every other one is seen, twice); None: 20, at most 600 steps,
+    of images of 96 pixels and more 800 (architecture unrolled: 200, 60); with --resume more: trained longer"""
     max_steps: int | None = None
     """Steps in all; overrides epochs, and the schedule follows it; more with --resume: trained longer"""
-    batch_size: int = 64
-    """Images per step, over all processes"""
+    batch_size: int | None = None
+    """Images per step, over all processes; None: 64, of images of 96 pixels and more 16 (architecture unrolled: 8), or
+    all images if there are fewer"""
     survive: tuple[str, ...] = ()
     """Transforms of the written image (8 bits), one of which is drawn for each training image: png, jpeg:75, resize,
     crop, resize-crop, or a preprocessing defense; the best generator is that of the highest mean success after them"""
@@ -119,8 +120,8 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Largest gradient norm of the generator"""
     validate_every: int = 100
     """Steps between validations (and saves)"""
-    validation_images: int = 1000
-    """Validation images used, at most"""
+    validation_images: int | None = None
+    """Validation images used, at most; None: 1000, of images of 96 pixels and more 200"""
 
 
 def main(settings: Settings) -> None:

@@ -58,10 +58,16 @@ class GeneratorFiles(RunDirectory):
     """The files of a generator's run; without a directory every method does nothing."""
 
     def __init__(
-        self, place: Place, accelerator: Accelerator, record: TrainState, total_steps: int, program: str | None
+        self,
+        place: Place,
+        accelerator: Accelerator,
+        record: TrainState,
+        total_steps: int,
+        program: str | None,
+        batch_size: int,
     ) -> None:
         super().__init__(place, accelerator, record, total_steps, "advgan")
-        self.program = program
+        self.program, self.batch_size = program, batch_size
 
     def save(self, generator: Generator, discriminator: nn.Module | None, threshold: float, *, better: bool) -> None:
         """training.json, then (`better`) the generator with its card and the discriminator, if any, beside it."""
@@ -92,7 +98,9 @@ class GeneratorFiles(RunDirectory):
         settings = {name: value for name, value in settings.items() if not name.endswith("_sha256")}
         settings["init"] = self.record["settings"].get("init")  # a call with --resume need not repeat it
         labels, metrics = bool(generator.labels), self.record["history"][-1]
-        card = generator_card(settings, metrics, threshold, program=self.program, labels=labels)
+        card = generator_card(
+            settings, metrics, threshold, program=self.program, labels=labels, batch_size=self.batch_size
+        )
         return card + extension_note(self.record)
 
     def _write_training(self, *, finished: bool) -> None:

@@ -169,7 +169,7 @@ class SubstituteTraining:
         substitute = without_dropout(substitute)
         substitute.classes = self.data.classes
         sample, _ = next(self.data.train.first(512).batches(512))
-        gan_config = config.training_config(sample)
+        gan_config = config.training_config(sample).resolved(shape)
         generator = build_generator(
             gan_config.generator,
             Threat(config.norm, config.eps, targeted=config.y_target is not None),
@@ -178,7 +178,7 @@ class SubstituteTraining:
             num_classes=len(self.data.classes),
             guide=substitute if config.guide else None,
         )
-        discriminator = Discriminator(shape[0], config.architecture) if config.alpha else None
+        discriminator = Discriminator(shape[0], gan_config.generator.architecture or "patch") if config.alpha else None
         optimizer = Adam(substitute.parameters(), config.substitute_learning_rate)
         schedule = LambdaLR(optimizer, lambda step: training.one_cycle(step / config.distil_steps, 0.1))
         self.substitute, self.optimizer = self.accelerator.prepare(substitute, optimizer)

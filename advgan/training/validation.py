@@ -19,6 +19,7 @@ from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
 from advgan.training.collapse import absorbing_classes, collapse_warnings
+from advgan.training.defaults import images_at_once
 
 AFTER = "asr after "  # a transform
 
@@ -121,7 +122,8 @@ class Validator:
         if len(split) < 2 * accelerator.num_processes:
             raise InputError(f"at least 2 validation images per process expected, got {len(split)}")
         indices = range(accelerator.process_index, len(split), accelerator.num_processes)
-        self.batches = [indices[i : i + 250] for i in range(0, len(indices), 250)]
+        size = images_at_once(split.image_shape, 250)
+        self.batches = [indices[i : i + size] for i in range(0, len(indices), size)]
         self.rejects = can_reject(target)
         with torch.no_grad():
             self.logits = [target(self._images(batch)[0]).float() for batch in self.batches]

@@ -112,7 +112,7 @@ def test_a_training_that_was_stopped_is_not_compared(
     cell = tmp_path / "full-0"
     (cell / "state" / "generator" / "step-0000003").mkdir(parents=True)
     (cell / "training.json").write_text(json.dumps(stopped))
-    with pytest.raises(SystemExit, match="full-0 stopped after step 3 of 4; the same command goes on"):
+    with pytest.raises(SystemExit, match="full-0 stopped before its end; the same command goes on"):
         call("--variants", "full", "--output-dir", tmp_path)
     assert not (cell / "results.json").exists()
 

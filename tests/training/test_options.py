@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from advgan.training.options import MAX_STEPS, OptimizationConfig, TrainingConfig
+from advgan.core.errors import InputError
+from advgan.training.defaults import PHOTOS, SMALL, size_defaults
+from advgan.training.options import OptimizationConfig, TrainingConfig
 
 
 @pytest.mark.parametrize(
     ("settings", "steps_per_epoch", "expected"),
     [
         ({}, 30, 600),  # 20 passes
-        ({}, 390, MAX_STEPS),
+        ({}, 390, SMALL.max_steps),
         ({"epochs": 3}, 390, 1170),
         ({"epochs": 3, "max_steps": 50}, 390, 50),
         ({"max_steps": 5000}, 30, 5000),
     ],
 )
 def test_length_of_a_training(settings: dict[str, int], steps_per_epoch: int, expected: int) -> None:
-    assert OptimizationConfig(**settings).total_steps(lambda: steps_per_epoch, "patch") == expected
-    unrolled = OptimizationConfig(**settings).total_steps(lambda: steps_per_epoch, "unrolled")
-    assert unrolled == (expected if settings else min(expected, 200))
+    assert OptimizationConfig(**settings).total_steps(lambda: steps_per_epoch, SMALL) == expected
+    unrolled = size_defaults((3, 32, 32), "unrolled")
+    steps = OptimizationConfig(**settings).total_steps(lambda: steps_per_epoch, unrolled)
+    assert steps == (expected if settings else min(expected, 200))
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,29 @@ def test_length_of_a_training(settings: dict[str, int], steps_per_epoch: int, ex
 )
 def test_learning_rate_depends_on_architecture(settings: dict[str, float | str], expected: float) -> None:
     assert TrainingConfig().replace(settings).learning_rate == expected
+
+
+def test_defaults_depend_on_the_size_of_the_images() -> None:
+    config = TrainingConfig()
+    small, photos = config.resolved((1, 28, 28)).generator, config.resolved((3, 224, 224)).generator
+    assert (small.architecture, small.width, small.levels) == (SMALL.architecture, SMALL.width, SMALL.levels)
+    assert (photos.architecture, photos.width, photos.levels) == (PHOTOS.architecture, PHOTOS.width, PHOTOS.levels)
+    assert size_defaults((3, 95, 224)) is SMALL
+    assert size_defaults((3, 96, 96)) is PHOTOS
+
+
+def test_chosen_settings_are_not_replaced_by_defaults() -> None:
+    chosen = {"architecture": "unet", "width": 8, "levels": 1}
+    config = TrainingConfig().replace(chosen)
+    for shape in ((1, 28, 28), (3, 224, 224)):
+        resolved = config.resolved(shape).to_dict()
+        assert {name: resolved[name] for name in chosen} == chosen
+    assert config.resolved((3, 224, 224), "unrolled").generator.architecture == "unrolled"  # the caller's own
+
+
+def test_levels_without_effect_are_an_error_once_the_architecture_is_known() -> None:
+    config = TrainingConfig().replace({"levels": 3})
+    config.check()
+    assert config.resolved((3, 224, 224)).generator.levels == 3
+    with pytest.raises(InputError, match="levels does nothing without architecture unet, got 3"):
+        config.resolved((1, 28, 28))

@@ -211,9 +211,7 @@ def distilled(settings: Settings, temperature: float) -> Path:
     arguments = [] if settings.train_recipe is None else ["--recipe", str(settings.train_recipe)]
     arguments += ["--temperature", f"{temperature:g}", *flags(settings, *SHARED_SETTINGS)]
     train_settings = parse(Distilling, arguments)
-    ensure_trained(
-        "train/distill.py", arguments, directory, train_settings, "classifier", phases=2
-    )  # teacher and student
+    ensure_trained("train/distill.py", arguments, directory, train_settings, "classifier")
     return directory
 
 

@@ -1,0 +1,51 @@
+"""Settings of a training that are None, by the size of its images: small ones, as of MNIST and CIFAR, or photos.
+
+An unrolled network starts at the gradient, and each of its steps costs several of the classifier: it takes fewer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from advgan.models.generator_settings import Architecture
+
+PHOTO_SIDE = 96  # pixels, from which images are photos
+MEMORY = 2**23  # values of images that are in memory at once
+LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2, "resnet": 2e-3}
+
+
+class SizeDefaults(NamedTuple):
+    """Architecture, width, depth and levels of the generator, images a step, the length of a training (so many passes
+    over the images, but at most so many steps), and the largest number of validation images."""
+
+    architecture: Architecture
+    width: int
+    depth: int
+    levels: int
+    batch_size: int
+    epochs: int
+    max_steps: int
+    validation_images: int
+
+
+SMALL = SizeDefaults("patch", 32, 2, 1, 64, 20, 600, 1000)
+PHOTOS = SizeDefaults("unet", 28, 2, 2, 16, 20, 800, 200)
+
+
+def images_at_once(image_shape: Sequence[int], most: int) -> int:
+    """Images of a forward pass without gradients: `most`, fewer of photos, whose activations fill the memory."""
+    return max(1, min(most, MEMORY // math.prod(image_shape)))
+
+
+def size_defaults(image_shape: Sequence[int], architecture: Architecture | None = None) -> SizeDefaults:
+    """Defaults for images of shape (c, h, w), and for an architecture other than the default one."""
+    defaults = PHOTOS if min(image_shape[1:]) >= PHOTO_SIDE else SMALL
+    if architecture is None or architecture == defaults.architecture:
+        return defaults
+    defaults = defaults._replace(architecture=architecture, width=SMALL.width, levels=SMALL.levels)
+    if architecture == "unrolled":  # no width: its learned backward pass alone
+        batch_size, max_steps = (64, 200) if defaults.batch_size == SMALL.batch_size else (8, 60)
+        return defaults._replace(width=0, batch_size=batch_size, max_steps=max_steps)
+    return defaults._replace(width=64, depth=6) if architecture == "resnet" else defaults  # the published sizes
