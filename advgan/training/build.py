@@ -19,6 +19,8 @@ from advgan.models.generator_settings import Architecture
 from advgan.training.defaults import size_defaults
 from advgan.training.options import GeneratorConfig, TrainingConfig
 
+IMAGES_PER_CLASS = 10  # on average, with which a generator learns to use the label
+
 
 def build_generator(
     config: GeneratorConfig,
@@ -29,15 +31,17 @@ def build_generator(
     num_classes: int,
     guide: Any,
     network: nn.Module | None = None,
+    images: int | None = None,
 ) -> Generator:
-    """A generator with random weights, but for its guide's, or around the caller's `network`. Raises InputError for
-    settings that do not go together."""
+    """A generator with random weights, but for its guide's, or around the caller's `network`; `images`: how many it is
+    trained on, if that is known. Raises InputError for settings that do not go together."""
     labels, architecture = config.labels, config.architecture
     if architecture is None or config.width is None or config.depth is None or config.levels is None:
         raise ValueError("settings that are None for the size of the images: expected those of `resolved`")
     if labels is None:
         alone = guide is None and network is None and not config.universal
-        labels = alone and architecture in ("patch", "unet")
+        enough = images is None or images >= IMAGES_PER_CLASS * num_classes
+        labels = alone and enough and architecture in ("patch", "unet")
     return Generator(
         channels=image_shape[0],
         eps=threat.eps,

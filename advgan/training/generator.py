@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from advgan.classifiers import fingerprint
 from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
-from advgan.data import steps_per_epoch, training_batches
+from advgan.data import Stream, steps_per_epoch, training_batches
 from advgan.defenses import can_reject, unwrap
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
@@ -275,6 +275,7 @@ class GeneratorTraining:
                 num_classes=classes,
                 guide=guide,
                 network=modules.generator if isinstance(modules.generator, nn.Module) else None,
+                images=None if isinstance(self.images.train, Stream) else len(self.images.train),
             )
         discriminator = modules.discriminator
         if discriminator is None and (modules.loss or self.config.loss.alpha):

@@ -37,7 +37,7 @@ class GeneratorConfig:
     depth          residual blocks, of an unrolled network iterations; None: 2, of a resnet 6
     levels         halvings of a unet; None: 1, for images of 96 pixels and more 2
     labels         the label is an input, `perturb(x, y)`; None: yes for the architectures patch and unet, unless a
-                   guide gives its prediction, or the perturbation is universal
+                   guide gives its prediction, the perturbation is universal, or there are fewer than 10 images a class
     any_class      one generator for all classes: `perturb(x, y_target=3)` takes any, or none
     eps_min        one generator for all radii from this one to eps; None: eps alone
     noise          length of a noise vector, for many different adversarial images of one image; 0: one

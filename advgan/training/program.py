@@ -48,7 +48,7 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Target class of every image; None: untargeted"""
     labels: bool | None = None
     """The label, the class to leave, is an input of the generator; None: yes for the architectures patch and unet
-    without a guide, unless --universal"""
+    without a guide, unless --universal, and with at least 10 training images a class"""
     label_dropout: Real = 0.1
     """Share of the training images whose label the generator is not given, so that it works without"""
     any_class: bool = False

@@ -108,7 +108,7 @@ def test_a_cell_trained_otherwise_is_not_passed_off(
 def test_a_training_that_was_stopped_is_not_compared(
     finished: Path, call: Callable[..., list[list[str]]], tmp_path: Path
 ) -> None:
-    stopped = read_sealed(finished / "full-0" / "training.json") | {"steps": 3}
+    stopped = read_sealed(finished / "full-0" / "training.json") | {"steps": 3, "finished": False}
     cell = tmp_path / "full-0"
     (cell / "state" / "generator" / "step-0000003").mkdir(parents=True)
     (cell / "training.json").write_text(json.dumps(stopped))

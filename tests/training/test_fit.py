@@ -166,6 +166,13 @@ def test_without_labels_the_predictions_are_the_labels(images: tuple[Tensor, Ten
     assert max(metrics["asr"] for metrics in history) == pytest.approx(changed.float().mean().item())
 
 
+@pytest.mark.parametrize(("n", "labels"), [(30, 3), (29, 0)])
+def test_labels_are_an_input_with_10_images_a_class(images: tuple[Tensor, Tensor], n: int, labels: int) -> None:
+    x, y = images
+    generator = advgan.fit(Linear(), (x[:n], y[:n]), (x[n:], y[n:]), **SMALL | {"max_steps": 1})
+    assert generator.labels == labels
+
+
 def test_folders_of_classes_and_of_images(digits: Path) -> None:
     labelled = advgan.fit(Linear(), digits / "train", digits / "val", **SMALL)
     assert labelled.perturb(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)

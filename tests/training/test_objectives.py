@@ -188,8 +188,9 @@ def test_conditions_of_a_batch_keep_its_normalization() -> None:
 def test_settings_of_the_published_network() -> None:
     config = TrainingConfig().replace({"architecture": "resnet"})
     assert config.learning_rate == 2e-3
+    settings = config.resolved((3, 32, 32)).generator
     generator = build_generator(
-        config.generator, advgan.Threat(eps=0.1), None, image_shape=(3, 32, 32), num_classes=10, guide=None
+        settings, advgan.Threat(eps=0.1), None, image_shape=(3, 32, 32), num_classes=10, guide=None
     )
     assert generator.config["width"] == 64
     assert generator.config["depth"] == 6
