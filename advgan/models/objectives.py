@@ -15,6 +15,7 @@ from torch import Tensor
 
 from advgan.core.errors import InputError, listing
 
+CONFIDENT = 0.9  # probability of a class for an image of it, where there is none to measure it on
 RN_MEAN, RN_STD, RN_SPREAD = 0.5, 0.75, 0.08  # of random normalisation, as in the code of BIA
 
 
@@ -62,7 +63,8 @@ class ClassDistributions:
 
     @classmethod
     def of(cls, batches: Iterable[tuple[Tensor, Tensor]], classes: Iterable[int]) -> ClassDistributions:
-        """From pairs of logits (n, k) and labels (n,). Raises InputError for one of the `classes` without an image."""
+        """From pairs of logits (n, k) and labels (n,). Raises InputError for one of the `classes` without an image;
+        others without one get the distribution of a confident classifier, `CONFIDENT` at the class."""
         wanted, sums, total = set(classes), None, None
         for logits, y in batches:
             log_p = logits.double().log_softmax(1)
@@ -78,8 +80,12 @@ class ClassDistributions:
                 f"the loss match needs a training image of each target class, got none of {listing(missing)}"
             )
         assert total is not None
-        means = (total[:, :-1] / total[:, -1:].clamp_min(1)).float()
         k = total.shape[0]
+        confident = torch.full((k, k), (1 - CONFIDENT) / (k - 1), dtype=total.dtype, device=total.device)
+        confident.fill_diagonal_(CONFIDENT)
+        log_p = confident.log()
+        default = torch.cat([confident, log_p, (confident * log_p).sum(1, keepdim=True)], dim=1)
+        means = torch.where(total[:, -1:] > 0, total[:, :-1] / total[:, -1:].clamp_min(1), default).float()
         return cls(means[:, :k], means[:, k : 2 * k], means[:, -1])
 
 

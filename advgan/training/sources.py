@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from advgan.classifiers.layers import find_layer
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, note
 from advgan.data import Split, Stream
 from advgan.defenses import adaptive, unwrap
-from advgan.models.objectives import ClassDistributions
+from advgan.models.objectives import CONFIDENT, ClassDistributions
 from advgan.training.datasets import checked_model, logits_of
 from advgan.training.gan import FEATURE_LOSSES, LossConfig, SourceModel
 
@@ -69,14 +69,22 @@ def class_distributions(
     model: nn.Module, train: Split | Stream, y_target: int | None, device: torch.device
 ) -> ClassDistributions:
     """The distributions of `model` over the training images of class `y_target`, or of every class for None: of the
-    first `CLASS_IMAGES` images. Raises InputError for a class without an image."""
+    first `CLASS_IMAGES` images. Raises InputError where `y_target` has no image; of all classes those without one are
+    in a note (`ClassDistributions.of`)."""
+    seen: set[int] = set()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in train.first(CLASS_IMAGES).batches(100):
             chosen = torch.ones_like(y, dtype=torch.bool) if y_target is None else y == y_target
+            seen.update(y.tolist())
             if chosen.any():
                 yield logits_of(model, x[chosen], device), y[chosen].to(device)
 
-    x, _ = next(train.first(1).batches(1))
-    classes = range(logits_of(model, x, device).shape[1]) if y_target is None else [y_target]
-    return ClassDistributions.of(batches(), classes)
+    distributions = ClassDistributions.of(batches(), [] if y_target is None else [y_target])
+    missing = len(distributions.probs) - len(seen)
+    if y_target is None and missing:
+        note(
+            f"{missing} of {len(distributions.probs)} classes have no training image: the loss match takes "
+            f"{CONFIDENT:g} for their probability"
+        )
+    return distributions

@@ -20,6 +20,7 @@ PROGRAMS = {
     "classics": "advgan.experiments.comparison.run",
     "tutorial": "advgan.experiments.sweep.run",
     "mnist-transfer": "advgan.experiments.transfer.run",
+    "imagenet-transfer": "advgan.experiments.transfer.run",
     "frontier-mnist": "advgan.experiments.frontier.run",
     "defenses": "advgan.experiments.defenses.run",
     "defenses-small": "advgan.experiments.defenses.run",

@@ -75,6 +75,14 @@ def test_match_needs_an_image_of_each_target_class() -> None:
         ClassDistributions.of([], [5])
 
 
+def test_a_class_without_an_image_has_the_distribution_of_a_confident_classifier() -> None:
+    distributions = ClassDistributions.of([(Z_ADV, torch.tensor([2, 0]))], [])
+    q = torch.tensor([[0.05, 0.9, 0.05]]).log()
+    torch.testing.assert_close(
+        objectives.match_loss(q, torch.tensor([1]), distributions), torch.zeros(1), atol=1e-6, rtol=0
+    )
+
+
 def test_random_normalization_is_what_a_classifier_of_minus_one_to_one_has_to_see() -> None:
     x = torch.rand(2, 3, 4, 4)
     seen = objectives.random_normalize(x, 0.4, 0.8)

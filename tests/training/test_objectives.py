@@ -106,6 +106,15 @@ def test_match_without_an_image_of_the_class(images: tuple[Tensor, Tensor]) -> N
         advgan.fit(centred(images), (x[y < 2], y[y < 2]), adversarial="match", y_target=2, **SMALL)
 
 
+def test_match_toward_any_class_notes_those_without_an_image(
+    images: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = images
+    settings = SMALL | {"max_steps": 2, "any_class": True, "targeted_fraction": 1.0}
+    advgan.fit(centred(images), (x[y < 2], y[y < 2]), adversarial="match", **settings)
+    assert "note: 1 of 3 classes have no training image: the loss match takes 0.9" in capsys.readouterr().err
+
+
 def step(sources: list[SourceModel], loss: LossConfig, batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
     torch.manual_seed(0)
     generator = Generator(width=4, depth=1)
