@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from torch import nn
 from advgan.classifiers import Classifier, ImageShape
 from advgan.classifiers.checkpoint import build_and_fill, build_configured, check_config, read_target
 from advgan.classifiers.external import load_external, source_of
+from advgan.classifiers.external.head import read_head_config
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError, listing
 from advgan.core.spec_strings import parse_spec
@@ -73,6 +75,8 @@ def load_classifier(
     Raises InputError for a classifier that cannot be loaded.
     """
     spec = parse_classifier(classifier, weights, defense) if isinstance(classifier, str) else classifier
+    if spec.is_directory and (saved := read_head_config(spec.name)) is not None:
+        spec = replace(spec, name=_named_by(saved, spec.name), weights=Path(spec.name))
     source = spec.weights
     if by_order and source is not None and not str(source).endswith(BY_ORDER):
         source = Path(f"{source}{BY_ORDER}")
@@ -82,6 +86,17 @@ def load_classifier(
     config, file, ordered = read_target(*((None, spec.name) if spec.is_directory else (spec.name, source)))
     model = build_and_fill(partial(from_config, config, image_shape, num_classes), file, by_order=ordered)
     return defend(model, spec.defense).requires_grad_(False)
+
+
+def _named_by(config: Mapping[str, Any], directory: str) -> str:
+    """The name of the classifier whose head is saved in a directory. Raises InputError for code that it would run."""
+    name: str = config["name"]
+    if source_of(name) == "python_file":
+        raise InputError(
+            f"{directory} holds a head for {name}, a file that would be run: expected its name, "
+            f"{name}@{directory} or --target {name} --target-weights {directory}"
+        )
+    return name
 
 
 def from_config(

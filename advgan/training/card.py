@@ -241,7 +241,7 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
         for name, value in rows
     )
     return CLASSIFIER.format(
-        **{**s, **run},
+        **{name: value for name, value in {**s, **run}.items() if name != "classes"},  # a number, in settings
         metrics=metrics,
         shape="x".join(map(str, data.image_shape)),
         k=data.num_classes,

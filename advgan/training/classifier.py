@@ -3,6 +3,7 @@
 python train/classifier.py                                           mnist-c on the embedded digits, with all defaults
 python train/classifier.py --dataset mnist --data-dir data --epochs 4 --output-dir RUN
 python train/classifier.py --adversarial pgd --eps 0.3 ...           adversarial training
+python train/classifier.py --target FILE.py:build --freeze-backbone --dataset folder ...    a new head on any network
 accelerate launch --cpu --num_processes 2 train/classifier.py ...    several processes share each batch
 """
 
@@ -25,6 +26,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 import advgan.training as training
 from advgan.attacks import pgd
 from advgan.classifiers import Classifier, build_target, finetune_target, fingerprint, save_target
+from advgan.classifiers.external import load_external, source_of
+from advgan.classifiers.external.base import ExternalClassifier
+from advgan.classifiers.external.head import SOURCES_WITH_HEADS, replace_head
 from advgan.core.config import ByOrder, Real, check_signs
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write_dir
@@ -45,6 +49,7 @@ from advgan.training.adversarial import (
     mixed_loss,
 )
 from advgan.training.card import classifier_card
+from advgan.training.features import CachedFeatures, ends_with
 from advgan.training.flags import RunFlags, save_settings
 from advgan.training.frozen import process_settings
 from advgan.training.robust_accuracy import accuracy, validate
@@ -163,6 +168,20 @@ class ClassifierTraining(SupervisedTraining):
         files.open_state(self.schedule, schedules=(self.schedule,))
         super().__init__(data, config, accelerator, files, total=total, between=steps_between)
         self.best = files.saved_weights()
+        self.features = self._cached_features()
+
+    def _cached_features(self) -> CachedFeatures | None:
+        """The net with the features of each image kept in memory, where they are the same in each step: an external
+        backbone that is frozen, images that are not augmented or attacked, one process."""
+        augmented = self.config.shift or self.config.flip
+        if not isinstance(self.net, ExternalClassifier) or self.adversarial or augmented:
+            return None
+        if self.accelerator.num_processes > 1 or not self.freeze_backbone:
+            return None
+        x, _ = next(self.data.train.first(2).batches(2))
+        head = self.net.model.get_submodule(self.net.head or "")
+        same = ends_with(self.net.eval(), head, x.to(self.accelerator.device))
+        return CachedFeatures(self.net, head) if same else None
 
     def part(self) -> Part:
         return Part("train", self.optimizer, self.schedule)
@@ -171,11 +190,11 @@ class ClassifierTraining(SupervisedTraining):
         step, alpha = self.record["step"], 1.0 if self.adversarial is None else self.adversarial.alpha
         x_adv = x if self.adversary is None else self.adversary(x, y, step, step / self.total)
         self.model.train(not self.freeze_backbone)
-        return mixed_loss(self.model, x, x_adv, y, alpha)
+        return mixed_loss(self.features or self.model, x, x_adv, y, alpha)
 
     def validate(self, log: Any, bar: Any) -> None:
         eps, most = (self.adversarial.eps, self.adversarial.robust_images) if self.adversarial else (None, 0)
-        metrics = validate(self.net, self.data.validation, self.accelerator, eps, most)
+        metrics = validate(self.features or self.net, self.data.validation, self.accelerator, eps, most)
         better = append_history(self.record, metrics)
         if better:
             self.best = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
@@ -262,12 +281,19 @@ class Settings(RunFlags, ClassifierConfig, DataSettings):
     """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
 
     target: NameOrPath = "mnist-c"
-    """The classifier: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ..."""
+    """The classifier: mnist-a, mnist-b, mnist-c, mnist-tutorial, cifar-resnet20, cifar-resnet32, ...; with
+    --freeze-backbone also torchvision:NAME:WEIGHTS, timm:NAME or FILE.py:FACTORY, with a new last layer"""
     init_weights: Path | None = None
-    """Initial backbone, under a new head: that of a trained classifier of this name, a run or a file of weights"""
+    """Initial backbone, under a new head: that of a trained classifier of this name, a run or a file of weights; of
+    torchvision:, timm: and Python files None is their own"""
     weights_by_order: ByOrder = False
     freeze_backbone: bool = False
-    """Train the new head alone: the backbone, its batch norm among it, stays what --init-weights brought"""
+    """Train the new head alone: the backbone, its batch norm among it, stays as it is. With --shift 0 the features of
+    each image are computed once, for classifiers that are not built in"""
+    head: str | None = None
+    """Name of the layer to replace, of a classifier that is not built in; None: the last linear one of its logits"""
+    classes: int | None = None
+    """Number of classes of the new head, of a classifier that is not built in; None: those of the data"""
     output_dir: Path = Path("checkpoints/runs/classifier")
     """Directory of classifier/, state/ and logs/"""
     bf16: bool = False
@@ -297,10 +323,24 @@ class Settings(RunFlags, ClassifierConfig, DataSettings):
 
     def check(self) -> None:
         super().check()
+        if source_of(str(self.target)) is not None:
+            self._check_external()
+            return
+        for name in ("head", "classes"):
+            if getattr(self, name) is not None:
+                raise InputError(f"{name} is for a target of torchvision:, timm: or a Python file, got {self.target}")
         if self.freeze_backbone and self.init_weights is None:
             raise InputError(
                 "freeze_backbone needs init_weights, a trained classifier whose backbone is kept, got none"
             )
+
+    def _check_external(self) -> None:
+        if source_of(str(self.target)) not in SOURCES_WITH_HEADS:
+            raise InputError(f"target must be built in, torchvision:, timm: or a Python file, got {self.target}")
+        if not self.freeze_backbone:
+            raise InputError(f"only a new head on {self.target} can be trained here, expected --freeze-backbone")
+        if self.classes is not None and self.classes < 2:
+            raise InputError(f"classes must be at least 2, got {self.classes}")
 
 
 STREAM_EVAL_IMAGES = 5000  # validation images, and test images, of a stream
@@ -344,14 +384,30 @@ def main(settings: Settings) -> None:
     training.shutdown(accelerator, code)
 
 
-def initial_network(settings: Settings, data: Data) -> Classifier:
+def initial_network(settings: Settings, data: Data) -> Classifier | ExternalClassifier:
     """The net to train: with random weights, or with a trained backbone and a new head."""
+    net: Classifier | ExternalClassifier
+    if source_of(str(settings.target)) is not None:
+        return external_with_head(settings, data)
     if settings.init_weights is None:
         net = build_target(settings.target, data.image_shape, data.num_classes)
     else:
         given = (settings.target, settings.init_weights, data.image_shape, data.num_classes)
         net = finetune_target(*given, freeze_backbone=settings.freeze_backbone)
     net.classes = data.classes
+    return net
+
+
+def external_with_head(settings: Settings, data: Data) -> ExternalClassifier:
+    """The external classifier with a new head for the classes of the data, or for more."""
+    count = settings.classes or data.num_classes
+    if count < data.num_classes:
+        raise InputError(f"classes must be at least the {data.num_classes} of the data, got {count}")
+    external = load_external(str(settings.target), settings.init_weights, image_shape=data.image_shape)
+    if not isinstance(external, ExternalClassifier):
+        raise InputError(f"{settings.target} has outputs only, expected a network whose last layer can be replaced")
+    net = replace_head(external, count, settings.head)
+    net.classes = data.classes if count == data.num_classes else None
     return net
 
 

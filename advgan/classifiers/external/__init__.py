@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from advgan.classifiers.base import ImageShape
+from advgan.classifiers.external.head import load_with_head, read_head_config
 from advgan.core.errors import did_you_mean
 
 # Pattern of a name -> module in this folder, whose `load(name, weights, image_shape=, num_classes=)` loads it.
@@ -49,7 +50,11 @@ def load_external(
     number of classes; `advgan.data.relabel` maps labels to them. Raises InputError for a classifier that cannot be
     loaded or does not accept such images, and for a package that is not installed.
     """
-    module: Any = import_module(f"advgan.classifiers.external.{source_of(name)}")
+    source = source_of(name)
+    if (config := read_head_config(weights)) is not None:
+        assert weights is not None, "the config is beside them"
+        return load_with_head(name, source, config, weights, image_shape)
+    module: Any = import_module(f"advgan.classifiers.external.{source}")
     model: nn.Module = module.load(name, weights, image_shape=image_shape, num_classes=num_classes)
     return model
 

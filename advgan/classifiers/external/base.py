@@ -33,6 +33,7 @@ class ExternalClassifier(nn.Module):
     classes      the names of its classes, in the order of its logits; None: unknown
     resize       shorter side in pixels to which photos are resized before the centre crop of `image_shape`; None: the
                  crop's, or unknown
+    head         name in `model` of a new last layer; None: as it was
     identity     what distinguishes it beside its weights: a file's SHA-256, an address
     import_context   context manager for calls of a model that imports modules late; None: none needed. Each call is in
                  it, or without `imports_late` only those after an import has failed
@@ -64,6 +65,7 @@ class ExternalClassifier(nn.Module):
         self.channels = channels or image_shape[0]
         self.classes = None if classes is None else tuple(classes)
         self.resize = resize
+        self.head: str | None = None
         for key, values, neutral in (("mean", mean, 0.0), ("std", std, 1.0)):
             column = torch.tensor([neutral] * self.channels if values is None else list(values), dtype=torch.float32)
             self.register_buffer(key, column.view(-1, 1, 1), persistent=False)
@@ -75,7 +77,10 @@ class ExternalClassifier(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        return {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes}
+        config = {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes}
+        if self.head is None:
+            return config
+        return config | {"head": self.head} | ({} if self.classes is None else {"classes": list(self.classes)})
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] == 1 != self.channels:
@@ -184,6 +189,12 @@ def _blank_output(classifier: ExternalClassifier, shape: ImageShape) -> Any:
     """Output for one black image."""
     device = next((tensor.device for tensor in classifier.model.parameters()), torch.device("cpu"))
     return classifier.to(device)(torch.zeros(1, *shape, device=device))
+
+
+def logits_shape(classifier: ExternalClassifier) -> tuple[int, ...] | None:
+    """The shape of the logits of one black image; None: no tensor."""
+    output = _blank_output(classifier, classifier.image_shape)
+    return tuple(output.shape) if isinstance(output, Tensor) else None
 
 
 def _accepts(classifier: ExternalClassifier, shape: ImageShape) -> bool:
