@@ -438,3 +438,64 @@ def test_a_generator_of_another_kind_initialises_nothing(advgan, words, tmp_path
     assert (ending.value.code, error.count("\n")) == (2, 1)
     assert "holds a generator of another kind" in error
     assert message in error
+
+
+def test_an_ensemble_trained_on_the_test_images_is_described_as_such(
+    advgan: ModuleType,
+    words: list[str],
+    classifier: Path,
+    digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = [
+        "--ensemble",
+        str(classifier),
+        "--adversarial",
+        "cosine-features",
+        "--train-on",
+        "test",
+        "--smoothing",
+        "3",
+    ]
+    run(advgan.main, advgan.Settings, [*words, *flags, "--max-steps", "2", "--output-dir", str(tmp_path)])
+    assert "warning: the generator is trained on the test images" in capsys.readouterr().err
+    told = json.loads((tmp_path / "training.json").read_text())["settings"]
+    assert told["ensemble_sha256"] == [
+        fingerprint(load_target("mnist-small", classifier, image_shape=(1, 28, 28), num_classes=3))
+    ]
+    assert len(told["feature_layers"]) == 2
+    card = (tmp_path / "generator" / "README.md").read_text()
+    assert "**It was trained on the test images**" in card
+    assert "Test images were not used" not in card
+    assert Generator.from_pretrained(tmp_path).config["smoothing"] == 3
+    load_generators([tmp_path], 1)
+    assert f"warning: {tmp_path.name} was trained on the test images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--layer", "features.5"],
+            "layer does nothing without adversarial features or cosine-features, got features.5",
+        ),
+        (["--adversarial", "match"], "adversarial match is targeted, expected y_target"),
+        (["--adversarial", "features", "--layer", "nothing"], "layer 'nothing' is not one of the model's"),
+        (["--ensemble", "nowhere"], "nowhere"),
+        (["--smoothing", "4"], "smoothing must be 0 or an odd number of pixels, got 4"),
+    ],
+)
+def test_settings_of_objectives_that_cannot_work(
+    flags: list[str],
+    message: str,
+    advgan: ModuleType,
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(advgan.main, advgan.Settings, [*words, *flags, "--max-steps", "2", "--output-dir", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out" / "training.json").exists()
