@@ -124,8 +124,8 @@ def main(settings: Settings) -> None:
         else Generator.from_pretrained(settings.generator, allowed_guides=[spec.name])
     )
     device = training.init_single_process(SEED, settings.threads)
-    data = load_chosen(settings)
-    shape, classes = data.image_shape, data.num_classes
+    data = load_chosen(settings, ("test",))
+    shape, classes = data.image_shape, data.all_classes
     target, data = prepare_model_and_data(load_classifier(spec, image_shape=shape, num_classes=classes), data)
     x, y = next(data.test.first(settings.images).batches(settings.images))
     model = target.to(device).eval().requires_grad_(False)

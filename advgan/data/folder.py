@@ -1,75 +1,168 @@
-"""The user's images: `train/<class>/*.jpg`, `test/<class>/*.jpg` and optionally `val/<class>/*.jpg`."""
+"""The user's images: class folders, folders of images alone, and lists of files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from advgan.core.errors import InputError, listing, note
 from advgan.data.classes import class_order
-from advgan.data.image_file import EXTENSIONS
-from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_images
+from advgan.data.image_file import EXTENSIONS, ImageSource
+from advgan.data.image_io import (
+    MEMORY_LIMIT,
+    StoredImages,
+    infer_shape,
+    larger_than,
+    mixed_sizes,
+    resizing_text,
+    split_images,
+)
+from advgan.data.label_file import SUFFIXES, labels_of_files, listed_files, read_table
 from advgan.data.split import Data, Split, fair_order, stratified_holdout
-from advgan.data.walk import identity, image_files, is_data_name
+from advgan.data.walk import identity, image_files, is_data_name, is_image_name
 
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
-LAYOUT = "expected train/<class>/*.jpg, test/<class>/*.jpg and, if there is one, val/<class>/*.jpg"
+LAYOUT = (
+    "expected train/ and test/, if there is one val/, or images without these; of class folders or images: docs/data.md"
+)
+LabelSource = Literal["given", "predicted"]
+OwnShape = Callable[[], tuple[int, int, int] | None]
+
+
+def no_shape() -> None:
+    """An `OwnShape` where there is no classifier."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where the labels of images come from: folder names or lists, unless `source` is "predicted"; a CSV `file`, and
+    the columns of it and of lists (None: by their names)."""
+
+    source: LabelSource | None = None
+    file: Path | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+
+    @property
+    def predicted(self) -> bool:
+        return self.source == "predicted"
+
+
+class Listing(NamedTuple):
+    """The images of a split as n paths, and labels `(n,)`; without labels all are 0."""
+
+    paths: list[str]
+    labels: Tensor
+    has_labels: bool = True
+
+    def pick(self, indices: Tensor) -> Listing:
+        return Listing([self.paths[i] for i in indices.tolist()], self.labels[indices], self.has_labels)
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The images of a split: n paths, and the names of their classes (None: no labels). `groups` are the same paths by
+    class folder, or by the folder or list; `closed`: whether there is a folder for each class."""
+
+    paths: list[str]
+    names: list[str] | None
+    groups: Mapping[str, list[str]]
+    closed: bool = False
 
 
 def load_folder(
     root: Path,
     *,
     image_size: int | None = None,
+    resize: int | None = None,
     channels: int | None = None,
     seed: int = 0,
+    labels: Labels = Labels(),
+    own_shape: OwnShape = no_shape,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Data:
-    """Load class folders; the classes are the sorted folder names of train/ (`class_order`), the same in every split.
+    """Load images in folders `train/`, `test/` and optionally `val/`, or without them.
+
+    Each is a folder of class folders, whose names are the classes (of all splits together, `class_order`); or of
+    images, also nested, which have no labels but those in a CSV file; or a list of files, `.csv` or `.txt`. Images
+    that are not in such splits are divided, 8 to 1 to 1 (a note on stderr), unless `root` itself is named like a
+    split. A split that is missing is empty.
 
     Every split is in an order of which the first m images are a fair sample (`fair_order`). Hidden files and folders
     are skipped; a file counts once, however many links lead to it.
 
     Args:
-        root: the folder of train/, test/ and optionally val/ (or valid/, validation/, dev/).
+        root: a folder, or a list of files.
         image_size: resize the shorter side to this and crop the centre square; None: all images have one size.
+        resize: resize the shorter side to this, then crop the centre square of `image_size`; None: `image_size`.
         channels: 1 or 3; None: 1 if all images are grey.
-        seed: of the draw of validation images without a val/ (`stratified_holdout`).
+        seed: of the draw of validation images without a val/ (`stratified_holdout`), and of the division.
+        labels: where labels come from.
+        own_shape: (c, h, w) of a classifier, in the place of `image_size` where images differ in size.
         memory_limit: a set that takes more bytes than this when decoded stays on disk and is decoded batch by batch;
             broken files and images of another size raise an error then. A smaller one is decoded now.
 
     Raises:
-        InputError: a folder is missing or empty, or there are two of a split; classes differ; a file is in two splits
-            or classes through links; images cannot be read or differ in size.
+        InputError: there are no images, or two folders of a split; a file is in two splits or classes through links;
+            images cannot be read or differ in size; labels of one class alone, or of a part of the images.
     """
-    folders = split_folders(root)
-    for part in ("train", "test"):
-        if part not in folders:
-            raise InputError(f"no folder {root / part}; {LAYOUT}")
-    classes = _classes(folders["train"])
-    train, test = _images(folders["train"], classes), _images(folders["test"], classes)
-    listings = {"train": train, "test": test}
-    if "validation" in folders:
-        listings["validation"] = validation = _images(folders["validation"], classes)
-    _check_apart({str(folders[part]): images for part, images in listings.items()})
-    if "validation" not in folders:
-        kept, held = stratified_holdout(train.labels, seed)
-        train, validation = train.pick(kept), train.pick(held)
-    train, validation, test = (part.pick(fair_order(part.labels)) for part in (train, validation, test))
+    by_part = split_paths(root)
+    photos = {part: read_photos(by_part[part], labels, root) for part in (*SPLITS, "all") if part in by_part}
+    _check_apart({name: files for images in photos.values() for name, files in images.groups.items()})
+    if labels.file is not None and all(images.names is None or images.closed for images in photos.values()):
+        raise InputError(f"{labels.file} names none of the images in {root}")
+    if (labels.image_column or labels.label_column) and not _reads_tables(photos, labels):
+        raise InputError(f"columns can be chosen for hf, hf-stream and CSV files, got a folder without: {root}")
+    classes = _classes(root, photos)
+    listings = _divided(root, {part: _listing(images, classes) for part, images in photos.items()}, seed)
+    empty = Listing([], torch.empty(0, dtype=torch.long))
+    parts = [listings.get(part, empty) for part in SPLITS]
+    parts = [part.pick(fair_order(part.labels)) for part in parts]
 
-    parts = (train, validation, test)
     paths = [path for part in parts for path in part.paths]
-    files = StoredImages(paths, infer_shape(paths, image_size, channels), image_size is not None, range(len(paths)))
+    size = image_size or own_size(root, paths, own_shape, needed=resize is not None)
+    files = StoredImages(paths, infer_shape(paths, size, channels), size is not None, range(len(paths)), resize)
     images = split_images(files, [len(part.paths) for part in parts], memory_limit)
-    splits = [Split(*pair) for pair in zip(images, (part.labels for part in parts), strict=True)]
-    return Data("folder", splits[0], splits[1], splits[2], classes)
+    splits = [as_labelled(Split(data, part.labels), part) for data, part in zip(images, parts, strict=True)]
+    splits[0] = with_photos(splits[0], files.take(range(len(splits[0]))))
+    partial = "train" not in photos or not photos["train"].closed
+    return Data("folder", splits[0], splits[1], splits[2], classes, partial, resizing_text(size, resize))
+
+
+def _reads_tables(photos: Mapping[str, Photos], labels: Labels) -> bool:
+    """Whether labels or names of images are of a CSV file."""
+    lists = [path for images in photos.values() for path in images.groups if path.endswith(SUFFIXES)]
+    return bool(lists or labels.file) or any(images.names and not images.closed for images in photos.values())
+
+
+def with_photos(split: Split, files: StoredImages) -> Split:
+    """`split` with the `files` of its images as photos, where these are larger than the images."""
+    _, height, width = files.image_shape
+    larger = files.crop and height == width and larger_than(files.sources, height)
+    return split.with_photos(files) if larger else split
+
+
+def as_labelled(split: Split, part: Listing) -> Split:
+    return split if part.has_labels else split.unlabelled()
+
+
+def own_size(root: object, sources: Sequence[ImageSource], own_shape: OwnShape, *, needed: bool) -> int | None:
+    """The side of the images of a classifier, where `sources` differ in size or one is `needed`; None: as they are."""
+    if not (needed or mixed_sizes(sources)) or (shape := own_shape()) is None or shape[1] != shape[2]:
+        if needed:
+            raise InputError("resize does nothing without an image size: expected --image-size")
+        return None
+    note(f"images of {root} are resized and cropped to {shape[1]} x {shape[1]} pixels, the size of the classifier")
+    return shape[1]
 
 
 def by_split(names: Sequence[str], where: object, kind: str, hint: str = "") -> dict[str, str]:
@@ -81,7 +174,7 @@ def by_split(names: Sequence[str], where: object, kind: str, hint: str = "") -> 
     splits: dict[str, str] = {}
     unused = []
     for name in names:
-        split = next((split for split, aliases in SPLITS.items() if name.casefold() in aliases), None)
+        split = split_named(name)
         if split is None:
             unused.append(name)
         elif split in splits:
@@ -93,14 +186,9 @@ def by_split(names: Sequence[str], where: object, kind: str, hint: str = "") -> 
     return splits
 
 
-class Listing(NamedTuple):
-    """The images of a split as n paths, and labels `(n,)`."""
-
-    paths: list[str]
-    labels: Tensor
-
-    def pick(self, indices: Tensor) -> Listing:
-        return Listing([self.paths[i] for i in indices.tolist()], self.labels[indices])
+def split_named(name: str) -> str | None:
+    """The split of a folder or file of this name."""
+    return next((split for split, aliases in SPLITS.items() if name.casefold() in aliases), None)
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -112,61 +200,142 @@ def split_folders(root: Path) -> dict[str, Path]:
     return {split: root / name for split, name in by_split(names, root, "folders", f" ({LAYOUT})").items()}
 
 
+def split_paths(root: Path) -> dict[str, Path]:
+    """The folder or list of each split, in `root` or `root` itself; "all": images that are in no split."""
+    if not root.exists():
+        raise InputError(f"no folder or list of images {root}; {LAYOUT}")
+    if not root.is_dir():
+        return {split_named(root.stem) or "all": root}
+    paths = split_folders(root)
+    for file in sorted(root.iterdir()):
+        split = split_named(file.stem) if file.suffix.casefold() in SUFFIXES and file.is_file() else None
+        if split is not None:
+            paths.setdefault(split, file)
+    return paths or {split_named(root.resolve().name) or "all": root}
+
+
 def _folders(folder: Path) -> list[str]:
     """The names of the folders in `folder`, sorted, without hidden and system ones (.ipynb_checkpoints)."""
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and is_data_name(entry.name))
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    """The names of the class folders in `folder`: in the order of their numbers where all are numbers, else as text."""
-    return tuple(class_order(_folders(folder)))
+def read_photos(path: Path, labels: Labels, root: Path | None = None) -> Photos:
+    """The images of the folder or list `path`, below `root`, by class where there are labels. Raises InputError where
+    there are none."""
+    if not path.is_dir():
+        return _listed(path, labels, root or path.parent)
+    by_class = {} if labels.predicted else {name: image_files(path / name) for name in class_order(_folders(path))}
+    stray = [file.name for file in sorted(path.iterdir()) if is_image_name(file.name) and file.is_file()]
+    if stray or labels.file is not None or not any(by_class.values()):
+        photos = _flat(path, labels, root or path)
+        if photos.names is not None or not any(by_class.values()):
+            return photos
+    if empty := [name for name, files in by_class.items() if not files]:
+        note(f"class folders of {path} without images: {listing(empty)}")
+    if stray:
+        note(f"images of {path} in no class folder are not used: {listing(stray)}; --label-source predicted takes all")
+    by_class = {name: files for name, files in by_class.items() if files}
+    names = [name for name, files in by_class.items() for _ in files]
+    groups = {str(path / name): files for name, files in by_class.items()}
+    return Photos([file for files in by_class.values() for file in files], names, groups, closed=True)
 
 
-def _images(folder: Path, classes: tuple[str, ...]) -> Listing:
-    """All images in `folder/<class>`, in the order of the classes and the file names. Raises InputError for a file
-    that is in two classes."""
-    names = _classes(folder)
-    if not names:
-        raise InputError(f"no class folders in {folder}; {LAYOUT}")
-    if names != classes:
-        additional, missing = class_order([*{*names} - {*classes}]), class_order([*{*classes} - {*names}])
-        differences = (("lacks", missing), ("also has", additional))
-        description = " and ".join(f"{what} {listing(names)}" for what, names in differences if names)
-        raise InputError(f"{folder} must have the same classes as train/, but {description}")
-    if len(classes) < 2:
-        raise InputError(f"at least two classes expected, {folder} has only {classes[0]}")
-    by_class = {str(folder / name): image_files(folder / name) for name in classes}
-    for path, files in by_class.items():
-        if not files:
-            raise InputError(f"no images in {path} (files that end with {' '.join(EXTENSIONS)})")
-    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([*map(len, by_class.values())]))
-    _check_apart({path: Listing(files, labels) for path, files in by_class.items()})
-    return Listing([path for files in by_class.values() for path in files], labels)
+def _flat(folder: Path, labels: Labels, root: Path) -> Photos:
+    """All images below a folder, with the labels in a CSV file, or in one that is beside the folder."""
+    paths = image_files(folder)
+    if not paths:
+        raise InputError(f"no images in {folder} (files that end with {' '.join(EXTENSIONS)}); {LAYOUT}")
+    return Photos(paths, _labels_beside(folder, paths, labels, root), {str(folder): paths})
 
 
-def class_images(folder: Path) -> tuple[tuple[str, ...] | None, Listing]:
-    """The classes and images of `folder/<class>`, in a fair order; no classes (None) where `folder` has no folders."""
-    classes = _classes(folder)
-    if not classes:
-        return None, Listing([], torch.empty(0, dtype=torch.long))
-    listed = _images(folder, classes)
+def _labels_beside(folder: Path, paths: list[str], labels: Labels, root: Path) -> list[str] | None:
+    beside = folder.resolve().with_name(f"{folder.resolve().name}.csv")
+    if labels.predicted or (labels.file is None and not beside.is_file()):
+        return None
+    columns = (labels.image_column, labels.label_column)
+    if labels.file is not None:
+        return labels_of_files(read_table(labels.file, *columns), paths, (folder, root))
+    try:
+        names = labels_of_files(read_table(beside, *columns), paths, (folder, root))
+    except InputError as error:
+        note(f"images of {folder} have no labels: {error}")
+        return None
+    note(f"labels of {folder} are those in {beside}" if names else f"{beside} names none of the images in {folder}")
+    return names
+
+
+def _listed(path: Path, labels: Labels, root: Path) -> Photos:
+    """The images of a list, with its labels, or those in a CSV file."""
+    if path.suffix.casefold() not in SUFFIXES:
+        raise InputError(f"expected a folder or a list of images ({' or '.join(SUFFIXES)}), got {path}")
+    table = read_table(path, labels.image_column, labels.label_column)
+    paths = listed_files(table)
+    names = None if labels.predicted else table.labels
+    if labels.file is not None:
+        names = labels_of_files(read_table(labels.file, labels.image_column, labels.label_column), paths, (root,))
+    return Photos(paths, names, {str(path): paths})
+
+
+def _classes(root: Path, photos: Mapping[str, Photos]) -> tuple[str, ...]:
+    """The classes of all splits together; () without labels. Notes differences between class folders of splits."""
+    by_part = {part: {*images.names} for part, images in photos.items() if images.names is not None}
+    classes = tuple(class_order(sorted(set[str]().union(*by_part.values()))))
+    if len(classes) == 1:
+        raise InputError(
+            f"at least two classes expected, {root} has only {listing(classes)}; --label-source predicted takes images "
+            "without labels"
+        )
+    for part, names in by_part.items():
+        if "train" in by_part and photos[part].closed and photos["train"].closed:
+            for text, differing in (
+                (f"train/ that {part}/ lacks", by_part["train"] - names),
+                (f"{part}/ that train/ lacks", names - by_part["train"]),
+            ):
+                if differing:
+                    note(f"classes of {text}: {listing(class_order([*differing]))}")
+    return classes
+
+
+def _listing(photos: Photos, classes: Sequence[str]) -> Listing:
+    if photos.names is None:
+        return Listing(photos.paths, torch.zeros(len(photos.paths), dtype=torch.long), has_labels=False)
+    numbers = {name: i for i, name in enumerate(classes)}
+    return Listing(photos.paths, torch.tensor([numbers[name] for name in photos.names]))
+
+
+def _divided(root: Path, listings: dict[str, Listing], seed: int) -> dict[str, Listing]:
+    """The same with validation images from train, where there are no others; images of no split are divided."""
+    parts = dict(listings)
+    if "all" in parts:
+        images = parts.pop("all")
+        if len(images.paths) < 3:
+            raise InputError(f"{root} has {len(images.paths)} images, expected three or more, or a folder called test")
+        kept, held = stratified_holdout(images.labels, seed)
+        parts |= {"train": images.pick(kept), "test": images.pick(held)}
+        note(
+            f"images of {root} are divided: {len(kept)} for training and validation, {len(held)} for test; those in a "
+            "folder called train or test are for that alone"
+        )
+    if "train" in parts and "validation" not in parts:
+        kept, held = stratified_holdout(parts["train"].labels, seed)
+        parts |= {"train": parts["train"].pick(kept), "validation": parts["train"].pick(held)}
+    return parts
+
+
+def class_images(folder: Path) -> tuple[tuple[str, ...], Listing]:
+    """The classes of a folder or list and its images, in a fair order; () where they have no labels."""
+    photos = read_photos(folder, Labels())
+    classes = _classes(folder, {"train": photos})
+    listed = _listing(photos, classes)
     return classes, listed.pick(fair_order(listed.labels))
 
 
-def flat_images(folder: Path) -> Listing:
-    """The images of a folder, of no class: all labels are 0. Raises InputError where there are none."""
-    files = image_files(folder)
-    if not files:
-        raise InputError(f"no images in {folder} (files that end with {' '.join(EXTENSIONS)})")
-    return Listing(files, torch.zeros(len(files), dtype=torch.long))
-
-
-def _check_apart(listings: dict[str, Listing]) -> None:
+def _check_apart(groups: Mapping[str, list[str]]) -> None:
     """Raise InputError for a file that is in two of the folders through links."""
     owner: dict[tuple[int, int], tuple[str, str]] = {}
     shared = []
-    for folder, part in listings.items():
-        for path in part.paths:
+    for folder, paths in groups.items():
+        for path in paths:
             other_folder, known_path = owner.setdefault(identity(path), (folder, path))
             if other_folder != folder:
                 shared.append((known_path, path))

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from advgan.core.errors import InputError, listing, note
 from advgan.core.optional import require_package
-from advgan.data.columns import Columns, find_columns
-from advgan.data.folder import by_split
+from advgan.data.columns import Columns, find_column
+from advgan.data.folder import Labels, OwnShape, by_split, no_shape, own_size, split_named, with_photos
 from advgan.data.image_file import ImageSource
-from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_images
+from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, resizing_text, split_images
 from advgan.data.labels import Names, find_classes, is_missing, plain_label
 from advgan.data.local_files import check_folder, keep_data_files, names_by_file, row_count
 from advgan.data.shards import LibraryShards, first_damage, load_error
-from advgan.data.split import Data, Split, fair_order, stratified_holdout
+from advgan.data.split import Data, Split, fair_order, stratified_holdout, without_labels
 from advgan.data.stream import HOLDOUT_MODULUS, Stream
 
 
@@ -31,42 +31,62 @@ def load_hf(
     root: Path,
     *,
     image_size: int | None = None,
+    resize: int | None = None,
     channels: int | None = None,
     seed: int = 0,
-    image_column: str | None = None,
-    label_column: str | None = None,
+    labels: Labels = Labels(),  # noqa: B008
+    own_shape: OwnShape = no_shape,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Data:
     """Load `hf:SOURCE` or `hf-stream:SOURCE`; SOURCE: a folder, or a repository with optional `:CONFIG`; none: `root`.
 
     Without labelled test images the validation images are the test images; without validation images a tenth of the
-    training images is drawn by `seed`. Either gives a note on stderr.
+    training images is drawn by `seed`. Either gives a note on stderr. Folders of images that are not class folders have
+    no labels.
 
     Raises:
-        InputError: it cannot be loaded, has no training images, no column of images or of labels, or is damaged.
+        InputError: it cannot be loaded, has no training images, no column of images or of labels, or is damaged; a
+            stream without labels.
     """
     kind, _, source = name.partition(":")
-    loaded = _open(name, source or str(root), (image_column, label_column), streaming=kind == "hf-stream")
+    loaded = _open(name, source or str(root), labels, streaming=kind == "hf-stream")
+    sizing = Sizing(image_size, resize, channels, own_shape)
     if kind == "hf-stream":
-        return _streamed(loaded, image_size, channels, seed)
-    return _on_disk(loaded, image_size, channels, seed, memory_limit)
+        return _streamed(loaded, sizing, seed)
+    return _on_disk(loaded, sizing, seed, memory_limit)
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """Size and channels of the images, as for `load_data`."""
+
+    image_size: int | None
+    resize: int | None
+    channels: int | None
+    own_shape: OwnShape
+
+    def size_of(self, name: str, sources: Sequence[ImageSource]) -> int | None:
+        """The side of the images, as set, or that of a classifier; None: as they are."""
+        return self.image_size or own_size(name, sources, self.own_shape, needed=self.resize is not None)
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A data set as opened by the library: splits by name, their files if listed, class names of the label column in
-    each file (or of the whole split), the two columns, and the folder of a local one."""
+    each file (or of the whole split), the two columns (label None: no labels), and the folder of a local one."""
 
     name: str
     splits: dict[str, Any]
     files: dict[str, list[str]]
     names: dict[str, list[Names]]
     image: str
-    label: str
+    label: str | None
     folder: Path | None
     paths: bool
 
     def columns(self, labels: Any) -> Columns:
+        if self.label is None:
+            return Columns(self.name, self.image, "", (), self.paths)
         declared = [names for split in ("train", *self.names) for names in self.names[split]]
         if any(self.names["train"]):  # classes missing in train raise an error later
             declared = self.names["train"]
@@ -74,7 +94,7 @@ class Loaded:
         return Columns(self.name, self.image, self.label, classes, self.paths)
 
 
-def _open(name: str, source: str, chosen: tuple[str | None, str | None], *, streaming: bool) -> Loaded:
+def _open(name: str, source: str, labels: Labels, *, streaming: bool) -> Loaded:
     datasets = require_package("datasets", "hf")
     config = ""
     if not os.path.isdir(source):
@@ -122,13 +142,23 @@ def _open(name: str, source: str, chosen: tuple[str | None, str | None], *, stre
         )
     if splits["train"].features is None:
         raise InputError(f"{name} has no known columns, expected parquet files, tar shards or images")
-    image, label = find_columns(splits["train"].features, name, *chosen)
+    features = splits["train"].features
+    unlabelled = labels.predicted or (paths and not labels.label_column and _only_split_names(features))
+    image = find_column("images", features, name, labels.image_column)
+    label = None if unlabelled else find_column("labels", features, name, labels.label_column)
     names = {}
     for split, part in splits.items():
-        if missing := [column for column in (image, label) if column not in part.features]:
+        if missing := [column for column in (image, label) if column and column not in part.features]:
             raise InputError(f"{name} has no column {', '.join(missing)} in {split}, got {listing(part.features, 12)}")
-        names[split] = names_by_file(files.get(split, [""]), label, part.features[label], name)
+        if label is not None:
+            names[split] = names_by_file(files.get(split, [""]), label, part.features[label], name)
     return Loaded(name, splits, files, names, image, label, folder, paths)
+
+
+def _only_split_names(features: Any) -> bool:
+    """Whether the features of an image folder have no labels, or the names of the splits in their place."""
+    names = getattr(features.get("label"), "names", None)
+    return "label" not in features or (names is not None and all(map(split_named, names)))
 
 
 class TableImages(Sequence[ImageSource]):
@@ -144,25 +174,33 @@ class TableImages(Sequence[ImageSource]):
         return self.columns.image_source(self.table[int(index)][self.columns.image], f"{self.columns.name} row {index}")
 
 
-def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed: int, memory_limit: int) -> Data:
+def _on_disk(loaded: Loaded, sizing: Sizing, seed: int, memory_limit: int) -> Data:
     datasets = require_package("datasets", "hf")
-    values = {split: _labels(loaded, split) for split in loaded.splits}
+    values = {} if loaded.label is None else {split: _labels(loaded, split) for split in loaded.splits}
     columns = loaded.columns([value for split in values.values() for value in split])
     has_labels = {split for split, labels in values.items() if labels and not all(map(is_missing, labels))}
-    if "train" not in has_labels:
-        raise InputError(f"{loaded.name} has no labelled training images: column {loaded.label} has no labels in train")
-    train, validation, test = _choose_splits(loaded, has_labels)
+    if loaded.label is not None and "train" not in has_labels:
+        raise InputError(
+            f"{loaded.name} has no labelled training images: column {loaded.label} has no labels in train; "
+            "--label-source predicted takes images without labels"
+        )
+    usable = has_labels if loaded.label is not None else {split for split, part in loaded.splits.items() if len(part)}
+    train, validation, test = _choose_splits(loaded, usable)
     used = [part for part in dict.fromkeys((train, validation, test)) if part]
     table = datasets.concatenate_datasets([columns.only(loaded.splits[part], labels=False) for part in used])
     labels = torch.tensor(
         [
             columns.number(value, f"{loaded.name} {part} row {i}")
             for part in used
-            for i, value in enumerate(values[part])
+            for i, value in enumerate(values.get(part, ()))
         ]
     )
-    ends = torch.tensor([len(values[part]) for part in used]).cumsum(0).tolist()
-    indices = {part: torch.arange(end - len(values[part]), end) for part, end in zip(used, ends, strict=True)}
+    if loaded.label is None:
+        labels = torch.zeros(len(table), dtype=torch.long)
+    ends = torch.tensor([len(loaded.splits[part]) for part in used]).cumsum(0).tolist()
+    indices = {
+        part: torch.arange(end - len(loaded.splits[part]), end) for part, end in zip(used, ends, strict=True)
+    }  # fmt: skip
     rows: dict[str, Tensor] = {"train": indices[train]}
     for role, source in (("test", test), ("validation", validation)):
         if source:
@@ -173,10 +211,15 @@ def _on_disk(loaded: Loaded, image_size: int | None, channels: int | None, seed:
     order = [rows[role][fair_order(labels[rows[role]])] for role in ("train", "validation", "test")]
     sources = TableImages(table, columns)
     everything = torch.cat(order).tolist()
-    images = StoredImages(sources, infer_shape(sources, image_size, channels), image_size is not None, everything)
+    size = sizing.size_of(loaded.name, sources)
+    shape = infer_shape(sources, size, sizing.channels)
+    images = StoredImages(sources, shape, size is not None, everything, sizing.resize)
     parts = split_images(images, [len(part) for part in order], memory_limit)
     splits = [Split(part, labels[indices]) for part, indices in zip(parts, order, strict=True)]
-    return Data(loaded.name, splits[0], splits[1], splits[2], columns.classes)
+    splits[0] = with_photos(splits[0], images.take(range(len(splits[0]))))
+    preprocessing = resizing_text(size, sizing.resize)
+    data = Data(loaded.name, splits[0], splits[1], splits[2], columns.classes, preprocessing=preprocessing)
+    return data if loaded.label is not None else without_labels(data)
 
 
 def _labels(loaded: Loaded, split: str) -> list[str | int | None]:
@@ -209,7 +252,9 @@ def _choose_splits(loaded: Loaded, usable: set[str]) -> tuple[str, str | None, s
     return "train", validation, test
 
 
-def _streamed(loaded: Loaded, image_size: int | None, channels: int | None, seed: int) -> Data:
+def _streamed(loaded: Loaded, sizing: Sizing, seed: int) -> Data:
+    if loaded.label is None:
+        raise InputError(f"{loaded.name} has no labels, which a stream needs: expected hf: in place of hf-stream:")
     columns = loaded.columns(None)
     train, validation, test = _choose_splits(loaded, {*loaded.splits})
     shards = {
@@ -218,8 +263,11 @@ def _streamed(loaded: Loaded, image_size: int | None, channels: int | None, seed
         if part
     }
     first_sources = [source for source, _ in islice(shards[train].read(0), 64)]
-    shape = infer_shape(first_sources, image_size, channels)
-    stream = partial(Stream, image_shape=shape, crop=image_size is not None, num_classes=len(columns.classes))
+    size = sizing.size_of(loaded.name, first_sources)
+    shape = infer_shape(first_sources, size, sizing.channels)
+    stream = partial(
+        Stream, image_shape=shape, crop=size is not None, resize=sizing.resize, num_classes=len(columns.classes)
+    )
     all_remainders = frozenset(range(HOLDOUT_MODULUS))
     missing = [role for role, source in (("validation", validation), ("test", test)) if not source]
     heldout = {role: frozenset({(seed + i) % HOLDOUT_MODULUS}) for i, role in enumerate(missing)}
@@ -230,4 +278,5 @@ def _streamed(loaded: Loaded, image_size: int | None, channels: int | None, seed
         validation=stream(shards[validation]) if validation else stream(shards[train], kept=heldout["validation"]),
         test=stream(shards[test]) if test else stream(shards[train], kept=heldout["test"]),
         classes=columns.classes,
+        preprocessing=resizing_text(size, sizing.resize),
     )

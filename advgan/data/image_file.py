@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,16 +20,20 @@ MAX_PIXELS = 89_478_485  # 256 MiB of RGB; the number for which Pillow warns
 GREY = ("1", "L", "LA", "La")
 
 
-def open_image(source: str | Path | BinaryIO) -> Image.Image:
+def open_image(source: str | Path | BinaryIO, least: float | None = None) -> Image.Image:
     """An image as 8 bits grey (mode L) or RGB, rotated by its EXIF orientation.
 
-    Of an animated file the first frame; transparency is dropped. The header is checked before decoding.
+    Of an animated file the first frame; transparency is dropped. The header is checked before decoding. A JPEG file may
+    be decoded at a half, a fourth or an eighth of its size, if its shorter side has at least `least` pixels then.
 
     Raises:
         OSError: no image of `FORMATS`, a damaged one, more than `MAX_PIXELS` pixels or more than 8 bits per channel.
             The message is the reason, without the name of the file.
     """
     with _opened(source) as file:
+        if least is not None:
+            scale = least / min(file.size)
+            file.draft(None, (math.ceil(file.width * scale), math.ceil(file.height * scale)))
         if file.mode[0] in "IF":  # Pillow would clip 16 bits to 8 and make the image white
             raise OSError(f"8 bits per channel expected, got mode {file.mode}")
         image = file.convert("L" if file.mode in GREY else "RGB")
@@ -74,15 +79,20 @@ class InMemoryImage(NamedTuple):
 ImageSource = str | InMemoryImage  # before it is decoded: a path, or a name and bytes
 
 
-def read_image(source: ImageSource) -> Image.Image:
+def read_image(source: ImageSource, least: float | None = None) -> Image.Image:
     """`open_image` of a path or of bytes."""
-    return open_image(_path_or_stream(source))
+    return open_image(_path_or_stream(source), least)
 
 
 def is_grey(source: ImageSource) -> bool:
     """Whether an image is grey, by its header. Raises OSError as `open_image`."""
     with _opened(_path_or_stream(source)) as file:
         return file.mode in GREY
+
+
+def stored_size(source: ImageSource) -> tuple[int, int]:
+    """Width and height in the header of an image, before rotation. Raises OSError as `open_image`."""
+    return image_dimensions(_path_or_stream(source))
 
 
 def _path_or_stream(source: ImageSource) -> str | BinaryIO:
@@ -98,6 +108,21 @@ def cropped(image: Image.Image, width: int, height: int, resize: int | None = No
     resized = image.resize([int(resize * side / short) for side in image.size], Image.Resampling.BILINEAR)
     left, top = (round((have - want) / 2) for have, want in zip(resized.size, (width, height), strict=True))
     return resized.crop((left, top, left + width, top + height))
+
+
+def random_crop(source: ImageSource, side: int, rng: np.random.Generator) -> Image.Image:
+    """A random square of an image, with 0.5 to 1 of the area of the largest, resized to `side` pixels (bilinear,
+    antialiased), never enlarged unless the image is smaller, and mirrored or not.
+
+    Raises OSError as `open_image`.
+    """
+    short = min(stored_size(source))
+    share = math.sqrt(rng.uniform(min(1.0, max(0.5, (side / short) ** 2)), 1.0))
+    image = read_image(source, least=side / share if side < share * short else None)
+    edge = share * min(image.size)
+    left, top = (rng.uniform(0, length - edge) for length in image.size)
+    crop = image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + edge, top + edge))
+    return ImageOps.mirror(crop) if rng.random() < 0.5 else crop
 
 
 def as_array(image: Image.Image) -> np.ndarray:

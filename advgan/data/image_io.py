@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
@@ -16,7 +17,17 @@ from rich.progress import track
 from torch import Tensor
 
 from advgan.core.errors import InputError
-from advgan.data.image_file import ImageSource, as_array, cropped, is_grey, name_of, open_image, read_image
+from advgan.data.image_file import (
+    ImageSource,
+    as_array,
+    cropped,
+    is_grey,
+    name_of,
+    open_image,
+    random_crop,
+    read_image,
+    stored_size,
+)
 
 __all__ = ["MEMORY_LIMIT", "StoredImages", "infer_shape", "open_image", "split_images", "unreadable"]
 
@@ -27,8 +38,9 @@ MEMORY_LIMIT = 2 << 30  # bytes; a larger decoded set is decoded batch by batch
 class StoredImages:
     """Images with the interface of a uint8 tensor `(n, c, h, w)`; indexing decodes them.
 
-    With `crop` an image is resized (antialiased) until it just covers `(h, w)` and cropped around its centre; without,
-    it has to be `(h, w)` already. Colours are converted to `c` channels.
+    With `crop` an image is resized (antialiased) until it just covers `(h, w)`, or until its shorter side has `resize`
+    pixels, and cropped around its centre; without, it has to be `(h, w)` already. Colours are converted to `c`
+    channels.
 
     Args:
         sources: a sequence of images.
@@ -39,6 +51,7 @@ class StoredImages:
     image_shape: tuple[int, int, int]
     crop: bool
     order: Sequence[int]
+    resize: int | None = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -56,27 +69,41 @@ class StoredImages:
         Raises:
             InputError: unreadable images, with their number and the first names; an image of another size.
         """
-        source_indices = [self.order[i] for i in indices]
-        images = torch.empty(len(source_indices), *self.image_shape, dtype=torch.uint8)
+        sources = [self.sources[self.order[i]] for i in indices]
+        return self._decoded(sources, lambda i: self._decode(sources[i]))
+
+    def random_crops(self, indices: Sequence[int], seed: Sequence[int]) -> Tensor:
+        """A random crop of each image at `indices` (`image_file.random_crop`), a function of `seed` and its index."""
+        sources = [self.sources[self.order[i]] for i in indices]
+        channels, side, _ = self.image_shape
+
+        def crop(i: int) -> np.ndarray:
+            image = random_crop(sources[i], side, np.random.default_rng((*seed, indices[i])))
+            return as_array(image.convert("L" if channels == 1 else "RGB"))
+
+        return self._decoded(sources, crop)
+
+    def _decoded(self, sources: Sequence[ImageSource], decode: Callable[[int], np.ndarray]) -> Tensor:
+        """The arrays `decode(i)` of all sources, as one tensor."""
+        images = torch.empty(len(sources), *self.image_shape, dtype=torch.uint8)
         pixels = images.numpy()
         broken: list[tuple[str, OSError]] = []
 
         def read(chunk: range) -> None:
             for i in chunk:
-                source = self.sources[source_indices[i]]
                 try:
-                    pixels[i] = self._decode(source)
+                    pixels[i] = decode(i)
                 except OSError as error:
-                    broken.append((name_of(source), error))
+                    broken.append((name_of(sources[i]), error))
 
-        everything = range(len(source_indices))
-        chunks = [everything[i : i + 32] for i in range(0, len(source_indices), 32)]
+        everything = range(len(sources))
+        chunks = [everything[i : i + 32] for i in range(0, len(sources), 32)]
         # A progress bar on a terminal, by one of several processes, for many images.
-        quiet = len(source_indices) < 2000 or os.environ.get("LOCAL_RANK", "0") != "0"
+        quiet = len(sources) < 2000 or os.environ.get("LOCAL_RANK", "0") != "0"
         with ThreadPoolExecutor() as pool:
             for _ in track(
                 pool.map(read, chunks),
-                f"reading {len(source_indices)} images",
+                f"reading {len(sources)} images",
                 total=len(chunks),
                 console=Console(stderr=True),
                 transient=True,
@@ -84,7 +111,7 @@ class StoredImages:
             ):
                 pass
         if broken:
-            raise unreadable(broken, len(source_indices))
+            raise unreadable(broken, len(sources))
         return images
 
     def _decode(self, source: ImageSource) -> np.ndarray:
@@ -92,11 +119,11 @@ class StoredImages:
         channels, height, width = self.image_shape
         image = read_image(source).convert("L" if channels == 1 else "RGB")
         if self.crop:
-            image = cropped(image, width, height)
+            image = cropped(image, width, height, self.resize)
         elif image.size != (width, height):
             raise InputError(
                 f"all images must have the same size, but {name_of(source)} is {image.width} x {image.height} and "
-                f"others are {width} x {height}; --image-size N resizes and crops all to N x N"
+                f"others are {width} x {height}; --image-size N (in Python model.image_shape) resizes and crops all"
             )
         return as_array(image)
 
@@ -137,6 +164,32 @@ def infer_shape(sources: Sequence[ImageSource], image_size: int | None, channels
         raise unreadable(broken, len(sources))
     width, height = (image_size, image_size) if image_size else size
     return channels or (1 if grey else 3), height, width
+
+
+def mixed_sizes(sources: Sequence[ImageSource]) -> bool:
+    """Whether images differ in size, by the headers of some."""
+    return len({*_sizes(sources)}) > 1
+
+
+def larger_than(sources: Sequence[ImageSource], side: int) -> bool:
+    """Whether most images are larger than `side` pixels in both directions, by the headers of some."""
+    return bool(np.median([min(size) for size in _sizes(sources)] or [0]) > side)
+
+
+def _sizes(sources: Sequence[ImageSource]) -> list[tuple[int, int]]:
+    """Width and height of 64 images, without those that cannot be read."""
+    sizes = []
+    for i in {*np.linspace(0, len(sources) - 1, 64).astype(int).tolist()} if len(sources) else ():
+        with suppress(OSError):
+            sizes.append(stored_size(sources[i]))
+    return sizes
+
+
+def resizing_text(image_size: int | None, resize: int | None = None) -> str:
+    """How images are resized and cropped, for reports; "" where they are as they are."""
+    if image_size is None:
+        return ""
+    return f"shorter side to {resize or image_size} pixels (bilinear, antialiased), centre crop of {image_size}"
 
 
 def unreadable(broken: list[tuple[str, OSError]], total: int) -> InputError:

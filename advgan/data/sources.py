@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_images, check_labels
-from advgan.data.folder import class_images, flat_images, split_folders
+from advgan.data.folder import as_labelled, class_images, split_folders, with_photos
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_images
 from advgan.data.split import Split
 from advgan.data.stream import Stream
@@ -23,7 +23,7 @@ EXPECTED = "images, (images, labels), a Dataset, a DataLoader or a folder"
 
 
 class Source(NamedTuple):
-    """A split; whether it has labels (else all are 0); and its class names (of class folders only)."""
+    """A split; whether it has labels (else all are 0); and its class names (of class folders and lists only)."""
 
     split: Split | Stream
     labelled: bool
@@ -69,14 +69,14 @@ def as_split(source: Any, name: str = "train", image_shape: tuple[int, int, int]
         a pair     (images, labels), labels whole numbers (n,)
         Dataset    of images (c, h, w), or of (image, label); a map-style one is read again at each use
         DataLoader of a map-style Dataset: that Dataset; of another, or with a collate function: one pass, in memory
-        folder     FOLDER/<class>/*.jpg, classes sorted by name, or images alone, without labels
+        folder     FOLDER/<class>/*.jpg, classes sorted by name, or images alone, without labels; or a list of files
         Split, Stream   of advgan.data
     image_shape   of a folder: images are resized and cropped to it; None: all must have one size
 
     Raises InputError for everything else: other types, shapes, ranges, a wrong number of labels.
     """
     if isinstance(source, (Split, Stream)):
-        return Source(source, labelled=True)
+        return Source(source, labelled=source.has_labels)
     if isinstance(source, (str, Path)):
         return _folder(Path(source), image_shape)
     if isinstance(source, DataLoader):
@@ -198,19 +198,14 @@ def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
 
 
 def _folder(root: Path, image_shape: tuple[int, int, int] | None) -> Source:
-    if not root.is_dir():
-        raise InputError(f"expected a folder of images, got {root}")
+    if not root.exists():
+        raise InputError(f"expected a folder or a list of images, got {root}")
     if splits := split_folders(root):
         raise InputError(f"{root} holds {', '.join(sorted(splits))}: expected one of them, like {root / 'train'}")
     classes, listing = class_images(root)
-    if classes is None:
-        listing = flat_images(root)
-    size, channels = (None, None) if image_shape is None else (image_shape[1:], image_shape[0])
-    if size is not None and image_shape is not None:
-        files = StoredImages(listing.paths, image_shape, crop=True, order=range(len(listing.paths)))
-    else:
-        files = StoredImages(
-            listing.paths, infer_shape(listing.paths, None, channels), False, range(len(listing.paths))
-        )
-    (images,) = split_images(files, [len(listing.paths)])
-    return Source(Split(images, listing.labels), labelled=classes is not None, classes=classes)
+    n = len(listing.paths)
+    shape = image_shape or infer_shape(listing.paths, None, None)
+    files = StoredImages(listing.paths, shape, image_shape is not None, range(n))
+    (images,) = split_images(files, [n])
+    split = with_photos(as_labelled(Split(images, listing.labels), listing), files)
+    return Source(split, bool(classes), classes or None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +22,13 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
 
     A split returns float32 in [0, 1], pixel / 255. Raises InputError for images of another type or shape,
     and for another number of labels.
+
+    has_labels   False: there are none, all are 0 until `labelled` sets those that a classifier predicts
+    photos       the images before they were resized and cropped, where these are larger: for random crops
     """
+
+    has_labels = True
+    photos: StoredImages | None = None
 
     def __init__(self, images: Tensor | np.ndarray | StoredImages, labels: Tensor | np.ndarray) -> None:
         if not isinstance(images, StoredImages):
@@ -45,6 +53,17 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images `(n, c, h, w)` and labels `(n,)` at once; called by a DataLoader with a batch of indices."""
         return self.images[list(indices)].float().div_(255), self.labels[indices]
+
+    def random_crops(self, indices: Sequence[int], seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As `__getitems__`, with random crops of the `photos`, a function of `seed` and the indices."""
+        assert self.photos is not None
+        return self.photos.random_crops(indices, seed).float().div_(255), self.labels[indices]
+
+    def with_photos(self, photos: StoredImages) -> Split:
+        """The same images, with `photos`."""
+        part = copy(self)
+        part.photos = photos
+        return part
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -71,27 +90,47 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
 
     def take(self, indices: Tensor) -> Split:
         """The images at `indices` (m,) int64, in that order."""
-        images = self.images[indices] if isinstance(self.images, Tensor) else self.images.take(indices.tolist())
-        return type(self)(images, self.labels[indices])
+        part, images = copy(self), self.images
+        part.images = images[indices] if isinstance(images, Tensor) else images.take(indices.tolist())
+        part.labels = self.labels[indices]
+        part.photos = None if self.photos is None else self.photos.take(indices.tolist())
+        return part
 
     def remap_labels(self, numbers: Tensor) -> Split:
         """The same images, of class numbers[i] where they were of class i."""
-        return self.labelled(numbers[self.labels])
+        return self.labelled(numbers[self.labels]) if self.has_labels else self
 
     def labelled(self, labels: Tensor) -> Split:
         """The same images with other labels (n,)."""
-        return type(self)(self.images, labels)
+        if len(labels) != len(self.labels):
+            raise InputError(f"as many labels as images expected, got {len(labels)} labels for {len(self)} images")
+        part = copy(self)
+        part.labels, part.has_labels = labels, True
+        return part
+
+    def unlabelled(self) -> Split:
+        """The same images without labels."""
+        part = copy(self)
+        part.labels, part.has_labels = torch.zeros_like(self.labels), False
+        return part
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: disjoint splits to train on, to choose on (validation) and to report on (test, seen once)."""
+    """A data set: disjoint splits to train on, to choose on (validation) and to report on (test, seen once).
+
+    classes         names of the classes; () without labels, until a classifier's are known
+    partial         whether the classifier may have classes besides these, which no image is of
+    preprocessing   how images were resized and cropped, for reports; "" where they are as they are
+    """
 
     name: str
     train: Split
     validation: Split
     test: Split
     classes: tuple[str, ...]
+    partial: bool = False
+    preprocessing: str = ""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -101,6 +140,22 @@ class Data:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def all_classes(self) -> int | None:
+        """The number of classes of a classifier of these data; None: unknown."""
+        return None if self.partial or not self.classes else len(self.classes)
+
+
+def prediction_batch(image_shape: tuple[int, int, int]) -> int:
+    """Images in a forward pass of a classifier without gradients: 250, fewer if they are large (33 of 224 pixels)."""
+    return max(1, min(250, 5_000_000 // math.prod(image_shape)))
+
+
+def without_labels(data: Data) -> Data:
+    """The same images without labels."""
+    train, validation, test = (split.unlabelled() for split in (data.train, data.validation, data.test))
+    return replace(data, train=train, validation=validation, test=test, classes=())
 
 
 def fair_order(labels: Tensor) -> Tensor:
@@ -123,7 +178,8 @@ def fair_order(labels: Tensor) -> Tensor:
 def stratified_holdout(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Choose validation images of a set without: a tenth, at most 5,000, stratified by class.
 
-    At least one of every class with two images or more. The choice is a function of the labels and the seed alone.
+    At least one of every class with two images or more. Where most classes have one image, images of any class. The
+    choice is a function of the labels and the seed alone.
 
     Returns:
         The indices of train and of validation, each int64 and ascending.
@@ -138,6 +194,8 @@ def stratified_holdout(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     for label, count in enumerate(counts_heldout.tolist()):
         members = (labels == label).nonzero().flatten()
         held[members[rng.permutation(len(members))[: max(count, 0)]]] = True
-    if not held.any():
-        raise InputError(f"no validation images can be taken from {len(labels)} training images: no class has two")
+    if held.sum() < max(1, total // 2):
+        if len(labels) < 2:
+            raise InputError(f"no validation images can be taken from {len(labels)} training images, expected two")
+        held[torch.from_numpy(rng.permutation(len(labels))[: max(1, total)])] = True
     return (~held).nonzero().flatten(), held.nonzero().flatten()

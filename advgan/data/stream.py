@@ -47,6 +47,7 @@ class Stream(Split):
     """A split without a length: `first(n)` loads its first images, `training_batches` iterates over it.
 
     Args:
+        crop, resize: as in `StoredImages`.
         num_classes: number of classes, for the note of `first`; None: unknown.
         kept: the indices of examples in a shard, modulo `HOLDOUT_MODULUS`, that are of this split.
         buffer: size of the shuffle buffers of encoded images, in all lanes together.
@@ -58,12 +59,13 @@ class Stream(Split):
         image_shape: tuple[int, int, int],
         *,
         crop: bool,
+        resize: int | None = None,
         num_classes: int | None = None,
         kept: frozenset[int] = frozenset(range(HOLDOUT_MODULUS)),
         buffer: int = BUFFER,
     ) -> None:
         self.shards, self.shape, self.crop, self.kept, self.buffer = shards, image_shape, crop, kept, buffer
-        self.num_classes = num_classes
+        self.num_classes, self.resize = num_classes, resize
         self.numbers: Tensor | None = None  # class numbers for those of the shards; None: the same
 
     @property
@@ -77,7 +79,7 @@ class Stream(Split):
     def decode(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """Images `(n, c, h, w)` uint8 and labels `(n,)`. Raises InputError for images that cannot be read."""
         sources, labels = [source for source, _ in examples], [label for _, label in examples]
-        images = StoredImages(sources, self.shape, self.crop, range(len(sources)))
+        images = StoredImages(sources, self.shape, self.crop, range(len(sources)), self.resize)
         y = torch.tensor(labels, dtype=torch.long)
         return images[range(len(sources))], y if self.numbers is None else self.numbers[y]
 

@@ -6,36 +6,75 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advgan.classifiers import BlackBox, check_normalised, check_target
 from advgan.classifiers.checks import NORMALISATION_IMAGES, check_batch_of, gradient_fault
 from advgan.core.errors import InputError
-from advgan.data import Data, relabel
-from advgan.defenses import unwrap
+from advgan.data import Data, Split, Stream, relabel
+from advgan.data.split import prediction_batch
+from advgan.defenses import ClassifierSpec, load_classifier, unwrap
+from advgan.evaluation.evaluate import predict
 
 
 def prepare_model_and_data(model: Any, data: Data) -> tuple[nn.Module, Data]:
     """The loaded classifier `model` as a target, and `data` with labels and class names as it has them.
 
-    Raises InputError if it cannot be attacked with these data, checked on a few validation images: as `check_target`,
-    `relabel` and, for external classifiers, `check_normalised`. A black box without a budget is queried with five
+    Raises InputError if it cannot be attacked with these data, checked on a few validation images (of other splits, if
+    there are too few): as `check_target`, `relabel` and, for external classifiers and images with labels,
+    `check_normalised` and `check_label_offset`. A black box without a budget is queried with five
     images: four in one batch, and the first alone; one with a budget with none.
     """
     undefended = unwrap(model)
     data = relabel(data, *class_info(model))
     if isinstance(model, BlackBox):
         if model.max_queries is None:  # each of its outputs is checked; these queries test for dependence on the batch
-            check_batch_of(model.query, next(data.validation.first(4).batches(4))[0], model.name)
+            check_batch_of(model.query, _sample(data, 4)[0], model.name)
         return model, data
-    x, y = next(data.validation.first(NORMALISATION_IMAGES).batches(NORMALISATION_IMAGES))
+    x, y = _sample(data, NORMALISATION_IMAGES)
     target = check_target(model, x[:8], data.num_classes)
-    if not getattr(undefended, "normalises", True):
-        if missing := NORMALISATION_IMAGES - len(x):  # a few validation images show little
-            more_x, more_y = next(data.train.first(missing).batches(missing))
-            x, y = torch.cat([x, more_x]), torch.cat([y, more_y])
+    if not getattr(undefended, "normalises", True) and len(y):
         check_normalised(target, x, y)
+        check_label_offset(target, x, y, data.name)
     return target, data
+
+
+def _sample(data: Data, n: int) -> tuple[Tensor, Tensor]:
+    """The first n images of the validation split, and of the others if it has fewer, and their labels; no labels, if
+    one of the splits has none."""
+    images, labels, labelled = list[Tensor](), list[Tensor](), True
+    for split in (data.validation, data.train, data.test):
+        if (missing := n - sum(map(len, images))) > 0 and (isinstance(split, Stream) or len(split)):
+            x, y = next(split.first(missing).batches(missing))
+            images, labels, labelled = [*images, x], [*labels, y], labelled and split.has_labels
+    return torch.cat(images), torch.cat(labels) if labelled else torch.empty(0, dtype=torch.long)
+
+
+@torch.no_grad()
+def check_label_offset(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
+    """Raise InputError if labels `y` (n,) of images `x` (n, c, h, w) are one too high: few are the predictions of
+    `model`, and most are with one less."""
+    predicted = model(x.clone()).argmax(1)
+    right, shifted = (predicted == y).float().mean().item(), (predicted == y - 1).float().mean().item()
+    if right < 0.1 and shifted > 0.5 and len(y) >= 8:
+        raise InputError(
+            f"{right:.0%} of {len(y)} images of {name} are classified as labelled, and {shifted:.0%} with labels that "
+            "are one less: expected labels from 0 on"
+        )
+
+
+def predicted_labels(split: Split, model: nn.Module) -> Split:
+    """`split` itself if it has labels; else with those that `model`, on its device, predicts for its images."""
+    if split.has_labels:
+        return split
+    predictions = [predict(model, x).argmax(1) for x, _ in split.batches(prediction_batch(split.image_shape))]
+    return split.labelled(torch.cat(predictions))
+
+
+def own_image_shape(spec: ClassifierSpec) -> tuple[int, int, int] | None:
+    """(c, h, w) of the images that a classifier was made for; None for one that does not record it."""
+    shape = getattr(unwrap(load_classifier(spec)), "image_shape", None)
+    return None if shape is None else tuple(shape)
 
 
 def gradient_fault_of(model: Any) -> str | None:

@@ -147,11 +147,11 @@ def load_targets(
 
     Raises InputError unless each can be attacked, and all have the classes in one order.
     """
-    models = [load_classifier(spec, image_shape=data.image_shape, num_classes=data.num_classes) for spec in specs]
+    models = [load_classifier(spec, image_shape=data.image_shape, num_classes=data.all_classes) for spec in specs]
     names, targets, same = [model.name for model in models], list[TargetModel](), list(range(data.num_classes))
     order = same if keep_class_order else class_mapping(data, *class_info(models[0])) or same
     for spec, model in zip(specs, models, strict=True):
-        if (class_mapping(data, *class_info(model)) or same) != order:
+        if (class_mapping(data, *class_info(model)) or same) != order or not _same_classes(model, models[0], data):
             raise InputError(f"{model.name} has the classes in another order than the other targets, expected the same")
         checked, relabelled = prepare_model_and_data(model, data)
         short = Path(model.name).name if source_of(model.name) in FILES else model.name
@@ -161,6 +161,14 @@ def load_targets(
             label = f"{label} ({spec.path or model.name})"
         targets.append(TargetModel(label, checked.to(device).eval(), model.name, spec.path, spec.defense))
     return targets, data if keep_class_order else relabelled
+
+
+def _same_classes(model: Any, first: Any, data: Data) -> bool:
+    """Whether two classifiers have the same classes, by their names if both have some, where `data` have none."""
+    (names, count, _), (first_names, first_count, _) = class_info(model), class_info(first)
+    return bool(data.classes) or (
+        count == first_count and (None in (names, first_names) or [*names] == [*first_names])  # type: ignore[misc]
+    )
 
 
 def load_generators(paths: Sequence[Path], targets: int, names: Sequence[str] = ()) -> list[LoadedGenerator]:

@@ -30,10 +30,11 @@ from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, eps_text
-from advgan.data import load_data, relabel
+from advgan.data import CUSTOM_DATASETS, Split, Stream, load_data, relabel
+from advgan.data.flags import ImageSize, LabelsFile, LabelSourceFlag, Resize
 from advgan.defenses import parse_classifier
 from advgan.evaluation import evaluate, predict, wilson
-from advgan.evaluation.compatibility import class_info, prepare_model_and_data
+from advgan.evaluation.compatibility import class_info, predicted_labels, prepare_model_and_data
 from advgan.models.generator import Generator
 
 
@@ -58,6 +59,10 @@ class Settings:
     """Further data sets"""
     data_dir: Path = Path("data")
     """Directory of the data sets"""
+    image_size: ImageSize = None
+    resize: Resize = None
+    labels_file: LabelsFile = None
+    label_source: LabelSourceFlag = None
     max_samples: int | None = None
     """Maximum number of test images of each: always the same fair sample (docs/data.md)"""
     eps: tuple[str, ...] = ()
@@ -110,13 +115,11 @@ def main(settings: Settings) -> None:
         )
     head, lines = (ACCURACY, []) if generator is None else (SUCCESS, [])
     for name in (settings.dataset, *settings.also):
-        data = load_data(name, settings.data_dir)
-        test = (
-            prepare_model_and_data(target, data)[1] if source_of(spec.name) else relabel(data, *class_info(target))
-        ).test
-        test = test if settings.max_samples is None else test.first(settings.max_samples)
+        shown, test = test_images(name, target, settings, check=bool(source_of(spec.name)))
         x, y = next(test.batches(len(test)))
-        lines += accuracy(name, target, x, y) if generator is None else success(name, generator, target, x, y, settings)
+        lines += (
+            accuracy(shown, target, x, y) if generator is None else success(shown, generator, target, x, y, settings)
+        )
     values = {
         "meaning": "" if generator is None else ASR_NOTE,
         "table": "\n".join([head, "|---" * (head.count("|") - 1) + "|", *lines]),
@@ -137,6 +140,21 @@ def main(settings: Settings) -> None:
 
     atomic_write_dir(settings.output_dir, write)
     print(MEASURED.format(**values))
+
+
+def test_images(name: str, target: Classifier, settings: Settings, *, check: bool) -> tuple[str, Split]:
+    """The test images of data set `name` for `target`, and its name with how they were resized."""
+    sizing: dict[str, Any] = {"image_size": settings.image_size, "resize": settings.resize}
+    sizing |= {"labels_file": settings.labels_file, "own_shape": lambda: target.image_shape}
+    custom = name.partition(":")[0] in CUSTOM_DATASETS
+    data = load_data(name, settings.data_dir, label_source=settings.label_source, **(sizing if custom else {}))
+    data = prepare_model_and_data(target, data)[1] if check else relabel(data, *class_info(target))
+    if not isinstance(data.test, Stream) and not len(data.test):
+        raise InputError(f"{name} has no test images in {settings.data_dir}")
+    test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
+    facts = [data.preprocessing] if data.preprocessing else []
+    facts += [] if test.has_labels else ["labels: predictions of the target"]
+    return name + (f" ({'; '.join(facts)})" if facts else ""), predicted_labels(test, target)
 
 
 def trained_on(run: Path) -> str | None:

@@ -15,13 +15,14 @@ from torch import Tensor
 import advgan.training as training
 from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import write_settings
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, note
+from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Threat, eps_text
 from advgan.data import Data
 from advgan.data.flags import load_chosen
 from advgan.defenses import ClassifierSpec, Transforms, parse_classifier
 from advgan.evaluation import Result, ResultCache, environment
-from advgan.evaluation.compatibility import is_black_box
+from advgan.evaluation.compatibility import is_black_box, own_image_shape, predicted_labels
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets
 from advgan.evaluation.result_cache import distribute
 from advgan.experiments.settings import StudySettings
@@ -124,7 +125,7 @@ class Study:
             n = self.accelerator.num_processes
             raise InputError(f"this program is one process, got {n}: start it without a launcher")
         with self.accelerator.main_process_first():
-            self.data = load_chosen(self.settings)
+            self.data = load_chosen(self.settings, ("test",), labels=False, own_shape=self._own_shape)
 
     def load_targets(self, specs: Sequence[ClassifierSpec]) -> list[TargetModel]:
         """The classifiers; the data get their labels and class names."""
@@ -213,13 +214,20 @@ class Study:
 
     def summary(self, **parts: Any) -> dict[str, Any]:
         """Environment and classifiers for the JSON file, and its other `parts`."""
-        targets = [target.describe(self.settings.dataset) for target in self.targets]
+        targets = [target.describe(self.dataset) for target in self.targets]
         return {"environment": environment(self.settings), "targets": targets, **parts}
 
     def write_report(self, report: StudyReport, total: int | None = None) -> None:
         """Write the report and print it."""
         report.write(self.settings.output_dir)
         report.print(self.settings.output_dir, cache_hits=self.cache_hits, total=total)
+
+    @property
+    def dataset(self) -> str:
+        """The data set, for reports: its name, how its images were resized, and labels that are predictions."""
+        facts = [self.data.preprocessing] if self.data.preprocessing else []
+        facts += [] if self.data.test.has_labels else [f"labels: predictions of {self.targets[0].label}"]
+        return self.settings.dataset + (f" ({'; '.join(facts)})" if facts else "")
 
     @property
     def x(self) -> Tensor:
@@ -236,8 +244,19 @@ class Study:
         if self._images is None or self._images[0] is not self.data:
             n = self.settings.max_samples if self.subsampled else None
             test = self.data.test if n is None else self.data.test.first(n)
+            if self.targets and not test.has_labels:
+                label = self.targets[0].label
+                note(f"labels are the predictions of {label}: its success rate is the fooling rate")
+                test = predicted_labels(test, self.targets[0].model)
             self._images = (self.data, *next(test.batches(len(test))))
         return self._images[1:]
+
+    def _own_shape(self) -> tuple[int, int, int] | None:
+        """The image shape of the first classifier."""
+        names, weights = getattr(self.settings, "target", ()), getattr(self.settings, "target_weights", None)
+        name = names if isinstance(names, str) else next(iter(names), None)
+        first = weights if isinstance(weights, Path | None) else next(iter(weights), None)
+        return None if name is None else own_image_shape(parse_classifier(name, first, default=CLASSIFIER))
 
 
 def _labelled(result: Result, point: GridPoint) -> Result:

@@ -24,8 +24,8 @@ Perturbs images {goal}, within {norm} {radius} and the box [0, 1], in one forwar
 
 | | |
 |---|---|
-| attack success rate on {n_correct:.0f} correctly classified validation images (it was chosen on them) | {asr:.2%} |
-{each}{rejection}| mean l2 of the perturbation | {l2:.3f} |
+| {score} (it was chosen on them) | {asr:.2%} |
+{images}{each}{rejection}| mean l2 of the perturbation | {l2:.3f} |
 | loss | {loss} |
 {hinge}{discriminator}| trained | {step:.0f} steps of {batch_size} images, {seconds:.0f} s, seed {seed} |
 
@@ -46,12 +46,22 @@ def generator_card(
     *,
     labels: bool = False,
     batch_size: int | None = None,
+    images: str = "",
+    labelled: bool = True,
 ) -> str:
     """Markdown for a generator: `settings` of `program` (None: of `advgan.fit`), `metrics` of its chosen validation,
-    hinge threshold `c`; `labels`: whether the label is an input; `batch_size`, where it is not in the settings."""
+    hinge threshold `c`; `labels`: whether the label is an input; `batch_size`, where it is not in the settings;
+    `images`: how they were resized; `labelled`: whether they have labels, or those that the target predicts."""
     with_labels = "perturb(x, y)  # y: labels, or a classifier's predictions; without y the rate is lower"
     call, size = with_labels if labels else "perturb(x)", str(batch_size or settings["batch_size"])
-    return _filled(CARD, program, settings, metrics, c, call=call, batch_size=size)
+    n = f"{metrics['n_correct']:.0f}"
+    score = (
+        f"attack success rate on {n} correctly classified validation images"
+        if labelled
+        else f"fooling rate on {n} validation images: another class than the target predicts for the clean image"
+    )
+    rows = f"| images, in training too | {images} |\n" if images else ""
+    return _filled(CARD, program, settings, metrics, c, call=call, batch_size=size, score=score, images=rows)
 
 
 SUBSTITUTE = """---

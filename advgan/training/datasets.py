@@ -14,7 +14,7 @@ from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
 from advgan.data import Data, Split, Stream, relabel
 from advgan.data.sources import FloatSplit, Source, as_split
-from advgan.data.split import fair_order, stratified_holdout
+from advgan.data.split import fair_order, prediction_batch, stratified_holdout
 from advgan.defenses import unwrap
 from advgan.training.defaults import size_defaults
 from advgan.training.options import RunConfig
@@ -104,7 +104,9 @@ def labelled(model: nn.Module, source: Source, num_classes: int, name: str, devi
         named = relabel(data, getattr(unwrap(model), "classes", None), num_classes, "the model")
         return Source(named.train, True, named.classes)
     if not source.labelled:
-        predictions = [logits_of(model, x, device).argmax(1).cpu() for x, _ in split.batches(250)]
+        predictions = [
+            logits_of(model, x, device).argmax(1).cpu() for x, _ in split.batches(prediction_batch(split.image_shape))
+        ]
         return source._replace(split=split.labelled(torch.cat(predictions)))
     if len(split) and int(split.labels.max()) >= num_classes:
         raise InputError(

@@ -73,7 +73,7 @@ def main(settings: Settings) -> None:
     if accelerator.num_processes > 1:
         raise InputError(f"a detector is made by one process, got {accelerator.num_processes}")
     data = load_chosen(settings)
-    target = load_classifier(spec, image_shape=data.image_shape, num_classes=data.num_classes)
+    target = load_classifier(spec, image_shape=data.image_shape, num_classes=data.all_classes)
     if any(spec.access == "gradients" for spec in specs):
         require_gradients(target)
     _, data = prepare_model_and_data(target, data)

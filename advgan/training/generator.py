@@ -22,7 +22,14 @@ from advgan.defenses import can_reject, unwrap
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.build import batch_size_of, build_generator, checked_generator, initialise, own_architecture
+from advgan.training.build import (
+    batch_size_of,
+    build_generator,
+    checked_generator,
+    initialise,
+    own_architecture,
+    takes_crops,
+)
 from advgan.training.datasets import Images, prepare_images
 from advgan.training.defaults import images_at_once, size_defaults
 from advgan.training.display import Display, write_step
@@ -225,7 +232,9 @@ class GeneratorTraining:
         )
         record["settings"] = dict(description.settings) | digests
         self.record = record
-        self.files = GeneratorFiles(place, accelerator, record, self.total, description.program, self.batch_size)
+        self.files = GeneratorFiles(
+            place, accelerator, record, self.total, description, self.batch_size, labelled=images.labelled
+        )  # fmt: skip
         schedule = self.trainer.schedule
         self.files.open_state(schedule, self.trainer.averaged, schedules=(schedule,))
         self.trainer.step = record["step"]
@@ -315,6 +324,7 @@ class GeneratorTraining:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             workers=self.config.run.workers,
+            random_crops=takes_crops(self.config.optimization.augment, self.images.train),
         )
         self.files.clear()  # all checks have passed: files of an earlier run are deleted
         self._call(callbacks, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from advgan.core.config import check_signs
 from advgan.core.errors import InputError, did_you_mean
@@ -17,6 +17,7 @@ from advgan.training.gan import FEATURE_LOSSES, LossConfig
 # What settings are called in flags and files.
 FLAGS = {"targeted_fraction": "aimed", "diversity_weight": "gamma", "detector_weight": "evasion"}
 FLAGS |= {"hinge_threshold": "hinge_c"}
+Augment = Literal["crop-flip", "none"]
 POSITIVE = ("batch_size", "accumulate", "validate_every", "validation_images", "epochs", "learning_rate", "clip_norm")
 NOT_NEGATIVE = (
     *("kappa", "alpha", "beta", "diversity_weight", "detector_weight", "hinge_threshold"),
@@ -76,6 +77,8 @@ class OptimizationConfig:
     label_dropout        fraction of the images whose label the generator is not given, so that it works without
     survive              transforms of the written image, ("png", "jpeg:75", "resize", "crop") or functions: the
                          classifier gets each adversarial image after one of them, drawn at random (`Transforms`)
+    augment              "crop-flip": random crops of photos, half of them mirrored, another one in each epoch; "none":
+                         the images as they are; None: crop-flip for files that are larger than the images
     """
 
     epochs: int | None = None
@@ -90,6 +93,7 @@ class OptimizationConfig:
     targeted_fraction: float = 0.5
     label_dropout: float = 0.1
     survive: Sequence[str | Transform] = ()
+    augment: Augment | None = None
 
     def total_steps(self, steps_per_epoch: Callable[[], int], defaults: SizeDefaults) -> int:
         """Steps of a whole training; a stream, which has no `steps_per_epoch`, needs max_steps."""

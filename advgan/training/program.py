@@ -17,7 +17,7 @@ from torch import nn
 
 import advgan.training as training
 from advgan.core.config import Real
-from advgan.core.errors import InputError, warn
+from advgan.core.errors import InputError, note, warn
 from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, check_eps
@@ -25,11 +25,11 @@ from advgan.data import Data
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.defenses.flags import ClassifierSettings
-from advgan.evaluation.compatibility import prepare_model_and_data, require_gradients
+from advgan.evaluation.compatibility import own_image_shape, prepare_model_and_data, require_gradients
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.flags import LossFlags, NetworkFlags, RunFlags, save_settings
 from advgan.training.generator import fit
-from advgan.training.options import FLAGS, TrainingConfig
+from advgan.training.options import FLAGS, Augment, TrainingConfig
 from advgan.training.run_files import Description
 from advgan.training.runtime.loop import Interrupted, Terminated
 
@@ -92,6 +92,9 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Seed of weights and batches"""
     bf16: bool = False
     """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
+    augment: Augment | None = None
+    """crop-flip: random crops of photos, half to all of their area, and mirrored ones; none: the images as they are;
+    None: crop-flip for files that are larger than --image-size"""
     accumulate: int = 1
     """Micro-batches per step and process: the same step in less memory"""
     checkpoint_target: bool = False
@@ -150,7 +153,12 @@ def main(settings: Settings) -> None:
             resume=settings.resume,
             overwrite=settings.overwrite,
             init=settings.init,
-            description=Description(training.to_jsonable(settings), "train/advgan.py", data.classes),
+            description=Description(
+                training.to_jsonable(settings),
+                "train/advgan.py",
+                data.classes,
+                data.preprocessing,
+            ),
         )
     except (Interrupted, Terminated) as end:
         code = int(end.code or 0)
@@ -186,9 +194,11 @@ def load(settings: Settings, accelerator: Accelerator) -> tuple[list[nn.Module],
     """The classifiers under attack, the images, and the guide."""
     specs = [settings.classifier, *(parse_classifier(name) for name in settings.ensemble)]
     with accelerator.main_process_first():  # one downloads, the others find it
-        data = load_chosen(settings)
+        data = load_chosen(settings, ("train",), labels=False, own_shape=lambda: own_image_shape(specs[0]))
+    if not data.train.has_labels:
+        note(f"labels are the predictions of {settings.target}: the success rate is the fooling rate")
     shape = data.image_shape
-    loaded: list[Any] = [load_classifier(spec, image_shape=shape, num_classes=data.num_classes) for spec in specs]
+    loaded: list[Any] = [load_classifier(spec, image_shape=shape, num_classes=data.all_classes) for spec in specs]
     for model in loaded:
         require_gradients(model)
     (first, named), *others = [prepare_model_and_data(model, data) for model in loaded]

@@ -26,12 +26,13 @@ from advgan.training.runtime.checkpoint import IGNORED_ON_RESUME, TrainState, ex
 
 @dataclass(frozen=True)
 class Description:
-    """Description of a run in its files: all settings, the program (None: `advgan.fit`), and the names of the classes
-    (None: those of the classifier, or their numbers)."""
+    """Description of a run in its files: all settings, the program (None: `advgan.fit`), the names of the classes
+    (None: those of the classifier, or their numbers), and how images were resized ("": unknown, or not)."""
 
     settings: Mapping[str, Any]
     program: str | None = None
     classes: tuple[str, ...] | None = None
+    images: str = ""
 
 
 def describe(
@@ -63,11 +64,13 @@ class GeneratorFiles(RunDirectory):
         accelerator: Accelerator,
         record: TrainState,
         total_steps: int,
-        program: str | None,
+        description: Description,
         batch_size: int,
+        *,
+        labelled: bool = True,
     ) -> None:
         super().__init__(place, accelerator, record, total_steps, "advgan")
-        self.program, self.batch_size = program, batch_size
+        self.description, self.batch_size, self.labelled = description, batch_size, labelled
 
     def save(self, generator: Generator, discriminator: nn.Module | None, threshold: float, *, better: bool) -> None:
         """training.json, then (`better`) the generator with its card and the discriminator, if any, beside it."""
@@ -99,7 +102,14 @@ class GeneratorFiles(RunDirectory):
         settings["init"] = self.record["settings"].get("init")  # a call with --resume need not repeat it
         labels, metrics = bool(generator.labels), self.record["history"][-1]
         card = generator_card(
-            settings, metrics, threshold, program=self.program, labels=labels, batch_size=self.batch_size
+            settings,
+            metrics,
+            threshold,
+            program=self.description.program,
+            labels=labels,
+            images=self.description.images,
+            labelled=self.labelled,
+            batch_size=self.batch_size,
         )
         return card + extension_note(self.record)
 

@@ -56,7 +56,7 @@ def main(settings: Settings) -> None:
     place.acquire()
     claim_substitute(place)
     data = load_chosen(settings)
-    loaded = load_classifier(spec, image_shape=data.image_shape, num_classes=data.num_classes)
+    loaded = load_classifier(spec, image_shape=data.image_shape, num_classes=data.all_classes)
     model, data = prepare_model_and_data(loaded, data)
     held_out = data.validation.first(settings.validation_images)
     run = SubstituteTraining(

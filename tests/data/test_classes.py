@@ -14,8 +14,9 @@ from advgan.classifiers import check_normalised
 from advgan.classifiers.external.base import ExternalClassifier
 from advgan.core.errors import InputError
 from advgan.data import Data, Split, load_data, relabel
+from advgan.data.split import without_labels
 from advgan.defenses import ClassifierSpec, load_classifier
-from advgan.evaluation.compatibility import prepare_model_and_data
+from advgan.evaluation.compatibility import check_label_offset, predicted_labels, prepare_model_and_data
 from advgan.evaluation.loading import load_targets
 
 CPU = torch.device("cpu")
@@ -127,6 +128,54 @@ def test_synset_folders_are_in_imagenet_order(capsys):
     err = capsys.readouterr().err
     assert "by order: n00000000 -> 0 (word 0), " in err
     assert len(err) < 600
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "numbers", "text"),
+    [
+        (("n01443537", "n01440764"), None, [1, 0], "by synset: n01443537 -> 1 (goldfish), n01440764 -> 0 (tench)"),
+        (("n01443537",), tuple(map(str, range(1000))), [1], "by synset: n01443537 -> 1 (1)"),
+        (("teapot", "Great_White-Shark"), None, [849, 2], "by name: teapot -> 849 (teapot), Great_White-Shark -> 2 "),
+    ],
+)
+def test_some_of_imagenets_classes(folders, classes, numbers, text, capsys):
+    data = relabel(data_of_classes(*folders), classes, 1000)
+    assert data.test.labels[: len(folders)].tolist() == numbers
+    assert f"as ImageNet's, {text}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (
+            ("crane", "teapot"),
+            r"1000 classes, expected as many in folder.*; --label-source predicted takes images with",
+        ),
+        (("n01440764", "n00000001"), "1000 classes, expected as many in folder"),
+        (("tench", "Tench"), "classes 'tench', 'Tench' are the same class"),
+    ],
+)
+def test_names_that_are_not_imagenets_raise(folders, message):
+    with pytest.raises(InputError, match=message):
+        relabel(data_of_classes(*folders), None, 1000)
+
+
+def test_data_without_labels_have_the_class_names_of_the_model(bars):
+    model = ExternalClassifier(Threshold((2, 0, 1)), "net", (1, 28, 28), 3, classes=("Top", "Bottom", "Middle"))
+    target, data = prepare_model_and_data(model, without_labels(bars))
+    assert data.classes == ("Top", "Bottom", "Middle")
+    assert not data.test.has_labels
+    labelled = predicted_labels(data.test.first(20), target)
+    x, y = next(labelled.batches(20))
+    assert torch.equal(target(x).argmax(1), y)
+    assert predicted_labels(labelled, target) is labelled
+
+
+def test_labels_from_one_on_raise(bars):
+    x, y = next(bars.validation.batches(48))
+    check_label_offset(Threshold((0, 1, 2)), x, y, "folder")
+    with pytest.raises(InputError, match=r"0% of 48 images of folder are classified as labelled, and \d+% with labels"):
+        check_label_offset(Threshold((0, 1, 2)), x, y + 1, "folder")
 
 
 @pytest.mark.parametrize(

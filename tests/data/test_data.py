@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Iterator
 from itertools import chain
@@ -15,9 +16,10 @@ import torch.nn.functional as F
 import torchvision.datasets
 from PIL import Image
 from torch import Tensor
+from torchvision import transforms
 
 from advgan.core.errors import InputError
-from advgan.data import DATASETS, Data, Split, load_data, training_batches
+from advgan.data import DATASETS, Data, Split, load_data, relabel, training_batches
 from advgan.data.augment import augment
 from advgan.data.folder import load_folder
 from advgan.data.split import fair_order, stratified_holdout
@@ -347,17 +349,11 @@ def test_unreadable_and_16_bit_files_raise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "removed", "message"),
     [
-        ({"parts": ()}, (), r"no folder .*/train; expected train/<class>/\*\.jpg"),
-        ({"parts": ("test",)}, (), r"no folder .*/train; expected"),
-        ({"parts": ("train",)}, (), r"no folder .*/test; expected"),
-        ({"classes": ()}, (), r"no class folders in .*/train; expected"),
-        ({}, ("test/cat", "test/dog"), r"no class folders in .*/test; expected"),
-        ({}, ("test/cat",), r"test must have the same classes as train/, but lacks cat$"),
-        ({"classes": ("a", "b", "c")}, ("train/c", "test/a"), r"test must have the same .* lacks a and also has c$"),
-        ({"parts": ("train", "val", "test")}, ("val/cat",), r"val must have the same classes .* lacks cat$"),
-        ({"classes": ("cat",)}, (), r"at least two classes expected, .* has only cat"),
-        ({"n": 0}, (), r"no images in .*/train/cat \(files that end with \.jpg"),
-        ({"n": 1}, (), r"no validation images can be taken from 2 training images: no class has two"),
+        ({"parts": ()}, (), r"^no images in .* \(files that end with \.jpg .*; expected train/ and test/"),
+        ({"classes": ()}, (), r"^no images in .*/train \(files"),
+        ({}, ("test/cat", "test/dog"), r"^no images in .*/test \(files"),
+        ({"classes": ("cat",)}, (), r"^at least two classes expected, .* has only cat; --label-source predicted takes"),
+        ({"n": 0}, (), r"^no images in .*/train \(files that end with \.jpg"),
     ],
 )
 def test_invalid_folders_raise(made: dict, removed: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -368,6 +364,174 @@ def test_invalid_folders_raise(made: dict, removed: tuple[str, ...], message: st
         (tmp_path / folder).rename(tmp_path / folder.replace("/", "-"))
     with pytest.raises(InputError, match=message):
         load_data("folder", tmp_path)
+    with pytest.raises(InputError, match=r"^no folder or list of images .*/gone; expected train/"):
+        load_data("folder", tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("removed", "notes"),
+    [
+        (("test/a",), ["classes of train/ that test/ lacks: a"]),
+        (("train/c",), ["classes of test/ that train/ lacks: c"]),
+        (("train/c", "test/a"), ["classes of train/ that test/ lacks: a", "classes of test/ that train/ lacks: c"]),
+    ],
+)
+def test_splits_of_different_classes(
+    removed: tuple[str, ...], notes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path, classes=("a", "b", "c"))
+    for folder in removed:
+        shutil.rmtree(tmp_path / folder)
+    data = load_folder(tmp_path)
+    assert data.classes == ("a", "b", "c")
+    assert data.all_classes == 3
+    assert {*data.train.labels.tolist()} == {i for i, name in enumerate("abc") if f"train/{name}" not in removed}
+    assert {*data.test.labels.tolist()} == {i for i, name in enumerate("abc") if f"test/{name}" not in removed}
+    assert capsys.readouterr().err.splitlines() == [f"note: {text}" for text in notes]
+
+
+def test_empty_class_folders_and_stray_images_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "test" / "ape").mkdir()
+    shutil.copy(tmp_path / "test" / "cat" / "00.png", tmp_path / "test" / "stray.png")
+    data = load_folder(tmp_path)
+    assert (data.classes, len(data.test)) == (("cat", "dog"), 40)
+    notes = capsys.readouterr().err
+    assert f"class folders of {tmp_path / 'test'} without images: ape" in notes
+    assert "in no class folder are not used: stray.png; --label-source predicted takes all" in notes
+    data = load_data("folder", tmp_path, label_source="predicted")
+    assert (data.classes, len(data.test), data.test.has_labels) == ((), 41, False)
+
+
+# Images without labels, and lists
+
+
+def write_photos(root: Path, n: int = 20, sizes: tuple[tuple[int, int], ...] = ((8, 8),)) -> list[str]:
+    """n photos in nested folders of files; their names."""
+    names = [f"{'more/' if i % 2 else ''}{i:02d}.png" for i in range(n)]
+    rng = np.random.default_rng(1)
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*sizes[i % len(sizes)], 3), np.uint8)).save(root / name)
+    return names
+
+
+def test_images_without_splits_are_divided_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photos(tmp_path / "photos", 30)
+    for child in (tmp_path / "photos" / "more").iterdir():
+        child.rename(tmp_path / "photos" / child.name)
+    one, again = (load_data("folder", tmp_path / "photos") for _ in range(2))
+    assert (len(one.train), len(one.validation), len(one.test)) == (25, 2, 3)
+    assert len(keys(one.train) | keys(one.validation) | keys(one.test)) == 30
+    assert keys(one.test) == keys(again.test)
+    assert not any(split.has_labels for split in (one.train, one.validation, one.test))
+    assert (one.classes, one.all_classes) == ((), None)
+    assert "are divided: 27 for training and validation, 3 for test; those in a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "lengths"), [("train", (18, 2, 0)), ("Testing", (0, 0, 20)), ("val", (0, 20, 0))])
+def test_folder_named_like_a_split_is_that_split(name: str, lengths: tuple[int, ...], tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    write_photos(tmp_path / name / "more")
+    data = load_data("folder", tmp_path / name, label_source="predicted")
+    assert tuple(map(len, (data.train, data.validation, data.test))) == lengths
+    assert data.image_shape == (3, 8, 8)
+
+
+def test_one_image_of_each_class(tmp_path: Path) -> None:
+    classes = tuple(f"{i}" for i in range(40))
+    data = load_folder(write_folder(tmp_path, parts=("train",), classes=classes, n=1))
+    assert (len(data.train), len(data.validation), len(data.test)) == (36, 4, 0)
+    assert sorted([*data.train.labels.tolist(), *data.validation.labels.tolist()]) == [*range(40)]
+
+
+def write_labels(path: Path, rows: list[tuple[str, object]], header: str = "file,label") -> Path:
+    path.write_text("\n".join([header, *(f"{name},{label}" for name, label in rows)]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("form", ["beside", "labels_file", "list", "list below"])
+def test_labels_in_csv_file(form: str, tmp_path: Path) -> None:
+    names = write_photos(tmp_path / "test")
+    shown = [f"test/{name}" for name in names] if form == "list below" else names
+    csv = tmp_path / ("test.csv" if form != "labels_file" else "labels.csv")
+    write_labels(csv, [(name, 10 * i) for i, name in enumerate(shown)])
+    data = load_data(
+        "folder",
+        csv if form.startswith("list") else tmp_path / "test",
+        labels_file=csv if form == "labels_file" else None,
+    )
+    assert data.classes == tuple(str(10 * i) for i in range(20))
+    assert data.all_classes is None
+    for i, name in enumerate(names):
+        pixels = np.asarray(Image.open(tmp_path / "test" / name)).transpose(2, 0, 1)
+        assert images_of(data.test, i) == {pixels.tobytes()}
+    relabelled = relabel(data, None, 1000)
+    assert torch.equal(relabelled.test.labels, 10 * data.test.labels)
+
+
+def test_list_of_files_without_labels(tmp_path: Path) -> None:
+    names = write_photos(tmp_path / "photos")
+    (tmp_path / "train.txt").write_text("\n".join(str(tmp_path / "photos" / name) for name in names[:10]))
+    (tmp_path / "test.txt").write_text("\n".join(f"photos/{name}" for name in names[10:]) + "\n\n")
+    data = load_data("folder", tmp_path)
+    assert tuple(map(len, (data.train, data.validation, data.test))) == (9, 1, 10)
+    assert not data.test.has_labels
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file,label\n00.png,1\n", r"19 of 20 images have no row in .*labels.csv: .*\(19 in all\)$"),
+        ("file,label\nx.png,1\n", r"labels.csv names none of the images in "),
+        ("file,label\n", r"labels.csv has no rows, expected one for each image"),
+        ("file,label\n00.png,1\n00.png,2\n", r"has 00.png more than once, expected each file once"),
+        ("file,label\n00.png,\n", r"labels.csv row 1 has no label"),
+        ("file\n00.png\n", r"labels.csv has no column of labels: expected label, or --label-column"),
+        ("00.png,1\n", r"no column of files: expected file or --image-column, got 00.png, 1$"),
+    ],
+)
+def test_invalid_label_file_raises(content: str, message: str, tmp_path: Path) -> None:
+    write_photos(tmp_path / "test")
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_data("folder", tmp_path / "test", labels_file=tmp_path / "labels.csv")
+
+
+def test_invalid_lists_raise(tmp_path: Path) -> None:
+    write_labels(tmp_path / "list.csv", [(f"{i}.png", i) for i in range(9)])
+    with pytest.raises(InputError, match=r"^9 of 9 files of .*list.csv are missing: 0.png, .* \(9 in all\); expected"):
+        load_data("folder", tmp_path / "list.csv")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(InputError, match=r"expected a folder or a list of images \(\.csv or \.txt\), got .*list.json"):
+        load_data("folder", tmp_path / "list.json")
+    with pytest.raises(InputError, match="labels_file does nothing for 'mnist5k', expected the data set folder, got x"):
+        load_data("mnist5k", labels_file="x")
+    with pytest.raises(InputError, match="labels_file does nothing with predicted labels, got x"):
+        load_data("folder", tmp_path, labels_file="x", label_source="predicted")
+
+
+def test_resize_before_crop_equals_torchvision(tmp_path: Path) -> None:
+    names = write_photos(tmp_path / "test", 6, sizes=((31, 50), (77, 40), (45, 45)))
+    data = load_data("folder", tmp_path / "test", image_size=14, resize=16, label_source="predicted")
+    both = transforms.Compose([transforms.Resize(16), transforms.CenterCrop(14), transforms.PILToTensor()])
+    assert {both(Image.open(tmp_path / "test" / name)).numpy().tobytes() for name in names} == {
+        image.numpy().tobytes() for image in data.test.images
+    }
+    assert data.preprocessing == "shorter side to 16 pixels (bilinear, antialiased), centre crop of 14"
+    with pytest.raises(InputError, match="resize must be at least the image size, 14, got 12"):
+        load_data("folder", tmp_path / "test", image_size=14, resize=12)
+    with pytest.raises(InputError, match="resize does nothing without an image size: expected --image-size"):
+        load_data("folder", tmp_path / "test", resize=16, label_source="predicted")
+
+
+def test_images_of_several_sizes_take_that_of_the_classifier(tmp_path: Path) -> None:
+    write_photos(tmp_path / "test", 6, sizes=((9, 8), (8, 12)))
+    data = load_data("folder", tmp_path / "test", own_shape=lambda: (3, 6, 6), label_source="predicted")
+    assert data.image_shape == (3, 6, 6)
+    write_photos(tmp_path / "same" / "test", 6)
+    data = load_data("folder", tmp_path / "same", own_shape=lambda: (3, 6, 6), label_source="predicted")
+    assert data.image_shape == (3, 8, 8)
 
 
 def test_numeric_class_folders_are_in_numeric_order(tmp_path: Path) -> None:
@@ -388,13 +552,14 @@ def test_ambiguous_split_folders_raise_and_unused_are_noted(tmp_path: Path, caps
         load_folder(tmp_path)
 
 
-def test_long_class_list_is_truncated_in_message(tmp_path: Path) -> None:
-    write_folder(tmp_path, classes=("class 0", "class 1"), n=1)
-    for i in range(2, 300):
-        (tmp_path / "test" / f"class {i}").mkdir()
-    with pytest.raises(InputError, match=r"but also has class 10, .*, \.\.\. \(298 in all\)$") as caught:
-        load_folder(tmp_path)
-    assert len(str(caught.value)) < 500
+def test_long_class_list_is_truncated_in_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path, parts=("test",), classes=tuple(f"class {i}" for i in range(300)), n=1)
+    write_folder(tmp_path, parts=("train",), classes=("class 0", "class 1"))
+    load_folder(tmp_path)
+    text = capsys.readouterr().err
+    assert "note: classes of test/ that train/ lacks: class 10, " in text
+    assert "... (298 in all)" in text
+    assert len(text) < 500
 
 
 # Subsets

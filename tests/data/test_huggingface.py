@@ -208,7 +208,7 @@ def test_columns_are_found_by_name_or_type(tmp_path: Path) -> None:
     write_parquet(tmp_path, {"train": 1}, names=("photo", "words"), label=datasets.Value("string"))
     message = (
         r"has no column of labels: expected label, labels, cls, or type ClassLabel, or --label-column, "
-        r"got photo, words"
+        r"or --label-source predicted, got photo, words"
     )
     with pytest.raises(InputError, match=message):
         load_data("hf", tmp_path)
@@ -279,8 +279,29 @@ def test_columns_can_be_chosen(tmp_path: Path) -> None:
         assert data.classes == ("cat", "dog")
         positions_of(data.test.first(99))
     assert load_data("hf", tmp_path, label_column="coarse_label").test.labels.tolist() == [2] * 20
-    with pytest.raises(InputError, match="columns can be chosen for hf and hf-stream only, not for 'folder'"):
-        load_data("folder", tmp_path, label_column="fine_label")
+    write_folder(tmp_path / "folders")
+    with pytest.raises(InputError, match="columns can be chosen for hf, hf-stream and CSV files, got a folder without"):
+        load_data("folder", tmp_path / "folders", label_column="fine_label")
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("train/more", "train/other", "test"), ("train",), ("photos",)])
+def test_image_folders_without_classes_have_no_labels(parts: tuple[str, ...], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part in parts:
+        (tmp_path / part).mkdir(parents=True)
+        for i in range(12):
+            name = f"{part.replace('/', '-')}-{i}.png"
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / part / name)
+    data = load_data("hf", tmp_path)
+    assert (data.classes, data.train.has_labels, data.test.has_labels) == ((), False, False)
+    assert len(data.train) + len(data.validation) + len(data.test) == 12 * len(parts)
+    with pytest.raises(InputError, match="has no labels, which a stream needs: expected hf: in place of hf-stream:"):
+        load_data("hf-stream", tmp_path)
+
+
+def test_labels_of_a_table_can_be_left_out(tmp_path: Path) -> None:
+    data = load_data("hf", write_parquet(tmp_path, THREE), label_source="predicted")
+    assert (data.classes, len(data.train), len(data.test), data.test.has_labels) == ((), 20, 10, False)
 
 
 def renamed(places: Sequence[int], names: list[str]) -> Any:

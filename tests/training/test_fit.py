@@ -181,6 +181,28 @@ def test_folders_of_classes_and_of_images(digits: Path) -> None:
         advgan.fit(Linear(), digits, **SMALL)
 
 
+def test_crops_of_photos_are_the_default_and_resume_equals_an_uninterrupted_run(digits: Path, tmp_path: Path) -> None:
+    for i, file in enumerate(sorted((digits / "train").rglob("*.png"))):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.open(file).resize((40, 36)).save(tmp_path / "photos" / f"{i}.png")
+
+    def fitted(**more: Any) -> Generator:
+        model = Linear()
+        model.image_shape = (1, 28, 28)
+        return advgan.fit(model, tmp_path / "photos", output_dir=tmp_path / "run", **SMALL | more)
+
+    stop = [lambda step, given: os.kill(os.getpid(), signal.SIGINT) if step == 5 else None]
+    with pytest.raises(Interrupted):
+        fitted(callbacks=stop)
+    resumed = weights(fitted(resume=True))
+    assert_same(resumed, weights(fitted(overwrite=True, augment="crop-flip", workers=2)))
+    plain = weights(fitted(overwrite=True, augment="none"))
+    assert any(not torch.equal(plain[name], value) for name, value in resumed.items())
+    assert (
+        "| fooling rate on 12 validation images: another" in (tmp_path / "run" / "generator" / "README.md").read_text()
+    )
+
+
 def test_function_as_a_model(images: tuple[Tensor, Tensor]) -> None:
     model = Linear().eval().requires_grad_(False)
     by_function = advgan.fit(lambda x: model(x), images, **SMALL)

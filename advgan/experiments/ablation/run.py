@@ -26,7 +26,7 @@ from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.json_files import read_sealed
 from advgan.core.shipped import shipped
-from advgan.data.flags import DataDir
+from advgan.data.flags import DATA_FLAGS, DataDir
 from advgan.experiments.trainings import ensure_trained, run_script
 from advgan.report.page import Table
 from advgan.training.program import Settings as Training
@@ -40,8 +40,7 @@ VARIANTS = {
     "paper-networks": ["--architecture", "paper"],
 }
 # Settings of the training that the comparison takes over.
-DATA = ("dataset", "data_dir", "image_size", "image_column", "label_column")
-SHARED_SETTINGS = (*DATA, "target", "target_weights", "defense", "eps", "norm", "threads")
+SHARED_SETTINGS = (*DATA_FLAGS, "target", "target_weights", "defense", "eps", "norm", "threads")
 # Column -> its value from a run.
 COLUMNS = {
     "ASR %": lambda run: 100 * run["row"]["asr"],

@@ -120,7 +120,7 @@ def main(settings: Settings) -> None:
             ]
             descriptions = [entry | {"attack": name} for entry, name in zip(descriptions, names, strict=True)]
         parts = summary(results, descriptions, study.data.num_classes)
-        comparison = study.summary(target=targets[0].describe(settings.dataset), generators=descriptions, **parts)
+        comparison = study.summary(target=targets[0].describe(study.dataset), generators=descriptions, **parts)
         images = study.x[:SHOWN], study.y[:SHOWN]
         compare_results = CompareResults(Comparison(comparison, results, *images, study.data.classes))
         compare_results.save(settings.output_dir)

@@ -117,17 +117,17 @@ def main(settings: Settings) -> None:
         if p.column in columns
     ]
     defenses = [
-        target.describe(settings.dataset) | line_metrics(results, target, base, study) | {"row": text}
+        target.describe(study.dataset) | line_metrics(results, target, base, study) | {"row": text}
         for text, target in zip(settings.rows, targets, strict=True)
     ]
     by_sha256 = {target.sha256: target for target in (base, *targets)}
     summary = study.summary() | {
-        "targets": [base.describe(settings.dataset)],
+        "targets": [base.describe(study.dataset)],
         "norm": threat.norm,
         "eps": threat.eps,
         "columns": columns,
         "defenses": defenses,
-        "surrogate": surrogate.describe(settings.dataset) if surrogate else None,
+        "surrogate": surrogate.describe(study.dataset) if surrogate else None,
         "generators": [trained.describe(by_sha256[sha256]) for sha256, trained in generators.items()],
         "rows": measured,
     }

@@ -27,6 +27,7 @@ from advgan.core.config import Real, parse
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, check_eps
+from advgan.data.flags import DATA_FLAGS
 from advgan.defenses import ClassifierSpec
 from advgan.defenses.distillation import check_temperature
 from advgan.evaluation import Result, predict
@@ -41,7 +42,7 @@ from advgan.training.program import Settings as Training
 
 GAMMA = 0.143  # of the pixels JSMA may change at most: 112 of 784, the paper's 14.3 %
 DERIVATIVES: tuple[Derivative, ...] = ("softmax", "logits", "probabilities")
-SHARED_SETTINGS = ("dataset", "data_dir", "image_size", "image_column", "label_column", "target", "seed", "threads")
+SHARED_SETTINGS = (*DATA_FLAGS, "target", "seed", "threads")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def main(settings: Settings) -> None:
             table.append(table_row(study, line, target, specs, trained))
             table[-1]["change"] = table[-1]["accuracy"] - table[0]["accuracy"]
     summary = study.summary(
-        target=targets[0].describe(settings.dataset),
+        target=targets[0].describe(study.dataset),
         eps=settings.eps,
         gamma=GAMMA,
         table=table,

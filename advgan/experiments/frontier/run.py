@@ -145,7 +145,7 @@ def main(settings: Settings) -> None:
         for threat in threats:
             for part, rows in measure(study, settings, threat).items():
                 parts[part] += rows
-    described = target.describe(settings.dataset)
+    described = target.describe(study.dataset)
     generators = [
         {"name": loaded.name, "guided": loaded.generator.guide is not None, "rounds": loaded.generator.iterations}
         | loaded.describe(target)

@@ -84,6 +84,6 @@ def main(settings: Settings) -> None:
             rows.append(unattacked(result.row))
         rows.append(result.row)
     generators = [loaded.describe(target) for loaded in trained]
-    summary = study.summary(target=target.describe(settings.dataset), generators=generators, rows=rows)
+    summary = study.summary(target=target.describe(study.dataset), generators=generators, rows=rows)
     images = study.x[:SHOWN], study.y[:SHOWN]
     study.write_report(report(Comparison(summary, results, *images, study.data.classes)), total=len(results))
