@@ -19,7 +19,7 @@ def synset_numbers() -> dict[str, int]:
 
 @cache
 def class_names() -> Sequence[str]:
-    """torchvision's names of the classes, in their order; two names are of two classes each."""
+    """torchvision's names of the classes, in their order ("crane bird", "crane")."""
     from torchvision.models import ResNet18_Weights  # slow to import
 
     names: Sequence[str] = ResNet18_Weights.DEFAULT.meta["categories"]

@@ -199,7 +199,7 @@ def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
 
 def _folder(root: Path, image_shape: tuple[int, int, int] | None) -> Source:
     if not root.exists():
-        raise InputError(f"expected a folder or a list of images, got {root}")
+        raise InputError(f"expected a folder of images, got {root}")
     if splits := split_folders(root):
         raise InputError(f"{root} holds {', '.join(sorted(splits))}: expected one of them, like {root / 'train'}")
     classes, listing = class_images(root)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from advgan.core.errors import InputError, note
+from advgan.core.errors import InputError, listing, note
 from advgan.data.image_file import ImageSource
 from advgan.data.image_io import StoredImages
 from advgan.data.split import Data, Split
@@ -134,7 +134,7 @@ class Stream(Split):
                     yield example
             if n == 0:
                 raise InputError(
-                    f"{self.shards.name} has no training images in shards {', '.join(map(str, lane_shards))}"
+                    f"{self.shards.name} has no training images in shards {listing(lane_shards.tolist(), 8)}"
                 )
             epochs = max(1, skip // n)  # its length is known now: skip whole epochs
             epoch, skip = epoch + epochs, max(0, skip - epochs * n)

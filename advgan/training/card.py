@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from advgan.core.errors import listing
 from advgan.core.threat_model import eps_text
 from advgan.data import Data, Stream
 from advgan.training.defaults import SMALL
@@ -256,7 +257,7 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
         shape="x".join(map(str, data.image_shape)),
         k=data.num_classes,
         n_train="streamed" if isinstance(data.train, Stream) else len(data.train),
-        classes=", ".join(data.classes),
+        classes=listing(data.classes, 20),
         command=_command("train/classifier.py", s),
         meaning=ROBUST.format(**s, eps_text=eps_text(s["eps"])) if robust else PLAIN,
     )

@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 import advgan.training as training
 from advgan.classifiers import build_target, save_target
 from advgan.core.config import Real
+from advgan.core.errors import listing
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, steps_per_epoch
 from advgan.data.augment import check_shift
@@ -289,7 +290,7 @@ is used at temperature 1: its logits are {settings.temperature:g} times as large
 |---|---|
 | accuracy, test ({len(data.test)} images, seen once) | {tested} |
 | accuracy, validation ({len(data.validation)} images; nothing was chosen on them) | {accuracies["validation"]:.2%} |
-| trained on | {len(data.train)} images of {settings.dataset}, classes {", ".join(data.classes)} |
+| trained on | {len(data.train)} images of {settings.dataset}, classes {listing(data.classes, 20)} |
 | training, of both nets | {record["step"]} steps of {settings.batch_size} images, {seconds}, seed {settings.seed} |
 | made by | `train/distill.py {command}` |
 
