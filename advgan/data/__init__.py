@@ -19,7 +19,7 @@ from advgan.core.errors import InputError, did_you_mean
 from advgan.data.batches import steps_per_epoch, training_batches
 from advgan.data.classes import relabel
 from advgan.data.digits import load_mnist5k
-from advgan.data.folder import Labels, LabelSource, OwnShape, load_folder, no_shape
+from advgan.data.folder import Labels, LabelSource, OwnInput, load_folder, no_input
 from advgan.data.hf import load_hf
 from advgan.data.split import Data, Split, without_labels
 from advgan.data.stream import Stream
@@ -42,7 +42,7 @@ def load_data(
     label_column: str | None = None,
     labels_file: str | Path | None = None,
     label_source: LabelSource | None = None,
-    own_shape: OwnShape = no_shape,
+    own_input: OwnInput = no_input,
     seed: int = 0,
 ) -> Data:
     """Load a data set by name.
@@ -65,7 +65,7 @@ def load_data(
         labels_file: `folder` only: a CSV file with the labels of images, by the names of their files.
         label_source: "predicted": labels are not read, a classifier's predictions take their place (`Split.labelled`);
             None, "given": those that there are.
-        own_shape: custom data sets only: (c, h, w) of a classifier, the size of images where these differ in size.
+        own_input: custom data sets only: (c, h, w) and `resize` of a classifier, for images that differ in size.
         seed: of the draw of validation images from train where the set has none: a tenth of it, at most 5,000,
             stratified (`split.stratified_holdout`). Nothing else depends on it.
 
@@ -97,7 +97,7 @@ def load_data(
         file = None if labels_file is None else Path(labels_file)
         labels = Labels(label_source, file, image_column, label_column)
         load = load_folder if kind == "folder" else partial(load_hf, name)
-        return load(root, labels=labels, own_shape=own_shape, **options)
+        return load(root, labels=labels, own_input=own_input, **options)
     if image_size is not None or channels is not None or resize is not None:
         raise InputError(
             f"image size and channels can be chosen for {', '.join(CUSTOM_DATASETS)} only, not for {name!r}"

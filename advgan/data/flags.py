@@ -12,7 +12,7 @@ from tyro.conf import arg
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, Split, Stream, load_data
-from advgan.data.folder import LabelSource, OwnShape, no_shape
+from advgan.data.folder import LabelSource, OwnInput, no_input
 
 Dataset = Annotated[
     NameOrPath,
@@ -78,15 +78,15 @@ def load_chosen(
     needed: Sequence[str] = ("train", "test"),
     *,
     labels: bool = True,
-    own_shape: OwnShape = no_shape,
+    own_input: OwnInput = no_input,
 ) -> Data:
-    """The data set of a program's settings; `own_shape`: as in `load_data`.
+    """The data set of a program's settings; `own_input`: as in `load_data`.
 
     Raises InputError as `load_data`, for `needed` splits ("train", "test") without images, and with `labels` for
     images without.
     """
     chosen = {name: getattr(settings, name) for name in DATA_FLAGS if name not in ("dataset", "data_dir")}
-    data = load_data(settings.dataset, settings.data_dir, own_shape=own_shape, **chosen)
+    data = load_data(settings.dataset, settings.data_dir, own_input=own_input, **chosen)
     for part in needed:
         split: Split = getattr(data, part)
         if not isinstance(split, Stream) and not len(split):

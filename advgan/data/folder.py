@@ -35,11 +35,11 @@ LAYOUT = (
     "expected train/ and test/, if there is one val/, or images without these; of class folders or images: docs/data.md"
 )
 LabelSource = Literal["given", "predicted"]
-OwnShape = Callable[[], tuple[int, int, int] | None]
+OwnInput = Callable[[], tuple[tuple[int, int, int], int | None] | None]
 
 
-def no_shape() -> None:
-    """An `OwnShape` where there is no classifier."""
+def no_input() -> None:
+    """An `OwnInput` where there is no classifier."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def load_folder(
     channels: int | None = None,
     seed: int = 0,
     labels: Labels = Labels(),
-    own_shape: OwnShape = no_shape,
+    own_input: OwnInput = no_input,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Data:
     """Load images in folders `train/`, `test/` and optionally `val/`, or without them.
@@ -107,7 +107,7 @@ def load_folder(
         channels: 1 or 3; None: 1 if all images are grey.
         seed: of the draw of validation images without a val/ (`stratified_holdout`), and of the division.
         labels: where labels come from.
-        own_shape: (c, h, w) of a classifier, in the place of `image_size` where images differ in size.
+        own_input: (c, h, w) and `resize` of a classifier, in the place of `image_size` where images differ in size.
         memory_limit: a set that takes more bytes than this when decoded stays on disk and is decoded batch by batch;
             broken files and images of another size raise an error then. A smaller one is decoded now.
 
@@ -129,7 +129,7 @@ def load_folder(
     parts = [part.pick(fair_order(part.labels)) for part in parts]
 
     paths = [path for part in parts for path in part.paths]
-    size = image_size or own_size(root, paths, own_shape, needed=resize is not None)
+    size, resize = sizes_of(root, paths, image_size, resize, own_input)
     files = StoredImages(paths, infer_shape(paths, size, channels), size is not None, range(len(paths)), resize)
     images = split_images(files, [len(part.paths) for part in parts], memory_limit)
     splits = [as_labelled(Split(data, part.labels), part) for data, part in zip(images, parts, strict=True)]
@@ -155,14 +155,23 @@ def as_labelled(split: Split, part: Listing) -> Split:
     return split if part.has_labels else split.unlabelled()
 
 
-def own_size(root: object, sources: Sequence[ImageSource], own_shape: OwnShape, *, needed: bool) -> int | None:
-    """The side of the images of a classifier, where `sources` differ in size or one is `needed`; None: as they are."""
-    if not (needed or mixed_sizes(sources)) or (shape := own_shape()) is None or shape[1] != shape[2]:
-        if needed:
-            raise InputError("resize does nothing without an image size: expected --image-size")
-        return None
-    note(f"images of {root} are resized and cropped to {shape[1]} x {shape[1]} pixels, the size of the classifier")
-    return shape[1]
+def sizes_of(
+    root: object, sources: Sequence[ImageSource], image_size: int | None, resize: int | None, own_input: OwnInput
+) -> tuple[int | None, int | None]:
+    """`image_size` and `resize`; where there is no size and `sources` differ in size, or `resize` needs one, those of a
+    classifier. Raises InputError for a `resize` without a size."""
+    if image_size is not None or (resize is None and not mixed_sizes(sources)):
+        return image_size, resize
+    own = own_input()
+    if own is None or own[0][1] != own[0][2]:
+        if resize is not None:
+            raise InputError(f"resize does nothing without an image size: expected --image-size, got resize {resize}")
+        return None, None
+    side, resize = own[0][1], own[1] if resize is None else resize
+    if resize is not None and resize < side:
+        raise InputError(f"resize must be at least the image size, {side}, got {resize}")
+    note(f"images of {root} are made {side} x {side}, as the classifier's: {resizing_text(side, resize)}")
+    return side, resize
 
 
 def by_split(names: Sequence[str], where: object, kind: str, hint: str = "") -> dict[str, str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from advgan.core.errors import InputError, listing, note
 from advgan.core.optional import require_package
 from advgan.data.columns import Columns, find_column
-from advgan.data.folder import Labels, OwnShape, by_split, no_shape, own_size, split_named, with_photos
+from advgan.data.folder import Labels, OwnInput, by_split, no_input, sizes_of, split_named, with_photos
 from advgan.data.image_file import ImageSource
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, resizing_text, split_images
 from advgan.data.labels import Names, find_classes, is_missing, plain_label
@@ -35,7 +35,7 @@ def load_hf(
     channels: int | None = None,
     seed: int = 0,
     labels: Labels = Labels(),  # noqa: B008
-    own_shape: OwnShape = no_shape,
+    own_input: OwnInput = no_input,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Data:
     """Load `hf:SOURCE` or `hf-stream:SOURCE`; SOURCE: a folder, or a repository with optional `:CONFIG`; none: `root`.
@@ -50,7 +50,7 @@ def load_hf(
     """
     kind, _, source = name.partition(":")
     loaded = _open(name, source or str(root), labels, streaming=kind == "hf-stream")
-    sizing = Sizing(image_size, resize, channels, own_shape)
+    sizing = Sizing(image_size, resize, channels, own_input)
     if kind == "hf-stream":
         return _streamed(loaded, sizing, seed)
     return _on_disk(loaded, sizing, seed, memory_limit)
@@ -63,11 +63,11 @@ class Sizing:
     image_size: int | None
     resize: int | None
     channels: int | None
-    own_shape: OwnShape
+    own_input: OwnInput
 
-    def size_of(self, name: str, sources: Sequence[ImageSource]) -> int | None:
-        """The side of the images, as set, or that of a classifier; None: as they are."""
-        return self.image_size or own_size(name, sources, self.own_shape, needed=self.resize is not None)
+    def of(self, name: str, sources: Sequence[ImageSource]) -> tuple[int | None, int | None]:
+        """`folder.sizes_of` of the images `sources`."""
+        return sizes_of(name, sources, self.image_size, self.resize, self.own_input)
 
 
 @dataclass(frozen=True)
@@ -211,13 +211,13 @@ def _on_disk(loaded: Loaded, sizing: Sizing, seed: int, memory_limit: int) -> Da
     order = [rows[role][fair_order(labels[rows[role]])] for role in ("train", "validation", "test")]
     sources = TableImages(table, columns)
     everything = torch.cat(order).tolist()
-    size = sizing.size_of(loaded.name, sources)
+    size, resize = sizing.of(loaded.name, sources)
     shape = infer_shape(sources, size, sizing.channels)
-    images = StoredImages(sources, shape, size is not None, everything, sizing.resize)
+    images = StoredImages(sources, shape, size is not None, everything, resize)
     parts = split_images(images, [len(part) for part in order], memory_limit)
     splits = [Split(part, labels[indices]) for part, indices in zip(parts, order, strict=True)]
     splits[0] = with_photos(splits[0], images.take(range(len(splits[0]))))
-    preprocessing = resizing_text(size, sizing.resize)
+    preprocessing = resizing_text(size, resize)
     data = Data(loaded.name, splits[0], splits[1], splits[2], columns.classes, preprocessing=preprocessing)
     return data if loaded.label is not None else without_labels(data)
 
@@ -263,11 +263,9 @@ def _streamed(loaded: Loaded, sizing: Sizing, seed: int) -> Data:
         if part
     }
     first_sources = [source for source, _ in islice(shards[train].read(0), 64)]
-    size = sizing.size_of(loaded.name, first_sources)
+    size, resize = sizing.of(loaded.name, first_sources)
     shape = infer_shape(first_sources, size, sizing.channels)
-    stream = partial(
-        Stream, image_shape=shape, crop=size is not None, resize=sizing.resize, num_classes=len(columns.classes)
-    )
+    stream = partial(Stream, image_shape=shape, crop=size is not None, resize=resize, num_classes=len(columns.classes))
     all_remainders = frozenset(range(HOLDOUT_MODULUS))
     missing = [role for role, source in (("validation", validation), ("test", test)) if not source]
     heldout = {role: frozenset({(seed + i) % HOLDOUT_MODULUS}) for i, role in enumerate(missing)}
@@ -278,5 +276,5 @@ def _streamed(loaded: Loaded, sizing: Sizing, seed: int) -> Data:
         validation=stream(shards[validation]) if validation else stream(shards[train], kept=heldout["validation"]),
         test=stream(shards[test]) if test else stream(shards[train], kept=heldout["test"]),
         classes=columns.classes,
-        preprocessing=resizing_text(size, sizing.resize),
+        preprocessing=resizing_text(size, resize),
     )

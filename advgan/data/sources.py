@@ -61,7 +61,9 @@ class DatasetImages:
         return x
 
 
-def as_split(source: Any, name: str = "train", image_shape: tuple[int, int, int] | None = None) -> Source:
+def as_split(
+    source: Any, name: str = "train", image_shape: tuple[int, int, int] | None = None, resize: int | None = None
+) -> Source:
     """The images and labels of `source`, called `name` in errors.
 
     source   one of
@@ -72,13 +74,14 @@ def as_split(source: Any, name: str = "train", image_shape: tuple[int, int, int]
         folder     FOLDER/<class>/*.jpg, classes sorted by name, or images alone, without labels; or a list of files
         Split, Stream   of advgan.data
     image_shape   of a folder: images are resized and cropped to it; None: all must have one size
+    resize        of a folder: the shorter side before the crop; None: that of the crop
 
     Raises InputError for everything else: other types, shapes, ranges, a wrong number of labels.
     """
     if isinstance(source, (Split, Stream)):
         return Source(source, labelled=source.has_labels)
     if isinstance(source, (str, Path)):
-        return _folder(Path(source), image_shape)
+        return _folder(Path(source), image_shape, resize)
     if isinstance(source, DataLoader):
         source = _dataset_of(source)
     if isinstance(source, TensorDataset):
@@ -197,7 +200,7 @@ def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
     return targets if int(targets[0]) == int(first) else None
 
 
-def _folder(root: Path, image_shape: tuple[int, int, int] | None) -> Source:
+def _folder(root: Path, image_shape: tuple[int, int, int] | None, resize: int | None) -> Source:
     if not root.exists():
         raise InputError(f"expected a folder of images, got {root}")
     if splits := split_folders(root):
@@ -205,7 +208,7 @@ def _folder(root: Path, image_shape: tuple[int, int, int] | None) -> Source:
     classes, listing = class_images(root)
     n = len(listing.paths)
     shape = image_shape or infer_shape(listing.paths, None, None)
-    files = StoredImages(listing.paths, shape, image_shape is not None, range(n))
+    files = StoredImages(listing.paths, shape, image_shape is not None, range(n), resize)
     (images,) = split_images(files, [n])
     split = with_photos(as_labelled(Split(images, listing.labels), listing), files)
     return Source(split, bool(classes), classes or None)

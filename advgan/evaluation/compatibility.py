@@ -71,10 +71,12 @@ def predicted_labels(split: Split, model: nn.Module) -> Split:
     return split.labelled(torch.cat(predictions))
 
 
-def own_image_shape(spec: ClassifierSpec) -> tuple[int, int, int] | None:
-    """(c, h, w) of the images that a classifier was made for; None for one that does not record it."""
-    shape = getattr(unwrap(load_classifier(spec)), "image_shape", None)
-    return None if shape is None else tuple(shape)
+def own_input(spec: ClassifierSpec) -> tuple[tuple[int, int, int], int | None] | None:
+    """(c, h, w) of the images that a classifier was made for, and the shorter side to which photos are resized before
+    the crop (None: that of the crop); None for one that does not record it."""
+    model: Any = unwrap(load_classifier(spec))
+    shape = getattr(model, "image_shape", None)
+    return None if shape is None else (tuple(shape), getattr(model, "resize", None))
 
 
 def gradient_fault_of(model: Any) -> str | None:

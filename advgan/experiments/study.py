@@ -22,7 +22,7 @@ from advgan.data import Data
 from advgan.data.flags import load_chosen
 from advgan.defenses import ClassifierSpec, Transforms, parse_classifier
 from advgan.evaluation import Result, ResultCache, environment
-from advgan.evaluation.compatibility import is_black_box, own_image_shape, predicted_labels
+from advgan.evaluation.compatibility import is_black_box, own_input, predicted_labels
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets
 from advgan.evaluation.result_cache import distribute
 from advgan.experiments.settings import StudySettings
@@ -125,7 +125,7 @@ class Study:
             n = self.accelerator.num_processes
             raise InputError(f"this program is one process, got {n}: start it without a launcher")
         with self.accelerator.main_process_first():
-            self.data = load_chosen(self.settings, ("test",), labels=False, own_shape=self._own_shape)
+            self.data = load_chosen(self.settings, ("test",), labels=False, own_input=self._own_input)
 
     def load_targets(self, specs: Sequence[ClassifierSpec]) -> list[TargetModel]:
         """The classifiers; the data get their labels and class names."""
@@ -251,12 +251,12 @@ class Study:
             self._images = (self.data, *next(test.batches(len(test))))
         return self._images[1:]
 
-    def _own_shape(self) -> tuple[int, int, int] | None:
-        """The image shape of the first classifier."""
+    def _own_input(self) -> tuple[tuple[int, int, int], int | None] | None:
+        """`own_input` of the first classifier."""
         names, weights = getattr(self.settings, "target", ()), getattr(self.settings, "target_weights", None)
         name = names if isinstance(names, str) else next(iter(names), None)
         first = weights if isinstance(weights, Path | None) else next(iter(weights), None)
-        return None if name is None else own_image_shape(parse_classifier(name, first, default=CLASSIFIER))
+        return None if name is None else own_input(parse_classifier(name, first, default=CLASSIFIER))
 
 
 def _labelled(result: Result, point: GridPoint) -> Result:

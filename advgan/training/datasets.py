@@ -42,8 +42,10 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, devi
     if isinstance(unwrap(model), BlackBox):
         raise InputError(f"{unwrap(model).name} has outputs only: train/substitute.py attacks such models")
     shape = getattr(unwrap(model), "image_shape", None)
-    source = as_split(train, "train", shape)
-    held_out = None if validation is None else as_split(validation, "validation", shape)
+    resize = getattr(unwrap(model), "resize", None)  # of a photo, before the centre crop
+    resize = resize if type(resize) is int and shape is not None else None
+    source = as_split(train, "train", shape, resize)
+    held_out = None if validation is None else as_split(validation, "validation", shape, resize)
     x, y = next(source.split.first(NORMALISATION_IMAGES).batches(NORMALISATION_IMAGES))
     model = checked_model(model, x.to(device), y.to(device), source.labelled and source.classes is None)
     num_classes = logits_of(model, x[:1], device).shape[1]

@@ -25,7 +25,7 @@ from advgan.data import Data
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.defenses.flags import ClassifierSettings
-from advgan.evaluation.compatibility import own_image_shape, prepare_model_and_data, require_gradients
+from advgan.evaluation.compatibility import own_input, prepare_model_and_data, require_gradients
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.flags import LossFlags, NetworkFlags, RunFlags, save_settings
 from advgan.training.generator import fit
@@ -194,7 +194,7 @@ def load(settings: Settings, accelerator: Accelerator) -> tuple[list[nn.Module],
     """The classifiers under attack, the images, and the guide."""
     specs = [settings.classifier, *(parse_classifier(name) for name in settings.ensemble)]
     with accelerator.main_process_first():  # one downloads, the others find it
-        data = load_chosen(settings, ("train",), labels=False, own_shape=lambda: own_image_shape(specs[0]))
+        data = load_chosen(settings, ("train",), labels=False, own_input=lambda: own_input(specs[0]))
     if not data.train.has_labels:
         note(f"labels are the predictions of {settings.target}: the success rate is the fooling rate")
     shape = data.image_shape

@@ -527,10 +527,11 @@ def test_resize_before_crop_equals_torchvision(tmp_path: Path) -> None:
 
 def test_images_of_several_sizes_take_that_of_the_classifier(tmp_path: Path) -> None:
     write_photos(tmp_path / "test", 6, sizes=((9, 8), (8, 12)))
-    data = load_data("folder", tmp_path / "test", own_shape=lambda: (3, 6, 6), label_source="predicted")
+    data = load_data("folder", tmp_path / "test", own_input=lambda: ((3, 6, 6), 7), label_source="predicted")
     assert data.image_shape == (3, 6, 6)
+    assert data.preprocessing.startswith("shorter side to 7 pixels")
     write_photos(tmp_path / "same" / "test", 6)
-    data = load_data("folder", tmp_path / "same", own_shape=lambda: (3, 6, 6), label_source="predicted")
+    data = load_data("folder", tmp_path / "same", own_input=lambda: ((3, 6, 6), 7), label_source="predicted")
     assert data.image_shape == (3, 8, 8)
 
 
