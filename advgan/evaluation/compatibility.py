@@ -15,6 +15,7 @@ from advgan.data import Data, Split, Stream, relabel
 from advgan.data.split import prediction_batch
 from advgan.defenses import ClassifierSpec, load_classifier, unwrap
 from advgan.evaluation.evaluate import predict
+from advgan.evaluation.runner import device_of
 
 
 def prepare_model_and_data(model: Any, data: Data) -> tuple[nn.Module, Data]:
@@ -67,7 +68,9 @@ def predicted_labels(split: Split, model: nn.Module) -> Split:
     """`split` itself if it has labels; else with those that `model`, on its device, predicts for its images."""
     if split.has_labels:
         return split
-    predictions = [predict(model, x).argmax(1) for x, _ in split.batches(prediction_batch(split.image_shape))]
+    predictions = [
+        predict(model, x).argmax(1) for x, _ in split.batches(prediction_batch(split.image_shape, device_of(model)))
+    ]
     return split.labelled(torch.cat(predictions))
 
 

@@ -107,7 +107,8 @@ def labelled(model: nn.Module, source: Source, num_classes: int, name: str, devi
         return Source(named.train, True, named.classes)
     if not source.labelled:
         predictions = [
-            logits_of(model, x, device).argmax(1).cpu() for x, _ in split.batches(prediction_batch(split.image_shape))
+            logits_of(model, x, device).argmax(1).cpu()
+            for x, _ in split.batches(prediction_batch(split.image_shape, device))
         ]
         return source._replace(split=split.labelled(torch.cat(predictions)))
     if len(split) and int(split.labels.max()) >= num_classes:
