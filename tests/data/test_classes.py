@@ -148,7 +148,7 @@ def test_some_of_imagenets_classes(folders, classes, numbers, text, capsys):
     ("folders", "message"),
     [
         (
-            ("crane", "teapot"),
+            ("unicorn", "teapot"),
             r"1000 classes, expected as many in folder.*; --label-source predicted takes images with",
         ),
         (("n01440764", "n00000001"), "1000 classes, expected as many in folder"),

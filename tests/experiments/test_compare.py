@@ -258,7 +258,7 @@ def test_several_generators_and_defenses_share_the_baselines(
         (["--target", "mnist-z"], "unknown target 'mnist-z'"),
         (["--target-weights", "nowhere"], "no target weights at nowhere"),
         (["--dataset", "mnist6k"], "unknown data set 'mnist6k'"),
-        (["--data-dir", "nowhere"], "no folder nowhere/train"),
+        (["--data-dir", "nowhere"], "no folder or list of images nowhere; expected train/"),
         (["--generator", "nowhere"], "no generator in nowhere"),
         (["--generator", "plain", "--eps", "0.3"], "this generator was trained for eps 0.25"),
         (["--generator", "plain", "--norm", "l2"], "trained for norm linf, got l2"),

@@ -35,7 +35,7 @@ def publish(run_directory, output, *words):
 
 
 def test_a_generator_is_published_with_its_figures(made, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("advgan.experiments.publish.load_data", lambda name, directory: few())
+    monkeypatch.setattr("advgan.experiments.publish.load_data", lambda name, directory, **options: few())
     publish(made, tmp_path / "out", "--eps", "0.1", "0.3")
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("# A run's card")
@@ -55,7 +55,7 @@ def test_a_generator_is_published_with_its_figures(made, tmp_path, monkeypatch, 
 
 
 def test_a_classifier_is_published_with_its_accuracy(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("advgan.experiments.publish.load_data", lambda name, directory: few())
+    monkeypatch.setattr("advgan.experiments.publish.load_data", lambda name, directory, **options: few())
     publish(made, tmp_path / "out", "--classifier")
     assert re.search(r"^\| mnist5k \| 20 \| [\d.]+ \[", (tmp_path / "out" / "README.md").read_text(), re.M)
     assert load_target("mnist-c", tmp_path / "out").num_classes == 10
