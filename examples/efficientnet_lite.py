@@ -26,7 +26,8 @@ class Resized(nn.Module):
     def __init__(self, network: nn.Module, side: int) -> None:
         super().__init__()
         self.network, self.side = network, side
-        self.image_shape = (3, SIDE, SIDE)
+        self.image_shape, self.resize = (3, SIDE, SIDE), 256  # of photos: shorter side to 256, centre crop
+        self.classes = "imagenet"
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.side:

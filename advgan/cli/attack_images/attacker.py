@@ -97,11 +97,15 @@ class ImageAttacker:
         x_adv = self.perturb(x, labels, names)
         finite = x_adv.isfinite().flatten(1).all(1).tolist()
         inputs = self._rounded(x_adv, x, batch.images)
-        if all(photo.input is photo.pixels for photo in batch.photos):
+        carried = [self._is_carried(photo) for photo in batch.photos]
+        if not any(carried):
             photos, attacked, after = list(inputs.numpy()), [{}] * len(x), self._predict(inputs.float() / 255)
         else:
             delta = x_adv.nan_to_num(0.0) - x
-            photos = [self._carried(photo, d) for photo, d in zip(batch.photos, delta, strict=True)]
+            photos = [
+                self._carried(photo, delta[i]) if carried[i] else inputs[i].numpy()
+                for i, photo in enumerate(batch.photos)
+            ]
             seen = np.stack([self._input_of(photo) for photo in photos])
             attacked, after = self._predict(x + delta), self._predict(torch.from_numpy(seen).float() / 255)
         records = []
@@ -113,7 +117,7 @@ class ImageAttacker:
                     **{"height": photo.shape[1], "width": photo.shape[2], "linf": round(linf, 6), "l2": round(l2, 6)},
                     **{f"before{key}": value for key, value in before[i].items()},
                     **{f"after{key}": value for key, value in after[i].items()},
-                    **({"input_class": attacked[i]["_class"]} if attacked[i] else {}),
+                    **({"input_class": attacked[i]["_class"]} if carried[i] and attacked[i] else {}),
                     **({"success": self._success(before[i]["_class"], after[i]["_class"])} if after[i] else {}),
                     "problem": self._problem(ball, finite[i]),
                 }
@@ -130,6 +134,11 @@ class ImageAttacker:
         if None in (before, after) or before == self.y_target:
             return None
         return after != before if self.y_target is None else after == self.y_target
+
+    def _is_carried(self, photo: Photo) -> bool:
+        """Whether the perturbation is carried to the photo: where that is not the input; and where there is no ball,
+        since dithering leaves more of a small one than rounding toward zero."""
+        return photo.input is not photo.pixels or (self.perturb.threat is None and self.model_input is not None)
 
     def _carried(self, photo: Photo, delta: Tensor) -> np.ndarray:
         """The photo with the perturbation of its input."""

@@ -121,8 +121,10 @@ def model_input_of(settings: Settings, target: Any, guide: Any) -> ModelInput | 
             raise InputError(f"resize needs the size of the centre crop, expected --image-size, got {settings.resize}")
         return None
     _, height, width = shapes.pop()
-    resize = settings.resize if settings.resize is not None else getattr(unwrap(target), "resize", None)
-    return ModelInput(height, width, resize)
+    if settings.resize is not None:
+        return ModelInput(height, width, settings.resize)
+    resize = getattr(unwrap(target), "resize", None)
+    return ModelInput(height, width, resize if resize is not None and resize >= max(height, width) else None)
 
 
 def effective(settings: Settings, attacker: ImageAttacker) -> Settings:

@@ -38,7 +38,7 @@ def photo_classes(photos: Sequence[Sequence[ShownPhoto]], title: str = "") -> np
     largest = max(float(np.abs(shown.image - row[0].image).max()) for row in photos for shown in row)
     factor = magnifications(largest)[0]
     heights = [TILE * row[0].image.shape[0] / row[0].image.shape[1] for row in photos]
-    figure = new_figure(TILE * len(photos[0]), sum(2 * height + 0.75 for height in heights) + (0.4 if title else 0))
+    figure = new_figure(TILE * len(photos[0]), sum(2 * height + 0.5 for height in heights) + (0.4 if title else 0))
     ratios = [ratio for height in heights for ratio in (height, height)]
     grid = figure.subplots(2 * len(photos), len(photos[0]), height_ratios=ratios, squeeze=False)
     for i, row in enumerate(photos):
