@@ -194,7 +194,7 @@ def load(settings: Settings, accelerator: Accelerator) -> tuple[list[nn.Module],
     """The classifiers under attack, the images, and the guide."""
     specs = [settings.classifier, *(parse_classifier(name) for name in settings.ensemble)]
     with accelerator.main_process_first():  # one downloads, the others find it
-        data = load_chosen(settings, ("train",), labels=False, own_input=lambda: own_input(specs[0]))
+        data = load_chosen(settings, ("train", settings.train_on), labels=False, own_input=lambda: own_input(specs[0]))
     if not data.train.has_labels:
         note(f"labels are the predictions of {settings.target}: the success rate is the fooling rate")
     shape = data.image_shape
