@@ -56,6 +56,6 @@ def test_generator_of_photos_without_labels(script: Any, photos: Path, classifie
     assert results["target"]["dataset"].endswith("centre crop of 28; labels: predictions of mnist-small)")
     flat = ["--dataset", "folder", "--data-dir", photos / "train", "--image-size", 28]
     refused = script("train/classifier.py", *flat, code=2)
-    assert "has no test images in" in refused.stderr
+    assert "error: folder has no labels in" in refused.stderr
     refused = script("eval/compare.py", *common, "--data-dir", photos / "train", code=2)
     assert "error: folder has no test images in" in refused.stderr
