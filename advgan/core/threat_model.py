@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -41,6 +42,15 @@ def eps_text(eps: float) -> str:
     if levels and levels / 255 == eps and float(small) != eps:
         return f"{levels}/255"
     return str(large) if float(large) == eps else f"{eps:.4g}"
+
+
+def toward_text(row: Mapping[str, Any]) -> str:
+    """The aim of a result for a title: ", toward class 3 (cat)", "" for an untargeted attack.
+
+    row   with "y_target", and "y_target_name" where the class has a name
+    """
+    name = row.get("y_target_name")
+    return "" if row["y_target"] is None else f", toward class {row['y_target']}" + (f" ({name})" if name else "")
 
 
 def check_class(y_target: int | None, num_classes: int) -> None:

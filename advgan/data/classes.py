@@ -258,11 +258,12 @@ def _short(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_class(text: str, classes: Sequence[str] | None, num_classes: int, name: str = "the target") -> int:
-    """The number of a class of classifier `name` that is given as a number ("3"), or by its name among `classes` (None:
-    unknown), which are compared as in `relabel`.
+    """The number of a class of classifier `name` that is given as a number ("3"), or by its name among `classes` (None,
+    or numbers: unknown), which are compared as in `relabel`.
 
     Raises InputError for a name of no class (with similar ones) or of several, and a number beyond `num_classes`.
     """
+    classes = None if classes and all(map(_is_number, classes)) else classes
     if not classes or _candidates([text], classes) == [[]]:
         if _is_number(text.strip()):
             check_class(int(text), num_classes)
@@ -272,6 +273,16 @@ def find_class(text: str, classes: Sequence[str] | None, num_classes: int, name:
             raise InputError(f"{name} has no class names, expected a class number, got {text!r:.80}{imagenet}")
         raise InputError(f"{name} has no class {text!r:.80}{_similar(text, classes)}")
     return _unique_matches([text], _candidates([text], classes), classes, name)[0]
+
+
+def class_number(
+    y_target: int | str | None, classes: Sequence[str] | None, num_classes: int, name: str = "the target"
+) -> int | None:
+    """A target class that is given as a number or a name (`find_class`), or None. Raises InputError for no class."""
+    if isinstance(y_target, str):
+        return find_class(y_target, classes, num_classes, name)
+    check_class(y_target, num_classes)
+    return y_target
 
 
 def _similar(text: str, classes: Sequence[str]) -> str:

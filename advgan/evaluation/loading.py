@@ -224,6 +224,6 @@ def parse_eps_values(texts: Sequence[str], norm: Norm) -> list[float]:
     return sorted(eps and check_eps(eps, norm) for eps in values)
 
 
-def resolve_target_class(y_target: int | None, generator: Generator | None) -> int | None:
+def resolve_target_class(y_target: int | str | None, generator: Generator | None) -> int | str | None:
     """The target class: as given, else the generator's, else None."""
     return generator.y_target if y_target is None and generator is not None else y_target

@@ -19,8 +19,9 @@ from advgan.core.errors import InputError, note
 from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Threat, eps_text
 from advgan.data import Data
+from advgan.data.classes import class_number
 from advgan.data.flags import load_chosen
-from advgan.defenses import ClassifierSpec, Transforms, parse_classifier
+from advgan.defenses import ClassifierSpec, Transforms, parse_classifier, unwrap
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.compatibility import is_black_box, own_input, predicted_labels
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets
@@ -141,6 +142,12 @@ class Study:
             raise InputError(f"the surrogate {name} is one of the {targets}, expected another classifier")
         return surrogate
 
+    def class_number(self, y_target: int | str | None) -> int | None:
+        """A target class, given as a number or by the name that the first target, or the data, has for it."""
+        target = self.targets[0]
+        names = getattr(unwrap(target.model), "classes", None) or self.data.classes
+        return class_number(y_target, names, self.data.num_classes, target.label)
+
     def check_attacks(
         self, specs: Sequence[AttackSpec], threats: Sequence[Threat], y_target: int | None = None
     ) -> None:
@@ -200,17 +207,24 @@ class Study:
                 return cache.run(**call, progress=start_result(texts[id(call)], len(self.x)))
 
             results, self.cache_hits = distribute(cache, calls, run_call, self.accelerator)
-        labelled = [_labelled(result, point) for result, point in zip(results, points, strict=False)]
+        labelled = [self._labelled(result, point) for result, point in zip(results, points, strict=False)]
         self.results += labelled
         return labelled
 
     def run_point(self, point: GridPoint, n: int | None = None) -> Result:
         """The result of one point on the first `n` images, within `progress`."""
         cache = self.cache(n)
-        result = _labelled(cache.run(**point.call, progress=self.start_result(point.text, len(cache.x))), point)
+        result = self._labelled(cache.run(**point.call, progress=self.start_result(point.text, len(cache.x))), point)
         self.cache_hits = sum(cache.cache_hits for cache in self._caches.values())
         self.results.append(result)
         return result
+
+    def _labelled(self, result: Result, point: GridPoint) -> Result:
+        """The result under the label of its point, with the name of the target class, where it has one."""
+        more = {} if point.label is None else {"attack": point.label}
+        if point.y_target is not None and (name := self.data.classes[point.y_target]) != str(point.y_target):
+            more["y_target_name"] = name
+        return replace(result, row=result.row | more) if more else result
 
     def summary(self, **parts: Any) -> dict[str, Any]:
         """Environment and classifiers for the JSON file, and its other `parts`."""
@@ -257,10 +271,6 @@ class Study:
         name = names if isinstance(names, str) else next(iter(names), None)
         first = weights if isinstance(weights, Path | None) else next(iter(weights), None)
         return None if name is None else own_input(parse_classifier(name, first, default=CLASSIFIER))
-
-
-def _labelled(result: Result, point: GridPoint) -> Result:
-    return result if point.label is None else replace(result, row=result.row | {"attack": point.label})
 
 
 def parse_attacks(

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from advgan.analysis.groups import group_of
-from advgan.core.threat_model import eps_text
+from advgan.core.threat_model import eps_text, toward_text
 from advgan.report.page import ResultRow, Summary, Table, with_interval
 
 Columns = dict[str, Callable[[ResultRow], str]]  # column head -> the cell of a row
@@ -66,9 +66,8 @@ def unfinished_trainings(summary: Summary) -> list[str]:
 
 def threat_text(row: ResultRow, *, eps: bool = True) -> str:
     """Target and threat as text: "mnist-c, linf eps 0.3, toward class 3"; without `eps` "mnist-c, linf, ..."."""
-    toward = "" if row["y_target"] is None else f", toward class {row['y_target']}"
     eps_part = f" eps {eps_text(row['eps'])}" if eps else ""
-    return f"{row['target']}, {row['norm']}{eps_part}{toward}"
+    return f"{row['target']}, {row['norm']}{eps_part}{toward_text(row)}"
 
 
 def sections(summary: Summary, without: Collection[str] = ()) -> list[Table]:

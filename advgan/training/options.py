@@ -212,7 +212,7 @@ class TrainingConfig:
         if self.optimization.max_steps is not None and self.optimization.max_steps < 1:
             raise InputError(f"max_steps must be at least 1, got {self.optimization.max_steps}")
 
-    def check_objective(self, y_target: int | None) -> None:
+    def check_objective(self, y_target: int | str | None) -> None:
         """Raise InputError for an adversarial loss that has no untargeted or no targeted form, and for what the passes
         that end at a layer cannot be combined with."""
         form, any_class = self.loss.adversarial, self.generator.any_class

@@ -22,6 +22,7 @@ from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, check_eps
 from advgan.data import Data
+from advgan.data.classes import class_number
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.defenses.flags import ClassifierSettings
@@ -44,8 +45,8 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Radius of the ball, in pixel units of [0, 1]"""
     norm: Norm = "linf"
     """Norm of the ball"""
-    y_target: int | None = None
-    """Target class of every image; None: untargeted"""
+    y_target: int | str | None = None
+    """Target class of every image, a number or a name; None: untargeted"""
     labels: bool | None = None
     """The label, the class to leave, is an input of the generator; None: yes for the architectures patch and unet
     without a guide, unless --universal, and with at least 10 training images a class"""
@@ -133,6 +134,9 @@ def main(settings: Settings) -> None:
     accelerator = training.init_accelerator(settings.seed, settings.threads, bf16=settings.bf16)
     training.prepare_output_dir(settings.output_dir, "generator", resume=settings.resume, overwrite=settings.overwrite)
     models, data, guide = load(settings, accelerator)
+    names = getattr(unwrap(models[0]), "classes", None) or data.classes
+    y_target = class_number(settings.y_target, names, data.num_classes, settings.target)
+    settings = replace(settings, y_target=y_target)
     code = 0
     try:
         fit(
@@ -141,7 +145,7 @@ def main(settings: Settings) -> None:
             data.validation,
             eps=settings.eps,
             norm=settings.norm,
-            y_target=settings.y_target,
+            y_target=y_target,
             generator=config.generator,
             guide=guide,
             loss=config.loss,

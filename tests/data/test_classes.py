@@ -14,6 +14,7 @@ from advgan.classifiers import check_normalised
 from advgan.classifiers.external.base import ExternalClassifier
 from advgan.core.errors import InputError
 from advgan.data import Data, Split, load_data, relabel
+from advgan.data.classes import class_number, find_class
 from advgan.data.split import without_labels
 from advgan.defenses import ClassifierSpec, load_classifier
 from advgan.evaluation.compatibility import check_label_offset, predicted_labels, prepare_model_and_data
@@ -369,3 +370,28 @@ def test_comparison_with_classes_of_python_file_in_other_order(script, digits, t
     assert row["n_attacked"] == 32  # class 2 is MIDDLE, whose own images are left out
     assert (summary["target"]["name"], summary["target"]["weights"]) == (name, "its own")
     assert (out / "figures" / "confusion-bars.py-Bands-linf-to-2-0.3.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("Tench", 0), ("tinca tinca", 0), ("green mamba", 1), ("Grey-Parrot", 3), ("2", 2), ("crane, machine", 4)],
+)
+def test_class_is_found_by_number_or_name(text: str, number: int) -> None:
+    assert find_class(text, ANIMALS, 5) == number
+
+
+def test_unknown_classes_are_errors() -> None:
+    for text, classes, message in (
+        ("green_mambo", ANIMALS, "the target has no class 'green_mambo'; did you mean green_mamba"),
+        ("xyzzy", ANIMALS, "has no class 'xyzzy', expected one like tench, Tinca tinca, green_mamba, crane, ..."),
+        ("5", ANIMALS, "y_target must be a class from 0 to 4, got 5"),
+        ("tench", None, "the target has no class names, expected a class number, got 'tench'$"),
+        ("tench", ("0", "1", "2", "3", "4"), "the target has no class names"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_class(text, classes, 5)
+    with pytest.raises(InputError, match='for names of ImageNet, classes = "imagenet"'):
+        find_class("tench", None, 1000)
+    assert [class_number(value, ANIMALS, 5) for value in (None, 3, "tench")] == [None, 3, 0]
+    with pytest.raises(InputError, match="y_target must be a class from 0 to 4, got 7"):
+        class_number(7, ANIMALS, 5)

@@ -206,6 +206,7 @@ def test_targeted(call: Callable[..., list[dict]], generators: Path) -> None:
         *("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "advgan", "advgan:steps=2")
     ]
     assert {(row["targeted"], row["y_target"], row["status"]) for row in rows} == {(True, 1, "ok")}
+    assert {row["y_target_name"] for row in rows} == {"middle"}
     assert all(row["n_attacked"] <= 12 for row in rows)
 
 
@@ -251,6 +252,7 @@ def test_several_generators_and_defenses_share_the_baselines(
         (["--eps", "2"], "eps must be in (0, 1]"),
         (["--eps", "8/0"], "8/0"),
         (["--y-target", "3"], "y_target must be a class from 0 to 2, got 3"),
+        (["--y-target", "midle"], "has no class 'midle'; did you mean middle?"),
         (["--max-samples", "0"], "the number of images must be at least 1, got 0"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--seeds", "-1"], "seeds must be one or more from 0 to 4294967295, got (-1,)"),

@@ -120,7 +120,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(script, words, tmp_path):
 
 
 def test_targeted_images_of_that_class_do_not_count(advgan, words, tmp_path):
-    run(advgan.main, advgan.Settings, [*words, "--y-target", "1", "--max-steps", "4", "--output-dir", str(tmp_path)])
+    target_class = ["--y-target", "middle"]
+    run(advgan.main, advgan.Settings, [*words, *target_class, "--max-steps", "4", "--output-dir", str(tmp_path)])
     history = json.loads((tmp_path / "training.json").read_text())["history"]
     assert history[-1]["n"] == 48
     assert history[-1]["n_correct"] <= 32

@@ -22,7 +22,7 @@ from advgan.attacks import ATTACKS, AttackSpec, parse_attack
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import CLASSIFIER
-from advgan.core.threat_model import Norm, Threat, check_class
+from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import ClassifierSpec, Transforms, parse_classifier, parse_classifiers
 from advgan.defenses.transforms import standard_transforms
 from advgan.evaluation.compatibility import is_black_box
@@ -62,8 +62,8 @@ class Settings(ClassifiersSettings, StudySettings):
     one"""
     norm: tuple[Norm, ...] = ()
     """Norms of the balls; (): the generator's, linf without one"""
-    y_target: int | None = None
-    """Target class; images of that class are left out. None: the generator's target class, if it has one"""
+    y_target: int | str | None = None
+    """Target class, a number or a name; images of that class are left out. None: the generator's, if it has one"""
     survive: tuple[str, ...] = ()
     """Transforms of the written images, after which success is reported too: png, jpeg:75, resize-crop (256 and 224
     pixels), resize, crop, or a preprocessing defense; all: png, jpeg:90, jpeg:75 and, from 64 pixels on, resize-crop"""
@@ -78,8 +78,8 @@ def main(settings: Settings) -> None:
     study, classifiers = Study("comparison", settings), parse_targets(settings)
     generators = load_by_target(study, settings, len(classifiers))
     first = study.generators[0].generator if study.generators else None
-    y_target = resolve_target_class(settings.y_target, first)
-    all_names, targeted = (*ATTACKS, "advgan:steps=2"), y_target is not None
+    chosen = resolve_target_class(settings.y_target, first)
+    all_names, targeted = (*ATTACKS, "advgan:steps=2"), chosen is not None
     specs = parse_attacks(settings.attacks, BASIC, all_names, with_generator=first is not None, targeted=targeted)
     threats = parse_threat_models(settings.eps, settings.norm, first, targeted=targeted)
     checks = [parse_attack(name) for name in SANITY] if settings.sanity else []
@@ -89,7 +89,7 @@ def main(settings: Settings) -> None:
     if settings.survive == ("all",):
         study.transforms = Transforms(standard_transforms(min(study.data.image_shape[1:])))
     targets = study.load_targets(classifiers)
-    check_class(y_target, study.data.num_classes)
+    y_target = study.class_number(chosen)
     if not settings.attacks and any(is_black_box(target.model) for target in targets):
         specs = [spec for spec in specs if spec.access != "gradients"]
     surrogate = None

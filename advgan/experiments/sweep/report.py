@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from advgan.core.threat_model import eps_text
+from advgan.core.threat_model import eps_text, toward_text
 from advgan.evaluation.evaluate import ROW_KEYS, Result
 from advgan.evaluation.statistics import wilson
 from advgan.experiments.sweep.examples import examples
@@ -79,8 +79,7 @@ def tables(summary: Summary) -> list[Table]:
     rows = summary["rows"]
     first, eps_values = rows[0], sorted({row["eps"] for row in rows})
     by_attack_and_eps = {(row["attack"], row["eps"]): row for row in rows}
-    toward = "" if first["y_target"] is None else f", toward class {first['y_target']}"
-    context = f"on {first['target']}, {first['norm']}{toward}"
+    context = f"on {first['target']}, {first['norm']}{toward_text(first)}"
     accuracy = f"Over all {first['n']} images: correct before the attack, and not misclassified after it."
     success = f"Over the {first['n_attacked']} eligible images."
     headers = ["attack", *map(eps_text, eps_values)]

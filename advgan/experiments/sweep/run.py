@@ -14,7 +14,7 @@ from pathlib import Path
 
 from advgan.attacks.registry import ATTACKS
 from advgan.core.errors import InputError
-from advgan.core.threat_model import Norm, Threat, check_class
+from advgan.core.threat_model import Norm, Threat
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.loading import parse_eps_values, resolve_target_class
 from advgan.experiments.settings import SeededStudySettings
@@ -40,8 +40,8 @@ class Settings(ClassifierSettings, SeededStudySettings):
     0:3:0.5 for l2"""
     norm: Norm | None = None
     """Norm of the balls; None: the generator's, linf without one"""
-    y_target: int | None = None
-    """Target class; images of that class are left out. None: the generator's target class, if it has one"""
+    y_target: int | str | None = None
+    """Target class, a number or a name; images of that class are left out. None: the generator's, if it has one"""
     output_dir: Path = Path("checkpoints/runs/sweep")
     """Directory of sweep.md, curves.png, sweep.json and the rest; earlier ones are replaced"""
 
@@ -51,15 +51,15 @@ def main(settings: Settings) -> None:
     trained = study.load_generators([] if settings.generator is None else [settings.generator], [settings.target])
     generator = trained[0].generator if trained else None
     norm: Norm = settings.norm or (generator.threat.norm if generator else "linf")
-    y_target = resolve_target_class(settings.y_target, generator)
-    threats = [Threat(norm, eps, targeted=y_target is not None) for eps in parse_eps_values(settings.eps, norm) if eps]
-    with_generator, targeted = generator is not None, y_target is not None
+    chosen = resolve_target_class(settings.y_target, generator)
+    threats = [Threat(norm, eps, targeted=chosen is not None) for eps in parse_eps_values(settings.eps, norm) if eps]
+    with_generator, targeted = generator is not None, chosen is not None
     specs = parse_attacks(settings.attacks, BASIC, tuple(ATTACKS), with_generator=with_generator, targeted=targeted)
     if not threats:
         raise InputError("expected an eps above 0, got none")
     study.init_run(settings.seed)
     (target,) = study.load_targets([classifier])
-    check_class(y_target, study.data.num_classes)
+    y_target = study.class_number(chosen)
     study.check_attacks(specs, threats[:1], y_target)
     if any(spec.name == "advgan" for spec in specs):
         study.check_generator_threats(threats, y_target)

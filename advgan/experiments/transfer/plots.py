@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from advgan.core.threat_model import eps_text
+from advgan.core.threat_model import eps_text, toward_text
 from advgan.report.comparison import Plot
 from advgan.report.figures import style
 from advgan.report.page import ResultRow
@@ -124,10 +124,6 @@ def matrix_cells(rows: list[ResultRow]) -> tuple[list[str], dict[tuple[str, str]
     return list(dict.fromkeys(row["victim"] for row in rows)), {(line(row), row["victim"]): row for row in rows}
 
 
-def target_text(row: ResultRow) -> str:
-    return "" if row["y_target"] is None else f", toward class {row['y_target']}"
-
-
 def matrix(rows: list[ResultRow]) -> Plot:
     """The annotated heat map of transfer."""
     victims, by_line = matrix_cells(rows)
@@ -156,7 +152,7 @@ def matrix(rows: list[ResultRow]) -> Plot:
     figure.colorbar(image, ax=axes, format=style.percent, label="ASR")
     several, first = len(matrix_attacks(rows)) > 1, rows[0]
     attack = "each attack" if several else first["attack"]
-    title = f"Transfer of {attack}, {first['norm']} eps {eps_text(first['eps'])}{target_text(first)}"
+    title = f"Transfer of {attack}, {first['norm']} eps {eps_text(first['eps'])}{toward_text(first)}"
     return style.to_plot(figure, title, MATRIX.format(attack=attack))
 
 
@@ -182,7 +178,7 @@ def curve(rows: list[ResultRow]) -> Plot:
         "Lines are means, bands reach from the lowest to the highest." if are_means else "Bands: 95 % Wilson intervals."
     )
     caption = CURVES.format(victim=rows[0]["victim"]) if one_victim else CURVE.format(spread=spread)
-    title = f"One step, many steps and noise of the same size, {rows[0]['norm']}{target_text(rows[0])}"
+    title = f"One step, many steps and noise of the same size, {rows[0]['norm']}{toward_text(rows[0])}"
     return style.to_plot(figure, title, caption)
 
 

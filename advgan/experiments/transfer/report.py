@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from advgan.core.threat_model import eps_text
+from advgan.core.threat_model import eps_text, toward_text
 from advgan.experiments.transfer.plots import (
     curve,
     is_white_box,
@@ -13,7 +13,6 @@ from advgan.experiments.transfer.plots import (
     pairs,
     panels,
     points,
-    target_text,
 )
 from advgan.report.figures.plot_groups import safe
 from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
@@ -59,7 +58,7 @@ def tables(summary: Summary) -> list[Table]:
     """The matrix over the victim's correct images, over the jointly correct ones, and the curves."""
     rows = summary["matrix"]
     victims, by_line = matrix_cells(rows)
-    threat = f"{rows[0]['norm']} eps {eps_text(rows[0]['eps'])}" + target_text(rows[0])
+    threat = f"{rows[0]['norm']} eps {eps_text(rows[0]['eps'])}" + toward_text(rows[0])
     subsets = (
         ("asr", "Of the images that the victim classifies correctly."),
         ("asr_both", "Of the images that source and victim both classify correctly."),
@@ -92,7 +91,7 @@ def _curve_tables(rows: list[ResultRow]) -> list[Table]:
             at = {point.eps: point.asr for point in curve_points}
             texts = (percent(at.get(eps)) if not eps or (attack, eps) in measured else "-" for eps in eps_values)
             text_rows.append([attack, *texts])
-        note = f"{chosen[0]['norm']}{target_text(chosen[0])}, {pairs(chosen)}"
+        note = f"{chosen[0]['norm']}{toward_text(chosen[0])}, {pairs(chosen)}"
         result_tables.append(
             Table(
                 f"ASR % against eps, {title}", ["attack", *(f"{eps_text(eps)}" for eps in eps_values)], text_rows, note

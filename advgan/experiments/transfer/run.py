@@ -25,7 +25,7 @@ from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
-from advgan.core.threat_model import Norm, Threat, check_class
+from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import parse_classifiers
 from advgan.evaluation import Result, ResultCache, wilson
 from advgan.evaluation.compatibility import require_gradients
@@ -84,8 +84,8 @@ class Settings(ClassifiersSettings, SeededStudySettings):
     """Source and victim of the curve; (): the mean of all pairs"""
     repeats: int = 0
     """Rounds of timing: each line's time over that of FGSM on its source, which runs right before; 0: no times"""
-    y_target: int | None = None
-    """Target class; images of that class are left out. None: the generator's target class, if it has one"""
+    y_target: int | str | None = None
+    """Target class, a number or a name; images of that class are left out. None: the generator's, if it has one"""
     output_dir: Path = Path("checkpoints/runs/transfer")
     """Directory of transfer.md, matrix.png, curve.png, transfer.json and the rest; earlier ones are replaced"""
 
@@ -102,15 +102,15 @@ def main(settings: Settings) -> None:
         threads = [] if settings.threads is None else ["--threads", settings.threads]
         run_all(commands, "--data-dir", settings.data_dir, *threads)
     trained = study.load_generators(settings.generator, settings.target)
-    y_target = resolve_target_class(settings.y_target, trained[0].generator if trained else None)
-    threat = Threat(settings.norm, settings.eps, targeted=y_target is not None)
-    study.check_generator_threats([threat], y_target)
+    chosen = resolve_target_class(settings.y_target, trained[0].generator if trained else None)
+    threat = Threat(settings.norm, settings.eps, targeted=chosen is not None)
     eps_values = [eps for eps in parse_eps_values(settings.curve_eps, threat.norm) if eps] if curve_specs else []
     if curve_specs and not eps_values:
         raise InputError(f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and 0")
     study.init_run(settings.seed)
     targets = study.load_targets(classifiers)
-    check_class(y_target, study.data.num_classes)
+    y_target = study.class_number(chosen)
+    study.check_generator_threats([threat], y_target)
     study.check_attacks([*specs, *curve_specs], [threat], y_target)
     sources = [label_of(name, targets, "source") for name in settings.source] or [target.label for target in targets]
     if any(loaded.access == "gradients" for loaded in (*specs, *curve_specs)):

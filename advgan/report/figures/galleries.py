@@ -36,9 +36,8 @@ def _gallery(comparison: Comparison, group: PlotGroup, result: Result) -> Plot:
         rate = f"ASR {row['asr']:.1%} of {row['n_attacked']}"
         title = f"{row['attack']} on {group.title} eps {eps_text(row['eps'])}: {rate}"
     else:
-        toward = "" if group.y_target is None else f", toward class {group.y_target}"
         median = "none" if row["l2_median"] is None else f"{row['l2_median']:.2f}"
-        title = f"{row['attack']} (minimum {row['attack_norm']}) on {group.target}{toward}: median l2 {median}"
+        title = f"{row['attack']} (minimum {row['attack_norm']}) on {group.target}{group.toward}: median l2 {median}"
     image = gallery(
         comparison.x[:k],
         result.x_adv,

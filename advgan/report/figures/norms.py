@@ -64,8 +64,7 @@ def _cumulative(group: PlotGroup, results: list[Result], style: dict[str, Style]
         axes.yaxis.set_major_formatter(percent)
     panels[0].set_ylabel(f"share of {group.n_attacked} attacked images")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8.5, frameon=False)
-    toward = "" if group.y_target is None else f", toward class {group.y_target}"
-    return to_plot(figure, f"{group.target}{toward}: norms of successful perturbations (norm-CDF)", CDF)
+    return to_plot(figure, f"{group.target}{group.toward}: norms of successful perturbations (norm-CDF)", CDF)
 
 
 def _histograms(group: PlotGroup, style: dict[str, Style]) -> Plot:

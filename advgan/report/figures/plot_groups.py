@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advgan.analysis.groups import first_seeds
+from advgan.core.threat_model import toward_text
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.metrics import misclassified
 from advgan.report.comparison import Comparison
@@ -36,7 +37,12 @@ class PlotGroup:
     @property
     def title(self) -> str:
         """For titles."""
-        return f"{self.target}, {self.norm}" + ("" if self.y_target is None else f", toward class {self.y_target}")
+        return f"{self.target}, {self.norm}{self.toward}"
+
+    @property
+    def toward(self) -> str:
+        """The aim of the attacks, for titles."""
+        return toward_text(next(results[0].row for results in self.attacks.values()))
 
     @property
     def eps(self) -> list[float]:
