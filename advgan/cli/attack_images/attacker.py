@@ -99,7 +99,8 @@ class ImageAttacker:
         inputs = self._rounded(x_adv, x, batch.images)
         carried = [self._is_carried(photo) for photo in batch.photos]
         if not any(carried):
-            photos, attacked, after = list(inputs.numpy()), [{}] * len(x), self._predict(inputs.float() / 255)
+            nothing: dict[str, Any] = {}
+            photos, attacked, after = list(inputs.numpy()), [nothing] * len(x), self._predict(inputs.float() / 255)
         else:
             delta = x_adv.nan_to_num(0.0) - x
             photos = [

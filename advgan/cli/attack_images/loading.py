@@ -41,9 +41,10 @@ def load(settings: Settings, accelerator: Accelerator) -> list[ImageAttacker]:
         if size is not None:
             channels = 3 if generator is None else generator.channels
             shape = (channels, size, size)
-        target = load_target_model(spec, shape).to(accelerator.device).eval()
+        loaded: Any = load_target_model(spec, shape).to(accelerator.device).eval()
         if settings.class_names is not None:
-            target.classes = imagenet_names(target)
+            loaded.classes = imagenet_names(loaded)
+        target = loaded
     threat = threat_of(settings, attack, generator)
     y_targets = [None if generator is None else generator.y_target]
     if settings.y_target is not None:
@@ -131,7 +132,8 @@ def effective(settings: Settings, attacker: ImageAttacker) -> Settings:
     """`settings` with the values that None stands for."""
     y_target = None if attacker.y_target is None else str(attacker.y_target)
     threat = attacker.perturb.threat
-    ball = {} if threat is None else {"eps": threat.eps, "norm": threat.norm}
+    values: dict[str, Any] = {} if threat is None else {"eps": threat.eps, "norm": threat.norm}
     size = attacker.model_input
-    sampling = {} if size is None or size.height != size.width else {"image_size": size.height, "resize": size.resize}
-    return replace(settings, y_target=y_target, **ball, **sampling)
+    if size is not None and size.height == size.width:
+        values |= {"image_size": size.height, "resize": size.resize}
+    return replace(settings, y_target=y_target, **values)
