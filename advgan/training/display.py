@@ -57,7 +57,7 @@ class Display:
             self.last_line = time.monotonic()
             left = timedelta(seconds=round((self.total - record["step"]) * record["seconds"] / record["step"]))
             line = f"step {record['step']:5d} of {self.total}  about {left} left  {metrics}"
-            self.bar.console.print(line, highlight=False)
+            self.bar.console.print(line, highlight=False, soft_wrap=True)
 
     def validated(self, result: ValidationResult, labelled: bool = True) -> None:
         """A line for a validation, and each warning of collapse when it first occurs."""
@@ -72,7 +72,7 @@ class Display:
         score = "val ASR" if labelled else "val fooling rate"
         if self.shown:
             line = f"step {self.record['step']:5d}  {score} {metrics['asr']:6.2%}  l2 {metrics['l2']:.3f}  {text}"
-            self.bar.console.print(line, highlight=False)
+            self.bar.console.print(line, highlight=False, soft_wrap=True)
         for line in result.warnings:
             kind = re.sub(r"[\d.%]+", "", line)
             if kind not in self.record["shown_warnings"]:
@@ -90,7 +90,7 @@ class Display:
 
     def _warn(self, line: str) -> None:
         if self.shown:
-            self.bar.console.print(f"  note: {line}", style="yellow", highlight=False)
+            self.bar.console.print(f"  note: {line}", style="yellow", highlight=False, soft_wrap=True)
         elif self.main:
             warn(line)
 

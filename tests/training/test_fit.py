@@ -29,6 +29,7 @@ from advgan.defenses import load_classifier
 from advgan.evaluation import evaluate
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
+from advgan.training.display import speed
 from advgan.training.gan import LossConfig, LossInputs
 from advgan.training.options import GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
 from advgan.training.runtime.loop import Interrupted, Terminated
@@ -171,6 +172,21 @@ def test_labels_are_an_input_with_10_images_a_class(images: tuple[Tensor, Tensor
     x, y = images
     generator = advgan.fit(Linear(), (x[:n], y[:n]), (x[n:], y[n:]), **SMALL | {"max_steps": 1})
     assert generator.labels == labels
+
+
+def test_a_log_file_shows_the_time_left_from_the_first_step_on(
+    images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("advgan.training.display.FIRST_LINE_SECONDS", 0)
+    advgan.fit(Linear(), images, images, **SMALL | {"progress": True})
+    lines = [line for line in capsys.readouterr().out.splitlines() if " of 8 " in line]
+    assert len(lines) == 1  # the next one is half a minute later
+    assert lines[0].startswith("step     1 of 8  about 0:0")
+
+
+@pytest.mark.parametrize(("steps_per_second", "shown"), [(2.04, "2.0 step/s"), (0.25, "4.0 s/step")])
+def test_speed_is_a_number_above_1(steps_per_second: float, shown: str) -> None:
+    assert speed(steps_per_second) == shown
 
 
 def test_folders_of_classes_and_of_images(digits: Path) -> None:
