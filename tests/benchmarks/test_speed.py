@@ -358,7 +358,7 @@ def test_importing_the_library_brings_nothing_heavy() -> None:
         (["--sections", "fgsm,generator"], {}, "expected --generator DIR, got none"),
         (["--threads", 0], {}, "threads must be at least 1, got 0"),
         (["--generator", "nowhere"], {}, "no generator in nowhere"),
-        (["--data-dir", "nowhere"], {}, "no folder nowhere/train"),
+        (["--data-dir", "nowhere"], {}, "no folder or list of images nowhere"),
         (["--target-weights", "nowhere"], {}, "no target weights at nowhere"),
         (["--output-dir", "/dev/null/out"], {}, "cannot write to output directory /dev/null/out"),
         ([], {"channels": 3}, "this generator expects float images (n, 3, h, w)"),

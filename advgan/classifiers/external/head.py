@@ -66,7 +66,10 @@ def read_head_config(weights: Path | str | None) -> dict[str, Any] | None:
     """
     if weights is None:
         return None
-    path, by_order = weights_file(weights)
+    try:
+        path, by_order = weights_file(weights)
+    except InputError:  # there are no weights: the loader of the classifier has the message
+        return None
     file = path.with_name("config.json")
     config = read_object(file) if file.is_file() and not by_order else {}
     if "head" not in config:
