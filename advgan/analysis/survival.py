@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from advgan.evaluation.evaluate import Result
+from advgan.evaluation.metrics import reached
 from advgan.evaluation.statistics import wilson
 
 AFTER = "after "  # a transform: the records of predictions (`advgan.evaluation.verify.predictions_after`)
@@ -45,5 +46,4 @@ def _entry(result: Result, name: str) -> dict[str, Any]:
 def _success(records: dict[str, Tensor], column: str, y_target: int | None) -> Tensor:
     """Whether each image (n,) is predicted as another class, or as `y_target`, and not rejected (-1)."""
     prediction = records[column]
-    goal = prediction != records["label"] if y_target is None else prediction == y_target
-    return goal & (prediction >= 0)
+    return reached(prediction, records["label"], y_target) & (prediction >= 0)

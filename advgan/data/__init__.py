@@ -21,6 +21,7 @@ from advgan.data.classes import relabel
 from advgan.data.digits import load_mnist5k
 from advgan.data.folder import Labels, LabelSource, OwnInput, load_folder, no_input
 from advgan.data.hf import load_hf
+from advgan.data.image_file import check_resize
 from advgan.data.split import Data, Split, without_labels
 from advgan.data.stream import Stream
 from advgan.data.vision import load_torchvision
@@ -84,8 +85,7 @@ def load_data(
         raise InputError(f"image size must be at least 1, got {image_size}")
     if seed < 0:
         raise InputError(f"seed must be at least 0, got {seed}")
-    if resize is not None and resize < (image_size or 1):
-        raise InputError(f"resize must be at least the image size, {image_size or 1}, got {resize}")
+    check_resize(resize, image_size or 1)
     if kind not in CUSTOM_DATASETS and (image_column or label_column):
         raise InputError(f"columns can be chosen for {', '.join(CUSTOM_DATASETS)} only, not for {name!r}")
     if labels_file is not None and (kind != "folder" or label_source == "predicted"):

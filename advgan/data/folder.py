@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advgan.core.errors import InputError, listing, note
 from advgan.data.classes import class_order
-from advgan.data.image_file import EXTENSIONS, ImageSource
+from advgan.data.image_file import EXTENSIONS, ImageSource, check_resize
 from advgan.data.image_io import (
     MEMORY_LIMIT,
     StoredImages,
@@ -168,8 +168,7 @@ def sizes_of(
             raise InputError(f"resize does nothing without an image size: expected --image-size, got resize {resize}")
         return None, None
     side, resize = own[0][1], own[1] if resize is None else resize
-    if resize is not None and resize < side:
-        raise InputError(f"resize must be at least the image size, {side}, got {resize}")
+    check_resize(resize, side)
     note(f"images of {root} are made {side} x {side}, as the classifier's: {resizing_text(side, resize)}")
     return side, resize
 

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from advgan.core.errors import InputError
 from advgan.core.files import check_regular
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pbm", ".pgm", ".pnm", ".ppm")
@@ -97,6 +98,12 @@ def stored_size(source: ImageSource) -> tuple[int, int]:
 
 def _path_or_stream(source: ImageSource) -> str | BinaryIO:
     return source if isinstance(source, str) else io.BytesIO(source.data)
+
+
+def check_resize(resize: int | None, side: int) -> None:
+    """Raise InputError for a shorter side before the crop, `resize`, that is below the `side` of the crop."""
+    if resize is not None and resize < side:
+        raise InputError(f"resize must be at least the image size, {side}, got {resize}")
 
 
 def cropped(image: Image.Image, width: int, height: int, resize: int | None = None) -> Image.Image:

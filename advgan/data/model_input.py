@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from advgan.core.errors import InputError
-from advgan.data.image_file import cropped
+from advgan.data.image_file import check_resize, cropped
 
 
 class Sampling(NamedTuple):
@@ -36,10 +36,7 @@ class ModelInput:
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
             raise InputError(f"image_size must be at least 1, got {min(self.height, self.width)}")
-        if self.resize is not None and self.resize < max(self.height, self.width):
-            raise InputError(
-                f"resize must be at least the image size, {max(self.height, self.width)}, got {self.resize}"
-            )
+        check_resize(self.resize, max(self.height, self.width))
 
     def __str__(self) -> str:
         short = "" if self.resize is None else f"shorter side to {self.resize}, "

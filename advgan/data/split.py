@@ -141,6 +141,12 @@ class Data:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    def text(self, name: str, labels_of: str) -> str:
+        """The data set for reports: its `name`, how images were resized, and labels that `labels_of` predicts."""
+        facts = [self.preprocessing] if self.preprocessing else []
+        facts += [] if self.test.has_labels else [f"labels: predictions of {labels_of}"]
+        return name + (f" ({'; '.join(facts)})" if facts else "")
+
     @property
     def all_classes(self) -> int | None:
         """The number of classes of a classifier of these data; None: unknown."""

@@ -19,7 +19,7 @@ class CropResize(Preprocessing):
     spec_name = "crop-resize"
 
     def __init__(self, inner: nn.Module, share: float = 0.9) -> None:
-        super().__init__(inner, share=_checked(self.spec_name, share))
+        super().__init__(inner, share=checked_share(self.spec_name, share))
         self.share = share
 
     def process(self, x: Tensor) -> Tensor:
@@ -39,26 +39,41 @@ class RandomCrop(CropResize):
         )
 
 
-class RandomPad(Preprocessing):
-    """Each image shrunk to a random size, `share` of each side or more, at a random place among zeros (Xie et al. 2018,
-    "Mitigating adversarial effects through randomization", section 3; there enlarged, with a net for larger images).
-    """
+class RandomWindow(Preprocessing):
+    """Each image through a window of random size, `share` of each side or more, at a random place."""
 
-    spec_name = "random-pad"
     random = True
 
-    def __init__(self, inner: nn.Module, share: float = 0.8) -> None:
-        super().__init__(inner, share=_checked(self.spec_name, share))
+    def __init__(self, inner: nn.Module, share: float) -> None:
+        super().__init__(inner, share=checked_share(self.spec_name, share))
         self.share = share
+
+    def window(self, image: Tensor, share: float, down: float, right: float) -> Tensor:
+        """One image (1, c, h, w); the place as of `_place`."""
+        raise NotImplementedError
 
     def process(self, x: Tensor) -> Tensor:
         draws = torch.rand(len(x), 3, generator=self.rng).tolist()
         shares = (self.share + (1 - self.share) * draw[0] for draw in draws)
         images = zip(x.split(1), shares, draws, strict=False)
-        return torch.cat([x[:0], *(_padded(image, share, down, right) for image, share, (_, down, right) in images)])
+        return torch.cat([x[:0], *(self.window(image, share, *place) for image, share, (_, *place) in images)])
 
 
-def _checked(defense: str, share: float) -> float:
+class RandomPad(RandomWindow):
+    """Each image shrunk to a random size, `share` of each side or more, at a random place among zeros (Xie et al. 2018,
+    "Mitigating adversarial effects through randomization", section 3; there enlarged, with a net for larger images).
+    """
+
+    spec_name = "random-pad"
+
+    def __init__(self, inner: nn.Module, share: float = 0.8) -> None:
+        super().__init__(inner, share)
+
+    def window(self, image: Tensor, share: float, down: float, right: float) -> Tensor:
+        return _padded(image, share, down, right)
+
+
+def checked_share(defense: str, share: float) -> float:
     if not 0 < share < 1:
         raise InputError(f"{defense}:share must be between 0 and 1, of each side of the image, got {share}")
     return share

@@ -53,14 +53,19 @@ class BPDA(nn.Module):
         processed = self.defense.process(x)
         if not self.defense.differentiable:
             approximation = self.defense.bpda_approximation(x)
-            processed = approximation + (processed - approximation).detach()
+            processed = straight_through(processed, approximation)
         logits: Tensor = self.inner(processed)
         return logits
 
 
+def straight_through(value: Tensor, x: Tensor) -> Tensor:
+    """`value` with the gradient of `x`, of the same shape."""
+    return x + (value - x).detach()
+
+
 def clamp_straight_through(x: Tensor) -> Tensor:
     """`x` clamped to [0, 1] with the gradient of the identity: clamp has none at its bounds."""
-    return x + (x.clamp(0, 1) - x).detach()
+    return straight_through(x.clamp(0, 1), x)
 
 
 class BitDepth(Preprocessing):

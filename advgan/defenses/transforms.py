@@ -14,8 +14,8 @@ from advgan.core.errors import InputError
 from advgan.core.spec_strings import parse_spec
 from advgan.core.threat_model import to_8bit
 from advgan.defenses.base import reseed
-from advgan.defenses.geometry import cropped, resized
-from advgan.defenses.preprocessing import BPDA, Jpeg, Preprocessing, clamp_straight_through
+from advgan.defenses.geometry import RandomWindow, checked_share, cropped, resized
+from advgan.defenses.preprocessing import BPDA, Jpeg, Preprocessing, clamp_straight_through, straight_through
 from advgan.defenses.registry import DEFENSES
 
 Transform = Callable[[Tensor], Tensor]  # images (n, c, h, w) in [0, 1] -> images of the same shape
@@ -37,7 +37,7 @@ class Resize(Preprocessing):
     random = True
 
     def __init__(self, inner: nn.Module, share: float = 0.75) -> None:
-        super().__init__(inner, share=_checked(self.spec_name, share))
+        super().__init__(inner, share=checked_share(self.spec_name, share))
         self.share = share
 
     def process(self, x: Tensor) -> Tensor:
@@ -46,21 +46,16 @@ class Resize(Preprocessing):
         return torch.cat([x[:0], *(_shrunk(image, share) for image, share in images)])
 
 
-class Crop(Preprocessing):
+class Crop(RandomWindow):
     """A window of each image, of random place and size, `share` of each side or more, enlarged to the whole."""
 
     spec_name = "crop"
-    random = True
 
     def __init__(self, inner: nn.Module, share: float = 0.875) -> None:
-        super().__init__(inner, share=_checked(self.spec_name, share))
-        self.share = share
+        super().__init__(inner, share)
 
-    def process(self, x: Tensor) -> Tensor:
-        draws = torch.rand(len(x), 3, generator=self.rng).tolist()
-        shares = (self.share + (1 - self.share) * draw[0] for draw in draws)
-        images = zip(x.split(1), shares, draws, strict=False)
-        return torch.cat([x[:0], *(cropped(image, share, *place) for image, share, (_, *place) in images)])
+    def window(self, image: Tensor, share: float, down: float, right: float) -> Tensor:
+        return cropped(image, share, down, right)
 
 
 class ResizeCrop(Preprocessing):
@@ -90,6 +85,11 @@ SMALL_SIDE = 64  # pixels; smaller images are not resized and cropped
 def standard_transforms(side: int) -> tuple[str, ...]:
     """Names for an evaluation: a file of 8 bits, JPEG, and from 64 pixels on a classifier's preprocessing of photos."""
     return ("png", "jpeg:90", "jpeg:75", *(("resize-crop",) if side >= SMALL_SIDE else ()))
+
+
+def survive_transforms(survive: Sequence[str | Transform] | str, side: int) -> Transforms:
+    """The chosen transforms; for "all" the standard ones of images of `side` pixels. Raises InputError as they do."""
+    return Transforms(standard_transforms(side) if survive in ("all", ("all",)) else survive)
 
 
 class Transforms:
@@ -159,7 +159,7 @@ def parse_transform(spec: str) -> Transform:
 def as_written(x_adv: Tensor, x: Tensor) -> Tensor:
     """`x_adv` as its file of 8 bits, see `to_8bit`, with the gradient of the identity."""
     written = to_8bit(x_adv.detach(), x).to(x_adv) / 255
-    return x_adv + (written - x_adv).detach() if x_adv.requires_grad else written
+    return straight_through(written, x_adv) if x_adv.requires_grad else written
 
 
 def apply(transform: Transform, x: Tensor) -> Tensor:
@@ -168,12 +168,12 @@ def apply(transform: Transform, x: Tensor) -> Tensor:
     if not isinstance(seen, Tensor) or seen.shape != x.shape:
         got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
         raise InputError(f"transform {transform_name(transform)} must keep the shape {tuple(x.shape)}, got {got}")
-    return x + (seen - x).detach() if x.requires_grad and not seen.requires_grad else seen
+    return straight_through(seen, x) if x.requires_grad and not seen.requires_grad else seen
 
 
 def rounded(x: Tensor) -> Tensor:
     """`x` with 8 bits, and the gradient of the identity."""
-    return x + ((x * 255).round() / 255 - x).detach()
+    return straight_through((x * 255).round() / 255, x)
 
 
 def _shrunk(x: Tensor, share: float) -> Tensor:
@@ -182,9 +182,3 @@ def _shrunk(x: Tensor, share: float) -> Tensor:
     size = max(round(h * share), 1), max(round(w * share), 1)
     small = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
     return resized(rounded(clamp_straight_through(small)), (h, w))
-
-
-def _checked(transform: str, share: float) -> float:
-    if not 0 < share < 1:
-        raise InputError(f"{transform}:share must be between 0 and 1, of each side of the image, got {share}")
-    return share

@@ -39,6 +39,11 @@ def misclassified(records: dict[str, Tensor]) -> Tensor:
     return errors & records["accepted"] if "accepted" in records else errors
 
 
+def reached(prediction: Tensor, label: Tensor, y_target: int | None) -> Tensor:
+    """Whether each `prediction` (n,) is another class than `label` (n,) or, targeted, `y_target`."""
+    return prediction != label if y_target is None else prediction == y_target
+
+
 def attack_outcome(
     records: dict[str, Tensor], threat: Threat, protocol: str, y_target: int | None
 ) -> dict[str, Tensor]:
@@ -50,7 +55,7 @@ def attack_outcome(
     for form in ("", "_8bit"):
         prediction = records[f"prediction{form}"]
         near = records[f"{threat.norm}{form}"] <= threat.eps + TOLERANCE[threat.norm]
-        success = prediction != records["label"] if y_target is None else prediction == y_target
+        success = reached(prediction, records["label"], y_target)
         success = success & records[f"accepted{form}"] if "accepted" in records else success
         columns[f"fooled{form}"] = records["counts"] & success
         columns[f"within{form}"] = near | (protocol == "bounded")

@@ -155,9 +155,7 @@ def test_images(name: str, target: Classifier, settings: Settings, *, check: boo
     if not isinstance(data.test, Stream) and not len(data.test):
         raise InputError(f"{name} has no test images in {settings.data_dir}")
     test = data.test if settings.max_samples is None else data.test.first(settings.max_samples)
-    facts = [data.preprocessing] if data.preprocessing else []
-    facts += [] if test.has_labels else ["labels: predictions of the target"]
-    return name + (f" ({'; '.join(facts)})" if facts else ""), predicted_labels(test, target)
+    return data.text(name, "the target"), predicted_labels(test, target)
 
 
 def trained_on(run: Path) -> str | None:

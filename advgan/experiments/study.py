@@ -239,9 +239,7 @@ class Study:
     @property
     def dataset(self) -> str:
         """The data set, for reports: its name, how its images were resized, and labels that are predictions."""
-        facts = [self.data.preprocessing] if self.data.preprocessing else []
-        facts += [] if self.data.test.has_labels else [f"labels: predictions of {self.targets[0].label}"]
-        return self.settings.dataset + (f" ({'; '.join(facts)})" if facts else "")
+        return self.data.text(self.settings.dataset, self.targets[0].label)
 
     @property
     def x(self) -> Tensor:

@@ -5,14 +5,12 @@ An unrolled network starts at the gradient, and each of its steps costs several 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from advgan.models.generator_settings import Architecture
 
 PHOTO_SIDE = 96  # pixels, from which images are photos
-MEMORY = 2**23  # values of images that are in memory at once
 LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2, "resnet": 2e-3}
 
 
@@ -32,11 +30,6 @@ class SizeDefaults(NamedTuple):
 
 SMALL = SizeDefaults("patch", 32, 2, 1, 64, 20, 600, 1000)
 PHOTOS = SizeDefaults("unet", 28, 2, 2, 16, 20, 800, 200)
-
-
-def images_at_once(image_shape: Sequence[int], most: int) -> int:
-    """Images of a forward pass without gradients: `most`, fewer of photos, whose activations fill the memory."""
-    return max(1, min(most, MEMORY // math.prod(image_shape)))
 
 
 def size_defaults(image_shape: Sequence[int], architecture: Architecture | None = None) -> SizeDefaults:

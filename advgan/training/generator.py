@@ -31,7 +31,7 @@ from advgan.training.build import (
     takes_crops,
 )
 from advgan.training.datasets import Images, prepare_images
-from advgan.training.defaults import images_at_once, size_defaults
+from advgan.training.defaults import size_defaults
 from advgan.training.display import Display, write_step
 from advgan.training.fgsm_comparison import compare_with_fgsm
 from advgan.training.frozen import frozen, process_settings
@@ -195,8 +195,9 @@ class GeneratorTraining:
         description = description or describe(config, threat, y_target, images, custom_loss=modules.loss)
         self.classes = description.classes or images.classes
         shape = images.train.image_shape
-        sample, _ = next(images.train.first(512).batches(images_at_once(shape, 512)))
         config = config.resolved(shape, own_architecture(modules.generator))
+        n = 8 * size_defaults(shape, config.generator.architecture).batch_size  # 512 small images
+        sample, _ = next(images.train.first(n).batches(n))
         self.config = config = self._checked(config, modules, threat, y_target, sample)
         if config.run.checkpoint_target:
             enable_activation_checkpointing(unwrap(images.model))

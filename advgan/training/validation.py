@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from advgan.core.errors import InputError
 from advgan.core.threat_model import eps_text
 from advgan.data import Split
+from advgan.data.split import prediction_batch
 from advgan.defenses import Transforms, can_reject
 from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
 from advgan.training.collapse import absorbing_classes, collapse_warnings
-from advgan.training.defaults import images_at_once
 
 AFTER = "asr after "  # a transform
 
@@ -122,7 +122,7 @@ class Validator:
         if len(split) < 2 * accelerator.num_processes:
             raise InputError(f"at least 2 validation images per process expected, got {len(split)}")
         indices = range(accelerator.process_index, len(split), accelerator.num_processes)
-        size = images_at_once(split.image_shape, 250)
+        size = prediction_batch(split.image_shape, accelerator.device)
         self.batches = [indices[i : i + size] for i in range(0, len(indices), size)]
         self.rejects = can_reject(target)
         with torch.no_grad():
@@ -175,10 +175,7 @@ class Validator:
         setting, counts = self.settings[0], torch.zeros(len(self.transforms) + 1, device=self.accelerator.device)
         self.transforms.reseed(self.seed)
         for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
-            x, y = self._images(batch)
-            y_target = self._targets(setting, batch, y)
-            eps = torch.full_like(x[:, 0, 0, 0], setting.eps)
-            x_adv = generator(x, y, y_target, eps, self._noise(generator, batch))
+            x, y, y_target, x_adv = self._attacked(generator, setting, batch)
             eligible = (logits.argmax(1) == y) & (y != y_target) & accepted
             seen = self.transforms.each(x_adv, x).values()
             hits = [eligible & success(self.target(x_seen), y, y_target) & self._accepted(x_seen) for x_seen in seen]
@@ -200,10 +197,7 @@ class Validator:
         first: ValidationResult | None = None
         histogram, attacked, hits = torch.zeros(3, self.logits[0].shape[1], device=device)
         for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
-            x, y = self._images(batch)
-            y_target = self._targets(setting, batch, y)
-            eps = torch.full_like(x[:, 0, 0, 0], setting.eps)
-            x_adv = generator(x, y, y_target, eps, self._noise(generator, batch))
+            x, y, y_target, x_adv = self._attacked(generator, setting, batch)
             logits_adv = self.target(x_adv).float()
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
             eligible, accepted_adv = (logits.argmax(1) == y) & (y != y_target) & accepted, self._accepted(x_adv)
@@ -239,6 +233,13 @@ class Validator:
         if not setting.all_wrong_classes and setting.y_target is None:
             warnings = warnings + absorbing_classes(attacked, hits, histogram)
         return replace(first, metrics=metrics, predictions=histogram, warnings=warnings)
+
+    def _attacked(self, generator: Any, setting: EvalSetting, batch: range) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x, y, y_target and x_adv of a batch."""
+        x, y = self._images(batch)
+        y_target = self._targets(setting, batch, y)
+        eps = torch.full_like(x[:, 0, 0, 0], setting.eps)
+        return x, y, y_target, generator(x, y, y_target, eps, self._noise(generator, batch))
 
     def _targets(self, setting: EvalSetting, batch: range, y: Tensor) -> Tensor:
         """The target class of each image of a batch, -1 for none; all wrong classes in turn if the setting has them."""

@@ -69,6 +69,12 @@ class ImageAttacker:
         return self.perturb.y_target
 
     @property
+    def y_target_name(self) -> str | None:
+        """The target's name of the target class; None without."""
+        names = getattr(self.target, "classes", None)
+        return names[self.y_target] if names and self.y_target is not None else None
+
+    @property
     def channels(self) -> int:
         return int(self.target.image_shape[0]) if self.generator is None else self.generator.channels
 
@@ -119,7 +125,7 @@ class ImageAttacker:
                     **{f"before{key}": value for key, value in before[i].items()},
                     **{f"after{key}": value for key, value in after[i].items()},
                     **({"input_class": attacked[i]["_class"]} if carried[i] and attacked[i] else {}),
-                    **({"success": self._success(before[i]["_class"], after[i]["_class"])} if after[i] else {}),
+                    **({"success": self.success(before[i]["_class"], after[i]["_class"])} if after[i] else {}),
                     "problem": self._problem(ball, finite[i]),
                 }
             )
@@ -129,7 +135,7 @@ class ImageAttacker:
     def _linf(self) -> bool:
         return self.perturb.threat is not None and self.perturb.threat.norm == "linf"
 
-    def _success(self, before: int | None, after: int | None) -> bool | None:
+    def success(self, before: int | None, after: int | None) -> bool | None:
         """Whether the attack changed class `before` to another, or to its target class; None where that is unknown or
         nothing to reach."""
         if None in (before, after) or before == self.y_target:

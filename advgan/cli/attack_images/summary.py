@@ -45,7 +45,7 @@ def print_summary(settings: Settings, rows: list[ManifestRow], n_earlier: int, a
     if attacker.target is not None and succeeded:
         print(f"success      {success_text(succeeded, attacker)}")
     if carried := [row for row in succeeded if "input_class" in row]:
-        print(f"             files read as {attacker.model_input}; {carried_text(carried, attacker.y_target)}")
+        print(f"             files read as {attacker.model_input}; {carried_text(carried, attacker)}")
     print(f"manifest     {settings.output_dir / 'manifest.csv'}")
     for row in rejected[:10]:
         print(f"{row['status']:<13}{printable(row['input'])}: {printable(row['reason'])}", file=sys.stderr)
@@ -66,33 +66,29 @@ def success_text(rows: list[ManifestRow], attacker: ImageAttacker) -> str:
 
 def class_text(attacker: ImageAttacker) -> str:
     """The target class: "class 327 (starfish)"."""
-    names, y_target = getattr(attacker.target, "classes", None), attacker.y_target
-    return f"class {y_target} ({printable(names[y_target])})" if names else f"class {y_target}"
+    name = attacker.y_target_name
+    return f"class {attacker.y_target} ({printable(name)})" if name else f"class {attacker.y_target}"
 
 
-def carried_text(rows: list[ManifestRow], y_target: int | None) -> str:
+def carried_text(rows: list[ManifestRow], attacker: ImageAttacker) -> str:
     """The number of successes among `rows` of the attacked inputs, before the perturbations went to the photos."""
-    counted = [row for row in rows if y_target is None or row["before_class"] != y_target]
-    hits = [
-        row["input_class"] == y_target if y_target is not None else row["input_class"] != row["before_class"]
-        for row in counted
-    ]
-    return f"before the perturbations were carried to the photos {sum(hits)} of {len(counted)}"
+    counted = [row for row in rows if attacker.y_target is None or row["before_class"] != attacker.y_target]
+    hits = sum(bool(attacker.success(row["before_class"], row["input_class"])) for row in counted)
+    return f"before the perturbations were carried to the photos {hits} of {len(counted)}"
 
 
 def aim(attacker: ImageAttacker) -> str:
     """The aim of an attack, for figures: "toward starfish"."""
-    names, y_target = getattr(attacker.target, "classes", None), attacker.y_target
-    if y_target is None:
+    if attacker.y_target is None:
         return "untargeted"
-    return f"toward {names[y_target].split(',')[0]}" if names else f"toward class {y_target}"
+    name = attacker.y_target_name
+    return f"toward {name.split(',')[0]}" if name else f"toward class {attacker.y_target}"
 
 
 def folder_name(attacker: ImageAttacker) -> str:
     """Of the outputs for one of several target classes: "327-starfish"."""
-    names, y_target = getattr(attacker.target, "classes", None), attacker.y_target
-    name = names[y_target].split(",")[0] if names else ""
-    return re.sub(r"[^\w]+", "-", f"{y_target}-{name}").strip("-")[:80]
+    name = (attacker.y_target_name or "").split(",")[0]
+    return re.sub(r"[^\w]+", "-", f"{attacker.y_target}-{name}").strip("-")[:80]
 
 
 def figure_title(settings: Settings) -> str:

@@ -20,7 +20,7 @@ from advgan.classifiers import check_target
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_images, check_labels
 from advgan.core.threat_model import Norm, Threat, check_class
-from advgan.defenses.transforms import Transform, Transforms, standard_transforms
+from advgan.defenses.transforms import Transform, survive_transforms
 from advgan.evaluation import Result, ResultCache, TargetModel, environment, evaluate, predict
 from advgan.evaluation.loading import describe_generator
 from advgan.evaluation.result_cache import attack_rng
@@ -130,7 +130,7 @@ def compare(
     threat = Threat(norm, eps, y_target is not None)
     check_class(y_target, k)
     names = _class_names(classes, k)
-    transforms = Transforms(standard_transforms(min(x.shape[2:])) if survive in ("all", ("all",)) else survive)
+    transforms = survive_transforms(survive, min(x.shape[2:]))
     cache = ResultCache(None, x, y, batch_size=batch_size, keep=SHOWN, transforms=transforms)
     run = _Runner(cache, target, threat, y_target, seed)
     named = label_attacks(attacks)

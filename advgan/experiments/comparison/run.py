@@ -23,8 +23,8 @@ from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Norm, Threat
-from advgan.defenses import ClassifierSpec, Transforms, parse_classifier, parse_classifiers
-from advgan.defenses.transforms import standard_transforms
+from advgan.defenses import ClassifierSpec, parse_classifier, parse_classifiers
+from advgan.defenses.transforms import survive_transforms
 from advgan.evaluation.compatibility import is_black_box
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_threat_models, resolve_target_class
 from advgan.experiments.comparison.compare import CompareResults
@@ -83,11 +83,9 @@ def main(settings: Settings) -> None:
     specs = parse_attacks(settings.attacks, BASIC, all_names, with_generator=first is not None, targeted=targeted)
     threats = parse_threat_models(settings.eps, settings.norm, first, targeted=targeted)
     checks = [parse_attack(name) for name in SANITY] if settings.sanity else []
-    if settings.survive != ("all",):
-        study.transforms = Transforms(settings.survive)
+    survive_transforms(settings.survive, 1)  # unknown ones are errors before anything is loaded
     study.init_run(settings.seeds[0], distributed=True)
-    if settings.survive == ("all",):
-        study.transforms = Transforms(standard_transforms(min(study.data.image_shape[1:])))
+    study.transforms = survive_transforms(settings.survive, min(study.data.image_shape[1:]))
     targets = study.load_targets(classifiers)
     y_target = study.class_number(chosen)
     if not settings.attacks and any(is_black_box(target.model) for target in targets):
