@@ -19,7 +19,7 @@ from advgan.core.config import parse
 from advgan.core.errors import InputError
 from tests.conftest import ROOT, program_module
 
-DOCS = [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
+DOCS = [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
 SUFFIXES = "py|md|yaml|json|png|cff"
 # In the text, in commands and in the layout; not what a glob, a placeholder or a shell variable ends.
 PATH = re.compile(
@@ -32,7 +32,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 INDENTED = re.compile(r"(?:^ {4}.*\n|^\n(?= {4}))+", re.M)
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
-each_document = pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+each_document = pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def code(text: str) -> list[tuple[str, str]]:
@@ -86,8 +86,13 @@ def test_links_resolve(path: Path) -> None:
         file = path.parent / name if name else path
         assert file.exists(), link
         headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M) if section else []
-        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        anchors = {anchor(heading) for heading in headings}
         assert not section or section in anchors, f"{link}, expected one of {sorted(anchors)}"
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading on GitHub and on the site."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 @each_document
