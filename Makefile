@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := checkpoints/runs/demo
 
-.PHONY: install demo defenses test lint clean
+.PHONY: install demo defenses test lint docs clean
 
 install: .venv/installed
 
@@ -32,6 +32,14 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site of docs/, in build/site. Its packages have a stamp of their own: no other command needs them.
+docs: .venv/docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@touch $@
 
 clean:
 	rm -rf .venv build *.egg-info checkpoints/runs
