@@ -15,6 +15,7 @@ from advgan.core.version import __version__
 PACKAGE = Path(__file__).resolve().parents[1]
 # Subcommand -> its module: the docstring is its help, `Settings` its flags, `main(settings)` its work.
 COMMANDS = {
+    "app": "advgan.cli.app",
     "attack": "advgan.cli.attack",
     "compare": "advgan.experiments.comparison.run",
     "export": "advgan.cli.export",

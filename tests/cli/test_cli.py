@@ -118,7 +118,7 @@ def test_command_help_has_three_examples(name: str, capsys: pytest.CaptureFixtur
 
 
 def test_unknown_command_suggests_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    for word, suggestion in (("atack", "did you mean attack?"), ("xyzzy", "expected one of attack, ")):
+    for word, suggestion in (("atack", "did you mean attack?"), ("xyzzy", "expected one of app, attack, ")):
         with pytest.raises(SystemExit) as stop:
             main([word])
         assert stop.value.code == 2

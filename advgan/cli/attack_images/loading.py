@@ -49,7 +49,7 @@ def load(settings: Settings, accelerator: Accelerator) -> list[ImageAttacker]:
     y_targets = [None if generator is None else generator.y_target]
     if settings.y_target is not None:
         y_targets = target_classes(settings.y_target, target)
-    model_input = model_input_of(settings, target, guide)
+    model_input = model_input_of(settings.image_size, settings.resize, target, guide)
     return [
         ImageAttacker(Perturber(attack, threat, y_target, settings.seed, generator, target), model_input)
         for y_target in y_targets
@@ -108,24 +108,24 @@ def imagenet_names(target: Any) -> tuple[str, ...]:
     return tuple(class_names())
 
 
-def model_input_of(settings: Settings, target: Any, guide: Any) -> ModelInput | None:
+def model_input_of(image_size: int | None, resize: int | None, target: Any, guide: Any) -> ModelInput | None:
     """The classifier's preprocessing: of the settings, the target or the guide; None where its size is unknown."""
     shapes = {tuple(model.image_shape) for model in (target, guide) if model is not None}
-    if settings.image_size is not None:
-        shapes.add((next(iter(shapes), (3,))[0], settings.image_size, settings.image_size))
+    if image_size is not None:
+        shapes.add((next(iter(shapes), (3,))[0], image_size, image_size))
     if len(shapes) > 1:
         raise InputError(
             f"guide, target and image_size must be of one size, got {' and '.join(map(str, sorted(shapes)))}"
         )
     if not shapes:
-        if settings.resize is not None:
-            raise InputError(f"resize needs the size of the centre crop, expected --image-size, got {settings.resize}")
+        if resize is not None:
+            raise InputError(f"resize needs the size of the centre crop, expected --image-size, got {resize}")
         return None
     _, height, width = shapes.pop()
-    if settings.resize is not None:
-        return ModelInput(height, width, settings.resize)
-    resize = getattr(unwrap(target), "resize", None)
-    return ModelInput(height, width, resize if resize is not None and resize >= max(height, width) else None)
+    if resize is not None:
+        return ModelInput(height, width, resize)
+    own = getattr(unwrap(target), "resize", None)
+    return ModelInput(height, width, own if own is not None and own >= max(height, width) else None)
 
 
 def effective(settings: Settings, attacker: ImageAttacker) -> Settings:

@@ -1,0 +1,66 @@
+"""The field to draw on, with examples and a place for pictures: HTML for both pages, its script, and what it sends."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from advgan.app.digits import example_digits
+from advgan.core.errors import InputError, one_line
+from advgan.data.image_file import open_image
+
+ASSETS = Path(__file__).with_name("assets")
+FIRST = 7  # the example with which a page opens
+LARGEST = 32 << 20  # characters of a picture's URL
+
+
+def asset(name: str) -> str:
+    """The text of a file in assets/."""
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def sketch_html(digits: bool) -> str:
+    """The field; to draw on and with examples, where the classifier is one of `digits`."""
+    hint, clear, examples = "Drop a picture here", "", ""
+    if digits:
+        hint, clear = "Draw a digit in the black square, or choose one:", '<button class="clear">Clear</button>'
+        images = [
+            f'<img{" class=first" if i == FIRST else ""} alt="example {i}" src="{data_uri(image)}">'
+            for i, image in enumerate(example_pixels().split(1))
+        ]
+        examples = f'<div class="examples">{"".join(images)}</div>'
+    return (
+        '<div class="advgan"><div class="sketch">'
+        f'<canvas width="280" height="280" data-draw="{"yes" if digits else "no"}"></canvas>'
+        f'<p class="hint">{hint}</p>{examples}{clear}'
+        '<label>Picture ...<input type="file" accept="image/*"></label></div></div>'
+    )
+
+
+def example_pixels() -> Tensor:
+    """The examples as uint8 (10, 1, 28, 28)."""
+    return (255 * example_digits()).round().byte()
+
+
+def data_uri(pixels: Tensor) -> str:
+    """A uint8 image (1, c, h, w) as PNG in a URI."""
+    image, buffer = np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy()), io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def decode_uri(uri: object) -> Image.Image:
+    """The image, in mode L or RGB, of a data URI, as a browser makes it of a file. Raises InputError for anything else,
+    for a file that is no image, and for a large one."""
+    if not isinstance(uri, str) or not uri.startswith("data:") or len(uri) > LARGEST:
+        raise InputError("this picture cannot be read: expected an image of at most 24 MB")
+    try:
+        return open_image(io.BytesIO(base64.b64decode(uri.partition(",")[2], validate=True)))
+    except (OSError, binascii.Error) as error:
+        raise InputError(f"this picture cannot be read: {one_line(error)}") from None
