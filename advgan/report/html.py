@@ -10,13 +10,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
-from advgan.analysis.groups import group_of
 from advgan.report.analysis_tables import cost, mcnemar, optimality, survival
 from advgan.report.comparison import Comparison, Plot
+from advgan.report.headlines import headlines
 from advgan.report.html_gallery import MAX_PIXELATED_SIZE, data_uri, galleries, initial_pair
 from advgan.report.page import Summary
-from advgan.report.sections import COLUMN_HELP, NOTES, sections, threat_text, unfinished_trainings
-from advgan.report.table import SIGNS, describe_check
+from advgan.report.sections import COLUMN_HELP, NOTES, sections, unfinished_trainings
+from advgan.report.table import CONCERNS, SIGNS, count_checks, describe_check
 
 GALLERY_PREFIX = "gallery/"  # plots that the page has as galleries of its own
 
@@ -34,6 +34,8 @@ def html(comparison: Comparison, plots: Mapping[str, Plot]) -> str:
         environment_text=json.dumps(summary["environment"], indent=2, ensure_ascii=False),
         signs=SIGNS,
         describe_check=describe_check,
+        checks=count_checks(summary),
+        concerns=[check for check in summary["sanity"] if check["verdict"] in CONCERNS],
         attacks=attacks,
         others=[*survival(summary), *optimality(summary), *cost(summary)],
         pairs=mcnemar(summary),
@@ -58,35 +60,6 @@ def template(name: str) -> Template:
         keep_trailing_newline=True,
     )
     return environment.get_template(name)
-
-
-def headlines(summary: Summary) -> Iterator[str]:
-    """One plain sentence per target and threat: the main result."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in summary["rows"]:
-        if row["status"] == "ok":
-            groups.setdefault(group_of(row), []).append(row)
-    worst = {group_of(entry): entry for entry in summary["worst_case"]}
-    for key, rows in groups.items():
-        best = max(rows, key=lambda row: row["asr"])
-        predicate = "fools the classifier on" if best["y_target"] is None else "gets its class for"
-        text = f"{threat_text(best)}: {best['attack']} {predicate} {best['asr']:.1%} of {best['n_attacked']} images"
-        if not best["asr"]:
-            predicate = "fools the classifier on" if best["y_target"] is None else "gets its class for"
-            names = len({row["attack"] for row in rows})
-            subject = f"{best['attack']} {predicate} none" if names == 1 else f"none of {names} attacks {predicate} any"
-            yield f"{threat_text(best)}: {subject} of {best['n_attacked']} images."
-            continue
-        is_best = {row["attack"]: row["asr"] == best["asr"] for row in sorted(rows, key=lambda row: row["asr"])}
-        if len(is_best) > 1:
-            text += (
-                f", {'as many as' if sum(is_best.values()) > 1 else 'more than'} any other of {len(is_best)} attacks"
-            )
-        if key in worst and len(worst[key]["attacks"]) > 1:
-            worst_of_all = worst[key]
-            text += f"; all together {worst_of_all['asr']:.1%}. Worst-case accuracy: "
-            text += f"{worst_of_all['robust_accuracy']:.1%} (clean: {best['clean_accuracy']:.1%})"
-        yield text + "."
 
 
 def _targets(summary: Summary) -> Iterator[dict[str, Any]]:

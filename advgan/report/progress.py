@@ -11,15 +11,25 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from advgan.report.escaping import in_rich
 
 StartResult = Callable[[str, int | None], Callable[[int], None]]
+BAR, NUMBERS = 15, 31  # columns of the bar, and of "10000/10000" and two times with the spaces between them
+
+
+def _columns(width: int) -> tuple[ProgressColumn, ...]:
+    """One line of `width` columns: a longer name is cut, because a second line would leave no room for the bar."""
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=max(10, width - BAR - NUMBERS))
+    description = TextColumn("{task.description}", table_column=name)
+    return description, BarColumn(BAR), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
 
 
 @contextmanager
@@ -31,9 +41,8 @@ def result_progress(total: int, *, silent: bool = False) -> Iterator[StartResult
         for call in calls:
             cache.run(**call, progress=start_result("fgsm on mnist-c", len(x)))
     """
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn())
-    time_columns = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *time_columns, console=Console(stderr=True), disable=silent) as bar:
+    console = Console(stderr=True)
+    with Progress(*_columns(console.width), console=console, disable=silent) as bar:
         overall_task, n_started = bar.add_task("total", total=total), 0
         task: TaskID | None = None
 

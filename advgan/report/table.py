@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,8 +16,9 @@ from rich.text import Text
 from advgan.core.terminal import printable
 from advgan.report.analysis_tables import cost, mcnemar, optimality, survival
 from advgan.report.escaping import in_markdown
+from advgan.report.headlines import headlines
 from advgan.report.page import ResultRow, Summary, Table
-from advgan.report.sections import COLUMN_HELP, NOTES, sections
+from advgan.report.sections import COLUMN_HELP, NOTES, sections, unfinished_trainings
 
 # Columns dropped one after the other until a table fits its terminal.
 DROPPABLE = (
@@ -30,38 +33,60 @@ DROPPABLE = (
     "mean l2",
     "speed vs FGSM",
 )
-MAX_PAIRS = 12  # more pairs of attacks are only in the reports
 SIGNS = {"holds": "✓", "violated": "✗", "unclear": "?", "not tested": "○"}
+CONCERNS = ("violated", "unclear")  # verdicts that a reader has to see
 STYLES = {"holds": "green", "violated": "bold red", "unclear": "yellow", "not tested": "dim"}
 STRIPE, FAILED = "#eef2f6", "#b03000"
 
 
-def terminal(summary: Summary, width: int = 120) -> Group:
-    """Tables and verdicts for rich's `Console.print`, `width` columns wide; failed attacks in red, and why."""
-    tables: list[Table] = []
-    for count in range(len(DROPPABLE) + 1):
-        tables = sections(summary, DROPPABLE[:count])
-        widths = [Console(width=999).measure(section.grid(compact=True)).maximum for section in tables]
-        if max(widths, default=0) <= width:
-            break
-    tables += [*survival(summary), *optimality(summary), *cost(summary)]
-    pairs = mcnemar(summary)
-    tables += [section for section in pairs if len(section.rows) <= MAX_PAIRS]
-    parts: list[RenderableType] = [section.rich(compact=True) for section in tables]
-    if any(len(section.rows) > MAX_PAIRS for section in pairs):
-        parts += [Text("Pairs of attacks on the same images (McNemar's test): see the report.", style="dim"), Text()]
-    return Group(*parts, *_verdicts(summary))
+def terminal(summary: Summary, width: int = 120, *, checks: bool = False) -> Group:
+    """What matters, on one screen of `width` columns, for rich's `Console.print`; the rest is in the reports.
+
+    Main results, the attacks' tables with failed attacks in red, success after transforms, and the checks that are
+    violated or unclear; with `checks` those that hold and are not tested too.
+    """
+    versions = [sections(summary, DROPPABLE[:count]) for count in range(len(DROPPABLE) + 1)]
+    tables = [
+        next(filter(partial(_fits, width), versions_of_one), versions_of_one[-1])
+        for versions_of_one in zip(*versions, strict=True)
+    ]
+    lines = [Text(printable(line), style="bold") for line in [*unfinished_trainings(summary), *headlines(summary)]]
+    parts = [section.rich(compact=True) for section in (*tables, *survival(summary))]
+    return Group(*lines, Text(), *parts, *_verdicts(summary, checks), *_in_the_report(summary))
 
 
-def _verdicts(summary: Summary) -> list[RenderableType]:
-    """One line per check; for a violated one also its usual meaning."""
+def _fits(width: int, table: Table) -> bool:
+    return Console(width=999).measure(table.grid(compact=True)).maximum <= width
+
+
+def _verdicts(summary: Summary, every: bool) -> list[RenderableType]:
+    """One line for each violated or unclear check, or for `every` one; for a violated one also its usual meaning."""
     grid = RichTable.grid(padding=(0, 1))
     for check in summary.get("sanity", ()):
+        if not every and check["verdict"] not in CONCERNS:
+            continue
         text = Text(printable(describe_check(check)), style=STYLES[check["verdict"]])
         if check["verdict"] == "violated":
             text.append(f"\nIt usually means: {check['meaning']}")
         grid.add_row(Text(f"{SIGNS[check['verdict']]} {check['verdict']}", style=STYLES[check["verdict"]]), text)
     return [Text("Checks of validity", style="bold"), grid] if grid.row_count else []
+
+
+def _in_the_report(summary: Summary) -> list[RenderableType]:
+    """One line with what the terminal leaves out."""
+    left_out = [f"checks of validity ({count_checks(summary)})"] if summary.get("sanity") else []
+    left_out += ["local optimality"] if optimality(summary) else []
+    left_out += ["images from which on a generator is cheaper"] if cost(summary) else []
+    left_out += ["pairs of attacks on the same images (McNemar's test)"] if mcnemar(summary) else []
+    return [Text(f"In the report: {', '.join(left_out)}", style="dim")] if left_out else []
+
+
+def count_checks(summary: Summary) -> str:
+    """How many checks have each verdict: "1 violated, 5 hold, 4 not tested"."""
+    counts = Counter(check["verdict"] for check in summary.get("sanity", ()))
+    hold = "holds" if counts["holds"] == 1 else "hold"
+    order = (*CONCERNS, "holds", "not tested")
+    return ", ".join(f"{counts[name]} {hold if name == 'holds' else name}" for name in order if counts[name])
 
 
 def describe_check(check: ResultRow) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,8 @@ from advgan.training.runtime.loop import progress_bar
 from advgan.training.trainer import GANTrainer
 from advgan.training.validation import AFTER, ValidationResult
 
-SHORT = {"loss adversarial": "adv", "loss GAN": "gan", "loss hinge": "hinge", "loss discriminator": "D", "loss": "loss"}
+SHORT = {"loss adversarial": "adv", "loss discriminator": "D", "loss GAN": "gan", "loss hinge": "hinge", "loss": "loss"}
+LEFT_OF_METRICS = 35  # columns of title, bar and times, of the slash between steps, and the spaces between all
 
 
 LINE_SECONDS, FIRST_LINE_SECONDS = 30, 5  # between lines, and before the first one, where there is no terminal
@@ -27,6 +29,12 @@ LINE_SECONDS, FIRST_LINE_SECONDS = 30, 5  # between lines, and before the first 
 def speed(steps_per_second: float) -> str:
     """Of a training, in the unit that has a number above 1."""
     return f"{steps_per_second:.1f} step/s" if steps_per_second >= 1 else f"{1 / steps_per_second:.1f} s/step"
+
+
+def first_that_fit(parts: Sequence[str], columns: int) -> str:
+    """The first of the texts, whole ones, on a line of so many columns."""
+    lines = [" ".join(parts[: n + 1]) for n in range(len(parts))]
+    return max((line for line in lines if len(line) <= columns), key=len, default="")
 
 
 class Display:
@@ -49,10 +57,12 @@ class Display:
     def update(self, terms: dict[str, float]) -> None:
         """The bar after a step, with the terms of the losses."""
         record = self.record
-        shown = " ".join(f"{short_name} {terms[name]:.2f}" for name, short_name in SHORT.items() if name in terms)
-        best = f" ASR {record['history'][-1]['asr']:.1%}" if record["history"] else ""
-        metrics = f"{speed(record['step'] / record['seconds'])}  {shown}{best}"
-        self.bar.update(self.task, completed=record["step"], metrics=metrics)
+        parts = [speed(record["step"] / record["seconds"])]
+        parts += [f"ASR {record['history'][-1]['asr']:.1%}"] if record["history"] else []
+        parts += [f"{short_name} {terms[name]:.2f}" for name, short_name in SHORT.items() if name in terms]
+        metrics = " ".join(parts)
+        room = self.bar.console.width - LEFT_OF_METRICS - 2 * len(str(self.total))
+        self.bar.update(self.task, completed=record["step"], metrics=first_that_fit(parts, room))
         if self.shown and not self.bar.console.is_terminal and time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()
             left = timedelta(seconds=round((self.total - record["step"]) * record["seconds"] / record["step"]))

@@ -135,8 +135,13 @@ def test_page_shows_settings_checks_and_costs(page: str) -> None:
         "the gradients are masked",
         "12,345",
         "never",
+        "Checks of validity (1 violated, 1 holds, 1 not tested)",
+        "<summary>Not tested (1)</summary>",
     ):
         assert words in page
+    sections = re.findall(r'<section id="(\w+)"', page)
+    assert sections == ["images", "tables", "figures", "verdicts", "attacked"]
+    assert page.index('<p class="concern">') < page.index('<section id="images"')
     assert page.count('<figure class="chart">') == 1  # the page draws galleries of its own
     assert page.count('<table class="sortable"') == 8
 
@@ -147,6 +152,7 @@ def test_headlines_name_strongest_attack() -> None:
     assert len(lines) == 4
     assert lines[0].startswith("mnist-c, linf eps 0.3: pgd:steps=40 fools the classifier on 94.9% of 39 images")
     assert "more than any other of 5 attacks; all together 97.5%" in lines[0]
+    assert lines[0].endswith(" One pass of advgan: 89.7%.")
     assert lines[2] == "mnist-c, linf eps 0.3, toward class 3: fgsm gets its class for 30.0% of 30 images."
 
 

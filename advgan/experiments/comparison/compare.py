@@ -69,11 +69,11 @@ class CompareResults(Results):
     def _tables(self) -> list[RenderableType]:
         return [terminal(self.comparison.summary, 120)]
 
-    def print(self, directory: Path, *, cache_hits: int) -> None:
-        """Print how many results an earlier call had `kept`, the tables, and where the reports are."""
+    def print(self, directory: Path, *, cache_hits: int, checks: bool = False) -> None:
+        """Print the number of cached results, the tables, violated or all `checks`, and the paths of the reports."""
         print_cache_hits(cache_hits, len(self.rows))
         console = Console() if sys.stdout.isatty() else Console(width=120)
-        console.print(terminal(self.comparison.summary, console.width))
+        console.print(terminal(self.comparison.summary, console.width, checks=checks))
         print(f"report       {directory / 'report.html'} (also report.md, report.tex, results.csv)")
         print(f"results      {directory / 'results.json'}, every image in {directory / 'records'}")
         print(f"look at it   {tensorboard_command(directory / 'logs')}")

@@ -122,7 +122,7 @@ def main(settings: Settings) -> None:
         images = study.x[:SHOWN], study.y[:SHOWN]
         compare_results = CompareResults(Comparison(comparison, results, *images, study.data.classes))
         compare_results.save(settings.output_dir)
-        compare_results.print(settings.output_dir, cache_hits=study.cache_hits)
+        compare_results.print(settings.output_dir, cache_hits=study.cache_hits, checks=settings.sanity)
     training.shutdown(study.accelerator)
 
 

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from rich import get_console
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.errors import NotFiniteError
@@ -158,18 +159,19 @@ def open_log(
 
 
 def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress:
-    """A bar with steps, time and the `metrics` field (losses, validation); silent in all processes but the main one.
+    """A bar with steps, time and the `metrics` field (losses, validation), on one line; silent in all processes but the
+    main one. Of 80 columns the metrics have 37 (a title of 6 letters, 4 digits of steps).
 
     A notebook without ipywidgets, which the bar needs there, has the lines printed above it alone.
     """
     without_widgets = get_console().is_jupyter and find_spec("ipywidgets") is None
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=8),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}"),
+        TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         disable=disable or not accelerator.is_main_process,
         console=Console(force_jupyter=False) if without_widgets else None,
     )
