@@ -18,6 +18,7 @@ from advgan.evaluation.statistics import mcnemar, wilson
 
 STEP_TOLERANCE = 0.02  # largest change of the ASR with twice the steps that counts as converged
 MAX_ZERO_GRADIENTS = 0.01  # largest fraction of images with a gradient of zero
+MAX_IN_ONE_CLASS = 0.3  # largest share of adversarial images in one class; of few classes: 5 / classes
 
 
 class ModelResults(NamedTuple):
@@ -145,6 +146,21 @@ def chance_at_large_eps(model_results: ModelResults) -> list[Finding]:
         detail = f"accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}], chance {chance:.1%} ({_threat(group)})"
         accuracies.append(Finding(low > chance, low - chance, detail))
     return accuracies
+
+
+def spread_over_classes(model_results: ModelResults) -> list[Finding]:
+    """The share of the images that an untargeted generator brings into one class, the most frequent one."""
+    shares = []
+    limit = max(MAX_IN_ONE_CLASS, 5 / model_results.num_classes)
+    for group, members in model_results.groups.items():
+        for result in members:
+            success = result.records["success"]
+            if group[3] is None and result.row["access"] == "generator" and success.any():
+                counts, n = result.records["prediction"][success].bincount(), result.row["n_attacked"]
+                top, most = int(counts.argmax()), int(counts.max())
+                detail = f"{result.row['attack']} brings {most} of {n} images into class {top} ({_threat(group)})"
+                shares.append(Finding(wilson(most, n)[0] > limit, most / n - limit, detail))
+    return shares
 
 
 def all_succeeded(model_results: ModelResults) -> list[Finding]:

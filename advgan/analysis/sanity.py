@@ -92,6 +92,14 @@ CHECKS = (
         "Give --generator DIR and run advgan and noise-sign.",
     ),
     SanityCheck(
+        "The generator's images are spread over the classes",
+        findings.spread_over_classes,
+        "The generator pushes most images into one class, whatever they show: its perturbation is nearly universal, "
+        "and images of that class resist it. Give it the label (--labels; it needs many images a class), or the loss "
+        "cosine-features, and compare it with a universal one (--universal) of the same eps.",
+        "Give --generator DIR and run advgan without a target class.",
+    ),
+    SanityCheck(
         "The worst case over the attacks does not fall as eps grows",
         findings.monotone_in_eps,
         "A larger ball contains the smaller one, so the attacks miss successes: step size and steps do not fit the "

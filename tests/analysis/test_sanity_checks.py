@@ -13,7 +13,7 @@ from advgan.evaluation import Result
 from tests.analysis.test_statistics import result, strict_json
 
 N = 100
-FGSM, TRANSFER, NOISE, FREE, GENERATOR, GROWS, STEPS, MOVES, UNBOUNDED, COMPLETED = (check.rule for check in CHECKS)
+FGSM, TRANSFER, NOISE, FREE, GENERATOR, SPREAD, GROWS, STEPS, MOVES, UNBOUNDED, COMPLETED = (c.rule for c in CHECKS)
 
 
 def with_asr(attack: str, percent: int, **row: Any) -> Result:
@@ -24,6 +24,14 @@ def with_asr(attack: str, percent: int, **row: Any) -> Result:
 def verdict(rule: str, *results: Result) -> dict[str, Any]:
     (row,) = (row for row in strict_json(sanity(list(results), 10)) if row["check"] == rule)
     return row
+
+
+def into_classes(sizes: dict[int, int], **row: Any) -> Result:
+    """A generator that brings so many of 100 images of class 0 into each class."""
+    made = with_asr("advgan", sum(sizes.values()), access="generator", **row)
+    classes = torch.repeat_interleave(torch.tensor([*sizes]), torch.tensor([*sizes.values()]))
+    made.records["prediction"][: len(classes)] = classes
+    return made
 
 
 CASES = [
@@ -65,6 +73,12 @@ CASES = [
         [with_asr("advgan", 60, access="generator"), with_asr("noise-sign", 20, access="nothing")],
         [with_asr("advgan", 20, access="generator"), with_asr("noise-sign", 60, access="nothing")],
         [with_asr("noise-sign", 20, access="nothing"), with_asr("pgd", 60)],
+    ),
+    (
+        SPREAD,  # 10 classes: half of the images in one; those that remain in their class do not count
+        [into_classes({3: 48, 4: 10}), into_classes({5: 3})],
+        [into_classes({3: 48, 4: 10}), into_classes({3: 10, 4: 61}, eps=0.2)],
+        [with_asr("fgsm", 90), into_classes({3: 90}, y_target=3), into_classes({3: 0})],
     ),
     (
         GROWS,  # a single step falls, the worst case does not; an attack that was not run at both eps does not count
@@ -123,6 +137,11 @@ def test_each_rule_holds_is_violated_or_not_tested(
 def test_violation_detail_has_success_rates() -> None:
     row = verdict(FGSM, with_asr("fgsm", 60), with_asr("pgd", 40), with_asr("ifgsm", 20))
     assert row["detail"] == "pgd 40.0%, fgsm 60.0% (linf eps 0.3)"
+
+
+def test_share_of_the_most_frequent_class_is_of_all_attacked_images() -> None:
+    row = verdict(SPREAD, into_classes({3: 20, 4: 61}))
+    assert row["detail"] == "advgan brings 61 of 100 images into class 4 (linf eps 0.3)"
 
 
 def test_detail_shows_worst_group() -> None:
