@@ -150,12 +150,14 @@ def sample_conditions(
     total: int,
     targeted_fraction: float,
     label_dropout: float = 0.0,
+    eps_factor: float = 1.0,
 ) -> Conditions:
     """Conditions of the images with labels `y`, at `first` and after it in a batch of `total` over all processes.
 
     A fraction `targeted_fraction` gets one of the wrong classes, the rest -1; a fraction `label_dropout` of the labels
     is unknown to the generator; radii are uniform over the trained range, noise is normal. Sampled for the whole batch,
-    so that they do not depend on the number of processes.
+    so that they do not depend on the number of processes. The radius of a generator for a single eps is larger by
+    `eps_factor`, in linf at most 1.
     """
     mine, device = slice(first, first + len(y)), y.device
 
@@ -174,6 +176,9 @@ def sample_conditions(
         y_target = torch.full_like(y, generator.y_target)
     if generator.eps_min is not None:
         eps = per_image(rng.uniform(generator.eps_min, generator.threat.eps, total).astype(np.float32))
+    elif eps_factor > 1:
+        largest = 1.0 if generator.threat.norm == "linf" else float("inf")
+        eps = torch.full((len(y),), min(generator.threat.eps * eps_factor, largest), device=device)
     if generator.noise:
         z = local(rng.standard_normal((total, generator.noise), np.float32))
     labels = None

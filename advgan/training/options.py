@@ -75,6 +75,8 @@ class OptimizationConfig:
     clip_norm            largest gradient norm of the generator
     targeted_fraction    fraction of the images trained toward a class, with any_class
     label_dropout        fraction of the images whose label the generator is not given, so that it works without
+    curriculum           radius of the first step over eps, which falls to eps, linearly, in the first half of the
+                         steps: in a larger ball there is more to learn from. 1: eps in all steps
     survive              transforms of the written image, ("png", "jpeg:75", "resize", "crop") or functions: the
                          classifier gets each adversarial image after one of them, drawn at random (`Transforms`)
     augment              "crop-flip": random crops of photos, half of them mirrored, another one in each epoch; "none":
@@ -92,6 +94,7 @@ class OptimizationConfig:
     clip_norm: float = 10.0
     targeted_fraction: float = 0.5
     label_dropout: float = 0.1
+    curriculum: float = 1.0
     survive: Sequence[str | Transform] = ()
     augment: Augment | None = None
 
@@ -196,6 +199,7 @@ class TrainingConfig:
             ("targeted_fraction", "any_class", generator.any_class),
             ("label_dropout", "labels", generator.labels is not False),
             ("diversity_weight", "noise", generator.noise > 0),
+            ("curriculum", "a single eps", generator.eps_min is None and generator.architecture != "unrolled"),
             (
                 "levels",
                 "architecture unet",
@@ -208,6 +212,8 @@ class TrainingConfig:
         for name in ("targeted_fraction", "label_dropout"):
             if not 0 <= settings[shown[name]] <= 1:
                 raise InputError(f"{shown[name]} must be in [0, 1], got {settings[shown[name]]}")
+        if self.optimization.curriculum < 1:
+            raise InputError(f"curriculum must be at least 1, got {self.optimization.curriculum}")
         Transforms(self.optimization.survive)  # raises InputError for an unknown one
         if self.optimization.max_steps is not None and self.optimization.max_steps < 1:
             raise InputError(f"max_steps must be at least 1, got {self.optimization.max_steps}")

@@ -30,7 +30,13 @@ from advgan.training.gan import (
 from advgan.training.options import TrainingConfig
 from advgan.training.runtime.loop import check_finite, one_cycle
 
+CURRICULUM = 0.5  # fraction of the steps after which the radius is eps
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def curriculum_factor(start: float, done: float) -> float:
+    """The radius over eps at a fraction `done` of the steps: from `start` to 1, linearly."""
+    return 1 + (start - 1) * max(0.0, 1 - done / CURRICULUM)
 
 
 class GANTrainer:
@@ -62,6 +68,7 @@ class GANTrainer:
         settings = config.optimization
         self.sources = sources or [SourceModel(model, clean_logits=config.loss.adversarial == "relativistic")]
         self.model, self.config, self.accelerator, self.step = model, config, accelerator, 0
+        self.total_steps = total_steps
         self.loss: LossConfig | LossFunction = loss or config.loss
         self.net, self.transforms = generator, Transforms(settings.survive)
         learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
@@ -130,14 +137,16 @@ class GANTrainer:
             x, y = (values[::2].repeat_interleave(2, dim=0)[: len(values)] for values in (x, y))
         rng = np.random.default_rng((self.config.run.seed, self.step, 1))  # the same for a step after a resume
         first, total = self.accelerator.process_index * len(x), len(x) * self.accelerator.num_processes
+        settings = self.config.optimization
         conditions = sample_conditions(
             self.net,
             y,
             rng,
             first=first,
             total=total,
-            targeted_fraction=self.config.optimization.targeted_fraction,
-            label_dropout=self.config.optimization.label_dropout,
+            targeted_fraction=settings.targeted_fraction,
+            label_dropout=settings.label_dropout,
+            eps_factor=curriculum_factor(settings.curriculum, self.step / self.total_steps),
         )
         transform = self._drawn_transforms(total)[first : first + len(x)].to(x.device)
         return Batch(x, y, conditions, transform, self._normalization())

@@ -419,6 +419,8 @@ X, Y = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), to
         ({"loss": 3}, "loss must be a LossConfig or a function of LossInputs, got int"),
         ({"optimization": {"epochs": 3}}, "optimization must be an OptimizationConfig, got dict"),
         ({"targeted_fraction": 0.1}, "targeted_fraction does nothing without any_class"),
+        ({"curriculum": 0.5}, "curriculum must be at least 1, got 0.5"),
+        ({"curriculum": 2.0, "eps_min": 0.1}, "curriculum does nothing without a single eps, got 2.0"),
     ],
 )
 def test_input_error_before_any_step(change: dict[str, Any], message: str) -> None:

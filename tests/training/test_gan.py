@@ -11,6 +11,7 @@ from torch.optim import SGD
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.gan import Batch, LossConfig, SourceModel, discriminator_step, generator_step, sample_conditions
+from advgan.training.trainer import curriculum_factor
 from advgan.training.validation import EvalSetting, eval_settings
 
 
@@ -107,6 +108,20 @@ def test_questions_are_the_same_for_any_number_of_processes_and_never_the_true_c
     assert whole.eps.min() >= 0.1
     assert whole.eps.max() <= 0.3
     assert whole.z is None
+
+
+def test_curriculum_starts_in_a_larger_ball_and_ends_in_that_of_eps_after_half_of_the_steps() -> None:
+    y, rng = torch.zeros(3, dtype=torch.long), np.random.default_rng(0)
+
+    def radii(factor: float, **settings: object) -> torch.Tensor | None:
+        generator = Generator(width=4, depth=0, **settings)
+        return sample_conditions(generator, y, rng, first=0, total=3, targeted_fraction=0.5, eps_factor=factor).eps
+
+    assert [curriculum_factor(3.0, done) for done in (0, 0.25, 0.5, 0.9)] == [3, 2, 1, 1]
+    assert torch.allclose(radii(1.5, eps=0.2), torch.full((3,), 0.3))
+    assert torch.equal(radii(9.0, eps=0.2), torch.ones(3))  # the box
+    assert torch.allclose(radii(9.0, eps=2.0, norm="l2"), torch.full((3,), 18.0))
+    assert radii(1.0, eps=0.2) is None
 
 
 def test_pairs_of_draws_differ_in_noise_alone():
