@@ -200,7 +200,8 @@ class ClassifierTraining(SupervisedTraining):
             self.best = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
         if log:
             for name, value in metrics.items():
-                log.add_scalar(f"validation/{name}", value, self.record["step"])
+                tag = "accuracy/validation" if name == "accuracy" else f"validation/{name}"  # the first group of all
+                log.add_scalar(tag, value, self.record["step"])
         if self.accelerator.is_main_process:
             print_validation(self.record, bar)
         with self.files.writing() as writing:

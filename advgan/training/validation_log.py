@@ -13,7 +13,8 @@ def write_validation(log: SummaryWriter, result: ValidationResult, step: int, cl
     """A validation in TensorBoard: scalars, histogram of the predictions, and images."""
     for name, value in result.metrics.items():
         if not name.startswith("n"):
-            log.add_scalar(f"validation/{name}", value, step)
+            tag = "asr/validation" if name == "asr" else f"validation/{name}"  # TensorBoard opens on the first group
+            log.add_scalar(tag, value, step)
     predicted = torch.repeat_interleave(torch.arange(len(result.predictions)), result.predictions.long())
     log.add_histogram("validation/predicted classes", predicted, step, bins=[i - 0.5 for i in range(len(classes) + 1)])
     (confidence_clean, class_clean), (confidence_adv, class_adv) = (

@@ -53,7 +53,7 @@ def link_targets(text: str, path: str) -> set[str]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Entries of the navigation with a * become the pages that they match, in order of their names."""
+    """Entries of the navigation with a * become the pages that they match: README first, Chinese pages last."""
     for section in config.nav or []:
         for title, entries in section.items():
             if isinstance(entries, list):
@@ -65,7 +65,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def expand(entry: Any) -> list[Any]:
     if not (isinstance(entry, str) and "*" in entry):
         return [entry]
-    return [page_of(str(path.relative_to(ROOT))) for path in sorted((ROOT / "docs").glob(entry))]
+    paths = [path for path in (ROOT / "docs").glob(entry) if path.suffix in (".md", ".ipynb")]
+    paths.sort(key=lambda path: (".zh-CN" in path.name, not path.name.startswith("README"), path.name))
+    return [page_of(str(path.relative_to(ROOT))) for path in paths]
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:

@@ -116,8 +116,8 @@ def test_validation_scalars_images_and_warnings(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path)) as log:
         write_validation(log, judgement, 7, ("a", "b", "c"))
     events = read(tmp_path)
-    assert events.Tags()["scalars"] == ["validation/asr"]
-    assert events.Scalars("validation/asr")[0].step == 7
+    assert events.Tags()["scalars"] == ["asr/validation"]
+    assert events.Scalars("asr/validation")[0].step == 7
     assert events.Images("validation/clean, perturbation, adversarial")[0].width > 200
     assert events.Histograms("validation/predicted classes")[0].histogram_value.sum == 2
     assert events.Tags()["tensors"] == ["symptoms/text_summary"]

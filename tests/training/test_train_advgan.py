@@ -85,8 +85,8 @@ def test_the_literal_launch_trains_a_generator_and_logs_what_was_promised(progra
         "learning rate",
     ):
         assert f"train/{tag}" in tags["scalars"]
-    for tag in ("asr", "l2", "linf", "hinge_active", "d_accuracy"):
-        assert len(events.Scalars(f"validation/{tag}")) == 3
+    for tag in ("asr/validation", *(f"validation/{name}" for name in ("l2", "linf", "hinge_active", "d_accuracy"))):
+        assert len(events.Scalars(tag)) == 3
     assert tags["histograms"] == ["validation/predicted classes"]
     assert events.Images("validation/clean, perturbation, adversarial")[0].width > 200
     assert "settings/text_summary" in tags["tensors"]

@@ -46,7 +46,7 @@ def test_the_program_trains_a_classifier_with_card_and_log(program, words, tmp_p
     assert (target.image_shape, target.num_classes) == ((1, 28, 28), 3)
 
     events = EventAccumulator(str(tmp_path / "logs" / "classifier")).Reload()
-    validated = [scalar.value for scalar in events.Scalars("validation/accuracy")]
+    validated = [scalar.value for scalar in events.Scalars("accuracy/validation")]
     assert len(validated) == STEPS // 6
     assert max(validated) > 0.9
     for name in ("loss", "accuracy", "learning rate", "images per second"):
