@@ -119,21 +119,22 @@ def _verdict(check: ResultRow) -> str:
 
 
 def plot(rows: Iterable[ResultRow]) -> np.ndarray:
-    """The attacks' tables as an image (height, width, 3) uint8: TensorBoard opens on images, not on text."""
-    tables = sections({"rows": list(rows)})
+    """The main columns of the attacks' tables as an image (height, width, 3) uint8, to be read in a small card of
+    TensorBoard, which opens on images and not on text."""
+    tables = sections({"rows": list(rows)}, DROPPABLE)
     widths = [np.array([max(map(len, texts)) + 3 for texts in zip(t.headers, *t.rows, strict=True)]) for t in tables]
-    height, width = (
-        sum(len(table.rows) + 3 for table in tables),
-        max(*(table_widths.sum() for table_widths in widths), *(1.25 * len(table.title) + 2 for table in tables)),
-    )
+    longest_title = max(len(line) for table in tables for line in table.title.split(": ", 1))
+    height = sum(len(table.rows) + 4 for table in tables)
+    width = max(*(table_widths.sum() for table_widths in widths), 1.25 * longest_title + 2)
     figure = Figure(figsize=(0.09 * width, 0.25 * height), dpi=110)
     canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     y = 0.0
     for table, columns in zip(tables, widths, strict=True):
-        y += 1
-        axes.text(1, y, table.title, size=11, weight="bold", va="center", parse_math=False)
+        for line, weight in zip(table.title.split(": ", 1), ("bold", "normal"), strict=False):
+            y += 1
+            axes.text(1, y, line, size=11, weight=weight, va="center", parse_math=False)
         right_edges = columns.cumsum() - 1
         for number, line in enumerate([table.headers, *table.rows]):
             y += 1
