@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := checkpoints/runs/demo
 
-.PHONY: install demo defenses test lint docs clean
+.PHONY: test-lowest install demo defenses test lint docs clean
 
 install: .venv/installed
 
@@ -28,6 +28,14 @@ defenses: install
 test: install
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+# A part of the tests with the lowest versions that pyproject.toml allows, in an environment of its own (7 GB).
+test-lowest: install
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
+	VIRTUAL_ENV=.venv-lowest $(BIN)/uv pip install --quiet --resolution lowest-direct -e ".[demo]" "pytest>=8"
+	.venv-lowest/bin/python -m pytest -W ignore tests/training/test_fit.py tests/training/test_gan.py \
+		tests/models/test_guides.py tests/test_quickstart.py
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +50,4 @@ docs: .venv/docs-installed
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info checkpoints/runs
+	rm -rf .venv .venv-lowest build *.egg-info checkpoints/runs

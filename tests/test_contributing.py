@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from advgan import __version__
 from tests.conftest import ROOT, environment
 
 BLOCK = re.compile(r"^```python\n# (\S+)\n(.*?)^```$", re.M | re.S)
@@ -53,3 +54,8 @@ def test_worked_examples(tmp_path: Path) -> None:
         form = [sys.executable, "-m", "ruff", *command, *written]
         done = subprocess.run(form, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout
+
+
+def test_citation_has_the_version_of_the_package_and_the_changelog_an_entry_of_it() -> None:
+    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M) == [__version__]
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[0] == __version__

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -429,8 +430,15 @@ def test_input_error_before_any_step(change: dict[str, Any], message: str) -> No
         advgan.fit(**arguments)
 
 
+def _setup(folder: Path, *arguments: str) -> None:
+    code = "from setuptools import setup; import runpy; runpy.run_path('setup.py')"
+    command = [sys.executable, "-c", code, "-q", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.program
-def test_advgan_train_of_an_installed_wheel_outside_the_clone(tmp_path: Path) -> None:
+def test_advgan_train_of_a_wheel_built_from_the_sdist_outside_the_clone(tmp_path: Path) -> None:
     """The wheel has the default target, so that no path of the clone is needed."""
     pytest.importorskip("setuptools")
     source = tmp_path / "source"
@@ -439,15 +447,14 @@ def test_advgan_train_of_an_installed_wheel_outside_the_clone(tmp_path: Path) ->
         if name.startswith(("advgan/", "checkpoints/", "recipes/")) or "/" not in name:
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    build = "from setuptools import setup; import runpy; runpy.run_path('setup.py')"
-    done = subprocess.run(
-        [sys.executable, "-c", build, "-q", "build", "--build-lib", str(tmp_path / "installed")],
-        cwd=source,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    _setup(source, "sdist", "--formats", "tar", "--dist-dir", str(tmp_path))
+    (archive,) = tmp_path.glob("advgan-*.tar")
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    assert unpacked.name == f"advgan-{advgan.__version__}"
+    _setup(unpacked, "build", "--build-lib", str(tmp_path / "installed"))
+    assert (tmp_path / "installed/advgan/py.typed").is_file()
     shipped = tmp_path / "installed/advgan/shipped"
     assert {path.name for path in (shipped / "checkpoints").iterdir()} == {
         path.parent.name for path in (ROOT / "checkpoints").glob("*/config.json")

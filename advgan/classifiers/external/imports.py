@@ -162,7 +162,8 @@ _GUARDS: list[Any] = []  # kept alive: their destructors would set the gradient 
 @contextmanager
 def preserve_global_state() -> Iterator[None]:
     """Restore torch's global switches, random number generators and the working folder after the block."""
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    # Not torch.get_default_device(), which fails below two devices in torch < 2.10.
+    dtype, device = torch.get_default_dtype(), torch.empty(0).device
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
     flags = {key: getattr(cudnn, key) for key in ("enabled", "benchmark", "deterministic", "allow_tf32")}
