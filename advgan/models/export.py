@@ -108,8 +108,10 @@ def flattened(module: nn.Module, given: Inputs) -> torch.fx.GraphModule:
     return graph
 
 
-def export_generator(generator: Generator, path: Path, kind: Format) -> list[Check]:
+def export_generator(generator: Generator, path: Path, kind: Format, *, eps_input: bool = False) -> list[Check]:
     """Write `generator`, on the CPU, to `path`, once its outputs equal PyTorch's; the comparisons.
+
+    eps_input   whether eps is an input also of a generator that is not conditional on it: the radius of the last step
 
     Its norm, eps, classes and the SHA-256 of its weights stand in ONNX's metadata, or in generator.json among the extra
     files of a .pt2. Raises InputError, and leaves `path` as it was, where the outputs differ or leave the ball.
@@ -119,12 +121,12 @@ def export_generator(generator: Generator, path: Path, kind: Format) -> list[Che
     check_writable(path.parent)
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a file that can be written")
-    content = _content(generator, kind)
+    content = _content(generator, kind, eps_input)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     with replacing(path) as aside:
         aside.write_bytes(content)
-        checks = compare(generator, (read_onnx if kind == "onnx" else _read_pt2)(aside))
+        checks = compare(generator, (read_onnx if kind == "onnx" else _read_pt2)(aside), eps_input=eps_input)
         for check in checks:
             if check.violations or not check.difference <= CLOSE * generator.threat.eps:
                 raise InputError(
@@ -135,7 +137,7 @@ def export_generator(generator: Generator, path: Path, kind: Format) -> list[Che
     return checks
 
 
-def compare(generator: Generator, run: Callable[[Inputs], Tensor]) -> list[Check]:
+def compare(generator: Generator, run: Callable[[Inputs], Tensor], *, eps_input: bool = False) -> list[Check]:
     """`run`, an exported form of `generator`, beside it: batches of several sizes, of images of several sizes."""
     rng, checks = torch.Generator().manual_seed(0), []
     m = generator.size_multiple
@@ -144,7 +146,7 @@ def compare(generator: Generator, run: Callable[[Inputs], Tensor]) -> list[Check
         sizes = [generator.guide.image_shape[1:]]
     for (height, width), n in [(size, n) for size in sizes for n in (1, 2, 7)]:
         x = torch.rand(n, generator.channels, height, width, generator=rng).mul(1.4).sub(0.2).clamp(0, 1)
-        given = inputs(generator, x, rng)
+        given = inputs(generator, x, rng, eps_input=eps_input)
         with torch.no_grad():
             expected = generator(**given)
         output = run(given)
@@ -158,14 +160,14 @@ def compare(generator: Generator, run: Callable[[Inputs], Tensor]) -> list[Check
     return checks
 
 
-def inputs(generator: Generator, x: Tensor, rng: torch.Generator) -> Inputs:
+def inputs(generator: Generator, x: Tensor, rng: torch.Generator, *, eps_input: bool = False) -> Inputs:
     """What the exported form of `generator` is given beside images `x`: all that it takes, drawn."""
     given, n = {"x": x}, len(x)
     if generator.labels:
         given["y"] = torch.randint(-1, generator.labels, (n,), generator=rng)
     if generator.classes:
         given["y_target"] = torch.randint(-1, generator.classes, (n,), generator=rng)
-    if generator.eps_min is not None:
+    if generator.eps_min is not None or eps_input:
         given["eps"] = generator.threat.eps * (0.2 + 0.8 * torch.rand(n, generator=rng))
     if generator.noise:
         given["z"] = torch.randn(n, generator.noise, generator=rng)
@@ -204,13 +206,13 @@ def _read_pt2(path: Path) -> Callable[[Inputs], Tensor]:
     return lambda given: module(**given)
 
 
-def _content(generator: Generator, kind: Format) -> bytes:
+def _content(generator: Generator, kind: Format, eps_input: bool) -> bytes:
     """The file. Raises InputError where a network or a guide that is not built in cannot be traced."""
     write = _onnx_bytes if kind == "onnx" else _pt2_bytes
     if not generator.custom and (generator.guide is None or isinstance(generator.guide, Classifier)):
-        return write(generator)
+        return write(generator, eps_input)
     try:
-        return write(generator)
+        return write(generator, eps_input)
     except InputError:
         raise
     except Exception as error:  # of anybody's code, and of the tracer
@@ -218,10 +220,10 @@ def _content(generator: Generator, kind: Format) -> bytes:
         raise InputError(f"the {part} of this generator cannot be exported to {kind}: {one_line(error)}") from error
 
 
-def _onnx_bytes(generator: Generator) -> bytes:
+def _onnx_bytes(generator: Generator, eps_input: bool) -> bytes:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require_package(module, "onnx")
-    traced = _traced(generator)
+    traced = _traced(generator, eps_input)
     names = {str(given): {0: "n"} for given in traced.graph_signature.user_inputs}
     names["x"] |= {2: "h", 3: "w"} if generator.guide is None else {}
     with warnings.catch_warnings():
@@ -234,19 +236,20 @@ def _onnx_bytes(generator: Generator) -> bytes:
     return content
 
 
-def _pt2_bytes(generator: Generator) -> bytes:
+def _pt2_bytes(generator: Generator, eps_input: bool) -> bytes:
     """In memory: torch's own writer aborts the process where a disk is full."""
     content = io.BytesIO()
-    torch.export.save(_traced(generator), content, extra_files={NAME: json.dumps(about(generator))})
+    torch.export.save(_traced(generator, eps_input), content, extra_files={NAME: json.dumps(about(generator))})
     return content.getvalue()
 
 
-def _traced(generator: Generator) -> torch.export.ExportedProgram:
+def _traced(generator: Generator, eps_input: bool) -> torch.export.ExportedProgram:
     """The graph for any number of images, of any size where there is no guide."""
     guide, m = generator.guide, generator.size_multiple
     size = (3 * m + 1, 5 * m + 2) if guide is None else guide.image_shape[1:]
     n = next(n for n in range(3, 9) if n not in (generator.channels, *size))  # sizes that are alike count as one
-    given = inputs(generator, torch.rand(n, generator.channels, *size), torch.Generator().manual_seed(0))
+    x, rng = torch.rand(n, generator.channels, *size), torch.Generator().manual_seed(0)
+    given = inputs(generator, x, rng, eps_input=eps_input)
     shapes: dict[str, Any] = {key: {0: Dim.DYNAMIC} for key in given}
     if guide is None:
         shapes["x"] |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}

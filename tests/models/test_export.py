@@ -90,7 +90,7 @@ def test_exported_file_describes_the_generator(tmp_path: Path, capsys: pytest.Ca
 def test_nothing_is_left_where_the_answers_are_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "it.onnx"
     path.write_bytes(b"what was there before")
-    monkeypatch.setattr(export, "_onnx_bytes", lambda generator: b"another")
+    monkeypatch.setattr(export, "_onnx_bytes", lambda *_: b"another")
     monkeypatch.setattr(export, "read_onnx", lambda aside: lambda given: given["x"])
     with pytest.raises(
         InputError, match=r"images \(1, 1, 16, 16\) differ from PyTorch's, nothing was written: .* in the ball"
