@@ -132,9 +132,9 @@ def plot(rows: Iterable[ResultRow]) -> np.ndarray:
     axes.axis("off")
     y = 0.0
     for table, columns in zip(tables, widths, strict=True):
-        for line, weight in zip(table.title.split(": ", 1), ("bold", "normal"), strict=False):
+        for text, style in zip(table.title.split(": ", 1), ("bold", "normal"), strict=False):
             y += 1
-            axes.text(1, y, line, size=11, weight=weight, va="center", parse_math=False)
+            axes.text(1, y, text, size=11, weight=style, va="center", parse_math=False)
         right_edges = columns.cumsum() - 1
         for number, line in enumerate([table.headers, *table.rows]):
             y += 1
