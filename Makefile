@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := checkpoints/runs/demo
 
-.PHONY: test-lowest install demo defenses test lint docs clean
+.PHONY: test-lowest install demo defenses tutorials test lint docs clean
 
 install: .venv/installed
 
@@ -24,6 +24,10 @@ demo: install
 # Trains what the matrix needs, and measures it; a second call goes on where the first was stopped.
 defenses: install
 	$(BIN)/python eval/defenses.py --recipe recipes/defenses-small.yaml
+
+# Executes the tutorials and saves them with their outputs.
+tutorials: install
+	$(BIN)/python tests/execute_tutorials.py
 
 test: install
 	$(BIN)/python -m pytest -n auto --dist worksteal

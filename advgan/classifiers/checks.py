@@ -320,7 +320,7 @@ def _outputs(model: Callable[[Tensor], Any], x: Tensor) -> Tensor | None:
 def mode_dependent(model: nn.Module) -> str:
     """The layers of a model that differ in training mode, for a message: " (BatchNorm2d, Dropout)"."""
     kinds = {type(module).__name__ for module in model.modules() if getattr(module, "training", False)}
-    names = sorted(kind for kind in kinds if "Norm" in kind or "Dropout" in kind or "Drop" in kind)
+    names = sorted(kind for kind in kinds - {"Normalize"} if "Norm" in kind or "Drop" in kind)
     return f" ({', '.join(names[:3])})" if names else ""
 
 

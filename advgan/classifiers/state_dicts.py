@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError, note, one_line
+from advgan.core.shipped import existing_or_shipped
 from advgan.core.weights import COUNTERS, M, describe_mismatch, load_weights, read_weights, shapes_of
 
 MAX_ENTRIES = 200_000  # of a file, nested ones counted
@@ -65,10 +66,10 @@ class Match:
 
 
 def weights_file(weights: Path | str) -> tuple[Path, bool]:
-    """The file of `weights`, a file or a directory with model.safetensors; and whether ":by-order" follows. Raises
-    InputError for none.
+    """The file of `weights`: a file, a directory with model.safetensors, or a shipped one's name; and whether
+    ":by-order" follows. Raises InputError for none.
     """
-    path, by_order = Path(str(weights).removesuffix(BY_ORDER)), str(weights).endswith(BY_ORDER)
+    path, by_order = existing_or_shipped(Path(str(weights).removesuffix(BY_ORDER))), str(weights).endswith(BY_ORDER)
     candidates = [path, path / "model.safetensors", path / "classifier" / "model.safetensors"]
     file = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if file is None:

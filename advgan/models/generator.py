@@ -20,6 +20,7 @@ from advgan.core.errors import InputError, one_line
 from advgan.core.files import atomic_write_dir
 from advgan.core.inputs import check_tensor, check_whole
 from advgan.core.json_files import check_int, check_keys, read_object
+from advgan.core.shipped import existing_or_shipped
 from advgan.core.threat_model import Norm, Threat, check_eps, squash_to_ball
 from advgan.core.training_record import warn_unfinished
 from advgan.core.weights import build_and_load, read_checkpoint, write_checkpoint
@@ -386,7 +387,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         allowed_guides: Collection[str] = (),
         **hub: Any,
     ) -> Generator:
-        """A trained generator, in eval mode, from a folder (or its `generator/`) or the Hub ("hf://user/model").
+        """A trained generator, in eval mode, from a folder (or its `generator/`), the Hub ("hf://user/model"), or
+        a shipped one by its name ("checkpoints/mnist-c-generator").
 
         guide            the classifier that the generator was made with, where it is neither built in nor of a library,
                          or its name "FILE.py:FACTORY", which runs that file
@@ -398,7 +400,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         there, damaged, or of another architecture, and where guide or network are needed and not given, or others.
         """
         name = str(source)
-        folder = _download(name, hub) if name.startswith("hf://") else Path(source)
+        folder = _download(name, hub) if name.startswith("hf://") else existing_or_shipped(Path(source))
         folder = generator_folder(folder)
         warn_unfinished(folder)
         file = folder / SAFETENSORS_SINGLE_FILE

@@ -55,6 +55,7 @@ _FUNCTIONS = {
     "fit": "generator",
     "train_classifier": "classifier",
     "train_detector": "detector",
+    "train_substitute": "substitute",
 }
 
 

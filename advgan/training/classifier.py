@@ -71,6 +71,7 @@ def train_classifier(
     output_dir: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    progress: bool = True,
     **settings: Any,
 ) -> nn.Module:
     """Train a classifier in place, adversarially or not; the weights that are best on validation, in eval mode.
@@ -87,6 +88,7 @@ def train_classifier(
         accelerator: an existing Accelerator; None: one of the launched processes, or of this one.
         output_dir: where the best weights, the state for `resume` and TensorBoard's logs are kept; None: nowhere.
         resume, overwrite: continue the run in `output_dir`, with the same settings; or replace it.
+        progress: a progress bar and a line per validation.
 
     Raises:
         InputError: before any training, for what cannot work.
@@ -104,6 +106,7 @@ def train_classifier(
         data = labelled_data(model, train, validation, config.seed)
         set_seed(config.seed)
         steps = ClassifierTraining(model, data, config, accelerator, place, adversarial=adversarial, save=save_weights)
+        steps.progress = progress
         code = steps.run()
         steps.files.raise_if_stopped(code, steps.best_model())
         return steps.best_model()
@@ -202,7 +205,7 @@ class ClassifierTraining(SupervisedTraining):
             for name, value in metrics.items():
                 tag = "accuracy/validation" if name == "accuracy" else f"validation/{name}"  # the first group of all
                 log.add_scalar(tag, value, self.record["step"])
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and self.progress:
             print_validation(self.record, bar)
         with self.files.writing() as writing:
             if better and writing:

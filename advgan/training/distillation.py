@@ -57,6 +57,7 @@ def distill(
     temperature: float = 20.0,
     config: ClassifierConfig | None = None,
     accelerator: Accelerator | None = None,
+    progress: bool = True,
     **settings: Any,
 ) -> nn.Module:
     """Defensive distillation (Papernot et al. 2016, arXiv:1511.04508): train both in place; the student, in eval mode.
@@ -72,6 +73,7 @@ def distill(
         temperature: T, positive.
         config: settings of the steps of each (`ClassifierConfig`); `settings` replaces single ones, like epochs=5.
         accelerator: an existing Accelerator; None: one of the launched processes, or of this one.
+        progress: a progress bar and a line per validation.
 
     Raises:
         InputError: before any training, for what cannot work.
@@ -90,6 +92,7 @@ def distill(
         nets: dict[Phase, Any] = {"teacher": teacher, "student": student}
         place = Place(artefact="classifier")
         steps = DistillationTraining(nets, data, config, accelerator, place, temperature=temperature)
+        steps.progress = progress
         code = steps.run()
         steps.files.raise_if_stopped(code, student)
         teacher.eval()
@@ -174,7 +177,7 @@ class DistillationTraining(SupervisedTraining):
         self.record["accuracies"][phase] = {"validation": score}
         if log:
             log.add_scalar(f"{phase}/validation accuracy", score, step)
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and self.progress:
             bar.console.print(f"step {step:5d}  {phase}, validation accuracy {score:.2%}", highlight=False)
         with self.files.writing() as writing:
             if writing and self.save is not None:

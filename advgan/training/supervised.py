@@ -124,6 +124,7 @@ class SupervisedTraining(ABC):
     """
 
     title: str  # of the progress bar
+    progress: bool = True  # whether there is a bar, and a line per validation
     folders: tuple[str, ...] = ()  # further folders of an earlier run in the directory
 
     def __init__(
@@ -181,7 +182,8 @@ class SupervisedTraining(ABC):
         self.files.clear(*self.folders)  # all checks have passed: files of an earlier run are deleted
         if on_start is not None:
             on_start()
-        with GracefulShutdown() as stop, self.files.open_log() as log, progress_bar(accelerator) as bar:
+        bar = progress_bar(accelerator, disable=not self.progress)
+        with GracefulShutdown() as stop, self.files.open_log() as log, bar:
             task = bar.add_task(self.title, total=self.total, completed=record["step"], metrics="")
             for x, y in batches:
                 loss = self._step(x, y, log)

@@ -108,3 +108,11 @@ def test_loss_that_is_not_finite_ends_the_training(bars: tuple[Tensor, Tensor]) 
     model[1].weight.data.fill_(float("nan"))  # type: ignore[index, union-attr, operator]
     with pytest.raises(NotFiniteError, match=r"step 1: the loss is not finite.*nothing was kept yet"):
         train_classifier(model, bars, epochs=1, **SMALL)
+
+
+def test_progress_off_prints_nothing(bars: tuple[Tensor, Tensor], capfd: pytest.CaptureFixture[str]) -> None:
+    train_classifier(net(), bars, epochs=1, progress=False, **SMALL)
+    distill(net(), net(), bars, epochs=1, progress=False, **SMALL)
+    assert capfd.readouterr() == ("", "")
+    train_classifier(net(), bars, epochs=1, **SMALL)
+    assert "validation accuracy" in capfd.readouterr().out

@@ -162,7 +162,8 @@ def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress
     """A bar with steps, time and the `metrics` field (losses, validation), on one line; silent in all processes but the
     main one. Of 80 columns the metrics have 37 (a title of 6 letters, 4 digits of steps).
 
-    A notebook without ipywidgets, which the bar needs there, has the lines printed above it alone.
+    A notebook without ipywidgets, which the bar needs there, has the lines printed above it and its last state alone
+    (its kernel sets FORCE_COLOR, which rich takes for a terminal).
     """
     without_widgets = get_console().is_jupyter and find_spec("ipywidgets") is None
     return Progress(
@@ -173,5 +174,5 @@ def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress
         TimeRemainingColumn(),
         TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         disable=disable or not accelerator.is_main_process,
-        console=Console(force_jupyter=False) if without_widgets else None,
+        console=Console(force_jupyter=False, force_terminal=False) if without_widgets else None,
     )

@@ -1,0 +1,29 @@
+"""Shipped checkpoints by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import advgan
+from advgan.core.errors import InputError
+from advgan.core.shipped import existing_or_shipped, shipped
+
+
+def test_shipped_names_work_in_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert advgan.load_classifier("mnist-c@checkpoints/mnist5k-classifier").num_classes == 10
+    assert advgan.Generator.from_pretrained("checkpoints/mnist5k-generator").threat.eps == 0.3
+    with pytest.raises(InputError, match="no generator in checkpoints/none"):
+        advgan.Generator.from_pretrained("checkpoints/none")
+
+
+def test_own_files_come_first_and_runs_are_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = Path("checkpoints/mnist5k-generator")
+    monkeypatch.chdir(tmp_path)
+    assert existing_or_shipped(name) == shipped(str(name))
+    name.mkdir(parents=True)
+    assert existing_or_shipped(name) == name
+    for other in ("checkpoints/runs/demo", "checkpoints/../checkpoints", "mnist5k-generator", "checkpoints/none"):
+        assert existing_or_shipped(Path(other)) == Path(other)
