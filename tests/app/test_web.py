@@ -99,7 +99,7 @@ def test_errors(pair: Pair, stub: Path, page: Path, tmp_path: Path, monkeypatch:
         write_page(pair, page / "index.html", stub)
     box = BlackBox.from_model(pair.classifier, 10)
     box.image_shape = (1, 28, 28)
-    with pytest.raises(InputError, match="needs the classifier's network, expected no black box"):
+    with pytest.raises(InputError, match="needs the network of the classifier, expected no black box"):
         write_page(replace(pair, classifier=box), tmp_path / "page", stub)
     failed = subprocess.CompletedProcess([], 1, "", "no network")
     monkeypatch.setattr(web.subprocess, "run", lambda *_, **__: failed)
