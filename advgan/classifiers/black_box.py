@@ -82,8 +82,8 @@ class BlackBox(nn.Module):
     ) -> BlackBox:
         """A black box around a `model` that returns logits, which is put into eval mode.
 
-        Of a black box: another one with its own count and budget. Raises InputError for probabilities of one that
-        returns labels.
+        Of a black box: another one with its own count and budget, whose queries count for the first one, too, and are
+        limited by both. Raises InputError for probabilities of one that returns labels.
         """
         if isinstance(model, BlackBox):
             return model._wrap(output, max_queries)
@@ -107,7 +107,7 @@ class BlackBox(nn.Module):
             raise InputError(f"{self.name} returns labels only, expected output labels, got {output}")
 
         def predict(x: Tensor) -> Tensor:
-            probabilities = self._checked(self.predict(x), len(x))
+            probabilities = self.query(x)
             return probabilities.argmax(1) if output == "labels" else probabilities
 
         metadata = {

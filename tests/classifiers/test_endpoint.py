@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from advgan.classifiers import BlackBox, fingerprint
+from advgan.classifiers import BlackBox, QueryBudgetExceeded, fingerprint
 from advgan.classifiers.external import client
 from advgan.classifiers.external.endpoint import load
 from advgan.core.config import run
@@ -441,7 +441,7 @@ def test_black_box_of_black_box_shares_the_service() -> None:
     second_box, decisions = BlackBox.from_model(box, 2, max_queries=5), BlackBox.from_model(box, 2, "labels")
     assert torch.equal(second_box.query(X), box.query(X))
     assert torch.equal(decisions.query(X), torch.tensor([[0.0, 1.0]]).expand(5, 2))
-    assert (box.queries, second_box.queries, second_box.remaining, decisions.queries) == (5, 5, 0, 5)
+    assert (box.queries, second_box.queries, second_box.remaining, decisions.queries) == (15, 5, 0, 5)
     assert (second_box.name, second_box.image_shape, second_box.classes, second_box.identity) == (
         "it",
         (1, 28, 28),
@@ -452,6 +452,15 @@ def test_black_box_of_black_box_shares_the_service() -> None:
         second_box.query(X)
     with pytest.raises(InputError, match="it returns labels only, expected output labels, got probabilities"):
         BlackBox.from_model(BlackBox(lambda x: [0] * len(x), 2, "labels", name="it"), 2)
+
+
+def test_black_box_of_black_box_keeps_the_budget_of_the_first() -> None:
+    box = BlackBox(lambda x: torch.tensor([[0.3, 0.7]]).expand(len(x), 2), 2, max_queries=7, name="it")
+    unlimited = BlackBox.from_model(box, 2, "labels")
+    unlimited.query(X)
+    with pytest.raises(QueryBudgetExceeded, match="a budget of 7 queries, 5 of them used: a query of 5 more images"):
+        unlimited.query(X)
+    assert box.queries == 5
 
 
 def test_black_box_from_python_file(tmp_path: Path) -> None:
