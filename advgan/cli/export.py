@@ -2,7 +2,6 @@
 
     advgan export checkpoints/mnist-c-generator
     advgan export checkpoints/mnist-c-generator --format web --output page
-    advgan export RUN --format pt2
     advgan export hf://USER/MODEL --output attack.onnx
 
 The exported model maps images in [0, 1], any number, of any size (with a guide: of its size), to adversarial images,
