@@ -16,7 +16,7 @@ from torch import Tensor
 from advgan.app.digits import mnist_form
 from advgan.attacks import make_attack
 from advgan.core.errors import InputError
-from advgan.core.threat_model import Threat, delta_norms
+from advgan.core.threat_model import Threat, delta_norms, eps_text
 from advgan.data.image_file import as_array
 from advgan.data.model_input import ModelInput
 from advgan.defenses import reseed
@@ -82,6 +82,11 @@ class Pair:
         """Target classes that the generator can be given; None: untargeted."""
         classes = min(self.generator.classes, len(self.classes))
         return [None, *range(classes)] if classes else [self.generator.y_target]
+
+    @property
+    def in_levels(self) -> bool:
+        """Whether eps is shown in grey levels of 255: where the largest is a whole number of them, like 8/255."""
+        return "/" in eps_text(self.generator.threat.eps)
 
     def prepare(self, picture: Image.Image) -> tuple[Tensor, list[str]]:
         """The classifier's input (1, c, h, w) in [0, 1] of a picture in mode L or RGB, and what was done to it. Raises

@@ -14,7 +14,7 @@ from advgan.app.panel import panel
 from advgan.app.sketch import FIRST, asset, data_uri, decode_uri, example_pixels, sketch_html
 from advgan.core.errors import InputError
 from advgan.core.optional import require_package
-from advgan.core.threat_model import check_class, check_eps, eps_text
+from advgan.core.threat_model import check_class, check_eps
 
 UNTARGETED = "any other class (untargeted)"
 TITLE = """<div class="advgan"><h1>Adversarial examples in one forward pass</h1>
@@ -114,16 +114,11 @@ def first_picture(pair: Pair) -> str | None:
     return data_uri(example_pixels()[FIRST : FIRST + 1]) if pair.takes_digits else None
 
 
-def in_levels(pair: Pair) -> bool:
-    """Whether eps is shown in grey levels of 255: where the largest is a whole number of them, like 8/255."""
-    return "/" in eps_text(pair.generator.threat.eps)
-
-
 def slider(pair: Pair, eps: float | None = None) -> dict[str, Any]:
     """Range, step and value of the slider of eps, in its units."""
     threat = pair.generator.threat
     value = threat.eps if eps is None else eps
-    if in_levels(pair):
+    if pair.in_levels:
         ends = {"minimum": 1, "maximum": round(255 * threat.eps), "step": 1, "value": round(255 * value)}
         return {**ends, "label": "eps: largest change of a pixel, of 255 grey levels"}
     step = 10.0 ** math.floor(math.log10(threat.eps) - 1)
@@ -133,7 +128,7 @@ def slider(pair: Pair, eps: float | None = None) -> dict[str, Any]:
 
 def radius_of(pair: Pair, value: float) -> float:
     """eps of a value of the slider, at most the generator's largest."""
-    return min(value / 255 if in_levels(pair) else value, pair.generator.threat.eps)
+    return min(value / 255 if pair.in_levels else value, pair.generator.threat.eps)
 
 
 def goals(pair: Pair, y_target: int | None = None) -> dict[str, Any]:

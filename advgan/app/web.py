@@ -24,7 +24,6 @@ from advgan.classifiers.export import export_classifier
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import parse_object
-from advgan.core.threat_model import eps_text
 from advgan.models.export import Check, export_generator
 
 PACKAGE = "onnxruntime-web"
@@ -88,7 +87,7 @@ def page_settings(pair: Pair) -> dict[str, Any]:
     return {
         **{"shape": pair.image_shape, "digits": pair.takes_digits, "resize": pair.model_input.resize},
         **{"names": pair.classes, "norm": generator.threat.norm, "eps": generator.threat.eps, "note": pair.note},
-        "levels": "/" in eps_text(generator.threat.eps),
+        "levels": pair.in_levels,
         "targets": [UNTARGETED if target is None else target for target in pair.y_targets],
         **{"labels": generator.labels, "classes": generator.classes, "z": z},
     }

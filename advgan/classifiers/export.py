@@ -21,13 +21,18 @@ from advgan.core.optional import require_package
 CLOSE = 1e-3  # the largest difference from PyTorch that is rounding, as a share of the largest logit
 
 
+def require_onnx() -> None:
+    """Raise InputError, with the install command, unless all that an export to ONNX needs is installed."""
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        require_package(module, "onnx")
+
+
 def export_classifier(model: nn.Module, image_shape: ImageShape, path: Path) -> None:
     """Write `model`, in eval mode, to `path`, once its logits equal PyTorch's for one image and for several.
 
     Raises InputError, and leaves `path` as it was, for a model that cannot be traced, and where the logits differ.
     """
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        require_package(module, "onnx")
+    require_onnx()
     traced = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     x = torch.rand(5, *image_shape, generator=torch.Generator().manual_seed(0))
     names: Any = {"input_names": ["x"], "output_names": ["logits"]}

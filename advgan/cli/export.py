@@ -13,7 +13,7 @@ server or a network. It needs a classifier, that of the run or --target, and the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -51,8 +51,9 @@ def main(settings: Settings) -> None:
         raise InputError(f"{settings.directory} is no folder to write to, expected --output FILE, got none")
     if settings.format == "web":
         return export_page(settings)
-    for name in ("target", "defense", "class_names", "image_size", "resize", "runtime"):
-        if (value := getattr(settings, name)) is not None:
+    of_page = {field.name: field.default for field in fields(PairSettings) if field.name != "guide"}
+    for name, default in {**of_page, "runtime": None}.items():
+        if (value := getattr(settings, name)) != default:
             raise InputError(f"{name} is for format web, expected none, got {value}")
     generator = Generator.from_pretrained(settings.directory, guide=settings.guide)
     kind: Format = settings.format or ("pt2" if settings.output and settings.output.suffix == ".pt2" else "onnx")

@@ -25,10 +25,10 @@ from torch.export import Dim
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from advgan.classifiers import Classifier, fingerprint
+from advgan.classifiers.export import require_onnx
 from advgan.classifiers.external.onnx import open_session
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_writable, replacing, sweep
-from advgan.core.optional import require_package
 from advgan.core.threat_model import Threat, squash_to_ball
 from advgan.models.generator import Generator
 from advgan.models.networks import InstanceNorm
@@ -221,8 +221,7 @@ def _content(generator: Generator, kind: Format, eps_input: bool) -> bytes:
 
 
 def _onnx_bytes(generator: Generator, eps_input: bool) -> bytes:
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        require_package(module, "onnx")
+    require_onnx()
     traced = _traced(generator, eps_input)
     names = {str(given): {0: "n"} for given in traced.graph_signature.user_inputs}
     names["x"] |= {2: "h", 3: "w"} if generator.guide is None else {}

@@ -22,7 +22,6 @@ def headlines(summary: Summary) -> Iterator[str]:
         predicate = "fools the classifier on" if best["y_target"] is None else "gets its class for"
         text = f"{threat_text(best)}: {best['attack']} {predicate} {best['asr']:.1%} of {best['n_attacked']} images"
         if not best["asr"]:
-            predicate = "fools the classifier on" if best["y_target"] is None else "gets its class for"
             names = len({row["attack"] for row in rows})
             subject = f"{best['attack']} {predicate} none" if names == 1 else f"none of {names} attacks {predicate} any"
             yield f"{threat_text(best)}: {subject} of {best['n_attacked']} images."

@@ -254,6 +254,10 @@ class GeneratorTraining:
         if config.loss.detector_weight is not None and not can_reject(self.images.model):
             value = config.loss.detector_weight
             raise InputError(f"{FLAGS['detector_weight']} does nothing without a target that can reject, got {value}")
+        curriculum, own = config.optimization.curriculum, modules.generator
+        if curriculum > 1 and isinstance(own, Generator) and own.eps_min is not None:
+            got = f"{curriculum} and eps_min {own.eps_min}"
+            raise InputError(f"curriculum does nothing without a single eps, got {got}")
         processes = self.accelerator.num_processes
         self.batch_size = batch_size_of(config, self.images.train, processes)
         config.check_batch_size(self.batch_size, processes)

@@ -199,7 +199,7 @@ class TrainingConfig:
             ("targeted_fraction", "any_class", generator.any_class),
             ("label_dropout", "labels", generator.labels is not False),
             ("diversity_weight", "noise", generator.noise > 0),
-            ("curriculum", "a single eps", generator.eps_min is None and generator.architecture != "unrolled"),
+            ("curriculum", "a single eps", generator.eps_min is None),
             (
                 "levels",
                 "architecture unet",
@@ -212,8 +212,11 @@ class TrainingConfig:
         for name in ("targeted_fraction", "label_dropout"):
             if not 0 <= settings[shown[name]] <= 1:
                 raise InputError(f"{shown[name]} must be in [0, 1], got {settings[shown[name]]}")
-        if self.optimization.curriculum < 1:
-            raise InputError(f"curriculum must be at least 1, got {self.optimization.curriculum}")
+        curriculum = self.optimization.curriculum
+        if curriculum < 1:
+            raise InputError(f"curriculum must be at least 1, got {curriculum}")
+        if curriculum > 1 and generator.architecture == "unrolled":
+            raise InputError(f"curriculum is not for architecture unrolled, expected 1, got {curriculum}")
         Transforms(self.optimization.survive)  # raises InputError for an unknown one
         if self.optimization.max_steps is not None and self.optimization.max_steps < 1:
             raise InputError(f"max_steps must be at least 1, got {self.optimization.max_steps}")

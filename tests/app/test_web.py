@@ -127,11 +127,20 @@ def test_a_classifier_that_cannot_be_traced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_flags_of_a_page_are_for_that_format(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--target", "mnist-c", "target is for format web, expected none, got mnist-c"),
+        ("--target-weights", "w.safetensors", "target_weights is for format web, expected none, got w.safetensors"),
+    ],
+)
+def test_flags_of_a_page_are_for_that_format(
+    flag: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["export", "checkpoints/mnist-c-generator", "--target", "mnist-c"])
+        main(["export", "checkpoints/mnist-c-generator", flag, value])
     assert stop.value.code == 2
-    assert "target is for format web, expected none, got mnist-c" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_page_in_the_browser(pair: Pair, page: Path, tab: Any, tmp_path: Path) -> None:

@@ -422,6 +422,11 @@ X, Y = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), to
         ({"targeted_fraction": 0.1}, "targeted_fraction does nothing without any_class"),
         ({"curriculum": 0.5}, "curriculum must be at least 1, got 0.5"),
         ({"curriculum": 2.0, "eps_min": 0.1}, "curriculum does nothing without a single eps, got 2.0"),
+        (
+            {"curriculum": 2.0, "generator": Generator(eps=0.3, eps_min=0.1, width=4, depth=0)},
+            "curriculum does nothing without a single eps, got 2.0 and eps_min 0.1",
+        ),
+        ({"curriculum": 2.0, "architecture": "unrolled", "guide": True}, "curriculum is not for architecture unrolled"),
     ],
 )
 def test_input_error_before_any_step(change: dict[str, Any], message: str) -> None:
