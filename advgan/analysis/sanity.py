@@ -92,12 +92,12 @@ CHECKS = (
         "Give --generator DIR and run advgan and noise-sign.",
     ),
     SanityCheck(
-        "The generator's images are spread over the classes",
+        "The generator's images are spread over the classes, where there are many",
         findings.spread_over_classes,
-        "The generator pushes most images into one class, whatever they show: its perturbation is nearly universal, "
-        "and images of that class resist it. Give it the label (--labels; it needs many images a class), or the loss "
-        "cosine-features, and compare it with a universal one (--universal) of the same eps.",
-        "Give --generator DIR and run advgan without a target class.",
+        "The generator has probably learned a nearly universal perturbation, which pushes images into one class "
+        "whatever they show. Train it with the loss relativistic, or with the label as an input (--labels; it needs "
+        "many images a class), and compare it with a universal perturbation (--universal) of the same eps.",
+        "Give --generator DIR and run advgan without a target class, against a classifier of 100 classes or more.",
     ),
     SanityCheck(
         "The worst case over the attacks does not fall as eps grows",
