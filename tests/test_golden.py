@@ -1,7 +1,9 @@
 """Golden outputs, recorded before a refactoring: perturbations of shipped generators, a comparison, a training.
 
 `python -m tests.test_golden` from the repository root records them anew in tests/golden.json, for a change that is
-meant to change them. Numbers and no hashes are recorded: another processor rounds the last bits differently.
+meant to change them. Numbers and no hashes are recorded: another processor rounds the last bits differently. Where two
+values are equal but for these bits (a maximum in a flat background, the strongest wrong class), an unrolled network takes
+another way: of 100 digits 1 to 4 differ visibly between instruction sets, so perturbations are compared image by image.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ VARYING = ("environment", "cost", "seconds", "images_per_second", "milliseconds"
 
 
 def perturbations() -> dict[str, Any]:
-    """Of 100 test digits: four random projections of delta, and its l2 and linf norms, a shipped generator."""
+    """Of each of 100 test digits two random projections of delta and its l2 norm, and the largest linf norm, for each
+    shipped generator."""
     x, _ = next(load_data("mnist5k").test.batches(100))
-    projections = torch.randn(784, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    projections = torch.randn(784, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     outputs = {}
     for name in SHIPPED:
         generator = Generator.from_pretrained(ROOT / "checkpoints" / name)
@@ -36,9 +39,9 @@ def perturbations() -> dict[str, Any]:
             options = {} if y_target is None else {"y_target": torch.full((100,), y_target)}
             torch.manual_seed(0)
             delta = (generator.perturb(x, **options) - x).flatten(1).double()
+            values = torch.cat([delta @ projections, delta.norm(dim=1, keepdim=True)], 1).tolist()
             outputs[f"{name}, y_target {y_target}"] = {
-                "projections": (delta.mean(0) @ projections).tolist(),
-                "l2": delta.norm(dim=1).mean().item(),
+                "images": [" ".join(f"{value:.5f}" for value in image) for image in values],  # a line each
                 "linf": delta.abs().amax().item(),
             }
     return outputs
@@ -106,7 +109,16 @@ def golden() -> dict[str, Any]:
 
 
 def test_perturbations_of_shipped_generators_are_unchanged(golden: dict[str, Any]) -> None:
-    assert_close(perturbations(), golden["perturbations"], 1e-5)
+    actual = perturbations()
+    assert sorted(actual) == sorted(golden["perturbations"])
+    for name, expected in golden["perturbations"].items():
+        images, recorded = (
+            torch.tensor([[float(value) for value in line.split()] for line in lines])
+            for lines in (actual[name]["images"], expected["images"])
+        )
+        different = ((images - recorded).abs() > 1e-3).any(1).sum().item()
+        assert different <= (10 if name.startswith("mnist-c-conditional") else 0), name
+        assert actual[name]["linf"] == pytest.approx(expected["linf"], abs=1e-6), name
 
 
 @pytest.mark.usefixtures("undrawn")
