@@ -2,8 +2,8 @@
 
 `python -m tests.test_golden` from the repository root records them anew in tests/golden.json, for a change that is
 meant to change them. Numbers and no hashes are recorded: another processor rounds the last bits differently. Where two
-values are equal but for these bits (a maximum in a flat background, the strongest wrong class), an unrolled network takes
-another way: of 100 digits 1 to 4 differ visibly between instruction sets, so perturbations are compared image by image.
+values are equal but for these bits (a maximum in a flat background, the strongest wrong class), an unrolled network
+takes another way: of 100 digits 1 to 4 differ visibly between instruction sets, so images are compared one by one.
 """
 
 from __future__ import annotations
