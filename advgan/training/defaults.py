@@ -6,11 +6,13 @@ An unrolled network starts at the gradient, and each of its steps costs several 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from advgan.models.generator_settings import Architecture
+from advgan.models.losses import AdversarialLoss
 
 PHOTO_SIDE = 96  # pixels, from which images are photos
+MANY_CLASSES = 100  # from which the objective of photos is another one
 LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2, "resnet": 2e-3}
 
 
@@ -42,3 +44,20 @@ def size_defaults(image_shape: Sequence[int], architecture: Architecture | None 
         batch_size, max_steps = (64, 200) if defaults.batch_size == SMALL.batch_size else (8, 60)
         return defaults._replace(width=0, batch_size=batch_size, max_steps=max_steps)
     return defaults._replace(width=64, depth=6) if architecture == "resnet" else defaults  # the published sizes
+
+
+class ObjectiveDefaults(TypedDict):
+    """The form of the adversarial loss, and the radius of the first step over eps."""
+
+    adversarial: AdversarialLoss
+    curriculum: float
+
+
+def objective_defaults(
+    image_shape: Sequence[int], architecture: Architecture, classes: int, *, targeted: bool, one_eps: bool
+) -> ObjectiveDefaults:
+    """For photos of many classes, whose generator is otherwise close to one universal perturbation, the relativistic
+    loss and a ball that shrinks (an unrolled network starts at the gradient, and needs no larger ball)."""
+    photos = min(image_shape[1:]) >= PHOTO_SIDE and classes >= MANY_CLASSES and not targeted
+    shrinking = photos and one_eps and architecture != "unrolled"
+    return {"adversarial": "relativistic" if photos else "margin", "curriculum": 2.0 if shrinking else 1.0}

@@ -29,11 +29,11 @@ class RunFlags:
 class LossFlags:
     """The weighted sum that the generator minimises."""
 
-    adversarial: losses.AdversarialLoss = "margin"
+    adversarial: losses.AdversarialLoss | None = None
     """Adversarial loss: of the logits (margin, cross-entropy), or of published attacks that transfer: relativistic
     (CDA, Naseer et al. 2019); of a layer's output, untargeted, features (LTP, Nakka & Salzmann 2021) and
     cosine-features (BIA, Zhang et al. 2022); toward the distribution of a target class, match (TTP, Naseer et al.
-    2021)"""
+    2021); None: margin, of an untargeted generator for photos of 100 classes and more relativistic"""
     kappa: Real = 5.0
     """Confidence margin of the adversarial loss (form margin)"""
     gan: losses.GANLoss = "least-squares"

@@ -20,6 +20,7 @@ from advgan.models import losses, objectives
 from advgan.models.generator import Generator
 
 FEATURE_LOSSES = ("features", "cosine-features")
+DEFAULT_LOSS: losses.AdversarialLoss = "margin"  # of small images
 DETECTOR_WEIGHT = 1.0  # default weight of L_detector, where the classifier can reject images
 
 
@@ -33,7 +34,8 @@ class LossConfig:
 
     adversarial, kappa   form of L_adv, and the margin of the form "margin". Of attacks that transfer, published with
                          alpha = beta = 0 (`advgan.models.objectives`): "relativistic" (CDA), "features" (LTP) and
-                         "cosine-features" (BIA), which are untargeted, and "match" (TTP), which is targeted
+                         "cosine-features" (BIA), which are untargeted, and "match" (TTP), which is targeted. None:
+                         relativistic for an untargeted generator of photos of 100 classes and more, otherwise margin
     layer                of the features, by name, like "features.5"; None: one in the middle
     random_normalization     another normalisation of the images that the classifier sees in each step, for transfer to
                              other domains (BIA, Zhang et al. 2022)
@@ -42,7 +44,7 @@ class LossConfig:
     hinge_threshold      l2 norm from which the hinge is active; None: 0.85 of that of random-sign noise of the same eps
     """
 
-    adversarial: losses.AdversarialLoss = "margin"
+    adversarial: losses.AdversarialLoss | None = None
     kappa: float = 5.0
     layer: str | None = None
     random_normalization: bool = False
@@ -353,7 +355,7 @@ def weighted_loss(loss: LossConfig, inputs: LossInputs) -> tuple[Tensor, dict[st
 
 def adversarial_term(loss: LossConfig, inputs: LossInputs) -> Tensor:
     """L_adv (n,) in the form `loss.adversarial`."""
-    form = loss.adversarial
+    form = loss.adversarial or DEFAULT_LOSS
     if form == "relativistic":
         assert inputs.clean_logits is not None
         return objectives.relativistic_loss(inputs.logits, inputs.clean_logits, inputs.y, inputs.y_target)

@@ -195,7 +195,13 @@ class GeneratorTraining:
         description = description or describe(config, threat, y_target, images, custom_loss=modules.loss)
         self.classes = description.classes or images.classes
         shape = images.train.image_shape
-        config = config.resolved(shape, own_architecture(modules.generator))
+        config = config.resolved(
+            shape,
+            own_architecture(modules.generator),
+            classes=len(images.classes),
+            targeted=threat.targeted or bool(getattr(modules.generator, "any_class", False)),
+            one_eps=getattr(modules.generator, "eps_min", None) is None,
+        )
         n = 8 * size_defaults(shape, config.generator.architecture).batch_size  # 512 small images
         sample, _ = next(images.train.first(n).batches(n))
         self.config = config = self._checked(config, modules, threat, y_target, sample)
@@ -231,7 +237,8 @@ class GeneratorTraining:
         record = TrainState(
             step=0, seconds=0.0, best=-1.0, history=[], target_pass_seconds=[], shown_warnings=[], extensions=[]
         )
-        record["settings"] = dict(description.settings) | digests
+        objective = {"adversarial": self.config.loss.adversarial, "curriculum": self.config.optimization.curriculum}
+        record["settings"] = dict(description.settings) | objective | digests
         self.record = record
         self.files = GeneratorFiles(
             place, accelerator, record, self.total, description, self.batch_size, labelled=images.labelled
@@ -255,7 +262,7 @@ class GeneratorTraining:
             value = config.loss.detector_weight
             raise InputError(f"{FLAGS['detector_weight']} does nothing without a target that can reject, got {value}")
         curriculum, own = config.optimization.curriculum, modules.generator
-        if curriculum > 1 and isinstance(own, Generator) and own.eps_min is not None:
+        if curriculum is not None and curriculum > 1 and isinstance(own, Generator) and own.eps_min is not None:
             got = f"{curriculum} and eps_min {own.eps_min}"
             raise InputError(f"curriculum does nothing without a single eps, got {got}")
         processes = self.accelerator.num_processes

@@ -11,7 +11,7 @@ from advgan.core.config import check_signs
 from advgan.core.errors import InputError, did_you_mean
 from advgan.defenses.transforms import Transform, Transforms
 from advgan.models.generator_settings import Architecture
-from advgan.training.defaults import LEARNING_RATES, SMALL, SizeDefaults, size_defaults
+from advgan.training.defaults import LEARNING_RATES, SMALL, SizeDefaults, objective_defaults, size_defaults
 from advgan.training.gan import FEATURE_LOSSES, LossConfig
 
 # What settings are called in flags and files.
@@ -76,7 +76,8 @@ class OptimizationConfig:
     targeted_fraction    fraction of the images trained toward a class, with any_class
     label_dropout        fraction of the images whose label the generator is not given, so that it works without
     curriculum           radius of the first step over eps, which falls to eps, linearly, in the first half of the
-                         steps: in a larger ball there is more to learn from. 1: eps in all steps
+                         steps: in a larger ball there is more to learn from. 1: eps in all steps; None: 2 for an
+                         untargeted generator of photos of 100 classes and more, otherwise 1
     survive              transforms of the written image, ("png", "jpeg:75", "resize", "crop") or functions: the
                          classifier gets each adversarial image after one of them, drawn at random (`Transforms`)
     augment              "crop-flip": random crops of photos, half of them mirrored, another one in each epoch; "none":
@@ -94,7 +95,7 @@ class OptimizationConfig:
     clip_norm: float = 10.0
     targeted_fraction: float = 0.5
     label_dropout: float = 0.1
-    curriculum: float = 1.0
+    curriculum: float | None = None
     survive: Sequence[str | Transform] = ()
     augment: Augment | None = None
 
@@ -156,13 +157,27 @@ class TrainingConfig:
         chosen = self.optimization.learning_rate
         return LEARNING_RATES[self.generator.architecture or SMALL.architecture] if chosen is None else chosen
 
-    def resolved(self, image_shape: Sequence[int], architecture: Architecture | None = None) -> TrainingConfig:
-        """With values for the settings of the network that are None, for images (c, h, w); `architecture`: of the
-        caller's own generator. Raises InputError as `check`."""
+    def resolved(
+        self,
+        image_shape: Sequence[int],
+        architecture: Architecture | None = None,
+        *,
+        classes: int = 0,
+        targeted: bool = False,
+        one_eps: bool = True,
+    ) -> TrainingConfig:
+        """With values for the settings of the network and of the objective that are None, for images (c, h, w) of so
+        many classes. `architecture`: of the caller's own generator; `targeted`: its objective, also without any_class;
+        `one_eps`: it has no eps_min. Raises InputError as `check`."""
         defaults, chosen = size_defaults(image_shape, architecture or self.generator.architecture), self.to_dict()
-        names = ("width", "depth", "levels")
-        values = {name: getattr(defaults, name) if chosen[name] is None else chosen[name] for name in names}
-        resolved = self.replace({**values, "architecture": defaults.architecture})
+        targeted = targeted or self.generator.any_class
+        one_eps = one_eps and self.generator.eps_min is None
+        values = {
+            **{name: getattr(defaults, name) for name in ("architecture", "width", "depth", "levels")},
+            **objective_defaults(image_shape, defaults.architecture, classes, targeted=targeted, one_eps=one_eps),
+        }
+        own = {name: value for name in values if (value := chosen[name]) is not None and name != "architecture"}
+        resolved = self.replace(values | own)
         resolved.check()
         return resolved
 
@@ -199,12 +214,13 @@ class TrainingConfig:
             ("targeted_fraction", "any_class", generator.any_class),
             ("label_dropout", "labels", generator.labels is not False),
             ("diversity_weight", "noise", generator.noise > 0),
-            ("curriculum", "a single eps", generator.eps_min is None),
+            ("curriculum", "a single eps", generator.eps_min is None or self.optimization.curriculum == 1),
             (
                 "levels",
                 "architecture unet",
                 generator.architecture in (None, "unet") or generator.levels == SMALL.levels,
             ),
+            ("kappa", "adversarial margin", self.loss.adversarial in (None, "margin")),
             ("layer", f"adversarial {' or '.join(FEATURE_LOSSES)}", self.loss.adversarial in FEATURE_LOSSES),
         ):
             if not met and self.to_dict()[name] != defaults[name]:
@@ -212,7 +228,7 @@ class TrainingConfig:
         for name in ("targeted_fraction", "label_dropout"):
             if not 0 <= settings[shown[name]] <= 1:
                 raise InputError(f"{shown[name]} must be in [0, 1], got {settings[shown[name]]}")
-        curriculum = self.optimization.curriculum
+        curriculum = 1.0 if self.optimization.curriculum is None else self.optimization.curriculum
         if curriculum < 1:
             raise InputError(f"curriculum must be at least 1, got {curriculum}")
         if curriculum > 1 and generator.architecture == "unrolled":

@@ -89,8 +89,9 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     survive: tuple[str, ...] = ()
     """Transforms of the written image (8 bits), one of which is drawn for each training image: png, jpeg:75, resize,
     crop, resize-crop, or a preprocessing defense; the best generator is that of the highest mean success after them"""
-    curriculum: Real = 1.0
-    """Radius of the first step over eps, which falls to eps in the first half of the steps; 1: eps in all steps"""
+    curriculum: Real | None = None
+    """Radius of the first step over eps, which falls to eps in the first half of the steps; 1: eps in all steps; None:
+    2 for an untargeted generator of photos of 100 classes and more, otherwise 1"""
     seed: int = 0
     """Seed of weights and batches"""
     bf16: bool = False

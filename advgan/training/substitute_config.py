@@ -81,7 +81,7 @@ class SubstituteConfig(NetworkFlags, LossFlags):
             positive=(*sizes, "images", "learning_rate", "substitute_learning_rate", "clip_norm"),
             not_negative=("kappa", "alpha", "beta", "hinge_c", "discriminator_learning_rate", "budget"),
         )
-        if self.adversarial not in ON_LOGITS:
+        if self.adversarial not in (None, *ON_LOGITS):
             raise InputError(f"adversarial must be {', '.join(ON_LOGITS)} against a substitute, got {self.adversarial}")
         if not 0 <= self.ema < 1:
             raise InputError(f"ema must be in [0, 1), got {self.ema}")

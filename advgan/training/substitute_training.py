@@ -169,7 +169,9 @@ class SubstituteTraining:
         substitute = without_dropout(substitute)
         substitute.classes = self.data.classes
         sample, _ = next(self.data.train.first(512).batches(512))
-        gan_config = config.training_config(sample).resolved(shape)
+        gan_config = config.training_config(sample).resolved(
+            shape, classes=len(self.data.classes), targeted=config.y_target is not None
+        )
         generator = build_generator(
             gan_config.generator,
             Threat(config.norm, config.eps, targeted=config.y_target is not None),

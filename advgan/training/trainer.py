@@ -146,7 +146,7 @@ class GANTrainer:
             total=total,
             targeted_fraction=settings.targeted_fraction,
             label_dropout=settings.label_dropout,
-            eps_factor=curriculum_factor(settings.curriculum, self.step / self.total_steps),
+            eps_factor=curriculum_factor(1.0 if settings.curriculum is None else settings.curriculum, self.step / self.total_steps),
         )
         transform = self._drawn_transforms(total)[first : first + len(x)].to(x.device)
         return Batch(x, y, conditions, transform, self._normalization())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from advgan.core.errors import InputError
@@ -41,6 +43,39 @@ def test_defaults_depend_on_the_size_of_the_images() -> None:
     assert (photos.architecture, photos.width, photos.levels) == (PHOTOS.architecture, PHOTOS.width, PHOTOS.levels)
     assert size_defaults((3, 95, 224)) is SMALL
     assert size_defaults((3, 96, 96)) is PHOTOS
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem", "expected"),
+    [
+        ({}, {"classes": 1000}, ("relativistic", 2.0)),
+        ({}, {"classes": 2}, ("margin", 1.0)),
+        ({}, {"classes": 1000, "targeted": True}, ("margin", 1.0)),
+        ({"any_class": True}, {"classes": 1000}, ("margin", 1.0)),
+        ({}, {"classes": 1000, "one_eps": False}, ("relativistic", 1.0)),
+        ({"eps_min": 0.01}, {"classes": 1000}, ("relativistic", 1.0)),
+        ({"architecture": "unrolled"}, {"classes": 1000}, ("relativistic", 1.0)),
+        ({"adversarial": "margin", "kappa": 10.0}, {"classes": 1000}, ("margin", 2.0)),
+        ({"curriculum": 1.0}, {"classes": 1000}, ("relativistic", 1.0)),
+    ],
+)
+def test_objective_of_photos_of_many_classes(
+    settings: dict[str, Any], problem: dict[str, Any], expected: tuple[str, float]
+) -> None:
+    """docs/results-log.md, "Photos of 224 pixels": the margin loss learns one universal perturbation there."""
+    config = TrainingConfig().replace(settings).resolved((3, 224, 224), **problem)
+    assert (config.loss.adversarial, config.optimization.curriculum) == expected
+    small = TrainingConfig().resolved((3, 32, 32), **problem)
+    assert (small.loss.adversarial, small.optimization.curriculum) == ("margin", 1.0)
+
+
+def test_kappa_without_the_margin_loss_is_an_error() -> None:
+    config = TrainingConfig().replace({"kappa": 10.0})
+    config.check()
+    assert config.resolved((1, 28, 28)).loss.kappa == 10.0
+    for adversarial, classes in (("cross-entropy", 10), (None, 1000)):
+        with pytest.raises(InputError, match="kappa does nothing without adversarial margin, got 10"):
+            config.replace({"adversarial": adversarial}).resolved((3, 224, 224), classes=classes)
 
 
 def test_chosen_settings_are_not_replaced_by_defaults() -> None:
