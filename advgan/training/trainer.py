@@ -34,9 +34,9 @@ CURRICULUM = 0.5  # fraction of the steps after which the radius is eps
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
-def curriculum_factor(start: float, done: float) -> float:
-    """The radius over eps at a fraction `done` of the steps: from `start` to 1, linearly."""
-    return 1 + (start - 1) * max(0.0, 1 - done / CURRICULUM)
+def curriculum_factor(start: float | None, done: float) -> float:
+    """The radius over eps at a fraction `done` of the steps: from `start` (None: 1) to 1, linearly."""
+    return 1 + ((1.0 if start is None else start) - 1) * max(0.0, 1 - done / CURRICULUM)
 
 
 class GANTrainer:
@@ -146,7 +146,7 @@ class GANTrainer:
             total=total,
             targeted_fraction=settings.targeted_fraction,
             label_dropout=settings.label_dropout,
-            eps_factor=curriculum_factor(1.0 if settings.curriculum is None else settings.curriculum, self.step / self.total_steps),
+            eps_factor=curriculum_factor(settings.curriculum, self.step / self.total_steps),
         )
         transform = self._drawn_transforms(total)[first : first + len(x)].to(x.device)
         return Batch(x, y, conditions, transform, self._normalization())
