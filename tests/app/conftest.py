@@ -1,4 +1,4 @@
-"""A headless Chromium for the pages; tests skip where it, or playwright, is not installed."""
+"""A headless Chromium for the pages: the system's, else playwright's own; tests skip where there is none."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if binary is None:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
     with api.sync_playwright() as playwright:
+        names = ("chromium", "chromium-browser", "google-chrome", playwright.chromium.executable_path)
+        binary = next(filter(None, map(shutil.which, names)), None)
+        if binary is None:
+            pytest.skip("no Chromium (apt-get install chromium, or playwright install chromium)")
         chromium = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
         yield chromium
         chromium.close()
