@@ -80,8 +80,8 @@ class Pair:
     @property
     def y_targets(self) -> list[int | None]:
         """Target classes that the generator can be given; None: untargeted."""
-        classes = min(self.generator.classes, len(self.classes))
-        return [None, *range(classes)] if classes else [self.generator.y_target]
+        classes = [target for target in self.generator.target_classes if target < len(self.classes)]
+        return [None, *classes] if classes else [self.generator.y_target]
 
     @property
     def in_levels(self) -> bool:

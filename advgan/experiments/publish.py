@@ -182,7 +182,7 @@ def success(
     for eps in eps_values:
         target_classes: list[int | None] = [generator.y_target]
         if generator.classes and eps == max(eps_values):
-            target_classes += range(generator.classes)
+            target_classes += generator.target_classes
         rows = []
         for y_target in target_classes:
             threat = Threat(threat_model.norm, eps, targeted=y_target is not None)

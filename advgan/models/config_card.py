@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from advgan.core.errors import listing
 from advgan.core.terminal import printable
 from advgan.core.threat_model import eps_text
 
@@ -34,14 +35,16 @@ def config_card(config: Mapping[str, Any]) -> str:
     guide, custom = config["guide"], "network" in config
     external = guide is not None and "sha256" in guide
     arguments = ["DIR", *(["guide=MODEL"] if external else []), *(["network=MODULE"] if custom else [])]
+    targets = config.get("target_classes", [])
     call = [
         "x",
         *(["y"] if config["labels"] else []),
-        *(["y_target=3"] if config["classes"] else []),
+        *([f"y_target={(targets or [3])[0]}"] if config["classes"] else []),
         *(["eps=EPS"] if config["eps_min"] else []),
     ]
     goal = "untargeted" if config["y_target"] is None else f"targeted at class {config['y_target']}"
-    goal = "targeted at any class, or untargeted" if config["classes"] else goal
+    toward = f"one of the classes {listing(targets, 20)}" if targets else "any class"
+    goal = f"targeted at {toward}, or untargeted" if config["classes"] else goal
     smallest = "" if config["eps_min"] is None else f"{eps_text(config['eps_min'])} to "
     size = "of any size" if guide is None else "{1} x {2} pixels".format(*guide["image_shape"])
     rows = {"architecture": _code(config["network"]) + " (own)" if custom else config["architecture"]}

@@ -178,6 +178,7 @@ def about(generator: Generator) -> dict[str, str]:
     """What an exported file says of itself."""
     threat = generator.threat
     metadata = {"norm": threat.norm, "eps": threat.eps, "eps_min": generator.eps_min, "classes": generator.classes}
+    metadata |= {"target_classes": generator.config["target_classes"]}
     metadata |= {
         "labels": generator.labels,
         "y_target": generator.y_target,

@@ -16,7 +16,7 @@ from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor, nn
 
-from advgan.core.errors import InputError, one_line
+from advgan.core.errors import InputError, listing, one_line
 from advgan.core.files import atomic_write_dir
 from advgan.core.inputs import check_tensor, check_whole
 from advgan.core.json_files import check_int, check_keys, read_object
@@ -52,6 +52,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                    given, too. A network of the image alone tends to push all images into one class, and fails on those
                    of that class. Where `y` is unknown, the prediction of the guide replaces it, if there is one
     classes        above 0: conditional on `y_target`, one of so many classes, or untargeted
+    target_classes   the `classes` that it is trained toward, at least two, others are refused; (): all
     eps_min        conditional on eps, from `eps_min` to `eps`; None: for `eps` alone
     noise          length of a noise vector z, which makes many perturbations for one image; 0: none
     universal      one perturbation for all images: a learned image is the input of the network
@@ -83,6 +84,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         levels: int = 1,
         labels: int = 0,
         classes: int = 0,
+        target_classes: Sequence[int] = (),
         eps_min: float | None = None,
         noise: int = 0,
         universal: bool = False,
@@ -96,13 +98,15 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             **{"channels": channels, "eps": eps, "norm": norm, "y_target": y_target, "architecture": architecture},
             **{"patch": patch, "width": width, "depth": depth, "levels": levels, "classes": classes},
             **{"labels": labels, "eps_min": eps_min, "noise": noise, "universal": universal},
-            "smoothing": smoothing,
+            **{"smoothing": smoothing, "target_classes": target_classes},
         }
         check_settings(settings, guided=guide is not None)
+        settings["target_classes"] = list(target_classes)
         self.guide = None if guide is None else guide_from(guide, image_shape)
         check_classes(settings, self.guide)
         self.channels, self.y_target, self.noise = channels, y_target, noise
         self.labels, self.classes = labels, classes
+        self.target_classes: Sequence[int] = tuple(target_classes) or range(classes)
         self.threat = Threat(norm=norm, eps=eps, targeted=y_target is not None)
         self.eps_min = eps_min
         num_guide_classes = 0 if self.guide is None else self.guide.num_classes
@@ -331,8 +335,11 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             return f"the generator was trained for norm {threat.norm}, got {norm}"
         if eps > threat.eps:
             return f"this generator was trained for eps {threat.eps:.6g}, got the larger {eps:.6g}"
-        if self.classes and y_target is not None and not 0 <= y_target < self.classes:
-            return f"this generator was trained for the classes 0 to {self.classes - 1}, got y_target {y_target}"
+        if self.classes and y_target is not None and y_target not in self.target_classes:
+            trained = f"0 to {self.classes - 1}"
+            if not isinstance(self.target_classes, range):
+                trained = listing(self.target_classes, 20)
+            return f"this generator was trained for the classes {trained}, got y_target {y_target}"
         if not self.classes and y_target != self.y_target:
             trained = "untargeted" if self.y_target is None else f"for class {self.y_target}"
             return f"this generator was trained {trained}, got y_target {y_target}"
@@ -444,7 +451,7 @@ def _arguments(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], guide: nn.Module | str | None, network: nn.Module | None
 ) -> dict[str, Any]:
     """The arguments of `Generator` for a checkpoint. Raises InputError as `Generator.from_pretrained`."""
-    config = {"labels": 0, "smoothing": 0, **config}  # which older checkpoints may lack
+    config = {"labels": 0, "smoothing": 0, "target_classes": [], **config}  # which older checkpoints may lack
     names = set(inspect.signature(Generator).parameters) - {"image_shape", "network"}
     check_keys("its config.json", config, names, ["network"])
     arguments = {name: config[name] for name in names}
@@ -478,7 +485,7 @@ def _download(source: str, settings: dict[str, Any]) -> Path:
 
 def _of_network(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a generator's weights: names, shapes and meaning."""
-    free = {"eps", "y_target", "eps_min", "guide"}
+    free = {"eps", "y_target", "eps_min", "guide", "target_classes"}
     kept = {name: value for name, value in config.items() if name not in free}
     guide = config["guide"] or {}
     of_guide = tuple(guide.get(name) for name in ("name", "image_shape", "num_classes")) if guide else None

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from advgan.classifiers.base import MAX_CLASSES
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, listing
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import check_eps
 from advgan.models.networks import PatchNetwork, ResNetNetwork, UNet, XiaoNetwork
@@ -65,8 +65,25 @@ def check_settings(settings: Mapping[str, Any], *, guided: bool) -> None:
         raise InputError("a universal perturbation cannot depend on a guide's logits of the image, got both")
     if y_target is not None and settings["classes"]:
         raise InputError(f"classes {settings['classes']} means any class, expected no y_target, got {y_target}")
+    check_target_classes(settings["target_classes"], settings["classes"])
     if settings["architecture"] == "unrolled" and not guided:
         raise InputError("architecture unrolled is a backward pass of its guide: expected a guide, got none")
+
+
+def check_target_classes(target_classes: Any, classes: int) -> None:
+    """Raise InputError unless `target_classes` are none, or two and more different ones of so many `classes`."""
+    if not isinstance(target_classes, (list, tuple)) or any(type(value) is not int for value in target_classes):
+        raise InputError(f"target_classes must be a list of class numbers, got {target_classes!r:.60}")
+    if not target_classes:
+        return
+    if not classes:
+        raise InputError(f"target_classes does nothing without any class, got {listing(target_classes)}")
+    different = sorted(set(target_classes))
+    if len(different) < len(target_classes) or len(different) < 2:
+        raise InputError(f"target_classes must be two different classes or more, got {listing(target_classes)}")
+    if different[0] < 0 or different[-1] >= classes:
+        wrong = different[0] if different[0] < 0 else different[-1]
+        raise InputError(f"target_classes must be 0 to {classes - 1}, got {wrong}")
 
 
 def check_classes(settings: Mapping[str, Any], guide: Any) -> None:

@@ -54,6 +54,7 @@ def build_generator(
         levels=config.levels,
         labels=num_classes if labels else 0,
         classes=num_classes if config.any_class else 0,
+        target_classes=tuple(config.target_classes),
         eps_min=config.eps_min,
         noise=config.noise,
         universal=config.universal,

@@ -162,7 +162,9 @@ def _filled(
     s = settings
     direction = "away from their class" if s["y_target"] is None else f"toward class {s['y_target']}"
     if s.get("any_class"):
-        direction = "toward any given class, or away from their own"
+        targets = s.get("target_classes")
+        toward = f"one of the classes {listing(targets, 20)}" if targets else "any given class"
+        direction = f"toward {toward}, or away from their own"
     smallest = "" if s.get("eps_min") is None else f"{eps_text(s['eps_min'])} to "
     eps_range = f"eps {smallest}{eps_text(s['eps'])}"
     iterations = ""

@@ -143,6 +143,17 @@ class LossInputs:
 LossFunction = Callable[[LossInputs], Tensor]  # -> a scalar, or one value per image (n,)
 
 
+def wrong_classes(target_classes: Sequence[int], y: Tensor, numbers: Tensor) -> Tensor:
+    """The target class of each image (n,) with label `y`: of the `target_classes` other than y, in their order from
+    the one after y, the one of its number, counted from 0 and around."""
+    if isinstance(target_classes, range):
+        return (y + 1 + numbers % (len(target_classes) - 1)) % len(target_classes)
+    targets = torch.tensor(sorted(target_classes), device=y.device)
+    after = torch.searchsorted(targets, y.contiguous(), right=True)
+    others = len(targets) - (targets == y[:, None]).sum(1)
+    return targets[(after + numbers % others) % len(targets)]
+
+
 def sample_conditions(
     generator: Generator,
     y: Tensor,
@@ -172,7 +183,7 @@ def sample_conditions(
 
     y_target = eps = z = None
     if generator.classes:
-        wrong = (y + per_image(rng.integers(1, generator.classes, total))) % generator.classes
+        wrong = wrong_classes(generator.target_classes, y, per_image(rng.integers(generator.classes - 1, size=total)))
         y_target = wrong.where(per_image(rng.random(total)) < targeted_fraction, torch.full_like(y, -1))
     elif generator.y_target is not None:
         y_target = torch.full_like(y, generator.y_target)

@@ -195,12 +195,13 @@ class GeneratorTraining:
         description = description or describe(config, threat, y_target, images, custom_loss=modules.loss)
         self.classes = description.classes or images.classes
         shape = images.train.image_shape
+        own = modules.generator if isinstance(modules.generator, Generator) else None
         config = config.resolved(
             shape,
             own_architecture(modules.generator),
             classes=len(images.classes),
-            targeted=threat.targeted or bool(getattr(modules.generator, "any_class", False)),
-            one_eps=getattr(modules.generator, "eps_min", None) is None,
+            targeted=threat.targeted or bool(own and own.classes),
+            one_eps=own is None or own.eps_min is None,
         )
         n = 8 * size_defaults(shape, config.generator.architecture).batch_size  # 512 small images
         sample, _ = next(images.train.first(n).batches(n))

@@ -40,6 +40,7 @@ class GeneratorConfig:
     labels         the label is an input, `perturb(x, y)`; None: yes for the architectures patch and unet, unless a
                    guide gives its prediction, the perturbation is universal, or there are fewer than 10 images a class
     any_class      one generator for all classes: `perturb(x, y_target=3)` takes any, or none
+    target_classes   the classes of any_class, two or more, by number; (): all. Few are learned sooner than a thousand
     eps_min        one generator for all radii from this one to eps; None: eps alone
     noise          length of a noise vector, for many different adversarial images of one image; 0: one
     universal      one perturbation for all images
@@ -53,6 +54,7 @@ class GeneratorConfig:
     levels: int | None = None
     labels: bool | None = None
     any_class: bool = False
+    target_classes: Sequence[int] = ()
     eps_min: float | None = None
     noise: int = 0
     universal: bool = False
@@ -212,6 +214,7 @@ class TrainingConfig:
         generator, defaults = self.generator, TrainingConfig().to_dict()
         for name, needed, met in (
             ("targeted_fraction", "any_class", generator.any_class),
+            ("target_classes", "any_class", generator.any_class),
             ("label_dropout", "labels", generator.labels is not False),
             ("diversity_weight", "noise", generator.noise > 0),
             ("curriculum", "a single eps", generator.eps_min is None or self.optimization.curriculum == 1),

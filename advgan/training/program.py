@@ -54,6 +54,8 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Share of the training images whose label the generator is not given, so that it works without"""
     any_class: bool = False
     """One generator for all target classes, and untargeted: the class is an input"""
+    target_classes: tuple[str | int, ...] = ()
+    """With --any-class: the classes to be trained toward, two or more, by number or name; (): all"""
     aimed: Real = 0.5
     """With --any-class: share of the training images with a target class"""
     eps_min: Real | None = None
@@ -139,7 +141,10 @@ def main(settings: Settings) -> None:
     models, data, guide = load(settings, accelerator)
     names = getattr(unwrap(models[0]), "classes", None) or data.classes
     y_target = class_number(settings.y_target, names, data.num_classes, settings.target)
-    settings = replace(settings, y_target=y_target)
+    numbers = (class_number(target, names, data.num_classes, settings.target) for target in settings.target_classes)
+    target_classes = tuple(number for number in numbers if number is not None)
+    settings = replace(settings, y_target=y_target, target_classes=target_classes)
+    config = config.replace({"target_classes": target_classes})
     code = 0
     try:
         fit(

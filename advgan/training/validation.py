@@ -20,6 +20,7 @@ from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
 from advgan.training.collapse import absorbing_classes, collapse_warnings
+from advgan.training.gan import wrong_classes
 
 AFTER = "asr after "  # a transform
 
@@ -237,16 +238,15 @@ class Validator:
     def _attacked(self, generator: Any, setting: EvalSetting, batch: range) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x, y, y_target and x_adv of a batch."""
         x, y = self._images(batch)
-        y_target = self._targets(setting, batch, y)
+        y_target = self._targets(setting, batch, y, generator.target_classes)
         eps = torch.full_like(x[:, 0, 0, 0], setting.eps)
         return x, y, y_target, generator(x, y, y_target, eps, self._noise(generator, batch))
 
-    def _targets(self, setting: EvalSetting, batch: range, y: Tensor) -> Tensor:
+    def _targets(self, setting: EvalSetting, batch: range, y: Tensor, target_classes: Sequence[int]) -> Tensor:
         """The target class of each image of a batch, -1 for none; all wrong classes in turn if the setting has them."""
         if not setting.all_wrong_classes:
             return torch.full_like(y, -1 if setting.y_target is None else setting.y_target)
-        k = self.logits[0].shape[1]
-        return (y + 1 + torch.tensor(batch, device=y.device) % (k - 1)) % k
+        return wrong_classes(target_classes, y, torch.tensor(batch, device=y.device))
 
     def _noise(self, generator: Any, batch: range) -> Tensor | None:
         """The same noise for an image at every validation, whichever process has it."""

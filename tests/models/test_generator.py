@@ -404,3 +404,35 @@ def test_from_pretrained_of_an_unreachable_hub_is_one_line(monkeypatch: pytest.M
     with pytest.raises(InputError, match=r"no generator at hf://user/model: .*connection refused") as error:
         Generator.from_pretrained("hf://user/model")
     assert "\n" not in str(error.value)
+
+
+def test_target_classes_are_kept_and_others_are_refused(tmp_path: Path) -> None:
+    generator = Generator(classes=10, target_classes=(7, 2), width=4, depth=0).eval()
+    x = torch.rand(3, 1, 8, 8)
+    generator.save(tmp_path / "generator")
+    loaded = Generator.from_pretrained(tmp_path / "generator")
+    assert loaded.target_classes == (7, 2)
+    assert "targeted at one of the classes 7, 2" in (tmp_path / "generator/README.md").read_text()
+    for y_target in (7, torch.tensor([2, 7, 7]), None):
+        assert torch.equal(loaded.perturb(x, y_target=y_target), generator.perturb(x, y_target=y_target))
+    for y_target in (3, torch.tensor([2, 7, 3])):
+        with pytest.raises(InputError, match="was trained for the classes 7, 2, got y_target 3"):
+            loaded.perturb(x, y_target=y_target)
+    assert tuple(Generator(classes=3, width=4, depth=0).target_classes) == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_classes": (1, 2)}, "target_classes does nothing without any class, got 1, 2"),
+        ({"classes": 10, "target_classes": (1,)}, "two different classes or more, got 1"),
+        ({"classes": 10, "target_classes": (1, 1, 2)}, "two different classes or more, got 1, 1, 2"),
+        ({"classes": 10, "target_classes": (1, 10)}, "target_classes must be 0 to 9, got 10"),
+        ({"classes": 10, "target_classes": (-1, 1)}, "target_classes must be 0 to 9, got -1"),
+        ({"classes": 10, "target_classes": "12"}, "must be a list of class numbers, got '12'"),
+        ({"classes": 10, "target_classes": [True, 2]}, "must be a list of class numbers"),
+    ],
+)
+def test_impossible_target_classes_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Generator(width=4, depth=0, **settings)

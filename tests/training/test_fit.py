@@ -483,3 +483,14 @@ def test_advgan_train_of_a_wheel_built_from_the_sdist_outside_the_clone(tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert (elsewhere / "run/generator/model.safetensors").is_file()
+
+
+def test_a_generator_for_some_target_classes(images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    settings = SMALL | {"any_class": True, "targeted_fraction": 1.0}
+    generator = advgan.fit(Linear(), images, target_classes=(1, 2), output_dir=tmp_path / "run", **settings)
+    assert tuple(generator.target_classes) == (1, 2)
+    assert "one of the classes 1, 2" in (tmp_path / "run/generator/README.md").read_text()
+    with pytest.raises(InputError, match="target_classes does nothing without any_class, got"):
+        advgan.fit(Linear(), images, target_classes=(1, 2), **SMALL)
+    with pytest.raises(InputError, match="target_classes must be 0 to 2, got 10"):
+        advgan.fit(Linear(), images, target_classes=(1, 10), **settings)

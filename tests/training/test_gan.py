@@ -10,7 +10,15 @@ from torch.optim import SGD
 
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.gan import Batch, LossConfig, SourceModel, discriminator_step, generator_step, sample_conditions
+from advgan.training.gan import (
+    Batch,
+    LossConfig,
+    SourceModel,
+    discriminator_step,
+    generator_step,
+    sample_conditions,
+    wrong_classes,
+)
 from advgan.training.trainer import curriculum_factor
 from advgan.training.validation import EvalSetting, eval_settings
 
@@ -108,6 +116,18 @@ def test_questions_are_the_same_for_any_number_of_processes_and_never_the_true_c
     assert whole.eps.min() >= 0.1
     assert whole.eps.max() <= 0.3
     assert whole.z is None
+
+
+def test_target_classes_are_the_given_ones_but_the_label_and_equally_often() -> None:
+    y = torch.tensor([0, 2, 5, 9]).repeat_interleave(600)
+    assert wrong_classes((5, 2, 7), y[::600], torch.arange(4)).tolist() == [2, 7, 7, 2]
+    generator = Generator(classes=10, target_classes=(5, 2, 7), width=4, depth=0)
+    drawn = sample_conditions(generator, y, np.random.default_rng(0), first=0, total=2400, targeted_fraction=1.0)
+    for label, expected in ((0, {2, 5, 7}), (2, {5, 7}), (5, {2, 7}), (9, {2, 5, 7})):
+        counts = torch.bincount(drawn.y_target[y == label], minlength=10)
+        assert set(counts.nonzero().flatten().tolist()) == expected
+        assert counts[sorted(expected)].min() > 600 / len(expected) * 0.8
+    assert wrong_classes(range(4), torch.tensor([0, 3, 1]), torch.tensor([0, 1, 2])).tolist() == [1, 1, 0]
 
 
 def test_curriculum_starts_in_a_larger_ball_and_ends_in_that_of_eps_after_half_of_the_steps() -> None:

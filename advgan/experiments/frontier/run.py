@@ -263,7 +263,9 @@ def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat
         )
         results += len(grids) if any(loaded.generator.iterations for loaded in supported) else 0
     for loaded in supported:
-        results += loaded.generator.classes * (1 + len(pgd40_references(threat.eps))) if settings.targeted else 0
+        results += (
+            len(loaded.generator.target_classes) * (1 + len(pgd40_references(threat.eps))) if settings.targeted else 0
+        )
         results += DRAWS[-1] if loaded.generator.noise else 0
     return results
 
@@ -367,7 +369,7 @@ def evaluations_needed(points: Sequence[Mapping[str, Any]], reference: Tensor | 
 def targeted_table(study: FrontierStudy, threat: Threat, trained: LoadedGenerator, n: int) -> list[dict[str, Any]]:
     """One line per target class: one pass on all images of other classes, and targeted PGD-40 on the first `n`."""
     threat, rows = Threat(threat.norm, threat.eps, targeted=True), []
-    for y_target in range(trained.generator.classes):
+    for y_target in trained.generator.target_classes:
         one_pass = study.attack("advgan", threat, trained, y_target=y_target)
         names = pgd40_references(threat.eps)
         reference = any_attack_success([study.attack(name, threat, y_target=y_target, n=n) for name in names])
