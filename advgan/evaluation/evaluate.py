@@ -19,7 +19,7 @@ from advgan.core.inputs import check_columns
 from advgan.core.threat_model import Threat, check_class
 from advgan.defenses import Transforms, can_reject, unwrap
 from advgan.evaluation.metrics import attack_metrics, attack_outcome, clean_metrics, clean_records
-from advgan.evaluation.runner import ThreatModelViolation, device_of, run_attack
+from advgan.evaluation.runner import MadeBatches, ThreatModelViolation, device_of, run_attack
 from advgan.evaluation.verify import accepts, not_finite, predictions_after
 
 ROW_KEYS = (
@@ -67,6 +67,7 @@ def evaluate(
     progress: Callable[[int], None] = lambda images: None,
     transforms: Transforms | None = None,
     clean_after: dict[str, Tensor] | None = None,
+    made: MadeBatches | None = None,
 ) -> Result:
     """Attack images `x` (n, c, h, w) with labels `y` (n,), batch by batch, and verify the adversarial examples.
 
@@ -82,6 +83,7 @@ def evaluate(
     transforms     of the written images: records "after NAME" and "clean after NAME" are the predictions (n,) of the
                    adversarial and of the clean images after each; -1: rejected
     clean_after    the latter, as of `predict_after`, where known
+    made           adversarial images that were made before, by batches; those that are missing are added
 
     An attack that raises, leaves ball or box, or changes its input or the model is a failed row without metrics; so is
     a target with NaN or infinity among its logits. Raises InputError for invalid images or labels, a target in training
@@ -106,6 +108,7 @@ def evaluate(
             keep=keep,
             progress=progress,
             transforms=transforms,
+            made=made,
         )
     except ThreatModelViolation as broken:
         return _failed(row, str(broken), broken.violations)

@@ -34,6 +34,7 @@ from advgan.evaluation.evaluate import (
     recompute_metrics,
 )
 from advgan.evaluation.loading import TargetModel
+from advgan.evaluation.runner import MadeBatches
 from advgan.models.generator import Generator
 
 X_ADV = "x_adv"  # the one tensor in a stored file that is not a column of its records
@@ -81,6 +82,7 @@ class ResultCache:
         self.directory, self.x, self.y, self.batch_size, self.keep = directory, x, y, batch_size, keep
         self.fresh, self.transforms = fresh, transforms
         self.cache_hits = 0
+        self._made: tuple[Any, MadeBatches] = (None, {})  # the adversarial images of the last shared attack
         self._images = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
         self._logits: dict[str, Tensor] = {}
         self._accepted: dict[str, Tensor | None] = {}
@@ -118,14 +120,18 @@ class ResultCache:
         generator: Generator | None = None,
         transfer: bool = False,
         source: TargetModel | None = None,
+        shared: bool = False,
         progress: Callable[[int], None] = lambda images: None,
     ) -> Result:
         """The stored or computed result of one attack. A minimum-norm attack is run once for all eps of a norm.
 
         transfer  whether the generator was trained on another classifier
-        source    another classifier, on which the adversarial examples are computed (access "transfer")
+        source    another classifier, on which the adversarial examples are computed (access "transfer"): once for the
+                  victims of calls in a row
+        shared    whether such calls with the victim as their source follow
         """
-        attacked = attack_view((source or victim).model, spec.view)
+        origin = source or victim
+        attacked = attack_view(origin.model, spec.view)
         on_another_model = source is not None or (spec.view == "oblivious" and attacked is not victim.model)
         access: AttackerAccess = (
             "transfer" if on_another_model or (spec.access == "generator" and transfer) else spec.access
@@ -136,9 +142,12 @@ class ResultCache:
             key = self._key(spec, victim, widest, y_target=y_target, seed=seed, generator=generator, source=source)
         result = self._read(key)
         if result is None:
-            for model in (victim, source or victim):
+            for model in (victim, origin):
                 reseed(model.model, seed)
             rng = attack_rng(seed, spec.label)
+            made = None
+            if (shared or source is not None) and not is_stochastic(origin):
+                made = self._made_batches((spec.label, origin.model, widest, y_target, seed), again=source is None)
             result = evaluate(
                 make_attack(spec, attacked, widest, y_target, rng, generator),
                 victim.model,
@@ -157,14 +166,24 @@ class ResultCache:
                 progress=progress,
                 transforms=self.transforms,
                 clean_after=self.clean_after(victim),
+                made=made,
             )
             if result.row["status"] == "ok":  # a failure may be the machine's: not stored
                 self._write(key, result)
+            else:
+                self._made = (None, {})
         else:
             self.cache_hits += 1
             progress(len(self.x))
         row = result.row | {"seed": seed, "access": access}
         return recompute_metrics(Result(row, result.records, result.x_adv), threat)
+
+    def _made_batches(self, attack: tuple[Any, ...], *, again: bool) -> MadeBatches:
+        """The adversarial images of the last shared attack, if it was this one; `again`: to be made, so that the calls
+        of its own model are counted."""
+        if again or self._made[0] != attack:
+            self._made = (attack, {})
+        return self._made[1]
 
     def name(self, call: Mapping[str, Any]) -> str:
         """Identifier of the result of `run(**call)`; several calls may have the same."""

@@ -18,6 +18,7 @@ from advgan.evaluation.instrumentation import CallCounter, ModelSnapshot
 from advgan.evaluation.verify import ThreatModelViolation, verify_examples
 
 T = TypeVar("T")
+MadeBatches = dict[int, tuple[Tensor, float]]  # index of a batch's first image -> x_adv, seconds
 WARM_UP = 8  # images; memory, kernels and threads are in place after them
 
 
@@ -46,8 +47,11 @@ def run_attack(
     keep: int,
     progress: Callable[[int], None],
     transforms: Transforms | None = None,
+    made: MadeBatches | None = None,
 ) -> Run:
     """Attack all images `x` (n, c, h, w), n >= 1, in batches, and verify each adversarial example against `threat`.
+
+    made   batches that were made before are not made again, others are added
 
     The time is the median over batches of equal size. Of three or more, the first is the warm-up and left out; where
     there are fewer, the first few images are attacked once before. Raises ThreatModelViolation at the first one,
@@ -63,13 +67,18 @@ def run_attack(
     try:
         for start in range(0, len(x), batch_size):
             x_clean, label = (part[start : start + batch_size].to(device_of(target)) for part in (x, y))
-            if start == 0 and n_equal <= 2:
-                attack(x_clean[:WARM_UP].clone(), label[:WARM_UP].clone())
             before = counter.forwards
-            with counter:
-                x_adv, duration = _call_timed(attack, x_clean, label)
+            if made and start in made:
+                x_adv, duration = made[start][0].to(x_clean.device), made[start][1]
+            else:
+                if start == 0 and n_equal <= 2:
+                    attack(x_clean[:WARM_UP].clone(), label[:WARM_UP].clone())
+                with counter:
+                    x_adv, duration = _call_timed(attack, x_clean, label)
             columns = verify_examples(target, x_clean, x_adv, threat, transforms)
             queries = (counter.forwards - before) / len(x_clean)
+            if made is not None:
+                made[start] = x_adv.cpu().clone(), duration
             seconds.append(duration / len(x_clean))
             measured.append(columns | {"queries": torch.full((len(x_clean),), queries)})
             if start < keep:

@@ -37,6 +37,7 @@ class GridPoint:
 
     generator    of attack advgan
     source       another classifier, on which the adversarial examples are made (transfer)
+    shared       whether points with the target as their source follow, in a row
     transferred  whether the generator was trained on another classifier; None: as recorded in its run
     label        name of the attack in the results; None: that of `spec`
     shown        name of the attack in the progress bar; None: the label
@@ -49,6 +50,7 @@ class GridPoint:
     seed: int = 0
     generator: LoadedGenerator | None = None
     source: TargetModel | None = None
+    shared: bool = False
     transferred: bool | None = None
     label: str | None = None
     shown: str | None = None
@@ -76,6 +78,7 @@ class GridPoint:
             "generator": trained.generator if trained else None,
             "transfer": transferred,
             "source": self.source,
+            "shared": self.shared,
         }
 
 

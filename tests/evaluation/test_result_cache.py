@@ -130,6 +130,24 @@ def test_transfer_attack_queries_source_only(victim: TargetModel, tmp_path: Path
     assert torch.equal(result.records["prediction"], predicted_labels(victim.model, x_adv))
 
 
+def test_images_of_one_source_are_made_once_for_all_victims(victim: TargetModel) -> None:
+    source, other = (TargetModel(name, conv_net()) for name in "ab")
+    torch.manual_seed(1)
+    for model in (source.model, other.model):
+        torch.nn.init.normal_(model.get_parameter("0.bias"), std=0.1)
+    pgd, passes = parse_attack("pgd:steps=2"), list[int]()
+    calls: list[tuple[TargetModel, TargetModel | None]] = [(source, None), (victim, source), (other, source)]
+    alone = [ResultCache(None, X, Y, batch_size=10).run(pgd, v, BALL, source=s) for v, s in calls]
+    cache = ResultCache(None, X, Y, batch_size=10)
+    together = [cache.run(pgd, source, BALL, shared=True)]
+    source.model.register_forward_hook(lambda *_: passes.append(1))
+    together += [cache.run(pgd, v, BALL, source=source) for v in (victim, other)]
+    assert not passes
+    assert all(same(a, b) for a, b in zip(alone, together, strict=True))
+    assert together[0].row["forwards_per_image"] > 0 == together[1].row["forwards_per_image"]
+    assert len({result.row["seconds_per_image"] for result in together}) == 1
+
+
 def test_generator_is_part_of_key(victim: TargetModel, tmp_path: Path) -> None:
     spec, generators = parse_attack("advgan:steps=1"), []
     for seed in (0, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,36 @@ def test_functions_of_a_model_get_the_threat(model: nn.Module, images: tuple[Ten
     advgan.compare(model, x, y, [mine], eps=0.15, y_target=2)
     assert isinstance(seen["y_target"], Tensor)
     assert set(seen["y_target"].tolist()) == {2}
+
+
+def test_functions_get_the_settings_that_they_have_an_argument_for(
+    model: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    class Bound:
+        def __call__(self, x: Tensor, y: Tensor, norm: str = "l2", *, eps: float = 0.01) -> Tensor:
+            return fgsm(model, x, y, eps=eps, norm=norm)  # type: ignore[arg-type]
+
+    attacks: dict[str, Any] = {
+        "name": "fgsm",
+        "keyword": lambda x, y, *, eps: fgsm(model, x, y, eps=eps),
+        "first": lambda eps, x, y: fgsm(model, x, y, eps=eps),
+        "between": lambda model, eps, x, norm, y: fgsm(model, x, y, eps=eps, norm=norm),
+        "partial": partial(fgsm, model),
+        "object": Bound(),
+        "own options": lambda model, x, y=None, steps=1, eps=0.01: fgsm(model, x, y, eps=eps),
+        "any": lambda *inputs, **options: fgsm(model, *inputs, eps=0.15),
+        "any options": lambda model, x, y, **options: fgsm(model, x, y, eps=options["eps"], norm=options["norm"]),
+    }
+    rows = advgan.compare(model, *images, attacks, eps=0.15).rows
+    assert [(row["status"], row["l2_mean"]) for row in rows] == [("ok", rows[0]["l2_mean"])] * len(attacks)
+    targeted: dict[str, Any] = {"own class": lambda x, y: x, "a class": lambda x, y, y_target: x + 0 * y_target.sum()}
+    assert {row["status"] for row in advgan.compare(model, *images, targeted, eps=0.1, y_target=1).rows} == {"ok"}
+
+
+@pytest.mark.parametrize("attack", [lambda x: x, lambda model, x: x, lambda model, x, y, steps: x, lambda eps: eps])
+def test_functions_of_other_arguments_are_refused(attack: Any, model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(InputError, match=r"expected \(x, y\) or \(model, x, y\)"):
+        advgan.compare(model, *images, {"own": attack}, eps=0.1)
 
 
 def test_an_attack_that_raises_is_a_failed_row(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:

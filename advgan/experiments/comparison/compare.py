@@ -105,8 +105,8 @@ def compare(
         model: images (n, c, h, w) in [0, 1] -> logits (n, k), in eval mode, normalisation inside; left as found
         x, y: float32 images (n, c, h, w) in [0, 1] and int64 labels (n,)
         attacks: names with settings ("pgd:steps=40", "torchattacks:AutoAttack"), generators, or functions
-            (x, y) -> x_adv or (model, x, y, *, eps, ...) -> x_adv, which get those of eps, norm, y_target (n,) and
-            rng that they take; a mapping gives labels
+            (x, y) -> x_adv or (model, x, y) -> x_adv, which also get those of eps, norm, y_target (n,) and rng that
+            they have an argument for; a mapping gives labels
         eps, norm: the ball, in pixel units of [0, 1]
         y_target: target class of all attacks; None: untargeted
         batch_size: images an attack gets at once
@@ -222,28 +222,40 @@ def attack_function(
 def own_attack(
     label: str, attack: Callable[..., Tensor], model: nn.Module, threat: Threat, y_target: int | None, seed: int
 ) -> AttackFn:
-    """A function as (x, y) -> x_adv: itself, or with the model and the settings that (model, x, y, *, eps) takes.
+    """A function as (x, y) -> x_adv, called with those of the settings eps, norm, rng and y_target that its signature
+    has, at any place in it.
 
-    Raises InputError for a `y_target` that the latter has no argument for.
+    Besides them it takes (x, y), or (model, x, y) where the first argument is called model, or three have no default;
+    `**kwargs` of the latter are all settings. Raises InputError for other arguments, and for a `y_target` that a
+    function of a model has no argument for.
     """
     try:
-        parameters = inspect.signature(attack).parameters.values()
+        parameters = list(inspect.signature(attack).parameters.values())
     except (TypeError, ValueError):  # some compiled functions have none
         return attack
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters) < 3:
-        return attack
-    given = {"eps": threat.eps, "norm": threat.norm, "rng": attack_rng(seed, label)}
-    taken = {p.name for p in parameters}
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        taken |= {*given, "y_target"}
-    if y_target is not None and "y_target" not in taken:
+    settings: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm, "rng": attack_rng(seed, label)}
+    kinds, names = {p.kind for p in parameters}, {p.name for p in parameters}
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    inputs = [p for p in places if p.name not in (*settings, "y_target")]
+    of_model = bool(inputs) and (inputs[0].name == "model" or sum(p.default is p.empty for p in inputs) > 2)
+    n, required = 2 + of_model, sum(p.default is p.empty for p in inputs)
+    if required > n or (len(inputs) < n and inspect.Parameter.VAR_POSITIONAL not in kinds):
+        raise InputError(
+            f"attack {label} has the arguments ({', '.join(names)}), expected (x, y) or (model, x, y), and besides "
+            "them any of eps, norm, rng, y_target"
+        )
+    if of_model and inspect.Parameter.VAR_KEYWORD in kinds:
+        names |= {*settings, "y_target"}
+    if y_target is not None and of_model and "y_target" not in names:
         raise InputError(f"attack {label} has no argument y_target, expected no y_target, got {y_target}")
-    fixed = {key: value for key, value in given.items() if key in taken}
+    last = places.index(inputs[n - 1]) + 1 if len(inputs) >= n else len(places)
+    before = [p.name for p in places[:last]]  # the inputs, and settings among them
 
     def run(x: Tensor, y: Tensor) -> Tensor:
-        target_class = {} if y_target is None else {"y_target": torch.full_like(y, y_target)}
-        return attack(model, x, y, **fixed, **target_class)
+        values = settings if y_target is None else settings | {"y_target": torch.full_like(y, y_target)}
+        images = iter((model, x, y) if of_model else (x, y))
+        arguments = [values[name] if name in values else next(images) for name in before]
+        return attack(*arguments, *images, **{key: values[key] for key in values if key in names - set(before)})
 
     return run
 

@@ -125,7 +125,8 @@ def main(settings: Settings) -> None:
     matrix = grid.matrix(specs, threat)
     curve = grid.curve(curve_specs, [replace(threat, eps=eps) for eps in eps_values], pairs)
     points = {point.key: point for point in (*matrix, *curve)}  # each is run once
-    results = dict(zip(points, study.run(list(points.values())), strict=True))
+    ordered = by_attack(list(points.values()))
+    results = dict(zip((point.key for point in ordered), study.run(ordered), strict=True))
     rows = {key: transfer_row(study, points[key], result) for key, result in results.items()}
     times = line_times(study, matrix, settings.repeats) if settings.repeats else {}
     parts = {name: [rows[point.key] for point in part] for name, part in (("matrix", matrix), ("curve", curve))}
@@ -211,6 +212,7 @@ class TransferGrid:
             source=None if generator is not None or source == victim else source_model,
             label=spec.label if generator is None else generator.label,
             source_model=source_model,
+            shared=generator is None and source == victim,
         )
 
     def matrix(self, specs: Sequence[AttackSpec], threat: Threat) -> list[TransferPoint]:
@@ -242,6 +244,12 @@ class TransferGrid:
                     reached = [threat for threat in threats if threat.eps <= largest]
                     points += [self.point(ONE_PASS, threat, *pair, generator) for threat in reached]
         return points
+
+
+def by_attack(points: Sequence[TransferPoint]) -> list[TransferPoint]:
+    """Points of one attack and source in a row, white-box first: its adversarial images are judged by all victims."""
+    attacks = {attack: i for i, attack in enumerate(dict.fromkeys((point.line, point.threat) for point in points))}
+    return sorted(points, key=lambda point: (attacks[point.line, point.threat], point.source is not None))
 
 
 def line_times(study: Study, points: Sequence[TransferPoint], repeats: int) -> dict[tuple[str | None, str | None], Any]:
