@@ -118,35 +118,31 @@ def _verdict(check: ResultRow) -> str:
     return line if check["verdict"] != "not tested" else f"{line}. To test it: {check['meaning']}"
 
 
-def plot(rows: Iterable[ResultRow]) -> np.ndarray:
-    """The main columns of the attacks' tables as an image (height, width, 3) uint8, to be read in a small card of
-    TensorBoard, which opens on images and not on text."""
-    tables = sections({"rows": list(rows)}, DROPPABLE)
-    widths = [np.array([max(map(len, texts)) + 3 for texts in zip(t.headers, *t.rows, strict=True)]) for t in tables]
-    longest_title = max(len(line) for table in tables for line in table.title.split(": ", 1))
-    height = sum(len(table.rows) + 4 for table in tables)
-    width = max(*(table_widths.sum() for table_widths in widths), 1.25 * longest_title + 2)
+def plots(rows: Iterable[ResultRow]) -> dict[str, np.ndarray]:
+    """Title, like "Bounded attacks on mnist-c, linf eps 0.3", -> the main columns of that table as an image
+    (height, width, 3) uint8, to be read in a small card of TensorBoard, which opens on images and not on text."""
+    return {table.title.split(": ", 1)[0]: _plot(table) for table in sections({"rows": list(rows)}, DROPPABLE)}
+
+
+def _plot(table: Table) -> np.ndarray:
+    columns = np.array([max(map(len, texts)) + 3 for texts in zip(table.headers, *table.rows, strict=True)])
+    title = table.title.split(": ", 1)
+    height, width = len(table.rows) + len(title) + 1.5, max(columns.sum(), 1.25 * max(map(len, title)) + 2)
     figure = Figure(figsize=(0.09 * width, 0.25 * height), dpi=110)
     canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    y = 0.0
-    for table, columns in zip(tables, widths, strict=True):
-        for text, style in zip(table.title.split(": ", 1), ("bold", "normal"), strict=False):
-            y += 1
-            axes.text(1, y, text, size=11, weight=style, va="center", parse_math=False)
-        right_edges = columns.cumsum() - 1
-        for number, line in enumerate([table.headers, *table.rows]):
-            y += 1
-            if number % 2:
-                axes.axhspan(y - 0.5, y + 0.5, color=STRIPE, zorder=0)
-            color, weight = (FAILED if number - 1 in table.failures else "black"), ("normal" if number else "bold")
-            for j, cell in enumerate(line):
-                is_text = j < table.n_text_columns
-                x, alignment = (right_edges[j] - columns[j] + 2, "left") if is_text else (right_edges[j], "right")
-                axes.text(
-                    *(x, y, cell), size=10, va="center", ha=alignment, weight=weight, color=color, parse_math=False
-                )
-        y += 1
+    for y, (text, weight) in enumerate(zip(title, ("bold", "normal"), strict=False), 1):
+        axes.text(1, y, text, size=11, weight=weight, va="center", parse_math=False)
+    right_edges = columns.cumsum() - 1
+    for number, line in enumerate([table.headers, *table.rows]):
+        y = len(title) + 1 + number
+        if number % 2:
+            axes.axhspan(y - 0.5, y + 0.5, color=STRIPE, zorder=0)
+        color, weight = (FAILED if number - 1 in table.failures else "black"), ("normal" if number else "bold")
+        for j, cell in enumerate(line):
+            is_text = j < table.n_text_columns
+            x, alignment = (right_edges[j] - columns[j] + 2, "left") if is_text else (right_edges[j], "right")
+            axes.text(*(x, y, cell), size=10, va="center", ha=alignment, weight=weight, color=color, parse_math=False)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

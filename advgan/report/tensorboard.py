@@ -21,7 +21,8 @@ from advgan.report.comparison import Comparison, Plot
 from advgan.report.escaping import in_markdown
 from advgan.report.figures import with_caption
 from advgan.report.figures.plot_groups import PlotGroup, plot_groups, safe
-from advgan.report.table import SIGNS, describe_check, markdown, plot
+from advgan.report.table import SIGNS, describe_check, markdown
+from advgan.report.table import plots as table_plots
 
 # Metrics that are scalars, by chapter of the custom layout.
 METRICS_BY_CHAPTER = {
@@ -31,8 +32,8 @@ METRICS_BY_CHAPTER = {
 }
 STEPS_PER_EPS = 1000  # of eps 1: TensorBoard counts in whole steps
 ABOUT = f"""\
-**Images**: the cards are in reading order. `01_table` has the metrics of every attack; each of the others has an
-explanation below the plot.
+**Images**: the cards are in reading order. `01_tables` has the main metrics of every attack; each of the
+others has an explanation below the plot.
 
 **Scalars**: one chart per metric, target, norm and eps, in which each attack is a run. TensorBoard has integer steps
 only, so **the step is {STEPS_PER_EPS} eps**: an attack at eps 0.3 is at step {round(0.3 * STEPS_PER_EPS)}. The
@@ -55,7 +56,8 @@ def write_comparison(directory: Path, comparison: Comparison, plots: Mapping[str
 
     def write(folder: Path) -> None:
         with SummaryWriter(str(folder)) as log:
-            log.add_image("01_table/comparison", plot(summary["rows"]), dataformats="HWC")
+            for title, image in table_plots(summary["rows"]).items():
+                log.add_image(f"01_tables/{safe(title)}", image, dataformats="HWC")
             kinds = list(dict.fromkeys(name.partition("/")[0] for name in plots))
             for name, drawn_plot in plots.items():
                 number = kinds.index(name.partition("/")[0]) + 2

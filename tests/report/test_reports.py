@@ -26,7 +26,7 @@ from advgan.report.files import file_names, write_report
 from advgan.report.html import headlines
 from advgan.report.latex import escape, latex
 from advgan.report.sections import sections
-from advgan.report.table import markdown, plot, terminal
+from advgan.report.table import markdown, plots, terminal
 from tests.conftest import ROOT
 
 N, CLASSES = 40, ("zero", "one", "two", "three")
@@ -280,12 +280,15 @@ def test_markdown_has_all_tables_and_explanations() -> None:
         assert line.count("|") == text.split("| attack | access | seed")[1].splitlines()[0].count("|") + 3
 
 
-def test_table_image() -> None:
-    image = plot(SUMMARY["rows"])
-    assert image.dtype == np.uint8
-    assert image.shape[2] == 3
-    assert image.shape[1] > image.shape[0] > 100
-    assert (image < 128).any()
+def test_tables_as_images() -> None:
+    images = plots(SUMMARY["rows"])
+    assert list(images) == [table.title.split(": ")[0] for table in sections(SUMMARY) if "attacks on" in table.title]
+    assert "Bounded attacks on mnist-c, linf eps 0.1" in images
+    for image in images.values():
+        assert image.dtype == np.uint8
+        assert image.shape[2] == 3
+        assert image.shape[1] > image.shape[0] > 100
+        assert (image < 128).any()
 
 
 # LaTeX

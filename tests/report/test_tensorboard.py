@@ -26,7 +26,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures import with_caption
-from advgan.report.table import markdown
+from advgan.report.figures.plot_groups import safe
+from advgan.report.table import markdown, plots
 from advgan.report.tensorboard import command, write_comparison
 from advgan.training.validation import ValidationResult
 from advgan.training.validation_log import write_validation
@@ -70,9 +71,11 @@ def test_images_are_numbered_in_reading_order(logs: Path) -> None:
     events = read(logs / "compare")
     tags = events.Tags()["images"]
     assert tags == sorted(tags)
-    names = ["01_table/comparison", *(f"0{i}_{name}" for i, name in zip((2, 3, 3), PICTURES, strict=True))]
+    tables = [f"01_tables/{safe(title)}" for title in plots(whole().summary["rows"])]
+    assert len(tables) > 1
+    names = [*tables, *(f"0{i}_{name}" for i, name in zip((2, 3, 3), PICTURES, strict=True))]
     assert tags == names
-    for name, picture in zip(names[1:], PICTURES.values(), strict=True):
+    for name, picture in zip(names[len(tables) :], PICTURES.values(), strict=True):
         shown = np.asarray(Image.open(io.BytesIO(events.Images(name)[0].encoded_image_string)))
         assert (shown == with_caption(picture)).all()
 
@@ -184,7 +187,7 @@ def test_tensorboard_serves_the_logs(address: str) -> None:
     assert (step, value) == (50, pytest.approx(row["asr"]))
 
     images = fetch_json(f"{address}/plugin/images/tags")["compare"]
-    assert len(images) == 1 + len(PICTURES)
+    assert len(images) == len(plots(whole().summary["rows"])) + len(PICTURES)
     name = "03_gallery/a-target deepfool"
     (entry,) = fetch_json(f"{address}/plugin/images/images", tag=name, run="compare", sample=0)
     body = fetch_json(f"{address}/plugin/images/individualImage?{entry['query']}")
