@@ -57,7 +57,7 @@ def write_comparison(directory: Path, comparison: Comparison, plots: Mapping[str
     def write(folder: Path) -> None:
         with SummaryWriter(str(folder)) as log:
             for title, image in table_plots(summary["rows"]).items():
-                log.add_image(f"01_tables/{safe(title)}", image, dataformats="HWC")
+                log.add_image(f"01_tables/{safe(title.replace(',', ''))}", image, dataformats="HWC")
             kinds = list(dict.fromkeys(name.partition("/")[0] for name in plots))
             for name, drawn_plot in plots.items():
                 number = kinds.index(name.partition("/")[0]) + 2
