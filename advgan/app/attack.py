@@ -193,10 +193,11 @@ def attack_image(pair: Pair, x: Tensor, eps: float | None = None, y_target: int 
 def predict(pair: Pair, x: Tensor, top: int = TOP) -> list[Prediction]:
     """The `top` most probable classes of one image (1, c, h, w). Raises InputError for NaN."""
     reseed(pair.classifier, 0)
-    probabilities = pair.classifier(x).float().softmax(1)[0]
-    if not probabilities.isfinite().all():
+    logits = pair.classifier(x).float()[0]
+    if not logits.isfinite().all():
         raise InputError("the classifier's output has NaN or infinity for this image")
-    values, labels = probabilities.topk(min(top, len(probabilities)))
+    labels = logits.topk(min(top, len(logits))).indices
+    values = logits.softmax(0)[labels]
     return [
         Prediction(label, pair.classes[label], value)
         for label, value in zip(labels.tolist(), values.tolist(), strict=True)

@@ -13,6 +13,7 @@ from advgan.core.threat_model import Norm
 from advgan.models.generator import Generator
 
 
+@torch.no_grad()
 def advgan(
     model: nn.Module | None,
     x: Tensor,

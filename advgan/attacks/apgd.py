@@ -23,6 +23,7 @@ from advgan.core.threat_model import Norm
 MOMENTUM = 0.75  # the paper's alpha: weight of the new step; the previous one has the rest
 
 
+@torch.no_grad()
 def apgd(
     model: nn.Module,
     x: Tensor,

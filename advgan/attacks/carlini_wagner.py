@@ -22,6 +22,7 @@ from advgan.core.threat_model import Norm
 INSIDE = 5e-4  # tanh never reaches 1: black and white pixels start this far inside, for a nonzero gradient
 
 
+@torch.no_grad()
 def carlini_wagner(
     model: nn.Module,
     x: Tensor,
@@ -80,6 +81,7 @@ def carlini_wagner(
     return search.best if rejects else to_boundary(model, x, search.best, y, y_target, kappa=kappa)
 
 
+@torch.no_grad()
 def carlini_wagner_clipped(
     model: nn.Module,
     x: Tensor,

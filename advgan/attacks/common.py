@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.losses import LossFn, get_loss, is_adversarial
 from advgan.core.errors import InputError
-from advgan.core.inputs import check_columns, check_images, check_labels, check_number, is_softmax
+from advgan.core.inputs import (
+    check_columns,
+    check_images,
+    check_labels,
+    check_number,
+    check_whole,
+    copy_images,
+    is_softmax,
+)
 from advgan.core.threat_model import Norm, Threat
 
 SUCCESS_OFFSET = 1000.0  # larger than any loss
@@ -49,37 +58,39 @@ def check_classes(label: Tensor, logits: Tensor) -> None:
 
 
 def check_at_least(least: float, **values: float) -> None:
-    """Raise InputError for the first of an attack's settings that is below `least`: check_at_least(1, steps=steps)."""
+    """Raise InputError for the first of an attack's settings that is below `least`: check_at_least(1, steps=steps); for
+    a count (`least` is above 0) also unless it is a whole number."""
     for name, value in values.items():
-        check_number(name, value)
+        (check_whole if least else check_number)(name, value)
         if not value >= least:
             raise InputError(f"{name} must be at least {least:g}, got {value}")
 
 
 def check_positive(**values: float | None) -> None:
-    """Raise InputError for the first of an attack's settings that is not above 0; None is skipped."""
+    """Raise InputError for the first of an attack's settings that is not above 0, or infinite; None is skipped."""
     for name, value in values.items():
         if value is not None:
             check_number(name, value)
-        if value is not None and not value > 0:
-            raise InputError(f"{name} must be positive, got {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} must be {'finite' if value > 0 else 'positive'}, got {value}")
 
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
-    """`model` in eval mode and frozen, so that only the input's gradient is computed; restored afterwards.
-
-    The model gets copies of its images, so that in-place normalisation changes neither them nor the gradient.
-    """
+    """`model` in eval mode and frozen, so that only the input's gradient is computed; restored afterwards. It gets
+    copies of its images."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError("a TorchScript module cannot be attacked directly: model = check_target(model, x, classes)")
-    copies = model.register_forward_pre_hook(lambda _, inputs: (inputs[0].clone(), *inputs[1:]))
+    copies = model.register_forward_pre_hook(copy_images)
     modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
-        yield model.eval()
+        model.eval()
+        yield model
     finally:
         copies.remove()
         for module, training in modes.items():
@@ -237,9 +248,15 @@ def random_start(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tens
 
 def uniform(shape: tuple[int, ...] | torch.Size, x: Tensor, rng: torch.Generator | None) -> Tensor:
     """Uniform in [0, 1), drawn on the device of `rng` (None: torch's global one), moved to the device of `x`."""
-    return torch.rand(shape, generator=rng, device=rng.device if rng else x.device).to(x.device)
+    return torch.rand(shape, generator=rng, device=_drawn_on(x, rng)).to(x.device)
 
 
 def normal(shape: tuple[int, ...] | torch.Size, x: Tensor, rng: torch.Generator | None) -> Tensor:
     """Standard normal, drawn like `uniform`."""
-    return torch.randn(shape, generator=rng, device=rng.device if rng else x.device).to(x.device)
+    return torch.randn(shape, generator=rng, device=_drawn_on(x, rng)).to(x.device)
+
+
+def _drawn_on(x: Tensor, rng: torch.Generator | None) -> torch.device:
+    if rng is not None and not isinstance(rng, torch.Generator):
+        raise InputError(f"rng must be a torch.Generator, got {type(rng).__name__}")
+    return x.device if rng is None else rng.device

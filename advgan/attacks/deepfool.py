@@ -17,9 +17,11 @@ from advgan.attacks.common import (
     length,
 )
 from advgan.core.errors import InputError
+from advgan.core.inputs import check_whole
 from advgan.core.threat_model import Norm
 
 
+@torch.no_grad()
 def deepfool(
     model: nn.Module,
     x: Tensor,
@@ -47,6 +49,8 @@ def deepfool(
     x (n, c, h, w) float32 in [0, 1]; returns x_adv like `x`, at any distance. Raises InputError.
     """
     check_inputs(x, y, 1.0, norm)
+    check_whole("steps", steps)
+    check_whole("candidates", candidates)
     if not (steps >= 1 and candidates >= 2 and overshoot >= 0 and prune >= 1):
         expected = "steps >= 1, candidates >= 2, overshoot >= 0 and prune >= 1"
         raise InputError(f"DeepFool needs {expected}, got {steps}, {candidates}, {overshoot} and {prune}")

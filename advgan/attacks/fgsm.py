@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from advgan.attacks.ifgsm import ifgsm
@@ -9,6 +10,7 @@ from advgan.attacks.losses import Loss
 from advgan.core.threat_model import Norm
 
 
+@torch.no_grad()
 def fgsm(
     model: nn.Module,
     x: Tensor,

@@ -25,6 +25,7 @@ MAX_INIT_QUERIES = 50  # for a start: x blended with more and more noise
 MAX_STEP_HALVINGS = 25  # then the step is float32's smallest
 
 
+@torch.no_grad()
 def hopskipjump(
     model: nn.Module,
     x: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from advgan.attacks.common import AttackProblem, check_at_least, check_positive
@@ -13,6 +14,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm
 
 
+@torch.no_grad()
 def ifgsm(
     model: nn.Module,
     x: Tensor,

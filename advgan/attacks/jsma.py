@@ -16,6 +16,7 @@ Derivative = Literal["probabilities", "logits", "softmax"]
 PAIRS = 2**22  # pairs evaluated at a time, 16 MiB a matrix
 
 
+@torch.no_grad()
 def jsma(
     model: nn.Module,
     x: Tensor,

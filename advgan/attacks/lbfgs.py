@@ -26,6 +26,7 @@ CLEAN_ODDS = 10.0  # log-odds against the desired class at x, to which the logit
 PRECISION = 1e-5  # relative: the precision of float32 logits; below it a line search fails in their noise
 
 
+@torch.no_grad()
 def lbfgs(
     model: nn.Module,
     x: Tensor,

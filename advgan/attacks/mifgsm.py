@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from advgan.attacks.common import AttackProblem, check_at_least, check_positive
@@ -10,6 +11,7 @@ from advgan.attacks.losses import Loss
 from advgan.core.threat_model import Norm
 
 
+@torch.no_grad()
 def mifgsm(
     model: nn.Module,
     x: Tensor,

@@ -23,6 +23,7 @@ from advgan.core.threat_model import Norm, Threat
 Distribution = Literal["uniform", "gaussian", "sign"]
 
 
+@torch.no_grad()
 def noise(
     model: nn.Module | None,
     x: Tensor,

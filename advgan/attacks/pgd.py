@@ -18,6 +18,7 @@ from advgan.core.threat_model import Norm
 Start = Literal["random", "x"]
 
 
+@torch.no_grad()
 def pgd(
     model: nn.Module,
     x: Tensor,

@@ -14,6 +14,7 @@ from advgan.core.threat_model import Norm, Threat
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, of 10,000, after which p is halved
 
 
+@torch.no_grad()
 def square(
     model: nn.Module,
     x: Tensor,

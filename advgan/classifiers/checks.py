@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from advgan.classifiers.black_box import BlackBox
 from advgan.core.errors import InputError, one_line, warn
-from advgan.core.inputs import check_images
+from advgan.core.inputs import check_columns, check_images
 
 DETERMINISM_TOL = (
     1e-4  # of two forwards, relative to the largest logit; a deterministic model differs by rounding alone
@@ -82,8 +83,20 @@ def two_logits(f: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(f), f], dim=1)
 
 
-def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
-    """`model` itself if it maps images `x` (n, c, h, w) in [0, 1] to logits (n, num_classes), always the same.
+def check_weights(model: nn.Module) -> None:
+    """Raise InputError for a model that has no weights yet: of a lazy layer, or on the device meta."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            raise InputError(
+                f"the model has no weights yet in {name} (a lazy layer): call model(x) once, then train it"
+            )
+        if tensor.is_meta:
+            raise InputError(f"the model's weights are on the device meta, without values ({name}): load them first")
+
+
+def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) -> nn.Module:
+    """`model` itself if it maps images `x` (n, c, h, w) in [0, 1] to logits (n, num_classes), always the same; None: as
+    many classes as it has.
 
     A two-class model with one logit f is returned with logits (0, f), a TorchScript module as a plain module. A few
     images are enough. The model and the images are left unchanged; the model gets copies of them, here as in every
@@ -97,14 +110,20 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int) -> nn.Module:
     if not len(x):
         raise InputError("expected a few images to check the target on, got none")
     if isinstance(model, BlackBox):
-        return _checked_black_box(model, x, num_classes)
+        return _checked_black_box(model, x, num_classes or model.num_classes)
+    check_weights(model)
     if isinstance(model, torch.jit.ScriptModule):
         model = Scripted(model)
     if any(getattr(module, "training", False) for module in model.modules()):
         warn(f"the model is in training mode{mode_dependent(model)} and is checked in eval mode: call model.eval()")
     with eval_mode(model):
         first, second = _forward(model, x), _forward(model, x)
-        one_logit = num_classes == 2 and isinstance(first, Tensor) and first.shape in {(len(x),), (len(x), 1)}
+        one_value = isinstance(first, Tensor) and first.shape in {(len(x),), (len(x), 1)}
+        if num_classes is None:
+            if not one_value:
+                check_columns(first)
+            num_classes = 2 if one_value else first.shape[1]
+        one_logit = num_classes == 2 and one_value
         _check_logits(first, len(x), num_classes, one_logit)
         if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
             raise InputError("the target returns NaN or infinity, expected finite logits: are its weights damaged?")
@@ -258,7 +277,14 @@ def _compare_single_images(model: nn.Module, x: Tensor, logits: Tensor) -> None:
     (n, k), relative to their spread; a small difference (int8, 16 bits) is a warning. Checks a few images across the
     batch: a single one may agree by chance."""
     indices = torch.linspace(0, len(x) - 1, min(SINGLE_IMAGES, len(x))).round().long()
-    single_logits = torch.cat([_forward(model, x[i : i + 1]).detach().float().cpu() for i in indices.tolist()])
+    singles = [_forward(model, x[i : i + 1]).detach().float().cpu() for i in indices.tolist()]
+    if wrong := {tuple(single.shape) for single in singles} - {(1, *logits.shape[1:])}:
+        raise OutputFault(
+            "batch dependence",
+            f"the target returns logits of shape {wrong.pop()} for one image",
+            f"{(1, *logits.shape[1:])} (a squeeze() that drops the batch? flatten(1) does not)",
+        )
+    single_logits = torch.cat(singles)
     logits = logits.detach().float().cpu()
     spread = (logits - logits.mean(1, keepdim=True)).abs().max().clamp_min(1e-6)
     deviation = single_logits - logits[indices]  # up to a constant, which changes no decision
@@ -295,14 +321,18 @@ def _forward(model: nn.Module, x: Tensor) -> Any:
     """The model's output for a copy of `x`. Raises InputError if it does not accept such images, or their number."""
     try:
         return model(x.clone())
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, NotImplementedError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's model raises
         made_for = getattr(model, "image_shape", None)
         size = f"; it was made for {tuple(made_for)}" if made_for and tuple(made_for) != tuple(x.shape[1:]) else ""
         one_by_one = " one at a time" if len(x) == 1 else ""
+        reason = one_line(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {one_line(error)}"
+        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {x.dtype}
+        if dtypes and "dtype" in reason:
+            size += f"; its weights are {dtypes.pop()}, expected a model of float32 images: model.float()"
         raise InputError(
-            f"the target cannot take images of shape {tuple(x.shape[1:])}{one_by_one}: {one_line(error)}{size}"
+            f"the target cannot take images of shape {tuple(x.shape[1:])}{one_by_one}: {reason}{size}"
         ) from error
 
 

@@ -19,6 +19,7 @@ from advgan.classifiers.checks import (
     OutputFault,
     check_batch_independence,
     check_no_probabilities,
+    check_weights,
     eval_mode,
     gradient_fault,
     mode_dependent,
@@ -26,7 +27,7 @@ from advgan.classifiers.checks import (
     two_logits,
 )
 from advgan.core.errors import InputError, one_line
-from advgan.core.inputs import check_labels
+from advgan.core.inputs import array_as_tensor, channels_last, check_labels, check_tensor
 
 BATCH = 100  # images in a forward pass
 MIN_GAIN = 0.2  # of accuracy, by which a change of images or classes shows a fault
@@ -86,13 +87,17 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
     Example:
         >>> print(advgan.check_model(model, x, y))
     """
-    x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-    y = torch.from_numpy(y) if isinstance(y, np.ndarray) else y
+    x, y = array_as_tensor(x, "images"), array_as_tensor(y, "y")
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    check_weights(model)
+    if isinstance(x, Tensor):
+        check_tensor(x, "images", "float images (n, c, h, w)", "")
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or not len(x):
         shape = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"expected float images (n, c, h, w), got {shape}")
+    if channels_last(tuple(x.shape)):
+        raise InputError(f"expected images (n, c, h, w), got {tuple(x.shape)}, channels last: x.permute(0, 3, 1, 2)")
     if y is not None:
         check_labels(y, len(x))
     problems = _range_problem(x)
@@ -135,6 +140,7 @@ def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
     if (
         not isinstance(first, Tensor)
         or first.ndim not in (1, 2)
+        or not first.numel()
         or len(first) != len(x)
         or not first.is_floating_point()
     ):

@@ -30,7 +30,7 @@ from accelerate.utils import gather_object
 
 import advgan.training as training
 from advgan.cli.attack_images import ImageAttacker, InputImage, find_images, load_finished
-from advgan.cli.attack_images.figure import write_figure
+from advgan.cli.attack_images.figure import check_figure, write_figure
 from advgan.cli.attack_images.loading import effective, load
 from advgan.cli.attack_images.settings import Settings, check
 from advgan.cli.attack_images.summary import aim, figure_title, folder_name, print_notes, print_summary
@@ -52,6 +52,7 @@ COLUMNS = (
 def main(settings: Settings) -> None:
     check(settings)
     candidates = find_images(str(settings.source), settings.output_dir)
+    check_figure(settings.figure, candidates, settings.output_dir)
     accelerator = training.init_accelerator(settings.seed, settings.threads)
     attackers = load(settings, accelerator)
     if accelerator.is_main_process:
@@ -64,7 +65,6 @@ def main(settings: Settings) -> None:
     if settings.figure is not None and accelerator.is_main_process:
         aims = [aim(attacker) for attacker in attackers]
         write_figure(settings.figure, candidates, runs, aims, figure_title(one))
-        print(f"figure       {settings.figure}")
     left_out = any(row["status"] != "ok" for rows in runs.values() for row in rows)
     training.shutdown(accelerator, SKIPPED if left_out else 0)
 

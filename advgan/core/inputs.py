@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterator
+from dataclasses import fields
 from numbers import Integral, Real
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +31,7 @@ def check_images(x: Any) -> None:
         elif x.ndim == 4 and x.is_floating_point():
             hint = ": x.float()"
         raise InputError(f"images must be float32 of shape (n, c, h, w), got {x.dtype} {shape}{hint}")
-    if shape[3] in (1, 3) and shape[1] > 4 and shape[2] > 4:
+    if channels_last(shape):
         raise InputError(
             f"images must be of shape (n, c, h, w), got {shape}, channels last: x.permute(0, 3, 1, 2).contiguous()"
         )
@@ -41,17 +45,23 @@ def check_images(x: Any) -> None:
         raise InputError(f"images must lie in [0, 1], got {low:.4g} to {high:.4g}{hint}")
 
 
+def channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether images of this shape are (n, h, w, c) by all appearances."""
+    return shape[3] in (1, 3) and shape[1] > 4 and shape[2] > 4
+
+
 def check_labels(y: Any, n: int, name: str = "y") -> None:
     """Raise InputError unless `y` is an int64 tensor (n,) of classes from 0 on."""
-    check_tensor(y, name, f"an int64 tensor of shape ({n},), one class per image", f"torch.as_tensor({name})")
+    variable = name if name.isidentifier() else "labels"  # in the code of a hint
+    check_tensor(y, name, f"an int64 tensor of shape ({n},), one class per image", f"torch.as_tensor({variable})")
     if y.shape != (n,) or y.dtype != torch.int64:
         hint = ""
         if y.ndim == 2 and len(y) == n and y.shape[1] > 1:
-            hint = f": one-hot? {name}.argmax(1)"
+            hint = f": one-hot? {variable}.argmax(1)"
         elif y.shape == (n, 1):
-            hint = f": {name}.squeeze(1).long()"
+            hint = f": {variable}.squeeze(1).long()"
         elif y.shape == (n,):
-            hint = f": {name}.long()"
+            hint = f": {variable}.long()"
         raise InputError(
             f"{name} must be an int64 tensor of shape ({n},), one class per image, got {y.dtype} {tuple(y.shape)}{hint}"
         )
@@ -75,14 +85,26 @@ def check_columns(logits: Any) -> None:
         raise InputError(f"the target must return logits, got {logits.dtype} (predicted labels?)")
 
 
+def predicted(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(confidence, class), (n,) each, of `logits` (n, k): the class of the largest logit, also where float32
+    probabilities of several classes are equal."""
+    k = logits.argmax(1)
+    return logits.float().softmax(1).gather(1, k[:, None]).squeeze(1), k
+
+
 def is_softmax(outputs: Tensor) -> bool:
     """Whether all rows (n, k) of at least 4 sum to 1 and are not negative (logits of fewer may, by chance)."""
     return len(outputs) >= 4 and bool(outputs.min() >= 0) and bool((outputs.float().sum(1) - 1).abs().max() < ROUNDING)
 
 
 def check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
-    """Raise InputError for a `value` called `name` that is no tensor; `conversion`: code that converts an array."""
+    """Raise InputError for a `value` called `name` that is no tensor of values in memory; `conversion`: code that
+    converts an array."""
     if isinstance(value, Tensor):
+        if value.is_meta:
+            raise InputError(f"{name} must be {expected}, got a tensor on the device meta, which holds no values")
+        if value.layout != torch.strided:
+            raise InputError(f"{name} must be {expected}, got {value.layout}: {name}.to_dense()")
         return
     array = hasattr(value, "dtype") and hasattr(value, "shape")
     got = f"{type(value).__name__} {value.dtype} {tuple(value.shape)}" if array else type(value).__name__
@@ -98,6 +120,29 @@ def check_tensor(value: Any, name: str, expected: str, conversion: str) -> None:
     raise InputError(f"{name} must be {expected}, got {got}{hint}")
 
 
+def array_as_tensor(value: Any, name: str) -> Any:
+    """A NumPy array as a tensor, whatever its strides and byte order; other values as they are.
+
+    Raises InputError for an array of texts or objects.
+    """
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.kind not in "biufc":
+        raise InputError(f"{name} must be numbers, got an array of {value.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(value, value.dtype.newbyteorder("=")))
+
+
+def copy_images(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A forward pre-hook: the module gets a copy of its images, so that in-place normalisation changes neither them nor
+    the gradient."""
+    return (inputs[0].clone(), *inputs[1:])
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy as one of Python, which JSON takes; other values as they are."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def check_number(name: str, value: Any) -> None:
     """Raise InputError unless `value` is one real number; a bool and a text are none."""
     is_scalar = (
@@ -111,3 +156,38 @@ def check_whole(name: str, value: Any) -> None:
     """Raise InputError unless `value` is one whole number, an int or an array's."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"{name} must be a whole number, got {reprlib.repr(value)}")
+
+
+def check_types(settings: Any, names: Any = ()) -> None:
+    """Raise InputError for the first field of a dataclass that is not of its annotated type: a number (not NaN), a
+    whole number, true or false, a text, or one of a few values. Fields of other types are skipped.
+
+    names   field -> what it is called
+    """
+    hints = get_type_hints(type(settings))
+    for field in fields(settings):
+        value, allowed = getattr(settings, field.name), list(_alternatives(hints[field.name]))
+        known = all(kind in _KINDS or isinstance(kind, str) for kind in allowed)
+        if known and not any(value == kind if isinstance(kind, str) else _KINDS[kind](value) for kind in allowed):
+            words = [kind if isinstance(kind, str) else _WORDS[kind] for kind in allowed]
+            name = dict(names).get(field.name, field.name)
+            raise InputError(f"{name} must be {' or '.join(words)}, got {reprlib.repr(value)}")
+
+
+def _alternatives(hint: Any) -> Iterator[Any]:
+    """The types and the values of an annotation."""
+    if get_origin(hint) in (Union, UnionType, Literal):
+        for part in get_args(hint):
+            yield from [part] if isinstance(part, str) else _alternatives(part)
+    else:
+        yield hint
+
+
+_KINDS = {
+    bool: lambda value: isinstance(value, (bool, np.bool_)),
+    int: lambda value: isinstance(value, Integral) and not isinstance(value, bool),
+    float: lambda value: isinstance(value, Real) and not isinstance(value, bool) and value == value,
+    str: lambda value: isinstance(value, str),
+    NoneType: lambda value: value is None,
+}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "None"}

@@ -130,7 +130,7 @@ class Threat:
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
+        object.__setattr__(self, "eps", check_eps(self.eps, self.norm))  # a float: also of a tensor, or NumPy's
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Nearest point in the ball, then in the box, in float32 (bf16(8/255) is larger than 8/255). Shape of `x`.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from advgan.core.errors import InputError
-from advgan.core.inputs import check_images, check_labels
+from advgan.core.inputs import array_as_tensor, check_images, check_labels, check_tensor
 from advgan.data.folder import as_labelled, class_images, split_folders, with_photos
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_images
 from advgan.data.split import Split
@@ -90,22 +90,20 @@ def as_split(
         return _dataset(source, name)
     if isinstance(source, (IterableDataset, _Batches)):
         source = _in_memory(source, name)
-    if isinstance(source, (tuple, list)) and len(source) == 2 and all(map(_is_array, source)):
-        images, labels = map(torch.as_tensor, source)
-    elif isinstance(source, (tuple, list)) and len(source) == 1 and _is_array(source[0]):
-        images, labels = torch.as_tensor(source[0]), None
-    elif _is_array(source):
-        images, labels = torch.as_tensor(source), None
-    else:
-        raise InputError(f"{name} must be {EXPECTED}, got {type(source).__name__}")
-    return _tensors(images, labels, name)
+    if _is_array(source):
+        return _tensors(source, None, name)
+    if isinstance(source, (tuple, list)) and len(source) in (1, 2) and _is_array(source[0]):
+        return _tensors(source[0], source[1] if len(source) == 2 else None, name)
+    raise InputError(f"{name} must be {EXPECTED}, got {type(source).__name__}")
 
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, (Tensor, np.ndarray))
 
 
-def _tensors(images: Tensor, labels: Tensor | None, name: str) -> Source:
+def _tensors(source: Any, labels: Any, name: str) -> Source:
+    images = array_as_tensor(source, "images")
+    check_tensor(images, "images", "a tensor (n, c, h, w)", "")
     images = images.detach().cpu()
     grey = images.dtype == torch.uint8
     check_images(images[:1].float() / 255 if grey else images.float() if images.is_floating_point() else images)
@@ -116,11 +114,24 @@ def _tensors(images: Tensor, labels: Tensor | None, name: str) -> Source:
     return Source(split, labels is not None)
 
 
-def _labels(labels: Tensor, n: int, name: str) -> Tensor:
+def _labels(values: Any, n: int, name: str) -> Tensor:
+    """Labels of `n` images as int64 (n,). Raises InputError for others than whole numbers from 0 on."""
+    try:
+        labels = array_as_tensor(values, f"the labels of {name}")
+        labels = labels if isinstance(labels, Tensor) else torch.as_tensor([_number(label) for label in labels])
+    except (TypeError, ValueError, RuntimeError):
+        got = type(next(iter(values), values) if isinstance(values, (list, tuple)) else values).__name__
+        raise InputError(f"the labels of {name} must be whole numbers, one per image, got {got}") from None
+    check_tensor(labels, f"the labels of {name}", "whole numbers, one per image", "")
     whole = not labels.is_floating_point() and labels.dtype != torch.bool and not labels.is_complex()
     y = labels.detach().cpu()
     check_labels(y.long() if whole else y, n, f"the labels of {name}")
     return y.long()
+
+
+def _number(label: Any) -> Any:
+    """A label of a list as a number that torch can hold: of an array of one value, this value."""
+    return label.item() if _is_array(label) else label
 
 
 class _Batches:
@@ -173,7 +184,7 @@ def _pixels(image: Any) -> Tensor:
         image = torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)
     if not _is_array(image):
         raise InputError(f"an image must be a tensor, an array or a PIL image, got {type(image).__name__}")
-    image = torch.as_tensor(image)
+    image = array_as_tensor(image, "an image")
     return image.float().div(255) if image.dtype == torch.uint8 else image.float()
 
 
@@ -189,7 +200,7 @@ def _dataset(dataset: Any, name: str) -> Source:
         return Source(FloatSplit(images, torch.zeros(n, dtype=torch.long)), labelled=False)
     listed = _listed_labels(dataset, n, label)
     labels = [_parts(dataset[i])[1] for i in range(n)] if listed is None else listed
-    return Source(FloatSplit(images, _labels(torch.as_tensor(labels), n, name)), labelled=True)
+    return Source(FloatSplit(images, _labels(labels, n, name)), labelled=True)
 
 
 def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
@@ -197,7 +208,14 @@ def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
     targets = getattr(dataset, "targets", None)
     if targets is None or getattr(dataset, "target_transform", None) or len(targets) != n:
         return None
-    return targets if int(targets[0]) == int(first) else None
+    try:
+        return targets if int(targets[0]) == int(first) else None
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # texts, one-hot labels: `_labels` has the message for those of the items
+        return None
 
 
 def _folder(root: Path, image_shape: tuple[int, int, int] | None, resize: int | None) -> Source:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.classifiers import BlackBox, check_normalised, check_target
-from advgan.classifiers.checks import NORMALISATION_IMAGES, check_batch_of, gradient_fault
+from advgan.classifiers.checks import NORMALISATION_IMAGES, check_batch_of, eval_mode, gradient_fault
 from advgan.core.errors import InputError
 from advgan.data import Data, Split, Stream, relabel
 from advgan.data.split import prediction_batch
@@ -35,9 +35,16 @@ def prepare_model_and_data(model: Any, data: Data) -> tuple[nn.Module, Data]:
     x, y = _sample(data, NORMALISATION_IMAGES)
     target = check_target(model, x[:8], data.num_classes)
     if not getattr(undefended, "normalises", True) and len(y):
-        check_normalised(target, x, y)
-        check_label_offset(target, x, y, data.name)
+        check_accuracy(target, x, y, data.name)
     return target, data
+
+
+def check_accuracy(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
+    """Raise InputError if `model` has few of the labels `y` (n,) of images `x` (n, c, h, w), called `name`, for a usual
+    reason: as `check_normalised` and `check_label_offset`."""
+    with eval_mode(model):
+        check_normalised(model, x, y)
+        check_label_offset(model, x, y, name)
 
 
 def _sample(data: Data, n: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advgan.core.inputs import predicted
 from advgan.core.threat_model import TOLERANCE, Threat
 from advgan.evaluation.statistics import median_interval, wilson
 
@@ -20,7 +21,7 @@ def clean_records(logits: Tensor, y: Tensor, y_target: int | None, accepted: Ten
     It is (column `counts`) if it is classified correctly, not rejected (`accepted` (n,), of a target that can reject)
     and, for a targeted attack, its label is not the target class.
     """
-    confidence, prediction = logits.float().softmax(1).max(1)
+    confidence, prediction = predicted(logits)
     records = {"label": y, "clean_prediction": prediction, "clean_confidence": confidence}
     records |= {} if accepted is None else {"clean_accepted": accepted}
     eligible = torch.ones_like(y, dtype=torch.bool) if y_target is None else y != y_target

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advgan.attacks.active_set import CHUNK
 from advgan.attacks.common import frozen_eval
 from advgan.core.errors import InputError
+from advgan.core.inputs import predicted
 from advgan.core.threat_model import Threat, delta_norms, to_8bit
 from advgan.defenses import Transforms, can_reject
 
@@ -47,7 +48,7 @@ def verify_examples(
                 f"the target returns NaN or infinity for {n_not_finite} of {len(x)} adversarial images of a batch, "
                 "expected finite logits"
             )
-        confidence, prediction = logits.softmax(1).max(1)
+        confidence, prediction = predicted(logits)
         prediction_8bit = logits_8bit.argmax(1)
         accepted, accepted_8bit = (accepts(target, images) for images in (x_adv, rounded_adv))
     columns = {

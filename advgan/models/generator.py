@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from advgan.core.errors import InputError, listing, one_line
 from advgan.core.files import atomic_write_dir
-from advgan.core.inputs import check_tensor, check_whole
+from advgan.core.inputs import array_as_tensor, check_tensor, check_whole, plain
 from advgan.core.json_files import check_int, check_keys, read_object
 from advgan.core.shipped import existing_or_shipped
 from advgan.core.threat_model import Norm, Threat, check_eps, squash_to_ball
@@ -100,6 +101,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             **{"labels": labels, "eps_min": eps_min, "noise": noise, "universal": universal},
             **{"smoothing": smoothing, "target_classes": target_classes},
         }
+        settings = {name: plain(value) for name, value in settings.items()}
         check_settings(settings, guided=guide is not None)
         settings["target_classes"] = list(target_classes)
         self.guide = None if guide is None else guide_from(guide, image_shape)
@@ -262,7 +264,9 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         radius = self.threat.eps if eps is None else eps
         n = len(x)
         labels, targets = (
-            None if classes is None else torch.as_tensor(classes).to(device, torch.long).expand(n)
+            None
+            if classes is None
+            else torch.as_tensor(array_as_tensor(classes, "classes")).to(device, torch.long).expand(n)
             for classes in (y, y_target)
         )
         if self.noise and z is None:
@@ -296,6 +300,8 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         iterations: int | None,
     ) -> None:
         check_tensor(x, "images", "a float tensor (n, c, h, w) in [0, 1]", "torch.from_numpy(x)")
+        if (dtype := next(self.parameters()).dtype) != torch.float32:
+            raise InputError(f"the generator's weights must be float32, got {dtype}: generator.float()")
         if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:
             expected = f"float images (n, {self.channels}, h, w)"
             raise InputError(f"this generator expects {expected} in [0, 1], got {x.dtype} {tuple(x.shape)}")
@@ -430,7 +436,11 @@ def _distinct_classes(name: str, classes: int | Tensor | None, n: int) -> list[i
         return []
     if isinstance(classes, (bool, str, bytes)):
         check_whole(name, classes)
-    values = torch.as_tensor(classes)
+    try:
+        values = torch.as_tensor(array_as_tensor(classes, name))
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be a class or int64 classes, got {reprlib.repr(classes)}") from None
+    check_tensor(values, name, "a class or int64 classes", "")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise InputError(f"{name} must be a class or int64 classes, got {values.dtype}")
     if values.ndim and values.shape != (n,):

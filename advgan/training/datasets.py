@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from advgan.classifiers import BlackBox, check_normalised, check_target
 from advgan.classifiers.checks import NORMALISATION_IMAGES, gradient_fault
 from advgan.core.errors import InputError
-from advgan.core.inputs import check_columns
 from advgan.data import Data, Split, Stream, relabel
 from advgan.data.sources import FloatSplit, Source, as_split
 from advgan.data.split import fair_order, prediction_batch, stratified_holdout
@@ -58,6 +57,9 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, devi
         source = source._replace(split=source.split.take(train_indices))
         own_order = False
     else:
+        if held_out.split.image_shape != source.split.image_shape:
+            shapes = f"{tuple(source.split.image_shape)}, got {tuple(held_out.split.image_shape)}"
+            raise InputError(f"validation images must have the shape of those to train on, {shapes}")
         held_out = labelled(model, held_out, num_classes, "validation", device)
         own_order = isinstance(validation, Split)
     assert isinstance(held_out.split, Split), "a stream has no labels of all its images"
@@ -71,20 +73,12 @@ def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, devi
 
 def checked_model(model: nn.Module, x: Tensor, y: Tensor, labelled: bool) -> nn.Module:
     """`model` as `check_target` returns it. Raises InputError where it cannot be attacked by gradients."""
-    with torch.no_grad():
-        try:
-            logits: Any = model(x[:2].clone())
-        except Exception:  # check_target has the message
-            logits = None
-    one_logit = isinstance(logits, Tensor) and logits.is_floating_point() and logits.numel() == len(logits)
-    if not one_logit and logits is not None:
-        check_columns(logits)
-    model = check_target(model, x[:8], 2 if one_logit or logits is None else logits.shape[1])
+    model = check_target(model, x[:8])
     if (fault := gradient_fault(model, x)) is not None:
         raise InputError(
             f"the model passes no gradient to its input ({fault}): train/substitute.py attacks such models"
         )
-    if labelled and not getattr(unwrap(model), "normalises", True):
+    if labelled and not getattr(unwrap(model), "normalises", False):
         check_normalised(model, x, y)
     return model
 

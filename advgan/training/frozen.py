@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advgan.classifiers.checks import Scripted, check_weights
 from advgan.core.errors import InputError
+from advgan.core.inputs import copy_images
 
 
 class FunctionModel(nn.Module):
@@ -29,23 +31,32 @@ class FunctionModel(nn.Module):
 @contextmanager
 def frozen(model: Any, device: torch.device) -> Iterator[nn.Module]:
     """`model`, or a module around a function, on `device`, in eval mode and without gradients of its weights; then
-    its modes, flags, methods and device are what they were. A model on several devices stays there.
+    its modes, flags, methods and device are what they were. It gets copies of its images. A model on several devices
+    stays there.
 
     Raises InputError for what cannot be called.
     """
     if not callable(model):
         raise InputError(f"model must be a torch.nn.Module or a function images -> logits, got {type(model).__name__}")
+    if isinstance(model, type):
+        raise InputError(f"model must be a module or a function images -> logits, got the class {model.__name__}")
     module = model if isinstance(model, nn.Module) else FunctionModel(model)
+    module = Scripted(module) if isinstance(module, torch.jit.ScriptModule) else module
+    check_weights(module)
     changed = ("training", "forward", "_compiled_call_impl")  # the last two: activation checkpointing, torch.compile
     attributes = {part: {name: vars(part)[name] for name in changed if name in vars(part)} for part in module.modules()}
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     devices = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
     moved = len(devices) == 1 and devices != {device}
+    copies = module.register_forward_pre_hook(copy_images)
     try:
         if moved:
             module.to(device)
-        yield module.eval().requires_grad_(False)
+        module.eval()
+        module.requires_grad_(False)
+        yield module
     finally:
+        copies.remove()
         if moved:
             module.to(devices.pop())
         for parameter in trained:

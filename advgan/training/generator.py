@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from advgan.classifiers import fingerprint
 from advgan.core.errors import InputError, NotFiniteError
+from advgan.core.inputs import plain
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
 from advgan.data import Stream, steps_per_epoch, training_batches
 from advgan.defenses import can_reject, unwrap
@@ -114,8 +115,11 @@ def fit(
         Interrupted: after SIGINT (Ctrl-C): a KeyboardInterrupt with the best generator so far (`trained`).
         NotFiniteError: the loss became NaN or infinite.
     """
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise InputError(f"callbacks must be a list of functions (step, metrics), got {type(callbacks).__name__}")
     config, custom_loss = merged_config(generator, loss, optimization, run, settings)
     config.check()
+    y_target = plain(y_target)
     config.check_objective(y_target)
     threat = Threat(norm=norm, eps=check_eps(eps, norm), targeted=y_target is not None)
     allowed = () if description is None else (str(description.settings["target"]),)
@@ -173,6 +177,21 @@ class Modules:
     optimizer: OptimizerFactory | None = None
     init: Generator | str | Path | None = None
     allowed_guides: tuple[str, ...] = ()  # of `init`: see Generator.from_pretrained
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a part of another type."""
+        for name, types, expected in (
+            ("generator", (nn.Module, GeneratorConfig), "a GeneratorConfig, a Generator or its network, an nn.Module"),
+            ("discriminator", nn.Module, "an nn.Module"),
+            ("guide", (nn.Module, bool), "an nn.Module, or True for the model itself"),
+            ("init", (Generator, str, Path), "a Generator, or the folder of one"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, types):
+                raise InputError(f"{name} must be {expected}, got {type(value).__name__}")
+        if self.optimizer is not None and not callable(self.optimizer):
+            got = type(self.optimizer).__name__
+            raise InputError(f"optimizer must be a function of parameters, like torch.optim.Adam, got {got}")
 
 
 class GeneratorTraining:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType, SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from advgan.core.config import check_signs
 from advgan.core.errors import InputError, did_you_mean
+from advgan.core.inputs import check_types, plain
 from advgan.defenses.transforms import Transform, Transforms
 from advgan.models.generator_settings import Architecture
 from advgan.training.defaults import LEARNING_RATES, SMALL, SizeDefaults, objective_defaults, size_defaults
@@ -192,7 +194,7 @@ class TrainingConfig:
                 near = did_you_mean(setting, group_of) or f", expected some of {', '.join(group_of)}"
                 raise InputError(f"unknown setting {setting!r}{near}")
             name = group_of[setting]
-            groups[name] = replace(groups[name], **{setting: value})
+            groups[name] = replace(groups[name], **{setting: plain(value)})
         return TrainingConfig(**groups)
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,6 +204,8 @@ class TrainingConfig:
 
     def check(self, names: Mapping[str, str] = MappingProxyType({})) -> None:
         """Raise InputError for a setting that cannot work, or that has no effect; `names` are what some are called."""
+        for group in fields(self):
+            check_types(getattr(self, group.name), names)
         settings = {names.get(name, name): value for name, value in self.to_dict().items()}
         shown = {name: names.get(name, name) for name in self.to_dict()}
         values = SimpleNamespace(**settings)
@@ -232,8 +236,11 @@ class TrainingConfig:
             if not 0 <= settings[shown[name]] <= 1:
                 raise InputError(f"{shown[name]} must be in [0, 1], got {settings[shown[name]]}")
         curriculum = 1.0 if self.optimization.curriculum is None else self.optimization.curriculum
-        if curriculum < 1:
-            raise InputError(f"curriculum must be at least 1, got {curriculum}")
+        seed = self.run.seed
+        if not 0 <= seed < 2**32:
+            raise InputError(f"seed must be from 0 to 2^32 - 1, got {seed}")
+        if not 1 <= curriculum < math.inf:
+            raise InputError(f"curriculum must be {'finite' if curriculum > 1 else 'at least 1'}, got {curriculum}")
         if curriculum > 1 and generator.architecture == "unrolled":
             raise InputError(f"curriculum is not for architecture unrolled, expected 1, got {curriculum}")
         Transforms(self.optimization.survive)  # raises InputError for an unknown one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from advgan.core.inputs import predicted
 from advgan.report.gallery import gallery
 from advgan.training.validation import ValidationResult
 
@@ -15,11 +16,9 @@ def write_validation(log: SummaryWriter, result: ValidationResult, step: int, cl
         if not name.startswith("n"):
             tag = "asr/validation" if name == "asr" else f"validation/{name}"  # TensorBoard opens on the first group
             log.add_scalar(tag, value, step)
-    predicted = torch.repeat_interleave(torch.arange(len(result.predictions)), result.predictions.long())
-    log.add_histogram("validation/predicted classes", predicted, step, bins=[i - 0.5 for i in range(len(classes) + 1)])
-    (confidence_clean, class_clean), (confidence_adv, class_adv) = (
-        z.float().softmax(1).max(1) for z in (result.logits, result.logits_adv)
-    )
+    hits = torch.repeat_interleave(torch.arange(len(result.predictions)), result.predictions.long())
+    log.add_histogram("validation/predicted classes", hits, step, bins=[i - 0.5 for i in range(len(classes) + 1)])
+    (confidence_clean, class_clean), (confidence_adv, class_adv) = map(predicted, (result.logits, result.logits_adv))
     image = gallery(
         result.x, result.x_adv, result.y, (class_clean, confidence_clean), (class_adv, confidence_adv), classes
     )

@@ -314,7 +314,10 @@ def test_invalid_input_raises_before_forward(attack: Callable[..., Tensor], chan
     ("attack", "arguments", "message"),
     [
         (ifgsm, {"steps": 0}, "steps must be at least 1, got 0"),
+        (ifgsm, {"steps": 2.5}, "steps must be a whole number, got 2.5"),
         (ifgsm, {"step_size": 0.0}, "step_size must be positive, got 0.0"),
+        (ifgsm, {"step_size": float("inf")}, "step_size must be finite, got inf"),
+        (noise_sign, {"rng": 3}, "rng must be a torch.Generator, got int"),
         (ifgsm, {"loss": "l1"}, "loss must be one of cross-entropy, margin, dlr, difference, got 'l1'"),
         (fgsm, {"loss": "difference"}, "loss difference compares the target class.*expected a y_target"),
         (mifgsm, {"decay": -1.0}, "decay must be at least 0, got -1.0"),
@@ -330,6 +333,11 @@ def test_invalid_input_raises_before_forward(attack: Callable[..., Tensor], chan
 def test_invalid_settings_raise_before_forward(attack: Callable[..., Tensor], arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         attack(UncalledModel(), X, Y, **{"eps": 0.1, **arguments})
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, ifgsm, noise_sign])
+def test_result_is_detached_from_images_with_a_gradient(attack: Callable[..., Tensor]) -> None:
+    assert not attack(linear(3), X.clone().requires_grad_(), Y, eps=0.1).requires_grad
 
 
 @pytest.mark.parametrize("attack", [fgsm, mifgsm, pgd])

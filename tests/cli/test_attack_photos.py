@@ -213,6 +213,18 @@ def test_one_photo_into_several_classes_with_a_figure(photos: Path, target: str,
     assert np.asarray(Image.open(figure)).shape[0] > 2 * height, "four photos"
 
 
+def test_figure_replaces_no_image(
+    photos: Path, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, output = photos / "0.png", tmp_path / "out" / "0.png"
+    before = photo.read_bytes()
+    for figure in (photo, output):
+        attack(photos, tmp_path / "out", "--attack", "fgsm", "--target", target, "--figure", figure, code=2)
+        assert "the figure must be another file than the images and their outputs" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+    assert not output.exists()
+
+
 def test_figure_needs_predictions(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     attack(photos, tmp_path / "out", "--generator", "g", "--figure", tmp_path / "a.png", code=2)
     assert "a figure is a PNG with predictions, expected --target and FILE.png" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_unusual_image_shapes_are_accepted(shape: tuple[int, ...]) -> None:
 NUMBERS: dict[str, tuple[Callable[[], object], str]] = {
     "eps as text": (lambda: Threat("linf", "0.3"), "eps must be a number, got '0.3'"),  # type: ignore[arg-type]
     "eps True": (lambda: Threat("linf", True), "eps must be a number, got True"),
-    "steps as text": (lambda: pgd(MODEL, X, Y, eps=0.3, steps="3"), "steps must be a number, got '3'"),  # type: ignore[arg-type]
+    "steps as text": (lambda: pgd(MODEL, X, Y, eps=0.3, steps="3"), "steps must be a whole number, got '3'"),  # type: ignore[arg-type]
     "step size as text": (lambda: pgd(MODEL, X, Y, eps=0.3, step_size="1"), "step_size must be a number, got '1'"),  # type: ignore[arg-type]
     "perturb, eps": (lambda: Generator(channels=3).perturb(X, eps="0.1"), "eps must be a number"),  # type: ignore[arg-type]
     "perturb, y_target": (lambda: Generator(channels=3).perturb(X, y_target="3"), "y_target must be a whole number"),  # type: ignore[arg-type]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -256,3 +259,113 @@ def test_program_reports_success_after_the_usual_transforms(
     assert {entry["transform"] for entry in entries("--survive", "crop", "gaussian:0.7")} == {"crop", "gaussian:0.7"}
     with pytest.raises(SystemExit):
         entries("--survive", "jpg")
+
+
+def test_logits_too_close_for_float32_probabilities_are_told_apart(
+    model: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    """A scale changes no decision; the probabilities of logits scaled by 1e-20 are 1/3 to every digit of float32."""
+    x, y = images
+    scaled = nn.Sequential(model, Scale(1e-20)).eval()
+    rates = [
+        [(row["clean_accuracy"], row["asr"]) for row in advgan.compare(m, x, y, ["fgsm:loss=margin"], eps=0.15).rows]
+        for m in (model, scaled)
+    ]
+    assert rates[0] == rates[1]
+    assert rates[0][0] == (1.0, 1.0)
+
+
+class Scale(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.factor * z
+
+
+def changed(model: nn.Module, output: Callable[[Tensor], Tensor]) -> nn.Module:
+    class Changed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return output(self.model(x))
+
+    return Changed().eval()
+
+
+MODELS: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
+    "an error of any kind": (lambda m: changed(m, lambda z: {}["logits"]), "cannot take images of shape .* KeyError"),
+    "a batch of one squeezed": (
+        lambda m: changed(m, torch.squeeze),
+        r"logits of shape \(3,\) for one image, expected \(1, 3\)",
+    ),
+    "a lazy layer": (lambda m: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "no weights yet in 1.weight"),
+    "no values": (lambda m: nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).to("meta"), "on the device meta"),
+    "no logits at all": (lambda m: changed(m, lambda z: z[:, :0]), r"of shape \(n, classes\), got \(8, 0\)"),
+    "other weights": (lambda m: copy.deepcopy(m).double(), "weights are torch.float64, expected .* model.float()"),
+    "one value per image": (
+        lambda m: changed(m, lambda z: z[:, 0]),
+        "numbered 0 to 1, got 2|labels up to 2, expected 0 to 1",
+    ),
+    "[0, 255] expected": (
+        lambda m: nn.Sequential(Scale(1 / 255), changed(m, lambda z: z - torch.tensor([0.2, 0.1, 0]))),
+        r"has accuracy 33%.* and 100% after \[0, 255\] normalisation",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("call", ["compare", "fit"])
+def test_models_that_cannot_be_attacked_are_refused(
+    kind: str, call: str, model: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    x, y = (part.repeat(3, *[1] * (part.ndim - 1)) for part in images)
+    make, message = MODELS[kind]
+    attack = {
+        "compare": lambda: advgan.compare(make(model).eval(), x, y, ["fgsm"], eps=0.1),
+        "fit": lambda: advgan.fit(make(model), (x, y), eps=0.1, max_steps=1, progress=False),
+    }[call]
+    with pytest.raises(InputError, match=message):
+        attack()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
+        ({"attacks": {1: "fgsm"}}, "labels of attacks must be texts, got 1"),
+        ({"y": np.array(["a"] * 12)}, "y must be numbers, got an array of <U1"),
+        ({"x": torch.zeros(12, 1, 6, 6).to_sparse()}, "got torch.sparse_coo: images.to_dense()"),
+        ({"x": torch.zeros(12, 1, 6, 6, device="meta")}, "on the device meta, which holds no values"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(
+    change: dict[str, Any], message: str, model: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    x, y = images
+    with pytest.raises(InputError, match=re.escape(message)):
+        advgan.compare(**{"model": model, "x": x, "y": y, "attacks": ["fgsm"], "eps": 0.1, **change})
+
+
+def test_numbers_and_arrays_of_any_kind(model: nn.Module, images: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    """eps of NumPy or a tensor; arrays with strides below 0 or of another byte order; TorchScript."""
+    x, y = images
+    expected = advgan.compare(model, x, y, ["fgsm"], eps=0.125).rows[0]["asr"]
+    backwards = np.ascontiguousarray(x.numpy()[:, :, :, ::-1])[:, :, :, ::-1]
+    for change in (
+        {"eps": np.float32(0.125)},
+        {"eps": torch.tensor(0.125)},
+        {"x": backwards},
+        {"x": x.numpy().astype(">f4")},
+        {"model": torch.jit.trace(model, x[:2])},
+        {"batch_size": np.int64(5), "seed": np.int64(3)},
+    ):
+        arguments = {"model": model, "x": x, "y": y, "attacks": ["fgsm"], "eps": 0.125, **change}
+        results = advgan.compare(**arguments)
+        assert results.rows[0]["asr"] == expected, change
+    results = advgan.compare(model, x, y, ["fgsm"], eps=0.125, y_target=np.int64(1), seed=np.int64(3))
+    results.save(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["y_target"] == 1

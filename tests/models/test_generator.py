@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -115,6 +116,13 @@ def test_who_may_read_the_configuration_may_read_the_weights(tmp_path):
     Generator(width=8, depth=1).save_pretrained(tmp_path)
     modes = {path.stat().st_mode for path in (tmp_path / "config.json", tmp_path / "model.safetensors")}
     assert len(modes) == 1
+
+
+def test_settings_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"width": np.int64(8), "noise": np.int64(2), "y_target": np.int64(1)}
+    Generator(channels=1, eps=np.float32(0.125), **settings).save(tmp_path / "g")  # type: ignore[arg-type]
+    config = Generator.from_pretrained(tmp_path / "g").config
+    assert (config["eps"], config["width"], config["noise"], config["y_target"]) == (0.125, 8, 2, 1)
 
 
 def test_checkpoints_that_cannot_be_loaded_say_why(tmp_path):

@@ -220,6 +220,21 @@ def test_crops_of_photos_are_the_default_and_resume_equals_an_uninterrupted_run(
     )
 
 
+class InPlace(Linear):
+    """`Linear`, with a normalisation that is written into the images, and undone elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.sub_(0.25).add_(0.25))
+
+
+def test_model_that_changes_its_images_gets_copies(images: tuple[Tensor, Tensor]) -> None:
+    x, kept = (images[0] * 4).round() / 8, images[0].clone()  # 0.25 is subtracted and added without a rounding error
+    x, y = x.clone(), images[1]
+    made = [weights(advgan.fit(model(), (x, y), **SMALL)) for model in (Linear, InPlace)]
+    assert_same(*made)
+    assert torch.equal(x, (kept * 4).round() / 8)
+
+
 def test_function_as_a_model(images: tuple[Tensor, Tensor]) -> None:
     model = Linear().eval().requires_grad_(False)
     by_function = advgan.fit(lambda x: model(x), images, **SMALL)
@@ -421,6 +436,21 @@ X, Y = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), to
         ({"optimization": {"epochs": 3}}, "optimization must be an OptimizationConfig, got dict"),
         ({"targeted_fraction": 0.1}, "targeted_fraction does nothing without any_class"),
         ({"curriculum": 0.5}, "curriculum must be at least 1, got 0.5"),
+        ({"curriculum": float("nan")}, "curriculum must be a number or None, got nan"),
+        ({"curriculum": float("inf")}, "curriculum must be finite, got inf"),
+        ({"adversarial": "cw"}, "adversarial must be margin or .*, got 'cw'"),
+        ({"max_steps": 1.5}, "max_steps must be a whole number or None, got 1.5"),
+        ({"learning_rate": "1e-3"}, "learning_rate must be a number or None, got '1e-3'"),
+        ({"labels": 3}, "labels must be true or false or None, got 3"),
+        ({"seed": -1}, "seed must be from 0 to .*, got -1"),
+        ({"generator": "unet"}, "generator must be a GeneratorConfig, .* got str"),
+        ({"guide": "x"}, "guide must be an nn.Module, .* got str"),
+        ({"discriminator": "x"}, "discriminator must be an nn.Module, got str"),
+        ({"optimizer": "adam"}, "optimizer must be a function of parameters, .* got str"),
+        ({"callbacks": print}, "callbacks must be a list of functions"),
+        ({"model": Linear}, "got the class Linear"),
+        ({"train": (X, ["cat"] * len(X))}, "labels of train must be whole numbers, one per image, got str"),
+        ({"validation": (X[:, :, :14], Y)}, "validation images must have the shape of those to train on"),
         ({"curriculum": 2.0, "eps_min": 0.1}, "curriculum does nothing without a single eps, got 2.0"),
         (
             {"curriculum": 2.0, "generator": Generator(eps=0.3, eps_min=0.1, width=4, depth=0)},

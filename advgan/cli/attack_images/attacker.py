@@ -19,6 +19,7 @@ from advgan.classifiers import fingerprint
 from advgan.cli.attack_images.decode import Batch, Photo
 from advgan.cli.attack_images.perturb import Perturber
 from advgan.core.errors import InputError
+from advgan.core.inputs import predicted
 from advgan.core.threat_model import TOLERANCE, check_class, to_8bit
 from advgan.data.image_file import as_array
 from advgan.data.model_input import ModelInput
@@ -182,13 +183,13 @@ class ImageAttacker:
         if self.target is None:
             return [{} for _ in x]
         reseed(self.target, self.perturb.seed)
-        confidence, predicted = self.target(x.to(self.perturb.device)).float().softmax(1).max(1)
+        confidence, classes = predicted(self.target(x.to(self.perturb.device)))
         names = getattr(self.target, "classes", None)
         return [
             {"": names[k] if names else str(k), "_class": k, "_confidence": round(p, 4)}
             if math.isfinite(p)
             else {"": "NaN", "_class": None, "_confidence": None}
-            for k, p in zip(predicted.tolist(), confidence.tolist(), strict=True)
+            for k, p in zip(classes.tolist(), confidence.tolist(), strict=True)
         ]
 
 

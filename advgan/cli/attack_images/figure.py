@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from PIL import Image
 
 from advgan.cli.attack_images.find import InputImage
 from advgan.cli.attack_images.work import ManifestRow
-from advgan.core.errors import InputError
-from advgan.core.files import atomic_write
+from advgan.core.errors import InputError, warn
+from advgan.core.files import atomic_write, check_writable
 from advgan.data.image_file import open_image
 from advgan.report.figures.photo_classes import ShownPhoto, photo_classes
 
@@ -27,14 +28,13 @@ def write_figure(
     aims: Sequence[str],
     title: str,
 ) -> None:
-    """Draw the first photos that were attacked in each of the `runs`, output folder -> rows, one for each of `aims`.
-
-    Raises InputError where there are none.
-    """
+    """Draw the first photos that were attacked in each of the `runs`, output folder -> rows, one for each of `aims`;
+    where there are none, only warn."""
     by_name = [{row["input"]: row for row in rows if row["status"] == "ok"} for rows in runs.values()]
     attacked = [image for image in images if all(image.name in rows for rows in by_name)][:PHOTOS]
     if not attacked:
-        raise InputError(f"no photo was attacked, expected one for the figure {path}")
+        warn(f"no photo was attacked in every way: no figure {path}")
+        return
     figure = []
     for image in attacked:
         clean = by_name[0][image.name]
@@ -46,6 +46,21 @@ def write_figure(
     Image.fromarray(photo_classes(figure, title)).save(buffer, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, buffer.getvalue())
+    print(f"figure       {path}")
+
+
+def check_figure(path: Path | None, images: Sequence[InputImage], output_dir: Path) -> None:
+    """Raise InputError where the figure cannot be written, or would replace an image or a file of the outputs."""
+    if path is None:
+        return
+    check_writable(path.parent)
+    place, out = os.path.realpath(path), os.path.realpath(output_dir)
+    inside = place.startswith(out + os.sep)
+    taken = any(
+        place == os.path.realpath(image.path) or (inside and place.endswith(os.sep + image.output)) for image in images
+    )
+    if taken or path.is_dir():
+        raise InputError(f"the figure must be another file than the images and their outputs, got {path}")
 
 
 def _shown(folder: Path, row: ManifestRow, aim: str) -> ShownPhoto:

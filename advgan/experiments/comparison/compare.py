@@ -16,12 +16,16 @@ from torch import Tensor, nn
 
 from advgan.analysis.summary import summary
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
-from advgan.classifiers import check_target
+from advgan.classifiers import BlackBox, check_target
+from advgan.classifiers.checks import NORMALISATION_IMAGES
 from advgan.core.errors import InputError
-from advgan.core.inputs import check_images, check_labels
+from advgan.core.inputs import array_as_tensor, check_images, check_labels, check_whole, plain
+from advgan.core.json_files import check_int
 from advgan.core.threat_model import Norm, Threat, check_class
+from advgan.defenses import unwrap
 from advgan.defenses.transforms import Transform, survive_transforms
 from advgan.evaluation import Result, ResultCache, TargetModel, environment, evaluate, predict
+from advgan.evaluation.compatibility import check_accuracy
 from advgan.evaluation.loading import describe_generator
 from advgan.evaluation.result_cache import attack_rng
 from advgan.evaluation.runner import device_of
@@ -123,11 +127,11 @@ def compare(
         >>> print(results := advgan.compare(model, x, y, ["fgsm", "pgd:steps=40", generator], eps=8 / 255))
         >>> results.save("report")
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size = check_int("batch_size", batch_size, 1, sys.maxsize)
+    check_whole("seed", seed)
+    seed, y_target, threat = plain(seed), plain(y_target), Threat(norm, eps, y_target is not None)
     x, y = checked_images(x, y)
-    target, k = checked_target(model, x, name)
-    threat = Threat(norm, eps, y_target is not None)
+    target, k = checked_target(model, x, y, name)
     check_class(y_target, k)
     names = _class_names(classes, k)
     transforms = survive_transforms(survive, min(x.shape[2:]))
@@ -137,7 +141,7 @@ def compare(
     for label, attack in named.items():
         run.check(label, attack, k)
     results = [run(label, attack) for label, attack in named.items()]
-    settings = CompareSettings(tuple(named), eps, norm, y_target, batch_size, seed, tuple(transforms.names))
+    settings = CompareSettings(tuple(named), threat.eps, norm, y_target, batch_size, seed, tuple(transforms.names))
     description = _describe_model(model, target)
     generators = [describe_generator(g, label, name, None) for label, g in named.items() if isinstance(g, Generator)]
     report = {"environment": environment(settings), "target": description, "targets": [description]}
@@ -147,18 +151,21 @@ def compare(
 
 def checked_images(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
     """Images and labels as tensors on the CPU. Raises InputError for others than `compare` takes."""
-    x, y = (torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (x, y))
-    check_images(x)
-    check_labels(y, len(x))
-    return x.detach().cpu(), y.cpu()
+    images, labels = array_as_tensor(x, "images"), array_as_tensor(y, "y")
+    check_images(images)
+    check_labels(labels, len(images))
+    return images.detach().cpu(), labels.cpu()
 
 
-def checked_target(model: nn.Module, x: Tensor, name: str) -> tuple[TargetModel, int]:
-    """The model as `check_target` returns it, and its number of classes."""
+def checked_target(model: nn.Module, x: Tensor, y: Tensor, name: str) -> tuple[TargetModel, int]:
+    """The model as `check_target` returns it, and its number of classes. Raises InputError as `check_accuracy`, too."""
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
     sample = x[:8].to(device_of(model))
-    checked = check_target(model, sample, max(2, predict(model, sample).shape[-1]))
+    checked = check_target(model, sample)
+    if not isinstance(unwrap(model), BlackBox):  # whose queries have a price
+        some = torch.linspace(0, len(x) - 1, min(NORMALISATION_IMAGES, len(x))).round().long()
+        check_accuracy(checked, x[some].to(sample.device), y[some].to(sample.device), "y")
     return TargetModel(name, checked), predict(checked, sample[:1]).shape[1]
 
 
@@ -279,6 +286,8 @@ def label_attacks(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str,
     """Label -> attack. Raises InputError for none, and for labels given twice."""
     if isinstance(attacks, Mapping):
         labelled = dict(attacks)
+        if unnamed := [label for label in labelled if not isinstance(label, str)]:
+            raise InputError(f"labels of attacks must be texts, got {unnamed[0]!r:.60}")
     else:
         given = [attacks] if isinstance(attacks, (str, Generator)) else list(attacks)
         labelled = {}

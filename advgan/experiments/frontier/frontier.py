@@ -125,7 +125,7 @@ def frontier(
     compared = compare(model, x, y, attacks, eps=eps, norm=norm, batch_size=batch_size, seed=seed, name=name)
     measured = compared.comparison.summary
     x, y = checked_images(x, y)
-    target, device = checked_target(model, x, name)[0].model, device_of(model)
+    target, device = checked_target(model, x, y, name)[0].model, device_of(model)
     verified = {row["attack"] for row in measured["rows"] if row["status"] == "ok"}
     with frozen_eval(target):
         functions: dict[str, AttackFn] = {
