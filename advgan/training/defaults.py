@@ -31,7 +31,7 @@ class SizeDefaults(NamedTuple):
 
 
 SMALL = SizeDefaults("patch", 32, 2, 1, 64, 20, 600, 1000)
-PHOTOS = SizeDefaults("unet", 28, 2, 2, 16, 20, 800, 200)
+PHOTOS = SizeDefaults("unet", 28, 2, 2, 16, 20, 600, 200)
 
 
 def size_defaults(image_shape: Sequence[int], architecture: Architecture | None = None) -> SizeDefaults:

@@ -68,7 +68,7 @@ class OptimizationConfig:
     """How long is trained, and by which steps: Adam for both networks, a one-cycle schedule for the generator.
 
     epochs, max_steps    passes over the training images; or steps, which override epochs; neither: 20 passes, but at
-                         most 600 steps, 800 for images of 96 pixels and more; of an unrolled network 200 and 60
+                         most 600 steps; of an unrolled network 200, for images of 96 pixels and more 60
     batch_size           images a step, summed over processes; None: 64, for images of 96 pixels and more 16 (of an
                          unrolled network 8), or all images if there are fewer
     accumulate           micro-batches a step: the same step in less memory

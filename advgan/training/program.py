@@ -81,8 +81,8 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     init: Path | None = None
     """Initial weights: a trained generator's folder or run, and the discriminator beside it; None: random ones"""
     epochs: int | None = None
-    """Passes over the training images (with --noise every other one is seen, twice); None: 20, at most 600 steps,
-    of images of 96 pixels and more 800 (architecture unrolled: 200, 60); with --resume more: trained longer"""
+    """Passes over the training images (with --noise every other one is seen, twice); None: 20, at most 600 steps
+    (architecture unrolled: 200, of images of 96 pixels and more 60); with --resume more: trained longer"""
     max_steps: int | None = None
     """Steps in all; overrides epochs, and the schedule follows it; more with --resume: trained longer"""
     batch_size: int | None = None
