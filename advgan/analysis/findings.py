@@ -14,12 +14,11 @@ from advgan.analysis.groups import Group, spec_of
 from advgan.analysis.worst_case import any_success, worst_case
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
+from advgan.evaluation.metrics import MANY_CLASSES, LargestClass
 from advgan.evaluation.statistics import mcnemar, wilson
 
 STEP_TOLERANCE = 0.02  # largest change of the ASR with twice the steps that counts as converged
 MAX_ZERO_GRADIENTS = 0.01  # largest fraction of images with a gradient of zero
-MAX_IN_ONE_CLASS = 0.3  # largest share of the images that a generator may bring into one class
-MANY_CLASSES = 100  # from which on this is tested: of ten classes one is often the nearest for most images
 
 
 class ModelResults(NamedTuple):
@@ -158,10 +157,11 @@ def spread_over_classes(model_results: ModelResults) -> list[Finding]:
         for result in members:
             success = result.records["success"]
             if group[3] is None and result.row["access"] == "generator" and success.any():
-                counts, n = result.records["prediction"][success].bincount(), result.row["n_attacked"]
-                top, most = int(counts.argmax()), int(counts.max())
-                detail = f"{result.row['attack']} brings {most} of {n} images into class {top} ({_threat(group)})"
-                shares.append(Finding(wilson(most, n)[0] > MAX_IN_ONE_CLASS, most / n - MAX_IN_ONE_CLASS, detail))
+                predicted = result.records["prediction"][success].bincount(minlength=model_results.num_classes)
+                top = LargestClass.of(predicted, n := result.row["n_attacked"])
+                images = f"{top.most} of {n} images into class {top.y}"
+                detail = f"{result.row['attack']} brings {images} ({_threat(group)})"
+                shares.append(Finding(top.too_many, top.most / n - top.limit, detail))
     return shares
 
 

@@ -16,17 +16,16 @@ from advgan.core.errors import InputError
 from advgan.core.inputs import array_as_tensor, check_images, check_labels, check_tensor
 from advgan.data.folder import as_labelled, class_images, split_folders, with_photos
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_images
-from advgan.data.split import Split
+from advgan.data.split import Split, stratified_holdout
 from advgan.data.stream import Stream
 
 EXPECTED = "images, (images, labels), a Dataset, a DataLoader or a folder"
 
 
 class Source(NamedTuple):
-    """A split; whether it has labels (else all are 0); and its class names (of class folders and lists only)."""
+    """A split, perhaps without labels (`has_labels`), and its class names (of class folders and lists only)."""
 
     split: Split | Stream
-    labelled: bool
     classes: tuple[str, ...] | None = None
 
 
@@ -79,7 +78,7 @@ def as_split(
     Raises InputError for everything else: other types, shapes, ranges, a wrong number of labels.
     """
     if isinstance(source, (Split, Stream)):
-        return Source(source, labelled=source.has_labels)
+        return Source(source)
     if isinstance(source, (str, Path)):
         return _folder(Path(source), image_shape, resize)
     if isinstance(source, DataLoader):
@@ -97,6 +96,17 @@ def as_split(
     raise InputError(f"{name} must be {EXPECTED}, got {type(source).__name__}")
 
 
+def hold_out(source: Source, seed: int) -> tuple[Source, Source]:
+    """A source without a tenth of its images, drawn by `seed`, of each class its part; and that tenth.
+
+    Raises InputError for a stream.
+    """
+    if isinstance(source.split, Stream):
+        raise InputError("a stream cannot be split: expected validation images, got none")
+    train, held = (source.split.take(indices) for indices in stratified_holdout(source.split.labels, seed))
+    return source._replace(split=train), source._replace(split=held)
+
+
 def _is_array(value: Any) -> bool:
     return isinstance(value, (Tensor, np.ndarray))
 
@@ -111,7 +121,7 @@ def _tensors(source: Any, labels: Any, name: str) -> Source:
         raise InputError(f"{name} has no images")
     y = torch.zeros(len(images), dtype=torch.long) if labels is None else _labels(labels, len(images), name)
     split = Split(images, y) if grey else FloatSplit(images.float(), y)
-    return Source(split, labels is not None)
+    return Source(split.unlabelled() if labels is None else split)
 
 
 def _labels(values: Any, n: int, name: str) -> Tensor:
@@ -197,10 +207,10 @@ def _dataset(dataset: Any, name: str) -> Source:
     images = DatasetImages(dataset, shape, range(n))
     check_images(images[[0]])
     if label is None:
-        return Source(FloatSplit(images, torch.zeros(n, dtype=torch.long)), labelled=False)
+        return Source(FloatSplit(images, torch.zeros(n, dtype=torch.long)).unlabelled())
     listed = _listed_labels(dataset, n, label)
     labels = [_parts(dataset[i])[1] for i in range(n)] if listed is None else listed
-    return Source(FloatSplit(images, _labels(labels, n, name)), labelled=True)
+    return Source(FloatSplit(images, _labels(labels, n, name)))
 
 
 def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
@@ -229,4 +239,4 @@ def _folder(root: Path, image_shape: tuple[int, int, int] | None, resize: int | 
     files = StoredImages(listing.paths, shape, image_shape is not None, range(n), resize)
     (images,) = split_images(files, [n])
     split = with_photos(as_labelled(Split(images, listing.labels), listing), files)
-    return Source(split, bool(classes), classes or None)
+    return Source(split, classes or None)

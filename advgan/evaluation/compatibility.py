@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from advgan.classifiers import BlackBox, check_normalised, check_target
 from advgan.classifiers.checks import NORMALISATION_IMAGES, check_batch_of, eval_mode, gradient_fault
 from advgan.core.errors import InputError
+from advgan.core.terminal import bar_console
 from advgan.data import Data, Split, Stream, relabel
 from advgan.data.split import prediction_batch
 from advgan.defenses import ClassifierSpec, load_classifier, unwrap
@@ -71,22 +73,45 @@ def check_label_offset(model: nn.Module, x: Tensor, y: Tensor, name: str) -> Non
         )
 
 
-def predicted_labels(split: Split, model: nn.Module) -> Split:
-    """`split` itself if it has labels; else with those that `model`, on its device, predicts for its images."""
+def predicted_labels(split: Split, model: nn.Module, *, progress: bool = True) -> Split:
+    """`split` itself if it has labels; else with those that `model`, on its device, predicts for its images, with a
+    progress bar on stderr."""
     if split.has_labels:
         return split
-    predictions = [
-        predict(model, x).argmax(1) for x, _ in split.batches(prediction_batch(split.image_shape, device_of(model)))
-    ]
+    size, predictions = prediction_batch(split.image_shape, device_of(model)), list[Tensor]()
+    with Progress(console=bar_console(stderr=True), transient=True, disable=not progress) as bar:
+        task = bar.add_task("predicted labels", total=len(split))
+        for x, _ in split.batches(size):
+            predictions.append(predict(model, x).argmax(1))
+            bar.advance(task, len(x))
     return split.labelled(torch.cat(predictions))
 
 
-def own_input(spec: ClassifierSpec) -> tuple[tuple[int, int, int], int | None] | None:
+def own_input(model: Any) -> tuple[tuple[int, int, int], int | None] | None:
     """(c, h, w) of the images that a classifier was made for, and the shorter side to which photos are resized before
     the crop (None: that of the crop); None for one that does not record it."""
-    model: Any = unwrap(load_classifier(spec))
-    shape = getattr(model, "image_shape", None)
-    return None if shape is None else (tuple(shape), getattr(model, "resize", None))
+    undefended = unwrap(model)
+    shape, resize = getattr(undefended, "image_shape", None), getattr(undefended, "resize", None)
+    return None if shape is None else (tuple(shape), resize if type(resize) is int else None)
+
+
+class ClassifierLoader:
+    """The classifier of `spec`, loaded once: for its own input where images differ in size, or for the images."""
+
+    def __init__(self, spec: ClassifierSpec) -> None:
+        self.spec, self.model = spec, None
+
+    def own_input(self) -> tuple[tuple[int, int, int], int | None] | None:
+        self.model = load_classifier(self.spec)
+        return own_input(self.model)
+
+    def load(self, data: Data) -> Any:
+        """The classifier for these data, as `load_classifier`."""
+        model: Any = self.model
+        fits = model is not None and model.image_shape == data.image_shape
+        if fits and data.all_classes in (None, model.num_classes):
+            return model
+        return load_classifier(self.spec, image_shape=data.image_shape, num_classes=data.all_classes)
 
 
 def gradient_fault_of(model: Any) -> str | None:

@@ -22,8 +22,8 @@ from advgan.core.threat_model import NORMS, Norm, Threat, check_eps
 from advgan.core.training_record import checkpoint_folder, unfinished
 from advgan.data import Data
 from advgan.data.classes import class_mapping
-from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier
-from advgan.evaluation.compatibility import class_info, prepare_model_and_data
+from advgan.defenses import ClassifierSpec, parse_classifier
+from advgan.evaluation.compatibility import ClassifierLoader, class_info, prepare_model_and_data
 from advgan.models.generator import Generator
 
 DEFAULT_EPS: dict[str, tuple[str, ...]] = {"linf": ("0:0.3:0.05",), "l2": ("0:3:0.5",)}  # of a sweep
@@ -140,14 +140,19 @@ def read_training_json(path: Path) -> dict[str, Any]:
 
 
 def load_targets(
-    specs: Sequence[ClassifierSpec], data: Data, device: torch.device, *, keep_class_order: bool = False
+    specs: Sequence[ClassifierSpec],
+    data: Data,
+    device: torch.device,
+    *,
+    keep_class_order: bool = False,
+    first: ClassifierLoader | None = None,
 ) -> tuple[list[TargetModel], Data]:
     """The classifiers `specs` on `device`, each checked on a few validation images; and `data` with labels and class
-    names as they have them (see `advgan.data.relabel`), with `keep_class_order` as they are.
+    names as they have them (see `advgan.data.relabel`), with `keep_class_order` as they are. `first` loads its own.
 
     Raises InputError unless each can be attacked, and all have the classes in one order.
     """
-    models = [load_classifier(spec, image_shape=data.image_shape, num_classes=data.all_classes) for spec in specs]
+    models = [(first if first and first.spec == spec else ClassifierLoader(spec)).load(data) for spec in specs]
     names, targets, same = [model.name for model in models], list[TargetModel](), list(range(data.num_classes))
     order = same if keep_class_order else class_mapping(data, *class_info(models[0])) or same
     for spec, model in zip(specs, models, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from advgan.core.inputs import predicted
 from advgan.core.threat_model import TOLERANCE, Threat
 from advgan.evaluation.statistics import median_interval, wilson
+
+MANY_CLASSES = 100
 
 
 def clean_records(logits: Tensor, y: Tensor, y_target: int | None, accepted: Tensor | None = None) -> dict[str, Tensor]:
@@ -114,6 +116,26 @@ def attack_metrics(records: dict[str, Tensor], protocol: str) -> dict[str, Any]:
         "linf_max": size("linf", Tensor.max),
         "ssim_mean": size("ssim"),
     }
+
+
+class LargestClass(NamedTuple):
+    """The class that most of `n` images are brought into, `most` of them; more than `limit` of all is too many: of 100
+    classes and more 0.3, of fewer 0.9, since of ten one is often the nearest for most images."""
+
+    y: int
+    most: int
+    n: int
+    limit: float
+
+    @classmethod
+    def of(cls, counts: Tensor, n: int) -> LargestClass:
+        """Of `counts` (k,) of each class among `n` images."""
+        return cls(int(counts.argmax()), int(counts.max()), n, 0.3 if len(counts) >= MANY_CLASSES else 0.9)
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the lower end of the 95 % Wilson interval is above the limit."""
+        return wilson(self.most, self.n)[0] > self.limit
 
 
 def _finite(value: Any) -> float | None:

@@ -34,7 +34,7 @@ from advgan.data import CUSTOM_DATASETS, Split, Stream, load_data, relabel
 from advgan.data.flags import ImageSize, LabelsFile, LabelSourceFlag, Resize
 from advgan.defenses import parse_classifier
 from advgan.evaluation import evaluate, predict, wilson
-from advgan.evaluation.compatibility import class_info, predicted_labels, prepare_model_and_data
+from advgan.evaluation.compatibility import class_info, own_input, predicted_labels, prepare_model_and_data
 from advgan.models.generator import Generator
 
 
@@ -147,7 +147,7 @@ def test_images(name: str, target: Classifier, settings: Settings, *, check: boo
     sizing: dict[str, Any] = {"image_size": settings.image_size, "resize": settings.resize}
     sizing |= {
         "labels_file": settings.labels_file,
-        "own_input": lambda: (target.image_shape, getattr(target, "resize", None)),
+        "own_input": lambda: own_input(target),
     }
     custom = name.partition(":")[0] in CUSTOM_DATASETS
     data = load_data(name, settings.data_dir, label_source=settings.label_source, **(sizing if custom else {}))

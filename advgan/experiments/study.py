@@ -16,14 +16,13 @@ import advgan.training as training
 from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError, note
-from advgan.core.shipped import CLASSIFIER
 from advgan.core.threat_model import Threat, eps_text
 from advgan.data import Data
 from advgan.data.classes import class_number
 from advgan.data.flags import load_chosen
 from advgan.defenses import ClassifierSpec, Transforms, parse_classifier, unwrap
 from advgan.evaluation import Result, ResultCache, environment
-from advgan.evaluation.compatibility import is_black_box, own_input, predicted_labels
+from advgan.evaluation.compatibility import ClassifierLoader, is_black_box, predicted_labels
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets
 from advgan.evaluation.result_cache import distribute
 from advgan.experiments.settings import StudySettings
@@ -120,20 +119,21 @@ class Study:
             if all(reasons):
                 raise InputError(f"{trained.name}: {reasons[0]}")
 
-    def init_run(self, seed: int, *, distributed: bool = False) -> None:
-        """Seed, device and data; of several processes, where `distributed` allows them, the first one downloads."""
-        self.seed = seed
+    def init_run(self, seed: int, first: ClassifierSpec, *, distributed: bool = False) -> None:
+        """Seed, device and data, of the `first` classifier's size where images differ in size; of several processes,
+        where `distributed` allows them, the first one downloads."""
+        self.seed, self._first = seed, ClassifierLoader(first)
         self.accelerator = training.init_accelerator(seed, self.settings.threads, patient=distributed)
         self.is_main = self.accelerator.is_main_process
         if not distributed and self.accelerator.num_processes > 1:
             n = self.accelerator.num_processes
             raise InputError(f"this program is one process, got {n}: start it without a launcher")
         with self.accelerator.main_process_first():
-            self.data = load_chosen(self.settings, ("test",), labels=False, own_input=self._own_input)
+            self.data = load_chosen(self.settings, ("test",), labels=False, own_input=self._first.own_input)
 
     def load_targets(self, specs: Sequence[ClassifierSpec]) -> list[TargetModel]:
         """The classifiers; the data get their labels and class names."""
-        self.targets, self.data = load_targets(specs, self.data, self.accelerator.device)
+        self.targets, self.data = load_targets(specs, self.data, self.accelerator.device, first=self._first)
         return self.targets
 
     def load_surrogate(self, name: str, weights: Path | None, targets: str) -> TargetModel:
@@ -262,16 +262,9 @@ class Study:
             if self.targets and not test.has_labels:
                 label = self.targets[0].label
                 note(f"labels are the predictions of {label}: its success rate is the fooling rate")
-                test = predicted_labels(test, self.targets[0].model)
+                test = predicted_labels(test, self.targets[0].model, progress=self.is_main)
             self._images = (self.data, *next(test.batches(len(test))))
         return self._images[1:]
-
-    def _own_input(self) -> tuple[tuple[int, int, int], int | None] | None:
-        """`own_input` of the first classifier."""
-        names, weights = getattr(self.settings, "target", ()), getattr(self.settings, "target_weights", None)
-        name = names if isinstance(names, str) else next(iter(names), None)
-        first = weights if isinstance(weights, Path | None) else next(iter(weights), None)
-        return None if name is None else own_input(parse_classifier(name, first, default=CLASSIFIER))
 
 
 def parse_attacks(

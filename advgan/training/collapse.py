@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from advgan.evaluation.metrics import LargestClass
 
 
 def collapse_warnings(
     delta: Tensor,
     x: Tensor,
     eps: float | None,
-    predictions: Tensor,
     *,
     d_real_acc: float,
     d_fake_acc: float,
-    targeted: bool,
     universal: bool = False,
     with_gan: bool = True,
 ) -> list[str]:
@@ -22,7 +21,6 @@ def collapse_warnings(
 
     delta, x      (n, c, h, w) perturbations and clean images, n >= 2
     eps           the linf bound; None for another norm, where tanh cannot saturate
-    predictions   (n,) predictions of the target for x + delta
     d_real_acc    accuracy of the discriminator on clean images
     d_fake_acc    its accuracy on perturbed images
     with_gan      whether there is a discriminator
@@ -34,11 +32,6 @@ def collapse_warnings(
     elif with_gan and (d_real_acc < 0.01 or d_fake_acc < 0.01):
         warnings.append(
             f"the discriminator is constant: accuracy {d_real_acc:.1%} on clean, {d_fake_acc:.1%} on perturbed images"
-        )
-    largest = torch.bincount(predictions).max().item() / len(predictions)
-    if largest > 0.9 and not targeted:
-        warnings.append(
-            f"{largest:.0%} of the perturbed images are predicted as class {int(predictions.mode().values)}"
         )
     if eps is not None:
         unclipped = (x >= eps) & (x <= 1 - eps)  # elsewhere the box shortens one side
@@ -56,8 +49,9 @@ def collapse_warnings(
     return warnings
 
 
-def absorbing_classes(attacked: Tensor, hits: Tensor, predicted: Tensor) -> list[str]:
-    """A warning for each class that absorbs predictions while its own images resist: a usual plateau of a generator.
+def class_warnings(attacked: Tensor, hits: Tensor, predicted: Tensor) -> list[str]:
+    """Warnings of an untargeted generator: nearly all images in one class (`LargestClass`), and each class that absorbs
+    predictions while its own images resist, a usual plateau.
 
     attacked, hits   (k,) eligible images of each class, and the successes among them
     predicted        (k,) perturbed images predicted as each class
@@ -65,7 +59,9 @@ def absorbing_classes(attacked: Tensor, hits: Tensor, predicted: Tensor) -> list
     rate, mean = hits / attacked.clamp_min(1), hits.sum() / attacked.sum().clamp_min(1)
     fair = predicted.sum() / len(predicted)
     stuck = (attacked >= 5) & (rate < 0.7 * mean) & (predicted > 2 * fair)
-    return [
+    largest = LargestClass.of(predicted, int(predicted.sum()))
+    text = f"{largest.most / largest.n:.0%} of the perturbed images are predicted as class {largest.y}"
+    return [text for _ in range(largest.too_many)] + [
         f"class {c} absorbs predictions: ASR {rate[c]:.0%} on its own images, {mean:.0%} overall; try the label as an "
         "input (--labels), a guide (--guide), or more steps"
         for c in stuck.nonzero().flatten().tolist()

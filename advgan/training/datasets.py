@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from advgan.classifiers import BlackBox, check_normalised, check_target
 from advgan.classifiers.checks import NORMALISATION_IMAGES, gradient_fault
 from advgan.core.errors import InputError
 from advgan.data import Data, Split, Stream, relabel
-from advgan.data.sources import FloatSplit, Source, as_split
-from advgan.data.split import fair_order, prediction_batch, stratified_holdout
+from advgan.data.sources import FloatSplit, Source, as_split, hold_out
+from advgan.data.split import fair_order
 from advgan.defenses import unwrap
+from advgan.evaluation.compatibility import own_input, predicted_labels
 from advgan.training.defaults import size_defaults
 from advgan.training.options import RunConfig
 
@@ -33,42 +35,34 @@ class Images:
     labelled: bool = True
 
 
-def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, device: torch.device) -> Images:
-    """Images and labels for a training against `model`, which is frozen and on `device`.
+def prepare_images(model: Any, train: Any, validation: Any, run: RunConfig, accelerator: Accelerator) -> Images:
+    """Images and labels for a training against `model`, which is frozen and on the device.
 
     Raises InputError as `as_split` and `check_target`, for a model without gradients, and for labels beyond its logits.
     """
     if isinstance(unwrap(model), BlackBox):
         raise InputError(f"{unwrap(model).name} has outputs only: train/substitute.py attacks such models")
-    shape = getattr(unwrap(model), "image_shape", None)
-    resize = getattr(unwrap(model), "resize", None)  # of a photo, before the centre crop
-    resize = resize if type(resize) is int and shape is not None else None
+    device, progress = accelerator.device, run.progress and accelerator.is_main_process
+    shape, resize = own_input(model) or (None, None)
     source = as_split(train, "train", shape, resize)
     held_out = None if validation is None else as_split(validation, "validation", shape, resize)
     x, y = next(source.split.first(NORMALISATION_IMAGES).batches(NORMALISATION_IMAGES))
-    model = checked_model(model, x.to(device), y.to(device), source.labelled and source.classes is None)
+    given = source.split.has_labels
+    model = checked_model(model, x.to(device), y.to(device), given and source.classes is None)
     num_classes = logits_of(model, x[:1], device).shape[1]
-    source = labelled(model, source, num_classes, "train", device)
+    source = labelled(model, source, num_classes, "train", progress=progress)
     if held_out is None:
-        if isinstance(source.split, Stream):
-            raise InputError("a stream cannot be split: expected validation images, got none")
-        train_indices, held_indices = stratified_holdout(source.split.labels, run.seed)
-        held_out = source._replace(split=source.split.take(held_indices))
-        source = source._replace(split=source.split.take(train_indices))
-        own_order = False
+        source, held_out = hold_out(source, run.seed)
     else:
         if held_out.split.image_shape != source.split.image_shape:
             shapes = f"{tuple(source.split.image_shape)}, got {tuple(held_out.split.image_shape)}"
             raise InputError(f"validation images must have the shape of those to train on, {shapes}")
-        held_out = labelled(model, held_out, num_classes, "validation", device)
-        own_order = isinstance(validation, Split)
+        held_out = labelled(model, held_out, num_classes, "validation", progress=progress)
     assert isinstance(held_out.split, Split), "a stream has no labels of all its images"
-    split = held_out.split if own_order else held_out.split.take(fair_order(held_out.split.labels))
+    split = held_out.split if isinstance(validation, Split) else held_out.split.take(fair_order(held_out.split.labels))
     most = run.validation_images or size_defaults(split.image_shape).validation_images
     names = getattr(unwrap(model), "classes", None) or source.classes or map(str, range(num_classes))
-    return Images(
-        model, source.split, in_memory(split.first(most)), tuple(names), source.labelled
-    )  # fmt: skip
+    return Images(model, source.split, in_memory(split.first(most)), tuple(names), given)
 
 
 def checked_model(model: nn.Module, x: Tensor, y: Tensor, labelled: bool) -> nn.Module:
@@ -89,7 +83,7 @@ def logits_of(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
     return logits
 
 
-def labelled(model: nn.Module, source: Source, num_classes: int, name: str, device: torch.device) -> Source:
+def labelled(model: nn.Module, source: Source, num_classes: int, name: str, *, progress: bool) -> Source:
     """A source whose labels are classes of `model`: those of class folders by their names, predictions where there are
     none. Raises InputError for labels beyond the logits."""
     split = source.split
@@ -98,13 +92,9 @@ def labelled(model: nn.Module, source: Source, num_classes: int, name: str, devi
     if source.classes is not None:
         data = Data("folder", split, split, split, source.classes)
         named = relabel(data, getattr(unwrap(model), "classes", None), num_classes, "the model")
-        return Source(named.train, True, named.classes)
-    if not source.labelled:
-        predictions = [
-            logits_of(model, x, device).argmax(1).cpu()
-            for x, _ in split.batches(prediction_batch(split.image_shape, device))
-        ]
-        return source._replace(split=split.labelled(torch.cat(predictions)))
+        return Source(named.train, named.classes)
+    if not split.has_labels:
+        return Source(predicted_labels(split, model, progress=progress))
     if len(split) and int(split.labels.max()) >= num_classes:
         raise InputError(
             f"{name} has labels up to {int(split.labels.max())}, expected 0 to {num_classes - 1}: the model has "

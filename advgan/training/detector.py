@@ -31,6 +31,7 @@ from advgan.defenses.detection import (
     threshold_at,
 )
 from advgan.evaluation import predict
+from advgan.evaluation.compatibility import predicted_labels
 from advgan.evaluation.runner import device_of
 from advgan.evaluation.statistics import auc
 from advgan.models.discriminator import Discriminator
@@ -142,9 +143,8 @@ def check_no_rejection(model: nn.Module, name: Any = None) -> None:
 
 def first_images(train: Any, model: nn.Module, config: DetectorConfig) -> tuple[Tensor, Tensor]:
     """The first `max_samples` images (n, c, h, w) of `train` and their labels (n,), or the predictions on them."""
-    source = as_split(train, "train")
-    x, y = next(source.split.first(config.max_samples).batches(config.max_samples))
-    return x, y if source.labelled else predict(model, x).argmax(1)
+    images = as_split(train, "train").split.first(config.max_samples)
+    return next(predicted_labels(images, model, progress=False).batches(config.max_samples))
 
 
 def untrained_detector(

@@ -134,7 +134,7 @@ def fit(
         if not models:
             raise InputError("expected a model, or several, got an empty list")
         first, *others = [stack.enter_context(frozen(each, accelerator.device)) for each in models]
-        images = prepare_images(first, train, validation, config.run, accelerator.device)
+        images = prepare_images(first, train, validation, config.run, accelerator)
         training = GeneratorTraining(
             images,
             threat,

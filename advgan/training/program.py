@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from accelerate import Accelerator
 from torch import nn
@@ -26,7 +26,7 @@ from advgan.data.classes import class_number
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.defenses.flags import ClassifierSettings
-from advgan.evaluation.compatibility import own_input, prepare_model_and_data, require_gradients
+from advgan.evaluation.compatibility import ClassifierLoader, prepare_model_and_data, require_gradients
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.flags import LossFlags, NetworkFlags, RunFlags, save_settings
 from advgan.training.generator import fit
@@ -205,12 +205,13 @@ def check(settings: Settings, config: TrainingConfig) -> None:
 def load(settings: Settings, accelerator: Accelerator) -> tuple[list[nn.Module], Data, nn.Module | bool | None]:
     """The classifiers under attack, the images, and the guide."""
     specs = [settings.classifier, *(parse_classifier(name) for name in settings.ensemble)]
+    classifiers = [ClassifierLoader(spec) for spec in specs]
     with accelerator.main_process_first():  # one downloads, the others find it
-        data = load_chosen(settings, ("train", settings.train_on), labels=False, own_input=lambda: own_input(specs[0]))
+        data = load_chosen(settings, ("train", settings.train_on), labels=False, own_input=classifiers[0].own_input)
     if not data.train.has_labels:
         note(f"labels are the predictions of {settings.target}: the success rate is the fooling rate")
     shape = data.image_shape
-    loaded: list[Any] = [load_classifier(spec, image_shape=shape, num_classes=data.all_classes) for spec in specs]
+    loaded = [classifier.load(data) for classifier in classifiers]
     for model in loaded:
         require_gradients(model)
     (first, named), *others = [prepare_model_and_data(model, data) for model in loaded]

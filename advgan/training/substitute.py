@@ -142,7 +142,7 @@ def attacker_data(
 ) -> AttackerData:
     """The caller's images as splits. Raises InputError as `as_split`, and for labels that are missing or too large."""
     train, held_out = as_split(images, "images").split, as_split(validation, "validation")
-    if not held_out.labelled or isinstance(held_out.split, Stream):
+    if not held_out.split.has_labels or isinstance(held_out.split, Stream):
         raise InputError("validation must be images with labels, of a known number, got others")
     labels = held_out.split.labels
     n = num_classes or getattr(black_box, "num_classes", None) or int(labels.max()) + 1

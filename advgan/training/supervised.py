@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
@@ -19,8 +18,8 @@ from advgan.core.errors import InputError, did_you_mean
 from advgan.core.inputs import check_columns
 from advgan.data import Data, Stream, training_batches
 from advgan.data.augment import augment, check_shift
-from advgan.data.sources import as_split
-from advgan.data.split import stratified_holdout
+from advgan.data.sources import as_split, hold_out
+from advgan.evaluation import predict
 from advgan.training.run_directory import RunDirectory
 from advgan.training.runtime.loop import GracefulShutdown, check_finite, progress_bar
 
@@ -76,18 +75,15 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
     source = as_split(train, "train", shape)
     held_out = None if validation is None else as_split(validation, "validation", shape)
     for name, part in (("train", source), ("validation", held_out)):
-        if part is not None and not part.labelled:
+        if part is not None and not part.split.has_labels:
             raise InputError(f"{name} has no labels: expected pairs (x, y), got images alone")
-    split = source.split
-    if held_out is not None:
-        held = held_out.split
-    elif isinstance(split, Stream):
-        raise InputError("a stream cannot be split: expected validation images, got none")
-    else:
-        train_indices, held_indices = stratified_holdout(split.labels, seed)
-        split, held = split.take(train_indices), split.take(held_indices)
+    if held_out is None:
+        source, held_out = hold_out(source, seed)
+    split, held = source.split, held_out.split
     assert not isinstance(held, Stream), "a stream has no labels of all its images"
-    n = _number_of_logits(model, next(held.first(2).batches(2))[0])
+    logits = predict(model, next(held.first(2).batches(2))[0])
+    check_columns(logits)
+    n = logits.shape[1]
     for name, labels in (("train", getattr(split, "labels", None)), ("validation", held.labels)):
         if labels is not None and len(labels) and int(labels.max()) >= n:
             raise InputError(
@@ -95,16 +91,6 @@ def labelled_data(model: nn.Module, train: Any, validation: Any, seed: int) -> D
             )
     names = getattr(model, "classes", None) or source.classes or map(str, range(n))
     return Data("images in memory", split, held, held, tuple(names))
-
-
-@torch.no_grad()
-def _number_of_logits(model: nn.Module, x: Tensor) -> int:
-    training = model.training
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    logits: Any = model.eval()(x.to(device))
-    model.train(training)
-    check_columns(logits)
-    return int(logits.shape[1])
 
 
 class Part(NamedTuple):

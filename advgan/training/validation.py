@@ -19,7 +19,7 @@ from advgan.defenses import Transforms, can_reject
 from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
-from advgan.training.collapse import absorbing_classes, collapse_warnings
+from advgan.training.collapse import class_warnings, collapse_warnings
 from advgan.training.gan import wrong_classes
 
 AFTER = "asr after "  # a transform
@@ -160,29 +160,17 @@ class Validator:
         target can reject, an image is eligible, or a success, only if it is
         accepted; `rejected` is the rejected fraction of the perturbed eligible images.
         """
-        first, *others = [self._evaluate(generator, discriminator, setting, c=c, gan=gan) for setting in self.settings]
-        metrics = first.metrics | self._after_transforms(generator)
+        transforms = [self.transforms, *[Transforms(())] * (len(self.settings) - 1)]
+        first, *others = [
+            self._evaluate(generator, discriminator, setting, c=c, gan=gan, transforms=after)
+            for setting, after in zip(self.settings, transforms, strict=True)
+        ]
+        metrics = first.metrics
         if others:
             rates = [result.metrics["asr"] for result in (first, *others)]
             metrics |= {f"asr {setting.label}": rate for setting, rate in zip(self.settings, rates, strict=True)}
             metrics["asr"] = sum(rates) / len(rates)
         return replace(first, metrics=metrics)
-
-    @torch.no_grad()
-    def _after_transforms(self, generator: Any) -> dict[str, float]:
-        """Success for the first setting after each of the transforms, over the eligible images."""
-        if not self.transforms:
-            return {}
-        setting, counts = self.settings[0], torch.zeros(len(self.transforms) + 1, device=self.accelerator.device)
-        self.transforms.reseed(self.seed)
-        for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
-            x, y, y_target, x_adv = self._attacked(generator, setting, batch)
-            eligible = (logits.argmax(1) == y) & (y != y_target) & accepted
-            seen = self.transforms.each(x_adv, x).values()
-            hits = [eligible & success(self.target(x_seen), y, y_target) & self._accepted(x_seen) for x_seen in seen]
-            counts += torch.stack([eligible, *hits]).sum(1)
-        n_correct, *n_success = self._reduce(counts).tolist()
-        return {AFTER + name: n / max(n_correct, 1) for name, n in zip(self.transforms.names, n_success, strict=True)}
 
     @torch.no_grad()
     def _evaluate(
@@ -193,8 +181,11 @@ class Validator:
         *,
         c: float,
         gan: losses.GANLoss,
+        transforms: Transforms,
     ) -> ValidationResult:
-        device, sums = self.accelerator.device, torch.zeros(9, device=self.accelerator.device)
+        device = self.accelerator.device
+        sums = torch.zeros(9 + len(transforms), device=device)
+        transforms.reseed(self.seed)
         first: ValidationResult | None = None
         histogram, attacked, hits = torch.zeros(3, self.logits[0].shape[1], device=device)
         for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
@@ -210,6 +201,8 @@ class Validator:
             l2, linf = delta.norm(dim=1), delta.abs().amax(1)
             columns = [torch.ones_like(y), eligible, eligible & successful, l2, linf, l2 > c, d_real, d_fake]
             columns.append(eligible & ~accepted_adv)
+            for seen in transforms.each(x_adv, x).values():
+                columns.append(eligible & success(self.target(seen), y, y_target) & self._accepted(seen))
             sums += torch.stack([column.float().sum() for column in columns])
             for column, of_class in ((histogram, predicted), (attacked, y[eligible]), (hits, y[eligible & successful])):
                 column += torch.bincount(of_class, minlength=len(column))
@@ -218,21 +211,22 @@ class Validator:
                     x_adv - x,
                     x,
                     setting.eps if generator.threat.norm == "linf" else None,
-                    predicted,
                     d_real_acc=d_real.float().mean().item(),
                     d_fake_acc=d_fake.float().mean().item(),
-                    targeted=setting.y_target is not None,
                     universal=generator.universal,
                     with_gan=discriminator is not None,
                 )
                 first = ValidationResult({}, histogram, warnings, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
         assert first is not None, "a validation split is never empty"
         with_gan = discriminator is not None
-        metrics = metrics_of_sums(self._reduce(sums).tolist(), rejects=self.rejects, with_gan=with_gan)
+        of_images, after = self._reduce(sums).split([9, len(transforms)])
+        metrics = metrics_of_sums(of_images.tolist(), rejects=self.rejects, with_gan=with_gan)
+        rates = (after / max(metrics["n_correct"], 1)).tolist()
+        metrics |= {AFTER + name: rate for name, rate in zip(transforms.names, rates, strict=True)}
         histogram, attacked, hits = self._reduce(torch.stack([histogram, attacked, hits]))
         warnings = first.warnings
         if not setting.all_wrong_classes and setting.y_target is None:
-            warnings = warnings + absorbing_classes(attacked, hits, histogram)
+            warnings = warnings + class_warnings(attacked, hits, histogram)
         return replace(first, metrics=metrics, predictions=histogram, warnings=warnings)
 
     def _attacked(self, generator: Any, setting: EvalSetting, batch: range) -> tuple[Tensor, Tensor, Tensor, Tensor]:

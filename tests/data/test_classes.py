@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from advgan.data import Data, Split, load_data, relabel
 from advgan.data.classes import class_number, find_class
 from advgan.data.split import without_labels
 from advgan.defenses import ClassifierSpec, load_classifier
-from advgan.evaluation.compatibility import check_label_offset, predicted_labels, prepare_model_and_data
+from advgan.evaluation.compatibility import ClassifierLoader, check_label_offset, predicted_labels, prepare_model_and_data
 from advgan.evaluation.loading import load_targets
 
 CPU = torch.device("cpu")
@@ -170,6 +171,30 @@ def test_data_without_labels_have_the_class_names_of_the_model(bars):
     x, y = next(labelled.batches(20))
     assert torch.equal(target(x).argmax(1), y)
     assert predicted_labels(labelled, target) is labelled
+
+
+def test_python_file_is_run_once_for_its_own_size_and_for_the_images(tmp_path):
+    file, runs = tmp_path / "net.py", tmp_path / "runs"
+    file.write_text(
+        f"""
+from pathlib import Path
+from torch import nn
+
+def build():
+    runs = Path({str(runs)!r})
+    runs.write_text("x" + (runs.read_text() if runs.exists() else ""))
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 3))
+    net.image_shape = (1, 2, 2)
+    return net
+"""
+    )
+    loader = ClassifierLoader(ClassifierSpec(f"{file}:build"))
+    assert loader.own_input() == ((1, 2, 2), None)
+    data = data_of_classes("a", "b", "c")
+    assert loader.load(data) is loader.load(data)
+    assert runs.read_text() == "x"
+    larger = Split(torch.zeros(6, 1, 3, 3, dtype=torch.uint8), data.test.labels)
+    assert loader.load(replace(data, train=larger)).image_shape == (1, 3, 3)
 
 
 def test_labels_from_one_on_raise(bars):

@@ -6,41 +6,33 @@ import pytest
 import torch
 
 from advgan.training.card import generator_card
-from advgan.training.collapse import absorbing_classes, collapse_warnings
+from advgan.training.collapse import class_warnings, collapse_warnings
 
 X = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
 NOISE = 0.3 * torch.rand(X.shape, generator=torch.Generator().manual_seed(1)).sub(0.5).sign()
-MIXED = torch.arange(64) % 10
 
 
 @pytest.mark.parametrize(
-    ("delta", "predictions", "kept", "caught", "message"),
+    ("delta", "kept", "caught", "message"),
     [
-        (NOISE, MIXED, 0.8, 0.7, None),
-        (NOISE, MIXED, 1.0, 1.0, "discriminator accuracy 100.0%"),
-        (NOISE, MIXED, 1.0, 0.0, "discriminator is constant"),
-        (NOISE, MIXED * 0 + 3, 0.8, 0.7, "100% of the perturbed images are predicted as class 3"),
-        (NOISE * 0 + 0.3, MIXED, 0.8, 0.7, r"saturated at +eps"),
-        (NOISE * 0 - 0.3, MIXED, 0.8, 0.7, r"saturated at -eps"),
-        (NOISE[:1].expand_as(NOISE), MIXED, 0.8, 0.7, "all images get the same perturbation"),
-        (NOISE * 0, MIXED, 0.8, 0.7, "perturbation is zero"),
+        (NOISE, 0.8, 0.7, None),
+        (NOISE, 1.0, 1.0, "discriminator accuracy 100.0%"),
+        (NOISE, 1.0, 0.0, "discriminator is constant"),
+        (NOISE * 0 + 0.3, 0.8, 0.7, r"saturated at +eps"),
+        (NOISE * 0 - 0.3, 0.8, 0.7, r"saturated at -eps"),
+        (NOISE[:1].expand_as(NOISE), 0.8, 0.7, "all images get the same perturbation"),
+        (NOISE * 0, 0.8, 0.7, "perturbation is zero"),
     ],
 )
-def test_collapse_warnings(delta, predictions, kept, caught, message):
-    found = collapse_warnings(delta, X, 0.3, predictions, d_real_acc=kept, d_fake_acc=caught, targeted=False)
+def test_collapse_warnings(delta, kept, caught, message):
+    found = collapse_warnings(delta, X, 0.3, d_real_acc=kept, d_fake_acc=caught)
     assert found == [] if message is None else any(message in line for line in found)
-
-
-def test_a_targeted_attack_wants_one_class():
-    assert collapse_warnings(NOISE, X, 0.3, MIXED * 0, d_real_acc=0.8, d_fake_acc=0.7, targeted=True) == []
 
 
 @pytest.mark.parametrize("caught", [1.0, 0.0])
 def test_without_a_gan_loss_the_discriminator_is_no_symptom(caught):
-    assert (
-        collapse_warnings(NOISE, X, 0.3, MIXED, d_real_acc=1.0, d_fake_acc=caught, targeted=False, with_gan=False) == []
-    )
-    assert len(collapse_warnings(NOISE, X, 0.3, MIXED, d_real_acc=1.0, d_fake_acc=caught, targeted=False)) == 1
+    assert collapse_warnings(NOISE, X, 0.3, d_real_acc=1.0, d_fake_acc=caught, with_gan=False) == []
+    assert len(collapse_warnings(NOISE, X, 0.3, d_real_acc=1.0, d_fake_acc=caught)) == 1
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.05), (0.1, 0.05)])
@@ -59,9 +51,17 @@ def test_a_card_shows_the_terms_that_the_loss_had(alpha, beta):
 
 def test_absorbing_class_is_named():
     attacked = torch.full((4,), 100.0)
-    found = absorbing_classes(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), torch.tensor([20.0, 30.0, 320.0, 30.0]))
+    found = class_warnings(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), torch.tensor([20.0, 30.0, 320.0, 30.0]))
     assert len(found) == 1
     assert "class 2 absorbs predictions" in found[0]
     assert "ASR 10% on its own images, 74% overall" in found[0]
-    assert absorbing_classes(attacked, torch.full((4,), 95.0), attacked) == []  # success everywhere
-    assert absorbing_classes(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), attacked) == []  # hard, but no sink
+    assert class_warnings(attacked, torch.full((4,), 95.0), attacked) == []  # success everywhere
+    assert class_warnings(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), attacked) == []  # hard, but no sink
+
+
+@pytest.mark.parametrize(("classes", "share", "warned"), [(10, 1.0, True), (10, 0.9, False), (100, 0.5, True)])
+def test_nearly_all_images_in_one_class_are_a_warning(classes, share, warned):
+    predicted = torch.zeros(classes).index_fill(0, torch.tensor([3, 4]), 64 * (1 - share))
+    predicted[3] = 64 * share
+    found = class_warnings(torch.zeros(classes), torch.zeros(classes), predicted)
+    assert found == ([f"{share:.0%} of the perturbed images are predicted as class 3"] if warned else [])

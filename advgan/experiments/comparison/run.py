@@ -84,7 +84,7 @@ def main(settings: Settings) -> None:
     threats = parse_threat_models(settings.eps, settings.norm, first, targeted=targeted)
     checks = [parse_attack(name) for name in SANITY] if settings.sanity else []
     survive_transforms(settings.survive, 1)  # unknown ones are errors before anything is loaded
-    study.init_run(settings.seeds[0], distributed=True)
+    study.init_run(settings.seeds[0], classifiers[0], distributed=True)
     study.transforms = survive_transforms(settings.survive, min(study.data.image_shape[1:]))
     targets = study.load_targets(classifiers)
     y_target = study.class_number(chosen)

@@ -89,7 +89,7 @@ def main(settings: Settings) -> None:
     run_dirs = [command.output_dir for command in commands]
     rows, specs = parse_rows(settings.rows, run_dirs), check(settings, base_spec, run_dirs)
     threat = Threat(settings.norm, settings.eps)
-    study.init_run(settings.seed)
+    study.init_run(settings.seed, base_spec)
     for spec in specs:
         make_attack(spec, Flatten(), threat)(study.x[:0], study.y[:0])  # wrong settings: before any training
     study.prepare_output_dir()

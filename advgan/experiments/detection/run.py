@@ -61,7 +61,7 @@ def main(settings: Settings) -> None:
     specs = [parse_attack(name) for name in dict.fromkeys(settings.attacks)]
     trained = study.load_generators(settings.generator, [settings.target])
     study.check_generator_threats([threat])
-    study.init_run(settings.seed)
+    study.init_run(settings.seed, classifier)
     targets = load_rejecting(study, classifier, settings.detector)
     study.check_attacks(specs, [threat])
     study.prepare_output_dir(keep=len(study.x))

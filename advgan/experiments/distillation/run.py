@@ -117,8 +117,9 @@ def main(settings: Settings) -> None:
     study.prepare_output_dir()
     lines = distilled_models(settings)
     generators = [train_generator(settings, line) for line in lines]
-    study.init_run(settings.seed)
-    loaded = study.load_targets([ClassifierSpec(settings.target, line.weights) for line in lines])
+    classifiers = [ClassifierSpec(settings.target, line.weights) for line in lines]
+    study.init_run(settings.seed, classifiers[0])
+    loaded = study.load_targets(classifiers)
     labels = ["no distillation" if line.temperature is None else f"T = {line.label}" for line in lines]
     targets = [target.with_label(label) for target, label in zip(loaded, labels, strict=True)]
     study.targets = targets

@@ -135,7 +135,7 @@ def main(settings: Settings) -> None:
     if not threats:
         raise InputError("expected an eps above 0, got none")
     study.check_generator_threats(threats[:1])
-    study.init_run(settings.seed)
+    study.init_run(settings.seed, classifier)
     (target,) = study.load_targets([classifier])
     require_gradients(target.model)
     study.check_generators()

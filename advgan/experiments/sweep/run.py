@@ -57,7 +57,7 @@ def main(settings: Settings) -> None:
     specs = parse_attacks(settings.attacks, BASIC, tuple(ATTACKS), with_generator=with_generator, targeted=targeted)
     if not threats:
         raise InputError("expected an eps above 0, got none")
-    study.init_run(settings.seed)
+    study.init_run(settings.seed, classifier)
     (target,) = study.load_targets([classifier])
     y_target = study.class_number(chosen)
     study.check_attacks(specs, threats[:1], y_target)

@@ -107,7 +107,7 @@ def main(settings: Settings) -> None:
     eps_values = [eps for eps in parse_eps_values(settings.curve_eps, threat.norm) if eps] if curve_specs else []
     if curve_specs and not eps_values:
         raise InputError(f"expected curve_attacks and a curve_eps above 0, got {len(curve_specs)} and 0")
-    study.init_run(settings.seed)
+    study.init_run(settings.seed, classifiers[0])
     targets = study.load_targets(classifiers)
     y_target = study.class_number(chosen)
     study.check_generator_threats([threat], y_target)

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,14 +17,13 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
-from rich import get_console
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.errors import NotFiniteError
 from advgan.core.shutdown import SAME_REQUEST, SIGNALS, exit_code
+from advgan.core.terminal import bar_console
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # set by accelerate launch, by torchrun
 
@@ -161,11 +159,7 @@ def open_log(
 def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress:
     """A bar with steps, time and the `metrics` field (losses, validation), on one line; silent in all processes but the
     main one. Of 80 columns the metrics have 37 (a title of 6 letters, 4 digits of steps).
-
-    A notebook without ipywidgets, which the bar needs there, has the lines printed above it and its last state alone
-    (its kernel sets FORCE_COLOR, which rich takes for a terminal).
     """
-    without_widgets = get_console().is_jupyter and find_spec("ipywidgets") is None
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=8),
@@ -174,5 +168,5 @@ def progress_bar(accelerator: Accelerator, *, disable: bool = False) -> Progress
         TimeRemainingColumn(),
         TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         disable=disable or not accelerator.is_main_process,
-        console=Console(force_jupyter=False, force_terminal=False) if without_widgets else None,
+        console=bar_console(),
     )
