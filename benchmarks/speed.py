@@ -123,7 +123,7 @@ def main(settings: Settings) -> None:
         if settings.generator is None
         else Generator.from_pretrained(settings.generator, allowed_guides=[spec.name])
     )
-    device = training.init_single_process(SEED, settings.threads)
+    device = training.init_accelerator(SEED, settings.threads, one_process=True).device
     data = load_chosen(settings, ("test",))
     shape, classes = data.image_shape, data.all_classes
     target, data = prepare_model_and_data(load_classifier(spec, image_shape=shape, num_classes=classes), data)

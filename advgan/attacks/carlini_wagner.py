@@ -17,6 +17,7 @@ from advgan.attacks.common import (
     loss_and_gradient,
 )
 from advgan.attacks.losses import get_loss
+from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm
 
 INSIDE = 5e-4  # tanh never reaches 1: black and white pixels start this far inside, for a nonzero gradient
@@ -58,7 +59,7 @@ def carlini_wagner(
     check_at_least(0, kappa=kappa)
     check_positive(learning_rate=learning_rate, initial_c=initial_c)
     loss_fn = get_loss("margin", targeted=y_target is not None)
-    rejects = hasattr(model, "rejection_score")
+    rejects = can_reject(model)
     kappa = 0.0 if rejects else kappa
     search, active = (
         _Search(x, kappa, 0.1 ** (1 / steps) if learning_rate is None else 1.0),

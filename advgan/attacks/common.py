@@ -23,6 +23,7 @@ from advgan.core.inputs import (
     copy_images,
     is_softmax,
 )
+from advgan.core.rejection import accepts, can_reject
 from advgan.core.threat_model import Norm, Threat
 
 SUCCESS_OFFSET = 1000.0  # larger than any loss
@@ -145,21 +146,13 @@ def evaluate_state(model: Any, x: Tensor, y: Tensor, y_target: Tensor | None, lo
     logits = model(x)
     check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
     loss, success = loss_fn(logits, y, y_target), is_adversarial(logits, y, y_target)
-    if not hasattr(model, "rejection_score") or not success.any():
+    if not can_reject(model) or not success.any():
         return AttackState(loss, loss.detach(), success)
     i = success.nonzero().squeeze(1)
     score = model.rejection_score(x[i])
     rank = SUCCESS_OFFSET - score.detach() / (1 + score.detach().abs())
     rank = loss.detach().index_put((i,), rank)
     return AttackState(loss.index_put((i,), -score), rank, success.index_put((i,), score <= 0))
-
-
-def rejects(model: Any, x: Tensor) -> Tensor:
-    """Whether the model rejects each image of `x` (n, c, h, w): (n,) bool; False without a `rejection_score`."""
-    if not hasattr(model, "rejection_score"):
-        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    rejected: Tensor = model.rejection_score(x) > 0
-    return rejected
 
 
 def loss_and_gradient(
@@ -208,9 +201,8 @@ def find_adversarial(model: nn.Module, x: Tensor, y: Tensor, y_target: Tensor | 
         while len(i := active.indices):
             logits = model(x[i])
             check_classes(y if y_target is None else torch.maximum(y, y_target), logits)
-            adversarial[i] = is_adversarial(logits, y[i], None if y_target is None else y_target[i]) & ~rejects(
-                model, x[i]
-            )
+            successes = is_adversarial(logits, y[i], None if y_target is None else y_target[i])
+            adversarial[i] = successes & accepts(model, x[i])
             active.drop(torch.ones_like(i, dtype=torch.bool))
     return adversarial
 

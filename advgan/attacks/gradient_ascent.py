@@ -15,6 +15,7 @@ from advgan.attacks.common import (
     loss_and_gradient,
     steepest_ascent_direction,
 )
+from advgan.core.rejection import can_reject
 
 Direction = Literal["steepest", "sign", "gradient"]
 
@@ -40,7 +41,7 @@ def gradient_ascent(
     model, x, y, threat = problem.model, problem.x, problem.y, problem.threat
     x_adv, step = x_init.clone(), torch.zeros(len(x), dtype=torch.long, device=x.device)
     velocity = None if decay is None else torch.zeros_like(x)
-    stop_on_success |= hasattr(model, "rejection_score")
+    stop_on_success |= can_reject(model)
     active = ActiveSet(len(x), x.device)
     with frozen_eval(model), torch.no_grad():
         while len(i := active.indices):

@@ -15,10 +15,10 @@ from advgan.attacks.common import (
     check_inputs,
     frozen_eval,
     normal,
-    rejects,
     steepest_ascent_direction,
     uniform,
 )
+from advgan.core.rejection import accepts
 from advgan.core.threat_model import Norm, delta_norms
 
 MAX_INIT_QUERIES = 50  # for a start: x blended with more and more noise
@@ -113,7 +113,7 @@ class Oracle:
         for part in points.split(self.points):
             logits = self.model(part)
             check_classes(self.y if self.y_target is None else torch.maximum(self.y, self.y_target), logits)
-            labels.append(logits.argmax(1).masked_fill(rejects(self.model, part), -1))
+            labels.append(logits.argmax(1).where(accepts(self.model, part), -1))
         return torch.cat(labels)
 
 

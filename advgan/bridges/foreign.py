@@ -17,6 +17,7 @@ from advgan.attacks.common import check_images, frozen_eval
 from advgan.attacks.registry import LIBRARIES, Attack
 from advgan.bridges.base import AttackProperties, Call, read_settings
 from advgan.core.errors import InputError
+from advgan.core.random_state import preserved_random_states
 from advgan.core.threat_model import Threat
 
 
@@ -69,7 +70,7 @@ class ForeignAttack:
         """x_adv like `x`, as returned by the library; the ball is verified by the evaluation."""
         check_images(x)
         seed = int(torch.randint(2**31, (1,), generator=rng, device=rng.device if rng else None))
-        with frozen_without_gradients(model), seeded(seed, x.device), torch.enable_grad():
+        with frozen_without_gradients(model), seeded(seed), torch.enable_grad():
             key = (model, x.device, eps, norm, y_target is None)
             if key not in self.built:
                 self.built = {key: self._make(model, x, eps, norm, y_target is not None, seed)}
@@ -102,18 +103,13 @@ def frozen_without_gradients(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed all global random states with `seed`, and restore them afterwards."""
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)
+    with preserved_random_states():
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        yield
 
 
 @contextmanager

@@ -4,7 +4,8 @@ programs accept it as a target, `--defense bit-depth:bits=3`.
 
 from __future__ import annotations
 
-from advgan.defenses.base import EOT, Defended, adaptive, attack_view, can_reject, is_random, reseed, unwrap
+from advgan.core.rejection import can_reject
+from advgan.defenses.base import EOT, Defended, adaptive, attack_view, is_random, reseed, unwrap
 from advgan.defenses.checkpoint import defend, load_classifier, load_members
 from advgan.defenses.classifier_spec import ClassifierSpec, parse_classifier, parse_classifiers
 from advgan.defenses.detection import Detector, load_detector

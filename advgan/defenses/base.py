@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from advgan.core.errors import InputError
 from advgan.core.json_files import check_int, check_keys, check_real
+from advgan.core.rejection import can_reject
 from advgan.core.threat_model import DefenseKnowledge
 
 
@@ -86,7 +87,7 @@ class Defended(nn.Module):
         """The model that an adaptive attacker differentiates: itself, if its gradients are useful."""
         return self
 
-    # A rejecting defense has `rejection_score(x) -> (n,)`, differentiable: images with a positive one are rejected.
+    # A rejecting defense has a `rejection_score`, see `advgan.core.rejection`.
 
 
 class EOT(nn.Module):
@@ -102,11 +103,6 @@ class EOT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x.repeat_interleave(self.draws, dim=0))
         return logits.unflatten(0, (len(x), self.draws)).mean(1)
-
-
-def can_reject(model: nn.Module) -> bool:
-    """Whether the model can reject images."""
-    return hasattr(model, "rejection_score")
 
 
 def is_random(model: nn.Module) -> bool:

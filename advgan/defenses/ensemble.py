@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from advgan.core.errors import InputError
 from advgan.core.json_files import check_keys
-from advgan.defenses.base import Defended, adaptive, can_reject
+from advgan.core.rejection import can_reject
+from advgan.defenses.base import Defended, adaptive
 
 
 class Ensemble(Defended):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,11 +16,12 @@ from advgan.classifiers import BlackBox
 from advgan.classifiers.checks import check_outputs, mode_dependent
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
+from advgan.core.rejection import accepts, can_reject
 from advgan.core.threat_model import Threat, check_class
-from advgan.defenses import Transforms, can_reject, unwrap
+from advgan.defenses import Transforms, reseed, unwrap
 from advgan.evaluation.metrics import attack_metrics, attack_outcome, clean_metrics, clean_records
 from advgan.evaluation.runner import MadeBatches, ThreatModelViolation, device_of, run_attack
-from advgan.evaluation.verify import accepts, not_finite, predictions_after
+from advgan.evaluation.verify import not_finite, predictions_after
 
 ROW_KEYS = (
     *("target", "attack", "access", "protocol", "attack_norm", "norm", "eps", "targeted", "y_target"),
@@ -46,6 +47,20 @@ class Result:
     x_adv: Tensor
 
 
+@dataclass(frozen=True)
+class CleanOutputs:
+    """A target's outputs for the clean images, on the CPU.
+
+    logits     (n, k) float32
+    accepted   (n,) bool, whether each image is accepted; None: the target cannot reject
+    after      "clean after NAME" -> class (n,) after each of the transforms; -1: rejected
+    """
+
+    logits: Tensor
+    accepted: Tensor | None = None
+    after: dict[str, Tensor] = field(default_factory=dict)
+
+
 def evaluate(
     attack: AttackFn,
     target: nn.Module,
@@ -61,12 +76,10 @@ def evaluate(
     attack_norm: str | None = None,
     y_target: int | None = None,
     batch_size: int = 100,
-    clean_logits: Tensor | None = None,
-    clean_accepted: Tensor | None = None,
+    clean: CleanOutputs | None = None,
     keep: int = 16,
     progress: Callable[[int], None] = lambda images: None,
     transforms: Transforms | None = None,
-    clean_after: dict[str, Tensor] | None = None,
     made: MadeBatches | None = None,
 ) -> Result:
     """Attack images `x` (n, c, h, w) with labels `y` (n,), batch by batch, and verify the adversarial examples.
@@ -77,12 +90,11 @@ def evaluate(
     threat         "bounded": the ball of x_adv; "minimal-norm": the eps up to which a success counts
     attack_norm    the norm that a minimum-norm attack minimises; None: the threat's
     y_target       target class of a targeted attack
-    clean_logits, clean_accepted   (n, k) of `x` and, if the target can reject, (n,) bool, where known
+    clean          the target's outputs for `x`, where known (`clean_outputs`)
     keep           number of adversarial examples in the result, for a gallery
     progress       called with the number of images after each batch
     transforms     of the written images: records "after NAME" and "clean after NAME" are the predictions (n,) of the
                    adversarial and of the clean images after each; -1: rejected
-    clean_after    the latter, as of `predict_after`, where known
     made           adversarial images that were made before, by batches; those that are missing are added
 
     An attack that raises, leaves ball or box, or changes its input or the model is a failed row without metrics; so is
@@ -90,10 +102,9 @@ def evaluate(
     mode, with one logit, with probabilities for logits, or whose logits depend on the batch (see `check_target`).
     """
     _check_arguments(target, x, y, threat, y_target=y_target, batch_size=batch_size)
-    logits = predict(target, x, batch_size) if clean_logits is None else clean_logits
-    n_not_finite = _check_logits(target, x, y, logits, y_target=y_target, alone=clean_logits is None)
-    accepted = accepted_by(target, x, batch_size) if clean_accepted is None else clean_accepted
-    records = clean_records(logits.cpu(), y.cpu(), y_target, accepted)
+    alone, clean = clean is None, clean or clean_outputs(target, x, batch_size, transforms)
+    n_not_finite = _check_logits(target, x, y, clean.logits, y_target=y_target, alone=alone)
+    records = clean_records(clean.logits.cpu(), y.cpu(), y_target, clean.accepted)
     row = {"target": target_name, "attack": name, "access": access, "seed": seed, "protocol": protocol}
     row |= {"attack_norm": attack_norm or threat.norm, "norm": threat.norm, "eps": threat.eps}
     row |= {"targeted": threat.targeted, "y_target": y_target, "n": len(x), "batch_size": batch_size, "violations": []}
@@ -115,9 +126,7 @@ def evaluate(
     except Exception as error:
         logging.getLogger(__name__).warning("attack %s failed", name, exc_info=not isinstance(error, InputError))
         return _failed(row, f"{type(error).__name__}: {error}", [])
-    records |= run.columns | attack_outcome(records | run.columns, threat, protocol, y_target)
-    if transforms:
-        records |= predict_after(target, x, transforms, batch_size) if clean_after is None else clean_after
+    records |= run.columns | attack_outcome(records | run.columns, threat, protocol, y_target) | clean.after
     row |= attack_metrics(records, protocol) | run.cost | {"status": "ok"}
     return Result({key: row[key] for key in ROW_KEYS}, records, run.x_adv)
 
@@ -182,26 +191,30 @@ def predict(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
         return torch.cat([_logits(target(part.to(device))) for part in x.split(batch_size)])
 
 
-def predict_after(target: nn.Module, x: Tensor, transforms: Transforms, batch_size: int = 100) -> dict[str, Tensor]:
-    """Predictions (n,) of the clean images `x` (n, c, h, w) after each of the transforms, "clean after NAME"."""
-    device = device_of(target)
-    transforms.reseed(0)
-    batches = [predictions_after(target, part, part, transforms) for part in x.to(device).split(batch_size)]
-    return {f"clean {name}": torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
+@torch.no_grad()
+def clean_outputs(
+    target: nn.Module, x: Tensor, batch_size: int = 100, transforms: Transforms | None = None
+) -> CleanOutputs:
+    """The target's outputs for images `x` (n, c, h, w); a random one draws the same for each of them."""
+    reseed(target, 0)
+    logits, device = predict(target, x, batch_size), device_of(target)
+    accepted: list[Tensor] = []
+    after: dict[str, list[Tensor]] = {}
+    if can_reject(target):
+        reseed(target, 0)
+        with frozen_eval(target):
+            accepted = [accepts(target, part.to(device)).cpu() for part in x.split(batch_size)]
+    if transforms:
+        reseed(target, 0)
+        transforms.reseed(0)
+        for part in x.split(batch_size):
+            for name, classes in predictions_after(target, part.to(device), part.to(device), transforms).items():
+                after.setdefault(f"clean {name}", []).append(classes.cpu())
+    joined = {name: torch.cat(parts) for name, parts in after.items()}
+    return CleanOutputs(logits, torch.cat(accepted) if accepted else None, joined)
 
 
 def _logits(outputs: Any) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise InputError(f"the target must return a tensor of logits, got {type(outputs).__name__}")
     return (outputs.float() if outputs.is_floating_point() else outputs).cpu()
-
-
-@torch.no_grad()
-def accepted_by(target: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor | None:
-    """Whether the target accepts each of `x` (n, c, h, w): (n,) bool on the CPU; None if it cannot reject."""
-    if not can_reject(target):
-        return None
-    device = device_of(target)
-    with frozen_eval(target):
-        accepted = [accepts(target, part.to(device)) for part in x.split(batch_size)]
-    return torch.cat([part.cpu() for part in accepted if part is not None])

@@ -26,11 +26,10 @@ from advgan.defenses import Defended, Transforms, attack_view, reseed
 from advgan.evaluation.environment import cache_version
 from advgan.evaluation.evaluate import (
     ROW_KEYS,
+    CleanOutputs,
     Result,
-    accepted_by,
+    clean_outputs,
     evaluate,
-    predict,
-    predict_after,
     recompute_metrics,
 )
 from advgan.evaluation.loading import TargetModel
@@ -84,30 +83,13 @@ class ResultCache:
         self.cache_hits = 0
         self._made: tuple[Any, MadeBatches] = (None, {})  # the adversarial images of the last shared attack
         self._images = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
-        self._logits: dict[str, Tensor] = {}
-        self._accepted: dict[str, Tensor | None] = {}
-        self._clean_after: dict[str, dict[str, Tensor]] = {}
+        self._clean: dict[str, CleanOutputs] = {}
 
-    def logits(self, victim: TargetModel) -> Tensor:
-        """The victim's logits (n, k) of the clean images, on the CPU; computed once."""
-        if victim.label not in self._logits:
-            reseed(victim.model, 0)
-            self._logits[victim.label] = predict(victim.model, self.x, self.batch_size)
-        return self._logits[victim.label]
-
-    def accepted(self, victim: TargetModel) -> Tensor | None:
-        """Which of the clean images (n,) the victim does not reject; None if it cannot reject; computed once."""
-        if victim.label not in self._accepted:
-            reseed(victim.model, 0)
-            self._accepted[victim.label] = accepted_by(victim.model, self.x, self.batch_size)
-        return self._accepted[victim.label]
-
-    def clean_after(self, victim: TargetModel) -> dict[str, Tensor] | None:
-        """The victim's predictions of the clean images after each of the transforms; computed once; None without."""
-        if self.transforms and victim.label not in self._clean_after:
-            reseed(victim.model, 0)
-            self._clean_after[victim.label] = predict_after(victim.model, self.x, self.transforms, self.batch_size)
-        return self._clean_after.get(victim.label)
+    def clean(self, victim: TargetModel) -> CleanOutputs:
+        """The victim's outputs for the clean images; computed once."""
+        if victim.label not in self._clean:
+            self._clean[victim.label] = clean_outputs(victim.model, self.x, self.batch_size, self.transforms)
+        return self._clean[victim.label]
 
     def run(
         self,
@@ -160,12 +142,10 @@ class ResultCache:
                 attack_norm=spec.attack.norm,
                 y_target=y_target,
                 batch_size=self.batch_size,
-                clean_logits=self.logits(victim),
-                clean_accepted=self.accepted(victim),
+                clean=self.clean(victim),
                 keep=self.keep,
                 progress=progress,
                 transforms=self.transforms,
-                clean_after=self.clean_after(victim),
                 made=made,
             )
             if result.row["status"] == "ok":  # a failure may be the machine's: not stored

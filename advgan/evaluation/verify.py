@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +14,9 @@ from advgan.attacks.active_set import CHUNK
 from advgan.attacks.common import frozen_eval
 from advgan.core.errors import InputError
 from advgan.core.inputs import predicted
+from advgan.core.rejection import accepts, can_reject
 from advgan.core.threat_model import Threat, delta_norms, to_8bit
-from advgan.defenses import Transforms, can_reject
+from advgan.defenses import Transforms
 
 SSIM_SMALLEST = 6  # pixels; the gaussian window of 11 cannot be reflected into less
 
@@ -42,7 +45,7 @@ def verify_examples(
     if violations := threat.violations(rounded_adv, rounded):
         raise ThreatModelViolation([f"after rounding to 8 bits: {text}" for text in violations])
     with frozen_eval(target):
-        logits, logits_8bit = _logits(target, x_adv).float(), _logits(target, rounded_adv).float()
+        logits, logits_8bit = (_in_parts(target, images).float() for images in (x_adv, rounded_adv))
         if n_not_finite := max(not_finite(logits), not_finite(logits_8bit)):
             raise InputError(
                 f"the target returns NaN or infinity for {n_not_finite} of {len(x)} adversarial images of a batch, "
@@ -50,7 +53,7 @@ def verify_examples(
             )
         confidence, prediction = predicted(logits)
         prediction_8bit = logits_8bit.argmax(1)
-        accepted, accepted_8bit = (accepts(target, images) for images in (x_adv, rounded_adv))
+        accepted, accepted_8bit = (_in_parts(partial(accepts, target), images) for images in (x_adv, rounded_adv))
     columns = {
         "prediction": prediction,
         "confidence": confidence,
@@ -59,7 +62,7 @@ def verify_examples(
         **{f"{norm}_8bit": value for norm, value in delta_norms(rounded_adv - rounded).items()},
         "ssim": _ssim(x, x_adv),
     }
-    if accepted is not None and accepted_8bit is not None:
+    if can_reject(target):
         columns |= {"accepted": accepted, "accepted_8bit": accepted_8bit}
     if transforms:
         columns |= predictions_after(target, x_adv, x, transforms)
@@ -72,8 +75,8 @@ def predictions_after(target: nn.Module, x_adv: Tensor, x: Tensor, transforms: T
     columns = {}
     with frozen_eval(target):
         for name, seen in transforms.each(x_adv, x).items():
-            prediction, accepted = _logits(target, seen).argmax(1), accepts(target, seen)
-            columns[f"after {name}"] = prediction if accepted is None else prediction.where(accepted, -1)
+            accepted = _in_parts(partial(accepts, target), seen)
+            columns[f"after {name}"] = _in_parts(target, seen).argmax(1).where(accepted, -1)
     return columns
 
 
@@ -97,13 +100,8 @@ def _split(x: Tensor) -> tuple[Tensor, ...]:
     return x.split(CHUNK if x.device.type == "cpu" else len(x))
 
 
-def _logits(target: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([target(part) for part in _split(x)])
-
-
-def accepts(target: Any, x: Tensor) -> Tensor | None:
-    """Whether the target accepts each of `x` (n, c, h, w): (n,) bool; None if it cannot reject."""
-    return torch.cat([target.rejection_score(part) <= 0 for part in _split(x)]) if can_reject(target) else None
+def _in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return torch.cat([function(part) for part in _split(x)])
 
 
 def _ssim(x: Tensor, x_adv: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ SHA-256 of model.safetensors: `{sha256}`
 
 
 def main(settings: Settings) -> None:
-    training.init_single_process(0, settings.threads)
+    training.init_accelerator(0, settings.threads, one_process=True)
     folder = settings.run / ("classifier" if settings.classifier else "generator")
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:

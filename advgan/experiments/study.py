@@ -26,6 +26,7 @@ from advgan.evaluation.compatibility import ClassifierLoader, is_black_box, pred
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets
 from advgan.evaluation.result_cache import distribute
 from advgan.experiments.settings import StudySettings
+from advgan.experiments.trainings import TrainingCommand, run_all
 from advgan.report.progress import StartResult, result_progress
 from advgan.report.study import StudyReport
 
@@ -104,9 +105,20 @@ class Study:
         self._caches: dict[int, ResultCache] = {}
         self._images: tuple[Data, Tensor, Tensor] | None = None
 
-    def load_generators(self, paths: Sequence[Any], targets: Sequence[str]) -> list[LoadedGenerator]:
-        """The generators in `paths`, whose guides may be named like one of the `targets`."""
+    def run_trainings(self, commands: Sequence[TrainingCommand]) -> None:
+        """Run the trainings that are not finished, on the data and threads of the study."""
+        threads = [] if self.settings.threads is None else ["--threads", self.settings.threads]
+        run_all(commands, "--data-dir", self.settings.data_dir, *threads)
+
+    def load_generators(
+        self, paths: Sequence[Any], targets: Sequence[str], *, one_target: bool = False
+    ) -> list[LoadedGenerator]:
+        """The generators in `paths`, whose guides may be named like one of the `targets`. Raises InputError for two of
+        one name that attack `one_target`."""
         self.generators = load_generators(paths, len(paths), targets)
+        names = [trained.name for trained in self.generators]
+        if one_target and len(set(names)) < len(names):
+            raise InputError(f"expected generators in runs of different names, got {', '.join(names)}")
         return self.generators
 
     def check_generator_threats(self, threats: Sequence[Threat], y_target: int | None = None) -> None:
@@ -123,11 +135,9 @@ class Study:
         """Seed, device and data, of the `first` classifier's size where images differ in size; of several processes,
         where `distributed` allows them, the first one downloads."""
         self.seed, self._first = seed, ClassifierLoader(first)
-        self.accelerator = training.init_accelerator(seed, self.settings.threads, patient=distributed)
+        threads, alone = self.settings.threads, not distributed
+        self.accelerator = training.init_accelerator(seed, threads, patient=distributed, one_process=alone)
         self.is_main = self.accelerator.is_main_process
-        if not distributed and self.accelerator.num_processes > 1:
-            n = self.accelerator.num_processes
-            raise InputError(f"this program is one process, got {n}: start it without a launcher")
         with self.accelerator.main_process_first():
             self.data = load_chosen(self.settings, ("test",), labels=False, own_input=self._first.own_input)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -19,6 +19,7 @@ from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.report.comparison import Plot
 from advgan.report.escaping import csv_text
 from advgan.report.figures import with_caption
+from advgan.report.figures.plot_groups import safe
 from advgan.report.page import ResultRow, Summary, Table, failures, figure, heading
 from advgan.report.tensorboard import command as tensorboard_command
 
@@ -113,6 +114,14 @@ class StudyReport:
             if self.notes_tag is not None:
                 log.add_text(self.notes_tag, "\n".join(self.notes))
         log_scalars(folder, self.scalars)
+
+
+def eps_scalars(rows: Iterable[ResultRow], metrics: Mapping[str, str]) -> Iterator[Scalar]:
+    """Metrics (tag -> key of a row) against eps: a run for each attack; a step, a whole number, is 1000 eps."""
+    for row in sorted(rows, key=lambda row: str(row["attack"])):
+        for tag, key in metrics.items():
+            if row[key] is not None:
+                yield Scalar(safe(row["attack"]), f"{tag} (step: 1000 eps)", row[key], round(1000 * row["eps"]))
 
 
 def print_cache_hits(cache_hits: int, total: int | None = None) -> None:

@@ -18,7 +18,7 @@ from advgan.training.runtime.checkpoint import (
     to_jsonable,
     unfinished,
 )
-from advgan.training.runtime.distributed import init_accelerator, init_single_process, shutdown
+from advgan.training.runtime.distributed import init_accelerator, shutdown
 from advgan.training.runtime.loop import GracefulShutdown, check_finite, one_cycle, open_log, progress_bar
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.runtime.output_dir import prepare_output_dir
@@ -35,7 +35,6 @@ __all__ = [
     "enable_activation_checkpointing",
     "extension_note",
     "init_accelerator",
-    "init_single_process",
     "latest_state",
     "one_cycle",
     "open_log",

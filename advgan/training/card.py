@@ -142,10 +142,10 @@ def detector_card(summary: dict[str, Any]) -> str:
         key: value for key, value in summary["settings"].items() if key not in (*IGNORED_ON_RESUME, "target_sha256")
     }
     values = {**summary, **summary["settings"], "attacks": lines, "eps_text": eps_text(summary["settings"]["eps"])}
-    return DETECTOR.format(**values, command=_command("train/detector.py", chosen))
+    return DETECTOR.format(**values, command=command("train/detector.py", chosen))
 
 
-def _command(program: str, settings: dict[str, Any]) -> str:
+def command(program: str, settings: dict[str, Any]) -> str:
     """A command line with the `settings` (values of JSON)."""
     arguments = [program]
     for name, value in settings.items():
@@ -203,7 +203,7 @@ def _filled(
         "iterations": iterations,
         "loss": loss,
         "test_images": SEEN if s.get("train_on") == "test" else UNSEEN,
-        "command": "advgan.fit(...)" if program is None else _command(program, s),
+        "command": "advgan.fit(...)" if program is None else command(program, s),
     }
     return card.format(**values | texts)
 
@@ -260,6 +260,6 @@ def classifier_card(settings: dict[str, Any], data: Data, run: dict[str, Any]) -
         k=data.num_classes,
         n_train="streamed" if isinstance(data.train, Stream) else len(data.train),
         classes=listing(data.classes, 20),
-        command=_command("train/classifier.py", s),
+        command=command("train/classifier.py", s),
         meaning=ROBUST.format(**s, eps_text=eps_text(s["eps"])) if robust else PLAIN,
     )

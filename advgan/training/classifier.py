@@ -226,13 +226,8 @@ class ClassifierTraining(SupervisedTraining):
     def description(self, tested: dict[str, float] | None) -> dict[str, Any]:
         """training.json: what is known of the run; `tested` at its end."""
         record = self.record
-        return {
-            "settings": record["settings"],
-            "finished": tested is not None,
-            "steps": record["step"],
-            "total_steps": self.total,
+        return self.files.progress(finished=tested is not None) | {
             "extensions": record["extensions"],  # at which steps a run was resumed with another number of steps in all
-            "training_seconds": record["seconds"],  # steps alone: neither loading nor validation
             "best_step": record["best_step"],
             "history": record["history"],
             "test": tested,

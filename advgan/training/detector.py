@@ -18,10 +18,11 @@ import advgan.training as training
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError
+from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm, Threat
 from advgan.data import Split, Stream
 from advgan.data.sources import as_split
-from advgan.defenses import attack_view, can_reject
+from advgan.defenses import attack_view
 from advgan.defenses.detection import (
     BinaryDetector,
     Detector,

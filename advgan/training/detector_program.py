@@ -21,7 +21,6 @@ import advgan.training as training
 from advgan.attacks.registry import parse_attack
 from advgan.classifiers import fingerprint
 from advgan.core.config import write_settings
-from advgan.core.errors import InputError
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier
 from advgan.defenses.detection import save_detector
@@ -69,9 +68,7 @@ def main(settings: Settings) -> None:
     settings.check(attacks=bool(settings.attacks) or generator_given, discriminator=settings.discriminator)
     specs = [parse_attack(text) for text in settings.attacks]
     spec = settings.classifier
-    accelerator = training.init_accelerator(settings.seed, settings.threads)
-    if accelerator.num_processes > 1:
-        raise InputError(f"a detector is made by one process, got {accelerator.num_processes}")
+    accelerator = training.init_accelerator(settings.seed, settings.threads, one_process=True)
     data = load_chosen(settings)
     target = load_classifier(spec, image_shape=data.image_shape, num_classes=data.all_classes)
     if any(spec.access == "gradients" for spec in specs):

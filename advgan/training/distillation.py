@@ -37,6 +37,7 @@ from advgan.data.augment import check_shift
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.report.tensorboard import command as tensorboard_command
+from advgan.training.card import command
 from advgan.training.flags import RunFlags, save_settings
 from advgan.training.frozen import process_settings
 from advgan.training.robust_accuracy import accuracy
@@ -238,7 +239,10 @@ def main(settings: Settings) -> None:
 
 def save_network(settings: Settings, steps: DistillationTraining, phase: Phase, *, finished: bool) -> None:
     """Write the weights and the card of a phase, and the student's training.json."""
-    run = summary(settings, steps.record, steps.total, finished=finished) if phase == "student" else None
+    run = None
+    if phase == "student":
+        accuracies = {"temperature": settings.temperature, "accuracies": steps.record["accuracies"]}
+        run = steps.files.progress(finished=finished) | accuracies  # seconds of both nets
     folder = settings.output_dir / FOLDER[phase]
     save_target(steps.nets[phase], folder, card(settings, steps.data, steps.record, phase), run)
 
@@ -264,12 +268,7 @@ def finalize(settings: Settings, steps: DistillationTraining) -> None:
 
 def card(settings: Settings, data: Data, record: training.TrainState, phase: Phase) -> str:
     """The model card: metrics and the command that trained it."""
-    given = {
-        k: v
-        for k, v in training.to_jsonable(settings).items()
-        if k not in training.IGNORED_ON_RESUME and v is not None and v is not False
-    }
-    command = " ".join(f"--{k.replace('_', '-')}{'' if v is True else f' {v}'}" for k, v in given.items())
+    given = {k: v for k, v in training.to_jsonable(settings).items() if k not in training.IGNORED_ON_RESUME}
     channels, height, width = data.image_shape
     accuracies, temperature = record["accuracies"][phase], f"temperature {settings.temperature:g}"
     seconds = f"{record['seconds']:.0f} s"
@@ -295,20 +294,7 @@ is used at temperature 1: its logits are {settings.temperature:g} times as large
 | accuracy, validation ({len(data.validation)} images; nothing was chosen on them) | {accuracies["validation"]:.2%} |
 | trained on | {len(data.train)} images of {settings.dataset}, classes {listing(data.classes, 20)} |
 | training, of both nets | {record["step"]} steps of {settings.batch_size} images, {seconds}, seed {settings.seed} |
-| made by | `train/distill.py {command}` |
+| made by | `{command("train/distill.py", given)}` |
 
 This masks the gradients of the softmax and leaves the decisions unchanged: `eval/distillation.py` measures both.
 """
-
-
-def summary(settings: Settings, record: training.TrainState, total: int, *, finished: bool) -> dict[str, Any]:
-    """training.json of the student."""
-    return {
-        "settings": record["settings"],
-        "finished": finished,
-        "steps": record["step"],
-        "total_steps": total,
-        "training_seconds": record["seconds"],  # of both nets; steps alone, neither loading nor validation
-        "temperature": settings.temperature,
-        "accuracies": record["accuracies"],
-    }

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from advgan.classifiers.checks import Scripted, check_weights
 from advgan.core.errors import InputError
 from advgan.core.inputs import copy_images
+from advgan.core.random_state import preserved_random_states
 
 
 class FunctionModel(nn.Module):
@@ -73,17 +72,10 @@ def process_settings(threads: int | None) -> Iterator[None]:
     leave no trace."""
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     before = torch.get_num_threads()
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with preserved_random_states(), torch.inference_mode(False), torch.enable_grad():
             torch.set_num_threads(threads or before)
             yield
     finally:
         torch.set_num_threads(before)
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if on_gpus is not None:
-            torch.cuda.set_rng_state_all(on_gpus)

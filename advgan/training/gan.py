@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 
 from advgan.classifiers.layers import layer_output
 from advgan.core.errors import InputError
-from advgan.defenses import Transforms, adaptive, can_reject
+from advgan.core.rejection import can_reject
+from advgan.defenses import Transforms, adaptive
 from advgan.models import losses, objectives
 from advgan.models.generator import Generator
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from advgan.classifiers import fingerprint
 from advgan.core.errors import InputError, NotFiniteError
 from advgan.core.inputs import plain
+from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
 from advgan.data import Stream, steps_per_epoch, training_batches
-from advgan.defenses import can_reject, unwrap
+from advgan.defenses import unwrap
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator

@@ -85,6 +85,26 @@ class RunDirectory:
         if self.state is not None and not self.place.resume:
             self.state.clear(*folders)
 
+    def progress(self, *, finished: bool) -> dict[str, Any]:
+        """What training.json holds for every training."""
+        return {
+            "settings": self.record["settings"],
+            "finished": finished,
+            "steps": self.record["step"],
+            "total_steps": self.total,
+            "training_seconds": self.record["seconds"],  # of the steps: neither loading nor validation
+        }
+
+    def finish(self) -> None:
+        """The last training.json, of a subclass that writes one."""
+        with self.writing() as writing:
+            if writing:
+                self.write_training(finished=self.record["step"] == self.total)
+
+    def write_training(self, *, finished: bool) -> None:
+        """Write training.json."""
+        raise NotImplementedError
+
     def save_state(self, step: int) -> None:
         if self.state is not None:
             self.state.save(step)

@@ -76,17 +76,11 @@ class GeneratorFiles(RunDirectory):
         """training.json, then (`better`) the generator with its card and the discriminator, if any, beside it."""
         with self.writing() as writing:
             if writing:
-                self._write_training(finished=False)  # before the other files
+                self.write_training(finished=False)  # before the other files
                 if better:
                     if discriminator is not None:
                         self._save_discriminator(discriminator)
                     generator.save(self.directory / "generator", self._card(threshold, generator))  # type: ignore[operator]
-
-    def finish(self) -> None:
-        """The last training.json."""
-        with self.writing() as writing:
-            if writing:
-                self._write_training(finished=self.record["step"] == self.total)
 
     def _save_discriminator(self, discriminator: nn.Module) -> None:
         folder = self.directory / "discriminator"  # type: ignore[operator]
@@ -113,18 +107,13 @@ class GeneratorFiles(RunDirectory):
         )
         return card + extension_note(self.record)
 
-    def _write_training(self, *, finished: bool) -> None:
+    def write_training(self, *, finished: bool) -> None:
         record, history = self.record, self.record["history"]
         pass_seconds = sorted(record["target_pass_seconds"])
         unit = pass_seconds[len(pass_seconds) // 2] if pass_seconds else None
         first_above_95 = next((metrics for metrics in history if metrics["asr"] >= 0.95), None)
-        summary = {
-            "settings": record["settings"],
-            "finished": finished,
-            "steps": record["step"],
-            "total_steps": self.total,
+        summary = self.progress(finished=finished) | {
             "extensions": record["extensions"],  # the steps after which a run was resumed with another total
-            "training_seconds": record["seconds"],  # of the steps: neither loading nor validation
             "best_validation_asr": max(record["best"], 0.0),
             "seconds_per_target_pass": unit,
             "steps_to_95": first_above_95 and first_above_95["step"],

@@ -78,8 +78,7 @@ def train_substitute(
     place = Place(None if output_dir is None else Path(output_dir), resume, overwrite)
     check_can_be_saved(substitute, place)
     with process_settings(threads):
-        accelerator = make_accelerator(bf16=config.bf16)
-        check_one_process(accelerator)
+        accelerator = make_accelerator(bf16=config.bf16, one_process=True)  # which counts the queries
         with place.acquired():
             claim_substitute(place)
             data = attacker_data(black_box, images, validation, config, num_classes)
@@ -124,11 +123,6 @@ def prepare(
         settings=training.to_jsonable(config) | names,
         progress=progress,
     )
-
-
-def check_one_process(accelerator: Accelerator) -> None:
-    if accelerator.num_processes > 1:
-        raise InputError(f"expected one process, which counts the queries, got {accelerator.num_processes}")
 
 
 def claim_substitute(place: Place) -> None:

@@ -30,7 +30,7 @@ from advgan.training.card import percent
 from advgan.training.flags import RunFlags
 from advgan.training.run_directory import Place
 from advgan.training.runtime.loop import Interrupted, Terminated
-from advgan.training.substitute import attacker_images, check_one_process, claim_substitute
+from advgan.training.substitute import attacker_images, claim_substitute
 from advgan.training.substitute_config import SubstituteConfig
 from advgan.training.substitute_training import AttackerData, SubstituteTraining
 
@@ -50,8 +50,7 @@ class Settings(RunFlags, SubstituteConfig, ClassifierSettings, DataSettings):
 def main(settings: Settings) -> None:
     settings.check()
     spec = checked_target(settings)
-    accelerator = training.init_accelerator(settings.seed, settings.threads, bf16=settings.bf16)
-    check_one_process(accelerator)
+    accelerator = training.init_accelerator(settings.seed, settings.threads, bf16=settings.bf16, one_process=True)
     place = Place(settings.output_dir, settings.resume, settings.overwrite)
     place.acquire()
     claim_substitute(place)

@@ -89,31 +89,20 @@ class SubstituteFiles(RunDirectory):
         record["kept"] = {"sha256": fingerprint(substitute), "queries": record["queries"]}
         with self.writing() as writing:
             if writing and self.directory is not None:
-                self._write_training(finished=False)  # before what it stands beside
+                self.write_training(finished=False)  # before what it stands beside
                 ignored = {*training.IGNORED_ON_RESUME, "black_box_sha256"}
                 settings = {name: value for name, value in record["settings"].items() if name not in ignored}
                 card = substitute_card(settings, record["history"][-1], threshold, program=command)
                 save_target(substitute, self.directory / "classifier", card)
                 generator.save(self.directory / "generator", card)
 
-    def finish(self) -> None:
-        """The last training.json."""
-        with self.writing() as writing:
-            if writing:
-                self._write_training(finished=self.record["step"] == self.total)
-
-    def _write_training(self, *, finished: bool) -> None:
+    def write_training(self, *, finished: bool) -> None:
         record = self.record
-        summary = {
-            "settings": record["settings"],
+        summary = self.progress(finished=finished) | {
             # The kept generator's substitute, and its cost in queries: eval/transfer.py looks for both.
             "substitute": {"name": record["settings"]["substitute"], "sha256": record["kept"].get("sha256")},
             "queries": record["kept"].get("queries", record["queries"]),
             "validation_queries": record["validation_queries"],
-            "finished": finished,
-            "steps": record["step"],
-            "total_steps": self.total,
-            "training_seconds": record["seconds"],  # steps and queries: neither loading nor validation
             "history": record["history"],
         }
         atomic_write(self.directory / "training.json", sealed(summary))  # type: ignore[operator]

@@ -12,10 +12,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from advgan.core.errors import InputError
+from advgan.core.rejection import accepts, can_reject
 from advgan.core.threat_model import eps_text
 from advgan.data import Split
 from advgan.data.split import prediction_batch
-from advgan.defenses import Transforms, can_reject
+from advgan.defenses import Transforms
 from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
@@ -128,7 +129,7 @@ class Validator:
         self.rejects = can_reject(target)
         with torch.no_grad():
             self.logits = [target(self._images(batch)[0]).float() for batch in self.batches]
-            self.accepted = [self._accepted(self._images(batch)[0]) for batch in self.batches]
+            self.accepted = [accepts(target, self._images(batch)[0]) for batch in self.batches]
 
     def check_attackable(self) -> None:
         """Raise InputError where no image is eligible, as `check_attackable` does; all processes alike."""
@@ -143,11 +144,6 @@ class Validator:
     def _images(self, batch: range) -> tuple[Tensor, Tensor]:
         x, y = self.split.__getitems__(batch)
         return x.to(self.accelerator.device), y.to(self.accelerator.device)
-
-    def _accepted(self, x: Tensor) -> Tensor:
-        """Whether the target accepts each image: (n,) bool."""
-        all_accepted = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        return self.target.rejection_score(x) <= 0 if self.rejects else all_accepted
 
     def __call__(
         self, generator: Any, discriminator: nn.Module | None, *, c: float, gan: losses.GANLoss
@@ -192,7 +188,7 @@ class Validator:
             x, y, y_target, x_adv = self._attacked(generator, setting, batch)
             logits_adv = self.target(x_adv).float()
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
-            eligible, accepted_adv = (logits.argmax(1) == y) & (y != y_target) & accepted, self._accepted(x_adv)
+            eligible, accepted_adv = (logits.argmax(1) == y) & (y != y_target) & accepted, accepts(self.target, x_adv)
             successful = success(logits_adv, y, y_target) & accepted_adv
             d_real = d_fake = torch.zeros_like(eligible)
             if discriminator is not None:
@@ -202,7 +198,7 @@ class Validator:
             columns = [torch.ones_like(y), eligible, eligible & successful, l2, linf, l2 > c, d_real, d_fake]
             columns.append(eligible & ~accepted_adv)
             for seen in transforms.each(x_adv, x).values():
-                columns.append(eligible & success(self.target(seen), y, y_target) & self._accepted(seen))
+                columns.append(eligible & success(self.target(seen), y, y_target) & accepts(self.target, seen))
             sums += torch.stack([column.float().sum() for column in columns])
             for column, of_class in ((histogram, predicted), (attacked, y[eligible]), (hits, y[eligible & successful])):
                 column += torch.bincount(of_class, minlength=len(column))

@@ -11,6 +11,7 @@ from advgan.attacks.active_set import CHUNK
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.evaluation import evaluate, predict
+from advgan.evaluation.evaluate import CleanOutputs
 from advgan.evaluation.runner import timed
 from benchmarks.sections.attacks import OURS, ours
 from benchmarks.timing import WARM_UP, BenchmarkRow, BenchmarkSetup, median_and_range
@@ -54,7 +55,7 @@ def harness_pass(setup: BenchmarkSetup, threat: Threat, attack: AttackFn, size: 
         calls.append((len(x), seconds))
         return x_adv
 
-    evaluate_all = partial(evaluate, clean_logits=setup.logits, batch_size=size)
+    evaluate_all = partial(evaluate, clean=CleanOutputs(setup.logits), batch_size=size)
     result, seconds = timed(device, evaluate_all, timed_attack, model, x, setup.y, threat)
     if result.row["status"] != "ok":
         raise InputError(f"the evaluation rejected an attack of advgan: {result.row['status']}")

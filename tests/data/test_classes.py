@@ -18,7 +18,12 @@ from advgan.data import Data, Split, load_data, relabel
 from advgan.data.classes import class_number, find_class
 from advgan.data.split import without_labels
 from advgan.defenses import ClassifierSpec, load_classifier
-from advgan.evaluation.compatibility import ClassifierLoader, check_label_offset, predicted_labels, prepare_model_and_data
+from advgan.evaluation.compatibility import (
+    ClassifierLoader,
+    check_label_offset,
+    predicted_labels,
+    prepare_model_and_data,
+)
 from advgan.evaluation.loading import load_targets
 
 CPU = torch.device("cpu")

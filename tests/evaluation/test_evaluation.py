@@ -23,6 +23,7 @@ from advgan.attacks import AttackFn, ifgsm, make_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.evaluation import ROW_KEYS, Result, environment, evaluate, predict, verify, wilson
+from advgan.evaluation.evaluate import CleanOutputs
 from advgan.evaluation.instrumentation import ModelSnapshot
 from advgan.experiments.frontier.analysis import any_attack_success, compare_success
 
@@ -111,7 +112,7 @@ def test_row_names_minimized_norm(model: Brightness) -> None:
 def test_evaluation_on_gpu_equals_cpu(model: Brightness) -> None:
     on_cpu = run(brighter(0.1), model)
     x, y, threat = X.cuda(), Y.cuda(), Threat("linf", 0.1)
-    result = evaluate(brighter(0.1), model.cuda(), x, y, threat, clean_logits=model(x).detach())
+    result = evaluate(brighter(0.1), model.cuda(), x, y, threat, clean=CleanOutputs(model(x).detach()))
     for name in ("status", "n_attacked", "clean_accuracy", "asr", "asr_8bit", "robust_accuracy"):
         assert result.row[name] == on_cpu.row[name]
 
@@ -182,7 +183,7 @@ def test_given_clean_logits_save_a_forward(model: Brightness) -> None:
     asked = []
     logits = predict(model, X)
     model.register_forward_hook(lambda *_: asked.append(1))
-    run(brighter(0.1), model, clean_logits=logits)
+    run(brighter(0.1), model, clean=CleanOutputs(logits))
     assert len(asked) == 2, "the answers and their 8-bit form"
 
 

@@ -8,7 +8,6 @@ import hashlib
 import importlib
 import importlib.util
 import os
-import random
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from advgan.core.random_state import preserved_random_states
 
 LIBRARIES = tuple({sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")})
 
@@ -168,12 +169,9 @@ def preserve_global_state() -> Iterator[None]:
     cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
     flags = {key: getattr(cudnn, key) for key in ("enabled", "benchmark", "deterministic", "allow_tf32")}
     anomaly, threads, folder = torch.is_anomaly_enabled(), torch.get_num_threads(), os.getcwd()
-    python, arrays, limit = random.getstate(), np.random.get_state(), sys.getrecursionlimit()
-    grad, errors = torch.is_grad_enabled(), np.geterr()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    numbers = torch.get_rng_state()
+    grad, errors, limit = torch.is_grad_enabled(), np.geterr(), sys.getrecursionlimit()
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with preserved_random_states(), torch.inference_mode(False), torch.enable_grad():
             try:
                 yield
             finally:
@@ -191,13 +189,8 @@ def preserve_global_state() -> Iterator[None]:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         os.chdir(folder)
-        random.setstate(python)
-        np.random.set_state(arrays)
         np.seterr(**errors)
         sys.setrecursionlimit(limit)
-        torch.set_rng_state(numbers)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
 
 
 def attributes_digest(model: torch.nn.Module, modules: dict[str, ModuleType]) -> str:

@@ -136,11 +136,12 @@ def compare(
     names = _class_names(classes, k)
     transforms = survive_transforms(survive, min(x.shape[2:]))
     cache = ResultCache(None, x, y, batch_size=batch_size, keep=SHOWN, transforms=transforms)
-    run = _Runner(cache, target, threat, y_target, seed)
     named = label_attacks(attacks)
-    for label, attack in named.items():
-        run.check(label, attack, k)
-    results = [run(label, attack) for label, attack in named.items()]
+    for label, attack in named.items():  # errors before any attack is run
+        attack_function(label, attack, target.model, threat, y_target, seed)
+        if isinstance(attack, Generator) and attack.classes not in (0, k):
+            raise InputError(f"the generator has {attack.classes} target classes, expected {k} of the model")
+    results = [_result(label, attack, cache, target, threat, y_target, seed) for label, attack in named.items()]
     settings = CompareSettings(tuple(named), threat.eps, norm, y_target, batch_size, seed, tuple(transforms.names))
     description = _describe_model(model, target)
     generators = [describe_generator(g, label, name, None) for label, g in named.items() if isinstance(g, Generator)]
@@ -169,60 +170,37 @@ def checked_target(model: nn.Module, x: Tensor, y: Tensor, name: str) -> tuple[T
     return TargetModel(name, checked), predict(checked, sample[:1]).shape[1]
 
 
-@dataclass(frozen=True)
-class _Runner:
-    """Evaluates one attack after the other on the same images."""
-
-    cache: ResultCache
-    target: TargetModel
-    threat: Threat
-    y_target: int | None
-    seed: int
-
-    def __call__(self, label: str, attack: Attack) -> Result:
-        cache, target = self.cache, self.target
-        if isinstance(attack, (str, Generator)):
-            spec = parse_attack(attack if isinstance(attack, str) else "advgan")
-            generator = attack if isinstance(attack, Generator) else None
-            result = cache.run(spec, target, self.threat, y_target=self.y_target, seed=self.seed, generator=generator)
-        else:
-            result = evaluate(
-                own_attack(label, attack, target.model, self.threat, self.y_target, self.seed),
-                target.model, cache.x, cache.y, self.threat,
-                name=label, target_name=target.label, seed=self.seed, y_target=self.y_target,
-                batch_size=cache.batch_size, keep=cache.keep,
-                clean_logits=cache.logits(target), clean_accepted=cache.accepted(target),
-                transforms=cache.transforms, clean_after=cache.clean_after(target),
-            )  # fmt: skip
-            result.row["access"] = _access(result.row)
-        result.row["attack"] = label
-        return result
-
-    def check(self, label: str, attack: Attack, num_classes: int) -> None:
-        """Raise InputError for what is no attack, or none of this model under this threat: before any attack is run."""
-        model, threat = self.target.model, self.threat
-        if isinstance(attack, str):
-            make_attack(attack, model, threat, self.y_target)
-        elif isinstance(attack, Generator):
-            if attack.classes and attack.classes != num_classes:
-                raise InputError(
-                    f"the generator has {attack.classes} target classes, expected {num_classes} of the model"
-                )
-        elif callable(attack):
-            own_attack(label, attack, model, threat, self.y_target, self.seed)
-        else:
-            raise InputError(f"expected an attack name, a Generator or a function (x, y) -> x_adv, got {attack!r:.60}")
+def _result(
+    label: str, attack: Attack, cache: ResultCache, target: TargetModel, threat: Threat, y_target: int | None, seed: int
+) -> Result:
+    """The result of one attack, under its label."""
+    if isinstance(attack, (str, Generator)):
+        spec = parse_attack(attack if isinstance(attack, str) else "advgan")
+        generator = attack if isinstance(attack, Generator) else None
+        result = cache.run(spec, target, threat, y_target=y_target, seed=seed, generator=generator)
+    else:
+        result = evaluate(
+            attack_function(label, attack, target.model, threat, y_target, seed),
+            target.model, cache.x, cache.y, threat,
+            name=label, target_name=target.label, seed=seed, y_target=y_target,
+            batch_size=cache.batch_size, keep=cache.keep, clean=cache.clean(target), transforms=cache.transforms,
+        )  # fmt: skip
+        result.row["access"] = _access(result.row)
+    result.row["attack"] = label
+    return result
 
 
 def attack_function(
     label: str, attack: Attack, model: nn.Module, threat: Threat, y_target: int | None, seed: int
 ) -> AttackFn:
-    """`attack` on `model` as (x, y) -> x_adv. Raises InputError as `own_attack` and `make_attack`."""
+    """`attack` on `model` as (x, y) -> x_adv. Raises InputError for what is none, as `own_attack` and `make_attack`."""
     rng = attack_rng(seed, label)
     if isinstance(attack, str):
         return make_attack(attack, model, threat, y_target, rng)
     if isinstance(attack, Generator):
         return make_attack("advgan", model, threat, y_target, rng, attack)
+    if not callable(attack):
+        raise InputError(f"expected an attack name, a Generator or a function (x, y) -> x_adv, got {attack!r:.60}")
     return own_attack(label, attack, model, threat, y_target, seed)
 
 

@@ -140,13 +140,8 @@ def load_by_target(study: Study, settings: Settings, targets: int) -> list[list[
     paths, n = settings.generator, len(settings.target)
     if n > 1 and len(paths) not in (0, 1, n):
         raise InputError(f"expected one generator, or one for each of {n} targets, got {len(paths)}")
-    loaded = study.load_generators(paths, settings.target)
-    if n > 1 and len(loaded) > 1:
-        return [[trained] for trained in loaded]
-    names = [trained.name for trained in loaded]
-    if len(set(names)) < len(names):
-        raise InputError(f"expected generators in runs of different names, got {', '.join(names)}")
-    return [loaded] * targets
+    loaded = study.load_generators(paths, settings.target, one_target=n == 1)
+    return [[trained] for trained in loaded] if n > 1 and len(loaded) > 1 else [loaded] * targets
 
 
 def several_label(attack: str, trained: LoadedGenerator) -> str:

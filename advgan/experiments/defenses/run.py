@@ -37,7 +37,7 @@ from advgan.experiments.defenses.report import report
 from advgan.experiments.defenses.rows import MatrixRow, load_rows, parse_rows
 from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
-from advgan.experiments.trainings import parse_commands, run_all
+from advgan.experiments.trainings import parse_commands
 
 ATTACKS = ("noise-sign", "fgsm", "fgsm@naive", "pgd:steps=40", "pgd:steps=40@naive", "square:queries=300")
 TRANSFER, OF_BASE, ITS_OWN = "transfer", "advgan, of the base", "advgan, trained on it"  # columns after the attacks'
@@ -93,8 +93,7 @@ def main(settings: Settings) -> None:
     for spec in specs:
         make_attack(spec, Flatten(), threat)(study.x[:0], study.y[:0])  # wrong settings: before any training
     study.prepare_output_dir()
-    threads = [] if settings.threads is None else ["--threads", settings.threads]
-    run_all(commands, "--data-dir", settings.data_dir, *threads)
+    study.run_trainings(commands)
 
     all_rows = [MatrixRow("base", None, None), *rows]
     (base, *targets), study.data = load_rows(all_rows, base_spec, study.data, study.accelerator.device)

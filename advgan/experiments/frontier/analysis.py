@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from advgan.analysis.worst_case import any_success
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.statistics import paired_ratio, wilson
 
@@ -22,15 +23,9 @@ def any_attack_success(results: Sequence[Result], first: int | None = None) -> T
 
     first   look only at the first so many images
     """
-    columns = [result.records["success"][:first] if result.records else None for result in results]
-    successes = [success for success in columns if success is not None]
-    if len(successes) < len(columns) or not successes:
+    if not results or not all(result.records for result in results):
         return None
-    eligible = results[0].records["counts"][:first]
-    any_success = successes[0]
-    for success in successes[1:]:
-        any_success = any_success | success
-    return any_success[eligible]
+    return any_success(results)[:first][results[0].records["counts"][:first]]
 
 
 def compare_success(success: Tensor | None, reference: Tensor | None = None) -> dict[str, Any]:

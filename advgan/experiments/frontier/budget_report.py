@@ -10,7 +10,7 @@ from advgan.experiments.frontier.budget_plot import frontier_plot
 from advgan.report.comparison import Plot
 from advgan.report.figures.plot_groups import safe
 from advgan.report.page import Table, percent, with_interval
-from advgan.report.study import Scalar, StudyReport
+from advgan.report.study import Scalar, StudyReport, eps_scalars
 
 Summary = Mapping[str, Any]  # of one classifier at one eps
 COLUMNS = (
@@ -111,8 +111,4 @@ def budget_plots(summaries: Sequence[Summary]) -> dict[str, Plot]:
 
 
 def budget_scalars(rows: Sequence[Mapping[str, Any]]) -> Iterator[Scalar]:
-    """A run for each attack; a step is 1000 eps."""
-    for row in sorted(rows, key=lambda row: str(row["attack"])):
-        for tag, key in (("asr", "asr"), ("time over FGSM", "time")):
-            if row[key] is not None:
-                yield Scalar(safe(row["attack"]), f"{tag} (step: 1000 eps)", row[key], round(1000 * row["eps"]))
+    return eps_scalars(rows, {"asr": "asr", "time over FGSM": "time"})

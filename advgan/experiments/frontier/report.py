@@ -15,7 +15,7 @@ from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
 from advgan.report.figures.plot_groups import safe
 from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
-from advgan.report.study import Scalar, StudyReport
+from advgan.report.study import Scalar, StudyReport, eps_scalars
 
 COLUMNS = (
     *("part", "eps", "norm", "attack", "family", "choice", "evaluations", "gradients", "y_target", "n"),
@@ -219,10 +219,7 @@ def _choices(points: Sequence[ResultRow]) -> list[str]:
 
 def _scalars(summary: Summary) -> Iterator[Scalar]:
     """A run per attack and curve; a step is 1000 eps, or a gradient evaluation."""
-    for row in sorted(summary["table"], key=lambda row: str(row["attack"])):
-        for name, key in (("asr", "asr"), ("of PGD-40", "ratio")):
-            if row[key] is not None:
-                yield Scalar(safe(row["attack"]), f"{name} (step: 1000 eps)", row[key], round(1000 * row["eps"]))
+    yield from eps_scalars(summary["table"], {"asr": "asr", "of PGD-40": "ratio"})
     for row in sorted(summary["curves"], key=lambda row: str(row["family"])):
         if row["asr"] is not None:
             tag = f"asr at eps {eps_text(row['eps'])} (step: gradient evaluations)"

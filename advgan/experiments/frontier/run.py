@@ -45,7 +45,7 @@ from advgan.experiments.frontier.frontier import BASELINE_ATTACKS, REFERENCE, me
 from advgan.experiments.frontier.report import report
 from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
-from advgan.experiments.trainings import parse_commands, run_all
+from advgan.experiments.trainings import parse_commands
 
 PARTS = ("frontiers", "table", "curves", "reach", "findings", "targeted", "diversity")  # of frontier.json
 RATE = ("n", "asr", "asr_low", "asr_high")
@@ -128,8 +128,8 @@ class FrontierStudy(Study):
 def main(settings: Settings) -> None:
     study, classifier = FrontierStudy("frontier", settings), settings.classifier
     check(settings)
-    prepare(settings)
-    trained = load_generators(study, settings)
+    study.run_trainings(parse_commands(settings.prepare))
+    trained = study.load_generators(settings.generator, [settings.target], one_target=True)
     norm: Norm = settings.norm or trained[0].generator.threat.norm
     threats = [Threat(norm, eps) for eps in parse_eps_values(settings.eps, norm) if eps]
     if not threats:
@@ -219,12 +219,6 @@ def entries_of(loaded: LoadedGenerator) -> dict[str, tuple[str, LoadedGenerator 
     }
 
 
-def prepare(settings: Settings) -> None:
-    """Run the trainings that are not finished. Raises InputError, before any runs, for what is no such command."""
-    threads = [] if settings.threads is None else ["--threads", settings.threads]
-    run_all(parse_commands(settings.prepare), "--data-dir", settings.data_dir, *threads)
-
-
 def check(settings: Settings) -> None:
     """Raise InputError for settings that do not fit."""
     for name in baselines_of(settings):
@@ -239,15 +233,6 @@ def check(settings: Settings) -> None:
         raise InputError(f"steps must be numbers from 1 on, got {' '.join(map(str, settings.steps)) or 'none'}")
     if not settings.generator:
         raise InputError("expected --generator, at least one trained generator's folder, got none")
-
-
-def load_generators(study: Study, settings: Settings) -> list[LoadedGenerator]:
-    """The generators. Raises InputError for two of one name."""
-    trained = study.load_generators(settings.generator, [settings.target])
-    names = [loaded.name for loaded in trained]
-    if len(set(names)) < len(names):
-        raise InputError(f"expected generators in runs of different names, got {', '.join(names)}")
-    return trained
 
 
 def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat: Threat) -> int:

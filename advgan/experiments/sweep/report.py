@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from advgan.core.threat_model import eps_text, toward_text
@@ -13,7 +12,7 @@ from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.curves import curves
 from advgan.report.figures.plot_groups import safe
 from advgan.report.page import ResultRow, Summary, Table, percent
-from advgan.report.study import Scalar, StudyReport
+from advgan.report.study import StudyReport, eps_scalars
 
 COLUMNS = ("attack", "norm", "eps", "n", "accuracy", "low", "high", "asr", "asr_low", "asr_high")
 CLEAN_COLUMNS = (  # of a row at eps 0: what no attack decides
@@ -56,7 +55,7 @@ def report(comparison: Comparison) -> StudyReport:
         folders=["gallery"],
         columns=COLUMNS,
         csv_rows=[row | _accuracy(row) for row in rows],
-        scalars=list(_scalars(rows)),
+        scalars=list(eps_scalars(rows, {"accuracy": "robust_accuracy", "asr": "asr"})),
     )
 
 
@@ -108,11 +107,3 @@ def _accuracy(row: ResultRow) -> dict[str, float | None]:
     accuracy, n = row["robust_accuracy"], row["n"]
     values = [None] * 3 if accuracy is None else [accuracy, *wilson(round(accuracy * n), n)]
     return dict(zip(("accuracy", "low", "high"), values, strict=True))
-
-
-def _scalars(rows: Iterable[ResultRow]) -> Iterator[Scalar]:
-    """A run per attack; its step is 1000 eps, because a step is a whole number."""
-    for row in rows:
-        for name, key in (("accuracy", "robust_accuracy"), ("asr", "asr")):
-            if row["status"] == "ok" and row[key] is not None:
-                yield Scalar(safe(row["attack"]), f"{name} (step: 1000 eps)", row[key], round(1000 * row["eps"]))

@@ -40,7 +40,7 @@ from advgan.evaluation.result_cache import attack_rng
 from advgan.evaluation.timing import time_ratios
 from advgan.experiments.settings import ClassifiersSettings, SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
-from advgan.experiments.trainings import parse_commands, run_all
+from advgan.experiments.trainings import parse_commands
 from advgan.experiments.transfer.report import report
 
 NOISE = parse_attack("noise-sign")  # of the same size: the floor
@@ -99,8 +99,7 @@ def main(settings: Settings) -> None:
     curve_specs = [parse_source_attack(name) for name in dict.fromkeys(settings.curve_attacks)]
     if commands:
         study.prepare_output_dir()
-        threads = [] if settings.threads is None else ["--threads", settings.threads]
-        run_all(commands, "--data-dir", settings.data_dir, *threads)
+        study.run_trainings(commands)
     trained = study.load_generators(settings.generator, settings.target)
     chosen = resolve_target_class(settings.y_target, trained[0].generator if trained else None)
     threat = Threat(settings.norm, settings.eps, targeted=chosen is not None)
@@ -289,7 +288,7 @@ def jointly_correct(cache: ResultCache, records: dict[str, Any], source: TargetM
     """Success over the eligible images that the source classifies correctly, too; None without records."""
     if not records:
         return dict.fromkeys(BOTH_COLUMNS)
-    joint = records["counts"] & (cache.logits(source).argmax(1) == records["label"])
+    joint = records["counts"] & (cache.clean(source).logits.argmax(1) == records["label"])
     n, hits = int(joint.sum()), int((records["success"] & joint).sum())
     return dict(zip(BOTH_COLUMNS, (n, hits / n, *wilson(hits, n)) if n else (0, None, None, None), strict=True))
 

@@ -19,20 +19,26 @@ from advgan.core.lock import release
 
 
 def init_accelerator(
-    seed: int, threads: int | None = None, *, bf16: bool = False, patient: bool = False
+    seed: int,
+    threads: int | None = None,
+    *,
+    bf16: bool = False,
+    patient: bool = False,
+    one_process: bool = False,
 ) -> Accelerator:
     """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
 
     `threads` per process; None shares the cores this program may use among its local processes, because the launcher
     forces one thread otherwise and halves the speed on a CPU. `bf16` asks for mixed precision where the launcher was
-    not asked; `patient` lets the processes wait for each other for days, not minutes. Raises InputError for engines
-    that cannot train two networks, and where fewer processes started than were requested.
+    not asked; `patient` lets the processes wait for each other for days, not minutes; a program of `one_process` is
+    started without a launcher. Raises InputError for engines that cannot train two networks, and where fewer processes
+    started than were requested, or more than one.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
-    accelerator = make_accelerator(bf16=bf16, patient=patient)
+    accelerator = make_accelerator(bf16=bf16, patient=patient, one_process=one_process)
     if accelerator.device.type == "cpu" or threads is not None:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(threads or max(1, _cores() // local))
@@ -42,11 +48,12 @@ def init_accelerator(
     return accelerator
 
 
-def make_accelerator(*, bf16: bool = False, patient: bool = False) -> Accelerator:
+def make_accelerator(*, bf16: bool = False, patient: bool = False, one_process: bool = False) -> Accelerator:
     """The Accelerator of this process and those launched with it.
 
     `bf16` asks for mixed precision where the launcher was not asked; `patient` lets the processes wait for each other
-    for days, not minutes. Raises InputError for engines that cannot train two networks.
+    for days, not minutes. Raises InputError for engines that cannot train two networks, and with `one_process` for
+    several.
     """
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16"):
         raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
@@ -66,15 +73,9 @@ def make_accelerator(*, bf16: bool = False, patient: bool = False) -> Accelerato
         )
     if accelerator.num_processes != world:
         raise InputError(f"the launcher started {world} processes, {accelerator.num_processes} found each other")
+    if one_process and accelerator.num_processes > 1:
+        raise InputError(f"expected one process, started without a launcher, got {accelerator.num_processes}")
     return accelerator
-
-
-def init_single_process(seed: int, threads: int | None = None) -> torch.device:
-    """`start` for a program that is one process; its device. Raises InputError where the launcher started more."""
-    accelerator = init_accelerator(seed, threads)
-    if accelerator.num_processes > 1:
-        raise InputError(f"this program is one process, got {accelerator.num_processes}: start it without a launcher")
-    return accelerator.device
 
 
 def _cores() -> int:

@@ -1,0 +1,24 @@
+"""Classifiers that can reject images: they have `rejection_score`, images (n, c, h, w) -> (n,), differentiable.
+
+An image with a positive one is rejected, for any logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def can_reject(model: Any) -> bool:
+    """Whether the model can reject images."""
+    return hasattr(model, "rejection_score")
+
+
+def accepts(model: Any, x: Tensor) -> Tensor:
+    """Whether the model accepts each of the images `x` (n, c, h, w): (n,) bool; all where it cannot reject."""
+    if not can_reject(model):
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+    accepted: Tensor = model.rejection_score(x) <= 0
+    return accepted
