@@ -22,7 +22,7 @@ from advgan.data.model_input import ModelInput
 from advgan.defenses import reseed
 from advgan.defenses.transforms import Transforms
 from advgan.evaluation.compatibility import gradient_fault_of
-from advgan.evaluation.metrics import reached
+from advgan.evaluation.metrics import changed_class
 from advgan.evaluation.runner import device_of, timed
 from advgan.models.generator import Generator
 
@@ -169,7 +169,7 @@ def attack_image(pair: Pair, x: Tensor, eps: float | None = None, y_target: int 
 
     def outcome(name: str, image: Tensor, seconds: float | None = None) -> Outcome:
         prediction = predict(pair, image)[0]
-        return Outcome(name, prediction, succeeded(before[0].label, prediction.label, y_target), seconds)
+        return Outcome(name, prediction, changed_class(before[0].label, prediction.label, y_target), seconds)
 
     def one_pass(images: Tensor, labels: Tensor) -> Tensor:
         rng = torch.Generator().manual_seed(0)
@@ -202,13 +202,6 @@ def predict(pair: Pair, x: Tensor, top: int = TOP) -> list[Prediction]:
         Prediction(label, pair.classes[label], value)
         for label, value in zip(labels.tolist(), values.tolist(), strict=True)
     ]
-
-
-def succeeded(before: int, after: int, y_target: int | None) -> bool | None:
-    """Whether an attack changed class `before` to another or, targeted, to its target class; None where it is that."""
-    if before == y_target:
-        return None
-    return bool(reached(torch.tensor(after), torch.tensor(before), y_target))
 
 
 def repeated(device: torch.device, attack: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Any:

@@ -47,6 +47,14 @@ def reached(prediction: Tensor, label: Tensor, y_target: int | None) -> Tensor:
     return prediction != label if y_target is None else prediction == y_target
 
 
+def changed_class(before: int | None, after: int | None, y_target: int | None) -> bool | None:
+    """Whether an attack changed class `before` of an image to another or, targeted, to `y_target`; None where that is
+    unknown, or nothing to reach."""
+    if before is None or after is None or before == y_target:
+        return None
+    return after != before if y_target is None else after == y_target
+
+
 def attack_outcome(
     records: dict[str, Tensor], threat: Threat, protocol: str, y_target: int | None
 ) -> dict[str, Tensor]:

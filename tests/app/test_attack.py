@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from advgan import Generator
-from advgan.app.attack import Pair, attack_image, succeeded
+from advgan.app.attack import Pair, attack_image
 from advgan.app.digits import example_digits
 from advgan.app.pairs import classifier_beside, load_shipped, shipped_label
 from advgan.app.panel import panel
@@ -21,6 +21,7 @@ from advgan.core.errors import InputError
 from advgan.core.shipped import shipped
 from advgan.core.threat_model import to_8bit
 from advgan.data.model_input import ModelInput
+from advgan.evaluation.metrics import changed_class
 
 SEVEN = example_digits()[7:8]
 
@@ -70,8 +71,8 @@ def test_target_class(conditional: Pair) -> None:
 
 
 def test_success() -> None:
-    assert [succeeded(1, 2, None), succeeded(1, 1, None)] == [True, False]
-    assert [succeeded(1, 3, 3), succeeded(1, 2, 3), succeeded(3, 2, 3)] == [True, False, None]
+    assert [changed_class(1, 2, None), changed_class(1, 1, None)] == [True, False]
+    assert [changed_class(1, 3, 3), changed_class(1, 2, 3), changed_class(3, 2, 3)] == [True, False, None]
 
 
 def test_bad_input(fast: Pair) -> None:

@@ -94,8 +94,9 @@ def settings(digits: Path, tmp_path: Path) -> StudySettings:
 
 def open_study(settings: StudySettings, classifier: Path) -> Study:
     study = Study("study", settings)
-    study.init_run(0)
-    study.load_targets([ClassifierSpec("mnist-small", classifier)])
+    spec = ClassifierSpec("mnist-small", classifier)
+    study.init_run(0, spec)
+    study.load_targets([spec])
     study.prepare_output_dir()
     return study
 

@@ -24,6 +24,7 @@ from advgan.core.threat_model import TOLERANCE, check_class, to_8bit
 from advgan.data.image_file import as_array
 from advgan.data.model_input import ModelInput
 from advgan.defenses import reseed
+from advgan.evaluation.metrics import changed_class
 from advgan.models.generator import Generator
 
 LEVEL = 1 / 255  # one grey level
@@ -126,7 +127,7 @@ class ImageAttacker:
                     **{f"before{key}": value for key, value in before[i].items()},
                     **{f"after{key}": value for key, value in after[i].items()},
                     **({"input_class": attacked[i]["_class"]} if carried[i] and attacked[i] else {}),
-                    **({"success": self.success(before[i]["_class"], after[i]["_class"])} if after[i] else {}),
+                    **self._success(before[i], after[i]),
                     "problem": self._problem(ball, finite[i]),
                 }
             )
@@ -136,12 +137,9 @@ class ImageAttacker:
     def _linf(self) -> bool:
         return self.perturb.threat is not None and self.perturb.threat.norm == "linf"
 
-    def success(self, before: int | None, after: int | None) -> bool | None:
-        """Whether the attack changed class `before` to another, or to its target class; None where that is unknown or
-        nothing to reach."""
-        if None in (before, after) or before == self.y_target:
-            return None
-        return after != before if self.y_target is None else after == self.y_target
+    def _success(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+        """Whether the attack succeeded, where there is a target."""
+        return {"success": changed_class(before["_class"], after["_class"], self.y_target)} if after else {}
 
     def _is_carried(self, photo: Photo) -> bool:
         """Whether the perturbation is carried to the photo: where that is not the input; and where there is no ball,

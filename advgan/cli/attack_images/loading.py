@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from advgan.attacks import AttackSpec, parse_attack
-from advgan.classifiers import BlackBox, ImageShape, check_target
+from advgan.classifiers import BlackBox, check_target
 from advgan.cli.attack_images.attacker import ImageAttacker
 from advgan.cli.attack_images.perturb import Perturber
-from advgan.cli.attack_images.settings import Settings
+from advgan.cli.attack_images.settings import PairSettings, Settings
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.data.classes import find_class
@@ -27,44 +26,51 @@ def load(settings: Settings, accelerator: Accelerator) -> list[ImageAttacker]:
     """The attack for each target class, with its generator and target on this process's device. Raises InputError where
     they do not fit."""
     attack = parse_attack(settings.attack)
-    spec = None if settings.target is None else parse_classifier(settings.target, settings.target_weights)
-    if spec is None and settings.target_weights is not None:
-        raise InputError(f"target_weights need a target, got {settings.target_weights} alone")
+    spec = chosen_classifier(settings)
     generator, target = None, None
     if settings.generator is not None:
         allowed = [] if spec is None else [spec.name]
         generator = Generator.from_pretrained(settings.generator, guide=settings.guide, allowed_guides=allowed)
         generator.to(accelerator.device)
-    guide, size = None if generator is None else generator.guide, settings.image_size
     if spec is not None:
-        shape = None if guide is None else tuple(guide.image_shape)
-        if size is not None:
-            channels = 3 if generator is None else generator.channels
-            shape = (channels, size, size)
-        loaded: Any = load_target_model(spec, shape).to(accelerator.device).eval()
-        if settings.class_names is not None:
-            loaded.classes = imagenet_names(loaded)
-        target = loaded
+        target = load_target_model(spec, settings, generator).to(accelerator.device).eval()
     threat = threat_of(settings, attack, generator)
     y_targets = [None if generator is None else generator.y_target]
     if settings.y_target is not None:
         y_targets = target_classes(settings.y_target, target)
-    model_input = model_input_of(settings.image_size, settings.resize, target, guide)
+    model_input = model_input_of(settings, target, None if generator is None else generator.guide)
     return [
         ImageAttacker(Perturber(attack, threat, y_target, settings.seed, generator, target), model_input)
         for y_target in y_targets
     ]
 
 
-def load_target_model(spec: ClassifierSpec, shape: ImageShape | None) -> nn.Module:
-    """The target, for images of `shape` (None: its own). Raises InputError for one that cannot be queried."""
+def chosen_classifier(settings: PairSettings) -> ClassifierSpec | None:
+    """The target of the settings; None for none. Raises InputError for weights alone."""
+    if settings.target is not None:
+        return parse_classifier(settings.target, settings.target_weights, settings.defense)
+    if settings.target_weights is not None:
+        raise InputError(f"target_weights need a target, got {settings.target_weights} alone")
+    return None
+
+
+def load_target_model(spec: ClassifierSpec, settings: PairSettings, generator: Generator | None) -> Any:
+    """The target, for images of the settings' or the guide's size (else of its own). Raises InputError for one that
+    cannot be queried."""
+    size, shape = settings.image_size, None
+    if size is not None:
+        shape = (3 if generator is None else generator.channels, size, size)
+    elif generator is not None and generator.guide is not None:
+        shape = tuple(generator.guide.image_shape)
     model = load_classifier(spec, image_shape=shape)
     if model.image_shape is None:
         raise InputError(f"the target {spec.name} has no fixed image size: pass --image-size")
-    if isinstance(model, BlackBox):
-        return model  # its outputs are checked, and queries may cost
-    sample = torch.rand(2, *model.image_shape, generator=torch.Generator().manual_seed(0))
-    return check_target(model, sample, model.num_classes)
+    if not isinstance(model, BlackBox):  # whose outputs are checked, and queries may cost
+        sample = torch.rand(2, *model.image_shape, generator=torch.Generator().manual_seed(0))
+        model = check_target(model, sample, model.num_classes)
+    if settings.class_names is not None:
+        model.classes = imagenet_names(model)
+    return model
 
 
 def threat_of(settings: Settings, attack: AttackSpec, generator: Generator | None) -> Threat | None:
@@ -108,8 +114,9 @@ def imagenet_names(target: Any) -> tuple[str, ...]:
     return tuple(class_names())
 
 
-def model_input_of(image_size: int | None, resize: int | None, target: Any, guide: Any) -> ModelInput | None:
+def model_input_of(settings: PairSettings, target: Any, guide: Any) -> ModelInput | None:
     """The classifier's preprocessing: of the settings, the target or the guide; None where its size is unknown."""
+    image_size, resize = settings.image_size, settings.resize
     shapes = {tuple(model.image_shape) for model in (target, guide) if model is not None}
     if image_size is not None:
         shapes.add((next(iter(shapes), (3,))[0], image_size, image_size))

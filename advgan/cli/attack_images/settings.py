@@ -18,8 +18,30 @@ from advgan.core.threat_model import Norm
 PROGRAM = "attack"  # as in settings-attack.yaml
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class PairSettings:
+    """The classifier under attack, and the guide of the generator."""
+
+    guide: NameOrPath | None = None
+    """Guide of the generator in a Python file, FILE.py:FACTORY, which is run; None: no such guide"""
+    target: NameOrPath | None = None
+    """Classifier under attack: any --target of advgan compare; None: that of the generator's run, or the shipped one
+    of a shipped generator"""
+    target_weights: Path | None = None
+    """Weights of the target; None: its published or saved ones"""
+    weights_by_order: ByOrder = False
+    defense: NameOrPath | None = None
+    """Defenses around the classifier, e.g. bit-depth:bits=3, several joined by +; None: none"""
+    class_names: Literal["imagenet"] | None = None
+    """Class names of a target that has none: ImageNet's, for 1,000 logits"""
+    image_size: int | None = None
+    """Side in pixels of the square input of the classifier; None: that of the target"""
+    resize: int | None = None
+    """Shorter side in pixels to which pictures are resized before the centre crop; None: the target's, or image-size"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(PairSettings):
     """Input images, output folder and generator."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
@@ -31,8 +53,6 @@ class Settings:
     --target. Names and settings: the attacks table of the README"""
     generator: PathOrAddress | None = None
     """A trained generator's folder, a run that holds one, or hf://USER/MODEL, of attack advgan"""
-    guide: NameOrPath | None = None
-    """Guide of the generator in a Python file, FILE.py:FACTORY, which is run; None: no such guide"""
     recipe: Path | None = None
     """YAML file of settings, such as an earlier settings-attack.yaml; flags override it"""
     eps: Real | None = None
@@ -43,17 +63,7 @@ class Settings:
     """Target class: a number, or a name of --target; None: that of the generator, if any. Several, with commas between:
     each in a folder of OUT"""
     target: NameOrPath | None = None
-    """Classifier under attack, which predicts before and after: any --target of advgan compare"""
-    target_weights: Path | None = None
-    """Weights of the target; None: its published or saved ones"""
-    weights_by_order: ByOrder = False
-    class_names: Literal["imagenet"] | None = None
-    """Class names of a target that has none: ImageNet's, for 1,000 logits"""
-    image_size: int | None = None
-    """Side in pixels of the square input of the classifier; None: that of the target, if any"""
-    resize: int | None = None
-    """Shorter side in pixels to which the classifier's preprocessing resizes before the centre crop of image-size;
-    None: the target's, or image-size"""
+    """Classifier under attack, which predicts before and after: any --target of advgan compare; None: none"""
     output_size: Literal["photo", "input"] = "photo"
     """Size of the outputs: that of the photo, or of the classifier's input, resized and cropped"""
     figure: Path | None = None
@@ -77,6 +87,8 @@ def check(settings: Settings) -> None:
     if (name == "advgan") != (settings.generator is not None):
         expected = "expected --generator, or another --attack" if name == "advgan" else "expected no --generator"
         raise InputError(f"attack {name}: {expected}, got {settings.generator}")
+    if settings.defense is not None and settings.target is None:
+        raise InputError(f"a defense is around the target, expected --target, got --defense {settings.defense} alone")
     if settings.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
     if settings.max_pixels < 1 or (settings.image_size or 0) ** 2 > settings.max_pixels:

@@ -15,6 +15,7 @@ from advgan.core.errors import note
 from advgan.core.terminal import printable
 from advgan.core.threat_model import eps_text
 from advgan.data.image_file import image_dimensions
+from advgan.evaluation.metrics import changed_class
 
 
 def print_notes(candidates: list[InputImage], attacker: ImageAttacker) -> None:
@@ -73,7 +74,7 @@ def class_text(attacker: ImageAttacker) -> str:
 def carried_text(rows: list[ManifestRow], attacker: ImageAttacker) -> str:
     """The number of successes among `rows` of the attacked inputs, before the perturbations went to the photos."""
     counted = [row for row in rows if attacker.y_target is None or row["before_class"] != attacker.y_target]
-    hits = sum(bool(attacker.success(row["before_class"], row["input_class"])) for row in counted)
+    hits = sum(bool(changed_class(row["before_class"], row["input_class"], attacker.y_target)) for row in counted)
     return f"before the perturbations were carried to the photos {hits} of {len(counted)}"
 
 
