@@ -176,19 +176,15 @@ def _same_classes(model: Any, first: Any, data: Data) -> bool:
     )
 
 
-def load_generators(paths: Sequence[Path], targets: int, names: Sequence[str] = ()) -> list[LoadedGenerator]:
-    """A generator for each target: one for one, or one for all; [] for no paths. Raises InputError otherwise.
-
-    `names` are those of the targets (`parse_classifier`): a guide may be loaded from such a Python file.
-    """
+def load_generators(paths: Sequence[Path], names: Sequence[str] = ()) -> list[LoadedGenerator]:
+    """The generators in `paths`. `names` are those of the targets (`parse_classifier`): a guide may be loaded from such
+    a Python file."""
     names = [parse_classifier(name).name for name in names]
-    if len(paths) not in (0, 1, targets):
-        raise InputError(f"expected one generator, or one for each of {targets} targets, got {len(paths)}")
     loaded = [LoadedGenerator(Path(path), Generator.from_pretrained(path, allowed_guides=names)) for path in paths]
     for generator in loaded:
         if read_training_json(generator.path).get("settings", {}).get("train_on") == "test":
             warn(f"{generator.name} was trained on the test images: its results on them are not of unseen images")
-    return loaded * targets if len(paths) == 1 else loaded
+    return loaded
 
 
 def parse_threat_models(

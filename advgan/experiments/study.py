@@ -115,7 +115,7 @@ class Study:
     ) -> list[LoadedGenerator]:
         """The generators in `paths`, whose guides may be named like one of the `targets`. Raises InputError for two of
         one name that attack `one_target`."""
-        self.generators = load_generators(paths, len(paths), targets)
+        self.generators = load_generators(paths, targets)
         names = [trained.name for trained in self.generators]
         if one_target and len(set(names)) < len(names):
             raise InputError(f"expected generators in runs of different names, got {', '.join(names)}")

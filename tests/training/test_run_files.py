@@ -110,7 +110,7 @@ def test_whoever_loads_one_is_warned_once(
     shutil.copytree(source, tmp_path / "classifier")
     for artefact in ("generator", "classifier"):
         state(tmp_path, artefact, 20, 100)
-    (trained,) = load_generators([tmp_path], 1)
+    (trained,) = load_generators([tmp_path])
     load_target("mnist-small", tmp_path)
     load_target("mnist-small", tmp_path / "classifier" / "model.safetensors")
     Generator.from_pretrained(tmp_path / "generator")

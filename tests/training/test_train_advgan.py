@@ -183,7 +183,7 @@ def test_target_from_a_python_file_is_the_guide(advgan, words, architecture, tmp
     out = tmp_path / "out"
     run(advgan.main, advgan.Settings, [*where, "--output-dir", str(out)])
     run(advgan.main, advgan.Settings, [*where, "--max-steps", "6", "--output-dir", str(out), "--resume"])
-    loaded = load_generators([out], 1, [target])[0].generator
+    loaded = load_generators([out], [target])[0].generator
     x = torch.rand(2, 1, 28, 28)
     torch.testing.assert_close(loaded.guide(x), load_target(target, image_shape=(1, 28, 28))(x))
     run(advgan.main, advgan.Settings, [*where, "--init", str(out), "--output-dir", str(tmp_path / "next")])
@@ -470,7 +470,7 @@ def test_an_ensemble_trained_on_the_test_images_is_described_as_such(
     assert "**It was trained on the test images**" in card
     assert "Test images were not used" not in card
     assert Generator.from_pretrained(tmp_path).config["smoothing"] == 3
-    load_generators([tmp_path], 1)
+    load_generators([tmp_path])
     assert f"warning: {tmp_path.name} was trained on the test images" in capsys.readouterr().err
 
 

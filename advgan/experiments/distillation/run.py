@@ -226,7 +226,7 @@ def train_generator(settings: Settings, line: DistilledModel) -> LoadedGenerator
     arguments += flags(settings, *SHARED_SETTINGS, "eps")
     train_settings = parse(Training, arguments)
     ensure_trained("train/advgan.py", arguments, directory, train_settings, "generator")
-    return load_generators([directory], 1, [settings.target])[0]
+    return load_generators([directory], [settings.target])[0]
 
 
 def flags(settings: Settings, *names: str) -> list[str]:
