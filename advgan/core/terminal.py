@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich import get_console
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Control characters (C0, DEL, C1), line separators, bidirectional overrides, lone surrogates (bytes not in UTF-8).
 CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
@@ -47,6 +47,9 @@ def _escape(match: re.Match[str]) -> str:
 def bar_console(*, stderr: bool = False) -> Console:
     """The console of progress bars. A notebook without ipywidgets, which a bar needs there, has the lines printed above
     it and its last state alone (its kernel sets FORCE_COLOR, which rich takes for a terminal)."""
+    from rich import get_console
+    from rich.console import Console  # not for `advgan --help`
+
     without_widgets = get_console().is_jupyter and find_spec("ipywidgets") is None
     if without_widgets:
         return Console(stderr=stderr, force_jupyter=False, force_terminal=False)

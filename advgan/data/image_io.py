@@ -12,11 +12,11 @@ from math import prod
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from advgan.core.errors import InputError
+from advgan.core.terminal import bar_console
 from advgan.data.image_file import (
     ImageSource,
     as_array,
@@ -105,7 +105,7 @@ class StoredImages:
                 pool.map(read, chunks),
                 f"reading {len(sources)} images",
                 total=len(chunks),
-                console=Console(stderr=True),
+                console=bar_console(stderr=True),
                 transient=True,
                 disable=quiet,
             ):

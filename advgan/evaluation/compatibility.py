@@ -75,11 +75,13 @@ def check_label_offset(model: nn.Module, x: Tensor, y: Tensor, name: str) -> Non
 
 def predicted_labels(split: Split, model: nn.Module, *, progress: bool = True) -> Split:
     """`split` itself if it has labels; else with those that `model`, on its device, predicts for its images, with a
-    progress bar on stderr."""
+    progress bar on a terminal."""
     if split.has_labels:
         return split
     size, predictions = prediction_batch(split.image_shape, device_of(model)), list[Tensor]()
-    with Progress(console=bar_console(stderr=True), transient=True, disable=not progress) as bar:
+    console = bar_console(stderr=True)
+    shown = progress and (console.is_terminal or console.is_jupyter)
+    with Progress(console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task("predicted labels", total=len(split))
         for x, _ in split.batches(size):
             predictions.append(predict(model, x).argmax(1))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from advgan.core.terminal import bar_console
 from advgan.report.escaping import in_rich
 
 StartResult = Callable[[str, int | None], Callable[[int], None]]
@@ -41,7 +41,7 @@ def result_progress(total: int, *, silent: bool = False) -> Iterator[StartResult
         for call in calls:
             cache.run(**call, progress=start_result("fgsm on mnist-c", len(x)))
     """
-    console = Console(stderr=True)
+    console = bar_console(stderr=True)
     with Progress(*_columns(console.width), console=console, disable=silent) as bar:
         overall_task, n_started = bar.add_task("total", total=total), 0
         task: TaskID | None = None
