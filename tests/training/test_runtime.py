@@ -161,6 +161,6 @@ def launcher(monkeypatch):
 
 def test_bar_of_a_notebook_without_widgets_has_no_escape_sequences(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as its kernel does
-    monkeypatch.setattr("advgan.training.runtime.loop.get_console", lambda: SimpleNamespace(is_jupyter=True))
-    monkeypatch.setattr("advgan.training.runtime.loop.find_spec", lambda name: None)
+    monkeypatch.setattr("rich.get_console", lambda: SimpleNamespace(is_jupyter=True))
+    monkeypatch.setattr("advgan.core.terminal.find_spec", lambda name: None)
     assert not training.progress_bar(SimpleNamespace(is_main_process=True)).console.is_terminal
