@@ -12,6 +12,16 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm
 from advgan.models.generator import Generator
 
+SMALL_EPS = 0.1  # in linf: half of it, once or twice, leaves pixels on the wrong side
+
+
+def default_step_size(eps: float, norm: Norm, steps: int) -> float:
+    """linf: eps for one or two steps where eps is at most 0.1, else eps / 2; l2: eps / 2 for one or two steps, eps / 4
+    for more. The best of eps / 4, eps / 2, eps on two networks (docs/results-log.md, "The step of a warm start")."""
+    if norm == "l2":
+        return eps / (2 if steps <= 2 else 4)
+    return eps if steps <= 2 and eps <= SMALL_EPS else eps / 2
+
 
 @torch.no_grad()
 def advgan(
@@ -36,7 +46,7 @@ def advgan(
     iterations  of an unrolled network, None for its own, see `Generator.perturb`
     use_labels  of a generator that has labels as an input; False: they are unknown to it
     steps       0 is the one pass, which needs no model, and labels only of a generator that has them as an input
-    step_size   None is eps / 2 for one or two steps and eps / 4 for more: best on validation images
+    step_size   None: see `default_step_size`
     loss        L, see `get_loss`
     stop_on_success   only images that the pass leaves without success, by a forward pass of the model, take steps, each
                       up to its first success
@@ -55,7 +65,7 @@ def advgan(
         return x_adv
     if model is None:
         raise InputError(f"{steps} gradient steps need a model, got none")
-    step_size = eps / (2 if steps <= 2 else 4) if step_size is None else step_size
+    step_size = default_step_size(eps, norm, steps) if step_size is None else step_size
     check_positive(step_size=step_size)
     problem = AttackProblem.checked(model, x, y, eps=eps, norm=norm, y_target=y_target, loss=loss)
     remaining = torch.arange(len(x), device=x.device)

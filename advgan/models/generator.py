@@ -260,7 +260,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         NaN or infinity in the result.
         """
         self._validate_inputs(x, y, y_target, eps, z, iterations)
-        device = next(self.parameters()).device
+        device = next((tensor.device for tensor in self.parameters()), x.device)
         radius = self.threat.eps if eps is None else eps
         n = len(x)
         labels, targets = (
@@ -300,7 +300,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         iterations: int | None,
     ) -> None:
         check_tensor(x, "images", "a float tensor (n, c, h, w) in [0, 1]", "torch.from_numpy(x)")
-        if (dtype := next(self.parameters()).dtype) != torch.float32:
+        if (dtype := next((tensor.dtype for tensor in self.parameters()), torch.float32)) != torch.float32:
             raise InputError(f"the generator's weights must be float32, got {dtype}: generator.float()")
         if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:
             expected = f"float images (n, {self.channels}, h, w)"

@@ -258,12 +258,18 @@ class GeneratorTraining:
         record = TrainState(
             step=0, seconds=0.0, best=-1.0, history=[], target_pass_seconds=[], shown_warnings=[], extensions=[]
         )
-        objective = {"adversarial": self.config.loss.adversarial, "curriculum": self.config.optimization.curriculum}
-        record["settings"] = dict(description.settings) | objective | digests
+        record["settings"] = dict(description.settings) | digests
         self.record = record
         self.files = GeneratorFiles(
-            place, accelerator, record, self.total, description, self.batch_size, labelled=images.labelled
-        )  # fmt: skip
+            place,
+            accelerator,
+            record,
+            self.total,
+            description,
+            batch_size=self.batch_size,
+            objective=config.objective,
+            labelled=images.labelled,
+        )
         schedule = self.trainer.schedule
         self.files.open_state(schedule, self.trainer.averaged, schedules=(schedule,))
         self.trainer.step = record["step"]

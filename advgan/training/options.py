@@ -185,6 +185,11 @@ class TrainingConfig:
         resolved.check()
         return resolved
 
+    @property
+    def objective(self) -> dict[str, Any]:
+        """What `resolved` chooses of the objective where it is None, by name, for the card."""
+        return {"adversarial": self.loss.adversarial, "curriculum": self.optimization.curriculum}
+
     def replace(self, settings: Mapping[str, Any]) -> TrainingConfig:
         """The same with some settings changed, each in its group. Raises InputError for an unknown one."""
         groups = {group.name: getattr(self, group.name) for group in fields(self)}

@@ -65,12 +65,14 @@ class GeneratorFiles(RunDirectory):
         record: TrainState,
         total_steps: int,
         description: Description,
-        batch_size: int,
         *,
+        batch_size: int,
+        objective: Mapping[str, Any],
         labelled: bool = True,
     ) -> None:
         super().__init__(place, accelerator, record, total_steps, "advgan")
         self.description, self.batch_size, self.labelled = description, batch_size, labelled
+        self.objective = objective  # in the place of settings that are None
 
     def save(self, generator: Generator, discriminator: nn.Module | None, threshold: float, *, better: bool) -> None:
         """training.json, then (`better`) the generator with its card and the discriminator, if any, beside it."""
@@ -96,7 +98,7 @@ class GeneratorFiles(RunDirectory):
         settings["init"] = self.record["settings"].get("init")  # a call with --resume need not repeat it
         labels, metrics = bool(generator.labels), self.record["history"][-1]
         card = generator_card(
-            settings,
+            {**settings, **self.objective},
             metrics,
             threshold,
             program=self.description.program,

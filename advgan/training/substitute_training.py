@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,8 @@ def without_dropout(model: Any) -> Any:
 class SubstituteFiles(RunDirectory):
     """classifier/ (the substitute), generator/, training.json, and the state to resume."""
 
+    objective: Mapping[str, Any]  # of the generator's loss, in the place of settings that are None
+
     def save(self, substitute: nn.Module, generator: Generator, threshold: float, command: str | None) -> None:
         """training.json, then both networks with their cards, each whole or not at all."""
         record = self.record
@@ -92,7 +94,9 @@ class SubstituteFiles(RunDirectory):
                 self.write_training(finished=False)  # before what it stands beside
                 ignored = {*training.IGNORED_ON_RESUME, "black_box_sha256"}
                 settings = {name: value for name, value in record["settings"].items() if name not in ignored}
-                card = substitute_card(settings, record["history"][-1], threshold, program=command)
+                card = substitute_card(
+                    {**settings, **self.objective}, record["history"][-1], threshold, program=command
+                )
                 save_target(substitute, self.directory / "classifier", card)
                 generator.save(self.directory / "generator", card)
 
@@ -143,6 +147,7 @@ class SubstituteTraining:
         self.record, self.plan = record, config.step_schedule()
         self.cache = training.QueryCache(config.adversarial_images, config.seed)
         self.files = SubstituteFiles(place, accelerator, record, len(self.plan), "substitute")
+        self.files.objective = self.trainer.config.objective
         self.files.open_state(self.schedules["distil"], self.schedules["attack"], self.trainer.averaged, self.cache)
         self.black_box.queries, self.validation_black_box.queries = record["queries"], record["validation_queries"]
         self.batches = {

@@ -21,6 +21,7 @@ from advgan.attacks import (
     pgd,
 )
 from advgan.attacks.active_set import ActiveSet
+from advgan.attacks.advgan import default_step_size
 from advgan.attacks.losses import get_loss, is_adversarial, log_odds_against
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat, delta_norms
@@ -305,3 +306,41 @@ def test_parse_attack_settings() -> None:
 def test_parse_attack_errors(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_attack(text)
+
+
+@pytest.mark.parametrize(
+    ("eps", "norm", "steps", "expected"),
+    [
+        (8 / 255, "linf", 1, 8 / 255),
+        (8 / 255, "linf", 2, 8 / 255),
+        (8 / 255, "linf", 3, 4 / 255),
+        (0.2, "linf", 2, 0.1),
+        (0.2, "linf", 10, 0.1),
+        (2.0, "l2", 2, 1.0),
+        (2.0, "l2", 3, 0.5),
+    ],
+)
+def test_default_step_of_a_warm_start(eps: float, norm: Any, steps: int, expected: float) -> None:
+    assert default_step_size(eps, norm, steps) == pytest.approx(expected)
+
+
+def test_one_step_of_a_warm_start_at_small_eps_turns_a_pixel_around() -> None:
+    """A linear model with two logits: from the best corner's opposite a step of eps leaves no pixel on the wrong side,
+    half a step does."""
+    x, eps = torch.full((1, 1, 2, 2), 0.5), 0.05
+    weight = torch.tensor([[1.0, -2.0, 0.5, -1.0], [-1.0, 2.0, -0.5, 1.0]])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    model[1].weight.data = weight
+    y = torch.tensor([0])
+
+    class Opposite(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # toward the label: the wrong corner
+            return 100 * weight[0].view(1, 1, 2, 2).expand(len(x), -1, -1, -1)
+
+    generator = Generator(eps=eps, network=Opposite()).eval()
+    start = generator.perturb(x)
+    assert torch.allclose((start - x).sign(), weight[0].view(1, 1, 2, 2).sign())
+    one = advgan(model, x, y, eps=eps, generator=generator, steps=1)
+    assert torch.allclose(one, x, atol=1e-4)  # eps back from the corner
+    two = advgan(model, x, y, eps=eps, generator=generator, steps=2)
+    assert torch.allclose(two, x - eps * weight[0].view(1, 1, 2, 2).sign(), atol=1e-4)  # the optimum

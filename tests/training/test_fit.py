@@ -524,3 +524,12 @@ def test_a_generator_for_some_target_classes(images: tuple[Tensor, Tensor], tmp_
         advgan.fit(Linear(), images, target_classes=(1, 2), **SMALL)
     with pytest.raises(InputError, match="target_classes must be 0 to 2, got 10"):
         advgan.fit(Linear(), images, target_classes=(1, 10), **settings)
+
+
+def test_card_names_the_objective_that_a_default_chose_and_the_settings_stay_as_given(
+    images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    advgan.fit(Linear(), images, output_dir=tmp_path / "run", **SMALL)
+    assert "L_adv (margin, kappa 5)" in (tmp_path / "run/generator/README.md").read_text()
+    settings = json.loads((tmp_path / "run/training.json").read_text())["settings"]
+    assert (settings["adversarial"], settings["curriculum"]) == (None, None)
