@@ -95,8 +95,8 @@ CHECKS = (
         "The generator's images are spread over the classes, where there are many",
         findings.spread_over_classes,
         "The generator has probably learned a nearly universal perturbation, which pushes images into one class "
-        "whatever they show. Train it with the loss relativistic, or with the label as an input (--labels; it needs "
-        "many images a class), and compare it with a universal perturbation (--universal) of the same eps.",
+        "whatever they show. Train it with the loss relativistic and fewer steps, or with the label as an input "
+        "(--labels; it needs many images a class); compare it with a universal perturbation (--universal) of this eps.",
         "Give --generator DIR and run advgan without a target class, against a classifier of 100 classes or more.",
     ),
     SanityCheck(
