@@ -77,6 +77,6 @@ def test_cell_that_fails_is_an_error(tmp_path: Path) -> None:
 def test_index_has_every_tutorial() -> None:
     folder = ROOT / "docs/tutorials"
     assert NOTEBOOKS
-    for name in ("README.md", "README.zh-CN.md"):
-        listed = set(re.findall(r"\]\((\d\d-[\w-]+(?:\.zh-CN)?\.ipynb)\)", (folder / name).read_text()))
-        assert listed >= {path.name for path in NOTEBOOKS}
+    for name, paths in {"README.md": NOTEBOOKS, "README.zh-CN.md": [*NOTEBOOKS, *TRANSLATIONS]}.items():
+        listed = re.findall(r"\]\((\d\d-[\w-]+(?:\.zh-CN)?\.ipynb)\)", (folder / name).read_text())
+        assert sorted(listed) == sorted(path.name for path in paths)
