@@ -49,20 +49,21 @@ def collapse_warnings(
     return warnings
 
 
-def class_warnings(attacked: Tensor, hits: Tensor, predicted: Tensor) -> list[str]:
+def class_warnings(attacked: Tensor, hits: Tensor, predicted: Tensor, *, labels: bool = False) -> list[str]:
     """Warnings of an untargeted generator: nearly all images in one class (`LargestClass`), and each class that absorbs
     predictions while its own images resist, a usual plateau.
 
     attacked, hits   (k,) eligible images of each class, and the successes among them
     predicted        (k,) perturbed images predicted as each class
+    labels           whether the label is an input already
     """
+    tries = "a guide (--guide)" if labels else "the label as an input (--labels), a guide (--guide),"
     rate, mean = hits / attacked.clamp_min(1), hits.sum() / attacked.sum().clamp_min(1)
     fair = predicted.sum() / len(predicted)
     stuck = (attacked >= 5) & (rate < 0.7 * mean) & (predicted > 2 * fair)
     largest = LargestClass.of(predicted, int(predicted.sum()))
     text = f"{largest.most / largest.n:.0%} of the perturbed images are predicted as class {largest.y}"
     return [text for _ in range(largest.too_many)] + [
-        f"class {c} absorbs predictions: ASR {rate[c]:.0%} on its own images, {mean:.0%} overall; try the label as an "
-        "input (--labels), a guide (--guide), or more steps"
+        f"class {c} absorbs predictions: ASR {rate[c]:.0%} on its own images, {mean:.0%} overall; try {tries} or more steps"
         for c in stuck.nonzero().flatten().tolist()
     ]

@@ -222,7 +222,7 @@ class Validator:
         histogram, attacked, hits = self._reduce(torch.stack([histogram, attacked, hits]))
         warnings = first.warnings
         if not setting.all_wrong_classes and setting.y_target is None:
-            warnings = warnings + class_warnings(attacked, hits, histogram)
+            warnings = warnings + class_warnings(attacked, hits, histogram, labels=bool(generator.labels))
         return replace(first, metrics=metrics, predictions=histogram, warnings=warnings)
 
     def _attacked(self, generator: Any, setting: EvalSetting, batch: range) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -54,7 +54,10 @@ def test_absorbing_class_is_named():
     found = class_warnings(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), torch.tensor([20.0, 30.0, 320.0, 30.0]))
     assert len(found) == 1
     assert "class 2 absorbs predictions" in found[0]
-    assert "ASR 10% on its own images, 74% overall" in found[0]
+    assert found[0].endswith("try the label as an input (--labels), a guide (--guide), or more steps")
+    hits, predicted = torch.tensor([95.0, 95.0, 10.0, 95.0]), torch.tensor([20.0, 30.0, 320.0, 30.0])
+    (of_labels,) = class_warnings(attacked, hits, predicted, labels=True)
+    assert of_labels.endswith("ASR 10% on its own images, 74% overall; try a guide (--guide) or more steps")
     assert class_warnings(attacked, torch.full((4,), 95.0), attacked) == []  # success everywhere
     assert class_warnings(attacked, torch.tensor([95.0, 95.0, 10.0, 95.0]), attacked) == []  # hard, but no sink
 
