@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from html import escape
 from typing import Any
@@ -16,7 +16,7 @@ from advgan.core.errors import InputError
 from advgan.core.optional import require_package
 from advgan.core.threat_model import check_class, check_eps
 
-UNTARGETED = "any other class (untargeted)"
+UNTARGETED = -1
 TITLE = """<div class="advgan"><h1>Adversarial examples in one forward pass</h1>
 A trained network, the generator, changes every pixel a little, and the classifier errs. All is computed when you draw,
 on the machine that serves this page.</div>"""
@@ -68,7 +68,9 @@ def connect(gradio: Any, page: Page, sketch: Any, inputs: Mapping[str, Any]) -> 
 
     take.__annotations__["event"] = gradio.EventData  # by which gradio passes the event
     sketch.submit(take, None, picture).then(page.run, **inputs)
-    name.change(page.switch, name, [radius, goal]).then(page.run, **inputs)
+    # The result of the former generator goes first: another one may take seconds.
+    clear = name.change(lambda: message("Computing ..."), None, inputs["outputs"], show_progress="hidden")
+    clear.then(page.switch, name, [radius, goal]).then(page.run, **inputs)
     for component in (radius, goal):
         component.input(page.run, **inputs, trigger_mode="always_last")
 
@@ -81,14 +83,14 @@ class Page:
         self.first = self.names[0]
         self.pair = cache(lambda name: pairs[name]())
 
-    def run(self, name: str, picture: str | None, radius: float, goal: str) -> str:
-        """The result as HTML, or what is wrong with the input."""
+    def run(self, name: str, picture: str | None, radius: float, goal: int) -> str:
+        """The result as HTML, or what is wrong with the input; `goal`: the target class, or UNTARGETED."""
         if picture is None:
             return message("Drop a picture, or choose a file.")
         try:
             pair = self.pair(name)
             x, steps = pair.prepare(decode_uri(picture))
-            y_target = None if goal == UNTARGETED else pair.classes.index(goal)
+            y_target = None if goal == UNTARGETED else goal
             return panel(pair, attack_image(pair, x, radius_of(pair, radius), y_target), steps)
         except InputError as error:
             return message(str(error))
@@ -134,10 +136,19 @@ def radius_of(pair: Pair, value: float) -> float:
 def goals(pair: Pair, y_target: int | None = None) -> dict[str, Any]:
     """Choices of the goal, and the first one; a single one cannot be changed."""
     targets = pair.y_targets
-    names = [UNTARGETED if target is None else pair.classes[target] for target in targets]
+    choices = [
+        ("any other class (untargeted)", UNTARGETED) if target is None else (class_label(pair.classes, target), target)
+        for target in targets
+    ]
     chosen = targets.index(y_target) if y_target in targets else 0
-    label = "The classifier should predict" + ("" if len(names) > 1 else " (fixed: this generator's training)")
-    return {"choices": names, "value": names[chosen], "interactive": len(names) > 1, "label": label}
+    label = "The classifier should predict" + ("" if len(choices) > 1 else " (fixed: this generator's training)")
+    return {"choices": choices, "value": choices[chosen][1], "interactive": len(choices) > 1, "label": label}
+
+
+def class_label(classes: Sequence[str], target: int) -> str:
+    """The name of a class; with its number where another class has the same name, as two of ImageNet's have."""
+    name = classes[target]
+    return f"{name} ({target})" if classes.count(name) > 1 else name
 
 
 def message(text: str) -> str:

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from advgan.app.interface import UNTARGETED, Page, build_interface, first_picture, goals, radius_of, slider
+from advgan.app.interface import (
+    UNTARGETED,
+    Page,
+    build_interface,
+    class_label,
+    first_picture,
+    goals,
+    radius_of,
+    slider,
+)
 from advgan.app.pairs import load_shipped
 from advgan.app.sketch import data_uri, example_pixels
 from advgan.core.errors import InputError
@@ -22,18 +31,20 @@ def test_page_returns_the_result_or_the_error() -> None:
     assert "<b>7 &rarr; " in page.run("fast", uri, 0.3, UNTARGETED)
     assert page.run("fast", None, 0.3, UNTARGETED).count("Drop a picture") == 1
     assert "this picture cannot be read" in page.run("fast", "data:,x", 0.3, UNTARGETED)
-    assert "this generator was trained untargeted, got y_target 3" in page.run("fast", uri, 0.3, "3")
+    assert "this generator was trained untargeted, got y_target 3" in page.run("fast", uri, 0.3, 3)
 
 
 def test_controls_follow_the_generator() -> None:
     fast, conditional = load_shipped("mnist-c-generator"), load_shipped("mnist-c-conditional")
-    assert goals(fast)["choices"] == [UNTARGETED]
+    untargeted = ("any other class (untargeted)", UNTARGETED)
+    assert goals(fast)["choices"] == [untargeted]
     assert not goals(fast)["interactive"]
     assert goals(conditional, 3) | {"label": ""} == {
-        **{"choices": [UNTARGETED, *"0123456789"], "value": "3", "interactive": True, "label": ""},
+        **{"choices": [untargeted, *((str(i), i) for i in range(10))], "value": 3, "interactive": True, "label": ""},
     }
     assert (slider(fast)["maximum"], slider(fast, 0.1)["value"]) == (0.3, 0.1)
     assert radius_of(fast, 0.30000001) == 0.3
+    assert [class_label(("crane", "gull", "crane"), i) for i in range(3)] == ["crane (0)", "gull", "crane (2)"]
 
 
 @pytest.mark.parametrize(
