@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from advgan.core.errors import InputError
+from advgan.core.moved import install as _install_moved
 from advgan.core.version import __version__
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _HOMES = {
     "frontier": "advgan.experiments.frontier.frontier",
     "load_classifier": "advgan.defenses.checkpoint",
 }
+
+_install_moved()
 
 
 def __getattr__(name: str) -> Any:

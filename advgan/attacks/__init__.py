@@ -10,6 +10,9 @@ Shared parts: losses (maximised), common (frozen model, gradient, attack state),
 gradient attacks), active_set (images in work). The registry gives them names.
 """
 
+import warnings
+from typing import Any
+
 from advgan.attacks.advgan import advgan
 from advgan.attacks.apgd import apgd
 from advgan.attacks.carlini_wagner import carlini_wagner, carlini_wagner_clipped
@@ -52,3 +55,11 @@ __all__ = [
     "pgd",
     "square",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`bind`, the former name of `make_attack`, with a DeprecationWarning."""
+    if name != "bind":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("advgan.attacks.bind has become advgan.attacks.make_attack", DeprecationWarning, stacklevel=2)
+    return make_attack

@@ -6,6 +6,9 @@ A family is a file (`mnist.py`, `cifar.py`) with its names in `TARGETS`. Externa
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 from advgan.classifiers.base import Classifier, ImageShape
 from advgan.classifiers.black_box import BlackBox, OutputKind, QueryBudgetExceeded
 from advgan.classifiers.checkpoint import finetune_target, fingerprint, load_target, save_target
@@ -27,3 +30,11 @@ __all__ = [
     "load_target",
     "save_target",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Target`, the former name of `Classifier`, with a DeprecationWarning."""
+    if name != "Target":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("advgan.classifiers.Target is now advgan.classifiers.Classifier", DeprecationWarning, stacklevel=2)
+    return Classifier
