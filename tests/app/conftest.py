@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def browser() -> Iterator[Any]:
+    """For one test: a process that forks while playwright's driver runs, as a DataLoader's workers do, keeps its pipe
+    open, and the driver never ends."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
     with api.sync_playwright() as playwright:
         names = ("chromium", "chromium-browser", "google-chrome", playwright.chromium.executable_path)
