@@ -26,6 +26,7 @@ from advgan.evaluation.metrics import changed_class
 from advgan.evaluation.runner import device_of, timed
 from advgan.models.generator import Generator
 
+UNTARGETED = -1  # in place of a target class
 TOP = 5  # classes that are shown
 FILES = {"png": "PNG (8 bits)", "jpeg:75": "JPEG 75"}
 OTHERS = {"fgsm": "FGSM", "pgd:steps=10": "PGD, 10 steps"}

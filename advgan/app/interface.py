@@ -8,7 +8,7 @@ from functools import cache, partial
 from html import escape
 from typing import Any
 
-from advgan.app.attack import Pair, attack_image
+from advgan.app.attack import UNTARGETED, Pair, attack_image
 from advgan.app.pairs import SHIPPED, load_shipped, shipped_label
 from advgan.app.panel import panel
 from advgan.app.sketch import FIRST, asset, data_uri, decode_uri, example_pixels, sketch_html
@@ -16,7 +16,6 @@ from advgan.core.errors import InputError
 from advgan.core.optional import require_package
 from advgan.core.threat_model import check_class, check_eps
 
-UNTARGETED = -1
 TITLE = """<div class="advgan"><h1>Adversarial examples in one forward pass</h1>
 A trained network, the generator, changes every pixel a little, and the classifier errs. All is computed when you draw,
 on the machine that serves this page.</div>"""

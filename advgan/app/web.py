@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from advgan.app.attack import Pair
+from advgan.app.attack import UNTARGETED, Pair
 from advgan.app.sketch import asset, sketch_html
 from advgan.classifiers import BlackBox
 from advgan.classifiers.export import export_classifier
@@ -30,7 +30,6 @@ PACKAGE = "onnxruntime-web"
 SCRIPT, MODULE, WASM = "ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
 RUNTIME = ("package.json", *(f"dist/{name}" for name in (SCRIPT, MODULE, WASM)))
 COPIED = ("page.css", "sketch.js", "image.js", "page.js")
-UNTARGETED = -1
 
 
 def write_page(pair: Pair, directory: Path, runtime: Path | None = None) -> list[Check]:

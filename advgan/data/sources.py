@@ -220,11 +220,7 @@ def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
         return None
     try:
         return targets if int(targets[0]) == int(first) else None
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):  # texts, one-hot labels: `_labels` has the message for those of the items
+    except (TypeError, ValueError, RuntimeError):  # texts, one-hot labels: the items' own have a message in `_labels`
         return None
 
 

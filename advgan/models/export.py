@@ -177,9 +177,12 @@ def inputs(generator: Generator, x: Tensor, rng: torch.Generator, *, eps_input: 
 def about(generator: Generator) -> dict[str, str]:
     """What an exported file says of itself."""
     threat = generator.threat
-    metadata = {"norm": threat.norm, "eps": threat.eps, "eps_min": generator.eps_min, "classes": generator.classes}
-    metadata |= {"target_classes": generator.config["target_classes"]}
-    metadata |= {
+    metadata = {
+        "norm": threat.norm,
+        "eps": threat.eps,
+        "eps_min": generator.eps_min,
+        "classes": generator.classes,
+        "target_classes": generator.config["target_classes"],
         "labels": generator.labels,
         "y_target": generator.y_target,
         "channels": generator.channels,

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
+from advgan.evaluation.metrics import MANY_CLASSES
 from advgan.models.generator_settings import Architecture
 from advgan.models.losses import AdversarialLoss
 
 PHOTO_SIDE = 96  # pixels, from which images are photos
-MANY_CLASSES = 100  # from which the objective of photos is another one
+DEFAULT_LOSS: AdversarialLoss = "margin"  # of all but untargeted generators of photos of many classes
 LEARNING_RATES: dict[str, float] = {"patch": 1e-2, "unet": 4e-3, "unrolled": 2e-3, "paper": 1e-2, "resnet": 2e-3}
 
 
@@ -60,4 +61,4 @@ def objective_defaults(
     loss and a ball that shrinks (an unrolled network starts at the gradient, and needs no larger ball)."""
     photos = min(image_shape[1:]) >= PHOTO_SIDE and classes >= MANY_CLASSES and not targeted
     shrinking = photos and one_eps and architecture != "unrolled"
-    return {"adversarial": "relativistic" if photos else "margin", "curriculum": 2.0 if shrinking else 1.0}
+    return {"adversarial": "relativistic" if photos else DEFAULT_LOSS, "curriculum": 2.0 if shrinking else 1.0}

@@ -19,9 +19,9 @@ from advgan.core.rejection import can_reject
 from advgan.defenses import Transforms, adaptive
 from advgan.models import losses, objectives
 from advgan.models.generator import Generator
+from advgan.training.defaults import DEFAULT_LOSS
 
 FEATURE_LOSSES = ("features", "cosine-features")
-DEFAULT_LOSS: losses.AdversarialLoss = "margin"  # of small images
 DETECTOR_WEIGHT = 1.0  # default weight of L_detector, where the classifier can reject images
 
 
@@ -147,11 +147,9 @@ LossFunction = Callable[[LossInputs], Tensor]  # -> a scalar, or one value per i
 def wrong_classes(target_classes: Sequence[int], y: Tensor, numbers: Tensor) -> Tensor:
     """The target class of each image (n,) with label `y`: of the `target_classes` other than y, in their order from
     the one after y, the one of its number, counted from 0 and around."""
-    if isinstance(target_classes, range):
-        return (y + 1 + numbers % (len(target_classes) - 1)) % len(target_classes)
     targets = torch.tensor(sorted(target_classes), device=y.device)
     after = torch.searchsorted(targets, y.contiguous(), right=True)
-    others = len(targets) - (targets == y[:, None]).sum(1)
+    others = len(targets) - torch.isin(y, targets).long()
     return targets[(after + numbers % others) % len(targets)]
 
 
