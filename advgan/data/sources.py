@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,19 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 from advgan.core.errors import InputError
 from advgan.core.inputs import array_as_tensor, check_images, check_labels, check_tensor
@@ -19,6 +32,7 @@ from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_
 from advgan.data.split import Split, stratified_holdout
 from advgan.data.stream import Stream
 
+CHECKED_CLASSES = 100  # whose first items are read
 EXPECTED = "images, (images, labels), a Dataset, a DataLoader or a folder"
 
 
@@ -69,7 +83,8 @@ def as_split(
         images     float (n, c, h, w) in [0, 1], or uint8 in 0..255: a tensor or an array; without labels
         a pair     (images, labels), labels whole numbers (n,)
         Dataset    of images (c, h, w), or of (image, label); a map-style one is read again at each use
-        DataLoader of a map-style Dataset: that Dataset; of another, or with a collate function: one pass, in memory
+        DataLoader of a map-style Dataset: that Dataset, or the part that its sampler draws; of another, or with a
+                   collate function: one pass, in memory
         folder     FOLDER/<class>/*.jpg, classes sorted by name, or images alone, without labels; or a list of files
         Split, Stream   of advgan.data
     image_shape   of a folder: images are resized and cropped to it; None: all must have one size
@@ -93,7 +108,9 @@ def as_split(
         return _tensors(source, None, name)
     if isinstance(source, (tuple, list)) and len(source) in (1, 2) and _is_array(source[0]):
         return _tensors(source[0], source[1] if len(source) == 2 else None, name)
-    raise InputError(f"{name} must be {EXPECTED}, got {type(source).__name__}")
+    kind = type(source)
+    got = f"{kind.__module__}.{kind.__name__}" if kind.__name__ in EXPECTED else kind.__name__
+    raise InputError(f"{name} must be {EXPECTED}, got {got}")
 
 
 def hold_out(source: Source, seed: int) -> tuple[Source, Source]:
@@ -152,9 +169,27 @@ class _Batches:
 
 
 def _dataset_of(loader: DataLoader[Any]) -> Any:
-    """The Dataset of a DataLoader, if it can be read without its collate function; the training has its own order."""
+    """The Dataset of a DataLoader, or the part that its sampler draws, if it can be read without its collate function;
+    the training has its own order."""
     plain = loader.collate_fn is default_collate and not isinstance(loader.dataset, IterableDataset)
-    return loader.dataset if plain and isinstance(loader.dataset, Dataset) else _Batches(loader)
+    if not plain or not isinstance(loader.dataset, Dataset):
+        return _Batches(loader)
+    drawn = _drawn(loader)
+    return loader.dataset if drawn is None else Subset(loader.dataset, drawn)
+
+
+def _drawn(loader: DataLoader[Any]) -> list[int] | None:
+    """The indices that the sampler of a DataLoader draws, like a SubsetRandomSampler's; None: all."""
+    batches: Any = loader.batch_sampler
+    sampler = batches.sampler if type(batches) is BatchSampler else batches
+    source = getattr(sampler, "dataset" if isinstance(sampler, DistributedSampler) else "data_source", ())
+    whole = isinstance(sampler, (SequentialSampler, RandomSampler, DistributedSampler))
+    if (whole and len(source) == len(loader.dataset)) or not hasattr(sampler, "__len__"):  # type: ignore[arg-type]
+        return None  # an endless one has no length
+    if isinstance(sampler, WeightedRandomSampler):
+        return [i for i, weight in enumerate(sampler.weights.tolist()) if weight]
+    drawn = islice(sampler, len(sampler))
+    return sorted({int(i) for i in (chain.from_iterable(drawn) if sampler is batches else drawn)})
 
 
 def _in_memory(source: Any, name: str) -> tuple[Tensor, ...]:
@@ -165,7 +200,10 @@ def _in_memory(source: Any, name: str) -> tuple[Tensor, ...]:
         x, y = _parts(item)
         x = _pixels(x)
         images.append(x if x.ndim == 4 else x[None])
-        labels += [] if y is None else [torch.as_tensor(y).reshape(-1)]
+        labels += [] if y is None else [_labels(y if _is_array(y) and y.ndim else [y], len(images[-1]), name)]
+        if images[-1].shape[1:] != images[0].shape[1:]:
+            shapes = f"{tuple(images[0].shape[1:])}, got {tuple(images[-1].shape[1:])}"
+            raise InputError(f"all images must have one shape {shapes}")
         if sum(image.nbytes for image in images[:1]) * len(images) > MEMORY_LIMIT:
             raise InputError(
                 f"{name} has no length, and more than {MEMORY_LIMIT >> 30} GiB: expected a map-style Dataset"
@@ -190,6 +228,8 @@ def _parts(item: Any) -> tuple[Any, Any]:
 def _pixels(image: Any) -> Tensor:
     """An image (c, h, w), or several, as float32 in [0, 1]; 8-bit pixels are divided by 255."""
     if isinstance(image, Image.Image):
+        if image.mode[0] in "IF":
+            raise InputError(f"a PIL image must have 8 bits a channel, got mode {image.mode!r}")
         array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
         image = torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)
     if not _is_array(image):
@@ -214,12 +254,16 @@ def _dataset(dataset: Any, name: str) -> Source:
 
 
 def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
-    """The labels in a Dataset's `targets` (torchvision), to avoid reading its images; None without them."""
+    """The labels in a Dataset's `targets` (torchvision), to avoid reading its images; None without them, or where the
+    first item of a class has another label (the items' labels may be mapped)."""
     targets = getattr(dataset, "targets", None)
     if targets is None or getattr(dataset, "target_transform", None) or len(targets) != n:
         return None
     try:
-        return targets if int(targets[0]) == int(first) else None
+        values = [int(target) for target in targets]
+        firsts = [values.index(value) for value in sorted(set(values))[:CHECKED_CLASSES]]
+        same = values[0] == int(first) and all(int(_parts(dataset[i])[1]) == values[i] for i in firsts)
+        return targets if same else None
     except (TypeError, ValueError, RuntimeError):  # texts, one-hot labels: the items' own have a message in `_labels`
         return None
 

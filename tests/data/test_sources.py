@@ -1,0 +1,80 @@
+"""Images of a caller as a Split: the labels of the items, the part that a sampler draws, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from advgan.core.errors import InputError
+from advgan.data.sources import as_split
+
+X, Y = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+ODD = [1, 3, 5, 7, 9, 11]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampler": SubsetRandomSampler(ODD)},
+        {"sampler": SubsetRandomSampler(ODD), "batch_size": 4, "drop_last": True},
+        {"sampler": WeightedRandomSampler([0.0, 1.0] * 6, 3)},
+        {"sampler": ODD},
+        {"batch_sampler": BatchSampler(ODD, 2, False)},
+        {"batch_sampler": [[1, 3, 5], [7, 9, 11]]},
+    ],
+)
+def test_of_a_loader_with_a_sampler_the_part_that_it_draws(settings: dict[str, Any]) -> None:
+    x, y = next(as_split(DataLoader(TensorDataset(X, Y), **settings)).split.batches(12))
+    assert torch.equal(x, X[ODD])
+    assert torch.equal(y, Y[ODD])
+
+
+class Mapped(Dataset[Any]):
+    """Items whose labels are not its `targets`, but those of class 0."""
+
+    targets = Y.tolist()
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, i: int) -> Any:
+        return X[i], -int(Y[i]) % 3
+
+
+def test_labels_are_those_of_the_items_where_targets_are_mapped() -> None:
+    assert torch.equal(as_split(Mapped()).split.labels, -Y % 3)
+
+
+class Stream(IterableDataset[Any]):
+    def __init__(self, item: Callable[[int], Any]) -> None:
+        self.item = item
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.item, range(4))
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (lambda i: (X[i], "cat"), "the labels of train must be whole numbers, one per image, got str"),
+        (lambda i: (X[i, :, i:], 0), r"one shape \(1, 8, 8\), got \(1, 7, 8\)"),
+        (lambda i: Image.fromarray(np.full((8, 8), 40000, np.uint16)), "8 bits a channel, got mode 'I;16'"),
+    ],
+)
+def test_items_that_are_refused(item: Callable[[int], Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        as_split(Stream(item))
