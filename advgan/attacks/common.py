@@ -86,7 +86,7 @@ def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
         raise InputError("a TorchScript module cannot be attacked directly: model = check_target(model, x, classes)")
     copies = model.register_forward_pre_hook(copy_images)
     modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)

@@ -84,7 +84,8 @@ def two_logits(f: Tensor) -> Tensor:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Raise InputError for a model that has no weights yet: of a lazy layer, or on the device meta."""
+    """Raise InputError for a model that has no weights yet: of a lazy layer, or on the device meta; and for one made
+    under inference_mode, whose weights cannot be frozen and passed by a gradient."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             raise InputError(
@@ -92,6 +93,8 @@ def check_weights(model: nn.Module) -> None:
             )
         if tensor.is_meta:
             raise InputError(f"the model's weights are on the device meta, without values ({name}): load them first")
+        if tensor.is_inference():
+            raise InputError(f"the model was made under torch.inference_mode ({name}): make or load it outside of it")
 
 
 def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) -> nn.Module:

@@ -371,3 +371,12 @@ def test_torchscript_module_needs_check_target(convert: Any) -> None:
     model = check_target(script, X[:8], 2)
     result = row("fgsm", model)
     assert (result["status"], result["clean_accuracy"], result["asr"]) == ("ok", 1.0, 1.0)
+
+
+@pytest.mark.parametrize("use", [partial(check_target, x=X), lambda model: fgsm(model, X, Y, eps=0.1)])
+def test_model_made_under_inference_mode_is_refused_and_left_as_it_is(use: Any) -> None:
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), 2)).eval()
+    with pytest.raises((InputError, RuntimeError), match=r"[Ii]nference"):
+        use(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
