@@ -284,9 +284,11 @@ def write_settings(settings: Any, directory: Path) -> None:
 
 
 def settings_file(settings: Any, directory: Path) -> Path:
-    """The file of `write_settings`, named by PROGRAM in the module of the settings, else by its file."""
+    """The file of `write_settings`, named by PROGRAM in the module of the settings, else by its file (of a run.py,
+    its folder)."""
     module = sys.modules[type(settings).__module__]
-    program = getattr(module, "PROGRAM", Path(module.__file__ or "program").stem)
+    file = Path(module.__file__ or "program")
+    program = getattr(module, "PROGRAM", file.parent.name if file.stem == "run" else file.stem)
     return directory / f"settings-{program}.yaml"
 
 

@@ -46,6 +46,7 @@ from advgan.training.runtime.distributed import make_accelerator, restored_accel
 from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, labelled_data, replaced
 
 Phase = Literal["teacher", "student"]
+PROGRAM = "distill"  # as in settings-distill.yaml
 FOLDER: dict[Phase, str] = {"teacher": "teacher", "student": "classifier"}  # in the order of training
 
 

@@ -17,6 +17,7 @@ import yaml
 from advgan.cli.main import COMMANDS
 from advgan.core.config import Real, load_recipe, parse, parse_fraction, run, settings_file, write_settings
 from advgan.core.errors import InputError
+from advgan.core.program import program_module
 from advgan.core.recipe import NameOrPath, PathOrAddress
 from advgan.experiments.comparison import run as compare
 from tests.conftest import ROOT
@@ -318,3 +319,9 @@ def test_weights_by_order_marks_every_weights_file() -> None:
     assert parse(compare.Settings, ["--target-weights", "a.pt"]).target_weights == (Path("a.pt"),)
     with pytest.raises(InputError, match="weights_by_order is for files of weights, expected --target-weights"):
         parse(compare.Settings, ["--weights-by-order"])
+
+
+@pytest.mark.parametrize("file", [*(ROOT / "train").glob("*.py"), *(ROOT / "eval").glob("*.py")], ids=lambda f: f.stem)
+def test_settings_have_the_name_of_their_program(file, tmp_path):
+    settings = object.__new__(program_module(file).Settings)
+    assert settings_file(settings, tmp_path).name == f"settings-{file.stem}.yaml"

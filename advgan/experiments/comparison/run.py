@@ -35,6 +35,7 @@ from advgan.report.comparison import Comparison
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
 SANITY = ("noise-sign", "fgsm", "pgd:steps=40", "pgd:steps=80", "square:queries=300")  # what the checks compare
 SHOWN = 16  # images in a gallery
+PROGRAM = "compare"  # as in settings-compare.yaml
 
 
 @dataclass(frozen=True)
