@@ -111,7 +111,7 @@ class _Search:
     def __init__(self, x: Tensor, kappa: float, fall: float) -> None:
         self.x, self.kappa, self.fall, self.best = x, kappa, fall, x.clone()
         self.start, self.w, self.mean, self.square, self.rate = (torch.zeros_like(x) for _ in range(5))
-        self.c, self.low = (torch.zeros(len(x), device=x.device) for _ in range(2))
+        self.c, self.low = (x.new_zeros(len(x)) for _ in range(2))
         self.unit = torch.ones_like(self.c)  # scale of the margins
         self.high, self.lowest, self.shortest = (torch.full_like(self.c, torch.inf) for _ in range(3))
         self.step, self.idle = (torch.zeros(len(x), dtype=torch.long, device=x.device) for _ in range(2))

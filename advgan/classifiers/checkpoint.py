@@ -21,6 +21,7 @@ from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import check_int, check_keys, read_object, sealed
+from advgan.core.random_state import float32_default
 from advgan.core.training_record import warn_unfinished
 from advgan.core.weights import M, write_checkpoint
 
@@ -80,6 +81,7 @@ def build_configured(
     return model
 
 
+@float32_default()
 def build_and_fill(build: Callable[[], M], file: WeightsFile, *, by_order: bool = False) -> M:
     """The classifier from `build` with its weights from `file`, in eval mode, frozen. Names and shapes are
     compared before any memory is taken for it. Raises InputError as `match_weights` and `load_weights_into`.

@@ -1,4 +1,4 @@
-"""The global random states of Python, numpy and torch."""
+"""Global states of the process: random ones of Python, numpy and torch, and torch's default dtype."""
 
 from __future__ import annotations
 
@@ -23,3 +23,14 @@ def preserved_random_states() -> Iterator[None]:
         torch.set_rng_state(numbers)
         if on_gpus is not None:
             torch.cuda.set_rng_state_all(on_gpus)
+
+
+@contextmanager
+def float32_default() -> Iterator[None]:
+    """A block, or as a decorator a function, in which new tensors are float32, whatever the default dtype is."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)

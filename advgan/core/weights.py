@@ -18,6 +18,7 @@ from advgan.core.checkpoint_summary import check_config_digest
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_regular
 from advgan.core.json_files import object_digest
+from advgan.core.random_state import float32_default
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -98,6 +99,7 @@ class _NoRandomInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+@float32_default()
 def build_and_load(build: Callable[[], M], tensors: Mapping[str, Tensor], file: Path, about: str) -> M:
     """`build()` with the weights `tensors` from `file`. Names and shapes are compared before any memory is taken for
     the model, whatever sizes a config.json has. Raises InputError where they differ.

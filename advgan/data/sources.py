@@ -181,7 +181,7 @@ def _dataset_of(loader: DataLoader[Any]) -> Any:
 def _drawn(loader: DataLoader[Any]) -> list[int] | None:
     """The indices that the sampler of a DataLoader draws, like a SubsetRandomSampler's; None: all."""
     batches: Any = loader.batch_sampler
-    sampler = batches.sampler if type(batches) is BatchSampler else batches
+    sampler: Any = batches.sampler if type(batches) is BatchSampler else batches
     source = getattr(sampler, "dataset" if isinstance(sampler, DistributedSampler) else "data_source", ())
     whole = isinstance(sampler, (SequentialSampler, RandomSampler, DistributedSampler))
     if (whole and len(source) == len(loader.dataset)) or not hasattr(sampler, "__len__"):  # type: ignore[arg-type]

@@ -113,7 +113,7 @@ def _ssim(x: Tensor, x_adv: Tensor) -> Tensor:
     if min(x.shape[-2:]) < SSIM_SMALLEST:
         return torch.full((len(x),), torch.nan)
     c1, c2 = 0.01**2, 0.03**2
-    row = (torch.arange(-5.0, 6, device=x.device) / 1.5).square().div(-2).softmax(0)
+    row = (torch.arange(-5, 6, dtype=x.dtype, device=x.device) / 1.5).square().div(-2).softmax(0)
     similarities = []
     for clean, adversarial in zip(_split(x), _split(x_adv), strict=True):
         level = clean.mean((2, 3), keepdim=True)  # without it less is lost by the differences of squares

@@ -16,6 +16,7 @@ import advgan.training as training
 from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError, note
+from advgan.core.files import check_report_folders
 from advgan.core.threat_model import Threat, eps_text
 from advgan.data import Data
 from advgan.data.classes import class_number
@@ -183,6 +184,7 @@ class Study:
 
     def prepare_output_dir(self, keep: int = 0) -> None:
         """Lock the output directory and write the settings there; `keep`: number of stored images of each result."""
+        check_report_folders(self.settings.output_dir)
         training.prepare_output_dir(self.settings.output_dir, self.name, resume=False, overwrite=True)
         if self.is_main:
             write_settings(self.settings, self.settings.output_dir)

@@ -62,13 +62,13 @@ class Discriminator(nn.Module):
         scores: Tensor = self.network((2 * padded - 1).contiguous(memory_format=torch.channels_last))
         return scores.mean((1, 2, 3))
 
-    def save(self, directory: Path) -> None:
-        """Write config.json and model.safetensors, all or nothing; what stood there goes."""
+    def save(self, directory: Path | str) -> None:
+        """Write config.json and model.safetensors, all or nothing; other files there stay."""
 
         def write(folder: Path) -> None:
             write_checkpoint(folder, self.config, self.state_dict())
 
-        atomic_write_dir(directory, write)
+        atomic_write_dir(Path(directory), write, keep=True)
 
     @classmethod
     def load(cls, run: Path) -> Discriminator:

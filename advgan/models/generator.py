@@ -259,6 +259,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         Raises InputError for what the generator was not made for, for images of another kind, and (`check_finite`) for
         NaN or infinity in the result.
         """
+        z = array_as_tensor(z, "z")
         self._validate_inputs(x, y, y_target, eps, z, iterations)
         device = next((tensor.device for tensor in self.parameters()), x.device)
         radius = self.threat.eps if eps is None else eps
@@ -361,16 +362,16 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         mine, theirs = _of_network(self.config), _of_network(other.config)
         return "; ".join(f"{k} is {theirs[k]}, expected {mine[k]}" for k in mine if mine[k] != theirs.get(k))
 
-    def save(self, directory: Path, card: str | None = None) -> None:
+    def save(self, directory: Path | str, card: str | None = None) -> None:
         """Write config.json, model.safetensors and the `card` (Markdown; None: `generate_model_card`), all or nothing;
-        what stood there goes."""
+        other files there stay. Raises InputError for the path of a file."""
 
         def write(folder: Path) -> None:
             self.save_pretrained(folder)
             if card is not None:
                 (folder / "README.md").write_text(card)
 
-        atomic_write_dir(directory, write)
+        atomic_write_dir(Path(directory), write, keep=True)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -48,10 +48,10 @@ def write_report(directory: Path, comparison: Comparison) -> None:
 
     (directory / "results.json").unlink(missing_ok=True)  # it must not describe other files
     by_file = {f"{files[name]}.png": plot for name, plot in plots.items()}
+    atomic_write(directory / "report.md", report(summary, plots, files))
     atomic_write_dir(directory / "figures", partial(write_figures, by_file))
     atomic_write_dir(directory / "records", write_records)
     write_comparison(directory / "logs" / "compare", comparison, plots)
-    atomic_write(directory / "report.md", report(summary, plots, files))
     atomic_write(directory / "report.tex", latex(summary))
     atomic_write(directory / "report.html", page)
     atomic_write(directory / "results.csv", csv_text(ROW_KEYS, map(_row_line, summary["rows"])))

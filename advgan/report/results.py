@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from advgan.core.errors import InputError
+from advgan.core.files import check_report_folders
 
 
 class Results(ABC):
@@ -50,9 +51,11 @@ class Results(ABC):
         return pandas.DataFrame(self.rows)
 
     def save(self, directory: Path | str) -> None:
-        """Write the reports to `directory`; earlier ones are replaced. Raises InputError for the path of a file."""
+        """Write the reports to `directory`; earlier ones are replaced. Raises InputError for the path of a file, and
+        where folders of other files have the names of a report's."""
         folder = Path(directory)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"expected a directory for the reports, got the file {folder}")
+        check_report_folders(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._write(folder)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advgan.classifiers.checks import Scripted, check_weights
 from advgan.core.errors import InputError
 from advgan.core.inputs import copy_images
-from advgan.core.random_state import preserved_random_states
+from advgan.core.random_state import float32_default, preserved_random_states
 
 
 class FunctionModel(nn.Module):
@@ -68,13 +68,13 @@ def frozen(model: Any, device: torch.device) -> Iterator[nn.Module]:
 
 @contextmanager
 def process_settings(threads: int | None) -> Iterator[None]:
-    """A block with gradients, on `threads` CPU threads (None: as many as before), whose random draws and thread count
-    leave no trace."""
+    """A block with gradients and new tensors of float32, on `threads` CPU threads (None: as many as before), whose
+    random draws and thread count leave no trace."""
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     before = torch.get_num_threads()
     try:
-        with preserved_random_states(), torch.inference_mode(False), torch.enable_grad():
+        with preserved_random_states(), float32_default(), torch.inference_mode(False), torch.enable_grad():
             torch.set_num_threads(threads or before)
             yield
     finally:

@@ -369,3 +369,29 @@ def test_numbers_and_arrays_of_any_kind(model: nn.Module, images: tuple[Tensor, 
     results = advgan.compare(model, x, y, ["fgsm"], eps=0.125, y_target=np.int64(1), seed=np.int64(3))
     results.save(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["y_target"] == 1
+
+
+def test_reports_replace_no_folders_of_other_files(
+    model: nn.Module, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    results = advgan.compare(model, *images, ["fgsm"], eps=0.1)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "mine.png").touch()
+    with pytest.raises(InputError, match=r"a report would replace .*figures, which holds other"):
+        results.save(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["figures", "mine.png"]
+    for _ in range(2):
+        results.save(tmp_path / "report")
+
+
+def test_results_are_the_same_under_a_default_of_float64(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    def metrics() -> list[Any]:
+        rows = advgan.compare(model, *images, ["fgsm", "carlini-wagner:steps=5"], eps=0.1).rows
+        return [[row[key] for key in ("status", "asr", "l2_mean", "ssim_mean")] for row in rows]
+
+    expected = metrics()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert metrics() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)

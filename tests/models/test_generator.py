@@ -444,3 +444,23 @@ def test_target_classes_are_kept_and_others_are_refused(tmp_path: Path) -> None:
 def test_impossible_target_classes_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Generator(width=4, depth=0, **settings)
+
+
+def test_save_leaves_other_files(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for _ in range(2):
+        Generator().save(str(tmp_path))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"README.md", "config.json", "model.safetensors", "notes.txt"}
+    with pytest.raises(InputError, match="expected a directory, got the file"):
+        Generator().save(tmp_path / "notes.txt")
+
+
+def test_loaded_generators_are_float32_under_another_default(tmp_path: Path) -> None:
+    Generator().save(tmp_path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded = Generator.from_pretrained(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
