@@ -30,6 +30,13 @@ ENVIRONMENT = {
     "COLUMNS": "100",  # of tables
     "PYTHONWARNINGS": "ignore:IProgress not found",  # of tqdm, which huggingface_hub imports
 }
+# Before each notebook: no names, random numbers, notes and count of the one before.
+RESET = """\
+import random, numpy, torch
+from advgan.core.errors import note
+random.seed(0), numpy.random.seed(0), torch.manual_seed(0), note.cache_clear()
+get_ipython().reset()
+get_ipython().execution_count = 0"""
 
 
 class RunningInterpreter(AsyncKernelManager):
@@ -68,18 +75,31 @@ def source_digest(notebook: NotebookNode) -> str:
     return hashlib.sha256("\n\0".join(cell.source for cell in code_cells(notebook)).encode()).hexdigest()
 
 
-def execute(path: Path) -> NotebookNode:
-    """The notebook with new outputs, executed in its own directory. Raises CellExecutionError for a cell that fails."""
-    notebook = read(path)
-    client = NotebookClient(
-        notebook,
-        kernel_manager_class=RunningInterpreter,
-        timeout=TIMEOUT,
-        record_timing=False,
-        resources={"metadata": {"path": str(path.parent)}},
-    )
-    client.execute(env=os.environ | ENVIRONMENT)
-    return clean(notebook)
+class Kernel:
+    """A kernel for several notebooks, one after the other: it starts, and imports PyTorch, once."""
+
+    def __init__(self) -> None:
+        self._client = NotebookClient(
+            nbformat.v4.new_notebook(),
+            kernel_manager_class=RunningInterpreter,
+            timeout=TIMEOUT,
+            record_timing=False,
+            resources={"metadata": {"path": str(FOLDER)}},
+        )
+
+    def __enter__(self) -> Kernel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client._cleanup_kernel()
+
+    def execute(self, path: Path) -> NotebookNode:
+        """The notebook with new outputs, executed in FOLDER. Raises CellExecutionError for a cell that fails."""
+        notebook = read(path)
+        for part in (nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(RESET)]), notebook):
+            self._client.nb = part
+            self._client.execute(env=os.environ | ENVIRONMENT, cleanup_kc=False)
+        return clean(notebook)
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
@@ -119,7 +139,11 @@ def with_outputs_of_original(path: Path) -> NotebookNode:
 def main(names: list[str]) -> None:
     for path in [Path(name).resolve() for name in names] or tutorials() + translations():
         start = time.perf_counter()
-        notebook = with_outputs_of_original(path) if path.name.endswith(TRANSLATED) else execute(path)
+        if path.name.endswith(TRANSLATED):
+            notebook = with_outputs_of_original(path)
+        else:
+            with Kernel() as kernel:
+                notebook = kernel.execute(path)
         nbformat.write(notebook, path)
         print(f"{path.name:<40} {time.perf_counter() - start:6.1f} s {path.stat().st_size / 1000:7.0f} kB")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,15 @@ def test_committed_outputs_are_those_of_the_sources(path: Path) -> None:
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[tutorials.Kernel]:
+    with tutorials.Kernel() as kernel:
+        yield kernel
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_tutorial_runs(path: Path) -> None:
-    committed, again = tutorials.read(path), tutorials.execute(path)  # raises for a cell that fails
+def test_tutorial_runs(path: Path, kernel: tutorials.Kernel) -> None:
+    committed, again = tutorials.read(path), kernel.execute(path)  # raises for a cell that fails
     for cell, new in zip(tutorials.code_cells(committed), tutorials.code_cells(again), strict=True):
         assert output_kinds(cell) == output_kinds(new), cell.source
 
@@ -67,11 +74,11 @@ def test_translation_has_code_and_outputs_of_its_original(path: Path) -> None:
     assert [(cell.source, cell.outputs) for cell in cells] == [(cell.source, cell.outputs) for cell in original]
 
 
-def test_cell_that_fails_is_an_error(tmp_path: Path) -> None:
+def test_cell_that_fails_is_an_error(tmp_path: Path, kernel: tutorials.Kernel) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 > 2, 'flipped'")])
     nbformat.write(notebook, tmp_path / "fails.ipynb")
     with pytest.raises(CellExecutionError, match="flipped"):
-        tutorials.execute(tmp_path / "fails.ipynb")
+        kernel.execute(tmp_path / "fails.ipynb")
 
 
 def test_index_has_every_tutorial() -> None:
