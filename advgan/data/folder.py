@@ -259,6 +259,8 @@ def _flat(folder: Path, labels: Labels, root: Path) -> Photos:
 def _labels_beside(folder: Path, paths: list[str], labels: Labels, root: Path) -> list[str] | None:
     beside = folder.resolve().with_name(f"{folder.resolve().name}.csv")
     if labels.predicted or (labels.file is None and not beside.is_file()):
+        if not labels.predicted and (tables := sorted(folder.glob("*.csv"))):
+            note(f"{tables[0]} is not read: --labels-file {tables[0]} gives the images its labels")
         return None
     columns = (labels.image_column, labels.label_column)
     if labels.file is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from advgan.core.errors import InputError, did_you_mean, listing
 FILE = ("file", "filename", "file_name", "image", "img", "path")
 LABEL = ("label", "labels", "cls", "class")
 SUFFIXES = (".csv", ".txt")
+NUMBER = re.compile(r"(-?\d+)(\.0*)?")
+GAPS = ("nan", "none", "null", "na", "n/a")
 
 
 class ImageTable(NamedTuple):
@@ -65,7 +68,21 @@ def _read_csv(path: Path, lines: list[str], image_column: str | None, label_colu
     labels = [(row[label] or "").strip() for row in rows]
     if not all(labels):
         raise InputError(f"{path} row {labels.index('') + 1} has no label, expected one for each file or for none")
-    return ImageTable(path, files, labels)
+    return ImageTable(path, files, _whole_numbers(path, labels))
+
+
+def _whole_numbers(path: Path, labels: list[str]) -> list[str]:
+    """Labels that are all numbers without their decimals (3.0), which tables with gaps have; others as they are.
+
+    Raises InputError for a gap (NaN) or a negative number among numbers.
+    """
+    numbers = [NUMBER.fullmatch(label) for label in labels]
+    if not any(numbers) or not all(m or label.casefold() in GAPS for m, label in zip(numbers, labels, strict=True)):
+        return labels
+    for row, number in enumerate(numbers, 1):
+        if number is None or number[0].startswith("-"):
+            raise InputError(f"{path} row {row} has the label {labels[row - 1]}, expected whole numbers from 0 on")
+    return [number[1] for number in numbers if number]
 
 
 def _column(path: Path, header: Sequence[str], chosen: str | None, names: Sequence[str], flag: str) -> str | None:
@@ -73,6 +90,8 @@ def _column(path: Path, header: Sequence[str], chosen: str | None, names: Sequen
     if chosen is not None and chosen not in header:
         near = did_you_mean(chosen, header)
         raise InputError(f"{path} has no column {chosen!r} ({flag}): expected one of {listing(header, 12)}{near}")
+    if repeated := _repeated([column for column in header if column.casefold() in {(chosen or "").casefold(), *names}]):
+        raise InputError(f"{path} has the column {repeated[0]} more than once")
     by_name = {column.casefold(): column for column in reversed(header)}
     return chosen or next((by_name[name] for name in names if name in by_name), None)
 

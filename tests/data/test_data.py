@@ -470,6 +470,15 @@ def test_labels_in_csv_file(form: str, tmp_path: Path) -> None:
     assert torch.equal(relabelled.test.labels, 10 * data.test.labels)
 
 
+def test_labels_with_decimals_are_class_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_photos(tmp_path)
+    write_labels(tmp_path / "labels.csv", [(name, f"{i}.0") for i, name in enumerate(names)])
+    data = load_data("folder", tmp_path, labels_file=tmp_path / "labels.csv")
+    assert data.classes == tuple(str(i) for i in range(20))
+    assert not load_data("folder", tmp_path).train.has_labels
+    assert "labels.csv is not read: --labels-file" in capsys.readouterr().err
+
+
 def test_list_of_files_without_labels(tmp_path: Path) -> None:
     names = write_photos(tmp_path / "photos")
     (tmp_path / "train.txt").write_text("\n".join(str(tmp_path / "photos" / name) for name in names[:10]))
@@ -487,6 +496,9 @@ def test_list_of_files_without_labels(tmp_path: Path) -> None:
         ("file,label\n", r"labels.csv has no rows, expected one for each image"),
         ("file,label\n00.png,1\n00.png,2\n", r"has 00.png more than once, expected each file once"),
         ("file,label\n00.png,\n", r"labels.csv row 1 has no label"),
+        ("file,label\n00.png,1.0\n01.png,nan\n", r"labels.csv row 2 has the label nan, expected whole numbers"),
+        ("file,label\n00.png,-1\n01.png,0\n", r"labels.csv row 1 has the label -1, expected whole numbers"),
+        ("file,label,label\n00.png,1,0\n", r"labels.csv has the column label more than once"),
         ("file\n00.png\n", r"labels.csv has no column of labels: expected label, or --label-column"),
         ("00.png,1\n", r"no column of files: expected file or --image-column, got 00.png, 1$"),
     ],
