@@ -471,11 +471,12 @@ def test_labels_in_csv_file(form: str, tmp_path: Path) -> None:
 
 
 def test_labels_with_decimals_are_class_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = write_photos(tmp_path)
-    write_labels(tmp_path / "labels.csv", [(name, f"{i}.0") for i, name in enumerate(names)])
-    data = load_data("folder", tmp_path, labels_file=tmp_path / "labels.csv")
+    folder = tmp_path / "test"
+    csv = folder / "labels.csv"
+    write_labels(csv, [(name, f"{i}.0") for i, name in enumerate(write_photos(folder))])
+    data = load_data("folder", folder, labels_file=csv)
     assert data.classes == tuple(str(i) for i in range(20))
-    assert not load_data("folder", tmp_path).train.has_labels
+    assert not load_data("folder", folder).test.has_labels
     assert "labels.csv is not read: --labels-file" in capsys.readouterr().err
 
 
