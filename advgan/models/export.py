@@ -25,7 +25,7 @@ from torch.export import Dim
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from advgan.classifiers import Classifier, fingerprint
-from advgan.classifiers.export import require_onnx
+from advgan.classifiers.export import require_onnx, without_stack_traces
 from advgan.classifiers.external.onnx import open_session
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_writable, replacing, sweep
@@ -212,7 +212,7 @@ def _read_pt2(path: Path) -> Callable[[Inputs], Tensor]:
 
 def _content(generator: Generator, kind: Format, eps_input: bool) -> bytes:
     """The file. Raises InputError where a network or a guide that is not built in cannot be traced."""
-    write = _onnx_bytes if kind == "onnx" else _pt2_bytes
+    write = without_stack_traces()(_onnx_bytes if kind == "onnx" else _pt2_bytes)
     if not generator.custom and (generator.guide is None or isinstance(generator.guide, Classifier)):
         return write(generator, eps_input)
     try:

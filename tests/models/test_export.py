@@ -17,6 +17,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.models import export
 from advgan.models.export import Format, export_generator, read_onnx
+from tests.conftest import ROOT
 
 SMALL = {"width": 4, "depth": 1}
 
@@ -63,6 +64,7 @@ def test_every_kind_answers_the_same_at_every_size(kind: dict[str, Any], form: F
     for i, radius in enumerate(given.get("eps", torch.full((60,), generator.threat.eps)).tolist()):
         assert Threat(generator.threat.norm, radius).violations(answer[i : i + 1], x[i : i + 1]) == []
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert str(ROOT).encode() not in path.read_bytes()
 
 
 def test_a_larger_eps_than_the_trained_one_is_that_one() -> None:
