@@ -57,7 +57,7 @@ def test_a_generator_is_published_with_its_figures(made, tmp_path, monkeypatch, 
 def test_a_classifier_is_published_with_its_accuracy(made, tmp_path, monkeypatch):
     monkeypatch.setattr("advgan.experiments.publish.load_data", lambda name, directory, **options: few())
     publish(made, tmp_path / "out", "--classifier")
-    assert re.search(r"^\| mnist5k \| 20 \| [\d.]+ \[", (tmp_path / "out" / "README.md").read_text(), re.M)
+    assert re.search(r"^\| mnist5k \| 10 \| [\d.]+ \[", (tmp_path / "out" / "README.md").read_text(), re.M)
     assert load_target("mnist-c", tmp_path / "out").num_classes == 10
 
 
@@ -70,6 +70,6 @@ def test_a_generator_of_another_classifier_is_refused(made, tmp_path, capsys):
 
 
 def few() -> Data:
-    """The embedded digits with their first 20 test images."""
+    """The embedded digits with their first 10 test images."""
     data = load_data("mnist5k")
-    return replace(data, test=data.test.first(20))
+    return replace(data, test=data.test.first(10))

@@ -14,7 +14,7 @@ from advgan.attacks.registry import make_attack
 from advgan.classifiers import load_target
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
-from advgan.evaluation import evaluate, predict
+from advgan.evaluation import predict
 from tests.conftest import ROOT
 
 SHIPPED = sorted(path.parent for path in (ROOT / "checkpoints").glob("*/config.json"))
@@ -63,9 +63,11 @@ def test_a_generator_fools_as_many_as_its_card_says(folder):
     assert found
     x, y = next(load_data("mnist5k").test.batches(1000))
     target, generator = load_target("mnist-c", attacked(folder)), Generator.from_pretrained(folder)
+    correct = predict(target, x).argmax(1) == y
     for norm, eps, written in found[::3]:  # the smallest radius and the largest
         threat = Threat(norm, float(eps))
         attack = make_attack("advgan", target, threat, None, torch.Generator().manual_seed(0), generator)
-        row = evaluate(attack, target, x, y, threat).row
-        assert row["status"] == "ok"
-        assert 100 * row["asr"] == pytest.approx(float(written), abs=0.31)  # three images, on another machine
+        x_adv = attack(x, y)
+        assert not threat.violations(x_adv, x)
+        asr = (predict(target, x_adv).argmax(1) != y)[correct].float().mean().item()
+        assert 100 * asr == pytest.approx(float(written), abs=0.31)  # three images, on another machine
