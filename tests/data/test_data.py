@@ -476,6 +476,7 @@ def test_labels_with_decimals_are_class_numbers(tmp_path: Path, capsys: pytest.C
     write_labels(csv, [(name, f"{i}.0") for i, name in enumerate(write_photos(folder))])
     data = load_data("folder", folder, labels_file=csv)
     assert data.classes == tuple(str(i) for i in range(20))
+    (folder / "more").rename(tmp_path / "more")
     assert not load_data("folder", folder).test.has_labels
     assert "labels.csv is not read: --labels-file" in capsys.readouterr().err
 
