@@ -336,7 +336,8 @@ def test_importing_the_library_brings_nothing_heavy() -> None:
     assert imports.seconds_of("import sys") >= 0
     assert imports.heavy_imports("from advgan import Generator, InputError, Threat") == []
     library = "attacks, advgan.bridges, advgan.data, advgan.defenses, advgan.evaluation, advgan.classifiers"
-    extras = {"timm", "transformers", "datasets", "onnx", "onnxruntime", "onnxscript", "foolbox", "torchattacks", "art"}
+    extras = {"timm", "transformers", "datasets", "onnx", "onnxruntime", "onnxscript", "torchvision"}
+    extras |= {"foolbox", "torchattacks", "art"}
     assert not extras & set(imports.heavy_imports(f"import advgan.{library}"))
     with pytest.raises(interleaved.MeasurementFailed, match="import nothing_like_it: ModuleNotFoundError"):
         imports.seconds_of("import nothing_like_it")
