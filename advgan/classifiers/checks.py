@@ -178,6 +178,12 @@ def check_no_probabilities(model: Callable[[Tensor], Any], outputs: Tensor, x: T
     Outputs in [0, 1] are checked on black, white, noise and inverted images `x` (m, c, h, w) (rows that sum to 1: a
     softmax), and then on values far outside of [0, 1], where logits leave [0, 1] and a sigmoid does not.
     """
+    if sum_to_one(outputs / 100) and bool(outputs.min() >= 0):
+        raise OutputFault(
+            "softmax output",
+            "the target returns percentages (rows sum to 100)",
+            "logits: leave out its softmax, or undo it with (p / 100).clamp_min(1e-12).log()",
+        )
     if not in_unit_interval(outputs):
         _check_no_log_probability(model, outputs, x)
         return

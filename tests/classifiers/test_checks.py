@@ -98,6 +98,7 @@ def test_single_log_probability_is_refused(shape: tuple[int, ...]) -> None:
         (lambda f: torch.stack([-f, f, f / 2], 1).sigmoid(), "3 independent probabilities per image"),
         (lambda f: torch.stack([-f, f], 1).softmax(1), r"rows sum to 1.*p.clamp_min\(1e-12\).log\(\)"),
         (lambda f: torch.stack([1 - f.sigmoid(), f.sigmoid()], 1), "rows sum to 1"),
+        (lambda f: 100 * torch.stack([-f, f], 1).softmax(1), r"percentages \(rows sum to 100\)"),
     ],
 )
 def test_probability_vectors_are_refused(outputs: Any, message: str) -> None:

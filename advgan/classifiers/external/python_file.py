@@ -137,7 +137,7 @@ def _check_model(model: nn.Module, name: str) -> None:
             f"{reprlib.repr(shape)}"
         )
     named = isinstance(classes, Sequence) and not isinstance(classes, str) and all(isinstance(c, str) for c in classes)
-    if classes is not None and not (named or classes == IMAGENET):
+    if classes is not None and not (named or (isinstance(classes, str) and classes == IMAGENET)):
         raise InputError(
             f"classes of the model of {name} must be a sequence of str, as many as it has logits, or {IMAGENET!r}, "
             f"got {reprlib.repr(classes)}"
