@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from advgan.classifiers.checks import (
     normalisations,
     two_logits,
 )
-from advgan.core.errors import InputError, one_line
+from advgan.core.errors import InputError, listing, one_line
 from advgan.core.inputs import array_as_tensor, channels_last, check_labels, check_tensor
 
 BATCH = 100  # images in a forward pass
@@ -70,8 +71,8 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
     """The usual faults of a classifier, each measured: a report with a line for each when printed.
 
     Without labels: outputs that are no logits (softmax, sigmoid, integers, NaN), training mode, randomness, dependence
-    on the batch, changes of the input in place, no gradient. With labels also: images of another range, missing or
-    doubled normalisation, BGR channels, another class order; 64 images or more are enough for 10 classes.
+    on the batch, changes of the input or of buffers in place, no gradient. With labels also: images of another range,
+    missing or doubled normalisation, BGR channels, another class order; 64 images or more are enough for 10 classes.
 
     Args:
         model: images (n, c, h, w) in [0, 1] -> logits (n, k); not changed, nor are the images
@@ -104,12 +105,12 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
     finite = x.isfinite().flatten(1).all(1)
     device = next((tensor.device for tensor in model.parameters()), x.device)
     x, y = x.detach()[finite].to(device), None if y is None else y[finite.to(y.device)].to(device)
-    if any(module.training for module in model.modules()):
+    if any(getattr(module, "training", False) for module in model.modules()):
         problems.append(Problem("training mode", f"model.training is True{mode_dependent(model)}", "call model.eval()"))
     if not len(x):
         return ModelReport(tuple(problems), None)
-    with eval_mode(model):
-        problems += _output_problems(model, x[:8])
+    with eval_mode(model), _kept_buffers(model) as buffers:
+        problems += _output_problems(model, x[:8], buffers)
         if y is None or any(problem.name in ("no output", "no logits", "not finite") for problem in problems):
             return ModelReport(tuple(problems), None)
         try:
@@ -124,8 +125,21 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
     return ModelReport(tuple(problems), accuracy)
 
 
-def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
-    """Faults of the outputs on a few images `x`; the model is in eval mode, without gradients."""
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """A block after which the buffers of `model` are as before: name -> the buffer, and a copy of it from before."""
+    buffers = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
+    try:
+        yield buffers
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers.values():
+                buffer.copy_(before)
+
+
+def _output_problems(model: nn.Module, x: Tensor, buffers: Mapping[str, tuple[Tensor, Tensor]]) -> list[Problem]:
+    """Faults of the outputs on a few images `x`; the model is in eval mode, without gradients. `buffers` are its own,
+    with copies."""
     x_copy = x.clone()
     try:
         first = model(x_copy)
@@ -133,6 +147,9 @@ def _output_problems(model: nn.Module, x: Tensor) -> list[Problem]:
     except Exception as error:  # whatever a user's model raises
         return [Problem("no output", f"model(x) raises {type(error).__name__}: {one_line(error)}", "see the error")]
     problems = []
+    if changed := [k for k, (a, before) in buffers.items() if not (torch.equal(a, before) or before.isnan().any())]:
+        remedy = "change no buffer in eval mode: an attack on a model that changes is a failed row"
+        problems.append(Problem("changing state", f"model(x) changes {listing(changed, 3)}", remedy))
     if not torch.equal(x_copy, x):
         problems.append(
             Problem("in-place change", "model(x) changes x", "replace in-place operations on the input (x = x - mean)")

@@ -172,3 +172,27 @@ def test_invalid_arguments_raise(images: tuple[Tensor, Tensor]) -> None:
         advgan.check_model(Prototypes(), x, y[:3])
     with pytest.raises(InputError, match="y must hold classes from 0 on, got -1"):
         advgan.check_model(Prototypes(), x, y - 1)
+
+
+class Counter(Prototypes):
+    """Counts the images that it has seen, also in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Any:
+        self.seen += len(x)
+        return super().forward(x)
+
+
+def test_model_that_changes_its_buffers_is_named_and_left_as_it_was(images: tuple[Tensor, Tensor]) -> None:
+    model = Counter().eval()
+    report = advgan.check_model(model, *images)
+    assert [problem.name for problem in report.problems] == ["changing state"]
+    assert model.seen == 0
+
+
+def test_frozen_torchscript_has_no_mode(images: tuple[Tensor, Tensor]) -> None:
+    model = torch.jit.freeze(torch.jit.trace(Prototypes().eval(), images[0][:2]))
+    assert advgan.check_model(model, *images).ok
