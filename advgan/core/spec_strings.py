@@ -18,7 +18,7 @@ def parse_spec(
 
     reserved   arguments that are no settings: the caller passes them
     kind       noun for the entries of the table in messages: "attack"
-    Raises InputError for an unknown name, an unknown setting, or a value of another type than the setting has.
+    Raises InputError for an unknown name, an unknown or repeated setting, or a value of another type than it has.
     """
     name, *parts = text.split(":")
     if name not in table:
@@ -43,6 +43,8 @@ def parse_spec(
             suggestion = did_you_mean(key, settable) if equals and key not in reserved else ""
             expected = f", expected setting=value with settings {', '.join(settable) or 'none'}"
             raise InputError(f"{kind} {name} cannot take {part[:80]!r}{suggestion or expected}")
+        if key in settings:
+            raise InputError(f"{kind} {name} sets {key} twice, expected once")
         settings[key] = _value(value, hints[key], f"{name}:{key}")
     return name, settings
 

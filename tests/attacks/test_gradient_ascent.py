@@ -295,6 +295,7 @@ def test_parse_attack_settings() -> None:
         ("pgd:step=10", r"cannot take 'step=10'; did you mean steps"),
         ("pgd:stepz=3", r"cannot take 'stepz=3'; did you mean steps\?"),
         ("pgd:steps", "cannot take 'steps'"),
+        ("pgd:steps=3:steps=4", "attack pgd sets steps twice"),
         ("pgd:steps=many", "pgd:steps must be of type int, got 'many'"),
         ("pgd:step_size=1/0", "pgd:step_size must be of type float, got '1/0'"),
         ("pgd:stop_on_success=maybe", "must be of type bool, got 'maybe'"),
