@@ -250,7 +250,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         """Adversarial images for clean `x` (n, c, h, w) in [0, 1]: float32, detached, on x's device, one pass.
 
         y            labels (n,), or one label for all, of a generator that has `labels`: true ones or a classifier's
-                     predictions; -1 and None: unknown
+                     predictions; -1 and None: unknown. Without use where a guide predicts them instead
         y_target     one class, or one for each image (n,); any of a generator that has `classes`, else its own
         eps          None: the largest; below the trained range: the same pattern, scaled down
         z            noise (n, noise) of a generator that takes it; None: drawn from `rng` (None: torch's own)
@@ -311,11 +311,12 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         if self.guide is not None and x.shape[1:] != self.guide.image_shape:
             shape = tuple(self.guide.image_shape)
             raise InputError(f"the guide of this generator takes images {shape}, got {tuple(x.shape[1:])}")
-        if y is not None and not self.labels:
+        labels = self.labels or getattr(self.guide, "num_classes", 0)
+        if y is not None and not labels:
             raise InputError("this generator was trained without labels: expected no y; a target class is y_target")
         for label in _distinct_classes("y", y, len(x)):
-            if not -1 <= label < self.labels:
-                raise InputError(f"this generator was trained for labels 0 to {self.labels - 1}, got y {label}")
+            if not -1 <= label < labels:
+                raise InputError(f"this generator was trained for labels 0 to {labels - 1}, got y {label}")
         if isinstance(eps, Tensor):
             raise InputError(f"eps must be one radius for all images, got a tensor {tuple(eps.shape)}")
         for target in _distinct_classes("y_target", y_target, len(x)):

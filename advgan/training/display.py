@@ -40,12 +40,15 @@ def first_that_fit(parts: Sequence[str], columns: int) -> str:
 class Display:
     """The bar of a training; silent in all processes but the main one, and with progress=False but for warnings."""
 
-    def __init__(self, accelerator: Accelerator, record: TrainState, total: int, config: TrainingConfig) -> None:
+    def __init__(
+        self, accelerator: Accelerator, record: TrainState, total: int, config: TrainingConfig, title: str = "advgan"
+    ) -> None:
         self.record, self.config, self.main = record, config, accelerator.is_main_process
         self.shown = self.main and config.run.progress
         self.total, self.last_line = total, time.monotonic() - LINE_SECONDS + FIRST_LINE_SECONDS
         self.bar = progress_bar(accelerator, disable=not config.run.progress)
-        self.task = self.bar.add_task("advgan", total=total, completed=record["step"], metrics="")
+        self.lead = "" if title == "advgan" else f"{title}: "
+        self.task = self.bar.add_task(title, total=total, completed=record["step"], metrics="")
 
     def __enter__(self) -> Display:
         self.bar.__enter__()
@@ -66,7 +69,7 @@ class Display:
         if self.shown and not self.bar.console.is_terminal and time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()
             left = timedelta(seconds=round((self.total - record["step"]) * record["seconds"] / record["step"]))
-            line = f"step {record['step']:5d} of {self.total}  about {left} left  {metrics}"
+            line = f"{self.lead}step {record['step']:5d} of {self.total}  about {left} left  {metrics}"
             self.bar.console.print(line, highlight=False, soft_wrap=True)
 
     def validated(self, result: ValidationResult, labelled: bool = True) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ from advgan.training.build import (
 from advgan.training.datasets import Images, prepare_images
 from advgan.training.defaults import size_defaults
 from advgan.training.display import Display, write_step
-from advgan.training.fgsm_comparison import compare_with_fgsm
+from advgan.training.fgsm_comparison import FGSMComparison, compare_with_fgsm
 from advgan.training.frozen import frozen, process_settings
 from advgan.training.gan import LossConfig, LossFunction, SourceModel
+from advgan.training.modules import Modules
 from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
 from advgan.training.run_directory import Place
 from advgan.training.run_files import Description, GeneratorFiles, describe
@@ -47,6 +49,7 @@ from advgan.training.runtime.loop import GracefulShutdown, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.sources import build_sources, checked_ensemble
 from advgan.training.trainer import GANTrainer, OptimizerFactory
+from advgan.training.trial import is_open, unrolled_is_better
 from advgan.training.validation import Validator, eval_settings, seconds_per_pass
 from advgan.training.validation_log import write_validation
 
@@ -136,18 +139,15 @@ def fit(
             raise InputError("expected a model, or several, got an empty list")
         first, *others = [stack.enter_context(frozen(each, accelerator.device)) for each in models]
         images = prepare_images(first, train, validation, config.run, accelerator)
-        training = GeneratorTraining(
-            images,
-            threat,
-            y_target,
-            config,
-            modules,
-            place,
-            accelerator=accelerator,
-            description=description,
-            others=others,
-        )
-        return training.run(callbacks)
+        training = partial(GeneratorTraining, images, threat, y_target, accelerator=accelerator, others=others)
+        if is_open(config, modules, images, others) and unrolled_is_better(
+            lambda trial: training(trial, modules, Place()).trial(), config, images, place, accelerator
+        ):
+            config, modules = config.replace({"architecture": "unrolled"}), replace(modules, guide=True)
+            if description is not None:
+                chosen = {"architecture": "unrolled", "guide": True}
+                description = replace(description, settings={**description.settings, **chosen})
+        return training(config, modules, place, description=description).run(callbacks)
 
 
 def merged_config(
@@ -165,34 +165,6 @@ def merged_config(
     if loss is not None and not isinstance(loss, LossConfig) and not callable(loss):
         raise InputError(f"loss must be a LossConfig or a function of LossInputs, got {type(loss).__name__}")
     return config.replace(settings), loss if callable(loss) else None
-
-
-@dataclass(frozen=True)
-class Modules:
-    """The caller's own parts of a training; None: the default ones."""
-
-    generator: Any = None  # a Generator, the settings of one, or its network
-    discriminator: nn.Module | None = None
-    guide: nn.Module | bool | None = None
-    loss: LossFunction | None = None
-    optimizer: OptimizerFactory | None = None
-    init: Generator | str | Path | None = None
-    allowed_guides: tuple[str, ...] = ()  # of `init`: see Generator.from_pretrained
-
-    def __post_init__(self) -> None:
-        """Raise InputError for a part of another type."""
-        for name, types, expected in (
-            ("generator", (nn.Module, GeneratorConfig), "a GeneratorConfig, a Generator or its network, an nn.Module"),
-            ("discriminator", nn.Module, "an nn.Module"),
-            ("guide", (nn.Module, bool), "an nn.Module, or True for the model itself"),
-            ("init", (Generator, str, Path), "a Generator, or the folder of one"),
-        ):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, types):
-                raise InputError(f"{name} must be {expected}, got {type(value).__name__}")
-        if self.optimizer is not None and not callable(self.optimizer):
-            got = type(self.optimizer).__name__
-            raise InputError(f"optimizer must be a function of parameters, like torch.optim.Adam, got {got}")
 
 
 class GeneratorTraining:
@@ -354,17 +326,7 @@ class GeneratorTraining:
 
     def run(self, callbacks: Sequence[Callback] = ()) -> Generator:
         """Take the steps that are left; the generator with its best weights. Raises as `fit`."""
-        batches = training_batches(
-            self.images.train,
-            self.batch_size,
-            seed=self.config.run.seed,
-            first=self.trainer.step,
-            last=self.total,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            workers=self.config.run.workers,
-            random_crops=takes_crops(self.config.optimization.augment, self.images.train),
-        )
+        batches = self._batches()
         self.files.clear()  # all checks have passed: files of an earlier run are deleted
         self._call(callbacks, {})
         with (
@@ -378,28 +340,52 @@ class GeneratorTraining:
                         if self._step(x, y, callbacks, stop, log, display):
                             break  # every process stops at this step
                     else:
-                        self._compare_with_fgsm(display)
+                        if display.shown:
+                            display.compared(self._compare_with_fgsm(), self.config.generator.architecture)
             except NotFiniteError as error:
                 error.trained = None if self.best is None else self._generator()
                 raise
         self.files.finish()
         return self._ended(stop)
 
-    def _compare_with_fgsm(self, display: Display) -> None:
-        if display.shown:
-            model, validation = self.images.model, self.images.validation
-            comparison = compare_with_fgsm(self._generator(), model, validation, self.accelerator.device)
-            display.compared(comparison, self.config.generator.architecture)
+    def trial(self) -> FGSMComparison | None:
+        """Take all steps, without validations, callbacks and files; the generator beside FGSM."""
+        with Display(self.accelerator, self.record, self.total, self.config, title="trial") as display:
+            for x, y in self._batches():
+                self._train(x, y, display)
+        return self._compare_with_fgsm()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return training_batches(
+            self.images.train,
+            self.batch_size,
+            seed=self.config.run.seed,
+            first=self.trainer.step,
+            last=self.total,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            workers=self.config.run.workers,
+            random_crops=takes_crops(self.config.optimization.augment, self.images.train),
+        )
+
+    def _compare_with_fgsm(self) -> FGSMComparison | None:
+        model, validation = self.images.model, self.images.validation
+        return compare_with_fgsm(self._generator(), model, validation, self.accelerator.device)
+
+    def _train(self, x: Tensor, y: Tensor, display: Display) -> dict[str, float]:
+        """One step, shown; the terms of its loss."""
+        began = time.perf_counter()
+        terms = self.trainer.train_step(x, y)
+        self.record["step"] = self.trainer.step
+        self.record["seconds"] += time.perf_counter() - began
+        display.update(terms)
+        return terms
 
     def _step(
         self, x: Tensor, y: Tensor, callbacks: Sequence[Callback], stop: GracefulShutdown, log: Any, display: Display
     ) -> bool:
         """One step, and what follows it: log, validation, saved state; whether to stop."""
-        began = time.perf_counter()
-        terms = self.trainer.train_step(x, y)
-        self.record["step"] = step = self.trainer.step
-        self.record["seconds"] += time.perf_counter() - began
-        display.update(terms)
+        terms, step = self._train(x, y, display), self.trainer.step
         if log and (step % 10 == 0 or step == self.total):
             write_step(log, terms, self.trainer, self.config)
         interrupted = stop.requested(self.accelerator)

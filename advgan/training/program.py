@@ -27,6 +27,7 @@ from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.compatibility import ClassifierLoader, prepare_model_and_data, require_gradients
+from advgan.models.generator_settings import Architecture
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.flags import LossFlags, NetworkFlags, RunFlags, save_settings
 from advgan.training.generator import fit
@@ -41,6 +42,11 @@ PROGRAM = "advgan"  # as in settings-advgan.yaml
 class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettings):
     """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
 
+    architecture: Architecture | None = None
+    """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
+    guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer); None: patch, for images of 96
+    pixels a side and more unet; or unrolled with --guide, where a trial of 60 steps before 300 and more ends below 0.6
+    of FGSM's success"""
     eps: Real = 0.3
     """Radius of the ball, in pixel units of [0, 1]"""
     norm: Norm = "linf"

@@ -1,0 +1,133 @@
+"""The trial beside FGSM that chooses the architecture of a generator, where the settings leave it open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advgan
+from advgan import Generator
+from advgan.training import trial
+from advgan.training.gan import LossConfig
+from advgan.training.modules import Modules
+from advgan.training.options import GeneratorConfig, TrainingConfig
+from tests.training.test_fgsm_comparison import Sum, images
+
+SETTINGS: dict[str, Any] = {"batch_size": 20, "max_steps": 8, "validate_every": 4, "workers": 0, "progress": False}
+
+
+class Products(nn.Module):
+    """Class 1 where the products of neighbours have a positive sum: each image has another gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Linear(1, 2)
+        self.load_state_dict({"scores.weight": torch.tensor([[-10.0], [10.0]]), "scores.bias": torch.zeros(2)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = x - 0.5
+        logits: Tensor = self.scores((u[..., 1:] * u[..., :-1]).flatten(1).sum(1, keepdim=True))
+        return logits
+
+
+def data(model: nn.Module) -> tuple[Tensor, Tensor]:
+    x, _ = images()
+    return x, model(x).argmax(1)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "STEPS", 2)
+    monkeypatch.setattr(trial, "LEAST_STEPS", 8)
+
+
+def test_unrolled_network_where_the_default_one_is_far_below_fgsm(
+    short: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Products().eval()
+    x, y = data(model)
+    generator = advgan.fit(model, (x, y), eps=0.02, **SETTINGS)
+    assert generator.config["architecture"] == "unrolled"
+    assert "A network that reads no gradient is weak against this classifier" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert torch.equal(generator.perturb(x, y), generator.perturb(x)), "the guide predicts y"
+    success = (model(generator.perturb(x, y)).argmax(1) != y).float().mean()
+    assert success > 0.8
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_default_network_that_reaches_fgsm_is_trained_as_without_a_trial(
+    short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "STEPS", 30)
+    x, y = images()
+    settings = SETTINGS | {"learning_rate": 1e-2}
+    chosen = advgan.fit(Sum(), (x, y), eps=0.2, **settings)
+    named = advgan.fit(Sum(), (x, y), eps=0.2, architecture="patch", **settings)
+    assert chosen.config == named.config
+    assert torch.equal(chosen.perturb(x, y), named.perturb(x, y))
+
+
+def test_resumed_run_keeps_the_architecture_and_equals_an_uninterrupted_one(
+    short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Products().eval()
+    x, y = data(model)
+    settings = SETTINGS | {"eps": 0.02}
+    whole = advgan.fit(model, (x, y), **settings)
+    advgan.fit(model, (x, y), **settings, output_dir=tmp_path, callbacks=[lambda step, _: step == 4])
+    monkeypatch.setattr(trial, "STEPS", None)  # there is no second trial
+    resumed = advgan.fit(model, (x, y), **settings, output_dir=tmp_path, resume=True)
+    assert torch.equal(resumed.perturb(x, y), whole.perturb(x, y))
+    saved = Generator.from_pretrained(tmp_path, guide=model)
+    assert torch.equal(saved.perturb(x, y), whole.perturb(x, y))
+
+
+def test_default_network_where_no_unrolled_one_can_be_made(short: None) -> None:
+    class NoLayers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(10.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            u = x - 0.5
+            total = self.scale * (u[..., 1:] * u[..., :-1]).flatten(1).sum(1)
+            return torch.stack([-total, total], 1)
+
+    model = NoLayers().eval()
+    assert advgan.fit(model, data(model), eps=0.02, **SETTINGS).config["architecture"] == "patch"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"architecture": "patch"},
+        {"width": 16},
+        {"universal": True},
+        {"labels": False},
+        {"noise": 2},
+        {"curriculum": 2.0},
+        {"adversarial": "features"},
+    ],
+)
+def test_no_trial_for_settings_that_choose(settings: dict[str, Any]) -> None:
+    config, split = TrainingConfig().replace(settings), advgan.data.sources.FloatSplit(*images())
+    prepared = advgan.training.datasets.Images(Products(), split, split, ("0", "1"))
+    assert not trial.is_open(config, Modules(), prepared, [])
+    assert trial.is_open(TrainingConfig().replace({"any_class": True, "eps_min": 0.1}), Modules(), prepared, [])
+
+
+def test_no_trial_with_own_parts_or_several_classifiers() -> None:
+    config, split = TrainingConfig(), advgan.data.sources.FloatSplit(*images())
+    prepared = advgan.training.datasets.Images(Products(), split, split, ("0", "1"))
+    generator = Generator(eps=0.1, width=4)
+    for modules in (Modules(generator), Modules(guide=True), Modules(loss=lambda inputs: 0), Modules(init=generator)):
+        assert not trial.is_open(config, modules, prepared, [])
+    assert trial.is_open(config, Modules(GeneratorConfig(), guide=False), prepared, [])
+    assert not trial.is_open(config, Modules(), prepared, [Products()])
+    assert trial.is_open(TrainingConfig(loss=LossConfig(kappa=1.0)), Modules(), prepared, [])
