@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from advgan.attacks.advgan import advgan as advgan_attack
+from advgan.attacks.advgan import default_step_size
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import make_attack, parse_attack
 from advgan.core.errors import InputError
@@ -242,7 +243,7 @@ def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat
     results += len({*baselines_of(settings)} - {"fgsm", "ifgsm"})  # which are counted already, as is one pass
     results += sum(name != "advgan" for loaded in supported for name, _ in entries_of(loaded).values())
     if settings.curve_samples:
-        grids = [attack_grid(k, threat.eps) for k in set(settings.steps)]
+        grids = [attack_grid(k, threat) for k in set(settings.steps)]
         results += sum(
             len(names) for grid in grids for family, names in grid.items() if supported or family != "warm start"
         )
@@ -261,12 +262,13 @@ def pgd40_references(eps: float) -> list[str]:
     return [f"{step}:start={start}:loss={loss}:{STOP}" for start in ("x", "random") for loss in LOSSES]
 
 
-def attack_grid(k: int, eps: float) -> dict[str, list[str]]:
+def attack_grid(k: int, threat: Threat) -> dict[str, list[str]]:
     """Attacks with `k` gradient evaluations: some choices for each curve, which shows the best of them.
 
     Steps are of 2.5 eps / k, PGD's own size, or of the warm start's own, which PGD takes too where its own are shorter.
     """
-    pgd_size, warm_size = f":step_size={2.5 * eps / k:.6g}", f":step_size={eps / 4:.6g}"  # the same at k = 10
+    own = default_step_size(threat.eps, threat.norm, k)
+    pgd_size, warm_size = (f":step_size={size:.6g}" for size in (2.5 * threat.eps / k, own))  # may be the same
     sizes = [size for size in ("", pgd_size) if size != warm_size]
     starts = [f"{size}:start={start}" for size in (["", warm_size] if k > 10 else [""]) for start in ("x", "random")]
     return {
@@ -328,7 +330,7 @@ def warm_start(
         clean = {"no attack": torch.zeros_like(reference)}
         points += [curve_point(threat, family, 0, clean) for family in ("PGD", "APGD")]
     for k in sorted(set(steps)):
-        for family, names in attack_grid(k, threat.eps).items():
+        for family, names in attack_grid(k, threat).items():
             trained = start if family == "warm start" else None
             if trained is not None or family != "warm start":
                 cost = k + (trained.generator.iterations if trained else 0)
