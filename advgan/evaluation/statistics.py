@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
-
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of `successes` out of `n` >= 1 (Wilson 1927), also valid near 0 and 1."""
-    p, z2 = successes / n, Z95**2
-    centre, spread = 2 * successes + z2, Z95 * math.sqrt(4 * successes * (1 - p) + z2)
-    low, high = (centre - spread) / (2 * (n + z2)), (centre + spread) / (2 * (n + z2))
-    return 0.0 if successes == 0 else low, 1.0 if successes == n else high
+    from scipy.stats import binomtest  # takes a second to import, and only reports need it
 
-
-def _bootstrap(statistic: Callable[[Any], Any], n: int, resamples: int, seed: int) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval (Efron 1979) of `statistic`, indices (m, n) of resampled items -> (m,)."""
-    rng, batch = np.random.default_rng(seed), max(1, 1_000_000 // n)  # memory, not the result
-    sizes = [min(batch, resamples - first) for first in range(0, resamples, batch)]
-    low, high = np.percentile(np.concatenate([statistic(rng.integers(0, n, (m, n))) for m in sizes]), (2.5, 97.5))
-    return float(low), float(high)
+    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def median_interval(values: Any, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
@@ -32,14 +22,22 @@ def median_interval(values: Any, resamples: int = 1000, seed: int = 0) -> tuple[
 
     Infinite values (an attack's failures) may be among them, and make an end infinite where the resampled medians are.
     """
+    from scipy.stats import bootstrap
+
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return float(values[0]), float(values[0])
     # Nothing can be interpolated between infinite values: a number larger than all others replaces them.
     finite = np.abs(values[np.isfinite(values)]).max(initial=1.0)
-    bounded = np.where(np.isfinite(values), values, finite * 1e15)
-    ends = _bootstrap(lambda i: np.median(bounded[i], axis=1), len(values), resamples, seed)
-    low, high = (end if end <= finite else float("inf") for end in ends)
+    interval = bootstrap(
+        (np.where(np.isfinite(values), values, finite * 1e15),),
+        np.median,
+        n_resamples=resamples,
+        batch=max(1, 1_000_000 // len(values)),  # memory, not the result
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval
+    low, high = (float(end) if end <= finite else float("inf") for end in interval)
     return low, high
 
 
@@ -53,11 +51,12 @@ def mcnemar(a: Any, b: Any) -> tuple[int, int, float]:
 
     Under the null hypothesis each image on which only one of them succeeds is a fair coin toss; p is 1 without such.
     """
-    from scipy.special import bdtr  # scipy.stats would take a second to import
+    from scipy.stats import binomtest
 
     a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return only_a, only_b, min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return only_a, only_b, p
 
 
 def paired_ratio(
@@ -68,8 +67,10 @@ def paired_ratio(
     Images are resampled with both outcomes, which keeps their correlation. An end is None where resamples without any
     success of b leave it undefined; all are None without a success of b.
     """
+    from scipy.stats import bootstrap
+
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    undefined = 1e15  # larger than any ratio; between infinite ones nothing can be interpolated
+    undefined = 1e15  # larger than any ratio: with infinity scipy warns
 
     def ratio(a: Any, b: Any, axis: int = -1) -> Any:
         above, below = a.sum(axis), b.sum(axis)
@@ -79,8 +80,17 @@ def paired_ratio(
         return None, None, None
     if len(b) < 2:
         return float(ratio(a, b)), None, None
-    ends = _bootstrap(lambda i: ratio(a[i], b[i]), len(a), resamples, seed)
-    low, high = (end if end <= len(a) else None for end in ends)
+    interval = bootstrap(
+        (a, b),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, 1_000_000 // len(a)),  # memory, not the result
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval
+    low, high = (float(end) if end <= len(a) else None for end in interval)
     return float(ratio(a, b)), low, high
 
 
@@ -96,7 +106,7 @@ def auc(clean: Any, adversarial: Any) -> tuple[float, float, float]:
     area = float(above.mean())
     if min(len(above), len(under)) < 2:
         return area, 0.0, 1.0
-    spread = Z95 * math.sqrt(above.var(ddof=1) / len(above) + under.var(ddof=1) / len(under))
+    spread = 1.959964 * math.sqrt(above.var(ddof=1) / len(above) + under.var(ddof=1) / len(under))
     return area, max(area - spread, 0.0), min(area + spread, 1.0)
 
 

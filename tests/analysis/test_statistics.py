@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest, bootstrap
 
 from advgan.analysis.cost import break_even, cost
 from advgan.analysis.groups import groups
@@ -17,7 +16,7 @@ from advgan.analysis.optimality import best, curve, distances, local_optimality,
 from advgan.analysis.pairs import mcnemar_pairs, seeds
 from advgan.analysis.worst_case import worst_case
 from advgan.evaluation import ROW_KEYS, Result
-from advgan.evaluation.statistics import mcnemar, mean_sd, median_interval, paired_ratio, wilson
+from advgan.evaluation.statistics import mcnemar, mean_sd, median_interval
 
 INF = float("inf")
 
@@ -70,18 +69,6 @@ def test_exact_mcnemar_p_value(only_a: int, only_b: int, p: float) -> None:
     a = [True] * only_a + [False] * only_b + [True, True, False]
     b = [False] * only_a + [True] * only_b + [True, True, False]
     assert mcnemar(a, b) == (only_a, only_b, pytest.approx(p))
-
-
-@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 20), (20, 20), (7, 20), (9982, 10_000)])
-def test_wilson_equals_scipy(k: int, n: int) -> None:
-    assert wilson(k, n) == pytest.approx(binomtest(k, n).proportion_ci(0.95, method="wilson"), abs=1e-12)
-
-
-def test_bootstrap_of_a_ratio_equals_scipy() -> None:
-    a, b = np.arange(40) % 3 > 0, np.arange(40) % 2 > 0
-    options: dict[str, Any] = {"paired": True, "n_resamples": 2000, "method": "percentile"}
-    by_scipy = bootstrap((a, b), lambda a, b: a.sum() / b.sum(), rng=np.random.default_rng(0), **options)
-    assert paired_ratio(a, b) == pytest.approx((a.sum() / b.sum(), *by_scipy.confidence_interval))
 
 
 def test_median_interval_coverage_and_determinism() -> None:
