@@ -34,7 +34,7 @@ class GeneratorConfig:
     architecture   "patch" (fast), "unet", "unrolled" (needs a guide), "paper" (Xiao et al. 2018) or "resnet" (that of
                    the published attacks that transfer, without labels as an input by default); None: patch, for
                    images of 96 pixels a side and more unet; before 300 steps and more, and where nothing else of the
-                   network is set, 60 steps are tried first: if they reach less than 0.6 of FGSM's success, unrolled
+                   network is set, 60 steps are tried first: if they reach less than 0.7 of FGSM's success, unrolled
                    with the classifier as guide (a robust classifier, a small eps)
     patch          pixels a side per position
     width          channels; None: 32, of a unet for images of 96 pixels and more 28, of a resnet the published 64, of

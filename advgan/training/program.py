@@ -45,7 +45,7 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     architecture: Architecture | None = None
     """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
     guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer); None: patch, for images of 96
-    pixels a side and more unet; or unrolled with --guide, where a trial of 60 steps before 300 and more ends below 0.6
+    pixels a side and more unet; or unrolled with --guide, where a trial of 60 steps before 300 and more ends below 0.7
     of FGSM's success"""
     eps: Real = 0.3
     """Radius of the ball, in pixel units of [0, 1]"""

@@ -32,7 +32,7 @@ from advgan.training.runtime.distributed import restored_accelerator
 
 STEPS = 60  # of the trial
 LEAST_STEPS = 300  # of a training that is worth one
-SHARE = 0.6  # of FGSM's success: below it after the trial, a network without gradients ended below FGSM
+SHARE = 0.7  # of FGSM's success: below it after the trial, a network without gradients ended below FGSM
 
 
 def is_open(config: TrainingConfig, modules: Modules, images: Images, others: Sequence[Any]) -> bool:
