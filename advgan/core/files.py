@@ -21,7 +21,6 @@ from advgan.core.errors import InputError
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 # .NAME.HOST-PROCESS-RANDOM.aside: being written; .old: being replaced, restored if the new one is missing.
 ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{6}\.(?P<kind>aside|old)(\.\w+)?")
-REPORT_FOLDERS = ("figures", "records", "gallery", "warm-start")
 LONGEST = 150  # bytes of a name that are kept in temporary names; file systems allow 255
 OLD_AGE = 24 * 3600  # seconds after which another machine's leftovers are removed
 
@@ -101,16 +100,6 @@ def check_writable(directory: Path) -> None:
         probe.rmdir()
     except OSError as error:
         raise InputError(f"cannot write in {place}: {error.strerror}") from None
-
-
-def check_report_folders(directory: Path) -> None:
-    """Raise InputError where `directory` holds files in a folder that a report replaces, and no report."""
-    signs = [directory / name for name in ("cells", "report.md", "frontier.md")]
-    if any(sign.exists() for sign in signs) or any(directory.glob("settings-*.yaml")):
-        return
-    for folder in (directory / name for name in REPORT_FOLDERS):
-        if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"a report would replace {folder}, which holds other files: choose another directory")
 
 
 def check_regular(path: str | os.PathLike[str]) -> os.stat_result:

@@ -16,7 +16,6 @@ import advgan.training as training
 from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError, note
-from advgan.core.files import check_report_folders
 from advgan.core.threat_model import Threat, eps_text
 from advgan.data import Data
 from advgan.data.classes import class_number
@@ -29,6 +28,7 @@ from advgan.evaluation.result_cache import distribute
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.trainings import TrainingCommand, run_all
 from advgan.report.progress import StartResult, result_progress
+from advgan.report.results import check_report_folders
 from advgan.report.study import StudyReport
 
 

@@ -12,7 +12,18 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from advgan.core.errors import InputError
-from advgan.core.files import check_report_folders
+
+REPLACED = ("figures", "records", "gallery", "warm-start")
+
+
+def check_report_folders(directory: Path) -> None:
+    """Raise InputError where `directory` holds files in a folder that a report replaces, and no report."""
+    signs = [directory / name for name in ("cells", "report.md", "frontier.md")]
+    if any(sign.exists() for sign in signs) or any(directory.glob("settings-*.yaml")):
+        return
+    for folder in (directory / name for name in REPLACED):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"a report would replace {folder}, which holds other files: choose another directory")
 
 
 class Results(ABC):

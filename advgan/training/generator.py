@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, 
 from advgan.training.run_directory import Place
 from advgan.training.run_files import Description, GeneratorFiles, describe
 from advgan.training.runtime.checkpoint import TrainState
-from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
+from advgan.training.runtime.distributed import in_any_process, make_accelerator, restored_accelerator
 from advgan.training.runtime.loop import GracefulShutdown, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.sources import build_sources, checked_ensemble
@@ -139,9 +138,11 @@ def fit(
             raise InputError("expected a model, or several, got an empty list")
         first, *others = [stack.enter_context(frozen(each, accelerator.device)) for each in models]
         images = prepare_images(first, train, validation, config.run, accelerator)
+        if config.run.checkpoint_target:
+            enable_activation_checkpointing(unwrap(images.model))
         training = partial(GeneratorTraining, images, threat, y_target, accelerator=accelerator, others=others)
         if is_open(config, modules, images, others) and unrolled_is_better(
-            lambda trial: training(trial, modules, Place()).trial(), config, images, place, accelerator
+            lambda short: training(short, modules, Place()).trial(), config, images, place, accelerator
         ):
             config, modules = config.replace({"architecture": "unrolled"}), replace(modules, guide=True)
             if description is not None:
@@ -198,8 +199,6 @@ class GeneratorTraining:
         n = 8 * size_defaults(shape, config.generator.architecture).batch_size  # 512 small images
         sample, _ = next(images.train.first(n).batches(n))
         self.config = config = self._checked(config, modules, threat, y_target, sample)
-        if config.run.checkpoint_target:
-            enable_activation_checkpointing(unwrap(images.model))
         if config.run.seed_weights:
             set_seed(config.run.seed)
         generator, discriminator, digests = self._networks(modules, threat, y_target, place.resume)
@@ -425,8 +424,7 @@ class GeneratorTraining:
         if not callbacks:
             return False
         ended = [callback(self.trainer.step, metrics) is True for callback in callbacks]
-        votes = torch.tensor([float(any(ended))], device=self.accelerator.device)
-        return self.accelerator.reduce(votes, reduction="sum").item() > 0
+        return in_any_process(self.accelerator, any(ended))
 
     def _generator(self) -> Generator:
         """The generator with its best weights; before the first validation with the averaged ones."""

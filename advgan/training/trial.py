@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from accelerate import Accelerator
+from torch import nn
 
 from advgan.core.errors import InputError, note
 from advgan.core.json_files import read_sealed
@@ -28,18 +28,18 @@ from advgan.training.gan import FEATURE_LOSSES
 from advgan.training.modules import Modules
 from advgan.training.options import GeneratorConfig, TrainingConfig
 from advgan.training.run_directory import Place
-from advgan.training.runtime.distributed import restored_accelerator
+from advgan.training.runtime.distributed import in_any_process, restored_accelerator
 
 STEPS = 60  # of the trial
 LEAST_STEPS = 300  # of a training that is worth one
-SHARE = 0.7  # of FGSM's success: below it after the trial, a network without gradients ended below FGSM
+SHARE = 0.7  # of FGSM's success after the trial, below which an unrolled network is worth its time
 
 
 def is_open(config: TrainingConfig, modules: Modules, images: Images, others: Sequence[Any]) -> bool:
     """Whether the settings choose no network, and an unrolled one with the classifier as its guide fits all of them."""
     network = replace(config.generator, any_class=False, target_classes=(), eps_min=None)
-    own = modules.generator if not isinstance(modules.generator, GeneratorConfig) else None
-    own_parts = own is not None or modules.guide or modules.loss is not None or modules.init is not None
+    generator = isinstance(modules.generator, nn.Module)
+    own_parts = generator or modules.guide or modules.loss is not None or modules.init is not None
     fits = config.optimization.curriculum in (None, 1) and config.loss.adversarial not in FEATURE_LOSSES
     readable = not isinstance(images.train, Stream) and not isinstance(unwrap(images.model), FunctionModel)
     return network == GeneratorConfig() and not own_parts and not others and fits and readable
@@ -65,9 +65,9 @@ def unrolled_is_better(
     if config.optimization.total_steps(lambda: steps_per_epoch(images.train, size), defaults) < LEAST_STEPS:
         return False
     with preserved_random_states(), restored_accelerator(accelerator):
-        comparison = trial(config.replace({"max_steps": STEPS}))
+        comparison = trial(config.replace({"max_steps": STEPS, "compile": False}))
     weak = comparison is not None and comparison.generator < SHARE * comparison.fgsm and _can_be_guide(images)
-    weak = bool(accelerator.reduce(torch.tensor([float(weak)], device=accelerator.device), reduction="sum").item())
+    weak = in_any_process(accelerator, weak)
     if weak and accelerator.is_main_process:
         note(
             f"after {STEPS} steps: {comparison}. A network that reads no gradient is weak against this classifier: the "

@@ -73,6 +73,14 @@ def test_default_network_that_reaches_fgsm_is_trained_as_without_a_trial(
     assert torch.equal(chosen.perturb(x, y), named.perturb(x, y))
 
 
+def test_blocks_are_checkpointed_once(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped: list[nn.Module] = []
+    monkeypatch.setattr("advgan.training.generator.enable_activation_checkpointing", wrapped.append)
+    model = Products().eval()
+    advgan.fit(model, data(model), eps=0.02, checkpoint_target=True, **SETTINGS)
+    assert wrapped == [model], "a second time around would compute the activations again"
+
+
 def test_resumed_run_keeps_the_architecture_and_equals_an_uninterrupted_one(
     short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

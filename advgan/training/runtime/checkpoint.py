@@ -22,6 +22,7 @@ from advgan.core import files as storage
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import sha256_of
 from advgan.core.training_record import PROGRESS
+from advgan.training.runtime.distributed import in_any_process
 
 # Settings that a resumed run may change: paths and speed, not results.
 IGNORED_ON_RESUME = {
@@ -185,8 +186,7 @@ def saving(accelerator: Accelerator, directory: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         problem = _fault(error, directory)
-    failed = torch.tensor([float(problem is not None)], device=accelerator.device)
-    if accelerator.reduce(failed, reduction="sum").item() > 0:
+    if in_any_process(accelerator, problem is not None):
         if problem is not None:
             saved = any(directory.glob("step-*")) or any(directory.glob("state/*/step-*"))
             advice = "the state saved before is complete, and the same command with --resume continues it"

@@ -148,6 +148,12 @@ def shutdown(accelerator: Accelerator, code: int = 0) -> None:
         sys.exit(code)
 
 
+def in_any_process(accelerator: Accelerator, condition: bool) -> bool:
+    """Whether the condition holds in one of the processes, all of which call this."""
+    held = torch.tensor([float(condition)], device=accelerator.device)
+    return bool(accelerator.reduce(held, reduction="sum").item() > 0)
+
+
 @contextmanager
 def restored_accelerator(accelerator: Accelerator) -> Iterator[None]:
     """A block after which the networks and optimizers that were prepared in it are removed from `accelerator`."""
