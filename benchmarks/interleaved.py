@@ -1,7 +1,5 @@
 """Measurements that return their own time, in turn with a reference."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping

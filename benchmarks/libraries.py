@@ -5,8 +5,6 @@ the ball of radius eps: fgsm; ifgsm, 10 steps of eps/10; pgd, 40 steps of eps/30
 l2, at most 50 steps, overshoot 0.02. Of one library also pgd10, 10 steps of eps/4.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass

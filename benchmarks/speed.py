@@ -13,8 +13,6 @@ batches of each size, and are compared at their better batch size. Success and n
 library that is not installed is listed as skipped.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

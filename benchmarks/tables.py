@@ -1,7 +1,5 @@
 """The benchmark's rows as tables: on the terminal and in Markdown."""
 
-from __future__ import annotations
-
 import statistics
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attacks timed in turn on the same images, with their success and norms."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ the images for them, by a differentiable bilinear interpolation that is part of 
 is shown to all of them. Weights and classes (1,000, in the order of ImageNet's synsets): EfficientNet-Lite, Google.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

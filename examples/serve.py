@@ -7,8 +7,6 @@ The protocol is in advgan/classifiers/external/endpoint.py: GET returns a descri
 images as an .npy file or as JSON. For tests and teaching on one machine: no encryption, no access control.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

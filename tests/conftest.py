@@ -1,7 +1,5 @@
 """What several tests need: a small data set in class folders, a classifier of it, and programs as a user runs them."""
 
-from __future__ import annotations
-
 import io
 import multiprocessing
 import os

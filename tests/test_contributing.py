@@ -1,7 +1,5 @@
 """The worked examples of CONTRIBUTING.md, executed in a copy of the library."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

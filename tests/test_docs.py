@@ -1,7 +1,5 @@
 """Documents: names, files, links, commands and flags in them exist, and their Python code runs."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shlex

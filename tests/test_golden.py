@@ -6,8 +6,6 @@ values are equal but for these bits (a maximum in a flat background, the stronge
 takes another way: of 100 digits 1 to 4 differ visibly between instruction sets, so images are compared one by one.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

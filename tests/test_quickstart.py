@@ -1,7 +1,5 @@
 """The quickstart example and its figure."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """docs/results.md: every number in its tables stands in the sections of the log that are linked below the table."""
 
-from __future__ import annotations
-
 import re
 
 from tests.conftest import ROOT

@@ -1,7 +1,5 @@
 """The site of `make docs`: navigation, reference, pages of other files; a strict build where MkDocs is installed."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """README.zh-CN.md has the same code blocks as README.md."""
 
-from __future__ import annotations
-
 import re
 
 from tests.conftest import ROOT

@@ -1,7 +1,5 @@
 """Tutorials: each notebook runs, and is committed with the outputs of its sources as they are."""
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Break-even of a generator: training takes time once, an attack takes time on every image."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Findings of the sanity checks in the results of one target, group by group."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Success against time: the best attack that fits each budget, ours and the baselines'."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

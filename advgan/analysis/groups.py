@@ -1,7 +1,5 @@
 """Comparable results: those of one target under one threat model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 

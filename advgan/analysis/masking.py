@@ -1,7 +1,5 @@
 """Test for gradient masking: attacks that follow the gradients must not lose to attacks without gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

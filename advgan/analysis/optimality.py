@@ -1,7 +1,5 @@
 """Local optimality of an attack, relative to the smallest perturbation that any attack found per image."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Pairwise tests of attacks on the same images, and the spread of an attack over seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import combinations, pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """Sanity checks of an evaluation: a sound one passes them, whether its target is robust or not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The analysis of a comparison: worst case, pairwise tests, checks, local optimality, cost, spread over seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

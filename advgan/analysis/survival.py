@@ -1,7 +1,5 @@
 """Success of written images after transforms: 8 bits, JPEG, resizing, cropping."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

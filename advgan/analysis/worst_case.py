@@ -1,7 +1,5 @@
 """The worst case over attacks, image by image: an attack succeeds if any attack does."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

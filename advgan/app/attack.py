@@ -1,7 +1,5 @@
 """One image, one pass of a generator: the adversarial image, predictions, files, and other attacks beside it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ digits.png holds the first test image of each class of MNIST (LeCun, Cortes and 
 nor `mnist5k` has it among its training or validation images.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

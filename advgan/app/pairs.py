@@ -1,7 +1,5 @@
 """Classifiers and the generators that attack them: shipped, and in a run's folder."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

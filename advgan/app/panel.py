@@ -1,7 +1,5 @@
 """The result of one attack as HTML: images, predictions before and after, files, time of other attacks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 

@@ -1,7 +1,5 @@
 """The field to draw on, with examples and a place for pictures: HTML for both pages, its script, and what it sends."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import io

@@ -1,7 +1,5 @@
 """A static page that runs a generator and its classifier in the browser, by onnxruntime-web, without a server."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json

@@ -1,7 +1,5 @@
 """The images an attack works on: a batch of the fastest size, refilled as images finish."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """One pass of a generator, optionally followed by gradient steps from its output (warm start)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

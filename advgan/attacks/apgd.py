@@ -1,7 +1,5 @@
 """Auto-PGD: gradient ascent that sets its own step size (Croce & Hein 2020, arXiv:2003.01690, algorithm 1)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """The nearest adversarial point of a segment, on the far side of the boundary by more than float32 rounding errors."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Carlini and Wagner's l2 attack: the smallest delta by gradient descent (2017, arXiv:1608.04644, section VI-A)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """A perturbation of a classifier's input carried back to the photo that the input is made of."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """DeepFool: the nearest decision boundary, linearised step by step (Moosavi-Dezfooli et al. 2016, arXiv:1511.04599)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

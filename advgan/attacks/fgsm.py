@@ -1,7 +1,5 @@
 """The fast gradient sign method: one step as far as the ball allows (Goodfellow et al. 2015, arXiv:1412.6572)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Projected gradient ascent, the one loop behind FGSM, I-FGSM, MI-FGSM, PGD and the warm start."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """HopSkipJump: the nearest boundary by decisions alone (Chen, Jordan & Wainwright 2020, arXiv:1904.02144)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

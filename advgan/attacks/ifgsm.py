@@ -1,7 +1,5 @@
 """Iterated FGSM, also called the basic iterative method (Kurakin et al. 2017, arXiv:1607.02533)."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -1,7 +1,5 @@
 """The Jacobian saliency map attack, two pixels at a time, few in all (Papernot et al. 2016, arXiv:1511.07528)."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import torch

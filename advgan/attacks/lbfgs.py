@@ -1,7 +1,5 @@
 """Box-constrained L-BFGS, the first of all attacks (Szegedy et al. 2014, arXiv:1312.6199, section 4.1)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

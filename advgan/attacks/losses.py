@@ -3,8 +3,6 @@
 Untargeted they lower the true class `y`, with `y_target` they raise that class. All are invariant to shifted logits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """Momentum iterative FGSM (Dong et al. 2018, arXiv:1710.06081, algorithm 1)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

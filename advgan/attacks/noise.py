@@ -1,7 +1,5 @@
 """Random noise inside the ball: the baseline of every attack."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 

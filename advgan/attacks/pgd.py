@@ -1,7 +1,5 @@
 """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083): gradient steps projected onto the ball."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Square attack: random search with squares, by the scores alone (Andriushchenko et al. 2020, arXiv:1912.00049)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

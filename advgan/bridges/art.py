@@ -1,8 +1,6 @@
 """The Adversarial Robustness Toolbox (Nicolae et al. 2018, arXiv:1807.01069): AdvGAN as one of its attacks,
 its attacks in comparisons."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from typing import Any

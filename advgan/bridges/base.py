@@ -1,7 +1,5 @@
 """Shared by the bridges: properties and settings of a library's attacks."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Foolbox (Rauber et al. 2020, JOSS 5(53)): AdvGAN as one of its attacks, its attacks in comparisons."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attacks of other libraries by name: foolbox:LinfPGD:steps=40, torchattacks:AutoAttack, art:DeepFool."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """torchattacks (Kim 2020, arXiv:2010.01950): AdvGAN as one of its attacks, its attacks in comparisons."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

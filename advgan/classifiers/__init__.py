@@ -4,8 +4,6 @@ A family is a file (`mnist.py`, `cifar.py`) with its names in `TARGETS`. Externa
 "timm:resnet18", are in `external/`. A `BlackBox` only responds to queries.
 """
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Base class of built-in targets: a classifier with its name, shapes and normalisation."""
 
-from __future__ import annotations
-
 import reprlib
 from collections.abc import Sequence
 from numbers import Integral

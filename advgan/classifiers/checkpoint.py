@@ -1,7 +1,5 @@
 """A target on disk: `config.json` (name and shapes), `model.safetensors`, and a card `README.md`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import reprlib

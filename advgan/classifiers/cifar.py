@@ -1,7 +1,5 @@
 """The CIFAR ResNets of He et al. 2016: 6n + 2 layers, widths 16, 32, 64, shortcuts without parameters ("option A")."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

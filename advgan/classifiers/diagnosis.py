@@ -1,7 +1,5 @@
 """Diagnosis of a model in memory: `check_model` measures the usual faults, each with a remedy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A classifier as an ONNX file: `x` (n, c, h, w) in [0, 1], any number of images -> `logits` (n, k)."""
 
-from __future__ import annotations
-
 import copy
 import io
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Layers of any nn.Module, by name or in the middle, and their outputs, by forward hooks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

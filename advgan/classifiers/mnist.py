@@ -1,7 +1,5 @@
 """The MNIST classifiers that the literature attacks, layer by layer. Digits in [0, 1] need no normalisation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

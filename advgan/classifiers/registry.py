@@ -1,7 +1,5 @@
 """Untrained targets by name; a new family of models is registered here."""
 
-from __future__ import annotations
-
 import torch
 
 from advgan.classifiers import cifar, mnist, small_resnet, wide_resnet

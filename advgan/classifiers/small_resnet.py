@@ -1,7 +1,5 @@
 """A fast classifier, as the guide of a generator that is to be faster than a forward pass of its target."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange

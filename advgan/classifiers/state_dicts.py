@@ -6,8 +6,6 @@ wrappers (`module.`, `_orig_mod.`, `net.`, ...). All of the model's tensors must
 tensor of the same dictionary may have this prefix.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Wide ResNets of Zagoruyko & Komodakis 2016 (arXiv:1605.07146), the CIFAR models of Madry et al. and of AdvGAN."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -9,8 +9,6 @@ the same after PNG and JPEG, and the time of the pass, of FGSM and of PGD, measu
 machine only (127.0.0.1), and nothing is sent anywhere. Ctrl-C ends it.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

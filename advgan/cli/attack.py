@@ -20,8 +20,6 @@ the reason on the terminal and in the manifest. (A launcher of several processes
 Several processes share the images, with the same files as one.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -11,8 +11,6 @@ Format web is a folder with index.html: a page to draw a digit or drop a picture
 server or a network. It needs a classifier, that of the run or --target, and the npm package onnxruntime-web.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal

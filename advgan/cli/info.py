@@ -7,8 +7,6 @@
 No code of it is run, and PyTorch is not loaded.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The command `advgan`: imports and runs the module of the subcommand, and no other."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from importlib import import_module

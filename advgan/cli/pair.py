@@ -1,7 +1,5 @@
 """A generator and the classifier beside it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from advgan.app.attack import Pair

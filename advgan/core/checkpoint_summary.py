@@ -1,7 +1,5 @@
 """Summary of a checkpoint's folder, without PyTorch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parsing of a command line and a YAML recipe to the frozen dataclass `Settings` of a program."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import math

@@ -1,7 +1,5 @@
 """The exception for invalid input, and warnings and notes on stderr."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

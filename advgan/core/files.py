@@ -1,7 +1,5 @@
 """Atomic writing of files and folders (written under another name, then renamed), and size-limited reading."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

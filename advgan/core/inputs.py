@@ -1,7 +1,5 @@
 """Checks of a caller's images and labels; errors contain the code that corrects them."""
 
-from __future__ import annotations
-
 import reprlib
 from collections.abc import Iterator
 from dataclasses import fields

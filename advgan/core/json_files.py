@@ -1,7 +1,5 @@
 """JSON objects from files of any origin: bounded in size and depth, without NaN and duplicate keys, with a SHA-256."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

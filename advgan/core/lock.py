@@ -1,7 +1,5 @@
 """A lock for a directory that one program at a time writes to."""
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import errno

@@ -1,7 +1,5 @@
 """Former names of modules: importing one gives the module in its new place, with a DeprecationWarning that names it."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Sequence

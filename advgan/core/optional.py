@@ -1,7 +1,5 @@
 """Optional packages: imported where they are used; the error for a missing one contains the install command."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Start of a program, with signal handlers before its imports."""
 
-from __future__ import annotations
-
 import re
 from importlib import import_module
 from pathlib import Path

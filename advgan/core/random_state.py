@@ -1,7 +1,5 @@
 """Global states of the process: random ones of Python, numpy and torch, and torch's default dtype."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Recipes, YAML files of settings: bounded before anything is built, with paths relative to the file."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterator

@@ -3,8 +3,6 @@
 An image with a positive one is rejected, for any logits.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Location of the shipped checkpoints and recipes: inside an installed package, at the top of a clone."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

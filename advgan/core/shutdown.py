@@ -1,7 +1,5 @@
 """SIGINT and SIGTERM end a program with exit code 130 or 143, from its first import to its last line."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

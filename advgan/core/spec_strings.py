@@ -1,7 +1,5 @@
 """Parsing of a name with settings, "pgd:steps=100:loss=dlr"."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """The threat model: a ball and the box [0, 1], projection onto them, and norms of perturbations."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Whether the training of a checkpoint was finished, by the files of its run. Without PyTorch."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights on disk with their digest, and loading into a model with checks of names, shapes and types."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping

@@ -9,8 +9,6 @@ One file per step: `digits.py`, `vision.py`, `folder.py` and `hf.py` are the sou
 classifier's order, `batches.py` defines the order of training.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

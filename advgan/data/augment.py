@@ -1,7 +1,5 @@
 """Shifted and mirrored training images, equal after a resume and for any number of processes."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

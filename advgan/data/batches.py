@@ -1,7 +1,5 @@
 """The order of training: the images of a step are a function of the seed and the step alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

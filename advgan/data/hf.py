@@ -1,7 +1,5 @@
 """Data sets through Hugging Face `datasets`: a repository or a folder, on disk or streamed by shards."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Untrusted image files: size limits, 8 bits per channel, grey or RGB, upright."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The 1,000 classes of ImageNet (ILSVRC 2012): WordNet's synsets, and names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import cache

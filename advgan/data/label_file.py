@@ -1,7 +1,5 @@
 """Lists of images: a CSV file of names and labels, a text file of names."""
 
-from __future__ import annotations
-
 import csv
 import os
 import re

@@ -1,7 +1,5 @@
 """Labels of a table, of any type, as class numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Checks and selection of a local folder's files before another library opens them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The input of a classifier of one size, made of photos of any size; and the linear map that makes it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Readers accept truncated archives, and their errors contain no path; these checks detect both.
 """
 
-from __future__ import annotations
-
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """mnist, fashion-mnist and cifar10 of torchvision: a local copy, else a download."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from textwrap import shorten
 from typing import Any

@@ -1,7 +1,5 @@
 """Image files below a folder: regular files with an image's suffix, each once despite links."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

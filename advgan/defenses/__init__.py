@@ -2,8 +2,6 @@
 programs accept it as a target, `--defense bit-depth:bits=3`.
 """
 
-from __future__ import annotations
-
 from advgan.core.rejection import can_reject
 from advgan.defenses.base import EOT, Defended, adaptive, attack_view, is_random, reseed, unwrap
 from advgan.defenses.checkpoint import defend, load_classifier, load_members

@@ -1,7 +1,5 @@
 """Loading a classifier with its saved defenses and further ones."""
 
-from __future__ import annotations
-
 import os
 import reprlib
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """A classifier in one string: its name, after @ its weights, after + its defenses: `mnist-c@RUN+jpeg:quality=75`."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 The inner classifier is unchanged and runs itself, so that the evaluation counts its forwards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

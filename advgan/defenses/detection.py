@@ -1,7 +1,5 @@
 """Detectors of adversarial images: a score per image, and a threshold above which it is rejected."""
 
-from __future__ import annotations
-
 import math
 import reprlib
 from collections.abc import Mapping, Sequence

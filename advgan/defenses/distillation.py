@@ -7,8 +7,6 @@ The larger T, the softer p. A net that was trained at T has logits T times as la
 T = 1: there its probabilities are 0 and 1 in float32, with no gradient between.
 """
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Ensembles of classifiers: majority vote, mean logits, or mean probabilities."""
 
-from __future__ import annotations
-
 import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence

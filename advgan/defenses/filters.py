@@ -1,7 +1,5 @@
 """Smoothing filters before the classifier, differentiable in torch."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The flags that name the classifier under attack: one help text for all programs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Defenses that crop, shrink or shift the image before the classifier; attacks may depend on its exact position."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

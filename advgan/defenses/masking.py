@@ -5,8 +5,6 @@ section 8; Athalye et al. 2018, "Obfuscated gradients"): transferred images, att
 gradients of the inner classifier succeed as without them.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

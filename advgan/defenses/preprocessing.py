@@ -1,7 +1,5 @@
 """Defenses that transform the image before the classifier, and their BPDA and EOT gradients."""
 
-from __future__ import annotations
-
 from io import BytesIO
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Defenses by their names on the command line and in reports: bit-depth:bits=3+reject:detector=RUN."""
 
-from __future__ import annotations
-
 from advgan.defenses.base import Defended
 from advgan.defenses.compression import Int8, Prune
 from advgan.defenses.ensemble import MajorityVote, MeanLogits, MeanProbabilities

@@ -1,7 +1,5 @@
 """Compatibility of a classifier with the data: shapes, normalisation, and the order of the classes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The environment of a result, for its reproduction: versions, machine, commit, settings."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import hashlib

@@ -1,7 +1,5 @@
 """Run one attack on one target: all metrics are recomputed from the returned images."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field

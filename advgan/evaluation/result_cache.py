@@ -1,7 +1,5 @@
 """Results of a comparison (one attack on one target under one threat each), stored on disk as soon as computed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

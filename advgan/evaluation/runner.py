@@ -1,7 +1,5 @@
 """One pass of an attack over the images, timed, with model calls counted and changes detected."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Intervals, tests and ROC curves."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The time of attacks in units of another one on the same images: what a budget is measured in."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Verification of adversarial examples: threat model, prediction and distance, recomputed from the images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

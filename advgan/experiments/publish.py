@@ -8,8 +8,6 @@ and README.md (the run's card, and these results), which `load_target` or `Gener
 a second data set, which anybody can measure again without a download.
 """
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import shutil

@@ -1,7 +1,5 @@
 """Settings that studies share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """Common parts of all studies: settings, models, images, output directory, the grid of attacks with its result cache
 and progress bar, and the report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Trainings that a study needs: each in a process of its own, finished ones only once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """The model card of a generator whose training is not recorded: what its config.json implies, and how to load it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

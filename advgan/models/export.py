@@ -6,8 +6,6 @@ box are in the graph: its last step cuts at both, so that no runtime's rounding 
 the trained one is that one. A generator with a guide keeps to the guide's image size.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import json

@@ -1,7 +1,5 @@
 """Settings of a generator: their limits, what must agree with guide and network, and the network that they describe."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from numbers import Real

@@ -4,8 +4,6 @@ A built-in one is its configuration and weights. Of any other a checkpoint holds
 logits for two images, and a name: one that loads it again (`timm:NAME`, `FILE.py:FACTORY`), or its class.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import tempfile

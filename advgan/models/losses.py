@@ -6,8 +6,6 @@ The programs take the mean over the batch. Logits are (n, k), labels (n,), discr
 (n, c, h, w); every function returns (n,).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

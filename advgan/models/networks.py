@@ -4,8 +4,6 @@ Each takes x (n, c, h, w) and, where it was made with `cond_dim` above 0, a cond
 and the guide's logits: it scales and shifts the channels after every normalisation (FiLM, Perez et al. 2018).
 """
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """Further tables of a comparison: success after transforms, local optimality, cost of a generator, pairs of attacks."""
 
-from __future__ import annotations
-
 from advgan.analysis.groups import Group, group_of
 from advgan.core.threat_model import eps_text
 from advgan.report.page import ResultRow, Summary, Table, percent, with_interval

@@ -1,7 +1,5 @@
 """The input of reports: results of a comparison, and the first images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

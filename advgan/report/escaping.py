@@ -1,7 +1,5 @@
 """Escapes untrusted names (files, classes, attacks) for Markdown, CSV and terminals."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,7 +1,5 @@
 """The files of a comparison: results.json and CSV tables, reports and TensorBoard."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Galleries: clean image, perturbation and adversarial image, one below the other."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The main results of a comparison in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

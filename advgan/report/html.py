@@ -1,7 +1,5 @@
 """A comparison as one web page that needs no network: tables to sort, figures, galleries side by side."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

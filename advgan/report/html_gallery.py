@@ -1,7 +1,5 @@
 """Galleries inside the web page, aligned for comparison side by side."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections import Counter

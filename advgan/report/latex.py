@@ -1,7 +1,5 @@
 """The tables of a comparison for a paper's appendix: LaTeX that needs the package booktabs, and no other."""
 
-from __future__ import annotations
-
 import re
 
 from advgan.report.analysis_tables import cost, optimality, survival

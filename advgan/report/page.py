@@ -1,7 +1,5 @@
 """Parts that all reports share: tables and their numbers as text, heading, failed attacks, figures in Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

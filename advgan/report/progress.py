@@ -1,7 +1,5 @@
 """Progress of a long evaluation: one bar for all results, one for the current result."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -1,7 +1,5 @@
 """Results from Python: a table when printed, HTML in a notebook, a pandas frame, files."""
 
-from __future__ import annotations
-
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

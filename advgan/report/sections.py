@@ -4,8 +4,6 @@ Bounded and minimum-norm attacks have different goals, so they never share a tab
 eps, the second minimise the perturbation, and their success within eps is a by-product.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Collection

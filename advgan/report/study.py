@@ -1,7 +1,5 @@
 """Reports of studies: JSON, Markdown, CSV, figures, TensorBoard, HTML and the terminal."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence

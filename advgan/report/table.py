@@ -1,7 +1,5 @@
 """The tables of a comparison, and the checks of its validity, on the terminal, in Markdown, and as a plot."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial

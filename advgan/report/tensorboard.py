@@ -1,7 +1,5 @@
 """A comparison in TensorBoard: table, scalars, figures."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -9,8 +9,6 @@ generator   one pass of a generator that is trained in turn with the classifier,
             between its images and noise (ours)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple

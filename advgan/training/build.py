@@ -1,7 +1,5 @@
 """The networks of a training with their initial weights, and its batch size."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Model cards: metrics of a network and the command that trained it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from advgan.core.errors import listing

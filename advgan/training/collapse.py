@@ -1,7 +1,5 @@
 """Warnings of collapse: the ways in which the training of a generative attack fails without an error."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from advgan.evaluation.metrics import LargestClass

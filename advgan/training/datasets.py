@@ -1,7 +1,5 @@
 """The images of a training: read from the caller's data, labelled, checked with the classifier, split."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,8 +3,6 @@
 An unrolled network starts at the gradient, and each of its steps costs several of the classifier: it takes fewer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 

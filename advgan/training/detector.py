@@ -1,7 +1,5 @@
 """Training of a detector of adversarial images for a classifier, calibrated on clean images: `train_detector`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -9,8 +9,6 @@ Then --defense reject:detector=DIR is the classifier that rejects, in every prog
 --resume.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path

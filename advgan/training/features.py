@@ -1,7 +1,5 @@
 """A frozen backbone whose features of each image are computed once: training of a new head in seconds."""
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

@@ -1,7 +1,5 @@
 """A trained generator beside FGSM, on the same validation images: whether the training was worth it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Flags that training programs share, and the file that holds all flags of a run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

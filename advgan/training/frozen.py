@@ -1,7 +1,5 @@
 """The caller's model and settings of the process, borrowed for a training and given back as they were."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Training a generator against a classifier in memory: `advgan.fit`."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack

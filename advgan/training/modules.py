@@ -1,7 +1,5 @@
 """The caller's own parts of a training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

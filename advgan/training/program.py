@@ -6,8 +6,6 @@ accelerate launch -m advgan train ...                                the same of
 python train/advgan.py --dataset mnist --data-dir data --target mnist-c --target-weights RUN --eps 8/255
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal

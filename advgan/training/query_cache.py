@@ -1,7 +1,5 @@
 """The responses of a black box: each image is queried once, and its response is used in every later round."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Accuracy of a classifier in training, on clean images and under attack; the processes share the images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The directory of a training: lock, training state, TensorBoard's log; without a directory nothing is written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

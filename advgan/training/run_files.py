@@ -1,7 +1,5 @@
 """The files of a generator's training: the best generator with its card, training.json, training states."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The classifiers that a generator is trained against, with what its adversarial loss needs of each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Black-box attack by a substitute, from queries alone: `train_substitute`."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Settings of a training from queries."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -13,8 +13,6 @@ the result, so no query is spent on choosing one. Queries of the attack, and tho
 are counted apart.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

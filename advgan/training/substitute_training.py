@@ -1,7 +1,5 @@
 """The steps of a training from queries, round by round, and its files."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Training on labelled images: settings, data and the steps that classifiers and distilled classifiers share."""
 
-from __future__ import annotations
-
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping

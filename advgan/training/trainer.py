@@ -1,7 +1,5 @@
 """Everything that a step of AdvGAN's training changes: networks, optimizers, the schedule, averaged weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Success against a robust classifier, or in a small ball, is in the gradient: a n
 FGSM there, and after a few steps already. An unrolled network, which starts at the gradient, does not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any

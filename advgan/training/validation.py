@@ -1,7 +1,5 @@
 """Validation of a generator during training: the score that selects the best one, and warnings of collapse."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

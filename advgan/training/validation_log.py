@@ -1,7 +1,5 @@
 """The validations of a training in TensorBoard."""
 
-from __future__ import annotations
-
 import torch
 from torch.utils.tensorboard import SummaryWriter
 

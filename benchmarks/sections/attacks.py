@@ -1,7 +1,5 @@
 """Attacks of advgan and the pass of a generator against those of other libraries, on the same images and target."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

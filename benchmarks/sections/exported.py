@@ -1,7 +1,5 @@
 """Section onnx: the exported generator in onnxruntime and in PyTorch, on the CPU, for several batch sizes."""
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 from dataclasses import replace

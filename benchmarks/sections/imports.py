@@ -1,7 +1,5 @@
 """Time of `import advgan` in a fresh process, and the heavy packages that it imports."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The default generator at 224 x 224 against ten gradient steps on a ResNet-50: time alone, without training."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Time of the evaluation in addition to the attack."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Seconds per step of `train/advgan.py` with its defaults, after a warm-up: compiled or not, one or two processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

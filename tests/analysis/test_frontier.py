@@ -1,7 +1,5 @@
 """The best attack within each time budget."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

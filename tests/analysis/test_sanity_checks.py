@@ -1,7 +1,5 @@
 """Sanity checks on constructed results: each rule held, violated, and not tested."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

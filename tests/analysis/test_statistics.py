@@ -1,7 +1,5 @@
 """Statistics, worst case, local optimality and cost of constructed results, computed by hand."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

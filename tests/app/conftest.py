@@ -1,7 +1,5 @@
 """A headless Chromium for the pages: the system's, else playwright's own; tests skip where there is none."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The attack on one image: result and HTML, without gradio."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

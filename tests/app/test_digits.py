@@ -1,7 +1,5 @@
 """Drawings and photos in the form of MNIST."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The page of `advgan app`: what its functions return, and the page itself in Chromium."""
 
-from __future__ import annotations
-
 import os
 import socket
 from pathlib import Path

@@ -1,7 +1,5 @@
 """advgan export --format web: the files of the page, and the page itself in Chromium, opened from file://."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json

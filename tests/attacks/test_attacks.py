@@ -1,7 +1,5 @@
 """FGSM, iterated FGSM, noise: closed forms on linear models, foolbox elsewhere; the contract of every attack."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import foolbox

@@ -1,7 +1,5 @@
 """Minimum-norm attacks end just beyond the decision boundary: closed form on linear models, any scale and batch."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

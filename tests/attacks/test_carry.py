@@ -1,7 +1,5 @@
 """A perturbation carried from the classifier's input to the photo."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """DeepFool: exact on linear models, equal to foolbox on others, and not weaker for pruned classes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import foolbox

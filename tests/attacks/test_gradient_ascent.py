@@ -1,7 +1,5 @@
 """PGD, MI-FGSM, noise of several draws: settings, early stopping, warm start from a generator, spec strings."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

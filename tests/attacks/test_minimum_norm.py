@@ -1,7 +1,5 @@
 """L-BFGS, Carlini-Wagner and JSMA: nearly minimal norms on linear models, agreement with foolbox, errors."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from functools import partial

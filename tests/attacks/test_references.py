@@ -1,7 +1,5 @@
 """Agreement of the attacks with foolbox, torchattacks and adv-lib on a small trained classifier."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Auto-PGD, Square and HopSkipJump: closed forms on linear models, declared access only, query budgets, contract."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """benchmarks/speed.py: pairs, tables, errors. No test looks at the times."""
 
-from __future__ import annotations
-
 import importlib
 import json
 from collections.abc import Callable

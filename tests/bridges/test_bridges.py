@@ -1,7 +1,5 @@
 """Bridges to and from foolbox, torchattacks and ART, against the real packages."""
 
-from __future__ import annotations
-
 import json
 import random
 import sys

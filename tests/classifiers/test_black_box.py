@@ -1,7 +1,5 @@
 """BlackBox: query counting and budget, validation of outputs, no gradient."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

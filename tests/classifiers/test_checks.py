@@ -1,7 +1,5 @@
 """check_target: outputs other than logits, batch dependence, no gradient, and in-place changes of the input."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Built-in classifiers: published layers, gradients at every pixel, saved and loaded weights, check_target."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """check_model: each of the usual faults of a classifier is named; a sound classifier has none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """--target http://...: the HTTP protocol and faulty services. Each service is a thread of this process."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

@@ -1,7 +1,5 @@
 """External classifiers: each loader against a small model of its library, and its errors."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Layers by name and in the middle, and their outputs."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

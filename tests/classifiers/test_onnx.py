@@ -1,7 +1,5 @@
 """--target model.onnx: a black box of onnxruntime, for any batch size of the file."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """FILE.py:FACTORY: own helper modules per file, an identity that covers them, global switches restored."""
 
-from __future__ import annotations
-
 import gc
 import random
 import sys

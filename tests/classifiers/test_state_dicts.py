@@ -1,7 +1,5 @@
 """Third-party weight files: nested keys and prefixes, tensor kinds, order of entries."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import warnings

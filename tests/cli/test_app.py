@@ -1,7 +1,5 @@
 """advgan app: bad input is one line and exit code 2; the pairs of a run and of the shipped generators."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

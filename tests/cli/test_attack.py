@@ -1,7 +1,5 @@
 """`advgan attack`: adversarial PNGs of image files, inside the ball after 8-bit rounding; no other file is changed."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """`advgan attack` on photos of any size, with any attack: success is that of the written file, read and resized."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The `advgan` command: subcommands, `info` of checkpoints, help, and errors."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

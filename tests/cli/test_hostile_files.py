@@ -1,7 +1,5 @@
 """Every command with damaged files and unwritable places: one line, the exit code, nothing half-written or lost."""
 
-from __future__ import annotations
-
 import builtins
 import errno
 import io

@@ -1,7 +1,5 @@
 """Untrusted image files: orientation, modes, refused files, and the number of images decoded ahead."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

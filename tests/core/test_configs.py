@@ -1,7 +1,5 @@
 """Configurations of checkpoints: digests, hostile values refused before building, class names, fingerprints."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

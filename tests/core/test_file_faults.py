@@ -1,7 +1,5 @@
 """File faults: processes killed while saving, full disks, flipped bits, one directory of two runs, hostile pickles."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

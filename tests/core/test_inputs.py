@@ -1,7 +1,5 @@
 """Images, labels and settings of wrong type or range: one line that names the correction."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any

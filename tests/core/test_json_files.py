@@ -1,7 +1,5 @@
 """JSON files of any origin: limits, one-line errors, and the digest of a sealed file."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

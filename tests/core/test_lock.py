@@ -1,7 +1,5 @@
 """The directory lock: killed holders, concurrent claims, file systems without flock, special files."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

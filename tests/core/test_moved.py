@@ -1,7 +1,5 @@
 """Former names of modules and functions resolve to the present ones with a deprecation warning."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

@@ -1,7 +1,5 @@
 """Shipped recipes: each is valid for its program, and found by its name."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 from pathlib import Path

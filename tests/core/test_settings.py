@@ -1,7 +1,5 @@
 """Settings: flags override recipes, recipes override defaults; fractions, paths, one-line errors with exit code 2."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import os

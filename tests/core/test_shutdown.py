@@ -1,7 +1,5 @@
 """SIGINT and SIGTERM: exit codes 130 and 143 at any point of every program."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re

@@ -1,7 +1,5 @@
 """Atomic files and folders: leftovers of killed processes are removed, those of live ones kept; bounded reads."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

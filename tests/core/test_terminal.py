@@ -1,7 +1,5 @@
 """Untrusted text on a terminal: control characters are escaped; any text is printable in any encoding."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """Threat models: projection, 8-bit rounding, norms, violations, and the squashed l2 ball."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

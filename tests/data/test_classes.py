@@ -1,7 +1,5 @@
 """Class names of data and classifier: matched by name or number, in the classifier's order; missing normalization."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

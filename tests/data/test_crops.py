@@ -1,7 +1,5 @@
 """Random crops of photos for training: what they show, and that seed, epoch and image decide which."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Data sets in memory: contents of every named set, splits, training order, and error messages."""
 
-from __future__ import annotations
-
 import shutil
 import struct
 from collections.abc import Iterator

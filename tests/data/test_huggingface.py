@@ -1,7 +1,5 @@
 """Hugging Face data sets: supported layouts, columns, splits and classes, and error messages."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

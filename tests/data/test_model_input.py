@@ -1,7 +1,5 @@
 """The input of a classifier made of a photo: Pillow's pixels, and the linear map."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Images of a caller as a Split: the labels of the items, the part that a sampler draws, errors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

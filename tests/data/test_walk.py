@@ -1,7 +1,5 @@
 """Files below a folder: hidden files, links and special files are not read as data, and every walk ends."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

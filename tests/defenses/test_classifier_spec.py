@@ -1,7 +1,5 @@
 """A classifier in one string: NAME@WEIGHTS+DEFENSE."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """int8 quantisation and pruning against torch's own; the wrapped classifier stays unchanged."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The mathematics of each is tested in test_preprocessing.py, test_ensemble.py, test_detectors.py, and others.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Detectors: scores, thresholds, and the rejecting classifier, saved and loaded."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Ensembles: votes and means computed by hand, gradients, transfer from one member, saved and loaded."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Defenses that mask gradients: attacks that fail and succeed against each, and the verdict that detects masking."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

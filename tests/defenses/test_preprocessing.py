@@ -1,7 +1,5 @@
 """Preprocessing defenses: reference results, gradients, randomness, and the adaptive views (BPDA, EOT)."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rejection as a third outcome: metrics counted by hand, and attacks that avoid rejection."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

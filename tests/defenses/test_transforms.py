@@ -1,7 +1,5 @@
 """What happens to a written image: 8 bits, JPEG, resizing and cropping, with useful gradients."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

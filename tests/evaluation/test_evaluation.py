@@ -1,7 +1,5 @@
 """The harness: metrics that can be counted by hand, and attacks that violate the threat model, reported by name."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

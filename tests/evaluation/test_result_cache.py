@@ -1,7 +1,5 @@
 """ResultCache: results are run once, stored whole, and reused only if nothing that decides them has changed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

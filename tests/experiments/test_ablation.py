@@ -1,7 +1,5 @@
 """eval/ablation.py: cells are trained, compared, kept, and never passed off as what they are not."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """eval/compare.py as a user runs it, and what it says when it cannot run."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import json

@@ -1,7 +1,5 @@
 """advgan.compare: the rows of `evaluate`, labels, failures, reports on disk."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

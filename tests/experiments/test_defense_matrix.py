@@ -1,7 +1,5 @@
 """eval/defenses.py: rows from words, nothing run twice, a killed one goes on, and the pages say what the rows say."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import json

@@ -1,7 +1,5 @@
 """eval/detection.py as a user runs it: who knows the detector, and figures that can be made again from the images."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Defensive distillation: its mathematics, train/distill.py and eval/distillation.py."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import json

@@ -1,7 +1,5 @@
 """advgan.frontier: success against time of attacks on a model in memory."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """eval/frontier.py as a user runs it, and the figures behind it on cases that can be counted."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import json

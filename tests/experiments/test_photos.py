@@ -1,7 +1,5 @@
 """Photos without class folders, from training to comparison: the programs on a flat folder and a list with labels."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

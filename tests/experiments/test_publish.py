@@ -1,7 +1,5 @@
 """eval/publish.py: what it makes loads, says what it measured, and replaces nothing unasked."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Studies: a grid of attacks runs once and is cached; every form of a report is written from one declaration."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

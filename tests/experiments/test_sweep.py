@@ -1,7 +1,5 @@
 """eval/sweep.py as a user runs it: the curve starts at the clean accuracy, and each point is what `evaluate` gives."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import json

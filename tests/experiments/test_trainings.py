@@ -1,7 +1,5 @@
 """Programs that another one runs: in order, each once, and never somebody else's."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """eval/transfer.py as a user runs it: the diagonal is the white box, noise the floor, kept cells are not run again."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import json

@@ -1,7 +1,5 @@
 """advgan export: what other runtimes answer is what PyTorch answers, in ball and box, for any batch and size."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Promises of the generator: ball and box by construction, no dead pixel, checkpoints that load or say why not."""
 
-from __future__ import annotations
-
 import json
 import math
 import warnings

@@ -1,7 +1,5 @@
 """The guide may be any classifier, the network any module: attacked with, saved, loaded again, exported."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

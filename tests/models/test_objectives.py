@@ -1,7 +1,5 @@
 """Each published objective against values computed by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

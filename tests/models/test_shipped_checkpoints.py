@@ -1,7 +1,5 @@
 """The checkpoints that are shipped: small, whole, and worth what their cards say."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

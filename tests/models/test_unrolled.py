@@ -1,7 +1,5 @@
 """The unrolled network: untrained the input gradient of its guide, whatever that is; then trained like any other."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Figures: their data equal the measured metrics, for comparisons of every kind."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache
 from typing import Any

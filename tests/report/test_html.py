@@ -1,7 +1,5 @@
 """The HTML page in a browser: no script errors, sortable tables, all images embedded, nothing loaded."""
 
-from __future__ import annotations
-
 import base64
 import html as stdlib_html
 import io

@@ -1,7 +1,5 @@
 """Columns of a comparison's tables, on a linear model of flat images with closed-form metrics."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reports: tables and files contain the measured metrics."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

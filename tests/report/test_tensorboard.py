@@ -1,7 +1,5 @@
 """TensorBoard logs, read by its event reader and served by the program itself."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """Untrusted names of classes, files and attacks are plain text in every report."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,8 +1,6 @@
 """Adversarial training: the objective is its definition, each inner attacker makes the images that its paper describes,
 and train/classifier.py hardens with each of them, stopped and resumed, on two processes, or says what is wrong."""
 
-from __future__ import annotations
-
 import importlib
 import json
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Each way to collapse is noticed, and a healthy run is left in peace."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """A trained generator beside FGSM on validation images."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """advgan.fit: any classifier in memory, images as the caller holds them; the model left as it was; stop and resume."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import json

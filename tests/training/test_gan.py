@@ -1,7 +1,5 @@
 """The two steps of a round: each trains its own network, and no gradient of one reaches the other."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The same step in less memory or time."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """New heads on external backbones: the last layer is replaced, trained alone, saved, and loads again."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

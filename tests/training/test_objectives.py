@@ -1,7 +1,5 @@
 """Trainings with each adversarial loss, with several source models, and with random normalisation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

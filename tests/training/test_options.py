@@ -1,7 +1,5 @@
 """Settings of a training: its length, and the default learning rates."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

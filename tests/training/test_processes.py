@@ -1,7 +1,5 @@
 """Any number of processes, on one machine or two: the same weights, the same figures; and one of them may be killed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Whether a checkpoint's training was finished, as its run's files record it, and who warns of it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

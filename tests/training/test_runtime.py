@@ -1,7 +1,5 @@
 """What training programs stand on: files whole or untouched, states that fit or say why not, launchers understood."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

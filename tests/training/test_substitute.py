@@ -1,7 +1,5 @@
 """Training from queries, in memory and as a program: no gradients of the black box, counts, budget, exact resume."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

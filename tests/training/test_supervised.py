@@ -1,7 +1,5 @@
 """Classifiers and distilled ones trained by a call: any module in memory, best weights kept, stop and resume."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

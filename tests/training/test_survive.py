@@ -1,7 +1,5 @@
 """Training of a generator whose images survive: the classifier gets them after transforms, drawn by seed and step."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """train/advgan.py as its users run it: launched, interrupted, resumed, on two processes, given nonsense."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """train/classifier.py as its users run it: launched, stopped, resumed, on two processes, given nonsense."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import signal

@@ -1,7 +1,5 @@
 """Training of detectors in memory and as a program: a detector rejects at most the given fraction of clean images."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Training programs where files cannot be written: one line, exit code 1 or 2, and what was saved before is whole."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource

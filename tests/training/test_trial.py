@@ -1,7 +1,5 @@
 """The trial beside FGSM that chooses the architecture of a generator, where the settings leave it open."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 torchvision:NAME[:WEIGHTS]   timm:NAME   hf:REPO   FILE.py:FACTORY   MODEL.onnx[#output=NAME]   http://HOST/PATH
 """
 
-from __future__ import annotations
-
 import os
 import re
 from importlib import import_module

@@ -1,7 +1,5 @@
 """An external classifier as a target: its normalisation inside, its output reduced to logits."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager

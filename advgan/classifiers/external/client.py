@@ -1,7 +1,5 @@
 """HTTP requests to one address, with a deadline, retries, a rate limit and a largest response."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import socket

@@ -13,8 +13,6 @@ address, for the result cache. Settings follow a "#": http://HOST/PATH#timeout=5
 Requests go to the given address alone: no redirect is followed, no proxy of the environment used.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

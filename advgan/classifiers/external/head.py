@@ -4,8 +4,6 @@ A saved one is config.json, with the name of the classifier and of its head, and
 where its name is given, as `--target FILE.py:FACTORY --target-weights DIR`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path

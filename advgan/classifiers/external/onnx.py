@@ -7,8 +7,6 @@ one is chosen by `model.onnx#output=NAME`. It is a black box: attacks by scores,
 generator run on it, and `train/substitute.py` trains on its outputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any

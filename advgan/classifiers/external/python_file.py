@@ -7,8 +7,6 @@ The model may have `image_shape`, the shape of images that it was made for, `res
 are resized before the centre crop of that shape, and `classes`, the names of its classes, or "imagenet" for ImageNet's.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import reprlib

@@ -1,7 +1,5 @@
 """The input of a model in a file: shape of the images, and batch size."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

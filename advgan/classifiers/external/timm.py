@@ -2,8 +2,6 @@
 `timm:local-dir:DIR` as timm reads them. Normalisation, size and class names are those of its pretrained_cfg.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

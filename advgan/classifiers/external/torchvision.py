@@ -4,8 +4,6 @@ WEIGHTS is a name of torchvision's (IMAGENET1K_V2, DEFAULT), with its normalisat
 file of weights these are its normalisation and, where the file has as many classes, the class names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 No code of the repository is run, and weights are read from safetensors alone.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

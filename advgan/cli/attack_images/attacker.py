@@ -1,7 +1,5 @@
 """An attack on a batch of photos, rounded to 8 bits, with predictions before and after."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Images of many sizes, decoded in advance in threads."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The figure of photos turned into each of several classes, from the written files."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Mapping, Sequence

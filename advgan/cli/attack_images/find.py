@@ -1,7 +1,5 @@
 """Input images of a path, and the names of their outputs. Output paths cannot escape the output folder."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections import Counter

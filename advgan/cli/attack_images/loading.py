@@ -1,7 +1,5 @@
 """The attack of the settings: generator, target, ball, target classes and the classifier's preprocessing."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

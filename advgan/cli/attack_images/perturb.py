@@ -1,7 +1,5 @@
 """The attack of the command on a batch: one pass of a generator, or any other attack with the target's gradients."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

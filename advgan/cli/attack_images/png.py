@@ -1,7 +1,5 @@
 """PNG files with metadata that identify finished outputs, for resuming."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """What the command prints, and the names of its attacks in figures and folders."""
 
-from __future__ import annotations
-
 import re
 import sys
 from contextlib import suppress

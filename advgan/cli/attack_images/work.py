@@ -1,7 +1,5 @@
 """Processing of image files: finished ones are loaded, all others are attacked."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Collection, Iterator, Sequence

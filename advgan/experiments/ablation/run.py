@@ -8,8 +8,6 @@ Each variant is `train/advgan.py`, then `eval/compare.py` and, with --detector, 
 its own. Finished variants of the same settings are kept; an interrupted one resumes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import statistics

@@ -1,7 +1,5 @@
 """A comparison from Python: attacks on one model in memory, on the caller's images."""
 
-from __future__ import annotations
-
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Figures of the matrix of defenses: success of each attack on each defense, and the worst case."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Report of the matrix of defenses: success of each attack on each defense, cost, and worst-case accuracy."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The rows of a matrix of defenses, from names: a defense around the base, or a robust classifier from disk."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace

@@ -10,8 +10,6 @@ Every adversarial example is verified (advgan/evaluation). Trainings of --prepar
 are done: the same command resumes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Report of detection: ROC of each detector against each attack, and success of the attacks that remain."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from advgan.core.threat_model import eps_text

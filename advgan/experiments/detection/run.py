@@ -8,8 +8,6 @@ An attack with @oblivious uses the classifier alone; without, also the detector.
 (advgan/evaluation); a success is not rejected. Results are cached in OUTPUT_DIR/cells: the same command resumes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

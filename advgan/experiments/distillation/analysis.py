@@ -1,7 +1,5 @@
 """Metrics of defensive distillation: JSMA toward every class, robustness, the softmax's gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Figures of defensive distillation: JSMA's success and the softmax's gradients against temperature."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """Report of defensive distillation: success, robustness and gradients against temperature, and published success."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

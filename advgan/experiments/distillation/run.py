@@ -14,8 +14,6 @@ Every adversarial example is verified (advgan/evaluation). Results are kept in O
 resumes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

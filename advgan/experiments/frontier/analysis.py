@@ -1,7 +1,5 @@
 """The amortisation gap: success of one pass of a generator relative to an attack that optimises each image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any

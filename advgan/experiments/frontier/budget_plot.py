@@ -1,7 +1,5 @@
 """The plot of the frontier: success against time."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

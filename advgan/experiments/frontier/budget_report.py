@@ -1,7 +1,5 @@
 """Tables and files of success against time: which attack is the strongest at each time budget."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Diversity of the draws of a generator with noise on one image, and the success of their union."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from typing import Any
 

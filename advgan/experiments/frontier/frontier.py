@@ -1,7 +1,5 @@
 """Success against time of one model in memory: `advgan.frontier`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures of the amortisation gap: one pass against eps, and success against gradient evaluations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes

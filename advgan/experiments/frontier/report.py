@@ -1,7 +1,5 @@
 """Report of the frontier: success against time, one pass and PGD-40, warm starts, class-conditional generators."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from statistics import fmean

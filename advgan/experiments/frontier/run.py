@@ -13,8 +13,6 @@ Every adversarial example is verified (advgan/evaluation). Results are kept in O
 resumes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

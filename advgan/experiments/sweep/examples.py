@@ -1,7 +1,5 @@
 """Gallery of a curve: the same images at growing eps."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from matplotlib.figure import Figure

@@ -1,7 +1,5 @@
 """Report of a sweep: accuracy and success against eps as tables, curves and images."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from advgan.core.threat_model import eps_text, toward_text

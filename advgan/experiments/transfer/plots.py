@@ -1,7 +1,5 @@
 """Figures of transferability: a matrix of sources and victims, and success of one step, many steps and noise."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean

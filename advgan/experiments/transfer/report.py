@@ -1,7 +1,5 @@
 """Report of transferability: a matrix of sources and victims, and success of one step, many steps and noise."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from advgan.core.threat_model import eps_text, toward_text

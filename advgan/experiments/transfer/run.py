@@ -12,8 +12,6 @@ Every adversarial example is verified (advgan/evaluation). Trainings of --prepar
 kept as soon as they are done: the same command resumes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations

@@ -1,7 +1,5 @@
 """The figures of a comparison, one kind a file."""
 
-from __future__ import annotations
-
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.confusion import confusion
 from advgan.report.figures.curves import curves

@@ -1,7 +1,5 @@
 """Confusion matrices under attack: true class against prediction."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """Success and robust accuracy against eps."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

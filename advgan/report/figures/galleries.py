@@ -1,7 +1,5 @@
 """A gallery for each attack: adversarial examples of the first images, and their predictions."""
 
-from __future__ import annotations
-
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot

@@ -1,7 +1,5 @@
 """Noise and an attack of the same size: the direction of a perturbation matters, not its size alone."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Distributions of the norms of perturbations over images."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.axes import Axes
 

@@ -1,7 +1,5 @@
 """A photo turned into each of several classes: adversarial photos with their predictions, and the perturbations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The results of a plot: one target model, norm and target class, by attack and growing eps."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Two perturbations of equal l2 norm and different linf norm: an eps has no meaning without its norm."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from itertools import permutations

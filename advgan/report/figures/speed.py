@@ -1,7 +1,5 @@
 """Speed against success."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

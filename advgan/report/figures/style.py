@@ -1,7 +1,5 @@
 """Styles of the figures: colours for the colour-blind (Okabe and Ito 2008), one for each attack."""
 
-from __future__ import annotations
-
 import textwrap
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Atomic, checksummed training state; nothing is unpickled (`weights_only=True`)."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import json

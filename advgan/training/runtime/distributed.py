@@ -1,7 +1,5 @@
 """The processes of a program: all of them started, CPU threads shared, a common end."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

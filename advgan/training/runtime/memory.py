@@ -1,7 +1,5 @@
 """Training in less time or memory: compiled networks, and activation checkpointing."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Output directories: one run at a time."""
 
-from __future__ import annotations
-
 import socket
 import tempfile
 from pathlib import Path
