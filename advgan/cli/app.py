@@ -11,7 +11,7 @@ machine only (127.0.0.1), and nothing is sent anywhere. Ctrl-C ends it.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -78,8 +78,10 @@ def choose_pairs(settings: Settings) -> dict[str, Callable[[], Pair]]:
             raise InputError(f"--checkpoint is of the shipped ones, expected no --generator, got {settings.generator}")
         pair = load_pair(settings.generator, settings)
         return {pair.name: lambda: pair}
-    if settings.target is not None or settings.target_weights is not None:
-        raise InputError(f"a target needs a generator of its own, expected --generator, got --target {settings.target}")
+    for name, default in asdict(PairSettings()).items():
+        if (value := getattr(settings, name)) != default:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} is for a generator of yours, expected --generator, got --{flag} {value} alone")
     first = settings.checkpoint or next(iter(SHIPPED))
     check_shipped(first)
     return {name: partial(load_shipped, name) for name in sorted(SHIPPED, key=lambda name: name != first)}

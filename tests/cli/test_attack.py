@@ -460,6 +460,7 @@ def test_control_characters_in_names_are_escaped(
         (["{in}", "{out}", "--generator", "{g}", "--y-target", "cat"], "a class name of --target"),
         (["{in}", "{out}", "--generator", "{g}", "--target", "{c}"], "expected the same of guide and target"),
         (["{in}", "{out}", "--generator", "{g}", "--target-weights", "x.pt"], "need a target"),
+        (["{in}", "{out}", "--generator", "{g}", "--class-names", "imagenet"], "class_names are of the target"),
         (["{in}", "{out}", "--generator", "{g}", "--batch-size", "0"], "batch_size must be at least 1"),
         (["{in}", "{out}", "--generator", "{g}", "--image-size", "0"], "image_size must be at least 1"),
         (["{in}", "{out}", "--generator", "{g}", "--resize", "9"], "resize needs the size of the centre crop"),

@@ -87,6 +87,10 @@ def check(settings: Settings) -> None:
         raise InputError(f"attack {name}: {expected}, got {settings.generator}")
     if settings.defense is not None and settings.target is None:
         raise InputError(f"a defense is around the target, expected --target, got --defense {settings.defense} alone")
+    if settings.class_names is not None and settings.target is None:
+        raise InputError(
+            f"class_names are of the target, expected --target, got --class-names {settings.class_names} alone"
+        )
     if settings.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {settings.batch_size}")
     if settings.max_pixels < 1 or (settings.image_size or 0) ** 2 > settings.max_pixels:
