@@ -180,7 +180,7 @@ def attack_image(pair: Pair, x: Tensor, eps: float | None = None, y_target: int 
     for spec, name in OTHERS.items() if pair.gradient_fault is None else ():
         attack = make_attack(spec, pair.classifier, threat, y_target, torch.Generator().manual_seed(0))
         attacks.append(outcome(name, *repeated(device, attack, x, y)))
-    written = Transforms(list(FILES)).each(x_adv.cpu(), x.cpu())
+    written = Transforms(list(FILES), threat.norm).each(x_adv.cpu(), x.cpu())
     files = [outcome(FILES[name], image.to(device)) for name, image in written.items()]
     after = predict(pair, x_adv)
     return AttackedImage(

@@ -26,7 +26,7 @@ def panel(pair: Pair, result: AttackedImage, steps: Sequence[str] = ()) -> str:
         (
             "Adversarial image",
             f"{measured} (at most eps = {eps_text(result.threat.eps)}); {other}",
-            to_8bit(result.x_adv, result.x),
+            to_8bit(result.x_adv, result.x, result.threat.norm),
         ),
     ]
     figures = "".join(_figure(*image) for image in images)

@@ -8,8 +8,8 @@ Photos of any size: --image-size and --resize describe the classifier's preproce
 attack is on its input; the perturbation is carried back to the photo so that it survives the preprocessing, within eps,
 and nothing outside of the crop is changed. Without a size, photos are attacked as they are.
 
-Adversarial images have the names and folders of the originals, as PNG: lossless, and rounded toward the original, so
-that the bound holds in 8 bits. manifest.csv has a line per image: norms, SHA-256 and, with --target, that classifier's
+Adversarial images have the names and folders of the originals, as PNG: lossless, and rounded so that the bound holds
+in 8 bits. manifest.csv has a line per image: norms, SHA-256 and, with --target, that classifier's
 prediction before and after, as the written file is read through the preprocessing. Images are rotated by their EXIF
 data and keep their colour profile; transparency is dropped; colour becomes grey, or grey RGB, as the model requires.
 

@@ -16,6 +16,7 @@ DefenseKnowledge = Literal["adaptive", "naive", "oblivious"]  # see advgan.attac
 Norm = Literal["linf", "l2"]
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 RESCALE_ITERS = 3  # passes: on MNIST the cut leaves 1.34 of l2 1.5, one pass makes it 1.496, three 1.5000
+SLACK = 1e-4  # grey levels, of float32 rounding
 TOLERANCE = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of one subtraction; of a sum of squares
 
 
@@ -69,14 +70,20 @@ def delta_norms(delta: Tensor) -> dict[str, Tensor]:
     }
 
 
-def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
-    """`x_adv` as uint8 (n, c, h, w): clean `x` plus whole grey levels, delta rounded toward zero.
+def to_8bit(x_adv: Tensor, x: Tensor, norm: Norm = "linf") -> Tensor:
+    """`x_adv` as uint8 (n, c, h, w): clean `x` plus whole grey levels, in every ball of that norm that holds `x_adv`.
 
-    Nearest rounding would leave the ball: 0.3 * 255 = 76.5 would become 77. Clean 8-bit images stay exact.
+    linf  delta rounded to the nearest level, but to none above its largest value: 0.3 * 255 = 76.5 becomes 76
+    l2    delta rounded toward zero: the nearest levels may be longer
+
+    Clean 8-bit images stay exact.
     """
-    delta = x_adv.double() - x.double()
-    slack = 1e-4 * delta.sign()
-    levels = delta.mul_(255).add_(slack).trunc_()  # in place, to save memory bandwidth for large images
+    delta = (x_adv.double() - x.double()).mul_(255)  # in place, to save memory bandwidth for large images
+    if norm == "linf":
+        most = (delta.abs().flatten(1).amax(1) + SLACK).floor_().view(-1, *[1] * (x.ndim - 1))
+        levels = delta.round_().clamp_(-most, most)
+    else:
+        levels = delta.add_(SLACK * delta.sign()).trunc_()
     return levels.add_((x * 255).round()).clamp_(0, 255).to(torch.uint8)
 
 

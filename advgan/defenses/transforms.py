@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from advgan.core.errors import InputError
 from advgan.core.spec_strings import parse_spec
-from advgan.core.threat_model import to_8bit
+from advgan.core.threat_model import Norm, to_8bit
 from advgan.defenses.base import reseed
 from advgan.defenses.geometry import RandomWindow, checked_share, cropped, resized
 from advgan.defenses.preprocessing import BPDA, Jpeg, Preprocessing, clamp_straight_through, straight_through
@@ -97,11 +98,13 @@ class Transforms:
 
     transforms   names with settings ("png", "jpeg:75", "crop", "random-pad:share=0.8"), or functions of images
                  (n, c, h, w) in [0, 1], differentiable, or without gradient: then that of the identity is taken
+    norm         of the ball that holds `x_adv`, and its image of 8 bits
 
     Raises InputError for an unknown name or setting.
     """
 
-    def __init__(self, transforms: Sequence[str | Transform] | str) -> None:
+    def __init__(self, transforms: Sequence[str | Transform] | str, norm: Norm = "linf") -> None:
+        self.norm = norm
         given = [transforms] if isinstance(transforms, str) or callable(transforms) else list(transforms)
         self.by_name: dict[str, Transform] = {}
         for transform in given:
@@ -119,6 +122,12 @@ class Transforms:
     def names(self) -> list[str]:
         return list(self.by_name)
 
+    def with_norm(self, norm: Norm) -> Transforms:
+        """The same transforms, for a ball of this norm."""
+        other = copy(self)
+        other.norm = norm
+        return other
+
     def reseed(self, seed: int) -> None:
         """Seed every random transform that has a name."""
         for i, transform in enumerate(self.by_name.values()):
@@ -127,12 +136,12 @@ class Transforms:
 
     def each(self, x_adv: Tensor, x: Tensor) -> dict[str, Tensor]:
         """`x_adv` (n, c, h, w) after each transform, by its name."""
-        written = as_written(x_adv, x)
+        written = as_written(x_adv, x, self.norm)
         return {name: apply(transform, written) for name, transform in self.by_name.items()}
 
     def mixed(self, x_adv: Tensor, x: Tensor, chosen: Tensor) -> Tensor:
         """`x_adv` (n, c, h, w), each image after the transform of the index `chosen` (n,)."""
-        written = as_written(x_adv, x)
+        written = as_written(x_adv, x, self.norm)
         seen = written.clone()
         for i, transform in enumerate(self.by_name.values()):
             mine = chosen == i
@@ -156,9 +165,9 @@ def parse_transform(spec: str) -> Transform:
     return BPDA(TRANSFORMS[name](nn.Identity(), **settings_given))
 
 
-def as_written(x_adv: Tensor, x: Tensor) -> Tensor:
+def as_written(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
     """`x_adv` as its file of 8 bits, see `to_8bit`, with the gradient of the identity."""
-    written = to_8bit(x_adv.detach(), x).to(x_adv) / 255
+    written = to_8bit(x_adv.detach(), x, norm).to(x_adv) / 255
     return straight_through(written, x_adv) if x_adv.requires_grad else written
 
 

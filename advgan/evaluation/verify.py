@@ -39,7 +39,7 @@ def verify_examples(
     """
     if violations := _violations(x_adv, x, threat):
         raise ThreatModelViolation(violations)
-    rounded, rounded_adv = (x * 255).round() / 255, to_8bit(x_adv, x).float() / 255
+    rounded, rounded_adv = (x * 255).round() / 255, to_8bit(x_adv, x, threat.norm).float() / 255
     if violations := threat.violations(rounded_adv, rounded):
         raise ThreatModelViolation([f"after rounding to 8 bits: {text}" for text in violations])
     with frozen_eval(target):
@@ -63,7 +63,7 @@ def verify_examples(
     if can_reject(target):
         columns |= {"accepted": accepted, "accepted_8bit": accepted_8bit}
     if transforms:
-        columns |= predictions_after(target, x_adv, x, transforms)
+        columns |= predictions_after(target, x_adv, x, transforms.with_norm(threat.norm))
     return {name: column.cpu() for name, column in columns.items()}
 
 

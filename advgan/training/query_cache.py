@@ -39,7 +39,7 @@ class QueryCache(TrainState):
         device = next(generator.parameters()).device
         with torch.no_grad():
             new = [
-                to_8bit(generator(x.to(device)), x.to(device)).cpu()
+                to_8bit(generator(x.to(device)), x.to(device), generator.threat.norm).cpu()
                 for x, _ in train.take(torch.from_numpy(order)).batches(250)
             ]
         sent = torch.cat([self["sent"], *new])

@@ -68,7 +68,7 @@ class GANTrainer:
         self.model, self.config, self.accelerator, self.step = model, config, accelerator, 0
         self.total_steps = total_steps
         self.loss: LossConfig | LossFunction = loss or config.loss
-        self.net, self.transforms = generator, Transforms(settings.survive)
+        self.net, self.transforms = generator, Transforms(settings.survive, generator.threat.norm)
         learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
         optimizer_g = optimizer(learned) if optimizer else Adam(learned, config.learning_rate, betas=(0.5, 0.999))
         self.schedule = LambdaLR(optimizer_g, lambda step: one_cycle(step / total_steps, settings.warmup))

@@ -32,14 +32,19 @@ def test_8bit_rounding_stays_in_ball(eps, seed):
     assert levels.dtype == torch.uint8
     delta = levels / 255 - x
     assert delta.abs().max() <= eps + 1e-6
-    assert (delta.abs() <= (x_adv - x).abs() + 1e-6).all()  # toward zero
-    assert ((x_adv - x - delta).abs() < 1 / 255 + 1e-6).all()  # and by less than a level
+    assert ((x_adv - x - delta).abs() < 1 / 255 + 1e-6).all()
+    toward_zero = to_8bit(x_adv, x, "l2") / 255 - x
+    assert (toward_zero.abs() <= (x_adv - x).abs() + 1e-6).all()
+    assert (toward_zero.flatten(1).norm(dim=1) <= (x_adv - x).flatten(1).norm(dim=1) + 1e-6).all()
 
 
-def test_8bit_rounding_keeps_whole_levels():
-    x = torch.zeros(1, 1, 1, 3)
-    x_adv = torch.tensor([[[[0.3, 8 / 255, 7.99 / 255]]]])
-    assert to_8bit(x_adv, x).flatten().tolist() == [76, 8, 7]  # 0.3 * 255 = 76.5
+def test_8bit_rounding_is_to_the_nearest_level_in_the_ball():
+    x = torch.tensor([0, 0, 255, 100, 100, 100]).view(1, 1, 1, -1) / 255
+    delta = torch.tensor([76.5, 7.6, -7.6, 0.4, -76.4, 8.0]).view(1, 1, 1, -1) / 255
+    assert to_8bit(x + delta, x).flatten().tolist() == [76, 8, 247, 100, 24, 108]  # 77 would leave 0.3 = 76.5 / 255
+    assert to_8bit(x + delta, x, "l2").flatten().tolist() == [76, 7, 248, 100, 24, 108]
+    smaller = torch.cat([x + delta, x + delta / 10])  # each image has a bound of its own: here 7.65
+    assert to_8bit(smaller, x.expand_as(smaller))[1].flatten().tolist() == [7, 1, 254, 100, 93, 101]
 
 
 def test_norms_of_known_perturbation():

@@ -141,7 +141,7 @@ class ImageAttacker:
 
     def _is_carried(self, photo: Photo) -> bool:
         """Whether the perturbation is carried to the photo: where that is not the input; and where there is no ball,
-        since dithering leaves more of a small one than rounding toward zero."""
+        since dithering leaves more of one below a grey level than rounding."""
         return photo.input is not photo.pixels or (self.perturb.threat is None and self.model_input is not None)
 
     def _carried(self, photo: Photo, delta: Tensor) -> np.ndarray:
@@ -156,12 +156,14 @@ class ImageAttacker:
         return as_array(self.model_input(Image.fromarray(photo[0] if len(photo) == 1 else photo.transpose(1, 2, 0))))
 
     def _rounded(self, x_adv: Tensor, x: Tensor, pixels: Tensor) -> Tensor:
-        """`x_adv` as uint8, its change rounded toward zero; in strips: float64 of a large image needs more memory than
-        the network."""
+        """`x_adv` as uint8, in the ball; in strips: float64 of a large image needs more memory than the network."""
+        threat = self.perturb.threat
         rounded = torch.empty_like(pixels)
         for top in range(0, x.shape[2], STRIP):
             rows = slice(top, top + STRIP)
-            rounded[:, :, rows] = to_8bit(x_adv[:, :, rows].nan_to_num(0.0), x[:, :, rows])
+            rounded[:, :, rows] = to_8bit(
+                x_adv[:, :, rows].nan_to_num(0.0), x[:, :, rows], threat.norm if threat else "linf"
+            )
         return rounded
 
     def _problem(self, size: float, is_finite: bool) -> str:
