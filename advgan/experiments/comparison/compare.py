@@ -139,7 +139,9 @@ def compare(
         attack_function(label, attack, target.model, threat, y_target, seed)
         if isinstance(attack, Generator) and attack.classes not in (0, k):
             raise InputError(f"the generator has {attack.classes} target classes, expected {k} of the model")
-    results = [_result(label, attack, cache, target, threat, y_target, seed) for label, attack in named.items()]
+    results = [
+        _result(label, attack, cache, target, threat, y_target=y_target, seed=seed) for label, attack in named.items()
+    ]
     settings = CompareSettings(tuple(named), threat.eps, norm, y_target, batch_size, seed, tuple(transforms.names))
     description = _describe_model(model, target)
     generators = [describe_generator(g, label, name, None) for label, g in named.items() if isinstance(g, Generator)]
@@ -169,7 +171,14 @@ def checked_target(model: nn.Module, x: Tensor, y: Tensor, name: str) -> tuple[T
 
 
 def _result(
-    label: str, attack: Attack, cache: ResultCache, target: TargetModel, threat: Threat, y_target: int | None, seed: int
+    label: str,
+    attack: Attack,
+    cache: ResultCache,
+    target: TargetModel,
+    threat: Threat,
+    *,
+    y_target: int | None,
+    seed: int,
 ) -> Result:
     """The result of one attack, under its label."""
     if isinstance(attack, (str, Generator)):
