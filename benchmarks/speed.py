@@ -39,7 +39,7 @@ from advgan.classifiers import fingerprint
 from advgan.core.config import Real, run, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
-from advgan.core.shipped import CLASSIFIER
+from advgan.core.shipped import CLASSIFIERS
 from advgan.core.threat_model import Threat, check_class, eps_text
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier
@@ -107,7 +107,7 @@ class Settings(TargetSettings, DataSettings):
 
 def main(settings: Settings) -> None:
     check(settings)
-    spec = parse_classifier(settings.target, settings.target_weights, default=CLASSIFIER)
+    spec = parse_classifier(settings.target, settings.target_weights, default=CLASSIFIERS)
     threat, sections = (
         Threat("linf", settings.eps),
         select_names("section", settings.sections, SECTIONS, SELF_CONTAINED),

@@ -72,7 +72,8 @@ def weights_file(weights: Path | str) -> tuple[Path, bool]:
     file = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if file is None:
         actual = "a directory without them" if os.path.isdir(path) else "nothing"
-        raise InputError(f"no target weights at {path}: expected a file, or model.safetensors in it, found {actual}")
+        expected = "a file, or a directory with model.safetensors or classifier/ (of train/classifier.py)"
+        raise InputError(f"no target weights at {path}: expected {expected}, found {actual}")
     return file, by_order
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_type_hints
 
+import docstring_parser
 import tyro
 import yaml
 from safetensors import SafetensorError
@@ -163,6 +164,24 @@ def help_text(docstring: str) -> str:
     return "\n\n".join(paragraphs)
 
 
+@contextmanager
+def joined_field_docstrings() -> Iterator[None]:
+    """The docstrings of fields with their lines joined: tyro would keep each break before an indented line."""
+    original = docstring_parser.parse_from_object
+
+    def parse_joined(obj: Any, *args: Any) -> docstring_parser.Docstring:
+        docstring = original(obj, *args)
+        for field in docstring.params:
+            field.description = field.description and re.sub(r"\s*\n\s*", " ", field.description)
+        return docstring
+
+    docstring_parser.parse_from_object = parse_joined  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = original
+
+
 def _mark_by_order(settings: S) -> S:
     """`settings` with BY_ORDER after each file of weights, where `weights_by_order` is set."""
     if not getattr(settings, "weights_by_order", False):
@@ -183,10 +202,10 @@ def _marked(files: Path | tuple[Path, ...]) -> Path | tuple[Path, ...]:
 
 
 def _parsed(settings_class: type[S], arguments: list[str], **options: Any) -> S:
-    """Settings parsed from `words`. Raises InputError with the first paragraph of tyro's message."""
+    """Settings parsed from `arguments`. Raises InputError with the first paragraph of tyro's message."""
     printed = io.StringIO()
     try:
-        with redirect_stderr(printed):
+        with redirect_stderr(printed), joined_field_docstrings():
             return tyro.cli(settings_class, args=arguments, **options)
     except SystemExit as stop:
         if stop.code != 2:

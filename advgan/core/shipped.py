@@ -23,4 +23,4 @@ def existing_or_shipped(path: Path) -> Path:
     return found if os.path.exists(found) else path
 
 
-CLASSIFIER = shipped("checkpoints/mnist5k-classifier")  # the default classifier under attack
+CLASSIFIERS = {"mnist-c": shipped("checkpoints/mnist5k-classifier")}  # weights of a name without any

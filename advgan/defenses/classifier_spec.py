@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError
 from advgan.core.spec_strings import parse_spec
 from advgan.defenses.registry import DEFENSES
+
+NO_WEIGHTS: Mapping[str, Path] = {}
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,18 @@ class ClassifierSpec:
 
 
 def parse_classifier(
-    text: str, weights: Path | str | None = None, defense: str | None = None, *, default: Path | None = None
+    text: str,
+    weights: Path | str | None = None,
+    defense: str | None = None,
+    *,
+    default: Mapping[str, Path] = NO_WEIGHTS,
 ) -> ClassifierSpec:
     """`NAME[@WEIGHTS][+DEFENSE]...`, with `weights` and `defense` where `text` has none.
 
     NAME       a built-in classifier, a directory, or an external name (`advgan.classifiers.external`)
     WEIGHTS    a directory or a file, also FILE:by-order
     DEFENSE    with settings after colons, from the inside out, see `defend`; `defense` "none" is None
-    default    weights of a name that needs some, where none are given
+    default    weights of these names, where none are given
 
     An `@` or `+` in an existing path is part of the path; so is one in a URL unless a defense follows. Raises
     InputError for weights or a defense given twice, weights of a directory, and an unknown defense or setting.
@@ -64,15 +70,20 @@ def parse_classifier(
     spec = ClassifierSpec(name, None if weights is None else Path(weights), defense)
     if spec.is_directory and weights is not None:
         raise InputError(f"the directory {name} holds its own weights, expected no others, got {weights}")
-    return replace(spec, weights=default) if spec.needs_weights else spec
+    return replace(spec, weights=default.get(spec.name)) if spec.needs_weights else spec
 
 
 def parse_classifiers(
-    texts: Sequence[str], weights: Sequence[Path], defenses: Sequence[str] = (), *, default: Path | None = None
+    texts: Sequence[str],
+    weights: Sequence[Path],
+    defenses: Sequence[str] = (),
+    *,
+    default: Mapping[str, Path] = NO_WEIGHTS,
 ) -> list[ClassifierSpec]:
     """Several classifiers, each parsed by `parse_classifier`.
 
-    weights    one for each name without weights that is no directory, or for each that needs some; none: `default`
+    weights    one for each name without weights that is no directory, or for each that needs some
+    default    weights of these names, where no `weights` are given; a name that has none there is left without
     defenses   one for each, one for all, or none
 
     Raises InputError as `parse_classifier`, and unless the numbers fit.
@@ -83,8 +94,8 @@ def parse_classifiers(
     specs = [parse_classifier(text, None, defense) for text, defense in zip(texts, defenses, strict=True)]
     without_path = [spec.path is None for spec in specs]
     need_weights = [spec.needs_weights for spec in specs]
-    if default is not None and not weights:
-        weights = [default] * sum(need_weights)
+    if texts and default and not weights:
+        return [replace(spec, weights=default.get(spec.name)) if spec.needs_weights else spec for spec in specs]
     with_weights = without_path if len(weights) == sum(without_path) else need_weights
     if texts and len(weights) == len(texts) > sum(without_path):
         parse_classifier(texts[without_path.index(False)], weights[without_path.index(False)])  # raises: given twice

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from advgan.core.config import ByOrder
 from advgan.core.recipe import NameOrPath
-from advgan.core.shipped import CLASSIFIER
+from advgan.core.shipped import CLASSIFIERS
 from advgan.defenses import ClassifierSpec, parse_classifier
 
 
@@ -17,14 +17,14 @@ class TargetSettings:
     """Classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or the shipped mnist-c"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or mnist-c's shipped ones"""
     weights_by_order: ByOrder = False
 
     @property
     def classifier(self) -> ClassifierSpec:
-        """The classifier, by default with the shipped weights. Raises InputError as `parse_classifier`."""
+        """The classifier; mnist-c by default with the shipped weights. Raises InputError as `parse_classifier`."""
         defense = getattr(self, "defense", None)
-        return parse_classifier(self.target, self.target_weights, defense, default=CLASSIFIER)
+        return parse_classifier(self.target, self.target_weights, defense, default=CLASSIFIERS)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class RunFlags:
     overwrite: bool = False
     """Replace an earlier run in the output directory"""
     threads: int | None = None
-    """CPU threads a process; None shares the cores among the processes"""
+    """CPU threads per process; None: the cores, divided among the processes"""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class LossFlags:
     """The weighted sum that the generator minimises."""
 
     adversarial: losses.AdversarialLoss | None = None
-    """Adversarial loss: of the logits (margin, cross-entropy), or of published attacks that transfer: relativistic
-    (CDA, Naseer et al. 2019); of a layer's output, untargeted, features (LTP, Nakka & Salzmann 2021) and
-    cosine-features (BIA, Zhang et al. 2022); toward the distribution of a target class, match (TTP, Naseer et al.
-    2021); None: margin, of an untargeted generator for photos of 100 classes and more relativistic"""
+    """Adversarial loss. Of the logits: margin, cross-entropy. Of published attacks that transfer: relativistic (CDA,
+    Naseer et al. 2019); features (LTP, Nakka & Salzmann 2021) and cosine-features (BIA, Zhang et al. 2022), of a
+    layer's output, untargeted; match (TTP, Naseer et al. 2021), targeted. None: margin; relativistic for an untargeted
+    generator of photos of 100 classes and more"""
     kappa: Real = 5.0
     """Confidence margin of the adversarial loss (form margin)"""
     gan: losses.GANLoss = "least-squares"
@@ -51,17 +51,17 @@ class NetworkFlags:
 
     architecture: Architecture | None = None
     """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
-    guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer); None: patch, for images of 96
-    pixels a side and more unet"""
+    guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer). None: patch, or unet from 96
+    pixels a side on"""
     patch: int = 4
-    """Side of a patch, in pixels, that becomes one position of the generator"""
+    """Side in pixels of the patches: the generator's feature map has one position for each"""
     width: int | None = None
-    """Channels of the generator; None: 32, of a unet for images of 96 pixels and more 28, of architecture resnet 64, of
-    unrolled 0, the learned backward pass alone"""
+    """Channels of the generator; None: 32 (unet from 96 pixels a side on: 28, resnet: 64, unrolled: 0, the learned
+    backward pass alone)"""
     depth: int | None = None
-    """Residual blocks of the generator (unet: at its bottom; unrolled: iterations); None: 2, of a resnet 6"""
+    """Residual blocks of the generator (unet: at its bottom; unrolled: iterations); None: 2 (resnet: 6)"""
     levels: int | None = None
-    """Downsampling levels of a unet; None: 1, for images of 96 pixels and more 2"""
+    """Downsampling levels of a unet; None: 1, from 96 pixels a side on 2"""
 
 
 def save_settings(settings: Any, accelerator: Accelerator) -> None:

@@ -1,6 +1,6 @@
 """Train a generator that attacks a fixed classifier in one forward pass (AdvGAN, Xiao et al. 2018, arXiv:1801.02610).
 
-accelerate launch train/advgan.py                                    the embedded digits, with all defaults
+accelerate launch train/advgan.py                                    5,000 embedded digits, with all defaults
 torchrun --nproc-per-node 2 train/advgan.py ...                      several processes share each batch
 accelerate launch -m advgan train ...                                the same of an installed package: advgan train
 python train/advgan.py --dataset mnist --data-dir data --target mnist-c --target-weights RUN --eps 8/255
@@ -42,9 +42,9 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
 
     architecture: Architecture | None = None
     """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
-    guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer); None: patch, for images of 96
-    pixels a side and more unet; or unrolled with --guide, where a trial of 60 steps before 300 and more ends below 0.7
-    of FGSM's success"""
+    guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer). None: patch, or unet from 96
+    pixels a side on; a training of 300 steps or more tries it for 60 first, and where that has less than 0.7 of FGSM's
+    success takes unrolled with --guide instead"""
     eps: Real = 0.3
     """Radius of the ball, in pixel units of [0, 1]"""
     norm: Norm = "linf"
@@ -52,16 +52,16 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     y_target: int | str | None = None
     """Target class of every image, a number or a name; None: untargeted"""
     labels: bool | None = None
-    """The label, the class to leave, is an input of the generator; None: yes for the architectures patch and unet
-    without a guide, unless --universal, and with at least 10 training images a class"""
+    """Whether the label, the class to leave, is an input of the generator; None: for patch and unet with at least 10
+    training images a class, without a guide and --universal"""
     label_dropout: Real = 0.1
-    """Share of the training images whose label the generator is not given, so that it works without"""
+    """Fraction of the training images whose label the generator does not get, so that it also works without"""
     any_class: bool = False
     """One generator for all target classes, and untargeted: the class is an input"""
     target_classes: tuple[str | int, ...] = ()
     """With --any-class: the classes to be trained toward, two or more, by number or name; (): all"""
     aimed: Real = 0.5
-    """With --any-class: share of the training images with a target class"""
+    """With --any-class: fraction of the training images with a target class; the others are untargeted"""
     eps_min: Real | None = None
     """One generator for all radii from this one to eps; None: for eps alone"""
     noise: int = 0
@@ -76,28 +76,28 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     guide: bool = False
     """Condition the generator on the logits of a frozen copy of the target for the clean image"""
     guide_dir: Path | None = None
-    """Directory of a saved classifier that is the guide in the place of the target: a smaller one (quick) costs less"""
+    """Directory of a saved classifier that is the guide instead of the target: a smaller one (quick) costs less"""
     train_on: Literal["train", "test"] = "train"
-    """Images of the training; test: to audit the protocol of works that train on the images they report on, which card
-    and reports state"""
+    """Split that the generator is trained on; test: to audit published protocols that train on the images they report
+    on (card and reports state it)"""
     output_dir: Path = Path("checkpoints/runs/advgan")
     """Directory of generator/, discriminator/, state/ and logs/"""
     init: Path | None = None
     """Initial weights: a trained generator's folder or run, and the discriminator beside it; None: random ones"""
     epochs: int | None = None
-    """Passes over the training images (with --noise every other one is seen, twice); None: 20, at most 600 steps
-    (architecture unrolled: 200, of images of 96 pixels and more 60); with --resume more: trained longer"""
+    """Passes over the training images (with --noise a pass is over half of them, each twice); None: 20, but at most 600
+    steps (unrolled: 200; from 96 pixels a side on: 60). With --resume a larger number trains longer"""
     max_steps: int | None = None
-    """Steps in all; overrides epochs, and the schedule follows it; more with --resume: trained longer"""
+    """Number of steps, instead of epochs; with --resume a larger number trains longer"""
     batch_size: int | None = None
-    """Images per step, over all processes; None: 64, of images of 96 pixels and more 16 (architecture unrolled: 8), or
-    all images if there are fewer"""
+    """Images per step, over all processes; None: 64, from 96 pixels a side on 16 (unrolled: 8), or all images if there
+    are fewer"""
     survive: tuple[str, ...] = ()
     """Transforms of the written image (8 bits), one of which is drawn for each training image: png, jpeg:75, resize,
     crop, resize-crop, or a preprocessing defense; the best generator is that of the highest mean success after them"""
     curriculum: Real | None = None
-    """Radius of the first step over eps, which falls to eps in the first half of the steps; 1: eps in all steps; None:
-    2 for an untargeted generator of photos of 100 classes and more, otherwise 1"""
+    """Factor on eps at the first step, which falls to 1 over the first half of the steps; None: 2 for an untargeted
+    generator of photos of 100 classes and more, otherwise 1"""
     seed: int = 0
     """Seed of weights and batches"""
     bf16: bool = False
@@ -108,7 +108,7 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     accumulate: int = 1
     """Micro-batches per step and process: the same step in less memory"""
     checkpoint_target: bool = False
-    """Compute the target's activations a second time instead of keeping them: less memory, a forward pass more"""
+    """Recompute the target's activations in the backward pass instead of keeping them: less memory, one more forward"""
     compile: bool = False
     """Compile generator and target (torch.compile): the first pass takes a minute"""
 
@@ -122,11 +122,11 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Weight of the detector loss, where the target can reject (--defense reject:detector=DIR); None: 1"""
 
     learning_rate: Real | None = None
-    """Peak of the generator's one-cycle schedule (Adam); None: 1e-2, of a unet 4e-3, unrolled or resnet 2e-3"""
+    """Peak of the generator's one-cycle schedule (Adam); None: 1e-2 (unet: 4e-3, unrolled and resnet: 2e-3)"""
     discriminator_learning_rate: Real = 1e-3
     """Learning rate of the discriminator, constant (Adam)"""
     warmup: Real = 0.1
-    """Share of the steps in which the learning rate rises"""
+    """Fraction of the steps in which the learning rate rises"""
     ema: Real = 0.9
     """Decay of the averaged weights that are validated and kept; 0 keeps the latest"""
     clip_norm: Real = 10.0
@@ -134,7 +134,7 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     validate_every: int = 100
     """Steps between validations (and saves)"""
     validation_images: int | None = None
-    """Validation images used, at most; None: 1000, of images of 96 pixels and more 200"""
+    """Maximum number of validation images; None: 1000, from 96 pixels a side on 200"""
 
 
 def main(settings: Settings) -> None:

@@ -15,11 +15,14 @@ from PIL import Image
 
 from advgan import Generator
 from advgan.cli.attack_images import find_images
+from advgan.cli.attack_images.loading import chosen_classifier
 from advgan.cli.attack_images.png import check_output_path, read_metadata, write_png
+from advgan.cli.attack_images.settings import PairSettings
 from advgan.cli.main import main
 from advgan.core.errors import InputError
+from advgan.core.shipped import CLASSIFIERS
 from advgan.core.threat_model import to_8bit
-from advgan.defenses import load_classifier
+from advgan.defenses import ClassifierSpec, load_classifier
 from tests.conftest import randomise_conditioning, run_ranks
 
 EPS = 20 / 255
@@ -204,7 +207,7 @@ def test_existing_files_are_not_overwritten_without_force(
     attack(photos, out, "--generator", generator, "--force")
     loud = (out / "a.png").read_bytes()
     attack(photos, out, "--generator", generator, "--eps", "4/255", code=2)
-    assert "eps was 0.0784" in capsys.readouterr().err
+    assert "eps was 20/255, now 4/255" in capsys.readouterr().err
     (out / "settings-attack.yaml").unlink()
     (out / "manifest.csv").rename(tmp_path / "manifest.csv")
     attack(photos, out, "--generator", generator, "--eps", "4/255", code=2)  # eps is also in the PNG metadata
@@ -555,3 +558,10 @@ def test_png_metadata_identify_finished_images(tmp_path: Path) -> None:
 def _plain_png(folder: Path) -> Path:
     Image.new("L", (4, 4)).save(folder / "plain.png")
     return folder / "plain.png"
+
+
+def test_target_without_weights_is_the_shipped_classifier_of_its_name() -> None:
+    """As in the other programs; another name is still an error when it is loaded."""
+    assert chosen_classifier(PairSettings(target="mnist-c")) == ClassifierSpec("mnist-c", CLASSIFIERS["mnist-c"])
+    assert chosen_classifier(PairSettings(target="mnist-b")) == ClassifierSpec("mnist-b")
+    assert chosen_classifier(PairSettings()) is None

@@ -180,9 +180,9 @@ def test_note_where_photos_are_attacked_at_their_own_sizes(
     note.cache_clear()
     generator = save(tmp_path / "g", channels=3)
     attack(photos / "2.png", tmp_path / "square", "--generator", generator)
-    assert "attacked as they are" not in capsys.readouterr().err
+    assert "attacked at their own size" not in capsys.readouterr().err
     attack(photos, tmp_path / "out", "--generator", generator)
-    assert "note: photos of several sizes are attacked as they are" in capsys.readouterr().err
+    assert "note: photos are attacked at their own size" in capsys.readouterr().err
     assert len(contents(tmp_path / "out")) == 6
 
 

@@ -223,6 +223,21 @@ def test_help_documents_every_flag(capsys):
         assert word in text
 
 
+@dataclass(frozen=True)
+class LongHelp:
+    eps: float = 0.3
+    """A text that goes on
+    in a second line, and
+    in a third"""
+
+
+def test_help_of_a_flag_has_no_breaks_of_the_source(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        parse(LongHelp, ["--help"])
+    assert "A text that goes on in a second line, and in a third (default: 0.3)" in capsys.readouterr().out
+
+
 def test_help_shows_each_example_as_a_line(capsys):
     text = "What it does,\nin two lines.\n\npython a.py --x 1   first\ntorchrun b.py ...\n\n(More)\nto say.\n"
     with pytest.raises(SystemExit):

@@ -76,7 +76,10 @@ def test_weights_and_defenses_of_several_classifiers(tmp_path: Path) -> None:
     a, b = Path("a"), Path("b")
     texts = ["mnist-c@a", "mnist-b", str(tmp_path)]
     expected = [ClassifierSpec("mnist-c", a), ClassifierSpec("mnist-b", b), ClassifierSpec(str(tmp_path))]
-    assert parse_classifiers(texts, [b]) == parse_classifiers(texts, [], default=b) == expected
+    assert parse_classifiers(texts, [b]) == parse_classifiers(texts, [], default={"mnist-b": b}) == expected
+    assert parse_classifiers(["mnist-b", "mnist-a"], [], default={"mnist-b": b})[1] == ClassifierSpec("mnist-a")
+    assert parse_classifier("mnist-b", default={"mnist-b": b}) == ClassifierSpec("mnist-b", b)
+    assert parse_classifier("mnist-a", default={"mnist-b": b}).needs_weights
     assert [spec.defense for spec in parse_classifiers(texts, [b], ["median"])] == ["median"] * 3
     external = [*parse_classifiers(["timm:resnet18", "mnist-b"], [b]), *parse_classifiers(["timm:resnet18"], [a])]
     assert [spec.weights for spec in external] == [None, b, a]

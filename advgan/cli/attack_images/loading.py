@@ -12,6 +12,7 @@ from advgan.cli.attack_images.attacker import ImageAttacker
 from advgan.cli.attack_images.perturb import Perturber
 from advgan.cli.attack_images.settings import PairSettings, Settings
 from advgan.core.errors import InputError
+from advgan.core.shipped import CLASSIFIERS
 from advgan.core.threat_model import Threat
 from advgan.data.classes import find_class
 from advgan.data.imagenet import class_names
@@ -46,7 +47,7 @@ def load(settings: Settings, accelerator: Accelerator) -> list[ImageAttacker]:
 def chosen_classifier(settings: PairSettings) -> ClassifierSpec | None:
     """The target of the settings; None for none. Raises InputError for weights alone."""
     if settings.target is not None:
-        return parse_classifier(settings.target, settings.target_weights, settings.defense)
+        return parse_classifier(settings.target, settings.target_weights, settings.defense, default=CLASSIFIERS)
     if settings.target_weights is not None:
         raise InputError(f"target_weights need a target, got {settings.target_weights} alone")
     return None

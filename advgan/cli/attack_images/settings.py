@@ -26,7 +26,7 @@ class PairSettings:
     """Classifier under attack: any --target of advgan compare; None: that of the generator's run, or the shipped one
     of a shipped generator"""
     target_weights: Path | None = None
-    """Weights of the target; None: its published or saved ones"""
+    """Weights of the target; None: its published or saved ones, or those shipped for mnist-c"""
     weights_by_order: ByOrder = False
     defense: NameOrPath | None = None
     """Defenses around the classifier, e.g. bit-depth:bits=3, several joined by +; None: none"""

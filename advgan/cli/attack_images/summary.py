@@ -22,8 +22,8 @@ def print_notes(candidates: list[InputImage], attacker: ImageAttacker) -> None:
         note("labels are an input of this generator, and unknown without --target: the success rate is lower")
     if attacker.model_input is None and resized_by_any([image.path for image in candidates if not image.problem]):
         note(
-            "photos of several sizes are attacked as they are; little of it survives a classifier that resizes them: "
-            "--target, or --image-size and --resize, its preprocessing"
+            "photos are attacked at their own size, and a classifier that resizes them loses much of the perturbation; "
+            "pass --target, or its preprocessing: --image-size and --resize"
         )
 
 

@@ -21,7 +21,7 @@ from advgan.analysis import summary
 from advgan.attacks import ATTACKS, AttackSpec, parse_attack
 from advgan.core.errors import InputError
 from advgan.core.recipe import NameOrPath
-from advgan.core.shipped import CLASSIFIER
+from advgan.core.shipped import CLASSIFIERS
 from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import ClassifierSpec, parse_classifier, parse_classifiers
 from advgan.defenses.transforms import survive_transforms
@@ -47,22 +47,22 @@ class Settings(ClassifiersSettings, StudySettings):
     all, or several of a single target, each of them attacked"""
     generator: tuple[Path, ...] = ()
     """Folders of trained generators, or their runs: one for each target, one for all, or several for a single target;
-    (): no attack advgan"""
+    (): none"""
     surrogate: NameOrPath | None = None
-    """Another classifier, source of mifgsm images for the targets, in a row of their own"""
+    """Another classifier, whose MI-FGSM images are tried on the targets too (transfer), in a row of their own"""
     surrogate_weights: Path | None = None
-    """Its weights, if it needs any"""
+    """Weights of the surrogate, if it needs any"""
     attacks: tuple[str, ...] = ()
-    """Names, with spaces or commas between, with settings after colons (pgd:steps=100:loss=dlr), or all;
-    by default noise, the plain baselines and advgan. Names and settings: the attacks table of the README; those of
-    another library with it before them: foolbox:LinfPGD:steps=40, torchattacks:AutoAttack, art:DeepFool"""
+    """Names with settings after colons, like fgsm pgd:steps=100:loss=dlr (see the attacks table of the README), or all;
+    by default noise, the plain baselines and advgan. Of another library: foolbox:LinfPGD:steps=40,
+    torchattacks:AutoAttack, art:DeepFool"""
     sanity: bool = False
     """Additional attacks for the sanity checks: noise, FGSM, PGD with 40 and 80 steps and at eps 0.5, Square"""
     eps: tuple[str, ...] = ()
-    """Radii of the balls, like 0.3 or 8/255, in each of the norms, or in one: l2:2; (): the generator's, 0.3 without
-    one"""
+    """Radii of the balls, like 0.3 or 8/255, in each of the norms, or in one: l2:2; (): the generator's, otherwise
+    0.3"""
     norm: tuple[Norm, ...] = ()
-    """Norms of the balls; (): the generator's, linf without one"""
+    """Norms of the balls; (): the generator's, otherwise linf"""
     y_target: int | str | None = None
     """Target class, a number or a name; images of that class are left out. None: the generator's, if it has one"""
     survive: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ def parse_targets(settings: Settings) -> list[ClassifierSpec]:
     names, weights = settings.target, settings.target_weights
     if len(names) == 1 and len(settings.defense) > 1:
         names, weights = names * len(settings.defense), weights * len(settings.defense)
-    return parse_classifiers(names, weights, settings.defense, default=CLASSIFIER)
+    return parse_classifiers(names, weights, settings.defense, default=CLASSIFIERS)
 
 
 def load_by_target(study: Study, settings: Settings, targets: int) -> list[list[LoadedGenerator]]:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from advgan.core import files as storage
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import sha256_of
+from advgan.core.threat_model import eps_text
 from advgan.core.training_record import PROGRESS
 from advgan.training.runtime.distributed import in_any_process
 
@@ -255,10 +256,15 @@ def settings_diff(before: dict[str, Any], current: dict[str, Any], ignored: set[
     """The settings, except `ignored` ones, in which `current` differs from `before`, as text; empty if none. One
     that `before`, of an older version, does not have must be unused: None, False or empty."""
     return "; ".join(
-        f"{k} was {before.get(k)}, now {v}"
+        f"{k} was {_shown(k, before.get(k))}, now {_shown(k, v)}"
         for k, v in current.items()
         if k not in ignored and before.get(k) != v and (v or k in before)
     )
+
+
+def _shown(name: str, value: Any) -> str:
+    """The value of a setting as text; a radius as in commands, 8/255."""
+    return eps_text(value) if name == "eps" and isinstance(value, float) else str(value)
 
 
 def _checksums(folder: Path) -> dict[str, str]:
