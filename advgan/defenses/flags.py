@@ -17,7 +17,7 @@ class TargetSettings:
     """Classifier under attack: its name, the directory of a saved one, or torchvision:NAME:WEIGHTS, timm:NAME,
     hf:REPO, FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
     target_weights: Path | None = None
-    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own, or mnist-c's shipped ones"""
+    """Its weights: a run of train/classifier.py, a .safetensors or .pt file; None: its own (mnist-c: shipped)"""
     weights_by_order: ByOrder = False
 
     @property
