@@ -23,16 +23,16 @@ def segments(rows: Sequence[AttackRow], budgets: tuple[float, float] = BUDGETS) 
 
     Each has "low" and "high" (budgets), "ours" and "baseline" (names, None if none fits), "ours_asr" and
     "baseline_asr", and "leads": whether ours has at least the success of the best baseline. Parts on which nothing
-    fits are left out.
+    that fits has any success are left out.
     """
     low, high = budgets
     times = sorted({row["time"] for row in rows if row["asr"] is not None and low < row["time"] < high})
     parts: list[dict[str, Any]] = []
     for start, end in pairwise([low, *times, high]):
         ours, baseline = best_within(rows, start, True), best_within(rows, start, False)
-        if ours is None and baseline is None:
-            continue
         ours_asr, baseline_asr = (None if row is None else row["asr"] for row in (ours, baseline))
+        if not ours_asr and not baseline_asr:
+            continue
         part = {
             **{"low": start, "high": end, "ours": ours and ours["attack"], "ours_asr": ours_asr},
             **{"baseline": baseline and baseline["attack"], "baseline_asr": baseline_asr},

@@ -189,7 +189,7 @@ def success(
             if result.row["status"] != "ok":
                 raise InputError(f"nothing to publish: on {name} at eps {eps_text(eps)} {result.row['status']}")
             rows.append(result.row)
-        lines.append(line(name, rows[0], "away" if generator.y_target is None else f"class {generator.y_target}"))
+        lines.append(line(name, rows[0], "untargeted" if generator.y_target is None else f"class {generator.y_target}"))
         if rows[1:]:
             n = sum(row["n_attacked"] for row in rows[1:])
             hits = round(sum(row["asr"] * row["n_attacked"] for row in rows[1:]))

@@ -49,3 +49,10 @@ def test_segments_without_any_attack_are_left_out() -> None:
     assert segments([]) == []
     assert lead_share([]) is None
     assert [part["low"] for part in segments([row("ours", 4.0, 0.5)])] == [4.0]
+
+
+def test_budgets_without_any_success_are_left_out() -> None:
+    """Two attacks that never succeed are equal, but neither leads."""
+    assert segments([row("ours", 0.1, 0.0), row("fgsm", 1.0, 0.0)]) == []
+    parts = segments([row("ours", 0.1, 0.0), row("fgsm", 1.0, 0.2)])
+    assert [(part["low"], part["leads"]) for part in parts] == [(1.0, False)]

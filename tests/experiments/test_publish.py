@@ -38,7 +38,7 @@ def test_a_generator_is_published_with_its_figures(made, tmp_path, monkeypatch, 
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("# A run's card")
     rows = re.findall(r"^\| mnist5k \| (\d+) \| ([\w ]+) \| linf ([\d.]+) \| ([\d.]+) \[", card, re.M)
-    assert [row[1:3] for row in rows] == [("away", "0.1"), ("away", "0.3"), ("each wrong class", "0.3")]
+    assert [row[1:3] for row in rows] == [("untargeted", "0.1"), ("untargeted", "0.3"), ("each wrong class", "0.3")]
     assert int(rows[2][0]) == 9 * int(rows[1][0])
     x = torch.rand(2, 1, 28, 28)
     assert torch.equal(

@@ -56,7 +56,7 @@ def test_a_generator_keeps_ball_and_box(folder: Path) -> None:
 @pytest.mark.parametrize("folder", OF_DIGITS, ids=lambda folder: folder.name)
 def test_a_generator_fools_as_many_as_its_card_says(folder):
     found = re.findall(
-        r"^\| mnist5k \| \d+ \| away \| (\w+) ([\d.]+) \| ([\d.]+) \[", (folder / "README.md").read_text(), re.M
+        r"^\| mnist5k \| \d+ \| untargeted \| (\w+) ([\d.]+) \| ([\d.]+) \[", (folder / "README.md").read_text(), re.M
     )
     assert found
     x, y = next(load_data("mnist5k").test.batches(1000))

@@ -21,7 +21,8 @@ ATTACKS = (
 )
 BUDGETS = (
     "A budget is the time that an attack may take, in units of FGSM on the same batch. Of the attacks that fit the "
-    "budget the one of the highest ASR counts. Leads: ours is at or above the best baseline."
+    "budget the one of the highest ASR counts. Leads: ours is at or above the best baseline. Budgets at which none has "
+    "any success are left out."
 )
 
 
