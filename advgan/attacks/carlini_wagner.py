@@ -11,7 +11,7 @@ from advgan.attacks.common import (
     check_inputs,
     check_positive,
     frozen_eval,
-    length,
+    l2_length,
     loss_and_gradient,
 )
 from advgan.attacks.losses import get_loss
@@ -118,7 +118,7 @@ class _Search:
 
     def init(self, i: Tensor, gradient: Tensor, margin: Tensor, rate: float | None, c: float | None) -> None:
         """Choose start, learning rate and c for images `i` from the gradient of the margin at x."""
-        slope = length(gradient)
+        slope = l2_length(gradient)
         self.unit[i] = unit = torch.where(slope > 0, 1 / slope, 1.0)
         missing = ((self.kappa - margin) * unit).clamp_min(1e-6)
         need = batch_view(missing / gradient[0].numel() ** 0.5).clamp(1e-5, 0.1)  # of a pixel, root mean square

@@ -221,7 +221,7 @@ def batch_view(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-def length(gradient: Tensor) -> Tensor:
+def l2_length(gradient: Tensor) -> Tensor:
     """(n,) the l2 norm of `gradient` (n, c, h, w), also where its squares would underflow or overflow."""
     largest = gradient.flatten(1).abs().amax(1)
     return largest * (gradient.flatten(1) / largest.clamp_min(1e-38)[:, None]).norm(dim=1)

@@ -12,7 +12,7 @@ from advgan.attacks.common import (
     frozen_eval,
     gradient_at,
     gradients_on,
-    length,
+    l2_length,
 )
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_whole
@@ -147,7 +147,7 @@ class _Search:
         with gradients_on():
             chosen = f.gather(1, k.clone())
             w = gradient_at(leaf, chosen.sum(), again=True)
-        slope = length(w) if self.norm == "l2" else w.flatten(1).abs().sum(1)  # the dual norm
+        slope = l2_length(w) if self.norm == "l2" else w.flatten(1).abs().sum(1)  # the dual norm
         # The box cuts steps short, so that an image may never cross: the last 1e-4 is taken in one step.
         distance = (chosen.detach().abs()[:, 0] / slope).clamp_min(1e-4)
         direction = w / batch_view(slope) if self.norm == "l2" else w.sign()

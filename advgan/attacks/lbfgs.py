@@ -14,7 +14,7 @@ from advgan.attacks.common import (
     frozen_eval,
     gradient_at,
     gradients_on,
-    length,
+    l2_length,
     loss_and_gradient,
 )
 from advgan.attacks.losses import LossFn, get_loss
@@ -80,7 +80,7 @@ def _nearest(model: nn.Module, x: Tensor, y: Tensor) -> int:
         distances = []
         for k in likely:
             gap = logits[label] - logits[k]
-            slope = length(gradient_at(leaf, gap, again=True)).item()
+            slope = l2_length(gradient_at(leaf, gap, again=True)).item()
             distances.append((gap.item() / slope if slope else np.inf, k))
     return min(distances, default=(np.inf, label))[1]
 

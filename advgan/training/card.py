@@ -181,7 +181,7 @@ def _filled(
         hinge = f"| images with an active hinge (l2 above c) | {metrics['hinge_active']:.1%} |\n"
     rejection = ""
     if "rejected" in metrics:
-        loss += f" + {DETECTOR_WEIGHT if s['evasion'] is None else s['evasion']:g} L_evasion"
+        loss += f" + {DETECTOR_WEIGHT if s['evasion'] is None else s['evasion']:g} L_detector"
         rejection = f"| of those images, rejected by the target when perturbed | {metrics['rejected']:.2%} |\n"
     # Of several eval settings `asr` is the mean, with a row for each below.
     eval_settings_rows = "".join(

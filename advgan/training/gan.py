@@ -30,13 +30,13 @@ class LossConfig:
     """L = L_adv + alpha L_GAN + beta L_hinge (Xiao et al. 2018, eq. 4), with the form of each term, and two terms more:
 
     + diversity_weight L_diversity   of a generator with noise: keeps it from ignoring the noise
-    + detector_weight L_detector     of a classifier that can reject: keeps the adversarial images below its threshold;
-                                     None: 1
+    + detector_weight L_detector     of a classifier that can reject: keeps the adversarial images below its threshold
+                                     (weight None: 1)
 
-    adversarial, kappa   form of L_adv, and the margin of the form "margin". Of attacks that transfer, published with
-                         alpha = beta = 0 (`advgan.models.objectives`): "relativistic" (CDA), "features" (LTP) and
-                         "cosine-features" (BIA), which are untargeted, and "match" (TTP), which is targeted. None:
-                         relativistic for an untargeted generator of photos of 100 classes and more, otherwise margin
+    adversarial, kappa   form of L_adv, and the confidence margin of the form "margin". Forms of published attacks that
+                         transfer (`advgan.models.objectives`; published with alpha = beta = 0): "relativistic" (CDA),
+                         "features" (LTP), "cosine-features" (BIA), and the targeted "match" (TTP). None: relativistic
+                         for an untargeted generator of photos of 100 classes and more, otherwise margin
     layer                of the features, by name, like "features.5"; None: one in the middle
     random_normalization     another normalisation of the images that the classifier sees in each step, for transfer to
                              other domains (BIA, Zhang et al. 2022)
@@ -145,8 +145,8 @@ LossFunction = Callable[[LossInputs], Tensor]  # -> a scalar, or one value per i
 
 
 def wrong_classes(target_classes: Sequence[int], y: Tensor, numbers: Tensor) -> Tensor:
-    """The target class of each image (n,) with label `y`: of the `target_classes` other than y, in their order from
-    the one after y, the one of its number, counted from 0 and around."""
+    """A target class for each image (n,) with label `y`: its number in `numbers` picks one of the `target_classes`
+    other than y, counted cyclically from the one after y."""
     targets = torch.tensor(sorted(target_classes), device=y.device)
     after = torch.searchsorted(targets, y.contiguous(), right=True)
     others = len(targets) - torch.isin(y, targets).long()
@@ -171,10 +171,11 @@ def sample_conditions(
     so that they do not depend on the number of processes. The radius of a generator for a single eps is larger by
     `eps_factor`, in linf at most 1.
     """
-    mine, device = slice(first, first + len(y)), y.device
+    device = y.device
 
     def local(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values[mine]).to(device)
+        """The values of this process's images, out of those of the whole batch."""
+        return torch.from_numpy(values[first : first + len(y)]).to(device)
 
     def per_image(values: np.ndarray) -> Tensor:
         """One value per image; where images come in pairs that differ in noise alone, one per pair."""
@@ -201,8 +202,8 @@ def sample_conditions(
 
 def perturbed(generator: nn.Module, batch: Batch) -> Tensor:
     """x_adv (n, c, h, w) of a batch, by a generator that may be wrapped for several processes."""
-    given = batch.conditions
-    x_adv: Tensor = generator(batch.x, given.y, given.y_target, given.eps, given.z)
+    conditions = batch.conditions
+    x_adv: Tensor = generator(batch.x, conditions.y, conditions.y_target, conditions.eps, conditions.z)
     return x_adv
 
 
@@ -264,8 +265,8 @@ def generator_step(
     discriminator   unwrapped: frozen for this step, so that its own gradients stay as they are and its data-parallel
                     wrapper has no forward pass without a backward one; None: there is no L_GAN
     sources         the frozen classifiers; of several: the mean of their losses
-    accumulate      number of micro-batches: of one alone are activations kept
-    transforms      those that `batch.transform` numbers
+    accumulate      number of micro-batches; more of them take less memory
+    transforms      the transforms that the numbers in `batch.transform` refer to
     """
     optimizer.zero_grad()
     metrics = []
@@ -273,15 +274,15 @@ def generator_step(
         images = batch[part]
         with no_sync_unless_last(generator, part.stop == len(batch.x), accelerator):
             images_adv = x_adv if x_adv is not None and accumulate == 1 else perturbed(generator, images)
-            of_sources = []
+            by_source = []
             for source in sources:
                 inputs = loss_inputs(images, images_adv, discriminator, source, accelerator, transforms)
-                of_sources.append(
-                    weighted_loss(loss, inputs) if isinstance(loss, LossConfig) else own_loss(loss, inputs)
+                by_source.append(
+                    weighted_loss(loss, inputs) if isinstance(loss, LossConfig) else custom_loss(loss, inputs)
                 )
-            value = torch.stack([value for value, _ in of_sources]).mean()
+            value = torch.stack([value for value, _ in by_source]).mean()
             accelerator.backward(value / accumulate)
-        metrics.append(average([terms for _, terms in of_sources]))
+        metrics.append(average([terms for _, terms in by_source]))
     gradient_norm = accelerator.clip_grad_norm_(generator.parameters(), clip_norm)
     optimizer.step()
     return average(metrics) | {"gradient norm": torch.as_tensor(gradient_norm).detach()}
@@ -300,23 +301,23 @@ def loss_inputs(
     model: Any = adaptive(source.model)
     logits = x_adv.new_zeros(len(x_adv), 0)
     clean_logits = features = clean_features = None
-    seen, clean_seen = x_adv, batch.x
+    x_in, clean_in = x_adv, batch.x  # the inputs of the classifier
     if transforms and batch.transform is not None:
-        seen = transforms.mixed(x_adv, batch.x, batch.transform)
+        x_in = transforms.mixed(x_adv, batch.x, batch.transform)
     if batch.normalization is not None:
-        seen, clean_seen = (objectives.random_normalize(x, *batch.normalization) for x in (seen, clean_seen))
+        x_in, clean_in = (objectives.random_normalize(x, *batch.normalization) for x in (x_in, clean_in))
     with accelerator.autocast():
         if source.layer is None:
-            logits = model(seen).float()
+            logits = model(x_in).float()
         else:
-            features = layer_output(model, source.layer, seen)
+            features = layer_output(model, source.layer, x_in)
         with torch.no_grad():
             if source.clean_logits:
-                clean_logits = model(clean_seen).float()
+                clean_logits = model(clean_in).float()
             if source.layer is not None:
-                clean_features = layer_output(model, source.layer, clean_seen)
+                clean_features = layer_output(model, source.layer, clean_in)
         scores = x_adv.new_zeros(len(x_adv)) if discriminator is None else frozen_scores(discriminator, x_adv)
-        rejection = model.rejection_score(seen).float() if can_reject(model) else None
+        rejection = model.rejection_score(x_in).float() if can_reject(model) else None
     return LossInputs(
         batch.x,
         x_adv,
@@ -354,12 +355,12 @@ def weighted_loss(loss: LossConfig, inputs: LossInputs) -> tuple[Tensor, dict[st
     terms["loss hinge"] = losses.perturbation_hinge(delta, threshold).mean()
     total = total + loss.beta * terms["loss hinge"]
     if loss.diversity_weight and inputs.conditions.z is not None:
-        terms["loss sameness"] = losses.diversity_loss(delta).mean()
-        total = total + loss.diversity_weight * terms["loss sameness"]
+        terms["loss diversity"] = losses.diversity_loss(delta).mean()
+        total = total + loss.diversity_weight * terms["loss diversity"]
     detector_weight = DETECTOR_WEIGHT if loss.detector_weight is None else loss.detector_weight
     if detector_weight and inputs.rejection is not None:
-        terms["loss evasion"] = losses.detector_loss(inputs.rejection).mean()
-        total = total + detector_weight * terms["loss evasion"]
+        terms["loss detector"] = losses.detector_loss(inputs.rejection).mean()
+        total = total + detector_weight * terms["loss detector"]
     return total, terms
 
 
@@ -381,7 +382,7 @@ def adversarial_term(loss: LossConfig, inputs: LossInputs) -> Tensor:
     return losses.adversarial_loss(inputs.logits, inputs.y, inputs.y_target, form=form, kappa=loss.kappa)
 
 
-def own_loss(loss: LossFunction, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+def custom_loss(loss: LossFunction, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
     """The caller's loss, a mean over the images. Raises InputError for what is no such value, or has no gradient."""
     value: Any = loss(inputs)
     if not isinstance(value, Tensor) or value.shape not in ((), (len(inputs.x),)) or not value.requires_grad:

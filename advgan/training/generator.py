@@ -46,7 +46,7 @@ from advgan.training.runtime.loop import GracefulShutdown, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.sources import build_sources, checked_ensemble
 from advgan.training.trainer import GANTrainer, OptimizerFactory
-from advgan.training.trial import is_open, unrolled_is_better
+from advgan.training.trial import is_architecture_open, unrolled_is_better
 from advgan.training.validation import Validator, eval_settings, seconds_per_pass
 from advgan.training.validation_log import write_validation
 
@@ -84,29 +84,31 @@ def fit(
 
     Args:
         model: images (n, c, h, w) float32 in [0, 1] -> logits (n, k), normalisation inside: a module, or a function
-            that passes gradients. It is used in eval mode, and left as it was. Of a list of classifiers the loss is the
-            mean over them; labels, validation and warnings are of the first.
+            that passes gradients. It is used in eval mode, and left as it was. Or a list of classifiers: the loss is
+            the mean over them, and labels and validation are those of the first.
         train: images, or images and labels: a pair (x, y) or x alone, tensors or arrays, uint8 in 0..255 or float in
             [0, 1]; a Dataset, a DataLoader; a folder of class folders or of images. Without labels the predictions on
             the clean images are the labels, and `asr` is the fooling rate.
-        validation: as `train`; None: a tenth of `train`, drawn by `seed`, of each class its part.
+        validation: as `train`; None: a tenth of `train`, a random sample stratified by class.
         eps, norm: the ball: the largest perturbation, in units of pixels in [0, 1].
         y_target: the class to reach; None: any wrong one.
         generator: settings of the network (`GeneratorConfig`); your network, 2 x - 1 -> an unbounded perturbation
             (see `advgan.Generator`); or your Generator, which is trained in place.
         guide: a classifier whose logits condition the generator, which keeps a frozen copy; True: the model itself.
         discriminator: your discriminator, images -> scores (n,), higher for clean images. With alpha 0 there is none.
-        loss: settings of the weighted sum (`LossConfig`), or a function of `LossInputs` in its place.
+        loss: weights and forms of the loss terms (`LossConfig`); or your loss, a function of `LossInputs`.
         optimization, run: settings of the steps (`OptimizationConfig`) and of the run (`RunConfig`).
-        optimizer: parameters -> the generator's optimizer; its learning rates are scaled by the schedule.
-        callbacks: called as (steps done, metrics): before the first step with no metrics, then after each step, with
-            "validation/..." among them where there was a validation. One that returns True ends the training.
-        accelerator: an existing Accelerator; None: one of the launched processes, or of this one.
+        optimizer: a function, parameters -> the generator's optimizer; the schedule scales its learning rates.
+        callbacks: functions (steps done, metrics). They are called before the first step, without metrics, and after
+            each step, with "validation/..." among the metrics if there was a validation. If one returns True, the
+            training ends.
+        accelerator: an existing Accelerator; None: a new one, for the launched processes or for this one.
         output_dir: where the best generator, the state for `resume` and TensorBoard's logs are kept; None: nowhere.
         resume, overwrite: continue the run in `output_dir`, with the same settings; or replace it.
         init: initial weights: a Generator of the same kind, or where one was saved.
-        description: names for the files in `output_dir` (of programs).
-        settings: single settings of the four groups, like width=64, epochs=5, seed=1.
+        description: names that the programs write into the files of `output_dir`.
+        settings: single settings of GeneratorConfig, LossConfig, OptimizationConfig and RunConfig, by name: width=64,
+            epochs=5, seed=1.
 
     Returns:
         The generator with the averaged weights that were best on validation, in eval mode.
@@ -123,8 +125,8 @@ def fit(
     y_target = plain(y_target)
     config.check_objective(y_target)
     threat = Threat(norm=norm, eps=check_eps(eps, norm), targeted=y_target is not None)
-    allowed = () if description is None else (str(description.settings["target"]),)
-    modules = Modules(generator, discriminator, guide, custom_loss, optimizer, init, allowed)
+    allowed_guides = () if description is None else (str(description.settings["target"]),)
+    modules = Modules(generator, discriminator, guide, custom_loss, optimizer, init, allowed_guides)
     place = Place(None if output_dir is None else Path(output_dir), resume, overwrite)
     with ExitStack() as stack:
         stack.enter_context(process_settings(config.run.threads))
@@ -134,13 +136,13 @@ def fit(
         models = list(model) if isinstance(model, (list, tuple)) else [model]
         if not models:
             raise InputError("expected a model, or several, got an empty list")
-        first, *others = [stack.enter_context(frozen(each, accelerator.device)) for each in models]
+        first, *others = [stack.enter_context(frozen(one, accelerator.device)) for one in models]
         images = prepare_images(first, train, validation, config.run, accelerator)
         if config.run.checkpoint_target:
             enable_activation_checkpointing(unwrap(images.model))
         training = partial(GeneratorTraining, images, threat, y_target, accelerator=accelerator, others=others)
-        if is_open(config, modules, images, others) and unrolled_is_better(
-            lambda short: training(short, modules, Place()).trial(), config, images, place, accelerator
+        if is_architecture_open(config, modules, images, others) and unrolled_is_better(
+            lambda trial_config: training(trial_config, modules, Place()).trial(), config, images, place, accelerator
         ):
             config, modules = config.replace({"architecture": "unrolled"}), replace(modules, guide=True)
             if description is not None:
@@ -186,13 +188,13 @@ class GeneratorTraining:
         description = description or describe(config, threat, y_target, images, custom_loss=modules.loss)
         self.classes = description.classes or images.classes
         shape = images.train.image_shape
-        own = modules.generator if isinstance(modules.generator, Generator) else None
+        given = modules.generator if isinstance(modules.generator, Generator) else None
         config = config.resolved(
             shape,
             own_architecture(modules.generator),
             classes=len(images.classes),
-            targeted=threat.targeted or bool(own and own.classes),
-            one_eps=own is None or own.eps_min is None,
+            targeted=threat.targeted or bool(given and given.classes),
+            one_eps=given is None or given.eps_min is None,
         )
         n = 8 * size_defaults(shape, config.generator.architecture).batch_size  # 512 small images
         sample, _ = next(images.train.first(n).batches(n))
@@ -214,12 +216,11 @@ class GeneratorTraining:
             optimizer=modules.optimizer,
             sources=sources,
         )
-        settings_to_evaluate = eval_settings(generator)
         self.validation = Validator(
             images.model,
             images.validation,
             accelerator,
-            settings_to_evaluate,
+            eval_settings(generator),
             config.run.seed,
             self.trainer.transforms,
         )
@@ -244,22 +245,22 @@ class GeneratorTraining:
         self.trainer.step = record["step"]
         self.best = self.files.saved_weights()
         if config.run.compile:
-            share = self.batch_size // (accelerator.num_processes * config.optimization.accumulate)
-            compile_models(generator, unwrap(images.model), sample=sample[:share].to(accelerator.device))
+            micro_batch = self.batch_size // (accelerator.num_processes * config.optimization.accumulate)
+            compile_models(generator, unwrap(images.model), sample=sample[:micro_batch].to(accelerator.device))
 
     def _checked(
         self, config: TrainingConfig, modules: Modules, threat: Threat, y_target: int | None, sample: Tensor
     ) -> TrainingConfig:
-        """Settings that depend on the images, with the hinge's threshold. Raises InputError for impossible ones."""
+        """The settings with the hinge's threshold; sets the batch size and the number of steps. Raises InputError."""
         check_class(y_target, len(self.images.classes))
         if modules.discriminator is not None and modules.loss is None and not config.loss.alpha:
             raise InputError(f"discriminator does nothing with alpha 0, got {type(modules.discriminator).__name__}")
         if config.loss.detector_weight is not None and not can_reject(self.images.model):
             value = config.loss.detector_weight
             raise InputError(f"{FLAGS['detector_weight']} does nothing without a target that can reject, got {value}")
-        curriculum, own = config.optimization.curriculum, modules.generator
-        if curriculum is not None and curriculum > 1 and isinstance(own, Generator) and own.eps_min is not None:
-            got = f"{curriculum} and eps_min {own.eps_min}"
+        curriculum, given = config.optimization.curriculum, modules.generator
+        if curriculum is not None and curriculum > 1 and isinstance(given, Generator) and given.eps_min is not None:
+            got = f"{curriculum} and eps_min {given.eps_min}"
             raise InputError(f"curriculum does nothing without a single eps, got {got}")
         processes = self.accelerator.num_processes
         self.batch_size = batch_size_of(config, self.images.train, processes)
@@ -277,8 +278,8 @@ class GeneratorTraining:
     ) -> tuple[Generator, nn.Module | None, dict[str, Any]]:
         """Generator and discriminator with their initial weights, and the SHA-256 of the networks they depend on. There
         is no discriminator where the loss has no use for it."""
-        other = modules.guide if isinstance(modules.guide, nn.Module) else None
-        guide = unwrap(self.images.model) if modules.guide is True else other
+        given_guide = modules.guide if isinstance(modules.guide, nn.Module) else None
+        guide = unwrap(self.images.model) if modules.guide is True else given_guide
         shape, classes = self.images.train.image_shape, len(self.images.classes)
         if isinstance(modules.generator, Generator):
             net = checked_generator(modules.generator, threat, y_target, shape[0])
@@ -298,7 +299,7 @@ class GeneratorTraining:
         if discriminator is None and (modules.loss or self.config.loss.alpha):
             discriminator = Discriminator(shape[0], self.config.generator.architecture or "patch")
         digests: dict[str, Any] = {"target_sha256": fingerprint(self.images.model)}
-        digests["guide_sha256"] = None if other is None else fingerprint(other)
+        digests["guide_sha256"] = None if given_guide is None else fingerprint(given_guide)
         if modules.init is not None and not resume:
             digests["init_sha256"] = initialise(net, discriminator, modules.init, modules.allowed_guides)
         return net, discriminator, digests

@@ -95,8 +95,8 @@ def test_against_a_detector_the_generator_learns_to_look_harmless():
         found.append((x_adv.grad, parts))
     (plain, _), (evading, parts) = found
     assert torch.allclose(evading - plain, torch.full_like(plain, 2 / 64 / 4), atol=1e-6)
-    assert parts["loss evasion"].item() == pytest.approx(x_adv.mean().item(), abs=1e-5)  # margin 0.1
-    assert "loss evasion" not in found[0][1]
+    assert parts["loss detector"].item() == pytest.approx(x_adv.mean().item(), abs=1e-5)  # margin 0.1
+    assert "loss detector" not in found[0][1]
 
 
 def test_questions_are_the_same_for_any_number_of_processes_and_never_the_true_class():

@@ -63,7 +63,7 @@ def alike(first: Path, second: Path) -> None:
         assert apart.max() < 2e-2
         assert apart.mean() < 2e-4
     logs = [EventAccumulator(str(run / "logs" / "advgan")).Reload() for run in (first, second)]
-    for tag in ("loss adversarial", "loss sameness", "loss discriminator", "D(fake)", "gradient norm"):
+    for tag in ("loss adversarial", "loss diversity", "loss discriminator", "D(fake)", "gradient norm"):
         values = [[event.value for event in log.Scalars(f"train/{tag}")] for log in logs]
         assert values[0] == pytest.approx(values[1], rel=1e-2, abs=1e-3), tag
     for a, b in zip(history(first), history(second), strict=True):

@@ -255,11 +255,11 @@ def test_against_a_detector_only_what_is_answered_counts(advgan, words, digits, 
     assert found["half"]["n_correct"] == ((model(x).argmax(1) == y) & (clean <= half)).sum()
     assert ending.value.code == 2
     assert "no validation image can be attacked" in capsys.readouterr().err
-    assert "1 L_evasion" in (tmp_path / "nothing" / "generator" / "README.md").read_text()
-    assert "L_evasion" not in (tmp_path / "none" / "generator" / "README.md").read_text()
+    assert "1 L_detector" in (tmp_path / "nothing" / "generator" / "README.md").read_text()
+    assert "L_detector" not in (tmp_path / "none" / "generator" / "README.md").read_text()
     assert Discriminator.load(tmp_path / "none").config["channels"] == 1
     events = EventAccumulator(str(tmp_path / "half" / "logs" / "advgan")).Reload()
-    assert events.Scalars("train/loss evasion")[0].value > 0
+    assert events.Scalars("train/loss detector")[0].value > 0
 
 
 def test_nan_stops_with_step_and_term_and_keeps_the_last_good_generator(advgan, words, tmp_path, monkeypatch):

@@ -39,8 +39,8 @@ def data(model: nn.Module) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "STEPS", 2)
-    monkeypatch.setattr(trial, "LEAST_STEPS", 8)
+    monkeypatch.setattr(trial, "TRIAL_STEPS", 2)
+    monkeypatch.setattr(trial, "MIN_TRAINING_STEPS", 8)
 
 
 def test_unrolled_network_where_the_default_one_is_far_below_fgsm(
@@ -62,7 +62,7 @@ def test_unrolled_network_where_the_default_one_is_far_below_fgsm(
 def test_default_network_that_reaches_fgsm_is_trained_as_without_a_trial(
     short: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "STEPS", 30)
+    monkeypatch.setattr(trial, "TRIAL_STEPS", 30)
     x, y = images()
     settings = SETTINGS | {"learning_rate": 1e-2}
     chosen = advgan.fit(Sum(), (x, y), eps=0.2, **settings)
@@ -87,7 +87,7 @@ def test_resumed_run_keeps_the_architecture_and_equals_an_uninterrupted_one(
     settings = SETTINGS | {"eps": 0.02}
     whole = advgan.fit(model, (x, y), **settings)
     advgan.fit(model, (x, y), **settings, output_dir=tmp_path, callbacks=[lambda step, _: step == 4])
-    monkeypatch.setattr(trial, "STEPS", None)  # there is no second trial
+    monkeypatch.setattr(trial, "TRIAL_STEPS", None)  # there is no second trial
     resumed = advgan.fit(model, (x, y), **settings, output_dir=tmp_path, resume=True)
     assert torch.equal(resumed.perturb(x, y), whole.perturb(x, y))
     saved = Generator.from_pretrained(tmp_path, guide=model)
@@ -124,8 +124,10 @@ def test_default_network_where_no_unrolled_one_can_be_made(short: None) -> None:
 def test_no_trial_for_settings_that_choose(settings: dict[str, Any]) -> None:
     config, split = TrainingConfig().replace(settings), advgan.data.sources.FloatSplit(*images())
     prepared = advgan.training.datasets.Images(Products(), split, split, ("0", "1"))
-    assert not trial.is_open(config, Modules(), prepared, [])
-    assert trial.is_open(TrainingConfig().replace({"any_class": True, "eps_min": 0.1}), Modules(), prepared, [])
+    assert not trial.is_architecture_open(config, Modules(), prepared, [])
+    assert trial.is_architecture_open(
+        TrainingConfig().replace({"any_class": True, "eps_min": 0.1}), Modules(), prepared, []
+    )
 
 
 def test_no_trial_with_own_parts_or_several_classifiers() -> None:
@@ -133,7 +135,7 @@ def test_no_trial_with_own_parts_or_several_classifiers() -> None:
     prepared = advgan.training.datasets.Images(Products(), split, split, ("0", "1"))
     generator = Generator(eps=0.1, width=4)
     for modules in (Modules(generator), Modules(guide=True), Modules(loss=lambda inputs: 0), Modules(init=generator)):
-        assert not trial.is_open(config, modules, prepared, [])
-    assert trial.is_open(config, Modules(GeneratorConfig(), guide=False), prepared, [])
-    assert not trial.is_open(config, Modules(), prepared, [Products()])
-    assert trial.is_open(TrainingConfig(loss=LossConfig(kappa=1.0)), Modules(), prepared, [])
+        assert not trial.is_architecture_open(config, modules, prepared, [])
+    assert trial.is_architecture_open(config, Modules(GeneratorConfig(), guide=False), prepared, [])
+    assert not trial.is_architecture_open(config, Modules(), prepared, [Products()])
+    assert trial.is_architecture_open(TrainingConfig(loss=LossConfig(kappa=1.0)), Modules(), prepared, [])

@@ -47,8 +47,7 @@ def compare_success(success: Tensor | None, reference: Tensor | None = None) -> 
 def evals_to_level(curve: Mapping[int, float], level: float) -> float | None:
     """Number of evaluations at which a curve (evaluations -> success) reaches `level`; None if it does not.
 
-    Between two measured points the line through them counts. The curve is made monotone (best so
-    far).
+    The curve is interpolated linearly between the measured points, and made monotone (best so far).
     """
     best, points = 0.0, []
     for steps in sorted(curve):
@@ -65,7 +64,8 @@ def evals_to_level(curve: Mapping[int, float], level: float) -> float | None:
 def evals_to_fraction(
     curves: Mapping[str, Mapping[int, float]], reference: float, shares: Sequence[float] = FRACTIONS
 ) -> list[ComparisonRow]:
-    """For each share of the `reference`'s success the evaluations that each curve needs, and ours over PGD's, APGD's.
+    """For each share of the `reference`'s success: the evaluations that each curve needs, and the ratios of those of
+    `METHODS` to those of `BASELINES`.
 
     curves   "unrolled", "warm start", "PGD" and "APGD" -> its curve; one that was not measured is left out
     A ratio is None where one of its two curves does not reach the level, or where the level is 0.
@@ -97,7 +97,7 @@ def is_cheaper(row: Mapping[str, Any], ours: str = "warm start") -> bool:
 
 
 def finding(rows: Sequence[Mapping[str, Any]], ours: str = "warm start") -> str:
-    """A sentence about one of `OURS`, from the rows of `evals_to_fraction` at one eps."""
+    """A sentence about one of `METHODS`, from the rows of `evals_to_fraction` at one eps."""
     if not any(row["level"] for row in rows):
         return "is not compared: PGD-40 has no success here, or no metrics"
     cheap, expensive = ([row for row in rows if is_cheaper(row, ours) == expected] for expected in (True, False))

@@ -32,20 +32,20 @@ FAMILIES = {
 
 def gap(rows: Sequence[ResultRow], generators: Sequence[str]) -> Plot:
     """ASR of each attack against eps, and its ratio to that of PGD-40."""
-    sheet = style.new_figure(11.5, 4.6)
+    figure = style.new_figure(11.5, 4.6)
     baselines = [name for name in dict.fromkeys(row["attack"] for row in rows) if name not in generators]
     looks = {name: style.Style(style.COLOURS[i], style.MARKERS[i], "-") for i, name in enumerate(baselines)}
     for i, name in enumerate(generators):
         marker, line = ("*", *style.MARKERS)[i % 11], ("-", "--", ":", "-.")[i % 4]
         looks[name] = style.Style(style.BY_ACCESS["generator"][0][0], marker, line)
-    for axes, key, label in zip(sheet.subplots(1, 2), ("asr", "ratio"), ("ASR", "share of PGD-40's ASR"), strict=True):
+    for axes, key, label in zip(figure.subplots(1, 2), ("asr", "ratio"), ("ASR", "share of PGD-40's ASR"), strict=True):
         for name, look in looks.items():
             _line(axes, [row for row in rows if row["attack"] == name and row[key] is not None], name, key, look)
         style.clean_axes(axes, label).set(ylim=(-0.02, 1.03), xlabel=f"eps ({style.AXIS[rows[0]['norm']]})")
         axes.yaxis.set_major_formatter(style.percent)
         axes.set_xlim(left=0)
-    sheet.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9, frameon=False)
-    return style.to_plot(sheet, f"One pass and 40 steps of PGD, {rows[0]['norm']}", GAP)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9, frameon=False)
+    return style.to_plot(figure, f"One pass and 40 steps of PGD, {rows[0]['norm']}", GAP)
 
 
 def _line(axes: Axes, points: Sequence[ResultRow], name: str, key: str, look: style.Style) -> None:
@@ -59,8 +59,8 @@ def _line(axes: Axes, points: Sequence[ResultRow], name: str, key: str, look: st
 
 def warm_start(points: Sequence[ResultRow], reference: float) -> Plot:
     """Success against gradient evaluations at one eps; `reference` is the success of PGD-40."""
-    sheet = style.new_figure(8.6, 5.0)
-    axes = sheet.subplots()
+    figure = style.new_figure(8.6, 5.0)
+    axes = figure.subplots()
     for fraction, dashes in ((1.0, "-"), (0.99, "--"), (0.95, "--"), (0.9, "--")):
         label = "PGD-40, union of four" if fraction == 1 else None
         width = 1.2 if fraction == 1 else 0.6
@@ -96,7 +96,7 @@ def warm_start(points: Sequence[ResultRow], reference: float) -> Plot:
     axes.legend(loc="lower right", fontsize=9, frameon=False)
     first = points[0]
     return style.to_plot(
-        sheet, f"Warm start, {first['norm']} eps {eps_text(first['eps'])}, {first['n']} images", CURVES
+        figure, f"Warm start, {first['norm']} eps {eps_text(first['eps'])}, {first['n']} images", CURVES
     )
 
 

@@ -95,7 +95,7 @@ def draw(summary: Summary) -> dict[str, Plot]:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """One pass at each eps; curves; evaluations to reach; and, where there are any, aimed and drawn attacks."""
+    """One pass at each eps; curves; evaluations to reach; and, where there are any, targeted attacks and draws."""
     norm, target = summary["table"][0]["norm"], summary["targets"][0]["label"]
     names = {entry["name"] for entry in summary["generators"]}
     headers = ["attack", "eps", "gradients", "ASR % (95 %)", "of PGD-40 % (95 %)", "n", "only here", "only PGD-40"]
@@ -196,7 +196,7 @@ def _diversity(summary: Summary) -> list[Table]:
 
 def _cost(generator: ResultRow) -> str:
     """Cost of a pass in evaluations of the classifier inside a generator, as text."""
-    if iterations := generator.get("rounds"):
+    if iterations := generator.get("iterations"):
         return f", unrolled, {iterations} iterations: each is a forward and a backward pass of the classifier inside it"
     return ", guided: a pass takes one forward of the classifier inside it" if generator["guided"] else ""
 

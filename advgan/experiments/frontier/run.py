@@ -146,7 +146,7 @@ def main(settings: Settings) -> None:
                 parts[part] += rows
     described = target.describe(study.dataset)
     generators = [
-        {"name": loaded.name, "guided": loaded.generator.guide is not None, "rounds": loaded.generator.iterations}
+        {"name": loaded.name, "guided": loaded.generator.guide is not None, "iterations": loaded.generator.iterations}
         | loaded.describe(target)
         for loaded in trained
     ]
@@ -155,7 +155,7 @@ def main(settings: Settings) -> None:
 
 
 def measure(study: FrontierStudy, settings: Settings, threat: Threat) -> dict[str, list[dict[str, Any]]]:
-    """The parts of frontier.json at one eps."""
+    """The `PARTS` of frontier.json at one eps."""
     supported = [loaded for loaded in study.generators if loaded.generator.supports(threat)]
     references = [study.attack(name, threat) for name in pgd40_references(threat.eps)]
     one_pass_results = {loaded: study.attack("advgan", threat, loaded) for loaded in supported}
@@ -263,10 +263,10 @@ def pgd40_references(eps: float) -> list[str]:
 def attack_grid(k: int, threat: Threat) -> dict[str, list[str]]:
     """Attacks with `k` gradient evaluations: some choices for each curve, which shows the best of them.
 
-    Steps are of 2.5 eps / k, PGD's own size, or of the warm start's own, which PGD takes too where its own are shorter.
+    The step size is PGD's, 2.5 eps / k, or that of the warm start, which PGD takes too where its own is smaller.
     """
-    own = default_step_size(threat.eps, threat.norm, k)
-    pgd_size, warm_size = (f":step_size={size:.6g}" for size in (2.5 * threat.eps / k, own))  # may be the same
+    step_sizes = 2.5 * threat.eps / k, default_step_size(threat.eps, threat.norm, k)
+    pgd_size, warm_size = (f":step_size={size:.6g}" for size in step_sizes)  # may be the same
     sizes = [size for size in ("", pgd_size) if size != warm_size]
     starts = [f"{size}:start={start}" for size in (["", warm_size] if k > 10 else [""]) for start in ("x", "random")]
     return {
