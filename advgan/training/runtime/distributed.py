@@ -41,8 +41,10 @@ def init_accelerator(
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(threads or max(1, _cores() // local))
     set_seed(seed)
-    processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
-    accelerator.print(f"{processes} on {accelerator.device.type}, {torch.get_num_threads()} threads each", flush=True)
+    n, n_threads = accelerator.num_processes, torch.get_num_threads()
+    processes, threads_text = f"{n} process{'es' * (n > 1)}", f"{n_threads} thread{'s' * (n_threads > 1)}"
+    each = " each" if n > 1 else ""
+    accelerator.print(f"{processes} on {accelerator.device.type}, {threads_text}{each}", flush=True)
     return accelerator
 
 
