@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from advgan.attacks.common import AttackProblem, check_inputs, check_positive, find_adversarial
+from advgan.attacks.apgd import adaptive_ascent
+from advgan.attacks.common import AttackProblem, check_inputs, check_positive, find_adversarial, frozen_eval
 from advgan.attacks.gradient_ascent import gradient_ascent
 from advgan.attacks.losses import Loss
 from advgan.core.errors import InputError
@@ -33,6 +34,7 @@ def advgan(
     use_labels: bool = True,
     steps: int = 0,
     step_size: float | None = None,
+    adaptive: bool = False,
     norm: Norm = "linf",
     loss: Loss = "cross-entropy",
     stop_on_success: bool = False,
@@ -44,7 +46,8 @@ def advgan(
     iterations  of an unrolled network, None for its own, see `Generator.perturb`
     use_labels  of a generator that has labels as an input; False: they are unknown to it
     steps       0 is the one pass, which needs no model, and labels only of a generator that has them as an input
-    step_size   None: see `default_step_size`
+    step_size   None: see `default_step_size`; with `adaptive` of the first step, and None is eps
+    adaptive    steps of APGD from there, which halves its step size (see `apgd`); the best of its points
     loss        L, see `get_loss`
     stop_on_success   only images that the pass leaves without success, by a forward pass of the model, take steps, each
                       up to its first success
@@ -63,13 +66,22 @@ def advgan(
         return x_adv
     if model is None:
         raise InputError(f"{steps} gradient steps need a model, got none")
-    step_size = default_step_size(eps, norm, steps) if step_size is None else step_size
+    if step_size is None:
+        step_size = eps if adaptive else default_step_size(eps, norm, steps)
     check_positive(step_size=step_size)
     problem = AttackProblem.checked(model, x, y, eps=eps, norm=norm, y_target=y_target, loss=loss)
     remaining = torch.arange(len(x), device=x.device)
     if stop_on_success:  # a forward pass for all costs less than a gradient for all
         remaining = remaining[~find_adversarial(model, x_adv, y, y_target)]
-    x_adv[remaining] = gradient_ascent(
+    ascend = _adaptive_ascent if adaptive else gradient_ascent
+    x_adv[remaining] = ascend(
         problem[remaining], x_adv[remaining], steps=steps, step_size=step_size, stop_on_success=stop_on_success
     )
     return x_adv
+
+
+def _adaptive_ascent(
+    problem: AttackProblem, x_init: Tensor, *, steps: int, step_size: float, stop_on_success: bool
+) -> Tensor:
+    with frozen_eval(problem.model):
+        return adaptive_ascent(problem, x_init, steps=steps, step_size=step_size, stop_on_success=stop_on_success)[0]

@@ -18,6 +18,7 @@ from advgan.attacks.losses import Loss
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm
 
+RHO = 0.75  # fraction of the steps between two checkpoints that have to raise the loss
 MOMENTUM = 0.75  # the paper's alpha: weight of the new step; the previous one has the rest
 
 
@@ -32,7 +33,7 @@ def apgd(
     steps: int = 100,
     loss: Loss = "cross-entropy",
     restarts: int = 1,
-    rho: float = 0.75,
+    rho: float = RHO,
     stop_on_success: bool = True,
     y_target: Tensor | None = None,
     rng: torch.Generator | None = None,
@@ -60,22 +61,31 @@ def apgd(
         for _ in range(restarts):
             i = (~done).nonzero().squeeze(1)
             x_init = random_start(x[i], problem.threat, rng)
-            x_run, loss_run, success = _run(problem[i], x_init, steps=steps, rho=rho, stop_on_success=stop_on_success)
+            x_run, loss_run, success = adaptive_ascent(
+                problem[i], x_init, steps=steps, step_size=2 * eps, rho=rho, stop_on_success=stop_on_success
+            )
             better = success | (loss_run > best_loss[i])
             x_adv[i[better]], best_loss[i[better]], done[i] = x_run[better], loss_run[better], success
     return x_adv
 
 
-def _run(
-    problem: AttackProblem, x_init: Tensor, *, steps: int, rho: float, stop_on_success: bool
+def adaptive_ascent(
+    problem: AttackProblem,
+    x_init: Tensor,
+    *,
+    steps: int,
+    step_size: float,
+    rho: float = RHO,
+    stop_on_success: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One run from `x_init` (n, c, h, w): the best points, the loss there (n,) and whether they succeed (n,) bool."""
+    """One run from `x_init` (n, c, h, w) with steps of `step_size` at first: the best points, the loss there (n,) and
+    whether they succeed (n,) bool. The model is in eval mode and frozen."""
     x, y, threat = problem.x, problem.y, problem.threat
     n, spans = len(x), _spans(steps).to(x.device)
     x_adv, previous = x_init.clone(), x_init.clone()  # x_t, x_{t-1}
     best, best_gradient = x_init.clone(), torch.zeros_like(x)
     best_loss, last_loss, checkpoint_loss = (x.new_full((n,), -torch.inf) for _ in range(3))
-    size = x.new_full((n, 1, 1, 1), 2 * threat.eps)
+    size = x.new_full((n, 1, 1, 1), step_size)
     step, rises = torch.zeros_like(y), torch.zeros_like(y)  # steps taken, and how many of this span's raised the loss
     success, halved = torch.zeros_like(y, dtype=torch.bool), torch.ones_like(y, dtype=torch.bool)
 
@@ -97,7 +107,8 @@ def _run(
         c, h = i[check], i[halve]
         halved[c], checkpoint_loss[c], rises[c] = halve[check], best_loss[c], 0
         size[h] /= 2
-        x_adv[h], last_loss[h], gradient[halve] = best[h], best_loss[h], best_gradient[h]
+        x_adv[h], last_loss[h] = best[h], best_loss[h]
+        gradient = torch.where(batch_view(halve), best_gradient[i], gradient)  # not in place: autograd may expand one
 
         x_t = x_adv[i]
         move = threat.project(x_t + size[i] * steepest_ascent_direction(gradient, threat.norm), x[i]) - x_t

@@ -232,7 +232,28 @@ def test_generator_warm_start_continues_from_one_pass(norm: Any) -> None:
     assert torch.equal(start, generator.perturb(x, eps=eps))
     one, five = (advgan(model, x, y, eps=eps, norm=norm, generator=generator, steps=k) for k in (1, 5))
     assert value(start) > value(one) > value(five)
-    assert Threat(norm, eps).violations(five, x) == []
+    adaptive = advgan(model, x, y, eps=eps, norm=norm, generator=generator, steps=5, adaptive=True, loss="margin")
+    assert value(start) > value(adaptive)
+    for x_adv in (five, adaptive):
+        assert Threat(norm, eps).violations(x_adv, x) == []
+
+
+def test_adaptive_warm_start_returns_the_best_of_its_points() -> None:
+    torch.manual_seed(0)
+    generator, model, x = Generator(1, 0.1, width=8, depth=1).eval(), conv_net(), images(40)
+    y, state = predicted_labels(model, x), {name: value.clone() for name, value in model.state_dict().items()}
+    start = generator.perturb(x, eps=0.05)
+    for steps in (1, 3, 8):
+        settings: dict[str, Any] = {"eps": 0.05, "generator": generator, "steps": steps, "adaptive": True}
+        x_adv = advgan(model, x, y, **settings, loss="margin")
+        assert (margin(model(x_adv), y) <= margin(model(start), y) + 1e-6).all()
+        stopped = advgan(model, x, y, **settings, loss="margin", stop_on_success=True)
+        fooled = predicted_labels(model, start) != y
+        assert torch.equal(stopped[fooled], start[fooled])
+        assert torch.equal(predicted_labels(model, stopped) != y, predicted_labels(model, x_adv) != y)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    nothing = advgan(model, x[:0], y[:0], **settings, stop_on_success=True)
+    assert nothing.shape == (0, *x.shape[1:])
 
 
 @pytest.mark.parametrize("eps", [0.01, 0.05])
@@ -342,4 +363,6 @@ def test_one_step_of_a_warm_start_at_small_eps_turns_a_pixel_around() -> None:
     one = advgan(model, x, y, eps=eps, generator=generator, steps=1)
     assert torch.allclose(one, x, atol=1e-4)  # eps back from the corner
     two = advgan(model, x, y, eps=eps, generator=generator, steps=2)
-    assert torch.allclose(two, x - eps * weight[0].view(1, 1, 2, 2).sign(), atol=1e-4)  # the optimum
+    adaptive = advgan(model, x, y, eps=eps, generator=generator, steps=2, adaptive=True)
+    for x_adv in (two, adaptive):  # the optimum
+        assert torch.allclose(x_adv, x - eps * weight[0].view(1, 1, 2, 2).sign(), atol=1e-4)

@@ -319,3 +319,17 @@ def test_hopskipjump_without_start_returns_x() -> None:
         x_adv = hopskipjump(MostlyClassZero(), with_dark, y, y_target=target_class, steps=1, rng=seeded())
         assert (predicted_labels(MostlyClassZero(), x_adv)[:3] == 1).all()
         assert target_class is None or torch.equal(x_adv[3], with_dark[3])
+
+
+def test_apgd_with_a_gradient_that_autograd_expands() -> None:
+    """The gradient of a sum is one number in memory for all pixels: a write into a part of it changes all of it."""
+
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            total = x.flatten(1).sum(1)
+            return torch.stack([total, -total], 1)
+
+    x = torch.linspace(0.3, 0.7, 5).view(5, 1, 1, 1).expand(5, 1, 4, 4).clone()
+    rng = torch.Generator().manual_seed(0)
+    x_adv = apgd(Sum().eval(), x, torch.zeros(5, dtype=torch.long), eps=0.1, steps=20, rng=rng)
+    assert torch.allclose(x_adv, x - 0.1, atol=1e-6)

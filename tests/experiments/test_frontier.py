@@ -65,8 +65,12 @@ def test_unrolled_generator_takes_part_with_each_number_of_iterations() -> None:
     model = generator.guide
     y = model(x).argmax(1)
     results = advgan.frontier(model, x, y, eps=0.3, entries=[generator], baselines=[], repeats=1, batch_size=6)
-    assert [row["attack"] for row in results.rows] == ["fgsm", "advgan, 1 iteration", "advgan, 2 iterations"]
+    passes = ["advgan, 1 iteration", "advgan, 2 iterations"]
+    followed = [f"advgan, 1 iteration, then {k} step{'s' * (k > 1)}" for k in (1, 2, 3, 5, 10, 20)]
+    assert [row["attack"] for row in results.rows] == ["fgsm", *passes, *followed]
     assert all(row["status"] == "ok" for row in results.rows)
+    success = {row["attack"]: row["asr"] for row in results.rows}
+    assert all(success[name] >= success[passes[0]] for name in followed)
 
 
 def test_generator_with_labels_takes_part_without_them_too() -> None:
@@ -85,7 +89,9 @@ def test_generator_with_labels_takes_part_without_them_too() -> None:
 
 def test_curves_of_entries_join_numbers_of_steps() -> None:
     names = ["unet", "unet, labels unknown", "unet, then 1 step", "unet, then 20 steps", "net, 1 iteration"]
+    names.append("net, 1 iteration, then 3 steps")
     expected = ["unet", "unet, labels unknown", "unet, then steps", "unet, then steps", "net"]
+    expected.append("net, 1 iteration, then steps")
     assert [entry(name) for name in names] == expected
 
 

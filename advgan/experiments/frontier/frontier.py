@@ -35,9 +35,11 @@ BASELINE_ATTACKS = (
     *("noise-sign", REFERENCE, "ifgsm:steps=2", "ifgsm:steps=3", "ifgsm:steps=5", "ifgsm", "ifgsm:steps=20"),
     *("pgd:steps=2", "pgd:steps=3", "pgd:steps=5", "pgd:steps=10", "pgd:steps=20", "pgd:steps=40"),
     *("pgd:steps=10:stop_on_success=true", "pgd:steps=40:stop_on_success=true", "mifgsm"),
-    *("apgd-ce:steps=5", "apgd-ce:steps=10", "apgd-ce:steps=20", "square:queries=50"),
+    *("apgd-ce:steps=5", "apgd-ce:steps=10", "apgd-ce:steps=20", "apgd-dlr:steps=10", "apgd-dlr:steps=20"),
+    "square:queries=50",
 )
 WARM_STEPS = (1, 2, 3, 5, 10, 20)  # gradient steps after a pass, for the images that it leaves without success
+WARM_START: dict[str, Any] = {"adaptive": True, "loss": "margin", "stop_on_success": True}  # how they are taken
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,9 +99,9 @@ def frontier(
         model: images (n, c, h, w) in [0, 1] -> logits (n, k), in eval mode, normalisation inside; left as found
         x, y: float32 images (n, c, h, w) in [0, 1] and int64 labels (n,)
         eps, norm: the ball, in pixel units of [0, 1]
-        entries: what is compared with the baselines, as the attacks of `advgan.compare`; an unrolled generator takes
-            part with each number of iterations up to its own; another also followed by gradient steps for the images
-            that the pass leaves without success, and one with labels as an input also without them
+        entries: what is compared with the baselines, as the attacks of `advgan.compare`; a generator also followed by
+            steps of APGD on the margin, for the images that the pass leaves without success; an unrolled one with each
+            number of iterations up to its own, one with labels as an input also without them
         baselines: names of attacks with settings; FGSM is always among them, since its time is the unit
         batch_size: images an attack gets at once, in both measurements
         repeats: rounds of timing; each runs FGSM right before each attack, on the same batch
@@ -181,18 +183,18 @@ def expand_entries(entries: Mapping[str, Attack], eps: float) -> dict[str, Attac
 
 
 def variants(label: str, generator: Generator) -> dict[str, dict[str, Any]]:
-    """The names with which a generator takes part -> settings of attack advgan: of an unrolled one each number of
-    iterations up to its own; of another also with gradient steps where the pass has no success, and of one with labels
-    as an input also without them."""
+    """The names with which a generator takes part -> settings of attack advgan: a pass, of an unrolled one with each
+    number of iterations up to its own, and with labels as an input also without them; and the shortest pass followed
+    by gradient steps where it has no success."""
+    names: dict[str, dict[str, Any]] = {label: {}}
     if generator.iterations > 1:
         counts = range(1, generator.iterations + 1)
-        return {f"{label}, {k} iteration{'s' * (k > 1)}": {"iterations": k} for k in counts}
-    names: dict[str, dict[str, Any]] = {label: {}}
+        names = {f"{label}, {k} iteration{'s' * (k > 1)}": {"iterations": k} for k in counts}
+    start, settings = next(iter(names.items()))
     if generator.labels:
         names[f"{label}, labels unknown"] = {"use_labels": False}
-    if not generator.iterations:
-        for k in WARM_STEPS:
-            names[f"{label}, then {k} step{'s' * (k > 1)}"] = {"steps": k, "stop_on_success": True}
+    for k in WARM_STEPS:
+        names[f"{start}, then {k} step{'s' * (k > 1)}"] = settings | {"steps": k} | WARM_START
     return names
 
 
