@@ -3,11 +3,16 @@
 python eval/frontier.py --target-weights RUN --generator RUN --eps 0.1 0.2 0.3
 python eval/frontier.py --recipe recipes/frontier-mnist.yaml --data-dir data
 
-Four parts, on the same correctly classified test images. Success of each baseline and of one pass of each generator
-against its time in units of FGSM (paired, in one run), and the budgets at which a generator is at or above every
-baseline that fits. One pass, FGSM, I-FGSM and the union of four PGD-40, at each
-eps. A pass and a few gradient steps from there (warm start), PGD and APGD with as many steps. And of class-conditional
-generators, or those with noise: targeted success, and the diversity of the draws for one image.
+Four measurements, on the same correctly classified test images:
+
+1. The frontier: success of each baseline and of one pass of each generator against its time in units of FGSM, and the
+time budgets at which a generator is at or above every baseline that fits.
+
+2. The amortisation gap: one pass, FGSM, I-FGSM and PGD-40 (the union of four runs), at each eps.
+
+3. The warm start: a pass and a few gradient steps from there, beside PGD and APGD with as many steps.
+
+4. Class-conditional generators: targeted success. Generators with noise: the diversity of the draws for one image.
 
 Every adversarial example is verified (advgan/evaluation). Results are kept in OUTPUT_DIR/cells: the same command
 resumes.
