@@ -5,14 +5,14 @@ python eval/frontier.py --recipe recipes/frontier-mnist.yaml --data-dir data
 
 Four measurements, on the same correctly classified test images:
 
-1. The frontier: success of each baseline and of one pass of each generator against its time in units of FGSM, and the
+The frontier: success of each baseline and of one pass of each generator against its time in units of FGSM, and the
 time budgets at which a generator is at or above every baseline that fits.
 
-2. The amortisation gap: one pass, FGSM, I-FGSM and PGD-40 (the union of four runs), at each eps.
+The amortisation gap: one pass, FGSM, I-FGSM and PGD-40 (the union of four runs), at each eps.
 
-3. The warm start: a pass and a few gradient steps from there, beside PGD and APGD with as many steps.
+The warm start: a pass and a few gradient steps from there, beside PGD and APGD with as many steps.
 
-4. Class-conditional generators: targeted success. Generators with noise: the diversity of the draws for one image.
+Class-conditional generators: targeted success. Generators with noise: the diversity of the draws for one image.
 
 Every adversarial example is verified (advgan/evaluation). Results are kept in OUTPUT_DIR/cells: the same command
 resumes.
