@@ -17,6 +17,7 @@ Norm = Literal["linf", "l2"]
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 RESCALE_ITERS = 3  # passes: on MNIST the cut leaves 1.34 of l2 1.5, one pass makes it 1.496, three 1.5000
 SLACK = 1e-4  # grey levels, of float32 rounding
+THRESHOLD_STEPS = 8  # of bisection: the threshold is right to 0.002 grey levels
 TOLERANCE = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of one subtraction; of a sum of squares
 
 
@@ -74,7 +75,8 @@ def to_8bit(x_adv: Tensor, x: Tensor, norm: Norm = "linf") -> Tensor:
     """`x_adv` as uint8 (n, c, h, w): clean `x` plus whole grey levels, in every ball of that norm that holds `x_adv`.
 
     linf  delta rounded to the nearest level, but to none above its largest value: 0.3 * 255 = 76.5 becomes 76
-    l2    delta rounded toward zero: the nearest levels may be longer
+    l2    delta rounded up from a threshold on, the same for an image's pixels: the smallest from 1/2 at which the
+          length of delta is not exceeded
 
     Clean 8-bit images stay exact.
     """
@@ -83,8 +85,22 @@ def to_8bit(x_adv: Tensor, x: Tensor, norm: Norm = "linf") -> Tensor:
         most = (delta.abs().flatten(1).amax(1) + SLACK).floor_().view(-1, *[1] * (x.ndim - 1))
         levels = delta.round_().clamp_(-most, most)
     else:
-        levels = delta.add_(SLACK * delta.sign()).trunc_()
+        levels = _rounded_in_length(delta)
     return levels.add_((x * 255).round()).clamp_(0, 255).to(torch.uint8)
+
+
+def _rounded_in_length(delta: Tensor) -> Tensor:
+    """`delta` (n, c, h, w) in grey levels as whole ones, each image no longer than it was."""
+    size, length = delta.abs().add_(SLACK), delta.flatten(1).norm(dim=1) + SLACK
+    low, high = torch.full_like(length, 0.5), torch.ones_like(length)
+    levels = size.floor()  # toward zero, if no smaller threshold will do
+    for _ in range(THRESHOLD_STEPS):
+        threshold = (low + high) / 2
+        rounded = (size + rearrange(1 - threshold, "n -> n 1 1 1")).floor_()
+        fits = rounded.flatten(1).norm(dim=1) <= length
+        levels[fits] = rounded[fits]
+        low, high = threshold.where(~fits, low), threshold.where(fits, high)
+    return levels.mul_(delta.sign())
 
 
 def squash_to_ball(raw: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
