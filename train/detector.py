@@ -1,4 +1,4 @@
-"""train/detector.py: the program is advgan/training/detector_program.py, whose docstring is its help."""
+"""train/detector.py: the program is advgan/training/detector.py, whose docstring is its help."""
 
 import sys
 from pathlib import Path
@@ -9,4 +9,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from advgan.core.program import run_program
 
 if __name__ == "__main__":
-    run_program("advgan.training.detector_program")
+    run_program("advgan.training.detector")

@@ -1,4 +1,4 @@
-"""train/substitute.py: the program is advgan/training/substitute_program.py, whose docstring is its help."""
+"""train/substitute.py: the program is advgan/training/substitute.py, whose docstring is its help."""
 
 import sys
 from pathlib import Path
@@ -9,4 +9,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from advgan.core.program import run_program
 
 if __name__ == "__main__":
-    run_program("advgan.training.substitute_program")
+    run_program("advgan.training.substitute")

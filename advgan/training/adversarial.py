@@ -75,10 +75,6 @@ class AdversarialConfig:
     generator_learning_rate: float = 1e-3
     robust_images: int = 500
 
-    def eps_fraction(self, progress: float) -> float:
-        """How much of eps is used after this share of the training."""
-        return min(1.0, progress / self.warmup) if self.warmup else 1.0
-
 
 def adversarial_config(
     method: Method,
@@ -147,7 +143,8 @@ class InnerAttack:
 
     def __call__(self, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:
         """Images (n, c, h, w) like `x`, this process's part of the batch of `step`; `progress` is the share done."""
-        fraction = max(self.config.eps_fraction(progress), 1e-3)  # a ball has a radius
+        warmup = self.config.warmup
+        fraction = max(min(1.0, progress / warmup) if warmup else 1.0, 1e-3)  # a ball has a radius
         threat = Threat("linf", self.config.eps * fraction)
         rng = np.random.default_rng((self.seed, step, 1))
         model = self.sources[rng.integers(len(self.sources))]

@@ -115,11 +115,6 @@ def initialise(
     return fingerprint(trained)
 
 
-def takes_crops(augment: str | None, images: Split | Stream) -> bool:
-    """Whether training takes random crops of the files of `images`."""
-    return augment == "crop-flip" or (augment is None and images.photos is not None)
-
-
 def batch_size_of(config: TrainingConfig, images: Split | Stream, processes: int) -> int:
     """Images a step over all processes: as set, else by the size of the images, or fewer where there are fewer."""
     if config.optimization.batch_size is not None:

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.errors import warn
-from advgan.training.fgsm_comparison import FGSMComparison
 from advgan.training.options import TrainingConfig
 from advgan.training.runtime.checkpoint import TrainState
 from advgan.training.runtime.loop import progress_bar
 from advgan.training.trainer import GANTrainer
+from advgan.training.trial import FGSMComparison
 from advgan.training.validation import AFTER, ValidationResult
 
 SHORT = {"loss adversarial": "adv", "loss discriminator": "D", "loss GAN": "gan", "loss hinge": "hinge", "loss": "loss"}

@@ -28,12 +28,10 @@ from advgan.training.build import (
     checked_generator,
     initialise,
     own_architecture,
-    takes_crops,
 )
 from advgan.training.datasets import Images, prepare_images
 from advgan.training.defaults import size_defaults
 from advgan.training.display import Display, write_step
-from advgan.training.fgsm_comparison import FGSMComparison, compare_with_fgsm
 from advgan.training.frozen import frozen, process_settings
 from advgan.training.gan import LossConfig, LossFunction, SourceModel
 from advgan.training.modules import Modules
@@ -46,9 +44,8 @@ from advgan.training.runtime.loop import GracefulShutdown, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.sources import build_sources, checked_ensemble
 from advgan.training.trainer import GANTrainer, OptimizerFactory
-from advgan.training.trial import is_architecture_open, unrolled_is_better
-from advgan.training.validation import Validator, eval_settings, seconds_per_pass
-from advgan.training.validation_log import write_validation
+from advgan.training.trial import FGSMComparison, compare_with_fgsm, is_architecture_open, unrolled_is_better
+from advgan.training.validation import Validator, eval_settings, seconds_per_pass, write_validation
 
 Callback = Callable[[int, Mapping[str, float]], bool | None]  # (steps done, metrics) -> True: stop
 
@@ -344,7 +341,9 @@ class GeneratorTraining:
                 error.trained = None if self.best is None else self._generator()
                 raise
         self.files.finish()
-        return self._ended(stop)
+        generator = self._generator()
+        self.files.raise_if_stopped(stop.code, generator)
+        return generator
 
     def trial(self) -> FGSMComparison | None:
         """Take all steps, without validations, callbacks and files; the generator beside FGSM."""
@@ -354,6 +353,7 @@ class GeneratorTraining:
         return self._compare_with_fgsm()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        augment = self.config.optimization.augment
         return training_batches(
             self.images.train,
             self.batch_size,
@@ -363,7 +363,7 @@ class GeneratorTraining:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             workers=self.config.run.workers,
-            random_crops=takes_crops(self.config.optimization.augment, self.images.train),
+            random_crops=augment == "crop-flip" or (augment is None and self.images.train.photos is not None),
         )
 
     def _compare_with_fgsm(self) -> FGSMComparison | None:
@@ -430,8 +430,3 @@ class GeneratorTraining:
         net = self.trainer.net
         net.load_state_dict(self.trainer.averaged.module.state_dict() if self.best is None else self.best)
         return net.eval()
-
-    def _ended(self, stop: GracefulShutdown) -> Generator:
-        generator = self._generator()
-        self.files.raise_if_stopped(stop.code, generator)
-        return generator

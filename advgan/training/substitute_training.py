@@ -27,8 +27,7 @@ from advgan.training.run_directory import Place, RunDirectory
 from advgan.training.runtime.loop import GracefulShutdown, Interrupted, progress_bar
 from advgan.training.substitute_config import Phase, SubstituteConfig
 from advgan.training.trainer import GANTrainer
-from advgan.training.validation import ValidationResult, Validator, check_attackable, eval_settings
-from advgan.training.validation_log import write_validation
+from advgan.training.validation import ValidationResult, Validator, check_attackable, eval_settings, write_validation
 
 Model = nn.Module | Callable[[Tensor], Any]
 

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
 from advgan.core.errors import InputError
+from advgan.core.inputs import predicted
 from advgan.core.rejection import accepts, can_reject
 from advgan.core.threat_model import eps_text
 from advgan.data import Split
@@ -18,6 +20,7 @@ from advgan.defenses import Transforms
 from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
+from advgan.report.gallery import gallery
 from advgan.training.collapse import class_warnings, collapse_warnings
 from advgan.training.gan import wrong_classes
 
@@ -253,3 +256,20 @@ def seconds_per_pass(target: nn.Module, x: Tensor, y: Tensor) -> float:
     x = x.detach().clone().requires_grad_(True)
     _, seconds = timed(x.device, lambda: torch.autograd.grad(nn.functional.cross_entropy(target(x), y), x))
     return seconds
+
+
+def write_validation(log: SummaryWriter, result: ValidationResult, step: int, classes: tuple[str, ...]) -> None:
+    """A validation in TensorBoard: scalars, histogram of the predictions, and images."""
+    for name, value in result.metrics.items():
+        if not name.startswith("n"):
+            tag = "asr/validation" if name == "asr" else f"validation/{name}"  # TensorBoard opens on the first group
+            log.add_scalar(tag, value, step)
+    hits = torch.repeat_interleave(torch.arange(len(result.predictions)), result.predictions.long())
+    log.add_histogram("validation/predicted classes", hits, step, bins=[i - 0.5 for i in range(len(classes) + 1)])
+    (confidence_clean, class_clean), (confidence_adv, class_adv) = map(predicted, (result.logits, result.logits_adv))
+    image = gallery(
+        result.x, result.x_adv, result.y, (class_clean, confidence_clean), (class_adv, confidence_adv), classes
+    )
+    log.add_image("validation/clean, perturbation, adversarial", image, step, dataformats="HWC")
+    for line in result.warnings:
+        log.add_text("symptoms", line, step)

@@ -28,7 +28,7 @@ from advgan.experiments.comparison import run as compare
 from tests.conftest import ROOT, environment, program_module
 
 service = importlib.import_module("examples.serve")
-substitute = importlib.import_module("advgan.training.substitute_program")
+substitute = importlib.import_module("advgan.training.substitute")
 X = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 DESCRIPTION = {"image_shape": [1, 28, 28], "num_classes": 3, "answers": "probabilities"}
 Response = tuple[int, dict[str, str], Any]  # status, headers, what is sent as JSON, or bytes

@@ -12,7 +12,7 @@ import pytest
 from advgan.core.config import parse, run
 from advgan.core.json_files import read_sealed, sealed
 from advgan.experiments import trainings as programs
-from advgan.training.detector_program import Settings as DetectorSettings
+from advgan.training.detector import Settings as DetectorSettings
 from tests.conftest import Run
 
 ablation = importlib.import_module("advgan.experiments.ablation.run")

@@ -27,8 +27,7 @@ from advgan.report.figures import with_caption
 from advgan.report.figures.plot_groups import safe
 from advgan.report.table import markdown, plots
 from advgan.report.tensorboard import command, write_comparison
-from advgan.training.validation import ValidationResult
-from advgan.training.validation_log import write_validation
+from advgan.training.validation import ValidationResult, write_validation
 from tests.report.test_figures import comparison
 
 ATTACKS = {"noise-sign", "fgsm", "pgd-steps=4", "advgan", "deepfool", "deepfool-linf"}

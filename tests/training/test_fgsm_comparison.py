@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import advgan
 from advgan import Generator
 from advgan.data.sources import FloatSplit as Split
-from advgan.training.fgsm_comparison import FGSMComparison, compare_with_fgsm
+from advgan.training.trial import FGSMComparison, compare_with_fgsm
 
 
 class Sum(nn.Module):

@@ -27,7 +27,7 @@ from advgan.training.substitute import train_substitute
 from advgan.training.substitute_config import SubstituteConfig
 from tests.conftest import Run
 
-substitute = importlib.import_module("advgan.training.substitute_program")
+substitute = importlib.import_module("advgan.training.substitute")
 Call = Callable[..., dict[str, Any]]
 # 120 images, and 20 adversarial ones in each of two later rounds; 48 for validation.
 SMALL = ["--threads", "1", "--width", "8", "--depth", "1", "--batch-size", "16", "--rounds", "3"]

@@ -17,7 +17,7 @@ from advgan.defenses.detection import scores
 from advgan.evaluation.statistics import auc, roc
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training import detector_program as program_module
+from advgan.training import detector as program_module
 from advgan.training.detector import adversarial_images, named_attacks, train_detector
 from tests.conftest import Run
 

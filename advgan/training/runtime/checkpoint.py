@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch.optim.lr_scheduler import LRScheduler
 
-from advgan.core import files as storage
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import sha256_of
 from advgan.core.threat_model import eps_text
@@ -200,7 +199,10 @@ def _fault(error: Exception, directory: Path) -> str:
     """The system's error for a write in `directory`, and the free space there where that may be the cause."""
     fault = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else one_line(error)
     not_space = isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return fault if not_space else f"{fault}; {_free_space(directory) >> 20} MiB are free there"
+    if not_space:
+        return fault
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    return f"{fault}; {shutil.disk_usage(existing).free >> 20} MiB are free there"
 
 
 def extension_note(record: TrainState) -> str:
@@ -210,11 +212,6 @@ def extension_note(record: TrainState) -> str:
         f"{extension['before']}, which the learning rate follows from there on.\n"
         for extension in record["extensions"]
     )
-
-
-def _free_space(directory: Path) -> int:
-    """Free bytes on the disk of a directory, which need not exist yet."""
-    return shutil.disk_usage(next(path for path in (directory, *directory.absolute().parents) if path.exists())).free
 
 
 def latest_state(output_dir: Path, artefact: str) -> Path | None:
@@ -227,14 +224,6 @@ def unfinished(output_dir: Path) -> bool:
     states = [latest_state(output_dir, entry.name) for entry in (output_dir / "state").glob("*")]
     progress = [json.loads((state / PROGRESS).read_text()) for state in states if state and (state / PROGRESS).exists()]
     return any(entry["step"] < entry["steps"] for entry in progress)
-
-
-def remove_partial_states(output_dir: Path) -> None:
-    """Remove partial files of killed runs in `output_dir`, which this process has locked; restore the files that they
-    were about to replace."""
-    storage.sweep(output_dir)
-    for partial in output_dir.glob("state/*/.step-*"):
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def clear(output_dir: Path, artefact: str) -> None:

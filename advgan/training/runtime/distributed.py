@@ -39,7 +39,8 @@ def init_accelerator(
     accelerator = make_accelerator(bf16=bf16, patient=patient, one_process=one_process)
     if accelerator.device.type == "cpu" or threads is not None:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(threads or max(1, _cores() // local))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(threads or max(1, cores // local))
     set_seed(seed)
     n, n_threads = accelerator.num_processes, torch.get_num_threads()
     processes, threads_text = f"{n} process{'es' * (n > 1)}", f"{n_threads} thread{'s' * (n_threads > 1)}"
@@ -78,11 +79,6 @@ def make_accelerator(*, bf16: bool = False, patient: bool = False, one_process: 
     return accelerator
 
 
-def _cores() -> int:
-    """The number of cores available to this program."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _check_all_started() -> None:
     """Raise InputError where `accelerate launch --cpu --num_processes N` started one process.
 
@@ -107,9 +103,11 @@ def _check_all_started() -> None:
         return
     nodes = f"--nnodes {machines} " if machines > 1 else ""
     local = "N" if processes is None else max(1, processes // machines)
+    spec = sys.modules["__main__"].__spec__  # None: started by its path
+    program = sys.argv[0] if spec is None else f"-m {spec.name.removesuffix('.__main__')}"
     raise InputError(
         f"accelerate launch started 1 of {processes or 'several'} processes, which it does on CPUs without MPI; "
-        f"expected torchrun {nodes}--nproc-per-node {local} {_program()} ..."
+        f"expected torchrun {nodes}--nproc-per-node {local} {program} ..."
     )
 
 
@@ -123,12 +121,6 @@ def _launcher() -> tuple[str, dict[str, str]]:
         return command, parent.environ()
     except psutil.Error:
         return command, dict(os.environ)
-
-
-def _program() -> str:
-    """This program on a launcher's command line: its path, or `-m` and its module."""
-    spec = sys.modules["__main__"].__spec__
-    return sys.argv[0] if spec is None else f"-m {spec.name.removesuffix('.__main__')}"
 
 
 def shutdown(accelerator: Accelerator, code: int = 0) -> None:

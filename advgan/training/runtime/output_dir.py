@@ -1,5 +1,6 @@
 """Output directories: one run at a time."""
 
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from advgan.core.errors import InputError
+from advgan.core.files import sweep
 from advgan.core.lock import LOCK, acquire
-from advgan.training.runtime.checkpoint import latest_state, remove_partial_states
+from advgan.training.runtime.checkpoint import latest_state
 
 
 def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bool) -> None:
@@ -28,7 +30,9 @@ def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, 
                     f"output directory {output_dir} is in use by {holder}: wait for its end, or choose another "
                     "--output-dir"
                 )
-            remove_partial_states(output_dir)
+            sweep(output_dir)
+            for partial in output_dir.glob("state/*/.step-*"):
+                shutil.rmtree(partial, ignore_errors=True)
             _check_unused(output_dir, artefact, resume, overwrite)
         except InputError as error:
             problem = str(error)
