@@ -93,8 +93,7 @@ class ModelWrapper(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x.float())  # some of its attacks pass float64
-        return logits
+        return self.model(x.float())  # some of its attacks pass float64
 
 
 def attacks() -> dict[str, Any]:

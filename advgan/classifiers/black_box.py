@@ -110,13 +110,8 @@ class BlackBox(nn.Module):
             probabilities = self.query(x)
             return probabilities.argmax(1) if output == "labels" else probabilities
 
-        metadata = {
-            "name": self.name,
-            "image_shape": self.image_shape,
-            "classes": self.classes,
-            "identity": self.identity,
-        }
-        return BlackBox(predict, self.num_classes, output, max_queries, self.batch_size, **metadata)  # type: ignore[arg-type]
+        metadata: Any = {name: getattr(self, name) for name in ("name", "image_shape", "classes", "identity")}
+        return BlackBox(predict, self.num_classes, output, max_queries, self.batch_size, **metadata)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -72,8 +72,9 @@ def build_configured(
     config: Mapping[str, Any], image_shape: ImageShape | None = None, num_classes: int | None = None
 ) -> Classifier:
     """The target of a `config`, with random weights; `image_shape` and `num_classes` override those of the config."""
-    shape, count = resolve_shapes(config, image_shape, num_classes)
-    model = build_target(config["name"], shape, count)
+    shape = config.get("image_shape") if image_shape is None else image_shape
+    count = config.get("num_classes") if num_classes is None else num_classes
+    model = build_target(config["name"], None if shape is None else tuple(shape), count)
     classes = config.get("classes")
     model.classes = tuple(classes) if classes is not None and len(classes) == model.num_classes else None
     return model
@@ -115,15 +116,6 @@ def read_target(name: str | None, weights: Path | str | None) -> tuple[dict[str,
     if config:
         check_config(config, str(config_file))
     return {"name": name, **config}, read_file(path, config=saved), by_order
-
-
-def resolve_shapes(
-    config: Mapping[str, Any], image_shape: ImageShape | None, num_classes: int | None
-) -> tuple[ImageShape | None, int | None]:
-    """Shape and number of classes: the given ones, else those of the config, else None."""
-    if image_shape is None and "image_shape" in config:
-        image_shape = tuple(config["image_shape"])
-    return image_shape, config.get("num_classes") if num_classes is None else num_classes
 
 
 def finetune_target(

@@ -14,9 +14,7 @@ from advgan.classifiers.black_box import BlackBox
 from advgan.core.errors import InputError, one_line, warn
 from advgan.core.inputs import check_columns, check_images
 
-DETERMINISM_TOL = (
-    1e-4  # of two forwards, relative to the largest logit; a deterministic model differs by rounding alone
-)
+DETERMINISM_TOL = 1e-4  # of two forwards, relative to the largest logit: a deterministic model differs by rounding
 BATCH_DEPENDENCE_TOL = 0.05  # relative to the spread of the logits; int8 activations, scaled by the batch, differ less
 DETACHED = "its output is detached from its input: no_grad, detach, argmax, int8 or another runtime"
 ROUNDING_TOL = 2e-3  # the same for 32-bit arithmetic, also on a GPU
@@ -31,9 +29,8 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "[0, 255]": ((0.0,), (1 / 255,)),
 }
 NORMALISATION_IMAGES = 64  # enough to show that one is missing
-MIN_GAINED_IMAGES = (
-    8  # more correct images, by which a change shows a fault; by chance one of five changes does with at most 5 / 2^8
-)
+# More correct images, by which a change shows a fault; by chance one of five changes does with at most 5 / 2^8.
+MIN_GAINED_IMAGES = 8
 
 
 class OutputFault(InputError):
@@ -113,7 +110,10 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) ->
     if not len(x):
         raise InputError("expected a few images to check the target on, got none")
     if isinstance(model, BlackBox):
-        return _checked_black_box(model, x, num_classes or model.num_classes)
+        if num_classes not in (None, model.num_classes):
+            raise InputError(f"{model.name} has {model.num_classes} classes, expected {num_classes}")
+        check_batch_of(model.query, x, model.name)
+        return model
     check_weights(model)
     if isinstance(model, torch.jit.ScriptModule):
         model = Scripted(model)
@@ -253,13 +253,6 @@ def check_batch_of(predict: Callable[[Tensor], Tensor], x: Tensor, name: str) ->
             f"{name} returns other probabilities for an image alone than inside a batch of {len(x)} (they differ by "
             f"{difference:.2g}): it is random or depends on the batch, expected one output per image"
         )
-
-
-def _checked_black_box(model: BlackBox, x: Tensor, num_classes: int) -> BlackBox:
-    if model.num_classes != num_classes:
-        raise InputError(f"{model.name} has {model.num_classes} classes, expected {num_classes}")
-    check_batch_of(model.query, x, model.name)
-    return model
 
 
 def _check_logits(first: Any, n: int, num_classes: int, one_logit: bool) -> None:

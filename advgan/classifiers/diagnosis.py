@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -220,7 +219,7 @@ def _label_problems(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> l
 
 def _changes(x: Tensor) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
     """Name of a fault, its remedy, and the change of images like `x` (n, c, h, w) that undoes it."""
-    changes: list[tuple[str, str, Callable[[Tensor], Tensor]]] = []
+    changes: list[tuple[str, str, Any]] = []
     for source, m, s in normalisations(x):
         mean, std = (tuple(round(value, 5) for value in values.flatten().tolist()) for values in (m, s))
         numbers = f"Normalize(mean={mean}, std={std}), {source}"
@@ -230,22 +229,12 @@ def _changes(x: Tensor) -> list[tuple[str, str, Callable[[Tensor], Tensor]]]:
             )
             continue
         changes.append(
-            ("missing normalisation", f"put it in front of the model: {numbers}", partial(_normalise, mean=m, std=s))
+            ("missing normalisation", f"put it in front of the model: {numbers}", lambda x, m=m, s=s: (x - m) / s)
         )
-        changes.append(
-            ("doubled normalisation", f"leave out one of two: {numbers}", partial(_denormalise, mean=m, std=s))
-        )
+        changes.append(("doubled normalisation", f"leave out one of two: {numbers}", lambda x, m=m, s=s: x * s + m))
     if x.shape[1] == 3:
         changes.append(("BGR channels", "the model expects BGR: put x[:, [2, 1, 0]] in front", lambda x: x.flip(1)))
     return changes
-
-
-def _normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    return (x - mean) / std
-
-
-def _denormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    return x * std + mean
 
 
 def _class_order(logits: Tensor, y: Tensor) -> list[tuple[float, str, str]]:

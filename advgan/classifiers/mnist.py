@@ -47,12 +47,8 @@ def model_tutorial(channels: int, num_classes: int) -> nn.Sequential:
 def model_small(channels: int, num_classes: int) -> nn.Sequential:
     """The small net of Wong & Kolter 2018 (arXiv:1711.00851), on which fast adversarial training is measured."""
     return nn.Sequential(
-        *(
-            nn.Conv2d(channels, 16, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 4, stride=2, padding=1),
-            nn.ReLU(),
-        ),
+        *(nn.Conv2d(channels, 16, 4, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU()),
         *(nn.Flatten(), nn.LazyLinear(100), nn.ReLU(), nn.Linear(100, num_classes)),
     )
 

@@ -23,8 +23,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         activation = F.relu(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(activation)
-        output: Tensor = shortcut + self.conv2(F.relu(self.bn2(self.conv1(activation))))
-        return output
+        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(activation))))
 
 
 class WideResNet(Classifier):

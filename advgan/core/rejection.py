@@ -18,5 +18,4 @@ def accepts(model: Any, x: Tensor) -> Tensor:
     """Whether the model accepts each of the images `x` (n, c, h, w): (n,) bool; all where it cannot reject."""
     if not can_reject(model):
         return torch.ones(len(x), dtype=torch.bool, device=x.device)
-    accepted: Tensor = model.rejection_score(x) <= 0
-    return accepted
+    return model.rejection_score(x) <= 0

@@ -20,5 +20,4 @@ def class_names() -> Sequence[str]:
     """torchvision's names of the classes, in their order ("crane bird", "crane")."""
     from torchvision.models import ResNet18_Weights  # slow to import
 
-    names: Sequence[str] = ResNet18_Weights.DEFAULT.meta["categories"]
-    return names
+    return ResNet18_Weights.DEFAULT.meta["categories"]

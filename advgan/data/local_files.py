@@ -96,5 +96,4 @@ def names_by_file(files: Sequence[str], column: str, feature: Any, name: str) ->
 
 def row_count(path: str) -> int:
     """Number of rows of a parquet file."""
-    n: int = require_package("pyarrow.parquet", "hf").read_metadata(path).num_rows
-    return n
+    return require_package("pyarrow.parquet", "hf").read_metadata(path).num_rows

@@ -47,8 +47,7 @@ class Defended(nn.Module):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        shape: tuple[int, int, int] = self.inner.image_shape
-        return shape
+        return self.inner.image_shape
 
     @property
     def num_classes(self) -> int:
@@ -56,8 +55,7 @@ class Defended(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        names: tuple[str, ...] | None = getattr(self.inner, "classes", None)
-        return names
+        return getattr(self.inner, "classes", None)
 
     @property
     def config(self) -> dict[str, Any]:

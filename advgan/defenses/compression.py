@@ -84,8 +84,7 @@ class Prune(Defended):
         """Logits (n, k) of `model`, with the classifier's weights but the small ones."""
         zeroed = {weight: weight * getattr(self, f"kept_{i}") for i, weight in enumerate(self._weights())}
         changed = {name: zeroed[weight] for name, weight in model.named_parameters() if weight in zeroed}
-        logits: Tensor = functional_call(model, changed, (x,))
-        return logits
+        return functional_call(model, changed, (x,))
 
     def adaptive(self) -> nn.Module:
         view = adaptive(self.inner)

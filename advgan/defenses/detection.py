@@ -41,8 +41,7 @@ class Detector(nn.Module):
 
     def differentiable_scores(self, x: Tensor, classifier: nn.Module) -> Tensor:
         """The same scores with a useful gradient, for an adaptive attack."""
-        scores: Tensor = self(x, classifier)
-        return scores
+        return self(x, classifier)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -34,8 +34,7 @@ class LabelsOnly(GradientMasking):
     def forward(self, x: Tensor) -> Tensor:
         logits = self.inner(x)
         decision = F.one_hot(logits.argmax(1), logits.shape[1]).float()
-        log_probabilities: Tensor = decision.clamp_min(FLOOR).log() + 0 * logits
-        return log_probabilities
+        return decision.clamp_min(FLOOR).log() + 0 * logits
 
 
 class Saturated(GradientMasking):
@@ -66,8 +65,7 @@ class PerturbedGradient(GradientMasking):
         x_input = x.clone()
         if x_input.requires_grad:
             x_input.register_hook(self.modify_gradient)
-        logits: Tensor = self.inner(x_input)
-        return logits
+        return self.inner(x_input)
 
 
 class NoisyGradients(PerturbedGradient):

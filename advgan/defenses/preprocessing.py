@@ -32,8 +32,7 @@ class Preprocessing(Defended):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.inner(self.process(x))
-        return logits
+        return self.inner(self.process(x))
 
     def adaptive(self) -> nn.Module:
         bpda = BPDA(self)
@@ -52,8 +51,7 @@ class BPDA(nn.Module):
         if not self.defense.differentiable:
             approximation = self.defense.bpda_approximation(x)
             processed = straight_through(processed, approximation)
-        logits: Tensor = self.inner(processed)
-        return logits
+        return self.inner(processed)
 
 
 def straight_through(value: Tensor, x: Tensor) -> Tensor:

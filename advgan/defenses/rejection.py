@@ -42,8 +42,7 @@ class RejectingClassifier(Defended):
         return cls(inner, build_detector(settings))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.inner(x)
-        return logits
+        return self.inner(x)
 
     def rejection_score(self, x: Tensor) -> Tensor:
         """Score of each image `x` (n, c, h, w) above the threshold: (n,), differentiable."""
@@ -61,8 +60,7 @@ class AdaptiveView(nn.Module):
         self.inner, self.detector = adaptive(defense.inner), defense.detector
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.inner(x)
-        return logits
+        return self.inner(x)
 
     def rejection_score(self, x: Tensor) -> Tensor:
         """As `RejectingClassifier.rejection_score`, with a gradient that leads below the threshold."""

@@ -100,8 +100,7 @@ class LoadedGenerator:
     def source_sha256(self) -> str | None:
         """Fingerprint of the classifier whose gradients trained it, perhaps a substitute; None if unknown."""
         run = read_training_json(self.path)
-        sha256: str | None = run.get("substitute", {}).get("sha256") or run.get("settings", {}).get("target_sha256")
-        return sha256
+        return run.get("substitute", {}).get("sha256") or run.get("settings", {}).get("target_sha256")
 
     def describe(self, target: TargetModel) -> dict[str, Any]:
         """For results.json: threat model, fingerprint and training time (None: on another target, or unknown)."""

@@ -118,5 +118,4 @@ def roc(clean: Any, adversarial: Any, rates: Sequence[float]) -> list[float]:
 def _below(values: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The fraction of the sorted `values` below each of the `points`, ties counted half."""
     ranks = np.searchsorted(values, points, "left") + np.searchsorted(values, points, "right")
-    fractions: np.ndarray = ranks / (2 * len(values))
-    return fractions
+    return ranks / (2 * len(values))

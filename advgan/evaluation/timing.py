@@ -1,6 +1,7 @@
 """The time of attacks in units of another one on the same images: what a budget is measured in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 from torch import Tensor
 
@@ -39,3 +40,9 @@ def time_ratios(
             seconds = [once, *(timed(x.device, attack, images, labels)[1] for _ in range(calls - 1))]
             ratios[name].append(sum(seconds) / len(seconds) / unit)
     return ratios
+
+
+def time_columns(ratios: Sequence[float] | None) -> dict[str, float | None]:
+    """The median of ratios of times, and their range, as columns of a row; None: not timed."""
+    values = (median(ratios), min(ratios), max(ratios)) if ratios else (None,) * 3
+    return dict(zip(("time", "time_low", "time_high"), values, strict=True))

@@ -34,6 +34,7 @@ from advgan.defenses import parse_classifier
 from advgan.evaluation import evaluate, predict, wilson
 from advgan.evaluation.compatibility import class_info, own_input, predicted_labels, prepare_model_and_data
 from advgan.models.generator import Generator
+from advgan.report.page import with_interval
 
 
 @dataclass(frozen=True)
@@ -159,15 +160,15 @@ def test_images(name: str, target: Classifier, settings: Settings, *, check: boo
 def trained_on(run: Path) -> str | None:
     """Fingerprint of the classifier that a run's generator was trained on; None where it is not recorded."""
     training_json = read_sealed(run / "training.json") if (run / "training.json").is_file() else {}
-    sha256: str | None = training_json.get("settings", {}).get("target_sha256")
-    return sha256
+    return training_json.get("settings", {}).get("target_sha256")
 
 
 def accuracy(name: str, target: Classifier, x: torch.Tensor, y: torch.Tensor) -> list[str]:
     """The lines of a classifier's table."""
     n_correct = int((predict(target, x).argmax(1) == y).sum())
-    rate = percent(n_correct / len(y), *wilson(n_correct, len(y)))
-    return [f"| {name} | {len(y)} | {rate} |"]
+    low, high = wilson(n_correct, len(y))
+    row = {"accuracy": n_correct / len(y), "accuracy_low": low, "accuracy_high": high}
+    return [f"| {name} | {len(y)} | {with_interval(row, 'accuracy', digits=2)} |"]
 
 
 def success(
@@ -201,10 +202,6 @@ def success(
 
 
 def line(name: str, row: dict[str, Any], target_text: str) -> str:
-    rate = percent(row["asr"], row["asr_low"], row["asr_high"])
+    threat, rate = f"{row['norm']} {eps_text(row['eps'])}", with_interval(row, digits=2)
     sizes = f"{row['l2_mean']:.3f} | {row['ssim_mean']:.3f}"
-    return f"| {name} | {row['n_attacked']} | {target_text} | {row['norm']} {eps_text(row['eps'])} | {rate} | {sizes} |"
-
-
-def percent(rate: float, low: float, high: float) -> str:
-    return f"{100 * rate:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    return f"| {name} | {row['n_attacked']} | {target_text} | {threat} | {rate} | {sizes} |"

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,12 @@ def _finished(directory: Path, settings: Any) -> bool:
     if changed := training.settings_diff(run["settings"], training.to_jsonable(settings), IGNORED_ON_RESUME):
         raise InputError(f"{directory} was trained otherwise ({changed}): choose another --output-dir")
     return bool(run["finished"])
+
+
+def flags_of(settings: Any, names: Iterable[str]) -> list[str]:
+    """Settings of these names as flags of another program, without those that are None."""
+    given = {name: getattr(settings, name) for name in names}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
 
 
 def run_script(path: str, *arguments: object) -> None:

@@ -93,8 +93,7 @@ def flattened(module: nn.Module, given: Inputs) -> torch.fx.GraphModule:
     """The graph of `module` for inputs like `given`, by their names: backward passes inside it are ordinary nodes."""
 
     def by_position(*values: Tensor) -> Tensor:
-        x_adv: Tensor = module(**dict(zip(given, values, strict=True)))
-        return x_adv
+        return module(**dict(zip(given, values, strict=True)))
 
     with torch.no_grad(), twice_differentiable():
         graph: torch.fx.GraphModule = make_fx(by_position, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
@@ -233,8 +232,7 @@ def _onnx_bytes(generator: Generator, eps_input: bool) -> bytes:
             traced, dynamo=True, output_names=[OUTPUT_NAME], dynamic_shapes=names, verbose=False
         )
     program.model.metadata_props.update({f"advgan.{key}": text for key, text in about(generator).items()})
-    content: bytes = program.model_proto.SerializeToString()
-    return content
+    return program.model_proto.SerializeToString()
 
 
 def _pt2_bytes(generator: Generator, eps_input: bool) -> bytes:

@@ -193,12 +193,10 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             if self.cond_embedding is None:
                 return None
             known = labels if logits is None else labels.where(labels >= 0, logits.argmax(1))
-            cond: Tensor = self.cond_embedding(known, targets, eps_values, noise, logits)
-            return cond
+            return self.cond_embedding(known, targets, eps_values, noise, logits)
 
         if isinstance(self.network, UnrolledGradientNetwork):
-            unrolled: Tensor = self.network(x, self.guide, embed, targets, eps_values, iterations)
-            return unrolled
+            return self.network(x, self.guide, embed, targets, eps_values, iterations)
         net_input = 2 * x - 1
         if self.universal_input is not None:
             resized = F.interpolate(self.universal_input, (h, w), mode="bilinear", align_corners=False)
@@ -447,8 +445,7 @@ def _distinct_classes(name: str, classes: int | Tensor | None, n: int) -> list[i
         raise InputError(f"{name} must be a class or int64 classes, got {values.dtype}")
     if values.ndim and values.shape != (n,):
         raise InputError(f"{name} must be one class, or one for each of {n} images, got {tuple(values.shape)}")
-    distinct: list[int] = values.unique().tolist()
-    return distinct
+    return values.unique().tolist()
 
 
 def generator_folder(folder: Path) -> Path:

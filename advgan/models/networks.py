@@ -109,8 +109,7 @@ class PatchNetwork(nn.Module):
         self.to_pixels = nn.Sequential(nn.Conv2d(width, channels * patch**2, 1), nn.PixelShuffle(patch))
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        out: Tensor = self.to_pixels(self.body(x, cond))
-        return out
+        return self.to_pixels(self.body(x, cond))
 
 
 class UNet(nn.Module):
@@ -142,8 +141,7 @@ class UNet(nn.Module):
         x = self.bottom(x, cond)
         for up, after in zip(reversed(self.up), reversed(self.after), strict=True):
             x = after(up(x, cond) + skips.pop(), cond)
-        out: Tensor = self.to_pixels(x)
-        return out
+        return self.to_pixels(x)
 
 
 class XiaoNetwork(nn.Module):
@@ -169,8 +167,7 @@ class XiaoNetwork(nn.Module):
         self.to_pixels = nn.Conv2d(8, channels, 3, padding=1)
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        out: Tensor = self.to_pixels(self.body(x, cond))
-        return out
+        return self.to_pixels(self.body(x, cond))
 
 
 class ResNetNetwork(nn.Module):
@@ -197,8 +194,7 @@ class ResNetNetwork(nn.Module):
         self.to_pixels = nn.Conv2d(width, channels, 7, padding=3, padding_mode="reflect")
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        out: Tensor = self.to_pixels(self.body(x, cond))
-        return out
+        return self.to_pixels(self.body(x, cond))
 
 
 class GaussianSmoothing(nn.Module):
@@ -250,5 +246,4 @@ class ConditionEmbedding(nn.Module):
             parts.append(self.noise(z))
         if self.guided is not None and logits is not None:
             parts.append(self.guided(logit_features(logits)))
-        mixed: Tensor = self.proj(torch.stack(parts).sum(0))
-        return mixed
+        return self.proj(torch.stack(parts).sum(0))

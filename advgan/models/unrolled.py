@@ -258,8 +258,7 @@ def _replaced(feedback: Feedback) -> Callable[[nn.Module, tuple[Tensor, ...], Te
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
         if not inputs or not y.requires_grad:
             return None
-        replaced: Tensor = LearnedBackward.apply(inputs[0], y.detach(), feedback)
-        return replaced
+        return LearnedBackward.apply(inputs[0], y.detach(), feedback)
 
     return hook
 
@@ -322,8 +321,7 @@ def norm_gain(norm: Any) -> Tensor:
 
 
 def in_channels(layer: Any) -> int:
-    width: int = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-    return width
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
 def transposed(layer: Layer, grad: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:

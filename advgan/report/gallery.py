@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 from advgan.core.errors import InputError
@@ -63,7 +64,8 @@ def gallery(
     head = 0.05 + 0.3 * len(heading)
     size = np.array([width_in_images, head + math.ceil(n / columns) * band])
     scale = min(max(TILE, width), 3 * TILE) / 100  # inches an image's width takes, at 100 dots an inch
-    axes = Figure(figsize=tuple(size * scale), dpi=100).add_axes((0, 0, 1, 1))
+    figure = Figure(figsize=tuple(size * scale), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     font = 8.5 * scale * 100 / TILE
     axes.text(size[0] / 2, head / 2, "\n".join(heading), ha="center", va="center", size=font * 1.3)
@@ -80,7 +82,7 @@ def gallery(
         _write(axes, x0, above + HEAD, names[int(y[i])], font)
         _write(axes, x0, above + tops[-1], predictions, font, bool(success[i]))
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")  # imshow has narrowed them to its last image
-    return _rendered(axes)
+    return pixels(figure)
 
 
 def _write(axes: Axes, x0: float, bottom: float, text: str, font: float, success: bool | None = None) -> None:
@@ -88,15 +90,6 @@ def _write(axes: Axes, x0: float, bottom: float, text: str, font: float, success
     color = "black" if success is None else FOOLED if success else HELD
     weight = "bold" if success else "normal"
     axes.text(x0 + 0.5, bottom - 0.03, text, ha="center", va="bottom", size=font, color=color, weight=weight)
-
-
-def _rendered(axes: Axes) -> np.ndarray:
-    """The figure of `axes`: (height, width, 3) uint8."""
-    for text in axes.texts:
-        text.set_parse_math(False)  # a class may be called $$
-    canvas = FigureCanvasAgg(axes.get_figure(root=True))
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def prediction_text(predictions: Predictions, i: int, classes: Sequence[str] | None = None) -> str:
@@ -129,3 +122,20 @@ def difference(delta: Tensor, factor: float) -> np.ndarray:
     """delta (c, h, w) as (h, w, 3) on a scale symmetric around none: red and blue for one channel, else around grey."""
     shown = (0.5 + factor * delta.detach().float().cpu()).clamp(0, 1).permute(1, 2, 0).numpy()
     return shown if shown.shape[2] == 3 else colormaps["RdBu_r"](shown[..., 0])[..., :3]
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure, drawn: (height, width, 3) uint8."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a class may be called $$
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def tile(axes: Axes, image: np.ndarray, title: str, misclassified: bool = False, *, size: float = 9.5) -> None:
+    """An image (h, w, 3) with its title, bold and vermilion where it is misclassified."""
+    axes.imshow(image, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    color, weight = (FOOLED, "bold") if misclassified else (HELD, "normal")
+    axes.set_title(title, fontsize=size, color=color, weight=weight)

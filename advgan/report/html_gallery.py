@@ -15,9 +15,7 @@ from advgan.report.gallery import difference, magnifications, rgb
 from advgan.report.sections import threat_text
 
 MAX_CHARACTERS = 2_500_000  # of all galleries together; limits the number of images
-MAX_PIXELATED_SIZE = (
-    96  # images up to so many pixels a side are kept bit by bit and shown as pixels; larger ones become JPEG
-)
+MAX_PIXELATED_SIZE = 96  # pixels a side, up to which images are kept bit by bit and shown as pixels; others are JPEG
 
 
 def galleries(comparison: Comparison) -> list[dict[str, Any]]:

@@ -102,6 +102,11 @@ def percent(value: float | None, missing: str = "failed", digits: int = 1) -> st
     return missing if value is None else f"{100 * value:.{digits}f}"
 
 
+def number(value: float | None, form: str = "", missing: str = "–") -> str:
+    """A number in a format, like ".2f"; `missing` where it was not measured."""
+    return missing if value is None else format(value, form)
+
+
 def with_interval(
     row: ResultRow, key: str = "asr", *, scale: float = 100, digits: int = 1, missing: str = "failed"
 ) -> str:

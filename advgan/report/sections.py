@@ -116,7 +116,8 @@ def _section(rows: list[ResultRow], summary: Summary, without: Collection[str]) 
         {"attack": entry["attack"], **_over_seeds(entry)} for entry in _seeds(summary, rows) if len(eps_values) == 1
     ]
     if worst and first["protocol"] == "bounded":
-        summary_rows.append({"attack": f"worst case of {len(worst['attacks'])} attacks", **_worst_case(worst)})
+        worst_row = {"ASR % [95 %]": with_interval(worst), "robust %": f"{100 * worst['robust_accuracy']:.1f}"}
+        summary_rows.append({"attack": f"worst case of {len(worst['attacks'])} attacks", **worst_row})
         note = f"Without metrics, and so not in the worst case: {', '.join(failed)}." if failed else ""
     headers = ["attack", *columns]
     threat = threat_text(first, eps=len(eps_values) == 1)
@@ -194,14 +195,9 @@ def _columns(protocol: str, fgsm_speed: float | None, worst: ResultRow | None, s
 
 
 def _median(row: ResultRow) -> str:
-    value, low, high = (row[name] for name in ("l2_median", "l2_median_low", "l2_median_high"))
-    if value is None:
-        return INFINITE
-    return length(value) if low is None else f"{length(value)} [{length(low)}, {_or_infinite(high)}]"
-
-
-def _or_infinite(value: float | None) -> str:
-    return INFINITE if value is None else length(value)
+    names = ("l2_median", "l2_median_low", "l2_median_high")
+    value, low, high = (INFINITE if row[name] is None else length(row[name]) for name in names)
+    return value if row["l2_median"] is None or row["l2_median_low"] is None else f"{value} [{low}, {high}]"
 
 
 def length(value: float, decimals: int = 2) -> str:
@@ -223,7 +219,3 @@ def _seeds(summary: Summary, rows: list[ResultRow]) -> list[ResultRow]:
 def _over_seeds(entry: ResultRow) -> dict[str, str]:
     spread = "" if entry["asr_sd"] is None else f" ± {100 * entry['asr_sd']:.1f}"
     return {"seed": f"{entry['seeds']} seeds", "ASR % [95 %]": f"{100 * entry['asr_mean']:.1f}{spread}"}
-
-
-def _worst_case(worst: ResultRow) -> dict[str, str]:
-    return {"ASR % [95 %]": with_interval(worst), "robust %": f"{100 * worst['robust_accuracy']:.1f}"}

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
@@ -14,6 +13,7 @@ from rich.text import Text
 from advgan.core.terminal import printable
 from advgan.report.analysis_tables import cost, mcnemar, optimality, survival
 from advgan.report.escaping import in_markdown
+from advgan.report.gallery import pixels
 from advgan.report.headlines import headlines
 from advgan.report.page import ResultRow, Summary, Table
 from advgan.report.sections import COLUMN_HELP, NOTES, sections, unfinished_trainings
@@ -128,11 +128,11 @@ def _plot(table: Table) -> np.ndarray:
     title = table.title.split(": ", 1)
     height, width = len(table.rows) + len(title) + 1.5, max(columns.sum(), 1.25 * max(map(len, title)) + 2)
     figure = Figure(figsize=(0.09 * width, 0.25 * height), dpi=110)
-    canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     for y, (text, weight) in enumerate(zip(title, ("bold", "normal"), strict=False), 1):
-        axes.text(1, y, text, size=11, weight=weight, va="center", parse_math=False)
+        axes.text(1, y, text, size=11, weight=weight, va="center")
     right_edges = columns.cumsum() - 1
     for number, line in enumerate([table.headers, *table.rows]):
         y = len(title) + 1 + number
@@ -142,6 +142,5 @@ def _plot(table: Table) -> np.ndarray:
         for j, cell in enumerate(line):
             is_text = j < table.n_text_columns
             x, alignment = (right_edges[j] - columns[j] + 2, "left") if is_text else (right_edges[j], "right")
-            axes.text(*(x, y, cell), size=10, va="center", ha=alignment, weight=weight, color=color, parse_math=False)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+            axes.text(*(x, y, cell), size=10, va="center", ha=alignment, weight=weight, color=color)
+    return pixels(figure)

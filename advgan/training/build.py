@@ -66,8 +66,7 @@ def build_generator(
 def own_architecture(generator: Any) -> Architecture | None:
     """The architecture of the caller's own generator, or patch for one's network; None where there is neither."""
     if isinstance(generator, Generator) and not generator.custom:
-        architecture: Architecture = generator.config["architecture"]
-        return architecture
+        return generator.config["architecture"]
     return "patch" if isinstance(generator, nn.Module) else None
 
 

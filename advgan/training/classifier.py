@@ -220,8 +220,7 @@ class ClassifierTraining(SupervisedTraining):
         """The net with its best weights, in eval mode; before the first validation with the latest ones."""
         if self.best is not None:
             self.net.load_state_dict(self.best)
-        net: nn.Module = self.net.eval()
-        return net
+        return self.net.eval()
 
     def description(self, tested: dict[str, float] | None) -> dict[str, Any]:
         """training.json: what is known of the run; `tested` at its end."""

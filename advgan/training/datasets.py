@@ -77,8 +77,7 @@ def checked_model(model: nn.Module, x: Tensor, y: Tensor, labelled: bool) -> nn.
 
 @torch.no_grad()
 def logits_of(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
-    logits: Tensor = model(x.to(device)).float()
-    return logits
+    return model(x.to(device)).float()
 
 
 def labelled(model: nn.Module, source: Source, num_classes: int, name: str, *, progress: bool) -> Source:

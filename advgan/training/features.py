@@ -26,8 +26,7 @@ class CachedFeatures(nn.Module):
                 self.features.clear()
                 computed, missing = features_of(self.model, self.head, x), list(range(len(keys)))
             self.features |= {keys[i]: feature.clone() for i, feature in zip(missing, computed, strict=True)}
-        logits: Tensor = self.head(torch.stack([self.features[key] for key in keys]))
-        return logits
+        return self.head(torch.stack([self.features[key] for key in keys]))
 
 
 @torch.no_grad()

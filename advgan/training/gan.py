@@ -203,8 +203,7 @@ def sample_conditions(
 def perturbed(generator: nn.Module, batch: Batch) -> Tensor:
     """x_adv (n, c, h, w) of a batch, by a generator that may be wrapped for several processes."""
     conditions = batch.conditions
-    x_adv: Tensor = generator(batch.x, conditions.y, conditions.y_target, conditions.eps, conditions.z)
-    return x_adv
+    return generator(batch.x, conditions.y, conditions.y_target, conditions.eps, conditions.z)
 
 
 def micro_batches(n: int, parts: int) -> list[slice]:

@@ -52,5 +52,4 @@ def _child(statement: str) -> dict[str, object]:
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if process.returncode:
         raise MeasurementFailed(f"{statement}: {(process.stderr.strip().splitlines() or [''])[-1][:200]}")
-    output: dict[str, object] = json.loads(process.stdout.splitlines()[-1])
-    return output
+    return json.loads(process.stdout.splitlines()[-1])

@@ -53,8 +53,7 @@ def load_external(
         assert weights is not None, "the config is beside them"
         return load_with_head(name, source, config, weights, image_shape)
     module: Any = import_module(f"advgan.classifiers.external.{source}")
-    model: nn.Module = module.load(name, weights, image_shape=image_shape, num_classes=num_classes)
-    return model
+    return module.load(name, weights, image_shape=image_shape, num_classes=num_classes)
 
 
 def suggest(name: str, built_in: tuple[str, ...]) -> str:

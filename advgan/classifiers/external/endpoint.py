@@ -38,13 +38,7 @@ MAX_VALUES, MAX_BATCH = 1 << 28, 1 << 20  # of an image; images in a batch
 OUTPUTS = {"probabilities", "logits", "labels"}
 
 
-def load(
-    name: str,
-    weights: Path | str | None = None,
-    *,
-    image_shape: ImageShape | None = None,
-    num_classes: int | None = None,
-) -> BlackBox:
+def load(name: str, weights: Path | str | None, *, image_shape: ImageShape | None, num_classes: int | None) -> BlackBox:
     """The classifier at the address `name`, by its description. Raises InputError with the address for a missing or
     invalid response, also to later queries."""
     url, _, settings_text = name.partition("#")

@@ -92,15 +92,15 @@ def load_with_head(
     shape = tuple(config["image_shape"]) if image_shape is None else image_shape
     classes = config["num_classes"]
     if source == "python_file":  # its function builds the network with its own head
-        classifier = replace_head(module.load(name, image_shape=shape), classes, config["head"])
+        built = module.load(name, None, image_shape=shape, num_classes=None)
+        classifier = replace_head(built, classes, config["head"])
         path, _ = weights_file(weights)
         file = read_file(path, config=config)
         load_weights_into(classifier, match_weights(classifier, file, f"{name} with its head"), file)
     else:
         classifier = module.load(name, weights, image_shape=shape, num_classes=classes)
     classifier.head, classifier.classes = config["head"], tuple(config["classes"]) if config.get("classes") else None
-    result: ExternalClassifier = classifier.eval().requires_grad_(False)
-    return result
+    return classifier.eval().requires_grad_(False)
 
 
 def _same_classifier(given: str, saved: str) -> bool:

@@ -28,13 +28,7 @@ DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(do
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
-def load(
-    name: str,
-    weights: Path | str | None = None,
-    *,
-    image_shape: ImageShape | None = None,
-    num_classes: int | None = None,
-) -> BlackBox:
+def load(name: str, weights: Path | str | None, *, image_shape: ImageShape | None, num_classes: int | None) -> BlackBox:
     """The classifier in the file `name`; its identity is the SHA-256 of the file, and of those its weights lie in.
 
     It runs on as many CPU threads as torch (`torch.get_num_threads`), or on the GPU if onnxruntime supports it. Raises

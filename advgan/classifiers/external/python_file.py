@@ -33,11 +33,7 @@ IMAGENET = "imagenet"  # the attribute `classes` of a model with ImageNet's 1,00
 
 
 def load(
-    name: str,
-    weights: Path | str | None = None,
-    *,
-    image_shape: ImageShape | None = None,
-    num_classes: int | None = None,
+    name: str, weights: Path | str | None, *, image_shape: ImageShape | None, num_classes: int | None
 ) -> ExternalClassifier | BlackBox:
     """As `load_external`, by running the file. Raises InputError, with file and line, for errors in it.
 

@@ -13,11 +13,7 @@ from advgan.core.optional import require_package
 
 
 def load(
-    name: str,
-    weights: Path | str | None = None,
-    *,
-    image_shape: ImageShape | None = None,
-    num_classes: int | None = None,
+    name: str, weights: Path | str | None, *, image_shape: ImageShape | None, num_classes: int | None
 ) -> ExternalClassifier:
     """As `load_external`. Raises InputError for an unknown name, and for unavailable weights."""
     timm: Any = require_package("timm", "timm")

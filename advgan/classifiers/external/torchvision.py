@@ -16,11 +16,7 @@ from advgan.core.errors import InputError, did_you_mean, one_line
 
 
 def load(
-    name: str,
-    weights: Path | str | None = None,
-    *,
-    image_shape: ImageShape | None = None,
-    num_classes: int | None = None,
+    name: str, weights: Path | str | None, *, image_shape: ImageShape | None, num_classes: int | None
 ) -> ExternalClassifier:
     """As `load_external`. Raises InputError for an unknown name, and without weights."""
     from torchvision import models  # slow to import
@@ -86,5 +82,4 @@ def _build(kind: str, num_classes: int, published: Any = None) -> nn.Module:
         settings = {"init_weights": False, "aux_logits": False, "transform_input": published is not None}
     elif published is not None and kind.startswith("vit_"):
         settings = {"image_size": published.meta["min_size"][0]}
-    model: nn.Module = models.get_model(kind, weights=None, num_classes=num_classes, **settings)
-    return model
+    return models.get_model(kind, weights=None, num_classes=num_classes, **settings)

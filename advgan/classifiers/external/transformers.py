@@ -15,11 +15,7 @@ from advgan.core.optional import require_package
 
 
 def load(
-    name: str,
-    weights: Path | str | None = None,
-    *,
-    image_shape: ImageShape | None = None,
-    num_classes: int | None = None,
+    name: str, weights: Path | str | None, *, image_shape: ImageShape | None, num_classes: int | None
 ) -> ExternalClassifier:
     """As `load_external`; the number of classes is that of its config.json. Raises InputError for
     a missing model, for one that is no image classifier, and for preprocessing beyond rescaling and normalisation.

@@ -25,7 +25,7 @@ from advgan.core.files import atomic_write
 from advgan.core.json_files import read_sealed
 from advgan.core.shipped import shipped
 from advgan.data.flags import DATA_FLAGS, DataDir
-from advgan.experiments.trainings import ensure_trained, run_script
+from advgan.experiments.trainings import ensure_trained, flags_of, run_script
 from advgan.report.page import Table
 from advgan.training.program import Settings as Training
 
@@ -101,8 +101,7 @@ def run_variant(settings: Settings, variant: str, seed: int) -> dict[str, Any]:
     if ensure_trained("train/advgan.py", arguments, directory, train_settings, "generator"):
         results.unlink(missing_ok=True)  # of another generator
         detector.unlink(missing_ok=True)
-    shared_settings = {name: getattr(train_settings, name) for name in SHARED_SETTINGS}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in shared_settings.items() if value is not None]
+    flags = flags_of(train_settings, SHARED_SETTINGS)
     flags += ["--generator", str(directory), "--output-dir", str(directory), "--attacks"]
     if not results.exists():
         run_script("eval/compare.py", *flags, "advgan")
@@ -131,8 +130,7 @@ def training_flags(settings: Settings, variant: str, seed: int) -> tuple[list[st
 
 def best_validation(run: dict[str, Any]) -> dict[str, Any]:
     """The validation whose generator was saved: the best one; of equals, the later."""
-    best: dict[str, Any] = max(reversed(run["training"]["history"]), key=lambda validation: validation["asr"])
-    return best
+    return max(reversed(run["training"]["history"]), key=lambda validation: validation["asr"])
 
 
 def _of_term(run: dict[str, Any], weight: str, metric: str) -> float:

@@ -65,8 +65,7 @@ class CompareResults(Results):
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.comparison.summary["rows"]
-        return rows
+        return self.comparison.summary["rows"]
 
     def _tables(self) -> list[RenderableType]:
         return [terminal(self.comparison.summary, 120)]

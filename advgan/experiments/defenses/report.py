@@ -10,7 +10,7 @@ from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
 from advgan.report.files import file_names
 from advgan.report.html import chart, template
-from advgan.report.page import ResultRow, Summary, Table, failures, with_interval
+from advgan.report.page import ResultRow, Summary, Table, failures, number, with_interval
 from advgan.report.study import Scalar, StudyReport
 
 Rate = Callable[[ResultRow], str]
@@ -86,7 +86,7 @@ def summary_table(summary: Summary) -> Table:
                 f"{100 * _worst_case_accuracy(defense):.1f}" if defense["worst_case"] else "failed",
                 _strongest(summary, defense["label"]),
             ),
-            NOT_RUN if defense["training_seconds"] is None else f"{defense['training_seconds']:.0f}",
+            number(defense["training_seconds"], ".0f", NOT_RUN),
             *(f"{defense['relative_time']:.2f} x", defense["masking"]["verdict"] if defense["masking"] else NOT_RUN),
         ]
         for defense in summary["defenses"]

@@ -6,7 +6,7 @@ from typing import Any
 from advgan.core.threat_model import eps_text
 from advgan.experiments.distillation.plots import PUBLISHED, gradients, success
 from advgan.report.figures.plot_groups import safe
-from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
+from advgan.report.page import ResultRow, Summary, Table, number, percent, with_interval
 from advgan.report.study import Scalar, StudyReport
 
 COLUMNS = (
@@ -66,7 +66,7 @@ def tables(summary: Summary) -> list[Table]:
             ["T", "published %", *(f"{result} %" for result in derivatives), "accuracy %", "change"],
             [
                 [
-                    *(row["label"], "–" if (published := PUBLISHED.get(row["label"])) is None else f"{published:.2f}"),
+                    *(row["label"], number(PUBLISHED.get(row["label"]), ".2f")),
                     *(with_interval(row["jsma"][result]) for result in derivatives),
                     *(f"{100 * row['accuracy']:.2f}", f"{100 * row['change']:+.2f}"),
                 ]
@@ -114,14 +114,10 @@ def _others(table: Sequence[ResultRow], target: str, eps: float) -> Table:
         text_rows.append(
             [
                 row["label"],
-                *(with_interval(result) if key == "asr" else _norm_text(result[key]) for key, result in results),
+                *(with_interval(result) if key == "asr" else number(result[key], ".2f") for key, result in results),
             ]
         )
     return Table(f"Other attacks on {target}", headers, text_rows, OTHERS.format(eps=eps_text(eps)))
-
-
-def _norm_text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 def _csv_rows(table: Sequence[ResultRow]) -> Iterator[dict[str, Any]]:

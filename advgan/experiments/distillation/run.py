@@ -34,7 +34,7 @@ from advgan.experiments.distillation.analysis import all_targets, amplitude, amp
 from advgan.experiments.distillation.report import report
 from advgan.experiments.settings import StudySettings
 from advgan.experiments.study import GridPoint, Study
-from advgan.experiments.trainings import ensure_trained
+from advgan.experiments.trainings import ensure_trained, flags_of
 from advgan.training.distillation import Settings as Distilling
 from advgan.training.program import Settings as Training
 
@@ -209,7 +209,7 @@ def distilled(settings: Settings, temperature: float) -> Path:
     """The run of one temperature, in a directory of its own."""
     directory = settings.output_dir / f"T-{temperature:g}"
     arguments = [] if settings.train_recipe is None else ["--recipe", str(settings.train_recipe)]
-    arguments += ["--temperature", f"{temperature:g}", *flags(settings, *SHARED_SETTINGS)]
+    arguments += ["--temperature", f"{temperature:g}", *flags_of(settings, SHARED_SETTINGS)]
     train_settings = parse(Distilling, arguments)
     ensure_trained("train/distill.py", arguments, directory, train_settings, "classifier")
     return directory
@@ -221,16 +221,10 @@ def train_generator(settings: Settings, line: DistilledModel) -> LoadedGenerator
         return None
     directory = settings.output_dir / f"generator-{line.label}"
     arguments = ["--recipe", str(settings.generator_recipe), "--target-weights", str(line.weights)]
-    arguments += flags(settings, *SHARED_SETTINGS, "eps")
+    arguments += flags_of(settings, (*SHARED_SETTINGS, "eps"))
     train_settings = parse(Training, arguments)
     ensure_trained("train/advgan.py", arguments, directory, train_settings, "generator")
     return load_generators([directory], [settings.target])[0]
-
-
-def flags(settings: Settings, *names: str) -> list[str]:
-    """These settings as another program takes them."""
-    given = {name: getattr(settings, name) for name in names}
-    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
 
 
 def attack_metrics(result: Result) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from advgan.core.threat_model import eps_text
 from advgan.experiments.frontier.budget_plot import frontier_plot
 from advgan.report.comparison import Plot
 from advgan.report.figures.plot_groups import safe
-from advgan.report.page import Table, percent, with_interval
+from advgan.report.page import Table, number, percent, with_interval
 from advgan.report.study import Scalar, StudyReport, eps_scalars
 
 Summary = Mapping[str, Any]  # of one classifier at one eps
@@ -35,7 +35,8 @@ def budget_table(summary: Summary) -> Table:
     table_rows = [
         [
             f"{part['low']:.3g} to {part['high']:.3g}",
-            *(part["ours"] or "–", _rate(part["ours_asr"]), part["baseline"] or "–", _rate(part["baseline_asr"])),
+            *(part["ours"] or "–", percent(part["ours_asr"], "–")),
+            *(part["baseline"] or "–", percent(part["baseline_asr"], "–")),
             "yes" if part["leads"] else "no",
         ]
         for part in summary["parts"]
@@ -50,11 +51,9 @@ def attack_table(summary: Summary) -> Table:
     table_rows = [
         [
             f"{row['attack']} *" if row["ours"] else row["attack"],
-            *(
-                _time(row["time"]),
-                "–" if row["time"] is None else f"{_time(row['time_low'])}-{_time(row['time_high'])}",
-            ),
-            *(with_interval(row, "asr", missing="–"), "–" if row["n"] is None else str(row["n"])),
+            number(row["time"], ".3g"),
+            "–" if row["time"] is None else f"{row['time_low']:.3g}-{row['time_high']:.3g}",
+            *(with_interval(row, "asr", missing="–"), number(row["n"])),
         ]
         for row in rows
     ]
@@ -65,14 +64,6 @@ def attack_table(summary: Summary) -> Table:
 
 def title(summary: Summary) -> str:
     return f"{summary['targets'][0]['label']}, {summary['norm']} eps {eps_text(summary['eps'])}"
-
-
-def _rate(asr: float | None) -> str:
-    return percent(asr, missing="–")
-
-
-def _time(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{ratio:.3g}"
 
 
 def report(summaries: Sequence[Summary]) -> StudyReport:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from advgan.attacks.registry import AttackFn, make_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat
 from advgan.evaluation.runner import device_of
-from advgan.evaluation.timing import time_ratios
+from advgan.evaluation.timing import time_columns, time_ratios
 from advgan.experiments.comparison.compare import (
     Attack,
     attack_function,
@@ -58,18 +57,15 @@ class FrontierResults(Results):
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.summary["rows"]
-        return rows
+        return self.summary["rows"]
 
     @property
     def parts(self) -> list[dict[str, Any]]:
-        parts: list[dict[str, Any]] = self.summary["parts"]
-        return parts
+        return self.summary["parts"]
 
     @property
     def lead(self) -> float | None:
-        lead: float | None = self.summary["lead"]
-        return lead
+        return self.summary["lead"]
 
     def _tables(self) -> list[RenderableType]:
         return [table.rich() for table in tables([self.summary])]
@@ -209,7 +205,4 @@ def frontier_row(result: Mapping[str, Any], ratios: Sequence[float] | None, ours
     """A row of `FrontierResults`, from one of `compare` and the times over FGSM's; None: not timed."""
     row = {key: result[key] for key in ("attack", "asr", "asr_low", "asr_high", "status")}
     row["n"] = result["n_attacked"]
-    times = dict.fromkeys(("time", "time_low", "time_high"))
-    if ratios:
-        times = {"time": median(ratios), "time_low": min(ratios), "time_high": max(ratios)}
-    return row | {"ours": ours} | times
+    return row | {"ours": ours} | time_columns(ratios)

@@ -12,7 +12,7 @@ from advgan.experiments.frontier.plots import gap, warm_start
 from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
 from advgan.report.figures.plot_groups import safe
-from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
+from advgan.report.page import ResultRow, Summary, Table, number, percent, with_interval
 from advgan.report.study import Scalar, StudyReport, eps_scalars
 
 COLUMNS = (
@@ -104,7 +104,7 @@ def tables(summary: Summary) -> list[Table]:
             f"one pass: {row['attack']}" if row["attack"] in names else row["attack"],
             *(f"{eps_text(row['eps'])}", str(row["gradients"])),
             *(with_interval(row, "asr", missing="–"), with_interval(row, "ratio", missing="–")),
-            *("–" if row[key] is None else str(row[key]) for key in ("n", "only_here", "only_reference")),
+            *(number(row[key]) for key in ("n", "only_here", "only_reference")),
         ]
         for row in summary["table"]
     ]
@@ -138,7 +138,7 @@ def _evaluations(rows: Sequence[ResultRow]) -> Table:
     text_rows = [
         [
             *(f"{100 * row['share']:.0f} %", f"{eps_text(row['eps'])}", percent(row["level"])),
-            *("–" if row[key] is None else f"{row[key]:.1f}" for key in (*methods, *BASELINES)),
+            *(number(row[key], ".1f") for key in (*methods, *BASELINES)),
             *(_of(row[f"{method} of {name}"]) for method in methods for name in BASELINES),
         ]
         for row in rows

@@ -110,23 +110,18 @@ class FrontierStudy(Study):
         """The result of attack `name` on the first `n` images (None: all), computed once."""
         key = (name, threat, trained, y_target, n)
         if key not in self.measured:
-            self.measured[key] = self._attack(*key)
+            label = name.replace(f":{STOP}", "") + (f" of {trained.name}" if trained else "")
+            point = GridPoint(
+                spec=parse_attack(name),
+                target=self.target,
+                threat=threat,
+                y_target=y_target,
+                seed=self.seed,
+                generator=trained,
+                shown=label,
+            )
+            self.measured[key] = self.run_point(point, n)
         return self.measured[key]
-
-    def _attack(
-        self, name: str, threat: Threat, trained: LoadedGenerator | None, y_target: int | None, n: int | None
-    ) -> Result:
-        spec, label = parse_attack(name), name.replace(f":{STOP}", "") + (f" of {trained.name}" if trained else "")
-        point = GridPoint(
-            spec=spec,
-            target=self.target,
-            threat=threat,
-            y_target=y_target,
-            seed=self.seed,
-            generator=trained,
-            shown=label,
-        )
-        return self.run_point(point, n)
 
 
 def main(settings: Settings) -> None:

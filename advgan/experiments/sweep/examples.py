@@ -8,8 +8,7 @@ from torch import Tensor
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
-from advgan.report.figures.style import pixels
-from advgan.report.gallery import FOOLED, HELD, TILE, rgb
+from advgan.report.gallery import FOOLED, HELD, TILE, pixels, rgb
 
 SHOWN = 5  # images in a row
 GAP, HEAD, LEFT = 0.12, 0.24, 1.3  # between images, above them, and left of them, in image widths

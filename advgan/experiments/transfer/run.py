@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
@@ -35,7 +34,7 @@ from advgan.evaluation.loading import (
     resolve_target_class,
 )
 from advgan.evaluation.result_cache import attack_rng
-from advgan.evaluation.timing import time_ratios
+from advgan.evaluation.timing import time_columns, time_ratios
 from advgan.experiments.settings import ClassifiersSettings, SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
 from advgan.experiments.trainings import parse_commands
@@ -43,7 +42,6 @@ from advgan.experiments.transfer.report import report
 
 NOISE = parse_attack("noise-sign")  # of the same size: the floor
 ONE_PASS, FGSM = parse_attack("advgan"), parse_attack("fgsm")
-NO_TIME = dict.fromkeys(("time", "time_low", "time_high"))
 BOTH_COLUMNS = ("n_both", "asr_both", "asr_both_low", "asr_both_high")  # columns in addition to those of results.json
 
 
@@ -127,7 +125,7 @@ def main(settings: Settings) -> None:
     rows = {key: transfer_row(study, points[key], result) for key, result in results.items()}
     times = line_times(study, matrix, settings.repeats) if settings.repeats else {}
     parts = {name: [rows[point.key] for point in part] for name, part in (("matrix", matrix), ("curve", curve))}
-    parts["matrix"] = [row | times.get(point.line, NO_TIME) for row, point in zip(parts["matrix"], matrix, strict=True)]
+    parts["matrix"] = [rows[point.key] | times.get(point.line, time_columns(None)) for point in matrix]
     described = [describe(generator, targets) for generator in generators]
     study.write_report(report(study.summary(generators=described, **parts)), total=len(rows))
 
@@ -266,7 +264,7 @@ def line_times(study: Study, points: Sequence[TransferPoint], repeats: int) -> d
             for spec, generator in ((point.spec, point.generator), (FGSM, None))
         )
         ratios = time_ratios({"": attack}, reference, x, y, batch_size=study.settings.batch_size, repeats=repeats)[""]
-        times[point.line] = {"time": median(ratios), "time_low": min(ratios), "time_high": max(ratios)}
+        times[point.line] = time_columns(ratios)
     return times
 
 

@@ -55,8 +55,7 @@ def occurring(chosen: list[Result], classes: int) -> np.ndarray:
     occurrences = [
         result.records[name][result.records["success"]] for result in chosen for name in ("label", "prediction")
     ]
-    indices: np.ndarray = torch.cat(occurrences).unique().numpy()
-    return indices
+    return torch.cat(occurrences).unique().numpy()
 
 
 def _plot(group: PlotGroup, chosen: list[Result], classes: tuple[str, ...]) -> Plot:

@@ -2,16 +2,14 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from matplotlib.axes import Axes
 
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.plot_groups import PlotGroup, plot_groups
 from advgan.report.figures.style import new_figure, to_plot
-from advgan.report.gallery import FOOLED, HELD, prediction_text, rgb
+from advgan.report.gallery import prediction_text, rgb, tile
 
 CAPTION = (
     "One image under noise and under an attack of the same size, column by column. The classifier is robust to "
@@ -76,7 +74,7 @@ def _noise(comparison: Comparison, group: PlotGroup, example: NoiseExample) -> P
     first = next(iter(rows[0].values())).records
     before = prediction_text((first["clean_prediction"], first["clean_confidence"]), i, comparison.classes)
     for row, (results, name) in enumerate(zip(rows, (example.noise, example.attack), strict=True)):
-        _tile(panels[row, 0], rgb(clean), f"clean: {before}", False)
+        tile(panels[row, 0], rgb(clean), f"clean: {before}", size=9)
         panels[row, 0].set_ylabel(name, fontsize=11)
         for axes, size in zip(panels[row, 1:], eps, strict=True):
             if size not in results:
@@ -85,13 +83,5 @@ def _noise(comparison: Comparison, group: PlotGroup, example: NoiseExample) -> P
             records = results[size].records
             text = prediction_text((records["prediction"], records["confidence"]), i, comparison.classes)
             misclassified = int(records["prediction"][i]) != truth
-            _tile(axes, rgb(results[size].x_adv[i]), f"eps {eps_text(size)}: {text}", misclassified)
+            tile(axes, rgb(results[size].x_adv[i]), f"eps {eps_text(size)}: {text}", misclassified, size=9)
     return to_plot(figure, f"{group.title}: {example.noise} and {example.attack} of the same size", CAPTION)
-
-
-def _tile(axes: Axes, image: np.ndarray, title: str, misclassified: bool) -> None:
-    axes.imshow(image, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(
-        title, fontsize=9, color=FOOLED if misclassified else HELD, weight="bold" if misclassified else "normal"
-    )

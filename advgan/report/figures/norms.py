@@ -89,8 +89,7 @@ def _histograms(group: PlotGroup, style: dict[str, Style]) -> Plot:
 def _sizes(result: Result, norm: str) -> np.ndarray:
     """Norms over the eligible images; of a minimum-norm attack over its successes, others stay unchanged."""
     selected = result.records["counts" if result.row["protocol"] == "bounded" else "fooled"]
-    sizes: np.ndarray = result.records[norm][selected].double().numpy()
-    return sizes
+    return result.records[norm][selected].double().numpy()
 
 
 def _histogram(axes: Axes, result: Result, norm: str, bins: list[float], color: str) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from advgan.core.errors import InputError
-from advgan.report.figures.style import new_figure, pixels
-from advgan.report.gallery import FOOLED, HELD, magnifications
+from advgan.report.figures.style import new_figure
+from advgan.report.gallery import FOOLED, HELD, magnifications, pixels
 
 TILE = 2.6  # inches of an image's width
 NAME = 26  # characters of a class

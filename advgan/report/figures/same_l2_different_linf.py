@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from itertools import permutations
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +13,7 @@ from advgan.core.threat_model import delta_norms, eps_text
 from advgan.report.comparison import Comparison, Plot
 from advgan.report.figures.plot_groups import PlotGroup, plot_groups
 from advgan.report.figures.style import new_figure, to_plot
-from advgan.report.gallery import FOOLED, HELD, difference, magnifications, prediction_text, rgb
+from advgan.report.gallery import difference, magnifications, prediction_text, rgb, tile
 
 CAPTION = (
     "Two perturbations of one image with the same l2 norm: one is spread over many pixels, the other is "
@@ -120,20 +118,12 @@ def _plot(comparison: Comparison, target: str, spread: Perturbation, strong: Per
     factor = magnifications(strong.linf)[0]
     for row, perturbation in enumerate((spread, strong)):
         delta = perturbation.x_adv - clean
-        _tile(panels[row, 0], rgb(clean), f"clean: {truth}")
+        tile(panels[row, 0], rgb(clean), f"clean: {truth}")
         scale = "" if factor == 1 else f" ×{factor}"
-        _tile(
+        tile(
             panels[row, 1], difference(delta, factor), f"l2 {perturbation.l2:.2f}, linf {perturbation.linf:.3g}{scale}"
         )
-        _tile(panels[row, 2], rgb(perturbation.x_adv), perturbation.prediction, perturbation.misclassified)
+        tile(panels[row, 2], rgb(perturbation.x_adv), perturbation.prediction, perturbation.misclassified)
         panels[row, 0].set_ylabel(perturbation.attack_text, fontsize=10)
     caption = CAPTION if strong.misclassified else CAPTION + SQUARE
     return to_plot(figure, f"{target}: two perturbations of equal l2 norm {spread.l2:.2f}", caption)
-
-
-def _tile(axes: Axes, image: np.ndarray, title: str, misclassified: bool = False) -> None:
-    axes.imshow(image, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(
-        title, fontsize=9.5, color=FOOLED if misclassified else HELD, weight="bold" if misclassified else "normal"
-    )

@@ -1,7 +1,6 @@
 """Speed against success."""
 
 from itertools import product
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,16 +20,8 @@ CAPTION = (
     "one backward pass. Speeds are those of this report's machine and batch size, without the training of "
     "a generator."
 )
-LABEL_DIRECTIONS = (
-    (1, 0),
-    (-1, 0),
-    (0.7, 1),
-    (0.7, -1),
-    (-0.7, 1),
-    (-0.7, -1),
-    (0, 1),
-    (0, -1),
-)  # of a label from its point
+# Of a label from its point.
+LABEL_DIRECTIONS = ((1, 0), (-1, 0), (0.7, 1), (0.7, -1), (-0.7, 1), (-0.7, -1), (0, 1), (0, -1))
 
 
 def speed(comparison: Comparison) -> dict[str, Plot]:
@@ -73,7 +64,8 @@ def _plot(group: PlotGroup, eps: float, style: dict[str, Style]) -> Plot:
     low, high = np.log10([min(points)[0], max(points)[0]])
     margin = max(0.12 * (high - low), (1.2 - high + low) / 2)  # more than a power of ten, for one has a number
     axes.set_xlim(10 ** (low - margin), 10 ** (high + margin))
-    bounded_points = [p for p, row in zip(points, rows, strict=True) if _is_on_front(row)]
+    bounded = [row for row in rows if row["protocol"] == "bounded" and row["access"] != "nothing"]
+    bounded_points = [(row["images_per_second"], row["asr"]) for row in bounded]
     if front := [bounded_points[i] for i in pareto(bounded_points)]:
         x, y = np.array([(axes.get_xlim()[0], front[0][1]), *front]).T
         axes.step(x, y, where="pre", color="#555555", linewidth=1, zorder=1)
@@ -83,10 +75,6 @@ def _plot(group: PlotGroup, eps: float, style: dict[str, Style]) -> Plot:
             axes.axvline(x, color=style["fgsm"].color, linestyle=":", linewidth=1.2, zorder=1)
     _label(axes, points, [row["attack"] for row in rows], [style[row["attack"]].color for row in rows])
     return to_plot(figure, f"{group.title}, eps {eps_text(eps)}: speed against success", CAPTION)
-
-
-def _is_on_front(row: dict[str, Any]) -> bool:
-    return row["protocol"] == "bounded" and row["access"] != "nothing"
 
 
 def _label(axes: Axes, points: list[tuple[float, float]], texts: list[str], colours: list[str]) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from advgan.report.comparison import Comparison, Plot
+from advgan.report.gallery import pixels
 
 COLOURS = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A4A00"),
@@ -83,15 +83,6 @@ def to_plot(figure: Figure, title: str, caption: str) -> Plot:
     characters = int(figure.get_figwidth() * 10)  # of 12 points, bold
     figure.suptitle("\n".join(textwrap.wrap(title, characters)), fontsize=12, weight="bold")
     return Plot(title, caption, pixels(figure))
-
-
-def pixels(figure: Figure) -> np.ndarray:
-    """A figure, drawn: (height, width, 3) uint8."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a class may be called $$
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def with_caption(plot: Plot) -> np.ndarray:
