@@ -35,16 +35,7 @@ AttackFn = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> x_adv
 # Library -> its parser "foolbox:LinfPGD:steps=40" -> (name, settings), and its maker (name, settings) -> Attack;
 # `advgan.bridges` registers them.
 LIBRARIES: dict[str, tuple[Callable[[str], tuple[str, dict[str, Any]]], Callable[[str, dict[str, Any]], Attack]]] = {}
-RESERVED_ARGS = {
-    "model",
-    "x",
-    "y",
-    "eps",
-    "norm",
-    "y_target",
-    "rng",
-    "generator",
-}  # no settings
+RESERVED_ARGS = {"model", "x", "y", "eps", "norm", "y_target", "rng", "generator"}  # no settings
 
 
 @dataclass(frozen=True)
@@ -176,9 +167,8 @@ def make_attack(
         raise InputError(f"attack {spec.name} has no targeted form, expected no y_target, got {y_target}")
     if definition.kind == "bounded" and definition.norm not in (None, threat.norm):
         raise InputError(f"attack {spec.name} is for norm {definition.norm}, expected no other, got {threat.norm}")
-    fixed: dict[str, Any] = (
-        dict(spec.settings) if spec.name in ATTACKS else {}
-    )  # those of other libraries are inside their attack
+    # Those of other libraries are inside their attack.
+    fixed: dict[str, Any] = dict(spec.settings) if spec.name in ATTACKS else {}
     if definition.kind == "bounded":
         fixed["eps"] = threat.eps
     if definition.norm is None:

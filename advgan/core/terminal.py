@@ -20,15 +20,8 @@ _IN_NAMES = re.compile(f"[\t\n{CONTROL}]")
 _ON_STREAMS = re.compile(f"(?!\r)[{CONTROL}]")
 _ON_TERMINALS = re.compile(rf"(\x1b\[[\d;]*m|\x1b\[[12]?[AK]|\x1b\[\?25[hl])|(?!\r)[{CONTROL}]")
 PLAIN = {"✓": "+", "✗": "x", "○": "o", "–": "-", "—": "-", "…": "~", "×": "x", "’": "'", "‘": "'", "“": '"', "”": '"'}
-PLAIN |= {
-    "─": "-",
-    "━": "-",
-    "│": "|",
-    "┃": "|",
-    "•": "*",
-    "≤": "<",
-    "≥": ">",
-}  # one column each, which keeps tables aligned
+# One column each, which keeps tables aligned.
+PLAIN |= {"─": "-", "━": "-", "│": "|", "┃": "|", "•": "*", "≤": "<", "≥": ">"}
 
 
 def printable(text: object) -> str:

@@ -144,10 +144,7 @@ def main(settings: Settings) -> None:
 def test_images(name: str, target: Classifier, settings: Settings, *, check: bool) -> tuple[str, Split]:
     """The test images of data set `name` for `target`, and its name with how they were resized."""
     sizing: dict[str, Any] = {"image_size": settings.image_size, "resize": settings.resize}
-    sizing |= {
-        "labels_file": settings.labels_file,
-        "own_input": lambda: own_input(target),
-    }
+    sizing |= {"labels_file": settings.labels_file, "own_input": lambda: own_input(target)}
     custom = name.partition(":")[0] in CUSTOM_DATASETS
     data = load_data(name, settings.data_dir, label_source=settings.label_source, **(sizing if custom else {}))
     data = prepare_model_and_data(target, data)[1] if check else relabel(data, *class_info(target))

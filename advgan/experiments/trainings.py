@@ -22,11 +22,8 @@ from advgan.core.shutdown import stopped_by_signal
 
 ROOT = Path(__file__).resolve().parents[2]
 STAMP_FILE = "prepared.json"  # in the output directory of a command: the command, and whether it is finished
-IGNORED_IN_STAMP = training.IGNORED_ON_RESUME - {
-    "target_weights",
-    "guide_dir",
-    "init",
-}  # settings that decide nothing about what is made
+# Settings that decide nothing about what is made.
+IGNORED_IN_STAMP = training.IGNORED_ON_RESUME - {"target_weights", "guide_dir", "init"}
 IGNORED_ON_RESUME = IGNORED_IN_STAMP - {"data_dir"}  # in which a finished training may differ from the requested one
 
 

@@ -6,15 +6,8 @@ from advgan.report.analysis_tables import cost, optimality, survival
 from advgan.report.page import Summary, Table
 from advgan.report.sections import sections
 
-OMITTED_COLUMNS = (
-    "8-bit %",
-    "SSIM",
-    "max linf",
-    "mean linf",
-    "mean l0",
-    "forwards + backwards",
-    "unique",
-)  # a page is narrow
+# A page is narrow.
+OMITTED_COLUMNS = ("8-bit %", "SSIM", "max linf", "mean linf", "mean l0", "forwards + backwards", "unique")
 SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": r"\textasciigrave{}"},

@@ -86,9 +86,8 @@ def load(
         resize=resize if type(resize) is int else None,  # else a method, or a layer
     )
     classifier.imports_late = len(import_folder.modules) > imported
-    classifier.identity = (
-        f"{sha256_of(*import_folder.files)} {attributes}"  # with modules imported by the first forward pass
-    )
+    # With modules imported by the first forward pass.
+    classifier.identity = f"{sha256_of(*import_folder.files)} {attributes}"
     return classifier
 
 

@@ -60,9 +60,8 @@ def _downloaded(kind: str, published: Any, name: str) -> nn.Module:
     from torchvision import models
 
     try:
-        published.get_state_dict(
-            progress=True, check_hash=True, weights_only=True
-        )  # the builder would unpickle anything
+        # The builder would unpickle anything.
+        published.get_state_dict(progress=True, check_hash=True, weights_only=True)
         model: nn.Module = models.get_model(kind, weights=published)
     except Exception as error:  # no connection, no room, a damaged file
         raise InputError(

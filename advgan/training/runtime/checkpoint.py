@@ -23,17 +23,8 @@ from advgan.core.training_record import PROGRESS
 from advgan.training.runtime.distributed import in_any_process
 
 # Settings that a resumed run may change: paths and speed, not results.
-IGNORED_ON_RESUME = {
-    "recipe",
-    "resume",
-    "overwrite",
-    "output_dir",
-    "data_dir",
-    "target_weights",
-    "guide_dir",
-    "threads",
-}
-IGNORED_ON_RESUME |= {"accumulate", "compile", "checkpoint_target", "init"}
+IGNORED_ON_RESUME = {"recipe", "resume", "overwrite", "output_dir", "data_dir", "target_weights", "guide_dir"}
+IGNORED_ON_RESUME |= {"threads", "accumulate", "compile", "checkpoint_target", "init"}
 EXTENDABLE = {"epochs", "max_steps"}  # settings that a resumed run may raise
 OBJECTS_FILE, CHECKSUMS_FILE = "objects.pt", "SHA256SUMS"
 
