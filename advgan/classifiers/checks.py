@@ -1,10 +1,8 @@
 """Checks of a model before any attack: shapes, logits, determinism, batch dependence, gradients, normalisation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +65,7 @@ class Scripted(nn.Module):
         self.script = script.eval() if hasattr(script, "training") else script  # a frozen one has no mode
         self.training = False
 
-    def train(self, mode: bool = True) -> Scripted:
+    def train(self, mode: bool = True) -> Self:
         return self
 
     def forward(self, x: Tensor) -> Any:

@@ -60,7 +60,7 @@ def load_data(
             `image_size`; None: to `image_size`.
         channels: custom data sets only: 1 (grey) or 3 (RGB); by default 1 if every image is grey, else 3.
         image_column, label_column: the columns of images and labels, of `hf`, `hf-stream` and CSV files; None: by names
-            and types (`columns.find_columns`, `label_file.read_table`).
+            and types (`columns.find_column`, `label_file.read_table`).
         labels_file: `folder` only: a CSV file with the labels of images, by the names of their files.
         label_source: "predicted": labels are not read, a classifier's predictions take their place (`Split.labelled`);
             None, "given": those that there are.

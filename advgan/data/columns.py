@@ -57,22 +57,12 @@ class Columns:
             return self._numbers[label]
         if isinstance(label, int) and names is None and 0 <= label < len(self.classes):
             return label
-        raise InputError(
-            f"{where}: a label expected in column {self.label}, one of {self._range}, got {shorten(label)}"
-        )
+        classes = f"0 to {len(self.classes) - 1}, or {self.classes[0]} to {self.classes[-1]}"
+        raise InputError(f"{where}: a label expected in column {self.label}, one of {classes}, got {shorten(label)}")
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.classes)}
-
-    @property
-    def _range(self) -> str:
-        return f"0 to {len(self.classes) - 1}, or {self.classes[0]} to {self.classes[-1]}"
-
-
-def find_columns(features: Any, name: str, image: str | None = None, label: str | None = None) -> tuple[str, str]:
-    """The columns of images and of labels, by `find_column`."""
-    return find_column("images", features, name, image), find_column("labels", features, name, label)
 
 
 def find_column(content: Literal["images", "labels"], features: Any, name: str, chosen: str | None = None) -> str:

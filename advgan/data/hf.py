@@ -17,7 +17,7 @@ from advgan.data.columns import Columns, find_column
 from advgan.data.folder import Labels, OwnInput, by_split, no_input, sizes_of, split_named, with_photos
 from advgan.data.image_file import ImageSource
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, resizing_text, split_images
-from advgan.data.labels import Names, find_classes, is_missing, plain_label
+from advgan.data.labels import Names, find_classes, plain_label
 from advgan.data.local_files import check_folder, keep_data_files, names_by_file, row_count
 from advgan.data.shards import LibraryShards, first_damage, load_error
 from advgan.data.split import Data, Split, fair_order, stratified_holdout, without_labels
@@ -176,7 +176,7 @@ def _on_disk(loaded: Loaded, sizing: Sizing, seed: int, memory_limit: int) -> Da
     datasets = require_package("datasets", "hf")
     values = {} if loaded.label is None else {split: _labels(loaded, split) for split in loaded.splits}
     columns = loaded.columns([value for split in values.values() for value in split])
-    has_labels = {split for split, labels in values.items() if labels and not all(map(is_missing, labels))}
+    has_labels = {split for split, labels in values.items() if any(label not in (None, -1) for label in labels)}
     if loaded.label is not None and "train" not in has_labels:
         raise InputError(
             f"{loaded.name} has no labelled training images: column {loaded.label} has no labels in train; "

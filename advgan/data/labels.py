@@ -34,10 +34,6 @@ def plain_label(value: Any, names: Names, where: str) -> str | int | None:
     return int(label) if isinstance(label, int) else label
 
 
-def is_missing(label: str | int | None) -> bool:
-    return label is None or label == -1
-
-
 def find_classes(
     declared: Iterable[Names], folder: Path | None, labels: Iterable[str | int | None] | None, name: str
 ) -> tuple[str, ...]:

@@ -7,14 +7,12 @@ any number of them has the same batches. With at least as many lanes, each reads
 read the same shards and decode different parts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from itertools import chain, islice
 from math import gcd
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
 import torch
@@ -83,7 +81,7 @@ class Stream(Split):
         y = torch.tensor(labels, dtype=torch.long)
         return images[range(len(sources))], y if self.numbers is None else self.numbers[y]
 
-    def remap_labels(self, numbers: Tensor) -> Stream:
+    def remap_labels(self, numbers: Tensor) -> Self:
         stream = copy(self)
         stream.numbers = numbers if self.numbers is None else numbers[self.numbers]
         return stream

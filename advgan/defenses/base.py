@@ -1,10 +1,8 @@
 """Base class of defenses, which are classifiers too, and the models that attackers differentiate."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, Self, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +75,7 @@ class Defended(nn.Module):
                 check_int(f"{cls.spec_name}:{name}", value, 0, 1_000_000)
 
     @classmethod
-    def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Defended:
+    def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Self:
         """The defense of a `config` around `inner`, without its weights."""
         return cls(inner, **settings)
 

@@ -1,9 +1,7 @@
 """A classifier with a detector that rejects suspicious images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -38,7 +36,7 @@ class RejectingClassifier(Defended):
         check_detector(settings, "the settings of reject")
 
     @classmethod
-    def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> RejectingClassifier:
+    def restore(cls, inner: nn.Module, settings: dict[str, Any]) -> Self:
         return cls(inner, build_detector(settings))
 
     def forward(self, x: Tensor) -> Tensor:

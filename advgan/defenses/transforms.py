@@ -1,7 +1,5 @@
 """What happens to a written image before a classifier gets it: 8 bits, JPEG, resizing, cropping."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -83,16 +81,6 @@ TRANSFORMS |= {name: kind for name, kind in DEFENSES.items() if issubclass(kind,
 SMALL_SIDE = 64  # pixels; smaller images are not resized and cropped
 
 
-def standard_transforms(side: int) -> tuple[str, ...]:
-    """Names for an evaluation: a file of 8 bits, JPEG, and from 64 pixels on a classifier's preprocessing of photos."""
-    return ("png", "jpeg:90", "jpeg:75", *(("resize-crop",) if side >= SMALL_SIDE else ()))
-
-
-def survive_transforms(survive: Sequence[str | Transform] | str, side: int) -> Transforms:
-    """The chosen transforms; for "all" the standard ones of images of `side` pixels. Raises InputError as they do."""
-    return Transforms(standard_transforms(side) if survive in ("all", ("all",)) else survive)
-
-
 class Transforms:
     """Images of 8 bits, made from `x_adv`, through each of several transforms; straight-through gradients.
 
@@ -148,6 +136,14 @@ class Transforms:
             if mine.any():
                 seen[mine] = apply(transform, written[mine])
         return seen
+
+
+def survive_transforms(survive: Sequence[str | Transform] | str, side: int) -> Transforms:
+    """The chosen transforms; for "all" those of an evaluation of images of `side` pixels: a file of 8 bits, JPEG, and
+    from 64 pixels on a classifier's preprocessing of photos. Raises InputError as they do."""
+    if survive in ("all", ("all",)):
+        survive = ("png", "jpeg:90", "jpeg:75", *(("resize-crop",) if side >= SMALL_SIDE else ()))
+    return Transforms(survive)
 
 
 def transform_name(transform: Any) -> str:

@@ -1,9 +1,7 @@
 """Effects of an attack on the model: number of calls, and changes of its state."""
 
-from __future__ import annotations
-
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +21,7 @@ class CallCounter:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.forwards, self.backwards = model, 0, 0
 
-    def __enter__(self) -> CallCounter:
+    def __enter__(self) -> Self:
         self._hook = self.model.register_forward_hook(self._forward)
         return self
 
@@ -47,7 +45,7 @@ class ModelSnapshot:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.weights = {name: (tensor, tensor.detach().clone()) for name, tensor in _tensors(model).items()}
-        self.modes = _modes(model)
+        self.modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
         self.trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
         self.gradients = {p: None if p.grad is None else p.grad.detach().clone() for p in model.parameters()}
         self.hooks = _hooks(model)
@@ -97,10 +95,6 @@ class ModelSnapshot:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _modes(model: nn.Module) -> dict[nn.Module, bool]:
-    return {module: module.training for module in model.modules() if hasattr(module, "training")}
 
 
 def _python_modules(model: nn.Module) -> list[nn.Module]:

@@ -1,14 +1,12 @@
 """Classifiers, generators and threat models of an evaluation, from the strings of a command line."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -48,7 +46,7 @@ class TargetModel:
         """The fingerprint of the model."""
         return fingerprint(self.model)
 
-    def with_label(self, label: str) -> TargetModel:
+    def with_label(self, label: str) -> Self:
         """The same under another label."""
         return replace(self, label=label)
 

@@ -1,10 +1,8 @@
 """From per-image records to the metrics of a row. Every rate is over a stated set of images."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -136,7 +134,7 @@ class LargestClass(NamedTuple):
     limit: float
 
     @classmethod
-    def of(cls, counts: Tensor, n: int) -> LargestClass:
+    def of(cls, counts: Tensor, n: int) -> Self:
         """Of `counts` (k,) of each class among `n` images."""
         return cls(int(counts.argmax()), int(counts.max()), n, 0.3 if len(counts) >= MANY_CLASSES else 0.9)
 

@@ -1,9 +1,7 @@
 """The discriminator of clean and adversarial images."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +69,7 @@ class Discriminator(nn.Module):
         atomic_write_dir(Path(directory), write, keep=True)
 
     @classmethod
-    def load(cls, run: Path) -> Discriminator:
+    def load(cls, run: Path) -> Self:
         """The discriminator of a run of train/advgan.py, or of its discriminator/; in eval mode, frozen.
 
         Raises InputError where there is none, or a damaged one.

@@ -7,8 +7,6 @@ python train/classifier.py --target FILE.py:build --freeze-backbone --dataset fo
 accelerate launch --cpu --num_processes 2 train/classifier.py ...    several processes share each batch
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -110,22 +108,6 @@ def train_classifier(
         code = steps.run()
         steps.files.raise_if_stopped(code, steps.best_model())
         return steps.best_model()
-
-
-def save_weights(steps: ClassifierTraining, tested: dict[str, float] | None) -> None:
-    """Write the weights and training.json of a training in memory to its directory."""
-    summary = steps.description(tested) | {"finished": steps.record["step"] == steps.total}
-    net: Any = steps.net
-
-    def write(folder: Path) -> None:
-        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / "model.safetensors")
-        (folder / "training.json").write_text(sealed(summary))
-
-    folder = steps.files.directory / "classifier"  # type: ignore[operator]
-    if isinstance(net, Classifier):
-        save_target(net, folder, f"# A classifier of {len(steps.data.classes)} classes\n", summary)
-    else:
-        atomic_write_dir(folder, write)
 
 
 class ClassifierTraining(SupervisedTraining):
@@ -231,6 +213,22 @@ class ClassifierTraining(SupervisedTraining):
             "history": record["history"],
             "test": tested,
         }
+
+
+def save_weights(steps: ClassifierTraining, tested: dict[str, float] | None) -> None:
+    """Write the weights and training.json of a training in memory to its directory."""
+    summary = steps.description(tested) | {"finished": steps.record["step"] == steps.total}
+    net: Any = steps.net
+
+    def write(folder: Path) -> None:
+        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / "model.safetensors")
+        (folder / "training.json").write_text(sealed(summary))
+
+    folder = steps.files.directory / "classifier"  # type: ignore[operator]
+    if isinstance(net, Classifier):
+        save_target(net, folder, f"# A classifier of {len(steps.data.classes)} classes\n", summary)
+    else:
+        atomic_write_dir(folder, write)
 
 
 def append_history(record: training.TrainState, metrics: dict[str, float]) -> bool:

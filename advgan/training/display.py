@@ -1,12 +1,10 @@
 """A training on the terminal, in a notebook and in TensorBoard: a bar, a line per validation, warnings of collapse."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
@@ -50,7 +48,7 @@ class Display:
         self.lead = "" if title == "advgan" else f"{title}: "
         self.task = self.bar.add_task(title, total=total, completed=record["step"], metrics="")
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         self.bar.__enter__()
         return self
 

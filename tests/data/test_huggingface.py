@@ -17,7 +17,7 @@ from PIL import Image
 from advgan.core.config import parse
 from advgan.core.errors import InputError
 from advgan.data import Data, Split, Stream, load_data, training_batches
-from advgan.data.columns import Columns, find_columns
+from advgan.data.columns import Columns, find_column
 from advgan.data.hf import load_hf
 from advgan.data.labels import find_classes, plain_label, read_classes
 from advgan.data.shards import describe_damage
@@ -198,11 +198,9 @@ def test_label_types(tmp_path: Path) -> None:
 
 def test_columns_are_found_by_name_or_type(tmp_path: Path) -> None:
     features = table(range(2), names=("photo", "species")).features
-    assert find_columns(features, "pets") == ("photo", "species")
-    assert find_columns(features | {"img": datasets.Value("binary"), "cls": datasets.Value("int64")}, "x") == (
-        "img",
-        "cls",
-    )
+    named = features | {"img": datasets.Value("binary"), "cls": datasets.Value("int64")}
+    for columns, images, labels in ((features, "photo", "species"), (named, "img", "cls")):
+        assert (find_column("images", columns, "pets"), find_column("labels", columns, "pets")) == (images, labels)
     write_parquet(tmp_path, {"train": 1}, names=("photo", "words"), label=datasets.Value("string"))
     message = (
         r"has no column of labels: expected label, labels, cls, or type ClassLabel, or --label-column, "
@@ -211,7 +209,7 @@ def test_columns_are_found_by_name_or_type(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         load_data("hf", tmp_path)
     with pytest.raises(InputError, match=r"has no column of images: expected image, img, .*, got text, label"):
-        find_columns({"text": datasets.Value("string"), "label": datasets.Value("int64")}, "reviews")
+        find_column("images", {"text": datasets.Value("string"), "label": datasets.Value("int64")}, "reviews")
 
 
 def test_find_classes_and_errors() -> None:

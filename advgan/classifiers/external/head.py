@@ -86,8 +86,10 @@ def load_with_head(
     name: str, source: str | None, config: Mapping[str, Any], weights: Path | str, image_shape: ImageShape | None
 ) -> ExternalClassifier:
     """The classifier `name` with the saved head of `config` and all its `weights`, in eval mode, frozen."""
-    if source not in SOURCES_WITH_HEADS or not _same_classifier(name, config["name"]):
-        raise InputError(f"{weights} holds a head for {config['name']}, expected this name, got {name}")
+    saved = config["name"]  # of a Python file by its own name, wherever it lies
+    same = name == saved or (".py:" in name and Path(name).name == Path(saved).name)
+    if source not in SOURCES_WITH_HEADS or not same:
+        raise InputError(f"{weights} holds a head for {saved}, expected this name, got {name}")
     module: Any = import_module(f"advgan.classifiers.external.{source}")
     shape = tuple(config["image_shape"]) if image_shape is None else image_shape
     classes = config["num_classes"]
@@ -101,8 +103,3 @@ def load_with_head(
         classifier = module.load(name, weights, image_shape=shape, num_classes=classes)
     classifier.head, classifier.classes = config["head"], tuple(config["classes"]) if config.get("classes") else None
     return classifier.eval().requires_grad_(False)
-
-
-def _same_classifier(given: str, saved: str) -> bool:
-    """Whether two names are of one classifier; Python files by their own name, wherever they lie."""
-    return given == saved or (".py:" in given and Path(given).name == Path(saved).name)

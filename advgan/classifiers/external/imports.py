@@ -1,8 +1,6 @@
 """Import of a user's Python file with the modules in its folder, separate from those of other such files; and
 torch's global switches, which such a file may change, restored afterwards."""
 
-from __future__ import annotations
-
 import gc
 import hashlib
 import importlib
@@ -15,7 +13,7 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -51,7 +49,7 @@ class ImportFolder:
         self.modules: dict[str, ModuleType] = {}
         self.opened: set[str] = set()
 
-    def __deepcopy__(self, memo: Any) -> ImportFolder:
+    def __deepcopy__(self, memo: Any) -> Self:
         return self  # modules are not copied
 
     @contextmanager

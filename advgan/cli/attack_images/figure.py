@@ -38,7 +38,9 @@ def write_figure(
         clean = by_name[0][image.name]
         row = [ShownPhoto(_small(image.path), "clean", clean["before"], clean["before_confidence"] or 0)]
         for folder, rows, aim in zip(runs, by_name, aims, strict=True):
-            row.append(_shown(folder, rows[image.name], aim))
+            after = rows[image.name]
+            confidence, image_after = after["after_confidence"] or 0, _small(folder / after["output"])
+            row.append(ShownPhoto(image_after, aim, after["after"], confidence, bool(after["success"])))
         figure.append(row)
     buffer = io.BytesIO()
     Image.fromarray(photo_classes(figure, title)).save(buffer, "PNG")
@@ -59,11 +61,6 @@ def check_figure(path: Path | None, images: Sequence[InputImage], output_dir: Pa
     )
     if taken or path.is_dir():
         raise InputError(f"the figure must be another file than the images and their outputs, got {path}")
-
-
-def _shown(folder: Path, row: ManifestRow, aim: str) -> ShownPhoto:
-    image = _small(folder / row["output"])
-    return ShownPhoto(image, aim, row["after"], row["after_confidence"] or 0, bool(row["success"]))
 
 
 def _small(path: Path) -> np.ndarray:

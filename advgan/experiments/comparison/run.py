@@ -9,8 +9,6 @@ are kept in OUTPUT_DIR/cells: the same command resumes. Several processes
 (`torchrun --nproc-per-node 2 -m advgan compare ...`) share the attacks, with the same results.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +70,15 @@ class Settings(ClassifiersSettings, StudySettings):
     """Directory of report.html, report.md, results.json and the rest; earlier ones are replaced"""
     seeds: tuple[int, ...] = (0,)
     """Seeds of random attacks, each of which is run once for each seed"""
+
+
+class PlannedAttack(NamedTuple):
+    """An attack of every classifier: `source` is the classifier on which its images are made (None: that one)."""
+
+    spec: AttackSpec
+    threat: Threat
+    seed: int
+    source: TargetModel | None = None
 
 
 def main(settings: Settings) -> None:
@@ -176,15 +183,6 @@ def check(settings: Settings) -> None:
         raise InputError(
             f"a surrogate needs a name and weights, got {settings.surrogate} and {settings.surrogate_weights}"
         )
-
-
-class PlannedAttack(NamedTuple):
-    """An attack of every classifier: `source` is the classifier on which its images are made (None: that one)."""
-
-    spec: AttackSpec
-    threat: Threat
-    seed: int
-    source: TargetModel | None = None
 
 
 def plan(

@@ -1,7 +1,5 @@
 """Parts of a training loop: schedule, graceful shutdown, log and progress bar."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil
@@ -12,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import torch
@@ -76,7 +74,7 @@ class GracefulShutdown:
         launched = not LAUNCHED.isdisjoint(os.environ)
         self._launcher = os.getppid() if launched else None
 
-    def __enter__(self) -> GracefulShutdown:
+    def __enter__(self) -> Self:
         main_thread = threading.current_thread() is threading.main_thread()  # others have no signals
         numbers = SIGNALS if main_thread else ()
         self._before = {number: signal.signal(number, self._receive) for number in numbers}
