@@ -45,7 +45,7 @@ class ModelSnapshot:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.weights = {name: (tensor, tensor.detach().clone()) for name, tensor in _tensors(model).items()}
-        self.modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
+        self.modes = _modes(model)
         self.trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
         self.gradients = {p: None if p.grad is None else p.grad.detach().clone() for p in model.parameters()}
         self.hooks = _hooks(model)
@@ -59,8 +59,7 @@ class ModelSnapshot:
             and all(
                 after[name] is tensor and _equal(tensor, before) for name, (tensor, before) in self.weights.items()
             ),
-            "mode": self.modes
-            == {module: module.training for module in self.model.modules() if hasattr(module, "training")},
+            "mode": self.modes == _modes(self.model),
             "requires_grad": all(p.requires_grad == before for p, before in self.trainable.items()),
             "gradients": all(_equal(p.grad, before) for p, before in self.gradients.items()),
             "hooks": self.hooks == _hooks(self.model),
@@ -95,6 +94,10 @@ class ModelSnapshot:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _modes(model: nn.Module) -> dict[nn.Module, bool]:
+    return {module: module.training for module in model.modules() if hasattr(module, "training")}
 
 
 def _python_modules(model: nn.Module) -> list[nn.Module]:
