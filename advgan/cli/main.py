@@ -7,7 +7,7 @@ from pathlib import Path
 
 from advgan.core.errors import InputError, did_you_mean
 from advgan.core.shutdown import exit_on_signals
-from advgan.core.terminal import printable, safe_streams
+from advgan.core.terminal import safe_streams
 from advgan.core.version import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -42,11 +42,11 @@ def main(argv: list[str] | None = None) -> None:
         with safe_streams():
             print(help_text())
         return
-    try:
-        name = check_command(arguments[0])
-    except InputError as error:
+    name = arguments[0]
+    if name not in COMMANDS:
+        suggestion = did_you_mean(name, COMMANDS) or f", expected one of {', '.join(COMMANDS)}"
         with safe_streams():
-            print(f"error: {printable(error)}", file=sys.stderr)
+            print(f"error: {InputError(f'unknown command {name!r}{suggestion}')}", file=sys.stderr)
         sys.exit(2)
     from advgan.core.config import run
 
@@ -65,11 +65,3 @@ def command_summaries() -> dict[str, str]:
     files = {name: PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py") for name, module in COMMANDS.items()}
     texts = {name: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "" for name, file in files.items()}
     return {name: text.partition("\n")[0] for name, text in texts.items()}
-
-
-def check_command(command: str) -> str:
-    """`word` itself, if it is a command. Raises InputError with similar commands otherwise."""
-    if command in COMMANDS:
-        return command
-    suggestion = did_you_mean(command, list(COMMANDS)) or f", expected one of {', '.join(COMMANDS)}"
-    raise InputError(f"unknown command {command!r}{suggestion}")

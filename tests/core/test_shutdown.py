@@ -115,8 +115,8 @@ def test_swallowed_exit_ends_after_grace_period(swallows: str) -> None:
 def test_command_handles_signals_before_large_imports() -> None:
     code = (
         "import os, signal, sys\nfrom advgan.cli import main as cli\n"
-        "cli.check_command = lambda command: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "sys.argv = ['advgan', 'attack']\ncli.main()\n"
+        "cli.did_you_mean = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.argv = ['advgan', 'atack']\ncli.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (143, "")
