@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +110,7 @@ class Transforms:
     def names(self) -> list[str]:
         return list(self.by_name)
 
-    def with_norm(self, norm: Norm) -> Transforms:
+    def with_norm(self, norm: Norm) -> Self:
         """The same transforms, for a ball of this norm."""
         other = copy(self)
         other.norm = norm
