@@ -20,7 +20,7 @@ from torch import Tensor
 
 from advgan.classifiers import BlackBox, QueryBudgetExceeded, fingerprint
 from advgan.classifiers.external import client
-from advgan.classifiers.external.endpoint import load
+from advgan.classifiers.external import load_external as load
 from advgan.core.config import run
 from advgan.core.errors import InputError
 from advgan.defenses import load_classifier
