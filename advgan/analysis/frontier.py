@@ -18,14 +18,14 @@ def best_within(rows: Sequence[AttackRow], budget: float, ours: bool) -> AttackR
     return max(fitting, key=lambda row: (row["asr"], -row["time"]), default=None)
 
 
-def segments(rows: Sequence[AttackRow], budgets: tuple[float, float] = BUDGETS) -> list[dict[str, Any]]:
+def segments(rows: Sequence[AttackRow]) -> list[dict[str, Any]]:
     """The axis of budgets, cut where the best attack changes: which is best on each part, of ours and of the baselines.
 
     Each has "low" and "high" (budgets), "ours" and "baseline" (names, None if none fits), "ours_asr" and
     "baseline_asr", and "leads": whether ours has at least the success of the best baseline. Parts on which nothing
     that fits has any success are left out.
     """
-    low, high = budgets
+    low, high = BUDGETS
     times = sorted({row["time"] for row in rows if row["asr"] is not None and low < row["time"] < high})
     parts: list[dict[str, Any]] = []
     for start, end in pairwise([low, *times, high]):

@@ -20,21 +20,13 @@ def median_interval(values: Any, resamples: int = 1000, seed: int = 0) -> tuple[
 
     Infinite values (an attack's failures) may be among them, and make an end infinite where the resampled medians are.
     """
-    from scipy.stats import bootstrap
-
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return float(values[0]), float(values[0])
     # Nothing can be interpolated between infinite values: a number larger than all others replaces them.
     finite = np.abs(values[np.isfinite(values)]).max(initial=1.0)
-    interval = bootstrap(
-        (np.where(np.isfinite(values), values, finite * 1e15),),
-        np.median,
-        n_resamples=resamples,
-        batch=max(1, 1_000_000 // len(values)),  # memory, not the result
-        method="percentile",
-        random_state=np.random.default_rng(seed),
-    ).confidence_interval
+    bounded = np.where(np.isfinite(values), values, finite * 1e15)
+    interval = _bootstrap((bounded,), np.median, resamples, seed)
     low, high = (float(end) if end <= finite else float("inf") for end in interval)
     return low, high
 
@@ -57,16 +49,12 @@ def mcnemar(a: Any, b: Any) -> tuple[int, int, float]:
     return only_a, only_b, p
 
 
-def paired_ratio(
-    a: Any, b: Any, resamples: int = 2000, seed: int = 0
-) -> tuple[float | None, float | None, float | None]:
+def paired_ratio(a: Any, b: Any) -> tuple[float | None, float | None, float | None]:
     """Rate of `a` over rate of `b`, both success (n,) on the same images, with its 95 % paired percentile bootstrap.
 
     Images are resampled with both outcomes, which keeps their correlation. An end is None where resamples without any
     success of b leave it undefined; all are None without a success of b.
     """
-    from scipy.stats import bootstrap
-
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     undefined = 1e15  # larger than any ratio: with infinity scipy warns
 
@@ -78,18 +66,18 @@ def paired_ratio(
         return None, None, None
     if len(b) < 2:
         return float(ratio(a, b)), None, None
-    interval = bootstrap(
-        (a, b),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, 1_000_000 // len(a)),  # memory, not the result
-        method="percentile",
-        random_state=np.random.default_rng(seed),
-    ).confidence_interval
+    interval = _bootstrap((a, b), ratio, 2000, paired=True, vectorized=True)
     low, high = (float(end) if end <= len(a) else None for end in interval)
     return float(ratio(a, b)), low, high
+
+
+def _bootstrap(data: tuple[Any, ...], statistic: Any, resamples: int, seed: int = 0, **settings: Any) -> Any:
+    """The ends of the 95 % percentile bootstrap interval of a `statistic`."""
+    from scipy.stats import bootstrap
+
+    settings |= {"n_resamples": resamples, "method": "percentile", "random_state": np.random.default_rng(seed)}
+    batch = max(1, 1_000_000 // len(data[0]))  # memory, not the result
+    return bootstrap(data, statistic, batch=batch, **settings).confidence_interval
 
 
 def auc(clean: Any, adversarial: Any) -> tuple[float, float, float]:
