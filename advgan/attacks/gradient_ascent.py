@@ -6,13 +6,7 @@ import torch
 from torch import Tensor
 
 from advgan.attacks.active_set import ActiveSet
-from advgan.attacks.common import (
-    AttackProblem,
-    batch_view,
-    frozen_eval,
-    loss_and_gradient,
-    steepest_ascent_direction,
-)
+from advgan.attacks.common import AttackProblem, batch_view, frozen_eval, loss_and_gradient, steepest_ascent_direction
 from advgan.core.rejection import can_reject
 
 Direction = Literal["steepest", "sign", "gradient"]

@@ -160,8 +160,7 @@ def find_by_order(model: nn.Module, file: WeightsFile) -> Match | None:
         shapes = {name: shape for name, shape in shapes.items() if not LOSS.match(name.removeprefix(group))}
         if list(shapes.values()) == list(expected.values()) and all(map(_same_part, expected, shapes)):
             return Match(
-                group,
-                {model_name: file.tensors[name] for model_name, name in zip(expected, shapes, strict=True)},
+                group, {model_name: file.tensors[name] for model_name, name in zip(expected, shapes, strict=True)}
             )
     return None
 

@@ -196,9 +196,7 @@ def _on_disk(loaded: Loaded, sizing: Sizing, seed: int, memory_limit: int) -> Da
     if loaded.label is None:
         labels = torch.zeros(len(table), dtype=torch.long)
     ends = torch.tensor([len(loaded.splits[part]) for part in used]).cumsum(0).tolist()
-    indices = {
-        part: torch.arange(end - len(loaded.splits[part]), end) for part, end in zip(used, ends, strict=True)
-    }  # fmt: skip
+    indices = {part: torch.arange(end - len(loaded.splits[part]), end) for part, end in zip(used, ends, strict=True)}
     rows: dict[str, Tensor] = {"train": indices[train]}
     for role, source in (("test", test), ("validation", validation)):
         if source:

@@ -110,11 +110,7 @@ def _check_fit(defense: str, member: nn.Module, inner: nn.Module) -> None:
     """Raise InputError for a member that rejects, or has other shapes or classes than `inner`."""
     if can_reject(member):
         raise InputError(f"{defense} cannot join a classifier that rejects, expected members without rejection")
-    for description, key in (
-        ("images of shape", "image_shape"),
-        ("classes", "num_classes"),
-        ("classes", "classes"),
-    ):
+    for description, key in (("images of shape", "image_shape"), ("classes", "num_classes"), ("classes", "classes")):
         expected, actual = getattr(inner, key, None), getattr(member, key, None)
         if None not in (expected, actual) and expected != actual:
             raise InputError(

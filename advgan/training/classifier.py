@@ -33,7 +33,6 @@ from advgan.core.files import atomic_write_dir
 from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, Stream, steps_per_epoch
-from advgan.data.augment import check_shift
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.data.stream import in_memory
 from advgan.defenses import load_members
@@ -355,7 +354,6 @@ def main(settings: Settings) -> None:
     place.acquire()
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
-    check_shift(settings.shift, data.image_shape)
     members = load_members(settings.ensemble, data.image_shape, data.num_classes, accelerator.device, data.classes)
     data = in_memory(data, STREAM_EVAL_IMAGES)
     steps = ClassifierTraining(

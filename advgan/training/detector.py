@@ -173,9 +173,7 @@ def untrained_detector(
     assert discriminator is not None, "checked before"
     if (channels := discriminator.config["channels"]) != image_shape[0]:
         raise InputError(f"the discriminator was made for images of {channels} channels, expected {image_shape[0]}")
-    detector = DiscriminatorDetector(
-        image_shape, discriminator.config["architecture"], discriminator.config["width"]
-    )  # fmt: skip
+    detector = DiscriminatorDetector(image_shape, discriminator.config["architecture"], discriminator.config["width"])
     detector.network.load_state_dict(discriminator.state_dict())
     return detector.eval()
 

@@ -33,7 +33,6 @@ from advgan.core.config import Real
 from advgan.core.errors import listing
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, steps_per_epoch
-from advgan.data.augment import check_shift
 from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.report.tensorboard import command as tensorboard_command
@@ -217,7 +216,6 @@ def main(settings: Settings) -> None:
     place.acquire()
     with accelerator.main_process_first():  # one downloads, the others find it
         data = load_chosen(settings)
-    check_shift(settings.shift, data.image_shape)
     nets: dict[Phase, Any] = {
         phase: build_target(settings.target, data.image_shape, data.num_classes) for phase in FOLDER
     }

@@ -22,13 +22,7 @@ from advgan.defenses import unwrap
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.build import (
-    batch_size_of,
-    build_generator,
-    checked_generator,
-    initialise,
-    own_architecture,
-)
+from advgan.training.build import batch_size_of, build_generator, checked_generator, initialise, own_architecture
 from advgan.training.datasets import Images, prepare_images
 from advgan.training.defaults import size_defaults
 from advgan.training.display import Display, write_step
@@ -311,12 +305,7 @@ class GeneratorTraining:
         if modules.loss is not None:
             return [SourceModel(model) for model in models], []
         return build_sources(
-            models,
-            config.loss,
-            images.train,
-            y_target=y_target,
-            any_class=config.generator.any_class,
-            device=device,
+            models, config.loss, images.train, y_target=y_target, any_class=config.generator.any_class, device=device
         )
 
     def run(self, callbacks: Sequence[Callback] = ()) -> Generator:

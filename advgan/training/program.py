@@ -170,10 +170,7 @@ def main(settings: Settings) -> None:
             overwrite=settings.overwrite,
             init=settings.init,
             description=Description(
-                training.to_jsonable(settings),
-                "train/advgan.py",
-                data.classes,
-                data.preprocessing,
+                training.to_jsonable(settings), "train/advgan.py", data.classes, data.preprocessing
             ),
         )
     except (Interrupted, Terminated) as end:

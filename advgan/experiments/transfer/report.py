@@ -3,15 +3,7 @@
 from collections.abc import Iterator
 
 from advgan.core.threat_model import eps_text, toward_text
-from advgan.experiments.transfer.plots import (
-    curve,
-    is_white_box,
-    matrix,
-    matrix_cells,
-    pairs,
-    panels,
-    points,
-)
+from advgan.experiments.transfer.plots import curve, is_white_box, matrix, matrix_cells, pairs, panels, points
 from advgan.report.figures.plot_groups import safe
 from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
 from advgan.report.study import Scalar, StudyReport

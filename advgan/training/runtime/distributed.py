@@ -17,12 +17,7 @@ from advgan.core.lock import release
 
 
 def init_accelerator(
-    seed: int,
-    threads: int | None = None,
-    *,
-    bf16: bool = False,
-    patient: bool = False,
-    one_process: bool = False,
+    seed: int, threads: int | None = None, *, bf16: bool = False, patient: bool = False, one_process: bool = False
 ) -> Accelerator:
     """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
 
