@@ -71,17 +71,20 @@ def delta_norms(delta: Tensor) -> dict[str, Tensor]:
     }
 
 
-def to_8bit(x_adv: Tensor, x: Tensor, norm: Norm = "linf") -> Tensor:
+def to_8bit(x_adv: Tensor, x: Tensor, norm: Norm | None = "linf") -> Tensor:
     """`x_adv` as uint8 (n, c, h, w): clean `x` plus whole grey levels, in every ball of that norm that holds `x_adv`.
 
     linf  delta rounded to the nearest level, but to none above its largest value: 0.3 * 255 = 76.5 becomes 76
     l2    delta rounded up from a threshold on, the same for an image's pixels: the smallest from 1/2 at which the
           length of delta is not exceeded
+    None  delta rounded to the nearest level: no ball, as of a minimum-norm attack
 
     Clean 8-bit images stay exact.
     """
     delta = (x_adv.double() - x.double()).mul_(255)  # in place, to save memory bandwidth for large images
-    if norm == "linf":
+    if norm is None:
+        levels = delta.round_()
+    elif norm == "linf":
         most = (delta.abs().flatten(1).amax(1) + SLACK).floor_().view(-1, *[1] * (x.ndim - 1))
         levels = delta.round_().clamp_(-most, most)
     else:

@@ -86,12 +86,12 @@ class Transforms:
 
     transforms   names with settings ("png", "jpeg:75", "crop", "random-pad:share=0.8"), or functions of images
                  (n, c, h, w) in [0, 1], differentiable, or without gradient: then that of the identity is taken
-    norm         of the ball that holds `x_adv`, and its image of 8 bits
+    norm         of the ball that holds `x_adv`, and its image of 8 bits; None: no ball
 
     Raises InputError for an unknown name or setting.
     """
 
-    def __init__(self, transforms: Sequence[str | Transform] | str, norm: Norm = "linf") -> None:
+    def __init__(self, transforms: Sequence[str | Transform] | str, norm: Norm | None = "linf") -> None:
         self.norm = norm
         given = [transforms] if isinstance(transforms, str) or callable(transforms) else list(transforms)
         self.by_name: dict[str, Transform] = {}
@@ -110,8 +110,8 @@ class Transforms:
     def names(self) -> list[str]:
         return list(self.by_name)
 
-    def with_norm(self, norm: Norm) -> Self:
-        """The same transforms, for a ball of this norm."""
+    def with_norm(self, norm: Norm | None) -> Self:
+        """The same transforms, for a ball of this norm (None: no ball)."""
         other = copy(self)
         other.norm = norm
         return other
@@ -161,7 +161,7 @@ def parse_transform(spec: str) -> Transform:
     return BPDA(TRANSFORMS[name](nn.Identity(), **settings_given))
 
 
-def as_written(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
+def as_written(x_adv: Tensor, x: Tensor, norm: Norm | None) -> Tensor:
     """`x_adv` as its file of 8 bits, see `to_8bit`, with the gradient of the identity."""
     written = to_8bit(x_adv.detach(), x, norm).to(x_adv) / 255
     return straight_through(written, x_adv) if x_adv.requires_grad else written

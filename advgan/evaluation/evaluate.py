@@ -110,9 +110,8 @@ def evaluate(
     if reason := _obstacle(n_not_finite, row):
         return _failed(row, reason, [])
     try:
-        ball = threat if protocol == "bounded" else Threat("linf", 1.0)  # that ball holds the whole box
         run = run_attack(
-            *(attack, target, x, y, ball),
+            *(attack, target, x, y, threat if protocol == "bounded" else None),
             batch_size=batch_size,
             keep=keep,
             progress=progress,

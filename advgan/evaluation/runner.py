@@ -39,7 +39,7 @@ def run_attack(
     target: nn.Module,
     x: Tensor,
     y: Tensor,
-    threat: Threat,
+    threat: Threat | None,
     *,
     batch_size: int,
     keep: int,
@@ -47,7 +47,8 @@ def run_attack(
     transforms: Transforms | None = None,
     made: MadeBatches | None = None,
 ) -> Run:
-    """Attack all images `x` (n, c, h, w), n >= 1, in batches, and verify each adversarial example against `threat`.
+    """Attack all images `x` (n, c, h, w), n >= 1, in batches, and verify each adversarial example against `threat`
+    (None: the box alone).
 
     made   batches that were made before are not made again, others are added
 

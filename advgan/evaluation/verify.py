@@ -29,18 +29,20 @@ class ThreatModelViolation(Exception):
 
 @torch.no_grad()
 def verify_examples(
-    target: nn.Module, x: Tensor, x_adv: Any, threat: Threat, transforms: Transforms | None = None
+    target: nn.Module, x: Tensor, x_adv: Any, threat: Threat | None, transforms: Transforms | None = None
 ) -> dict[str, Tensor]:
     """Prediction and distance of each of the adversarial examples `x_adv` of `x` (n, c, h, w); columns (n,) on the CPU.
 
     The columns that end in _8bit are those of the image after rounding to 8 bits; of a target that can reject,
     `accepted` is False where it does. With `transforms` also those of `predictions_after`. Raises ThreatModelViolation
-    for `x_adv` of another shape or outside `threat`, in either form, and InputError for logits that are not finite.
+    for `x_adv` of another shape or outside `threat` (None: no ball, only the box), in either form, and InputError for
+    logits that are not finite.
     """
-    if violations := _violations(x_adv, x, threat):
+    ball, norm = threat or Threat("linf", 1.0), None if threat is None else threat.norm  # that ball holds the box
+    if violations := _violations(x_adv, x, ball):
         raise ThreatModelViolation(violations)
-    rounded, rounded_adv = (x * 255).round() / 255, to_8bit(x_adv, x, threat.norm).float() / 255
-    if violations := threat.violations(rounded_adv, rounded):
+    rounded, rounded_adv = (x * 255).round() / 255, to_8bit(x_adv, x, norm).float() / 255
+    if violations := ball.violations(rounded_adv, rounded):
         raise ThreatModelViolation([f"after rounding to 8 bits: {text}" for text in violations])
     with frozen_eval(target):
         logits, logits_8bit = (_in_parts(target, images).float() for images in (x_adv, rounded_adv))
@@ -63,7 +65,7 @@ def verify_examples(
     if can_reject(target):
         columns |= {"accepted": accepted, "accepted_8bit": accepted_8bit}
     if transforms:
-        columns |= predictions_after(target, x_adv, x, transforms.with_norm(threat.norm))
+        columns |= predictions_after(target, x_adv, x, transforms.with_norm(norm))
     return {name: column.cpu() for name, column in columns.items()}
 
 

@@ -65,6 +65,11 @@ def test_8bit_rounding_in_an_l2_ball():
     assert to_8bit(x + delta, x, "l2").flatten().tolist() == [3, 3, 1, 0]  # 4, 3, 1 is longer than delta
 
 
+def test_8bit_rounding_without_a_ball_is_to_the_nearest_level():
+    x, delta = torch.zeros(1, 1, 1, 4), torch.tensor([[[[3.6, 3.4, 0.6, -0.6]]]]) / 255
+    assert to_8bit(x + delta, x, None).flatten().tolist() == [4, 3, 1, 0]  # cut at the box
+
+
 def test_norms_of_known_perturbation():
     delta = torch.zeros(1, 3, 4, 4)
     delta[0, :, 1, 1] = torch.tensor([0.3, 0.0, -0.4])
@@ -113,7 +118,8 @@ def test_l2_squash_in_ball_and_not_shorter_than_clipping(shape, eps, seed):
     x, raw = torch.rand(shape).round(decimals=1), 99 * torch.randn(shape)
     x_adv = squash_to_ball(raw, x, "l2", eps)
     assert not Threat("l2", eps).violations(x_adv, x)
-    first = delta_norms((x + raw * (eps / raw.flatten(1).norm(dim=1).view(-1, 1, 1, 1))).clamp(0, 1) - x)["l2"]
+    shrink = (eps / raw.flatten(1).norm(dim=1)).clamp_max(1).view(-1, 1, 1, 1)  # one pixel may be shorter than eps
+    first = delta_norms((x + raw * shrink).clamp(0, 1) - x)["l2"]
     assert (delta_norms(x_adv - x)["l2"] >= first * (1 - 1e-6)).all()
 
 

@@ -129,6 +129,13 @@ def test_8bit_success_excludes_fractions_of_a_grey_level(model: Brightness) -> N
     assert (row["asr"], row["asr_8bit"]) == (1, 0)
 
 
+def test_8bit_form_of_a_minimum_norm_attack_is_the_nearest(model: Brightness) -> None:
+    x, attack = flat(101 / 255), brighter(1.6 / 255)  # as above; 102.6 is 103, which the ball of 1.6 does not hold
+    for protocol, expected in (("bounded", 0), ("minimal-norm", 1)):
+        row = evaluate(attack, model, x, torch.tensor([0]), Threat("linf", 0.1), protocol=protocol).row
+        assert (row["asr"], row["asr_8bit"]) == (1, expected)
+
+
 def test_minimum_norm_success_within_eps(model: Brightness) -> None:
     # 0.1 -> 0.41, 0.35 -> 0.41 and 0.58 -> 0.61 are adversarial; 0.5 and 0.9 are given up.
     answers = {0.1: 0.41, 0.35: 0.41, 0.58: 0.61, 0.5: 0.5, 0.9: 0.9, 0.8: 0.8}

@@ -156,13 +156,13 @@ class ImageAttacker:
         return as_array(self.model_input(Image.fromarray(photo[0] if len(photo) == 1 else photo.transpose(1, 2, 0))))
 
     def _rounded(self, x_adv: Tensor, x: Tensor, pixels: Tensor) -> Tensor:
-        """`x_adv` as uint8, in the ball; in strips: float64 of a large image needs more memory than the network."""
+        """`x_adv` as uint8, in the ball, if any; in strips: float64 of a large image takes much memory."""
         threat = self.perturb.threat
         rounded = torch.empty_like(pixels)
         for top in range(0, x.shape[2], STRIP):
             rows = slice(top, top + STRIP)
             rounded[:, :, rows] = to_8bit(
-                x_adv[:, :, rows].nan_to_num(0.0), x[:, :, rows], threat.norm if threat else "linf"
+                x_adv[:, :, rows].nan_to_num(0.0), x[:, :, rows], threat.norm if threat else None
             )
         return rounded
 
