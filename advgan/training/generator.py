@@ -206,6 +206,9 @@ class GeneratorTraining:
             loss=modules.loss,
             optimizer=modules.optimizer,
             sources=sources,
+            # The class that such a generator leaves is the one that its guide predicts. Where that is not the label,
+            # both losses are at odds: against a classifier of 45 % accuracy it had half of FGSM's success.
+            predicted_labels=generator.guide is not None and not generator.labels and y_target is None,
         )
         self.validation = Validator(
             images.model,

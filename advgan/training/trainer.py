@@ -46,6 +46,7 @@ class GANTrainer:
     loss            the weighted sum, or a function (`LossFunction`) in its place
     optimizer       parameters -> the generator's optimizer; None: Adam. The schedule scales its learning rates.
     total_steps     length of the schedule
+    predicted_labels   whether the model's predictions are the labels, as for a generator that reads the class from them
 
     `state_dict` is all that a step changes but the random state of torch, which no step uses.
     """
@@ -62,8 +63,9 @@ class GANTrainer:
         loss: LossFunction | None = None,
         optimizer: OptimizerFactory | None = None,
         sources: Sequence[SourceModel] | None = None,
+        predicted_labels: bool = False,
     ) -> None:
-        settings = config.optimization
+        settings, self.predicted_labels = config.optimization, predicted_labels
         self.sources = sources or [SourceModel(model, clean_logits=config.loss.adversarial == "relativistic")]
         self.model, self.config, self.accelerator, self.step = model, config, accelerator, 0
         self.total_steps = total_steps
@@ -131,6 +133,10 @@ class GANTrainer:
         )
 
     def _batch(self, x: Tensor, y: Tensor) -> Batch:
+        if self.predicted_labels:
+            reseed(self.model, self.step)
+            with torch.no_grad():
+                y = self.model(x).argmax(1)
         if self.net.noise:  # every image twice, with different noise: what L_diversity compares
             x, y = (values[::2].repeat_interleave(2, dim=0)[: len(values)] for values in (x, y))
         rng = np.random.default_rng((self.config.run.seed, self.step, 1))  # the same for a step after a resume

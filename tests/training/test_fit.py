@@ -83,6 +83,20 @@ def test_six_lines_from_a_model_in_memory_to_a_measured_generator(images: tuple[
     assert row["asr"] > 0.8
 
 
+def test_guided_generator_learns_to_leave_the_predicted_class(images: tuple[Tensor, Tensor]) -> None:
+    """It is not told the label: on an image that is classified wrongly it would be rewarded for the way back."""
+    model, (x, _) = Linear().eval(), images
+    predictions = model(x).argmax(1)
+    wrong = predictions.clone()
+    wrong[::2] = (wrong[::2] + 1) % 3
+    settings: dict[str, Any] = SMALL | {"architecture": "unrolled", "depth": 1, "guide": True, "width": 0}
+    one, other = (advgan.fit(model, (x, y), (x, predictions), **settings) for y in (predictions, wrong))
+    assert_same(weights(one), weights(other))
+    initial = Generator(eps=0.3, architecture="unrolled", depth=1, width=0, guide=model, image_shape=(1, 28, 28)).eval()
+    success = [(model(net.perturb(x)).argmax(1) != predictions).float().mean() for net in (initial, one)]
+    assert success[1] >= success[0] > 0.1
+
+
 def test_program_and_library_make_the_same_generator(digits: Path, classifier: Path, tmp_path: Path) -> None:
     program = importlib.import_module("advgan.training.program")
     words = ["--dataset", "folder", "--data-dir", str(digits), "--target", "mnist-small", "--target-weights"]
