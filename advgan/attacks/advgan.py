@@ -48,7 +48,7 @@ def advgan(
     steps       0 is the one pass, which needs no model, and labels only of a generator that has them as an input
     step_size   None: see `default_step_size`; with `adaptive` of the first step, and None is eps
     adaptive    steps of APGD from there, which halves its step size (see `apgd`); the best of its points
-    loss        L, see `get_loss`
+    loss        L, see `get_loss`; this, `step_size`, `adaptive` and `stop_on_success` are of `steps`
     stop_on_success   only images that the pass leaves without success, by a forward pass of the model, take steps, each
                       up to its first success
     rng         source of the noise of a stochastic generator; None: torch's global one
@@ -58,8 +58,16 @@ def advgan(
     check_inputs(x, y, eps, norm, y_target)
     if norm != generator.threat.norm:
         raise InputError(f"the generator was trained for norm {generator.threat.norm}, got {norm}")
+    if y_target is None and generator.y_target is not None and (reason := generator.incompatibility()):
+        raise InputError(reason)  # its own class is not what the steps, and a success, would be for
     if steps < 0:
         raise InputError(f"steps must not be negative, got {steps}")
+    of_steps = {"step_size": step_size is not None, "adaptive": adaptive, "stop_on_success": stop_on_success}
+    of_steps["loss"] = loss != "cross-entropy"
+    if not steps and (unused := [name for name, given in of_steps.items() if given]):
+        raise InputError(f"{unused[0]} is of the gradient steps after the pass, expected steps of 1 or more, got none")
+    if not use_labels and not generator.labels:
+        raise InputError("the generator has no labels as an input, expected use_labels to be true, got false")
     labels = y if generator.labels and use_labels else None
     x_adv = generator.perturb(x, labels, y_target=y_target, eps=eps, rng=rng, iterations=iterations)
     if not steps:

@@ -13,6 +13,7 @@ from advgan.core.errors import InputError
 from advgan.models.losses import margin
 
 Loss = Literal["cross-entropy", "margin", "dlr", "difference"]
+DLR_CLASSES = 3  # whose logits are in its ratio; 4 where it is targeted
 LossFn = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -56,7 +57,7 @@ def is_adversarial(logits: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor
 
 def _dlr(logits: Tensor, y: Tensor, y_target: Tensor | None) -> Tensor:
     """(max_{i != y} z_i - z_y) / (z_(1) - z_(3)), targeted (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)."""
-    least = 3 if y_target is None else 4
+    least = DLR_CLASSES + (y_target is not None)
     if logits.shape[1] < least:
         raise InputError(f"loss dlr takes a ratio of logits of at least {least} classes, got {logits.shape[1]}")
     ordered = logits.float().sort(dim=1, descending=True).values

@@ -19,6 +19,7 @@ from advgan.attacks.hopskipjump import hopskipjump
 from advgan.attacks.ifgsm import ifgsm, ifgsm_corner, ifgsm_projected
 from advgan.attacks.jsma import jsma
 from advgan.attacks.lbfgs import lbfgs
+from advgan.attacks.losses import DLR_CLASSES
 from advgan.attacks.mifgsm import mifgsm
 from advgan.attacks.noise import noise_gaussian, noise_sign, noise_uniform
 from advgan.attacks.pgd import pgd
@@ -114,6 +115,12 @@ class AttackSpec:
         if self.name == "advgan" and self.settings.get("steps"):
             return "gradients"
         return "decisions" if self.settings.get("draws", 1) > 1 else self.attack.access
+
+    @property
+    def least_classes(self) -> int:
+        """The classes that a classifier needs to have for its untargeted form."""
+        fixed = self.attack.run.keywords if isinstance(self.attack.run, partial) else {}
+        return DLR_CLASSES if self.settings.get("loss", fixed.get("loss")) == "dlr" else 2
 
 
 def parse_attack(text: str) -> AttackSpec:

@@ -366,3 +366,21 @@ def test_one_step_of_a_warm_start_at_small_eps_turns_a_pixel_around() -> None:
     adaptive = advgan(model, x, y, eps=eps, generator=generator, steps=2, adaptive=True)
     for x_adv in (two, adaptive):  # the optimum
         assert torch.allclose(x_adv, x - eps * weight[0].view(1, 1, 2, 2).sign(), atol=1e-4)
+
+
+def test_settings_of_a_generator_attack_without_effect_are_errors() -> None:
+    model, x, y = conv_net(), images(4), torch.zeros(4, dtype=torch.long)
+    generator = Generator(width=8, depth=1, eps=0.3)
+    for text in ("adaptive=true", "loss=margin", "stop_on_success=true", "step_size=0.1"):
+        with pytest.raises(InputError, match=f"{text.partition('=')[0]} is of the gradient steps after the pass"):
+            make_attack(f"advgan:{text}", model, Threat(), generator=generator)(x, y)
+    with pytest.raises(InputError, match="has no labels as an input, expected use_labels to be true"):
+        make_attack("advgan:use_labels=false", model, Threat(), generator=generator)(x, y)
+
+
+def test_a_targeted_generator_attacks_toward_its_class_alone() -> None:
+    model, x, y = conv_net(), images(4), torch.zeros(4, dtype=torch.long)
+    generator = Generator(width=8, depth=1, eps=0.3, y_target=1)
+    with pytest.raises(InputError, match="trained for class 1, got y_target None"):
+        advgan(model, x, y, eps=0.3, generator=generator, steps=1)  # steps away from y, after a pass toward 1
+    assert advgan(model, x, y, eps=0.3, generator=generator, y_target=torch.ones_like(y), steps=1).shape == x.shape

@@ -393,3 +393,13 @@ def test_results_are_the_same_under_a_default_of_float64(model: nn.Module, image
         assert metrics() == expected
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_a_targeted_generator_is_compared_toward_its_class_alone() -> None:
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(), torch.rand(6, 1, 8, 8)
+    generator, y = Generator(width=8, depth=1, eps=0.3, y_target=1), model(x).argmax(1)
+    for call in (lambda: advgan.compare(model, x, y, [generator], eps=0.3),
+                 lambda: advgan.frontier(model, x, y, eps=0.3, entries=[generator], baselines=[])):  # fmt: skip
+        with pytest.raises(InputError, match="generator advgan was trained for class 1, expected that y_target or an"):
+            call()
+    assert len(advgan.compare(model, x, y, [generator], eps=0.3, y_target=1).rows) == 1

@@ -10,9 +10,16 @@ from torch import Tensor, nn
 import advgan
 from advgan import Generator, InputError
 from advgan.attacks.fgsm import fgsm
+from advgan.core.errors import note
 from advgan.evaluation.timing import time_ratios
 from advgan.experiments.frontier.budget_plot import entry
+from advgan.experiments.frontier.frontier import BASELINE_ATTACKS, REFERENCE, baselines_for
 from tests.conftest import randomise_conditioning
+
+
+@pytest.fixture(autouse=True)
+def fresh_notes() -> None:
+    note.cache_clear()
 
 
 class Linear(nn.Module):
@@ -26,6 +33,16 @@ class Linear(nn.Module):
 def data() -> tuple[Tensor, Tensor]:
     x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     return x, (x.mean((1, 2, 3)) > 0.5).long()
+
+
+def test_default_baselines_of_two_classes_are_without_dlr(capsys: pytest.CaptureFixture[str]) -> None:
+    model, (x, y) = Linear().eval(), data()
+    results = advgan.frontier(model, x[:8], y[:8], eps=0.1, entries=[lambda x, y: x], repeats=1)
+    assert {row["status"] for row in results.rows} == {"ok"}
+    assert {row["attack"] for row in results.rows[:-1]} == {name for name in BASELINE_ATTACKS if "dlr" not in name}
+    assert "without the baselines apgd-dlr:steps=10, apgd-dlr:steps=20: their loss takes 3" in capsys.readouterr().err
+    assert baselines_for(BASELINE_ATTACKS, 3) == [REFERENCE, *(b for b in BASELINE_ATTACKS if b != REFERENCE)]
+    assert baselines_for(["pgd:loss=dlr"], 2) == [REFERENCE, "pgd:loss=dlr"], "a chosen one fails, by name"
 
 
 def test_success_and_lead_of_entries_and_baselines(tmp_path: Path) -> None:

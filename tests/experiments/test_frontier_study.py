@@ -68,6 +68,11 @@ def call(basics: list[object], tmp_path: Path, undrawn: None) -> Call:
     return run_it
 
 
+def test_curves_of_two_classes_are_without_dlr() -> None:
+    grids = [program.attack_grid(5, Threat("linf", 0.1), classes) for classes in (2, 3)]
+    assert [grid["APGD"] for grid in grids] == [["apgd-ce:steps=5"], ["apgd-ce:steps=5", "apgd-dlr:steps=5"]]
+
+
 def test_as_a_user_runs_it(script: Run, basics: list[object], generators: Path, tmp_path: Path) -> None:
     out = tmp_path / "with space"
     words = ("--generator", generators / "plain", generators / "any", "--eps", 0.2, 0.4, "--max-samples", 12)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from advgan.analysis.frontier import BUDGETS, lead_share, segments
 from advgan.attacks.advgan import advgan
 from advgan.attacks.common import frozen_eval
-from advgan.attacks.registry import AttackFn, make_attack
-from advgan.core.errors import InputError
+from advgan.attacks.registry import AttackFn, make_attack, parse_attack
+from advgan.core.errors import InputError, note
 from advgan.core.threat_model import Norm, Threat
 from advgan.evaluation.runner import device_of
 from advgan.evaluation.timing import time_columns, time_ratios
@@ -98,7 +98,8 @@ def frontier(
         entries: what is compared with the baselines, as the attacks of `advgan.compare`; a generator also followed by
             steps of APGD on the margin, for the images that the pass leaves without success; an unrolled one with each
             number of iterations up to its own, one with labels as an input also without them
-        baselines: names of attacks with settings; FGSM is always among them, since its time is the unit
+        baselines: names of attacks with settings; FGSM is always among them, since its time is the unit; the default
+            ones are without loss dlr for a model of two classes
         batch_size: images an attack gets at once, in both measurements
         repeats: rounds of timing; each runs FGSM right before each attack, on the same batch
         seed: seed of random attacks
@@ -114,14 +115,15 @@ def frontier(
     if repeats < 1:
         raise InputError(f"repeats must be at least 1, got {repeats}")
     threat, ours = Threat(norm, eps), expand_entries(label_attacks(entries), eps)
-    names = list(dict.fromkeys([REFERENCE, *baselines]))
+    x, y = checked_images(x, y)
+    checked, classes = checked_target(model, x, y, name)
+    names = baselines_for(baselines, classes)
     if both := [label for label in ours if label in names]:
         raise InputError(f"expected entries that are not baselines, got {both[0]!r}")
     attacks: dict[str, Attack] = {**{attack: attack for attack in names}, **ours}
     compared = compare(model, x, y, attacks, eps=eps, norm=norm, batch_size=batch_size, seed=seed, name=name)
     measured = compared.comparison.summary
-    x, y = checked_images(x, y)
-    target, device = checked_target(model, x, y, name)[0].model, device_of(model)
+    target, device = checked.model, device_of(model)
     verified = {row["attack"] for row in measured["rows"] if row["status"] == "ok"}
     with frozen_eval(target):
         functions: dict[str, AttackFn] = {
@@ -137,6 +139,17 @@ def frontier(
             repeats=repeats,
         )
     return FrontierResults({key: measured[key] for key in ("environment", "targets", "generators")} | timed)
+
+
+def baselines_for(baselines: Sequence[str], classes: int) -> list[str]:
+    """FGSM and the `baselines`; the default ones without those that need more than so many classes, with a note."""
+    names = list(dict.fromkeys([REFERENCE, *baselines]))
+    if tuple(baselines) != BASELINE_ATTACKS:
+        return names
+    possible = [name for name in names if parse_attack(name).least_classes <= classes]
+    if left_out := [name for name in names if name not in possible]:
+        note(f"without the baselines {', '.join(left_out)}: their loss takes 3 classes, the classifier has {classes}")
+    return possible
 
 
 def measure_frontier(

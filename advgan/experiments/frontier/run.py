@@ -45,7 +45,7 @@ from advgan.experiments.frontier.analysis import (
     finding,
 )
 from advgan.experiments.frontier.diversity import DRAWS, diversity
-from advgan.experiments.frontier.frontier import BASELINE_ATTACKS, REFERENCE, measure_frontier, variants
+from advgan.experiments.frontier.frontier import BASELINE_ATTACKS, baselines_for, measure_frontier, variants
 from advgan.experiments.frontier.report import report
 from advgan.experiments.settings import SeededStudySettings
 from advgan.experiments.study import GridPoint, Study
@@ -78,7 +78,8 @@ class Settings(ClassifierSettings, SeededStudySettings):
     diversity_samples: int = 500
     """Number of images of generators with noise and several draws, the first ones"""
     baselines: tuple[str, ...] = BASELINE_ATTACKS
-    """Attacks whose time and success the generators are compared with, with settings after colons"""
+    """Attacks whose time and success the generators are compared with, with settings after colons; the default ones
+    are without loss dlr for a classifier of two classes"""
     repeats: int = 5
     """Rounds of timing; each runs FGSM right before each attack"""
     prepare: tuple[str, ...] = ()
@@ -140,7 +141,7 @@ def main(settings: Settings) -> None:
     study.check_generators()
     study.prepare_output_dir()
     parts: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
-    with study.progress(sum(count_results(settings, trained, threat) for threat in threats)):
+    with study.progress(sum(count_results(settings, trained, threat, study.data.num_classes) for threat in threats)):
         for threat in threats:
             for part, rows in measure(study, settings, threat).items():
                 parts[part] += rows
@@ -180,7 +181,9 @@ def frontier_at(
     study: FrontierStudy, settings: Settings, threat: Threat, supported: Sequence[LoadedGenerator]
 ) -> dict[str, Any]:
     """Success and time of baselines and generators at one eps."""
-    points: dict[str, tuple[str, LoadedGenerator | None]] = {name: (name, None) for name in baselines_of(settings)}
+    points: dict[str, tuple[str, LoadedGenerator | None]] = {
+        name: (name, None) for name in baselines_for(settings.baselines, study.data.num_classes)
+    }
     ours = {name: point for loaded in supported for name, point in entries_of(loaded).items()}
     points |= ours
     results = {label: study.attack(name, threat, loaded) for label, (name, loaded) in points.items()}
@@ -206,10 +209,6 @@ def frontier_at(
     )
 
 
-def baselines_of(settings: Settings) -> list[str]:
-    return list(dict.fromkeys([REFERENCE, *settings.baselines]))
-
-
 def entries_of(loaded: LoadedGenerator) -> dict[str, tuple[str, LoadedGenerator | None]]:
     """The names of a generator in the frontier -> attack and generator."""
     return {
@@ -220,7 +219,7 @@ def entries_of(loaded: LoadedGenerator) -> dict[str, tuple[str, LoadedGenerator 
 
 def check(settings: Settings) -> None:
     """Raise InputError for settings that do not fit."""
-    for name in baselines_of(settings):
+    for name in settings.baselines:
         if parse_attack(name).attack.kind != "bounded":
             raise InputError(f"expected baselines that stay in the ball of eps, got {name}")
     for name in ("targeted_samples", "diversity_samples", "repeats"):
@@ -234,14 +233,16 @@ def check(settings: Settings) -> None:
         raise InputError("expected --generator, at least one trained generator's folder, got none")
 
 
-def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat: Threat) -> int:
+def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat: Threat, classes: int) -> int:
     """Number of results at one eps, for the progress bar."""
     supported = [loaded for loaded in trained if loaded.generator.supports(threat)]
     results = 2 + len(pgd40_references(threat.eps)) + len(supported)
-    results += len({*baselines_of(settings)} - {"fgsm", "ifgsm"})  # which are counted already, as is one pass
+    results += len(
+        {*baselines_for(settings.baselines, classes)} - {"fgsm", "ifgsm"}
+    )  # which are counted already, as is one pass
     results += sum(name != "advgan" for loaded in supported for name, _ in entries_of(loaded).values())
     if settings.curve_samples:
-        grids = [attack_grid(k, threat) for k in set(settings.steps)]
+        grids = [attack_grid(k, threat, classes) for k in set(settings.steps)]
         results += sum(
             len(names) for grid in grids for family, names in grid.items() if supported or family != "warm start"
         )
@@ -260,8 +261,8 @@ def pgd40_references(eps: float) -> list[str]:
     return [f"{step}:start={start}:loss={loss}:{STOP}" for start in ("x", "random") for loss in LOSSES]
 
 
-def attack_grid(k: int, threat: Threat) -> dict[str, list[str]]:
-    """Attacks with `k` gradient evaluations: some choices for each curve, which shows the best of them.
+def attack_grid(k: int, threat: Threat, classes: int) -> dict[str, list[str]]:
+    """Attacks of so many classes with `k` gradient evaluations: some choices for each curve, which shows the best.
 
     The step size is PGD's, 2.5 eps / k, or that of the warm start, which PGD takes too where its own is smaller.
     """
@@ -272,7 +273,9 @@ def attack_grid(k: int, threat: Threat) -> dict[str, list[str]]:
     return {
         "warm start": [f"advgan:steps={k}{size}:loss={loss}:{STOP}" for size in sizes for loss in LOSSES],
         "PGD": [f"pgd:steps={k}{start}:loss={loss}:{STOP}" for start in starts for loss in LOSSES],
-        "APGD": [f"{name}:steps={k}" for name in ("apgd-ce", "apgd-dlr")],  # it stops at success by itself
+        "APGD": [  # it stops at success by itself
+            f"{name}:steps={k}" for name in ("apgd-ce", "apgd-dlr") if parse_attack(name).least_classes <= classes
+        ],
     }
 
 
@@ -328,7 +331,7 @@ def warm_start(
         clean = {"no attack": torch.zeros_like(reference)}
         points += [curve_point(threat, family, 0, clean) for family in ("PGD", "APGD")]
     for k in sorted(set(steps)):
-        for family, names in attack_grid(k, threat).items():
+        for family, names in attack_grid(k, threat, study.data.num_classes).items():
             trained = start if family == "warm start" else None
             if trained is not None or family != "warm start":
                 cost = k + (trained.generator.iterations if trained else 0)
