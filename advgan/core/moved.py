@@ -21,6 +21,10 @@ MOVED = {
     "advgan.targets": "advgan.classifiers",
     "advgan.targets.others": "advgan.classifiers.external",
     "advgan.threat": "advgan.core.threat_model",
+    "advgan.training.detector_program": "advgan.training.detector",
+    "advgan.training.fgsm_comparison": "advgan.training.trial",
+    "advgan.training.substitute_program": "advgan.training.substitute",
+    "advgan.training.validation_log": "advgan.training.validation",
     "advgan.weights": "advgan.core.weights",
 }
 
