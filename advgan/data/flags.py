@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, note
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, Split, Stream, load_data
 from advgan.data.folder import LabelSource, OwnInput, no_input
@@ -84,6 +84,8 @@ def load_chosen(
     images without.
     """
     chosen = {name: getattr(settings, name) for name in DATA_FLAGS if name not in ("dataset", "data_dir")}
+    if settings.dataset == "mnist5k" and settings.data_dir != DataSettings.data_dir:
+        note(f"data_dir does nothing for mnist5k, which is embedded: images need --dataset, got {settings.data_dir}")
     data = load_data(settings.dataset, settings.data_dir, own_input=own_input, **chosen)
     for part in needed:
         split: Split = getattr(data, part)

@@ -1,6 +1,7 @@
 """The networks of a training with their initial weights, and its batch size."""
 
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,20 @@ def checked_generator(net: Generator, threat: Threat, y_target: int | None, chan
         if value != expected:
             raise InputError(f"the generator was built with {name} {value}, expected {expected}")
     return net.train()
+
+
+def check_settings_of_own(net: nn.Module, config: GeneratorConfig) -> None:
+    """Raise InputError for settings of `config` that the caller's own generator, or network, does not have."""
+    values: dict[str, Any] = dict.fromkeys(("architecture", "patch", "width", "depth", "levels"))
+    if isinstance(net, Generator):
+        values = net.config | {"labels": bool(net.labels), "any_class": bool(net.classes)}
+        values["target_classes"] = tuple(values["target_classes"])
+    for name, default in asdict(GeneratorConfig()).items():
+        chosen = getattr(config, name)
+        chosen = tuple(chosen) if isinstance(chosen, list) else chosen
+        if name in values and chosen not in (default, values[name]):
+            built = "a network of your own" if values[name] is None else f"a generator of your own with {values[name]}"
+            raise InputError(f"{name} is of the network that fit builds, expected none beside {built}, got {chosen}")
 
 
 def initialise(

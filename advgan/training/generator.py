@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from advgan.classifiers import fingerprint
-from advgan.core.errors import InputError, NotFiniteError
+from advgan.core.errors import InputError, NotFiniteError, note
 from advgan.core.inputs import plain
 from advgan.core.rejection import can_reject
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
@@ -22,7 +22,14 @@ from advgan.defenses import unwrap
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.build import batch_size_of, build_generator, checked_generator, initialise, own_architecture
+from advgan.training.build import (
+    batch_size_of,
+    build_generator,
+    check_settings_of_own,
+    checked_generator,
+    initialise,
+    own_architecture,
+)
 from advgan.training.datasets import Images, prepare_images
 from advgan.training.defaults import size_defaults
 from advgan.training.display import Display, write_step
@@ -112,7 +119,9 @@ def fit(
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise InputError(f"callbacks must be a list of functions (step, metrics), got {type(callbacks).__name__}")
     config, custom_loss = merged_config(generator, loss, optimization, run, settings)
-    config.check()
+    names = {} if description is None else FLAGS  # of a program
+    config.check(names)
+    config.note_unused(names)
     y_target = plain(y_target)
     config.check_objective(y_target)
     threat = Threat(norm=norm, eps=check_eps(eps, norm), targeted=y_target is not None)
@@ -180,6 +189,13 @@ class GeneratorTraining:
         self.classes = description.classes or images.classes
         shape = images.train.image_shape
         given = modules.generator if isinstance(modules.generator, Generator) else None
+        if isinstance(modules.generator, nn.Module):
+            check_settings_of_own(modules.generator, config.generator)
+        if given is not None and modules.guide not in (None, False):
+            raise InputError("a generator of your own has its guide inside, or none: expected no guide beside it")
+        if modules.optimizer is not None and config.optimization.learning_rate is not None:
+            rate = config.optimization.learning_rate
+            raise InputError(f"learning_rate does nothing beside an optimizer, which has its own, got {rate}")
         config = config.resolved(
             shape,
             own_architecture(modules.generator),
@@ -193,6 +209,9 @@ class GeneratorTraining:
         if config.run.seed_weights:
             set_seed(config.run.seed)
         generator, discriminator, digests = self._networks(modules, threat, y_target, place.resume)
+        dropout = config.optimization.label_dropout
+        if not generator.labels and dropout != OptimizationConfig.label_dropout:
+            note(f"label_dropout does nothing for a generator without labels as an input, got {dropout}")
         sources, layers = self._sources(others, modules, y_target)
         digests |= {"ensemble_sha256": [fingerprint(source.model) for source in sources[1:]]} if others else {}
         digests |= {"feature_layers": layers} if layers else {}

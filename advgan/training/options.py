@@ -9,7 +9,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, Literal
 
 from advgan.core.config import check_signs
-from advgan.core.errors import InputError, did_you_mean
+from advgan.core.errors import InputError, did_you_mean, note
 from advgan.core.inputs import check_types, plain
 from advgan.defenses.transforms import Transform, Transforms
 from advgan.models.generator_settings import Architecture
@@ -253,6 +253,20 @@ class TrainingConfig:
         Transforms(self.optimization.survive)  # raises InputError for an unknown one
         if self.optimization.max_steps is not None and self.optimization.max_steps < 1:
             raise InputError(f"max_steps must be at least 1, got {self.optimization.max_steps}")
+
+    def note_unused(self, names: Mapping[str, str] = MappingProxyType({})) -> None:
+        """A note for each setting that was chosen and has no effect beside the others, which a recipe may share."""
+        architecture, settings, defaults = self.generator.architecture, self.to_dict(), TrainingConfig().to_dict()
+        for name, needed, met in (
+            ("gan", "alpha above 0", self.loss.alpha > 0),
+            ("discriminator_learning_rate", "alpha above 0", self.loss.alpha > 0),
+            ("hinge_threshold", "beta above 0", self.loss.beta > 0),
+            ("patch", "architecture patch or unet", architecture in (None, "patch", "unet")),
+            ("width", "another architecture than paper", architecture != "paper"),
+            ("depth", "another architecture than paper", architecture != "paper"),
+        ):
+            if not met and settings[name] != defaults[name]:
+                note(f"{names.get(name, name)} does nothing without {needed}, got {settings[name]}")
 
     def check_objective(self, y_target: int | str | None) -> None:
         """Raise InputError for an adversarial loss that has no untargeted or no targeted form, and for what the passes

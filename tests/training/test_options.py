@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, note
 from advgan.training.defaults import PHOTOS, SMALL, size_defaults
-from advgan.training.options import OptimizationConfig, TrainingConfig
+from advgan.training.options import FLAGS, OptimizationConfig, TrainingConfig
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,26 @@ def test_levels_without_effect_are_an_error_once_the_architecture_is_known() -> 
     assert config.resolved((3, 224, 224)).generator.levels == 3
     with pytest.raises(InputError, match="levels does nothing without architecture unet, got 3"):
         config.resolved((1, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"alpha": 0.0, "gan": "hinge"}, "gan does nothing without alpha above 0, got hinge"),
+        ({"alpha": 0.0, "discriminator_learning_rate": 0.1}, "discriminator_learning_rate does nothing without alpha"),
+        ({"beta": 0.0, "hinge_threshold": 2.0}, "hinge_c does nothing without beta above 0, got 2.0"),
+        ({"architecture": "resnet", "patch": 2}, "patch does nothing without architecture patch or unet, got 2"),
+        ({"architecture": "paper", "width": 8}, "width does nothing without another architecture than paper, got 8"),
+        ({"architecture": "paper", "depth": 3}, "depth does nothing without another architecture than paper, got 3"),
+        ({"alpha": 0.0, "beta": 0.0, "architecture": "paper"}, ""),
+        ({"gan": "hinge", "hinge_threshold": 2.0, "patch": 2, "width": 8, "depth": 3}, ""),
+    ],
+)
+def test_settings_without_effect_are_noted(
+    settings: dict[str, Any], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note.cache_clear()
+    TrainingConfig().replace(settings).note_unused(FLAGS)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(expected)
+    assert all(line.startswith(f"note: {expected}") for line in lines)
