@@ -192,6 +192,10 @@ def parse_threat_models(
     Raises InputError for an invalid one.
     """
     default = Threat() if generator is None else generator.threat
+    if norms and eps and all(":" in str(text) for text in eps):
+        raise InputError(
+            f"each eps has its norm, expected no norm, got {' '.join(norms)} and eps {' '.join(map(str, eps))}"
+        )
     threats = []
     for text in eps or [str(default.eps)]:
         norm, colon, value = str(text).rpartition(":")

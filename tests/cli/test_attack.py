@@ -472,6 +472,8 @@ def test_control_characters_in_names_are_escaped(
         (["{in}", "{out}"], "attack advgan: expected --generator, or another --attack, got None"),
         (["{in}", "{out}", "--attack", "pgd", "--eps", "0.1"], "needs the classifier under attack, expected --target"),
         (["{in}", "{out}", "--attack", "fgms", "--eps", "0.1"], "did you mean fgsm"),
+        (["{in}", "{out}", "--attack", "deepfool", "--target", "{c}", "--norm", "l2"], "expected no norm, got l2"),
+        (["{in}", "{out}", "--attack", "fgsm", "--target", "{c}", "--guide", "x.py:y"], "a guide is of a generator"),
         (["{in}", "{out}/a.png", "--generator", "{g}"], "OUT must be a folder"),
         (["{in}", "{in}", "--generator", "{g}"], "must not lie among the images"),
         (["{in}/a.png", "{in}", "--generator", "{g}"], "would be replaced by its own output"),

@@ -236,6 +236,7 @@ def test_several_generators_and_defenses_share_the_baselines(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--eps", "linf:0.1", "l2:2", "--norm", "l2"], "each eps has its norm, expected no norm, got l2"),
         (["--eps", "l3:1"], "eps must look like 0.3, 8/255, linf:0.3 or l2:2, got 'l3:1'"),
         (["--attacks", "pgd:stepz=3"], "attack pgd cannot take 'stepz=3'"),
         (["--target", "mnist-a", "mnist-b"], "one target-weights for each target, got 1 for 2 targets"),

@@ -16,6 +16,7 @@ from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import make_attack
 from advgan.classifiers import load_target
 from advgan.core.config import run
+from advgan.core.errors import note
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import evaluate
@@ -71,6 +72,19 @@ def call(basics: list[object], tmp_path: Path, undrawn: None) -> Call:
 def test_curves_of_two_classes_are_without_dlr() -> None:
     grids = [program.attack_grid(5, Threat("linf", 0.1), classes) for classes in (2, 3)]
     assert [grid["APGD"] for grid in grids] == [["apgd-ce:steps=5"], ["apgd-ce:steps=5", "apgd-dlr:steps=5"]]
+
+
+def test_settings_without_effect_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    note.cache_clear()
+    unused = program.Settings(steps=(1,), curve_samples=0, targeted_samples=9, diversity_samples=9)
+    program.note_unused(unused, [])
+    program.note_unused(program.Settings(targeted=True, targeted_samples=9, steps=(1,)), [])
+    assert capsys.readouterr().err.splitlines() == [
+        "note: steps does nothing without curve_samples above 0, got (1,)",
+        "note: targeted_samples does nothing without targeted, got 9",
+        "note: diversity_samples does nothing without a generator with noise, got 9",
+        "note: targeted does nothing without a generator that is conditional on the class, got True",
+    ]
 
 
 def test_as_a_user_runs_it(script: Run, basics: list[object], generators: Path, tmp_path: Path) -> None:

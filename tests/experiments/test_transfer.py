@@ -19,6 +19,7 @@ from advgan import Generator
 from advgan.attacks.registry import make_attack
 from advgan.classifiers import build_target, fingerprint, load_target, save_target
 from advgan.core.config import run
+from advgan.core.errors import note
 from advgan.core.threat_model import Threat
 from advgan.data import load_data
 from advgan.evaluation import ResultCache, TargetModel, evaluate, predict
@@ -274,6 +275,13 @@ def test_several_generators_and_attacks_of_one_source(
     with pytest.raises(SystemExit):
         call(*words[:2], "--curve-attacks", "fgsm")
     assert "source is of the matrix alone" in capsys.readouterr().err
+
+
+def test_settings_of_a_curve_without_one_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    note.cache_clear()
+    transfer.check(transfer.Settings(target=("a", "b"), curve_attacks=(), curve_eps=("0.1", "0.2"), pair=("a", "b")))
+    notes = ["note: curve_eps does nothing without curve_attacks, got 0.1 0.2", "note: pair does nothing without"]
+    assert [line[: len(text)] for line, text in zip(capsys.readouterr().err.splitlines(), notes, strict=True)] == notes
 
 
 def test_the_generator_of_an_ensemble_is_white_box_on_each_of_its_sources(

@@ -77,6 +77,11 @@ def threat_of(settings: Settings, attack: AttackSpec, generator: Generator | Non
     if attack.attack.kind != "bounded":
         if settings.eps is not None:
             raise InputError(f"attack {attack.name} minimises the norm, expected no eps, got {settings.eps:.6g}")
+        if settings.norm is not None:
+            norm = attack.attack.norm
+            raise InputError(
+                f"attack {attack.name} minimises {norm}, without a ball, expected no norm, got {settings.norm}"
+            )
         return None
     eps, norm = settings.eps, settings.norm
     if generator is not None:

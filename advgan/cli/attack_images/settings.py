@@ -85,6 +85,8 @@ def check(settings: Settings) -> None:
     if (name == "advgan") != (settings.generator is not None):
         expected = "expected --generator, or another --attack" if name == "advgan" else "expected no --generator"
         raise InputError(f"attack {name}: {expected}, got {settings.generator}")
+    if settings.guide is not None and settings.generator is None:
+        raise InputError(f"a guide is of a generator, expected --generator, got --guide {settings.guide} alone")
     if settings.defense is not None and settings.target is None:
         raise InputError(f"a defense is around the target, expected --target, got --defense {settings.defense} alone")
     if settings.class_names is not None and settings.target is None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import advgan.training as training
 from advgan.analysis import summary
 from advgan.attacks import ATTACKS, AttackSpec, parse_attack
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, note
 from advgan.core.recipe import NameOrPath
 from advgan.core.shipped import CLASSIFIERS
 from advgan.core.threat_model import Norm, Threat
@@ -89,6 +89,8 @@ def main(settings: Settings) -> None:
     chosen = resolve_target_class(settings.y_target, first)
     all_names, targeted = (*ATTACKS, "advgan:steps=2"), chosen is not None
     specs = parse_attacks(settings.attacks, BASIC, all_names, with_generator=first is not None, targeted=targeted)
+    if settings.generator and all(spec.name != "advgan" for spec in specs):
+        note("--attacks are without advgan: the generator's pass is not measured")
     threats = parse_threat_models(settings.eps, settings.norm, first, targeted=targeted)
     checks = [parse_attack(name) for name in SANITY] if settings.sanity else []
     survive_transforms(settings.survive, 1)  # unknown ones are errors before anything is loaded

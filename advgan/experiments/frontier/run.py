@@ -30,7 +30,7 @@ from advgan.attacks.advgan import advgan as advgan_attack
 from advgan.attacks.advgan import default_step_size
 from advgan.attacks.noise import noise_sign
 from advgan.attacks.registry import make_attack, parse_attack
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, note
 from advgan.core.threat_model import Norm, Threat, eps_text
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation import Result, evaluate
@@ -136,6 +136,7 @@ def main(settings: Settings) -> None:
         raise InputError("expected an eps above 0, got none")
     study.check_generator_threats(threats[:1])
     study.init_run(settings.seed, classifier)
+    note_unused(settings, trained)
     (target,) = study.load_targets([classifier])
     require_gradients(target.model)
     study.check_generators()
@@ -231,6 +232,19 @@ def check(settings: Settings) -> None:
         raise InputError(f"steps must be numbers from 1 on, got {' '.join(map(str, settings.steps)) or 'none'}")
     if not settings.generator:
         raise InputError("expected --generator, at least one trained generator's folder, got none")
+
+
+def note_unused(settings: Settings, trained: Sequence[LoadedGenerator]) -> None:
+    """A note for each setting that was chosen and has no effect beside the others, or for these generators."""
+    conditional = any(loaded.generator.classes for loaded in trained)
+    for name, needed, met in (
+        ("steps", "curve_samples above 0", settings.curve_samples > 0),
+        ("targeted", "a generator that is conditional on the class", conditional),
+        ("targeted_samples", "targeted", settings.targeted),
+        ("diversity_samples", "a generator with noise", any(loaded.generator.noise for loaded in trained)),
+    ):
+        if not met and (value := getattr(settings, name)) != getattr(Settings, name):
+            note(f"{name} does nothing without {needed}, got {value}")
 
 
 def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat: Threat, classes: int) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 
 from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
 from advgan.core.config import Real
-from advgan.core.errors import InputError
+from advgan.core.errors import InputError, note
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Norm, Threat
 from advgan.defenses import parse_classifiers
@@ -131,9 +131,12 @@ def main(settings: Settings) -> None:
 
 
 def check(settings: Settings) -> None:
-    """Raise InputError for settings that cannot work."""
+    """Raise InputError for settings that cannot work; a note for those of a curve without one."""
     if len(settings.target) < 2:
         raise InputError(f"expected at least two targets, sources and victims, got {len(settings.target)}")
+    for name in ("curve_eps", "pair"):
+        if (value := getattr(settings, name)) and not settings.curve_attacks:
+            note(f"{name} does nothing without curve_attacks, got {' '.join(value)}")
     if settings.repeats < 0:
         raise InputError(f"repeats must be at least 0, got {settings.repeats}")
     if settings.source and (settings.curve_attacks or settings.victim or settings.pair):
