@@ -329,7 +329,7 @@ def _forward(model: nn.Module, x: Tensor) -> Any:
         one_by_one = " one at a time" if len(x) == 1 else ""
         reason = one_line(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {one_line(error)}"
         dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {x.dtype}
-        if dtypes and "dtype" in reason:
+        if dtypes and "type" in reason:  # a linear layer names dtypes, a convolution "bias type (double)"
             size += f"; its weights are {dtypes.pop()}, expected a model of float32 images: model.float()"
         raise InputError(
             f"the target cannot take images of shape {tuple(x.shape[1:])}{one_by_one}: {reason}{size}"

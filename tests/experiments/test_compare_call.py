@@ -304,6 +304,10 @@ MODELS: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
     "no values": (lambda m: nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).to("meta"), "on the device meta"),
     "no logits at all": (lambda m: changed(m, lambda z: z[:, :0]), r"of shape \(n, classes\), got \(8, 0\)"),
     "other weights": (lambda m: copy.deepcopy(m).double(), "weights are torch.float64, expected .* model.float()"),
+    "other weights of a convolution": (
+        lambda m: nn.Sequential(nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double(),
+        "weights are torch.float64, expected .* model.float()",
+    ),
     "one value per image": (
         lambda m: changed(m, lambda z: z[:, 0]),
         "numbered 0 to 1, got 2|labels up to 2, expected 0 to 1",
