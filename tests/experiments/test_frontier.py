@@ -12,7 +12,6 @@ from advgan import Generator, InputError
 from advgan.attacks.fgsm import fgsm
 from advgan.core.errors import note
 from advgan.evaluation.timing import time_ratios
-from advgan.experiments.frontier.budget_plot import entry
 from advgan.experiments.frontier.frontier import BASELINE_ATTACKS, REFERENCE, baselines_for
 from tests.conftest import randomise_conditioning
 
@@ -102,14 +101,6 @@ def test_generator_with_labels_takes_part_without_them_too() -> None:
     assert rows["patch, then 1 step"]["asr"] == rows["fgsm"]["asr"] == 1.0
     for name, x_adv in (("patch", generator.perturb(x, y)), ("patch, labels unknown", generator.perturb(x))):
         assert rows[name]["asr"] == pytest.approx((model(x_adv).argmax(1) != y).float().mean().item())
-
-
-def test_curves_of_entries_join_numbers_of_steps() -> None:
-    names = ["unet", "unet, labels unknown", "unet, then 1 step", "unet, then 20 steps", "net, 1 iteration"]
-    names.append("net, 1 iteration, then 3 steps")
-    expected = ["unet", "unet, labels unknown", "unet, then steps", "unet, then steps", "net"]
-    expected.append("net, 1 iteration, then steps")
-    assert [entry(name) for name in names] == expected
 
 
 def test_failed_entry_has_no_time() -> None:

@@ -1,7 +1,6 @@
 """The plot of the frontier: success against time."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,9 +11,9 @@ from advgan.report.figures import style
 
 CAPTION = (
     "Attack success rate against time, in units of FGSM on the same batch (paired, median of the rounds; logarithmic). "
-    "Vermilion stars: our entries, joined where only their number of steps or iterations differs. Curves: each family "
-    "of baselines with a growing number of steps. Shaded green: budgets at which the best of our entries that fits is "
-    "at or above the best baseline that fits; red: a baseline is stronger. Bars: 95 % Wilson intervals."
+    "Vermilion stars: our entries; those that are the best of ours at some budget are large, numbered and joined. "
+    "Curves: each family of baselines with a growing number of steps. Shaded green: budgets at which the best of our "
+    "entries that fits is at or above the best baseline that fits; red: a baseline is stronger. Bars: 95 % Wilson intervals."
 )
 LEAD, BEHIND = "#009E73", "#D55E00"
 
@@ -27,23 +26,26 @@ def frontier_plot(summary: Mapping[str, Any]) -> Plot:
     low, high = summary["budgets"]
     for part in summary["parts"]:
         axes.axvspan(part["low"], part["high"], color=LEAD if part["leads"] else BEHIND, alpha=0.08, linewidth=0)
-    families = grouped([row for row in rows if not row["ours"]], family)
+    families: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if not row["ours"]:
+            families.setdefault(family(row["attack"]), []).append(row)
     for i, (name, points) in enumerate(families.items()):
         points = sorted(points, key=lambda row: row["time"])
         look = style.Style(style.COLOURS[i % len(style.COLOURS)], style.MARKERS[i % len(style.MARKERS)])
         _curve(axes, points, name, look)
     star = style.BY_ACCESS["generator"][0][0]
-    entries = grouped(sorted((row for row in rows if row["ours"]), key=lambda row: row["time"]), entry)
-    for i, (name, points) in enumerate(entries.items()):
-        _curve(axes, points, None, style.Style(star, "*"))
-        axes.annotate(
-            name,
-            (points[0]["time"], points[0]["asr"]),
-            (6, -13 if i % 2 else 5),
-            textcoords="offset points",
-            fontsize=8,
-            color=star,
-        )
+    entries = sorted((row for row in rows if row["ours"]), key=lambda row: row["time"])
+    names = {part["ours"] for part in summary["parts"]}
+    best, others = ([row for row in entries if (row["attack"] in names) == leads] for leads in (True, False))
+    small: dict[str, Any] = {"color": star, "marker": "*", "markersize": 5, "linestyle": "", "alpha": 0.5}
+    axes.plot([row["time"] for row in others], [row["asr"] for row in others], **small)
+    if best:
+        _curve(axes, best, None, style.Style(star, "*"))
+    for i, row in enumerate(best, start=1):
+        place = (row["time"], row["asr"])
+        axes.annotate(str(i), place, (-8, 6), textcoords="offset points", fontsize=8, color=star)
+        axes.plot([], [], label=f"{i}  {row['attack']}", color=star, marker="*", markersize=10, linestyle="")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlim(min([low, *(row["time"] for row in rows)]) * 0.8, max([high, *(row["time"] for row in rows)]) * 1.25)
@@ -55,14 +57,6 @@ def frontier_plot(summary: Mapping[str, Any]) -> Plot:
     return style.to_plot(figure, f"Success against time on {label}, {summary['norm']} eps {eps}", CAPTION)
 
 
-def grouped(rows: Sequence[Mapping[str, Any]], curve_of: Callable[[str], str]) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows of each curve by its name, in their order."""
-    curves: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        curves.setdefault(curve_of(row["attack"]), []).append(row)
-    return curves
-
-
 def family(attack: str) -> str:
     """The curve of a baseline: its name without the number of steps."""
     name, *settings = attack.split(":")
@@ -70,16 +64,17 @@ def family(attack: str) -> str:
     return ":".join([name, *kept])
 
 
-def entry(attack: str) -> str:
-    """The curve of an entry of ours: its name without the number of steps or iterations."""
-    return re.sub(r", (then )?\d+ (step|iteration)s?$", lambda match: ", then steps" if match[1] else "", attack)
-
-
 def _curve(axes: Axes, points: Sequence[Mapping[str, Any]], label: str | None, look: style.Style) -> None:
     x, y = [row["time"] for row in points], [row["asr"] for row in points]
     below = [row["asr"] - row["asr_low"] for row in points]
     above = [row["asr_high"] - row["asr"] for row in points]
-    size = 15 if look.marker == "*" else 6
+    size, drawn = (13, "steps-post") if look.marker == "*" else (6, "default")
     axes.errorbar(
-        x, y, [below, above], label=label, color=look.color, marker=look.marker, markersize=size, elinewidth=0.8
+        *(x, y, [below, above]),
+        label=label,
+        color=look.color,
+        marker=look.marker,
+        markersize=size,
+        elinewidth=0.8,
+        drawstyle=drawn,
     )
