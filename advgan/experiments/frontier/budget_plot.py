@@ -13,7 +13,8 @@ CAPTION = (
     "Attack success rate against time, in units of FGSM on the same batch (paired, median of the rounds; logarithmic). "
     "Vermilion stars: our entries; those that are the best of ours at some budget are large, numbered and joined. "
     "Curves: each family of baselines with a growing number of steps. Shaded green: budgets at which the best of our "
-    "entries that fits is at or above the best baseline that fits; red: a baseline is stronger. Bars: 95 % Wilson intervals."
+    "entries that fits is at or above the best baseline that fits; red: a baseline is stronger. "
+    "Bars: 95 % Wilson intervals."
 )
 LEAD, BEHIND = "#009E73", "#D55E00"
 
