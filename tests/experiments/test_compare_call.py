@@ -404,6 +404,12 @@ def test_a_targeted_generator_is_compared_toward_its_class_alone() -> None:
     generator, y = Generator(width=8, depth=1, eps=0.3, y_target=1), model(x).argmax(1)
     for call in (lambda: advgan.compare(model, x, y, [generator], eps=0.3),
                  lambda: advgan.frontier(model, x, y, eps=0.3, entries=[generator], baselines=[])):  # fmt: skip
-        with pytest.raises(InputError, match="generator advgan was trained for class 1, expected that y_target or an"):
+        with pytest.raises(InputError, match="advgan: this generator was trained for class 1, got y_target None"):
             call()
     assert len(advgan.compare(model, x, y, [generator], eps=0.3, y_target=1).rows) == 1
+    for settings, message in (
+        ({"eps": 0.4, "y_target": 1}, "got the larger 0.4"),
+        ({"eps": 0.3, "y_target": 2}, "class 1"),
+    ):
+        with pytest.raises(InputError, match=message):  # before any other attack
+            advgan.compare(model, x, y, {"fgsm": "fgsm", "mine": generator}, **settings)  # type: ignore[arg-type]

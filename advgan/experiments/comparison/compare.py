@@ -138,11 +138,10 @@ def compare(
         attack_function(label, attack, target.model, threat, y_target, seed)
         if isinstance(attack, Generator) and attack.classes not in (0, k):
             raise InputError(f"the generator has {attack.classes} target classes, expected {k} of the model")
-        if isinstance(attack, Generator) and y_target is None and attack.y_target is not None:
-            raise InputError(
-                f"the generator {label} was trained for class {attack.y_target}, expected that y_target or an "
-                "untargeted generator, got none"
-            )
+        if isinstance(attack, Generator):
+            reason = attack.incompatibility(eps=threat.eps, norm=norm, y_target=y_target)
+            if reason is not None:
+                raise InputError(f"{label}: {reason}")
     results = [
         _result(label, attack, cache, target, threat, y_target=y_target, seed=seed) for label, attack in named.items()
     ]
