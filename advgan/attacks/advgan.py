@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from advgan.attacks.apgd import adaptive_ascent
-from advgan.attacks.common import AttackProblem, check_inputs, check_positive, find_adversarial, frozen_eval
+from advgan.attacks.common import AttackProblem, check_inputs, check_positive, find_adversarial
 from advgan.attacks.gradient_ascent import gradient_ascent
 from advgan.attacks.losses import Loss
 from advgan.core.errors import InputError
@@ -81,15 +81,13 @@ def advgan(
     remaining = torch.arange(len(x), device=x.device)
     if stop_on_success:  # a forward pass for all costs less than a gradient for all
         remaining = remaining[~find_adversarial(model, x_adv, y, y_target)]
-    ascend = _adaptive_ascent if adaptive else gradient_ascent
-    x_adv[remaining] = ascend(
-        problem[remaining], x_adv[remaining], steps=steps, step_size=step_size, stop_on_success=stop_on_success
-    )
+    problem, x_init = problem[remaining], x_adv[remaining]
+    if adaptive:
+        x_adv[remaining], _, _ = adaptive_ascent(
+            problem, x_init, steps=steps, step_size=step_size, stop_on_success=stop_on_success
+        )
+    else:
+        x_adv[remaining] = gradient_ascent(
+            problem, x_init, steps=steps, step_size=step_size, stop_on_success=stop_on_success
+        )
     return x_adv
-
-
-def _adaptive_ascent(
-    problem: AttackProblem, x_init: Tensor, *, steps: int, step_size: float, stop_on_success: bool
-) -> Tensor:
-    with frozen_eval(problem.model):
-        return adaptive_ascent(problem, x_init, steps=steps, step_size=step_size, stop_on_success=stop_on_success)[0]

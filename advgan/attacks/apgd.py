@@ -56,16 +56,15 @@ def apgd(
         raise InputError(f"rho must be in (0, 1), the fraction of steps that have to raise the loss, got {rho}")
 
     x_adv, best_loss = x.clone(), x.new_full((len(x),), -torch.inf)
-    with frozen_eval(model), torch.no_grad():
-        done = find_adversarial(model, x, y, y_target) if stop_on_success else torch.zeros_like(y, dtype=torch.bool)
-        for _ in range(restarts):
-            i = (~done).nonzero().squeeze(1)
-            x_init = random_start(x[i], problem.threat, rng)
-            x_run, loss_run, success = adaptive_ascent(
-                problem[i], x_init, steps=steps, step_size=2 * eps, rho=rho, stop_on_success=stop_on_success
-            )
-            better = success | (loss_run > best_loss[i])
-            x_adv[i[better]], best_loss[i[better]], done[i] = x_run[better], loss_run[better], success
+    done = find_adversarial(model, x, y, y_target) if stop_on_success else torch.zeros_like(y, dtype=torch.bool)
+    for _ in range(restarts):
+        i = (~done).nonzero().squeeze(1)
+        x_init = random_start(x[i], problem.threat, rng)
+        x_run, loss_run, success = adaptive_ascent(
+            problem[i], x_init, steps=steps, step_size=2 * eps, rho=rho, stop_on_success=stop_on_success
+        )
+        better = success | (loss_run > best_loss[i])
+        x_adv[i[better]], best_loss[i[better]], done[i] = x_run[better], loss_run[better], success
     return x_adv
 
 
@@ -79,7 +78,7 @@ def adaptive_ascent(
     stop_on_success: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One run from `x_init` (n, c, h, w) with steps of `step_size` at first: the best points, the loss there (n,) and
-    whether they succeed (n,) bool. The model is in eval mode and frozen."""
+    whether they succeed (n,) bool. The model is left unchanged."""
     x, y, threat = problem.x, problem.y, problem.threat
     n, spans = len(x), _spans(steps).to(x.device)
     x_adv, previous = x_init.clone(), x_init.clone()  # x_t, x_{t-1}
@@ -90,33 +89,35 @@ def adaptive_ascent(
     success, halved = torch.zeros_like(y, dtype=torch.bool), torch.ones_like(y, dtype=torch.bool)
 
     active = ActiveSet(n, x.device)
-    while len(i := active.indices):
-        y_target = None if problem.y_target is None else problem.y_target[i]
-        gradient, (_, rank, hit) = loss_and_gradient(problem.model, x_adv[i], y[i], y_target, problem.loss_fn)
-        rises[i] += (rank > last_loss[i]) & (step[i] > 0)
-        better = (hit & ~success[i]) | ((hit == success[i]) & (rank > best_loss[i]))
-        b = i[better]
-        best[b], best_gradient[b] = x_adv[b], gradient[better]
-        best_loss[b], success[b] = rank[better], hit[better]
-        last_loss[i] = rank
+    with frozen_eval(problem.model), torch.no_grad():
+        while len(i := active.indices):
+            y_target = None if problem.y_target is None else problem.y_target[i]
+            gradient, (_, rank, hit) = loss_and_gradient(problem.model, x_adv[i], y[i], y_target, problem.loss_fn)
+            rises[i] += (rank > last_loss[i]) & (step[i] > 0)
+            better = (hit & ~success[i]) | ((hit == success[i]) & (rank > best_loss[i]))
+            b = i[better]
+            best[b], best_gradient[b] = x_adv[b], gradient[better]
+            best_loss[b], success[b] = rank[better], hit[better]
+            last_loss[i] = rank
 
-        span = spans[step[i]]
-        check = span > 0
-        stuck = ~halved[i] & (best_loss[i] <= checkpoint_loss[i])
-        halve = check & ((rises[i] < rho * span) | stuck)
-        c, h = i[check], i[halve]
-        halved[c], checkpoint_loss[c], rises[c] = halve[check], best_loss[c], 0
-        size[h] /= 2
-        x_adv[h], last_loss[h] = best[h], best_loss[h]
-        gradient = torch.where(batch_view(halve), best_gradient[i], gradient)  # not in place: autograd may expand one
+            span = spans[step[i]]
+            check = span > 0
+            stuck = ~halved[i] & (best_loss[i] <= checkpoint_loss[i])
+            halve = check & ((rises[i] < rho * span) | stuck)
+            c, h = i[check], i[halve]
+            halved[c], checkpoint_loss[c], rises[c] = halve[check], best_loss[c], 0
+            size[h] /= 2
+            x_adv[h], last_loss[h] = best[h], best_loss[h]
+            # Not in place: autograd may expand a gradient.
+            gradient = torch.where(batch_view(halve), best_gradient[i], gradient)
 
-        x_t = x_adv[i]
-        move = threat.project(x_t + size[i] * steepest_ascent_direction(gradient, threat.norm), x[i]) - x_t
-        alpha = batch_view(torch.where(step[i] > 0, MOMENTUM, 1.0))
-        x_adv[i] = threat.project(x_t + alpha * move + (1 - alpha) * (x_t - previous[i]), x[i])
-        previous[i] = x_t
-        step[i] += 1
-        active.drop((step[i] > steps) | (hit & stop_on_success))
+            x_t = x_adv[i]
+            move = threat.project(x_t + size[i] * steepest_ascent_direction(gradient, threat.norm), x[i]) - x_t
+            alpha = batch_view(torch.where(step[i] > 0, MOMENTUM, 1.0))
+            x_adv[i] = threat.project(x_t + alpha * move + (1 - alpha) * (x_t - previous[i]), x[i])
+            previous[i] = x_t
+            step[i] += 1
+            active.drop((step[i] > steps) | (hit & stop_on_success))
     return best, best_loss, success
 
 

@@ -85,7 +85,7 @@ def to_8bit(x_adv: Tensor, x: Tensor, norm: Norm | None = "linf") -> Tensor:
     if norm is None:
         levels = delta.round_()
     elif norm == "linf":
-        most = (delta.abs().flatten(1).amax(1) + SLACK).floor_().view(-1, *[1] * (x.ndim - 1))
+        most = (delta.abs().amax((1, 2, 3), keepdim=True) + SLACK).floor_()
         levels = delta.round_().clamp_(-most, most)
     else:
         levels = _rounded_in_length(delta)

@@ -91,11 +91,14 @@ def parse_classifiers(
     if len(defenses) not in (0, 1, len(texts)):
         raise InputError(f"expected one defense, or one for each of {len(texts)} targets, got {len(defenses)}")
     defenses = list(defenses or ["none"]) * (len(texts) if len(defenses) < 2 else 1)
-    specs = [parse_classifier(text, None, defense) for text, defense in zip(texts, defenses, strict=True)]
+    default = NO_WEIGHTS if weights else default
+    specs = [
+        parse_classifier(text, None, defense, default=default) for text, defense in zip(texts, defenses, strict=True)
+    ]
+    if texts and default:
+        return specs
     without_path = [spec.path is None for spec in specs]
     need_weights = [spec.needs_weights for spec in specs]
-    if texts and default and not weights:
-        return [replace(spec, weights=default.get(spec.name)) if spec.needs_weights else spec for spec in specs]
     with_weights = without_path if len(weights) == sum(without_path) else need_weights
     if texts and len(weights) == len(texts) > sum(without_path):
         parse_classifier(texts[without_path.index(False)], weights[without_path.index(False)])  # raises: given twice

@@ -39,8 +39,8 @@ def frontier_plot(summary: Mapping[str, Any]) -> Plot:
     entries = sorted((row for row in rows if row["ours"]), key=lambda row: row["time"])
     names = {part["ours"] for part in summary["parts"]}
     best, others = ([row for row in entries if (row["attack"] in names) == leads] for leads in (True, False))
-    small: dict[str, Any] = {"color": star, "marker": "*", "markersize": 5, "linestyle": "", "alpha": 0.5}
-    axes.plot([row["time"] for row in others], [row["asr"] for row in others], **small)
+    x, y = [row["time"] for row in others], [row["asr"] for row in others]
+    axes.plot(x, y, color=star, marker="*", markersize=5, linestyle="", alpha=0.5)
     if best:
         _curve(axes, best, None, style.Style(star, "*"))
     for i, row in enumerate(best, start=1):
@@ -71,7 +71,9 @@ def _curve(axes: Axes, points: Sequence[Mapping[str, Any]], label: str | None, l
     above = [row["asr_high"] - row["asr"] for row in points]
     size, drawn = (13, "steps-post") if look.marker == "*" else (6, "default")
     axes.errorbar(
-        *(x, y, [below, above]),
+        x,
+        y,
+        [below, above],
         label=label,
         color=look.color,
         marker=look.marker,

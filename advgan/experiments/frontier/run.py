@@ -251,9 +251,8 @@ def count_results(settings: Settings, trained: Sequence[LoadedGenerator], threat
     """Number of results at one eps, for the progress bar."""
     supported = [loaded for loaded in trained if loaded.generator.supports(threat)]
     results = 2 + len(pgd40_references(threat.eps)) + len(supported)
-    results += len(
-        {*baselines_for(settings.baselines, classes)} - {"fgsm", "ifgsm"}
-    )  # which are counted already, as is one pass
+    counted = {"fgsm", "ifgsm"}  # already, as is one pass
+    results += len({*baselines_for(settings.baselines, classes)} - counted)
     results += sum(name != "advgan" for loaded in supported for name, _ in entries_of(loaded).values())
     if settings.curve_samples:
         grids = [attack_grid(k, threat, classes) for k in set(settings.steps)]
