@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from advgan.attacks.active_set import ActiveSet
 from advgan.attacks.losses import LossFn, get_loss, is_adversarial
+from advgan.classifiers.adapters import check_not_recorded
 from advgan.core.errors import InputError
 from advgan.core.inputs import (
     check_columns,
@@ -82,8 +83,7 @@ def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
     copies of its images."""
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("a TorchScript module cannot be attacked directly: model = check_target(model, x, classes)")
+    check_not_recorded(model)
     copies = model.register_forward_pre_hook(copy_images)
     modes = {module: module.training for module in model.modules() if hasattr(module, "training")}
     trainable = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]

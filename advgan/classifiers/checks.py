@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from advgan.classifiers.adapters import BinaryLogit, ContainedLogits, Scripted, is_recorded, logits_of
 from advgan.classifiers.black_box import BlackBox
 from advgan.core.errors import InputError, one_line, warn
 from advgan.core.inputs import check_columns, check_images
@@ -39,45 +40,6 @@ class OutputFault(InputError):
         self.name, self.measured, self.expected = name, measured, expected
 
 
-class BinaryLogit(nn.Module):
-    """A two-class `model` with one logit f, (n,) or (n, 1), as one with the logits (0, f): class 1 wins where f > 0.
-
-    In the mode of `model`, with its name, image shape, classes and config.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.num_classes = model, 2
-        self.training = model.training
-        for key in ("name", "image_shape", "classes", "config", "normalises"):
-            if hasattr(model, key):
-                setattr(self, key, getattr(model, key))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return two_logits(self.model(x))
-
-
-class Scripted(nn.Module):
-    """A TorchScript `script` as a module that supports hooks, always in eval mode."""
-
-    def __init__(self, script: torch.jit.ScriptModule) -> None:
-        super().__init__()
-        self.script = script.eval() if hasattr(script, "training") else script  # a frozen one has no mode
-        self.training = False
-
-    def train(self, mode: bool = True) -> Self:
-        return self
-
-    def forward(self, x: Tensor) -> Any:
-        return self.script(x)
-
-
-def two_logits(f: Tensor) -> Tensor:
-    """Logits (n, 2), (0, f), of one logit f (n,) or (n, 1)."""
-    f = f.reshape(len(f), 1)
-    return torch.cat([torch.zeros_like(f), f], dim=1)
-
-
 def check_weights(model: nn.Module) -> None:
     """Raise InputError for a model that has no weights yet: of a lazy layer, or on the device meta; and for one made
     under inference_mode, whose weights cannot be frozen and passed by a gradient."""
@@ -96,7 +58,8 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) ->
     """`model` itself if it maps images `x` (n, c, h, w) in [0, 1] to logits (n, num_classes), always the same; None: as
     many classes as it has.
 
-    A two-class model with one logit f is returned with logits (0, f), a TorchScript module as a plain module. A few
+    A two-class model with one logit f is returned with logits (0, f), one whose output holds the logits (`.logits`,
+    ["logits"], a tuple of one) with these alone, a module of TorchScript or torch.export as a plain module. A few
     images are enough. The model and the images are left unchanged; the model gets copies of them, here as in every
     attack. A black box gets n + 1 queries. A model in training mode is checked in eval mode, with a warning; a missing
     gradient is a warning too.
@@ -113,12 +76,14 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) ->
         check_batch_of(model.query, x, model.name)
         return model
     check_weights(model)
-    if isinstance(model, torch.jit.ScriptModule):
-        model = Scripted(model)
+    model = Scripted(model) if is_recorded(model) else model
     if any(getattr(module, "training", False) for module in model.modules()):
         warn(f"the model is in training mode{mode_dependent(model)} and is checked in eval mode: call model.eval()")
     with eval_mode(model):
-        first, second = _forward(model, x), _forward(model, x)
+        first = _forward(model, x)
+        if logits_of(first) is not first:
+            model, first = ContainedLogits(model), logits_of(first)
+        second = _forward(model, x)
         one_value = isinstance(first, Tensor) and first.shape in {(len(x),), (len(x), 1)}
         if num_classes is None:
             if not one_value:
@@ -236,7 +201,8 @@ def sum_to_one(outputs: Tensor) -> bool:
 
 def extremes(x: Tensor) -> Tensor:
     """Black, white, grey, 8 of fixed noise, and `x` (n, c, h, w) inverted: (n + 11, c, h, w) in [0, 1]."""
-    noise = torch.rand(8, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.rand(8, *x.shape[1:], generator=rng, dtype=x.dtype, device="cpu").to(x.device)
     constant = torch.tensor([0.0, 1.0, 0.5], dtype=x.dtype, device=x.device).view(3, 1, 1, 1).expand(3, *x.shape[1:])
     return torch.cat([constant, noise, 1 - x])
 

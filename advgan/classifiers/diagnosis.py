@@ -1,6 +1,6 @@
 """Diagnosis of a model in memory: `check_model` measures the usual faults, each with a remedy."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +10,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from advgan.classifiers.adapters import BinaryLogit, ContainedLogits, as_module, logits_of, two_logits
 from advgan.classifiers.checks import (
     DETERMINISM_TOL,
     MIN_GAINED_IMAGES,
-    BinaryLogit,
     OutputFault,
     check_batch_independence,
     check_no_probabilities,
@@ -22,10 +22,9 @@ from advgan.classifiers.checks import (
     gradient_fault,
     mode_dependent,
     normalisations,
-    two_logits,
 )
 from advgan.core.errors import InputError, listing, one_line
-from advgan.core.inputs import array_as_tensor, channels_last, check_labels, check_tensor
+from advgan.core.inputs import array_as_tensor, as_labels, check_shape, check_tensor, range_fault
 
 BATCH = 100  # images in a forward pass
 MIN_GAIN = 0.2  # of accuracy, by which a change of images or classes shows a fault
@@ -64,7 +63,11 @@ class ModelReport:
         return "\n".join([*lines, *accuracy])
 
 
-def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray | None = None) -> ModelReport:
+def check_model(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray | Sequence[int] | None = None,
+) -> ModelReport:
     """The usual faults of a classifier, each measured: a report with a line for each when printed.
 
     Without labels: outputs that are no logits (softmax, sigmoid, integers, NaN), training mode, randomness, dependence
@@ -72,36 +75,27 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
     missing or doubled normalisation, BGR channels, another class order; 64 images or more are enough for 10 classes.
 
     Args:
-        model: images (n, c, h, w) in [0, 1] -> logits (n, k); not changed, nor are the images
-        x: float images (n, c, h, w)
-        y: int64 labels (n,); None: no labels
+        model: images (n, c, h, w) in [0, 1] -> logits (n, k), a module or a function; not changed, nor are the images
+        x: images (n, c, h, w), float or uint8 in 0..255
+        y: labels (n,), whole numbers; None: no labels
 
     Returns:
         A report whose `problems` are empty for a model without these faults; a fault raises no error.
 
     Raises:
-        InputError: `model` is no nn.Module, `x` are no float images, or `y` are no labels of them.
+        InputError: `model` cannot be called, `x` are no images, or `y` are no labels of them.
 
     Example:
         >>> print(advgan.check_model(model, x, y))
     """
-    x, y = array_as_tensor(x, "images"), array_as_tensor(y, "y")
-    if not isinstance(model, nn.Module):
-        raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    x = _images(x)
+    labels = None if y is None else as_labels(y, len(x))
+    model = as_module(model)
     check_weights(model)
-    if isinstance(x, Tensor):
-        check_tensor(x, "images", "float images (n, c, h, w)", "")
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or not len(x):
-        shape = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"expected float images (n, c, h, w), got {shape}")
-    if channels_last(tuple(x.shape)):
-        raise InputError(f"expected images (n, c, h, w), got {tuple(x.shape)}, channels last: x.permute(0, 3, 1, 2)")
-    if y is not None:
-        check_labels(y, len(x))
     problems = _range_problem(x)
     finite = x.isfinite().flatten(1).all(1)
     device = next((tensor.device for tensor in model.parameters()), x.device)
-    x, y = x.detach()[finite].to(device), None if y is None else y[finite.to(y.device)].to(device)
+    x, y = x[finite].to(device), None if labels is None else labels[finite.cpu()].to(device)
     if any(getattr(module, "training", False) for module in model.modules()):
         problems.append(Problem("training mode", f"model.training is True{mode_dependent(model)}", "call model.eval()"))
     if not len(x):
@@ -117,9 +111,24 @@ def check_model(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray
             return ModelReport((*problems, Problem("no output", measured, "see the error")), None)
         if count := int((~torch.isfinite(logits).all(1)).sum()):
             return ModelReport((*problems, _not_finite(count, len(x))), None)
+        if (largest := int(y.max())) >= logits.shape[1]:
+            measured = f"labels up to {largest}, and {logits.shape[1]} classes"
+            problems.append(Problem("labels", measured, "leave out other images; number the classes from 0"))
         accuracy = (logits.argmax(1) == y).float().mean().item()
         problems += _label_problems(model, x, y, logits)
     return ModelReport(tuple(problems), accuracy)
+
+
+def _images(value: Any) -> Tensor:
+    """Images of an array or a tensor as float32 (n, c, h, w), in any range. Raises InputError for others."""
+    x = array_as_tensor(value, "images")
+    check_tensor(x, "images", "a tensor or an array (n, c, h, w)", "torch.as_tensor(x)")
+    x = x.detach() / 255 if x.dtype == torch.uint8 else x.detach()
+    x = x.float() if x.is_floating_point() else x
+    check_shape(x)
+    if not len(x):
+        raise InputError("expected a few images to check the model on, got none")
+    return x
 
 
 @contextmanager
@@ -140,6 +149,8 @@ def _output_problems(model: nn.Module, x: Tensor, buffers: Mapping[str, tuple[Te
     x_copy = x.clone()
     try:
         first = model(x_copy)
+        if logits_of(first) is not first:
+            model, first = ContainedLogits(model), logits_of(first)
         second = model(x.clone())
     except Exception as error:  # whatever a user's model raises
         return [Problem("no output", f"model(x) raises {type(error).__name__}: {one_line(error)}", "see the error")]
@@ -193,13 +204,10 @@ def _not_finite(count: int, n: int) -> Problem:
 
 
 def _range_problem(x: Tensor) -> list[Problem]:
-    if count := int((~x.isfinite().flatten(1).all(1)).sum()):
-        return [Problem("image range", f"NaN or infinity in {count} of {len(x)} images", "leave these images out")]
-    low, high = x.min().item(), x.max().item()
-    if low >= 0 and high <= 1:
+    if (fault := range_fault(x)) is None:
         return []
-    remedy = "x / 255" if low >= 0 else "undo the normalisation of the images; it belongs inside the model"
-    return [Problem("image range", f"images in [{low:.3g}, {high:.3g}], expected [0, 1]", remedy)]
+    measured, remedy = fault
+    return [Problem("image range", f"{measured}, expected 0 to 1", remedy or "undo the change of their range")]
 
 
 def _label_problems(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Problem]:
@@ -252,7 +260,7 @@ def _class_order(logits: Tensor, y: Tensor) -> list[tuple[float, str, str]]:
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (n, k), k >= 2, of images `x`: (0, f) for a model with one logit f. Raises whatever the model raises."""
-    outputs: Any = torch.cat([model(part.clone()).float() for part in x.split(BATCH)])
+    outputs: Any = torch.cat([logits_of(model(part.clone())).float() for part in x.split(BATCH)])
     return two_logits(outputs) if outputs.ndim == 1 or outputs.shape[1] == 1 else outputs
 
 

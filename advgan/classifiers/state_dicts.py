@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError, note, one_line
+from advgan.core.files import check_downloaded
 from advgan.core.shipped import existing_or_shipped
 from advgan.core.weights import COUNTERS, M, describe_mismatch, load_weights, read_weights, shapes_of
 
@@ -88,7 +89,10 @@ def read_file(path: Path, *, config: Mapping[str, Any] | None = None) -> Weights
         if path.suffix == ".safetensors":
             content: Any = read_weights(path, config=config)
         else:
+            check_downloaded(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"cannot read weights {one_line(error)}") from None
     except Exception as error:  # a damaged file can end in nearly any exception
         raise _read_error(path, error) from None
     file = WeightsFile(path)

@@ -26,11 +26,15 @@ OLD_AGE = 24 * 3600  # seconds after which another machine's leftovers are remov
 def atomic_write_dir(directory: Path, write: Callable[[Path], Any], *, keep: bool = False) -> None:
     """Fill `directory` by `write(temporary directory)`, then rename: complete, or unchanged.
 
-    What stood there goes; with `keep`, files that are not written again stay. Raises InputError for the path of a file.
-    Leftovers of killed processes are removed, or restored where one was killed between two renames.
+    What stood there goes; with `keep`, files that are not written again stay. Behind a symbolic link it is the link's
+    directory that is filled. Raises InputError for the path of a file, and for the working directory, which cannot be
+    replaced. Leftovers of killed processes are removed, or restored where one was killed between two renames.
     """
     if directory.exists() and not directory.is_dir():
         raise InputError(f"expected a directory, got the file {directory}")
+    directory = directory.resolve()
+    if directory == Path.cwd():
+        raise InputError(f"expected a new directory or one below, got the working directory {directory}")
     directory.parent.mkdir(parents=True, exist_ok=True)
     sweep(directory.parent)
     aside = _aside(directory, "aside")
@@ -107,6 +111,14 @@ def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
         raise OSError(errno.EINVAL, f"a regular file expected, got {kind}", str(path))
     return status
+
+
+def check_downloaded(path: str | os.PathLike[str]) -> None:
+    """Raise OSError for the pointer of Git LFS that stands in the place of a file, and for a pipe or a device."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        if file.read(64).startswith(b"version https://git-lfs.github.com/spec/"):
+            raise OSError(errno.EINVAL, "a pointer of Git LFS in the place of the file: git lfs pull", str(path))
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

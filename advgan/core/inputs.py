@@ -1,8 +1,10 @@
 """Checks of a caller's images and labels; errors contain the code that corrects them."""
 
+import math
 import reprlib
 from collections.abc import Iterator
 from dataclasses import fields
+from fractions import Fraction
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,12 +15,19 @@ from torch import Tensor
 
 from advgan.core.errors import InputError
 
+OVERSHOOT = 0.1  # of pixels beyond [0, 1]: a bicubic filter of contrasts within [0, 1] exceeds them by less
 ROUNDING = 1e-3  # tolerance of the sum of probabilities: some services print three digits
 
 
 def check_images(x: Any) -> None:
     """Raise InputError unless `x` is a float32 tensor (n, c, h, w) in [0, 1]."""
     check_tensor(x, "images", "a float32 tensor (n, c, h, w) in [0, 1]", "torch.from_numpy(x)")
+    check_shape(x)
+    check_range(x)
+
+
+def check_shape(x: Tensor) -> None:
+    """Raise InputError unless the tensor `x` is float32 of a shape (n, c, h, w)."""
     shape = tuple(x.shape)
     if x.dtype != torch.float32 or x.ndim != 4:
         hint = ""
@@ -33,14 +42,30 @@ def check_images(x: Any) -> None:
         raise InputError(
             f"images must be of shape (n, c, h, w), got {shape}, channels last: x.permute(0, 3, 1, 2).contiguous()"
         )
-    if x.numel() and not (x.min() >= 0 and x.max() <= 1):  # also for NaN
-        low, high = x.min().item(), x.max().item()
-        hint = ""
-        if low >= 0 and 2 < high <= 255:
-            hint = ": grey levels? x / 255"
-        elif -20 < low < 0 and high < 20:
-            hint = ": normalised? that belongs inside the model: nn.Sequential(Normalize(mean, std), model)"
-        raise InputError(f"images must lie in [0, 1], got {low:.4g} to {high:.4g}{hint}")
+
+
+def check_range(x: Tensor) -> None:
+    """Raise InputError unless all pixels of the float tensor `x` lie in [0, 1]."""
+    if (fault := range_fault(x)) is not None:
+        measured, remedy = fault
+        raise InputError(f"images must lie in [0, 1], got {measured}{remedy and f': {remedy}'}")
+
+
+def range_fault(x: Tensor) -> tuple[str, str] | None:
+    """The range of float images `x` and its remedy ("": unknown), where they do not lie in [0, 1]; else None."""
+    if not x.numel() or bool(x.min() >= 0 and x.max() <= 1):  # false for NaN
+        return None
+    if count := int((~x.isfinite()).flatten(1).any(1).sum()):
+        return f"NaN or infinity in {count} of {len(x)} images", "leave these images out"
+    low, high = x.min().item(), x.max().item()
+    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:  # more digits, 1.0000001 is not 1
+        return f"{low:.9g} to {high:.9g}", "rounding, or a bicubic resize? x.clamp(0, 1)"
+    remedy = ""
+    if low >= 0 and 2 < high <= 255:
+        remedy = "grey levels? x / 255"
+    elif -20 < low < 0 and high < 20:
+        remedy = "normalised? that belongs inside the model: nn.Sequential(Normalize(mean, std), model)"
+    return f"{low:.4g} to {high:.4g}", remedy
 
 
 def channels_last(shape: tuple[int, ...]) -> bool:
@@ -65,6 +90,44 @@ def check_labels(y: Any, n: int, name: str = "y") -> None:
         )
     if len(y) and int(y.min()) < 0:
         raise InputError(f"{name} must hold classes from 0 on, got {int(y.min())}")
+
+
+def as_images(value: Any) -> Tensor:
+    """Images (n, c, h, w) as float32 in [0, 1] on the CPU: of an array or a tensor of floats, or of uint8 in 0..255.
+
+    Raises InputError as `check_images`.
+    """
+    x = array_as_tensor(value, "images")
+    check_tensor(x, "images", "a tensor or an array (n, c, h, w)", "torch.as_tensor(x)")
+    x = x.detach().cpu()
+    if x.dtype == torch.uint8:
+        x = x.float().div_(255)
+    x = x.float() if x.is_floating_point() else x
+    check_images(x)
+    return x
+
+
+def as_labels(values: Any, n: int, name: str = "y") -> Tensor:
+    """Labels of `n` images, a tensor, an array or a list of whole numbers from 0 on, as int64 (n,) on the CPU.
+
+    Raises InputError for others, called `name`.
+    """
+    labels = array_as_tensor(values, name)
+    try:
+        labels = labels if isinstance(labels, Tensor) else torch.as_tensor([_number(label) for label in labels])
+    except (TypeError, ValueError, RuntimeError):
+        got = type(next(iter(values), values) if isinstance(values, (list, tuple)) else values).__name__
+        raise InputError(f"{name} must be whole numbers, one per image, got {got}") from None
+    check_tensor(labels, name, "whole numbers, one per image", "")
+    whole = not labels.is_floating_point() and labels.dtype != torch.bool and not labels.is_complex()
+    y = labels.detach().cpu()
+    check_labels(y.long() if whole else y, n, name)
+    return y.long()
+
+
+def _number(label: Any) -> Any:
+    """A label of a list as a number that torch can hold: of an array of one value, this value."""
+    return label.item() if isinstance(label, (Tensor, np.ndarray)) else label
 
 
 def check_columns(logits: Any) -> None:
@@ -137,16 +200,16 @@ def copy_images(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def plain(value: Any) -> Any:
-    """A number of NumPy as one of Python, which JSON takes; other values as they are."""
-    return value.item() if isinstance(value, np.generic) else value
+    """One number of NumPy or torch, or a Fraction, as one of Python that JSON takes; other values as they are."""
+    if isinstance(value, Fraction):
+        return float(value)
+    return value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) and not value.shape else value
 
 
 def check_number(name: str, value: Any) -> None:
     """Raise InputError unless `value` is one real number; a bool and a text are none."""
-    is_scalar = (
-        isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
-    )
-    if isinstance(value, bool) or not (is_scalar or isinstance(value, Real)):
+    number = value.item() if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1 else value
+    if isinstance(number, (bool, np.bool_)) or not isinstance(number, Real):
         raise InputError(f"{name} must be a number, got {reprlib.repr(value)}")
 
 

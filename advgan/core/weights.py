@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from advgan.core.checkpoint_summary import check_config_digest
 from advgan.core.errors import InputError, one_line
-from advgan.core.files import check_regular
+from advgan.core.files import check_downloaded
 from advgan.core.json_files import object_digest
 from advgan.core.random_state import float32_default
 
@@ -44,7 +44,7 @@ def read_weights(
     SHA-256 of `write_weights`, for one of which a single bit is not as it was, or with another object `config` it. With
     `digests` it must have both.
     """
-    check_regular(path)
+    check_downloaded(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if digests and not {"sha256", "config_sha256"} <= metadata.keys():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,13 +26,15 @@ from torch.utils.data import (
 )
 
 from advgan.core.errors import InputError
-from advgan.core.inputs import array_as_tensor, check_images, check_labels, check_tensor
+from advgan.core.inputs import array_as_tensor, as_labels, check_images, check_tensor
+from advgan.data.columns import IMAGE, LABEL
 from advgan.data.folder import as_labelled, class_images, split_folders, with_photos
 from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_images
 from advgan.data.split import Split, stratified_holdout
 from advgan.data.stream import Stream
 
 CHECKED_CLASSES = 100  # whose first items are read
+PIXELS = "pixel_values"  # transformers' name of an image
 EXPECTED = "images, (images, labels), a Dataset, a DataLoader or a folder"
 
 
@@ -82,7 +84,8 @@ def as_split(
     source   one of
         images     float (n, c, h, w) in [0, 1], or uint8 in 0..255: a tensor or an array; without labels
         a pair     (images, labels), labels whole numbers (n,)
-        Dataset    of images (c, h, w), or of (image, label); a map-style one is read again at each use
+        Dataset    of images (c, h, w), of (image, label), or of dicts with an image and a label by their usual names
+                   ("image", "label", ...), torch's or of the library datasets; a map-style one is read again each time
         DataLoader of a map-style Dataset: that Dataset, or the part that its sampler draws; of another, or with a
                    collate function: one pass, in memory
         folder     FOLDER/<class>/*.jpg, classes sorted by name, or images alone, without labels; or a list of files
@@ -92,6 +95,7 @@ def as_split(
 
     Raises InputError for everything else: other types, shapes, ranges, a wrong number of labels.
     """
+    given = type(source)
     if isinstance(source, (Split, Stream)):
         return Source(source)
     if isinstance(source, (str, Path)):
@@ -100,7 +104,7 @@ def as_split(
         source = _dataset_of(source)
     if isinstance(source, TensorDataset):
         source = source.tensors
-    if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
+    if _is_table(source) or (isinstance(source, Dataset) and not isinstance(source, IterableDataset)):
         return _dataset(source, name)
     if isinstance(source, (IterableDataset, _Batches)):
         source = _in_memory(source, name)
@@ -108,8 +112,10 @@ def as_split(
         return _tensors(source, None, name)
     if isinstance(source, (tuple, list)) and len(source) in (1, 2) and _is_array(source[0]):
         return _tensors(source[0], source[1] if len(source) == 2 else None, name)
-    kind = type(source)
-    got = f"{kind.__module__}.{kind.__name__}" if kind.__name__ in EXPECTED else kind.__name__
+    got = f"{given.__module__}.{given.__name__}" if given.__name__ in EXPECTED else given.__name__
+    if isinstance(source, (tuple, list)):
+        images = len(source) and _is_array(source[0]) and source[0].ndim == 3
+        got += f" of {len(source)}" + (": torch.stack(images)" if images else "")
     raise InputError(f"{name} must be {EXPECTED}, got {got}")
 
 
@@ -124,6 +130,12 @@ def hold_out(source: Source, seed: int) -> tuple[Source, Source]:
     return source._replace(split=train), source._replace(split=held)
 
 
+def _is_table(source: Any) -> bool:
+    """Whether `source` is a map-style Dataset of the library datasets."""
+    map_style = hasattr(source, "__len__") and not isinstance(source, Mapping)
+    return map_style and type(source).__module__.startswith("datasets.")
+
+
 def _is_array(value: Any) -> bool:
     return isinstance(value, (Tensor, np.ndarray))
 
@@ -136,29 +148,10 @@ def _tensors(source: Any, labels: Any, name: str) -> Source:
     check_images(images[:1].float() / 255 if grey else images.float() if images.is_floating_point() else images)
     if not len(images):
         raise InputError(f"{name} has no images")
-    y = torch.zeros(len(images), dtype=torch.long) if labels is None else _labels(labels, len(images), name)
+    y = torch.zeros(len(images), dtype=torch.long)
+    y = y if labels is None else as_labels(labels, len(images), f"the labels of {name}")
     split = Split(images, y) if grey else FloatSplit(images.float(), y)
     return Source(split.unlabelled() if labels is None else split)
-
-
-def _labels(values: Any, n: int, name: str) -> Tensor:
-    """Labels of `n` images as int64 (n,). Raises InputError for others than whole numbers from 0 on."""
-    try:
-        labels = array_as_tensor(values, f"the labels of {name}")
-        labels = labels if isinstance(labels, Tensor) else torch.as_tensor([_number(label) for label in labels])
-    except (TypeError, ValueError, RuntimeError):
-        got = type(next(iter(values), values) if isinstance(values, (list, tuple)) else values).__name__
-        raise InputError(f"the labels of {name} must be whole numbers, one per image, got {got}") from None
-    check_tensor(labels, f"the labels of {name}", "whole numbers, one per image", "")
-    whole = not labels.is_floating_point() and labels.dtype != torch.bool and not labels.is_complex()
-    y = labels.detach().cpu()
-    check_labels(y.long() if whole else y, n, f"the labels of {name}")
-    return y.long()
-
-
-def _number(label: Any) -> Any:
-    """A label of a list as a number that torch can hold: of an array of one value, this value."""
-    return label.item() if _is_array(label) else label
 
 
 class _Batches:
@@ -200,7 +193,8 @@ def _in_memory(source: Any, name: str) -> tuple[Tensor, ...]:
         x, y = _parts(item)
         x = _pixels(x)
         images.append(x if x.ndim == 4 else x[None])
-        labels += [] if y is None else [_labels(y if _is_array(y) and y.ndim else [y], len(images[-1]), name)]
+        y = [y] if y is not None and not (_is_array(y) and y.ndim) else y
+        labels += [] if y is None else [as_labels(y, len(images[-1]), f"the labels of {name}")]
         if images[-1].shape[1:] != images[0].shape[1:]:
             shapes = f"{tuple(images[0].shape[1:])}, got {tuple(images[-1].shape[1:])}"
             raise InputError(f"all images must have one shape {shapes}")
@@ -220,9 +214,19 @@ def _parts(item: Any) -> tuple[Any, Any]:
         return item[0], item[1] if len(item) == 2 else None
     if _is_array(item) or isinstance(item, Image.Image):
         return item, None
-    if isinstance(item, dict):
-        raise InputError(f"a Dataset must give images or pairs (image, label), got a dict with {', '.join(item)[:80]}")
-    raise InputError(f"a Dataset must give images or pairs (image, label), got {type(item).__name__}")
+    if isinstance(item, Mapping):
+        return _columns(item)
+    n = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
+    raise InputError(f"a Dataset must give images or pairs (image, label), got {type(item).__name__}{n}")
+
+
+def _columns(item: Mapping[Any, Any]) -> tuple[Any, Any]:
+    """Image and label (None: without) of a dict, by the usual names. Raises InputError for none or several of them."""
+    images, labels = ([key for key in item if str(key).casefold() in names] for names in ((*IMAGE, PIXELS), LABEL))
+    if len(images) != 1 or len(labels) > 1:
+        expected = f"one of {', '.join((*IMAGE, PIXELS))} and at most one of {', '.join(LABEL)}"
+        raise InputError(f"a dict of a Dataset must have {expected}, got {', '.join(map(str, item))[:80]}")
+    return item[images[0]], item[labels[0]] if labels else None
 
 
 def _pixels(image: Any) -> Tensor:
@@ -250,7 +254,7 @@ def _dataset(dataset: Any, name: str) -> Source:
         return Source(FloatSplit(images, torch.zeros(n, dtype=torch.long)).unlabelled())
     listed = _listed_labels(dataset, n, label)
     labels = [_parts(dataset[i])[1] for i in range(n)] if listed is None else listed
-    return Source(FloatSplit(images, _labels(labels, n, name)))
+    return Source(FloatSplit(images, as_labels(labels, n, f"the labels of {name}")))
 
 
 def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
@@ -264,7 +268,7 @@ def _listed_labels(dataset: Any, n: int, first: Any) -> Any:
         firsts = [values.index(value) for value in sorted(set(values))[:CHECKED_CLASSES]]
         same = values[0] == int(first) and all(int(_parts(dataset[i])[1]) == values[i] for i in firsts)
         return targets if same else None
-    except (TypeError, ValueError, RuntimeError):  # texts, one-hot labels: the items' own have a message in `_labels`
+    except (TypeError, ValueError, RuntimeError):  # texts, one-hot labels: the items' own have a message in `as_labels`
         return None
 
 

@@ -184,7 +184,7 @@ def fair_order(labels: Tensor) -> Tensor:
 
 
 def stratified_holdout(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Choose validation images of a set without: a tenth, at most 5,000, stratified by class.
+    """Choose validation images of a set without: a tenth, at least two and at most 5,000, stratified by class.
 
     At least one of every class with two images or more. Where most classes have one image, images of any class. The
     choice is a function of the labels and the seed alone.
@@ -193,7 +193,7 @@ def stratified_holdout(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         The indices of train and of validation, each int64 and ascending.
     """
     counts = labels.bincount()
-    total = min(len(labels) // 10, 5000)
+    total = min(max(len(labels) // 10, min(2, len(labels) // 2)), 5000)  # two of four images or more
     # Rounding the running sum, not each class, makes the shares add up to the total.
     ends = counts.cumsum(0) * total // len(labels)
     counts_heldout = ends.diff(prepend=ends.new_zeros(1)).clamp(min=1).minimum(counts - 1)
@@ -202,7 +202,7 @@ def stratified_holdout(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     for label, count in enumerate(counts_heldout.tolist()):
         members = (labels == label).nonzero().flatten()
         held[members[rng.permutation(len(members))[: max(count, 0)]]] = True
-    if held.sum() < max(1, total // 2):
+    if held.sum() < max(min(2, total), total // 2):
         if len(labels) < 2:
             raise InputError(f"no validation images can be taken from {len(labels)} training images, expected two")
         held[torch.from_numpy(rng.permutation(len(labels))[: max(1, total)])] = True

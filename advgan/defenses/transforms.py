@@ -93,6 +93,8 @@ class Transforms:
 
     def __init__(self, transforms: Sequence[str | Transform] | str, norm: Norm | None = "linf") -> None:
         self.norm = norm
+        if not (callable(transforms) or isinstance(transforms, (str, Sequence))):
+            raise InputError(f"expected transforms, names or functions of images, got {transforms!r:.60}")
         given = [transforms] if isinstance(transforms, str) or callable(transforms) else list(transforms)
         self.by_name: dict[str, Transform] = {}
         for transform in given:

@@ -8,14 +8,16 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from advgan.classifiers import BlackBox, check_normalised, check_target
-from advgan.classifiers.checks import NORMALISATION_IMAGES, check_batch_of, eval_mode, gradient_fault
-from advgan.core.errors import InputError
+from advgan.classifiers.checks import MIN_GAINED_IMAGES, NORMALISATION_IMAGES, check_batch_of, eval_mode, gradient_fault
+from advgan.core.errors import InputError, warn
 from advgan.core.terminal import bar_console
 from advgan.data import Data, Split, Stream, relabel
 from advgan.data.split import prediction_batch
 from advgan.defenses import ClassifierSpec, load_classifier, unwrap
 from advgan.evaluation.evaluate import predict
 from advgan.evaluation.runner import device_of
+
+NEAR_CHANCE = 0.1  # of the way from chance to all images: a lower accuracy is more often a fault than a weak classifier
 
 
 def prepare_model_and_data(model: Any, data: Data) -> tuple[nn.Module, Data]:
@@ -41,10 +43,17 @@ def prepare_model_and_data(model: Any, data: Data) -> tuple[nn.Module, Data]:
 
 def check_accuracy(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
     """Raise InputError if `model` has few of the labels `y` (n,) of images `x` (n, c, h, w), called `name`, for a usual
-    reason: as `check_normalised` and `check_label_offset`."""
+    reason: as `check_normalised` and `check_label_offset`. An accuracy near chance for another one is a warning."""
     with eval_mode(model):
         check_normalised(model, x, y)
         check_label_offset(model, x, y, name)
+        logits = model(x.clone())
+    accuracy, chance = (logits.argmax(1) == y).float().mean().item(), 1 / logits.shape[1]
+    if accuracy < chance + NEAR_CHANCE * (1 - chance) and len(y) >= MIN_GAINED_IMAGES:
+        warn(
+            f"the target classifies {accuracy:.0%} of {len(y)} images of {name} as labelled, chance is {chance:.0%}: "
+            "advgan.check_model(model, x, y) looks for the cause"
+        )
 
 
 def _sample(data: Data, n: int) -> tuple[Tensor, Tensor]:

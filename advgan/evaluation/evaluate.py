@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advgan.attacks.common import check_classes, check_inputs, frozen_eval
 from advgan.attacks.registry import AttackerAccess, AttackFn, AttackKind
 from advgan.classifiers import BlackBox
+from advgan.classifiers.adapters import check_not_recorded
 from advgan.classifiers.checks import check_outputs, mode_dependent
 from advgan.core.errors import InputError
 from advgan.core.inputs import check_columns
@@ -157,8 +158,7 @@ def _check_arguments(
     check_inputs(x, y, threat.eps, threat.norm)
     if threat.targeted != (y_target is not None):
         raise InputError(f"threat.targeted is {threat.targeted}, expected a y_target to match, got {y_target}")
-    if isinstance(target, torch.jit.ScriptModule):
-        raise InputError("a TorchScript module cannot be attacked as it is: model = check_target(model, x, classes)")
+    check_not_recorded(target)
     if any(getattr(module, "training", False) for module in target.modules()):
         raise InputError(f"the target is in training mode{mode_dependent(target)}, expected target.eval()")
     if not len(x) or batch_size < 1:

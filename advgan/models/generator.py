@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from advgan.core.errors import InputError, listing, one_line
 from advgan.core.files import atomic_write_dir
-from advgan.core.inputs import array_as_tensor, check_tensor, check_whole, plain
+from advgan.core.inputs import array_as_tensor, check_range, check_tensor, check_whole, plain
 from advgan.core.json_files import check_int, check_keys, read_object
 from advgan.core.shipped import existing_or_shipped
 from advgan.core.threat_model import Norm, Threat, check_eps, squash_to_ball
@@ -102,6 +102,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             **{"smoothing": smoothing, "target_classes": target_classes},
         }
         settings = {name: plain(value) for name, value in settings.items()}
+        channels, eps, y_target, eps_min = (settings[name] for name in ("channels", "eps", "y_target", "eps_min"))
         check_settings(settings, guided=guide is not None)
         settings["target_classes"] = list(target_classes)
         self.guide = None if guide is None else guide_from(guide, image_shape)
@@ -260,7 +261,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         z = array_as_tensor(z, "z")
         self._validate_inputs(x, y, y_target, eps, z, iterations)
         device = next((tensor.device for tensor in self.parameters()), x.device)
-        radius = self.threat.eps if eps is None else eps
+        radius = self.threat.eps if eps is None else float(eps)
         n = len(x)
         labels, targets = (
             None
@@ -303,9 +304,10 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             raise InputError(f"the generator's weights must be float32, got {dtype}: generator.float()")
         if not torch.is_floating_point(x) or x.ndim != 4 or x.shape[1] != self.channels:
             expected = f"float images (n, {self.channels}, h, w)"
-            raise InputError(f"this generator expects {expected} in [0, 1], got {x.dtype} {tuple(x.shape)}")
-        if x.numel() and not (x.min() >= 0 and x.max() <= 1):
-            raise InputError(f"images must lie in [0, 1], got {x.min().item():.4g} to {x.max().item():.4g}")
+            hint = ": x[None] is a batch of one image" if x.ndim == 3 else ""
+            hint = ": x.permute(0, 3, 1, 2)" if x.ndim == 4 and x.shape[3] == self.channels != x.shape[1] else hint
+            raise InputError(f"this generator expects {expected} in [0, 1], got {x.dtype} {tuple(x.shape)}{hint}")
+        check_range(x)
         if self.guide is not None and x.shape[1:] != self.guide.image_shape:
             shape = tuple(self.guide.image_shape)
             raise InputError(f"the guide of this generator takes images {shape}, got {tuple(x.shape[1:])}")
@@ -315,8 +317,6 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         for label in _distinct_classes("y", y, len(x)):
             if not -1 <= label < labels:
                 raise InputError(f"this generator was trained for labels 0 to {labels - 1}, got y {label}")
-        if isinstance(eps, Tensor):
-            raise InputError(f"eps must be one radius for all images, got a tensor {tuple(eps.shape)}")
         for target in _distinct_classes("y_target", y_target, len(x)):
             if reason := self.incompatibility(y_target=target):
                 raise InputError(reason)
@@ -453,7 +453,8 @@ def generator_folder(folder: Path) -> Path:
     for candidate in (folder, folder / "generator"):
         if os.path.isfile(candidate / "config.json"):
             return candidate
-    raise InputError(f"no generator in {folder}: expected config.json and model.safetensors there")
+    hub = f", or hf://{folder} for the Hub" if len(folder.parts) == 2 and not folder.exists() else ""
+    raise InputError(f"no generator in {folder}: expected config.json and model.safetensors there{hub}")
 
 
 def _arguments(

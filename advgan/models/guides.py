@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advgan.classifiers.adapters import OutputAdapter, Scripted, is_recorded
 from advgan.classifiers.base import MAX_CLASSES, Classifier, ImageShape, check_shape
 from advgan.classifiers.black_box import BlackBox
 from advgan.classifiers.checkpoint import build_configured, fingerprint
-from advgan.classifiers.checks import Scripted
 from advgan.classifiers.external import load_external, source_of
 from advgan.classifiers.external.base import ExternalClassifier, wrap_external
 from advgan.classifiers.registry import TARGETS, target_family
@@ -38,6 +38,8 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
 
     Raises InputError for what is no classifier that runs here.
     """
+    if isinstance(guide, OutputAdapter):
+        guide = guide.model  # an external classifier reads its output itself
     if isinstance(guide, Mapping):
         check_guide(guide)
         return build_configured(guide).requires_grad_(False).eval()
@@ -58,8 +60,7 @@ def guide_from(guide: Any, image_shape: Sequence[int] | None = None) -> Any:
     if shape is None:
         raise InputError(f"the guide {type(guide).__name__} has no image_shape, expected image_shape=(c, h, w)")
     check_shape(shape, "image_shape of the guide must be (1 or 3, h, w)")
-    if isinstance(copied, torch.jit.ScriptModule):
-        copied = Scripted(copied)
+    copied = Scripted(copied) if is_recorded(copied) else copied
     return wrap_external(copied.eval(), type(guide).__name__, tuple(shape), classes=getattr(guide, "classes", None))
 
 

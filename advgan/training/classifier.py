@@ -50,7 +50,7 @@ from advgan.training.features import CachedFeatures, ends_with
 from advgan.training.flags import RunFlags, save_settings
 from advgan.training.frozen import process_settings
 from advgan.training.robust_accuracy import accuracy, validate
-from advgan.training.run_directory import Place, RunDirectory
+from advgan.training.run_directory import Place, RunDirectory, folder_of
 from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
 from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, labelled_data, replaced
 
@@ -94,7 +94,7 @@ def train_classifier(
     """
     config = replaced(config or ClassifierConfig(), settings)
     config.check()
-    place = Place(None if output_dir is None else Path(output_dir), resume, overwrite, "classifier")
+    place = Place(folder_of(output_dir), resume, overwrite, "classifier")
     with ExitStack() as stack:
         stack.enter_context(process_settings(None))
         accelerator = accelerator or make_accelerator()

@@ -7,14 +7,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from advgan.classifiers import BlackBox, check_normalised, check_target
+from advgan.classifiers import BlackBox, check_target
 from advgan.classifiers.checks import NORMALISATION_IMAGES, gradient_fault
 from advgan.core.errors import InputError
 from advgan.data import Data, Split, Stream, relabel
 from advgan.data.sources import FloatSplit, Source, as_split, hold_out
 from advgan.data.split import fair_order
 from advgan.defenses import unwrap
-from advgan.evaluation.compatibility import own_input, predicted_labels
+from advgan.evaluation.compatibility import check_accuracy, own_input, predicted_labels
 from advgan.training.defaults import size_defaults
 from advgan.training.options import RunConfig
 
@@ -71,7 +71,7 @@ def checked_model(model: nn.Module, x: Tensor, y: Tensor, labelled: bool) -> nn.
             f"the model passes no gradient to its input ({fault}): train/substitute.py attacks such models"
         )
     if labelled and not getattr(unwrap(model), "normalises", False):
-        check_normalised(model, x, y)
+        check_accuracy(model, x, y, "train")
     return model
 
 

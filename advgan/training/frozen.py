@@ -1,28 +1,17 @@
 """The caller's model and settings of the process, borrowed for a training and given back as they were."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from advgan.classifiers.checks import Scripted, check_weights
+from advgan.classifiers.adapters import as_module
+from advgan.classifiers.checks import check_weights
 from advgan.core.errors import InputError
 from advgan.core.inputs import copy_images
 from advgan.core.random_state import float32_default, preserved_random_states
-
-
-class FunctionModel(nn.Module):
-    """A function of images (n, c, h, w) -> logits (n, k) as a module without weights."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-        self.name = getattr(function, "__name__", type(function).__name__)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @contextmanager
@@ -33,12 +22,7 @@ def frozen(model: Any, device: torch.device) -> Iterator[nn.Module]:
 
     Raises InputError for what cannot be called.
     """
-    if not callable(model):
-        raise InputError(f"model must be a torch.nn.Module or a function images -> logits, got {type(model).__name__}")
-    if isinstance(model, type):
-        raise InputError(f"model must be a module or a function images -> logits, got the class {model.__name__}")
-    module = model if isinstance(model, nn.Module) else FunctionModel(model)
-    module = Scripted(module) if isinstance(module, torch.jit.ScriptModule) else module
+    module = as_module(model)
     check_weights(module)
     changed = ("training", "forward", "_compiled_call_impl")  # the last two: activation checkpointing, torch.compile
     attributes = {part: {name: vars(part)[name] for name in changed if name in vars(part)} for part in module.modules()}

@@ -37,7 +37,7 @@ from advgan.training.frozen import frozen, process_settings
 from advgan.training.gan import LossConfig, LossFunction, SourceModel
 from advgan.training.modules import Modules
 from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
-from advgan.training.run_directory import Place
+from advgan.training.run_directory import Place, folder_of
 from advgan.training.run_files import Description, GeneratorFiles, describe
 from advgan.training.runtime.checkpoint import TrainState
 from advgan.training.runtime.distributed import in_any_process, make_accelerator, restored_accelerator
@@ -127,7 +127,7 @@ def fit(
     threat = Threat(norm=norm, eps=check_eps(eps, norm), targeted=y_target is not None)
     allowed_guides = () if description is None else (str(description.settings["target"]),)
     modules = Modules(generator, discriminator, guide, custom_loss, optimizer, init, allowed_guides)
-    place = Place(None if output_dir is None else Path(output_dir), resume, overwrite)
+    place = Place(folder_of(output_dir), resume, overwrite)
     with ExitStack() as stack:
         stack.enter_context(process_settings(config.run.threads))
         accelerator = accelerator or make_accelerator(bf16=config.run.bf16)

@@ -40,7 +40,7 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import percent
 from advgan.training.flags import RunFlags
 from advgan.training.frozen import frozen, process_settings
-from advgan.training.run_directory import Place
+from advgan.training.run_directory import Place, folder_of
 from advgan.training.runtime.distributed import make_accelerator
 from advgan.training.runtime.loop import Interrupted, Terminated
 from advgan.training.substitute_config import SubstituteConfig
@@ -96,7 +96,7 @@ def train_substitute(
     """
     config = SubstituteConfig(eps=eps, norm=norm, y_target=y_target, answers=answers, budget=budget, **settings)
     config.check()
-    place = Place(None if output_dir is None else Path(output_dir), resume, overwrite)
+    place = Place(folder_of(output_dir), resume, overwrite)
     if place.directory is not None and not isinstance(substitute, (str, Classifier)):
         raise InputError(f"output_dir needs a built-in substitute, got {type(substitute).__name__}")
     with process_settings(threads):

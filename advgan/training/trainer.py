@@ -110,11 +110,21 @@ class GANTrainer:
         # One synchronisation, of means: a NaN in any process stops all of them at the same step.
         means = self.accelerator.reduce(torch.stack(list(terms.values())), reduction="mean").tolist()
         values = dict(zip(terms, means, strict=True))
-        check_finite(values, self.step + 1)
+        check_finite(values, self.step + 1, cause=lambda: self._fault_of_target(batch.x))
         self.schedule.step()
         self.averaged.update_parameters(self.net)
         self.step += 1
         return values
+
+    @torch.no_grad()
+    def _fault_of_target(self, x: Tensor) -> str | None:
+        """What makes a loss infinite beside the learning rate: the target's logits of clean images `x` (n, c, h, w)."""
+        logits = self.model(x)
+        if count := int((~torch.isfinite(logits).all(1)).sum()):
+            return f"the target returns NaN or infinity for {count} of {len(x)} clean images: leave such images out"
+        if self.step == 0:
+            return f"before any step: are the target's logits, which reach {logits.abs().max().item():.3g}, too large?"
+        return None
 
     def _discriminator_step(self, batch: Batch, x_adv: Tensor | None) -> dict[str, Tensor]:
         accumulate = self.config.optimization.accumulate

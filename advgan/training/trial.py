@@ -15,6 +15,7 @@ from torch import nn
 
 from advgan.attacks.common import find_adversarial
 from advgan.attacks.fgsm import fgsm
+from advgan.classifiers.adapters import FunctionModel
 from advgan.core.errors import InputError, note
 from advgan.core.json_files import read_sealed
 from advgan.core.random_state import preserved_random_states
@@ -25,7 +26,6 @@ from advgan.models.generator import Generator
 from advgan.training.build import batch_size_of
 from advgan.training.datasets import Images
 from advgan.training.defaults import size_defaults
-from advgan.training.frozen import FunctionModel
 from advgan.training.gan import FEATURE_LOSSES
 from advgan.training.modules import Modules
 from advgan.training.options import GeneratorConfig, TrainingConfig

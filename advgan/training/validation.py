@@ -79,7 +79,7 @@ def check_attackable(n: int, n_correct: int, n_attackable: int, y_target: int | 
         others = "" if not n_correct or y_target is None else f", all of them of the target class {y_target}"
         raise InputError(
             f"no validation image can be attacked: expected a target that classifies at least one correctly, got "
-            f"{n_correct} of {n}{others}"
+            f"{n_correct} of {n}{others or '; advgan.check_model(model, x, y) looks for the cause'}"
         )
 
 
@@ -123,7 +123,9 @@ class Validator:
         self.transforms = transforms or Transforms(())
         self.target, self.split, self.accelerator, self.settings, self.seed = target, split, accelerator, settings, seed
         if len(split) < 2 * accelerator.num_processes:
-            raise InputError(f"at least 2 validation images per process expected, got {len(split)}")
+            raise InputError(
+                f"at least 2 validation images per process expected, of at least 4 images, got {len(split)}"
+            )
         indices = range(accelerator.process_index, len(split), accelerator.num_processes)
         size = prediction_batch(split.image_shape, accelerator.device)
         self.batches = [indices[i : i + size] for i in range(0, len(indices), size)]
@@ -133,14 +135,19 @@ class Validator:
             self.accepted = [accepts(target, self._images(batch)[0]) for batch in self.batches]
 
     def check_attackable(self) -> None:
-        """Raise InputError where no image is eligible, as `check_attackable` does; all processes alike."""
-        y_target, totals = self.settings[0].y_target, torch.zeros(2, device=self.accelerator.device)
+        """Raise InputError where the target has logits that are not finite, or no image is eligible, as
+        `check_attackable` does; all processes alike."""
+        y_target, totals = self.settings[0].y_target, torch.zeros(3, device=self.accelerator.device)
         for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
             _, y = self._images(batch)
             correct = (logits.argmax(1) == y) & accepted
-            totals += torch.stack([correct.sum(), (correct & (y != (-1 if y_target is None else y_target))).sum()])
-        n_correct, attackable = (int(count) for count in self._reduce(totals))
-        check_attackable(len(self.split), n_correct, attackable, y_target)
+            attackable = correct & (y != (-1 if y_target is None else y_target))
+            totals += torch.stack([correct.sum(), attackable.sum(), (~torch.isfinite(logits).all(1)).sum()])
+        n_correct, n_attackable, n_not_finite = (int(count) for count in self._reduce(totals))
+        if n_not_finite:
+            n = f"{n_not_finite} of {len(self.split)} validation images"
+            raise InputError(f"the target returns NaN or infinity for {n}, expected finite logits")
+        check_attackable(len(self.split), n_correct, n_attackable, y_target)
 
     def _images(self, batch: range) -> tuple[Tensor, Tensor]:
         x, y = self.split.__getitems__(batch)

@@ -365,7 +365,7 @@ def test_torchscript_module_needs_check_target(convert: Any) -> None:
         net[1].weight.copy_(torch.tensor([[-40.0], [40.0]]).expand(2, 192) / 192)
         net[1].bias.copy_(torch.tensor([20.0, -20.0]))
     script = convert(net)
-    with pytest.raises(InputError, match=r"TorchScript module .*: model = check_target\(model, x, classes\)"):
+    with pytest.raises(InputError, match=r"module of TorchScript .*: model = check_target\(model, x, classes\)"):
         fgsm(script, X, Y, eps=0.1)
     model = check_target(script, X[:8], 2)
     result = row("fgsm", model)

@@ -150,7 +150,9 @@ def test_images_with_nan_are_reported_and_skipped(images: tuple[Tensor, Tensor])
     x, y = images[0].clone(), images[1]
     x[3] = float("nan")
     report = advgan.check_model(Prototypes().eval(), x, y)
-    assert [(p.name, p.measured) for p in report.problems] == [("image range", "NaN or infinity in 1 of 72 images")]
+    assert [(p.name, p.measured) for p in report.problems] == [
+        ("image range", "NaN or infinity in 1 of 72 images, expected 0 to 1")
+    ]
     assert report.accuracy == 1
 
 
@@ -162,14 +164,47 @@ def test_images_of_one_class(images: tuple[Tensor, Tensor]) -> None:
 
 def test_invalid_arguments_raise(images: tuple[Tensor, Tensor]) -> None:
     x, y = images
-    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got function"):
-        advgan.check_model(in_place, x)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"expected float images \(n, c, h, w\), got torch.uint8"):
-        advgan.check_model(Prototypes(), x.byte())
+    with pytest.raises(InputError, match=r"model must be a torch\.nn\.Module or a function .*, got int"):
+        advgan.check_model(3, x)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"images must be float32 of shape \(n, c, h, w\), got torch.int64"):
+        advgan.check_model(Prototypes(), x.long())
+    with pytest.raises(InputError, match="expected a few images"):
+        advgan.check_model(Prototypes(), x[:0])
     with pytest.raises(InputError, match="y must be an int64 tensor"):
         advgan.check_model(Prototypes(), x, y[:3])
     with pytest.raises(InputError, match="y must hold classes from 0 on, got -1"):
         advgan.check_model(Prototypes(), x, y - 1)
+
+
+def test_images_and_labels_of_other_types(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    grey = (x * 255).round().to(torch.uint8)
+    for report in (
+        advgan.check_model(Prototypes().eval(), grey, y.int()),
+        advgan.check_model(Prototypes().eval(), x.double().numpy(), y.tolist()),
+        advgan.check_model(lambda x: {"logits": Prototypes()(x)}, x, y),  # type: ignore[arg-type, return-value]
+    ):
+        assert report.ok
+        assert report.accuracy == 1
+
+
+def test_labels_that_the_model_has_no_logit_for_are_named(images: tuple[Tensor, Tensor]) -> None:
+    x, y = images
+    report = advgan.check_model(Prototypes().eval(), x, torch.where(y == 0, 255, y))
+    assert [(p.name, p.measured) for p in report.problems] == [("labels", "labels up to 255, and 6 classes")]
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda x: x * 1.04 - 0.02, r"rounding, or a bicubic resize? x.clamp(0, 1)"),
+        (lambda x: 255 * x, "grey levels? x / 255"),
+        (lambda x: (x - 0.45) / 0.22, "normalised? that belongs inside the model"),
+    ],
+)
+def test_remedy_of_another_range(change: Any, remedy: str, images: tuple[Tensor, Tensor]) -> None:
+    (problem,) = [p for p in advgan.check_model(Prototypes().eval(), change(images[0])).problems if "range" in p.name]
+    assert problem.remedy.startswith(remedy)
 
 
 class Counter(Prototypes):

@@ -34,7 +34,10 @@ IMAGES = [
     (Image.new("RGB", (8, 8)), "got Image: torch.stack"),
     (LOADER, r"got DataLoader: one batch of it, x, y = next\(iter\(loader\)\)"),
     (None, "got NoneType"),
-    (X * torch.nan, r"in \[0, 1\], got nan to nan"),
+    (X * torch.nan, r"in \[0, 1\], got NaN or infinity in 4 of 4 images: leave these images out"),
+    (X / 0, r"got NaN or infinity in 4 of 4 images"),
+    (X * 0 + 1.0000001, r"got 1.00000012 to 1.00000012: rounding, or a bicubic resize\? x.clamp\(0, 1\)"),
+    (X * 1.08 - 0.04, r"got -0.0\d+ to 1.0\d+: rounding, or a bicubic resize\? x.clamp\(0, 1\)"),
 ]
 LABELS = [
     (Y.numpy(), r"got ndarray int64 \(4,\): torch.as_tensor\(y\)"),

@@ -200,6 +200,7 @@ def test_invalid_arguments_raise(arguments: dict, message: str) -> None:
     [
         ([100, 100], [10, 10]),
         ([5, 5], [1, 1]),
+        ([10], [2]),
         ([300, 35, 2, 1], [29, 3, 1, 0]),
         ([6000] * 10, [500] * 10),
         ([50_000, 30_000, 20_000], [2500, 1500, 1000]),
@@ -484,7 +485,7 @@ def test_list_of_files_without_labels(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("\n".join(str(tmp_path / "photos" / name) for name in names[:10]))
     (tmp_path / "test.txt").write_text("\n".join(f"photos/{name}" for name in names[10:]) + "\n\n")
     data = load_data("folder", tmp_path)
-    assert tuple(map(len, (data.train, data.validation, data.test))) == (9, 1, 10)
+    assert tuple(map(len, (data.train, data.validation, data.test))) == (8, 2, 10)
     assert not data.test.has_labels
 
 

@@ -194,8 +194,8 @@ def test_nothing_is_attacked_before_all_is_checked(
         advgan.compare(model, x, y, [counted], eps=0.1, classes=("low",))
     with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
         advgan.compare(model, x, y, [counted], eps=0.1, batch_size=0)
-    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got function"):
-        advgan.compare(counted, x, y, [counted], eps=0.1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"model must be a torch\.nn\.Module or a function .*, got int"):
+        advgan.compare(3, x, y, [counted], eps=0.1)  # type: ignore[arg-type]
     assert calls == []
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="expected a directory for the reports"):
@@ -340,6 +340,10 @@ def test_models_that_cannot_be_attacked_are_refused(
         ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
         ({"attacks": {1: "fgsm"}}, "labels of attacks must be texts, got 1"),
         ({"y": np.array(["a"] * 12)}, "y must be numbers, got an array of <U1"),
+        ({"name": None}, "name must be a text, got None"),
+        ({"survive": 3}, "expected transforms, names or functions of images, got 3"),
+        ({"classes": "abc"}, "classes must be a list of names, got the text 'abc'"),
+        ({"classes": {1: "a", 2: "b", 3: "c"}}, "classes must have names of 0 to 2, got none of 0"),
         ({"x": torch.zeros(12, 1, 6, 6).to_sparse()}, "got torch.sparse_coo: images.to_dense()"),
         ({"x": torch.zeros(12, 1, 6, 6, device="meta")}, "on the device meta, which holds no values"),
     ],
@@ -350,6 +354,36 @@ def test_arguments_that_cannot_be_used_are_refused(
     x, y = images
     with pytest.raises(InputError, match=re.escape(message)):
         advgan.compare(**{"model": model, "x": x, "y": y, "attacks": ["fgsm"], "eps": 0.1, **change})
+
+
+def test_images_and_labels_as_fit_takes_them(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    grey = (images[0] * 255).round().to(torch.uint8)
+    x, y = grey.float() / 255, images[1]
+    expected = advgan.compare(model, x, y, ["fgsm"], eps=0.125).rows[0]["l2_mean"]
+    for other, labels in ((grey, y.int()), (x.double().numpy(), y.tolist()), (x, y.numpy().astype(np.int32))):
+        assert advgan.compare(model, other, labels, "fgsm", eps=0.125).rows[0]["l2_mean"] == expected
+
+
+def test_a_function_as_the_model_and_one_as_the_attacks(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    (row,) = advgan.compare(lambda x: model(x), *images, brighter, eps=0.125).rows
+    assert (row["attack"], row["status"], row["clean_accuracy"]) == ("brighter", "ok", 1.0)
+
+
+def test_class_names_of_a_mapping(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    named = advgan.compare(model, *images, "fgsm", eps=0.125, classes={2: "low", 0: "top", 1: "mid"})
+    assert named.comparison.classes == ("top", "mid", "low")
+    numbered = advgan.compare(model, *images, "fgsm", eps=0.125, classes=[7, 8, 9])  # type: ignore[list-item]
+    assert numbered.comparison.classes == ("7", "8", "9")
+
+
+def test_an_accuracy_near_chance_is_a_warning(
+    model: nn.Module, images: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = images
+    advgan.compare(model, x, y, "fgsm", eps=0.125)
+    assert "chance" not in capsys.readouterr().err
+    advgan.compare(model, x[y == 0].repeat(3, 1, 1, 1), y, "fgsm", eps=0.125)
+    assert "classifies 33% of 12 images of y as labelled, chance is 33%: advgan.check_model" in capsys.readouterr().err
 
 
 def test_numbers_and_arrays_of_any_kind(model: nn.Module, images: tuple[Tensor, Tensor], tmp_path: Path) -> None:

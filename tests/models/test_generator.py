@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,10 @@ def test_checkpoints_that_cannot_be_loaded_say_why(tmp_path):
     [
         (torch.rand(2, 3, 8, 8), {}, r"expects float images \(n, 1, h, w\).*\(2, 3, 8, 8\)"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), {}, "got torch.uint8"),
-        (torch.rand(1, 8, 8), {}, r"got torch.float32 \(1, 8, 8\)"),
+        (torch.rand(1, 8, 8), {}, r"got torch.float32 \(1, 8, 8\): x\[None\] is a batch of one image"),
+        (torch.rand(2, 8, 8, 1), {}, r"got torch.float32 \(2, 8, 8, 1\): x.permute\(0, 3, 1, 2\)"),
         (255 * torch.rand(2, 1, 8, 8), {}, r"must lie in \[0, 1\]"),
-        (torch.full((2, 1, 8, 8), float("nan")), {}, r"must lie in \[0, 1\], got nan"),
+        (torch.full((2, 1, 8, 8), float("nan")), {}, r"must lie in \[0, 1\], got NaN or infinity in 2 of 2 images"),
         (torch.rand(2, 1, 8, 8), {"eps": 0.4}, "trained for eps 0.3, got the larger 0.4"),
         (torch.rand(2, 1, 8, 8), {"eps": 0.0}, "eps must be in"),
         (torch.rand(2, 1, 8, 8), {"y_target": 3}, "trained untargeted"),
@@ -329,6 +331,37 @@ def test_a_universal_generator_writes_the_same_pattern_for_all_images():
     assert delta.std() > 0.01
 
 
+def test_eps_of_any_kind_of_number(tmp_path):
+    x = torch.rand(2, 1, 8, 8)
+    for eps in (Fraction(1, 8), np.float32(0.125), np.array(0.125), torch.tensor(0.125)):
+        generator = Generator(1, eps, y_target=torch.tensor(2))
+        assert (generator.threat.eps, generator.y_target) == (0.125, 2)
+        generator.save(tmp_path)
+        loaded = Generator.from_pretrained(tmp_path)
+        assert torch.equal(loaded.perturb(x, y_target=2, eps=eps), loaded.perturb(x, y_target=2))
+
+
+def test_saving_in_the_working_directory_is_refused_and_a_link_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="got the working directory"):
+        Generator().save(".")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "notes").touch()
+    (tmp_path / "link").symlink_to("disk")
+    Generator().save("link")
+    assert (tmp_path / "link").is_symlink()
+    assert {"config.json", "model.safetensors", "notes"} <= {path.name for path in (tmp_path / "disk").iterdir()}
+
+
+def test_a_name_of_the_hub_and_a_pointer_of_git_lfs_get_a_hint(tmp_path):
+    with pytest.raises(InputError, match=r"no generator in user/model: .* or hf://user/model for the Hub"):
+        Generator.from_pretrained("user/model")
+    Generator().save(tmp_path)
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(InputError, match="a pointer of Git LFS in the place of the file: git lfs pull"):
+        Generator.from_pretrained(tmp_path)
+
+
 def test_a_conditional_checkpoint_round_trip(tmp_path):
     generator, x = conditional(universal=True), torch.rand(2, 1, 12, 12)
     generator.save_pretrained(tmp_path)
@@ -342,7 +375,7 @@ def test_a_conditional_checkpoint_round_trip(tmp_path):
     ("arguments", "message"),
     [
         ({"y_target": 1.5}, "y_target must be a class or int64 classes, got torch.float32"),
-        ({"eps": torch.tensor([0.1, 0.2])}, "one radius for all images"),
+        ({"eps": torch.tensor([0.1, 0.2])}, "eps must be a number, got tensor"),
         ({"y_target": 3}, "classes 0 to 2, got y_target 3"),
         ({"y_target": torch.tensor([0, 3])}, "got y_target 3"),
         ({"y_target": torch.tensor([0, 1, 2])}, r"one for each of 2 images, got \(3,\)"),

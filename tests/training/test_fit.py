@@ -143,12 +143,21 @@ class Items(Dataset[Any]):
         return image if self.y is None else (image, int(self.y[i]))
 
 
+class Labelled(Items):
+    """The same with named parts, as the library datasets gives them."""
+
+    def __getitem__(self, i: int) -> Any:
+        image, label = super().__getitem__(i)
+        return {"image": image, "label": label}
+
+
 SOURCES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "uint8 tensors": lambda x, y: ((x * 255).byte(), y),
     "arrays": lambda x, y: ((x * 255).byte().numpy(), y.int().numpy()),
     "float arrays": lambda x, y: (x.double().numpy(), y.numpy()),
     "TensorDataset": lambda x, y: TensorDataset(x, y),
     "Dataset of PIL images": Items,
+    "Dataset of dicts": Labelled,
     "DataLoader": lambda x, y: DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True),
     "DataLoader with a collate function": lambda x, y: DataLoader(
         TensorDataset(x, y),
@@ -425,6 +434,52 @@ def test_loss_that_is_not_finite(images: tuple[Tensor, Tensor], tmp_path: Path) 
     assert all(torch.isfinite(value).all() for value in weights(ending.value.trained).values())
 
 
+class NotFinite(Linear):
+    """NaN for images whose first pixel is above 0.5, after the first `finite` images of a batch."""
+
+    def __init__(self, finite: int) -> None:
+        super().__init__()
+        self.finite = finite
+
+    def forward(self, x: Tensor) -> Tensor:
+        late = torch.arange(len(x)) >= self.finite
+        bad = (x[:, 0, 0, 0] > 0.5) & (late if len(x) >= 8 else torch.ones(len(x), dtype=torch.bool))
+        return super().forward(x).masked_fill(bad[:, None], float("nan"))
+
+
+def test_images_without_finite_logits_are_named(images: tuple[Tensor, Tensor]) -> None:
+    class Scaled(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 1e30
+
+    with pytest.raises(
+        NotFiniteError, match=r"step 1: .* before any step: are the target's logits, which reach .*e\+3"
+    ):
+        advgan.fit(Scaled(), images, **SMALL)
+    x, y = images[0].clone(), images[1]
+    x[8:, :, 0, 0] = 0.9
+    with pytest.raises(NotFiniteError, match=r"step 1: .* NaN or infinity for \d+ of 20 clean images: leave"):
+        advgan.fit(NotFinite(0), (x, y), (images[0] * 0.5, y), **SMALL)
+
+
+@pytest.mark.parametrize("n", [4, 10, 15])
+def test_a_few_images_of_one_class_are_enough(n: int, images: tuple[Tensor, Tensor]) -> None:
+    x, y = images[0][images[1] == 0][:n], torch.zeros(n, dtype=torch.long)
+    generator = advgan.fit(Linear(), (x, y), **{**SMALL, "max_steps": 1, "batch_size": 2})
+    assert generator.perturb(x).shape == x.shape
+
+
+class Rows(Dataset[Any]):
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.rows[i]
+
+
 X, Y = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
 
 
@@ -438,6 +493,14 @@ X, Y = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), to
         ({"train": (X, nn.functional.one_hot(Y))}, "one-hot"),
         ({"train": (X, Y + 1)}, "train has labels up to 3, expected 0 to 2: the model has 3 logits"),
         ({"train": {"x": X}}, "train must be images, .* got dict"),
+        ({"train": list(X)}, r"train must be images, .* got list of 40: torch.stack\(images\)"),
+        ({"train": TensorDataset(X, Y, Y)}, "train must be images, .* got TensorDataset of 3"),
+        ({"train": Rows([{"x": X[0], "label": 0}])}, "a dict of a Dataset must have one of image, .*, got x, label"),
+        ({"train": Rows([(0, X[0], 0)])}, r"images or pairs \(image, label\), got tuple of 3"),
+        ({"train": (X[:3], Y[:3])}, "at least 2 validation images per process expected, of at least 4 images, got 1"),
+        ({"output_dir": ""}, "output_dir must be the path of a folder, or None, got ''"),
+        ({"output_dir": 3}, "output_dir must be the path of a folder, or None, got 3"),
+        ({"model": NotFinite(8)}, "NaN or infinity for . of 4 validation images"),
         ({"train": "nowhere"}, "expected a folder of images, got nowhere"),
         ({"train": X[:0]}, "train has no images"),
         ({"model": 3}, "model must be a torch.nn.Module or a function"),

@@ -1,7 +1,7 @@
 """An external classifier as a target: its normalisation inside, its output reduced to logits."""
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advgan.classifiers.adapters import logits_of, two_logits
 from advgan.classifiers.base import ImageShape
-from advgan.classifiers.checks import two_logits
 from advgan.classifiers.state_dicts import (
     find_by_name,
     find_by_order,
@@ -98,15 +98,6 @@ class ExternalClassifier(nn.Module):
                 self.imports_late = True
         with self.import_context():
             return self.model(x)
-
-
-def logits_of(output: Any) -> Any:
-    """The logits in a model's output: its `.logits` (transformers), a dict's "logits", a tuple's one tensor."""
-    if isinstance(output, Mapping):
-        return output.get("logits", output)
-    if isinstance(output, (tuple, list)) and len(output) == 1:
-        return output[0]
-    return getattr(output, "logits", output)
 
 
 def wrap_external(

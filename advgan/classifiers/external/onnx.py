@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advgan.classifiers.adapters import two_logits
 from advgan.classifiers.base import ImageShape
 from advgan.classifiers.black_box import BlackBox
-from advgan.classifiers.checks import check_batch_of, check_no_probabilities, in_unit_interval, two_logits
+from advgan.classifiers.checks import check_batch_of, check_no_probabilities, in_unit_interval
 from advgan.classifiers.external.signature import Signature, check_alone, sha256
 from advgan.core.errors import InputError, one_line
 from advgan.core.inputs import is_softmax

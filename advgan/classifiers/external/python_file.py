@@ -19,9 +19,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from advgan.classifiers.adapters import Scripted, is_recorded
 from advgan.classifiers.base import ImageShape
 from advgan.classifiers.black_box import BlackBox, Predict
-from advgan.classifiers.checks import Scripted
 from advgan.classifiers.external.base import ExternalClassifier, line_in, wrap_external
 from advgan.classifiers.external.imports import ImportFolder, attributes_digest, preserve_global_state
 from advgan.classifiers.state_dicts import load_weights_into, match_weights, read_file, weights_file
@@ -71,8 +71,7 @@ def load(
         model.identity = f"{sha256_of(*import_folder.files)} {attributes}"
         model.predict = _with_imports(model.predict, import_folder)
         return model
-    if isinstance(model, torch.jit.ScriptModule):
-        model = Scripted(model)
+    model = Scripted(model) if is_recorded(model) else model
     resize = getattr(model, "resize", None)
     classes, imported = _class_names(model, name), len(import_folder.modules)
     classifier = wrap_external(

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from advgan.analysis.summary import summary
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.classifiers import BlackBox, check_target
+from advgan.classifiers.adapters import as_module
 from advgan.classifiers.checks import NORMALISATION_IMAGES
 from advgan.core.errors import InputError
-from advgan.core.inputs import array_as_tensor, check_images, check_labels, check_whole, plain
+from advgan.core.inputs import as_images, as_labels, check_whole, plain
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import Norm, Threat, check_class
 from advgan.defenses import unwrap
@@ -86,33 +87,34 @@ class CompareResults(Results):
 
 
 def compare(
-    model: nn.Module,
+    model: nn.Module | Callable[[Tensor], Tensor],
     x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
-    attacks: Sequence[Attack] | Mapping[str, Attack] = DEFAULT,
+    y: Tensor | np.ndarray | Sequence[int],
+    attacks: Attack | Sequence[Attack] | Mapping[str, Attack] = DEFAULT,
     *,
     eps: float,
     norm: Norm = "linf",
     y_target: int | None = None,
     batch_size: int = 100,
     seed: int = 0,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[int, str] | None = None,
     name: str = "model",
     survive: Sequence[str | Transform] = (),
 ) -> CompareResults:
     """Attack images `x` of a classifier with each of the `attacks`, and recompute every metric from the results.
 
     Args:
-        model: images (n, c, h, w) in [0, 1] -> logits (n, k), in eval mode, normalisation inside; left as found
-        x, y: float32 images (n, c, h, w) in [0, 1] and int64 labels (n,)
+        model: images (n, c, h, w) in [0, 1] -> logits (n, k), normalisation inside: a module in eval mode, left as
+            found, or a function of images on the CPU
+        x, y: images (n, c, h, w), float in [0, 1] or uint8 in 0..255, and labels (n,), whole numbers
         attacks: names with settings ("pgd:steps=40", "torchattacks:AutoAttack"), generators, or functions
             (x, y) -> x_adv or (model, x, y) -> x_adv, which also get those of eps, norm, y_target (n,) and rng that
-            they have an argument for; a mapping gives labels
+            they have an argument for; one, several, or a mapping label -> attack
         eps, norm: the ball, in pixel units of [0, 1]
         y_target: target class of all attacks; None: untargeted
         batch_size: images an attack gets at once
         seed: seed of random attacks
-        classes: names of the classes for the reports; None: their numbers
+        classes: names of the classes for the reports, a list or number -> name; None: their numbers
         name: label of the model in the reports
         survive: transforms of the written images, names ("png", "jpeg:75", "resize-crop", "crop") or functions, after
             which success is reported too (`advgan.defenses.Transforms`); "all": the usual ones
@@ -126,6 +128,8 @@ def compare(
     """
     batch_size = check_int("batch_size", batch_size, 1, sys.maxsize)
     check_whole("seed", seed)
+    if not isinstance(name, str):
+        raise InputError(f"name must be a text, got {name!r:.60}")
     seed, y_target, threat = plain(seed), plain(y_target), Threat(norm, eps, y_target is not None)
     x, y = checked_images(x, y)
     target, k = checked_target(model, x, y, name)
@@ -153,18 +157,15 @@ def compare(
     return CompareResults(Comparison(report, results, x[:SHOWN], y[:SHOWN], names))
 
 
-def checked_images(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-    """Images and labels as tensors on the CPU. Raises InputError for others than `compare` takes."""
-    images, labels = array_as_tensor(x, "images"), array_as_tensor(y, "y")
-    check_images(images)
-    check_labels(labels, len(images))
-    return images.detach().cpu(), labels.cpu()
+def checked_images(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels as `as_images` and `as_labels`. Raises InputError for others than `compare` takes."""
+    images = as_images(x)
+    return images, as_labels(y, len(images))
 
 
-def checked_target(model: nn.Module, x: Tensor, y: Tensor, name: str) -> tuple[TargetModel, int]:
+def checked_target(model: Any, x: Tensor, y: Tensor, name: str) -> tuple[TargetModel, int]:
     """The model as `check_target` returns it, and its number of classes. Raises InputError as `check_accuracy`, too."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    model = as_module(model)
     sample = x[:8].to(device_of(model))
     checked = check_target(model, sample)
     if not isinstance(unwrap(model), BlackBox):  # whose queries have a price
@@ -255,12 +256,19 @@ def own_attack(
     return run
 
 
-def _class_names(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+def _class_names(classes: Sequence[str] | Mapping[int, str] | None, num_classes: int) -> tuple[str, ...]:
     """`classes`, or their numbers. Raises InputError for another number of names."""
-    names = tuple(classes) if classes is not None else tuple(map(str, range(num_classes)))
+    if isinstance(classes, (str, bytes)):
+        raise InputError(f"classes must be a list of names, got the text {classes!r:.60}")
+    names: Any = range(num_classes) if classes is None else classes
     if len(names) != num_classes:
         raise InputError(f"expected names of {num_classes} classes, got {len(names)}")
-    return names
+    if isinstance(names, Mapping):  # transformers' id2label
+        try:
+            names = [names[i] for i in range(num_classes)]
+        except KeyError as error:
+            raise InputError(f"classes must have names of 0 to {num_classes - 1}, got none of {error}") from None
+    return tuple(map(str, names))
 
 
 def _access(row: Mapping[str, Any]) -> str:
@@ -270,14 +278,14 @@ def _access(row: Mapping[str, Any]) -> str:
     return "scores" if row["forwards_per_image"] else "nothing"
 
 
-def label_attacks(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:
+def label_attacks(attacks: Attack | Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:
     """Label -> attack. Raises InputError for none, and for labels given twice."""
     if isinstance(attacks, Mapping):
         labelled = dict(attacks)
         if unnamed := [label for label in labelled if not isinstance(label, str)]:
             raise InputError(f"labels of attacks must be texts, got {unnamed[0]!r:.60}")
     else:
-        given = [attacks] if isinstance(attacks, (str, Generator)) else list(attacks)
+        given: Any = [attacks] if callable(attacks) or isinstance(attacks, str) else attacks
         labelled = {}
         for attack in given:
             label = attack if isinstance(attack, str) else "advgan"
@@ -290,7 +298,7 @@ def label_attacks(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str,
     return labelled
 
 
-def _describe_model(model: nn.Module, target: TargetModel) -> dict[str, Any]:
+def _describe_model(model: Any, target: TargetModel) -> dict[str, Any]:
     return {
         **{"label": target.label, "name": type(model).__name__, "weights": "in memory", "sha256": target.sha256},
         **{"dataset": "in memory", "defense": None},

@@ -1,5 +1,6 @@
 """Success against time of one model in memory: `advgan.frontier`."""
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from advgan.attacks.advgan import advgan
 from advgan.attacks.common import frozen_eval
 from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.core.errors import InputError, note
+from advgan.core.json_files import check_int
 from advgan.core.threat_model import Norm, Threat
 from advgan.evaluation.runner import device_of
 from advgan.evaluation.timing import time_columns, time_ratios
@@ -76,14 +78,14 @@ class FrontierResults(Results):
 
 
 def frontier(
-    model: nn.Module,
+    model: nn.Module | Callable[[Tensor], Tensor],
     x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    y: Tensor | np.ndarray | Sequence[int],
     *,
     eps: float,
-    entries: Sequence[Attack] | Mapping[str, Attack],
+    entries: Attack | Sequence[Attack] | Mapping[str, Attack],
     norm: Norm = "linf",
-    baselines: Sequence[str] = BASELINE_ATTACKS,
+    baselines: str | Sequence[str] = BASELINE_ATTACKS,
     batch_size: int = 100,
     repeats: int = 5,
     seed: int = 0,
@@ -92,8 +94,7 @@ def frontier(
     """Success against time: at which time budgets one of the `entries` is at least as strong as every baseline.
 
     Args:
-        model: images (n, c, h, w) in [0, 1] -> logits (n, k), in eval mode, normalisation inside; left as found
-        x, y: float32 images (n, c, h, w) in [0, 1] and int64 labels (n,)
+        model, x, y: as for `advgan.compare`
         eps, norm: the ball, in pixel units of [0, 1]
         entries: what is compared with the baselines, as the attacks of `advgan.compare`; a generator also followed by
             steps of APGD on the margin, for the images that the pass leaves without success; an unrolled one with each
@@ -112,8 +113,7 @@ def frontier(
         >>> print(results := advgan.frontier(model, x, y, eps=8 / 255, entries={"patch": generator}))
         >>> results.save("frontier")
     """
-    if repeats < 1:
-        raise InputError(f"repeats must be at least 1, got {repeats}")
+    repeats = check_int("repeats", repeats, 1, sys.maxsize)
     threat, ours = Threat(norm, eps), expand_entries(label_attacks(entries), eps)
     x, y = checked_images(x, y)
     checked, classes = checked_target(model, x, y, name)
@@ -123,7 +123,7 @@ def frontier(
     attacks: dict[str, Attack] = {**{attack: attack for attack in names}, **ours}
     compared = compare(model, x, y, attacks, eps=eps, norm=norm, batch_size=batch_size, seed=seed, name=name)
     measured = compared.comparison.summary
-    target, device = checked.model, device_of(model)
+    target, device = checked.model, device_of(checked.model)
     verified = {row["attack"] for row in measured["rows"] if row["status"] == "ok"}
     with frozen_eval(target):
         functions: dict[str, AttackFn] = {
@@ -141,8 +141,9 @@ def frontier(
     return FrontierResults({key: measured[key] for key in ("environment", "targets", "generators")} | timed)
 
 
-def baselines_for(baselines: Sequence[str], classes: int) -> list[str]:
+def baselines_for(baselines: str | Sequence[str], classes: int) -> list[str]:
     """FGSM and the `baselines`; the default ones without those that need more than so many classes, with a note."""
+    baselines = [baselines] if isinstance(baselines, str) else baselines
     names = list(dict.fromkeys([REFERENCE, *baselines]))
     if tuple(baselines) != BASELINE_ATTACKS:
         return names

@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -33,11 +33,15 @@ def one_cycle(progress: float, warmup: float) -> float:
     return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
 
-def check_finite(values: dict[str, float], step: int, note: str = "") -> None:
-    """Raise NotFiniteError for a value that is NaN or infinite; `note`: the remaining checkpoint."""
+def check_finite(
+    values: dict[str, float], step: int, note: str = "", cause: Callable[[], str | None] = lambda: None
+) -> None:
+    """Raise NotFiniteError for a value that is NaN or infinite; `note`: the remaining checkpoint; `cause`: the cause
+    (None: unknown)."""
     if bad := [name for name, value in values.items() if not math.isfinite(value)]:
         suffix = f"; {note}" if note else ""
-        raise NotFiniteError(f"step {step}: {', '.join(bad)} is not finite; try a smaller learning rate{suffix}")
+        reason = cause() or "try a smaller learning rate"
+        raise NotFiniteError(f"step {step}: {', '.join(bad)} is not finite; {reason}{suffix}")
 
 
 class Interrupted(KeyboardInterrupt):
