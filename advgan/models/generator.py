@@ -275,7 +275,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
         size = 50 if self.iterations else 128  # what fits the cache, with a guide's activations and without
         for first in range(0, n, size):
             part = slice(first, first + size)
-            chunk = x[part].to(device, torch.float32).contiguous(memory_format=torch.channels_last)  # for every step
+            chunk = x[part].to(device, torch.float32)
             raw = self.raw_perturbation(
                 chunk,
                 None if labels is None else labels[part],
@@ -285,7 +285,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
                 iterations,
             )
             x_adv[part] = squash_to_ball(raw, chunk, self.threat.norm, radius)
-        if check_finite and not (finite := torch.isfinite(x_adv).flatten(1).all(1)).all():
+        if check_finite and not (finite := torch.isfinite(x_adv.flatten(1).sum(1))).all():
             count = int((~finite).sum())
             raise InputError(f"the generator gives NaN or infinity for {count} of {n} images: are its weights damaged?")
         return x_adv

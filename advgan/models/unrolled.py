@@ -94,7 +94,9 @@ class UnrolledGradientNetwork(nn.Module):
         """
         create_graph = torch.is_grad_enabled()
         raw, x_t, cond, predicted = torch.zeros_like(x), x, None, None
-        for _ in range(self.iterations if iterations is None else iterations):
+        for iteration in range(self.iterations if iterations is None else iterations):
+            if iteration:
+                x_t = squash_to_ball(raw, x, self.norm, eps)
             with differentiable(classifier, x_t, self._feedbacks(classifier), create_graph) as gradient:
                 if cond is None or predicted is None:
                     cond, predicted = embed(gradient.logits), gradient.logits.argmax(1)
@@ -102,8 +104,7 @@ class UnrolledGradientNetwork(nn.Module):
                 direction = margin_gradient(gradient.logits, predicted, y_target) + self.logit_direction(features)
                 scales = {name: 1 + film(features) for name, film in zip(self.scaled, self.films, strict=True)}
                 step = gradient(direction, scales)
-            raw = self._step(x, (x_t - x) / rearrange(eps, "n -> n 1 1 1"), raw, step, features)
-            x_t = squash_to_ball(raw, x, self.norm, eps)
+            raw = self._step(x, x_t, eps, raw, step, features)
         return raw
 
     def _feedbacks(self, classifier: nn.Module) -> dict[str, Feedback]:
@@ -116,13 +117,14 @@ class UnrolledGradientNetwork(nn.Module):
         norms = {name: layer for name, layer in layers.items() if is_frozen_norm(layer)}
         return learned | {name: Feedback(norm, norm_gain(norm)) for name, norm in norms.items()}
 
-    def _step(self, x: Tensor, relative_delta: Tensor, raw: Tensor, gradient: Tensor, features: Tensor) -> Tensor:
-        """`raw` (n, c, h, w) of the iteration before -> of this one; `relative_delta` is its (x_adv - x) / eps."""
+    def _step(self, x: Tensor, x_t: Tensor, eps: Tensor, raw: Tensor, gradient: Tensor, features: Tensor) -> Tensor:
+        """`raw` (n, c, h, w) of the iteration before, which has led to `x_t` -> of this one."""
         gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
         decay, gain = rearrange(self.step_gains(features).float(), "n two -> two n 1 1 1")
         raw = (1 + decay) * raw + 2 * (1 + gain) * gradient
         if self.refine is None:
             return raw
+        relative_delta = (x_t - x) / rearrange(eps, "n -> n 1 1 1")
         refined: Tensor = self.refine(torch.cat([gradient, raw, 2 * x - 1, relative_delta], dim=1))
         return raw + refined.float()
 
