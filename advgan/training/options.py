@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Literal
 
-from advgan.core.config import check_signs
+from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean, note
 from advgan.core.inputs import check_types, plain
 from advgan.defenses.transforms import Transform, Transforms
 from advgan.models.generator_settings import Architecture
 from advgan.training.defaults import LEARNING_RATES, SMALL, SizeDefaults, objective_defaults, size_defaults
+from advgan.training.flags import NetworkFlags
 from advgan.training.gan import FEATURE_LOSSES, LossConfig
 
 # What settings are called in flags and files.
@@ -28,82 +29,75 @@ NOT_NEGATIVE = (
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
-    """The generator's network, and what it can be asked for (see `advgan.Generator`).
-
-    architecture   "patch" (fast), "unet", "unrolled" (needs a guide), "paper" (Xiao et al. 2018) or "resnet" (that of
-                   the published attacks that transfer, without labels as an input by default); None: patch, for
-                   images of 96 pixels a side and more unet; before 300 steps and more, and where nothing else of the
-                   network is set, 60 steps are tried first: if they reach less than 0.7 of FGSM's success, unrolled
-                   with the classifier as guide (a robust classifier, a small eps)
-    patch          pixels a side per position
-    width          channels; None: 32, of a unet for images of 96 pixels and more 28, of a resnet the published 64, of
-                   an unrolled network 0, which is its learned backward pass alone
-    depth          residual blocks, of an unrolled network iterations; None: 2, of a resnet 6
-    levels         halvings of a unet; None: 1, for images of 96 pixels and more 2
-    labels         the label is an input, `perturb(x, y)`; None: yes for the architectures patch and unet, unless a
-                   guide gives its prediction, the perturbation is universal, or there are fewer than 10 images a class
-    any_class      one generator for all classes: `perturb(x, y_target=3)` takes any, or none
-    target_classes   the classes of any_class, two or more, by number; (): all. Few are learned sooner than a thousand
-    eps_min        one generator for all radii from this one to eps; None: eps alone
-    noise          length of a noise vector, for many different adversarial images of one image; 0: one
-    universal      one perturbation for all images
-    smoothing      pixels a side of a Gaussian filter of the perturbation, odd (CDA: 3); 0: none
-    """
+class GeneratorConfig(NetworkFlags):
+    """The generator's network, and what it can be asked for (see `advgan.Generator`)."""
 
     architecture: Architecture | None = None
-    patch: int = 4
-    width: int | None = None
-    depth: int | None = None
-    levels: int | None = None
+    """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
+    guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer). None: patch, or unet from 96
+    pixels a side on; a training of 300 steps or more tries it for 60 first, and where that has less than 0.7 of FGSM's
+    success takes unrolled with the target as guide instead"""
     labels: bool | None = None
+    """Whether the label, the class to leave, is an input of the generator, `perturb(x, y)`; None: for patch and unet
+    with at least 10 training images a class, without a guide and a universal perturbation"""
     any_class: bool = False
+    """One generator for all target classes, and untargeted: the class is an input, `perturb(x, y_target=3)`"""
     target_classes: Sequence[int] = ()
-    eps_min: float | None = None
+    """Of any_class: the classes to be trained toward, two or more, by number; (): all. Few are learned sooner than a
+    thousand"""
+    eps_min: Real | None = None
+    """One generator for all radii from this one to eps; None: for eps alone"""
     noise: int = 0
+    """Length of a noise vector that makes several perturbations of one image; 0: one perturbation"""
     universal: bool = False
+    """One perturbation for all images"""
     smoothing: int = 0
+    """Side in pixels, odd, of a Gaussian filter (deviation 1) of the perturbation (CDA: 3); 0: none"""
 
 
 @dataclass(frozen=True)
-class OptimizationConfig:
-    """How long is trained, and by which steps: Adam for both networks, a one-cycle schedule for the generator.
-
-    epochs, max_steps    passes over the training images; or steps, which override epochs; neither: 20 passes, but at
-                         most 600 steps; of an unrolled network 200, for images of 96 pixels and more 60
-    batch_size           images a step, summed over processes; None: 64, for images of 96 pixels and more 16 (of an
-                         unrolled network 8), or all images if there are fewer
-    accumulate           micro-batches a step: the same step in less memory
-    learning_rate, warmup           peak of the schedule (None: 1e-2, of a unet 4e-3, unrolled 2e-3), and the fraction
-                                    of the steps in which it rises
-    discriminator_learning_rate     constant
-    ema                  decay of the averaged weights, which are validated and returned; 0: the latest weights
-    clip_norm            largest gradient norm of the generator
-    targeted_fraction    fraction of the images trained toward a class, with any_class
-    label_dropout        fraction of the images whose label the generator is not given, so that it works without
-    curriculum           radius of the first step over eps, which falls to eps, linearly, in the first half of the
-                         steps: in a larger ball there is more to learn from. 1: eps in all steps; None: 2 for an
-                         untargeted generator of photos of 100 classes and more, otherwise 1
-    survive              transforms of the written image, ("png", "jpeg:75", "resize", "crop") or functions: the
-                         classifier gets each adversarial image after one of them, drawn at random (`Transforms`)
-    augment              "crop-flip": random crops of photos, half of them mirrored, another one in each epoch; "none":
-                         the images as they are; None: crop-flip for files that are larger than the images
-    """
+class OptimizationFlags:
+    """How long is trained, and by which steps: Adam for both networks, a one-cycle schedule for the generator."""
 
     epochs: int | None = None
+    """Passes over the training images (with noise a pass is over half of them, each twice); None: 20, but at most 600
+    steps (unrolled: 200; from 96 pixels a side on: 60). A resumed run may have more, to train longer"""
     max_steps: int | None = None
+    """Number of steps, instead of epochs; a resumed run may have more, to train longer"""
     batch_size: int | None = None
+    """Images per step, over all processes; None: 64, from 96 pixels a side on 16 (unrolled: 8), or all images if there
+    are fewer"""
     accumulate: int = 1
-    learning_rate: float | None = None
-    warmup: float = 0.1
-    discriminator_learning_rate: float = 1e-3
-    ema: float = 0.9
-    clip_norm: float = 10.0
-    targeted_fraction: float = 0.5
-    label_dropout: float = 0.1
-    curriculum: float | None = None
+    """Micro-batches per step and process: the same step in less memory"""
+    learning_rate: Real | None = None
+    """Peak of the generator's one-cycle schedule (Adam); None: 1e-2 (unet: 4e-3, unrolled and resnet: 2e-3)"""
+    warmup: Real = 0.1
+    """Fraction of the steps in which the learning rate rises"""
+    discriminator_learning_rate: Real = 1e-3
+    """Learning rate of the discriminator, constant (Adam)"""
+    ema: Real = 0.9
+    """Decay of the averaged weights that are validated and kept; 0 keeps the latest"""
+    clip_norm: Real = 10.0
+    """Largest gradient norm of the generator"""
+    label_dropout: Real = 0.1
+    """Fraction of the training images whose label the generator does not get, so that it also works without"""
+    curriculum: Real | None = None
+    """Factor on eps at the first step, which falls to 1 over the first half of the steps: in a larger ball there is
+    more to learn from. None: 2 for an untargeted generator of photos of 100 classes and more, otherwise 1"""
     survive: Sequence[str | Transform] = ()
+    """Transforms of the written image, ("png", "jpeg:75", "resize", "crop") or functions: the classifier gets each
+    adversarial image after one of them, drawn at random (`Transforms`)"""
     augment: Augment | None = None
+    """crop-flip: random crops of photos, half to all of their area, and mirrored ones; none: the images as they are;
+    None: crop-flip for files that are larger than the images"""
+
+
+@dataclass(frozen=True)
+class OptimizationConfig(OptimizationFlags):
+    """`OptimizationFlags`, and what is called otherwise as a flag."""
+
+    targeted_fraction: float = 0.5
+    """With any_class: fraction of the training images with a target class; the others are untargeted"""
 
     def total_steps(self, steps_per_epoch: Callable[[], int], defaults: SizeDefaults) -> int:
         """Steps of a whole training; a stream, which has no `steps_per_epoch`, needs max_steps."""
@@ -115,31 +109,35 @@ class OptimizationConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Where and how a training runs; none but `seed` changes what is computed.
-
-    seed                seed of batches, conditions and initial weights
-    seed_weights        False: initial weights from torch's random state as it is, not from `seed`
-    validate_every      steps between validations and saved states
-    validation_images   largest number of validation images; None: 1000, of 96 pixels and more 200
-    workers             processes that read images which do not lie in memory
-    threads             CPU threads of each process; None: as they are
-    bf16                mixed precision
-    compile             torch.compile of generator and classifier
-    checkpoint_target   recompute the classifier's activations: less memory, one forward pass more
-    progress            progress bar and a line per validation
-    """
+class ComputeFlags:
+    """How a training runs; none but `seed` changes what is computed."""
 
     seed: int = 0
-    seed_weights: bool = True
+    """Seed of weights, batches and conditions"""
     validate_every: int = 100
+    """Steps between validations (and saves)"""
     validation_images: int | None = None
-    workers: int = 2
-    threads: int | None = None
+    """Maximum number of validation images; None: 1000, from 96 pixels a side on 200"""
     bf16: bool = False
+    """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
     compile: bool = False
+    """Compile generator and target (torch.compile): the first pass takes a minute"""
     checkpoint_target: bool = False
+    """Recompute the target's activations in the backward pass instead of keeping them: less memory, one more forward"""
+
+
+@dataclass(frozen=True)
+class RunConfig(ComputeFlags):
+    """`ComputeFlags`, and what a program decides itself."""
+
+    seed_weights: bool = True
+    """Whether initial weights are from `seed`; False: from torch's random state as it is"""
+    workers: int = 2
+    """Processes that read images which do not lie in memory"""
+    threads: int | None = None
+    """CPU threads of each process; None: as they are"""
     progress: bool = True
+    """Progress bar and a line per validation"""
 
 
 @dataclass(frozen=True)

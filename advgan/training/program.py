@@ -25,11 +25,10 @@ from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.compatibility import ClassifierLoader, prepare_model_and_data, require_gradients
-from advgan.models.generator_settings import Architecture
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.training.flags import LossFlags, NetworkFlags, RunFlags, save_settings
+from advgan.training.flags import LossFlags, RunFlags, save_settings
 from advgan.training.generator import fit
-from advgan.training.options import FLAGS, Augment, TrainingConfig
+from advgan.training.options import FLAGS, ComputeFlags, GeneratorConfig, OptimizationFlags, TrainingConfig
 from advgan.training.run_files import Description
 from advgan.training.runtime.loop import Interrupted, Terminated
 
@@ -37,39 +36,19 @@ PROGRAM = "advgan"  # as in settings-advgan.yaml
 
 
 @dataclass(frozen=True)
-class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettings):
+class Settings(GeneratorConfig, OptimizationFlags, ComputeFlags, LossFlags, RunFlags, ClassifierSettings, DataSettings):
     """Everything a run depends on; it is saved with the run, and --resume insists on the same."""
 
-    architecture: Architecture | None = None
-    """Architecture of generator and discriminator: patch (fast), unet (for success), unrolled (for small eps, with a
-    guide), paper (Xiao et al. 2018) or resnet (the published attacks that transfer). None: patch, or unet from 96
-    pixels a side on; a training of 300 steps or more tries it for 60 first, and where that has less than 0.7 of FGSM's
-    success takes unrolled with --guide instead"""
     eps: Real = 0.3
     """Radius of the ball, in pixel units of [0, 1]"""
     norm: Norm = "linf"
     """Norm of the ball"""
     y_target: int | str | None = None
     """Target class of every image, a number or a name; None: untargeted"""
-    labels: bool | None = None
-    """Whether the label, the class to leave, is an input of the generator; None: for patch and unet with at least 10
-    training images a class, without a guide and --universal"""
-    label_dropout: Real = 0.1
-    """Fraction of the training images whose label the generator does not get, so that it also works without"""
-    any_class: bool = False
-    """One generator for all target classes, and untargeted: the class is an input"""
-    target_classes: tuple[str | int, ...] = ()
+    target_classes: tuple[str | int, ...] = ()  # type: ignore[assignment]
     """With --any-class: the classes to be trained toward, two or more, by number or name; (): all"""
     aimed: Real = 0.5
     """With --any-class: fraction of the training images with a target class; the others are untargeted"""
-    eps_min: Real | None = None
-    """One generator for all radii from this one to eps; None: for eps alone"""
-    noise: int = 0
-    """Length of a noise vector that makes several perturbations of one image; 0: one perturbation"""
-    universal: bool = False
-    """One perturbation for all images"""
-    smoothing: int = 0
-    """Side in pixels, odd, of a Gaussian filter (deviation 1) of the perturbation (CDA: 3); 0: none"""
     ensemble: tuple[NameOrPath, ...] = ()
     """Further classifiers, named like --target, on which the generator is trained too: the loss is the mean over all;
     labels and validation are of --target"""
@@ -84,33 +63,9 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Directory of generator/, discriminator/, state/ and logs/"""
     init: Path | None = None
     """Initial weights: a trained generator's folder or run, and the discriminator beside it; None: random ones"""
-    epochs: int | None = None
-    """Passes over the training images (with --noise a pass is over half of them, each twice); None: 20, but at most 600
-    steps (unrolled: 200; from 96 pixels a side on: 60). With --resume a larger number trains longer"""
-    max_steps: int | None = None
-    """Number of steps, instead of epochs; with --resume a larger number trains longer"""
-    batch_size: int | None = None
-    """Images per step, over all processes; None: 64, from 96 pixels a side on 16 (unrolled: 8), or all images if there
-    are fewer"""
     survive: tuple[str, ...] = ()
     """Transforms of the written image (8 bits), one of which is drawn for each training image: png, jpeg:75, resize,
     crop, resize-crop, or a preprocessing defense; the best generator is that of the highest mean success after them"""
-    curriculum: Real | None = None
-    """Factor on eps at the first step, which falls to 1 over the first half of the steps; None: 2 for an untargeted
-    generator of photos of 100 classes and more, otherwise 1"""
-    seed: int = 0
-    """Seed of weights and batches"""
-    bf16: bool = False
-    """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
-    augment: Augment | None = None
-    """crop-flip: random crops of photos, half to all of their area, and mirrored ones; none: the images as they are;
-    None: crop-flip for files that are larger than --image-size"""
-    accumulate: int = 1
-    """Micro-batches per step and process: the same step in less memory"""
-    checkpoint_target: bool = False
-    """Recompute the target's activations in the backward pass instead of keeping them: less memory, one more forward"""
-    compile: bool = False
-    """Compile generator and target (torch.compile): the first pass takes a minute"""
 
     layer: str | None = None
     """Layer of the features (--adversarial features, cosine-features), by name, like features.5; None: in the middle"""
@@ -120,21 +75,6 @@ class Settings(NetworkFlags, LossFlags, RunFlags, ClassifierSettings, DataSettin
     """Weight of the diversity loss (with --noise)"""
     evasion: Real | None = None
     """Weight of the detector loss, where the target can reject (--defense reject:detector=DIR); None: 1"""
-
-    learning_rate: Real | None = None
-    """Peak of the generator's one-cycle schedule (Adam); None: 1e-2 (unet: 4e-3, unrolled and resnet: 2e-3)"""
-    discriminator_learning_rate: Real = 1e-3
-    """Learning rate of the discriminator, constant (Adam)"""
-    warmup: Real = 0.1
-    """Fraction of the steps in which the learning rate rises"""
-    ema: Real = 0.9
-    """Decay of the averaged weights that are validated and kept; 0 keeps the latest"""
-    clip_norm: Real = 10.0
-    """Largest gradient norm of the generator"""
-    validate_every: int = 100
-    """Steps between validations (and saves)"""
-    validation_images: int | None = None
-    """Maximum number of validation images; None: 1000, from 96 pixels a side on 200"""
 
 
 def main(settings: Settings) -> None:
