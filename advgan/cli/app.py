@@ -18,8 +18,8 @@ from pathlib import Path
 from advgan.app.attack import Pair
 from advgan.app.interface import build_interface
 from advgan.app.pairs import SHIPPED, check_shipped, load_shipped
+from advgan.cli.attack_images.loading import load_pair
 from advgan.cli.attack_images.settings import PairSettings
-from advgan.cli.pair import load_pair
 from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.core.recipe import PathOrAddress

@@ -27,12 +27,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 import advgan.training as training
-from advgan.cli.attack_images import ImageAttacker, InputImage, find_images, load_finished
+from advgan.cli.attack_images.attacker import ImageAttacker
 from advgan.cli.attack_images.figure import check_figure, write_figure
+from advgan.cli.attack_images.find import InputImage, find_images
 from advgan.cli.attack_images.loading import effective, load
 from advgan.cli.attack_images.settings import Settings, check
 from advgan.cli.attack_images.summary import aim, figure_title, folder_name, print_notes, print_summary
-from advgan.cli.attack_images.work import ManifestRow, process, skipped
+from advgan.cli.attack_images.work import ManifestRow, load_finished, process, skipped
 from advgan.core.config import absolute_paths, load_recipe, settings_file, write_settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from advgan.app.web import write_page
+from advgan.cli.attack_images.loading import load_pair
 from advgan.cli.attack_images.settings import PairSettings
-from advgan.cli.pair import load_pair
 from advgan.core.errors import InputError
 from advgan.core.recipe import PathOrAddress
 from advgan.models.export import Check, Format, export_generator

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from advgan import Generator
-from advgan.cli.attack_images import find_images
+from advgan.cli.attack_images.find import find_images
 from advgan.cli.attack_images.loading import chosen_classifier
-from advgan.cli.attack_images.png import check_output_path, read_metadata, write_png
 from advgan.cli.attack_images.settings import PairSettings
+from advgan.cli.attack_images.work import check_output_path, read_metadata, write_png
 from advgan.cli.main import main
 from advgan.core.errors import InputError
 from advgan.core.shipped import CLASSIFIERS

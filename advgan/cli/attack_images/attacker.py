@@ -1,4 +1,6 @@
-"""An attack on a batch of photos, rounded to 8 bits, with predictions before and after."""
+"""An attack on a batch of photos, by a generator's pass or with the target's gradients, rounded to 8 bits; with
+predictions before and after.
+"""
 
 import hashlib
 import json
@@ -12,38 +14,55 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from advgan.attacks import AttackSpec, make_attack
 from advgan.attacks.carry import carry_back
 from advgan.classifiers import fingerprint
 from advgan.cli.attack_images.decode import Batch, Photo
-from advgan.cli.attack_images.perturb import Perturber
 from advgan.core.errors import InputError
 from advgan.core.inputs import predicted
-from advgan.core.threat_model import TOLERANCE, check_class, to_8bit
+from advgan.core.threat_model import TOLERANCE, Threat, check_class, to_8bit
 from advgan.data.image_file import as_array
 from advgan.data.model_input import ModelInput
-from advgan.defenses import reseed
+from advgan.defenses import attack_view, reseed
+from advgan.evaluation.compatibility import gradient_fault_of
 from advgan.evaluation.metrics import changed_class
 from advgan.models.generator import Generator
 
 LEVEL = 1 / 255  # one grey level
 STRIP = 256  # rows of an image that are rounded together
+GRADIENT_PIXELS = 1_000_000  # of the images that an attack with gradients gets at once: 20 of 224 x 224
 
 
 @dataclass(frozen=True)
 class ImageAttacker:
-    """An attack of `perturb`, whose target predicts the classes of records, and labels of a generator that has them as
-    an input. `model_input` makes the classifier's input of a photo; None: photos are attacked at their own size.
+    """An attack `spec` within `threat` (None: a minimum-norm attack, without a ball) toward class `y_target` (None:
+    untargeted), by `generator` or with `target`, the classifier, which predicts the classes of records, and labels of a
+    generator that has them as an input. Both on one device, in eval mode. `model_input` makes the classifier's input of
+    a photo; None: photos are attacked at their own size.
 
-    Raises InputError for models of other channels or sizes, and for eps below one grey level.
+    Raises InputError for models of other channels or sizes, for eps below one grey level, and for an attack that cannot
+    be run with them.
     """
 
-    perturb: Perturber
+    spec: AttackSpec
+    threat: Threat | None
+    y_target: int | None
+    seed: int
+    generator: Generator | None
+    target: Any
     model_input: ModelInput | None = None
 
     def __post_init__(self) -> None:
-        threat = self.perturb.threat
-        if threat is not None and threat.norm == "linf" and threat.eps < LEVEL - 1e-6:
-            raise InputError(f"eps must be at least one grey level, 1/255, for a change in a PNG, got {threat.eps:.6g}")
+        if self.generator is not None and self.threat is not None:
+            eps, norm = self.threat.eps, self.threat.norm
+            if reason := self.generator.incompatibility(eps=eps, norm=norm, y_target=self.y_target):
+                raise InputError(reason)
+        if not self.one_pass:
+            self._check_attack()
+        if self._linf and self.threat is not None and self.threat.eps < LEVEL - 1e-6:
+            raise InputError(
+                f"eps must be at least one grey level, 1/255, for a change in a PNG, got {self.threat.eps:.6g}"
+            )
         if self.channels not in (1, 3):
             raise InputError(f"a PNG is grey or RGB, expected a generator of 1 or 3 channels, got {self.channels}")
         guide = None if self.generator is None else self.generator.guide
@@ -56,17 +75,26 @@ class ImageAttacker:
         if self.target is not None:
             check_class(self.y_target, self.target.num_classes)
 
-    @property
-    def generator(self) -> Generator | None:
-        return self.perturb.generator
+    def _check_attack(self) -> None:
+        """Raise InputError where the target cannot be attacked, and for wrong settings of the attack."""
+        if self.target is None:
+            raise InputError(f"attack {self.spec.label} needs the classifier under attack, expected --target")
+        if self.spec.access == "gradients" and (fault := gradient_fault_of(self.target)):
+            raise InputError(f"attack {self.spec.label} needs gradients: {fault}")
+        x = torch.zeros(0, *self.target.image_shape, device=self.device)
+        make_attack(self.spec, self.target, self.threat or Threat(), self.y_target, torch.Generator(), self.generator)(
+            x, torch.zeros(0, dtype=torch.long, device=self.device)
+        )
 
     @property
-    def target(self) -> Any:
-        return self.perturb.target
+    def one_pass(self) -> bool:
+        """Whether the attack is a pass of the generator alone."""
+        return self.spec.name == "advgan" and not self.spec.settings
 
     @property
-    def y_target(self) -> int | None:
-        return self.perturb.y_target
+    def device(self) -> torch.device:
+        model = self.target if self.generator is None else self.generator
+        return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
     @property
     def y_target_name(self) -> str | None:
@@ -82,11 +110,11 @@ class ImageAttacker:
     def sha256(self) -> str:
         """Digest of all that determines the adversarial images."""
         models = [None if model is None else fingerprint(model) for model in (self.generator, self.target)]
-        threat, size = self.perturb.threat, self.model_input
+        threat, size = self.threat, self.model_input
         ball = None if threat is None else [threat.norm, threat.eps]
         sampling = None if size is None else [size.height, size.width, size.resize]
-        seed = self.perturb.seed if self.perturb.random else None
-        settings = [models, self.perturb.spec.label, ball, self.y_target, seed, sampling]
+        random = self.spec.attack.random or (self.generator is not None and bool(self.generator.noise))
+        settings = [models, self.spec.label, ball, self.y_target, self.seed if random else None, sampling]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def __call__(self, batch: Batch, names: Sequence[str]) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
@@ -133,7 +161,26 @@ class ImageAttacker:
 
     @property
     def _linf(self) -> bool:
-        return self.perturb.threat is not None and self.perturb.threat.norm == "linf"
+        return self.threat is not None and self.threat.norm == "linf"
+
+    def perturb(self, x: Tensor, labels: Tensor, names: Sequence[str]) -> Tensor:
+        """Adversarial images, not checked, of `x` (n, c, h, w) float32 in [0, 1] with the predicted `labels` (n,), -1
+        for unknown. `names` of the images seed noise."""
+        if self.one_pass and self.generator is not None:
+            noise = self.generator.noise
+            z = torch.stack([torch.randn(noise, generator=self._rng(name)) for name in names]) if noise else None
+            y = labels if self.generator.labels else None
+            eps = None if self.threat is None else self.threat.eps
+            return self.generator.perturb(x, y, y_target=self.y_target, eps=eps, z=z, check_finite=False)
+        model = attack_view(self.target, self.spec.view) if self.spec.access == "gradients" else self.target
+        rng, step = self._rng(names[0]), max(1, GRADIENT_PIXELS // (x.shape[2] * x.shape[3]))
+        attack = make_attack(self.spec, model, self.threat or Threat(), self.y_target, rng, self.generator)
+        pairs = zip(x.split(step), labels.clamp_min(0).split(step), strict=True)
+        return torch.cat([attack(images.to(self.device), y.to(self.device)).cpu() for images, y in pairs])
+
+    def _rng(self, name: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{self.seed} {name}".encode("utf-8", "surrogateescape")).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
     def _success(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         """Whether the attack succeeded, where there is a target."""
@@ -142,12 +189,12 @@ class ImageAttacker:
     def _is_carried(self, photo: Photo) -> bool:
         """Whether the perturbation is carried to the photo: where that is not the input; and where there is no ball,
         since dithering leaves more of one below a grey level than rounding."""
-        return photo.input is not photo.pixels or (self.perturb.threat is None and self.model_input is not None)
+        return photo.input is not photo.pixels or (self.threat is None and self.model_input is not None)
 
     def _carried(self, photo: Photo, delta: Tensor) -> np.ndarray:
         """The photo with the perturbation of its input."""
         assert self.model_input is not None, "of photos of another size"
-        eps = self.perturb.threat.eps if self._linf and self.perturb.threat is not None else None
+        eps = self.threat.eps if self._linf and self.threat is not None else None
         return carry_back(torch.from_numpy(photo.pixels.copy()), delta, self.model_input, eps).numpy()
 
     def _input_of(self, photo: np.ndarray) -> np.ndarray:
@@ -157,18 +204,15 @@ class ImageAttacker:
 
     def _rounded(self, x_adv: Tensor, x: Tensor, pixels: Tensor) -> Tensor:
         """`x_adv` as uint8, in the ball, if any; in strips: float64 of a large image takes much memory."""
-        threat = self.perturb.threat
-        rounded = torch.empty_like(pixels)
+        norm, rounded = None if self.threat is None else self.threat.norm, torch.empty_like(pixels)
         for top in range(0, x.shape[2], STRIP):
             rows = slice(top, top + STRIP)
-            rounded[:, :, rows] = to_8bit(
-                x_adv[:, :, rows].nan_to_num(0.0), x[:, :, rows], threat.norm if threat else None
-            )
+            rounded[:, :, rows] = to_8bit(x_adv[:, :, rows].nan_to_num(0.0), x[:, :, rows], norm)
         return rounded
 
     def _problem(self, size: float, is_finite: bool) -> str:
         """The violation of an adversarial image whose 8-bit form has a perturbation of norm `size`; "" if none."""
-        threat = self.perturb.threat
+        threat = self.threat
         if not is_finite:
             return f"the {'generator' if self.generator else 'attack'}'s output has NaN or infinity"
         if threat is None or size <= threat.eps + TOLERANCE[threat.norm]:
@@ -180,8 +224,8 @@ class ImageAttacker:
         """Prediction of the target for each image: class, name and confidence; empty without a target."""
         if self.target is None:
             return [{} for _ in x]
-        reseed(self.target, self.perturb.seed)
-        confidence, classes = predicted(self.target(x.to(self.perturb.device)))
+        reseed(self.target, self.seed)
+        confidence, classes = predicted(self.target(x.to(self.device)))
         names = getattr(self.target, "classes", None)
         return [
             {"": names[k] if names else str(k), "_class": k, "_confidence": round(p, 4)}

@@ -1,15 +1,19 @@
-"""The attack of the settings: generator, target, ball, target classes and the classifier's preprocessing."""
+"""The attack of the settings: generator, target, ball, target classes and the classifier's preprocessing; and a
+generator with the classifier beside it.
+"""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from advgan.app.attack import Pair
+from advgan.app.pairs import classifier_beside
 from advgan.attacks import AttackSpec, parse_attack
 from advgan.classifiers import BlackBox, check_target
 from advgan.cli.attack_images.attacker import ImageAttacker
-from advgan.cli.attack_images.perturb import Perturber
 from advgan.cli.attack_images.settings import PairSettings, Settings
 from advgan.core.errors import InputError
 from advgan.core.shipped import CLASSIFIERS
@@ -18,6 +22,7 @@ from advgan.data.classes import find_class
 from advgan.data.imagenet import class_names
 from advgan.data.model_input import ModelInput
 from advgan.defenses import ClassifierSpec, load_classifier, parse_classifier, unwrap
+from advgan.evaluation.loading import LoadedGenerator, TargetModel
 from advgan.models.generator import Generator
 
 
@@ -39,8 +44,7 @@ def load(settings: Settings, accelerator: Accelerator) -> list[ImageAttacker]:
         y_targets = target_classes(settings.y_target, target)
     model_input = model_input_of(settings, target, None if generator is None else generator.guide)
     return [
-        ImageAttacker(Perturber(attack, threat, y_target, settings.seed, generator, target), model_input)
-        for y_target in y_targets
+        ImageAttacker(attack, threat, y_target, settings.seed, generator, target, model_input) for y_target in y_targets
     ]
 
 
@@ -142,9 +146,34 @@ def model_input_of(settings: PairSettings, target: Any, guide: Any) -> ModelInpu
 def effective(settings: Settings, attacker: ImageAttacker) -> Settings:
     """`settings` with the values that None stands for."""
     y_target = None if attacker.y_target is None else str(attacker.y_target)
-    threat = attacker.perturb.threat
+    threat = attacker.threat
     values: dict[str, Any] = {} if threat is None else {"eps": threat.eps, "norm": threat.norm}
     size = attacker.model_input
     if size is not None and size.height == size.width:
         values |= {"image_size": size.height, "resize": size.resize}
     return replace(settings, y_target=y_target, **values)
+
+
+def load_pair(source: str, settings: PairSettings) -> Pair:
+    """The generator in `source` (a folder, a run, hf://USER/MODEL) and its classifier. Raises InputError for a
+    generator without one, and for two that do not fit."""
+    spec = chosen_classifier(settings)
+    if spec is None:
+        folder = classifier_beside(source)
+        if folder is None:
+            raise InputError(f"{source} has no classifier beside it, expected --target, the classifier under attack")
+        spec = ClassifierSpec(str(folder), None, settings.defense)
+    generator = Generator.from_pretrained(source, guide=settings.guide, allowed_guides=[spec.name])
+    classifier = load_target_model(spec, settings, generator)
+    model_input = model_input_of(settings, classifier, generator.guide) or ModelInput(*classifier.image_shape[1:])
+    name = Path(source).resolve().name if not source.startswith("hf://") else source
+    return Pair(name, classifier.eval(), generator.eval(), model_input, transfer_note(source, generator, classifier))
+
+
+def transfer_note(source: str, generator: Generator, classifier: object) -> str:
+    """A sentence where the generator's training.json names another classifier than this one; "" otherwise."""
+    if source.startswith("hf://"):
+        return ""
+    loaded = LoadedGenerator(Path(source), generator)
+    target = TargetModel("classifier", classifier)  # type: ignore[arg-type]
+    return "" if loaded.trained_on(target) else "The generator was trained against another classifier: a transfer."
