@@ -8,8 +8,7 @@ from functools import cache, partial
 from html import escape
 from typing import Any
 
-from advgan.app.attack import UNTARGETED, Pair, attack_image
-from advgan.app.pairs import SHIPPED, load_shipped, shipped_label
+from advgan.app.attack import SHIPPED, UNTARGETED, Pair, attack_image, load_shipped, shipped_label
 from advgan.app.panel import panel
 from advgan.app.sketch import FIRST, asset, data_uri, decode_uri, example_pixels, sketch_html
 from advgan.core.errors import InputError

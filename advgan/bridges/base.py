@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from advgan.attacks.registry import AttackerAccess, AttackKind
 from advgan.core.config import parse_fraction
-from advgan.core.errors import InputError, did_you_mean
+from advgan.core.errors import InputError
+from advgan.core.spec_strings import setting_texts
 
 Call = Callable[[Tensor, Tensor, Tensor | None], Any]  # x (n, c, h, w), y (n,), y_target (n,) or None -> x_adv
 
@@ -44,13 +45,7 @@ def read_settings(
         if k not in reserved and parameter.kind is not parameter.VAR_KEYWORD
     }
     settings = {}
-    for setting in texts:
-        key, equals, text = setting.partition("=")
-        key = key.replace("-", "_")
-        if key not in settable or not equals:
-            suggestion = did_you_mean(key, settable) if equals and key not in reserved else ""
-            expected = f", expected setting=value with settings {', '.join(settable) or 'none'}"
-            raise InputError(f"attack {name} cannot take {setting[:80]!r}{suggestion or expected}")
+    for key, text in setting_texts(f"attack {name}", texts, settable, reserved).items():
         parsed, default = parse_value(text), settable[key].default
         if isinstance(default, bool) and not isinstance(parsed, bool):
             raise InputError(f"{name}:{key} must be true or false, got {text!r}")

@@ -71,19 +71,16 @@ class ForeignAttack:
         with frozen_without_gradients(model), seeded(seed), torch.enable_grad():
             key = (model, x.device, eps, norm, y_target is None)
             if key not in self.built:
-                self.built = {key: self._make(model, x, eps, norm, y_target is not None, seed)}
+                library, _, attack_name = self.name.partition(":")
+                module, threat_norm = _bridge(library), "l2" if self.kind.norm == "l0" else norm or self.kind.norm
+                threat = Threat(threat_norm, eps, y_target is not None)  # type: ignore[arg-type]
+                with _as_input_error(self.name):
+                    make = module.attacks()[attack_name]
+                    self.built = {key: module.build(make, self.settings, model, x, threat, seed)}
             if not len(x):
                 return x.clone()
             x_adv: Tensor = self.built[key](x, y, y_target)
         return x_adv.detach().to(x)
-
-    def _make(self, model: nn.Module, x: Tensor, eps: float, norm: str | None, targeted: bool, seed: int) -> Call:
-        library, _, name = self.name.partition(":")
-        module, threat_norm = _bridge(library), "l2" if self.kind.norm == "l0" else norm or self.kind.norm
-        threat = Threat(threat_norm, eps, targeted)  # type: ignore[arg-type]
-        with _as_input_error(self.name):
-            built_attack: Call = module.build(module.attacks()[name], self.settings, model, x, threat, seed)
-        return built_attack
 
 
 @contextmanager

@@ -85,12 +85,15 @@ def check_target(model: nn.Module, x: Tensor, num_classes: int | None = None) ->
             model, first = ContainedLogits(model), logits_of(first)
         second = _forward(model, x)
         one_value = isinstance(first, Tensor) and first.shape in {(len(x),), (len(x), 1)}
-        if num_classes is None:
-            if not one_value:
-                check_columns(first)
-            num_classes = 2 if one_value else first.shape[1]
-        one_logit = num_classes == 2 and one_value
-        _check_logits(first, len(x), num_classes, one_logit)
+        one_logit = num_classes in (None, 2) and one_value
+        expected = None if num_classes is None or one_logit else (len(x), num_classes)
+        if expected and isinstance(first, Tensor) and first.shape != expected:
+            raise InputError(
+                f"for {len(x)} images of {num_classes} classes the target must return logits of shape {expected}, got "
+                f"{tuple(first.shape)}"
+            )
+        if not one_logit or not first.is_floating_point():
+            check_columns(first)
         if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
             raise InputError("the target returns NaN or infinity, expected finite logits: are its weights damaged?")
         difference = (first - second).abs().max().item()
@@ -217,19 +220,6 @@ def check_batch_of(predict: Callable[[Tensor], Tensor], x: Tensor, name: str) ->
             f"{name} returns other probabilities for an image alone than inside a batch of {len(x)} (they differ by "
             f"{difference:.2g}): it is random or depends on the batch, expected one output per image"
         )
-
-
-def _check_logits(first: Any, n: int, num_classes: int, one_logit: bool) -> None:
-    """Raise InputError unless `first` is a float tensor (n, num_classes), or with `one_logit` one value per image."""
-    if not isinstance(first, Tensor):
-        raise InputError(f"the target must return a tensor of logits, got {type(first).__name__}")
-    if first.shape != (n, num_classes) and not one_logit:
-        raise InputError(
-            f"for {n} images of {num_classes} classes the target must return logits of shape {(n, num_classes)}, got "
-            f"{tuple(first.shape)}"
-        )
-    if not first.is_floating_point():
-        raise InputError(f"the target must return logits, got {first.dtype} (predicted labels?)")
 
 
 def check_batch_independence(model: nn.Module, x: Tensor) -> None:

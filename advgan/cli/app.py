@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from advgan.app.attack import Pair
+from advgan.app.attack import SHIPPED, Pair, check_shipped, load_shipped
 from advgan.app.interface import build_interface
-from advgan.app.pairs import SHIPPED, check_shipped, load_shipped
 from advgan.cli.attack_images.loading import load_pair
 from advgan.cli.attack_images.settings import PairSettings
 from advgan.core.config import Real

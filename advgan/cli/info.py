@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from advgan.core.checkpoint_summary import describe_checkpoint
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_regular
 from advgan.core.optional import require_package
 from advgan.core.terminal import printable
+from advgan.core.training_record import describe_checkpoint
 from advgan.report.escaping import in_rich
 
 LONGEST_CARD, LONGEST_VALUE = 200_000, 2_000  # characters that are shown
@@ -51,7 +51,9 @@ def main(settings: Settings) -> None:
         card = folder / "README.md"
         if card.is_file():
             with card.open(errors="replace") as file:
-                text = _without_front_matter(file.read(LONGEST_CARD))
+                text = file.read(LONGEST_CARD)
+            _, *parts = text.split("---\n", 2)  # the YAML between two lines of dashes is for the Hugging Face Hub
+            text = parts[1] if text.startswith("---\n") and len(parts) == 2 else text
             lines = "\n".join(map(printable, text.split("\n")))
             console.print(Markdown(lines, hyperlinks=False))  # addresses are shown, not hidden behind other text
 
@@ -85,9 +87,3 @@ def _table(path: Path, values: dict[str, Any]) -> Table:
         text = f"{value:.6g}" if isinstance(value, float) else str(value)
         table.add_row(in_rich(key), in_rich(text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."))
     return table
-
-
-def _without_front_matter(card: str) -> str:
-    """A card's text; the YAML between its first two lines of dashes, if both are there, is for the Hugging Face Hub."""
-    parts = card.split("---\n", 2)
-    return parts[2] if card.startswith("---\n") and len(parts) == 3 else card

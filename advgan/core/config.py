@@ -186,19 +186,21 @@ def _mark_by_order(settings: S) -> S:
     """`settings` with BY_ORDER after each file of weights, where `weights_by_order` is set."""
     if not getattr(settings, "weights_by_order", False):
         return settings
+
+    def mark(file: Path) -> Path:
+        return Path(f"{str(file).removesuffix(BY_ORDER)}{BY_ORDER}")
+
     files = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    marked = {name: _marked(value) for name, value in files.items() if name.endswith("_weights") and value}
+    marked = {
+        name: tuple(map(mark, value)) if isinstance(value, tuple) else mark(value)
+        for name, value in files.items()
+        if name.endswith("_weights") and value
+    }
     if not marked:
         raise InputError(
             "weights_by_order is for files of weights, expected --target-weights or FILE:by-order, got none"
         )
     return dataclasses.replace(settings, **marked)  # type: ignore[type-var]
-
-
-def _marked(files: Path | tuple[Path, ...]) -> Path | tuple[Path, ...]:
-    if isinstance(files, tuple):
-        return tuple(Path(f"{str(file).removesuffix(BY_ORDER)}{BY_ORDER}") for file in files)
-    return Path(f"{str(files).removesuffix(BY_ORDER)}{BY_ORDER}")
 
 
 def _parsed(settings_class: type[S], arguments: list[str], **options: Any) -> S:

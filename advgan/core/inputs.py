@@ -140,10 +140,10 @@ def check_columns(logits: Any) -> None:
             f"the target must return at least 2 logits, got one value per image, {shape}: "
             "model = check_target(model, x, 2) makes two logits of one"
         )
-    if len(shape) != 2 or shape[1] < 2:
-        raise InputError(f"the target must return logits of shape (n, classes), got {shape}")
     if not logits.is_floating_point():
         raise InputError(f"the target must return logits, got {logits.dtype} (predicted labels?)")
+    if len(shape) != 2 or shape[1] < 2:
+        raise InputError(f"the target must return logits of shape (n, classes), got {shape}")
 
 
 def predicted(logits: Tensor) -> tuple[Tensor, Tensor]:

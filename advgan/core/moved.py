@@ -10,6 +10,12 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 
 MOVED = {
+    "advgan.app.pairs": "advgan.app.attack",
+    "advgan.core.checkpoint_summary": "advgan.core.training_record",
+    "advgan.data.augment": "advgan.data.batches",
+    "advgan.data.digits": "advgan.data.vision",
+    "advgan.data.labels": "advgan.data.columns",
+    "advgan.data.local_files": "advgan.data.shards",
     "advgan.discriminator": "advgan.models.discriminator",
     "advgan.errors": "advgan.core.errors",
     "advgan.export": "advgan.models.export",
@@ -21,8 +27,15 @@ MOVED = {
     "advgan.targets": "advgan.classifiers",
     "advgan.targets.others": "advgan.classifiers.external",
     "advgan.threat": "advgan.core.threat_model",
+    "advgan.training.collapse": "advgan.training.validation",
     "advgan.training.detector_program": "advgan.training.detector",
     "advgan.training.fgsm_comparison": "advgan.training.trial",
+    "advgan.training.flags": "advgan.training.options",
+    "advgan.training.modules": "advgan.training.build",
+    "advgan.training.robust_accuracy": "advgan.training.supervised",
+    "advgan.training.runtime.output_dir": "advgan.training.run_directory",
+    "advgan.training.sources": "advgan.training.datasets",
+    "advgan.training.substitute_config": "advgan.training.substitute_training",
     "advgan.training.substitute_program": "advgan.training.substitute",
     "advgan.training.validation_log": "advgan.training.validation",
     "advgan.weights": "advgan.core.weights",

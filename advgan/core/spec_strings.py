@@ -1,7 +1,7 @@
 """Parsing of a name with settings, "pgd:steps=100:loss=dlr"."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, get_args, get_type_hints
 
@@ -32,19 +32,27 @@ def parse_spec(
         for parameter in parameters
         if parameter.name not in reserved and parameter.kind is not parameter.VAR_KEYWORD
     ]
-    settings = {}
+    texts = setting_texts(f"{kind} {name}", parts, [key for key in parameter_names if key not in fixed], reserved)
+    return name, {key: _value(text, hints[key], f"{name}:{key}") for key, text in texts.items()}
+
+
+def setting_texts(
+    where: str, parts: Iterable[str], settable: Collection[str], reserved: Collection[str]
+) -> dict[str, str]:
+    """The texts of the settings "steps=100", by name. Raises InputError, with `where` at its beginning, for one that is
+    not `settable`, and for one twice."""
+    texts: dict[str, str] = {}
     for part in parts:
-        key, equals, value = part.partition("=")
+        key, equals, text = part.partition("=")
         key = key.replace("-", "_")
-        if key not in parameter_names or key in fixed or not equals:
-            settable = [k for k in parameter_names if k not in fixed]
+        if key not in settable or not equals:
             suggestion = did_you_mean(key, settable) if equals and key not in reserved else ""
             expected = f", expected setting=value with settings {', '.join(settable) or 'none'}"
-            raise InputError(f"{kind} {name} cannot take {part[:80]!r}{suggestion or expected}")
-        if key in settings:
-            raise InputError(f"{kind} {name} sets {key} twice, expected once")
-        settings[key] = _value(value, hints[key], f"{name}:{key}")
-    return name, settings
+            raise InputError(f"{where} cannot take {part[:80]!r}{suggestion or expected}")
+        if key in texts:
+            raise InputError(f"{where} sets {key} twice, expected once")
+        texts[key] = text
+    return texts
 
 
 def _value(text: str, hint: Any, where: str) -> Any:

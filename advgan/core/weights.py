@@ -12,11 +12,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from advgan.core.checkpoint_summary import check_config_digest
 from advgan.core.errors import InputError, one_line
 from advgan.core.files import check_downloaded
 from advgan.core.json_files import object_digest
 from advgan.core.random_state import float32_default
+from advgan.core.training_record import check_config_digest
 
 M = TypeVar("M", bound=nn.Module)
 

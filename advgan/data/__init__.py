@@ -4,25 +4,22 @@
     for x, y in training_batches(data.train, 128, seed=0, last=500): ...
     for x, y in data.test.batches(256): ...
 
-One file per step: `digits.py`, `vision.py`, `folder.py` and `hf.py` are the sources, `image_file.py` opens an image,
+One file per step: `vision.py`, `folder.py` and `hf.py` are the sources, `image_file.py` opens an image,
 `image_io.py` decodes many to tensors, `split.py` and `stream.py` are the containers, `classes.py` maps labels to a
 classifier's order, `batches.py` defines the order of training.
 """
 
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from advgan.core.errors import InputError, did_you_mean
 from advgan.data.batches import steps_per_epoch, training_batches
 from advgan.data.classes import relabel
-from advgan.data.digits import load_mnist5k
-from advgan.data.folder import Labels, LabelSource, OwnInput, load_folder, no_input
+from advgan.data.folder import Labels, LabelSource, OwnInput, Sizing, load_folder, no_input
 from advgan.data.hf import load_hf
 from advgan.data.image_file import check_resize
 from advgan.data.split import Data, Split, without_labels
 from advgan.data.stream import Stream
-from advgan.data.vision import load_torchvision
+from advgan.data.vision import load_mnist5k, load_torchvision
 
 __all__ = ["DATASETS", "Data", "Split", "Stream", "load_data", "relabel", "steps_per_epoch", "training_batches"]
 
@@ -91,11 +88,12 @@ def load_data(
         raise InputError(f"labels_file does nothing {reason}, got {labels_file}")
     root = Path("data" if data_dir is None else data_dir)
     if kind in CUSTOM_DATASETS:
-        options: dict[str, Any] = {"image_size": image_size, "resize": resize, "channels": channels, "seed": seed}
+        sizing = Sizing(image_size, resize, channels, own_input)
         file = None if labels_file is None else Path(labels_file)
         labels = Labels(label_source, file, image_column, label_column)
-        load = load_folder if kind == "folder" else partial(load_hf, name)
-        return load(root, labels=labels, own_input=own_input, **options)
+        return (
+            load_folder(root, sizing, labels, seed) if kind == "folder" else load_hf(name, root, sizing, labels, seed)
+        )
     if image_size is not None or channels is not None or resize is not None:
         raise InputError(
             f"image size and channels can be chosen for {', '.join(CUSTOM_DATASETS)} only, not for {name!r}"

@@ -269,7 +269,9 @@ def find_class(text: str, classes: Sequence[str] | None, num_classes: int, name:
         if not classes:
             imagenet = '; for names of ImageNet, classes = "imagenet"' if num_classes == 1000 else ""
             raise InputError(f"{name} has no class names, expected a class number, got {text!r:.80}{imagenet}")
-        raise InputError(f"{name} has no class {text!r:.80}{_similar(text, classes)}")
+        synonyms = [part.strip() for class_name in classes for part in class_name.split(",")]
+        similar = did_you_mean(text, synonyms) or f", expected one like {listing(classes, 3)}"
+        raise InputError(f"{name} has no class {text!r:.80}{similar}")
     return _unique_matches([text], _candidates([text], classes), classes, name)[0]
 
 
@@ -281,9 +283,3 @@ def class_number(
         return find_class(y_target, classes, num_classes, name)
     check_class(y_target, num_classes)
     return y_target
-
-
-def _similar(text: str, classes: Sequence[str]) -> str:
-    """End of the message for an unknown class name: similar ones, among the synonyms too, or the first ones."""
-    synonyms = [part.strip() for class_name in classes for part in class_name.split(",")]
-    return did_you_mean(text, synonyms) or f", expected one like {listing(classes, 3)}"

@@ -14,7 +14,6 @@ from advgan.core.errors import InputError, listing, note
 from advgan.data.classes import class_order
 from advgan.data.image_file import EXTENSIONS, ImageSource, check_resize
 from advgan.data.image_io import (
-    MEMORY_LIMIT,
     StoredImages,
     infer_shape,
     larger_than,
@@ -79,17 +78,44 @@ class Photos:
     closed: bool = False
 
 
-def load_folder(
-    root: Path,
-    *,
-    image_size: int | None = None,
-    resize: int | None = None,
-    channels: int | None = None,
-    seed: int = 0,
-    labels: Labels = Labels(),
-    own_input: OwnInput = no_input,
-    memory_limit: int = MEMORY_LIMIT,
-) -> Data:
+@dataclass(frozen=True)
+class Sizing:
+    """Size and channels of the images, and the classifier's input in the place of a size, as for `load_data`."""
+
+    image_size: int | None = None
+    resize: int | None = None
+    channels: int | None = None
+    own_input: OwnInput = no_input
+
+    def stored(
+        self, root: object, sources: Sequence[ImageSource], order: Sequence[int] | None = None
+    ) -> tuple[StoredImages, str]:
+        """The images `sources` of the set `root`, in this `order` (None: their own), all of one size; and how they are
+        resized, for reports. Raises InputError for a `resize` without a size."""
+        size, resize = self._sizes(root, sources)
+        shape = infer_shape(sources, size, self.channels)
+        indices = range(len(sources)) if order is None else order
+        return StoredImages(sources, shape, size is not None, indices, resize), resizing_text(size, resize)
+
+    def _sizes(self, root: object, sources: Sequence[ImageSource]) -> tuple[int | None, int | None]:
+        """`image_size` and `resize`; where there is no size and `sources` differ in size, or `resize` needs one, those
+        of a classifier."""
+        if self.image_size is not None or (self.resize is None and not mixed_sizes(sources)):
+            return self.image_size, self.resize
+        own = self.own_input()
+        if own is None or own[0][1] != own[0][2]:
+            if self.resize is not None:
+                raise InputError(
+                    f"resize does nothing without an image size: expected --image-size, got resize {self.resize}"
+                )
+            return None, None
+        side, resize = own[0][1], own[1] if self.resize is None else self.resize
+        check_resize(resize, side)
+        note(f"images of {root} are made {side} x {side}, as the classifier's: {resizing_text(side, resize)}")
+        return side, resize
+
+
+def load_folder(root: Path, sizing: Sizing, labels: Labels, seed: int) -> Data:
     """Load images in folders `train/`, `test/` and optionally `val/`, or without them.
 
     Each is a folder of class folders, whose names are the classes (of all splits together, `class_order`); or of
@@ -98,18 +124,12 @@ def load_folder(
     split. A split that is missing is empty.
 
     Every split is in an order of which the first m images are a fair sample (`fair_order`). Hidden files and folders
-    are skipped; a file counts once, however many links lead to it.
+    are skipped; a file counts once, however many links lead to it. A set that takes more than `MEMORY_LIMIT` bytes
+    stays on disk and is decoded batch by batch; broken files and images of another size raise an error then.
 
     Args:
         root: a folder, or a list of files.
-        image_size: resize the shorter side to this and crop the centre square; None: all images have one size.
-        resize: resize the shorter side to this, then crop the centre square of `image_size`; None: `image_size`.
-        channels: 1 or 3; None: 1 if all images are grey.
         seed: of the draw of validation images without a val/ (`stratified_holdout`), and of the division.
-        labels: where labels come from.
-        own_input: (c, h, w) and `resize` of a classifier, in the place of `image_size` where images differ in size.
-        memory_limit: a set that takes more bytes than this when decoded stays on disk and is decoded batch by batch;
-            broken files and images of another size raise an error then. A smaller one is decoded now.
 
     Raises:
         InputError: there are no images, or two folders of a split; a file is in two splits or classes through links;
@@ -127,50 +147,28 @@ def load_folder(
     empty = Listing([], torch.empty(0, dtype=torch.long))
     parts = [listings.get(part, empty) for part in SPLITS]
     parts = [part.pick(fair_order(part.labels)) for part in parts]
-
-    paths = [path for part in parts for path in part.paths]
-    size, resize = sizes_of(root, paths, image_size, resize, own_input)
-    files = StoredImages(paths, infer_shape(paths, size, channels), size is not None, range(len(paths)), resize)
-    images = split_images(files, [len(part.paths) for part in parts], memory_limit)
-    splits = [as_labelled(Split(data, part.labels), part) for data, part in zip(images, parts, strict=True)]
-    splits[0] = with_photos(splits[0], files.take(range(len(splits[0]))))
+    images, preprocessing = sizing.stored(root, [path for part in parts for path in part.paths])
+    train, validation, test = as_splits(images, [part.labels for part in parts], [part.has_labels for part in parts])
     partial = "train" not in photos or not photos["train"].closed
-    return Data("folder", splits[0], splits[1], splits[2], classes, partial, resizing_text(size, resize))
+    return Data("folder", train, validation, test, classes, partial, preprocessing)
+
+
+def as_splits(images: StoredImages, labels: Sequence[Tensor], has_labels: Sequence[bool]) -> list[Split]:
+    """Consecutive splits of `images`, one for each of the `labels`; the first has the files as photos, where these are
+    larger than the images."""
+    parts = split_images(images, [len(part) for part in labels])
+    splits = [Split(part, y) for part, y in zip(parts, labels, strict=True)]
+    splits = [split if given else split.unlabelled() for split, given in zip(splits, has_labels, strict=True)]
+    files, (_, height, width) = images.take(range(len(splits[0]))), images.image_shape
+    if images.crop and height == width and larger_than(files.sources, height):
+        splits[0].photos = files
+    return splits
 
 
 def _reads_tables(photos: Mapping[str, Photos], labels: Labels) -> bool:
     """Whether labels or names of images are of a CSV file."""
     lists = [path for images in photos.values() for path in images.groups if path.endswith(SUFFIXES)]
     return bool(lists or labels.file) or any(images.names and not images.closed for images in photos.values())
-
-
-def with_photos(split: Split, files: StoredImages) -> Split:
-    """`split` with the `files` of its images as photos, where these are larger than the images."""
-    _, height, width = files.image_shape
-    larger = files.crop and height == width and larger_than(files.sources, height)
-    return split.with_photos(files) if larger else split
-
-
-def as_labelled(split: Split, part: Listing) -> Split:
-    return split if part.has_labels else split.unlabelled()
-
-
-def sizes_of(
-    root: object, sources: Sequence[ImageSource], image_size: int | None, resize: int | None, own_input: OwnInput
-) -> tuple[int | None, int | None]:
-    """`image_size` and `resize`; where there is no size and `sources` differ in size, or `resize` needs one, those of a
-    classifier. Raises InputError for a `resize` without a size."""
-    if image_size is not None or (resize is None and not mixed_sizes(sources)):
-        return image_size, resize
-    own = own_input()
-    if own is None or own[0][1] != own[0][2]:
-        if resize is not None:
-            raise InputError(f"resize does nothing without an image size: expected --image-size, got resize {resize}")
-        return None, None
-    side, resize = own[0][1], own[1] if resize is None else resize
-    check_resize(resize, side)
-    note(f"images of {root} are made {side} x {side}, as the classifier's: {resizing_text(side, resize)}")
-    return side, resize
 
 
 def by_split(names: Sequence[str], where: object, kind: str, hint: str = "") -> dict[str, str]:

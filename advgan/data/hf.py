@@ -13,29 +13,15 @@ from torch import Tensor
 
 from advgan.core.errors import InputError, listing, note
 from advgan.core.optional import require_package
-from advgan.data.columns import Columns, find_column
-from advgan.data.folder import Labels, OwnInput, by_split, no_input, sizes_of, split_named, with_photos
+from advgan.data.columns import Columns, Names, find_classes, find_column, plain_label
+from advgan.data.folder import Labels, Sizing, as_splits, by_split, split_named
 from advgan.data.image_file import ImageSource
-from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, resizing_text, split_images
-from advgan.data.labels import Names, find_classes, plain_label
-from advgan.data.local_files import check_folder, keep_data_files, names_by_file, row_count
-from advgan.data.shards import LibraryShards, first_damage, load_error
-from advgan.data.split import Data, Split, fair_order, stratified_holdout, without_labels
+from advgan.data.shards import LibraryShards, check_folder, first_damage, keep_data_files, load_error, names_by_file
+from advgan.data.split import Data, fair_order, stratified_holdout
 from advgan.data.stream import HOLDOUT_MODULUS, Stream
 
 
-def load_hf(
-    name: str,
-    root: Path,
-    *,
-    image_size: int | None = None,
-    resize: int | None = None,
-    channels: int | None = None,
-    seed: int = 0,
-    labels: Labels = Labels(),  # noqa: B008
-    own_input: OwnInput = no_input,
-    memory_limit: int = MEMORY_LIMIT,
-) -> Data:
+def load_hf(name: str, root: Path, sizing: Sizing, labels: Labels, seed: int) -> Data:
     """Load `hf:SOURCE` or `hf-stream:SOURCE`; SOURCE: a folder, or a repository with optional `:CONFIG`; none: `root`.
 
     Without labelled test images the validation images are the test images; without validation images a tenth of the
@@ -48,24 +34,7 @@ def load_hf(
     """
     kind, _, source = name.partition(":")
     loaded = _open(name, source or str(root), labels, streaming=kind == "hf-stream")
-    sizing = Sizing(image_size, resize, channels, own_input)
-    if kind == "hf-stream":
-        return _streamed(loaded, sizing, seed)
-    return _on_disk(loaded, sizing, seed, memory_limit)
-
-
-@dataclass(frozen=True)
-class Sizing:
-    """Size and channels of the images, as for `load_data`."""
-
-    image_size: int | None
-    resize: int | None
-    channels: int | None
-    own_input: OwnInput
-
-    def of(self, name: str, sources: Sequence[ImageSource]) -> tuple[int | None, int | None]:
-        """`folder.sizes_of` of the images `sources`."""
-        return sizes_of(name, sources, self.image_size, self.resize, self.own_input)
+    return (_streamed if kind == "hf-stream" else _on_disk)(loaded, sizing, seed)
 
 
 @dataclass(frozen=True)
@@ -172,7 +141,7 @@ class TableImages(Sequence[ImageSource]):
         return self.columns.image_source(self.table[int(index)][self.columns.image], f"{self.columns.name} row {index}")
 
 
-def _on_disk(loaded: Loaded, sizing: Sizing, seed: int, memory_limit: int) -> Data:
+def _on_disk(loaded: Loaded, sizing: Sizing, seed: int) -> Data:
     datasets = require_package("datasets", "hf")
     values = {} if loaded.label is None else {split: _labels(loaded, split) for split in loaded.splits}
     columns = loaded.columns([value for split in values.values() for value in split])
@@ -183,8 +152,8 @@ def _on_disk(loaded: Loaded, sizing: Sizing, seed: int, memory_limit: int) -> Da
             "--label-source predicted takes images without labels"
         )
     usable = has_labels if loaded.label is not None else {split for split, part in loaded.splits.items() if len(part)}
-    train, validation, test = _choose_splits(loaded, usable)
-    used = [part for part in dict.fromkeys((train, validation, test)) if part]
+    chosen = _choose_splits(loaded, usable)
+    used = [part for part in dict.fromkeys(chosen) if part]
     table = datasets.concatenate_datasets([columns.only(loaded.splits[part], labels=False) for part in used])
     labels = torch.tensor(
         [
@@ -197,25 +166,18 @@ def _on_disk(loaded: Loaded, sizing: Sizing, seed: int, memory_limit: int) -> Da
         labels = torch.zeros(len(table), dtype=torch.long)
     ends = torch.tensor([len(loaded.splits[part]) for part in used]).cumsum(0).tolist()
     indices = {part: torch.arange(end - len(loaded.splits[part]), end) for part, end in zip(used, ends, strict=True)}
-    rows: dict[str, Tensor] = {"train": indices[train]}
-    for role, source in (("test", test), ("validation", validation)):
+    rows: dict[str, Tensor] = {"train": indices[chosen[0]]}
+    for role, source in (("test", chosen[2]), ("validation", chosen[1])):
         if source:
             rows[role] = indices[source]
         else:
             kept, held = stratified_holdout(labels[rows["train"]], seed)
             rows["train"], rows[role] = rows["train"][kept], rows["train"][held]
     order = [rows[role][fair_order(labels[rows[role]])] for role in ("train", "validation", "test")]
-    sources = TableImages(table, columns)
-    everything = torch.cat(order).tolist()
-    size, resize = sizing.of(loaded.name, sources)
-    shape = infer_shape(sources, size, sizing.channels)
-    images = StoredImages(sources, shape, size is not None, everything, resize)
-    parts = split_images(images, [len(part) for part in order], memory_limit)
-    splits = [Split(part, labels[indices]) for part, indices in zip(parts, order, strict=True)]
-    splits[0] = with_photos(splits[0], images.take(range(len(splits[0]))))
-    preprocessing = resizing_text(size, resize)
-    data = Data(loaded.name, splits[0], splits[1], splits[2], columns.classes, preprocessing=preprocessing)
-    return data if loaded.label is not None else without_labels(data)
+    images, preprocessing = sizing.stored(loaded.name, TableImages(table, columns), torch.cat(order).tolist())
+    labelled = [loaded.label is not None] * len(order)
+    train, validation, test = as_splits(images, [labels[indices] for indices in order], labelled)
+    return Data(loaded.name, train, validation, test, columns.classes, preprocessing=preprocessing)
 
 
 def _labels(loaded: Loaded, split: str) -> list[str | int | None]:
@@ -223,7 +185,8 @@ def _labels(loaded: Loaded, split: str) -> list[str | int | None]:
     table, names = loaded.splits[split], loaded.names[split]
     values, names_per_row = list(table[loaded.label][:]), names * len(table) if len(names) == 1 else []
     if not names_per_row and len({*names}) > 1:
-        counts = [row_count(path) for path in loaded.files[split]]
+        parquet = require_package("pyarrow.parquet", "hf")
+        counts = [parquet.read_metadata(path).num_rows for path in loaded.files[split]]
         names_per_row = [file_names for file_names, n in zip(names, counts, strict=True) for _ in range(n)]
     names_per_row = names_per_row or names[:1] * len(table)
     if len(names_per_row) != len(values):
@@ -259,9 +222,9 @@ def _streamed(loaded: Loaded, sizing: Sizing, seed: int) -> Data:
         if part
     }
     first_sources = [source for source, _ in islice(shards[train].read(0), 64)]
-    size, resize = sizing.of(loaded.name, first_sources)
-    shape = infer_shape(first_sources, size, sizing.channels)
-    stream = partial(Stream, image_shape=shape, crop=size is not None, resize=resize, num_classes=len(columns.classes))
+    images, preprocessing = sizing.stored(loaded.name, first_sources)
+    shape, crop, resize = images.image_shape, images.crop, images.resize
+    stream = partial(Stream, image_shape=shape, crop=crop, resize=resize, num_classes=len(columns.classes))
     all_remainders = frozenset(range(HOLDOUT_MODULUS))
     missing = [role for role, source in (("validation", validation), ("test", test)) if not source]
     heldout = {role: frozenset({(seed + i) % HOLDOUT_MODULUS}) for i, role in enumerate(missing)}
@@ -272,5 +235,5 @@ def _streamed(loaded: Loaded, sizing: Sizing, seed: int) -> Data:
         validation=stream(shards[validation]) if validation else stream(shards[train], kept=heldout["validation"]),
         test=stream(shards[test]) if test else stream(shards[train], kept=heldout["test"]),
         classes=columns.classes,
-        preprocessing=resizing_text(size, resize),
+        preprocessing=preprocessing,
     )

@@ -19,7 +19,18 @@ MAX_PIXELS = 89_478_485  # 256 MiB of RGB; the number for which Pillow warns
 GREY = ("1", "L", "LA", "La")
 
 
-def open_image(source: str | Path | BinaryIO, least: float | None = None) -> Image.Image:
+class InMemoryImage(NamedTuple):
+    """An encoded image in memory: a name for messages, and its bytes."""
+
+    name: str
+    data: bytes
+
+
+ImageSource = str | InMemoryImage  # before it is decoded: a path, or a name and bytes
+ImageFile = ImageSource | Path | BinaryIO
+
+
+def open_image(source: ImageFile, least: float | None = None) -> Image.Image:
     """An image as 8 bits grey (mode L) or RGB, rotated by its EXIF orientation.
 
     Of an animated file the first frame; transparency is dropped. The header is checked before decoding. A JPEG file may
@@ -42,19 +53,26 @@ def open_image(source: str | Path | BinaryIO, least: float | None = None) -> Ima
         return image
 
 
-def image_dimensions(source: str | Path | BinaryIO) -> tuple[int, int]:
+def image_dimensions(source: ImageFile) -> tuple[int, int]:
     """Width and height in an image's header, before rotation. Raises OSError as `open_image`."""
     with _opened(source) as file:
         return file.width, file.height
 
 
+def is_grey(source: ImageFile) -> bool:
+    """Whether an image is grey, by its header. Raises OSError as `open_image`."""
+    with _opened(source) as file:
+        return file.mode in GREY
+
+
 @contextmanager
-def _opened(source: str | Path | BinaryIO) -> Iterator[Image.Image]:
+def _opened(source: ImageFile) -> Iterator[Image.Image]:
     """Pillow's lazy image, within the size limit. Any exception becomes an OSError."""
     try:
         if isinstance(source, (str, Path)):
             check_regular(source)
-        with Image.open(source, formats=FORMATS) as file:
+        stream = io.BytesIO(source.data) if isinstance(source, InMemoryImage) else source
+        with Image.open(stream, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise OSError(f"at most {MAX_PIXELS} pixels expected, got {file.width} x {file.height}")
             yield file
@@ -66,36 +84,6 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # Pillow's decoders may raise any exception: SyntaxError, struct.error, ...
         raise OSError(f"{type(error).__name__}: {error}") from None
-
-
-class InMemoryImage(NamedTuple):
-    """An encoded image in memory: a name for messages, and its bytes."""
-
-    name: str
-    data: bytes
-
-
-ImageSource = str | InMemoryImage  # before it is decoded: a path, or a name and bytes
-
-
-def read_image(source: ImageSource, least: float | None = None) -> Image.Image:
-    """`open_image` of a path or of bytes."""
-    return open_image(_path_or_stream(source), least)
-
-
-def is_grey(source: ImageSource) -> bool:
-    """Whether an image is grey, by its header. Raises OSError as `open_image`."""
-    with _opened(_path_or_stream(source)) as file:
-        return file.mode in GREY
-
-
-def stored_size(source: ImageSource) -> tuple[int, int]:
-    """Width and height in the header of an image, before rotation. Raises OSError as `open_image`."""
-    return image_dimensions(_path_or_stream(source))
-
-
-def _path_or_stream(source: ImageSource) -> str | BinaryIO:
-    return source if isinstance(source, str) else io.BytesIO(source.data)
 
 
 def check_resize(resize: int | None, side: int) -> None:
@@ -121,9 +109,9 @@ def random_crop(source: ImageSource, side: int, rng: np.random.Generator) -> Ima
 
     Raises OSError as `open_image`.
     """
-    short = min(stored_size(source))
+    short = min(image_dimensions(source))
     share = math.sqrt(rng.uniform(min(1.0, max(0.5, (side / short) ** 2)), 1.0))
-    image = read_image(source, least=side / share if side < share * short else None)
+    image = open_image(source, least=side / share if side < share * short else None)
     edge = share * min(image.size)
     left, top = (rng.uniform(0, length - edge) for length in image.size)
     crop = image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + edge, top + edge))

@@ -21,15 +21,12 @@ from advgan.data.image_file import (
     ImageSource,
     as_array,
     cropped,
+    image_dimensions,
     is_grey,
     name_of,
     open_image,
     random_crop,
-    read_image,
-    stored_size,
 )
-
-__all__ = ["MEMORY_LIMIT", "StoredImages", "infer_shape", "open_image", "split_images", "unreadable"]
 
 MEMORY_LIMIT = 2 << 30  # bytes; a larger decoded set is decoded batch by batch
 
@@ -117,7 +114,7 @@ class StoredImages:
     def _decode(self, source: ImageSource) -> np.ndarray:
         """One image as uint8 `(c, h, w)`."""
         channels, height, width = self.image_shape
-        image = read_image(source).convert("L" if channels == 1 else "RGB")
+        image = open_image(source).convert("L" if channels == 1 else "RGB")
         if self.crop:
             image = cropped(image, width, height, self.resize)
         elif image.size != (width, height):
@@ -128,14 +125,12 @@ class StoredImages:
         return as_array(image)
 
 
-def split_images(
-    images: StoredImages, lengths: Sequence[int], memory_limit: int = MEMORY_LIMIT
-) -> list[Tensor | StoredImages]:
-    """Consecutive splits of `images`, decoded now unless that takes more bytes than the limit.
+def split_images(images: StoredImages, lengths: Sequence[int]) -> list[Tensor | StoredImages]:
+    """Consecutive splits of `images`, decoded now unless that takes more bytes than `MEMORY_LIMIT`.
 
     All are decoded together: one progress bar, and one error for all broken images.
     """
-    if prod(images.shape) <= memory_limit:
+    if prod(images.shape) <= MEMORY_LIMIT:
         return list(images[range(len(images))].split(list(lengths)))
     ends = [*accumulate(lengths)]
     return [images.take(range(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
@@ -154,7 +149,7 @@ def infer_shape(sources: Sequence[ImageSource], image_size: int | None, channels
     for source in sources:
         try:
             if size is None:
-                size = read_image(source).size
+                size = open_image(source).size
             grey = grey and is_grey(source)
         except OSError as error:  # an error only if all are broken, else when decoded
             broken.append((name_of(source), error))
@@ -181,7 +176,7 @@ def _sizes(sources: Sequence[ImageSource]) -> list[tuple[int, int]]:
     sizes = []
     for i in {*np.linspace(0, len(sources) - 1, 64).astype(int).tolist()} if len(sources) else ():
         with suppress(OSError):
-            sizes.append(stored_size(sources[i]))
+            sizes.append(image_dimensions(sources[i]))
     return sizes
 
 

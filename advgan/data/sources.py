@@ -28,8 +28,8 @@ from torch.utils.data import (
 from advgan.core.errors import InputError
 from advgan.core.inputs import array_as_tensor, as_labels, check_images, check_tensor
 from advgan.data.columns import IMAGE, LABEL
-from advgan.data.folder import as_labelled, class_images, split_folders, with_photos
-from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape, split_images
+from advgan.data.folder import as_splits, class_images, split_folders
+from advgan.data.image_io import MEMORY_LIMIT, StoredImages, infer_shape
 from advgan.data.split import Split, stratified_holdout
 from advgan.data.stream import Stream
 
@@ -106,7 +106,7 @@ def as_split(
         source = source.tensors
     if _is_table(source) or (isinstance(source, Dataset) and not isinstance(source, IterableDataset)):
         return _dataset(source, name)
-    if isinstance(source, (IterableDataset, _Batches)):
+    if isinstance(source, (IterableDataset, DataLoader)):
         source = _in_memory(source, name)
     if _is_array(source):
         return _tensors(source, None, name)
@@ -154,19 +154,12 @@ def _tensors(source: Any, labels: Any, name: str) -> Source:
     return Source(split.unlabelled() if labels is None else split)
 
 
-class _Batches:
-    """The batches of a DataLoader, by its sampler and collate function."""
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self.loader = loader
-
-
 def _dataset_of(loader: DataLoader[Any]) -> Any:
-    """The Dataset of a DataLoader, or the part that its sampler draws, if it can be read without its collate function;
-    the training has its own order."""
+    """The Dataset of a DataLoader, or the part that its sampler draws, if it can be read without its collate function
+    (else the loader): the training has its own order."""
     plain = loader.collate_fn is default_collate and not isinstance(loader.dataset, IterableDataset)
     if not plain or not isinstance(loader.dataset, Dataset):
-        return _Batches(loader)
+        return loader
     drawn = _drawn(loader)
     return loader.dataset if drawn is None else Subset(loader.dataset, drawn)
 
@@ -189,7 +182,7 @@ def _in_memory(source: Any, name: str) -> tuple[Tensor, ...]:
     """All images (and labels) of one pass, float32; raises InputError where they take more than MEMORY_LIMIT bytes."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
-    for item in source.loader if isinstance(source, _Batches) else source:
+    for item in source:
         x, y = _parts(item)
         x = _pixels(x)
         images.append(x if x.ndim == 4 else x[None])
@@ -281,6 +274,4 @@ def _folder(root: Path, image_shape: tuple[int, int, int] | None, resize: int | 
     n = len(listing.paths)
     shape = image_shape or infer_shape(listing.paths, None, None)
     files = StoredImages(listing.paths, shape, image_shape is not None, range(n), resize)
-    (images,) = split_images(files, [n])
-    split = with_photos(as_labelled(Split(images, listing.labels), listing), files)
-    return Source(split, classes or None)
+    return Source(as_splits(files, [listing.labels], [listing.has_labels])[0], classes or None)

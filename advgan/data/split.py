@@ -59,12 +59,6 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         assert self.photos is not None
         return self.photos.random_crops(indices, seed).float().div_(255), self.labels[indices]
 
-    def with_photos(self, photos: StoredImages) -> Split:
-        """The same images, with `photos`."""
-        part = copy(self)
-        part.photos = photos
-        return part
-
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`(c, h, w)`"""

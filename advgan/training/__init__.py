@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from advgan.training.query_cache import QueryCache
+from advgan.training.run_directory import prepare_output_dir
 from advgan.training.runtime.checkpoint import (
     IGNORED_ON_RESUME,
     Checkpointer,
@@ -21,7 +22,6 @@ from advgan.training.runtime.checkpoint import (
 from advgan.training.runtime.distributed import init_accelerator, shutdown
 from advgan.training.runtime.loop import GracefulShutdown, check_finite, one_cycle, open_log, progress_bar
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
-from advgan.training.runtime.output_dir import prepare_output_dir
 
 __all__ = [
     "IGNORED_ON_RESUME",

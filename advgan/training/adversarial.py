@@ -84,8 +84,12 @@ def adversarial_config(
     steps: int | None = None,
     step_size: float | None = None,
     warmup: float = 0.0,
+    **others: Any,
 ) -> AdversarialConfig:
-    """The settings of a method; None: its default (pgd: steps of 2.5 eps / steps). Raises InputError."""
+    """The settings of a method; None: its default (pgd: steps of 2.5 eps / steps). `others`: of `AdversarialConfig`.
+
+    Raises InputError.
+    """
     check_eps(eps, "linf")
     defaults = METHOD_DEFAULTS[method]
     alpha = defaults.alpha if alpha is None else alpha
@@ -104,7 +108,7 @@ def adversarial_config(
         step_size = eps * (2.5 / steps if method == "pgd" else defaults.size)
     if not 0 < step_size < float("inf"):
         raise InputError(f"attack_step_size must be positive, got {step_size}")
-    return AdversarialConfig(method, eps, alpha, steps, step_size, warmup)
+    return AdversarialConfig(method, eps, alpha, steps, step_size, warmup, **others)
 
 
 def mixed_loss(model: Any, x: Tensor, x_adv: Tensor, y: Tensor, alpha: float) -> tuple[Tensor, Tensor]:

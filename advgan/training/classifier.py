@@ -47,12 +47,19 @@ from advgan.training.adversarial import (
 )
 from advgan.training.card import classifier_card
 from advgan.training.features import CachedFeatures, ends_with
-from advgan.training.flags import RunFlags, save_settings
 from advgan.training.frozen import process_settings
-from advgan.training.robust_accuracy import accuracy, validate
+from advgan.training.options import RunFlags, save_settings
 from advgan.training.run_directory import Place, RunDirectory, folder_of
 from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
-from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, labelled_data, replaced
+from advgan.training.supervised import (
+    ClassifierConfig,
+    Part,
+    SupervisedTraining,
+    accuracy,
+    labelled_data,
+    replaced,
+    validate,
+)
 
 Save = Callable[["ClassifierTraining", "dict[str, float] | None"], None]  # writes the net; metrics on test at the end
 
@@ -416,16 +423,13 @@ def adversarial_settings(settings: Settings) -> AdversarialConfig | None:
     if settings.adversarial == "ensemble" and not settings.ensemble:
         raise InputError("adversarial ensemble needs trained classifiers, expected --ensemble DIR [DIR ...], got none")
     check_signs(settings, positive=("generator_width", "generator_learning_rate", "robust_images"))
-    config = adversarial_config(
+    return adversarial_config(
         settings.adversarial,
         settings.eps,
         alpha=settings.alpha,
         steps=settings.attack_steps,
         step_size=settings.attack_step_size,
         warmup=settings.eps_warmup,
-    )
-    return replace(
-        config,
         generator_width=settings.generator_width,
         generator_learning_rate=settings.generator_learning_rate,
         robust_images=settings.robust_images,

@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Self
 
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
@@ -36,7 +35,7 @@ def first_that_fit(parts: Sequence[str], columns: int) -> str:
 
 
 class Display:
-    """The bar of a training; silent in all processes but the main one, and with progress=False but for warnings."""
+    """The `bar` of a training; silent in all processes but the main one, and with progress=False but for warnings."""
 
     def __init__(
         self, accelerator: Accelerator, record: TrainState, total: int, config: TrainingConfig, title: str = "advgan"
@@ -47,13 +46,6 @@ class Display:
         self.bar = progress_bar(accelerator, disable=not config.run.progress)
         self.lead = "" if title == "advgan" else f"{title}: "
         self.task = self.bar.add_task(title, total=total, completed=record["step"], metrics="")
-
-    def __enter__(self) -> Self:
-        self.bar.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.bar.__exit__(*exception)
 
     def update(self, terms: dict[str, float]) -> None:
         """The bar after a step, with the terms of the losses."""

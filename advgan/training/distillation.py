@@ -13,11 +13,12 @@ Nothing is chosen: both nets are kept as the last step leaves them, when the lea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,15 +38,15 @@ from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses.distillation import check_temperature, soft_cross_entropy, soft_labels
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import command
-from advgan.training.flags import RunFlags, save_settings
 from advgan.training.frozen import process_settings
-from advgan.training.robust_accuracy import accuracy
+from advgan.training.options import RunFlags, save_settings
 from advgan.training.run_directory import Place, RunDirectory
 from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
-from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, labelled_data, replaced
+from advgan.training.supervised import ClassifierConfig, Part, SupervisedTraining, accuracy, labelled_data, replaced
 
 Phase = Literal["teacher", "student"]
 PROGRAM = "distill"  # as in settings-distill.yaml
+Save = Callable[["DistillationTraining", Phase, bool], None]  # the training, a phase, whether it is finished
 FOLDER: dict[Phase, str] = {"teacher": "teacher", "student": "classifier"}  # in the order of training
 
 
@@ -100,18 +101,12 @@ def distill(
         return student.eval()
 
 
-class Save(Protocol):
-    """Writes the network of a phase to the directory of the run."""
-
-    def __call__(self, steps: DistillationTraining, phase: Phase, *, finished: bool) -> None: ...
-
-
 class DistillationTraining(SupervisedTraining):
     """A distillation that is ready; `run` takes its steps: first the teacher's, then as many of the student.
 
     nets       trained in place
     settings   all settings, for the record of the run
-    save       called after a validation; None: nothing is written
+    save       writes the network of a phase, called after a validation; None: nothing is written
     """
 
     title = "distill"
@@ -182,7 +177,7 @@ class DistillationTraining(SupervisedTraining):
             bar.console.print(f"step {step:5d}  {phase}, validation accuracy {score:.2%}", highlight=False)
         with self.files.writing() as writing:
             if writing and self.save is not None:
-                self.save(self, phase, finished=False)
+                self.save(self, phase, False)
 
     def summary(self, loss: float) -> str:
         phase: Phase = "teacher" if self.record["step"] <= self.steps_per_network else "student"
@@ -236,7 +231,7 @@ def main(settings: Settings) -> None:
     training.shutdown(accelerator, code)
 
 
-def save_network(settings: Settings, steps: DistillationTraining, phase: Phase, *, finished: bool) -> None:
+def save_network(settings: Settings, steps: DistillationTraining, phase: Phase, finished: bool) -> None:
     """Write the weights and the card of a phase, and the student's training.json."""
     run = None
     if phase == "student":
@@ -258,7 +253,7 @@ def finalize(settings: Settings, steps: DistillationTraining) -> None:
         print(f"stopped after step {record['step']} of {steps.total}; the same command with --resume continues")
     else:
         for phase in FOLDER:
-            save_network(settings, steps, phase, finished=True)
+            save_network(settings, steps, phase, True)
             tested, validated = (record["accuracies"][phase][split] for split in ("test", "validation"))
             print(f"{phase}: test accuracy {tested:.2%} (n = {len(test)}), validation {validated:.2%}")
         print(f"student in {settings.output_dir / 'classifier'}, teacher in {settings.output_dir / 'teacher'}")

@@ -74,10 +74,8 @@ class Conditions:
     eps_scale: Tensor | float = 1.0
 
     def __getitem__(self, part: slice) -> Conditions:
-        y, y_target, eps, z = (
-            None if value is None else value[part] for value in (self.y, self.y_target, self.eps, self.z)
-        )
-        return Conditions(y, y_target, eps, z, self.eps_scale[part] if isinstance(self.eps_scale, Tensor) else 1.0)
+        values: Any = vars(self).items()
+        return Conditions(**{name: value[part] if isinstance(value, Tensor) else value for name, value in values})
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.build import (
+    Modules,
     batch_size_of,
     build_generator,
     check_settings_of_own,
@@ -30,12 +31,11 @@ from advgan.training.build import (
     initialise,
     own_architecture,
 )
-from advgan.training.datasets import Images, prepare_images
+from advgan.training.datasets import Images, build_sources, checked_ensemble, prepare_images
 from advgan.training.defaults import size_defaults
 from advgan.training.display import Display, write_step
 from advgan.training.frozen import frozen, process_settings
 from advgan.training.gan import LossConfig, LossFunction, SourceModel
-from advgan.training.modules import Modules
 from advgan.training.options import FLAGS, GeneratorConfig, OptimizationConfig, RunConfig, TrainingConfig
 from advgan.training.run_directory import Place, folder_of
 from advgan.training.run_files import Description, GeneratorFiles, describe
@@ -43,7 +43,6 @@ from advgan.training.runtime.checkpoint import TrainState
 from advgan.training.runtime.distributed import in_any_process, make_accelerator, restored_accelerator
 from advgan.training.runtime.loop import GracefulShutdown, check_finite
 from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
-from advgan.training.sources import build_sources, checked_ensemble
 from advgan.training.trainer import GANTrainer, OptimizerFactory
 from advgan.training.trial import FGSMComparison, compare_with_fgsm, is_architecture_open, unrolled_is_better
 from advgan.training.validation import Validator, eval_settings, seconds_per_pass, write_validation
@@ -335,11 +334,8 @@ class GeneratorTraining:
         batches = self._batches()
         self.files.clear()  # all checks have passed: files of an earlier run are deleted
         self._call(callbacks, {})
-        with (
-            GracefulShutdown() as stop,
-            self.files.open_log() as log,
-            Display(self.accelerator, self.record, self.total, self.config) as display,
-        ):
+        display = Display(self.accelerator, self.record, self.total, self.config)
+        with GracefulShutdown() as stop, self.files.open_log() as log, display.bar:
             try:
                 with self.files.naming_checkpoint():
                     for x, y in batches:
@@ -358,7 +354,8 @@ class GeneratorTraining:
 
     def trial(self) -> FGSMComparison | None:
         """Take all steps, without validations, callbacks and files; the generator beside FGSM."""
-        with Display(self.accelerator, self.record, self.total, self.config, title="trial") as display:
+        display = Display(self.accelerator, self.record, self.total, self.config, title="trial")
+        with display.bar:
             for x, y in self._batches():
                 self._train(x, y, display)
         return self._compare_with_fgsm()

@@ -26,9 +26,17 @@ from advgan.defenses import load_classifier, parse_classifier, unwrap
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.compatibility import ClassifierLoader, prepare_model_and_data, require_gradients
 from advgan.report.tensorboard import command as tensorboard_command
-from advgan.training.flags import LossFlags, RunFlags, save_settings
 from advgan.training.generator import fit
-from advgan.training.options import FLAGS, ComputeFlags, GeneratorConfig, OptimizationFlags, TrainingConfig
+from advgan.training.options import (
+    FLAGS,
+    ComputeFlags,
+    GeneratorConfig,
+    LossFlags,
+    OptimizationFlags,
+    RunFlags,
+    TrainingConfig,
+    save_settings,
+)
 from advgan.training.run_files import Description
 from advgan.training.runtime.loop import Interrupted, Terminated
 

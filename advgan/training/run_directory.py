@@ -1,21 +1,82 @@
 """The directory of a training: lock, training state, TensorBoard's log; without a directory nothing is written."""
 
 import os
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LRScheduler
 
 from advgan.core.errors import InputError, NotFiniteError
-from advgan.core.lock import release
-from advgan.training.runtime.checkpoint import Checkpointer, TrainState, saving
+from advgan.core.files import sweep
+from advgan.core.lock import LOCK, acquire, release
+from advgan.training.runtime.checkpoint import Checkpointer, TrainState, clear, latest_state, saving
 from advgan.training.runtime.loop import Interrupted, Terminated, open_log
-from advgan.training.runtime.output_dir import prepare_output_dir
+
+
+def prepare_output_dir(output_dir: Path, artefact: str, *, resume: bool | None, overwrite: bool) -> None:
+    """Make `output_dir`, lock it until this run ends, and check that `artefact` (a folder in it) may be written there.
+    Raises InputError otherwise, in all processes alike.
+
+    Files of an earlier run are kept unless `overwrite`; `resume` continues it (None: the program cannot). The lock is
+    the system's, and is released when its process ends. Partial files of killed processes are removed, and the files
+    that they were about to replace are restored.
+    """
+    problem = None
+    if main := not dist.is_initialized() or dist.get_rank() == 0:
+        try:
+            _check_writable(output_dir)
+            if holder := acquire(output_dir):
+                raise InputError(
+                    f"output directory {output_dir} is in use by {holder}: wait for its end, or choose another "
+                    "--output-dir"
+                )
+            sweep(output_dir)
+            for partial in output_dir.glob("state/*/.step-*"):
+                shutil.rmtree(partial, ignore_errors=True)
+            _check_unused(output_dir, artefact, resume, overwrite)
+        except InputError as error:
+            problem = str(error)
+    if dist.is_initialized():
+        message = [problem]
+        dist.broadcast_object_list(message, src=0)
+        problem = message[0]
+    if problem is None and not main and not (output_dir / LOCK).exists():
+        problem = (
+            f"output directory {output_dir} is not that of the main process: expected one that all machines share, "
+            f"got another on {socket.gethostname()}"
+        )
+    if problem is not None:
+        raise InputError(problem)
+
+
+def _check_writable(output_dir: Path) -> None:
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to output directory {output_dir}: {error.strerror}") from None
+
+
+def _check_unused(output_dir: Path, artefact: str, resume: bool | None, overwrite: bool) -> None:
+    if resume and not latest_state(output_dir, artefact):
+        raise InputError(f"nothing to resume: {output_dir} holds no saved training state of a {artefact}")
+    existing = [p for p in (output_dir / artefact, output_dir / "state" / artefact) if p.exists()]
+    if existing and not resume and not overwrite:
+        raise InputError(
+            f"output directory {output_dir} already holds a {artefact} run: "
+            f"{'' if resume is None else 'continue it with --resume, '}"
+            "replace it with --overwrite, or choose another --output-dir"
+        )
 
 
 @dataclass(frozen=True)
@@ -90,8 +151,12 @@ class RunDirectory:
 
     def clear(self, *folders: str) -> None:
         """Remove an earlier run, with further `folders` in the directory, unless it is resumed."""
-        if self.state is not None and not self.place.resume:
-            self.state.clear(*folders)
+        if self.directory is None or self.place.resume:
+            return
+        if self.accelerator.is_main_process:
+            for artefact in (self.place.artefact, *folders):
+                clear(self.directory, artefact)
+        self.accelerator.wait_for_everyone()
 
     def progress(self, *, finished: bool) -> dict[str, Any]:
         """What training.json holds for every training."""

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
@@ -38,13 +37,18 @@ from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import percent
-from advgan.training.flags import RunFlags
 from advgan.training.frozen import frozen, process_settings
+from advgan.training.options import RunFlags
 from advgan.training.run_directory import Place, folder_of
 from advgan.training.runtime.distributed import make_accelerator
 from advgan.training.runtime.loop import Interrupted, Terminated
-from advgan.training.substitute_config import SubstituteConfig
-from advgan.training.substitute_training import AttackerData, Model, SubstituteResult, SubstituteTraining
+from advgan.training.substitute_training import (
+    AttackerData,
+    Model,
+    SubstituteConfig,
+    SubstituteResult,
+    SubstituteTraining,
+)
 
 
 def train_substitute(
@@ -107,35 +111,23 @@ def train_substitute(
             is_module = isinstance(black_box, nn.Module)
             context: Any = frozen(black_box, accelerator.device) if is_module else nullcontext(black_box)
             with context as model:
-                run = prepare(model, data, substitute, config, place, accelerator=accelerator, progress=progress)
-                return run.run()
-
-
-def prepare(
-    black_box: Model,
-    data: AttackerData,
-    substitute: str | nn.Module,
-    config: SubstituteConfig,
-    place: Place,
-    *,
-    accelerator: Accelerator,
-    progress: bool,
-) -> SubstituteTraining:
-    """The training, from the seed of `config`; its card and training.json have the names of the parts."""
-    name = substitute if isinstance(substitute, str) else type(substitute).__name__
-    target = getattr(black_box, "name", getattr(black_box, "__name__", type(black_box).__name__))
-    names = {"target": target, "dataset": f"{len(data.train)} images", "substitute": name}
-    set_seed(config.seed)
-    return SubstituteTraining(
-        black_box,
-        data,
-        substitute,
-        config,
-        place,
-        accelerator=accelerator,
-        settings=training.to_jsonable(config) | names,
-        progress=progress,
-    )
+                names = {
+                    "target": getattr(model, "name", getattr(model, "__name__", type(model).__name__)),
+                    "dataset": f"{len(data.train)} images",
+                    "substitute": substitute if isinstance(substitute, str) else type(substitute).__name__,
+                }
+                settings = training.to_jsonable(config) | names
+                set_seed(config.seed)
+                return SubstituteTraining(
+                    model,
+                    data,
+                    substitute,
+                    config,
+                    place,
+                    accelerator=accelerator,
+                    settings=settings,
+                    progress=progress,
+                ).run()
 
 
 def claim_substitute(place: Place) -> None:

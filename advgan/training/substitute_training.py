@@ -1,9 +1,9 @@
-"""The steps of a training from queries, round by round, and its files."""
+"""A training from queries: its settings, its steps, round by round, and its files."""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,20 +14,127 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import advgan.training as training
 from advgan.classifiers import BlackBox, OutputKind, build_target, fingerprint, save_target
+from advgan.core.config import Real, check_signs
+from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.json_files import sealed
-from advgan.core.threat_model import Threat, check_class
+from advgan.core.threat_model import Norm, Threat, check_class, check_eps
 from advgan.data import Split, training_batches
 from advgan.defenses import reseed
+from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.build import build_generator
 from advgan.training.card import percent, substitute_card
+from advgan.training.options import LossFlags, NetworkFlags, TrainingConfig
 from advgan.training.run_directory import Place, RunDirectory
 from advgan.training.runtime.loop import GracefulShutdown, Interrupted, progress_bar
-from advgan.training.substitute_config import Phase, SubstituteConfig
 from advgan.training.trainer import GANTrainer
 from advgan.training.validation import ValidationResult, Validator, check_attackable, eval_settings, write_validation
+
+Phase = Literal["distil", "attack"]
+ON_LOGITS = ("margin", "cross-entropy", "relativistic")  # losses that need nothing but a classifier's logits
+
+
+@dataclass(frozen=True)
+class SubstituteConfig(NetworkFlags, LossFlags):
+    """Settings of the queries, of both networks and of their training."""
+
+    images: int | None = None
+    """Number of the attacker's images, drawn from the training images by the seed; None: all of them"""
+    answers: OutputKind = "probabilities"
+    """Response to a query: probabilities of all classes, or labels alone"""
+    budget: int | None = None
+    """Query budget of the attack, in images; None: no limit"""
+    distillation: Literal["static", "dynamic"] = "dynamic"
+    """Train on responses to clean images only, or also, round by round, to the newest adversarial ones"""
+    rounds: int = 30
+    """Rounds of the dynamic form, which share the steps; static has one"""
+    distil_steps: int = 2400
+    """Steps of the substitute, in all rounds together"""
+    generator_steps: int = 2400
+    """Steps of the generator, in all rounds together"""
+    adversarial_images: int = 1500
+    """Maximum number of adversarial images queried before each round but the first"""
+    eps: Real = 0.3
+    """Radius of the ball, in pixel units of [0, 1]"""
+    norm: Norm = "linf"
+    """Norm of the ball"""
+    y_target: int | None = None
+    """Pull every image toward this class; None: away from the black box's prediction"""
+    batch_size: int = 64
+    """Batch size; half of the substitute's are adversarial images, from the second round on"""
+    seed: int = 0
+    """Seed of weights, batches and the attacker's choice of images"""
+    bf16: bool = False
+    """Mixed precision: twice the speed on a GPU, or on a CPU that has bfloat16 matrix units"""
+
+    guide: bool = True
+    """Condition the generator on the logits of a frozen copy of the substitute for the clean image"""
+
+    learning_rate: Real = 5e-3
+    """Peak of the generator's one-cycle schedule (Adam)"""
+    discriminator_learning_rate: Real = 1e-3
+    """The discriminator's learning rate, constant (Adam)"""
+    substitute_learning_rate: Real = 2e-3
+    """Peak of the substitute's one-cycle schedule (Adam)"""
+    ema: Real = 0.9
+    """Decay of the generator's averaged weights, which are validated and saved; 0: the latest weights"""
+    clip_norm: Real = 10.0
+    """Largest gradient norm of the generator"""
+    validation_images: int = 500
+    """Maximum number of validation images; each round queries all of them, counted apart"""
+
+    @property
+    def num_rounds(self) -> int:
+        return self.rounds if self.distillation == "dynamic" else 1
+
+    def check(self) -> None:
+        """Raise InputError for settings that cannot work."""
+        check_eps(self.eps, self.norm)
+        sizes = ("batch_size", "rounds", "distil_steps", "generator_steps", "adversarial_images", "validation_images")
+        check_signs(
+            self,
+            positive=(*sizes, "images", "learning_rate", "substitute_learning_rate", "clip_norm"),
+            not_negative=("kappa", "alpha", "beta", "hinge_c", "discriminator_learning_rate", "budget"),
+        )
+        if self.adversarial not in (None, *ON_LOGITS):
+            raise InputError(f"adversarial must be {', '.join(ON_LOGITS)} against a substitute, got {self.adversarial}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema must be in [0, 1), got {self.ema}")
+        if self.num_rounds > min(self.distil_steps, self.generator_steps):
+            raise InputError(f"each round needs a step of both, got {self.rounds} rounds")
+
+    def check_budget(self, n: int) -> None:
+        """Raise InputError, before the first query for one of `n` images, if the attack would exceed the budget."""
+        later, adversarial = self.num_rounds - 1, min(self.adversarial_images, n)
+        planned = n + later * adversarial
+        if self.budget is not None and planned > self.budget:
+            raise InputError(
+                f"this run would query {planned} images ({n} clean ones and {later} times {adversarial} "
+                f"adversarial ones), and the budget is {self.budget}: "
+                "take fewer images, rounds or adversarial_images"
+            )
+
+    def step_schedule(self) -> list[tuple[int, Phase]]:
+        """(round, phase) of every step: each round distils, then attacks; the rounds share the steps evenly."""
+        n = self.num_rounds
+        phases: dict[Phase, int] = {"distil": self.distil_steps, "attack": self.generator_steps}
+        return [
+            (k, phase)
+            for k in range(n)
+            for phase, steps in phases.items()
+            for _ in range(steps * k // n, steps * (k + 1) // n)
+        ]
+
+    def training_config(self, sample: Tensor) -> TrainingConfig:
+        """Settings of the generator's steps; the hinge's default threshold is that of images like `sample`. Labels are
+        no input: the attack itself takes no query."""
+        default = losses.default_hinge_threshold(sample, self.norm, self.eps)
+        return TrainingConfig.from_flags(self).replace(
+            {"hinge_threshold": default if self.hinge_c is None else self.hinge_c, "labels": False}
+        )
+
 
 Model = nn.Module | Callable[[Tensor], Any]
 
@@ -56,13 +163,6 @@ class AttackerData:
     train: Split
     validation: Split
     classes: tuple[str, ...]
-
-
-def query_interface(model: Model, num_classes: int, answers: OutputKind, budget: int | None = None) -> BlackBox:
-    """The responses of `model`, counted from 0, without a gradient."""
-    if isinstance(model, nn.Module):
-        return BlackBox.from_model(model, num_classes, answers, budget)
-    return BlackBox(model, num_classes, answers, budget)
 
 
 def without_dropout(model: Any) -> Any:
@@ -133,8 +233,9 @@ class SubstituteTraining:
         self.program, self.progress = program, progress and accelerator.is_main_process
         self.model, n = black_box, len(data.classes)
         check_class(config.y_target, n)
+        query_interface: Any = BlackBox.from_model if isinstance(black_box, nn.Module) else BlackBox
         self.black_box = query_interface(black_box, n, config.answers, config.budget)
-        self.validation_black_box = query_interface(black_box, n, config.answers)
+        self.validation_black_box = query_interface(black_box, n, config.answers)  # counted apart
         config.check_budget(len(data.train))
         self._build(build_target(substitute, data.train.image_shape, n) if isinstance(substitute, str) else substitute)
         record = training.TrainState(step=0, distil=0, attack=0, rounds_asked=0, seconds=0.0, history=[])
@@ -251,7 +352,10 @@ class SubstituteTraining:
                 if round_ == 0:
                     cache.query(self.black_box, "clean", data.train)
                     cache.query(self.validation_black_box, "validation", data.validation)
-                    check_predictions(cache["validation"].argmax(1), data.validation, self.config.y_target)
+                    labels, y_target = data.validation.labels, self.config.y_target
+                    correct = cache["validation"].argmax(1) == labels
+                    attackable = correct if y_target is None else correct & (labels != y_target)
+                    check_attackable(len(labels), int(correct.sum()), int(attackable.sum()), y_target)
                 else:
                     cache.query_adversarial(self.black_box, self.trainer.averaged.module, data.train, round_)
             record["rounds_asked"] += 1
@@ -346,10 +450,3 @@ class SubstituteTraining:
         result.metrics["n_black_box"] = n
         result.metrics["asr_black_box"] = hits / max(n, 1)
         return result
-
-
-def check_predictions(predictions: Tensor, held_out: Split, y_target: int | None) -> None:
-    """Raise InputError where no validation image can be attacked, by the black box's `predictions` (n,)."""
-    correct = predictions == held_out.labels
-    attackable = correct if y_target is None else correct & (held_out.labels != y_target)
-    check_attackable(len(correct), int(correct.sum()), int(attackable.sum()), y_target)

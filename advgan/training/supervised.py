@@ -1,21 +1,27 @@
-"""Training on labelled images: settings, data and the steps that classifiers and distilled classifiers share."""
+"""Training on labelled images: settings, data and the steps that classifiers and distilled classifiers share, and the
+accuracy of a classifier, on clean images and under attack.
+"""
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from advgan.attacks import fgsm, pgd
 from advgan.core.config import Real, check_signs
 from advgan.core.errors import InputError, did_you_mean
 from advgan.core.inputs import check_columns
-from advgan.data import Data, Stream, training_batches
-from advgan.data.augment import augment, check_shift
+from advgan.data import Data, Split, Stream, training_batches
+from advgan.data.batches import augment, check_shift
 from advgan.data.sources import as_split, hold_out
 from advgan.evaluation import predict
 from advgan.training.run_directory import RunDirectory
@@ -217,3 +223,39 @@ class SupervisedTraining(ABC):
 
     def images_per_second(self) -> float:
         return float(self.record["step"] * self.config.batch_size / self.record["seconds"])
+
+
+Attack = Callable[..., Tensor]  # (model, x, y, rng=) -> x_adv
+
+
+def accuracy(net: nn.Module, split: Split, accelerator: Accelerator, attack: Attack | None = None) -> float:
+    """Share of `split` that `net` classifies correctly, in eval mode, after `attack` if there is one.
+
+    Random numbers of an attack depend on the image's index in `split` alone.
+    """
+    net.eval()
+    # Each process has its own batch norm statistics; data parallel training would take the first's at the next step.
+    broadcast(list(net.buffers()))
+    correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
+    with torch.no_grad():
+        for i, (x, y) in enumerate(split.batches(200)):
+            if i % accelerator.num_processes == accelerator.process_index:
+                x, y = x.to(accelerator.device), y.to(accelerator.device)
+                attacked = x if attack is None else attack(net, x, y, rng=torch.Generator().manual_seed(i))
+                correct += (net(attacked).argmax(1) == y).sum()
+    return int(accelerator.reduce(correct, reduction="sum").item()) / len(split)
+
+
+def validate(
+    net: nn.Module, split: Split, accelerator: Accelerator, eps: float | None = None, most: int = 500
+) -> dict[str, float]:
+    """The accuracy of `net` on `split`; with `eps` also that under FGSM and PGD-10, linf, on the first `most`."""
+    metrics = {"accuracy": accuracy(net, split, accelerator)}
+    if eps is not None:
+        subset = split.first(most)
+        attacks: dict[str, Attack] = {
+            "fgsm": lambda net, x, y, rng: fgsm(net, x, y, eps=eps),
+            "pgd": partial(pgd, eps=eps, steps=10),
+        }
+        metrics |= {f"accuracy_{name}": accuracy(net, subset, accelerator, attack) for name, attack in attacks.items()}
+    return metrics

@@ -23,11 +23,10 @@ from advgan.data import Stream, steps_per_epoch
 from advgan.data.split import Split
 from advgan.defenses import unwrap
 from advgan.models.generator import Generator
-from advgan.training.build import batch_size_of
+from advgan.training.build import Modules, batch_size_of
 from advgan.training.datasets import Images
 from advgan.training.defaults import size_defaults
 from advgan.training.gan import FEATURE_LOSSES
-from advgan.training.modules import Modules
 from advgan.training.options import GeneratorConfig, TrainingConfig
 from advgan.training.run_directory import Place
 from advgan.training.runtime.distributed import in_any_process, restored_accelerator

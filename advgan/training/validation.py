@@ -17,11 +17,11 @@ from advgan.core.threat_model import eps_text
 from advgan.data import Split
 from advgan.data.split import prediction_batch
 from advgan.defenses import Transforms
+from advgan.evaluation.metrics import LargestClass
 from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
 from advgan.report.gallery import gallery
-from advgan.training.collapse import class_warnings, collapse_warnings
 from advgan.training.gan import wrong_classes
 
 AFTER = "asr after "  # a transform
@@ -81,22 +81,6 @@ def check_attackable(n: int, n_correct: int, n_attackable: int, y_target: int | 
             f"no validation image can be attacked: expected a target that classifies at least one correctly, got "
             f"{n_correct} of {n}{others or '; advgan.check_model(model, x, y) looks for the cause'}"
         )
-
-
-def metrics_of_sums(sums: Sequence[float], *, rejects: bool, with_gan: bool) -> dict[str, float]:
-    """The metrics of `Validator` from sums over all images: n, eligible, successes, l2, linf, active hinges, correct
-    decisions of the discriminator on clean and on perturbed images, rejected."""
-    n, n_correct, n_success, l2_sum, linf_sum, active, d_real_correct, d_fake_correct, rejected = sums
-    metrics = {
-        "n": n,
-        "n_correct": n_correct,
-        "asr": n_success / max(n_correct, 1),
-        "l2": l2_sum / n,
-        "linf": linf_sum / n,
-        "hinge_active": active / n,
-    }
-    metrics |= {"d_accuracy": (d_real_correct + d_fake_correct) / (2 * n)} if with_gan else {}
-    return metrics | ({"rejected": rejected / max(n_correct, 1)} if rejects else {})
 
 
 def success(logits: Tensor, y: Tensor, y_target: Tensor) -> Tensor:
@@ -187,46 +171,50 @@ class Validator:
         gan: losses.GANLoss,
         transforms: Transforms,
     ) -> ValidationResult:
-        device = self.accelerator.device
-        sums = torch.zeros(9 + len(transforms), device=device)
+        with_gan = discriminator is not None
         transforms.reseed(self.seed)
         first: ValidationResult | None = None
-        histogram, attacked, hits = torch.zeros(3, self.logits[0].shape[1], device=device)
+        sums: dict[str, Tensor] = {}  # of this process's images
+        histogram, attacked, hits = torch.zeros(3, self.logits[0].shape[1], device=self.accelerator.device)
         for batch, logits, accepted in zip(self.batches, self.logits, self.accepted, strict=True):
             x, y, y_target, x_adv = self._attacked(generator, setting, batch)
             logits_adv = self.target(x_adv).float()
             predicted, delta = logits_adv.argmax(1), (x_adv - x).flatten(1)
             eligible, accepted_adv = (logits.argmax(1) == y) & (y != y_target) & accepted, accepts(self.target, x_adv)
-            successful = success(logits_adv, y, y_target) & accepted_adv
-            d_real = d_fake = torch.zeros_like(eligible)
-            if discriminator is not None:
-                d_real = losses.predicted_real(discriminator(x).float(), form=gan)
-                d_fake = ~losses.predicted_real(discriminator(x_adv).float(), form=gan)
+            successful = eligible & success(logits_adv, y, y_target) & accepted_adv
             l2, linf = delta.norm(dim=1), delta.abs().amax(1)
-            columns = [torch.ones_like(y), eligible, eligible & successful, l2, linf, l2 > c, d_real, d_fake]
-            columns.append(eligible & ~accepted_adv)
-            for seen in transforms.each(x_adv, x).values():
-                columns.append(eligible & success(self.target(seen), y, y_target) & accepts(self.target, seen))
-            sums += torch.stack([column.float().sum() for column in columns])
-            for column, of_class in ((histogram, predicted), (attacked, y[eligible]), (hits, y[eligible & successful])):
+            columns = {"n": torch.ones_like(y), "n_correct": eligible, "asr": successful, "l2": l2, "linf": linf}
+            columns["hinge_active"] = l2 > c
+            d_real = d_fake = torch.zeros_like(l2)
+            if discriminator is not None:
+                d_real = losses.predicted_real(discriminator(x).float(), form=gan).float()
+                d_fake = 1 - losses.predicted_real(discriminator(x_adv).float(), form=gan).float()
+                columns["d_accuracy"] = (d_real + d_fake) / 2
+            if self.rejects:
+                columns["rejected"] = eligible & ~accepted_adv
+            for name, seen in transforms.each(x_adv, x).items():
+                succeeded = success(self.target(seen), y, y_target) & accepts(self.target, seen)
+                columns[AFTER + name] = eligible & succeeded
+            sums = {name: sums.get(name, 0) + column.float().sum() for name, column in columns.items()}
+            for column, of_class in ((histogram, predicted), (attacked, y[eligible]), (hits, y[successful])):
                 column += torch.bincount(of_class, minlength=len(column))
             if first is None:
                 warnings = collapse_warnings(
                     x_adv - x,
                     x,
                     setting.eps if generator.threat.norm == "linf" else None,
-                    d_real_acc=d_real.float().mean().item(),
-                    d_fake_acc=d_fake.float().mean().item(),
+                    d_real_acc=d_real.mean().item(),
+                    d_fake_acc=d_fake.mean().item(),
                     universal=generator.universal,
-                    with_gan=discriminator is not None,
+                    with_gan=with_gan,
                 )
                 first = ValidationResult({}, histogram, warnings, x[:8], x_adv[:8], y[:8], logits[:8], logits_adv[:8])
         assert first is not None, "a validation split is never empty"
-        with_gan = discriminator is not None
-        of_images, after = self._reduce(sums).split([9, len(transforms)])
-        metrics = metrics_of_sums(of_images.tolist(), rejects=self.rejects, with_gan=with_gan)
-        rates = (after / max(metrics["n_correct"], 1)).tolist()
-        metrics |= {AFTER + name: rate for name, rate in zip(transforms.names, rates, strict=True)}
+        totals = dict(zip(sums, self._reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
+        n, n_correct = totals["n"], max(totals["n_correct"], 1)
+        of_correct = [name for name in totals if name in ("asr", "rejected") or name.startswith(AFTER)]
+        metrics = {name: total / (n_correct if name in of_correct else n) for name, total in totals.items()}
+        metrics |= {"n": n, "n_correct": totals["n_correct"]}
         histogram, attacked, hits = self._reduce(torch.stack([histogram, attacked, hits]))
         warnings = first.warnings
         if not setting.all_wrong_classes and setting.y_target is None:
@@ -280,3 +268,66 @@ def write_validation(log: SummaryWriter, result: ValidationResult, step: int, cl
     log.add_image("validation/clean, perturbation, adversarial", image, step, dataformats="HWC")
     for line in result.warnings:
         log.add_text("symptoms", line, step)
+
+
+def collapse_warnings(
+    delta: Tensor,
+    x: Tensor,
+    eps: float | None,
+    *,
+    d_real_acc: float,
+    d_fake_acc: float,
+    universal: bool = False,
+    with_gan: bool = True,
+) -> list[str]:
+    """One line for each sign of collapse on validation images; none for a healthy training.
+
+    delta, x      (n, c, h, w) perturbations and clean images, n >= 2
+    eps           the linf bound; None for another norm, where tanh cannot saturate
+    d_real_acc    accuracy of the discriminator on clean images
+    d_fake_acc    its accuracy on perturbed images
+    with_gan      whether there is a discriminator
+    """
+    warnings = []
+    if with_gan and d_real_acc > 0.99 and d_fake_acc > 0.99:
+        lower = min(d_real_acc, d_fake_acc)
+        warnings.append(f"discriminator accuracy {lower:.1%}: the GAN loss gives almost no gradient")
+    elif with_gan and (d_real_acc < 0.01 or d_fake_acc < 0.01):
+        warnings.append(
+            f"the discriminator is constant: accuracy {d_real_acc:.1%} on clean, {d_fake_acc:.1%} on perturbed images"
+        )
+    if eps is not None:
+        unclipped = (x >= eps) & (x <= 1 - eps)  # elsewhere the box shortens one side
+        signed = delta[unclipped] / eps if unclipped.any() else (delta / eps).flatten()
+        for sign, bound in ((1, "+eps"), (-1, "-eps")):
+            if (sign * signed > 0.95).float().mean() > 0.95:
+                warnings.append(
+                    f"tanh is saturated at {bound} in nearly every pixel: no gradient reaches the generator"
+                )
+    spread, size = delta.var(dim=0).sum().sqrt(), delta.flatten(1).norm(dim=1).mean()
+    if size < 1e-6:
+        warnings.append("the perturbation is zero")
+    elif spread / size < 0.02 and not universal:
+        warnings.append(f"all images get the same perturbation (spread {spread / size:.1%} of its length)")
+    return warnings
+
+
+def class_warnings(attacked: Tensor, hits: Tensor, predicted: Tensor, *, labels: bool = False) -> list[str]:
+    """Warnings of an untargeted generator: nearly all images in one class (`LargestClass`), and each class that absorbs
+    predictions while its own images resist, a usual plateau.
+
+    attacked, hits   (k,) eligible images of each class, and the successes among them
+    predicted        (k,) perturbed images predicted as each class
+    labels           whether the label is an input already
+    """
+    tries = "a guide (--guide)" if labels else "the label as an input (--labels), a guide (--guide),"
+    rate, mean = hits / attacked.clamp_min(1), hits.sum() / attacked.sum().clamp_min(1)
+    fair = predicted.sum() / len(predicted)
+    stuck = (attacked >= 5) & (rate < 0.7 * mean) & (predicted > 2 * fair)
+    largest = LargestClass.of(predicted, int(predicted.sum()))
+    text = f"{largest.most / largest.n:.0%} of the perturbed images are predicted as class {largest.y}"
+    advice = f"{mean:.0%} overall; try {tries} or more steps"
+    return ([text] if largest.too_many else []) + [
+        f"class {c} absorbs predictions: ASR {rate[c]:.0%} on its own images, {advice}"
+        for c in stuck.nonzero().flatten().tolist()
+    ]

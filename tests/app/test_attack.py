@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 
 from advgan import Generator
-from advgan.app.attack import Pair, attack_image
+from advgan.app.attack import Pair, attack_image, classifier_beside, load_shipped, shipped_label
 from advgan.app.digits import example_digits
-from advgan.app.pairs import classifier_beside, load_shipped, shipped_label
 from advgan.app.panel import panel
 from advgan.app.sketch import data_uri, decode_uri, example_pixels, sketch_html
 from advgan.attacks import fgsm

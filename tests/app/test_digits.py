@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from advgan.app.attack import load_shipped
 from advgan.app.digits import example_digits, mnist_form
-from advgan.app.pairs import load_shipped
 from advgan.core.errors import InputError
 
 

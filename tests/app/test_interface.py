@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from advgan.app.attack import load_shipped
 from advgan.app.interface import (
     UNTARGETED,
     Page,
@@ -17,7 +18,6 @@ from advgan.app.interface import (
     radius_of,
     slider,
 )
-from advgan.app.pairs import load_shipped
 from advgan.app.sketch import data_uri, example_pixels
 from advgan.core.errors import InputError
 from tests.app.conftest import draw_two

@@ -18,9 +18,8 @@ import pytest
 import torch
 
 from advgan.app import web
-from advgan.app.attack import Pair
+from advgan.app.attack import Pair, load_shipped
 from advgan.app.digits import example_digits
-from advgan.app.pairs import load_shipped
 from advgan.app.sketch import decode_uri
 from advgan.app.web import read_runtime, write_page
 from advgan.classifiers import BlackBox

@@ -14,8 +14,7 @@ from advgan.cli.attack_images import decode as ahead
 from advgan.cli.attack_images.decode import Batch, Unreadable, decode_images, group_by_shape
 from advgan.core.errors import InputError
 from advgan.data import load_data
-from advgan.data.image_file import MAX_PIXELS
-from advgan.data.image_io import open_image
+from advgan.data.image_file import MAX_PIXELS, open_image
 from tests.data.test_data import write_folder
 
 ORIENTATION = 0x0112

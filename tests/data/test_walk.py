@@ -7,7 +7,7 @@ import pytest
 
 from advgan.cli.attack_images.find import find_images
 from advgan.core.errors import InputError
-from advgan.data.folder import load_folder
+from advgan.data import load_data
 from advgan.data.image_file import open_image
 from advgan.data.walk import image_files
 from tests.data.test_data import write_folder
@@ -20,7 +20,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def count(root: Path) -> tuple[int, int]:
-    data = load_folder(root)
+    data = load_data("folder", root)
     return len(data.train) + len(data.validation), len(data.test)
 
 
@@ -59,7 +59,7 @@ def test_linked_file_counts_once(link, root: Path) -> None:
 def test_file_in_two_splits_or_classes_raises(link, place: str, root: Path) -> None:
     link(root / "train" / "cat" / "00.png", root / place)
     with pytest.raises(InputError, match=rf"1 files are in two splits or classes .*train/cat/00.png and .*{place} are"):
-        load_folder(root)
+        load_data("folder", root)
 
 
 def test_special_files_and_dangling_links_are_not_opened(root: Path) -> None:

@@ -27,7 +27,7 @@ from advgan.core.threat_model import Threat
 from advgan.data import Split, load_data
 from advgan.defenses import defend, load_members
 from advgan.training.adversarial import InnerAttack, Method, adversarial_config, catastrophic_overfitting, mixed_loss
-from advgan.training.robust_accuracy import accuracy, validate
+from advgan.training.supervised import accuracy, validate
 from tests.conftest import ROOT, run_ranks
 
 PROCESS = SimpleNamespace(process_index=0, num_processes=1, autocast=nullcontext)

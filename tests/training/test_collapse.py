@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from advgan.training.card import generator_card
-from advgan.training.collapse import class_warnings, collapse_warnings
+from advgan.training.validation import class_warnings, collapse_warnings
 
 X = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
 NOISE = 0.3 * torch.rand(X.shape, generator=torch.Generator().manual_seed(1)).sub(0.5).sign()

@@ -11,8 +11,7 @@ import pytest
 from advgan import Generator
 from advgan.classifiers import load_target
 from advgan.core import training_record as runs
-from advgan.core.checkpoint_summary import describe_checkpoint
-from advgan.core.training_record import checkpoint_folder, unfinished, warn_unfinished
+from advgan.core.training_record import checkpoint_folder, describe_checkpoint, unfinished, warn_unfinished
 from advgan.evaluation.loading import load_generators
 from advgan.report.sections import unfinished_trainings
 

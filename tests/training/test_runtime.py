@@ -69,7 +69,7 @@ def test_a_newer_state_replaces_the_older_one(saved):
     state, _, _, directory = saved
     state.save(12)
     assert [p.name for p in (directory / "state" / "generator").iterdir()] == ["step-0000012"]
-    state.clear()
+    training.clear(directory, "generator")
     assert training.latest_state(directory, "generator") is None
 
 

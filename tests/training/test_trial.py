@@ -10,8 +10,8 @@ from torch import Tensor, nn
 import advgan
 from advgan import Generator
 from advgan.training import trial
+from advgan.training.build import Modules
 from advgan.training.gan import LossConfig
-from advgan.training.modules import Modules
 from advgan.training.options import GeneratorConfig, TrainingConfig
 from tests.training.test_fgsm_comparison import Sum, images
 

@@ -62,23 +62,20 @@ class Client:
 
         Raises InputError after the last retry, and at once for any other status than 200.
         """
-        tries = 1 + self.retry.retries
-        for attempt in range(tries):
-            self._keep_rate()
+        attempt = 0
+        while True:
+            attempt += 1
+            if self.retry.rate is not None:
+                time.sleep(max(0.0, self.earliest - time.monotonic()))
+                self.earliest = time.monotonic() + 1 / self.retry.rate
             try:
                 return self._attempt(method, body, content_type, limit)
             except RetryableError as error:
-                if attempt + 1 == tries:
-                    attempts = f"{tries} attempts" if tries > 1 else "1 attempt"
+                if attempt > self.retry.retries:
+                    attempts = f"{attempt} attempt{'s' * (attempt > 1)}"
                     raise InputError(f"no valid response from {self.url} in {attempts}: {error}") from error
-                wait = FIRST_WAIT * 2.0**attempt if error.wait is None else error.wait
+                wait = FIRST_WAIT * 2.0 ** (attempt - 1) if error.wait is None else error.wait
             time.sleep(min(wait, LONGEST_WAIT))
-        raise AssertionError("unreachable")
-
-    def _keep_rate(self) -> None:
-        if self.retry.rate is not None:
-            time.sleep(max(0.0, self.earliest - time.monotonic()))
-            self.earliest = time.monotonic() + 1 / self.retry.rate
 
     def _attempt(self, method: str, body: bytes | None, content_type: str, limit: int) -> bytes:
         connection, late = self.connect(self.host, self.port, timeout=self.retry.timeout), threading.Event()

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from advgan.app.attack import Pair
-from advgan.app.pairs import classifier_beside
+from advgan.app.attack import Pair, classifier_beside
 from advgan.attacks import AttackSpec, parse_attack
 from advgan.classifiers import BlackBox, check_target
 from advgan.cli.attack_images.attacker import ImageAttacker

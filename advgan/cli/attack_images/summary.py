@@ -60,13 +60,8 @@ def success_text(rows: list[ManifestRow], attacker: ImageAttacker) -> str:
     finite = [row for row in rows if row["before_class"] is not None and row["after_class"] is not None]
     counted = [row for row in finite if row["before_class"] != y_target]
     before = f"; {len(finite) - len(counted)} were before, not counted" if len(counted) < len(finite) else ""
-    return f"{hits} of {len(counted)} images became {class_text(attacker)}{before}"
-
-
-def class_text(attacker: ImageAttacker) -> str:
-    """The target class: "class 327 (starfish)"."""
-    name = attacker.y_target_name
-    return f"class {attacker.y_target} ({printable(name)})" if name else f"class {attacker.y_target}"
+    name = f" ({printable(attacker.y_target_name)})" if attacker.y_target_name else ""
+    return f"{hits} of {len(counted)} images became class {y_target}{name}{before}"
 
 
 def carried_text(rows: list[ManifestRow], attacker: ImageAttacker) -> str:

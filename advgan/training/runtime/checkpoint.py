@@ -144,14 +144,6 @@ class Checkpointer:
                 {"step": step, "steps": self.steps, "before": saved_steps},
             ]
 
-    def clear(self, *artefacts: str) -> None:
-        """Remove the run that a new one replaces, with further `artefacts`, so that no file of it is mistaken for the
-        new one's."""
-        if self.accelerator.is_main_process:
-            for artefact in (self.artefact, *artefacts):
-                clear(self.output_dir, artefact)
-        self.accelerator.wait_for_everyone()
-
 
 def _set_step(schedule: LRScheduler, step: int) -> None:
     """Set a schedule, and the learning rate of the next step, to those after `step` steps; its loaded state has
@@ -249,11 +241,7 @@ def _shown(name: str, value: Any) -> str:
 
 def _checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of each file in `folder` except the list of checksums."""
-    digests = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != CHECKSUMS_FILE:
-            digests[path.name] = sha256_of(path)
-    return digests
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS_FILE}
 
 
 def _write_checksums(folder: Path) -> None:

@@ -22,10 +22,7 @@ def init_accelerator(
     """The Accelerator of a program: all processes the launcher was asked for, all cores used once, seeds set.
 
     `threads` per process; None shares the cores this program may use among its local processes, because the launcher
-    forces one thread otherwise and halves the speed on a CPU. `bf16` asks for mixed precision where the launcher was
-    not asked; `patient` lets the processes wait for each other for days, not minutes; a program of `one_process` is
-    started without a launcher. Raises InputError for engines that cannot train two networks, and where fewer processes
-    started than were requested, or more than one.
+    forces one thread otherwise and halves the speed on a CPU. The others are those of `make_accelerator`.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
@@ -48,8 +45,8 @@ def make_accelerator(*, bf16: bool = False, patient: bool = False, one_process: 
     """The Accelerator of this process and those launched with it.
 
     `bf16` asks for mixed precision where the launcher was not asked; `patient` lets the processes wait for each other
-    for days, not minutes. Raises InputError for engines that cannot train two networks, and with `one_process` for
-    several.
+    for days, not minutes. Raises InputError for engines that cannot train two networks, where fewer processes started
+    than were requested, and with `one_process`, of a program that is started without a launcher, for several.
     """
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "bf16"):
         raise InputError(f"mixed precision must be no or bf16, got {precision}: one loss scale cannot fit two nets")
