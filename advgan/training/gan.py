@@ -1,22 +1,16 @@
-"""One step of AdvGAN's training: the discriminator's, then the generator's, against a frozen classifier."""
+"""The loss of a generator, and what it is computed from: batches, conditions, the outputs of frozen classifiers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from advgan.classifiers.layers import layer_output
 from advgan.core.errors import InputError
-from advgan.core.rejection import can_reject
-from advgan.defenses import Transforms, adaptive
 from advgan.models import losses, objectives
 from advgan.models.generator import Generator
 from advgan.training.defaults import DEFAULT_LOSS
@@ -208,127 +202,6 @@ def micro_batches(n: int, parts: int) -> list[slice]:
     """A batch of `n` images in `parts` equal parts."""
     size = n // parts
     return [slice(i * size, (i + 1) * size) for i in range(parts)]
-
-
-def no_sync_unless_last(network: nn.Module, last: bool, accelerator: Accelerator) -> AbstractContextManager[Any]:
-    """Around the forward and backward pass of a micro-batch: gradients are synchronised on the last one only."""
-    return nullcontext() if last else accelerator.no_sync(network)
-
-
-def discriminator_step(
-    loss: LossConfig,
-    discriminator: nn.Module,
-    optimizer: Optimizer,
-    x: Tensor,
-    x_adv: Tensor,
-    accelerator: Accelerator,
-    *,
-    accumulate: int = 1,
-) -> dict[str, Tensor]:
-    """Clean and detached adversarial images in one forward pass; no gradient reaches the generator.
-
-    With `accumulate` above 1 the batch is taken in as many micro-batches, whose gradients add up to the whole batch's.
-    """
-    optimizer.zero_grad()
-    metrics = []
-    for part in micro_batches(len(x), accumulate):
-        with no_sync_unless_last(discriminator, part.stop == len(x), accelerator):
-            real, fake = discriminator(torch.cat([x[part], x_adv[part]])).chunk(2)
-            value = losses.discriminator_loss(real, fake, form=loss.gan).mean()
-            accelerator.backward(value / accumulate)
-        metrics.append({"loss discriminator": value, "D(real)": real.mean(), "D(fake)": fake.mean()})
-    optimizer.step()
-    return average(metrics)
-
-
-def generator_step(
-    loss: LossConfig | LossFunction,
-    generator: nn.Module,
-    optimizer: Optimizer,
-    batch: Batch,
-    x_adv: Tensor | None = None,
-    *,
-    discriminator: nn.Module | None,
-    sources: Sequence[SourceModel],
-    accelerator: Accelerator,
-    clip_norm: float = 10.0,
-    accumulate: int = 1,
-    transforms: Transforms | None = None,
-) -> dict[str, Tensor]:
-    """All terms of the generator's loss, in one backward pass.
-
-    x_adv           the generator's output for the whole batch, with its graph; None, or more than one micro-batch:
-                    computed here
-    discriminator   unwrapped: frozen for this step, so that its own gradients stay as they are and its data-parallel
-                    wrapper has no forward pass without a backward one; None: there is no L_GAN
-    sources         the frozen classifiers; of several: the mean of their losses
-    accumulate      number of micro-batches; more of them take less memory
-    transforms      the transforms that the numbers in `batch.transform` refer to
-    """
-    optimizer.zero_grad()
-    metrics = []
-    for part in micro_batches(len(batch.x), accumulate):
-        images = batch[part]
-        with no_sync_unless_last(generator, part.stop == len(batch.x), accelerator):
-            images_adv = x_adv if x_adv is not None and accumulate == 1 else perturbed(generator, images)
-            by_source = []
-            for source in sources:
-                inputs = loss_inputs(images, images_adv, discriminator, source, accelerator, transforms)
-                by_source.append(
-                    weighted_loss(loss, inputs) if isinstance(loss, LossConfig) else custom_loss(loss, inputs)
-                )
-            value = torch.stack([value for value, _ in by_source]).mean()
-            accelerator.backward(value / accumulate)
-        metrics.append(average([terms for _, terms in by_source]))
-    gradient_norm = accelerator.clip_grad_norm_(generator.parameters(), clip_norm)
-    optimizer.step()
-    return average(metrics) | {"gradient norm": torch.as_tensor(gradient_norm).detach()}
-
-
-def loss_inputs(
-    batch: Batch,
-    x_adv: Tensor,
-    discriminator: nn.Module | None,
-    source: SourceModel,
-    accelerator: Accelerator,
-    transforms: Transforms | None = None,
-) -> LossInputs:
-    """One forward pass of classifier and discriminator on the adversarial images of a batch, and one of the classifier
-    on the clean images where the loss needs it; the classifier gets x_adv after its transforms."""
-    model: Any = adaptive(source.model)
-    logits = x_adv.new_zeros(len(x_adv), 0)
-    clean_logits = features = clean_features = None
-    x_in, clean_in = x_adv, batch.x  # the inputs of the classifier
-    if transforms and batch.transform is not None:
-        x_in = transforms.mixed(x_adv, batch.x, batch.transform)
-    if batch.normalization is not None:
-        x_in, clean_in = (objectives.random_normalize(x, *batch.normalization) for x in (x_in, clean_in))
-    with accelerator.autocast():
-        if source.layer is None:
-            logits = model(x_in).float()
-        else:
-            features = layer_output(model, source.layer, x_in)
-        with torch.no_grad():
-            if source.clean_logits:
-                clean_logits = model(clean_in).float()
-            if source.layer is not None:
-                clean_features = layer_output(model, source.layer, clean_in)
-        scores = x_adv.new_zeros(len(x_adv)) if discriminator is None else frozen_scores(discriminator, x_adv)
-        rejection = model.rejection_score(x_in).float() if can_reject(model) else None
-    return LossInputs(
-        batch.x,
-        x_adv,
-        batch.y,
-        batch.conditions.y_target,
-        logits,
-        scores,
-        rejection,
-        batch.conditions,
-        clean_logits,
-        features,
-        clean_features,
-        source.distributions,
-    )
 
 
 def frozen_scores(discriminator: nn.Module, x_adv: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Everything that a step of AdvGAN's training changes: networks, optimizers, the schedule, averaged weights."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,25 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from advgan.defenses import Transforms, reseed
+from advgan.classifiers.layers import layer_output
+from advgan.core.rejection import can_reject
+from advgan.defenses import Transforms, adaptive, reseed
+from advgan.models import losses
 from advgan.models.generator import Generator
-from advgan.models.objectives import RN_MEAN, RN_SPREAD, RN_STD
+from advgan.models.objectives import RN_MEAN, RN_SPREAD, RN_STD, random_normalize
 from advgan.training.gan import (
     Batch,
     LossConfig,
     LossFunction,
+    LossInputs,
     SourceModel,
-    discriminator_step,
-    generator_step,
+    average,
+    custom_loss,
+    frozen_scores,
     micro_batches,
     perturbed,
     sample_conditions,
+    weighted_loss,
 )
 from advgan.training.options import TrainingConfig
 from advgan.training.runtime.loop import check_finite, one_cycle
@@ -87,26 +94,14 @@ class GANTrainer:
         """One step on this process's part of a batch, images `x` (n, c, h, w) and labels `y` (n,); the terms of the
         losses, means over all processes. Raises NotFiniteError in all processes alike, before the step counts.
         """
-        settings, accumulate = self.config, self.config.optimization.accumulate
         batch = self._batch(x.to(self.accelerator.device), y.to(self.accelerator.device))
-        x_adv = perturbed(self.generator, batch) if accumulate == 1 else None  # else each micro-batch computes its own
+        # With several micro-batches each computes its own.
+        x_adv = perturbed(self.generator, batch) if self.config.optimization.accumulate == 1 else None
         for source in self.sources:
             reseed(source.model, self.step)
         self.transforms.reseed(int(np.random.default_rng((self.config.run.seed, self.step, 3)).integers(2**40)))
-        terms = {} if self.discriminator is None else self._discriminator_step(batch, x_adv)
-        terms |= generator_step(
-            self.loss,
-            self.generator,
-            self.optimizer_g,
-            batch,
-            x_adv,
-            discriminator=self.discriminator,
-            sources=self.sources,
-            accelerator=self.accelerator,
-            clip_norm=settings.optimization.clip_norm,
-            accumulate=accumulate,
-            transforms=self.transforms,
-        )
+        terms = {} if self.discriminator is None else self.discriminator_step(batch, x_adv)
+        terms |= self.generator_step(batch, x_adv)
         # One synchronisation, of means: a NaN in any process stops all of them at the same step.
         means = self.accelerator.reduce(torch.stack(list(terms.values())), reduction="mean").tolist()
         values = dict(zip(terms, means, strict=True))
@@ -126,20 +121,94 @@ class GANTrainer:
             return f"before any step: are the target's logits, which reach {logits.abs().max().item():.3g}, too large?"
         return None
 
-    def _discriminator_step(self, batch: Batch, x_adv: Tensor | None) -> dict[str, Tensor]:
+    def discriminator_step(self, batch: Batch, x_adv: Tensor | None = None) -> dict[str, Tensor]:
+        """Clean and detached adversarial images in one forward pass; no gradient reaches the generator.
+
+        With `accumulate` above 1 the batch is taken in as many micro-batches, whose gradients add up to the whole
+        batch's. `x_adv` as in `generator_step`.
+        """
         accumulate = self.config.optimization.accumulate
-        if x_adv is None:
+        self.optimizer_d.zero_grad()
+        metrics = []
+        for part in micro_batches(len(batch.x), accumulate):
             with torch.no_grad():
-                parts = micro_batches(len(batch.x), accumulate)
-                x_adv = torch.cat([perturbed(self.generator, batch[part]) for part in parts])
-        return discriminator_step(
-            self.config.loss,
-            self.prepared_discriminator,
-            self.optimizer_d,
+                images_adv = perturbed(self.generator, batch[part]) if x_adv is None else x_adv[part].detach()
+            with self._synchronised(self.prepared_discriminator, part.stop == len(batch.x)):
+                real, fake = self.prepared_discriminator(torch.cat([batch.x[part], images_adv])).chunk(2)
+                value = losses.discriminator_loss(real, fake, form=self.config.loss.gan).mean()
+                self.accelerator.backward(value / accumulate)
+            metrics.append({"loss discriminator": value, "D(real)": real.mean(), "D(fake)": fake.mean()})
+        self.optimizer_d.step()
+        return average(metrics)
+
+    def generator_step(self, batch: Batch, x_adv: Tensor | None = None) -> dict[str, Tensor]:
+        """All terms of the generator's loss, of several classifiers the mean of their losses, in one backward pass.
+
+        x_adv   the generator's output for the whole batch, with its graph; None, or more than one micro-batch: computed
+                here
+        """
+        accumulate = self.config.optimization.accumulate
+        self.optimizer_g.zero_grad()
+        metrics = []
+        for part in micro_batches(len(batch.x), accumulate):
+            images = batch[part]
+            with self._synchronised(self.generator, part.stop == len(batch.x)):
+                images_adv = x_adv if x_adv is not None and accumulate == 1 else perturbed(self.generator, images)
+                by_source = []
+                for source in self.sources:
+                    loss, inputs = self.loss, self._loss_inputs(images, images_adv, source)
+                    by_source.append(
+                        weighted_loss(loss, inputs) if isinstance(loss, LossConfig) else custom_loss(loss, inputs)
+                    )
+                value = torch.stack([value for value, _ in by_source]).mean()
+                self.accelerator.backward(value / accumulate)
+            metrics.append(average([terms for _, terms in by_source]))
+        clip_norm = self.config.optimization.clip_norm
+        gradient_norm = self.accelerator.clip_grad_norm_(self.generator.parameters(), clip_norm)
+        self.optimizer_g.step()
+        return average(metrics) | {"gradient norm": torch.as_tensor(gradient_norm).detach()}
+
+    def _synchronised(self, network: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Around the forward and backward pass of a micro-batch: gradients are synchronised on the `last` one only."""
+        return nullcontext() if last else self.accelerator.no_sync(network)
+
+    def _loss_inputs(self, batch: Batch, x_adv: Tensor, source: SourceModel) -> LossInputs:
+        """One forward pass of classifier and discriminator on the adversarial images of a batch, and one of the
+        classifier on the clean images where the loss needs it; the classifier gets x_adv after its transforms."""
+        model: Any = adaptive(source.model)
+        logits = x_adv.new_zeros(len(x_adv), 0)
+        clean_logits = features = clean_features = None
+        x_in, clean_in = x_adv, batch.x  # the inputs of the classifier
+        if self.transforms and batch.transform is not None:
+            x_in = self.transforms.mixed(x_adv, batch.x, batch.transform)
+        if batch.normalization is not None:
+            x_in, clean_in = (random_normalize(x, *batch.normalization) for x in (x_in, clean_in))
+        with self.accelerator.autocast():
+            if source.layer is None:
+                logits = model(x_in).float()
+            else:
+                features = layer_output(model, source.layer, x_in)
+            with torch.no_grad():
+                if source.clean_logits:
+                    clean_logits = model(clean_in).float()
+                if source.layer is not None:
+                    clean_features = layer_output(model, source.layer, clean_in)
+            discriminator = self.discriminator  # unwrapped: its data-parallel wrapper has a backward pass for each one
+            scores = x_adv.new_zeros(len(x_adv)) if discriminator is None else frozen_scores(discriminator, x_adv)
+            rejection = model.rejection_score(x_in).float() if can_reject(model) else None
+        return LossInputs(
             batch.x,
-            x_adv.detach(),
-            self.accelerator,
-            accumulate=accumulate,
+            x_adv,
+            batch.y,
+            batch.conditions.y_target,
+            logits,
+            scores,
+            rejection,
+            batch.conditions,
+            clean_logits,
+            features,
+            clean_features,
+            source.distributions,
         )
 
     def _batch(self, x: Tensor, y: Tensor) -> Batch:

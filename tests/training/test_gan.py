@@ -8,17 +8,15 @@ from torch.optim import SGD
 
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.gan import (
-    Batch,
-    LossConfig,
-    SourceModel,
-    discriminator_step,
-    generator_step,
-    sample_conditions,
-    wrong_classes,
-)
-from advgan.training.trainer import curriculum_factor
+from advgan.training.gan import Batch, LossConfig, sample_conditions, wrong_classes
+from advgan.training.options import TrainingConfig
+from advgan.training.trainer import GANTrainer, curriculum_factor
 from advgan.training.validation import EvalSetting, eval_settings
+
+
+def trainer_of(target, generator, discriminator, loss):
+    parts = {"config": TrainingConfig(loss=loss), "total_steps": 1, "accelerator": Accelerator(cpu=True)}
+    return GANTrainer(target, generator, discriminator, optimizer=lambda weights: SGD(weights, 0.1), **parts)
 
 
 def test_each_step_trains_its_own_network():
@@ -26,7 +24,7 @@ def test_each_step_trains_its_own_network():
     x, y = torch.rand(6, 1, 12, 12), torch.arange(6) % 3
     generator, discriminator = Generator(width=8, depth=1), Discriminator()
     target = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 3)).requires_grad_(False)
-    loss, accelerator = LossConfig(kappa=10.0, hinge_threshold=0.1), Accelerator(cpu=True)
+    trainer = trainer_of(target, generator, discriminator, LossConfig(kappa=10.0, hinge_threshold=0.1))
 
     def weights(net):
         return [p.detach().clone() for p in net.parameters()]
@@ -36,14 +34,12 @@ def test_each_step_trains_its_own_network():
 
     g, d, t = weights(generator), weights(discriminator), weights(target)
     x_adv = generator(x)
-    discriminator_step(loss, discriminator, SGD(discriminator.parameters(), 0.1), x, x_adv.detach(), accelerator)
+    trainer.discriminator_step(Batch(x, y), x_adv)
     assert all(same(generator, g))
     assert all(p.grad is None for p in generator.parameters())
     assert not any(same(discriminator, d))
     d, gradients = weights(discriminator), [p.grad.clone() for p in discriminator.parameters()]
-    optimizer = SGD(generator.parameters(), 0.1)
-    parts = {"discriminator": discriminator, "sources": [SourceModel(target)], "accelerator": accelerator}
-    generator_step(loss, generator, optimizer, Batch(x, y), x_adv, **parts)
+    trainer.generator_step(Batch(x, y), x_adv)
     assert all(same(discriminator, d))
     assert all(torch.equal(p.grad, q) for p, q in zip(discriminator.parameters(), gradients, strict=True))
     assert all(same(target, t))
@@ -84,14 +80,8 @@ def test_against_a_detector_the_generator_learns_to_look_harmless():
         generator, discriminator = Generator(width=4, depth=0), Discriminator()
         x_adv = generator(x)
         x_adv.retain_grad()
-        optimizer = SGD(generator.parameters(), 0.1)
-        modules = {
-            "discriminator": discriminator,
-            "sources": [SourceModel(target)],
-            "accelerator": Accelerator(cpu=True),
-        }
-        loss = LossConfig(detector_weight=evasion)
-        parts = generator_step(loss, generator, optimizer, Batch(x, y), x_adv, **modules)
+        trainer = trainer_of(target, generator, discriminator, LossConfig(detector_weight=evasion))
+        parts = trainer.generator_step(Batch(x, y), x_adv)
         found.append((x_adv.grad, parts))
     (plain, _), (evading, parts) = found
     assert torch.allclose(evading - plain, torch.full_like(plain, 2 / 64 / 4), atol=1e-6)

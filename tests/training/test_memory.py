@@ -13,14 +13,16 @@ from advgan import InputError, training
 from advgan.classifiers import build_target
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
-from advgan.training.gan import Batch, Conditions, LossConfig, SourceModel, discriminator_step, generator_step
+from advgan.training.gan import Batch, Conditions, LossConfig
+from advgan.training.options import OptimizationConfig, TrainingConfig
+from advgan.training.trainer import GANTrainer
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_micro_batches_make_the_step_of_the_whole_batch(accumulate: int) -> None:
     x, y = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
     target = nn.Sequential(nn.Flatten(), nn.Linear(144, 3)).requires_grad_(False)
-    loss, accelerator = LossConfig(kappa=10.0, hinge_threshold=0.1, diversity_weight=0.5), Accelerator(cpu=True)
+    loss = LossConfig(kappa=10.0, hinge_threshold=0.1, diversity_weight=0.5)
     noise = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
     batch = Batch(x, y, Conditions(z=noise, eps_scale=torch.linspace(0.5, 1, 8)))
     torch.manual_seed(0)
@@ -29,16 +31,20 @@ def test_micro_batches_make_the_step_of_the_whole_batch(accumulate: int) -> None
     for parts in (1, accumulate):
         generator, discriminator = copy.deepcopy(nets)
         terms: dict[str, Tensor] = {}
+        config = TrainingConfig(loss=loss, optimization=OptimizationConfig(accumulate=parts, clip_norm=0.5))
+        trainer = GANTrainer(
+            target,
+            generator,
+            discriminator,
+            config=config,
+            total_steps=1,
+            accelerator=Accelerator(cpu=True),
+            optimizer=lambda weights: SGD(weights, 2.5),  # at the first step a 25th of it
+        )
+        trainer.optimizer_d = SGD(discriminator.parameters(), 0.1)
         for _ in range(2):
-            x_adv = generator(x, z=noise)
-            terms = discriminator_step(
-                *(loss, discriminator, SGD(discriminator.parameters(), 0.1), x, x_adv.detach(), accelerator),
-                accumulate=parts,
-            ) | generator_step(
-                *(loss, generator, SGD(generator.parameters(), 0.1), batch, x_adv),
-                **{"discriminator": discriminator, "sources": [SourceModel(target)], "accelerator": accelerator},
-                **{"accumulate": parts, "clip_norm": 0.5},
-            )
+            x_adv = generator(x, z=noise) if parts == 1 else None
+            terms = trainer.discriminator_step(batch, x_adv) | trainer.generator_step(batch, x_adv)
         found.append((terms, [p.detach() for net in (generator, discriminator) for p in net.parameters()]))
     (terms, weights), (terms_parts, weights_parts) = found
     assert list(terms) == list(terms_parts)

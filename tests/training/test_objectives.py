@@ -13,8 +13,9 @@ from advgan import Generator, InputError
 from advgan.classifiers import fingerprint
 from advgan.core.json_files import read_sealed
 from advgan.training.build import build_generator
-from advgan.training.gan import Batch, Conditions, LossConfig, SourceModel, generator_step
-from advgan.training.options import TrainingConfig
+from advgan.training.gan import Batch, Conditions, LossConfig, SourceModel
+from advgan.training.options import OptimizationConfig, TrainingConfig
+from advgan.training.trainer import GANTrainer
 
 SMALL: dict[str, Any] = {"width": 4, "depth": 1, "batch_size": 10, "validate_every": 6, "max_steps": 6}
 SMALL |= {"progress": False, "workers": 0, "eps": 0.3, "alpha": 0.0, "beta": 0.0}
@@ -116,18 +117,17 @@ def test_match_toward_any_class_notes_those_without_an_image(
 def step(sources: list[SourceModel], loss: LossConfig, batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
     torch.manual_seed(0)
     generator = Generator(width=4, depth=1)
-    optimizer = SGD(generator.parameters(), 0.1)
-    terms = generator_step(
-        loss,
+    trainer = GANTrainer(
+        sources[0].model,
         generator,
-        optimizer,
-        batch,
         None,
-        discriminator=None,
-        sources=sources,
+        config=TrainingConfig(loss=loss, optimization=OptimizationConfig(clip_norm=1e9)),
+        total_steps=1,
         accelerator=Accelerator(cpu=True),
-        clip_norm=1e9,
+        optimizer=lambda weights: SGD(weights, 0.1),
+        sources=sources,
     )
+    terms = trainer.generator_step(batch)
     return terms, [parameter.grad.clone() for parameter in generator.parameters() if parameter.grad is not None]
 
 
