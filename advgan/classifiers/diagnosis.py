@@ -180,13 +180,11 @@ def _output_problems(model: nn.Module, x: Tensor, buffers: Mapping[str, tuple[Te
     if is_random:
         remedy = "leave out dropout and random preprocessing in eval mode"
         problems.append(Problem("random", f"two forward passes differ by {difference:.3g}", remedy))
-    try:
-        check_no_probabilities(model, first, x)
-    except OutputFault as fault:
-        problems.append(Problem(fault.name, fault.measured, f"expected {fault.expected}"))
-    if not is_random:
+    checks: list[Callable[[], None]] = [lambda: check_no_probabilities(model, first, x)]
+    checks += [] if is_random else [lambda: check_batch_independence(wrapped, x)]
+    for check in checks:
         try:
-            check_batch_independence(wrapped, x)
+            check()
         except OutputFault as fault:
             problems.append(Problem(fault.name, fault.measured, f"expected {fault.expected}"))
         except InputError as error:

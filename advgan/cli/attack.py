@@ -22,7 +22,6 @@ Several processes share the images, with the same files as one.
 
 from dataclasses import replace
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -87,16 +86,7 @@ def attack_images(
     with training.progress_bar(accelerator) as bar:
         missing = sum(image.name not in rows for chunk in unfinished for image in chunk)
         task = bar.add_task("attacking", total=missing, metrics="")
-        new_rows = process(
-            unfinished,
-            attacker,
-            settings.output_dir,
-            done=frozenset(rows),
-            inputs_only=settings.output_size == "input",
-            workers=max(1, torch.get_num_threads()),
-            max_pixels=settings.max_pixels,
-        )
-        for row in new_rows:
+        for row in process(unfinished, attacker, settings, frozenset(rows)):
             rows[row["input"]] = row
             bar.advance(task)
     all_rows: list[ManifestRow] = gather_object(list(rows.values()))

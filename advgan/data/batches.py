@@ -62,10 +62,11 @@ def training_batches(
     for name, value in (("seed", seed), ("first", first), ("workers", workers)):
         if value < 0:
             raise InputError(f"{name} must be at least 0, got {value}")
+    part, steps = batch_size // world, range(first, last)
+    places = range(rank * part, (rank + 1) * part)  # of this process's images in a batch
     if isinstance(split, Stream):
-        position = {"rank": rank, "world": world, "workers": workers}
-        return stream_batches(split, batch_size, seed=seed, first=first, last=last, **position)
-    batches: Any = _batch_indices(len(split), batch_size, seed, range(first, last), rank, world)
+        return stream_batches(split, batch_size, seed, steps, places, workers)
+    batches: Any = _batch_indices(len(split), batch_size, seed, steps, places)
     loader: DataLoader[Any] = DataLoader(
         _BatchDataset(split, seed if random_crops else None),
         batch_sampler=batches,
@@ -83,18 +84,16 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return len(split) // batch_size
 
 
-def _batch_indices(
-    n: int, batch_size: int, seed: int, steps: range, rank: int, world: int
-) -> Iterator[tuple[int, list[int]]]:
-    """For each step, the epoch and the indices of this rank's part of the global batch."""
-    per_epoch, part_size = n // batch_size, batch_size // world
+def _batch_indices(n: int, batch_size: int, seed: int, steps: range, places: range) -> Iterator[tuple[int, list[int]]]:
+    """For each step, the epoch and the indices of the images at `places` of the global batch."""
+    per_epoch = n // batch_size
     epoch, order = -1, np.empty(0, int)
     for step in steps:
         if step // per_epoch != epoch:
             epoch = step // per_epoch
             order = np.random.default_rng((seed, epoch)).permutation(n)
-        start = step % per_epoch * batch_size + rank * part_size
-        yield epoch, order[start : start + part_size].tolist()
+        batch = order[step % per_epoch * batch_size :]
+        yield epoch, batch[places.start : places.stop].tolist()
 
 
 class _BatchDataset(Dataset[Any]):

@@ -21,7 +21,7 @@ from advgan.data.image_io import (
     resizing_text,
     split_images,
 )
-from advgan.data.label_file import SUFFIXES, labels_of_files, listed_files, read_table
+from advgan.data.label_file import SUFFIXES, ImageTable, labels_of_files, listed_files, read_table
 from advgan.data.split import Data, Split, fair_order, stratified_holdout
 from advgan.data.walk import identity, image_files, is_data_name, is_image_name
 
@@ -54,6 +54,10 @@ class Labels:
     @property
     def predicted(self) -> bool:
         return self.source == "predicted"
+
+    def table(self, path: Path) -> ImageTable:
+        """The list or CSV file `path`, with the columns chosen."""
+        return read_table(path, self.image_column, self.label_column)
 
 
 class Listing(NamedTuple):
@@ -260,11 +264,10 @@ def _labels_beside(folder: Path, paths: list[str], labels: Labels, root: Path) -
         if not labels.predicted and (tables := sorted(folder.glob("*.csv"))):
             note(f"{tables[0]} is not read: --labels-file {tables[0]} gives the images its labels")
         return None
-    columns = (labels.image_column, labels.label_column)
     if labels.file is not None:
-        return labels_of_files(read_table(labels.file, *columns), paths, (folder, root))
+        return labels_of_files(labels.table(labels.file), paths, (folder, root))
     try:
-        names = labels_of_files(read_table(beside, *columns), paths, (folder, root))
+        names = labels_of_files(labels.table(beside), paths, (folder, root))
     except InputError as error:
         note(f"images of {folder} have no labels: {error}")
         return None
@@ -276,11 +279,11 @@ def _listed(path: Path, labels: Labels, root: Path) -> Photos:
     """The images of a list, with its labels, or those in a CSV file."""
     if path.suffix.casefold() not in SUFFIXES:
         raise InputError(f"expected a folder or a list of images ({' or '.join(SUFFIXES)}), got {path}")
-    table = read_table(path, labels.image_column, labels.label_column)
+    table = labels.table(path)
     paths = listed_files(table)
     names = None if labels.predicted else table.labels
     if labels.file is not None:
-        names = labels_of_files(read_table(labels.file, labels.image_column, labels.label_column), paths, (root,))
+        names = labels_of_files(labels.table(labels.file), paths, (root,))
     return Photos(paths, names, {str(path): paths})
 
 

@@ -181,12 +181,11 @@ def lanes_of(split: Stream, batch_size: int) -> int:
 
 
 def stream_batches(
-    split: Stream, batch_size: int, *, seed: int, first: int, last: int, rank: int, world: int, workers: int
+    split: Stream, batch_size: int, seed: int, steps: range, places: range, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`training_batches` of a stream: the same contract, with an epoch for each lane."""
-    part_size = batch_size // world
-    workers = min(workers, part_size)
-    reader = _Reader(split, batch_size, seed, first, last, range(rank * part_size, (rank + 1) * part_size))
+    workers = min(workers, len(places))
+    reader = _Reader(split, batch_size, seed, steps, places)
     loader: DataLoader[Any] = DataLoader(reader, batch_size=None, num_workers=workers, generator=torch.Generator())
     return _joined(iter(loader), max(1, workers))
 
@@ -207,9 +206,8 @@ class _Reader(IterableDataset[Any]):
     An error raised in a worker would contain the worker's traceback in its message.
     """
 
-    def __init__(self, split: Stream, batch_size: int, seed: int, first: int, last: int, places: range) -> None:
-        self.split, self.batch_size, self.seed, self.places = split, batch_size, seed, places
-        self.first, self.last = first, last
+    def __init__(self, split: Stream, batch_size: int, seed: int, steps: range, places: range) -> None:
+        self.split, self.batch_size, self.seed, self.steps, self.places = split, batch_size, seed, steps, places
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | InputError]:
         try:
@@ -225,9 +223,9 @@ class _Reader(IterableDataset[Any]):
         lanes = lanes_of(self.split, self.batch_size)
         per_lane = self.batch_size // lanes
         lanes_read = range(places[0] // per_lane, places[-1] // per_lane + 1)
-        sources = [self.split.lane(lane, lanes, self.seed, self.first * per_lane) for lane in lanes_read]
+        sources = [self.split.lane(lane, lanes, self.seed, self.steps.start * per_lane) for lane in lanes_read]
         start = lanes_read[0] * per_lane  # place of the first example that is read
-        for _ in range(self.first, self.last):
+        for _ in self.steps:
             examples = [example for source in sources for example in islice(source, per_lane)]
             yield self.split.decode(examples[places[0] - start : places[-1] - start + 1])
 

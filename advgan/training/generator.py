@@ -233,8 +233,9 @@ class GeneratorTraining:
             images.validation,
             accelerator,
             eval_settings(generator),
-            config.run.seed,
-            self.trainer.transforms,
+            config.loss,
+            seed=config.run.seed,
+            transforms=self.trainer.transforms,
         )
         self.validation.check_attackable()
         record = TrainState(
@@ -408,11 +409,10 @@ class GeneratorTraining:
 
     def _validate(self, x: Tensor, y: Tensor, log: Any, display: Display) -> dict[str, float]:
         """Validate the averaged weights, and keep them if they are the best so far (of equals, the later)."""
-        trainer, loss, record, device = self.trainer, self.config.loss, self.record, self.accelerator.device
+        trainer, record, device = self.trainer, self.record, self.accelerator.device
         x, y = x.to(device), y.to(device)
         record["target_pass_seconds"] += [seconds_per_pass(trainer.model, x, y) for _ in range(2)]
-        threshold = loss.hinge_threshold or 0.0
-        result = self.validation(trainer.averaged.module, trainer.discriminator, c=threshold, gan=loss.gan)
+        result = self.validation(trainer.averaged.module, trainer.discriminator)
         check_finite(result.metrics, trainer.step)
         record["history"].append({"step": record["step"], "seconds": record["seconds"], **result.metrics})
         better = result.score >= record["best"]
@@ -423,7 +423,7 @@ class GeneratorTraining:
         if better:
             self.best = {name: value.detach().clone() for name, value in trainer.averaged.module.state_dict().items()}
         averaged: Any = trainer.averaged.module
-        self.files.save(averaged, trainer.discriminator, threshold, better=better)
+        self.files.save(averaged, trainer.discriminator, self.validation.threshold, better=better)
         return {f"validation/{name}": value for name, value in result.metrics.items()}
 
     def _call(self, callbacks: Sequence[Callback], metrics: dict[str, float]) -> bool:

@@ -5,7 +5,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,15 +139,10 @@ class RunDirectory:
         if self.place.resume:
             state.load(*schedules)
 
-    @contextmanager
-    def open_log(self) -> Iterator[Any]:
+    def open_log(self) -> AbstractContextManager[Any]:
         """TensorBoard's writer in the main process; None in the others, and without a directory."""
-        if self.directory is None:
-            yield None
-            return
         record = self.record
-        with open_log(self.accelerator, self.directory, self.log, record["step"], record["settings"]) as log:
-            yield log
+        return open_log(self.accelerator, self.directory, self.log, record["step"], record["settings"])
 
     def clear(self, *folders: str) -> None:
         """Remove an earlier run, with further `folders` in the directory, unless it is resumed."""

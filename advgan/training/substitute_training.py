@@ -427,8 +427,10 @@ class SubstituteTraining:
         asr where the substitute classifies no image correctly.
         """
         substitute, held_out, y_target = self.substitute.eval(), self.data.validation, self.config.y_target
-        validation = Validator(substitute, held_out, self.accelerator, eval_settings(generator))
-        result = validation(generator, self.trainer.discriminator, c=self.threshold, gan=self.config.gan)
+        validation = Validator(
+            substitute, held_out, self.accelerator, eval_settings(generator), self.trainer.config.loss
+        )
+        result = validation(generator, self.trainer.discriminator)
         if not result.metrics["n_correct"]:
             del result.metrics["asr"]
         columns: list[Tensor] = []

@@ -22,7 +22,7 @@ from advgan.evaluation.runner import timed
 from advgan.models import losses
 from advgan.models.generator import Generator
 from advgan.report.gallery import gallery
-from advgan.training.gan import wrong_classes
+from advgan.training.gan import LossConfig, wrong_classes
 
 AFTER = "asr after "  # a transform
 
@@ -101,9 +101,12 @@ class Validator:
         split: Split,
         accelerator: Accelerator,
         settings: list[EvalSetting],
+        loss: LossConfig,
+        *,
         seed: int = 0,
         transforms: Transforms | None = None,
     ) -> None:
+        self.threshold, self.gan = loss.hinge_threshold or 0.0, loss.gan
         self.transforms = transforms or Transforms(())
         self.target, self.split, self.accelerator, self.settings, self.seed = target, split, accelerator, settings, seed
         if len(split) < 2 * accelerator.num_processes:
@@ -137,10 +140,8 @@ class Validator:
         x, y = self.split.__getitems__(batch)
         return x.to(self.accelerator.device), y.to(self.accelerator.device)
 
-    def __call__(
-        self, generator: Any, discriminator: nn.Module | None, *, c: float, gan: losses.GANLoss
-    ) -> ValidationResult:
-        """Evaluate `generator`, with the hinge active above l2 norm `c`, and `discriminator` of form `gan`, if any.
+    def __call__(self, generator: Any, discriminator: nn.Module | None) -> ValidationResult:
+        """Evaluate `generator` and `discriminator`, if any; the hinge's threshold and the GAN loss are those of `loss`.
 
         Metrics: n, n_correct (eligible clean images), asr over these, mean l2 and linf, the fraction with an active
         hinge, and the accuracy of the discriminator; all for the first setting. Of several settings asr is the mean,
@@ -150,7 +151,7 @@ class Validator:
         """
         transforms = [self.transforms, *[Transforms(())] * (len(self.settings) - 1)]
         first, *others = [
-            self._evaluate(generator, discriminator, setting, c=c, gan=gan, transforms=after)
+            self._evaluate(generator, discriminator, setting, after)
             for setting, after in zip(self.settings, transforms, strict=True)
         ]
         metrics = first.metrics
@@ -166,9 +167,6 @@ class Validator:
         generator: Any,
         discriminator: nn.Module | None,
         setting: EvalSetting,
-        *,
-        c: float,
-        gan: losses.GANLoss,
         transforms: Transforms,
     ) -> ValidationResult:
         with_gan = discriminator is not None
@@ -184,11 +182,11 @@ class Validator:
             successful = eligible & success(logits_adv, y, y_target) & accepted_adv
             l2, linf = delta.norm(dim=1), delta.abs().amax(1)
             columns = {"n": torch.ones_like(y), "n_correct": eligible, "asr": successful, "l2": l2, "linf": linf}
-            columns["hinge_active"] = l2 > c
+            columns["hinge_active"] = l2 > self.threshold
             d_real = d_fake = torch.zeros_like(l2)
             if discriminator is not None:
-                d_real = losses.predicted_real(discriminator(x).float(), form=gan).float()
-                d_fake = 1 - losses.predicted_real(discriminator(x_adv).float(), form=gan).float()
+                d_real = losses.predicted_real(discriminator(x).float(), form=self.gan).float()
+                d_fake = 1 - losses.predicted_real(discriminator(x_adv).float(), form=self.gan).float()
                 columns["d_accuracy"] = (d_real + d_fake) / 2
             if self.rejects:
                 columns["rejected"] = eligible & ~accepted_adv

@@ -23,6 +23,7 @@ from advgan.core.lock import LOCK, release
 from advgan.data import Split
 from advgan.defenses.detection import load_detector
 from advgan.models.discriminator import Discriminator
+from advgan.training.gan import LossConfig
 from advgan.training.runtime import checkpoint as states
 from advgan.training.validation import Validator, eval_settings
 from tests.conftest import program_module
@@ -315,10 +316,11 @@ def test_images_of_the_target_class_and_misclassified_ones_never_count() -> None
             return x_adv
 
     generator = ToClassOne(width=4, depth=0, y_target=1)
-    validation = Validator(target, split, Accelerator(cpu=True), eval_settings(generator))
+    rest = (Accelerator(cpu=True), eval_settings(generator), LossConfig(hinge_threshold=1.0))
+    validation = Validator(target, split, *rest)
     validation.check_attackable()
-    figures = validation(generator, Discriminator(), c=1.0, gan="least-squares").metrics
+    figures = validation(generator, Discriminator()).metrics
     assert (figures["n"], figures["n_correct"], figures["asr"]) == (6, 2, 1.0)
-    only = Validator(target, split.take(torch.tensor([1, 2, 3, 4])), Accelerator(cpu=True), eval_settings(generator))
+    only = Validator(target, split.take(torch.tensor([1, 2, 3, 4])), *rest)
     with pytest.raises(InputError, match="got 2 of 4, all of them of the target class 1"):
         only.check_attackable()

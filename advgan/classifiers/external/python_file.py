@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from advgan.classifiers.adapters import Scripted, is_recorded
 from advgan.classifiers.base import ImageShape
 from advgan.classifiers.black_box import BlackBox, Predict
+from advgan.classifiers.checks import check_weights
 from advgan.classifiers.external.base import ExternalClassifier, line_in, wrap_external
 from advgan.classifiers.external.imports import ImportFolder, attributes_digest, preserve_global_state
 from advgan.classifiers.state_dicts import load_weights_into, match_weights, read_file, weights_file
@@ -58,8 +58,8 @@ def load(
         model = factory if isinstance(factory, nn.Module) else factory(**_accepted_arguments(factory, arguments))
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} must return an nn.Module, got {type(model).__name__}")
-    _check_model(model, name)
     _replace_inference_tensors(model)
+    _check_model(model, name)
     attributes = attributes_digest(model, import_folder.named)
     if weights is not None:
         weights_path, by_order = weights_file(weights)
@@ -134,12 +134,7 @@ def _check_model(model: nn.Module, name: str) -> None:
             f"classes of the model of {name} must be a sequence of str, as many as it has logits, or {IMAGENET!r}, "
             f"got {reprlib.repr(classes)}"
         )
-    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise InputError(
-                f"{key} of the model of {name} is not initialised: expected a factory that runs its model on one "
-                "image, which sets the sizes of lazy layers"
-            )
+    check_weights(model)
 
 
 def _accepted_arguments(factory: Any, arguments: dict[str, Any]) -> dict[str, Any]:

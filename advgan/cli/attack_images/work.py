@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, PngImagePlugin
 
 from advgan.cli.attack_images.attacker import ImageAttacker
 from advgan.cli.attack_images.decode import Unreadable, decode_images, group_by_shape
 from advgan.cli.attack_images.find import InputImage
+from advgan.cli.attack_images.settings import Settings
 from advgan.core.errors import InputError
 from advgan.core.files import atomic_write, sha256_of
 from advgan.core.json_files import parse_object
@@ -52,28 +54,22 @@ def load_finished(images: Sequence[InputImage], attacker: ImageAttacker, output_
 
 
 def process(
-    chunks: Sequence[Sequence[InputImage]],
-    attacker: ImageAttacker,
-    output_dir: Path,
-    *,
-    done: Collection[str],
-    inputs_only: bool,
-    workers: int,
-    max_pixels: int,
+    chunks: Sequence[Sequence[InputImage]], attacker: ImageAttacker, settings: Settings, done: Collection[str]
 ) -> Iterator[ManifestRow]:
     """Attack the images of `chunks` that are not `done`, write the outputs, and yield a row for each.
 
     The batches of a chunk depend on its images alone, since sums in another order differ in the last bit: the number of
-    processes and interruptions do not change the bytes. `inputs_only`: the outputs are the classifier's inputs.
+    processes and interruptions do not change the bytes.
     """
     settings_sha256, images = attacker.sha256, [image for chunk in chunks for image in chunk]
+    workers = max(1, torch.get_num_threads())
     stream = decode_images(
         [image.path for image in images],
         attacker.channels,
         attacker.model_input,
         workers,
-        max_pixels,
-        inputs_only=inputs_only,
+        settings.max_pixels,
+        inputs_only=settings.output_size == "input",
     )
     writing: list[Future[ManifestRow]] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -88,7 +84,7 @@ def process(
                 writing = [
                     pool.submit(
                         _write,
-                        output_dir,
+                        settings.output_dir,
                         image,
                         pixels,
                         {"input": image.name, "settings": settings_sha256, **record},

@@ -134,14 +134,15 @@ class GracefulShutdown:
 
 @contextmanager
 def open_log(
-    accelerator: Accelerator, output_dir: Path, name: str, step: int, settings: dict[str, Any]
+    accelerator: Accelerator, output_dir: Path | None, name: str, step: int, settings: dict[str, Any]
 ) -> Iterator[SummaryWriter | None]:
     """TensorBoard's writer for `<output_dir>/logs/<name>`, in the main process only; a run from step 0 begins it anew.
+    None without a directory.
 
     The log is written whatever ends the run. Not Accelerate's tracker, which drops numpy scalars and lists and writes
     hyperparameters that TensorBoard cannot read.
     """
-    if not accelerator.is_main_process:
+    if output_dir is None or not accelerator.is_main_process:
         yield None
         return
     directory = output_dir / "logs" / name
