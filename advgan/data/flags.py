@@ -3,69 +3,53 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
-
-from tyro.conf import arg
 
 from advgan.core.errors import InputError, note
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, Split, Stream, load_data
 from advgan.data.folder import LabelSource, OwnInput, no_input
 
-Dataset = Annotated[
-    NameOrPath,
-    arg(
-        help="mnist5k (embedded), mnist, fashion-mnist, cifar10; folder (images in the data dir, in train/ [val/] "
-        "test/ or not, in class folders or without labels; or a list of files, .csv or .txt); hf:SOURCE[:CONFIG] (a "
-        "folder of parquet files, tar shards or images, or a repository, through Hugging Face datasets); "
-        "hf-stream:SOURCE[:CONFIG] (the same, streamed): docs/data.md"
-    ),
-]
-DataDir = Annotated[
-    Path, arg(help="Folder of the data set or its download; the SOURCE of hf and hf-stream without one")
-]
-ImageSize = Annotated[
-    int | None,
-    arg(
-        help="Side in pixels to which images of a custom data set are resized and cropped; None: no change, or the "
-        "classifier's size where images differ in size"
-    ),
-]
-Resize = Annotated[
-    int | None,
-    arg(
-        help="Shorter side in pixels to which images of a custom data set are resized before the centre square of "
-        "--image-size is cropped; None: the same as --image-size"
-    ),
-]
-ImageColumn = Annotated[str | None, arg(help="Column of the images, of hf, hf-stream and CSV files; None: by name")]
-LabelColumn = Annotated[str | None, arg(help="Column of the labels, of hf, hf-stream and CSV files; None: by name")]
-LabelsFile = Annotated[
-    Path | None, arg(help="CSV file with the labels of a folder's images: columns file, label (a number or a name)")
-]
-LabelSourceFlag = Annotated[
-    LabelSource | None,
-    arg(
-        help="given, or predicted: the classifier's predictions on the clean images are the labels, and the success "
-        "rate is the fooling rate; None: given, predicted where there are none"
-    ),
-]
-
 
 @dataclass(frozen=True)
-class DataSettings:
+class SetSettings:
     """The data set of a program, and its recipe."""
 
     recipe: Path | None = None
     """YAML file of settings, or name of a shipped recipe; flags override it"""
-    dataset: Dataset = "mnist5k"
-    data_dir: DataDir = Path("data")
-    image_size: ImageSize = None
-    resize: Resize = None
-    image_column: ImageColumn = None
-    label_column: LabelColumn = None
-    labels_file: LabelsFile = None
-    label_source: LabelSourceFlag = None
+    dataset: NameOrPath = "mnist5k"
+    """mnist5k (embedded), mnist, fashion-mnist, cifar10; folder (images in the data dir, in train/ [val/] test/ or not,
+    in class folders or without labels; or a list of files, .csv or .txt); hf:SOURCE[:CONFIG] (a folder of parquet
+    files, tar shards or images, or a repository, through Hugging Face datasets); hf-stream:SOURCE[:CONFIG] (the same,
+    streamed): docs/data.md"""
+    data_dir: Path = Path("data")
+    """Folder of the data set or its download; the SOURCE of hf and hf-stream without one"""
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Size and labels of the images of a custom data set."""
+
+    image_size: int | None = None
+    """Side in pixels to which images of a custom data set are resized and cropped; None: no change, or the classifier's
+    size where images differ in size"""
+    resize: int | None = None
+    """Shorter side in pixels to which images of a custom data set are resized before the centre square of --image-size
+    is cropped; None: the same as --image-size"""
+    labels_file: Path | None = None
+    """CSV file with the labels of a folder's images: columns file, label (a number or a name)"""
+    label_source: LabelSource | None = None
+    """given, or predicted: the classifier's predictions on the clean images are the labels, and the success rate is the
+    fooling rate; None: given, predicted where there are none"""
+
+
+@dataclass(frozen=True)
+class DataSettings(ImageSettings, SetSettings):
+    """The data set of a program with its images and labels, and its recipe."""
+
+    image_column: str | None = None
+    """Column of the images, of hf, hf-stream and CSV files; None: by name"""
+    label_column: str | None = None
+    """Column of the labels, of hf, hf-stream and CSV files; None: by name"""
 
 
 DATA_FLAGS = tuple(field.name for field in fields(DataSettings) if field.name != "recipe")

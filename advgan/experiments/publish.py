@@ -29,7 +29,7 @@ from advgan.core.json_files import read_sealed
 from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, eps_text
 from advgan.data import CUSTOM_DATASETS, Split, Stream, load_data, relabel
-from advgan.data.flags import ImageSize, LabelsFile, LabelSourceFlag, Resize
+from advgan.data.flags import ImageSettings
 from advgan.defenses import parse_classifier
 from advgan.evaluation import evaluate, predict, wilson
 from advgan.evaluation.compatibility import class_info, own_input, predicted_labels, prepare_model_and_data
@@ -38,7 +38,7 @@ from advgan.report.page import with_interval
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ImageSettings):
     """The run, data sets for its evaluation, and the directory of the checkpoint."""
 
     run: Path = Path("checkpoints/runs/advgan")
@@ -58,10 +58,6 @@ class Settings:
     """Further data sets"""
     data_dir: Path = Path("data")
     """Directory of the data sets"""
-    image_size: ImageSize = None
-    resize: Resize = None
-    labels_file: LabelsFile = None
-    label_source: LabelSourceFlag = None
     max_samples: int | None = None
     """Maximum number of test images of each: always the same fair sample (docs/data.md)"""
     eps: tuple[str, ...] = ()

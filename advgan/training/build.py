@@ -65,33 +65,26 @@ def build_generator(
 ) -> Generator:
     """A generator with random weights, but for its guide's, or around the caller's `network`; `images`: how many it is
     trained on, if that is known. Raises InputError for settings that do not go together."""
-    labels, architecture = config.labels, config.architecture
-    if architecture is None or config.width is None or config.depth is None or config.levels is None:
+    labels = config.labels
+    if None in (config.architecture, config.width, config.depth, config.levels):
         raise ValueError("settings that are None for the size of the images: expected those of `resolved`")
     if labels is None:
         alone = guide is None and network is None and not config.universal
         enough = images is None or images >= IMAGES_PER_CLASS * num_classes
-        labels = alone and enough and architecture in ("patch", "unet")
+        labels = alone and enough and config.architecture in ("patch", "unet")
+    same = ("architecture", "patch", "width", "depth", "levels", "eps_min", "noise", "universal", "smoothing")
     return Generator(
         channels=image_shape[0],
         eps=threat.eps,
         norm=threat.norm,
         y_target=y_target,
-        architecture=architecture,
-        patch=config.patch,
-        width=config.width,
-        depth=config.depth,
-        levels=config.levels,
         labels=num_classes if labels else 0,
         classes=num_classes if config.any_class else 0,
         target_classes=tuple(config.target_classes),
-        eps_min=config.eps_min,
-        noise=config.noise,
-        universal=config.universal,
-        smoothing=config.smoothing,
         guide=guide,
         image_shape=image_shape,
         network=network,
+        **{name: getattr(config, name) for name in same},
     )
 
 

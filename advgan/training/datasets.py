@@ -21,8 +21,8 @@ from advgan.defenses import adaptive, unwrap
 from advgan.evaluation.compatibility import check_accuracy, own_input, predicted_labels
 from advgan.models.objectives import CONFIDENT, ClassDistributions
 from advgan.training.defaults import size_defaults
-from advgan.training.gan import FEATURE_LOSSES, LossConfig, SourceModel
-from advgan.training.options import RunConfig
+from advgan.training.gan import FEATURE_LOSSES, SourceModel
+from advgan.training.options import RunConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -136,18 +136,16 @@ def checked_ensemble(first: nn.Module, others: Sequence[Any], x: Tensor, y: Tens
 
 def build_sources(
     models: Sequence[nn.Module],
-    loss: LossConfig,
+    config: TrainingConfig,
     train: Split | Stream,
-    *,
     y_target: int | None,
-    any_class: bool,
     device: torch.device,
 ) -> tuple[list[SourceModel], list[str]]:
-    """Each classifier with what the `loss` needs of it, and the names of their feature layers, if there are any.
+    """Each classifier with what the loss needs of it, and the names of their feature layers, if there are any.
 
     Raises InputError for an unknown layer, and for a target class without a training image.
     """
-    sources, layers = [], []
+    sources, layers, loss = [], [], config.loss
     x, _ = next(train.first(2).batches(2))
     for model in models:
         layer = distributions = None
@@ -156,8 +154,8 @@ def build_sources(
             layers.append(find_layer(view, loss.layer, x.to(device)))
             layer = view.get_submodule(layers[-1])
         if loss.adversarial == "match":
-            classes = None if any_class else y_target
-            distributions = class_distributions(model, train, classes, device)
+            target = None if config.generator.any_class else y_target
+            distributions = class_distributions(model, train, target, device)
         sources.append(SourceModel(model, layer, loss.adversarial == "relativistic", distributions))
     return sources, layers
 

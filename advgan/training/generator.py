@@ -326,9 +326,7 @@ class GeneratorTraining:
         models = [images.model, *checked_ensemble(images.model, others, x.to(device), y.to(device))]
         if modules.loss is not None:
             return [SourceModel(model) for model in models], []
-        return build_sources(
-            models, config.loss, images.train, y_target=y_target, any_class=config.generator.any_class, device=device
-        )
+        return build_sources(models, config, images.train, y_target, device)
 
     def run(self, callbacks: Sequence[Callback] = ()) -> Generator:
         """Take the steps that are left; the generator with its best weights. Raises as `fit`."""

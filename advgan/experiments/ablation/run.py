@@ -24,7 +24,7 @@ from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.json_files import read_sealed
 from advgan.core.shipped import shipped
-from advgan.data.flags import DATA_FLAGS, DataDir
+from advgan.data.flags import DATA_FLAGS
 from advgan.experiments.trainings import ensure_trained, flags_of, run_script
 from advgan.report.page import Table
 from advgan.training.program import Settings as Training
@@ -69,7 +69,8 @@ class Settings:
     """Seeds of each variant"""
     detector: bool = False
     """Train a binary detector (1 % false positives) on each generator's adversarial training images, and test it"""
-    data_dir: DataDir = Path("data")
+    data_dir: Path = Path("data")
+    """Folder of the data set or its download"""
     target_weights: Path | None = None
     """The classifier under attack; None: the recipe's"""
     weights_by_order: ByOrder = False
