@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from advgan.classifiers.adapters import Scripted, is_recorded
 from advgan.classifiers.base import ImageShape
@@ -96,7 +97,7 @@ def _replace_inference_tensors(model: nn.Module) -> None:
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             for key, tensor in tensors.items():
-                if tensor is not None and tensor.is_inference():
+                if tensor is not None and not is_lazy(tensor) and tensor.is_inference():
                     copy = tensor.detach().clone()
                     copy = nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
                     tensors[key] = copies.setdefault(id(tensor), copy)  # type: ignore[assignment]
