@@ -5,34 +5,24 @@ and the runtime of each loop: processes, output directory, training state.
 from importlib import import_module
 from typing import Any
 
-from advgan.training.query_cache import QueryCache
 from advgan.training.run_directory import prepare_output_dir
 from advgan.training.runtime.checkpoint import (
     IGNORED_ON_RESUME,
-    Checkpointer,
     TrainState,
-    clear,
     extension_note,
     latest_state,
-    saving,
     settings_diff,
     to_jsonable,
     unfinished,
 )
 from advgan.training.runtime.distributed import init_accelerator, shutdown
 from advgan.training.runtime.loop import GracefulShutdown, check_finite, one_cycle, open_log, progress_bar
-from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 
 __all__ = [
     "IGNORED_ON_RESUME",
-    "Checkpointer",
     "GracefulShutdown",
-    "QueryCache",
     "TrainState",
     "check_finite",
-    "clear",
-    "compile_models",
-    "enable_activation_checkpointing",
     "extension_note",
     "init_accelerator",
     "latest_state",
@@ -40,7 +30,6 @@ __all__ = [
     "open_log",
     "prepare_output_dir",
     "progress_bar",
-    "saving",
     "settings_diff",
     "shutdown",
     "to_jsonable",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advgan.core.config import Real
 from advgan.core.errors import InputError
 from advgan.models import losses, objectives
 from advgan.models.generator import Generator
@@ -20,33 +21,42 @@ DETECTOR_WEIGHT = 1.0  # default weight of L_detector, where the classifier can 
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossTerms:
+    """The weighted sum that the generator minimises."""
+
+    adversarial: losses.AdversarialLoss | None = None
+    """Adversarial loss. Of the logits: margin, cross-entropy. Of published attacks that transfer: relativistic (CDA,
+    Naseer et al. 2019); features (LTP, Nakka & Salzmann 2021) and cosine-features (BIA, Zhang et al. 2022), of a
+    layer's output, untargeted; match (TTP, Naseer et al. 2021), targeted. None: margin; relativistic for an untargeted
+    generator of photos of 100 classes and more"""
+    kappa: Real = 5.0
+    """Confidence margin of the adversarial loss (form margin)"""
+    gan: losses.GANLoss = "least-squares"
+    """Form of the GAN loss"""
+    alpha: Real = 0.1
+    """Weight of the GAN loss; 0 leaves it out, and trains no discriminator"""
+    beta: Real = 0.05
+    """Weight of the hinge loss; 0 leaves it out"""
+
+
+@dataclass(frozen=True)
+class LossConfig(LossTerms):
     """L = L_adv + alpha L_GAN + beta L_hinge (Xiao et al. 2018, eq. 4), with the form of each term, and two terms more:
 
     + diversity_weight L_diversity   of a generator with noise: keeps it from ignoring the noise
     + detector_weight L_detector     of a classifier that can reject: keeps the adversarial images below its threshold
                                      (weight None: 1)
 
-    adversarial, kappa   form of L_adv, and the confidence margin of the form "margin". Forms of published attacks that
-                         transfer (`advgan.models.objectives`; published with alpha = beta = 0): "relativistic" (CDA),
-                         "features" (LTP), "cosine-features" (BIA), and the targeted "match" (TTP). None: relativistic
-                         for an untargeted generator of photos of 100 classes and more, otherwise margin
-    layer                of the features, by name, like "features.5"; None: one in the middle
-    random_normalization     another normalisation of the images that the classifier sees in each step, for transfer to
-                             other domains (BIA, Zhang et al. 2022)
-    gan                  form of L_GAN
-    alpha                weight of L_GAN; 0: there is no discriminator
-    hinge_threshold      l2 norm from which the hinge is active; None: 0.85 of that of random-sign noise of the same eps
+    The forms of L_adv that transfer (`advgan.models.objectives`) were published with alpha = beta = 0.
     """
 
-    adversarial: losses.AdversarialLoss | None = None
-    kappa: float = 5.0
     layer: str | None = None
+    """Layer of the features (adversarial features, cosine-features), by name, like features.5; None: in the middle"""
     random_normalization: bool = False
-    gan: losses.GANLoss = "least-squares"
-    alpha: float = 0.1
-    beta: float = 0.05
+    """Random normalisation of the images that the target sees, another one in each step, for transfer to other domains
+    (BIA, Zhang et al. 2022)"""
     hinge_threshold: float | None = None
+    """l2 norm from which the hinge is active; None: 0.85 of that of random-sign noise of the same eps"""
     diversity_weight: float = 0.5
     detector_weight: float | None = None
 

@@ -16,10 +16,9 @@ from advgan.core.config import Real, check_signs, write_settings
 from advgan.core.errors import InputError, did_you_mean, note
 from advgan.core.inputs import check_types, plain
 from advgan.defenses.transforms import Transform, Transforms
-from advgan.models import losses
 from advgan.models.generator_settings import Architecture
 from advgan.training.defaults import LEARNING_RATES, SMALL, SizeDefaults, objective_defaults, size_defaults
-from advgan.training.gan import FEATURE_LOSSES, LossConfig
+from advgan.training.gan import FEATURE_LOSSES, LossConfig, LossTerms
 from advgan.training.runtime.checkpoint import saving
 
 
@@ -36,22 +35,9 @@ class RunFlags:
 
 
 @dataclass(frozen=True)
-class LossFlags:
-    """The weighted sum that the generator minimises."""
+class LossFlags(LossTerms):
+    """The loss, with what is called otherwise in the library."""
 
-    adversarial: losses.AdversarialLoss | None = None
-    """Adversarial loss. Of the logits: margin, cross-entropy. Of published attacks that transfer: relativistic (CDA,
-    Naseer et al. 2019); features (LTP, Nakka & Salzmann 2021) and cosine-features (BIA, Zhang et al. 2022), of a
-    layer's output, untargeted; match (TTP, Naseer et al. 2021), targeted. None: margin; relativistic for an untargeted
-    generator of photos of 100 classes and more"""
-    kappa: Real = 5.0
-    """Confidence margin of the adversarial loss (form margin)"""
-    gan: losses.GANLoss = "least-squares"
-    """Form of the GAN loss"""
-    alpha: Real = 0.1
-    """Weight of the GAN loss; 0 leaves it out, and trains no discriminator"""
-    beta: Real = 0.05
-    """Weight of the hinge loss; 0 leaves it out"""
     hinge_c: Real | None = None
     """Threshold c of the hinge loss, an l2 norm; None: 0.85 of that of random-sign noise of this eps on training
     images"""

@@ -27,6 +27,7 @@ from advgan.models.generator import Generator
 from advgan.training.build import build_generator
 from advgan.training.card import percent, substitute_card
 from advgan.training.options import LossFlags, NetworkFlags, TrainingConfig
+from advgan.training.query_cache import QueryCache
 from advgan.training.run_directory import Place, RunDirectory
 from advgan.training.runtime.loop import GracefulShutdown, Interrupted, progress_bar
 from advgan.training.trainer import GANTrainer
@@ -243,7 +244,7 @@ class SubstituteTraining:
         digest = fingerprint(black_box) if isinstance(black_box, nn.Module) else None
         record["settings"] = settings | {"black_box_sha256": digest}
         self.record, self.plan = record, config.step_schedule()
-        self.cache = training.QueryCache(config.adversarial_images, config.seed)
+        self.cache = QueryCache(config.adversarial_images, config.seed)
         self.files = SubstituteFiles(place, accelerator, record, len(self.plan), "substitute")
         self.files.objective = self.trainer.config.objective
         self.files.open_state(self.schedules["distil"], self.schedules["attack"], self.trainer.averaged, self.cache)

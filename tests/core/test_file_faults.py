@@ -24,6 +24,7 @@ from advgan.core.lock import LOCK, acquire, release
 from advgan.defenses.detection import FeatureSqueezing, load_detector, save_detector
 from advgan.models.discriminator import Discriminator
 from advgan.training.runtime import checkpoint as states
+from advgan.training.runtime.checkpoint import Checkpointer, saving
 
 
 def forked(call: Callable[[], object]) -> int:
@@ -43,7 +44,7 @@ def ended(child: int) -> int:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> training.Checkpointer:
+def state(tmp_path: Path) -> Checkpointer:
     """The state of a small network with an optimizer, saved after step 3 of 12."""
     accelerator = Accelerator(cpu=True)
     net = torch.nn.Linear(40, 40)
@@ -52,12 +53,12 @@ def state(tmp_path: Path) -> training.Checkpointer:
     optimizer.step()
     record = training.TrainState(step=3, settings={"eps": 0.3})
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda step: 1.0)
-    state = training.Checkpointer(accelerator, tmp_path, "generator", 12, record, schedule)
+    state = Checkpointer(accelerator, tmp_path, "generator", 12, record, schedule)
     state.save(3)
     return state
 
 
-def folder(state: training.Checkpointer) -> Path:
+def folder(state: Checkpointer) -> Path:
     newest = training.latest_state(state.output_dir, "generator")
     assert newest is not None
     return newest
@@ -66,13 +67,13 @@ def folder(state: training.Checkpointer) -> Path:
 FILES = ["SHA256SUMS", "model.safetensors", "objects.pt", "optimizer.bin", "progress.json", "random_states_0.pkl"]
 
 
-def test_files_of_a_state(state: training.Checkpointer) -> None:
+def test_files_of_a_state(state: Checkpointer) -> None:
     assert sorted(path.name for path in folder(state).iterdir()) == FILES
 
 
 @pytest.mark.parametrize("moment", ["begin", "weights", "objects", "seal", "rename", "renamed", "last"])
 def test_kill_while_saving_keeps_a_complete_state(
-    state: training.Checkpointer, moment: str, monkeypatch: pytest.MonkeyPatch
+    state: Checkpointer, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*args: object, **kwargs: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -102,7 +103,7 @@ def test_kill_while_saving_keeps_a_complete_state(
     assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000005"], "nothing is left of it"
 
 
-def test_saving_the_same_step_again_keeps_a_state(state: training.Checkpointer) -> None:
+def test_saving_the_same_step_again_keeps_a_state(state: Checkpointer) -> None:
     state.record["step"] = 33
     state.save(3)
     assert [path.name for path in folder(state).parent.iterdir()] == ["step-0000003+"]
@@ -125,7 +126,7 @@ def small_disk() -> Iterator[Callable[[int], None]]:
 
 @pytest.mark.parametrize("size", [1000, 8000])  # the weights do not fit; they do, and the optimizer does not
 def test_full_disk_keeps_previous_state(
-    state: training.Checkpointer, small_disk: Callable[[int], None], size: int, capsys: pytest.CaptureFixture[str]
+    state: Checkpointer, small_disk: Callable[[int], None], size: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_disk(size)
     with pytest.raises(SystemExit) as stop:
@@ -142,12 +143,12 @@ def test_full_disk_keeps_previous_state(
 
 
 def test_full_disk_keeps_previous_generator(
-    state: training.Checkpointer, small_disk: Callable[[int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    state: Checkpointer, small_disk: Callable[[int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generator = Generator(width=4, depth=0)
     generator.save(tmp_path / "generator", "card")
     small_disk(1000)
-    with pytest.raises(SystemExit), training.saving(state.accelerator, tmp_path):
+    with pytest.raises(SystemExit), saving(state.accelerator, tmp_path):
         Generator(width=8, depth=0).save(tmp_path / "generator", "card")
     small_disk(10**9)
     assert f"cannot save in {tmp_path}" in capsys.readouterr().err
@@ -155,8 +156,8 @@ def test_full_disk_keeps_previous_generator(
     assert not list(tmp_path.glob(".generator*"))
 
 
-def test_other_errors_are_not_converted(state: training.Checkpointer) -> None:
-    with pytest.raises(RuntimeError, match="a bug"), training.saving(state.accelerator, Path()):
+def test_other_errors_are_not_converted(state: Checkpointer) -> None:
+    with pytest.raises(RuntimeError, match="a bug"), saving(state.accelerator, Path()):
         raise RuntimeError("a bug")
 
 
@@ -181,13 +182,13 @@ def flip(file: Path, place: int = -3) -> None:
 
 
 @pytest.mark.parametrize("name", FILES[1:])
-def test_flipped_bit_in_state_is_reported(state: training.Checkpointer, name: str) -> None:
+def test_flipped_bit_in_state_is_reported(state: Checkpointer, name: str) -> None:
     flip(folder(state) / name)
     with pytest.raises(InputError, match=rf"cannot resume from .*step-0000003: {name} is damaged"):
         state.load()
 
 
-def test_state_without_checksums_is_refused(state: training.Checkpointer) -> None:
+def test_state_without_checksums_is_refused(state: Checkpointer) -> None:
     (folder(state) / "SHA256SUMS").unlink()
     with pytest.raises(InputError, match="it has no SHA256SUMS"):
         state.load()
@@ -233,9 +234,7 @@ def as_torch_saves(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("name", [*FILES[1:], "custom_checkpoint_0.pkl", "pytorch_model.bin", "sampler.bin"])
-def test_pickles_in_a_state_are_not_executed(
-    state: training.Checkpointer, name: str, wrapped: bool, tmp_path: Path
-) -> None:
+def test_pickles_in_a_state_are_not_executed(state: Checkpointer, name: str, wrapped: bool, tmp_path: Path) -> None:
     trap = pickle.dumps(Trap(tmp_path / "sprung"), protocol=2)
     (folder(state) / name).write_bytes(as_torch_saves(trap) if wrapped else trap)
     if name == "pytorch_model.bin":  # used by Accelerate without model.safetensors

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import SGD
 
-from advgan import InputError, training
+from advgan import InputError
 from advgan.classifiers import build_target
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.gan import Batch, Conditions, LossConfig
 from advgan.training.options import OptimizationConfig, TrainingConfig
+from advgan.training.runtime.memory import compile_models, enable_activation_checkpointing
 from advgan.training.trainer import GANTrainer
 
 
@@ -59,7 +60,7 @@ def test_activations_computed_twice_give_the_same_gradient_in_less_memory() -> N
     kept = build_target("cifar-resnet20").eval().requires_grad_(False)
     again = copy.deepcopy(kept)
     names = list(again.state_dict())
-    assert len(training.enable_activation_checkpointing(again)) == 9
+    assert len(enable_activation_checkpointing(again)) == 9
     assert list(again.state_dict()) == names
 
     def images() -> Tensor:
@@ -90,14 +91,14 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
 
 def test_a_target_without_blocks_keeps_its_activations() -> None:
     with pytest.raises(InputError, match="checkpoint_target needs a target made of blocks, got none in MnistNet"):
-        training.enable_activation_checkpointing(build_target("mnist-c"))
+        enable_activation_checkpointing(build_target("mnist-c"))
 
 
 def test_a_compiled_network_answers_alike_for_any_batch_and_keeps_its_names() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
     plain = copy.deepcopy(net)
-    training.compile_models(net, sample=torch.rand(6, 4))
+    compile_models(net, sample=torch.rand(6, 4))
     for n in (6, 5):  # the last batch of a validation is smaller
         x = torch.rand(n, 4)
         torch.testing.assert_close(net(x), plain(x))
@@ -114,4 +115,4 @@ def test_a_compiler_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(nn.Module, "compile", compile_)
     with pytest.raises(InputError, match="--compile does not work here, leave it out: no C\\+\\+ compiler was found"):
-        training.compile_models(nn.Linear(2, 2), sample=torch.rand(1, 2))
+        compile_models(nn.Linear(2, 2), sample=torch.rand(1, 2))

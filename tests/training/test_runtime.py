@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from advgan import InputError, training
 from advgan.core.files import atomic_write, atomic_write_dir
 from advgan.training.runtime import distributed as processes
+from advgan.training.runtime.checkpoint import Checkpointer, clear
 
 
 def test_a_failure_while_writing_leaves_what_was_there(tmp_path):
@@ -39,7 +40,7 @@ def saved(tmp_path):
     accelerator = Accelerator(cpu=True)
     net = accelerator.prepare(torch.nn.Linear(2, 2))
     record = training.TrainState(step=3, settings={"eps": 0.3, "threads": 1})
-    state = training.Checkpointer(accelerator, tmp_path, "generator", 12, record)
+    state = Checkpointer(accelerator, tmp_path, "generator", 12, record)
     state.save(3)
     yield state, net, record, tmp_path
     accelerator.free_memory()
@@ -69,7 +70,7 @@ def test_a_newer_state_replaces_the_older_one(saved):
     state, _, _, directory = saved
     state.save(12)
     assert [p.name for p in (directory / "state" / "generator").iterdir()] == ["step-0000012"]
-    training.clear(directory, "generator")
+    clear(directory, "generator")
     assert training.latest_state(directory, "generator") is None
 
 

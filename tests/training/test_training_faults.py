@@ -25,6 +25,7 @@ from advgan.defenses.detection import load_detector
 from advgan.models.discriminator import Discriminator
 from advgan.training.gan import LossConfig
 from advgan.training.runtime import checkpoint as states
+from advgan.training.runtime.checkpoint import saving
 from advgan.training.validation import Validator, eval_settings
 from tests.conftest import program_module
 from tests.core.test_file_faults import ended, forked
@@ -136,7 +137,7 @@ def check_saved(program: str, directory: Path) -> None:
 def test_message_of_a_failed_save(fault: str, saved: bool, tmp_path: Path, capsys: Any) -> None:
     if saved:
         (tmp_path / "state" / "generator" / "step-0000002").mkdir(parents=True)
-    with pytest.raises(SystemExit) as ending, training.saving(Accelerator(cpu=True), tmp_path):
+    with pytest.raises(SystemExit) as ending, saving(Accelerator(cpu=True), tmp_path):
         raise OSError(FAULTS[fault], os.strerror(FAULTS[fault]), "weights")
     error = capsys.readouterr().err
     assert ending.value.code == 1
