@@ -54,7 +54,6 @@ from advgan.training.card import detector_card
 from advgan.training.frozen import frozen, process_settings
 
 NamedAttack = tuple[str, AttackFn]
-Callback = Callable[[int, float], None]  # (steps done before, loss)
 
 
 @dataclass(frozen=True)
@@ -235,9 +234,9 @@ def train_binary_detector(
     images: tuple[Tensor, Tensor],
     attacks: list[NamedAttack],
     config: DetectorConfig,
-    callback: Callback | None = None,
-) -> None:
-    """Train on pairs of a clean image and a successful adversarial one, each attack on its part of `images`.
+) -> list[float]:
+    """Train on pairs of a clean image and a successful adversarial one, each attack on its part of `images`; the loss
+    of each step.
 
     Raises InputError where no attack succeeds, NotFiniteError for a loss that is not finite.
     """
@@ -253,6 +252,7 @@ def train_binary_detector(
     optimizer = Adam(detector.parameters(), config.learning_rate)
     labels = torch.arange(2.0, device=device).repeat_interleave(config.batch_size)  # 0: clean, 1: adversarial
     detector.train()
+    values: list[float] = []
     for step in range(config.steps):
         batch = np.random.default_rng((config.seed, step)).integers(len(x), size=config.batch_size)
         loss = F.binary_cross_entropy_with_logits(detector(torch.cat([x[batch], x_adv[batch]]), model), labels)
@@ -262,9 +262,9 @@ def train_binary_detector(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if callback is not None:
-            callback(step, loss.item())
+        values.append(loss.item())
     detector.eval().requires_grad_(False)
+    return values
 
 
 def calibrate(detector: Detector, model: nn.Module, validation: Split, fpr: float) -> Tensor:
@@ -354,15 +354,12 @@ def main(settings: Settings) -> None:
     if settings.kind == "binary":
         began = time.perf_counter()
         images = first_images(data.train, target, settings)
-        with training.open_log(accelerator, settings.output_dir, "detector", 0, training.to_jsonable(settings)) as log:
-
-            def write_loss(step: int, loss: float) -> None:
-                if log and step % 10 == 0:
-                    losses.append(loss)
-                    log.add_scalar("train/loss", loss, step)
-
-            train_binary_detector(detector, target, images, attacks, settings, write_loss)
+        losses = train_binary_detector(detector, target, images, attacks, settings)[::10]
         seconds = time.perf_counter() - began
+        with training.open_log(accelerator, settings.output_dir, "detector", 0, training.to_jsonable(settings)) as log:
+            for i, loss in enumerate(losses):
+                if log is not None:
+                    log.add_scalar("train/loss", loss, 10 * i)
     clean = calibrate(detector, target, data.validation, settings.fpr)
     tested = evaluate_detector(detector, target, data.test, attacks, settings.max_samples)
     summary = {

@@ -84,17 +84,21 @@ class Place:
     """The directory of a run (None: nothing is written), and the treatment of an earlier run there.
 
     artefact   its main folder: generator or classifier
+    beside     further ones that a new run replaces
     """
 
     directory: Path | None = None
     resume: bool = False
     overwrite: bool = False
     artefact: str = "generator"
+    beside: tuple[str, ...] = ()
 
     def acquire(self) -> None:
         """Lock the directory. Raises InputError as `prepare_output_dir`."""
         if self.directory is not None:
             prepare_output_dir(self.directory, self.artefact, resume=self.resume, overwrite=self.overwrite)
+            for artefact in () if self.resume else self.beside:
+                prepare_output_dir(self.directory, artefact, resume=False, overwrite=self.overwrite)
         elif self.resume:
             raise InputError("resume needs the output_dir of the run to be continued, got none")
 

@@ -100,13 +100,12 @@ def train_substitute(
     """
     config = SubstituteConfig(eps=eps, norm=norm, y_target=y_target, answers=answers, budget=budget, **settings)
     config.check()
-    place = Place(folder_of(output_dir), resume, overwrite)
+    place = Place(folder_of(output_dir), resume, overwrite, beside=("classifier",))
     if place.directory is not None and not isinstance(substitute, (str, Classifier)):
         raise InputError(f"output_dir needs a built-in substitute, got {type(substitute).__name__}")
     with process_settings(threads):
         accelerator = make_accelerator(bf16=config.bf16, one_process=True)  # which counts the queries
         with place.acquired():
-            claim_substitute(place)
             data = attacker_data(black_box, images, validation, config, num_classes)
             is_module = isinstance(black_box, nn.Module)
             context: Any = frozen(black_box, accelerator.device) if is_module else nullcontext(black_box)
@@ -128,12 +127,6 @@ def train_substitute(
                     settings=settings,
                     progress=progress,
                 ).run()
-
-
-def claim_substitute(place: Place) -> None:
-    """Raise InputError for a directory, claimed for the generator, that holds a classifier which is not to go."""
-    if place.directory is not None and not place.resume:
-        training.prepare_output_dir(place.directory, "classifier", resume=False, overwrite=place.overwrite)
 
 
 def attacker_data(
@@ -178,9 +171,8 @@ def main(settings: Settings) -> None:
     settings.check()
     spec = checked_target(settings)
     accelerator = training.init_accelerator(settings.seed, settings.threads, bf16=settings.bf16, one_process=True)
-    place = Place(settings.output_dir, settings.resume, settings.overwrite)
+    place = Place(settings.output_dir, settings.resume, settings.overwrite, beside=("classifier",))
     place.acquire()
-    claim_substitute(place)
     data = load_chosen(settings)
     loaded = load_classifier(spec, image_shape=data.image_shape, num_classes=data.all_classes)
     model, data = prepare_model_and_data(loaded, data)
