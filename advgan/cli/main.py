@@ -56,12 +56,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def help_text() -> str:
     """The text of `advgan --help`: a line per command, and examples."""
-    lines = [f"  {name:<12}{about}" for name, about in command_summaries().items()]
+    lines = []
+    for name, module in COMMANDS.items():  # the first line of each file's docstring, read without importing it
+        file = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        lines.append(f"  {name:<12}{text.splitlines()[0]}")
     return "\n".join(["usage: advgan COMMAND ...", "       advgan --version", "", "commands:", *lines, "", EXAMPLES])
-
-
-def command_summaries() -> dict[str, str]:
-    """Command -> the first line of its file's docstring, read without importing it."""
-    files = {name: PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py") for name, module in COMMANDS.items()}
-    texts = {name: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "" for name, file in files.items()}
-    return {name: text.partition("\n")[0] for name, text in texts.items()}

@@ -4,7 +4,7 @@ An unrolled network starts at the gradient, and each of its steps costs several 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from advgan.evaluation.metrics import MANY_CLASSES
 from advgan.models.generator_settings import Architecture
@@ -45,18 +45,12 @@ def size_defaults(image_shape: Sequence[int], architecture: Architecture | None 
     return defaults._replace(width=64, depth=6) if architecture == "resnet" else defaults  # the published sizes
 
 
-class ObjectiveDefaults(TypedDict):
-    """The form of the adversarial loss, and the radius of the first step over eps."""
-
-    adversarial: AdversarialLoss
-    curriculum: float
-
-
 def objective_defaults(
     image_shape: Sequence[int], architecture: Architecture, classes: int, *, targeted: bool, one_eps: bool
-) -> ObjectiveDefaults:
-    """For photos of many classes, whose generator is otherwise close to one universal perturbation, the relativistic
-    loss and a ball that shrinks (an unrolled network starts at the gradient, and needs no larger ball)."""
+) -> dict[str, Any]:
+    """The form of the adversarial loss, and the radius of the first step over eps: for photos of many classes, whose
+    generator is otherwise close to one universal perturbation, the relativistic loss and a ball that shrinks (an
+    unrolled network starts at the gradient, and needs no larger ball)."""
     photos = min(image_shape[1:]) >= PHOTO_SIDE and classes >= MANY_CLASSES and not targeted
     shrinking = photos and one_eps and architecture != "unrolled"
     return {"adversarial": "relativistic" if photos else DEFAULT_LOSS, "curriculum": 2.0 if shrinking else 1.0}

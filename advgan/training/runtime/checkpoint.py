@@ -135,25 +135,17 @@ class Checkpointer:
         if saved_steps != self.steps:
             if self.steps <= step:
                 raise InputError(f"expected more steps in all than the {step} that are done, got {self.steps}")
-            for schedule, state in zip(schedules, schedule_states, strict=True):
-                schedule.load_state_dict(state)
-                _set_step(schedule, step)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "before optimizer.step()": that was before the resume
+                for schedule, state in zip(schedules, schedule_states, strict=True):
+                    schedule.load_state_dict(state)  # of this length
+                    schedule.last_epoch = step - 1
+                    schedule.step()  # sets the learning rate of the next step
             self.record["settings"] |= {name: settings[name] for name in EXTENDABLE & settings.keys()}
             self.record["extensions"] = [
                 *self.record["extensions"],
                 {"step": step, "steps": self.steps, "before": saved_steps},
             ]
-
-
-def _set_step(schedule: LRScheduler, step: int) -> None:
-    """Set a schedule, and the learning rate of the next step, to those after `step` steps; its loaded state has
-    another length."""
-    schedule.last_epoch = step
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "use get_last_lr": not yet
-        rates = schedule.get_lr()
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
 
 
 @contextmanager
