@@ -453,7 +453,7 @@ def generator_folder(folder: Path) -> Path:
     for candidate in (folder, folder / "generator"):
         if os.path.isfile(candidate / "config.json"):
             return candidate
-    hub = f", or hf://{folder} for the Hub" if len(folder.parts) == 2 and not folder.exists() else ""
+    hub = f", or hf://{folder} for the Hub" if len(folder.parts) == 2 and not os.path.exists(folder) else ""
     raise InputError(f"no generator in {folder}: expected config.json and model.safetensors there{hub}")
 
 
