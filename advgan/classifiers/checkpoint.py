@@ -17,7 +17,7 @@ from advgan.classifiers.registry import TARGETS, build_target, target_family
 from advgan.classifiers.state_dicts import WeightsFile, load_weights_into, match_weights, read_file, weights_file
 from advgan.core.config import BY_ORDER
 from advgan.core.errors import InputError
-from advgan.core.files import atomic_write_dir
+from advgan.core.files import atomic_write_dir, folder_path
 from advgan.core.json_files import check_int, check_keys, read_object, sealed
 from advgan.core.random_state import float32_default
 from advgan.core.training_record import warn_unfinished
@@ -37,7 +37,7 @@ def save_target(model: nn.Module, directory: Path | str, card: str, run: dict[st
         if run is not None:
             (folder / "training.json").write_text(sealed(run))
 
-    atomic_write_dir(Path(directory), write)
+    atomic_write_dir(folder_path(directory), write)
 
 
 def load_target(

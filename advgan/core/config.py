@@ -214,8 +214,19 @@ def _parsed(settings_class: type[S], arguments: list[str], **options: Any) -> S:
             raise
     box = re.sub(r"\x1b\[[\d;]*m", "", printed.getvalue())
     lines = [line.strip("│| ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    paragraph = takewhile(lambda line: not line.startswith("──"), lines)
-    raise InputError(one_line(" ".join(paragraph)))
+    lines = lines[2:] if len(lines) > 1 and lines[1].startswith("---") else lines  # the title, where no box is possible
+    paragraph = takewhile(lambda line: not line.startswith(("──", "---")), lines)
+    raise InputError(_plainer(one_line(" ".join(paragraph))))
+
+
+def _plainer(message: str) -> str:
+    """tyro's message for a value of another type, without Python's types; any other one unchanged."""
+    value = re.match(r"Error parsing (\S+): .*?(?:could be instantiated from \[(.+?)\]|for int\(\).*?: (.+))", message)
+    if value is None:
+        return message
+    expected = "a number like 0.3 or a fraction like 8/255" if "FLOAT|A/B" in message else "a whole number"
+    known = "FLOAT|A/B" in message or "INT" in message or value[3] is not None
+    return f"Error parsing {value[1]}: expected {expected}, got {value[2] or value[3]}" if known else message
 
 
 def _check_flags(settings_class: type, arguments: Sequence[str]) -> None:

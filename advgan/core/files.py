@@ -23,6 +23,13 @@ LONGEST = 150  # bytes of a name that are kept in temporary names; file systems 
 OLD_AGE = 24 * 3600  # seconds after which another machine's leftovers are removed
 
 
+def folder_path(value: Any, name: str = "directory") -> Path:
+    """A caller's path of a folder. Raises InputError for an empty one, and for anything else."""
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise InputError(f"{name} must be the path of a folder, got {value!r:.60}")
+    return Path(value)
+
+
 def atomic_write_dir(directory: Path, write: Callable[[Path], Any], *, keep: bool = False) -> None:
     """Fill `directory` by `write(temporary directory)`, then rename: complete, or unchanged.
 

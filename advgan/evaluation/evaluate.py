@@ -148,7 +148,10 @@ def _obstacle(n_not_finite: int, row: dict[str, Any]) -> str | None:
     """Why no attack is possible, with `n_not_finite` images of non-finite logits."""
     if n_not_finite:
         return f"the target returns NaN or infinity for {n_not_finite} of {row['n']} images, expected finite logits"
-    return None if row["n_attacked"] else "no image to attack, the target classifies none correctly"
+    if row["n_attacked"]:
+        return None
+    others = f"all that it classifies correctly are of the target class {row['y_target']}"
+    return f"no image to attack, {others if row['n_correct'] else 'the target classifies none correctly'}"
 
 
 def _check_arguments(

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor, nn
 
 from advgan.core.errors import InputError, listing, one_line
-from advgan.core.files import atomic_write_dir
+from advgan.core.files import atomic_write_dir, folder_path
 from advgan.core.inputs import array_as_tensor, check_range, check_tensor, check_whole, plain
 from advgan.core.json_files import check_int, check_keys, read_object
 from advgan.core.shipped import existing_or_shipped
@@ -370,7 +370,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             if card is not None:
                 (folder / "README.md").write_text(card)
 
-        atomic_write_dir(Path(directory), write, keep=True)
+        atomic_write_dir(folder_path(directory), write, keep=True)
 
     @property
     def config(self) -> dict[str, Any]:

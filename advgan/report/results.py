@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from advgan.core.errors import InputError
+from advgan.core.files import folder_path
 
 REPLACED = ("figures", "records", "gallery", "warm-start")
 
@@ -62,7 +63,7 @@ class Results(ABC):
     def save(self, directory: Path | str) -> None:
         """Write the reports to `directory`; earlier ones are replaced. Raises InputError for the path of a file, and
         where folders of other files have the names of a report's."""
-        folder = Path(directory)
+        folder = folder_path(directory)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"expected a directory for the reports, got the file {folder}")
         check_report_folders(folder)

@@ -29,7 +29,7 @@ from advgan.classifiers.external.base import ExternalClassifier
 from advgan.classifiers.external.head import SOURCES_WITH_HEADS, replace_head
 from advgan.core.config import ByOrder, Real, check_signs
 from advgan.core.errors import InputError
-from advgan.core.files import atomic_write_dir
+from advgan.core.files import atomic_write_dir, folder_path
 from advgan.core.json_files import sealed
 from advgan.core.recipe import NameOrPath
 from advgan.data import Data, Stream, steps_per_epoch
@@ -49,7 +49,7 @@ from advgan.training.card import classifier_card
 from advgan.training.features import CachedFeatures, ends_with
 from advgan.training.frozen import process_settings
 from advgan.training.options import RunFlags, save_settings
-from advgan.training.run_directory import Place, RunDirectory, folder_of
+from advgan.training.run_directory import Place, RunDirectory
 from advgan.training.runtime.distributed import make_accelerator, restored_accelerator
 from advgan.training.supervised import (
     ClassifierConfig,
@@ -101,7 +101,9 @@ def train_classifier(
     """
     config = replaced(config or ClassifierConfig(), settings)
     config.check()
-    place = Place(folder_of(output_dir), resume, overwrite, "classifier")
+    place = Place(
+        None if output_dir is None else folder_path(output_dir, "output_dir"), resume, overwrite, "classifier"
+    )
     with ExitStack() as stack:
         stack.enter_context(process_settings(None))
         accelerator = accelerator or make_accelerator()

@@ -1,6 +1,5 @@
 """The directory of a training: lock, training state, TensorBoard's log; without a directory nothing is written."""
 
-import os
 import shutil
 import socket
 import tempfile
@@ -111,15 +110,6 @@ class Place:
         finally:
             if self.directory is not None:
                 release(self.directory)
-
-
-def folder_of(output_dir: Any) -> Path | None:
-    """A caller's `output_dir` as a path, or None. Raises InputError for others, and for an empty path."""
-    if output_dir is None:
-        return None
-    if not isinstance(output_dir, (str, os.PathLike)) or not str(output_dir):
-        raise InputError(f"output_dir must be the path of a folder, or None, got {output_dir!r:.60}")
-    return Path(output_dir)
 
 
 class RunDirectory:

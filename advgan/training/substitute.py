@@ -27,6 +27,7 @@ import advgan.training as training
 from advgan.classifiers import Classifier, OutputKind
 from advgan.core.config import write_settings
 from advgan.core.errors import InputError
+from advgan.core.files import folder_path
 from advgan.core.threat_model import Norm
 from advgan.data import Split, Stream
 from advgan.data.flags import DataSettings, load_chosen
@@ -39,7 +40,7 @@ from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import percent
 from advgan.training.frozen import frozen, process_settings
 from advgan.training.options import RunFlags
-from advgan.training.run_directory import Place, folder_of
+from advgan.training.run_directory import Place
 from advgan.training.runtime.distributed import make_accelerator
 from advgan.training.runtime.loop import Interrupted, Terminated
 from advgan.training.substitute_training import (
@@ -100,7 +101,9 @@ def train_substitute(
     """
     config = SubstituteConfig(eps=eps, norm=norm, y_target=y_target, answers=answers, budget=budget, **settings)
     config.check()
-    place = Place(folder_of(output_dir), resume, overwrite, beside=("classifier",))
+    place = Place(
+        None if output_dir is None else folder_path(output_dir, "output_dir"), resume, overwrite, beside=("classifier",)
+    )
     if place.directory is not None and not isinstance(substitute, (str, Classifier)):
         raise InputError(f"output_dir needs a built-in substitute, got {type(substitute).__name__}")
     with process_settings(threads):

@@ -183,7 +183,11 @@ def test_written_settings_name_the_same_files_from_anywhere(tmp_path, monkeypatc
         (["--target=1"], "unknown flag --target; did you mean --y-target?"),
         (["--yt", "1"], "unknown flag --yt; did you mean --y-target?"),
         (["--zzz"], "unknown flag --zzz, --help lists the flags"),
-        (["--y-target", "one"], "--y-target"),
+        (["--y-target", "one"], "Error parsing --y-target: expected a whole number, got 'one'"),
+        (
+            ["--eps", "0,3"],
+            "Error parsing --eps: expected a number like 0.3 or a fraction like 8/255, got '0,3'",
+        ),
         (["one"], "Unrecognized options: one"),
         (["--eps"], "--eps"),
     ],

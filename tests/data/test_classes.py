@@ -205,6 +205,7 @@ def test_labels_from_one_on_raise(bars):
     check_label_offset(Threshold((0, 1, 2)), x, y, "folder")
     with pytest.raises(InputError, match=r"0% of 48 images of folder are classified as labelled, and \d+% with labels"):
         check_label_offset(Threshold((0, 1, 2)), x, y + 1, "folder")
+    check_label_offset(Threshold((0, 1, 2)), x, (y + 1).where(y < 2, 0), "folder")  # in another order, but from 0 on
 
 
 @pytest.mark.parametrize(

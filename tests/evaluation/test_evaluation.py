@@ -336,6 +336,13 @@ def test_no_correctly_classified_image(model: Brightness) -> None:
     wrong = evaluate(brighter(0.1), model, X, (predict(model, X).argmax(1) + 1) % 3, Threat("linf", 0.1)).row
     assert wrong["status"] == "failed: no image to attack, the target classifies none correctly"
     assert wrong["asr"] is None
+    predicted = predict(model, X).argmax(1)
+    one, y_target = X[predicted == predicted[0]], int(predicted[0])
+    row = evaluate(
+        brighter(0.1), model, one, torch.full((len(one),), y_target), Threat("linf", 0.1, True), y_target=y_target
+    ).row
+    assert row["clean_accuracy"] == 1
+    assert row["status"].endswith(f"all that it classifies correctly are of the target class {y_target}")
 
 
 @pytest.mark.parametrize(
