@@ -1,14 +1,14 @@
 """Findings of the sanity checks in the results of one target, group by group."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from advgan.analysis.groups import Group, spec_of
+from advgan.analysis.groups import Group, by_attack, first_seeds, groups, spec_of
 from advgan.analysis.worst_case import any_success, worst_case
 from advgan.core.threat_model import eps_text
 from advgan.evaluation.evaluate import Result
@@ -25,6 +25,17 @@ class ModelResults(NamedTuple):
     results: list[Result]
     groups: dict[Group, list[Result]]
     num_classes: int
+
+    @classmethod
+    def of_each(cls, results: Sequence[Result], num_classes: int) -> Iterator[tuple[str, Self]]:
+        """The targets of `results`, each with its own."""
+        for target in dict.fromkeys(result.row["target"] for result in results):
+            own = [result for result in results if result.row["target"] == target]
+            yield target, cls(own, {group: first_seeds(runs) for group, runs in groups(own).items()}, num_classes)
+
+    def each(self) -> Iterator[tuple[Group, Result]]:
+        """The results with metrics, one by one."""
+        return ((group, result) for group, members in self.groups.items() for result in members)
 
 
 class Finding(NamedTuple):
@@ -70,20 +81,21 @@ def at_least(
 
 def monotone_in_eps(model_results: ModelResults) -> list[Finding]:
     """The worst case at neighbouring eps, over the attacks that were run at both, one of them of several steps."""
-    ordered = sorted(model_results.groups, key=lambda group: (group[1], -1 if group[3] is None else group[3], group[2]))
+    by_threat: dict[tuple[str, int | None], list[Group]] = {}
+    for group in sorted(
+        model_results.groups,
+        key=lambda group: (group.norm, -1 if group.y_target is None else group.y_target, group.eps),
+    ):
+        by_threat.setdefault((group.norm, group.y_target), []).append(group)
     comparisons = []
-    for small, large in pairwise(ordered):
-        common = {r.row["attack"] for r in model_results.groups[small]} & {
-            r.row["attack"] for r in model_results.groups[large]
-        }
-        many_steps = any(white_box(r) and not fgsm(r) for r in model_results.groups[small] if r.row["attack"] in common)
-        if (small[1], small[3]) != (large[1], large[3]) or not many_steps:
+    for small, large in (pair for ordered in by_threat.values() for pair in pairwise(ordered)):
+        attacks = [by_attack(model_results.groups[group]) for group in (small, large)]
+        common = attacks[0].keys() & attacks[1].keys()
+        if not any(white_box(attacks[0][name][0]) and not fgsm(attacks[0][name][0]) for name in common):
             continue
-        narrow, wide = (
-            _success(*(r for r in model_results.groups[g] if r.row["attack"] in common)) for g in (small, large)
-        )
+        narrow, wide = (_success(*(runs[0] for name, runs in of.items() if name in common)) for of in attacks)
         fall = _rate_of(*narrow) - _rate_of(*wide)
-        rates = f"{_rate_of(*narrow):.1%}, at {eps_text(large[2])} {_rate_of(*wide):.1%}"
+        rates = f"{_rate_of(*narrow):.1%}, at {eps_text(large.eps)} {_rate_of(*wide):.1%}"
         detail = f"worst case of {len(common)} attacks at {_threat(small)}: {rates}"
         comparisons.append(Finding(_significant(narrow, wide), fall, detail))
     return comparisons
@@ -118,13 +130,12 @@ def steps_converged(model_results: ModelResults) -> list[Finding]:
 def nonzero_gradients(model_results: ModelResults) -> list[Finding]:
     """Images that a bounded white-box attack leaves unchanged, without success: their gradient is zero."""
     zero_gradients = []
-    for group, members in model_results.groups.items():
-        for result in members:
-            if white_box(result) and result.row["protocol"] == "bounded":
-                records, n = result.records, result.row["n_attacked"]
-                unchanged = int((records["counts"] & ~records["fooled"] & (records["linf"] == 0)).sum())
-                detail = f"{result.row['attack']} leaves {unchanged} of {n} images unchanged ({_threat(group)})"
-                zero_gradients.append(Finding(wilson(unchanged, n)[0] > MAX_ZERO_GRADIENTS, unchanged / n, detail))
+    for group, result in model_results.each():
+        if white_box(result) and result.row["protocol"] == "bounded":
+            records, n = result.records, result.row["n_attacked"]
+            unchanged = int((records["counts"] & ~records["fooled"] & (records["linf"] == 0)).sum())
+            detail = f"{result.row['attack']} leaves {unchanged} of {n} images unchanged ({_threat(group)})"
+            zero_gradients.append(Finding(wilson(unchanged, n)[0] > MAX_ZERO_GRADIENTS, unchanged / n, detail))
     return zero_gradients
 
 
@@ -133,12 +144,12 @@ def chance_at_large_eps(model_results: ModelResults) -> list[Finding]:
     accuracies = []
     for group, members in model_results.groups.items():
         many_steps = any(white_box(result) and not fgsm(result) for result in members)
-        if group[1] != "linf" or group[2] < 0.5 or not many_steps:
+        if group.norm != "linf" or group.eps < 0.5 or not many_steps:
             continue
         (worst,), label = worst_case(members), members[0].records["label"]
         n, accuracy = len(label), worst["robust_accuracy"]
         # Images of the target class may stay as they are.
-        spared = 0 if group[3] is None else (label == group[3]).double().mean().item()
+        spared = 0 if group.y_target is None else (label == group.y_target).double().mean().item()
         chance = max(1 / model_results.num_classes, spared)
         low, high = wilson(round(accuracy * n), n)
         detail = f"accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}], chance {chance:.1%} ({_threat(group)})"
@@ -151,15 +162,14 @@ def spread_over_classes(model_results: ModelResults) -> list[Finding]:
     shares: list[Finding] = []
     if model_results.num_classes < MANY_CLASSES:
         return shares
-    for group, members in model_results.groups.items():
-        for result in members:
-            success = result.records["success"]
-            if group[3] is None and result.row["access"] == "generator" and success.any():
-                predicted = result.records["prediction"][success].bincount(minlength=model_results.num_classes)
-                top = LargestClass.of(predicted, n := result.row["n_attacked"])
-                images = f"{top.most} of {n} images into class {top.y}"
-                detail = f"{result.row['attack']} brings {images} ({_threat(group)})"
-                shares.append(Finding(top.too_many, top.most / n - top.limit, detail))
+    for group, result in model_results.each():
+        success = result.records["success"]
+        if group.y_target is None and result.row["access"] == "generator" and success.any():
+            predicted = result.records["prediction"][success].bincount(minlength=model_results.num_classes)
+            top = LargestClass.of(predicted, n := result.row["n_attacked"])
+            images = f"{top.most} of {n} images into class {top.y}"
+            detail = f"{result.row['attack']} brings {images} ({_threat(group)})"
+            shares.append(Finding(top.too_many, top.most / n - top.limit, detail))
     return shares
 
 
@@ -190,9 +200,8 @@ def _significant(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> bool:
     if torch.equal(eligible_a, eligible_b):
         only_a, only_b, p = mcnemar(success_a, success_b)
         return only_a > only_b and p < 0.05
-    return (
-        wilson(int(success_a.sum()), int(eligible_a.sum()))[0] > wilson(int(success_b.sum()), int(eligible_b.sum()))[1]
-    )
+    (low_a, _), (_, high_b) = (wilson(int(hits.sum()), int(n.sum())) for hits, n in (a, b))
+    return low_a > high_b
 
 
 def _rate(result: Result) -> str:

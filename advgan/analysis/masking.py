@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from advgan.analysis.findings import Finding, ModelResults, access, at_least, fgsm, nonzero_gradients, white_box
-from advgan.analysis.groups import first_seeds, groups, spec_of
+from advgan.analysis.groups import spec_of
 from advgan.evaluation.evaluate import Result
 
 MIN_MASKING_GAP = 0.05  # fraction of the images; attacks on a target without masking differ by a point or two
@@ -25,13 +25,7 @@ def masking(results: Sequence[Result], num_classes: int) -> list[dict[str, Any]]
     points that is not significant is "unclear". `num_classes` as in `sanity`.
     """
     verdicts = []
-    for target in dict.fromkeys(result.row["target"] for result in results):
-        target_results = [result for result in results if result.row["target"] == target]
-        model_results = ModelResults(
-            target_results,
-            {group: first_seeds(members) for group, members in groups(target_results).items()},
-            num_classes,
-        )
+    for target, model_results in ModelResults.of_each(results, num_classes):
         unmoved, without, adaptive = _findings(model_results)
         worst = [max(kind, key=_masking_gap) for kind in (without + adaptive, unmoved) if kind]
         masked = [finding.detail for finding in worst if _masking_gap(finding)[0]]
@@ -49,8 +43,7 @@ def masking(results: Sequence[Result], num_classes: int) -> list[dict[str, Any]]
 
 def _findings(model_results: ModelResults) -> tuple[list[Finding], list[Finding], list[Finding]]:
     """Findings on the target's own gradients: zero, weaker than no gradients, weaker than adaptive attacks."""
-    all_results = [result for members in model_results.groups.values() for result in members]
-    naive = dict.fromkeys(result.row["attack"] for result in all_results if _naive(result))
+    naive = dict.fromkeys(result.row["attack"] for _, result in model_results.each() if _naive(result))
 
     def follows_gradients(result: Result) -> bool:
         return white_box(result) and (not naive or result.row["attack"] in naive)

@@ -6,7 +6,6 @@ from typing import Any
 
 from advgan.analysis import findings
 from advgan.analysis.findings import Finding, ModelResults, access, at_least, fgsm, white_box
-from advgan.analysis.groups import first_seeds, groups
 from advgan.evaluation.evaluate import Result
 
 
@@ -31,12 +30,11 @@ def sanity(results: Sequence[Result], num_classes: int) -> list[dict[str, Any]]:
     `num_classes` sets the accuracy of chance. Failed results only count as failed.
     """
     verdicts = []
-    for target in dict.fromkeys(result.row["target"] for result in results):
-        target_results = [result for result in results if result.row["target"] == target]
-        compared = {group: first_seeds(members) for group, members in groups(target_results).items()}
+    for target, model_results in ModelResults.of_each(results, num_classes):
         for check in CHECKS:
-            outcomes = check.search(ModelResults(target_results, compared, num_classes))
-            worst = max(outcomes, key=lambda finding: (finding.violated, finding.excess), default=None)
+            worst = max(
+                check.search(model_results), key=lambda finding: (finding.violated, finding.excess), default=None
+            )
             verdict, detail, meaning = "not tested", "no results of this kind", check.test
             if worst is not None:
                 unclear = not worst.violated and worst.excess > findings.STEP_TOLERANCE + 1e-9

@@ -1,5 +1,7 @@
 """DeepFool: the nearest decision boundary, linearised step by step (Moosavi-Dezfooli et al. 2016, arXiv:1511.04599)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +55,7 @@ def deepfool(
         expected = "steps >= 1, candidates >= 2, overshoot >= 0 and prune >= 1"
         raise InputError(f"DeepFool needs {expected}, got {steps}, {candidates}, {overshoot} and {prune}")
 
-    search = _Search(model, x, y, norm=norm, steps=steps, candidates=candidates, overshoot=overshoot, prune=prune)
+    search = _Search(model, x, y, norm, steps, candidates=candidates, overshoot=overshoot, prune=prune)
     with frozen_eval(model), torch.no_grad():
         # The first step measures about five boundaries per image, later ones one: separately, few gradients are unused.
         finished, active = torch.zeros_like(y, dtype=torch.bool), ActiveSet(len(x), x.device)
@@ -67,6 +69,7 @@ def deepfool(
     return to_boundary(model, x, search.x_adv, y, norm=norm)
 
 
+@dataclass
 class _Search:
     """State per image of `x` (n, c, h, w), so that any subset may advance together.
 
@@ -74,20 +77,17 @@ class _Search:
     through its graph, needed or not. Once half of the images have their step, the others wait for the next call.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        norm: Norm,
-        steps: int,
-        candidates: int,
-        overshoot: float,
-        prune: float,
-    ) -> None:
-        self.model, self.x, self.y, self.norm = model, x, y, norm
-        self.max_steps, self.candidates, self.overshoot, self.prune = steps, candidates, overshoot, prune
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    norm: Norm
+    max_steps: int
+    candidates: int
+    overshoot: float
+    prune: float
+
+    def __post_init__(self) -> None:
+        x, y = self.x, self.y
         self.x_adv, self.r, self.step = x.clone(), torch.zeros_like(x), torch.zeros_like(y)
         # Of the current step: boundaries measured, distance to the nearest of them, and the step to it.
         self.n_checked, self.min_distance = torch.zeros_like(y), torch.full((len(x),), torch.inf, device=x.device)

@@ -6,9 +6,8 @@ from advgan.core.rejection import can_reject
 from advgan.defenses.base import EOT, Defended, adaptive, attack_view, is_random, reseed, unwrap
 from advgan.defenses.checkpoint import defend, load_classifier, load_members
 from advgan.defenses.classifier_spec import ClassifierSpec, parse_classifier, parse_classifiers
-from advgan.defenses.detection import Detector, load_detector
+from advgan.defenses.detection import Detector, RejectingClassifier, load_detector
 from advgan.defenses.registry import DEFENSES
-from advgan.defenses.rejection import RejectingClassifier
 from advgan.defenses.transforms import Transforms
 
 __all__ = [

@@ -86,6 +86,20 @@ class Defended(nn.Module):
     # A rejecting defense has a `rejection_score`, see `advgan.core.rejection`.
 
 
+def checked_share(name: str, share: float, of: str) -> float:
+    """A setting "DEFENSE:share", a share `of` something. Raises InputError unless it is between 0 and 1."""
+    if not 0 < share < 1:
+        raise InputError(f"{name} must be between 0 and 1, {of}, got {share}")
+    return share
+
+
+def checked_positive(name: str, value: float, meaning: str = "") -> float:
+    """A setting "DEFENSE:scale". Raises InputError unless it is positive and finite."""
+    if not 0 < value < float("inf"):
+        raise InputError(f"{name} must be positive{meaning}, got {value}")
+    return value
+
+
 class EOT(nn.Module):
     """The mean logits of a random `model` over `draws` forwards: expectation over transformation (Athalye et al. 2018,
     "Synthesizing robust adversarial examples", eq. 1, of the logits)."""

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from advgan.core.errors import InputError
-from advgan.defenses.base import Defended, adaptive
+from advgan.defenses.base import Defended, adaptive, checked_share
 
 LAYERS = (nn.Linear, nn.Conv2d)
 
@@ -64,9 +64,7 @@ class Prune(Defended):
     spec_name = "prune"
 
     def __init__(self, inner: nn.Module, amount: float = 0.5) -> None:
-        if not 0 < amount < 1:
-            raise InputError(f"prune:amount must be between 0 and 1, a share of the weights, got {amount}")
-        super().__init__(inner, amount=amount)
+        super().__init__(inner, amount=checked_share("prune:amount", amount, "a share of the weights"))
         weights = self._weights()
         if not weights:
             raise InputError("prune needs a classifier with linear layers or convolutions, got one without")

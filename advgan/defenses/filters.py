@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.core.errors import InputError
+from advgan.defenses.base import checked_positive
 from advgan.defenses.preprocessing import Preprocessing, clamp_straight_through
 
 MEDIAN_SCALE = 0.05  # of the range [0, 1]
@@ -56,9 +57,7 @@ class Gaussian(Preprocessing):
     spec_name = "gaussian"
 
     def __init__(self, inner: nn.Module, sigma: float = 1.0) -> None:
-        if not 0 < sigma < float("inf"):
-            raise InputError(f"gaussian:sigma must be positive, a number of pixels, got {sigma}")
-        super().__init__(inner, sigma=sigma)
+        super().__init__(inner, sigma=checked_positive("gaussian:sigma", sigma, ", a number of pixels"))
         self.sigma = sigma
 
     def process(self, x: Tensor) -> Tensor:
@@ -84,8 +83,7 @@ class TotalVariation(Preprocessing):
     spec_name = "total-variation"
 
     def __init__(self, inner: nn.Module, weight: float = 0.1, steps: int = 20) -> None:
-        if not 0 < weight < float("inf"):
-            raise InputError(f"total-variation:weight must be positive, got {weight}")
+        checked_positive("total-variation:weight", weight)
         if steps < 1:
             raise InputError(f"total-variation:steps must be at least 1, got {steps}")
         super().__init__(inner, weight=weight, steps=steps)

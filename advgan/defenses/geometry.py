@@ -1,11 +1,15 @@
 """Defenses that crop, shrink or shift the image before the classifier; attacks may depend on its exact position."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advgan.core.errors import InputError
+from advgan.defenses.base import checked_share
 from advgan.defenses.preprocessing import Preprocessing, clamp_straight_through
+
+SIDES = "of each side of the image"
 
 
 class CropResize(Preprocessing):
@@ -17,7 +21,7 @@ class CropResize(Preprocessing):
     spec_name = "crop-resize"
 
     def __init__(self, inner: nn.Module, share: float = 0.9) -> None:
-        super().__init__(inner, share=checked_share(self.spec_name, share))
+        super().__init__(inner, share=checked_share(f"{self.spec_name}:share", share, SIDES))
         self.share = share
 
     def process(self, x: Tensor) -> Tensor:
@@ -42,13 +46,10 @@ class RandomWindow(Preprocessing):
 
     random = True
 
-    def __init__(self, inner: nn.Module, share: float) -> None:
-        super().__init__(inner, share=checked_share(self.spec_name, share))
-        self.share = share
-
-    def window(self, image: Tensor, share: float, down: float, right: float) -> Tensor:
-        """One image (1, c, h, w); the place as of `_place`."""
-        raise NotImplementedError
+    def __init__(self, inner: nn.Module, share: float, window: Callable[[Tensor, float, float, float], Tensor]) -> None:
+        """`window` of an image (1, c, h, w), share and place as of `_place`."""
+        super().__init__(inner, share=checked_share(f"{self.spec_name}:share", share, SIDES))
+        self.share, self.window = share, window
 
     def process(self, x: Tensor) -> Tensor:
         draws = torch.rand(len(x), 3, generator=self.rng).tolist()
@@ -65,16 +66,7 @@ class RandomPad(RandomWindow):
     spec_name = "random-pad"
 
     def __init__(self, inner: nn.Module, share: float = 0.8) -> None:
-        super().__init__(inner, share)
-
-    def window(self, image: Tensor, share: float, down: float, right: float) -> Tensor:
-        return _padded(image, share, down, right)
-
-
-def checked_share(defense: str, share: float) -> float:
-    if not 0 < share < 1:
-        raise InputError(f"{defense}:share must be between 0 and 1, of each side of the image, got {share}")
-    return share
+        super().__init__(inner, share, _padded)
 
 
 def cropped(x: Tensor, share: float, down: float, right: float) -> Tensor:

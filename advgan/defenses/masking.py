@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advgan.classifiers.black_box import FLOOR
-from advgan.core.errors import InputError
-from advgan.defenses.base import Defended, adaptive
+from advgan.defenses.base import Defended, adaptive, checked_positive, checked_share
 
 LEAST = 1e-7  # 1 - LEAST is not 1 in float32
 
@@ -46,8 +45,7 @@ class Saturated(GradientMasking):
     spec_name = "saturated"
 
     def __init__(self, inner: nn.Module, scale: float = 100.0) -> None:
-        _positive(f"{self.spec_name}:scale", scale)
-        super().__init__(inner, scale=scale)
+        super().__init__(inner, scale=checked_positive("saturated:scale", scale))
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,8 +73,7 @@ class NoisyGradients(PerturbedGradient):
     random_gradients = True
 
     def __init__(self, inner: nn.Module, sigma: float = 100.0) -> None:
-        _positive(f"{self.spec_name}:sigma", sigma)
-        super().__init__(inner, sigma=sigma)
+        super().__init__(inner, sigma=checked_positive("noisy-gradients:sigma", sigma))
         self.sigma = sigma
 
     def modify_gradient(self, gradient: Tensor) -> Tensor:
@@ -91,17 +88,10 @@ class TruncatedGradients(PerturbedGradient):
     spec_name = "truncated-gradients"
 
     def __init__(self, inner: nn.Module, share: float = 0.01) -> None:
-        if not 0 < share < 1:
-            raise InputError(f"{self.spec_name}:share must be between 0 and 1, of the gradient's entries, got {share}")
-        super().__init__(inner, share=share)
+        super().__init__(inner, share=checked_share("truncated-gradients:share", share, "of the gradient's entries"))
         self.share = share
 
     def modify_gradient(self, gradient: Tensor) -> Tensor:
         flat = gradient.flatten(1)
         largest = flat.abs().topk(max(int(self.share * flat.shape[1]), 1), dim=1).indices
         return torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest)).view_as(gradient)
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise InputError(f"{name} must be positive, got {value}")

@@ -2,12 +2,12 @@
 
 from advgan.defenses.base import Defended
 from advgan.defenses.compression import Int8, Prune
+from advgan.defenses.detection import RejectingClassifier
 from advgan.defenses.ensemble import MajorityVote, MeanLogits, MeanProbabilities
 from advgan.defenses.filters import Gaussian, Median, TotalVariation
 from advgan.defenses.geometry import CropResize, RandomCrop, RandomPad
 from advgan.defenses.masking import LabelsOnly, NoisyGradients, Saturated, TruncatedGradients
 from advgan.defenses.preprocessing import BitDepth, Jpeg
-from advgan.defenses.rejection import RejectingClassifier
 
 KINDS: tuple[type[Defended], ...] = (
     *(BitDepth, Jpeg, Median, Gaussian, TotalVariation, CropResize, RandomCrop, RandomPad),

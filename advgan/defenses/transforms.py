@@ -2,8 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from copy import copy
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from advgan.core.errors import InputError
 from advgan.core.spec_strings import parse_spec
 from advgan.core.threat_model import Norm, to_8bit
-from advgan.defenses.base import reseed
-from advgan.defenses.geometry import RandomWindow, checked_share, cropped, resized
+from advgan.defenses.base import checked_share, reseed
+from advgan.defenses.geometry import SIDES, RandomWindow, cropped, resized
 from advgan.defenses.preprocessing import BPDA, Jpeg, Preprocessing, clamp_straight_through, straight_through
 from advgan.defenses.registry import DEFENSES
 
@@ -36,7 +35,7 @@ class Resize(Preprocessing):
     random = True
 
     def __init__(self, inner: nn.Module, share: float = 0.75) -> None:
-        super().__init__(inner, share=checked_share(self.spec_name, share))
+        super().__init__(inner, share=checked_share("resize:share", share, SIDES))
         self.share = share
 
     def process(self, x: Tensor) -> Tensor:
@@ -51,10 +50,7 @@ class Crop(RandomWindow):
     spec_name = "crop"
 
     def __init__(self, inner: nn.Module, share: float = 0.875) -> None:
-        super().__init__(inner, share)
-
-    def window(self, image: Tensor, share: float, down: float, right: float) -> Tensor:
-        return cropped(image, share, down, right)
+        super().__init__(inner, share, cropped)
 
 
 class ResizeCrop(Preprocessing):
@@ -112,12 +108,6 @@ class Transforms:
     def names(self) -> list[str]:
         return list(self.by_name)
 
-    def with_norm(self, norm: Norm | None) -> Self:
-        """The same transforms, for a ball of this norm (None: no ball)."""
-        other = copy(self)
-        other.norm = norm
-        return other
-
     def reseed(self, seed: int) -> None:
         """Seed every random transform that has a name."""
         for i, transform in enumerate(self.by_name.values()):
@@ -126,7 +116,10 @@ class Transforms:
 
     def each(self, x_adv: Tensor, x: Tensor) -> dict[str, Tensor]:
         """`x_adv` (n, c, h, w) after each transform, by its name."""
-        written = as_written(x_adv, x, self.norm)
+        return self.after(as_written(x_adv, x, self.norm))
+
+    def after(self, written: Tensor) -> dict[str, Tensor]:
+        """The same for images that have 8 bits already."""
         return {name: apply(transform, written) for name, transform in self.by_name.items()}
 
     def mixed(self, x_adv: Tensor, x: Tensor, chosen: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from advgan.core.threat_model import Threat, check_class
 from advgan.defenses import Transforms, reseed, unwrap
 from advgan.evaluation.metrics import attack_metrics, attack_outcome, clean_metrics, clean_records
 from advgan.evaluation.runner import MadeBatches, ThreatModelViolation, device_of, run_attack
-from advgan.evaluation.verify import not_finite, predictions_after
+from advgan.evaluation.verify import nearest_8bit, not_finite, predictions_after
 
 ROW_KEYS = (
     *("target", "attack", "access", "protocol", "attack_norm", "norm", "eps", "targeted", "y_target"),
@@ -111,7 +111,7 @@ def evaluate(
     if reason := _obstacle(n_not_finite, row):
         return _failed(row, reason, [])
     try:
-        run = run_attack(
+        columns, x_adv, cost = run_attack(
             *(attack, target, x, y, threat if protocol == "bounded" else None),
             batch_size=batch_size,
             keep=keep,
@@ -124,9 +124,9 @@ def evaluate(
     except Exception as error:
         logging.getLogger(__name__).warning("attack %s failed", name, exc_info=not isinstance(error, InputError))
         return _failed(row, f"{type(error).__name__}: {error}", [])
-    records |= run.columns | attack_outcome(records | run.columns, threat, protocol, y_target) | clean.after
-    row |= attack_metrics(records, protocol) | run.cost | {"status": "ok"}
-    return Result({key: row[key] for key in ROW_KEYS}, records, run.x_adv)
+    records |= columns | attack_outcome(records | columns, threat, protocol, y_target) | clean.after
+    row |= attack_metrics(records, protocol) | cost | {"status": "ok"}
+    return Result({key: row[key] for key in ROW_KEYS}, records, x_adv)
 
 
 def _check_logits(target: nn.Module, x: Tensor, y: Tensor, logits: Tensor, *, y_target: int | None, alone: bool) -> int:
@@ -208,7 +208,7 @@ def clean_outputs(
         reseed(target, 0)
         transforms.reseed(0)
         for part in x.split(batch_size):
-            for name, classes in predictions_after(target, part.to(device), part.to(device), transforms).items():
+            for name, classes in predictions_after(target, nearest_8bit(part.to(device)), transforms).items():
                 after.setdefault(f"clean {name}", []).append(classes.cpu())
     joined = {name: torch.cat(parts) for name, parts in after.items()}
     return CleanOutputs(logits, torch.cat(accepted) if accepted else None, joined)

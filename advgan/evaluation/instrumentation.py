@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 PARTS = ("_modules", "_parameters", "_buffers")
+FORWARD = ("forward", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -45,51 +46,42 @@ class ModelSnapshot:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.weights = {name: (tensor, tensor.detach().clone()) for name, tensor in _tensors(model).items()}
-        self.modes = _modes(model)
-        self.trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        self.gradients = {p: None if p.grad is None else p.grad.detach().clone() for p in model.parameters()}
-        self.hooks = _hooks(model)
-        self.parts = _parts(model)
+        self.gradients = {
+            p: (p.requires_grad, None if p.grad is None else p.grad.detach().clone()) for p in model.parameters()
+        }
+        self.modes, self.parts = _modes(model), _parts(model)
 
     def changes(self) -> list[str]:
         """Names of the changed parts."""
-        after = _tensors(self.model)
+        tensors, parts = _tensors(self.model), _parts(self.model)
         same = {
-            "weights": after.keys() == self.weights.keys()
-            and all(
-                after[name] is tensor and _equal(tensor, before) for name, (tensor, before) in self.weights.items()
-            ),
+            "weights": tensors.keys() == self.weights.keys()
+            and all(tensors[name] is tensor and _equal(tensor, was) for name, (tensor, was) in self.weights.items()),
             "mode": self.modes == _modes(self.model),
-            "requires_grad": all(p.requires_grad == before for p, before in self.trainable.items()),
-            "gradients": all(_equal(p.grad, before) for p, before in self.gradients.items()),
-            "hooks": self.hooks == _hooks(self.model),
-            "forward": _same_parts(self.parts, _parts(self.model)),
+            "requires_grad": all(p.requires_grad == trainable for p, (trainable, _) in self.gradients.items()),
+            "gradients": all(_equal(p.grad, gradient) for p, (_, gradient) in self.gradients.items()),
+            "hooks": _selected(self.parts, HOOKS) == _selected(parts, HOOKS),
+            "forward": _selected(self.parts, FORWARD) == _selected(parts, FORWARD),
         }
         return [f"the model's {name} changed" for name, unchanged in same.items() if not unchanged]
 
     @torch.no_grad()
     def restore(self) -> None:
         """Restore the model for the next attack."""
-        for module, (forward, parts) in self.parts.items():
+        for module, parts in self.parts.items():
             module.__dict__.pop("forward", None)
-            if forward is not None:
-                module.__dict__["forward"] = forward
-            for kind, was_parts in parts.items():
-                held = getattr(module, kind)
-                held.clear()
-                held.update(was_parts)
+            for name, was in parts.items():
+                held = module.__dict__.setdefault(name, was)
+                if held is not was:
+                    held.clear()
+                    held.update(was)
         for tensor, before in self.weights.values():
             tensor.copy_(before)
-        for parameter, was_trainable in self.trainable.items():
-            parameter.requires_grad_(was_trainable)
-            parameter.grad = self.gradients[parameter]
+        for parameter, (trainable, gradient) in self.gradients.items():
+            parameter.requires_grad_(trainable)
+            parameter.grad = gradient
         for module, training in self.modes.items():
             module.training = training
-        for module, kinds in self.hooks.items():
-            for kind, was_hooks in kinds.items():
-                hooks = getattr(module, kind)
-                hooks.clear()
-                hooks.update(was_hooks)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -100,30 +92,22 @@ def _modes(model: nn.Module) -> dict[nn.Module, bool]:
     return {module: module.training for module in model.modules() if hasattr(module, "training")}
 
 
-def _python_modules(model: nn.Module) -> list[nn.Module]:
-    """All modules but TorchScript's, which take no hooks and no other parts."""
-    return [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-
-
-def _hooks(model: nn.Module) -> dict[nn.Module, dict[str, dict[int, Any]]]:
-    return {module: {kind: dict(getattr(module, kind)) for kind in HOOKS} for module in _python_modules(model)}
-
-
-def _parts(model: nn.Module) -> dict[nn.Module, tuple[Any, dict[str, dict[str, Any]]]]:
-    """Per module the forward of the instance, if any, and its parts by name: objects, not values."""
+def _parts(model: nn.Module) -> dict[nn.Module, dict[str, Any]]:
+    """Per module its parts and hooks by kind and name, and the forward of the instance, if any: objects, not values. Of
+    all modules but TorchScript's, which take no hooks and no other parts."""
     return {
-        module: (module.__dict__.get("forward"), {kind: dict(getattr(module, kind)) for kind in PARTS})
-        for module in _python_modules(model)
+        module: {
+            **{kind: dict(getattr(module, kind)) for kind in (*PARTS, *HOOKS)},
+            **({"forward": module.__dict__["forward"]} if "forward" in module.__dict__ else {}),
+        }
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
     }
 
 
-def _same_parts(before: dict[nn.Module, Any], after: dict[nn.Module, Any]) -> bool:
-    """Whether both hold the same modules with the same forwards (tensors are compared by `weights`)."""
-    return before.keys() == after.keys() and all(
-        before[m][0] is after[m][0]
-        and list(before[m][1]["_modules"].values()) == list(after[m][1]["_modules"].values())
-        for m in before
-    )
+def _selected(parts: dict[nn.Module, dict[str, Any]], kinds: tuple[str, ...]) -> list[Any]:
+    """Modules and these of their parts; tensors are compared by `weights`."""
+    return [(module, [kept.get(kind) for kind in kinds]) for module, kept in parts.items()]
 
 
 def _equal(after: Tensor | None, before: Tensor | None) -> bool:

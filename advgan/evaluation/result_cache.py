@@ -110,10 +110,11 @@ class ResultCache:
             "transfer" if on_another_model or (spec.access == "generator" and transfer) else spec.access
         )
         widest = _widest(spec, threat)
-        key = None  # without a directory no model and no code is hashed
+        key, folder = {}, None  # without a directory no model and no code is hashed
         if self.directory is not None:
             key = self._key(spec, victim, widest, y_target=y_target, seed=seed, generator=generator, source=source)
-        result = self._read(key)
+            folder = self.directory / _folder_name(key)
+        result = None if folder is None or self.fresh else self._read(folder)
         if result is None:
             for model in (victim, origin):
                 reseed(model.model, seed)
@@ -139,10 +140,10 @@ class ResultCache:
                 transforms=self.transforms,
                 made=made,
             )
-            if result.row["status"] == "ok":  # a failure may be the machine's: not stored
-                self._write(key, result)
-            else:
+            if result.row["status"] != "ok":  # a failure may be the machine's: not stored
                 self._made = (None, {})
+            elif folder is not None:
+                _write(folder, key, result)
         else:
             self.cache_hits += 1
             progress(len(self.x))
@@ -187,17 +188,9 @@ class ResultCache:
             **({"survive": self.transforms.names} if self.transforms else {}),
         }
 
-    def _folder(self, key: dict[str, Any] | None) -> Path | None:
-        if self.directory is None or key is None:
-            return None
-        parts = [key["target"]["label"], key["attack"], key["threat"]["norm"], f"{key['threat']['eps']:.4g}"]
-        name = re.sub(r"[^\w.=-]+", "-", "_".join(parts))[:100]
-        return self.directory / f"{name}_{_digest(key)[:16]}"
-
-    def _read(self, key: dict[str, Any] | None) -> Result | None:
+    def _read(self, folder: Path) -> Result | None:
         """A stored result; None without one, and with a warning for a damaged one."""
-        folder = self._folder(key)
-        if self.fresh or folder is None or not folder.is_dir():
+        if not folder.is_dir():
             return None
         try:
             stored = read_object(folder / "cell.json")
@@ -210,16 +203,20 @@ class ResultCache:
             warn(f"the cached result {folder} is damaged and is computed again: {one_line(error)}")
             return None
 
-    def _write(self, key: dict[str, Any] | None, result: Result) -> None:
-        if (directory := self._folder(key)) is None:
-            return
 
-        def write(folder: Path) -> None:
-            stored = {"key": key, "row": result.row, "columns": list(result.records)}
-            (folder / "cell.json").write_text(json.dumps(stored, indent=2, allow_nan=False) + "\n")
-            write_weights({**result.records, X_ADV: result.x_adv}, folder / "records.safetensors", config=stored)
+def _folder_name(key: dict[str, Any]) -> str:
+    parts = [key["target"]["label"], key["attack"], key["threat"]["norm"], f"{key['threat']['eps']:.4g}"]
+    name = re.sub(r"[^\w.=-]+", "-", "_".join(parts))[:100]
+    return f"{name}_{_digest(key)[:16]}"
 
-        atomic_write_dir(directory, write)
+
+def _write(directory: Path, key: dict[str, Any], result: Result) -> None:
+    def write(folder: Path) -> None:
+        stored = {"key": key, "row": result.row, "columns": list(result.records)}
+        (folder / "cell.json").write_text(json.dumps(stored, indent=2, allow_nan=False) + "\n")
+        write_weights({**result.records, X_ADV: result.x_adv}, folder / "records.safetensors", config=stored)
+
+    atomic_write_dir(directory, write)
 
 
 def distribute(

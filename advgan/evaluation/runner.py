@@ -1,15 +1,16 @@
-"""One pass of an attack over the images, timed, with model calls counted and changes detected."""
+"""One pass of an attack over the images, timed, with model calls counted and changes detected; and the time of attacks
+in units of another one on the same images: what a budget is measured in."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from advgan.attacks.registry import AttackFn
+from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.defenses import Transforms, unwrap
 from advgan.evaluation.instrumentation import CallCounter, ModelSnapshot
@@ -17,21 +18,8 @@ from advgan.evaluation.verify import ThreatModelViolation, verify_examples
 
 T = TypeVar("T")
 MadeBatches = dict[int, tuple[Tensor, float]]  # index of a batch's first image -> x_adv, seconds
+MOST_CALLS = 20  # of a fast attack between two calls of the reference
 WARM_UP = 8  # images; memory, kernels and threads are in place after them
-
-
-@dataclass(frozen=True)
-class Run:
-    """Result of one pass.
-
-    columns   per image (n,): those of `verify_examples`, and `queries`, forwards per image of its batch
-    x_adv     the first adversarial examples (k, c, h, w)
-    cost      time and model calls; behind a defense, those of the classifier
-    """
-
-    columns: dict[str, Tensor]
-    x_adv: Tensor
-    cost: dict[str, float]
 
 
 def run_attack(
@@ -46,9 +34,11 @@ def run_attack(
     progress: Callable[[int], None],
     transforms: Transforms | None = None,
     made: MadeBatches | None = None,
-) -> Run:
+) -> tuple[dict[str, Tensor], Tensor, dict[str, float]]:
     """Attack all images `x` (n, c, h, w), n >= 1, in batches, and verify each adversarial example against `threat`
-    (None: the box alone).
+    (None: the box alone). Returns the columns per image (n,) of `verify_examples`, and `queries`, forwards per image of
+    its batch; the first adversarial examples (k, c, h, w); and time and model calls, behind a defense those of the
+    classifier.
 
     made   batches that were made before are not made again, others are added
 
@@ -90,15 +80,15 @@ def run_attack(
         raise ThreatModelViolation(changes)
 
     first = 1 if n_equal > 2 else 0
-    median = float(np.median(seconds[first:n_equal]))
+    seconds_per_image = median(seconds[first:n_equal])
     cost = {
-        "seconds_per_image": median,
-        "images_per_second": 1 / median,
+        "seconds_per_image": seconds_per_image,
+        "images_per_second": 1 / seconds_per_image,
         "forwards_per_image": counter.forwards / len(x),
         "backwards_per_image": counter.backwards / len(x),
     }
     joined = {name: torch.cat([batch[name] for batch in measured]) for name in measured[0]}
-    return Run(joined, torch.cat(x_adv_parts)[:keep] if x_adv_parts else x[:0], cost)
+    return joined, torch.cat(x_adv_parts)[:keep] if x_adv_parts else x[:0], cost
 
 
 def _call_timed(attack: AttackFn, x: Tensor, y: Tensor) -> tuple[Any, float]:
@@ -140,3 +130,39 @@ def relative_time(model: nn.Module, base: nn.Module, x: Tensor, rounds: int = 20
     times = [[timed(x.device, network, x)[1] for network in (model, base)] for _ in range(rounds + 1)]
     model_times, base_times = (min(network) for network in zip(*times[1:], strict=True))  # the first warms up
     return model_times / base_times
+
+
+def time_ratios(
+    attacks: Mapping[str, AttackFn], reference: AttackFn, x: Tensor, y: Tensor, *, batch_size: int, repeats: int = 5
+) -> dict[str, list[float]]:
+    """Time of each attack over that of `reference` on the same batch, once for each of `repeats` rounds.
+
+    x, y   images (n, c, h, w) and labels (n,), on the device of the attacks; a round takes one batch of `batch_size`,
+           the next round the next one
+    A round runs the reference right before each attack, so that a load of the machine that changes slowly is in both
+    times; an attack that is much faster is run several times. A round before them warms up. Raises InputError for no
+    rounds.
+    """
+    if repeats < 1:
+        raise InputError(f"repeats must be at least 1, got {repeats}")
+    size = min(batch_size, len(x))
+    starts = range(0, len(x) - size + 1, size)
+    ratios: dict[str, list[float]] = {name: [] for name in attacks}
+    for i in range(repeats + 1):
+        first = starts[max(i - 1, 0) % len(starts)]
+        images, labels = x[first : first + size], y[first : first + size]
+        for name, attack in attacks.items():
+            _, unit = timed(x.device, reference, images, labels)
+            _, once = timed(x.device, attack, images, labels)
+            if i == 0:
+                continue
+            calls = min(max(round(unit / max(once, 1e-9)), 1), MOST_CALLS)
+            seconds = [once, *(timed(x.device, attack, images, labels)[1] for _ in range(calls - 1))]
+            ratios[name].append(sum(seconds) / len(seconds) / unit)
+    return ratios
+
+
+def time_columns(ratios: Sequence[float] | None) -> dict[str, float | None]:
+    """The median of ratios of times, and their range, as columns of a row; None: not timed."""
+    values = (median(ratios), min(ratios), max(ratios)) if ratios else (None,) * 3
+    return dict(zip(("time", "time_low", "time_high"), values, strict=True))

@@ -41,7 +41,7 @@ def verify_examples(
     ball, norm = threat or Threat("linf", 1.0), None if threat is None else threat.norm  # that ball holds the box
     if violations := _violations(x_adv, x, ball):
         raise ThreatModelViolation(violations)
-    rounded, rounded_adv = (x * 255).round() / 255, to_8bit(x_adv, x, norm).float() / 255
+    rounded, rounded_adv = nearest_8bit(x), to_8bit(x_adv, x, norm).float() / 255
     if violations := ball.violations(rounded_adv, rounded):
         raise ThreatModelViolation([f"after rounding to 8 bits: {text}" for text in violations])
     with frozen_eval(target):
@@ -65,19 +65,24 @@ def verify_examples(
     if can_reject(target):
         columns |= {"accepted": accepted, "accepted_8bit": accepted_8bit}
     if transforms:
-        columns |= predictions_after(target, x_adv, x, transforms.with_norm(norm))
+        columns |= predictions_after(target, rounded_adv, transforms)
     return {name: column.cpu() for name, column in columns.items()}
 
 
 @torch.no_grad()
-def predictions_after(target: nn.Module, x_adv: Tensor, x: Tensor, transforms: Transforms) -> dict[str, Tensor]:
-    """The class (n,) of the images `x_adv` (n, c, h, w) after each of the transforms, "after NAME"; -1: rejected."""
+def predictions_after(target: nn.Module, written: Tensor, transforms: Transforms) -> dict[str, Tensor]:
+    """The class (n,) of images of 8 bits (n, c, h, w) after each of the transforms, "after NAME"; -1: rejected."""
     columns = {}
     with frozen_eval(target):
-        for name, seen in transforms.each(x_adv, x).items():
+        for name, seen in transforms.after(written).items():
             accepted = _in_parts(partial(accepts, target), seen)
             columns[f"after {name}"] = _in_parts(target, seen).argmax(1).where(accepted, -1)
     return columns
+
+
+def nearest_8bit(x: Tensor) -> Tensor:
+    """Clean images with 8 bits."""
+    return (x * 255).round() / 255
 
 
 def not_finite(logits: Tensor) -> int:

@@ -12,25 +12,64 @@ from torch import Tensor
 
 import advgan.training as training
 from advgan.attacks.registry import AttackSpec, make_attack, parse_attack
-from advgan.core.config import write_settings
+from advgan.core.config import ByOrder, write_settings
 from advgan.core.errors import InputError, note
+from advgan.core.recipe import NameOrPath
 from advgan.core.threat_model import Threat, eps_text
 from advgan.data import Data
 from advgan.data.classes import class_number
-from advgan.data.flags import load_chosen
+from advgan.data.flags import DataSettings, load_chosen
 from advgan.defenses import ClassifierSpec, Transforms, parse_classifier, unwrap
 from advgan.evaluation import Result, ResultCache, environment
 from advgan.evaluation.compatibility import ClassifierLoader, is_black_box, predicted_labels
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, load_targets
 from advgan.evaluation.result_cache import distribute
-from advgan.experiments.settings import StudySettings
 from advgan.experiments.trainings import TrainingCommand, run_all
 from advgan.report.progress import StartResult, result_progress
 from advgan.report.results import check_report_folders
 from advgan.report.study import StudyReport
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class StudySettings(DataSettings):
+    """Images, result cache, batches, threads and reports of a study."""
+
+    max_samples: int | None = None
+    """Maximum number of test images: always the same stratified sample of the classes (docs/data.md)"""
+    fresh: bool = False
+    """Run every attack again, without cached results"""
+    batch_size: int = 100
+    """Images per batch of an attack"""
+    threads: int | None = None
+    """CPU threads; None: all cores"""
+    output_dir: Path = Path("checkpoints/runs/study")
+    """Directory of the reports; earlier ones are replaced"""
+
+
+@dataclass(frozen=True)
+class SeededStudySettings(StudySettings):
+    """Settings of a study with one seed."""
+
+    seed: int = 0
+    """Seed of random attacks"""
+
+
+@dataclass(frozen=True)
+class ClassifiersSettings:
+    """The classifiers of a study."""
+
+    target: tuple[NameOrPath, ...] = ("mnist-c",)
+    """Classifiers under attack: names, directories of saved ones, or torchvision:NAME:WEIGHTS, timm:NAME, hf:REPO,
+    FILE.py:FACTORY, MODEL.onnx, http://HOST/PATH, which need no weights"""
+    target_weights: tuple[Path, ...] = ()
+    """Their weights, one for one: runs of train/classifier.py, .safetensors or .pt files; (): their own, or the shipped
+    mnist-c"""
+    weights_by_order: ByOrder = False
+    defense: tuple[NameOrPath, ...] = ()
+    """Defenses around the targets, e.g. bit-depth:bits=3, several joined by +, or none: one for each, or one for all"""
+
+
+@dataclass(frozen=True)
 class GridPoint:
     """One attack `spec` on the classifier `target` under `threat`.
 

@@ -35,6 +35,8 @@ from advgan.models.unrolled import twice_differentiable
 Format = Literal["onnx", "pt2"]
 Inputs = dict[str, Tensor]
 NAME, OUTPUT_NAME = "generator.json", "x_adv"  # of the metadata in a .pt2; of the output
+# Settings that an exported file holds.
+DESCRIBED = ("norm", "eps", "eps_min", "classes", "target_classes", "labels", "y_target", "channels", "noise")
 CHUNK = 50  # images at once: what fits the cache in onnxruntime's layout
 CLOSE = 1e-3  # the largest difference from PyTorch that is rounding, as a share of eps
 
@@ -173,19 +175,8 @@ def inputs(generator: Generator, x: Tensor, rng: torch.Generator, *, eps_input: 
 
 def about(generator: Generator) -> dict[str, str]:
     """What an exported file says of itself."""
-    threat = generator.threat
-    metadata = {
-        "norm": threat.norm,
-        "eps": threat.eps,
-        "eps_min": generator.eps_min,
-        "classes": generator.classes,
-        "target_classes": generator.config["target_classes"],
-        "labels": generator.labels,
-        "y_target": generator.y_target,
-        "channels": generator.channels,
-        "noise": generator.noise,
-    }
-    return {key: json.dumps(value) for key, value in metadata.items()} | {"sha256": fingerprint(generator)}
+    config = generator.config
+    return {key: json.dumps(config[key]) for key in DESCRIBED} | {"sha256": fingerprint(generator)}
 
 
 def read_onnx(path: Path) -> Callable[[Inputs], Tensor]:

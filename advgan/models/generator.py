@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,19 +172,7 @@ class Generator(nn.Module, PyTorchModelHubMixin):
 
         What the generator is not conditional on is ignored.
         """
-        raw = self._network_output(x, y, y_target, eps, z, iterations)
-        return raw if self.smooth is None else self.smooth(raw)
-
-    def _network_output(
-        self,
-        x: Tensor,
-        y: Tensor | None,
-        y_target: Tensor | None,
-        eps: Tensor | None,
-        z: Tensor | None,
-        iterations: int | None,
-    ) -> Tensor:
-        n, _, h, w = x.shape
+        n = x.shape[0]  # len would be a constant of an exported graph
         labels = x.new_full((n,), -1, dtype=torch.long) if y is None else y
         targets = x.new_full((n,), -1, dtype=torch.long) if y_target is None else y_target
         eps_values = x.new_full((n,), self.threat.eps) if eps is None else eps
@@ -197,7 +185,14 @@ class Generator(nn.Module, PyTorchModelHubMixin):
             return self.cond_embedding(known, targets, eps_values, noise, logits)
 
         if isinstance(self.network, UnrolledGradientNetwork):
-            return self.network(x, self.guide, embed, targets, eps_values, iterations)
+            raw: Tensor = self.network(x, self.guide, embed, targets, eps_values, iterations)
+        else:
+            raw = self._network_output(x, embed)
+        return raw if self.smooth is None else self.smooth(raw)
+
+    def _network_output(self, x: Tensor, embed: Callable[[Tensor | None], Tensor | None]) -> Tensor:
+        """That of a network of the image alone, under the condition that `embed` makes of the guide's logits."""
+        n, _, h, w = x.shape
         net_input = 2 * x - 1
         if self.universal_input is not None:
             resized = F.interpolate(self.universal_input, (h, w), mode="bilinear", align_corners=False)

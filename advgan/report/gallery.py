@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,9 +88,13 @@ def gallery(
 
 def _write(axes: Axes, x0: float, bottom: float, text: str, font: float, success: bool | None = None) -> None:
     """A line above an image; predictions in bold vermilion for a success, else in grey."""
-    color = "black" if success is None else FOOLED if success else HELD
-    weight = "bold" if success else "normal"
-    axes.text(x0 + 0.5, bottom - 0.03, text, ha="center", va="bottom", size=font, color=color, weight=weight)
+    look = {"color": "black"} if success is None else emphasis(success)
+    axes.text(x0 + 0.5, bottom - 0.03, text, ha="center", va="bottom", size=font, **look)
+
+
+def emphasis(success: bool) -> dict[str, Any]:
+    """How predictions are written: in bold vermilion for a success, else in grey."""
+    return {"color": FOOLED, "weight": "bold"} if success else {"color": HELD, "weight": "normal"}
 
 
 def prediction_text(predictions: Predictions, i: int, classes: Sequence[str] | None = None) -> str:
@@ -137,5 +142,4 @@ def tile(axes: Axes, image: np.ndarray, title: str, misclassified: bool = False,
     """An image (h, w, 3) with its title, bold and vermilion where it is misclassified."""
     axes.imshow(image, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
-    color, weight = (FOOLED, "bold") if misclassified else (HELD, "normal")
-    axes.set_title(title, fontsize=size, color=color, weight=weight)
+    axes.set_title(title, fontsize=size, **emphasis(misclassified))

@@ -2,9 +2,8 @@
 
 import re
 
-from advgan.report.analysis_tables import cost, optimality, survival
 from advgan.report.page import Summary, Table
-from advgan.report.sections import sections
+from advgan.report.sections import further_tables, sections
 
 # A page is narrow.
 OMITTED_COLUMNS = ("8-bit %", "SSIM", "max linf", "mean linf", "mean l0", "forwards + backwards", "unique")
@@ -25,8 +24,7 @@ def latex(summary: Summary) -> str:
     parts += [
         _table(section, section.title + ". " + _explanation(section)) for section in sections(summary, OMITTED_COLUMNS)
     ]
-    others = [*survival(summary), *optimality(summary), *cost(summary)]
-    parts += [_table(section, f"{section.title}. {section.note}") for section in others]
+    parts += [_table(section, f"{section.title}. {section.note}") for section in further_tables(summary)]
     return "\n".join(parts)
 
 

@@ -1,8 +1,8 @@
 """Parts that all reports share: tables and their numbers as text, heading, failed attacks, figures in Markdown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -16,6 +16,8 @@ from advgan.report.escaping import code, in_markdown, in_rich, in_table
 
 ResultRow = Mapping[str, Any]  # one result, with the keys of results.json
 Summary = Mapping[str, Any]  # results.json, or the JSON file of a study
+Cell = Callable[[Any], str]  # a row -> its text in a column
+Columns = dict[str, Cell]  # by the column's header
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Table:
     summary_rows: list[list[str]] = field(default_factory=list)
     failures: dict[int, str] = field(default_factory=dict)
     n_text_columns: int = 1
+
+    @classmethod
+    def of(cls, title: str, rows: Iterable[Any], columns: Columns, note: str = "", **others: Any) -> Self:
+        """The table that has a cell of each of the `rows` in each of the `columns`."""
+        return cls(title, list(columns), [[cell(row) for cell in columns.values()] for row in rows], note, **others)
 
     def grid(self, *, compact: bool = False) -> RichTable:
         """The cells for rich; `compact`: heads on two lines, numbers never wrapped."""
@@ -108,11 +115,12 @@ def number(value: float | None, form: str = "", missing: str = "–") -> str:
 
 
 def with_interval(
-    row: ResultRow, key: str = "asr", *, scale: float = 100, digits: int = 1, missing: str = "failed"
+    row: ResultRow, key: str = "asr", *, scale: float = 100, digits: int = 1, missing: str | None = None
 ) -> str:
-    """A number of a row and its interval, `KEY_low` and `KEY_high`: "97.7 [97.3, 98.0]"; `missing` without one."""
+    """A number of a row and its interval, `KEY_low` and `KEY_high`: "97.7 [97.3, 98.0]"; without one `missing`, by
+    default "–" of a row whose attack ran, else "failed"."""
     if row[key] is None:
-        return missing
+        return missing or ("–" if row.get("status") == "ok" else "failed")
     value, low, high = (None if row[k] is None else f"{scale * row[k]:.{digits}f}" for k in (key, *ends(key)))
     return str(value) if low is None or high is None else f"{value} [{low}, {high}]"
 

@@ -1,4 +1,4 @@
-"""The tables of a comparison as text, for all forms of the report.
+"""The main results of a comparison in sentences, and its tables as text, for all forms of the report.
 
 Bounded and minimum-norm attacks have different goals, so they never share a table: the first maximise the loss within
 eps, the second minimise the perturbation, and their success within eps is a by-product.
@@ -6,15 +6,14 @@ eps, the second minimise the perturbation, and their success within eps is a by-
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from advgan.analysis.groups import group_of
+from advgan.analysis.groups import Group, group_of
 from advgan.core.threat_model import eps_text, toward_text
-from advgan.report.page import ResultRow, Summary, Table, with_interval
-
-Columns = dict[str, Callable[[ResultRow], str]]  # column head -> the cell of a row
+from advgan.report import cells
+from advgan.report.page import Cell, Columns, ResultRow, Summary, Table, percent, with_interval
 
 COLUMN_HELP = {
     "attack": "name and settings, as on the command line",
@@ -60,6 +59,39 @@ def unfinished_trainings(summary: Summary) -> list[str]:
             if "unfinished" in network
         )
     )
+
+
+def headlines(summary: Summary) -> Iterator[str]:
+    """One plain sentence per target and threat: the main result."""
+    worst = {group_of(entry): entry for entry in summary["worst_case"]}
+    for key, rows in by_group(row for row in summary["rows"] if row["status"] == "ok").items():
+        best = max(rows, key=lambda row: row["asr"])
+        predicate = "fools the classifier on" if best["y_target"] is None else "gets its class for"
+        text = f"{threat_text(best)}: {best['attack']} {predicate} {best['asr']:.1%} of {best['n_attacked']} images"
+        if not best["asr"]:
+            names = len({row["attack"] for row in rows})
+            subject = f"{best['attack']} {predicate} none" if names == 1 else f"none of {names} attacks {predicate} any"
+            yield f"{threat_text(best)}: {subject} of {best['n_attacked']} images."
+            continue
+        is_best = {row["attack"]: row["asr"] == best["asr"] for row in sorted(rows, key=lambda row: row["asr"])}
+        if len(is_best) > 1:
+            text += (
+                f", {'as many as' if sum(is_best.values()) > 1 else 'more than'} any other of {len(is_best)} attacks"
+            )
+        if key in worst and len(worst[key]["attacks"]) > 1:
+            worst_of_all = worst[key]
+            text += f"; all together {worst_of_all['asr']:.1%}. Worst-case accuracy: "
+            text += f"{worst_of_all['robust_accuracy']:.1%} (clean: {best['clean_accuracy']:.1%})"
+        passes = [row for row in rows if row["access"] == "generator" and row is not best]
+        yield text + "." + "".join(f" One pass of {row['attack']}: {row['asr']:.1%}." for row in passes)
+
+
+def by_group(entries: Iterable[ResultRow]) -> dict[Group, list[ResultRow]]:
+    """Entries of results.json by target and threat, in their order."""
+    groups: dict[Group, list[ResultRow]] = {}
+    for entry in entries:
+        groups.setdefault(group_of(entry), []).append(entry)
+    return groups
 
 
 def threat_text(row: ResultRow, *, eps: bool = True) -> str:
@@ -139,12 +171,10 @@ def _success_by_eps(
     for row in rows:
         by_attack.setdefault((row["attack"], row["seed"]), {})[row["eps"]] = row
 
-    def rate(eps: float) -> Callable[[ResultRow], str]:
+    def rate(eps: float) -> Cell:
         def cell(row: ResultRow) -> str:
             row_at_eps = by_attack[row["attack"], row["seed"]].get(eps)
-            return (
-                "–" if row_at_eps is None else "failed" if row_at_eps["status"] != "ok" else with_interval(row_at_eps)
-            )
+            return "–" if row_at_eps is None else with_interval(row_at_eps)
 
         return cell
 
@@ -162,31 +192,30 @@ def _success_by_eps(
 def _columns(protocol: str, fgsm_speed: float | None, worst: ResultRow | None, seeds: bool) -> Columns:
     """Column head -> the cell of a row; `speed` is FGSM's, `worst` the group's worst case."""
 
-    def number(form: str, name: str, scale: float = 1) -> Callable[[ResultRow], str]:
-        return lambda row: "–" if row[name] is None else format(row[name] * scale, form)
-
-    def size(name: str, decimals: int = 2) -> Callable[[ResultRow], str]:
+    def size(name: str, decimals: int = 2) -> Cell:
         return lambda row: "–" if row[name] is None else length(row[name], decimals)
 
-    names: Columns = {"access": lambda row: row["access"]} | ({"seed": lambda row: str(row["seed"])} if seeds else {})
-    rate: Columns = {"ASR % [95 %]": with_interval, "8-bit %": number(".1f", "asr_8bit", 100)}
-    rate["rejected %"] = number(".1f", "rejected", 100)
+    names: Columns = {name: cells.field(name) for name in (("access", "seed") if seeds else ("access",))}
+    rate: Columns = {"ASR % [95 %]": with_interval, "8-bit %": cells.percent("asr_8bit")}
+    rate["rejected %"] = cells.percent("rejected")
     bounded: Columns = {
-        "robust %": number(".1f", "robust_accuracy", 100),
+        "robust %": cells.percent("robust_accuracy"),
         "mean l2": size("l2_mean"),
         "max linf": size("linf_max", 4),
     }
     minimal: Columns = {
-        "success at any norm %": number(".1f", "asr_any_norm", 100),
+        "success at any norm %": cells.percent("asr_any_norm"),
         "median l2 [95 %]": _median,
         "mean l2": size("l2_mean"),
-        "mean l0": number(",.0f", "l0_mean"),
+        "mean l0": cells.number("l0_mean", ",.0f"),
         "mean linf": size("linf_mean", 4),
     }
     cost: Columns = {
-        "SSIM": number(".3f", "ssim_mean"),
+        "SSIM": cells.number("ssim_mean", ".3f"),
         "images/s": lambda row: at_least_two_digits(row["images_per_second"]),
-        "speed vs FGSM": (lambda row: "–") if not fgsm_speed else number(",.3g", "images_per_second", 1 / fgsm_speed),
+        "speed vs FGSM": (lambda row: "–")
+        if not fgsm_speed
+        else cells.number("images_per_second", ",.3g", 1 / fgsm_speed),
         "forwards + backwards": lambda row: f"{row['forwards_per_image']:.3g}+{row['backwards_per_image']:.3g}",
     }
     if worst:
@@ -219,3 +248,100 @@ def _seeds(summary: Summary, rows: list[ResultRow]) -> list[ResultRow]:
 def _over_seeds(entry: ResultRow) -> dict[str, str]:
     spread = "" if entry["asr_sd"] is None else f" ± {100 * entry['asr_sd']:.1f}"
     return {"seed": f"{entry['seeds']} seeds", "ASR % [95 %]": f"{100 * entry['asr_mean']:.1f}{spread}"}
+
+
+# Tables of the analysis
+
+
+def further_tables(summary: Summary) -> list[Table]:
+    """Those beside the attacks: success after transforms, local optimality, the cost of a generator; where measured."""
+    return [*survival(summary), *optimality(summary), *cost(summary)]
+
+
+def cost(summary: Summary) -> list[Table]:
+    """The number of images from which on a generator is cheaper than each attack: one table, or none."""
+    columns: Columns = {
+        "threat": threat_text,
+        "generator": cells.field("generator"),
+        "attack": cells.field("attack"),
+        "training s": lambda entry: at_least_two_digits(entry["training_seconds"]),
+        "break-even images": cells.number("images", ",", missing="never"),
+    }
+    note = (
+        "From this number of images on, its training (without loading and validation) and one pass per image take less "
+        "time than the attack."
+    )
+    return _table_of_entries("Break-even of a generator", summary.get("cost", ()), columns, note)
+
+
+def optimality(summary: Summary) -> list[Table]:
+    """AttackBench's local optimality: one table, or none."""
+    columns: Columns = {
+        "target": lambda entry: entry["target"] + toward_text(entry),
+        "norm": cells.field("norm"),
+        "attack": cells.field("attack"),
+        "optimality %": cells.percent("optimality"),
+        "up to eps": lambda entry: eps_text(entry["eps_max"]),
+    }
+    note = (
+        "The area between an attack's curve of robust accuracy against eps and the curve of the best attack for each "
+        "image, up to the largest distance of the best: 100 % means that no other attack found a smaller "
+        "perturbation for any image (AttackBench, Cinà et al. 2025). Bounded attacks are compared with bounded ones, "
+        "minimum-norm ones with those of the same norm. The distance of a bounded attack is its smallest "
+        "successful eps."
+    )
+    return _table_of_entries("Local optimality", summary.get("optimality", ()), columns, note)
+
+
+def _table_of_entries(title: str, entries: Sequence[ResultRow], columns: Columns, note: str) -> list[Table]:
+    return [Table.of(title, entries, columns, note, n_text_columns=3)] if entries else []
+
+
+def survival(summary: Summary) -> list[Table]:
+    """Success of the written images after each transform: one table per target and threat."""
+    asr = {(group_of(row), row["attack"], row["seed"]): row["asr"] for row in summary["rows"]}
+    return [_survival_table(entries, asr) for entries in by_group(summary.get("survival", ())).values()]
+
+
+def _survival_table(of_group: list[ResultRow], asr: Mapping[tuple[Group, str, int], float]) -> Table:
+    attacks: dict[tuple[Group, str, int], list[ResultRow]] = {}
+    for entry in of_group:
+        attacks.setdefault((group_of(entry), entry["attack"], entry["seed"]), []).append(entry)
+    entries = next(iter(attacks.values()))
+    heads = [text for entry in entries for text in (f"{entry['transform']} % [95 %]", "kept %")]
+    rows = [
+        [run[1], percent(asr[run])]
+        + [text for entry in of_attack for text in (with_interval(entry), percent(entry["kept"], "–"))]
+        for run, of_attack in attacks.items()
+    ]
+    alone = ["no attack", percent(0.0)] + [text for entry in entries for text in (percent(entry["clean"]), "")]
+    note = (
+        "Success of the images as files of 8 bits, after the transform, over the same images as the ASR. Kept: the "
+        "share of the successes that are still successes. No attack: the clean images after the transform alone."
+    )
+    title = f"Success after transforms of the file, {threat_text(entries[0])}"
+    return Table(title, ["attack", "ASR %", *heads], rows, note=note, summary_rows=[alone])
+
+
+def mcnemar(summary: Summary) -> list[Table]:
+    """McNemar tests of pairs of attacks on the same images: one table per target and threat."""
+    columns = {
+        **{key: cells.field(key) for key in ("a", "b")},
+        "only a": cells.field("only_a"),
+        "only b": cells.field("only_b"),
+        "p": cells.number("p", ".2g"),
+    }
+    note = (
+        "Images on which only a, or only b, succeeds, and the p-value of McNemar's exact test. "
+        "Of {n} tests, call a difference clear below p = {level:.2g} (Bonferroni)."
+    )
+    return [
+        Table.of(
+            f"Pairs of attacks on the same images, {threat_text(pairs[0])}",
+            pairs,
+            columns,
+            note.format(n=len(pairs), level=0.05 / len(pairs)),
+            n_text_columns=2,
+        )
+        for pairs in by_group(summary.get("mcnemar", ())).values()
+    ]

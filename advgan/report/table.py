@@ -11,12 +11,21 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from advgan.core.terminal import printable
-from advgan.report.analysis_tables import cost, mcnemar, optimality, survival
 from advgan.report.escaping import in_markdown
 from advgan.report.gallery import pixels
-from advgan.report.headlines import headlines
 from advgan.report.page import ResultRow, Summary, Table
-from advgan.report.sections import COLUMN_HELP, NOTES, sections, unfinished_trainings
+from advgan.report.sections import (
+    COLUMN_HELP,
+    NOTES,
+    cost,
+    further_tables,
+    headlines,
+    mcnemar,
+    optimality,
+    sections,
+    survival,
+    unfinished_trainings,
+)
 
 # Columns dropped one after the other until a table fits its terminal.
 DROPPABLE = (
@@ -100,7 +109,7 @@ def markdown(summary: Summary) -> str:
         text += ["## Checks of validity", "", *map(_verdict, summary["sanity"]), ""]
     attacks = sections(summary)
     text += ["## Attacks", "", *(line for section in attacks for line in section.markdown())]
-    for section in (*survival(summary), *optimality(summary), *cost(summary), *mcnemar(summary)):
+    for section in (*further_tables(summary), *mcnemar(summary)):
         text += section.markdown()
     used = [head for head in COLUMN_HELP if any(head in section.headers for section in attacks)]
     text += ["## Columns", "", *(f"- **{head}**: {COLUMN_HELP[head]}" for head in used), "", NOTES, ""]

@@ -25,7 +25,7 @@ from advgan.data import load_data
 from advgan.defenses import ClassifierSpec, load_classifier
 from advgan.evaluation import ResultCache
 from advgan.evaluation.runner import relative_time
-from advgan.experiments.defenses import plots as defenses_figures
+from advgan.experiments.defenses import report as defenses_figures
 from advgan.experiments.defenses.rows import MatrixRow, load_rows, parse_row, parse_rows
 from tests.conftest import Run
 

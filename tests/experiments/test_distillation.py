@@ -27,7 +27,7 @@ from advgan.defenses.distillation import soft_cross_entropy, soft_labels
 from advgan.evaluation.evaluate import Result
 from advgan.evaluation.instrumentation import ModelSnapshot
 from advgan.experiments.distillation.analysis import all_targets, amplitude, amplitude_statistics
-from advgan.experiments.distillation.plots import PUBLISHED
+from advgan.experiments.distillation.report import PUBLISHED
 from advgan.report.figures.plot_groups import safe
 from tests.conftest import ROOT, Run
 

@@ -11,7 +11,7 @@ import advgan
 from advgan import Generator, InputError
 from advgan.attacks.fgsm import fgsm
 from advgan.core.errors import note
-from advgan.evaluation.timing import time_ratios
+from advgan.evaluation.runner import time_ratios
 from advgan.experiments.frontier.frontier import BASELINE_ATTACKS, REFERENCE, baselines_for
 from tests.conftest import randomise_conditioning
 

@@ -24,11 +24,11 @@ from advgan.evaluation.statistics import paired_ratio
 from advgan.experiments.frontier.analysis import (
     any_attack_success,
     compare_success,
+    diversity,
     evals_to_fraction,
     evals_to_level,
     finding,
 )
-from advgan.experiments.frontier.diversity import diversity
 from advgan.experiments.frontier.frontier import WARM_STEPS
 from tests.analysis.test_statistics import result
 from tests.conftest import Run, randomise_conditioning

@@ -13,8 +13,7 @@ from advgan.attacks.registry import parse_attack
 from advgan.core.errors import InputError
 from advgan.core.threat_model import Threat
 from advgan.defenses import ClassifierSpec
-from advgan.experiments.settings import StudySettings
-from advgan.experiments.study import GridPoint, Study
+from advgan.experiments.study import GridPoint, Study, StudySettings
 from advgan.report.comparison import Plot
 from advgan.report.page import Table, percent, with_interval
 from advgan.report.study import Scalar, StudyReport

@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 
 from advgan.report.comparison import Plot
-from advgan.report.html import headlines, html
-from advgan.report.html_gallery import MAX_CHARACTERS
+from advgan.report.html import MAX_CHARACTERS, headlines, html
 from tests.report.test_reports import comparison, result_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

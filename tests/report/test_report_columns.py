@@ -12,11 +12,10 @@ from advgan.analysis.summary import summary
 from advgan.attacks import AttackFn, make_attack
 from advgan.core.threat_model import Threat
 from advgan.evaluation import Result, evaluate
-from advgan.report.analysis_tables import cost as cost_table
-from advgan.report.analysis_tables import mcnemar, optimality
 from advgan.report.html import headlines
 from advgan.report.latex import latex
-from advgan.report.sections import at_least_two_digits, length, sections
+from advgan.report.sections import at_least_two_digits, length, mcnemar, optimality, sections
+from advgan.report.sections import cost as cost_table
 from advgan.report.table import markdown
 
 SIDE = 12  # the l2 norm of a change by d everywhere is 12 d

@@ -150,7 +150,7 @@ def compare(
         _result(label, attack, cache, target, threat, y_target=y_target, seed=seed) for label, attack in named.items()
     ]
     settings = CompareSettings(tuple(named), threat.eps, norm, y_target, batch_size, seed, tuple(transforms.names))
-    description = _describe_model(model, target)
+    description = target.describe("in memory") | {"name": type(model).__name__, "weights": "in memory"}
     generators = [describe_generator(g, label, name, None) for label, g in named.items() if isinstance(g, Generator)]
     report = {"environment": environment(settings), "target": description, "targets": [description]}
     report |= {"generators": generators, **summary(results, generators, k)}
@@ -296,10 +296,3 @@ def label_attacks(attacks: Attack | Sequence[Attack] | Mapping[str, Attack]) -> 
     if not labelled:
         raise InputError("expected attacks: names, generators or functions (x, y) -> x_adv, got none")
     return labelled
-
-
-def _describe_model(model: Any, target: TargetModel) -> dict[str, Any]:
-    return {
-        **{"label": target.label, "name": type(model).__name__, "weights": "in memory", "sha256": target.sha256},
-        **{"dataset": "in memory", "defense": None},
-    }

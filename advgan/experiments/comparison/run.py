@@ -26,8 +26,7 @@ from advgan.defenses.transforms import survive_transforms
 from advgan.evaluation.compatibility import is_black_box
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_threat_models, resolve_target_class
 from advgan.experiments.comparison.compare import CompareResults
-from advgan.experiments.settings import ClassifiersSettings, StudySettings
-from advgan.experiments.study import GridPoint, Study, parse_attacks
+from advgan.experiments.study import ClassifiersSettings, GridPoint, Study, StudySettings, parse_attacks
 from advgan.report.comparison import Comparison
 
 BASIC = ("noise-uniform", "noise-sign", "fgsm", "ifgsm", "ifgsm-projected", "deepfool", "advgan", "advgan:steps=2")
@@ -118,15 +117,12 @@ def main(settings: Settings) -> None:
     ]
     results = study.run(points)
     if study.is_main:
-        by_target = list(zip(targets, generators, strict=True))
+        several = any(len(target_generators) > 1 for target_generators in generators)
         descriptions = [
-            trained.describe(target) for target, target_generators in by_target for trained in target_generators
+            trained.describe(target) | ({"attack": several_label("advgan", trained)} if several else {})
+            for target, target_generators in zip(targets, generators, strict=True)
+            for trained in target_generators
         ]
-        if any(len(target_generators) > 1 for target_generators in generators):
-            names = [
-                several_label("advgan", trained) for target_generators in generators for trained in target_generators
-            ]
-            descriptions = [entry | {"attack": name} for entry, name in zip(descriptions, names, strict=True)]
         parts = summary(results, descriptions, study.data.num_classes)
         comparison = study.summary(target=targets[0].describe(study.dataset), generators=descriptions, **parts)
         images = study.x[:SHOWN], study.y[:SHOWN]
@@ -164,7 +160,7 @@ def grid_points(
 ) -> list[GridPoint]:
     """An attack on one classifier: attack advgan by each generator that was made for the threat."""
     spec, threat = attack.spec, attack.threat
-    base = GridPoint(spec=spec, target=target, threat=threat, y_target=y_target, seed=attack.seed, source=attack.source)
+    base = GridPoint(spec, target, threat, y_target, attack.seed, source=attack.source)
     if spec.name != "advgan":
         return [base]
     supported = [trained for trained in generators if trained.generator.supports(threat, y_target)]

@@ -1,19 +1,21 @@
 """Report of the matrix of defenses: success of each attack on each defense, cost, and worst-case accuracy."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from advgan.core.threat_model import eps_text
-from advgan.experiments.defenses.plots import CLEAN, NOT_RUN, WORST, asr, cell_text, matrix_rows, robust
+from advgan.report import cells
 from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
+from advgan.report.figures import style
 from advgan.report.files import file_names
 from advgan.report.html import chart, template
-from advgan.report.page import ResultRow, Summary, Table, failures, number, with_interval
+from advgan.report.page import Cell, ResultRow, Summary, Table, failures, percent, with_interval
 from advgan.report.study import Scalar, StudyReport
 
-Rate = Callable[[ResultRow], str]
 RATES = ("asr", "asr_low", "asr_high", "robust_accuracy")
 CSV_COLUMNS = (
     *("defense", "column", "attack", "access", "norm", "eps", "n", "n_attacked", "clean_accuracy"),
@@ -27,6 +29,26 @@ SUMMARY_NOTE = (
     "largest success rate over the correctly classified images. Training s: of the row's classifier, if recorded in "
     "its run; defenses around it and members of an ensemble are not counted. Inference: time of a prediction over that "
     "of the base, timed in turn. Gradients: whether they are masked."
+)
+
+
+WORST, CLEAN = "worst case", "clean"
+NOT_RUN = "–"
+GAP = 0.35  # before separated columns, in column widths
+ATTACK_COLUMNS = (
+    "Gradient attacks are adaptive (BPDA, EOT). @naive uses the defense's own gradients: where it fails and the "
+    "adaptive attack succeeds, the defense masks its gradients. @oblivious uses the undefended classifier. transfer: "
+    "MI-FGSM on another classifier. advgan: one pass of a generator, trained on the base or on this row. =: the same "
+    "model as in another column, not attacked twice; –: no such generator."
+)
+ASR = (
+    "Attack success rate in %, over the images that the row's classifier classifies correctly: a row per defense, a "
+    "column per attack; yellow: high, blue: low. At the right the worst case: success of any attack of the row. "
+    + ATTACK_COLUMNS
+)
+ROBUST = (
+    "Accuracy in %, over all images: without an attack (left), under each attack, and under the worst attack for each "
+    "image (right). Yellow: high, blue: low. " + ATTACK_COLUMNS
 )
 
 
@@ -65,7 +87,7 @@ def tables(summary: Summary) -> list[Table]:
     cell_rows, labels = matrix_rows(summary), [defense["label"] for defense in summary["defenses"]]
     threat, columns = f"{summary['norm']} eps {eps_text(summary['eps'])}", [*summary["columns"], WORST]
 
-    def grid(title: str, key: str, names: list[str], headers: list[str], note: str, rate: Rate | None = None) -> Table:
+    def grid(title: str, key: str, names: list[str], headers: list[str], note: str, rate: Cell | None = None) -> Table:
         rows = [[label, *(cell_text(cell_rows.get((label, head)), key, rate) for head in headers)] for label in names]
         return Table(f"{title}, {threat}", ["defense", *headers], rows, note)
 
@@ -78,20 +100,16 @@ def tables(summary: Summary) -> list[Table]:
 
 def summary_table(summary: Summary) -> Table:
     """Worst-case accuracy of each line, its strongest attack, and the cost of the defense."""
-    headers = ["defense", "clean %", "worst case %", "strongest attack", "training s", "inference", "gradients"]
-    rows = [
-        [
-            *(defense["label"], f"{100 * defense['clean_accuracy']:.1f}"),
-            *(
-                f"{100 * _worst_case_accuracy(defense):.1f}" if defense["worst_case"] else "failed",
-                _strongest(summary, defense["label"]),
-            ),
-            number(defense["training_seconds"], ".0f", NOT_RUN),
-            *(f"{defense['relative_time']:.2f} x", defense["masking"]["verdict"] if defense["masking"] else NOT_RUN),
-        ]
-        for defense in summary["defenses"]
-    ]
-    return Table("Worst case and cost of each defense", headers, rows, SUMMARY_NOTE)
+    columns = {
+        "defense": cells.field("label"),
+        "clean %": cells.number("clean_accuracy", ".1f", 100),
+        "worst case %": lambda defense: percent(_worst_case_accuracy(defense)) if defense["worst_case"] else "failed",
+        "strongest attack": lambda defense: _strongest(summary, defense["label"]),
+        "training s": cells.number("training_seconds", ".0f"),
+        "inference": lambda defense: f"{defense['relative_time']:.2f} x",
+        "gradients": lambda defense: defense["masking"]["verdict"] if defense["masking"] else NOT_RUN,
+    }
+    return Table.of("Worst case and cost of each defense", summary["defenses"], columns, SUMMARY_NOTE)
 
 
 def _strongest(summary: Summary, label: str) -> str:
@@ -170,3 +188,63 @@ def _scalars(summary: Summary) -> Iterator[Scalar]:
             for key in ("asr", "robust_accuracy"):
                 if row is not None and row[key] is not None:
                     yield Scalar(run, f"{key}/{tag}", row[key])
+
+
+def asr(summary: Summary) -> Plot:
+    """The heat map of success."""
+    columns = [*summary["columns"], WORST]
+    return _map(summary, columns, {len(columns) - 1}, "asr", "Attack success by defense", ASR)
+
+
+def robust(summary: Summary) -> Plot:
+    """The heat map of accuracy."""
+    columns = [CLEAN, *summary["columns"], WORST]
+    return _map(summary, columns, {1, len(columns) - 1}, "robust_accuracy", "Accuracy by defense", ROBUST)
+
+
+def matrix_rows(summary: Summary) -> dict[tuple[str, str], ResultRow]:
+    """(defense, column) -> its row, those of the worst case and of clean images among them."""
+    by_defense_and_column = {(row["target"], row["column"]): row for row in summary["rows"]}
+    for defense in summary["defenses"]:
+        clean = {"asr": None, "robust_accuracy": defense["clean_accuracy"], "rejected": defense["clean_rejected"]}
+        by_defense_and_column |= {
+            (defense["label"], CLEAN): clean,
+            (defense["label"], WORST): defense["worst_case"] or dict.fromkeys(clean),
+        }
+    return by_defense_and_column
+
+
+def cell_text(row: ResultRow | None, key: str, rate: Cell | None = None) -> str:
+    """A percentage (or the text of `rate`), "=" before that of another column, or why there is none."""
+    if row is None:
+        return NOT_RUN
+    if row[key] is None:
+        return "failed"
+    return ("=" if row.get("same_as") else "") + (rate(row) if rate else f"{100 * row[key]:.0f}")
+
+
+def _map(summary: Summary, columns: list[str], apart: set[int], key: str, title: str, caption: str) -> Plot:
+    """One field per row and column; a gap before the columns numbered in `apart`."""
+    lines, cells = [defense["label"] for defense in summary["defenses"]], matrix_rows(summary)
+    lefts = np.arange(len(columns)) + GAP * np.array([sum(j >= i for i in apart) for j in range(len(columns))])
+    longest, widest = max(map(len, lines)), max(map(len, columns))
+    figure = style.new_figure(1.6 + 0.075 * longest + 0.62 * lefts[-1], 1.3 + 0.06 * widest + 0.34 * len(lines))
+    axes = figure.subplots()
+    for j, column in enumerate(columns):
+        rows = [cells.get((line, column)) for line in lines]
+        values = [None if row is None else row[key] for row in rows]
+        extent, shown = (lefts[j], lefts[j] + 1, len(lines), 0), np.ma.masked_invalid(np.array([values], dtype=float).T)
+        image = axes.imshow(shown, "cividis", vmin=0, vmax=1, aspect="auto", extent=extent)
+        for i, (row, value) in enumerate(zip(rows, values, strict=True)):
+            weight = "bold" if column == WORST else "normal"
+            place = (lefts[j] + 0.5, i + 0.5)
+            style.heat_map_cell(axes, place, cell_text(row, key), value, fontsize=9, weight=weight)
+    axes.set(xlim=(0, lefts[-1] + 1), ylim=(len(lines), 0))
+    axes.set_yticks(np.arange(len(lines)) + 0.5, lines, fontsize=9)
+    axes.xaxis.tick_top()
+    axes.set_xticks(lefts + 0.5, columns, fontsize=9, rotation=45, ha="left", rotation_mode="anchor")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    name = {"asr": "ASR", "robust_accuracy": "accuracy"}[key]
+    figure.colorbar(image, ax=axes, format=style.percent, label=name, pad=0.02)
+    return style.to_plot(figure, f"{title}: {name}, {summary['norm']} eps {eps_text(summary['eps'])}", caption)

@@ -33,8 +33,7 @@ from advgan.evaluation.loading import LoadedGenerator, TargetModel
 from advgan.evaluation.runner import relative_time
 from advgan.experiments.defenses.report import report
 from advgan.experiments.defenses.rows import MatrixRow, load_rows, parse_rows
-from advgan.experiments.settings import SeededStudySettings
-from advgan.experiments.study import GridPoint, Study
+from advgan.experiments.study import GridPoint, SeededStudySettings, Study
 from advgan.experiments.trainings import parse_commands
 
 ATTACKS = ("noise-sign", "fgsm", "fgsm@naive", "pgd:steps=40", "pgd:steps=40@naive", "square:queries=300")

@@ -3,10 +3,11 @@
 import numpy as np
 
 from advgan.core.threat_model import eps_text
+from advgan.report import cells
 from advgan.report.comparison import Plot
 from advgan.report.figures import style
 from advgan.report.figures.plot_groups import safe
-from advgan.report.page import ResultRow, Summary, Table, percent, with_interval
+from advgan.report.page import Summary, Table, with_interval
 from advgan.report.study import Scalar, StudyReport
 
 COLUMNS = (
@@ -57,7 +58,15 @@ def report(summary: Summary) -> StudyReport:
 
 def tables(summary: Summary) -> list[Table]:
     """A table for each detector, a row for each attack; a note under the last table."""
-    headers = ["attack", "adaptive", "misclassified %", "AUC [95 %]", "TPR % [95 %]", "ASR % [95 %]", "robust %"]
+    columns = {
+        "attack": cells.field("attack"),
+        "adaptive": lambda row: "yes" if row["knows"] else "no",
+        "misclassified %": cells.percent("fooled", "failed"),
+        "AUC [95 %]": cells.interval("auc", scale=1, digits=3),
+        "TPR % [95 %]": cells.interval("tpr"),
+        "ASR % [95 %]": cells.interval("asr"),
+        "robust %": cells.percent("robust_accuracy", "failed"),
+    }
     result_tables = []
     for detector in summary["detectors"]:
         rows = [row for row in summary["rows"] if row["target"] == detector["label"]]
@@ -66,19 +75,8 @@ def tables(summary: Summary) -> list[Table]:
             f"{with_interval(detector, 'fpr')} % of {detector['n']} clean images rejected, "
             f"clean accuracy {rows[0]['clean_accuracy']:.2%}"
         )
-        text_rows = [
-            [
-                row["attack"],
-                "yes" if row["knows"] else "no",
-                percent(row["fooled"]),
-                _interval(row, "auc", scale=1, digits=3),
-                _interval(row, "tpr"),
-                _interval(row, "asr"),
-                percent(row["robust_accuracy"]),
-            ]
-            for row in rows
-        ]
-        result_tables.append(Table(title, headers, text_rows, NOTE if detector is summary["detectors"][-1] else ""))
+        note = NOTE if detector is summary["detectors"][-1] else ""
+        result_tables.append(Table.of(title, rows, columns, note))
     return result_tables
 
 
@@ -92,28 +90,16 @@ def draw(summary: Summary) -> Plot:
         for row in summary["rows"]:
             if row["target"] != detector["label"] or row["roc"] is None:
                 continue
-            color, marker, line = styles[row["attack"]]
-            axes.step(rates, row["roc"], where="post", color=color, linestyle=line, linewidth=1.6)
-            style_settings = {
-                "color": color,
-                "marker": marker,
-                "linestyle": line,
-                "fillstyle": "full" if row["knows"] else "none",
-            }
-            (handles[row["attack"]],) = axes.plot([detector["fpr"]], [row["tpr"]], markersize=8, **style_settings)
+            look = dict(zip(("color", "marker", "linestyle"), styles[row["attack"]], strict=True))
+            axes.step(rates, row["roc"], where="post", linewidth=1.6, **(look | {"marker": ""}))
+            fill = "full" if row["knows"] else "none"
+            (handles[row["attack"]],) = axes.plot([detector["fpr"]], [row["tpr"]], markersize=8, fillstyle=fill, **look)
         axes.plot(np.square(np.linspace(0, 1)), np.square(np.linspace(0, 1)), color="#888888", linestyle=":")
         axes.set_xscale("function", functions=(np.sqrt, np.square))
         axes.set_xticks([0, 0.01, 0.05, 0.2, 0.5, 1])
-        style.clean_axes(axes, detector["label"]).set(xlim=(0, 1), ylim=(-0.02, 1.03))
-        axes.set(xlabel="clean images rejected (FPR)", ylabel="misclassified examples rejected (TPR)")
+        style.percent_axis(axes, detector["label"], "misclassified examples rejected (TPR)")
+        axes.set(xlim=(0, 1), xlabel="clean images rejected (FPR)")
         axes.xaxis.set_major_formatter(style.percent)
-        axes.yaxis.set_major_formatter(style.percent)
-    sheet.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=9, frameon=False)
+    style.legend(sheet, list(handles.values()), list(handles))
     first = summary["rows"][0]
     return style.to_plot(sheet, f"Detectors against attacks, {first['norm']} eps {eps_text(first['eps'])}", CURVES)
-
-
-def _interval(row: ResultRow, key: str, *, scale: float = 100, digits: int = 1) -> str:
-    """A metric with its interval; "–" where it does not exist."""
-    missing = "–" if row.get("status", "ok") == "ok" else "failed"
-    return with_interval(row, key, scale=scale, digits=digits, missing=missing)

@@ -26,8 +26,7 @@ from advgan.evaluation import Result, wilson
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, read_training_json
 from advgan.evaluation.statistics import auc, roc
 from advgan.experiments.detection.report import report
-from advgan.experiments.settings import SeededStudySettings
-from advgan.experiments.study import GridPoint, Study
+from advgan.experiments.study import GridPoint, SeededStudySettings, Study
 
 RATES = [*(i / 200 for i in range(20)), *(i / 50 for i in range(5, 51))]  # of false positives, where the ROC is noted
 METRICS = ("auc", "auc_low", "auc_high", "tpr", "tpr_low", "tpr_high", "roc")
@@ -67,12 +66,7 @@ def main(settings: Settings) -> None:
     attacks += [(parse_attack("advgan"), generator) for generator in trained]
     points = [
         GridPoint(
-            spec=spec,
-            target=target,
-            threat=threat,
-            seed=settings.seed,
-            generator=generator,
-            label=generator.name if generator else None,
+            spec, target, threat, seed=settings.seed, generator=generator, label=generator.name if generator else None
         )
         for target in targets
         for spec, generator in attacks

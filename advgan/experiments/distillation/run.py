@@ -32,8 +32,7 @@ from advgan.evaluation import Result, predict
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, load_generators, read_training_json
 from advgan.experiments.distillation.analysis import all_targets, amplitude, amplitude_statistics
 from advgan.experiments.distillation.report import report
-from advgan.experiments.settings import StudySettings
-from advgan.experiments.study import GridPoint, Study
+from advgan.experiments.study import GridPoint, Study, StudySettings
 from advgan.experiments.trainings import ensure_trained, flags_of
 from advgan.training.distillation import Settings as Distilling
 from advgan.training.program import Settings as Training
@@ -98,8 +97,7 @@ class DistillationStudy(Study):
         nearest = spec.attack.kind == "minimal-norm"
         n, eps = (self.settings.few_samples, 1.0) if nearest else (self.settings.max_samples, self.settings.eps)
         threat = Threat("linf", eps, targeted=y_target is not None)
-        point = GridPoint(spec=spec, target=target, threat=threat, y_target=y_target, seed=self.seed, generator=trained)
-        return self.run_point(point, n)
+        return self.run_point(GridPoint(spec, target, threat, y_target, self.seed, generator=trained), n)
 
     def jsma(self, target: TargetModel, derivative: Derivative) -> dict[str, Any]:
         """JSMA with one derivative toward each class in turn, the images of that class left out."""

@@ -1,9 +1,11 @@
-"""The amortisation gap: success of one pass of a generator relative to an attack that optimises each image."""
+"""Metrics of the frontier: the amortisation gap, success of one pass of a generator relative to an attack that
+optimises each image, and the diversity of the draws of a generator with noise."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from advgan.analysis.worst_case import any_success
@@ -13,6 +15,7 @@ from advgan.evaluation.statistics import paired_ratio, wilson
 ComparisonRow = dict[str, Any]
 FRACTIONS = (0.90, 0.95, 0.99)  # of the reference's success
 MAX_RATIO = 0.5  # a warm start or an unrolled network "pays" with at most this fraction of PGD's evaluations
+DRAWS = (1, 4, 16)  # of a generator with noise
 METHODS, BASELINES = ("unrolled", "warm start"), ("PGD", "APGD")
 
 
@@ -116,3 +119,38 @@ def finding(rows: Sequence[Mapping[str, Any]], ours: str = "warm start") -> str:
 def _fractions(rows: Sequence[Mapping[str, Any]]) -> str:
     percentages = [f"{100 * row['share']:.0f}" for row in rows]
     return " and ".join(filter(None, [", ".join(percentages[:-1]), percentages[-1]])) + " %"
+
+
+def diversity(x_adv: Tensor, success: Tensor, prediction: Tensor, noise: Tensor) -> dict[str, Any]:
+    """Of k draws for each of n >= 1 images, as plain values.
+
+    x_adv        (k, n, c, h, w) the draws
+    success      (k, n) bool, is it misclassified?; prediction (k, n) of the target
+    noise        (2, n, c, h, w) two independent sign noises of the same eps on the same images: the measure of distance
+
+    union        draws -> ASR with its Wilson interval, an image counting where any of its first so many draws fools
+    distance     mean l2 distance between two draws of an image, over the same of the two noises (both cut at the box,
+                 so that 1 is as different as independent noise, and 0 is one attack many times)
+    classes      mean number of different classes that the draws of an image are taken for; class_share over the k draws
+    """
+    k, n = success.shape
+    pairs = list(combinations(range(k), 2))
+    mean_distance = (
+        torch.stack([_distance(x_adv[i], x_adv[j]) for i, j in pairs]).mean() if pairs else torch.tensor(0.0)
+    )
+    noise_distance = _distance(noise[0], noise[1]).mean()
+    classes = torch.stack([(prediction == label).any(0) for label in prediction.unique()]).sum(0).double().mean().item()
+    union_rates = {}
+    for draws in (draws for draws in DRAWS if draws <= k):
+        n_success = int(success[:draws].any(0).sum())
+        union_rates[str(draws)] = [n_success / n, *wilson(n_success, n)]
+    return {
+        **{"n": n, "draws": k, "union": union_rates},
+        "distance": (mean_distance / noise_distance.clamp_min(1e-12)).item(),
+        **{"classes": classes, "class_share": classes / k},
+    }
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """l2 distance (n,) between images (n, c, h, w)."""
+    return (a - b).flatten(1).norm(dim=1)

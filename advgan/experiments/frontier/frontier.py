@@ -17,8 +17,7 @@ from advgan.attacks.registry import AttackFn, make_attack, parse_attack
 from advgan.core.errors import InputError, note
 from advgan.core.json_files import check_int
 from advgan.core.threat_model import Norm, Threat
-from advgan.evaluation.runner import device_of
-from advgan.evaluation.timing import time_columns, time_ratios
+from advgan.evaluation.runner import device_of, time_columns, time_ratios
 from advgan.experiments.comparison.compare import (
     Attack,
     attack_function,

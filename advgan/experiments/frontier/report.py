@@ -4,15 +4,18 @@ import re
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
+from matplotlib.axes import Axes
+
 from advgan.core.threat_model import eps_text
 from advgan.experiments.frontier.analysis import BASELINES, METHODS
 from advgan.experiments.frontier.budget_report import budget_plots, budget_scalars, flat_rows
 from advgan.experiments.frontier.budget_report import tables as budget_tables
-from advgan.experiments.frontier.plots import gap, warm_start
+from advgan.report import cells
 from advgan.report.comparison import Plot
 from advgan.report.escaping import code, in_markdown
+from advgan.report.figures import style
 from advgan.report.figures.plot_groups import safe
-from advgan.report.page import ResultRow, Summary, Table, number, percent, with_interval
+from advgan.report.page import Cell, ResultRow, Summary, Table, ends, percent
 from advgan.report.study import Scalar, StudyReport, eps_scalars
 
 COLUMNS = (
@@ -48,6 +51,25 @@ DIVERSITY = (
     "distance of two draws, over that of two independent sign noises of this eps on the same images: 0 is one attack "
     "many times. Classes: number of different predictions for the draws of an image."
 )
+GAP = (
+    "One pass of each generator (vermilion), FGSM, I-FGSM and PGD-40, the union of four runs. Left the success "
+    "itself, with 95 % Wilson intervals, right relative to PGD-40's, with 95 % paired bootstrap intervals: the "
+    "difference to 100 % is the amortisation gap."
+)
+WARM_START = (
+    "How many gradients of the target an attack needs, for each image at most. The warm start begins with one pass of "
+    "the generator (star), which takes none; the iterations of an unrolled network count as one each, a forward and a "
+    "backward pass, and its own curve is one pass of so many. PGD and APGD have no start. Each curve: the best of its "
+    "choices of loss, start and step at each point; small dots are the others. Bands: 95 % Wilson intervals. Black: "
+    "success of PGD-40, the union of four runs, and dashed 90, 95 and 99 % of it. Where the warm start's curve reaches "
+    "a line with at most half of PGD's gradients, it pays."
+)
+FAMILIES = {
+    "unrolled": style.COLOURS[5],
+    "warm start": style.BY_ACCESS["generator"][0][0],
+    "PGD": style.COLOURS[0],
+    "APGD": style.COLOURS[2],
+}
 
 
 def report(summary: Summary) -> StudyReport:
@@ -98,20 +120,24 @@ def tables(summary: Summary) -> list[Table]:
     """One pass at each eps; curves; evaluations to reach; and, where there are any, targeted attacks and draws."""
     norm, target = summary["table"][0]["norm"], summary["targets"][0]["label"]
     names = {entry["name"] for entry in summary["generators"]}
-    headers = ["attack", "eps", "gradients", "ASR % (95 %)", "of PGD-40 % (95 %)", "n", "only here", "only PGD-40"]
-    rows = [
-        [
-            f"one pass: {row['attack']}" if row["attack"] in names else row["attack"],
-            *(f"{eps_text(row['eps'])}", str(row["gradients"])),
-            *(with_interval(row, "asr", missing="–"), with_interval(row, "ratio", missing="–")),
-            *(number(row[key]) for key in ("n", "only_here", "only_reference")),
-        ]
-        for row in summary["table"]
-    ]
-    result_tables = [Table(f"One pass and PGD-40 on {target}, {norm}", headers, rows, ONE_PASS)]
+    columns = {
+        "attack": lambda row: f"one pass: {row['attack']}" if row["attack"] in names else row["attack"],
+        "eps": _eps,
+        "gradients": cells.field("gradients"),
+        "ASR % (95 %)": cells.interval("asr", missing="–"),
+        "of PGD-40 % (95 %)": cells.interval("ratio", missing="–"),
+        "n": cells.number("n"),
+        "only here": cells.number("only_here"),
+        "only PGD-40": cells.number("only_reference"),
+    }
+    result_tables = [Table.of(f"One pass and PGD-40 on {target}, {norm}", summary["table"], columns, ONE_PASS)]
     if summary["curves"]:
         result_tables += [_curves(summary["curves"]), _evaluations(summary["reach"])]
     return result_tables + _targeted(summary) + _diversity(summary)
+
+
+def _eps(row: ResultRow) -> str:
+    return eps_text(row["eps"])
 
 
 def _curves(points: Sequence[ResultRow]) -> Table:
@@ -133,21 +159,19 @@ def _curves(points: Sequence[ResultRow]) -> Table:
 
 def _evaluations(rows: Sequence[ResultRow]) -> Table:
     methods = [name for name in METHODS if any(row[name] is not None for row in rows)] or ["warm start"]
-    headers = ["of PGD-40's success", "eps", "ASR %", *methods, *BASELINES]
-    headers += [f"{method} of {name}'s" for method in methods for name in BASELINES]
-    text_rows = [
-        [
-            *(f"{100 * row['share']:.0f} %", f"{eps_text(row['eps'])}", percent(row["level"])),
-            *(number(row[key], ".1f") for key in (*methods, *BASELINES)),
-            *(_of(row[f"{method} of {name}"]) for method in methods for name in BASELINES),
-        ]
-        for row in rows
-    ]
-    return Table("Gradient evaluations to a fraction of PGD-40's success", headers, text_rows, REACH)
+    ratios = {f"{method} of {name}'s": f"{method} of {name}" for method in methods for name in BASELINES}
+    columns = {
+        "of PGD-40's success": lambda row: f"{100 * row['share']:.0f} %",
+        "eps": _eps,
+        "ASR %": cells.percent("level"),
+        **{name: cells.number(name, ".1f") for name in (*methods, *BASELINES)},
+        **{header: _percents_of(key) for header, key in ratios.items()},
+    }
+    return Table.of("Gradient evaluations to a fraction of PGD-40's success", rows, columns, REACH)
 
 
-def _of(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{percent(ratio)} %"
+def _percents_of(key: str) -> Cell:
+    return lambda row: "–" if row[key] is None else f"{percent(row[key])} %"
 
 
 def findings(summary: Summary) -> list[str]:
@@ -156,24 +180,20 @@ def findings(summary: Summary) -> list[str]:
 
 
 def _targeted(summary: Summary) -> list[Table]:
+    rates = {"ASR %": "asr", "on the first few": "few_asr", "PGD-40 there": "few_pgd", "of PGD-40 %": "ratio"}
+    columns = {
+        "toward": cells.field("y_target"),
+        "n": lambda row: str(row["n"] or 0),
+        "n of the first few": lambda row: str(row["few_n"] or 0),
+        **{header: cells.percent(key, "failed") for header, key in rates.items()},
+    }
     targeted_tables = []
     for name, eps in dict.fromkeys((row["attack"], row["eps"]) for row in summary["targeted"]):
         rows = [row for row in summary["targeted"] if (row["attack"], row["eps"]) == (name, eps)]
-        keys = ("asr", "few_asr", "few_pgd", "ratio")
-        text_rows = [
-            [
-                str(row["y_target"]),
-                *(str(row[key] or 0) for key in ("n", "few_n")),
-                *(percent(row[key]) for key in keys),
-            ]
-            for row in rows
-        ]
-        means = [[row[key] for row in rows if row[key] is not None] for key in keys]
-        text_rows.append(["mean", "", "", *(percent(fmean(values)) if values else "–" for values in means)])
-        headers = ["toward", "n", "n of the first few", "ASR %", "on the first few", "PGD-40 there", "of PGD-40 %"]
-        targeted_tables.append(
-            Table(f"Targeted: {name}, {rows[0]['norm']} eps {eps_text(eps)}", headers, text_rows, TARGETED)
-        )
+        table = Table.of(f"Targeted: {name}, {rows[0]['norm']} eps {eps_text(eps)}", rows, columns, TARGETED)
+        means = [[row[key] for row in rows if row[key] is not None] for key in rates.values()]
+        table.rows.append(["mean", "", "", *(percent(fmean(values)) if values else "–" for values in means)])
+        targeted_tables.append(table)
     return targeted_tables
 
 
@@ -181,17 +201,18 @@ def _diversity(summary: Summary) -> list[Table]:
     rows = [row for row in summary["diversity"] if "union" in row]
     if not rows:
         return []
-    draws = list(rows[0]["union"])
-    headers = ["generator, eps", "n", *(f"ASR % of {k}" for k in draws), "distance", "classes"]
-    text_rows = [
-        [
-            *(f"{row['attack']}, {eps_text(row['eps'])}", str(row["n"])),
-            *(percent(row["union"][k][0]) for k in draws),
-            *(f"{row['distance']:.3f}", f"{row['classes']:.2f}"),
-        ]
-        for row in rows
-    ]
-    return [Table(f"Diversity: {rows[0]['draws']} draws for each image", headers, text_rows, DIVERSITY)]
+    columns = {
+        "generator, eps": lambda row: f"{row['attack']}, {_eps(row)}",
+        "n": cells.field("n"),
+        **{f"ASR % of {k}": _union_of(k) for k in rows[0]["union"]},
+        "distance": cells.number("distance", ".3f"),
+        "classes": cells.number("classes", ".2f"),
+    }
+    return [Table.of(f"Diversity: {rows[0]['draws']} draws for each image", rows, columns, DIVERSITY)]
+
+
+def _union_of(draws: str) -> Cell:
+    return lambda row: percent(row["union"][draws][0])
 
 
 def _cost(generator: ResultRow) -> str:
@@ -222,3 +243,72 @@ def _scalars(summary: Summary) -> Iterator[Scalar]:
         if row["asr"] is not None:
             tag = f"asr at eps {eps_text(row['eps'])} (step: gradient evaluations)"
             yield Scalar(safe(row["family"]), tag, row["asr"], row["evaluations"])
+
+
+def gap(rows: Sequence[ResultRow], generators: Sequence[str]) -> Plot:
+    """ASR of each attack against eps, and its ratio to that of PGD-40."""
+    figure = style.new_figure(11.5, 4.6)
+    baselines = [name for name in dict.fromkeys(row["attack"] for row in rows) if name not in generators]
+    looks = {name: style.Style(style.COLOURS[i], style.MARKERS[i], "-") for i, name in enumerate(baselines)}
+    for i, name in enumerate(generators):
+        marker, line = ("*", *style.MARKERS)[i % 11], ("-", "--", ":", "-.")[i % 4]
+        looks[name] = style.Style(style.BY_ACCESS["generator"][0][0], marker, line)
+    for axes, key, label in zip(figure.subplots(1, 2), ("asr", "ratio"), ("ASR", "share of PGD-40's ASR"), strict=True):
+        for name, look in looks.items():
+            _line(axes, [row for row in rows if row["attack"] == name and row[key] is not None], name, key, look)
+        style.percent_axis(axes, label).set(xlabel=f"eps ({style.AXIS[rows[0]['norm']]})")
+        axes.set_xlim(left=0)
+    style.legend(figure, *axes.get_legend_handles_labels())
+    return style.to_plot(figure, f"One pass and 40 steps of PGD, {rows[0]['norm']}", GAP)
+
+
+def _line(axes: Axes, points: Sequence[ResultRow], name: str, key: str, look: style.Style) -> None:
+    eps, values = [row["eps"] for row in points], [row[key] for row in points]
+    intervals = [[row[key] if row[end] is None else row[end] for row in points] for end in ends(key)]
+    size = 10 if look.marker == "*" else 6
+    style.line_with_band(axes, eps, values, (intervals[0], intervals[1]), look, markersize=size, label=name)
+
+
+def warm_start(points: Sequence[ResultRow], reference: float) -> Plot:
+    """Success against gradient evaluations at one eps; `reference` is the success of PGD-40."""
+    figure = style.new_figure(8.6, 5.0)
+    axes = figure.subplots()
+    for fraction, dashes in ((1.0, "-"), (0.99, "--"), (0.95, "--"), (0.9, "--")):
+        label = "PGD-40, union of four" if fraction == 1 else None
+        width = 1.2 if fraction == 1 else 0.6
+        axes.axhline(fraction * reference, color="black", linewidth=width, linestyle=dashes, label=label)
+    for (family, colour), marker in zip(FAMILIES.items(), ("D", "s", "o", "^"), strict=True):
+        family_points = [row for row in points if row["family"] == family and row["asr"] is not None]
+        if not family_points:
+            continue
+        x, y = [row["evaluations"] for row in family_points], [row["asr"] for row in family_points]
+        name = f"{family}: {family_points[0]['choice']}" if family == "warm start" else family
+        interval = [row["asr_low"] for row in family_points], [row["asr_high"] for row in family_points]
+        style.line_with_band(axes, x, y, interval, style.Style(colour, marker), linewidth=1.8, label=name)
+        choices = [
+            (row["evaluations"], asr) for row in family_points for asr in row["choices"].values() if asr is not None
+        ]
+        axes.plot(*zip(*choices, strict=True), color=colour, marker=".", markersize=4, linestyle="none")
+        if family == "warm start":
+            axes.plot(x[:1], y[:1], color=colour, marker="*", markersize=15, linestyle="none", label="one pass")
+    ticks = spaced_ticks(sorted({row["evaluations"] for row in points}))
+    axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    style.percent_axis(axes, label="ASR").set_xlabel("gradient evaluations of the target, for each image")
+    highest = max(reference, 0.01, *(row["asr_high"] or 0 for row in points))
+    last = max(row["evaluations"] for row in points)
+    axes.set(ylim=(-0.02 * highest, min(1.1 * highest, 1.03)), xlim=(-0.15, last * 1.15))
+    axes.legend(loc="lower right", fontsize=9, frameon=False)
+    first = points[0]
+    title = f"Warm start, {first['norm']} eps {eps_text(first['eps'])}, {first['n']} images"
+    return style.to_plot(figure, title, WARM_START)
+
+
+def spaced_ticks(ticks: Sequence[int]) -> list[int]:
+    """Those of the rising numbers that stand far enough from the one before for labels on a logarithmic axis."""
+    spaced: list[int] = []
+    for tick in ticks:
+        if not spaced or tick >= 1.16 * spaced[-1]:
+            spaced.append(tick)
+    return spaced

@@ -38,17 +38,17 @@ from advgan.evaluation.compatibility import require_gradients
 from advgan.evaluation.loading import LoadedGenerator, TargetModel, parse_eps_values
 from advgan.evaluation.result_cache import attack_rng
 from advgan.experiments.frontier.analysis import (
+    DRAWS,
     METHODS,
     any_attack_success,
     compare_success,
+    diversity,
     evals_to_fraction,
     finding,
 )
-from advgan.experiments.frontier.diversity import DRAWS, diversity
 from advgan.experiments.frontier.frontier import BASELINE_ATTACKS, baselines_for, measure_frontier, variants
 from advgan.experiments.frontier.report import report
-from advgan.experiments.settings import SeededStudySettings
-from advgan.experiments.study import GridPoint, Study
+from advgan.experiments.study import GridPoint, SeededStudySettings, Study
 from advgan.experiments.trainings import parse_commands
 
 PARTS = ("frontiers", "table", "curves", "reach", "findings", "targeted", "diversity")  # of frontier.json
@@ -112,16 +112,8 @@ class FrontierStudy(Study):
         key = (name, threat, trained, y_target, n)
         if key not in self.measured:
             label = name.replace(f":{STOP}", "") + (f" of {trained.name}" if trained else "")
-            point = GridPoint(
-                spec=parse_attack(name),
-                target=self.target,
-                threat=threat,
-                y_target=y_target,
-                seed=self.seed,
-                generator=trained,
-                shown=label,
-            )
-            self.measured[key] = self.run_point(point, n)
+            attack = parse_attack(name), self.target, threat, y_target, self.seed
+            self.measured[key] = self.run_point(GridPoint(*attack, generator=trained, shown=label), n)
         return self.measured[key]
 
 
@@ -192,11 +184,7 @@ def frontier_at(
     model, device = study.target.model, study.accelerator.device
     attacks = {
         label: make_attack(
-            name,
-            model,
-            threat,
-            rng=attack_rng(study.seed, name),
-            generator=None if loaded is None else loaded.generator,
+            name, model, threat, None, attack_rng(study.seed, name), loaded.generator if loaded else None
         )
         for label, (name, loaded) in points.items()
         if results[label].row["status"] == "ok"

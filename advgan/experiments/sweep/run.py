@@ -15,8 +15,7 @@ from advgan.core.errors import InputError
 from advgan.core.threat_model import Norm, Threat
 from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.loading import parse_eps_values, resolve_target_class
-from advgan.experiments.settings import SeededStudySettings
-from advgan.experiments.study import GridPoint, Study, parse_attacks
+from advgan.experiments.study import GridPoint, SeededStudySettings, Study, parse_attacks
 from advgan.experiments.sweep.report import report, unattacked
 from advgan.report.comparison import Comparison
 
@@ -63,14 +62,7 @@ def main(settings: Settings) -> None:
         study.check_generator_threats(threats, y_target)
     study.prepare_output_dir(keep=SHOWN)
     points = [
-        GridPoint(
-            spec=spec,
-            target=target,
-            threat=threat,
-            y_target=y_target,
-            seed=settings.seed,
-            generator=trained[0] if trained else None,
-        )
+        GridPoint(spec, target, threat, y_target, settings.seed, generator=trained[0] if trained else None)
         for spec in specs
         for threat in threats
         if spec.name != "advgan" or generator is None or generator.supports(threat, y_target)

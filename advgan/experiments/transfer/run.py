@@ -34,9 +34,8 @@ from advgan.evaluation.loading import (
     resolve_target_class,
 )
 from advgan.evaluation.result_cache import attack_rng
-from advgan.evaluation.timing import time_columns, time_ratios
-from advgan.experiments.settings import ClassifiersSettings, SeededStudySettings
-from advgan.experiments.study import GridPoint, Study
+from advgan.evaluation.runner import time_columns, time_ratios
+from advgan.experiments.study import ClassifiersSettings, GridPoint, SeededStudySettings, Study
 from advgan.experiments.trainings import parse_commands
 from advgan.experiments.transfer.report import report
 
@@ -201,12 +200,8 @@ class TransferGrid:
         by_label = {target.label: target for target in self.targets}
         source_model = by_label.get(source or "")
         return TransferPoint(
-            spec=spec,
-            target=by_label[victim],
-            threat=threat,
-            y_target=self.y_target,
-            seed=self.seed,
-            generator=None if generator is None else generator.loaded,
+            *(spec, by_label[victim], threat, self.y_target, self.seed),
+            generator=generator.loaded if generator else None,
             source=None if generator is not None or source == victim else source_model,
             label=spec.label if generator is None else generator.label,
             source_model=source_model,
@@ -255,16 +250,10 @@ def line_times(study: Study, points: Sequence[TransferPoint], repeats: int) -> d
     times, x, y = {}, study.x.to(study.accelerator.device), study.y.to(study.accelerator.device)
     for point in {point.line: point for point in points}.values():
         model = (point.source_model or study.targets[0]).model
+        generator = point.generator.generator if point.generator else None
         attack, reference = (
-            make_attack(
-                spec,
-                model,
-                point.threat,
-                rng=attack_rng(point.seed, spec.label),
-                y_target=point.y_target,
-                generator=generator.generator if generator else None,
-            )
-            for spec, generator in ((point.spec, point.generator), (FGSM, None))
+            make_attack(spec, model, point.threat, point.y_target, attack_rng(point.seed, spec.label), maker)
+            for spec, maker in ((point.spec, generator), (FGSM, None))
         )
         ratios = time_ratios({"": attack}, reference, x, y, batch_size=study.settings.batch_size, repeats=repeats)[""]
         times[point.line] = time_columns(ratios)

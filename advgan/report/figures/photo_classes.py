@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from advgan.core.errors import InputError
 from advgan.report.figures.style import new_figure
-from advgan.report.gallery import FOOLED, HELD, magnifications, pixels
+from advgan.report.gallery import emphasis, magnifications, pixels
 
 TILE = 2.6  # inches of an image's width
 NAME = 26  # characters of a class
@@ -60,10 +60,9 @@ def _draw(axes: Axes, image: np.ndarray) -> None:
 
 def _label(axes: Axes, shown: ShownPhoto, *, clean: bool) -> None:
     """The aim and the prediction above an image, the latter in bold vermilion for a success."""
-    color = "black" if clean else FOOLED if shown.success else HELD
-    weight = "bold" if shown.success else "normal"
+    look = {"color": "black"} if clean else emphasis(shown.success)
     prediction = f"{_short(shown.prediction)}  {shown.confidence:.0%}"
-    axes.set_title(prediction, fontsize=9.5, color=color, fontweight=weight, pad=4)
+    axes.set_title(prediction, fontsize=9.5, pad=4, **look)
     axes.annotate(
         _short(shown.aim), (0.5, 1), (0, 18), xycoords="axes fraction", textcoords="offset points", ha="center",
         va="bottom", fontsize=8.5, color="#555555",

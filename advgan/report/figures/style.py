@@ -2,10 +2,11 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -71,6 +72,33 @@ def clean_axes(axes: Axes, title: str = "") -> Axes:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def percent_axis(axes: Axes, title: str = "", label: str = "") -> Axes:
+    """Clean axes of rates from 0 to 1, in percent."""
+    axes.yaxis.set_major_formatter(percent)
+    clean_axes(axes, title).set(ylim=(-0.02, 1.03), ylabel=label)
+    return axes
+
+
+def legend(figure: Figure, *handles_and_labels: Any, size: float = 9) -> None:
+    """A legend right of the axes: of handles and their labels, by default of all in the figure."""
+    figure.legend(*handles_and_labels, loc="outside right center", fontsize=size, frameon=False)
+
+
+def line_with_band(
+    axes: Axes, x: Sequence[float], y: Sequence[float], ends: tuple[Any, Any], style: Style, **settings: Any
+) -> Artist:
+    """A line in a style, and around it a band between the `ends`."""
+    (line,) = axes.plot(x, y, color=style.color, marker=style.marker, linestyle=style.line, **settings)
+    axes.fill_between(x, *ends, color=style.color, alpha=0.13, linewidth=0)
+    return line
+
+
+def heat_map_cell(axes: Axes, place: tuple[float, float], text: str, value: float | None, **settings: Any) -> None:
+    """A text on a field of the colour map cividis, white on dark."""
+    color = "white" if value is not None and value <= 0.55 else "black"
+    axes.text(*place, text, ha="center", va="center", color=color, **settings)
 
 
 def percent(value: float, _: object = None) -> str:
