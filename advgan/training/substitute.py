@@ -14,7 +14,7 @@ are counted apart.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,13 @@ from advgan.defenses.flags import ClassifierSettings
 from advgan.evaluation.compatibility import prepare_model_and_data
 from advgan.report.tensorboard import command as tensorboard_command
 from advgan.training.card import percent
+from advgan.training.datasets import Images
 from advgan.training.frozen import frozen, process_settings
 from advgan.training.options import RunFlags
 from advgan.training.run_directory import Place
 from advgan.training.runtime.distributed import make_accelerator
 from advgan.training.runtime.loop import Interrupted, Terminated
 from advgan.training.substitute_training import (
-    AttackerData,
     Model,
     SubstituteConfig,
     SubstituteResult,
@@ -121,8 +121,7 @@ def train_substitute(
                 settings = training.to_jsonable(config) | names
                 set_seed(config.seed)
                 return SubstituteTraining(
-                    model,
-                    data,
+                    replace(data, model=model),
                     substitute,
                     config,
                     place,
@@ -134,7 +133,7 @@ def train_substitute(
 
 def attacker_data(
     black_box: Any, images: Any, validation: Any, config: SubstituteConfig, num_classes: int | None
-) -> AttackerData:
+) -> Images:
     """The caller's images as splits. Raises InputError as `as_split`, and for labels that are missing or too large."""
     train, held_out = as_split(images, "images").split, as_split(validation, "validation")
     if not held_out.split.has_labels or isinstance(held_out.split, Stream):
@@ -145,7 +144,7 @@ def attacker_data(
         raise InputError(f"validation has labels up to {int(labels.max())}, expected 0 to {n - 1}")
     classes = tuple(getattr(black_box, "classes", None) or map(str, range(n)))
     held = held_out.split.take(fair_order(labels)).first(config.validation_images)
-    return AttackerData(attacker_images(train, config), held, classes)
+    return Images(black_box, attacker_images(train, config), held, classes)
 
 
 def attacker_images(train: Split | Stream, config: SubstituteConfig) -> Split:
@@ -181,8 +180,7 @@ def main(settings: Settings) -> None:
     model, data = prepare_model_and_data(loaded, data)
     held_out = data.validation.first(settings.validation_images)
     run = SubstituteTraining(
-        model.to(accelerator.device),
-        AttackerData(attacker_images(data.train, settings), held_out, data.classes),
+        Images(model.to(accelerator.device), attacker_images(data.train, settings), held_out, data.classes),
         settings.substitute,
         settings,
         place,

@@ -19,13 +19,14 @@ from advgan.core.errors import InputError
 from advgan.core.files import atomic_write
 from advgan.core.json_files import sealed
 from advgan.core.threat_model import Norm, Threat, check_class, check_eps
-from advgan.data import Split, training_batches
+from advgan.data import training_batches
 from advgan.defenses import reseed
 from advgan.models import losses
 from advgan.models.discriminator import Discriminator
 from advgan.models.generator import Generator
 from advgan.training.build import build_generator
 from advgan.training.card import percent, substitute_card
+from advgan.training.datasets import Images
 from advgan.training.options import LossFlags, NetworkFlags, TrainingConfig
 from advgan.training.query_cache import QueryCache
 from advgan.training.run_directory import Place, RunDirectory
@@ -156,16 +157,6 @@ class SubstituteResult:
     history: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class AttackerData:
-    """Images to query and to train on, whose labels are their indices; validation images with true labels; the names
-    of the classes."""
-
-    train: Split
-    validation: Split
-    classes: tuple[str, ...]
-
-
 def without_dropout(model: Any) -> Any:
     """`model` with its dropout off: it approximates the black box's function, of which any number of samples exists.
 
@@ -213,14 +204,14 @@ class SubstituteFiles(RunDirectory):
 class SubstituteTraining:
     """A training that is ready: everything is checked and built, nothing is queried or written; `run` takes its steps.
 
-    black_box   as of `train_substitute`
+    data        the black box, as of `train_substitute`; images to query and to train on, whose labels are their
+                indices; and validation images with true labels
     settings    names and values for the files, those of `config` among them; `program`: which was given them
     """
 
     def __init__(
         self,
-        black_box: Model,
-        data: AttackerData,
+        data: Images,
         substitute: str | nn.Module,
         config: SubstituteConfig,
         place: Place,
@@ -232,7 +223,7 @@ class SubstituteTraining:
     ) -> None:
         self.data, self.config, self.accelerator = data, config, accelerator
         self.program, self.progress = program, progress and accelerator.is_main_process
-        self.model, n = black_box, len(data.classes)
+        black_box, n = data.model, len(data.classes)
         check_class(config.y_target, n)
         query_interface: Any = BlackBox.from_model if isinstance(black_box, nn.Module) else BlackBox
         self.black_box = query_interface(black_box, n, config.answers, config.budget)
@@ -330,8 +321,8 @@ class SubstituteTraining:
     def _step(self, round_: int, phase: Phase, stop: GracefulShutdown) -> dict[str, float]:
         """The queries of a round that begins, and one step; its metrics."""
         record = self.record
-        if isinstance(self.model, nn.Module):
-            reseed(self.model, round_)  # the same draws of a random defense in a round, resumed or not
+        if isinstance(self.data.model, nn.Module):
+            reseed(self.data.model, round_)  # the same draws of a random defense in a round, resumed or not
         began = time.perf_counter()
         if record["rounds_asked"] == round_:
             self._query(round_, stop)

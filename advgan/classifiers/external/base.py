@@ -126,7 +126,7 @@ def wrap_external(
         metadata["resize"] = None
     classifier = ExternalClassifier(model.float(), name, shape, 0, channels=channels, **metadata)
     try:
-        output = _blank_output(classifier, shape)
+        output = blank_output(classifier, shape)
     except Exception as error:  # a user's code may raise anything
         if shape[1:] != (height, width) and _accepts(classifier, (shape[0], height, width)):
             raise InputError(
@@ -174,21 +174,15 @@ def line_in(file: Path, error: BaseException) -> str:
 
 
 @torch.no_grad()
-def _blank_output(classifier: ExternalClassifier, shape: ImageShape) -> Any:
+def blank_output(classifier: ExternalClassifier, shape: ImageShape) -> Any:
     """Output for one black image."""
     device = next((tensor.device for tensor in classifier.model.parameters()), torch.device("cpu"))
     return classifier.to(device)(torch.zeros(1, *shape, device=device))
 
 
-def logits_shape(classifier: ExternalClassifier) -> tuple[int, ...] | None:
-    """The shape of the logits of one black image; None: no tensor."""
-    output = _blank_output(classifier, classifier.image_shape)
-    return tuple(output.shape) if isinstance(output, Tensor) else None
-
-
 def _accepts(classifier: ExternalClassifier, shape: ImageShape) -> bool:
     try:
-        _blank_output(classifier, shape)
+        blank_output(classifier, shape)
     except Exception:  # any exception: not accepted
         return False
     return True

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from advgan.classifiers.base import MAX_CLASSES, ImageShape, check_shape
-from advgan.classifiers.external.base import ExternalClassifier, logits_shape
+from advgan.classifiers.external.base import ExternalClassifier, blank_output
 from advgan.classifiers.state_dicts import load_weights_into, match_weights, read_file, weights_file
 from advgan.core.errors import InputError, listing, one_line
 from advgan.core.json_files import check_int, check_keys, read_object
@@ -47,7 +47,7 @@ def replace_head(classifier: ExternalClassifier, num_classes: int, head: str | N
     setattr(classifier.model.get_submodule(parent), child, new)
     classifier.head, classifier.num_classes, classifier.classes = name, num_classes, None
     try:
-        shape: object = logits_shape(classifier)
+        shape: object = tuple(blank_output(classifier, classifier.image_shape).shape)
     except Exception as error:  # later layers of other sizes
         shape = one_line(error)
     if shape != (1, num_classes):

@@ -71,7 +71,10 @@ def load_target_model(spec: ClassifierSpec, settings: PairSettings, generator: G
         sample = torch.rand(2, *model.image_shape, generator=torch.Generator().manual_seed(0))
         model = check_target(model, sample, model.num_classes)
     if settings.class_names is not None:
-        model.classes = imagenet_names(model)
+        if getattr(model, "classes", None) or model.num_classes != 1000:
+            has = "names of its own" if getattr(model, "classes", None) else f"{model.num_classes} classes"
+            raise InputError(f"class_names imagenet are for a target of 1000 logits without names, got one with {has}")
+        model.classes = tuple(class_names())
     return model
 
 
@@ -111,14 +114,6 @@ def target_class(text: str, target: Any) -> int:
             raise InputError(f"y_target must be a class number, or a class name of --target, got {text!r}")
         return int(text)
     return find_class(text, getattr(target, "classes", None), target.num_classes)
-
-
-def imagenet_names(target: Any) -> tuple[str, ...]:
-    """ImageNet's class names for a target without. Raises InputError for one with, or of another number of classes."""
-    if getattr(target, "classes", None) or target.num_classes != 1000:
-        has = "names of its own" if getattr(target, "classes", None) else f"{target.num_classes} classes"
-        raise InputError(f"class_names imagenet are for a target of 1000 logits without names, got one with {has}")
-    return tuple(class_names())
 
 
 def model_input_of(settings: PairSettings, target: Any, guide: Any) -> ModelInput | None:
