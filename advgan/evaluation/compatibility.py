@@ -8,7 +8,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from advgan.classifiers import BlackBox, check_normalised, check_target
-from advgan.classifiers.checks import MIN_GAINED_IMAGES, NORMALISATION_IMAGES, check_batch_of, eval_mode, gradient_fault
+from advgan.classifiers.checks import NORMALISATION_IMAGES, check_batch_of, eval_mode, gradient_fault
 from advgan.core.errors import InputError, warn
 from advgan.core.terminal import bar_console
 from advgan.data import Data, Split, Stream, relabel
@@ -49,7 +49,7 @@ def check_accuracy(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
         check_label_offset(model, x, y, name)
         logits = model(x.clone())
     accuracy, chance = (logits.argmax(1) == y).float().mean().item(), 1 / logits.shape[1]
-    if accuracy < chance + NEAR_CHANCE * (1 - chance) and len(y) >= MIN_GAINED_IMAGES:
+    if accuracy < chance + NEAR_CHANCE * (1 - chance) and len(y) >= NORMALISATION_IMAGES // 2:  # fewer may by chance
         warn(
             f"the target classifies {accuracy:.0%} of {len(y)} images of {name} as labelled, chance is {chance:.0%}: "
             "advgan.check_model(model, x, y) looks for the cause"

@@ -379,11 +379,12 @@ def test_class_names_of_a_mapping(model: nn.Module, images: tuple[Tensor, Tensor
 def test_an_accuracy_near_chance_is_a_warning(
     model: nn.Module, images: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    x, y = images
+    x, y = images[0].repeat(3, 1, 1, 1), images[1].repeat(3)
     advgan.compare(model, x, y, "fgsm", eps=0.125)
+    advgan.compare(model, x[:1].expand(12, -1, -1, -1), y[:12], "fgsm", eps=0.125)  # too few to say so
     assert "chance" not in capsys.readouterr().err
     advgan.compare(model, x[y == 0].repeat(3, 1, 1, 1), y, "fgsm", eps=0.125)
-    assert "classifies 33% of 12 images of y as labelled, chance is 33%: advgan.check_model" in capsys.readouterr().err
+    assert "classifies 33% of 36 images of y as labelled, chance is 33%: advgan.check_model" in capsys.readouterr().err
 
 
 def test_numbers_and_arrays_of_any_kind(model: nn.Module, images: tuple[Tensor, Tensor], tmp_path: Path) -> None:

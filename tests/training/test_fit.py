@@ -369,6 +369,8 @@ def test_signal_saves_the_state_and_resume_equals_an_uninterrupted_run(
         advgan.fit(Linear(), images, **place, **SMALL)
     with pytest.raises(InputError, match=r"but kappa was 5.0, now 1.0"):
         advgan.fit(Linear(), images, **place, resume=True, kappa=1.0, **SMALL)
+    with pytest.raises(InputError, match="resumed with its own settings, but width was 8, now 16"):
+        advgan.fit(Linear(), images, **place, resume=True, **{**SMALL, "width": 16})
 
 
 def test_state_of_the_trainer_continues_in_another_one(images: tuple[Tensor, Tensor]) -> None:

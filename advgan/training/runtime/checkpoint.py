@@ -115,21 +115,18 @@ class Checkpointer:
         folder = latest_state(self.output_dir, self.artefact)
         assert folder is not None, "prepare_output_dir has checked"
         _verify_checksums(folder)
-        try:
-            self.accelerator.load_state(str(folder))
+        with _naming(folder):
             saved = torch.load(folder / OBJECTS_FILE, map_location="cpu", weights_only=True)
+            self.record.load_state_dict(saved[0])
+        ignored = IGNORED_ON_RESUME | (EXTENDABLE if schedules else set())
+        if changed := settings_diff(self.record["settings"], settings, ignored):  # before weights, which may not fit
+            raise InputError(f"a run is resumed with its own settings, but {changed}")
+        with _naming(folder):
+            self.accelerator.load_state(str(folder))
             for item, state in zip(self.objects, saved, strict=True):
                 item.load_state_dict(state)
             progress = json.loads((folder / PROGRESS).read_text())
             step, saved_steps = int(progress["step"]), int(progress["steps"])
-        except Exception as error:  # another architecture's state can end in nearly any exception
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"cannot resume from {folder}: it was saved by other settings or is damaged ({cause})"
-            ) from None
-        ignored = IGNORED_ON_RESUME | (EXTENDABLE if schedules else set())
-        if changed := settings_diff(self.record["settings"], settings, ignored):
-            raise InputError(f"a run is resumed with its own settings, but {changed}")
         if saved_steps != self.steps and not schedules:
             raise InputError(f"a run is resumed with its own number of steps, {saved_steps}, got {self.steps}")
         if saved_steps != self.steps:
@@ -146,6 +143,18 @@ class Checkpointer:
                 *self.record["extensions"],
                 {"step": step, "steps": self.steps, "before": saved_steps},
             ]
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """A block that reads the state in `folder`: whatever it raises is an InputError with its path."""
+    try:
+        yield
+    except Exception as error:  # another architecture's state can end in nearly any exception
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"cannot resume from {folder}: it was saved by other settings or is damaged ({cause})"
+        ) from None
 
 
 @contextmanager
